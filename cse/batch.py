@@ -1,0 +1,184 @@
+"""The values that flow through the package: Example -> Batch -> EncoderOutput -> Views -> LossOutput.
+
+Shapes are written in these letters everywhere: B anchors in the batch, V views of each, P positives, K hard negatives,
+L tokens, D embedding size, N candidates, W processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cse.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of data: the anchor, then its positives, then its hard negatives.
+
+    Attributes:
+        texts: Anchor first. A single text means that its views are made by the collator.
+        num_positives: How many of the texts after the anchor are positives; the rest are hard negatives.
+        score: Graded similarity in [0, 1], for scored pairs.
+        label: A class, for label-aware samplers and objectives.
+        row_id: Position in the data set, which seeds everything random about the row.
+    """
+
+    texts: tuple[str, ...]
+    num_positives: int = 1
+    score: float | None = None
+    label: int | None = None
+    row_id: int = -1
+
+
+ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a collator makes of a list of examples. View 0 is the anchor, 1..P the positives, the rest hard negatives.
+
+    An objective sees the fields of a row (`ROW_FIELDS` and extras) gathered over all processes, as it sees the
+    embeddings; the fields of tokens stay this process's own, at `StepContext.local_rows` of the gathered batch.
+
+    Attributes:
+        input_ids: (B, V, L) token ids, right-padded.
+        attention_mask: (B, V, L), 1 on tokens and 0 on padding.
+        num_positives: P.
+        text_id: (B, V) identity of the text behind each view: two views with one id are never each other's negative.
+        view_mask: (B, V) False where a row has no such view (unequal numbers of hard negatives). None: all present.
+        row_id: (B,) positions in the data set.
+        score: (B,) graded similarity in [0, 1].
+        label: (B,) classes.
+        masked_ids: (B, V, L) ids after masking, for masked-LM terms.
+        mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
+        extras: Further tensors of leading dimension B that one method needs.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    num_positives: int = 1
+    text_id: Tensor | None = None
+    view_mask: Tensor | None = None
+    row_id: Tensor | None = None
+    score: Tensor | None = None
+    label: Tensor | None = None
+    masked_ids: Tensor | None = None
+    mlm_labels: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return int(self.input_ids.shape[0])
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return int(self.input_ids.shape[1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is present, by field name; those of `extras` as `extras.NAME`."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"num_positives", "extras"}}
+        found |= {f"extras.{name}": value for name, value in self.extras.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """The same batch over other tensors, named as `tensors()` names them."""
+        own = {name: value for name, value in tensors.items() if not name.startswith("extras.")}
+        extras = {name.removeprefix("extras."): t for name, t in tensors.items() if name.startswith("extras.")}
+        return Batch(num_positives=self.num_positives, extras=extras, **own)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return self.with_tensors({name: t.to(device, non_blocking=True) for name, t in self.tensors().items()})
+
+    def require(self, name: str, objective: str) -> Tensor:
+        """The named tensor, or an error that names the field and who needs it.
+
+        Raises:
+            ValueError: The batch has no such field.
+        """
+        value = self.tensors().get(name)
+        if value is None:
+            raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not give")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """What an encoder makes of n rows of token ids.
+
+    Attributes:
+        embedding: (n, D) what `encode()` returns and a checkpoint exports.
+        projected: (n, D') what objectives compare; the embedding itself where there is no training head.
+        token_states: (n, L, H) the last layer's states, on request.
+        hidden_states: embeddings' output and every layer's, each (n, L, H), on request.
+    """
+
+    embedding: Tensor
+    projected: Tensor
+    token_states: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """A batch's projected embeddings by role, over all processes.
+
+    Attributes:
+        anchor: (B, D').
+        positive: (B, P, D').
+        negative: (B, K, D').
+        embedding: (B, V, D) the exported embeddings of the same rows.
+    """
+
+    anchor: Tensor
+    positive: Tensor
+    negative: Tensor
+    embedding: Tensor
+
+    @classmethod
+    def split(cls, projected: Tensor, embedding: Tensor, num_positives: int) -> Views:
+        """Cut (B, V, D') into roles."""
+        p = num_positives
+        return cls(projected[:, 0], projected[:, 1 : 1 + p], projected[:, 1 + p :], embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A scalar to minimise, and detached scalars to log."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What an objective may know besides embeddings and batch.
+
+    Attributes:
+        encoder: The encoder under training, for objectives that encode more than the batch's views.
+        step: Optimizer steps taken so far.
+        max_steps: Optimizer steps of the whole run.
+        generator: Randomness of this step, the same on every process and after a resume.
+        local_rows: Where this process's rows lie in the gathered batch.
+    """
+
+    encoder: Encoder
+    step: int = 0
+    max_steps: int = 1
+    generator: torch.Generator | None = None
+    local_rows: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.max_steps))
+
+

@@ -1,0 +1,289 @@
+"""Data sets of Example, from a file, an asset or the Hub. A constructor reads and checks everything.
+
+    Texts        one text a row; its views are made by the collator
+    Pairs        two texts that mean the same
+    Triplets     anchor, positive, hard negatives
+    ScoredPairs  two texts and how similar they are
+
+`path` is a .txt, .csv, .tsv, .jsonl or .parquet file (text also as .gz), `asset:NAME`, or a Hub id, `org/name` or
+`org/name:file`. White space around a text is dropped. Blank rows and exact repetitions of a row are left out, and
+counted in `report`; a missing cell becomes one space, as in SimCSE, and is counted too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from cse.batch import Example
+from cse.errors import UserError
+from cse.sources import Column, Row, read
+
+SPACE = " "
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows on the way in: what is kept, and counts of what is left out or mended."""
+
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    report: dict[str, int] = field(default_factory=lambda: {"blank": 0, "duplicate": 0, "missing": 0})
+
+
+class Dataset(Sequence[Example]):
+    """Rows in memory, in the order of the source.
+
+    Attributes:
+        name: The path as it was given.
+        report: Counts: `blank` and `duplicate` rows left out, `missing` cells, and what a class adds.
+        hash: The sha256 of the content.
+    """
+
+    unit = "rows"
+
+    def __init__(self, name: str, rows: _Rows) -> None:
+        _require_distinct(name, rows)
+        self.name, self.report = name, rows.report
+        self._texts, self._scores = rows.texts, rows.scores
+        self.hash = _hash(rows)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        """The row at a position, or the rows of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        return Example(self._texts[row], score=self._scores[row] if self._scores else None, row_id=row)
+
+    def unique_texts(self) -> list[str]:
+        """Every text of every row once, in the order of first sight."""
+        return list(dict.fromkeys(text for row in self._texts for text in row))
+
+    def describe(self) -> str:
+        """Such as `asset:wiki 36,310 sentences`."""
+        return f"{self.name} {len(self):,} {self.unit}"
+
+
+class Texts(Dataset):
+    """One text a row.
+
+    Args:
+        path: See the module.
+        column: Its name, or its number in a csv or tsv file without a header. A .txt file needs none.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+        min_words: Leave out shorter texts; `report` counts them as `short`.
+        max_words: Leave out longer texts; `report` counts them as `long`.
+
+    Raises:
+        UserError: An argument is out of range, or the source cannot be read.
+    """
+
+    unit = "sentences"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        column: int | str = "text",
+        split: str = "train",
+        limit: int | None = None,
+        min_words: int = 0,
+        max_words: int | None = None,
+    ) -> None:
+        if min_words < 0 or (max_words is not None and max_words < max(1, min_words)):
+            raise UserError(f"data.min_words is {min_words} and data.max_words {max_words}; no text has such a length")
+        source = read(path, [Column("data.column", column)], split)
+
+        def wanted(texts: tuple[str, ...], report: dict[str, int]) -> bool:
+            words = len(texts[0].split())
+            verdict = "short" if words < min_words else "long" if max_words is not None and words > max_words else None
+            if verdict:
+                report[verdict] = report.get(verdict, 0) + 1
+            return verdict is None
+
+        super().__init__(path, _collect(source, limit=limit, wanted=wanted))
+
+
+class Pairs(Dataset):
+    """An anchor and its positive a row.
+
+    Args:
+        path: See the module.
+        columns: Two names, or two numbers in a csv or tsv file without a header.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+
+    Raises:
+        UserError: An argument is out of range, or the source cannot be read.
+    """
+
+    unit = "pairs"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("sentence1", "sentence2"),
+        split: str = "train",
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(path, _collect(read(path, _columns(columns, exactly=2), split), limit=limit))
+
+
+class Triplets(Dataset):
+    """An anchor, its positive and one or more hard negatives a row.
+
+    Of several negatives those that are missing are left out, so that rows may have unequal numbers of them.
+
+    Args:
+        path: See the module.
+        columns: Names of anchor, positive, negative, further negatives; or numbers, as for `Pairs`.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+
+    Raises:
+        UserError: An argument is out of range, or the source cannot be read.
+    """
+
+    unit = "triplets"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("premise", "entailment", "contradiction"),
+        split: str = "train",
+        limit: int | None = None,
+    ) -> None:
+        source = read(path, _columns(columns, at_least=3), split)
+        super().__init__(path, _collect(source, limit=limit, optional_from=2 if len(columns) > 3 else None))
+
+
+class ScoredPairs(Dataset):
+    """Two texts and their similarity a row; `Example.score` is (score - min_score) / (max_score - min_score).
+
+    Args:
+        path: See the module.
+        columns: Two names, or two numbers in a csv or tsv file without a header.
+        score_column: Name or number.
+        min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1).
+        max_score: The score of texts that mean the same (STS and SICK-R: 5).
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+
+    Raises:
+        UserError: An argument is out of range, the source cannot be read, or a score is no number in the range.
+    """
+
+    unit = "scored pairs"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("sentence1", "sentence2"),
+        score_column: int | str = "score",
+        min_score: float = 0.0,
+        max_score: float = 1.0,
+        split: str = "train",
+        limit: int | None = None,
+    ) -> None:
+        if not min_score < max_score:
+            raise UserError(f"data.max_score is {max_score}; give more than data.min_score, {min_score}")
+        asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
+
+        def scored(row: Row) -> float:
+            return _score(row, min_score, max_score)
+
+        super().__init__(path, _collect(read(path, asked, split), limit=limit, scored=scored))
+
+
+def _collect(
+    source: Iterable[Row],
+    *,
+    limit: int | None,
+    wanted: Callable[[tuple[str, ...], dict[str, int]], bool] | None = None,
+    scored: Callable[[Row], float] | None = None,
+    optional_from: int | None = None,
+) -> _Rows:
+    """Read rows to the end or the limit; `scored` takes the last cell, `optional_from` on a missing cell may go."""
+    if limit is not None and limit < 2:
+        raise UserError(f"data.limit is {limit}; give 2 or more, or leave it out")
+    rows = _Rows()
+    seen: set[tuple[tuple[str, ...], float | None]] = set()
+    for row in source:
+        cells = [(cell or "").strip() for cell in (row.cells[:-1] if scored else row.cells)]
+        if not any(cells):
+            rows.report["blank"] += 1
+            continue
+        texts = _filled(cells, optional_from)
+        score = scored(row) if scored else None
+        if (texts, score) in seen:
+            rows.report["duplicate"] += 1
+        elif wanted is None or wanted(texts, rows.report):
+            seen.add((texts, score))
+            rows.report["missing"] += sum(not cell for cell in cells)
+            rows.texts.append(texts)
+            if score is not None:
+                rows.scores.append(score)
+            if len(rows.texts) == limit:
+                break
+    return rows
+
+
+def _filled(cells: Sequence[str], optional_from: int | None) -> tuple[str, ...]:
+    """One space for a missing cell, or nothing where it may go."""
+    last = len(cells) if optional_from is None else optional_from
+    return tuple(cell or SPACE for i, cell in enumerate(cells) if cell or i < last)
+
+
+def _score(row: Row, low: float, high: float) -> float:
+    try:
+        value = float(row.cells[-1] or "")
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise UserError(
+            f"data.score_column: {row.place} has the score {row.cells[-1]!r}, no number from {low:g} to {high:g}\n"
+            "Set data.min_score and data.max_score to the ends of the scale, or mend the row."
+        )
+    return (value - low) / (high - low)
+
+
+def _columns(names: Sequence[int | str], *, exactly: int | None = None, at_least: int = 2) -> list[Column]:
+    wrong = len(names) != exactly if exactly else len(names) < at_least
+    if wrong or len(set(names)) < len(names):
+        raise UserError(f"data.columns is {list(names)}; give {exactly or f'{at_least} or more'} different ones")
+    if len({type(name) for name in names}) > 1 or any(isinstance(n, int) and n < 0 for n in names):
+        raise UserError(f"data.columns is {list(names)}; give names, or numbers from 0, not both")
+    return [Column("data.columns", name) for name in names]
+
+
+def _require_distinct(name: str, rows: _Rows) -> None:
+    """Raise unless there are two rows to tell apart."""
+    if len(rows.texts) > 1:
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "no line at all"
+    if not rows.texts:
+        raise UserError(f"data.path is {name}: there is no text in it ({counts})")
+    what = "every row is the same" if rows.report["duplicate"] else "there is one row in it"
+    raise UserError(f"data.path is {name}: {what}: {rows.texts[0][0][:60]!r}\nTraining contrasts different texts.")
+
+
+def _hash(rows: _Rows) -> str:
+    digest = hashlib.sha256()
+    for texts in rows.texts:
+        digest.update("\x1f".join(texts).encode() + b"\x1e")
+    digest.update(repr(rows.scores).encode())
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Processes: the only file that imports torch.distributed. On one process every function is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+def world_size() -> int:
+    """W, the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def local_rows(size: int) -> slice:
+    """Where this process's `size` rows lie after `gather`."""
+    return slice(rank() * size, (rank() + 1) * size)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate over processes; backward sums what every process's loss says of the local rows.
+
+    A gather that keeps the local gradient only gives 1/W of the true gradient once DDP has averaged. Summing first,
+    then averaging, is exact, whether each process computes the whole loss or its own rows of it.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        ctx.rows = local_rows(len(tensor))  # type: ignore[attr-defined]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; backward likewise, for the same reason as in `_Gather`."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """(n, ...) of every process, in rank order: (W n, ...). Differentiable; n must be the same everywhere."""
+    if world_size() == 1:
+        return tensor
+    gathered: Tensor = _Gather.apply(tensor)
+    return gathered
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Sum over processes, differentiable."""
+    if world_size() == 1:
+        return tensor
+    total: Tensor = _Sum.apply(tensor)
+    return total
+
+
+def broadcast(value: object) -> Any:
+    """The main process's value, on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set on any process."""
+    if world_size() == 1:
+        return flag
+    total = torch.tensor(float(flag))
+    if dist.get_backend() == "nccl":
+        total = total.cuda()
+    dist.all_reduce(total)
+    return bool(total > 0)

@@ -1,0 +1,258 @@
+"""The encoder: backbone, pooler, head. What `encode()` returns is what a checkpoint exports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cse.backbone import has_dropout, inject_lora, load_backbone, max_positions
+from cse.batch import EncoderOutput
+from cse.batching import length_chunks, native_bf16, token_budget_batches
+from cse.errors import UserError
+from cse.heads import Dense
+from cse.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Precision = Literal["auto", "fp32", "bf16"]
+DEFAULT_MAX_LENGTH = 512
+CHUNK_OVERHEAD = {"cpu": 48, "cuda": 4096}  # tokens' worth of time that one more sub-batch costs; measured by `make bench`
+ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
+
+
+class Encoder(nn.Module):
+    """Text to vector: backbone (L, H) -> pooler (H) -> exported modules (D) -> training head (D').
+
+    Args:
+        backbone: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
+        pooler: How hidden states become one vector; see `cse.poolers`.
+        head: `mlp` adds SimCSE's Linear + tanh after the pooler, newly initialised.
+        export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
+        layers: Keep this many of the backbone's first layers.
+        template: A text with one `{text}`, put around every text and saved in the tokenizer; see `cse.template`.
+        max_length: Most tokens of a text in `encode`, template and special tokens included. None: what the backbone
+            can position, up to 512.
+        attention_dropout: Overrides the backbone's.
+        hidden_dropout: Overrides the backbone's, where it has one.
+        embedding_dropout: Dropout on the token embeddings in training, for backbones that have none of their own.
+        lora_rank: Train low-rank differences of this rank and freeze the rest; 0 trains everything. Merged on save.
+        lora_alpha: Their scale is alpha / rank. None: equal to the rank, so 1.
+        lora_dropout: Dropout on what enters them.
+        lora_targets: Names of the linear layers that get one.
+        revision: Commit, tag or branch of a Hub id.
+
+    Raises:
+        UserError: An argument is out of range, or the backbone cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        pooler: PoolerName = "cls",
+        head: Literal["none", "mlp"] = "none",
+        export_head: bool = False,
+        layers: int | None = None,
+        template: str | None = None,
+        max_length: int | None = None,
+        attention_dropout: float | None = None,
+        hidden_dropout: float | None = None,
+        embedding_dropout: float = 0.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.0,
+        lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        revision: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.tokenizer = load_backbone(
+            backbone,
+            revision=revision,
+            layers=layers,
+            attention_dropout=attention_dropout,
+            hidden_dropout=hidden_dropout,
+        )
+        if template is not None:
+            from cse.template import bake
+
+            self.tokenizer = bake(self.tokenizer, template)
+        self.source, self.template, self.lora_rank = backbone, template, lora_rank
+        self.pooler: PoolerName = pooler
+        self._pool = get_pooler(pooler)
+        self.max_length = self._check_length(max_length)
+        self.embedding_dropout = _probability("embedding_dropout", embedding_dropout)
+        if lora_rank:
+            alpha = float(lora_rank) if lora_alpha is None else lora_alpha
+            inject_lora(self.backbone, rank=lora_rank, alpha=alpha, dropout=lora_dropout, targets=list(lora_targets))
+        mlp = Dense(self.hidden_size, self.hidden_size) if head == "mlp" else None
+        self.post = nn.Sequential(*([mlp] if mlp is not None and export_head else []))
+        self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
+        self.lower_case = False
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def dim(self) -> int:
+        """D, the size of an exported vector."""
+        sizes = [m.linear.out_features for m in self.post if isinstance(m, Dense)]
+        return int(sizes[-1]) if sizes else self.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens that the backbone can tell apart by position."""
+        return max_positions(self.backbone.config)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether two passes over the same text differ in training."""
+        return self.embedding_dropout > 0 or has_dropout(self.backbone)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
+        """Encode n rows of token ids (n, L) in one pass, cut into length-sorted sub-batches that waste little padding."""
+        lengths = attention_mask.sum(1).tolist()
+        chunks = length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096))
+        parts = []
+        for rows in chunks:
+            longest = max(lengths[i] for i in rows)
+            index = torch.tensor(rows, device=input_ids.device)
+            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest]))
+        order = torch.tensor([i for rows in chunks for i in rows], device=input_ids.device)
+        pooled = torch.cat(parts)[order.argsort()]  # (n, H)
+        embedding = self.post(pooled)
+        return EncoderOutput(embedding, self.head(embedding))
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Sequence[Tensor]:
+        """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H)."""
+        arguments: dict[str, Any] = {"attention_mask": attention_mask}
+        if self.training and self.embedding_dropout > 0:
+            embedded = self.backbone.get_input_embeddings()(input_ids)
+            arguments["inputs_embeds"] = F.dropout(embedded, self.embedding_dropout)
+        else:
+            arguments["input_ids"] = input_ids
+        if self.pooler not in NEEDS_ALL_LAYERS:
+            return (self.backbone(**arguments).last_hidden_state,)
+        states: Sequence[Tensor] = self.backbone(**arguments, output_hidden_states=True).hidden_states
+        return states
+
+    def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self._pool(self.hidden_states(input_ids, attention_mask), attention_mask)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        max_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, in their order.
+
+        Args:
+            texts: n texts; longer ones are cut to `max_length` tokens.
+            batch_size: Most texts in a batch; None: no limit but `max_tokens`.
+            precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes it natively.
+            max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
+
+        Returns:
+            (n, D) float32.
+        """
+        import numpy as np
+
+        device = self.device
+        ids = self._tokenise(texts)
+        budget = max_tokens or ENCODE_TOKENS.get(device.type, 16384)
+        out = np.empty((len(ids), self.dim), dtype=np.float32)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)):
+                for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
+                    for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
+                        tokens, mask = self._pad([ids[i] for i in part])
+                        vectors = self.post(self._pooled(tokens.to(device), mask.to(device)))
+                        out[part] = vectors.float().cpu().numpy()
+        finally:
+            self.train(was_training)
+        return out
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        clean = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
+        if not clean:
+            return []
+        ids: list[list[int]] = self.tokenizer(clean, truncation=True, max_length=self.max_length)["input_ids"]
+        return [row or [self.tokenizer.pad_token_id] for row in ids]  # an empty text still has a vector
+
+    def _pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        longest = max(map(len, rows))
+        tokens = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        return tokens, mask
+
+    def describe(self) -> str:
+        """One line for the run's header."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        parts = [f"{self.source} {self.backbone.config.num_hidden_layers} layers", f"dim {self.dim}", f"pooler {self.pooler}"]
+        parts += ["template"] if self.template else []
+        parts += [f"LoRA r{self.lora_rank}"] if self.lora_rank else []
+        return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model in the sentence-transformers layout, replacing the folder as a whole or not at all."""
+        from cse.layout import write
+
+        write(self, Path(folder))
+
+    @classmethod
+    def load(cls, path: str, *, pooler: PoolerName | None = None, max_length: int | None = None) -> Encoder:
+        """Read a checkpoint of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a
+        plain Hugging Face model, from a folder or the Hub.
+
+        Args:
+            path: Folder, `asset:NAME` or Hub id.
+            pooler: For a plain Hugging Face model, which does not say; None is `mean`, as in sentence-transformers.
+            max_length: Overrides the checkpoint's.
+
+        Raises:
+            UserError: It is none of these, or its weights are missing or damaged.
+        """
+        from cse.layout import read
+
+        return read(path, pooler=pooler, max_length=max_length)
+
+    def _check_length(self, max_length: int | None) -> int:
+        limit = self.max_positions
+        if max_length is None:
+            return min(limit, DEFAULT_MAX_LENGTH)
+        if not 1 <= max_length <= limit:
+            raise UserError(f"encoder.max_length is {max_length}; {self.source} can position 1 to {limit} tokens")
+        return max_length
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and native_bf16(device))
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise UserError(f"encoder.{name} is {value}; it is a probability: give a number from 0 to below 1")
+    return value

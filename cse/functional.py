@@ -1,0 +1,122 @@
+"""Pure tensor functions: the formulas that objectives are made of. No state, no randomness, no processes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Denominator = Literal["all", "self", "none"]
+
+
+class Contrast(NamedTuple):
+    """The result of `contrast`.
+
+    Attributes:
+        loss: () mean over the rows that have a positive.
+        rows: (A,) loss of each row; 0 where it has no positive.
+        skipped: () how many rows have none.
+    """
+
+    loss: Tensor
+    rows: Tensor
+    skipped: Tensor
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Unit vectors over the last dimension, in float32 at least. Norms are floored at 1e-8, as cosine's are."""
+    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1, eps=1e-8)
+
+
+def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of every row of a (A, D) with every row of b (N, D): (A, N), in float32 whatever the autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return normalize(a) @ normalize(b).T
+
+
+def contrast(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    denominator: Denominator = "all",
+    reduce: Literal["out", "in"] = "out",
+) -> Contrast:
+    """The one contrastive kernel: how far logits are from putting each row's mass on its positives.
+
+    With S = logits + bias and w = target / its row sum, a row's loss is
+
+        out:  - sum_p w_p log( e^{S_p} / D_p )          in:  - log sum_p w_p e^{S_p} / D_p
+
+    where D_p sums e^S over all candidates (`all`), over p itself and the negatives (`self`), or over the negatives
+    only (`none`). Negatives are the unmasked candidates whose target is 0. InfoNCE is a one-hot target with `all`;
+    SupCon (arXiv:2004.11362, eq. 2 and 3) is a multi-hot target with `out` and `in`.
+
+    Args:
+        logits: (A, N) similarities already divided by the temperature.
+        target: (A, N) non-negative weights of the positives; 0 marks negatives.
+        mask: (A, N) True where the candidate takes part at all. None: everywhere. Masked entries may hold anything.
+        bias: (A, N), or a shape that broadcasts to it, added to the logits.
+        row_weight: (A,) factor on each row's loss; the mean still divides by the number of rows.
+        denominator: What D sums over.
+        reduce: Whether positives are averaged outside or inside the logarithm.
+
+    Returns:
+        Loss, rows and skipped. Rows without a positive add nothing and are counted. Everything is computed in
+        float32 at least.
+    """
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    scores = scores if bias is None else scores + bias
+    present = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    weight = target.to(scores.dtype) * present
+    positive = weight > 0
+    valid = positive.any(-1)
+    weight = weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+    scores = scores.masked_fill(~present, 0.0)  # a masked entry may be inf or nan; it must not reach the gradient
+
+    log_ratio = scores - _log_denominator(scores, present, positive, valid, denominator)  # (A, N)
+    if reduce == "out":
+        rows = -(weight * log_ratio.masked_fill(~positive, 0.0)).sum(-1)
+    else:
+        log_weight = weight.masked_fill(~positive, 1.0).log()
+        inside = (log_weight + log_ratio).masked_fill(~positive, -torch.inf)
+        rows = -torch.logsumexp(inside.masked_fill(~valid[:, None], 0.0), -1)
+    rows = rows.masked_fill(~valid, 0.0)
+    rows = rows if row_weight is None else rows * row_weight
+    count = valid.sum()
+    return Contrast(rows.sum() / count.clamp_min(1), rows, (~valid).sum())
+
+
+def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: Tensor, kind: Denominator) -> Tensor:
+    """log D, (A, 1) or (A, N). Rows without a positive get a finite stand-in; `contrast` drops them."""
+    if kind == "all":
+        terms = scores.masked_fill(~present, -torch.inf)
+        return torch.logsumexp(terms.masked_fill(~valid[:, None], 0.0), -1, keepdim=True)
+    negative = present & ~positive
+    empty = ~(negative.any(-1) & valid)
+    filled = scores.masked_fill(~negative, -torch.inf).masked_fill(empty[:, None], 0.0)
+    log_negatives = torch.logsumexp(filled, -1, keepdim=True)  # (A, 1)
+    if kind == "none":
+        return log_negatives
+    alone = torch.where(empty[:, None], torch.full_like(log_negatives, -torch.inf), log_negatives)
+    return torch.logaddexp(scores, alone)  # (A, N)
+
+
+def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+    """Mean distance^alpha of positive pairs x, y (n, D) on the unit sphere (arXiv:2005.10242, section 4.1.1).
+
+    0 is perfect; 4 is the largest value for alpha = 2.
+    """
+    return (normalize(x) - normalize(y)).norm(dim=-1).pow(alpha).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
+
+    0 when all vectors are alike; smaller is more uniform (-2t for antipodal pairs).
+    """
+    return torch.pdist(normalize(x)).pow(2).mul(-t).exp().mean().log()

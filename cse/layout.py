@@ -1,0 +1,199 @@
+"""Checkpoints on disk: the legacy sentence-transformers layout, which its versions from 5.1 to 6.x both read.
+
+    config.json model.safetensors tokenizer.json ...   the backbone, LoRA merged
+    modules.json sentence_bert_config.json config_sentence_transformers.json
+    1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
+
+What serves training only never gets here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from cse.cache import atomic_dir
+from cse.errors import UserError
+from cse.heads import ACTIVATIONS, Dense, Normalize
+from cse.poolers import PoolerName
+
+if TYPE_CHECKING:
+    from cse.encoder import Encoder
+
+LEGACY = "sentence_transformers.models."
+POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+OTHER_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
+POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # from 6.x on
+ACTIVATION_PATHS = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "gelu": "torch.nn.modules.activation.GELU",
+}
+
+
+def check_exportable(pooler: str) -> None:
+    """Refuse a pooler that sentence-transformers cannot apply, before any training.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if pooler not in POOLING_KEYS:
+        raise UserError(
+            f"encoder.pooler is {pooler}, which sentence-transformers has no module for: a checkpoint would not load there\n"
+            f"fix: train with {', '.join(POOLING_KEYS)}; {pooler} serves Encoder.load(..., pooler={pooler!r}).encode only"
+        )
+
+
+def write(encoder: Encoder, folder: Path) -> None:
+    """Write an encoder, replacing the folder as a whole or not at all."""
+    check_exportable(encoder.pooler)
+    with atomic_dir(folder) as out:
+        write_backbone(encoder, out)
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+        keys = [*POOLING_KEYS.values(), *OTHER_KEYS]
+        pooling: dict[str, Any] = {key: key == POOLING_KEYS[encoder.pooler] for key in keys}
+        _json(out / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
+        for module in encoder.post:
+            name = f"{len(modules)}_{type(module).__name__}"
+            modules.append((name, type(module).__name__))
+            _write_module(module, out / name)
+        described = [{"idx": i, "name": str(i), "path": p, "type": LEGACY + t} for i, (p, t) in enumerate(modules)]
+        _json(out / "modules.json", described)
+        _json(out / "sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case})
+        about = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+        _json(out / "config_sentence_transformers.json", about)
+
+
+def write_backbone(encoder: Encoder, out: Path) -> None:
+    """Write backbone and tokenizer as transformers 4 and 5 both read them."""
+    from cse.backbone import merged_state
+
+    state = {k: v.detach().cpu().contiguous() for k, v in merged_state(encoder.backbone).items()}
+    encoder.backbone.save_pretrained(out, state_dict=state)
+    encoder.tokenizer.model_max_length = encoder.max_length
+    encoder.tokenizer.save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:  # transformers 4 reads it here, and would silently fall back to 10,000
+        config["rope_theta"] = rope["rope_theta"]
+    config["torch_dtype"] = config.get("dtype", "float32")
+    _json(out / "config.json", config)
+    about = json.loads((out / "tokenizer_config.json").read_text())
+    about["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that both versions know; tokenizer.json has the rest
+    _json(out / "tokenizer_config.json", about)
+
+
+def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Encoder:
+    """Read an encoder; see `Encoder.load`."""
+    from cse.backbone import locate
+    from cse.encoder import Encoder
+
+    folder = _folder(locate(path))
+    if not (folder / "modules.json").exists():
+        return Encoder(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
+    modules = json.loads((folder / "modules.json").read_text())
+    kinds = [m["type"].rsplit(".", 1)[-1] for m in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
+        raise UserError(
+            f"checkpoint {path!r} is made of {' + '.join(kinds)}\n"
+            "cse reads Transformer + Pooling (+ Dense, Normalize); load this one with sentence-transformers"
+        )
+    root = folder / modules[0]["path"]
+    settings = _settings(root)
+    length = max_length or settings.get("max_seq_length")
+    encoder = Encoder(str(root), pooler=_pooling(folder / modules[1]["path"]), max_length=_fits(root, length))
+    encoder.lower_case = bool(settings.get("do_lower_case"))
+    for module in modules[2:]:
+        encoder.post.append(_read_module(folder / module["path"], module["type"]))
+    encoder.source = path
+    return encoder.eval()
+
+
+def _folder(where: str) -> Path:
+    """A local folder for a path or a Hub id."""
+    if Path(where).is_dir():
+        return Path(where)
+    from cse.backbone import explained
+
+    with explained(where):
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(where, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]))
+
+
+def _settings(root: Path) -> dict[str, Any]:
+    path = root / "sentence_bert_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if settings.get("max_seq_length") is None:
+        about = json.loads((root / "tokenizer_config.json").read_text())
+        settings["max_seq_length"] = about.get("model_max_length")
+    return settings
+
+
+def _fits(root: Path, length: int | None) -> int | None:
+    """The length, or None where a checkpoint states one beyond what its backbone can position."""
+    from transformers import AutoConfig
+
+    from cse.backbone import max_positions
+
+    limit = max_positions(AutoConfig.from_pretrained(root))
+    return length if length is not None and length <= limit else None
+
+
+def _pooling(folder: Path) -> PoolerName:
+    config = json.loads((folder / "config.json").read_text())
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        found = [POOLING_NAMES[mode]] if mode in POOLING_NAMES else []
+    else:
+        on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        found = [name for name in POOLING_NAMES.values() if [POOLING_KEYS[name]] == on]
+    if not found or config.get("include_prompt") is False:
+        raise UserError(f"checkpoint's pooling in {folder / 'config.json'} is none of {', '.join(POOLING_KEYS)}")
+    return found[0]
+
+
+def _write_module(module: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    config: dict[str, Any] = {}  # even Normalize writes its file: git keeps no empty folder, and no loader finds one
+    if isinstance(module, Dense):
+        linear = module.linear
+        config = {
+            "in_features": linear.in_features,
+            "out_features": linear.out_features,
+            "bias": linear.bias is not None,
+            "activation_function": ACTIVATION_PATHS[module.activation_name],
+        }
+        folder.mkdir()
+        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
+    _json(folder / "config.json", config)
+
+
+def _read_module(folder: Path, kind: str) -> nn.Module:
+    if kind.endswith(".Normalize"):
+        return Normalize()
+    import torch
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    activation = config["activation_function"].rsplit(".", 1)[-1].lower()
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{folder}: activation {config['activation_function']} is none of {', '.join(ACTIVATIONS)}")
+    module = Dense(config["in_features"], config["out_features"], bias=config["bias"], activation=activation)
+    weights = folder / "model.safetensors"
+    if weights.exists():
+        state = load_file(weights)
+    else:
+        state = torch.load(folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
+    module.load_state_dict(state)
+    return module
+
+
+def _json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")

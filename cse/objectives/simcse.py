@@ -1,0 +1,46 @@
+"""SimCSE: Simple Contrastive Learning of Sentence Embeddings (Gao et al., EMNLP 2021, arXiv:2104.08821)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.candidates import in_batch
+from cse.functional import contrast
+from cse.interfaces import Objective
+
+
+class SimCSE(Objective):
+    """In-batch contrast of each anchor with its positives, against everyone else's and all hard negatives.
+
+        l_i = - log e^{cos(z_i, z+_i)/t} / sum_j ( e^{cos(z_i, z+_j)/t} + a^{[i=j]} e^{cos(z_i, z-_j)/t} )
+
+    Equation 4 (unsupervised, where z+ is z under another dropout mask) and equations 5 and 8 (supervised, with hard
+    negatives z-) of the paper. With P > 1 the row's loss is the mean over its positives.
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.05, table D.2).
+        hard_negative_weight: log a, added to the logit of the row's own hard negatives only (paper: 0, section 4).
+
+    Raises:
+        ValueError: The temperature is not positive, or a batch has no in-batch negatives.
+
+    Deviations:
+        A candidate whose text is the anchor's own, or that of the anchor's own positive, is masked (`Batch.text_id`)
+        and not, as in the authors' program, a negative. The published corpora are almost free of duplicates.
+
+    Source: princeton-nlp/SimCSE, simcse/models.py, cl_forward.
+    """
+
+    def __init__(self, *, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        self.temperature = temperature
+        self.hard_negative_weight = hard_negative_weight
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        pairs = in_batch(views, batch)
+        logits = pairs.cosine / self.temperature  # (B, N)
+        bias = pairs.own_negative * self.hard_negative_weight
+        result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})

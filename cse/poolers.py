@@ -1,0 +1,64 @@
+"""Poolers: how hidden states become one vector. The index of each hidden state that is read is part of the name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1"]
+POOLERS: tuple[str, ...] = get_args(PoolerName)
+NEEDS_ALL_LAYERS = frozenset({"mean_last_two", "first_last_embeddings", "first_last_layer1"})
+
+HiddenStates = Sequence[Tensor]  # the embeddings' output, then each layer's: each (n, L, H)
+
+
+def cls(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) the last layer at the first token. SimCSE's `cls` and `cls_before_pooler`; the head is not part of it."""
+    return states[-1][:, 0]
+
+
+def last(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) the last layer at the last token that is not padding: the pooler of causal models."""
+    position = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (n,) right for left and right padding
+    return states[-1][torch.arange(len(mask), device=mask.device), position]
+
+
+def mean(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) mean of the last layer over tokens. SimCSE's `avg`."""
+    return masked_mean(states[-1], mask)
+
+
+def mean_last_two(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) mean over tokens of the mean of the last two layers. SimCSE's `avg_top2`."""
+    return masked_mean((states[-1] + states[-2]) / 2, mask)
+
+
+def first_last_embeddings(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) mean over tokens of (embedding output + last layer) / 2: hidden state 0, as in the SimCSE paper and DiffCSE."""
+    return masked_mean((states[0] + states[-1]) / 2, mask)
+
+
+def first_last_layer1(states: HiddenStates, mask: Tensor) -> Tensor:
+    """(n, H) mean over tokens of (layer 1 + last layer) / 2: hidden state 1, as in SimCSE's released `avg_first_last`."""
+    return masked_mean((states[1] + states[-1]) / 2, mask)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """(n, H) mean of states (n, L, H) where mask (n, L) is 1; 0 for a row without tokens."""
+    weight = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+
+
+def get_pooler(name: str) -> Callable[[HiddenStates, Tensor], Tensor]:
+    """The pooler of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in POOLERS:
+        raise ValueError(f"pooler {name!r} is not one of {', '.join(POOLERS)}")
+    pooler: Callable[[HiddenStates, Tensor], Tensor] = globals()[name]
+    return pooler

@@ -1,0 +1,158 @@
+"""What the commands do: a run's folder, its beginning and its continuation."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cse import __version__
+from cse.cache import atomic_file
+from cse.errors import UserError
+from cse.interfaces import Callback
+from cse.recipe import Recipe, build, load
+from cse.trainer import Run
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scipy")
+
+
+def start(name: str, overrides: list[str], folder: Path | None) -> int:
+    """Train a recipe; returns the exit code."""
+    quiet()
+    recipe = load(name, overrides)
+    seed = recipe.config.seed
+    folder = folder or Path("runs") / recipe.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+    if (folder / "state").exists():
+        raise UserError(f"--run_dir {folder} already holds a run\nfix: cse train --resume {folder}, or another folder")
+    return _fit(recipe, folder, is_resume=False)
+
+
+def resume(folder: Path) -> int:
+    """Go on with a run; returns the exit code."""
+    quiet()
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"--resume {folder}: is not a run (there is no {path})\nfix: give the folder that training printed as `run`")
+    from cse.checkpoint import load_progress
+
+    load_progress(folder / "state")  # before anything heavy
+    about = json.loads((folder / "env.json").read_text())
+    recipe = load(str(path))
+    return _fit(Recipe(about["recipe"], recipe.config, recipe.text, recipe.expect), folder, is_resume=True)
+
+
+def encode(checkpoint: str, texts: Path, out: Path, precision: Any) -> int:
+    """Write the vectors of a file's lines."""
+    import numpy as np
+
+    from cse.encoder import Encoder
+
+    quiet()
+    try:
+        lines = texts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"texts {texts}: cannot be read as UTF-8 text: {error}") from error
+    vectors = Encoder.load(checkpoint).encode(lines, precision=precision)
+    with atomic_file(out) as scratch, scratch.open("wb") as file:
+        np.save(file, vectors)
+    say("wrote", f"{out}   {vectors.shape[0]:,} × {vectors.shape[1]} {vectors.dtype}")
+    return 0
+
+
+def say(key: str, text: str) -> None:
+    """One line of output."""
+    print(f"{key:10s} {text}", flush=True)  # noqa: T201
+
+
+def quiet() -> None:
+    """Silence libraries' own progress bars and notices; ours say what matters."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("cse").setLevel(logging.INFO)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
+    from cse.callbacks import Console
+    from cse.distributed import rank
+
+    if rank() == 0 and os.environ.get("RANK", "0") == "0":
+        say("cse", f"{__version__} · {recipe.name} · seed {recipe.config.seed} · git {git_commit() or '-'}")
+    built = build(recipe)
+    run = Run(
+        name=recipe.name,
+        folder=folder,
+        seed=recipe.config.seed,
+        data=built.data,
+        collator=built.collator,
+        encoder=built.encoder,
+        objective=built.objective,
+        evaluator=built.evaluator,
+        trainer=built.trainer,
+        callbacks=[RunFiles(recipe), Console(), *built.callbacks],
+    )
+    built.trainer.fit(run, resume=is_resume)
+    return 130 if run.interrupted else 0
+
+
+class RunFiles(Callback):
+    """Leaves the resolved recipe and the environment beside the weights."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def on_start(self, run: Run) -> None:
+        """Write both, once."""
+        if run.progress.step == 0:
+            _write(run.folder / "recipe.yaml", self.recipe.text)
+            _write(run.folder / "env.json", json.dumps(environment(self.recipe), indent=2) + "\n")
+
+
+def environment(recipe: Recipe) -> dict[str, Any]:
+    """What a reader needs to know to get the same numbers."""
+    import torch
+
+    return {
+        "recipe": recipe.name,
+        "cse": __version__,
+        "git": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "seed": recipe.config.seed,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the package's checkout, with + if it is changed; None outside one."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"],
+            check=True, capture_output=True, text=True,
+        )
+        return commit.stdout.strip()
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")

@@ -1,0 +1,260 @@
+"""Rows of text from a file, an asset or the Hub. What is wrong with them is said with file and line."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+
+KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[^:]+))?")
+csv.field_size_limit(1 << 28)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that is asked for, and the option that asks.
+
+    Attributes:
+        field: Such as `data.columns`.
+        name: Its name in the header; or its number, from 0, in a csv or tsv file without a header.
+    """
+
+    field: str
+    name: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The cells asked for, in the order asked for; None where there is nothing. `place` is file:line."""
+
+    cells: tuple[str | None, ...]
+    place: str
+
+
+def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator[Row]:
+    """The rows of `path`, one after the other.
+
+    Args:
+        path: A .txt, .csv, .tsv, .jsonl or .parquet file (text also as .gz), `asset:NAME`, or a Hub id, `org/name` or
+            `org/name:file`.
+        columns: What to take of each row. A .txt file has one, whatever its name.
+        split: Of a data set on the Hub.
+
+    Raises:
+        UserError: It cannot be found or read, or lacks a column.
+    """
+    if path.startswith("asset:"):
+        from cse.assets import resolve
+
+        return _read_file(resolve(path), path, columns)
+    local = Path(path).expanduser()
+    hub = HUB_ID.fullmatch(path)
+    if local.exists() or hub is None or (hub["file"] is None and _kind(local) in KINDS):
+        return _read_file(local, path, columns)
+    if hub["file"]:
+        return _read_file(_download(path, hub["repo"], hub["file"]), path, columns)
+    return _read_hub(path, split, columns)
+
+
+def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
+    if file.is_dir():
+        raise UserError(f"data.path is {path}: that is a folder\nGive a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}")
+    if not file.exists():
+        near = difflib.get_close_matches(file.name, _inside(file.parent), n=1)
+        hint = f" Did you mean {file.parent / near[0]}?" if near else ""
+        raise UserError(
+            f"data.path is {path}: there is no such file.{hint}\n"
+            f"Give a {', '.join(KINDS)} file, asset:NAME, or a Hub id (org/name or org/name:file)."
+        )
+    reader = _READERS.get(_kind(file))
+    if reader is None:
+        raise UserError(f"data.path is {path}: cannot tell what kind of file it is\nName it {', '.join(KINDS)}.")
+    return reader(file, columns)
+
+
+def _kind(file: Path) -> str:
+    suffixes = [s.lower() for s in file.suffixes]
+    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
+
+
+def _inside(folder: Path) -> list[str]:
+    """Some names in a folder, for a hint."""
+    try:
+        return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:1000]
+    except OSError:
+        return []
+
+
+# -- Text files: numbered lines, decoded one at a time so that an error has a line number ------------------------------
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.path: {file}:{number} is not UTF-8 (byte 0x{error.object[error.start]:02x})\n"
+            f"Convert the file: iconv -f LATIN1 -t UTF-8 {file.name} > utf8-{file.name}"
+        ) from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(f"data.path is {file}: cannot be read: {error}") from error
+
+
+def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    if len(columns) > 1:
+        raise UserError(
+            f"data.path is {file}: a .txt file has one text a line, and {columns[0].field} asks for {len(columns)}\n"
+            "Give a .tsv, .csv, .jsonl or .parquet file with these columns, or use cse.data.Texts."
+        )
+    return (Row((line,), f"{file}:{number}") for number, line in _lines(file))
+
+
+def _read_tsv(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    """No quoting: a quotation mark is a character as any other."""
+    return _table(((number, line.split("\t")) for number, line in _lines(file)), file, columns)
+
+
+def _read_csv(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    return _table(_csv_rows(file), file, columns)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line + "\n" for _, line in _lines(file)), strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(f"data.path: {file}:{reader.line_num} is not csv: {error}") from error
+
+
+def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    """Rows of a file with a header, or without one where the columns are given by number."""
+    if all(isinstance(c.name, int) for c in columns):
+        at, width = [int(c.name) for c in columns], 0
+    else:
+        header = next(lines, (0, []))[1]
+        at, width = [_index(c, header, file) for c in columns], len(header)
+    for number, cells in lines:
+        place = f"{file}:{number}"
+        if not any(cells):
+            yield Row((None,) * len(at), place)
+            continue
+        if (width and len(cells) != width) or len(cells) <= max(at):
+            raise UserError(f"data.path: {place} has {len(cells)} cells; expected {width or max(at) + 1}")
+        width = width or len(cells)
+        yield Row(tuple(cells[i] for i in at), place)
+
+
+def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    for number, line in _lines(file):
+        place = f"{file}:{number}"
+        if not line.strip():
+            yield Row((None,) * len(columns), place)
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"data.path: {place} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"data.path: {place} is not a JSON object\nWrite one object a line, such as {{...}}.")
+        if number == 1:
+            _require(columns, list(record), file)
+        yield Row(tuple(_cell(record.get(str(c.name)), c, place) for c in columns), place)
+
+
+# -- Tables of another's making ----------------------------------------------------------------------------------------
+
+
+def _read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    import pyarrow  # type: ignore[import-untyped, unused-ignore]
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        table = ParquetFile(file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"data.path is {file}: not a parquet file: {error}") from error
+    _require(columns, table.schema_arrow.names, file)
+    names = [str(c.name) for c in columns]
+    records = (record for batch in table.iter_batches(columns=names) for record in batch.to_pylist())
+    return _records(records, columns, str(file))
+
+
+def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(path, split=split)
+    except Exception as error:  # the Hub, its client and the network fail in many ways; all mean that there is no data
+        raise _no_hub(path, error) from error
+    _require(columns, table.column_names, path)
+    return _records(table.select_columns([str(c.name) for c in columns]), columns, path)
+
+
+def _download(path: str, repo: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, file, repo_type="dataset"))
+    except Exception as error:  # as above
+        raise _no_hub(path, error) from error
+
+
+def _no_hub(path: str, error: Exception) -> UserError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    return UserError(
+        f"data.path is {path}: no such file, and the Hub does not give such a data set\n{reason}\n"
+        "Check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file: --data.init_args.path=my.txt"
+    )
+
+
+def _records(records: Any, columns: Sequence[Column], where: str) -> Iterator[Row]:
+    for number, record in enumerate(records, 1):
+        place = f"{where} row {number}"
+        yield Row(tuple(_cell(record[str(c.name)], c, place) for c in columns), place)
+
+
+def _cell(value: Any, column: Column, place: str) -> str | None:
+    if value is None or isinstance(value, str):
+        if value and not value.isascii() and re.search("[\ud800-\udfff]", value):
+            raise UserError(f"data.path: {place}, column {column.name!r} has half a character (a lone surrogate)")
+        return value
+    if isinstance(value, int | float):
+        return repr(value)
+    raise UserError(f"{column.field}: {place}, column {column.name!r} is a {type(value).__name__}, not a text")
+
+
+def _require(columns: Sequence[Column], names: Sequence[str], where: Path | str) -> None:
+    for column in columns:
+        _index(column, names, where)
+
+
+def _index(column: Column, names: Sequence[str], where: Path | str) -> int:
+    if column.name not in names:
+        shown = ", ".join(map(repr, names[:12])) if names else "none, it is empty"
+        raise UserError(
+            f"{column.field}: {where} has no column {column.name!r}\nIts columns: {shown}"[:600]
+            + "\nGive their names; of a csv or tsv file without a header line, their numbers from 0."
+        )
+    return list(names).index(str(column.name))
+
+
+_READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,116 @@
+"""A text template baked into the tokenizer, so that a prompted encoder loads anywhere without code.
+
+`bake(tokenizer, 'This sentence : "{text}" means in one word: "')` returns a tokenizer that puts prefix and suffix
+around every text by its post-processor, which `tokenizer.json` keeps: `AutoTokenizer`, sentence-transformers and the
+Rust library all apply it. It works after truncation, so a long text loses its own end and never the template's, and
+`max_length` counts the template's ids.
+
+How the ids relate to the text, exactly:
+
+    ids(template with text) == before + ids(prefix) + ids(text) + ids(suffix) + after
+
+where each part is tokenised on its own, without special tokens, and before and after are what the tokenizer adds to a
+text by itself ([CLS] and [SEP], <s> and </s>, or nothing). Special tokens written out in the template ([MASK]) become
+their ids. This is not always what tokenising the whole string gives: nothing merges across the seams. Where a word has
+other ids after a space (GPT-2, Llama, RoBERTa), end the prefix with a character that takes no space after it, such as a
+quotation mark: of 'query: {text}' such a tokenizer makes a lone space, then the text as if a line began with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FIELD = "{text}"
+_KEPT_AS = "cse_template"  # where tokenizer_config.json says what was baked in
+
+
+def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
+    """A copy of the tokenizer that puts every text into the template.
+
+    Raises:
+        UserError: The template has no `{text}`, or two, or nothing beside it, or no room for a text beside it; or the
+            tokenizer has a template already, or is not a fast one.
+    """
+    prefix, suffix = _cut(template)
+    if template_of(tokenizer) is not None:
+        raise UserError(f"encoder.template is {template!r}; the tokenizer has one already: {template_of(tokenizer)!r}")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"encoder.template needs a fast tokenizer; {type(tokenizer).__name__} has no tokenizer.json")
+    before, after = added_ids(tokenizer)
+    baked = copy.deepcopy(tokenizer)
+    baked.backend_tokenizer.post_processor = _processor(
+        tokenizer, [*before, *_ids(tokenizer, prefix)], [*_ids(tokenizer, suffix), *after]
+    )
+    _keep(baked)
+    baked.init_kwargs[_KEPT_AS] = template
+    require_room(baked, int(tokenizer.model_max_length))
+    return baked
+
+
+def template_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The template that was baked into the tokenizer, also before it was saved; None if there is none."""
+    return cast("str | None", tokenizer.init_kwargs.get(_KEPT_AS))
+
+
+def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after every text: special tokens, and those of a template."""
+    probe = tokenizer("a", return_special_tokens_mask=True)
+    ids, own = probe["input_ids"], [i for i, added in enumerate(probe["special_tokens_mask"]) if not added]
+    return ids[: own[0]], ids[own[-1] + 1 :]
+
+
+def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str = "max_length") -> None:
+    """Raise unless at least one id of a text fits beside what the tokenizer adds to it.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    added = sum(map(len, added_ids(tokenizer)))
+    if added >= max_length:
+        template = template_of(tokenizer)
+        what = f"the template {template!r} takes" if template else "special tokens take"
+        raise UserError(
+            f"{field} is {max_length}, and {what} {added} of it: no room for a text\nGive {added + 16} or more."
+        )
+
+
+def _cut(template: str) -> tuple[str, str]:
+    """What stands before and after the text."""
+    count = template.count(FIELD)
+    if count != 1:
+        raise UserError(f"encoder.template is {template!r}, with {count} times {FIELD}\nWrite {FIELD} once in it.")
+    prefix, suffix = template.split(FIELD)
+    if not (prefix or suffix):
+        raise UserError(f"encoder.template is {FIELD} alone, which changes nothing; leave it out")
+    return prefix, suffix
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _processor(tokenizer: PreTrainedTokenizerFast, before: list[int], after: list[int]) -> Any:
+    """A post-processor with one "special token" a side, which stands for all the ids of that side.
+
+    It replaces the tokenizer's own. What else that did, shifting the offsets of words, no encoder needs.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    sides = {"[before]": before, "[after]": after}
+    specials = [
+        {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)} for name, ids in sides.items() if ids
+    ]
+    single = [name for name in ("[before]", "$A", "[after]") if sides.get(name, True)]
+    return TemplateProcessing(single=" ".join(single), pair=None, special_tokens=specials)
+
+
+def _keep(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Forget the switches by which transformers would build a post-processor of its own when it loads the tokenizer."""
+    for switch in ("add_bos_token", "add_eos_token"):
+        tokenizer.init_kwargs.pop(switch, None)

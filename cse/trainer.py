@@ -1,0 +1,444 @@
+"""The one training loop. It knows nothing of any objective."""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import DataLoader
+
+from cse import distributed, gradcache
+from cse.batch import Batch, LossOutput, StepContext
+from cse.batching import native_bf16
+from cse.checkpoint import Progress, load_progress, load_tensors, save_state
+from cse.data import Dataset
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.interfaces import Callback, Collator, Evaluator, Objective
+from cse.layout import check_exportable
+from cse.learner import Encoded, Learner, diagnostics
+from cse.metrics import MetricsLog
+from cse.samplers import StepBatches
+from cse.seeding import seed_dropout, torch_rng
+from cse.tokens import TokenStore
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything about one run, as callbacks see it."""
+
+    name: str
+    folder: Path
+    seed: int
+    data: Dataset
+    collator: Collator
+    encoder: Encoder
+    objective: Objective
+    evaluator: Evaluator | None
+    trainer: Trainer
+    callbacks: Sequence[Callback] = ()
+    progress: Progress = field(default_factory=Progress)
+    max_steps: int = 0
+    truncated: int = 0
+    interrupted: bool = False
+
+
+class Trainer:
+    """Settings of the loop, and the loop.
+
+    Args:
+        batch_size: Anchors in an optimizer step, over all processes.
+        max_steps: Optimizer steps. None: as many as `epochs` needs.
+        epochs: Passes over the data, where `max_steps` is not given.
+        learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the rate rises from 0.
+        schedule: What follows: `linear` falls to 0 at the last step.
+        clip: Largest norm of the gradient.
+        accumulation: Cut each batch into this many parts, each with its own negatives only. Saves memory; adds none.
+        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay those of the batch.
+        precision: `auto` is bf16 where the hardware computes it natively, else fp32. Similarities are always fp32.
+        device: `auto` takes the accelerator that is there.
+        eval_every: Steps between evaluations; there is one before the first step and one after the last.
+        early_stopping: Stop after this many evaluations without a better score. None: never.
+        workers: Processes that prepare batches ahead.
+        trackers: Names that Accelerate knows (tensorboard, wandb, trackio).
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        max_steps: int | None = None,
+        epochs: float = 1.0,
+        learning_rate: float = 3e-5,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: Literal["linear", "constant"] = "linear",
+        clip: float = 1.0,
+        accumulation: int = 1,
+        chunk_size: int | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        eval_every: int = 125,
+        early_stopping: int | None = None,
+        workers: int = 0,
+        trackers: Sequence[str] = (),
+    ) -> None:
+        _at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
+        _at_least(1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None})
+        _at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        _above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
+        self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
+        self.accumulation, self.chunk_size = accumulation, chunk_size
+        self.precision, self.device = precision, device
+        self.eval_every, self.early_stopping = eval_every, early_stopping
+        self.workers, self.trackers = workers, tuple(trackers)
+
+    def fit(self, run: Run, *, resume: bool = False) -> Run:
+        """Train; on return `run.folder` holds best/, last/, state/ and metrics.jsonl.
+
+        Raises:
+            UserError: Data, collator, objective and encoder do not go together, or the state to resume is damaged.
+            FloatingPointError: The loss is not finite.
+        """
+        return Loop(self, run).run_all(resume)
+
+    def rate(self, step: int, max_steps: int) -> float:
+        """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (max_steps - step) / max(1, max_steps - self.warmup_steps)
+
+
+class Loop:
+    """One `Trainer.fit`."""
+
+    def __init__(self, settings: Trainer, run: Run) -> None:
+        self.settings, self.run = settings, run
+        self.accelerator = _accelerator(settings)
+        self._check()
+        tokens = TokenStore.build([text for example in run.data for text in example.texts], run.encoder.tokenizer, run.collator.max_length)
+        run.collator.setup(tokens, run.seed)
+        run.objective.setup(run.encoder)
+        self.batches = StepBatches(
+            len(run.data), settings.batch_size, settings.accumulation, run.seed, max_steps=settings.max_steps, epochs=settings.epochs
+        )
+        self.max_steps = run.max_steps = self.batches.max_steps
+        run.truncated = tokens.truncated
+        self.log = MetricsLog(run.folder / "metrics.jsonl")
+        self.learner = Learner(run.encoder, run.objective)
+        trained = [p for p in self.learner.parameters() if p.requires_grad]
+        fused = self.accelerator.device.type in {"cpu", "cuda"}
+        self.optimizer: Any = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+        )
+
+    def run_all(self, resume: bool) -> Run:
+        """Restore or start, train, finish."""
+        run, progress = self.run, self.run.progress
+        if resume:
+            run.progress = progress = load_progress(run.folder / "state")
+            load_tensors(run.folder / "state", self.learner, self.optimizer)
+            for callback in run.callbacks:
+                callback.load_state(progress.callbacks.get(type(callback).__name__, {}))
+        self.log.cut(progress.log_bytes)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.learner, self.optimizer)
+        self._init_trackers()
+        self._tell("on_start")
+        if not progress.finished:
+            with _Interrupt() as self.interrupt:
+                self._train()
+        self._tell("on_end")
+        self.accelerator.end_training()
+        return run
+
+    def _train(self) -> None:
+        run, settings, progress = self.run, self.settings, self.run.progress
+        self.clock = time.perf_counter()
+        if progress.log_bytes == 0:
+            self._evaluate({})
+        self.wrapped.train()
+        since, sentences = time.perf_counter(), 0
+        for step, parts in self._parts(progress.step):
+            due = (step + 1) % settings.eval_every == 0 or step + 1 == self.max_steps
+            metrics = self._step(step, parts, probe=due)
+            progress.step = step + 1
+            sentences += settings.batch_size * parts[0].views
+            self._tell("on_step", metrics)
+            stop = distributed.any_process(self.interrupt.wanted)
+            if due:
+                seconds = time.perf_counter() - since
+                metrics |= {"sentences_per_s": sentences / seconds, "peak_mb": peak_memory(self.accelerator.device)}
+                stop |= not self._evaluate(metrics)
+                since, sentences = time.perf_counter(), 0
+            elif stop:
+                self._save_state()
+            if stop:
+                break
+        if self.interrupt.wanted and progress.step < self.max_steps:
+            run.interrupted = True
+            return
+        self._finish()
+
+    def _parts(self, step: int) -> Iterator[tuple[int, list[Batch]]]:
+        """From step `step` on: this process's share of each batch, in `accumulation` parts."""
+        loader = DataLoader(
+            _Rows(self.run.data, self.run.collator),
+            batch_sampler=self.batches.of_process(step, distributed.rank(), distributed.world_size()),
+            collate_fn=_Rows.collate,
+            num_workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        parts: list[Batch] = []
+        for batch in loader:
+            parts.append(batch.to(self.accelerator.device))
+            if len(parts) == self.settings.accumulation:
+                yield step, parts
+                step, parts = step + 1, []
+
+    def _step(self, step: int, parts: list[Batch], *, probe: bool) -> dict[str, float]:
+        """One optimizer step."""
+        rate = self.settings.rate(step, self.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = 0.0
+        for i, part in enumerate(parts):
+            encoded, output = self._backward(step, i, part, final=i == len(parts) - 1)
+            total += float(output.loss) / len(parts)
+        norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        ctx = self._context(step, 0, parts[-1])
+        self.learner.objective.after_step(ctx)
+        metrics = {"loss": total, "lr": rate, "grad_norm": norm}
+        metrics |= {name: float(value) for name, value in output.metrics.items()}
+        return metrics | (diagnostics(encoded, parts[-1].num_positives) if probe else {})
+
+    def _backward(self, step: int, part: int, batch: Batch, *, final: bool) -> tuple[Encoded, LossOutput]:
+        """Add the gradient of one part of the batch."""
+        ctx = self._context(step, part, batch)
+
+        def seed(chunk: int) -> None:
+            seed_dropout(self.run.seed, "dropout", step, part, distributed.rank(), chunk)
+
+        if self.settings.chunk_size is not None:
+            encoded, output = gradcache.backward(
+                self.accelerator, self.wrapped, batch, ctx, chunk_size=self.settings.chunk_size, seed=seed
+            )
+            self._check_finite(output, step)
+            return encoded, output
+        seed(0)
+        with _synced(self.accelerator, self.wrapped, final):
+            encoded, output = self.wrapped(batch, ctx)
+            self._check_finite(output, step)
+            self.accelerator.backward(output.loss / self.settings.accumulation)
+        return encoded, output
+
+    def _context(self, step: int, part: int, batch: Batch) -> StepContext:
+        return StepContext(
+            encoder=self.run.encoder,
+            step=step,
+            max_steps=self.max_steps,
+            generator=torch_rng(self.run.seed, "objective", step, part),
+            local_rows=distributed.local_rows(batch.size),
+        )
+
+    def _check_finite(self, output: LossOutput, step: int) -> None:
+        if not math.isfinite(float(output.loss)):
+            best = self.run.progress.best_step
+            good = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})" if best else "no checkpoint is saved yet"
+            raise FloatingPointError(
+                f"the loss is {float(output.loss)} at step {step + 1}, so training stopped; {good}.\n"
+                "fix: a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
+            )
+
+    def _evaluate(self, metrics: dict[str, float]) -> bool:
+        """Score, keep the best, log, save the state. False if training should stop early."""
+        run, progress = self.run, self.run.progress
+        scores = distributed.broadcast(run.evaluator(run.encoder)) if run.evaluator else {}
+        score = scores.get(run.evaluator.primary) if run.evaluator else None
+        if score is not None:
+            scores["dev"] = score
+            progress.first = score if progress.first is None else progress.first
+            if progress.best is None or score > progress.best:
+                progress.best, progress.best_step = score, progress.step
+                self._save_model("best")
+        self._tick()
+        record = {"step": progress.step, **metrics, **scores}
+        if self.accelerator.is_main_process:
+            progress.log_bytes = self.log.append({**record, "seconds": round(progress.seconds, 3)})
+        if self.settings.trackers:
+            self.accelerator.log(record, step=progress.step)
+        self._tell("on_eval", record)
+        self._save_state()
+        patience = self.settings.early_stopping
+        since_best = (progress.step - (progress.best_step or 0)) // self.settings.eval_every
+        return patience is None or score is None or since_best < patience
+
+    def _save_model(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            self.run.encoder.save(self.run.folder / name)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.run.progress.seconds += now - self.clock
+        self.clock = now
+
+    def _save_state(self) -> None:
+        self._tick()
+        self.run.progress.callbacks = {type(c).__name__: c.state() for c in self.run.callbacks}
+        if self.accelerator.is_main_process:
+            save_state(self.run.folder / "state", self.learner, self.optimizer.optimizer, self.run.progress)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> None:
+        self._save_model("last")
+        if self.run.progress.best is None:  # nothing to select by
+            self._save_model("best")
+        self.run.progress.finished = True
+        self._save_state()
+
+    def _check(self) -> None:
+        """Refuse what cannot train, before any work."""
+        run, settings = self.run, self.settings
+        check_exportable(run.encoder.pooler)
+        if run.collator.needs_dropout(run.data[0]) and not run.encoder.has_dropout:
+            raise UserError(
+                "the views of a text differ by dropout only, and the encoder has none: every positive would be identical\n"
+                "fix: set encoder.init_args.attention_dropout or embedding_dropout above 0, or use an augmenting collator"
+            )
+        if run.collator.max_length > run.encoder.max_positions:
+            raise UserError(
+                f"collator.max_length is {run.collator.max_length}; "
+                f"{run.encoder.source} can position at most {run.encoder.max_positions} tokens"
+            )
+        missing = run.objective.requires - run.collator.provides
+        if missing:
+            raise UserError(
+                f"objective {type(run.objective).__name__} needs Batch.{sorted(missing)[0]}, "
+                f"which collator {type(run.collator).__name__} does not give"
+            )
+        if settings.chunk_size is not None and not run.objective.cacheable:
+            raise UserError(
+                f"trainer.chunk_size is {settings.chunk_size}, but {type(run.objective).__name__} encodes more than the "
+                "batch's views, so its gradient cannot be cached; remove chunk_size"
+            )
+        processes = distributed.world_size() * settings.accumulation
+        if settings.batch_size % processes or settings.batch_size < processes:
+            raise UserError(
+                f"trainer.batch_size is {settings.batch_size}, which {distributed.world_size()} processes x "
+                f"{settings.accumulation} accumulated parts do not divide; give a multiple of {processes}"
+            )
+        if len(run.data) < settings.batch_size:
+            raise UserError(
+                f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows; "
+                "give a smaller batch or more data"
+            )
+
+    def _init_trackers(self) -> None:
+        if self.settings.trackers:
+            self.accelerator.init_trackers("cse", config={"recipe": self.run.name, "seed": self.run.seed})
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        if self.accelerator.is_main_process:
+            for callback in self.run.callbacks:
+                getattr(callback, event)(self.run, *arguments)
+
+
+class _Rows(torch.utils.data.Dataset[Batch]):
+    """Batches for a DataLoader, by their list of (epoch, row)."""
+
+    def __init__(self, data: Dataset, collator: Collator) -> None:
+        self.data, self.collator = data, collator
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        """The batch of these rows, all of one epoch."""
+        return self.collator([self.data[row] for _, row in items], items[0][0])
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        """As it is: the rows were collated where they were read."""
+        return batch
+
+
+class _Interrupt:
+    """Ctrl-C asks for a stop after the step at hand; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __enter__(self) -> _Interrupt:
+        self.before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _on_signal(self, *_: object) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+def _accelerator(settings: Trainer) -> Accelerator:
+    device = settings.device
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in available and not available[device]():
+        raise UserError(f"trainer.device is {device}, and this machine has none; give auto or cpu")
+    chosen = device if device != "auto" else next((d for d, ok in available.items() if ok()), "cpu")
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(chosen))
+    AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
+    return Accelerator(
+        cpu=chosen == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=list(settings.trackers) or None,
+        project_dir=None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def _synced(accelerator: Accelerator, model: nn.Module, final: bool) -> Any:
+    return nullcontext() if final else accelerator.no_sync(model)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory used so far, in MB: of the device on CUDA, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _at_least(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"trainer.{name} is {value}; give {least} or more")
+
+
+def _above(least: float, **values: float) -> None:
+    for name, value in values.items():
+        if not value > least:
+            raise UserError(f"trainer.{name} is {value}; give a number above {least}")

@@ -1,0 +1,129 @@
+"""A checkpoint as something that embeds: ours, a SentenceTransformer or a Hugging Face model, a folder or a Hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.cache import sha256_file
+from cse.errors import UserError
+from eval.hub import HubError, snapshot
+
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".npz")
+SETTINGS = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
+NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint.
+
+    Attributes:
+        encoder: What embeds.
+        name: As it was asked for.
+        folder: Where its files are.
+        sha256: Of everything that its vectors depend on.
+        loader: Which library runs it.
+        prompt: Text that the model asks to be put before every text, and that was.
+    """
+
+    encoder: Any
+    name: str
+    folder: Path
+    sha256: str
+    loader: str
+    prompt: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        length = getattr(self.encoder, "max_length", None) or getattr(self.encoder, "max_seq_length", None)
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "loader": self.loader,
+            "max_length": length,
+            "prompt": self.prompt,
+        }
+
+
+def load_model(name: str) -> Model:
+    """Load a checkpoint to score.
+
+    Args:
+        name: Folder, `asset:NAME` or Hub id.
+
+    Raises:
+        UserError: It cannot be had, or is not a model.
+    """
+    from cse.encoder import Encoder
+
+    folder = _folder(name)
+    prompt, sha256 = default_prompt(folder), model_hash(folder)
+    if prompt is None:  # our encoder adds no prompts, so what needs one runs in its own library
+        try:
+            return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
+        except UserError as error:
+            refusal = error
+    else:
+        refusal = UserError(f"{name}: sentence-transformers, which its default prompt needs, does not load it")
+    try:
+        return Model(_sentence_transformer(folder), name, folder, sha256, "sentence-transformers", prompt)
+    except Exception:  # its loaders raise anything; what our own loader said is the better message
+        raise refusal from None
+
+
+def model_hash(folder: Path) -> str:
+    """Hash of the weights, the settings and the tokenizer: all that a vector depends on, and no training state."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
+        relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
+        if relevant and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def default_prompt(folder: Path) -> str | None:
+    """The prompt that sentence-transformers would put before every text, if the checkpoint names one."""
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    prompt = (config.get("prompts") or {}).get(config.get("default_prompt_name") or "")
+    return str(prompt) if prompt else None
+
+
+def _folder(name: str) -> Path:
+    """The files behind a name."""
+    from cse.backbone import locate
+
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    try:
+        place = locate(name)  # refuses what looks like a path and is none
+    except UserError:
+        raise UserError(
+            f"there is no checkpoint folder {name!r}.\nGive the folder with config.json, or a Hub id."
+        ) from None
+    if Path(place).is_dir():
+        return Path(place)
+    try:
+        return snapshot(name, ignore=NOT_NEEDED)
+    except HubError as error:
+        raise UserError(f"there is no checkpoint {name!r}: {error}.\nGive a folder, or check id and network.") from None
+
+
+def _sentence_transformer(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder))

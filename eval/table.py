@@ -1,0 +1,51 @@
+"""The one summary table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a results dictionary."""
+    console = console or Console()
+    model = results["model"]
+    table = Table(title=f"{model['name']} · {results['precision']} · Spearman × 100", title_justify="left")
+    for column in ("task", "n", "all", "95 %", "mean", "wmean", "Pearson", "text"):
+        table.add_column(column, justify="left" if column in {"task", "text"} else "right", no_wrap=True)
+    for name, task in results["tasks"].items():
+        mean, wmean = ((task[a] or {}).get("spearman") for a in ("mean", "wmean"))
+        table.add_row(
+            name,
+            str(task["n"]),
+            f"[bold]{task['all']['spearman']:.2f}[/bold]",
+            interval(task["interval"]),
+            number(mean),
+            number(wmean),
+            number(task["all"]["pearson"]),
+            task["data"]["text"],
+        )
+    for name in results["missing"]:
+        table.add_row(name, "-", "missing", *[""] * 5)
+    average = results["average"]
+    if len(results["tasks"]) + len(results["missing"]) > 1:
+        table.add_section()
+        table.add_row("average", "", number(average["all"]["spearman"]), interval(average["interval"]), *[""] * 4)
+    console.print(table)
+    for name, reason in results["missing"].items():
+        console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+    if average["all"]["spearman"] is None:
+        console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def interval(bounds: list[float] | None) -> str:
+    """Both ends, or nothing."""
+    return "" if bounds is None else f"{bounds[0]:.1f}-{bounds[1]:.1f}"

@@ -1,0 +1,77 @@
+"""What tests share: the oracles' folder, tiny backbones, and no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Any connection beyond this machine fails the test."""
+    real = socket.socket.connect
+
+    def connect(self, address):
+        local = self.family == getattr(socket, "AF_UNIX", None) or str(address[0]) in {"127.0.0.1", "::1", "localhost"}
+        if not local:
+            raise AssertionError(f"a test tried to reach {address}")
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch, request):
+    """Each test session has a cache of its own, unless a test asks for the user's."""
+    if "real_cache" not in request.fixturenames:
+        monkeypatch.setenv("CSE_CACHE", str(tmp_path_factory.getbasetemp() / "cse-cache"))
+
+
+@pytest.fixture
+def real_cache():
+    """Keep the user's cache."""
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    folder = Path(os.environ.get("CSE_ORACLES", Path(__file__).resolve().parents[2] / "shared" / "oracles"))
+    if not folder.is_dir():
+        pytest.skip(f"no oracles: {folder} is not there; set CSE_ORACLES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> str:
+    """A random BERT of 2 layers with a word-level vocabulary, as a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, set_seed
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
