@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from cse.errors import UserError
+from cse.explain import explain
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator")
 
@@ -115,7 +115,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = parser.parse_args(arguments)
     except Exception as error:  # jsonargparse raises several kinds
-        raise UserError(_explain(path, str(error), parser)) from error
+        raise UserError(f"recipe {path.stem}: {explain(str(error))}") from error
     config.pop("config", None)
     text = parser.dump(config, skip_none=False)
     if expect:
@@ -149,7 +149,7 @@ def _parser() -> Any:
     from cse.interfaces import Callback, Collator, Evaluator, Objective
     from cse.trainer import Trainer
 
-    parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False)
+    parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
     parser.add_argument("--seed", type=int, default=42, help="of everything random")
     bases = dict(zip(COMPONENTS, (Dataset, Collator, Encoder, Objective, Evaluator), strict=True))
@@ -158,16 +158,3 @@ def _parser() -> Any:
     parser.add_class_arguments(Trainer, "trainer")
     parser.add_argument("--callbacks", type=list[Callback], default=[], help="more watchers of the run")
     return parser
-
-
-def _explain(path: Path, message: str, parser: Any) -> str:
-    """A parser's message, cut to what helps: the option, the value, and what it should be."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    unknown = re.search(r"(?:Unrecognized arguments|Key|Option) [:'\"]*-*([\w.]+)", message)
-    hint = ""
-    if unknown:
-        word = unknown.group(1).split(".")[-1]
-        known = re.findall(r"[\w]+", parser.format_help())
-        near = [k for k in difflib.get_close_matches(word, sorted(set(known)), n=2, cutoff=0.7) if k != word]
-        hint = f"did you mean {near[0]!r}?" if near else ""
-    return "\n".join([f"recipe {path.stem}: {lines[0][:300]}", *[line[:200] for line in lines[1:3]], *([hint] if hint else [])])

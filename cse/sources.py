@@ -68,7 +68,10 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
 
 def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
     if file.is_dir():
-        raise UserError(f"data.path is {path}: that is a folder\nGive a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}")
+        raise UserError(
+            f"data.path is {path}: that is a folder\n"
+            f"Give a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}"
+        )
     if not file.exists():
         near = difflib.get_close_matches(file.name, _inside(file.parent), n=1)
         hint = f" Did you mean {file.parent / near[0]}?" if near else ""

@@ -18,7 +18,6 @@ quotation mark: of 'query: {text}' such a tokenizer makes a lone space, then the
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, cast
 
 from cse.errors import UserError
@@ -43,11 +42,10 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"encoder.template needs a fast tokenizer; {type(tokenizer).__name__} has no tokenizer.json")
     before, after = added_ids(tokenizer)
-    baked = copy.deepcopy(tokenizer)
+    baked = _plain(tokenizer)
     baked.backend_tokenizer.post_processor = _processor(
         tokenizer, [*before, *_ids(tokenizer, prefix)], [*_ids(tokenizer, suffix), *after]
     )
-    _keep(baked)
     baked.init_kwargs[_KEPT_AS] = template
     require_room(baked, int(tokenizer.model_max_length))
     return baked
@@ -110,7 +108,18 @@ def _processor(tokenizer: PreTrainedTokenizerFast, before: list[int], after: lis
     return TemplateProcessing(single=" ".join(single), pair=None, special_tokens=specials)
 
 
-def _keep(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Forget the switches by which transformers would build a post-processor of its own when it loads the tokenizer."""
-    for switch in ("add_bos_token", "add_eos_token"):
-        tokenizer.init_kwargs.pop(switch, None)
+def _plain(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy under the class that takes tokenizer.json as it is; BERT's own puts [CLS] and [SEP] back on loading."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        name_or_path=tokenizer.name_or_path,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        clean_up_tokenization_spaces=False,
+        **{name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+    )

@@ -43,12 +43,14 @@ class TokenStore:
         added: How many ids the tokenizer puts before and after every text: special tokens and template.
     """
 
-    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int, folder: Path) -> None:
+    def __init__(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, rust: Tokenizer, max_length: int, folder: Path
+    ) -> None:
         """Open a filled folder; use `build`."""
         self._flat: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         self._rows = {text: row for row, text in enumerate(texts)}
-        self._rust = rust_tokenizer(tokenizer, max_length)
+        self._rust = rust
         self.max_length = max_length
         self.truncated = int(_meta(folder)["truncated"])
         self.pad_id = int(tokenizer.pad_token_id)
@@ -74,14 +76,15 @@ class TokenStore:
 
         require_room(tokenizer, max_length, field="max_length")
         distinct = list(dict.fromkeys(texts))
-        folder = cache_dir() / "tokens" / _key(distinct, tokenizer, max_length)
+        rust, pad_id = rust_tokenizer(tokenizer, max_length), int(tokenizer.pad_token_id)
+        folder = cache_dir() / "tokens" / _key(distinct, rust, pad_id)
         with writing_cache("tokens"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenises
                 if not _whole(folder):
                     with atomic_dir(folder) as fresh:
-                        _write(fresh, distinct, tokenizer, max_length)
-        return cls(distinct, tokenizer, max_length, folder)
+                        _write(fresh, distinct, rust, pad_id)
+        return cls(distinct, tokenizer, rust, max_length, folder)
 
     def __len__(self) -> int:
         """How many distinct texts."""
@@ -128,10 +131,9 @@ def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Token
     return rust
 
 
-def _key(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> str:
-    """A name for what the ids depend on: the texts, the tokenizer, the length."""
-    digest = hashlib.sha256(rust_tokenizer(tokenizer, max_length).to_str().encode())
-    digest.update(f"{max_length} {tokenizer.pad_token_id}".encode())
+def _key(texts: Sequence[str], rust: Tokenizer, pad_id: int) -> str:
+    """A name for what the ids depend on: the texts, and the tokenizer with its max_length."""
+    digest = hashlib.sha256(f"{rust.to_str()} {pad_id}".encode())
     for text in texts:
         raw = text.encode()
         digest.update(len(raw).to_bytes(8, "little"))
@@ -139,15 +141,14 @@ def _key(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: i
     return digest.hexdigest()[:32]
 
 
-def _write(folder: Path, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
-    rust, pad = rust_tokenizer(tokenizer, max_length), [int(tokenizer.pad_token_id)]
+def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> None:
     lengths = np.zeros(len(texts) + 1, dtype=np.int64)
     parts: list[NDArray[np.int32]] = []
     truncated = 0
     with _progress(len(texts)) as advance:
         for start in range(0, len(texts), CHUNK):
             encodings = rust.encode_batch_fast(texts[start : start + CHUNK])
-            rows = [encoding.ids or pad for encoding in encodings]  # an empty text still has a vector
+            rows = [encoding.ids or [pad_id] for encoding in encodings]  # an empty text still has a vector
             lengths[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
             parts.append(np.concatenate([np.array(row, dtype=np.int32) for row in rows]))
             truncated += sum(bool(encoding.overflowing) for encoding in encodings)

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cse.errors import UserError
 from eval import sources, suite
 from eval.encoding import embedder
 from eval.sources import Missing, TaskData
-from eval.sts import TaskScore, score_all, unique_texts
+from eval.sts import Embed, TaskScore, score_all
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Outcome:
         scores: By task.
         missing: Why a requested task has no score.
         seconds: How long reading, encoding and scoring took.
-        sentences: Of all pairs, and how many distinct ones were encoded.
+        row: Where in `vectors` each distinct sentence's is.
+        vectors: (n, D).
     """
 
     requested: str
@@ -32,7 +36,8 @@ class Outcome:
     scores: Mapping[str, TaskScore]
     missing: Mapping[str, str]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    sentences: Mapping[str, int] = field(default_factory=dict)
+    row: Mapping[str, int] = field(default_factory=dict)
+    vectors: NDArray[np.floating] | None = None
 
     @property
     def average(self) -> float | None:
@@ -93,28 +98,32 @@ def evaluate_data(
     """Score an encoder on rows that were read before."""
     start = time.perf_counter()
     subsets = {name: item.subsets for name, item in found.items()}
-    embed, spent = embedder(encoder, precision, progress), 0.0
-
-    def timed(texts: list[str]) -> Any:
-        nonlocal spent
-        begin = time.perf_counter()
-        vectors = embed(texts)
-        spent = time.perf_counter() - begin
-        return vectors
-
-    scores = score_all(subsets, timed) if found else {}
+    embed = _Kept(embedder(encoder, precision, progress))
+    scores = score_all(subsets, embed) if found else {}
     end = time.perf_counter()
     return Outcome(
         requested=requested,
         data=found,
         scores=scores,
         missing=missing,
-        seconds={"read": start - (since or start), "encode": spent, "score": end - start - spent},
-        sentences={
-            "total": sum(2 * len(p) for item in subsets.values() for p in item.values()),
-            "unique": len(unique_texts(subsets)),
-        },
+        seconds={"read": start - (since or start), "encode": embed.seconds, "score": end - start - embed.seconds},
+        row={text: i for i, text in enumerate(embed.texts)},
+        vectors=embed.vectors,
     )
+
+
+class _Kept:
+    """An embedding function that remembers what it was asked, what came out and how long it took."""
+
+    def __init__(self, embed: Embed) -> None:
+        self.embed, self.texts, self.seconds = embed, list[str](), 0.0
+        self.vectors: NDArray[np.floating] | None = None
+
+    def __call__(self, texts: list[str]) -> NDArray[np.floating]:
+        start = time.perf_counter()
+        self.texts, self.vectors = texts, self.embed(texts)
+        self.seconds = time.perf_counter() - start
+        return self.vectors
 
 
 def require_complete(outcome: Outcome) -> Outcome:

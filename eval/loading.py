@@ -57,11 +57,12 @@ class Model:
         }
 
 
-def load_model(name: str) -> Model:
+def load_model(name: str, *, use_prompts: bool = False) -> Model:
     """Load a checkpoint to score.
 
     Args:
         name: Folder, `asset:NAME` or Hub id.
+        use_prompts: Whether prompts other than the default one will be needed.
 
     Raises:
         UserError: It cannot be had, or is not a model.
@@ -70,7 +71,9 @@ def load_model(name: str) -> Model:
 
     folder = _folder(name)
     prompt, sha256 = default_prompt(folder), model_hash(folder)
-    if prompt is None:  # our encoder adds no prompts, so what needs one runs in its own library
+    if prompt is None and not (
+        use_prompts and prompts(folder)
+    ):  # our encoder adds no prompts, so what needs one runs in its own library
         try:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
         except UserError as error:
@@ -95,12 +98,18 @@ def model_hash(folder: Path) -> str:
 
 def default_prompt(folder: Path) -> str | None:
     """The prompt that sentence-transformers would put before every text, if the checkpoint names one."""
+    return prompts(folder).get(_config(folder).get("default_prompt_name") or "")
+
+
+def prompts(folder: Path) -> dict[str, str]:
+    """The prompts that a checkpoint asks for, by name, without the empty ones."""
+    return {name: str(prompt) for name, prompt in (_config(folder).get("prompts") or {}).items() if prompt}
+
+
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    prompt = (config.get("prompts") or {}).get(config.get("default_prompt_name") or "")
-    return str(prompt) if prompt else None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _folder(name: str) -> Path:

@@ -5,9 +5,12 @@
     tasks.<TASK>        task, split, version, licence, metric, aggregation, n
                         all, mean, wmean {spearman, pearson}; mean and wmean are null where subsets are unknown
                         interval [low, high] of all.spearman; subsets.<SUBSET> {n, spearman, pearson}
-                        data {kind, where, layout, text, sha256, blank, checked}; worst [{gold, cosine, ...}]
+                        data {kind, where, layout, text, sha256, blank, checked}
+                        worst [{sentence1, sentence2, gold, cosine, gap}]
     average             requested, all {spearman, pearson, rounded} or null, interval, missing [names]
     missing.<TASK>      why it has no score
+    geometry            alignment, uniformity, mean_cosine, effective_rank, dim, spectrum [shares of variance],
+                        overlap [{jaccard [from, to], n, spearman}] by quartile of shared words
     bootstrap           level, resamples, seed
     precision, sentences {total, unique}, seconds {...}, versions {...}, created
 
@@ -22,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ import numpy as np
 
 from cse.cache import atomic_file
 from cse.errors import UserError
+from eval import geometry, significance
 from eval.harness import Outcome
 from eval.sources import POOLED, TaskData
 from eval.sts import Correlation, TaskScore, Vector
@@ -38,17 +43,33 @@ SCHEMA = 1
 PACKAGES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
 
 
-def build(outcome: Outcome, model: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """The content of results.json."""
+def build(
+    outcome: Outcome, model: Mapping[str, Any], precision: str, resamples: int = significance.RESAMPLES
+) -> dict[str, Any]:
+    """The content of results.json.
+
+    Args:
+        outcome: What was scored.
+        model: What is known of the model.
+        precision: In which it was run.
+        resamples: For the intervals; 0 leaves them out.
+    """
+    start = time.perf_counter()
+    samples = _samples(outcome, resamples)
+    tasks = {n: _task(outcome.data[n], score, samples.get(n)) for n, score in outcome.scores.items()}
+    average, space = _average(outcome, samples), _geometry(outcome)
+    seconds = {**outcome.seconds, "describe": time.perf_counter() - start}
     return {
         "schema": SCHEMA,
         "model": dict(model),
-        "tasks": {name: _task(outcome.data[name], score) for name, score in outcome.scores.items()},
-        "average": _average(outcome),
+        "tasks": tasks,
+        "average": average,
         "missing": dict(outcome.missing),
+        "geometry": space,
+        "bootstrap": {"level": significance.LEVEL, "resamples": resamples, "seed": significance.SEED},
         "precision": precision,
-        "sentences": dict(outcome.sentences),
-        "seconds": {name: round(value, 3) for name, value in outcome.seconds.items()},
+        "sentences": {"total": 2 * sum(t["n"] for t in tasks.values()), "unique": len(outcome.row)},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "versions": versions(),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -119,7 +140,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _task(data: TaskData, score: TaskScore) -> dict[str, Any]:
+def _samples(outcome: Outcome, resamples: int) -> dict[str, Vector]:
+    if not resamples:
+        return {}
+    return {n: significance.bootstrap([s.cosine], s.gold, n, resamples)[0] for n, s in outcome.scores.items()}
+
+
+def _geometry(outcome: Outcome) -> dict[str, Any] | None:
+    if outcome.vectors is None:
+        return None
+    return geometry.measure(
+        outcome.vectors, outcome.row, {n: d.subsets for n, d in outcome.data.items()}, outcome.scores
+    )
+
+
+def _task(data: TaskData, score: TaskScore, samples: Vector | None) -> dict[str, Any]:
     known = list(score.subsets) != [POOLED]
     return {
         "task": data.task.name,
@@ -132,13 +167,14 @@ def _task(data: TaskData, score: TaskScore) -> dict[str, Any]:
         "all": _pair(score.all),
         "mean": _pair(score.mean) if known else None,
         "wmean": _pair(score.wmean) if known else None,
-        "interval": None,
+        "interval": None if samples is None else significance.interval(samples),
         "subsets": {s: {"n": score.sizes[s], **_pair(c)} for s, c in score.subsets.items()} if known else {},
         "data": data.source.as_dict(),
+        "worst": geometry.worst(data.subsets, score),
     }
 
 
-def _average(outcome: Outcome) -> dict[str, Any]:
+def _average(outcome: Outcome, samples: Mapping[str, Vector]) -> dict[str, Any]:
     scores = [score.all for score in outcome.scores.values()]
     complete = outcome.average is not None
     mean = {
@@ -146,7 +182,12 @@ def _average(outcome: Outcome) -> dict[str, Any]:
         "pearson": sum(s.pearson for s in scores) / len(scores) if complete else None,
         "rounded": round(sum(round(s.spearman, 2) for s in scores) / len(scores), 2) if complete else None,
     }
-    return {"requested": outcome.requested, "all": mean, "interval": None, "missing": list(outcome.missing)}
+    return {
+        "requested": outcome.requested,
+        "all": mean,
+        "interval": significance.interval(np.mean(list(samples.values()), axis=0)) if complete and samples else None,
+        "missing": list(outcome.missing),
+    }
 
 
 def _pair(scores: Correlation) -> dict[str, float]:

@@ -65,13 +65,19 @@ class TaskData:
     source: Source
 
 
-def load(task: Task, data: str | None = None, *, check: bool = True) -> TaskData:
+def local(data: str | None) -> bool:
+    """Whether any folder was given to read from."""
+    return bool(_folders(data))
+
+
+def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool = True) -> TaskData:
     """Rows of a task from the first source that has them.
 
     Args:
         task: Which.
         data: A folder in our TSV layout or SentEval's.
         check: Refuse other numbers of pairs than the known ones, and gold scores off the scale.
+        hub: Ask the Hub if no folder has them.
 
     Raises:
         Missing: No source has them.
@@ -88,6 +94,8 @@ def load(task: Task, data: str | None = None, *, check: bool = True) -> TaskData
             return _from_folder(task, folder, check)
         except FileNotFoundError as absent:
             looked.append(str(absent))
+    if not hub:
+        raise Missing("; ".join(looked))
     try:
         return _from_hub(task, check)
     except Missing as absent:
@@ -108,10 +116,12 @@ def _folders(data: str | None) -> list[Path]:
 
 def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
     """SentEval's layout has an STS or SICK folder, at the top or in `downstream`; ours has the task's."""
-    for root in (folder, folder / "downstream"):
+    for root in (folder, folder / "downstream"):  # of SentEval
         if task.senteval and ((root / "STS").is_dir() or (root / "SICK").is_dir()):
             return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenised"), check)
-    return _found(task, pairs.read_tsv(task, folder), ("folder", str(folder), "tsv", "raw"), check)
+    root = folder if (folder / task.base).is_dir() else folder / "sts"  # so that one folder may hold transfer/ too
+    root = root if root.is_dir() else folder
+    return _found(task, pairs.read_tsv(task, root), ("folder", str(root), "tsv", "raw"), check)
 
 
 def _from_hub(task: Task, check: bool) -> TaskData:

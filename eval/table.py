@@ -11,7 +11,7 @@ from rich.table import Table
 
 def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a results dictionary."""
-    console = console or Console()
+    console = console or make_console()
     model = results["model"]
     table = Table(title=f"{model['name']} · {results['precision']} · Spearman × 100", title_justify="left")
     for column in ("task", "n", "all", "95 %", "mean", "wmean", "Pearson", "text"):
@@ -39,6 +39,27 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
     if average["all"]["spearman"] is None:
         console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
+
+
+def show_mteb(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a summary of MTEB tasks."""
+    console = console or make_console()
+    table = Table(
+        title=f"{summary['model']['name']} · {summary['precision']} · MTEB main score × 100", title_justify="left"
+    )
+    for column in ("task", "score", "data"):
+        table.add_column(column, justify="right" if column == "score" else "left")
+    for name, task in summary["tasks"].items():
+        table.add_row(name, number(task["main_score"]), task["data"])
+    for name, reason in summary["failed"].items():
+        table.add_row(name, "failed", reason)
+    console.print(table)
+
+
+def make_console() -> Console:
+    """The terminal as it is; wide enough for every table elsewhere."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
 
 
 def number(value: float | None) -> str:

@@ -24,7 +24,7 @@ _NEVER_LAST = _words("""
     lit gr lat ger sp pron abbr nr var subsp ssp cv spp bros jan feb mar apr jun jul aug sep sept oct nov dec
 """)
 # Last in a sentence or not: the next word tells.
-_MAYBE_LAST = _words("jr inc ltd co corp etc al a.m p.m am pm b.c a.d bc ad d.c ph.d m.d b.a m.a esq")
+_MAYBE_LAST = _words("jr inc ltd co corp etc al a.m p.m b.c a.d d.c ph.d m.d b.a m.a esq")
 _STARTERS = _words("""
     the a an it its he his she her they their we our you i this that these those there here in on at by for from with
     as after before during since when while where although though because however if but and or so both each some many

@@ -98,7 +98,7 @@ def test_senteval_files_that_do_not_match(tmp_path):
     for subset in ("FNWN", "headlines", "OnWN"):
         (base / f"STS.input.{subset}.txt").write_text("a\tb\nc\td\n")
         (base / f"STS.gs.{subset}.txt").write_text("1\n")
-    with pytest.raises(UserError, match="has 2 lines and .* has 1"):
+    with pytest.raises(UserError, match=r"has 2 lines and .* has 1"):
         load(tmp_path, "STS13")
 
 

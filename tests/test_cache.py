@@ -1,0 +1,174 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from cse import cache
+from cse.cache import atomic_dir, atomic_file, cache_dir, sha256_file, writing_cache
+from cse.errors import UserError
+
+
+def contents(folder):
+    return {p.name: p.read_text() for p in folder.iterdir()}
+
+
+def fill(target, text, then=lambda: None):
+    with atomic_dir(target) as fresh:
+        (fresh / "a").write_text(text)
+        then()
+
+
+def write(target, text, then=lambda: None):
+    with atomic_file(target) as path:
+        path.write_text(text)
+        then()
+
+
+def fail():
+    raise RuntimeError
+
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def any_rename(request, monkeypatch):
+    """Both ways to swap folders: Linux's, and the one for systems without it."""
+    if request.param == "two renames":
+        monkeypatch.setattr(cache, "_exchange", lambda a, b: False)
+
+
+def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.setenv("CSE_CACHE", "")
+    assert cache_dir().parts[-2:] == (".cache", "cse")
+
+
+@pytest.mark.usefixtures("any_rename")
+def test_a_folder_is_made_and_replaced_and_nothing_is_left_over(tmp_path):
+    target = tmp_path / "deep" / "best"
+    fill(target, "old")
+    assert contents(target) == {"a": "old"}
+    with atomic_dir(target) as fresh:
+        (fresh / "b").write_text("new")
+        assert contents(target) == {"a": "old"}
+    assert contents(target) == {"b": "new"}
+    assert os.listdir(target.parent) == ["best"]
+
+
+@pytest.mark.usefixtures("any_rename")
+def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "best"
+    fill(target, "old")
+    with pytest.raises(RuntimeError):
+        fill(target, "half", then=fail)
+    assert contents(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["best"]
+
+
+@pytest.mark.parametrize("where", ["body", "fsync", "put"])
+def test_a_full_disk_leaves_the_old_folder(tmp_path, monkeypatch, where):
+    target = tmp_path / "best"
+    fill(target, "old")
+    if where == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    if where == "put":
+        monkeypatch.setattr(cache, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        fill(target, "new", then=full if where == "body" else lambda: None)
+    assert contents(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "state.json"
+    write(target, "old")
+    with pytest.raises(RuntimeError):
+        write(target, "half", then=fail)
+    assert target.read_text() == "old"
+    with atomic_file(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert contents(tmp_path) == {"state.json": "new"}
+
+
+def killed(program, *args):
+    """Run a program that kills itself."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), *map(str, args)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    target = tmp_path / "best"
+    fill(target, "old")
+    killed(
+        """
+        import os, sys, pathlib
+        from cse.cache import atomic_dir
+        with atomic_dir(pathlib.Path(sys.argv[1])) as fresh:
+            (fresh / "a").write_text("half")
+            os.kill(os.getpid(), 9)
+        """,
+        target,
+    )
+    assert contents(target) == {"a": "old"}
+    assert len(os.listdir(tmp_path)) == 2
+    fill(target, "new")
+    assert contents(target) == {"a": "new"}
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_a_kill_between_two_renames_is_mended(tmp_path):
+    target = tmp_path / "best"
+    fill(target, "old")
+    killed(
+        """
+        import os, sys, pathlib
+        from cse import cache
+        cache._exchange = lambda a, b: False
+        rename = os.rename
+        def once(a, b):
+            rename(a, b)
+            os.kill(os.getpid(), 9)
+        os.rename = once
+        with cache.atomic_dir(pathlib.Path(sys.argv[1])) as fresh:
+            (fresh / "a").write_text("new")
+        """,
+        target,
+    )
+    assert not target.exists()
+    cache.recover(target)
+    assert contents(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_folders_of_living_processes_and_other_machines_are_let_be(tmp_path):
+    target = tmp_path / "best"
+    others = [f".best.{cache._host()}.{os.getppid()}.0.tmp", ".best.elsewhere.999999.0.tmp", ".best.tmp"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    fill(target, "new")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "best"])
+
+
+def test_sha256_of_a_file(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")  # the example of FIPS 180-2
+    assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path))
+    with (
+        pytest.raises(UserError, match=r"asset:x: cannot write to the cache .*: No space") as error,
+        writing_cache("asset:x"),
+    ):
+        full()
+    assert "CSE_CACHE" in str(error.value)
