@@ -89,6 +89,23 @@ def locate(source: str) -> str:
     return source
 
 
+def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those of a checkpoint's tensors whose names begin so; {} where it has no safetensors file."""
+    from safetensors import safe_open
+
+    folder = Path(locate(source))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        with explained(source):
+            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_tensor(name).float() for name in file.keys() if name.startswith(prefixes)}  # noqa: SIM118
+    return found
+
+
 def max_positions(config: PretrainedConfig) -> int:
     """The most tokens that the backbone can tell apart by position."""
     positions = int(getattr(config, "max_position_embeddings", 0) or 1_000_000)

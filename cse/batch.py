@@ -176,6 +176,12 @@ class StepContext:
     generator: torch.Generator | None = None
     local_rows: slice = field(default_factory=lambda: slice(None))
 
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, with gradient: for objectives that reduce over this process's tokens."""
+        from cse.distributed import all_sum
+
+        return all_sum(tensor)
+
     @property
     def progress(self) -> float:
         """How much of the run is done, in [0, 1]."""

@@ -10,6 +10,18 @@ from cse.trainer import Run
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
 DROP = 5.0  # points below the best dev score
+FIGURES = {
+    "loss": "loss {:.3f}",
+    "mlm_accuracy": "mlm acc {:.3f}",
+    "pos_cos": "cos {:.2f}",
+    "neg_cos": "vs {:.2f}",
+    "align": "align {:.2f}",
+    "uniform": "uniform {:.2f}",
+    "grad_norm": "grad {:.2f}",
+    "lr": "lr {:.1e}",
+    "sentences_per_s": "{:,.0f} sent/s",
+    "peak_mb": "{:,.0f} MB",
+}
 
 
 class Console(Callback):
@@ -43,9 +55,7 @@ class Console(Callback):
         if step == 0:
             self._line("step     0", f"{dev}   (before training)" if dev else "no evaluator")
             return
-        figures = [f"loss {metrics['loss']:.3f}", f"cos +{metrics['pos_cos']:.2f} -{metrics['neg_cos']:.2f}"]
-        figures += [f"align {metrics['align']:.2f}", f"uniform {metrics['uniform']:.2f}", f"grad {metrics['grad_norm']:.2f}"]
-        figures += [f"lr {metrics['lr']:.1e}", f"{metrics['sentences_per_s']:.0f} sent/s", f"{metrics['peak_mb']:.0f} MB", dev]
+        figures = [text.format(metrics[key]) for key, text in FIGURES.items() if key in metrics] + [dev]
         self._line(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
         for warning in warnings(run, metrics):
             self._line("warning", warning)
@@ -97,7 +107,7 @@ def describe_objective(run: Run) -> str:
 def warnings(run: Run, metrics: dict[str, float]) -> list[str]:
     """What a reader should not have to notice in the figures."""
     found = []
-    if metrics["neg_cos"] > COLLAPSED:
+    if metrics.get("neg_cos", 0.0) > COLLAPSED:
         found.append(f"collapse: different sentences have a mean cosine of {metrics['neg_cos']:.3f}")
     best = run.progress.best
     if best is not None and metrics.get("dev", best) < best - DROP:

@@ -38,6 +38,8 @@ def in_batch(views: Views, batch: Batch) -> InBatch:
         ValueError: There is one candidate only, so nothing to contrast with.
     """
     size, positives, negatives = len(views.anchor), views.positive.shape[1], views.negative.shape[1]
+    if not positives:
+        raise ValueError("rows have one view and so no positive; set collator.views to 2 or more")
     if size * (positives + negatives) < 2:
         raise ValueError("batch_size is 1: there are no in-batch negatives, so the loss is always 0; use 2 or more")
     candidates = torch.cat([views.positive.flatten(0, 1), views.negative.flatten(0, 1)])  # (N, D')

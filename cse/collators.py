@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cse.batch import Batch, Example
 from cse.errors import UserError
 from cse.interfaces import Collator
+from cse.seeding import derive
 from cse.tokens import TokenStore
 
 
@@ -19,7 +23,7 @@ class TextViews(Collator):
 
     Args:
         max_length: Most tokens of a text, template and special tokens included (SimCSE: 32).
-        views: How often a row of one text is repeated.
+        views: How often a row of one text is repeated; 1 is for objectives that do not contrast.
 
     Raises:
         UserError: max_length or views is out of range.
@@ -30,8 +34,8 @@ class TextViews(Collator):
     def __init__(self, *, max_length: int = 32, views: int = 2) -> None:
         if max_length < 2:
             raise UserError(f"collator.max_length is {max_length}; give 2 or more (SimCSE: 32)")
-        if views < 2:
-            raise UserError(f"collator.views is {views}; a contrast needs 2 or more views of a text")
+        if views < 1:
+            raise UserError(f"collator.views is {views}; give 2 or more for a contrast, 1 for masked-LM alone")
         self.max_length = max_length
         self.views = views
 
@@ -40,8 +44,8 @@ class TextViews(Collator):
         self.tokens = tokens
 
     def needs_dropout(self, example: Example) -> bool:
-        """True for rows of one text."""
-        return len(example.texts) == 1
+        """True for rows of one text that is repeated."""
+        return len(example.texts) == 1 and self.views > 1
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
@@ -62,6 +66,65 @@ class TextViews(Collator):
             score=_optional([e.score for e in examples], torch.float32),
             label=_optional([e.label for e in examples], torch.int64),
         )
+
+
+class Masked(Collator):
+    """Another collator's batch, with a masked copy of its token ids beside it (BERT, arXiv:1810.04805, section 3.1).
+
+    Each position that is neither special, nor of the template, nor padding is chosen with `probability`; of the
+    chosen, 80% become the mask token, 10% a random token and 10% stay. Every view has masks of its own.
+
+    Args:
+        views: The collator that makes the views.
+        probability: Of a position to be chosen (BERT and SimCSE: 0.15).
+
+    Raises:
+        UserError: The probability is outside (0, 1), or the tokenizer has no mask token.
+    """
+
+    def __init__(self, *, views: Collator, probability: float = 0.15) -> None:
+        if not 0 < probability < 1:
+            raise UserError(f"collator.probability is {probability}; give a number between 0 and 1 (BERT: 0.15)")
+        self.views, self.probability = views, probability
+        self.max_length = views.max_length
+        self.provides = views.provides | {"masked_ids", "mlm_labels"}
+
+    def setup(self, tokens: TokenStore, seed: int) -> None:
+        """Receive the tokenised texts and the run's seed."""
+        if tokens.mask_id is None:
+            raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone (asset:mini)")
+        self.tokens, self.seed = tokens, seed
+        self.views.setup(tokens, seed)
+        ordinary = np.ones(tokens.vocab_size, dtype=bool)
+        ordinary[list(tokens.special_ids)] = False
+        self.ordinary = ordinary
+
+    def needs_dropout(self, example: Example) -> bool:
+        """As the collator of the views."""
+        return self.views.needs_dropout(example)
+
+    def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
+        """Render rows as one batch."""
+        batch = self.views(examples, epoch)
+        ids = batch.input_ids.numpy()
+        masked, labels = ids.copy(), np.full_like(ids, -100)
+        for row, example in enumerate(examples):
+            rng = np.random.default_rng(derive(self.seed, "mask", epoch, example.row_id))
+            for view in range(batch.views):
+                self._mask(masked[row, view], labels[row, view], int(batch.attention_mask[row, view].sum()), rng)
+        return replace(batch, masked_ids=torch.from_numpy(masked), mlm_labels=torch.from_numpy(labels))
+
+    def _mask(self, ids: NDArray[np.int64], labels: NDArray[np.int64], length: int, rng: np.random.Generator) -> None:
+        """Mask one view in place."""
+        before, after = self.tokens.added
+        text = slice(before, max(before, length - after))
+        original = ids[text].copy()
+        chance, fate = rng.random((2, len(original)))
+        chosen = (chance < self.probability) & self.ordinary[original]
+        labels[text][chosen] = original[chosen]
+        ids[text][chosen & (fate < 0.8)] = self.tokens.mask_id
+        random = rng.integers(0, self.tokens.vocab_size, len(original))
+        ids[text] = np.where(chosen & (fate >= 0.9), random, ids[text])
 
 
 def _num_positives(examples: Sequence[Example], views: int) -> int:

@@ -136,6 +136,20 @@ class Encoder(nn.Module):
         embedding = self.post(pooled)
         return EncoderOutput(embedding, self.head(embedding))
 
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
+        """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
+        lengths = attention_mask.sum(1).tolist()
+        states, positions = [], []
+        for rows in length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096)):
+            longest = max(lengths[i] for i in rows)
+            index = torch.tensor(rows, device=input_ids.device)
+            chosen = where[index, :longest]
+            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest])[-1]
+            states.append(last[chosen])
+            row, column = chosen.nonzero(as_tuple=True)
+            positions.append(index[row] * where.shape[1] + column)
+        return torch.cat(states)[torch.cat(positions).argsort()]
+
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Sequence[Tensor]:
         """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H)."""
         arguments: dict[str, Any] = {"attention_mask": attention_mask}

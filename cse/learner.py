@@ -37,7 +37,10 @@ class Learner(nn.Module):
         return encoded, None if ctx is None else self.loss(batch, encoded, ctx)
 
     def encode(self, batch: Batch) -> Encoded:
-        """All views of the batch in one pass over (b V, L) rows."""
+        """All views of the batch in one pass over (b V, L) rows; nothing (b, V, 0) if the objective reads none."""
+        if not self.objective.uses_views:
+            nothing = torch.zeros(batch.size, batch.views, 0, device=batch.input_ids.device)
+            return Encoded(nothing, nothing)
         output = self.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         shape = (batch.size, batch.views, -1)
         return Encoded(output.projected.view(shape), output.embedding.view(shape))
@@ -67,8 +70,10 @@ def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
 
     Returns:
         pos_cos and neg_cos, the mean cosine of anchors with their own and with other rows' positives; align and
-        uniform, alignment of positive pairs and uniformity of anchors.
+        uniform, alignment of positive pairs and uniformity of anchors. Empty without positive pairs.
     """
+    if not num_positives or not encoded.projected.shape[-1]:
+        return {}
     views = gather_views(Encoded(encoded.projected.detach().float(), encoded.embedding.detach()), num_positives)
     anchor, positive = views.anchor, views.positive[:, 0]
     cosine = cosine_matrix(anchor, positive)

@@ -225,7 +225,7 @@ class Loop:
         total = 0.0
         for i, part in enumerate(parts):
             encoded, output = self._backward(step, i, part, final=i == len(parts) - 1)
-            total += float(output.loss) / len(parts)
+            total += float(output.loss.detach()) / len(parts)
         norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -265,11 +265,11 @@ class Loop:
         )
 
     def _check_finite(self, output: LossOutput, step: int) -> None:
-        if not math.isfinite(float(output.loss)):
+        if not math.isfinite(float(output.loss.detach())):
             best = self.run.progress.best_step
-            good = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})" if best else "no checkpoint is saved yet"
+            good = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})" if best is not None else "no checkpoint is saved yet"
             raise FloatingPointError(
-                f"the loss is {float(output.loss)} at step {step + 1}, so training stopped; {good}.\n"
+                f"the loss is {float(output.loss.detach())} at step {step + 1}, so training stopped; {good}.\n"
                 "fix: a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
             )
 

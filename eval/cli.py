@@ -143,6 +143,34 @@ def mteb(arguments: list[str]) -> int:
     return 1 if found["failed"] else 0
 
 
+def bench(arguments: list[str]) -> int:
+    """Time the harness against its peers."""
+    parser = _parser("bench", "Time the harness against mteb.evaluate and a SentEval-like loop.")
+    parser.add_argument("checkpoint", help="folder or Hub id of a model that sentence-transformers loads too")
+    parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
+    _scoring(parser)
+    options = parser.parse_args(arguments)
+    _quiet()
+    from eval import bench as benching
+    from eval import results
+    from eval.harness import read_data
+    from eval.loading import load_model
+    from eval.mteb_adapter import print_progress
+
+    results.check_writable(options.out)
+    data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
+    if missing:
+        print_progress(f"without {', '.join(missing)}, whose data are missing")
+    if not data:
+        data, _ = read_data("sts-mini", None)
+    found = benching.run(load_model(options.checkpoint), data, options.rounds, print_progress)
+    benching.merge(found, options.out)
+    for name, value in found.items():
+        print_progress(f"{name:24s} {value}")
+    return 0
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m eval {command}".strip(), description=description, allow_abbrev=False
@@ -165,4 +193,4 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"compare": compare, "mteb": mteb}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"compare": compare, "mteb": mteb, "bench": bench}

@@ -90,11 +90,11 @@ def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
     wanted: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         wanted += [theirs.get(member, member) for member in suite.groups().get(name, (name,))]
-    known = [cls.metadata.name for cls in mteb.get_tasks()]
+    known = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)]
     for name in wanted:
         if name not in known:
             raise UserError(f"--tasks: mteb has no task {name!r}; the nearest is {_nearest(name, known)!r}.")
-    return list(mteb.get_tasks(tasks=list(dict.fromkeys(wanted)))) if wanted else []
+    return list(mteb.get_tasks(tasks=list(dict.fromkeys(wanted)), exclude_superseded=False)) if wanted else []
 
 
 def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
@@ -111,7 +111,7 @@ def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
         parts = [sources.load(suite.tasks()[part], data, check=check, hub=False) for part in wanted]
     except Missing:
         return None
-    task.dataset = DatasetDict({"test": _rows(parts)})
+    task.dataset = DatasetDict({"test": rows(parts)})
     task.data_loaded = True
     source, digest = parts[0].source, "+".join(part.source.sha256[:8] for part in parts)
     return f"{source.where}, {source.text} text, {len(task.dataset['test'])} pairs, {digest}"
@@ -184,7 +184,8 @@ def _ask_hub(task: Any) -> None:
         hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
 
 
-def _rows(parts: list[TaskData]) -> Dataset:
+def rows(parts: list[TaskData]) -> Dataset:
+    """Pairs in the columns of mteb's STS tasks."""
     pairs = [p for part in parts for p in part.subsets.values()]
     return Dataset.from_dict(
         {
@@ -199,8 +200,8 @@ def _summary(result: Any, data: str) -> dict[str, Any]:
     scores = {split: [s["main_score"] for s in subsets] for split, subsets in result.scores.items()}
     every = [value for values in scores.values() for value in values]
     return {
-        "main_score": 100 * float(np.mean(every)),
-        "splits": {split: 100 * float(np.mean(values)) for split, values in scores.items()},
+        "main_score": round(100 * float(np.mean(every)), 3),  # mteb stores as many digits
+        "splits": {split: round(100 * float(np.mean(values)), 3) for split, values in scores.items()},
         "data": data,
         "mteb_version": result.mteb_version,
     }

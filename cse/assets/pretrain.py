@@ -1,0 +1,111 @@
+"""How asset:mini is made: a vocabulary and an empty BERT from corpora, and the trained run exported to ship.
+
+    python -m cse.assets.pretrain prepare CORPUS.txt.gz ... --out WORK
+    cse train pretrain-mini --data.init_args.path=WORK/corpus.txt --encoder.init_args.backbone=WORK/backbone
+    python -m cse.assets.pretrain export RUN --out cse/assets/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from cse.cache import atomic_dir, atomic_file
+
+VOCABULARY, HIDDEN, LAYERS, POSITIONS = 10_000, 256, 4, 256  # 5.9 M weights: 11.7 MB in fp16
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def prepare(corpora: list[Path], out: Path) -> None:
+    """Write `out`/corpus.txt, every sentence once, and `out`/backbone, a random BERT with its own vocabulary."""
+    sentences = list(dict.fromkeys(line for path in corpora for line in _lines(path)))
+    with atomic_file(out / "corpus.txt") as scratch:
+        scratch.write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    with atomic_dir(out / "backbone") as folder:
+        _tokenizer(sentences).save_pretrained(folder)
+        _model().save_pretrained(folder)
+
+
+def export(run: Path, out: Path) -> None:
+    """Write a run's backbone and its masked-LM head as a BertForMaskedLM in fp16."""
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    config = BertConfig.from_pretrained(run / "last")
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # BERT's, which makes the views of SimCSE
+    body = BertForMaskedLM.from_pretrained(run / "last", config=config)
+    head = torch.load(run / "state" / "state.pt", map_location="cpu", weights_only=True)["learner"]
+    body.cls.predictions.load_state_dict(
+        {
+            "transform.dense.weight": head["objective.head.dense.weight"],
+            "transform.dense.bias": head["objective.head.dense.bias"],
+            "transform.LayerNorm.weight": head["objective.head.layer_norm.weight"],
+            "transform.LayerNorm.bias": head["objective.head.layer_norm.bias"],
+            "bias": head["objective.head.bias"],
+            "decoder.weight": body.bert.embeddings.word_embeddings.weight.detach(),
+            "decoder.bias": head["objective.head.bias"],
+        }
+    )
+    with atomic_dir(out) as folder:
+        body.half().save_pretrained(folder)
+        AutoTokenizer.from_pretrained(run / "last").save_pretrained(folder)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        yield from (line.strip() for line in file if line.strip())
+
+
+def _tokenizer(sentences: list[str]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL.values()), limit_alphabet=200)
+    tokenizer.train_from_iterator(sentences, trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **SPECIAL)
+
+
+def _model():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(42)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HIDDEN // 64,
+        intermediate_size=4 * HIDDEN,
+        max_position_embeddings=POSITIONS,
+    )
+    return BertForMaskedLM(config)
+
+
+def main() -> None:
+    """The two commands of the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m cse.assets.pretrain")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, inputs, nargs in (("prepare", "corpora", "+"), ("export", "run", None)):
+        command = commands.add_parser(name)
+        command.add_argument(inputs, type=Path, nargs=nargs)
+        command.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "prepare":
+        prepare(arguments.corpora, arguments.out)
+    else:
+        export(arguments.run, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

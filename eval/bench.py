@@ -1,0 +1,170 @@
+"""How fast the harness is: against `mteb.evaluate` and a loop like SentEval's, on the same tasks, rows and precision.
+
+Each round runs all of them, one after another, so that whatever else the machine does falls on all alike; a speed-up is
+the median over rounds of one round's ratio.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cse.cache import atomic_file
+from eval import sts
+from eval.harness import evaluate_data
+from eval.loading import Model
+from eval.sources import TaskData
+
+SENTEVAL_BATCH = 128
+OURS, BF16, MTEB, SENTEVAL = "ours", "ours bf16", "mteb", "senteval"
+
+Runner = Callable[[], dict[str, float]]
+
+
+def run(model: Model, data: Mapping[str, TaskData], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Time everything in turn.
+
+    Args:
+        model: Loaded by our own encoder.
+        data: Rows by task.
+        rounds: How many times.
+        say: Where a line about each measurement goes.
+
+    Returns:
+        Keys for bench.json.
+    """
+    runners = _runners(model, data)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    scores: dict[str, dict[str, float]] = {}
+    for number in range(rounds):
+        order = list(runners)[number % len(runners) :] + list(runners)[: number % len(runners)]
+        for name in order:
+            start = time.perf_counter()
+            scores[name] = runners[name]()
+            seconds[name].append(time.perf_counter() - start)
+            say(f"round {number + 1}/{rounds}  {name:10s} {seconds[name][-1]:8.2f} s")
+    return _summary(data, seconds, scores)
+
+
+def merge(found: Mapping[str, Any], out: Path) -> None:
+    """Put keys into a bench.json, leaving other benchmarks' alone."""
+    known: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    with atomic_file(out) as scratch:
+        scratch.write_text(json.dumps(known | dict(found), indent=1) + "\n", encoding="utf-8")
+
+
+def _runners(model: Model, data: Mapping[str, TaskData]) -> dict[str, Runner]:
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(model.folder))
+    few = {name: _first(item, 64) for name, item in data.items()}
+
+    def ours(precision: str, rows: Mapping[str, TaskData]) -> dict[str, float]:
+        outcome = evaluate_data(model.encoder, "bench", rows, {}, precision=precision)
+        return {name: score.all.spearman for name, score in outcome.scores.items()}
+
+    def make(rows: Mapping[str, TaskData]) -> dict[str, Runner]:
+        tasks = _mteb_tasks(rows)
+        return {
+            OURS: lambda: ours("fp32", rows),
+            MTEB: lambda: _mteb(peer, tasks),
+            SENTEVAL: lambda: senteval_like(peer, rows),
+            BF16: lambda: ours("bf16", rows),
+        }
+
+    for warm_up in make(few).values():
+        warm_up()
+    return make(data)
+
+
+def senteval_like(peer: Any, data: Mapping[str, TaskData]) -> dict[str, float]:
+    """Task by task, subset by subset, 128 pairs at a time as they come, each padded to its longest."""
+    found = {}
+    for name, item in data.items():
+        cosines, golds = {}, {}
+        for subset, pairs in item.subsets.items():
+            parts = []
+            for start in range(0, len(pairs), SENTEVAL_BATCH):
+                rows = slice(start, start + SENTEVAL_BATCH)
+                u, v = _forward(peer, pairs.first[rows]), _forward(peer, pairs.second[rows])
+                parts += [
+                    float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))) for a, b in zip(u, v, strict=True)
+                ]
+            cosines[subset], golds[subset] = np.nan_to_num(np.array(parts)), pairs.gold
+        found[name] = sts.task_score(cosines, golds, name).all.spearman
+    return found
+
+
+@torch.inference_mode()
+def _forward(peer: Any, texts: Sequence[str]) -> Any:
+    features = {k: v.to(peer.device) for k, v in peer.preprocess(list(texts)).items() if hasattr(v, "to")}
+    return peer(features)["sentence_embedding"].float().cpu().numpy()
+
+
+def _mteb_tasks(data: Mapping[str, TaskData]) -> dict[str, Any]:
+    """Official tasks with our rows in place of theirs."""
+    import mteb
+    from datasets import DatasetDict
+
+    from eval.mteb_adapter import OURS as THEIRS
+    from eval.mteb_adapter import rows
+
+    official = {ours: name for name, ours in THEIRS.items()}
+    found = {}
+    for name, item in data.items():
+        task = mteb.get_task(official.get(item.task.base, "STSBenchmark"))
+        task.dataset, task.data_loaded = DatasetDict({"test": rows([item])}), True
+        found[name] = task
+    return found
+
+
+def _mteb(peer: Any, tasks: Mapping[str, Any]) -> dict[str, float]:
+    import mteb
+
+    found = {}
+    for name, task in tasks.items():
+        result = mteb.evaluate(peer, [task], cache=None, show_progress_bar=False, co2_tracker=False)
+        found[name] = 100 * result.task_results[0].scores["test"][0]["cosine_spearman"]
+    return found
+
+
+def _first(item: TaskData, n: int) -> TaskData:
+    """A few rows of a task, to warm up with."""
+    from eval.pairs import Pairs
+
+    subset, pairs = next(iter(item.subsets.items()))
+    return TaskData(item.task, {subset: Pairs(pairs.first[:n], pairs.second[:n], pairs.gold[:n])}, item.source)
+
+
+def _summary(
+    data: Mapping[str, TaskData], seconds: Mapping[str, list[float]], scores: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    def speedup(name: str) -> float:
+        return round(statistics.median(b / a for a, b in zip(seconds[OURS], seconds[name], strict=True)), 3)
+
+    def apart(name: str) -> float:
+        return round(max(abs(scores[name][t] - scores[OURS][t]) for t in data), 4)
+
+    texts = sts.unique_texts({name: item.subsets for name, item in data.items()})
+    return {
+        "eval.speedup_mteb": speedup(MTEB),
+        "eval.speedup_senteval": speedup(SENTEVAL),
+        "eval.speedup_bf16": round(
+            statistics.median(a / b for a, b in zip(seconds[OURS], seconds[BF16], strict=True)), 3
+        ),
+        "eval.score_apart": {name: apart(name) for name in (MTEB, SENTEVAL, BF16)},
+        "eval.seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
+        "eval.tasks": list(data),
+        "eval.sentences": {
+            "total": sum(2 * len(p) for item in data.values() for p in item.subsets.values()),
+            "unique": len(texts),
+        },
+        "eval.threads": torch.get_num_threads(),
+    }

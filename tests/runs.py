@@ -1,0 +1,71 @@
+"""Small runs on a tiny backbone, for tests of the trainer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+from cse.collators import TextViews
+from cse.data import Texts, Triplets
+from cse.encoder import Encoder
+from cse.interfaces import Evaluator
+from cse.objectives.simcse import SimCSE
+from cse.seeding import seed_dropout
+from cse.trainer import Run, Trainer
+from tests.conftest import WORDS
+
+TIMINGS = {"seconds", "sentences_per_s", "peak_mb"}
+
+
+class Spread(Evaluator):
+    """A score that moves with every weight: how far apart two sentences are."""
+
+    primary = "spread"
+
+    def __call__(self, encoder):
+        a, b = encoder.encode(["the cat sat", "dog ran fast"])
+        return {"spread": float(((a - b) ** 2).sum())}
+
+
+def write_texts(folder: Path, rows: int = 48) -> Path:
+    path = folder / "texts.txt"
+    path.write_text("\n".join(" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 5), 0, rows * 7, 7)))
+    return path
+
+
+def write_triplets(folder: Path, rows: int = 24) -> Path:
+    path = folder / "triplets.tsv"
+    texts = write_texts(folder, rows * 3).read_text().splitlines()
+    lines = ["\t".join(texts[i : i + 3]) for i in range(0, rows * 3, 3)]
+    path.write_text("premise\tentailment\tcontradiction\n" + "\n".join(lines))
+    return path
+
+
+def make_run(folder: Path, backbone: str, *, triplets=False, encoder=None, objective=None, collator=None, evaluator=True, seed=7, **trainer):
+    """A run that is ready to fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seed_dropout(seed, "init")
+    settings = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "eval_every": 2, "precision": "fp32", "device": "cpu"}
+    return Run(
+        name="test",
+        folder=folder / "run",
+        seed=seed,
+        data=Triplets(str(write_triplets(folder))) if triplets else Texts(str(write_texts(folder))),
+        collator=collator or TextViews(max_length=12),
+        encoder=encoder or Encoder(backbone, head="mlp"),
+        objective=objective or SimCSE(),
+        evaluator=Spread() if evaluator else None,
+        trainer=Trainer(**{**settings, **trainer}),
+    )
+
+
+def metrics(run_folder: Path) -> list[dict]:
+    """metrics.jsonl without what differs from run to run by nature."""
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Every file of a checkpoint."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
