@@ -52,7 +52,7 @@ def load_backbone(
     config.use_cache = False
     with explained(source):
         model, info = AutoModel.from_pretrained(
-            where, config=config, revision=revision, dtype=torch.float32, output_loading_info=True, **_no_pooler(config)
+            where, config=config, revision=revision, dtype=torch.float32, output_loading_info=True, **no_pooler(config)
         )
     if info["missing_keys"]:
         raise UserError(
@@ -182,7 +182,7 @@ def _set_dropout(config: PretrainedConfig, option: str, names: tuple[str, ...], 
         setattr(config, name, value)
 
 
-def _no_pooler(config: PretrainedConfig) -> dict[str, bool]:
+def no_pooler(config: PretrainedConfig) -> dict[str, bool]:
     """Argument that leaves out the pretrained next-sentence pooler, which no sentence vector here uses."""
     from transformers import AutoModel
 

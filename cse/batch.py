@@ -109,6 +109,18 @@ class Batch:
             raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not give")
         return value
 
+    def require_score(self, objective: str) -> Tensor:
+        """The graded similarities (B,), after a look at their range.
+
+        Raises:
+            ValueError: The batch has none, or one is outside [0, 1].
+        """
+        score = self.require("score", objective)
+        if not bool(((score >= 0) & (score <= 1)).all()):
+            reach = f"{score.min():g} to {score.max():g}"
+            raise ValueError(f"{objective} needs scores in [0, 1]; those of Batch.score are {reach}")
+        return score
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
@@ -149,6 +161,17 @@ class Views:
         p = num_positives
         return cls(projected[:, 0], projected[:, 1 : 1 + p], projected[:, 1 + p :], embedding)
 
+    def require_pair(self, objective: str) -> Tensor:
+        """The second text of each row (B, D'), where rows are pairs.
+
+        Raises:
+            ValueError: They are not.
+        """
+        if self.positive.shape[1] != 1 or self.negative.shape[1]:
+            count = 1 + self.positive.shape[1] + self.negative.shape[1]
+            raise ValueError(f"{objective} compares the two texts of a row; this batch has {count}")
+        return self.positive[:, 0]
+
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
@@ -181,6 +204,18 @@ class StepContext:
         from cse.distributed import all_sum
 
         return all_sum(tensor)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The rows (b, ...) of every process as (B, ...), with gradient: for what is computed from the local tokens."""
+        from cse.distributed import gather
+
+        return gather(tensor)
+
+    def all_max(self, value: int) -> int:
+        """The largest over processes: for objectives that pad tokens to one length everywhere."""
+        from cse.distributed import all_max
+
+        return all_max(value)
 
     @property
     def progress(self) -> float:

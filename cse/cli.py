@@ -1,4 +1,4 @@
-"""The command line: cse train | check | encode. Nothing heavy is imported until a command runs."""
+"""The command line: cse train | check | encode | push. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,21 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--out", type=Path, required=True, help="a .npy file of float32, one row a line")
     encode.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     encode.set_defaults(run=_encode)
+
+    whiten = commands.add_parser("whiten", help="append PCA whitening, fitted on sentences, to a checkpoint")
+    whiten.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
+    whiten.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
+    whiten.add_argument("--columns", nargs="+", default=["text"], help="of a table; default: text")
+    whiten.add_argument("--k", type=int, default=256, help="dimensions to keep; default: 256 (arXiv:2103.15316)")
+    whiten.add_argument("--out", type=Path, required=True, help="the new checkpoint's folder")
+    whiten.add_argument("--pooler", choices=["cls", "mean", "last"], help="of a plain Hugging Face model (mean)")
+    whiten.set_defaults(run=_whiten)
+
+    push = commands.add_parser("push", help="publish a checkpoint to the Hugging Face Hub")
+    push.add_argument("checkpoint", type=Path, help="a run's best/ or last/")
+    push.add_argument("repo", help="you/name")
+    push.add_argument("--private", action="store_true")
+    push.set_defaults(run=_push)
     return parser
 
 
@@ -76,7 +91,25 @@ def _check(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _push(arguments: argparse.Namespace, _: list[str]) -> int:
+    from cse.hub import push
+
+    print(f"published  {push(arguments.checkpoint, arguments.repo, private=arguments.private)}")  # noqa: T201
+    return 0
+
+
 def _encode(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.run import encode
 
     return encode(arguments.checkpoint, arguments.texts, arguments.out, arguments.precision)
+
+
+def _whiten(arguments: argparse.Namespace, _: list[str]) -> int:
+    from cse.postprocess import whiten_checkpoint
+    from cse.run import quiet, say
+
+    quiet()
+    a = arguments
+    count, before = whiten_checkpoint(a.checkpoint, a.data, a.columns, a.k, a.out, a.pooler)
+    say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {a.k} dimensions")
+    return 0

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from cse.batch import Batch, Example
 from cse.errors import UserError
-from cse.interfaces import Collator
-from cse.seeding import derive
+from cse.interfaces import Augmentation, Collator
+from cse.seeding import derive, python_rng
 from cse.tokens import TokenStore
+
+Ids = Sequence[int] | NDArray[np.int32]
 
 
 class TextViews(Collator):
@@ -54,7 +56,7 @@ class TextViews(Collator):
         present = torch.tensor([[v < len(row) for v in range(width)] for row in rows])  # (B, V)
         filled = [row + row[:1] * (width - len(row)) for row in rows]
         text_id = torch.tensor([[self.tokens.text_id(text) for text in row] for row in filled])  # (B, V)
-        ids, mask = self.tokens.pad([self.tokens.ids(int(i)) for i in text_id.flatten()])
+        ids, mask = self.tokens.pad(self._tokens(examples, filled, epoch))
         shape = (len(rows), width, ids.shape[1])
         return Batch(
             input_ids=ids.view(shape),
@@ -66,6 +68,11 @@ class TextViews(Collator):
             score=_optional([e.score for e in examples], torch.float32),
             label=_optional([e.label for e in examples], torch.int64),
         )
+
+
+    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
+        """Token ids of every view, row by row."""
+        return [self.tokens.ids(self.tokens.text_id(text)) for row in rows for text in row]
 
 
 class Masked(Collator):
@@ -125,6 +132,41 @@ class Masked(Collator):
         ids[text][chosen & (fate < 0.8)] = self.tokens.mask_id
         random = rng.integers(0, self.tokens.vocab_size, len(original))
         ids[text] = np.where(chosen & (fate >= 0.9), random, ids[text])
+
+
+class AugmentedViews(TextViews):
+    """`TextViews` with every view of a text changed by augmentations, one after another, each view on its own.
+
+    `Batch.text_id` stays that of the text as it was, so that two renderings of one text are never negatives.
+
+    Args:
+        augmentations: What is done to a text, in this order.
+        max_length: Most tokens of a text, template and special tokens included.
+        views: How often a row of one text is repeated.
+    """
+
+    def __init__(self, *, augmentations: list[Augmentation], max_length: int = 32, views: int = 2) -> None:
+        super().__init__(max_length=max_length, views=views)
+        self.augmentations = augmentations
+
+    def setup(self, tokens: TokenStore, seed: int) -> None:
+        """Receive the tokenised texts and the run's seed."""
+        super().setup(tokens, seed)
+        self.seed = seed
+
+    def needs_dropout(self, example: Example) -> bool:
+        """False: the views are different texts."""
+        return False
+
+    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
+        rendered = []
+        for example, row in zip(examples, rows, strict=True):
+            for view, text in enumerate(row):
+                rng = python_rng(self.seed, "augment", epoch, example.row_id, view)
+                for augmentation in self.augmentations:
+                    text = augmentation(text, rng)
+                rendered.append(self.tokens.encode(text))
+        return rendered
 
 
 def _num_positives(examples: Sequence[Example], views: int) -> int:

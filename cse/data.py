@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import overload
 
 from cse.batch import Example
@@ -149,11 +150,12 @@ class Triplets(Dataset):
     Args:
         path: See the module.
         columns: Names of anchor, positive, negative, further negatives; or numbers, as for `Pairs`.
+        score_column: Name or number of a similarity of anchor and positive, in [0, 1] (CLHAIF). None: there is none.
         split: Of a data set on the Hub.
         limit: Keep the first so many rows.
 
     Raises:
-        UserError: An argument is out of range, or the source cannot be read.
+        UserError: An argument is out of range, the source cannot be read, or a score is no number in [0, 1].
     """
 
     unit = "triplets"
@@ -163,11 +165,17 @@ class Triplets(Dataset):
         path: str,
         *,
         columns: Sequence[int | str] = ("premise", "entailment", "contradiction"),
+        score_column: int | str | None = None,
         split: str = "train",
         limit: int | None = None,
     ) -> None:
-        source = read(path, _columns(columns, at_least=3), split)
-        super().__init__(path, _collect(source, limit=limit, optional_from=2 if len(columns) > 3 else None))
+        asked = _columns(columns, at_least=3)
+        scored = None
+        if score_column is not None:
+            asked.append(Column("data.score_column", score_column))
+            scored = partial(_score, low=0.0, high=1.0)
+        source, optional_from = read(path, asked, split), 2 if len(columns) > 3 else None
+        super().__init__(path, _collect(source, limit=limit, scored=scored, optional_from=optional_from))
 
 
 class ScoredPairs(Dataset):
@@ -202,10 +210,7 @@ class ScoredPairs(Dataset):
         if not min_score < max_score:
             raise UserError(f"data.max_score is {max_score}; give more than data.min_score, {min_score}")
         asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
-
-        def scored(row: Row) -> float:
-            return _score(row, min_score, max_score)
-
+        scored = partial(_score, low=min_score, high=max_score)
         super().__init__(path, _collect(read(path, asked, split), limit=limit, scored=scored))
 
 
@@ -256,7 +261,7 @@ def _score(row: Row, low: float, high: float) -> float:
     if not low <= value <= high:
         raise UserError(
             f"data.score_column: {row.place} has the score {row.cells[-1]!r}, no number from {low:g} to {high:g}\n"
-            "Set data.min_score and data.max_score to the ends of the scale, or mend the row."
+            "Mend the row; for ScoredPairs, data.min_score and data.max_score are the ends of the scale."
         )
     return (value - low) / (high - low)
 

@@ -78,6 +78,17 @@ def all_sum(tensor: Tensor) -> Tensor:
     return total
 
 
+def all_max(value: int) -> int:
+    """The largest value over processes."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value)
+    if dist.get_backend() == "nccl":
+        largest = largest.cuda()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def broadcast(value: object) -> Any:
     """The main process's value, on every process."""
     if world_size() == 1:

@@ -16,6 +16,8 @@ from cse.batching import length_chunks, native_bf16, token_budget_batches
 from cse.errors import UserError
 from cse.heads import Dense
 from cse.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.shared_prefix import WORTH, can_share, shared_length
+from cse.shared_prefix import states as shared_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,16 +154,23 @@ class Encoder(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Sequence[Tensor]:
         """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H)."""
-        arguments: dict[str, Any] = {"attention_mask": attention_mask}
+        options = {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
+        prefix = shared_length(input_ids) if self._shares_prefix() else 0
+        if prefix >= WORTH:
+            return shared_states(self.backbone, input_ids, attention_mask, prefix, **options)
+        output = self.backbone(**self.model_inputs(input_ids, attention_mask), **options)
+        return output.hidden_states if options else (output.last_hidden_state,)
+
+    def _shares_prefix(self) -> bool:
+        """Whether rows may share the states of their common prefix: not under dropout, which is each row's own."""
+        return can_share(self.backbone) and not (self.training and self.has_dropout)
+
+    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        """The backbone's arguments for n rows of token ids (n, L). An encoder that runs it otherwise overrides this."""
         if self.training and self.embedding_dropout > 0:
-            embedded = self.backbone.get_input_embeddings()(input_ids)
-            arguments["inputs_embeds"] = F.dropout(embedded, self.embedding_dropout)
-        else:
-            arguments["input_ids"] = input_ids
-        if self.pooler not in NEEDS_ALL_LAYERS:
-            return (self.backbone(**arguments).last_hidden_state,)
-        states: Sequence[Tensor] = self.backbone(**arguments, output_hidden_states=True).hidden_states
-        return states
+            embedded = F.dropout(self.backbone.get_input_embeddings()(input_ids), self.embedding_dropout)
+            return {"inputs_embeds": embedded, "attention_mask": attention_mask}
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self._pool(self.hidden_states(input_ids, attention_mask), attention_mask)

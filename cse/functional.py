@@ -33,7 +33,16 @@ def normalize(x: Tensor) -> Tensor:
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every row of a (A, D) with every row of b (N, D): (A, N), in float32 whatever the autocast."""
     with torch.autocast(a.device.type, enabled=False):
-        return normalize(a) @ normalize(b).T
+        u, v = normalize(a), normalize(b)
+        wider = torch.promote_types(u.dtype, v.dtype)
+        return u.to(wider) @ v.to(wider).T
+
+
+def paired_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each row of a (n, D) with the same row of b (n, D): (n,), in float32 whatever the autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        product = normalize(a) * normalize(b)  # (n, D)
+    return product.sum(-1)
 
 
 def contrast(
@@ -106,6 +115,28 @@ def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: T
     return torch.logaddexp(scores, alone)  # (A, N)
 
 
+def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of each row's softmax p, averaged over all unmasked entries: DCLR's program.
+
+        - mean_{ij} [ y_ij log p_ij + (1 - y_ij) log(1 - p_ij) ]
+
+    Args:
+        logits: (A, N).
+        target: (A, N) 1 on positives, 0 elsewhere.
+        mask: (A, N) True where the entry takes part.
+
+    Returns:
+        (), in float32 at least, and finite where p rounds to 1.
+    """
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    log_p = torch.log_softmax(scores.masked_fill(~mask, -torch.inf), -1)
+    largest = -torch.finfo(scores.dtype).eps
+    log_rest = torch.log(-torch.expm1(log_p.clamp_max(largest)))  # log(1 - p)
+    terms = torch.where(target > 0, log_p, log_rest).masked_fill(~mask, 0.0)
+    total: Tensor = terms.sum() / mask.sum().clamp_min(1)
+    return -total
+
+
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
     """Mean distance^alpha of positive pairs x, y (n, D) on the unit sphere (arXiv:2005.10242, section 4.1.1).
 
@@ -120,3 +151,26 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     0 when all vectors are alike; smaller is more uniform (-2t for antipodal pairs).
     """
     return torch.pdist(normalize(x)).pow(2).mul(-t).exp().mean().log()
+
+
+def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tensor | None = None) -> Tensor:
+    """PromCSE's energy-based hinge: each positive is to beat the hardest negative by a margin (arXiv:2203.06875).
+
+        mean_i  max(0, margin + max_{n not positive} cos_in - cos_ip)        over the rows i and their positives p
+
+    Args:
+        cosine: (A, N) raw cosines, not divided by a temperature.
+        positive: (A, N) 1 or True at a row's own positives.
+        margin: In cosine: 0 asks for order only, -2 for nothing.
+        mask: (A, N) True where the candidate takes part at all. None: everywhere.
+
+    Returns:
+        () mean over rows of the mean over a row's positives. A row without positives or without negatives adds 0. The
+        gradient flows through positives and the hardest negative.
+    """
+    present = torch.ones_like(cosine, dtype=torch.bool) if mask is None else mask
+    own, negative = present & (positive > 0), present & (positive <= 0)
+    hardest = cosine.masked_fill(~negative, -torch.inf).amax(-1, keepdim=True)  # (A, 1)
+    gaps = F.relu(margin + hardest - cosine).masked_fill(~own, 0.0)  # (A, N)
+    hinge: Tensor = (gaps.sum(-1) / own.sum(-1).clamp_min(1)).mean()
+    return hinge

@@ -26,6 +26,7 @@ def backward(
     *,
     chunk_size: int,
     seed: Callable[[int], None],
+    accumulation: int = 1,
 ) -> tuple[Encoded, LossOutput]:
     """Add the batch's gradient to the weights, encoding `chunk_size` rows at a time.
 
@@ -36,6 +37,7 @@ def backward(
         ctx: The step.
         chunk_size: Rows (anchors with all their views) that are encoded together.
         seed: Sets dropout's generator for a chunk, the same at each call.
+        accumulation: How many such batches make an optimizer step, which takes the mean of their gradients.
 
     Returns:
         The embeddings and the loss, detached.
@@ -47,7 +49,7 @@ def backward(
     with accelerator.no_sync(learner):
         seed(len(chunks))
         _, output = learner(batch, ctx, encoded)
-        accelerator.backward(output.loss)
+        accelerator.backward(output.loss / accumulation)
     gradients = [[_gradient(t)[i : i + chunk_size] for t in encoded] for i in range(0, batch.size, chunk_size)]
     for i, (chunk, gradient) in enumerate(zip(chunks, gradients, strict=True)):
         final = i == len(chunks) - 1

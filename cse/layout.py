@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cse.encoder import Encoder
 
 LEGACY = "sentence_transformers.models."
+FIRST = ("Transformer", "PrefixTransformer")  # what turns text into token embeddings
 POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 OTHER_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # from 6.x on
@@ -50,22 +51,27 @@ def check_exportable(pooler: str) -> None:
 
 def write(encoder: Encoder, folder: Path) -> None:
     """Write an encoder, replacing the folder as a whole or not at all."""
-    check_exportable(encoder.pooler)
     with atomic_dir(folder) as out:
         write_backbone(encoder, out)
-        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-        keys = [*POOLING_KEYS.values(), *OTHER_KEYS]
-        pooling: dict[str, Any] = {key: key == POOLING_KEYS[encoder.pooler] for key in keys}
-        _json(out / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
-        for module in encoder.post:
-            name = f"{len(modules)}_{type(module).__name__}"
-            modules.append((name, type(module).__name__))
-            _write_module(module, out / name)
-        described = [{"idx": i, "name": str(i), "path": p, "type": LEGACY + t} for i, (p, t) in enumerate(modules)]
-        _json(out / "modules.json", described)
-        _json(out / "sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case})
-        about = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-        _json(out / "config_sentence_transformers.json", about)
+        settings = {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case}
+        _json(out / "sentence_bert_config.json", settings)
+        write_modules(encoder, out, first=f"{LEGACY}Transformer")
+
+
+def write_modules(encoder: Encoder, out: Path, *, first: str) -> None:
+    """Write the list of modules, of which `first` is the class of the one in the folder's root, and those after it."""
+    check_exportable(encoder.pooler)
+    modules = [("", first), ("1_Pooling", f"{LEGACY}Pooling")]
+    keys = [*POOLING_KEYS.values(), *OTHER_KEYS]
+    pooling: dict[str, Any] = {key: key == POOLING_KEYS[encoder.pooler] for key in keys}
+    _json(out / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
+    for module in encoder.post:
+        name = f"{len(modules)}_{type(module).__name__}"
+        modules.append((name, LEGACY + type(module).__name__))
+        _write_module(module, out / name)
+    _json(out / "modules.json", [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(modules)])
+    about: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    _json(out / "config_sentence_transformers.json", about)
 
 
 def write_backbone(encoder: Encoder, out: Path) -> None:
@@ -97,20 +103,32 @@ def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Enc
         return Encoder(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
     modules = json.loads((folder / "modules.json").read_text())
     kinds = [m["type"].rsplit(".", 1)[-1] for m in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
+    first = kinds[0] if kinds else ""
+    if first not in FIRST or kinds[1:2] != ["Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
         raise UserError(
             f"checkpoint {path!r} is made of {' + '.join(kinds)}\n"
-            "cse reads Transformer + Pooling (+ Dense, Normalize); load this one with sentence-transformers"
+            f"cse reads {' or '.join(FIRST)} + Pooling (+ Dense, Normalize); load this one with sentence-transformers"
         )
-    root = folder / modules[0]["path"]
-    settings = _settings(root)
-    length = max_length or settings.get("max_seq_length")
-    encoder = Encoder(str(root), pooler=_pooling(folder / modules[1]["path"]), max_length=_fits(root, length))
-    encoder.lower_case = bool(settings.get("do_lower_case"))
+    read_first = _read_prefix if first == "PrefixTransformer" else _read_transformer
+    encoder = read_first(path, folder / modules[0]["path"], _pooling(folder / modules[1]["path"]), max_length)
     for module in modules[2:]:
         encoder.post.append(_read_module(folder / module["path"], module["type"]))
-    encoder.source = path
     return encoder.eval()
+
+
+def _read_transformer(path: str, root: Path, pooler: PoolerName, max_length: int | None) -> Encoder:
+    from cse.encoder import Encoder
+
+    settings = _settings(root)
+    encoder = Encoder(str(root), pooler=pooler, max_length=_fits(root, max_length or settings.get("max_seq_length")))
+    encoder.lower_case, encoder.source = bool(settings.get("do_lower_case")), path
+    return encoder
+
+
+def _read_prefix(path: str, root: Path, pooler: PoolerName, max_length: int | None) -> Encoder:
+    from cse.prefix_encoder import read
+
+    return read(root, pooler=pooler, max_length=max_length)
 
 
 def _folder(where: str) -> Path:

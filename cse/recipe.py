@@ -6,7 +6,9 @@ import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -133,12 +135,30 @@ def build(recipe: Recipe) -> Any:
         UserError: A component refuses its arguments.
     """
     from cse.seeding import seed_dropout
+    from cse.trainer import Trainer
 
     seed_dropout(recipe.config.seed, "init")
-    try:
-        return _parser().instantiate_classes(recipe.config)
-    except ValueError as error:
-        raise UserError(f"recipe {recipe.name}: {error}") from error
+    built = SimpleNamespace()
+    for part in (*COMPONENTS, "trainer", "callbacks"):
+        try:
+            setattr(built, part, _make(recipe.config[part]) if part != "trainer" else Trainer(**vars(recipe.config.trainer)))
+        except ValueError as error:
+            raise UserError(f"recipe {recipe.name}: {part}: {error}") from error
+    return built
+
+
+def _make(value: Any) -> Any:
+    """What a class_path with init_args names, also within lists and arguments. Checked types are taken as they are.
+
+    jsonargparse could do it, but would bury a constructor's own words in those of its types.
+    """
+    if isinstance(value, list):
+        return [_make(item) for item in value]
+    if not hasattr(value, "class_path"):
+        return value
+    module, _, name = value.class_path.rpartition(".")
+    arguments = vars(value.init_args) if "init_args" in value else {}
+    return getattr(import_module(module), name)(**{k: _make(v) for k, v in arguments.items()})
 
 
 def _parser() -> Any:

@@ -41,12 +41,23 @@ def resume(folder: Path) -> int:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"--resume {folder}: is not a run (there is no {path})\nfix: give the folder that training printed as `run`")
+    from cse.cache import recover
     from cse.checkpoint import load_progress
 
-    load_progress(folder / "state")  # before anything heavy
-    about = json.loads((folder / "env.json").read_text())
+    recover(folder / "state")
+    begun = (folder / "state").exists()  # killed before the first evaluation ended, a run starts over
+    if begun:
+        load_progress(folder / "state")  # before anything heavy
     recipe = load(str(path))
-    return _fit(Recipe(about["recipe"], recipe.config, recipe.text, recipe.expect), folder, is_resume=True)
+    return _fit(Recipe(_name_of(folder), recipe.config, recipe.text, recipe.expect), folder, is_resume=begun)
+
+
+def _name_of(folder: Path) -> str:
+    """The recipe's name, which the resolved recipe does not say."""
+    try:
+        return str(json.loads((folder / "env.json").read_text())["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
 
 
 def encode(checkpoint: str, texts: Path, out: Path, precision: Any) -> int:
@@ -116,8 +127,8 @@ class RunFiles(Callback):
     def on_start(self, run: Run) -> None:
         """Write both, once."""
         if run.progress.step == 0:
-            _write(run.folder / "recipe.yaml", self.recipe.text)
             _write(run.folder / "env.json", json.dumps(environment(self.recipe), indent=2) + "\n")
+            _write(run.folder / "recipe.yaml", self.recipe.text)  # last: with it the folder is a run
 
 
 def environment(recipe: Recipe) -> dict[str, Any]:

@@ -162,8 +162,11 @@ class Loop:
             load_tensors(run.folder / "state", self.learner, self.optimizer)
             for callback in run.callbacks:
                 callback.load_state(progress.callbacks.get(type(callback).__name__, {}))
-        self.log.cut(progress.log_bytes)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.learner, self.optimizer)
+        if not resume:
+            self._rehearse()
+        if self.accelerator.is_main_process:
+            self.log.cut(progress.log_bytes)
         self._init_trackers()
         self._tell("on_start")
         if not progress.finished:
@@ -179,27 +182,26 @@ class Loop:
         if progress.log_bytes == 0:
             self._evaluate({})
         self.wrapped.train()
-        since, sentences = time.perf_counter(), 0
+        interrupted, since, sentences = False, time.perf_counter(), 0
         for step, parts in self._parts(progress.step):
+            if interrupted or self._out_of_patience():
+                break
             due = (step + 1) % settings.eval_every == 0 or step + 1 == self.max_steps
             metrics = self._step(step, parts, probe=due)
             progress.step = step + 1
             sentences += settings.batch_size * parts[0].views
             self._tell("on_step", metrics)
-            stop = distributed.any_process(self.interrupt.wanted)
+            interrupted = distributed.any_process(self.interrupt.wanted)
             if due:
                 seconds = time.perf_counter() - since
                 metrics |= {"sentences_per_s": sentences / seconds, "peak_mb": peak_memory(self.accelerator.device)}
-                stop |= not self._evaluate(metrics)
+                self._evaluate(metrics)
                 since, sentences = time.perf_counter(), 0
-            elif stop:
+            elif interrupted:
                 self._save_state()
-            if stop:
-                break
-        if self.interrupt.wanted and progress.step < self.max_steps:
-            run.interrupted = True
-            return
-        self._finish()
+        run.interrupted = interrupted and progress.step < self.max_steps and not self._out_of_patience()
+        if not run.interrupted:
+            self._finish()
 
     def _parts(self, step: int) -> Iterator[tuple[int, list[Batch]]]:
         """From step `step` on: this process's share of each batch, in `accumulation` parts."""
@@ -244,7 +246,13 @@ class Loop:
 
         if self.settings.chunk_size is not None:
             encoded, output = gradcache.backward(
-                self.accelerator, self.wrapped, batch, ctx, chunk_size=self.settings.chunk_size, seed=seed
+                self.accelerator,
+                self.wrapped,
+                batch,
+                ctx,
+                chunk_size=self.settings.chunk_size,
+                seed=seed,
+                accumulation=self.settings.accumulation,
             )
             self._check_finite(output, step)
             return encoded, output
@@ -273,8 +281,8 @@ class Loop:
                 "fix: a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
             )
 
-    def _evaluate(self, metrics: dict[str, float]) -> bool:
-        """Score, keep the best, log, save the state. False if training should stop early."""
+    def _evaluate(self, metrics: dict[str, float]) -> None:
+        """Score, keep the best, log, save the state."""
         run, progress = self.run, self.run.progress
         scores = distributed.broadcast(run.evaluator(run.encoder)) if run.evaluator else {}
         score = scores.get(run.evaluator.primary) if run.evaluator else None
@@ -292,9 +300,13 @@ class Loop:
             self.accelerator.log(record, step=progress.step)
         self._tell("on_eval", record)
         self._save_state()
-        patience = self.settings.early_stopping
-        since_best = (progress.step - (progress.best_step or 0)) // self.settings.eval_every
-        return patience is None or score is None or since_best < patience
+
+    def _out_of_patience(self) -> bool:
+        """Whether `early_stopping` evaluations have passed without a better score."""
+        progress, patience = self.run.progress, self.settings.early_stopping
+        if patience is None or progress.best_step is None:
+            return False
+        return (progress.step - progress.best_step) // self.settings.eval_every >= patience
 
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:
@@ -355,6 +367,28 @@ class Loop:
                 f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows; "
                 "give a smaller batch or more data"
             )
+
+    @torch.no_grad()
+    def _rehearse(self) -> None:
+        """Take the first loss once, so that what the objective refuses is said before anything is written.
+
+        An objective that sees the encoder through views only is given random ones, which cost nothing.
+        """
+        run = self.run
+        rows = next(iter(self.batches.of_process(0, distributed.rank(), distributed.world_size())))
+        batch = _Rows(run.data, run.collator).__getitems__(rows).to(self.accelerator.device)
+        self.learner.eval()
+        encoded = None
+        if run.objective.cacheable:
+            one = self.learner.encode(gradcache.split(batch, 1)[0])
+            encoded = Encoded(*(torch.randn(batch.size, *t.shape[1:], device=t.device) for t in one))
+        try:
+            self.learner(batch, self._context(0, 0, batch), encoded)
+        except ValueError as error:
+            raise UserError(
+                f"objective {type(run.objective).__name__}: {error}\n"
+                f"(trainer.batch_size {self.settings.batch_size}, trainer.accumulation {self.settings.accumulation})"
+            ) from error
 
     def _init_trackers(self) -> None:
         if self.settings.trackers:

@@ -42,15 +42,26 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int, say: Callable[[
     """
     runners = _runners(model, data)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
+    processor: dict[str, list[float]] = {name: [] for name in runners}
     scores: dict[str, dict[str, float]] = {}
     for number in range(rounds):
         order = list(runners)[number % len(runners) :] + list(runners)[: number % len(runners)]
         for name in order:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             scores[name] = runners[name]()
             seconds[name].append(time.perf_counter() - start)
+            processor[name].append(time.process_time() - cpu)
             say(f"round {number + 1}/{rounds}  {name:10s} {seconds[name][-1]:8.2f} s")
-    return _summary(data, seconds, scores)
+    return {
+        **summary(seconds, scores),
+        "eval.cpu_seconds": {name: [round(s, 2) for s in values] for name, values in processor.items()},
+        "eval.tasks": list(data),
+        "eval.sentences": {
+            "total": sum(2 * len(p) for item in data.values() for p in item.subsets.values()),
+            "unique": len(sts.unique_texts({name: item.subsets for name, item in data.items()})),
+        },
+        "eval.threads": torch.get_num_threads(),
+    }
 
 
 def merge(found: Mapping[str, Any], out: Path) -> None:
@@ -143,28 +154,19 @@ def _first(item: TaskData, n: int) -> TaskData:
     return TaskData(item.task, {subset: Pairs(pairs.first[:n], pairs.second[:n], pairs.gold[:n])}, item.source)
 
 
-def _summary(
-    data: Mapping[str, TaskData], seconds: Mapping[str, list[float]], scores: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
-    def speedup(name: str) -> float:
-        return round(statistics.median(b / a for a, b in zip(seconds[OURS], seconds[name], strict=True)), 3)
+def summary(seconds: Mapping[str, Sequence[float]], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Ratios of times, and how far apart the scores are that they were spent on."""
+
+    def speedup(slow: str, fast: str) -> float:
+        return round(statistics.median(b / a for a, b in zip(seconds[fast], seconds[slow], strict=True)), 3)
 
     def apart(name: str) -> float:
-        return round(max(abs(scores[name][t] - scores[OURS][t]) for t in data), 4)
+        return round(max(abs(scores[name][task] - score) for task, score in scores[OURS].items()), 4)
 
-    texts = sts.unique_texts({name: item.subsets for name, item in data.items()})
     return {
-        "eval.speedup_mteb": speedup(MTEB),
-        "eval.speedup_senteval": speedup(SENTEVAL),
-        "eval.speedup_bf16": round(
-            statistics.median(a / b for a, b in zip(seconds[OURS], seconds[BF16], strict=True)), 3
-        ),
+        "eval.speedup_mteb": speedup(MTEB, OURS),
+        "eval.speedup_senteval": speedup(SENTEVAL, OURS),
+        "eval.speedup_bf16": speedup(OURS, BF16),
         "eval.score_apart": {name: apart(name) for name in (MTEB, SENTEVAL, BF16)},
         "eval.seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
-        "eval.tasks": list(data),
-        "eval.sentences": {
-            "total": sum(2 * len(p) for item in data.values() for p in item.subsets.values()),
-            "unique": len(texts),
-        },
-        "eval.threads": torch.get_num_threads(),
     }

@@ -34,41 +34,44 @@ def score(arguments: list[str]) -> int:
     parser.add_argument(
         "checkpoint", help="folder or Hub id of a checkpoint of ours, a SentenceTransformer or a plain model"
     )
-    parser.add_argument("--out", type=Path, help="where to write results.json")
+    parser.add_argument("--out", type=Path, help="where to write results.json (default: a checkpoint's own run)")
     _scoring(parser)
     options = parser.parse_args(arguments)
     from eval import results, table
 
-    if options.out:
-        results.check_writable(options.out)
+    out = options.out or results.default_out(options.checkpoint, options.tasks)
+    if out:
+        results.check_writable(out)
     found, similarities = scored(options.checkpoint, options)
     table.show(found)
-    if options.out:
-        results.write(found, options.out, similarities)
-    return 0 if found["tasks"] else 1
+    if out:
+        results.write(found, out, similarities or None)
+        sys.stderr.write(f"wrote {out}\n")
+    return 0 if found["tasks"] or found.get("transfer") else 1
 
 
 def scored(checkpoint: str, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Results of a checkpoint and its pairs' similarities."""
-    from eval import results, suite
-    from eval.encoding import resolve_precision
-    from eval.harness import evaluate
+    from eval import results, suite, transfer
+    from eval.encoding import embedder, resolve_precision
+    from eval.harness import Outcome, evaluate
     from eval.loading import load_model
 
-    suite.resolve(options.tasks)  # a typing error costs no loading
+    sts, labelled = transfer.split_names(options.tasks)
+    if sts or not labelled:
+        suite.resolve(sts)  # a typing error costs no loading
     _quiet()
     start = time.perf_counter()
     model = load_model(checkpoint)
-    loading = time.perf_counter() - start
-    outcome = evaluate(
-        model.encoder,
-        options.tasks,
-        options.data,
-        precision=options.precision,
-        check=not options.unchecked,
-        progress=sys.stderr.isatty(),
-    )
-    found = results.build(outcome, model.as_dict(), resolve_precision(model.encoder, options.precision))
+    loading, progress = time.perf_counter() - start, sys.stderr.isatty()
+    check, precision = not options.unchecked, options.precision
+    outcome = Outcome(sts, {}, {}, {})
+    if sts:
+        outcome = evaluate(model.encoder, sts, options.data, precision=precision, check=check, progress=progress)
+    found = results.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision))
+    if labelled:
+        embed = embedder(model.encoder, precision, progress)
+        found |= results.build_transfer(labelled, options.data, embed, folds=options.folds, check=check)
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
     return found, results.similarities(outcome)
 
@@ -146,7 +149,7 @@ def mteb(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """Time the harness against its peers."""
     parser = _parser("bench", "Time the harness against mteb.evaluate and a SentEval-like loop.")
-    parser.add_argument("checkpoint", help="folder or Hub id of a model that sentence-transformers loads too")
+    parser.add_argument("checkpoint", nargs="?", default="asset:mini", help="one that sentence-transformers loads too")
     parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
     _scoring(parser)
@@ -171,17 +174,68 @@ def bench(arguments: list[str]) -> int:
     return 0
 
 
+def report(arguments: list[str]) -> int:
+    """Write the report of a folder of runs."""
+    parser = _parser("report", "Read results and logs under a folder; write report.md and report.html.")
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="folder for the two files (default: the folder of runs)")
+    parser.add_argument("--title", default="Results", help="of the page")
+    options = parser.parse_args(arguments)
+    from eval import report as reporting
+    from eval import results
+    from eval.table import make_console
+
+    out = options.out or options.runs
+    results.check_writable(out / "report.html")
+    found = reporting.write(options.runs, out, options.title)
+    console = make_console()
+    console.print(f"{len(found.entries)} results, {len(found.curves)} runs", highlight=False)
+    for why in found.skipped:
+        console.print(f"skipped: {why}", highlight=False, markup=False)
+    console.print(f"{out / 'report.md'}\n{out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Train and score a recipe with several seeds."""
+    parser = _parser("reproduce", "Train and score a recipe with several seeds, against the band that it declares.")
+    parser.add_argument(
+        "recipe", help="its name; what is left over are options of the recipe, as --trainer.max_steps=50"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 42 on (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs lie (default: %(default)s)")
+    _scoring(parser, tasks=None)
+    options, overrides = parser.parse_known_args(arguments)
+    from cse.recipe import load
+    from eval import reproduce as reproducing
+    from eval import results, suite
+
+    options.tasks = options.tasks or load(options.recipe, overrides).expect.get("tasks", "sts-mini")
+    suite.resolve(options.tasks)
+
+    def into(checkpoint: Path, out: Path) -> None:
+        found, similarities = scored(str(checkpoint), options)
+        results.write(found, out, similarities)
+
+    summary = reproducing.run(options.recipe, options.seeds, overrides, options.tasks, options.runs, into)
+    sys.stdout.write("\n".join(reproducing.lines(summary)) + "\n")
+    return 1 if summary["verdict"] == reproducing.OUTSIDE else 0
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m eval {command}".strip(), description=description, allow_abbrev=False
     )
 
 
-def _scoring(parser: argparse.ArgumentParser) -> None:
+def _scoring(parser: argparse.ArgumentParser, tasks: str | None = "sts") -> None:
     """Options of whatever scores a checkpoint."""
-    parser.add_argument("--tasks", default="sts", help="tasks and groups, separated by commas (default: %(default)s)")
+    parser.add_argument("--tasks", default=tasks, help="tasks and groups, separated by commas (default: %(default)s)")
     parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
+    parser.add_argument(
+        "--folds", type=int, default=10, help="of transfer tasks (default: %(default)s; SentEval's quick: 5)"
+    )
     parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
 
 
@@ -193,4 +247,10 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"compare": compare, "mteb": mteb, "bench": bench}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "compare": compare,
+    "mteb": mteb,
+    "bench": bench,
+    "report": report,
+    "reproduce": reproduce,
+}

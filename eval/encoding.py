@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 
 from cse.batching import native_bf16, token_budget_batches
 from cse.encoder import Encoder
-from eval.sts import Embed
+from eval.sts import Embed, checked
 
-SLICES = 20  # of one long call, so that a progress bar moves
+SLICES = 32  # of one long call: enough for cores to end together and for a bar to move
+SLICE_ROWS = 64  # fewer are not worth a call
 TOKENS = {"cpu": 1024, "cuda": 16384}
 LETTERS = 4  # to a token, about; only how long batches take depends on it
 
@@ -34,24 +37,52 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> E
     """
     resolved = resolve_precision(encoder, precision)
 
+    def encode(texts: list[str]) -> NDArray[np.floating]:
+        return checked(_encode(encoder, texts, resolved), texts)
+
     def embed(texts: list[str]) -> NDArray[np.floating]:
-        if not progress:
-            return _encode(encoder, texts, resolved)
-        parts, rows = [], []
-        for part in _tracked(np.array_split(np.argsort([-len(t) for t in texts], kind="stable"), SLICES)):
-            if len(part):
-                parts.append(_encode(encoder, [texts[i] for i in part], resolved))
-                rows.append(part)
-        return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
+        longest_first = np.argsort([-len(text) for text in texts], kind="stable")
+        slices = max(1, min(SLICES, len(texts) // SLICE_ROWS))
+        parts = [part for part in np.array_split(longest_first, slices) if len(part)]
+        if not parts:
+            return encode(texts)
+        with _workers(encoder) as call:
+            vectors = call(lambda part: encode([texts[i] for i in part]), parts)
+            done = list(_tracked(vectors, len(parts)) if progress else vectors)
+        return np.concatenate(done)[np.argsort(np.concatenate(parts))]
 
     return embed
 
 
-def _tracked(parts: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+@contextmanager
+def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floating]]]]:
+    """A `map` that keeps every core busy.
+
+    On a CPU, encoders of ours run on several slices at once, with one core to each: a layer of a small model is too
+    little work to be shared between cores, which wait for each other at every step, and much longer where other
+    programs use them too. Others are called in turn.
+    """
+    cores = torch.get_num_threads()
+    if not isinstance(encoder, Encoder) or encoder.device.type != "cpu" or cores == 1:
+        yield map
+        return
+    training = encoder.training
+    encoder.eval()  # here, because `encode` puts the mode back when it is done, under the feet of the others
+    encoder.encode(["a"])  # sets the tokenizer's truncation, which may not change while others use it
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(cores)
+        encoder.train(training)
+
+
+def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDArray[np.floating]]:
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(parts, description="encode", console=Console(stderr=True), transient=True)
+    yield from track(parts, description="encode", total=total, console=Console(stderr=True), transient=True)
 
 
 def _encode(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:

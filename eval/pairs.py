@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from cse.errors import UserError
 from eval.suite import Task
 
+APART, ATTACHED = re.compile(r"\s[.,?](?=\s|$)"), re.compile(r"\w[.,?](?=\s|$)")
 HEADER = ["score", "sentence1", "sentence2"]
 
 
@@ -55,16 +57,16 @@ def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
         UserError: A file is malformed.
     """
     paths = {subset: folder / task.base / f"{subset}.tsv" for subset in task.counts}
-    _require(paths.values())
+    require(paths.values())
     return {subset: _pairs(_tsv_rows(path)) for subset, path in paths.items()}
 
 
 def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
     """Subsets of a shipped file, which names each row's in a fourth column."""
-    _require([path])
+    require([path])
     rows = defaultdict(list)
-    for line, where in _lines(path, skip=1):
-        gold, first, second, subset = _fields(line, 4, where)[:4]
+    for line, where in lines(path, skip=1):
+        gold, first, second, subset = fields(line, 4, where)[:4]
         rows[subset].append(_Row(gold, first, second, where))
     return {subset: _pairs(found) for subset, found in sorted(rows.items())}
 
@@ -79,10 +81,10 @@ def read_senteval(task: Task, folder: Path) -> dict[str, Pairs]:
     if "pairs" in task.senteval:
         base = folder / task.senteval["pairs"]
         files = {s: (base / f"STS.input.{s}.txt", base / f"STS.gs.{s}.txt") for s in task.counts}
-        _require(path for both in files.values() for path in both)
+        require(path for both in files.values() for path in both)
         return {subset: _pairs(_twin_rows(*both)) for subset, both in files.items()}
     path = folder / task.senteval["files"][task.split]
-    _require([path])
+    require([path])
     return {task.split: _pairs(_column_rows(path, task.senteval))}
 
 
@@ -118,6 +120,23 @@ def sha256(subsets: Mapping[str, Pairs]) -> str:
     return digest.hexdigest()
 
 
+def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
+    """raw or tokenised, by whether punctuation stands apart from words more often than not.
+
+    Args:
+        subsets: The rows.
+        otherwise: What to say where there is no punctuation.
+    """
+    apart = attached = 0
+    for pairs in subsets.values():
+        for text in pairs.first + pairs.second:
+            apart += len(APART.findall(text))
+            attached += len(ATTACHED.findall(text))
+    if not apart + attached:
+        return otherwise
+    return "tokenised" if apart > attached else "raw"
+
+
 def make_pairs(gold: Iterable[Any], first: Iterable[str], second: Iterable[str], where: str) -> Pairs:
     """Checked pairs from columns, for data that was not read from a file of lines."""
     rows = [_Row(str(g), a, b, f"{where} row {i}") for i, (g, a, b) in enumerate(zip(gold, first, second, strict=True))]
@@ -150,56 +169,57 @@ def _gold(row: _Row) -> float:
 
 
 def _tsv_rows(path: Path) -> Iterator[_Row]:
-    for line, where in _lines(path, skip=1):
-        gold, first, second = _fields(line, 3, where)[:3]
+    for line, where in lines(path, skip=1):
+        gold, first, second = fields(line, 3, where)[:3]
         yield _Row(gold, first, second, where)
 
 
 def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
-    rows, scores = list(_lines(texts)), list(_lines(golds))
+    rows, scores = list(lines(texts)), list(lines(golds))
     if len(rows) != len(scores):
         raise UserError(
             f"{texts} has {len(rows)} lines and {golds} has {len(scores)}.\nThe two must match line by line."
         )
     for (line, where), (gold, _) in zip(rows, scores, strict=True):
-        first, second = _fields(line, 2, where)[:2]
+        first, second = fields(line, 2, where)[:2]
         yield _Row(gold, first, second, where)
 
 
 def _column_rows(path: Path, layout: Mapping[str, Any]) -> Iterator[_Row]:
     columns = layout["columns"]
-    for line, where in _lines(path, skip=int(layout["header"])):
-        cells = _fields(line, max(columns.values()) + 1, where)
+    for line, where in lines(path, skip=int(layout["header"])):
+        cells = fields(line, max(columns.values()) + 1, where)
         yield _Row(cells[columns["gold"]], cells[columns["first"]], cells[columns["second"]], where)
 
 
-def _lines(path: Path, skip: int = 0) -> Iterator[tuple[str, str]]:
+def lines(
+    path: Path, skip: int = 0, header: list[str] | None = HEADER, encoding: str = "utf-8-sig"
+) -> Iterator[tuple[str, str]]:
     """Each line with its file and number. Only line feeds end a line: `splitlines` would also cut inside texts."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8.\nConvert the file to UTF-8.") from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if skip and path.suffix == ".tsv" and (not lines or lines[0].rstrip("\r").split("\t")[:3] != HEADER):
-        raise UserError(f"{path}:1: the header must read: {' '.join(HEADER)} (tab separated).")
-    for number, line in enumerate(lines[skip:], start=skip + 1):
+    found = text.split("\n")
+    if found[-1] == "":
+        found.pop()
+    if skip and header and path.suffix == ".tsv" and (not found or found[0].rstrip("\r").split("\t")[:3] != header):
+        raise UserError(f"{path}:1: the header must read: {' '.join(header)} (tab separated).")
+    for number, line in enumerate(found[skip:], start=skip + 1):
         yield line.rstrip("\r"), f"{path}:{number}"
 
 
-def _fields(line: str, at_least: int, where: str) -> list[str]:
+def fields(line: str, at_least: int, where: str) -> list[str]:
+    """The tab-separated cells of a line, at least so many."""
     cells = line.split("\t")
     if len(cells) < at_least:
         raise UserError(f"{where}: {len(cells)} tab-separated fields where {at_least} are needed: {line[:60]!r}")
     return cells
 
 
-def _require(paths: Iterable[Path]) -> None:
+def require(paths: Iterable[Path]) -> None:
+    """Raise FileNotFoundError, naming the first, unless all are files."""
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise FileNotFoundError(f"no {absent[0]}{more}")
-
-
-Reader = Callable[[Task, Path], dict[str, Pairs]]

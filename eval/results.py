@@ -11,6 +11,7 @@
     missing.<TASK>      why it has no score
     geometry            alignment, uniformity, mean_cosine, effective_rank, dim, spectrum [shares of variance],
                         overlap [{jaccard [from, to], n, spearman}] by quartile of shared words
+    transfer.<TASK>     accuracy, dev, n, f1, interval, folds, where, seconds; transfer_average {accuracy, missing}
     bootstrap           level, resamples, seed
     precision, sentences {total, unique}, seconds {...}, versions {...}, created
 
@@ -25,8 +26,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,10 @@ import numpy as np
 
 from cse.cache import atomic_file
 from cse.errors import UserError
-from eval import geometry, significance
+from eval import geometry, significance, transfer, transfer_data
 from eval.harness import Outcome
-from eval.sources import POOLED, TaskData
-from eval.sts import Correlation, TaskScore, Vector
+from eval.sources import POOLED, Missing, TaskData
+from eval.sts import Correlation, Embed, TaskScore, Vector
 
 SCHEMA = 1
 PACKAGES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
@@ -75,6 +77,26 @@ def build(
     }
 
 
+def build_transfer(
+    names: Sequence[str], data: str | None, embed: Embed, *, folds: int, check: bool = True
+) -> dict[str, Any]:
+    """The keys of results.json about transfer tasks."""
+    found: dict[str, Any] = {}
+    missing = {}
+    for name in names:
+        try:
+            rows = transfer_data.load(name, data, check=check)
+        except Missing as reason:
+            missing[name] = str(reason)
+            continue
+        start = time.perf_counter()
+        scores = transfer.evaluate(rows, embed, folds).as_dict()
+        found[name] = {**scores, "folds": folds, "where": rows.where, "seconds": round(time.perf_counter() - start, 2)}
+    complete = bool(found) and not missing
+    average = sum(task["accuracy"] for task in found.values()) / len(found) if complete else None
+    return {"transfer": found, "transfer_average": {"accuracy": average, "missing": missing}}
+
+
 def write(results: Mapping[str, Any], out: Path, similarities: Mapping[str, Vector] | None = None) -> None:
     """Write results.json, and the pairs' similarities beside it, each whole or not at all.
 
@@ -91,6 +113,21 @@ def write(results: Mapping[str, Any], out: Path, similarities: Mapping[str, Vect
             )
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}.\nGive a place that can be.") from None
+
+
+def default_out(checkpoint: str, requested: str) -> Path | None:
+    """Where results go that were not told where: into the run that the checkpoint is of; None where it is of none."""
+    folder = Path(checkpoint)
+    if not folder.is_dir() or not (folder.parent / "metrics.jsonl").is_file():
+        return None
+    return folder.parent / name_for(folder.name, requested)
+
+
+def name_for(checkpoint: str, requested: str) -> str:
+    """What the results of a run's checkpoint are called: results.json for all of STS on the best one."""
+    parts = [] if checkpoint == "best" else [checkpoint]
+    parts += [] if requested == "sts" else [re.sub(r"[^\w]+", "-", requested)[:60]]
+    return f"{'-'.join(['results', *parts])}.json"
 
 
 def check_writable(out: Path) -> None:

@@ -37,7 +37,7 @@ class Source:
         kind: folder, hub or shipped.
         where: The folder, or the Hub's data set and revision.
         layout: tsv, senteval or hub.
-        text: raw as published, or tokenised as in SentEval's preprocessed files, on which papers report.
+        text: raw as published, or tokenised as in SentEval's preprocessed files, on which papers report: as it looks.
         sha256: Of the rows.
         blank: Rows left out for want of a gold score.
         checked: Whether the numbers of rows and the range of gold scores are the known ones.
@@ -67,7 +67,7 @@ class TaskData:
 
 def local(data: str | None) -> bool:
     """Whether any folder was given to read from."""
-    return bool(_folders(data))
+    return bool(folders(data))
 
 
 def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool = True) -> TaskData:
@@ -89,7 +89,7 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
             raise Missing(f"no {path}")
         return _found(task, pairs.read_shipped(task, path), ("shipped", task.shipped, "tsv", "raw"), check)
     looked = []
-    for folder in _folders(data):
+    for folder in folders(data):
         try:
             return _from_folder(task, folder, check)
         except FileNotFoundError as absent:
@@ -103,7 +103,8 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
     raise Missing("; ".join(looked))
 
 
-def _folders(data: str | None) -> list[Path]:
+def folders(data: str | None) -> list[Path]:
+    """The folders that were given, in the order in which they are asked."""
     found = []
     for name, given in (("--data", data), ("CSE_DATA", os.environ.get("CSE_DATA"))):
         if given:
@@ -117,7 +118,8 @@ def _folders(data: str | None) -> list[Path]:
 def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
     """SentEval's layout has an STS or SICK folder, at the top or in `downstream`; ours has the task's."""
     for root in (folder, folder / "downstream"):  # of SentEval
-        if task.senteval and ((root / "STS").is_dir() or (root / "SICK").is_dir()):
+        # By listing, since `sts` is `STS` to some file systems.
+        if task.senteval and root.is_dir() and {"STS", "SICK"} & set(os.listdir(root)):
             return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenised"), check)
     root = folder if (folder / task.base).is_dir() else folder / "sts"  # so that one folder may hold transfer/ too
     root = root if root.is_dir() else folder
@@ -173,7 +175,7 @@ def _found(task: Task, subsets: Mapping[str, Pairs], origin: tuple[str, str, str
         kind=kind,
         where=where,
         layout=layout,
-        text=text,
+        text=pairs.text_form(subsets, otherwise=text),
         sha256=pairs.sha256(subsets),
         blank=sum(p.blank for p in subsets.values()),
         checked=check,

@@ -64,7 +64,7 @@ def score_all(tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed) -> dict[st
     """
     texts = unique_texts(tasks)
     row = {text: i for i, text in enumerate(texts)}
-    vectors = _checked(embed(texts), texts)  # (n, D)
+    vectors = checked(embed(texts), texts)  # (n, D)
     scores = {}
     for name, subsets in tasks.items():
         cosines = {
@@ -167,7 +167,7 @@ def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Corr
     )
 
 
-def _checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:
+def checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:
     """Refuse what cannot be a row of numbers for each text."""
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise UserError(

@@ -34,11 +34,31 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     if len(results["tasks"]) + len(results["missing"]) > 1:
         table.add_section()
         table.add_row("average", "", number(average["all"]["spearman"]), interval(average["interval"]), *[""] * 4)
-    console.print(table)
+    if results["tasks"] or results["missing"]:
+        console.print(table)
+    _show_transfer(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
-    if average["all"]["spearman"] is None:
+    if average["missing"]:
         console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
+
+
+def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
+    if "transfer" not in results:
+        return
+    table = Table(title=f"{results['model']['name']} · accuracy × 100", title_justify="left")
+    for column in ("task", "n", "test", "95 %", "dev", "F1"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in results["transfer"].items():
+        test = f"[bold]{task['accuracy']:.2f}[/bold]"
+        table.add_row(name, str(task["n"]), test, interval(task["interval"]), number(task["dev"]), number(task["f1"]))
+    for name in results["transfer_average"]["missing"]:
+        table.add_row(name, "-", "missing")
+    table.add_section()
+    table.add_row("average", "", number(results["transfer_average"]["accuracy"]))
+    console.print(table)
+    for name, reason in results["transfer_average"]["missing"].items():
+        console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
 
 
 def show_mteb(summary: Mapping[str, Any], console: Console | None = None) -> None:

@@ -41,6 +41,25 @@ def real_cache():
 
 
 @pytest.fixture(scope="session")
+def _pairs():
+    """At most one pair of processes; a test that breaks it leaves the next one a new pair."""
+    pairs = []
+    yield pairs
+    for pair in pairs:
+        pair.close()
+
+
+@pytest.fixture
+def two_processes(_pairs):
+    """Call it with a function of (rank, *arguments): the results of two processes that run it together."""
+    from tests.processes import Pair
+
+    if not (_pairs and _pairs[-1].alive):
+        _pairs.append(Pair())
+    return _pairs[-1]
+
+
+@pytest.fixture(scope="session")
 def oracles() -> Path:
     folder = Path(os.environ.get("CSE_ORACLES", Path(__file__).resolve().parents[2] / "shared" / "oracles"))
     if not folder.is_dir():

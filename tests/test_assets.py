@@ -143,9 +143,10 @@ def test_unknown_and_absent_assets(monkeypatch):
 
 def test_triplets_mini_is_shipped():
     lines = assets.resolve("asset:triplets-mini").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "premise\tentailment\tcontradiction"
+    assert lines[0] == "premise\tentailment\tcontradiction\tscore"
     assert len(lines) > 300
-    assert {line.count("\t") for line in lines} == {2}
+    assert {line.count("\t") for line in lines} == {3}
+    assert all(0 <= float(line.rsplit("\t", 1)[1]) <= 1 for line in lines[1:])
 
 
 @pytest.mark.parametrize(

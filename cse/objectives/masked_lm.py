@@ -47,7 +47,8 @@ class MaskedLM(Objective):
             masked_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), (labels != -100).flatten(0, 1)
         )  # (M, H)
         target = labels[labels != -100]  # (M,)
-        logits = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight).float()  # (M, vocabulary)
+        logits = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)  # (M, vocabulary)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         hits = (logits.argmax(-1) == target).sum()
         count = ctx.all_sum(logits.new_tensor(float(len(target)))).clamp_min(1)
         loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count

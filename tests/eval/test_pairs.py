@@ -29,6 +29,14 @@ def test_hash_is_of_the_rows(write_task):
     assert load(write_task(rows)).source.sha256 == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [("A man, a plan.", "raw"), ("a man , a plan .", "tokenised"), ("no stops", "raw"), ("3.5 , 4.5 .", "tokenised")],
+)
+def test_says_which_text_was_scored(write_task, text, form):
+    assert load(write_task([("1", text, "b")])).source.text == form
+
+
 def test_blank_gold_is_left_out_and_counted(write_task):
     found = load(write_task([("1", "a", "b"), ("", "c", "d"), ("2", "e", "f")]))
     assert found.subsets["dev"].first == ("a", "e")

@@ -1,0 +1,52 @@
+# Every command of the project. `make help` lists them. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RECIPE ?= simcse-unsup
+SEEDS  ?= 5
+TASKS  ?= $(if $(or $(CSE_DATA),$(findstring --data,$(ARGS))),sts,sts-mini)
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval test check bench report reproduce push clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/ready  ## make the virtual environment and install (every target does so first)
+
+$(VENV)/ready: pyproject.toml
+	@echo "setup      $(VENV) (once; torch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+train: setup  ## train a recipe: RECIPE=simcse-unsup ARGS="--trainer.max_steps=50"
+	@$(BIN)/cse train $(RECIPE) $(ARGS)
+
+eval: setup  ## score a checkpoint: CKPT=runs/.../best TASKS=sts|sts-mini|STSB-dev ARGS="--data DIR"
+	@$(BIN)/python -m eval $(CKPT) --tasks $(TASKS) $(ARGS)
+
+test: setup  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## lint, types, and every recipe, without training
+	@$(BIN)/ruff check cse eval tests
+	@$(BIN)/mypy
+	@$(BIN)/cse check
+
+bench: setup  ## our speed against sentence-transformers and mteb, into runs/bench/bench.json
+	@$(BIN)/python -m eval bench $(ARGS)
+
+report: setup  ## table and page of every run under runs/
+	@$(BIN)/python -m eval report runs $(ARGS)
+
+reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the band that it declares
+	@$(BIN)/python -m eval reproduce $(RECIPE) --seeds $(SEEDS) $(ARGS)
+
+push: setup  ## publish a checkpoint: CKPT=runs/.../best REPO=you/name
+	@$(BIN)/cse push $(CKPT) $(REPO) $(ARGS)
+
+clean:  ## remove the virtual environment and what tools leave; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,79 @@
+"""CLHAIF: supervised contrast softened by AI feedback (Cheng et al., Findings of ACL 2023, arXiv:2305.01918)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.candidates import InBatch, in_batch
+from cse.functional import contrast
+from cse.interfaces import Objective
+
+
+class CLHAIF(Objective):
+    """Supervised SimCSE on triplets whose positives carry a score of how similar they really are.
+
+        L = - mean_i sum_j q_ij log softmax(X_i)_j,    X as in `SimCSE`
+
+        positive:  q_ii = y_i, and 0 elsewhere             (a weight of the row)
+        all:       q_ii = y_i, and (1 - y_i)/(N - 1) on each of the N - 1 others
+        none:      q_ii = 1                                (SimCSE)
+
+    Section 3.3 of the paper: people say which sentence is entailed, a language model says how much.
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.05).
+        hard_negative_weight: Added to the logit of the row's own hard negatives, as in `SimCSE`.
+        smooth: Which entries are softened (run_clhaif_simcse.sh: positive).
+
+    Raises:
+        ValueError: The temperature is not positive, or the batch has no score, one outside [0, 1], or several positives.
+
+    Deviations:
+        The mean is over the rows of all processes; the authors' program divides by one process's, which DDP's averaging
+        undoes. With `all` and a score of 0 the positive has no mass; theirs gives it the mass of the others. Duplicate
+        texts are masked as in `SimCSE`, and N counts what is left. Their score of the negative is never read, and is
+        not asked for here.
+
+    Source: xiami2019/CLAIF, simcse/models.py:164-239.
+    """
+
+    requires = frozenset({"score"})
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        smooth: Literal["positive", "all", "none"] = "positive",
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        self.temperature, self.hard_negative_weight, self.smooth = temperature, hard_negative_weight, smooth
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        score = batch.require_score("CLHAIF")  # (B,)
+        if views.positive.shape[1] != 1:
+            raise ValueError(f"CLHAIF has one score a row, so one positive; this batch has {views.positive.shape[1]}")
+        pairs = in_batch(views, batch)
+        result = contrast(
+            pairs.cosine / self.temperature,  # (B, N)
+            _soften(pairs, score) if self.smooth == "all" else pairs.positive,
+            mask=pairs.mask,
+            bias=pairs.own_negative * self.hard_negative_weight,
+            row_weight=score if self.smooth == "positive" else None,
+        )
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+
+def _soften(pairs: InBatch, score: Tensor) -> Tensor:
+    """(B, N) rows that sum to 1: the score on the positive and the rest evenly on whatever else is present."""
+    present = torch.ones_like(pairs.cosine) if pairs.mask is None else pairs.mask.to(pairs.cosine.dtype)
+    others = (present.sum(1) - 1).clamp_min(1)  # (B,)
+    rest = ((1 - score) / others)[:, None] * present
+    return torch.where(pairs.positive > 0, score[:, None].to(rest.dtype), rest)

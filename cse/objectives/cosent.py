@@ -1,0 +1,51 @@
+"""CoSENT: Consistent Sentence Embedding via Similarity Ranking (Su, 2022, kexue.fm/archives/8847; Huang et al., IEEE/ACM
+TASLP 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.functional import paired_cosine
+from cse.interfaces import Objective
+
+
+class CoSENT(Objective):
+    """The order of scored pairs, not their values: each pair should be closer than every pair with a lower score.
+
+        L = log( 1 + sum_{(i, j): y_i > y_j} e^{(c_j - c_i)/t} ),    c_i = cos(u_i, v_i)
+
+    The alternative to CLAIF's regression for scores whose scale is not a cosine's. Spearman's correlation, by which
+    sentence embeddings are judged, depends on the order alone as well.
+
+    Args:
+        temperature: t, dimensionless, > 0 (Su: 0.05, as lambda = 20).
+
+    Raises:
+        ValueError: The temperature is not positive, or the batch has no score, one outside [0, 1], or not two texts a row.
+
+    Source: bojone/CoSENT, cosent.py; UKPLab/sentence-transformers, losses/CoSENTLoss.py.
+    """
+
+    requires = frozenset({"score"})
+
+    def __init__(self, *, temperature: float = 0.05) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the original's is 0.05)")
+        self.temperature = temperature
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """One loss over all ordered pairs of the batch's pairs."""
+        score = batch.require_score("CoSENT")  # (B,)
+        scaled = paired_cosine(views.anchor, views.require_pair("CoSENT")) / self.temperature  # (B,)
+        ordered = score[:, None] > score[None, :]  # (B, B) row above column
+        excess = (scaled[None, :] - scaled[:, None])[ordered]  # c_j - c_i
+        loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess]), 0)
+        return LossOutput(loss, {"inversions": _share(excess.detach() > 0)})
+
+
+def _share(wrong: Tensor) -> Tensor:
+    """() how many of them, as a fraction; 0 of none."""
+    return wrong.float().sum() / max(1, wrong.numel())

@@ -1,0 +1,137 @@
+"""DCLR: Debiased Contrastive Learning of Unsupervised Sentence Representations (Zhou et al., ACL 2022, arXiv:2205.00656)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.candidates import InBatch, in_batch
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.functional import all_entries_bce, contrast, cosine_matrix
+from cse.interfaces import Objective
+from cse.poolers import PoolerName
+
+
+class DCLR(Objective):
+    """SimCSE without the negatives that another model finds too similar, and with noise as further negatives.
+
+        l_i = - log e^{s(h_i, h+_i)} / ( e^{s(h_i, h+_i)} + sum_{j != i} a_ij e^{s(h_i, h+_j)} + sum_k e^{s(h_i, n_k)} )
+        a_ij = 0 if cos_C(x_i, x_j) > phi, else 1;        s = cos / t
+        n   <- n + b g / |g|,    g = dl/dn,    a few times from n ~ N(0, I)
+
+    The weights a are those of section 4.2 of the paper, from a frozen complementary encoder C; the noise is that of section
+    4.1: gradient ascent moves it to where it disturbs most, and it takes no gradient afterwards.
+
+    Args:
+        complement: The complementary encoder: a checkpoint's folder, `asset:NAME` or a Hub id, of the encoder's vocabulary
+            (paper: the released unsupervised SimCSE). It is never trained and never saved.
+        complement_pooler: For a plain Hugging Face model, which does not say; None is `mean`.
+        temperature: t, dimensionless, > 0 (paper: 0.05).
+        threshold: phi, a cosine (paper: 0.9 for BERT, 0.85 for RoBERTa; run.sh). 1 removes nothing.
+        noise_ratio: Noise vectors per row of the batch (paper: 1 for BERT-base to 5 for RoBERTa-large; run.sh).
+        ascent_steps: How often noise moves (authors' program: 4).
+        ascent_rate: b (authors' program: 0.001).
+        form: `removal` is the loss above. `weighted_logits` is the authors' program: a multiplies the logits, so a removed
+            negative still adds e^0, and the loss is the binary cross-entropy of the softmax, averaged over all
+            B (B + K) entries.
+
+    Raises:
+        ValueError: An argument is out of range.
+        UserError: The complementary encoder cannot be had, or has another vocabulary.
+
+    Deviations:
+        The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and starts from the
+        backbone's next-sentence pooler. Here padding is masked, the complement is in eval mode and compared by what it
+        exports, and heads are the encoder's business. phi is a cosine at any temperature (theirs: 20 phi on logits).
+
+    Source: RUCAIBox/DCLR, simcse/models.py:676-710.
+    """
+
+    def __init__(
+        self,
+        *,
+        complement: str,
+        complement_pooler: PoolerName | None = None,
+        temperature: float = 0.05,
+        threshold: float = 0.9,
+        noise_ratio: float = 1.0,
+        ascent_steps: int = 4,
+        ascent_rate: float = 1e-3,
+        form: Literal["removal", "weighted_logits"] = "removal",
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; it is a cosine: give a number from -1 to 1 (the paper's is 0.9)")
+        if noise_ratio < 0 or ascent_steps < 0:
+            raise ValueError(f"noise_ratio is {noise_ratio} and ascent_steps {ascent_steps}; neither may be below 0")
+        self.complement, self.complement_pooler = complement, complement_pooler
+        self.temperature, self.threshold, self.noise_ratio = temperature, threshold, noise_ratio
+        self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the complementary encoder; in a tuple, so that it is no part of this module's weights."""
+        other = Encoder.load(self.complement, pooler=self.complement_pooler).requires_grad_(False).eval()
+        if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+            raise UserError(
+                f"objective.complement {self.complement} has another vocabulary than encoder {encoder.source}\n"
+                "fix: give a checkpoint that was trained from the same backbone"
+            )
+        self._frozen = (other,)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        size, width = views.anchor.shape
+        noise = torch.randn(int(size * self.noise_ratio), width, generator=ctx.generator)  # (K, D')
+        noise = noise.to(views.anchor.device, torch.promote_types(views.anchor.dtype, noise.dtype))
+        return self.loss(views, batch, self._judge(batch, ctx), noise)
+
+    def loss(self, views: Views, batch: Batch, judged: Tensor, noise: Tensor) -> LossOutput:
+        """The loss, given the complement's cosines (B, N) of anchors and candidates, and noise (K, D') to start from."""
+        pairs = in_batch(views, batch)
+        removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
+        noise = self._ascend(noise, views.anchor.detach(), pairs)
+        logits = torch.cat([pairs.cosine, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
+        target = _widen(pairs.positive, len(noise), 0.0)
+        mask = _widen(torch.ones_like(removed) if pairs.mask is None else pairs.mask, len(noise), True)
+        if self.form == "removal":
+            loss = contrast(logits, target, mask=mask & ~_widen(removed, len(noise), False)).loss
+        else:
+            loss = all_entries_bce(logits.masked_fill(_widen(removed, len(noise), False), 0.0), target, mask)
+        return LossOutput(loss, {"removed": removed.float().sum(1).mean()})
+
+    @torch.no_grad()
+    def _judge(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """(B, N) the complement's cosine of anchors and candidates."""
+        (other,) = self._frozen
+        ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L), this process's
+        same = bool((ids == ids[:, :1]).all())  # dropout views: without dropout they are one
+        width = 1 if same else batch.views
+        other.to(ids.device)
+        vectors = other(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()  # (b width, D)
+        vectors = ctx.gather(vectors.view(len(ids), width, -1).expand(-1, batch.views, -1).contiguous())  # (B, V, D)
+        return in_batch(Views.split(vectors, vectors, batch.num_positives), batch).cosine
+
+    def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch) -> Tensor:
+        """Noise (K, D') moved to where it raises the plain loss."""
+        logits = pairs.cosine.detach() / self.temperature
+        target = _widen(pairs.positive, len(noise), 0.0)
+        mask = None if pairs.mask is None else _widen(pairs.mask, len(noise), True)
+        for _ in range(self.ascent_steps if len(noise) else 0):
+            with torch.enable_grad():
+                noise = noise.detach().requires_grad_()
+                every = torch.cat([logits, cosine_matrix(anchor, noise) / self.temperature], 1)
+                (gradient,) = torch.autograd.grad(contrast(every, target, mask=mask).loss, noise)
+            noise = noise.detach() + self.ascent_rate * F.normalize(gradient, dim=-1, eps=1e-30)
+        return noise
+
+
+def _widen(matrix: Tensor, columns: int, value: float) -> Tensor:
+    """(B, N) -> (B, N + columns)."""
+    return F.pad(matrix, (0, columns), value=value)

@@ -1,0 +1,60 @@
+"""PromCSE: prompt-based contrastive and energy-based learning (Jiang et al., EMNLP Findings 2022, arXiv:2203.06875)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.candidates import in_batch
+from cse.functional import contrast, energy_hinge
+from cse.interfaces import Objective
+
+
+class PromCSE(Objective):
+    """NT-Xent and an energy-based hinge on the hardest negative of the whole batch.
+
+        L = NTXent + w mean_i max(0, m + max( max_{j != i} cos(z_i, z+_j), max_j cos(z_i, z-_j) ) - cos(z_i, z+_i))
+
+    NTXent is SimCSE's loss (its equation 5), at the temperature; the second term is the paper's energy-based hinge, on
+    raw cosines. It is the supervised objective. Unsupervised PromCSE has no hinge: it is `SimCSE` on a `PrefixEncoder`;
+    its masked-LM term is a `WeightedSum` with weight 0.1 and decay 0.95. The paper trains a
+    `cse.prefix_encoder.PrefixEncoder`; the objective takes any encoder.
+
+    Args:
+        temperature: Of NTXent, > 0 (paper: 0.05).
+        hard_negative_weight: Added to the logit of the row's own hard negatives, in NTXent only (authors' program: 0).
+        hinge_weight: w (authors' program: 10).
+        margin: m, in cosine (authors' RoBERTa-large script: 0.2; it is undocumented for other backbones).
+
+    Raises:
+        ValueError: The temperature is not positive, the weight is negative, or a batch has no in-batch negatives.
+
+    Deviations:
+        Rows without hard negatives have a hinge over the in-batch negatives; the authors' program fails on them. A
+        candidate of the anchor's own text is masked in both terms, as in `SimCSE`.
+
+    Source: YJiangcm/PromCSE, promcse/models.py:246-259, 277-279.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        hinge_weight: float = 10.0,
+        margin: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        if hinge_weight < 0:
+            raise ValueError(f"hinge_weight is {hinge_weight}; it must be 0 or more (the authors' is 10)")
+        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
+        self.hinge_weight, self.margin = hinge_weight, margin
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        pairs = in_batch(views, batch)
+        logits = pairs.cosine / self.temperature  # (B, N)
+        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=pairs.own_negative * self.hard_negative_weight)
+        hinge = energy_hinge(pairs.cosine, pairs.positive, margin=self.margin, mask=pairs.mask)
+        metrics = {"ntxent": ntxent.loss.detach(), "hinge": hinge.detach(), "skipped": ntxent.skipped.float()}
+        return LossOutput(ntxent.loss + self.hinge_weight * hinge, metrics)

@@ -1,0 +1,99 @@
+"""WhitenedCSE: Whitening-based Contrastive Learning of Sentence Embeddings (Zhuo et al., ACL 2023, arXiv:2305.17746)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.candidates import in_batch
+from cse.encoder import Encoder
+from cse.functional import contrast
+from cse.heads import Dense
+from cse.interfaces import Objective
+from cse.whitening import Covariance, group_whiten
+
+
+class WhitenedCSE(Objective):
+    """SimCSE on embeddings that are whitened in shuffled groups of channels, with several positives.
+
+        z_v = tanh( A SGW_v(h_v) + b )
+        L   = sum_p mean_i - log e^{cos(z_0i, z_pi)/t} / sum_j e^{cos(z_0i, z_pj)/t}
+
+    SGW (section 3.2 of the paper) puts the channels in random order, cuts them into groups, ZCA-whitens each group over the
+    batch and restores the order; a fresh order for each view makes views of one sentence differ beyond dropout. The linear
+    layer and tanh follow the whitening, so they belong to the objective; neither is exported. Each positive has a
+    cross-entropy of its own, against the same view of the other sentences, and they are summed (section 3.3).
+    The encoder needs no head; the collator gives 1 + P views (`collator.views: 3` for two positives).
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.05).
+        group_size: Channels in a group. The authors' program has 128 groups: 6 channels at H = 768 and 8 at H = 1024.
+        shuffle: `per_view`: each view is whitened over the batch, in an order of its own (the paper). `contiguous`: the
+            B V rows in sentence order are cut into V blocks of B, each whitened in an order of its own, so that the
+            views of a sentence share one order (the authors' program, shuffled_group_whitening.py:24-77).
+        covariance: `detached` as in the authors' program (line 113 there), or `differentiable`.
+
+    Raises:
+        ValueError: The temperature is not positive, the group size does not divide the embedding, or the batch is no
+            larger than a group.
+
+    Deviations:
+        Statistics are taken over all processes' rows; the authors' program takes each process's. A direction without variance
+        is mapped to 0, where theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard negatives, of which
+        the paper has none, join every positive's candidates.
+
+    Source: SupstarZh/WhitenedCSE, whitenedcse/models.py:57-64, 233-238 and shuffled_group_whitening.py (the release
+    itself does not run: models.py:52 is no valid Python).
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        group_size: int = 8,
+        shuffle: Literal["per_view", "contiguous"] = "per_view",
+        covariance: Covariance = "detached",
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        if group_size < 1:
+            raise ValueError(f"group_size is {group_size}; give 1 or more channels (the paper's is 6 for BERT-base)")
+        self.temperature, self.group_size = temperature, group_size
+        self.shuffle, self.covariance = shuffle, covariance
+
+    def setup(self, encoder: Encoder) -> None:
+        """Build the head."""
+        self.head = Dense(encoder.dim, encoder.dim)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The sum over positives of the mean over rows."""
+        rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
+        projected = self.head(self._whiten(rows, ctx.generator))  # (B, V, D)
+        pairs = in_batch(Views.split(projected, views.embedding, views.positive.shape[1]), batch)
+        logits = pairs.cosine / self.temperature  # (B, N)
+        everything = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
+        results = [contrast(logits, pairs.positive, mask=everything & one) for one in _each_positive(views)]
+        return LossOutput(torch.stack([r.loss for r in results]).sum(), {"skipped": results[0].skipped.float()})
+
+    def _whiten(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, V, D) -> (B, V, D)."""
+        _, count, channels = rows.shape
+        blocks = rows.unbind(1) if self.shuffle == "per_view" else rows.flatten(0, 1).chunk(count)  # V of (B, D)
+        orders = [torch.randperm(channels, generator=generator).to(rows.device) for _ in range(count)]
+        white = [
+            group_whiten(block, self.group_size, permutation=order, covariance=self.covariance)
+            for block, order in zip(blocks, orders, strict=True)
+        ]
+        return torch.stack(white, 1) if self.shuffle == "per_view" else torch.cat(white).view_as(rows)
+
+
+def _each_positive(views: Views) -> list[Tensor]:
+    """For each of the P positives (N,): True at that positive of every row and at all hard negatives."""
+    size, positives, negatives = len(views.anchor), views.positive.shape[1], views.negative.shape[1]
+    which = torch.arange(size * positives, device=views.anchor.device) % positives  # (B P,)
+    shared = torch.ones(size * negatives, dtype=torch.bool, device=views.anchor.device)
+    return [torch.cat([which == p, shared]) for p in range(positives)]

@@ -1,0 +1,173 @@
+"""How fast training is: our trainer against sentence-transformers', on the same rows, batches, length and precision.
+
+Both take the same optimizer steps of unsupervised SimCSE (sentence-transformers: MultipleNegativesRankingLoss on the
+sentence paired with itself) from the same backbone with fused AdamW. Each measurement is a process of its own, so that
+its peak memory is its own, and the two take turns. The first steps are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.bench import merge
+
+WARMUP = 5
+BATCH, RATE = 64, 3e-5
+
+
+def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure both in turn; returns keys for bench.json."""
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+    for number in range(rounds):
+        for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
+            command = [sys.executable, "-m", "eval.bench_train", name, backbone, corpus, str(steps), precision, str(length)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[name].append(json.loads(printed.strip().splitlines()[-1]))
+            last = found[name][-1]
+            say(f"round {number + 1}/{rounds}  {name:5s} {last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB")
+    speed = {name: [one["sentences_per_s"] for one in ones] for name, ones in found.items()}
+    memory = {name: [one["peak_mb"] for one in ones] for name, ones in found.items()}
+    ratios = [a / b for a, b in zip(speed["ours"], speed["peer"], strict=True)]
+    return {
+        "train.speedup": round(statistics.median(ratios), 3),
+        "train.speedups": [round(r, 3) for r in ratios],
+        "train.memory_ratio": round(statistics.median(a / b for a, b in zip(memory["ours"], memory["peer"], strict=True)), 3),
+        "train.sentences_per_s": {name: [round(v, 1) for v in values] for name, values in speed.items()},
+        "train.peak_mb": {name: [round(v) for v in values] for name, values in memory.items()},
+        "train.setting": f"{backbone}, {corpus}, batch {BATCH}, max {length} tokens, {precision}, {steps} steps",
+    }
+
+
+def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
+    """One measurement of our trainer."""
+    from cse.collators import TextViews
+    from cse.data import Texts
+    from cse.encoder import Encoder
+    from cse.objectives.simcse import SimCSE
+    from cse.seeding import seed_dropout
+    from cse.trainer import Run, Trainer
+
+    seed_dropout(42)
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            batch_size=BATCH, max_steps=steps, learning_rate=RATE, eval_every=10**9, precision=precision,  # type: ignore[arg-type]
+        )
+        run = Run(
+            name="bench", folder=Path(folder) / "run", seed=42, data=Texts(corpus), collator=TextViews(max_length=length),
+            encoder=Encoder(backbone, pooler="cls"), objective=SimCSE(), evaluator=None, trainer=trainer,
+            callbacks=[_ours_callback(clock)],
+        )
+        trainer.fit(run)
+    return clock.result(steps)
+
+
+def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
+    """One measurement of sentence-transformers' trainer."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.models import Pooling, Transformer
+
+    from cse.backbone import locate
+    from cse.data import Texts
+
+    torch.manual_seed(42)
+    body = Transformer(locate(backbone), max_seq_length=length)
+    model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "cls")], device=_device())
+    texts = [example.texts[0] for example in Texts(corpus)]
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE, seed=42,
+            bf16=precision == "bf16", use_cpu=_device() == "cpu", lr_scheduler_type="linear", save_strategy="no",
+            logging_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch_fused",
+        )
+        SentenceTransformerTrainer(
+            model=model, args=arguments, train_dataset=Dataset.from_dict({"anchor": texts, "positive": texts}),
+            loss=MultipleNegativesRankingLoss(model), callbacks=[_peer_callback(clock)],
+        ).train()
+    return clock.result(steps)
+
+
+class _Clock:
+    """Time from the end of the warm-up to the end of the last step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.processor: list[float] = []
+
+    def tick(self) -> None:
+        self.ends.append(time.perf_counter())
+        self.processor.append(time.process_time())
+
+    def result(self, steps: int) -> dict[str, float]:
+        from cse.trainer import peak_memory
+        from torch import device  # isort: skip
+
+        seconds = self.ends[steps - 1] - self.ends[WARMUP - 1]
+        sentences = 2 * BATCH * (steps - WARMUP)
+        cpu = self.processor[steps - 1] - self.processor[WARMUP - 1]
+        return {
+            "sentences_per_s": sentences / seconds,
+            "sentences_per_cpu_s": sentences / cpu,
+            "peak_mb": peak_memory(device(_device())),
+        }
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _ours_callback(clock: _Clock) -> Any:
+    from cse.interfaces import Callback
+
+    class Tick(Callback):
+        def on_step(self, run: Any, metrics: dict[str, float]) -> None:
+            clock.tick()
+
+    return Tick()
+
+
+def _peer_callback(clock: _Clock) -> Any:
+    from transformers import TrainerCallback
+
+    class Tick(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    return Tick()
+
+
+def main() -> None:
+    """One measurement, printed as JSON."""
+    from cse.run import quiet
+
+    quiet()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("who", choices=["ours", "peer"])
+    parser.add_argument("backbone")
+    parser.add_argument("corpus")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("precision", choices=["fp32", "bf16"])
+    parser.add_argument("length", type=int)
+    options = parser.parse_args()
+    measure = ours if options.who == "ours" else peer
+    found = measure(options.backbone, options.corpus, options.steps, options.precision, options.length)
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

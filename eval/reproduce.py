@@ -1,0 +1,121 @@
+"""`python -m eval reproduce RECIPE`: train and score a recipe with several seeds, against the band that it declares.
+
+A recipe says what it expects as
+
+    expect: {tasks: sts-mini-dev, low: 57.5, high: 59.5}
+
+the band in which the mean over seeds is to lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: what is trained or scored already is not done again, and what was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cse.cache import atomic_file
+from cse.errors import UserError
+from cse.recipe import Recipe, load
+from eval import results
+from eval.loading import model_hash
+
+FIRST_SEED = 42
+PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band declared"
+
+Score = Callable[[Path, Path], None]  # a checkpoint, and where its results go
+
+
+def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs: Path, score: Score) -> dict[str, Any]:
+    """Do what is not done yet, and summarise.
+
+    Args:
+        name: Of the recipe.
+        seeds: How many, from 42 on.
+        overrides: Of its options.
+        tasks: What its mean is compared on; must be the band's own where there is a band.
+        runs: Where runs lie.
+        score: Scores a checkpoint into a results file.
+
+    Raises:
+        UserError: A run's folder holds another recipe, or training failed.
+    """
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}; give at least 1")
+    found: dict[int, float] = {}
+    folders = []
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+        recipe = load(name, [*overrides, f"--seed={seed}"])
+        folder = runs / recipe.name / f"reproduce-s{seed}"
+        _train(name, recipe, [*overrides, f"--seed={seed}"], folder)
+        found[seed] = _scored(folder, tasks or recipe.expect.get("tasks"), score)
+        folders.append(folder)
+    summary = summarise(found, recipe.expect)
+    summary["environment"] = json.loads((folders[0] / "env.json").read_text(encoding="utf-8"))
+    with atomic_file(folders[0].parent / "reproduce.json") as scratch:
+        scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def summarise(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean, spread and verdict."""
+    values = list(scores.values())
+    mean = statistics.mean(values)
+    verdict = NO_BAND
+    if "low" in expect and "high" in expect:
+        verdict = PASS if expect["low"] <= mean <= expect["high"] else OUTSIDE
+    return {
+        "scores": {str(seed): score for seed, score in scores.items()},
+        "mean": mean,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values),
+        "max": max(values),
+        "expect": dict(expect),
+        "verdict": verdict,
+    }
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """For the terminal."""
+    sd = "" if summary["sd"] is None else f" ± {summary['sd']:.2f}"
+    found = [f"seed {seed}   {score:.2f}" for seed, score in summary["scores"].items()]
+    found.append(f"mean      {summary['mean']:.2f}{sd}   min {summary['min']:.2f}   max {summary['max']:.2f}")
+    expect = summary["expect"]
+    band = f"   expected {expect['low']} to {expect['high']}" if summary["verdict"] != NO_BAND else ""
+    return [*found, f"{summary['verdict']}{band}"]
+
+
+def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) -> None:
+    """Train, go on, or do nothing."""
+    before = folder / "recipe.yaml"
+    if before.is_file() and before.read_text(encoding="utf-8") != recipe.text:
+        raise UserError(
+            f"{folder} holds a run of other settings than {recipe.name} has now.\n"
+            f"Remove that folder, or give another place with --runs."
+        )
+    known = (folder / "state").exists()
+    command = ["train", "--resume", str(folder)] if known else ["train", name, "--run_dir", str(folder), *overrides]
+    if known and _finished(folder):
+        return
+    if subprocess.run([sys.executable, "-m", "cse", *command], check=False).returncode:
+        raise UserError(f"training into {folder} failed; its message is above.\nRun the command again to go on.")
+
+
+def _finished(folder: Path) -> bool:
+    from cse.checkpoint import load_progress
+
+    return load_progress(folder / "state").finished
+
+
+def _scored(folder: Path, tasks: str | None, score: Score) -> float:
+    """The average of a run's best checkpoint, scored unless it is already."""
+    out, best = folder / results.name_for("best", tasks or "sts"), folder / "best"
+    if not out.is_file() or results.read(out)["model"]["sha256"] != model_hash(best):
+        score(best, out)
+    average = results.read(out)["average"]["all"]["spearman"]
+    if average is None:
+        raise UserError(f"{best}: a task has no score, so there is no average.\nGive --data DIR, or other --tasks.")
+    return float(average)

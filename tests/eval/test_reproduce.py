@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from cse.errors import UserError
+from eval import reproduce
+
+
+def test_summary_by_hand():
+    found = reproduce.summarise({42: 1.0, 43: 2.0, 44: 6.0}, {"low": 2.5, "high": 3.5})
+    assert found["mean"] == 3
+    assert found["sd"] == pytest.approx(7**0.5)  # squares 4, 1, 9 over two
+    assert (found["min"], found["max"], found["verdict"]) == (1, 6, reproduce.PASS)
+    assert reproduce.summarise({42: 4.0}, {"low": 2.5, "high": 3.5})["verdict"] == reproduce.OUTSIDE
+    assert reproduce.summarise({42: 4.0}, {})["verdict"] == reproduce.NO_BAND
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Training and scoring replaced by files, and a record of what was done."""
+    done = []
+
+    def load(name, overrides):
+        return SimpleNamespace(
+            name=name, text=f"{name} {overrides}", expect={"tasks": "sts-mini-dev", "low": 50, "high": 60}
+        )
+
+    def train(command, check):
+        assert not check
+        resumed = "--resume" in command
+        folder = tmp_path / command[command.index("--resume" if resumed else "--run_dir") + 1]
+        done.append(("resume" if resumed else "train", folder.name))
+        (folder / "best").mkdir(parents=True, exist_ok=True)
+        (folder / "best" / "model.safetensors").write_text(folder.name)
+        (folder / "state").mkdir(exist_ok=True)
+        (folder / "state" / "finished").touch()
+        (folder / "env.json").write_text('{"torch": "x"}')
+        (folder / "recipe.yaml").write_text(f"r ['--seed={folder.name[-2:]}']")
+        return SimpleNamespace(returncode=0)
+
+    def score(checkpoint, out):
+        done.append(("score", checkpoint.parent.name))
+        content = {"schema": 1, "model": {"sha256": reproduce.model_hash(checkpoint)}}
+        out.write_text(json.dumps(content | {"average": {"all": {"spearman": float(checkpoint.parent.name[-2:])}}}))
+
+    monkeypatch.setattr(reproduce, "load", load)
+    monkeypatch.setattr(reproduce.subprocess, "run", train)
+    monkeypatch.setattr(reproduce, "_finished", lambda folder: (folder / "state" / "finished").exists())
+    return SimpleNamespace(done=done, runs=tmp_path, go=lambda n: reproduce.run("r", n, [], None, tmp_path, score))
+
+
+def test_finished_seeds_are_not_run_again(world):
+    assert world.go(2)["mean"] == 42.5
+    assert world.done == [
+        ("train", "reproduce-s42"),
+        ("score", "reproduce-s42"),
+        ("train", "reproduce-s43"),
+        ("score", "reproduce-s43"),
+    ]
+    world.done.clear()
+    found = world.go(3)
+    assert world.done == [("train", "reproduce-s44"), ("score", "reproduce-s44")]
+    assert found["verdict"] == reproduce.OUTSIDE
+    assert json.loads((world.runs / "r" / "reproduce.json").read_text())["environment"] == {"torch": "x"}
+
+
+def test_an_interrupted_run_goes_on(world):
+    world.go(1)
+    (world.runs / "r" / "reproduce-s42" / "state" / "finished").unlink()
+    world.done.clear()
+    world.go(1)
+    assert world.done == [("resume", "reproduce-s42")]  # the same weights came out, so the score stands
+
+
+def test_other_weights_are_scored_again(world):
+    world.go(1)
+    (world.runs / "r" / "reproduce-s42" / "best" / "model.safetensors").write_text("other")
+    world.done.clear()
+    world.go(1)
+    assert world.done == [("score", "reproduce-s42")]
+
+
+def test_other_settings_are_refused(world):
+    world.go(1)
+    (world.runs / "r" / "reproduce-s42" / "recipe.yaml").write_text("other")
+    with pytest.raises(UserError, match="holds a run of other settings"):
+        world.go(1)
+
+
+def test_no_seeds():
+    with pytest.raises(UserError, match="--seeds is 0"):
+        reproduce.run("r", 0, [], None, None, None)

@@ -1,0 +1,34 @@
+"""What tests of objectives share: batches without tokens, comparison at the oracles' tolerance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+
+from cse.batch import Batch, StepContext, Views
+
+
+def settings(oracles, method):
+    """The cases of a method."""
+    return json.loads((oracles / f"{method}.json").read_text())
+
+
+def batch_of(size, views, positives=1, **fields):
+    """A batch whose tokens nobody reads."""
+    ids = torch.zeros(size, views, 1, dtype=torch.int64)
+    return Batch(input_ids=ids, attention_mask=torch.ones_like(ids), num_positives=positives, **fields)
+
+
+def run(objective, rows, positives=1, generator=None, **fields):
+    """The objective's output on rows (B, V, D)."""
+    batch = batch_of(rows.shape[0], rows.shape[1], positives, **fields)
+    return objective(Views.split(rows, rows, positives), batch, StepContext(encoder=None, generator=generator))
+
+
+def close(got, want, tolerance=1e-4):
+    """Largest difference at most `tolerance` of the largest value."""
+    got, want = np.asarray(got.detach() if isinstance(got, torch.Tensor) else got), np.asarray(want)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= tolerance * max(1.0, np.abs(want).max())

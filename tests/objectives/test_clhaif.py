@@ -1,0 +1,73 @@
+"""CLHAIF: oracles, pencil, limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cse.objectives.clhaif import CLHAIF
+from cse.objectives.simcse import SimCSE
+from tests.objectives.helpers import close, run, settings
+
+
+def test_every_case_of_the_authors_program(oracles):
+    cases = {n: c for n, c in settings(oracles, "claif").items() if "smooth" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"claif_{name}.npz")
+        states = torch.tensor(data["hs"]).requires_grad_()
+        objective = CLHAIF(smooth={"no_smooth": "none"}.get(case["smooth"], case["smooth"].removeprefix("smooth_")))
+        loss = run(objective, states[:, 0].unflatten(0, (-1, 3)), score=torch.tensor(data["scores"])[:, 0]).loss
+        loss.backward()
+        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
+        close(states.grad, data["grad_hs"])
+
+
+@pytest.mark.parametrize("smooth", ["positive", "all", "none"])
+def test_all_scores_1_equal_simcse(smooth):
+    rows = torch.randn(5, 3, 8)
+    got = run(CLHAIF(smooth=smooth, hard_negative_weight=0.7), rows, score=torch.ones(5)).loss
+    assert got.item() == pytest.approx(run(SimCSE(hard_negative_weight=0.7), rows).loss.item(), rel=1e-6)
+
+
+def test_by_pencil():
+    # Two rows, each positive its anchor, negatives orthogonal to both, t = 1: logits 1, 0, 0, 0
+    rows = torch.zeros(2, 3, 3)
+    rows[0, :2, 0] = rows[1, :2, 1] = rows[:, 2, 2] = 1.0
+    score = torch.tensor([0.5, 0.25])
+    total = math.log(math.e + 3)
+    near, far = total - 1, total  # - log softmax of the positive and of the others
+    want = {
+        "none": near,
+        "positive": (0.5 + 0.25) * near / 2,
+        "all": (0.5 * near + 0.5 * far + 0.25 * near + 0.75 * far) / 2,
+    }
+    for smooth, value in want.items():
+        got = run(CLHAIF(smooth=smooth, temperature=1.0), rows, score=score).loss
+        assert got.item() == pytest.approx(value, rel=1e-6), smooth
+
+
+def test_all_is_a_soft_cross_entropy_also_where_candidates_are_masked():
+    rows, score = torch.randn(4, 3, 6), torch.tensor([0.9, 0.0, 0.4, 1.0])
+    exists = torch.tensor([[True, True, True]] * 3 + [[True, True, False]])
+    got = run(CLHAIF(smooth="all"), rows, score=score, view_mask=exists).loss
+    candidates = torch.cat([rows[:, 1], rows[:3, 2]])  # 7 are there
+    logits = torch.nn.functional.cosine_similarity(rows[:, None, 0], candidates[None], dim=-1) / 0.05
+    target = ((1 - score) / 6)[:, None].repeat(1, 7)
+    target[range(4), range(4)] = score
+    assert got.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5)
+
+
+def test_errors():
+    rows = torch.randn(3, 3, 4)
+    with pytest.raises(ValueError, match=r"CLHAIF needs Batch\.score"):
+        run(CLHAIF(), rows)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        run(CLHAIF(), rows, score=torch.tensor([0.5, 80.0, 0.1]))
+    with pytest.raises(ValueError, match="2"):
+        run(CLHAIF(), rows, positives=2, score=torch.zeros(3))
+    with pytest.raises(ValueError, match="temperature"):
+        CLHAIF(temperature=-1.0)

@@ -1,0 +1,179 @@
+"""DCLR against the authors' program (oracles), pencil and limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from cse.batch import Batch, StepContext, Views
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.functional import all_entries_bce, cosine_matrix
+from cse.objectives.dclr import DCLR
+from cse.objectives.simcse import SimCSE
+from cse.tokens import TokenStore
+from tests.objectives.helpers import batch_of, close, run, settings
+
+
+def loss_of(objective, rows, judged, noise, **fields):
+    """The loss of rows (B, V, D), given the complement's opinion and the noise."""
+    return objective.loss(Views.split(rows, rows, 1), batch_of(len(rows), rows.shape[1], **fields), judged, noise)
+
+
+def cases(oracles):
+    found = {n: c for n, c in settings(oracles, "dclr").items() if isinstance(c, dict) and "phi" in c}
+    assert found
+    for name, case in found.items():
+        data = np.load(oracles / f"dclr_{name}.npz")
+        rep, mlp = torch.tensor(data["rep"]).requires_grad_(), [torch.tensor(data[k]) for k in ("mlp_w", "mlp_b")]
+        rows = (torch.tanh(linear(rep, *mlp)) if case["is_base"] else rep).unflatten(0, (-1, 2))
+        fixed = torch.tensor(data["fix"]).unflatten(0, (-1, 2))
+        judged = cosine_matrix(fixed[:, 0], fixed[:, 1])
+        arguments = {"complement": "-", "threshold": case["phi"], "ascent_steps": case["pgd"]}
+        yield case, data, arguments, rep, rows, judged
+
+
+def test_every_case_of_the_authors_program(oracles):
+    for case, data, arguments, rep, rows, judged in cases(oracles):
+        objective = DCLR(**arguments, form="weighted_logits")
+        output = loss_of(objective, rows, judged, torch.tensor(data["z_negative_init"]))
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        close(rep.grad, data["grad_rep"])
+        assert output.metrics["removed"].item() * len(rows) == pytest.approx(case["n_false_negatives"])
+        assert int(len(rows) * case["noise_times"]) == len(data["z_negative_init"])
+
+
+def test_every_case_of_the_papers_form(oracles):
+    for case, data, arguments, _, rows, judged in cases(oracles):
+        got = loss_of(DCLR(**arguments), rows, judged, torch.tensor(data["z_negative_init"])).loss
+        assert got.item() == pytest.approx(case["infonce_with_removed_false_negatives"], rel=1e-5)
+
+
+def test_by_pencil():
+    # Three orthogonal anchors, positives alike, t = 1, one orthogonal noise vector; row 0 loses candidate 1.
+    rows = torch.eye(4)[:3, None].expand(3, 2, 4)
+    judged = torch.tensor([[1.0, 0.95, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    noise = torch.eye(4)[3:]
+    e = math.e
+    paper = DCLR(complement="-", temperature=1.0, ascent_steps=0)
+    want = (math.log((e + 2) / e) + 2 * math.log((e + 3) / e)) / 3
+    assert loss_of(paper, rows, judged, noise).loss.item() == pytest.approx(want, rel=1e-6)
+    # The program's form leaves e^0 of it, so nothing changes here: its logit was 0 before.
+    code = DCLR(complement="-", temperature=1.0, ascent_steps=0, form="weighted_logits")
+    p, q = e / (e + 3), 1 / (e + 3)
+    assert loss_of(code, rows, judged, noise).loss.item() == pytest.approx(
+        -(math.log(p) + 3 * math.log(1 - q)) / 4, rel=1e-6
+    )
+
+
+def test_ascent_raises_the_loss_by_steps_of_the_given_length():
+    rows, noise = torch.randn(5, 2, 6), torch.randn(3, 6)
+    judged = torch.eye(5)
+    losses = [
+        loss_of(DCLR(complement="-", ascent_steps=s, ascent_rate=0.05, temperature=0.5), rows, judged, noise).loss.item()
+        for s in (0, 1, 4)
+    ]
+    assert losses[0] < losses[1] < losses[2]
+    objective = DCLR(complement="-", ascent_steps=1, ascent_rate=0.05)
+    from cse.candidates import in_batch
+
+    moved = objective._ascend(noise, rows[:, 0], in_batch(Views.split(rows, rows, 1), batch_of(5, 2)))
+    close((moved - noise).norm(dim=1), np.full(3, 0.05), 1e-5)
+
+
+def test_threshold_1_removes_nothing():
+    """Then, without noise, it is SimCSE; with noise, SimCSE whose denominator has the noise as well."""
+    rows = torch.randn(6, 2, 8)
+    judged = torch.full((6, 6), 1.0000001)
+    got = loss_of(DCLR(complement="-", threshold=1.0), rows, judged, torch.zeros(0, 8))
+    assert got.loss.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)
+    assert got.metrics["removed"] == 0
+    noise = torch.randn(4, 8)
+    got = loss_of(DCLR(complement="-", threshold=1.0, ascent_steps=0), rows, judged, noise).loss
+    logits = cosine_matrix(rows[:, 0], torch.cat([rows[:, 1], noise])) / 0.05
+    assert got.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.arange(6)).item(), rel=1e-5)
+
+
+def test_the_noise_takes_no_gradient_and_anchors_take_the_first_order():
+    rows, noise = torch.randn(4, 2, 6, requires_grad=True), torch.randn(4, 6)
+    loss_of(DCLR(complement="-"), rows, torch.eye(4), noise).loss.backward()
+    assert torch.isfinite(rows.grad).all()
+    assert not noise.requires_grad
+
+
+def test_bce_is_finite_where_p_rounds_to_1():
+    logits = torch.tensor([[400.0, 0.0, 1.0], [400.0, 0.0, -torch.inf]], requires_grad=True)
+    target = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    mask = torch.isfinite(logits)
+    loss = all_entries_bce(logits, target, mask)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def set_up(tiny_bert, **arguments):
+    torch.manual_seed(0)
+    encoder = Encoder(tiny_bert, head="mlp")
+    objective = DCLR(complement=tiny_bert, **arguments)
+    objective.setup(encoder)
+    return encoder, objective
+
+
+def tokens_of(encoder, texts):
+    store = TokenStore.build(texts, encoder.tokenizer, 12)
+    return store.pad([store.ids(store.text_id(t)) for t in texts])
+
+
+def test_the_complement_is_frozen_and_not_saved(tiny_bert):
+    encoder, objective = set_up(tiny_bert)
+    assert not list(objective.parameters())
+    assert not objective.state_dict()
+    objective.train()
+    assert not objective._frozen[0].training
+    assert not any(p.requires_grad for p in objective._frozen[0].parameters())
+
+
+def test_the_complement_judges_by_its_own_vectors(tiny_bert):
+    """Padding is masked, and dropout views are encoded once."""
+    encoder, objective = set_up(tiny_bert)
+    texts = ["the cat sat on a mat", "the dog", "red house", "blue tree sun moon"]
+    ids, mask = tokens_of(encoder, texts)
+    vectors = torch.tensor(Encoder.load(tiny_bert).encode(texts))
+    want = cosine_matrix(vectors, vectors)
+    twice = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
+    close(objective._judge(twice, StepContext(encoder)), want, 1e-5)
+    other = ids.roll(1, 0), mask.roll(1, 0)
+    pair = Batch(torch.stack([ids, other[0]], 1), torch.stack([mask, other[1]], 1))
+    close(objective._judge(pair, StepContext(encoder)), want.roll(1, 1), 1e-5)
+
+
+def test_a_step_from_tokens(tiny_bert):
+    encoder, objective = set_up(tiny_bert, temperature=1.0, noise_ratio=2.5)
+    ids, mask = tokens_of(encoder, ["the cat sat", "the dog", "red house"])
+    batch = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
+    rows = encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)).projected.view(3, 2, -1)
+    outputs = [
+        objective(Views.split(rows, rows, 1), batch, StepContext(encoder, generator=torch.Generator().manual_seed(s)))
+        for s in (1, 1, 2)
+    ]
+    assert outputs[0].loss == outputs[1].loss != outputs[2].loss
+    outputs[0].loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def test_another_vocabulary_is_refused(tiny_bert):
+    encoder = Encoder(tiny_bert)
+    encoder.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(UserError, match="complement.*vocabulary"):
+        DCLR(complement=tiny_bert).setup(encoder)
+
+
+def test_errors():
+    for name, value in {"temperature": 0.0, "threshold": 1.1, "noise_ratio": -1.0}.items():
+        with pytest.raises(ValueError, match=name):
+            DCLR(complement="-", **{name: value})

@@ -1,0 +1,336 @@
+"""DiffCSE against its authors' program (oracle, whole models), pencil, limits, and one process against two halves."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, StepContext, Views
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.learner import Learner
+from cse.objectives.diffcse import DiffCSE
+from cse.objectives.simcse import SimCSE
+from tests.conftest import WORDS
+
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+
+
+def save(model, tokenizer_of, folder):
+    """A model's folder with a tokenizer in it, which no oracle needs but every loader asks for."""
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    return str(folder)
+
+
+def body(state, prefix):
+    """Part of a state_dict, without the buffers of transformers 4."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "position_ids" not in k}
+
+
+def count(state, pattern):
+    return 1 + max(int(match.group(1)) for match in (re.search(pattern, key) for key in state) if match)
+
+
+def bert(state, prefix):
+    """A BertModel with an oracle's weights: its sizes from their shapes, with heads of 8 as in every oracle here."""
+    from transformers import BertConfig, BertModel
+
+    weights = body(state, prefix)
+    vocabulary, hidden = weights["embeddings.word_embeddings.weight"].shape
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=count(weights, r"encoder\.layer\.(\d+)\."),
+        num_attention_heads=hidden // 8,
+        intermediate_size=len(weights["encoder.layer.0.intermediate.dense.bias"]),
+        max_position_embeddings=len(weights["embeddings.position_embeddings.weight"]),
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    model.load_state_dict(weights)
+    return model
+
+
+def distilbert(state, heads):
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    weights = body(state, "generator.")
+    vocabulary, hidden = weights["distilbert.embeddings.word_embeddings.weight"].shape
+    config = DistilBertConfig(
+        vocab_size=vocabulary,
+        dim=hidden,
+        n_layers=count(weights, r"transformer\.layer\.(\d+)\."),
+        n_heads=heads,
+        hidden_dim=len(weights["distilbert.transformer.layer.0.ffn.lin1.bias"]),
+        max_position_embeddings=len(weights["distilbert.embeddings.position_embeddings.weight"]),
+    )
+    model = DistilBertForMaskedLM(config)
+    model.load_state_dict(weights)
+    return model
+
+
+def load(objective, state):
+    """An oracle's weights for what the objective trains."""
+    objective.discriminator.backbone.load_state_dict(body(state, "discriminator."))
+    objective.discriminator.head.load_state_dict(body(state, "electra_head."))
+    weights = {k: v for k, v in body(state, "mlp.net.").items() if "running" not in k and "num_batches" not in k}
+    objective.projector.load_state_dict(weights)
+
+
+def gradients(encoder, objective):
+    """Gradients under the names of the authors' program."""
+    parts = {
+        "bert.": encoder.backbone,
+        "discriminator.": objective.discriminator.backbone,
+        "mlp.net.": objective.projector,
+        "electra_head.": objective.discriminator.head,
+    }
+    return {prefix + name: p.grad for prefix, part in parts.items() for name, p in part.named_parameters()}
+
+
+def test_every_whole_model(oracles, tiny_bert, tmp_path):
+    cases = {n: c for n, c in json.loads((oracles / "diffcse.json").read_text()).items() if isinstance(c, dict)}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"diffcse_{name}.npz")
+        state = torch.load(oracles / f"diffcse_{name}_state.pt", weights_only=True)
+        folder = tmp_path / name
+        encoder = Encoder(save(bert(state, "bert."), tiny_bert, folder / "backbone"), **NO_DROPOUT)
+        generator = save(distilbert(state, heads=2), tiny_bert, folder / "generator")
+        objective = DiffCSE(generator=generator, rtd_weight=case["lam"])
+        objective.setup(encoder)
+        load(objective, state)
+        for module in objective.modules():  # the oracle was made without dropout
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        ids, mask, masked = (torch.tensor(data[k]) for k in ("input_ids", "attention_mask", "mlm_input_ids"))
+        batch = Batch(ids, mask, masked_ids=masked)
+        ctx = StepContext(encoder=encoder)
+
+        filled = objective.generator(masked.flatten(0, 1), mask.flatten(0, 1))
+        real = data["attention_mask"].reshape(filled.shape) == 1
+        assert (filled.numpy() == data["generator_argmax"])[real].all()
+        edited = objective.edited(batch, ctx, len(ids), ids.shape[-1]) * mask.flatten(0, 1)
+        assert (edited.numpy() == data["e_inputs"]).all()
+
+        _, output = Learner(encoder, objective).train()(batch, ctx)
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        assert output.metrics["contrastive"].item() == pytest.approx(case["contrastive"], rel=1e-5)
+        assert output.metrics["rtd"].item() == pytest.approx(case["rtd_loss"], rel=1e-5)
+        share = output.metrics["replaced"].item() * mask.sum().item()  # theirs is of all positions but the first
+        assert share / (mask.numel() - mask.shape[0] * mask.shape[1]) == pytest.approx(case["frac_replaced"], rel=1e-5)
+        found, checked = gradients(encoder, objective), 0
+        for key in data.files:
+            if key.startswith("grad/"):
+                got = found[key.removeprefix("grad/")].numpy()
+                assert np.abs(got - data[key]).max() <= 1e-4 * max(1.0, np.abs(data[key]).max()), key
+                checked += 1
+        assert checked == len(found)
+
+
+class Fixed:
+    """A generator that puts one token everywhere."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def __call__(self, masked_ids, mask, chance=None):
+        return torch.full_like(masked_ids, self.token)
+
+
+def texts(rows=4, views=2, length=6, seed=0):
+    """A batch of rows whose lengths differ, padded with 0."""
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 5 + len(WORDS), (rows, views, length), generator=rng)
+    ids[..., 0] = 2
+    lengths = torch.randint(3, length + 1, (rows, 1, 1), generator=rng)
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths).long().expand(rows, views, length)
+    masked = torch.where(torch.rand(ids.shape, generator=rng) < 0.3, torch.tensor(4), ids)
+    labels = torch.where((masked == 4) & (mask == 1), ids, torch.tensor(-100))
+    return Batch(ids * mask, mask, masked_ids=masked * mask, mlm_labels=labels)
+
+
+def built(tiny_bert, **options):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    objective = DiffCSE(generator=tiny_bert, **options)
+    objective.setup(encoder)
+    return encoder, objective.train()
+
+
+def loss(encoder, objective, batch, **ctx):
+    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, **ctx))[1]
+
+
+def test_detection_by_pencil(tiny_bert):
+    """A head that says "replaced" with logit x everywhere: the mean of two known numbers."""
+    encoder, objective = built(tiny_bert)
+    objective.generator = Fixed(5)
+    with torch.no_grad():
+        objective.discriminator.head.weight.zero_()
+        objective.discriminator.head.bias.copy_(torch.tensor([0.0, math.log(3.0)]))  # P(replaced) = 3/4
+    ids = torch.tensor([[[2, 5, 6, 3]] * 2, [[2, 7, 3, 0]] * 2])  # 2 x 2 replaced, then 2 x 2: 8 of 16 positions
+    mask = (ids > 0).long()
+    batch = Batch(ids, mask, masked_ids=ids)
+    got = loss(encoder, objective, batch).metrics
+    assert got["replaced"].item() == pytest.approx(8 / 14)
+    assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 8 * math.log(1 / 4)) / 16, rel=1e-5)
+    objective.padding = "excluded"
+    got = loss(encoder, objective, batch).metrics
+    assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 6 * math.log(1 / 4)) / 14, rel=1e-5)
+
+
+def test_without_weight_it_is_the_contrast_of_projected_vectors(tiny_bert):
+    encoder, objective = built(tiny_bert, rtd_weight=0.0)
+    batch = texts()
+    with torch.no_grad():
+        rows = objective.projector(Learner(encoder, objective).encode(batch).projected.flatten(0, 1)).view(4, 2, -1)
+        want = SimCSE()(Views.split(rows, rows, 1), batch, StepContext(encoder=encoder)).loss
+        assert loss(encoder, objective, batch).loss.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_the_vector_takes_the_first_embeddings_place(tiny_bert):
+    """By hand: embeddings, replacement, then each layer of the stack."""
+    objective = built(tiny_bert)[1]
+    batch, condition = texts(), torch.randn(8, 16)
+    ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
+    model = objective.discriminator.backbone
+    states = model.embeddings(input_ids=ids)
+    states = torch.cat([condition[:, None], states[:, 1:]], 1)
+    additive = torch.zeros(8, 1, 1, 6).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
+    for layer in model.encoder.layer:
+        states = layer(states, attention_mask=additive)
+        states = states[0] if isinstance(states, tuple) else states
+    got = objective.discriminator(ids, mask, condition)
+    assert torch.allclose(got, objective.discriminator.head(states), atol=1e-5)
+    assert not model.embeddings._forward_hooks
+
+
+@pytest.fixture
+def tiny_roberta(tiny_bert, tmp_path):
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=42,
+        pad_token_id=0,
+    )
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    return str(tmp_path / "roberta")
+
+
+@pytest.mark.parametrize("options", [{}, {"generation": "sample"}, {"positions": "masked"}, {"padding": "excluded"}])
+def test_both_terms_reach_the_encoder_and_all_that_is_trained(tiny_roberta, options):
+    encoder = Encoder(tiny_roberta, **NO_DROPOUT)
+    objective = DiffCSE(generator=tiny_roberta, **options)
+    objective.setup(encoder)
+    output = loss(encoder, objective, texts())
+    output.loss.backward()
+    assert math.isfinite(output.loss.item())
+    for module in (encoder, objective):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    assert objective.discriminator.backbone.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_only_masked_tokens_are_replaced(tiny_bert):
+    encoder, objective = built(tiny_bert, positions="masked")
+    objective.generator = Fixed(6)
+    batch = texts()
+    edited = objective.edited(batch, StepContext(encoder=encoder), 4, 6).view(4, 2, 6)
+    chosen = (batch.mlm_labels != -100) & (torch.arange(6) > 0)
+    assert (edited[chosen] == 6).all()
+    assert (edited[~chosen] == batch.input_ids[~chosen]).all()
+
+
+def test_sampling_follows_the_generator(tiny_bert):
+    """Each token as often as the generator's softmax says, and the same tokens for the same generator of randomness."""
+    encoder, objective = built(tiny_bert, generation="sample")
+    ids, mask = torch.tensor([[2, 4, 3]]).repeat(4000, 1), torch.ones(4000, 3, dtype=torch.long)
+    logits = objective.generator.model(input_ids=ids[:1], attention_mask=mask[:1]).logits[0, 1]
+    drawn = objective.generator(ids, mask, torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)))[:, 1]
+    share = torch.bincount(drawn, minlength=len(logits)) / 4000
+    assert (share - logits.softmax(-1)).abs().max() < 0.02
+    a, b, c = (loss(encoder, objective, texts(), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2))
+    assert a == b != c
+
+
+def test_a_generators_dropout_is_an_option(tiny_bert):
+    assert not built(tiny_bert)[1].generator.model.training
+    assert built(tiny_bert, generator_dropout=True)[1].generator.model.training
+
+
+def test_state_holds_neither_generator_nor_encoder(tiny_bert):
+    encoder, objective = built(tiny_bert)
+    assert {key.split(".")[0] for key in objective.state_dict()} == {"projector", "discriminator"}
+    shared = {p.data_ptr() for p in encoder.parameters()} & {p.data_ptr() for p in objective.parameters()}
+    assert not shared
+    assert not [p for p in objective.generator.model.parameters() if p.requires_grad]
+
+
+def test_order_of_rows_does_not_matter(tiny_bert):
+    encoder, objective = (module.double() for module in built(tiny_bert))  # batch norm magnifies float32's rounding
+    batch, order = texts(), torch.tensor([2, 0, 3, 1])
+    moved = batch.with_tensors({name: t[order] for name, t in batch.tensors().items()})
+    a, b = loss(encoder, objective, moved).loss.item(), loss(encoder, objective, batch).loss.item()
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+def test_bf16_is_finite(tiny_bert):
+    encoder, objective = built(tiny_bert)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = loss(encoder, objective, texts())
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_lora_encoders_start_the_discriminator_from_the_merged_backbone(tiny_bert):
+    encoder = Encoder(tiny_bert, lora_rank=2, lora_targets=["query"])
+    objective = DiffCSE(generator=tiny_bert)
+    objective.setup(encoder)
+    plain = Encoder(tiny_bert).backbone.state_dict()
+    assert all(torch.equal(plain[k], v) for k, v in objective.discriminator.backbone.state_dict().items())
+
+
+def test_refusals(tiny_bert, tmp_path):
+    from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
+
+    with pytest.raises(ValueError, match="temperature"):
+        DiffCSE(generator="x", temperature=0.0)
+    with pytest.raises(ValueError, match="rtd_weight"):
+        DiffCSE(generator="x", rtd_weight=-1.0)
+    encoder = Encoder(tiny_bert)
+    headless = save(AutoModel.from_pretrained(tiny_bert), tiny_bert, tmp_path / "headless")
+    with pytest.raises(UserError, match="no trained masked-LM head"):
+        DiffCSE(generator=headless).setup(encoder)
+    other = AutoTokenizer.from_pretrained(tiny_bert)
+    other.add_tokens(["zebra"])
+    from transformers import AutoModelForMaskedLM
+
+    AutoModelForMaskedLM.from_pretrained(tiny_bert).save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="another vocabulary"):
+        DiffCSE(generator=str(tmp_path / "other")).setup(encoder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    llama = LlamaModel(LlamaConfig(vocab_size=30, **sizes))
+    llama = Encoder(save(llama, tiny_bert, tmp_path / "llama"), pooler="last")
+    with pytest.raises(UserError, match="llama backbone"):
+        DiffCSE(generator=tiny_bert).setup(llama)
+    objective = DiffCSE(generator=tiny_bert)
+    objective.setup(encoder)
+    with pytest.raises(ValueError, match=r"DiffCSE needs Batch\.masked_ids"):
+        loss(encoder, objective, Batch(texts().input_ids, texts().attention_mask))

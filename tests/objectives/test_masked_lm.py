@@ -1,0 +1,128 @@
+"""Masked language modelling against transformers' own BertForMaskedLM and RobertaForMaskedLM, and by limits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.batch import Batch, Example, StepContext, Views
+from cse.collators import Masked, TextViews
+from cse.encoder import Encoder
+from cse.objectives.masked_lm import MaskedLM
+from cse.tokens import TokenStore
+from tests.conftest import WORDS
+
+NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+EMPTY = Views(*(torch.zeros(4, 0) for _ in range(4)))
+
+
+def masked_batch(encoder):
+    """Texts of unequal length, so that sub-batches and padding take part."""
+    texts = [" ".join(WORDS[i : i + 3 + 2 * i]) for i in range(4)]
+    examples = [Example((text,), row_id=i) for i, text in enumerate(texts)]
+    collator = Masked(views=TextViews(max_length=12), probability=0.5)
+    collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 0)
+    return collator(examples)
+
+
+def objective_on(encoder):
+    objective = MaskedLM()
+    objective.setup(encoder)
+    return objective
+
+
+def tiny_roberta(tiny_bert, folder):
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    torch.manual_seed(1)
+    config = RobertaConfig(
+        vocab_size=21,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_loss_and_gradient_are_those_of_transformers(tiny_bert, tmp_path, family):
+    from transformers import AutoModelForMaskedLM
+
+    source = tiny_bert if family == "bert" else tiny_roberta(tiny_bert, tmp_path / "roberta")
+    torch.manual_seed(2)
+    with torch.no_grad():  # biases of 0 and layer norms of 1 would hide a head that is not loaded
+        peer = AutoModelForMaskedLM.from_pretrained(source)
+        for weight in peer.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    peer.save_pretrained(tmp_path / "model")
+    tokenizer_of(tiny_bert).save_pretrained(tmp_path / "model")
+    peer = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
+
+    encoder = Encoder(str(tmp_path / "model"), **NO_DROPOUT)
+    batch = masked_batch(encoder)
+    output = objective_on(encoder)(EMPTY, batch, StepContext(encoder=encoder))
+    output.loss.backward()
+    flat = {"input_ids": batch.masked_ids, "attention_mask": batch.attention_mask, "labels": batch.mlm_labels}
+    want = peer(**{k: v.flatten(0, 1) for k, v in flat.items()})
+    want.loss.backward()
+    assert output.loss.item() == pytest.approx(want.loss.item(), rel=1e-5)
+    ours = encoder.backbone.get_input_embeddings().weight.grad
+    theirs = peer.get_input_embeddings().weight.grad  # through the input and, tied, the output
+    assert theirs.abs().max() > 1e-3
+    assert (ours - theirs).abs().max() < 1e-5
+    chosen = batch.mlm_labels.flatten(0, 1) != -100
+    hits = (want.logits.argmax(-1) == batch.mlm_labels.flatten(0, 1))[chosen]
+    assert output.metrics["mlm_accuracy"].item() == pytest.approx(hits.float().mean().item())
+
+
+def tokenizer_of(source):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source)
+
+
+def test_a_head_that_knows_nothing_costs_log_of_the_vocabulary(tiny_bert):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    objective = objective_on(encoder)
+    torch.nn.init.zeros_(objective.head.layer_norm.weight)
+    torch.nn.init.zeros_(objective.head.layer_norm.bias)
+    torch.nn.init.zeros_(objective.head.bias)
+    loss = objective(EMPTY, masked_batch(encoder), StepContext(encoder=encoder)).loss.item()
+    assert loss == pytest.approx(math.log(len(encoder.tokenizer)), rel=1e-6)
+
+
+def test_a_batch_without_a_mask_costs_nothing(tiny_bert):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    batch = masked_batch(encoder)
+    bare = batch.with_tensors(batch.tensors() | {"mlm_labels": torch.full_like(batch.mlm_labels, -100)})
+    output = objective_on(encoder)(EMPTY, bare, StepContext(encoder=encoder))
+    output.loss.backward()
+    assert output.loss.item() == 0.0
+    assert output.metrics["mlm_accuracy"].item() == 0.0
+
+
+def test_a_backbone_without_a_head_gets_a_fresh_one(tiny_bert, tmp_path):
+    Encoder(tiny_bert).save(tmp_path / "model")
+    fresh, loaded = objective_on(Encoder(str(tmp_path / "model"))), objective_on(Encoder(tiny_bert))
+    assert not torch.allclose(fresh.head.dense.weight, loaded.head.dense.weight)
+    assert fresh.head.dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("field", ["masked_ids", "mlm_labels"])
+def test_a_missing_field_is_named(tiny_bert, field):
+    encoder = Encoder(tiny_bert)
+    batch = masked_batch(encoder)
+    rest = Batch(batch.input_ids, batch.attention_mask).with_tensors(
+        {n: t for n, t in batch.tensors().items() if n != field}
+    )
+    with pytest.raises(ValueError, match=f"Batch.{field}"):
+        objective_on(encoder)(EMPTY, rest, StepContext(encoder=encoder))

@@ -1,0 +1,91 @@
+"""PromCSE's objective against its authors' program (oracles), pencil and limits. Its encoder has a file of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, StepContext, Views
+from cse.functional import energy_hinge
+from cse.objectives.promcse import PromCSE
+from cse.objectives.simcse import SimCSE
+
+
+def loss_of(rows, views, objective, **fields):
+    """Output for flat rows (B V, D), row = item * V + view."""
+    stacked = rows.view(-1, views, rows.shape[-1])
+    ids = torch.zeros(*stacked.shape[:2], 1, dtype=torch.int64)
+    batch = Batch(ids, torch.ones_like(ids), **fields)
+    return objective(Views.split(stacked, stacked, 1), batch, StepContext(encoder=None))
+
+
+def test_every_case_of_the_loss_alone(oracles):
+    cases = {n: c for n, c in json.loads((oracles / "promcse.json").read_text()).items() if isinstance(c, dict) and "margin" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"promcse_{name}.npz")
+        states = torch.tensor(data["hs"]).requires_grad_()  # (B V, L, H)
+        objective = PromCSE(hinge_weight=case["weight"], margin=case["margin"], hard_negative_weight=case["hnw"])
+        output = loss_of(states[:, 0], len(states) // len(data["logits"]), objective)
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        assert output.metrics["ntxent"].item() == pytest.approx(case["ntxent"], rel=1e-5)
+        assert output.metrics["hinge"].item() == pytest.approx(case["eh"], rel=1e-5)
+        assert np.abs(states.grad.numpy() - data["grad_hs"]).max() <= 1e-4 * max(1.0, np.abs(data["grad_hs"]).max())
+
+
+def test_hinge_by_pencil():
+    # Row 0: own 0.9, hardest negative 0.8 (a hard one); row 1: own 0.5, hardest 0.6. Margin 0.2: 0.1 and 0.3.
+    cosine = torch.tensor([[0.9, 0.3, 0.8, 0.1], [0.6, 0.5, -0.2, 0.4]], requires_grad=True)
+    positive = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]])
+    got = energy_hinge(cosine, positive, margin=0.2)
+    assert got.item() == pytest.approx((0.1 + 0.3) / 2, rel=1e-6)
+    got.backward()
+    assert cosine.grad.tolist() == [[-0.5, 0.0, 0.5, 0.0], [0.5, -0.5, 0.0, 0.0]]
+    masked = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    assert energy_hinge(cosine, positive, margin=0.2, mask=masked).item() == pytest.approx((0.0 + 0.3) / 2, rel=1e-6)
+
+
+def test_hinge_of_rows_without_negatives_or_positives():
+    cosine = torch.tensor([[0.5, math.nan], [0.5, 0.1]], requires_grad=True)
+    mask = torch.tensor([[True, False], [True, True]])
+    got = energy_hinge(cosine, torch.tensor([[1, 0], [0, 0]]), margin=0.2, mask=mask)
+    got.backward()
+    assert got.item() == 0.0
+    assert cosine.grad.abs().sum() == 0.0
+
+
+def test_hinge_by_a_slow_loop_with_several_positives():
+    cosine = torch.rand(3, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    positive = torch.zeros(3, 8)
+    positive[torch.arange(3), torch.arange(3)] = positive[torch.arange(3), torch.arange(3) + 3] = 1
+    total = 0.0
+    for row, own in zip(cosine.tolist(), positive.tolist(), strict=True):
+        hardest = max(c for c, p in zip(row, own, strict=True) if not p)
+        total += sum(max(0.0, 0.4 + hardest - c) for c, p in zip(row, own, strict=True) if p) / 2
+    assert energy_hinge(cosine, positive, margin=0.4).item() == pytest.approx(total / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("options", [{"margin": -2.0}, {"hinge_weight": 0.0}])
+def test_without_hinge_it_is_simcse(views, options):
+    rows = torch.randn(5 * views, 8)
+    want = loss_of(rows, views, SimCSE(hard_negative_weight=0.3)).loss
+    got = loss_of(rows, views, PromCSE(hard_negative_weight=0.3, **options)).loss
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_the_hinge_compares_cosines_whatever_the_temperature():
+    rows = torch.randn(12, 8)
+    hinges = [loss_of(rows, 3, PromCSE(temperature=t)).metrics["hinge"].item() for t in (0.05, 0.5)]
+    assert hinges[0] == hinges[1] > 0
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"hinge_weight": -1.0}])
+def test_out_of_range(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        PromCSE(**options)

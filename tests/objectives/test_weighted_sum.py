@@ -1,0 +1,136 @@
+"""A sum of objectives, by pencil and against the authors' program."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.errors import UserError
+from cse.interfaces import Objective
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.objectives.weighted_sum import WeightedSum
+
+
+class Constant(Objective):
+    """A loss that is a number, and a note of what it was told."""
+
+    def __init__(self, value, *, requires=(), cacheable=True, uses_views=True):
+        super().__init__()
+        self.value, self.told = value, []
+        self.requires, self.cacheable, self.uses_views = frozenset(requires), cacheable, uses_views
+
+    def setup(self, encoder):
+        self.told.append(("setup", encoder))
+
+    def forward(self, views, batch, ctx):
+        return LossOutput(torch.tensor(self.value), {f"of_{self.value:g}": torch.tensor(self.value)})
+
+    def after_step(self, ctx):
+        self.told.append(("after_step", ctx.step))
+
+
+class Other(Constant):
+    """Another name, for the metrics."""
+
+
+def value_of(objective, step):
+    return objective(None, None, StepContext(encoder=None, step=step, max_steps=1000)).loss.item()
+
+
+def test_weights_by_pencil():
+    terms = [Constant(2.0), Other(3.0)]
+    assert value_of(WeightedSum(terms=terms, weights=[1.0, 0.1]), 500) == pytest.approx(2.0 + 0.1 * 3.0)
+
+
+def test_decays_by_pencil():
+    # The second weight is 0.1 x 0.95^(step / 100): after 200 steps 0.1 x 0.9025.
+    objective = WeightedSum(terms=[Constant(2.0), Other(3.0)], weights=[1.0, 0.1], decays=[1.0, 0.95])
+    assert value_of(objective, 0) == pytest.approx(2.0 + 0.1 * 3.0)
+    assert value_of(objective, 200) == pytest.approx(2.0 + 0.1 * 0.9025 * 3.0)
+    assert value_of(objective, 50) == pytest.approx(2.0 + 0.1 * 0.95**0.5 * 3.0)
+
+
+def test_a_sum_is_what_its_terms_are():
+    plain, odd = Constant(1.0, requires=["score"]), Other(1.0, requires=["label"], cacheable=False, uses_views=False)
+    both = WeightedSum(terms=[plain, odd], weights=[1.0, 1.0])
+    assert both.requires == {"score", "label"}
+    assert (both.cacheable, both.uses_views) == (False, True)
+    assert WeightedSum(terms=[plain], weights=[1.0]).cacheable is True
+    assert WeightedSum(terms=[odd], weights=[1.0]).uses_views is False
+
+
+def test_terms_are_set_up_told_of_steps_and_logged():
+    terms = [Constant(2.0), Other(3.0)]
+    objective = WeightedSum(terms=terms, weights=[1.0, 0.5])
+    objective.setup("encoder")
+    objective.after_step(StepContext(encoder=None, step=4))
+    assert terms[0].told == terms[1].told == [("setup", "encoder"), ("after_step", 4)]
+    logged = objective(None, None, StepContext(encoder=None)).metrics
+    assert logged == {"constant_loss": 2.0, "other_loss": 3.0, "of_2": 2.0, "of_3": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"weights": [1.0]}, "objective.weights has 1"),
+        ({"weights": [1.0, 1.0], "decays": [1.0]}, "decays 1"),
+        ({"weights": [1.0, 1.0], "decays": [1.0, 0.0]}, "objective.decays"),
+        ({"weights": [1.0, 1.0], "decays": [1.0, 1.5]}, "objective.decays"),
+    ],
+)
+def test_bad_arguments_are_named(options, named):
+    with pytest.raises(UserError, match=named):
+        WeightedSum(terms=[Constant(1.0), Other(1.0)], **options)
+
+
+class Given(torch.nn.Module):
+    """Stands for an encoder whose last hidden states are known."""
+
+    def __init__(self, states):
+        super().__init__()
+        self.states = states
+        self.backbone = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=None))
+
+    def token_states(self, input_ids, attention_mask, where):
+        return self.states[where]
+
+
+class Linear(torch.nn.Module):
+    """The authors' test has one linear layer as masked-LM head."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, states, embeddings):
+        return torch.nn.functional.linear(states, self.weight, self.bias)
+
+
+def test_every_case_of_contrast_and_masked_lm(oracles):
+    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("mlm")}
+    assert cases
+    for name, case in cases.items():
+        data = {k: torch.tensor(v) for k, v in np.load(oracles / f"simcse_{name}.npz").items()}
+        states = data["hs"].requires_grad_()
+        rows, views, length = data["labels"].shape
+        projected = torch.tanh(torch.nn.functional.linear(states[:, 0], data["mlp_w"], data["mlp_b"]))
+        projected = projected.view(rows, views, -1)
+        masked_lm = MaskedLM()
+        masked_lm.head = Linear(data["lm_w"], data["lm_b"])
+        objective = WeightedSum(
+            terms=[SimCSE(temperature=case.get("temp", 0.05)), masked_lm], weights=[1.0, case["mlm_weight"]]
+        )
+        ids = torch.zeros(rows, views, length, dtype=torch.int64)
+        batch = Batch(ids, torch.ones_like(ids), masked_ids=ids, mlm_labels=data["labels"])
+        context = StepContext(encoder=Given(states))
+        output = objective(Views.split(projected, projected, 1), batch, context)
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        want = data["grad_hs"]
+        assert (states.grad - want).abs().max() <= 1e-4 * max(1.0, want.abs().max().item())

@@ -1,0 +1,186 @@
+"""WhitenedCSE and its whitening against the authors' program (oracles), a slow loop, pencil and limits."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, cross_entropy
+
+from cse.objectives import whitenedcse
+from cse.objectives.whitenedcse import WhitenedCSE
+from cse.whitening import group_whiten, inverse_sqrt
+from tests.objectives.helpers import close, run, settings
+
+
+def set_up(dim, **arguments):
+    torch.manual_seed(0)
+    objective = WhitenedCSE(**arguments)
+    objective.setup(SimpleNamespace(dim=dim))
+    return objective
+
+
+def feed(monkeypatch, permutations):
+    """Make the objective draw these permutations."""
+    left = iter([torch.as_tensor(p) for p in permutations])
+    monkeypatch.setattr(whitenedcse.torch, "randperm", lambda *_, **__: next(left))
+
+
+def numpy_whiten(x, size):
+    """One group after the other, by the definition, in float64."""
+    x = np.asarray(x, dtype=np.float64)
+    out = np.empty_like(x)
+    for g in range(0, x.shape[1], size):
+        y = x[:, g : g + size] - x[:, g : g + size].mean(0)
+        values, vectors = np.linalg.eigh(y.T @ y / len(y))
+        out[:, g : g + size] = y @ (vectors / np.sqrt(values)) @ vectors.T
+    return out
+
+
+def test_every_whitening_case(oracles):
+    cases = {n: c for n, c in settings(oracles, "whitenedcse").items() if isinstance(c, dict) and "G" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"whitenedcse_{name}.npz")
+        x = torch.tensor(data["x"]).requires_grad_()
+        chunks = x.chunk(3)
+        orders = [torch.tensor(p) for p in data["perms"]] if len(data["perms"]) else [None] * len(chunks)
+        size = case["D"] // case["G"]
+        white = [group_whiten(c, size, permutation=p) for c, p in zip(chunks, orders, strict=True)]
+        y = torch.cat(white)
+        (y * torch.tensor(data["cotangent"])).sum().backward()
+        close(y, data["y"])
+        close(x.grad, data["grad_x"])
+
+
+def test_every_loss_case(oracles, monkeypatch):
+    cases = {n: c for n, c in settings(oracles, "whitenedcse").items() if isinstance(c, dict) and "loss" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"whitenedcse_{name}.npz")
+        states = torch.tensor(data["hs"]).requires_grad_()
+        objective = set_up(states.shape[-1], group_size=3, shuffle="contiguous")  # 8 groups of 3 channels
+        with torch.no_grad():
+            objective.head.linear.weight.copy_(torch.tensor(data["dense_w"]))
+            objective.head.linear.bias.copy_(torch.tensor(data["dense_b"]))
+        feed(monkeypatch, data["perms"])
+        loss = run(objective, states[:, 0].view(case["B"], 3, -1), positives=2).loss
+        loss.backward()
+        assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        close(states.grad, data["grad_hs"])
+
+
+def test_per_view_is_the_paper_step_by_step(monkeypatch):
+    rows = torch.randn(9, 3, 8, generator=torch.Generator().manual_seed(3))
+    orders = [torch.randperm(8, generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    objective = set_up(8, group_size=4)
+    feed(monkeypatch, orders)
+    got = run(objective, rows, positives=2).loss
+    heads = []
+    for v, order in enumerate(orders):
+        white = numpy_whiten(rows[:, v, order], 4)[:, order.argsort().numpy()]
+        heads.append(objective.head(torch.tensor(white, dtype=torch.float32)))
+    want = sum(
+        cross_entropy(cosine_similarity(heads[0][:, None], z[None], dim=-1) / 0.05, torch.arange(9)) for z in heads[1:]
+    )
+    assert got.item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_whitening_by_pencil():
+    # Two channels, uncorrelated, of variance 4 and 1: divided by 2 and 1
+    x = torch.tensor([[3.0, 6.0], [3.0, 4.0], [-1.0, 6.0], [-1.0, 4.0]])
+    close(group_whiten(x, 2), [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], 1e-6)
+
+
+def test_loss_by_pencil():
+    # Whitened, B = 4 corners of a square; the head keeps them (tanh only scales alike channels). Each anchor meets
+    # itself (cosine 1), two neighbours (0) and the opposite (-1), with each of two positives.
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    objective = set_up(2, group_size=1, temperature=0.5)
+    with torch.no_grad():
+        objective.head.linear.weight.copy_(torch.eye(2))
+    got = run(objective, torch.stack([corners * 3 + 5, corners, corners * 0.1], 1), positives=2).loss
+    assert got.item() == pytest.approx(2 * math.log(1 + 2 * math.exp(-2) + math.exp(-4)), rel=1e-5)
+
+
+def test_one_group_is_plain_whitening():
+    x = torch.randn(30, 6) @ torch.randn(6, 6)
+    order = torch.randperm(6)
+    y = group_whiten(x, 6)
+    close(y, numpy_whiten(x, 6))
+    close(group_whiten(x, 6, permutation=order), y)  # ZCA does not know the order of channels
+    close(y.T @ y / 30, np.eye(6))
+
+
+def test_the_differentiable_covariance_has_the_right_gradient():
+    x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: group_whiten(t, 3, covariance="differentiable"), x)
+    cotangent = torch.randn(7, 6, dtype=torch.float64)
+    gradients = []
+    for kind in ("differentiable", "detached"):
+        x.grad = None
+        (group_whiten(x, 3, covariance=kind) * cotangent).sum().backward()
+        gradients.append(x.grad)
+    assert not torch.allclose(*gradients)
+
+
+def test_equal_eigenvalues_have_a_gradient():
+    matrix = torch.eye(3, dtype=torch.float64)[None].requires_grad_()
+    inverse_sqrt(matrix, torch.zeros(1, dtype=torch.float64)).sum().backward()
+    close(matrix.grad, np.full((1, 3, 3), -0.5), 1e-12)  # d S^{-1/2} = -dS / 2 at the identity
+
+
+@pytest.mark.parametrize("covariance", ["detached", "differentiable"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rank_deficient_group_stays_finite(covariance, dtype):
+    rows = torch.randn(12, 2, 8)
+    rows[..., 1] = 7.3  # constant
+    rows[..., 3] = rows[..., 2]  # repeated
+    rows = rows.to(dtype).requires_grad_()
+    objective = set_up(8, group_size=4, covariance=covariance)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = run(objective, rows).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(rows.grad).all()
+    assert rows.grad.abs().max() < 1e3
+    plain = group_whiten(rows[:, 0].float(), 4)
+    assert plain[:, 1].abs().max() < 1e-3
+
+
+def test_equal_rows_stay_finite():
+    rows = torch.full((6, 2, 4), 0.123).requires_grad_()
+    loss = run(set_up(4, group_size=2, covariance="differentiable"), rows).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(rows.grad).all()
+
+
+def test_permutations_come_from_the_step():
+    rows = torch.randn(10, 2, 8)
+    objective = set_up(8, group_size=2)
+    losses = [run(objective, rows, generator=torch.Generator().manual_seed(s)).loss.item() for s in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_duplicate_text_is_no_negative():
+    rows = torch.randn(6, 3, 4)
+    ids = torch.tensor([[0, 0, 0], [0, 0, 0], *[[i, i, i] for i in range(1, 5)]])
+    objective = set_up(4, group_size=2)
+    masked, plain = (
+        run(objective, rows, positives=2, generator=torch.Generator().manual_seed(1), **fields).loss
+        for fields in ({"text_id": ids}, {})
+    )
+    assert masked < plain
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="batch_size is 4 and group_size 4"):
+        run(set_up(8, group_size=4), torch.randn(4, 2, 8))
+    with pytest.raises(ValueError, match="group_size is 3"):
+        run(set_up(8, group_size=3), torch.randn(6, 2, 8))
+    with pytest.raises(ValueError, match="temperature"):
+        WhitenedCSE(temperature=0.0)

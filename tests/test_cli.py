@@ -1,0 +1,325 @@
+"""The command line: what it refuses and how, what a kill and Ctrl-C leave, and that help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cse import cli
+from cse.encoder import Encoder
+from cse.interfaces import Callback
+from tests.runs import metrics, weights, write_texts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Strikes(Callback):
+    """Sends a signal to this process at a moment of the run, once: a resumed run has the same recipe."""
+
+    def __init__(self, event: str, step: int, marker: str, signal_name: str = "SIGKILL", times: int = 1) -> None:
+        self.event, self.step, self.marker, self.signal_name, self.times = event, step, marker, signal_name, times
+
+    def _maybe(self, event, run):
+        if event == self.event and run.progress.step == self.step and not os.path.exists(self.marker):
+            open(self.marker, "w").close()
+            for _ in range(self.times):
+                os.kill(os.getpid(), getattr(signal, self.signal_name))
+
+    def on_step(self, run, metrics):
+        self._maybe("step", run)
+
+    def on_eval(self, run, metrics):
+        self._maybe("eval", run)
+
+
+def write_recipe(folder: Path, backbone: str, **strikes) -> str:
+    """Unsupervised SimCSE on the tiny backbone, with dropout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {
+        "seed": 3,
+        "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(write_texts(folder))}},
+        "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12}},
+        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": backbone, "head": "mlp"}},
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
+        "evaluator": {"class_path": "tests.runs.Spread"},
+        "trainer": {
+            "batch_size": 8,
+            "max_steps": 6,
+            "learning_rate": 1e-3,
+            "eval_every": 2,
+            "precision": "fp32",
+            "device": "cpu",
+        },
+        "callbacks": [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}] if strikes else [],
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()} | {
+        str(p.relative_to(folder)): b"" for p in folder.rglob("*") if p.is_dir()
+    }
+
+
+@pytest.fixture
+def refused(tiny_bert, tmp_path, monkeypatch, capsys):
+    """Run a command that must fail; gives what it says. `tiny.yaml` and data files are in the working folder."""
+    write_recipe(tmp_path, tiny_bert)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text("\n \n\n")
+    (tmp_path / "latin1.txt").write_bytes("ein Satz\nzwölf Sätze\n".encode("latin-1"))
+    (tmp_path / "equal.txt").write_text("the same line\n" * 20)
+    (tmp_path / "table.csv").write_text("sentence,other\nthe cat sat,1\na dog ran,2\n")
+    (tmp_path / "broken.yaml").write_text("seed: [1\n")
+    (tmp_path / "list.yaml").write_text("- seed\n")
+    (tmp_path / "orphan.yaml").write_text("extends: nowhere.yaml\n")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        before = files(tmp_path)
+        capsys.readouterr()
+        code = cli.main(list(arguments))
+        said = capsys.readouterr().err
+        assert code == 2
+        assert 1 <= len(said.strip().splitlines()) <= 5, said
+        assert max(map(len, said.splitlines())) < 500
+        assert "Traceback" not in said
+        assert files(tmp_path) == before, "something was written"
+        return said
+
+    return run
+
+
+TRAIN = ("train", "tiny.yaml")
+BAD = {
+    "unknown recipe": (("train", "simcse-unsupp"), ["recipe 'simcse-unsupp'", "did you mean 'simcse-unsup'"]),
+    "no such recipe file": (("train", "nowhere.yaml"), ["nowhere.yaml", "no such file"]),
+    "recipe that is no YAML": (("train", "broken.yaml"), ["broken.yaml", "cannot be read"]),
+    "recipe that is no mapping": (("train", "list.yaml"), ["list.yaml", "mapping"]),
+    "recipe without its parent": (("train", "orphan.yaml"), ["orphan.yaml", "nowhere.yaml"]),
+    "neither recipe nor run": (("train",), ["recipe", "--resume"]),
+    "unknown option": ((*TRAIN, "--trainer.max_stepz=3"), ["trainer.max_stepz", "did you mean trainer.max_steps"]),
+    "unknown section": ((*TRAIN, "--trainr.max_steps=3"), ["trainr.max_steps"]),
+    "unknown argument": ((*TRAIN, "--objective.init_args.temprature=1"), ["temprature", "did you mean temperature"]),
+    "unknown class": ((*TRAIN, "--objective.class_path=cse.objectives.simcse.SimCES"), ["objective", "SimCES"]),
+    "class of another kind": ((*TRAIN, "--objective.class_path=cse.collators.TextViews"), ["objective", "TextViews"]),
+    "wrong type": ((*TRAIN, "--trainer.max_steps=many"), ["trainer.max_steps", "int", "many"]),
+    "wrong type in a class": ((*TRAIN, "--objective.init_args.temperature=hot"), ["objective", "temperature", "float"]),
+    "wrong choice": ((*TRAIN, "--encoder.init_args.pooler=sum"), ["encoder", "pooler", "cls", "mean"]),
+    "temperature 0": ((*TRAIN, "--objective.init_args.temperature=0"), ["temperature is 0", "above 0"]),
+    "negative rate": ((*TRAIN, "--trainer.learning_rate=-1"), ["trainer.learning_rate is -1", "above 0"]),
+    "max_length beyond positions": ((*TRAIN, "--collator.init_args.max_length=41"), ["collator.max_length is 41", "40"]),
+    "encode beyond positions": ((*TRAIN, "--encoder.init_args.max_length=41"), ["encoder.max_length is 41", "40"]),
+    "batch of 1": ((*TRAIN, "--trainer.batch_size=1"), ["batch_size is 1", "no in-batch negatives", "2 or more"]),
+    "parts of 1": (
+        (*TRAIN, "--trainer.batch_size=4", "--trainer.accumulation=4"),
+        ["no in-batch negatives", "trainer.batch_size 4", "trainer.accumulation 4"],
+    ),
+    "batch beyond the data": ((*TRAIN, "--trainer.batch_size=100"), ["trainer.batch_size is 100", "48 rows"]),
+    "data missing": ((*TRAIN, "--data.init_args.path=text.txt"), ["data.path is text.txt", "no such file", "texts.txt"]),
+    "data empty": ((*TRAIN, "--data.init_args.path=empty.txt"), ["data.path is empty.txt", "no text"]),
+    "data blank": ((*TRAIN, "--data.init_args.path=blank.txt"), ["data.path is blank.txt", "3 blank"]),
+    "data not UTF-8": ((*TRAIN, "--data.init_args.path=latin1.txt"), ["data.path", "latin1.txt:2", "UTF-8", "iconv"]),
+    "data a folder": ((*TRAIN, "--data.init_args.path=folder"), ["data.path is folder", "folder", "Give a file"]),
+    "csv without the column": ((*TRAIN, "--data.init_args.path=table.csv"), ["data.column", "'text'", "'sentence'"]),
+    "all lines equal": ((*TRAIN, "--data.init_args.path=equal.txt"), ["equal.txt", "every row is the same"]),
+    "backbone not found": (
+        (*TRAIN, "--encoder.init_args.backbone=no-such-org/no-such-model"),
+        ["no-such-org/no-such-model", "--encoder.init_args.backbone", "asset:smollm2", "folder", "Hub"],
+    ),
+    "resume of no run": (("train", "--resume", "folder"), ["--resume folder", "is not a run"]),
+    "resume of nothing": (("train", "--resume", "nowhere"), ["--resume nowhere", "is not a run"]),
+    "resume with options": (("train", "--resume", "folder", "--seed=1"), ["--resume", "--seed=1"]),
+    "check of an unknown recipe": (("check", "simcse-unsupp"), ["simcse-unsup"]),
+    "encode without a checkpoint": (("encode", "./nowhere", "texts.txt", "--out", "v.npy"), ["./nowhere", "folder"]),
+    "encode without texts": (("encode", "folder", "nowhere.txt", "--out", "v.npy"), ["nowhere.txt"]),
+    "encode of latin-1": (("encode", "folder", "latin1.txt", "--out", "v.npy"), ["latin1.txt", "UTF-8"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_with_its_fix_and_nothing_is_written(refused, case):
+    arguments, fragments = BAD[case]
+    said = refused(*arguments)
+    for fragment in fragments:
+        assert fragment in said
+
+
+def test_no_such_accelerator(refused):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    said = refused(*TRAIN, "--trainer.device=cuda")
+    assert "trainer.device is cuda" in said
+    assert "auto or cpu" in said
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no tensors", "no json", "half a json", "no env"])
+def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
+    assert cli.main([*TRAIN, "--run_dir", "run", "--trainer.max_steps=2"]) == 0
+    state = tmp_path / "run" / "state"
+    tensors, about = state / "state.pt", state / "state.json"
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 1
+    {
+        "flip": lambda: tensors.write_bytes(content),
+        "truncate": lambda: tensors.write_bytes(content[:100]),
+        "no tensors": tensors.unlink,
+        "no json": about.unlink,
+        "half a json": lambda: about.write_text(about.read_text()[:40]),
+        "no env": (tmp_path / "run" / "env.json").unlink,
+    }[damage]()
+    said = refused("train", "--resume", "run")
+    assert "--resume run" in said
+    assert "fix" in said or "nothing was saved" in said
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(refused):
+    assert cli.main([*TRAIN, "--run_dir", "run", "--trainer.max_steps=2"]) == 0
+    assert "cse train --resume run" in refused(*TRAIN, "--run_dir", "run")
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["encode", "x"], ["encode", "x", "y", "--out", "z", "--nope"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: cse" in capsys.readouterr().err
+
+
+# -- What it does --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path, tiny_bert)
+    assert cli.main(["train", recipe]) == 0
+    (folder,) = Path("runs/tiny").iterdir()
+    assert folder.name.endswith("-s3")
+    said = capsys.readouterr().out
+    for word in ("seed 3", "48 sentences", "SimCSE(temperature=0.05", "(before training)", f"make eval CKPT={folder}/best"):
+        assert word in said
+    about = json.loads((folder / "env.json").read_text())
+    assert about["recipe"] == "tiny"
+    assert about["seed"] == 3
+    assert cli.main(["train", str(folder / "recipe.yaml"), "--run_dir", "again"]) == 0
+    assert metrics(Path("again")) == metrics(folder)
+    assert weights(Path("again/best")) == weights(folder / "best")
+
+
+def test_options_override_the_recipe(tiny_bert, tmp_path):
+    recipe = write_recipe(tmp_path, tiny_bert)
+    run = tmp_path / "run"
+    assert cli.main(["train", recipe, "--run_dir", str(run), "--trainer.max_steps=1", "--seed", "9"]) == 0
+    assert [line["step"] for line in metrics(run)] == [0, 1]
+    assert json.loads((run / "env.json").read_text())["seed"] == 9
+
+
+def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
+    texts = write_texts(tmp_path, 5)
+    assert cli.main(["encode", tiny_bert, str(texts), "--out", str(tmp_path / "v.npy"), "--precision", "fp32"]) == 0
+    want = Encoder.load(tiny_bert).encode(texts.read_text().splitlines())
+    assert np.abs(np.load(tmp_path / "v.npy") - want).max() < 1e-6
+
+
+# -- Killed and interrupted ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_bert, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert cli.main(["train", write_recipe(folder, tiny_bert), "--run_dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert metrics(run) == metrics(whole)
+    for name in ("best", "last"):
+        assert weights(run / name) == weights(whole / name)
+    done = [json.loads((r / "state" / "state.json").read_text())["progress"] for r in (run, whole)]
+    for progress in done:
+        del progress["seconds"], progress["log_bytes"], progress["callbacks"]
+    assert done[0] == done[1]
+
+
+KILLS = {"before the first save": ("eval", 0), "between saves": ("step", 3), "between evaluation and save": ("eval", 4)}
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_bert, tmp_path_factory):
+    """The folders of runs that were killed, each in a process of its own, all at once."""
+    processes = {}
+    for name, (event, step) in KILLS.items():
+        folder = tmp_path_factory.mktemp("killed")
+        recipe = write_recipe(folder, tiny_bert, event=event, step=step, marker=str(folder / "struck"))
+        command = [sys.executable, "-m", "cse", "train", recipe, "--run_dir", str(folder / "run")]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+        processes[name] = (process, folder / "run")
+    try:
+        yield {name: (process.wait(120), run) for name, (process, run) in processes.items()}
+    finally:
+        for process, _ in processes.values():
+            process.kill()
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_run_resumes_bit_for_bit(killed, whole, moment):
+    code, run = killed[moment]
+    assert code == -signal.SIGKILL
+    assert not (run / "last").exists()
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 2)])
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, event, step):
+    marker = str(tmp_path / "struck")
+    recipe = write_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
+    run = tmp_path / "run"
+    assert cli.main(["train", recipe, "--run_dir", str(run)]) == 130
+    assert f"cse train --resume {run}" in capsys.readouterr().out
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
+    marker = str(tmp_path / "struck")
+    recipe = write_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)
+    run = tmp_path / "run"
+    assert cli.main(["train", recipe, "--run_dir", str(run)]) == 130
+    assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == 2  # the last evaluation's
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole)
+
+
+# -- Help ----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_quick_and_does_not_import_torch():
+    """Under half a second of processor time: a busy machine changes nothing about it."""
+    code = "import sys, cse.cli\ntry: cse.cli.main(['--help'])\nfinally: print(sorted(sys.modules), file=sys.stderr)"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert "train" in done.stdout
+    assert "encode" in done.stdout
+    assert not {"torch", "transformers", "numpy", "jsonargparse"} & set(eval(done.stderr))
+    assert min(seconds) < 0.5

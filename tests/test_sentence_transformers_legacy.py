@@ -1,0 +1,121 @@
+"""Our checkpoints in sentence-transformers 5.1 on transformers 4, in an environment of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cse.encoder import Encoder
+
+pytestmark = pytest.mark.slow
+
+PACKAGES = ["sentence-transformers==5.1.2", "transformers<5", "torch"]
+TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast", 'she said "no" , twice']
+LOAD = """
+import sys, json, numpy as np, sentence_transformers, transformers
+from sentence_transformers import SentenceTransformer
+texts, folders = json.loads(sys.argv[1])
+for folder in folders:
+    np.save(folder + ".npy", SentenceTransformer(folder, device="cpu").encode(texts))
+print(json.dumps([sentence_transformers.__version__, transformers.__version__]))
+"""
+
+
+@pytest.fixture(scope="module")
+def legacy(tmp_path_factory):
+    """Vectors of TEXTS by folder, as the old versions make them."""
+    folder = tmp_path_factory.mktemp("legacy")
+    python = str(folder / "venv" / "bin" / "python")
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True, timeout=1500)
+
+    def encode(*folders):
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+        command = [python, "-c", LOAD, json.dumps([TEXTS, list(map(str, folders))])]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=600)
+        versions = json.loads(done.stdout.splitlines()[-1])
+        assert versions[0] == "5.1.2"
+        assert versions[1].startswith("4.")
+        return [np.load(f"{f}.npy") for f in folders]
+
+    return encode
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory) -> str:
+    """A random Llama whose attention looks at positions, with SmolLM2's rotary base and a byte-level tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if "norm" not in name:
+            weight.data *= 10
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_same_vectors_as_here(legacy, tiny_bert, tiny_llama, tmp_path):
+    template = 'This sentence : "{text}" means in one word: "'
+    lora = {"lora_rank": 4, "lora_targets": ["q_proj", "v_proj"]}
+    torch.manual_seed(1)
+    encoders = {
+        "unsupervised": Encoder(tiny_bert, head="mlp"),
+        "supervised": Encoder(tiny_bert, head="mlp", export_head=True),
+        "mean": Encoder(tiny_bert, pooler="mean", max_length=12),
+        "prompted": Encoder(tiny_llama, pooler="last", template=template, layers=2, max_length=128, **lora),
+    }
+    plain = Encoder(tiny_llama, pooler="last", template=template, layers=2, max_length=128).eval().encode(TEXTS)
+    for name, weight in encoders["prompted"].named_parameters():
+        if "lora_B" in name:  # 0 at first, which would hide a merge that does nothing
+            weight.data.normal_(std=0.3)
+    for name, encoder in encoders.items():
+        encoder.save(tmp_path / name)
+    folders = [tmp_path / name for name in encoders]
+
+    # The comparison must see a wrong rotary base, which loads without a word.
+    shutil.copytree(tmp_path / "prompted", tmp_path / "wrong")
+    config = json.loads((tmp_path / "wrong" / "config.json").read_text())
+    assert config.pop("rope_theta") == 100_000.0
+    (tmp_path / "wrong" / "config.json").write_text(json.dumps(config))
+
+    *found, wrong = legacy(*folders, tmp_path / "wrong")
+    for folder, vectors in zip(folders, found, strict=True):
+        here = Encoder.load(str(folder)).encode(TEXTS)
+        assert vectors.shape == here.shape == (len(TEXTS), encoders[folder.name].dim)
+        difference = np.abs(vectors - here).max()
+        print(f"{folder.name}: largest difference {difference:.1e}")
+        assert difference < 1e-5, folder.name
+        assert np.abs(encoders[folder.name].eval().encode(TEXTS) - here).max() < 1e-5
+    assert np.abs(found[-1] - plain).max() > 1e-2
+    assert np.abs(found[-1] - wrong).max() > 1e-2
