@@ -99,7 +99,7 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
         with explained(source):
             folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             found |= {name: file.get_tensor(name).float() for name in file.keys() if name.startswith(prefixes)}  # noqa: SIM118

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     whiten.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     whiten.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
     whiten.add_argument("--columns", nargs="+", default=["text"], help="of a table; default: text")
+    whiten.add_argument("--limit", type=int, help="rows to fit on; default: all")
     whiten.add_argument("--k", type=int, default=256, help="dimensions to keep; default: 256 (arXiv:2103.15316)")
     whiten.add_argument("--out", type=Path, required=True, help="the new checkpoint's folder")
     whiten.add_argument("--pooler", choices=["cls", "mean", "last"], help="of a plain Hugging Face model (mean)")
@@ -110,6 +111,6 @@ def _whiten(arguments: argparse.Namespace, _: list[str]) -> int:
 
     quiet()
     a = arguments
-    count, before = whiten_checkpoint(a.checkpoint, a.data, a.columns, a.k, a.out, a.pooler)
+    count, before = whiten_checkpoint(a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler)
     say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {a.k} dimensions")
     return 0

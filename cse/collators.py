@@ -99,8 +99,8 @@ class Masked(Collator):
     def setup(self, tokens: TokenStore, seed: int) -> None:
         """Receive the tokenised texts and the run's seed."""
         if tokens.mask_id is None:
-            raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone (asset:mini)")
-        self.tokens, self.seed = tokens, seed
+            raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone, asset:mini")
+        self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
         self.views.setup(tokens, seed)
         ordinary = np.ones(tokens.vocab_size, dtype=bool)
         ordinary[list(tokens.special_ids)] = False
@@ -129,7 +129,7 @@ class Masked(Collator):
         chance, fate = rng.random((2, len(original)))
         chosen = (chance < self.probability) & self.ordinary[original]
         labels[text][chosen] = original[chosen]
-        ids[text][chosen & (fate < 0.8)] = self.tokens.mask_id
+        ids[text][chosen & (fate < 0.8)] = self.mask_id
         random = rng.integers(0, self.tokens.vocab_size, len(original))
         ids[text] = np.where(chosen & (fate >= 0.9), random, ids[text])
 

@@ -66,7 +66,7 @@ def gather(tensor: Tensor) -> Tensor:
     """(n, ...) of every process, in rank order: (W n, ...). Differentiable; n must be the same everywhere."""
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor)
+    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
     return gathered
 
 
@@ -74,7 +74,7 @@ def all_sum(tensor: Tensor) -> Tensor:
     """Sum over processes, differentiable."""
     if world_size() == 1:
         return tensor
-    total: Tensor = _Sum.apply(tensor)
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -157,7 +157,8 @@ class Encoder(nn.Module):
         options = {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
         prefix = shared_length(input_ids) if self._shares_prefix() else 0
         if prefix >= WORTH:
-            return shared_states(self.backbone, input_ids, attention_mask, prefix, **options)
+            first = self.model_inputs(input_ids[:1, :prefix], attention_mask[:1, :prefix])
+            return shared_states(self.backbone, input_ids, attention_mask, prefix, first, **options)
         output = self.backbone(**self.model_inputs(input_ids, attention_mask), **options)
         return output.hidden_states if options else (output.last_hidden_state,)
 

@@ -133,8 +133,8 @@ def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     largest = -torch.finfo(scores.dtype).eps
     log_rest = torch.log(-torch.expm1(log_p.clamp_max(largest)))  # log(1 - p)
     terms = torch.where(target > 0, log_p, log_rest).masked_fill(~mask, 0.0)
-    total: Tensor = terms.sum() / mask.sum().clamp_min(1)
-    return -total
+    loss: Tensor = -terms.sum() / mask.sum().clamp_min(1)
+    return loss
 
 
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:

@@ -62,7 +62,7 @@ def backward(
 
 def split(batch: Batch, size: int) -> list[Batch]:
     """The batch in pieces of at most `size` rows."""
-    pieces = {name: tensor.split(size) for name, tensor in batch.tensors().items()}
+    pieces = {name: tensor.split(size) for name, tensor in batch.tensors().items()}  # type: ignore[no-untyped-call]
     count = -(-batch.size // size)
     return [batch.with_tensors({name: piece[i] for name, piece in pieces.items()}) for i in range(count)]
 

@@ -81,6 +81,8 @@ def write_backbone(encoder: Encoder, out: Path) -> None:
     state = {k: v.detach().cpu().contiguous() for k, v in merged_state(encoder.backbone).items()}
     encoder.backbone.save_pretrained(out, state_dict=state)
     encoder.tokenizer.model_max_length = encoder.max_length
+    encoder.tokenizer.backend_tokenizer.no_truncation()  # else it would keep what the last call asked for
+    encoder.tokenizer.backend_tokenizer.no_padding()
     encoder.tokenizer.save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
     rope = config.get("rope_parameters") or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
     values, directions = values[::-1], directions[:, ::-1]  # descending
     rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
     if k > rank:
-        raise UserError(f"k is {k}, but the {len(x):,} sentences vary in {rank} directions only; give more, or a smaller k")
+        raise UserError(f"k is {k}, but {len(x):,} sentences vary in {rank} directions only; give more, or a smaller k")
     kernel = directions[:, :k] / np.sqrt(values[:k])  # (H, k)
     dense = Dense(x.shape[1], k, activation="identity")
     with torch.no_grad():
@@ -69,7 +70,14 @@ def whiten(encoder: Encoder, texts: Sequence[str], k: int) -> Encoder:
 
 
 def whiten_checkpoint(
-    checkpoint: str, data: str, columns: Sequence[str], k: int, out: Path, pooler: PoolerName | None = None
+    checkpoint: str,
+    data: str,
+    columns: Sequence[str],
+    k: int,
+    out: Path,
+    *,
+    limit: int | None = None,
+    pooler: PoolerName | None = None,
 ) -> tuple[int, int]:
     """Load a checkpoint, whiten it on the texts of `data` and save it as `out`, whole or not at all.
 
@@ -79,6 +87,7 @@ def whiten_checkpoint(
         columns: Those of a table whose texts are taken.
         k: Dimensions to keep.
         out: A new folder, or a checkpoint to replace.
+        limit: Read the first so many rows; None: all.
         pooler: For a plain Hugging Face model.
 
     Returns:
@@ -92,7 +101,9 @@ def whiten_checkpoint(
 
     if out.exists() and not (out / "modules.json").exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there and is no checkpoint; give a new folder")
-    rows = read(data, [Column("--columns", column) for column in columns])
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}; give 1 or more, or leave it out")
+    rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
     texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
     if not texts:
         raise UserError(f"--data {data}: there is no text in it")

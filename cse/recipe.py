@@ -68,8 +68,9 @@ def find(name: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The recipe's mapping with what it extends merged in. A list replaces its parent's, and so does a class_path
-    the arguments of another class.
+    """The recipe's mapping with what it extends merged in.
+
+    A list replaces its parent's, and so does a class_path the arguments of another class.
 
     Raises:
         UserError: Not YAML, not a mapping, or it extends what is not there.
@@ -141,7 +142,8 @@ def build(recipe: Recipe) -> Any:
     built = SimpleNamespace()
     for part in (*COMPONENTS, "trainer", "callbacks"):
         try:
-            setattr(built, part, _make(recipe.config[part]) if part != "trainer" else Trainer(**vars(recipe.config.trainer)))
+            value = recipe.config[part]
+            setattr(built, part, Trainer(**vars(value)) if part == "trainer" else _make(value))
         except ValueError as error:
             raise UserError(f"recipe {recipe.name}: {part}: {error}") from error
     return built

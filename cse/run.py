@@ -21,7 +21,7 @@ from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
 from cse.trainer import Run
 
-PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scipy")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
 def start(name: str, overrides: list[str], folder: Path | None) -> int:
@@ -40,7 +40,9 @@ def resume(folder: Path) -> int:
     quiet()
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise UserError(f"--resume {folder}: is not a run (there is no {path})\nfix: give the folder that training printed as `run`")
+        raise UserError(
+            f"--resume {folder}: is not a run (there is no {path})\nfix: give the folder that training printed as `run`"
+        )
     from cse.cache import recover
     from cse.checkpoint import load_progress
 
@@ -144,10 +146,14 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "seed": recipe.config.seed,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -33,7 +33,14 @@ def can_share(model: PreTrainedModel) -> bool:
     return model.config.model_type in CAUSAL
 
 
-def states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, length: int, **options: Any) -> Sequence[Tensor]:
+def states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    length: int,
+    first: dict[str, Any],
+    **options: Any,
+) -> Sequence[Tensor]:
     """The model's hidden states, each (n, L, H), with the first `length` columns computed once.
 
     Args:
@@ -41,10 +48,13 @@ def states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, le
         input_ids: (n, L), the same in the first `length` columns.
         attention_mask: (n, L).
         length: Columns to share, below L.
+        first: The model's arguments for those of the first row, with whatever cache it runs behind.
         options: Passed on; `output_hidden_states` gives all layers in place of the last.
     """
     rows = len(input_ids)
-    prefix = model(input_ids=input_ids[:1, :length], attention_mask=attention_mask[:1, :length], use_cache=True, **options)
+    prefix = model(**first, use_cache=True, **options)
+    earlier = attention_mask.new_ones(rows, first["attention_mask"].shape[1] - length)
+    attention_mask = torch.cat([earlier, attention_mask], 1)  # (n, earlier + L)
     cache = _expanded(model, prefix.past_key_values, rows)
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     rest = model(

@@ -69,7 +69,7 @@ class Trainer:
         schedule: What follows: `linear` falls to 0 at the last step.
         clip: Largest norm of the gradient.
         accumulation: Cut each batch into this many parts, each with its own negatives only. Saves memory; adds none.
-        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay those of the batch.
+        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay the batch's.
         precision: `auto` is bf16 where the hardware computes it natively, else fp32. Similarities are always fp32.
         device: `auto` takes the accelerator that is there.
         eval_every: Steps between evaluations; there is one before the first step and one after the last.
@@ -138,11 +138,17 @@ class Loop:
         self.settings, self.run = settings, run
         self.accelerator = _accelerator(settings)
         self._check()
-        tokens = TokenStore.build([text for example in run.data for text in example.texts], run.encoder.tokenizer, run.collator.max_length)
+        texts = [text for example in run.data for text in example.texts]
+        tokens = TokenStore.build(texts, run.encoder.tokenizer, run.collator.max_length)
         run.collator.setup(tokens, run.seed)
         run.objective.setup(run.encoder)
         self.batches = StepBatches(
-            len(run.data), settings.batch_size, settings.accumulation, run.seed, max_steps=settings.max_steps, epochs=settings.epochs
+            len(run.data),
+            settings.batch_size,
+            settings.accumulation,
+            run.seed,
+            max_steps=settings.max_steps,
+            epochs=settings.epochs,
         )
         self.max_steps = run.max_steps = self.batches.max_steps
         run.truncated = tokens.truncated
@@ -208,7 +214,7 @@ class Loop:
         loader = DataLoader(
             _Rows(self.run.data, self.run.collator),
             batch_sampler=self.batches.of_process(step, distributed.rank(), distributed.world_size()),
-            collate_fn=_Rows.collate,
+            collate_fn=_Rows.collate,  # type: ignore[arg-type]  # given what __getitems__ gives
             num_workers=self.settings.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -275,7 +281,8 @@ class Loop:
     def _check_finite(self, output: LossOutput, step: int) -> None:
         if not math.isfinite(float(output.loss.detach())):
             best = self.run.progress.best_step
-            good = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})" if best is not None else "no checkpoint is saved yet"
+            saved = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})"
+            good = saved if best is not None else "no checkpoint is saved yet"
             raise FloatingPointError(
                 f"the loss is {float(output.loss.detach())} at step {step + 1}, so training stopped; {good}.\n"
                 "fix: a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
@@ -337,8 +344,8 @@ class Loop:
         check_exportable(run.encoder.pooler)
         if run.collator.needs_dropout(run.data[0]) and not run.encoder.has_dropout:
             raise UserError(
-                "the views of a text differ by dropout only, and the encoder has none: every positive would be identical\n"
-                "fix: set encoder.init_args.attention_dropout or embedding_dropout above 0, or use an augmenting collator"
+                "the views of a text differ by dropout only, and the encoder has none: positives would be identical\n"
+                "fix: set encoder.init_args.attention_dropout or embedding_dropout above 0, or augment the views"
             )
         if run.collator.max_length > run.encoder.max_positions:
             raise UserError(
@@ -351,10 +358,15 @@ class Loop:
                 f"objective {type(run.objective).__name__} needs Batch.{sorted(missing)[0]}, "
                 f"which collator {type(run.collator).__name__} does not give"
             )
+        if not run.objective.uses_views and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
+            raise UserError(
+                f"encoder.head is trained by nothing: objective {type(run.objective).__name__} reads no vectors\n"
+                "fix: leave encoder.init_args.head and export_head out"
+            )
         if settings.chunk_size is not None and not run.objective.cacheable:
             raise UserError(
-                f"trainer.chunk_size is {settings.chunk_size}, but {type(run.objective).__name__} encodes more than the "
-                "batch's views, so its gradient cannot be cached; remove chunk_size"
+                f"trainer.chunk_size is {settings.chunk_size}, but {type(run.objective).__name__} encodes more than "
+                "the batch's views, so its gradient cannot be cached; remove chunk_size"
             )
         processes = distributed.world_size() * settings.accumulation
         if settings.batch_size % processes or settings.batch_size < processes:
@@ -440,10 +452,10 @@ class _Interrupt:
 
 def _accelerator(settings: Trainer) -> Accelerator:
     device = settings.device
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device in available and not available[device]():
         raise UserError(f"trainer.device is {device}, and this machine has none; give auto or cpu")
-    chosen = device if device != "auto" else next((d for d, ok in available.items() if ok()), "cpu")
+    chosen = next((d for d, ok in available.items() if ok()), "cpu") if device == "auto" else device
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(chosen))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
     return Accelerator(

@@ -17,7 +17,7 @@ def group_whiten(
 
         y_g = (x_g - mean) S_g^{-1/2},    S_g = (x_g - mean)^T (x_g - mean) / n
 
-    Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333, section 3.2); one group is plain ZCA whitening. A
+    Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333); one group is plain ZCA whitening. A
     direction without variance (a constant channel, a repeated one) cannot be scaled to 1 and is mapped to 0.
 
     Args:
@@ -33,14 +33,15 @@ def group_whiten(
     if group_size < 1 or channels % group_size:
         raise ValueError(f"group_size is {group_size}, which does not divide the {channels} channels of an embedding")
     if rows <= group_size:
-        raise ValueError(f"batch_size is {rows} and group_size {group_size}: a group needs more rows than it has channels")
+        raise ValueError(f"batch_size is {rows} and group_size {group_size}: a group needs more rows than channels")
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
         shuffled = x if permutation is None else x[:, permutation]
         groups = shuffled.reshape(rows, -1, group_size).transpose(0, 1)  # (G, n, d)
         centred = groups - groups.mean(1, keepdim=True)
         matrix = centred.mT @ centred / rows  # (G, d, d)
-        rounding = (32 * torch.finfo(x.dtype).eps) ** 2 * groups.detach().square().mean((1, 2))  # (G,) left of a constant
+        square = groups.detach().square().mean((1, 2))  # (G,)
+        rounding = (32 * torch.finfo(x.dtype).eps) ** 2 * square  # the variance that rounding gives to a constant
         root = inverse_sqrt(matrix.detach() if covariance == "detached" else matrix, rounding)
         white: Tensor = (centred @ root).transpose(0, 1).reshape(rows, channels)
         return white if permutation is None else white[:, permutation.argsort()]
@@ -49,8 +50,8 @@ def group_whiten(
 def inverse_sqrt(matrix: Tensor, floor: Tensor) -> Tensor:
     """S^{-1/2} of symmetric non-negative matrices (G, d, d).
 
-    Eigenvalues up to rounding or `floor` (G,) count as 0, and their directions are mapped to 0. Differentiable everywhere,
-    in closed form (Daleckii and Krein): with S = U diag(l) U^T and f = l^{-1/2},
+    Eigenvalues up to rounding or `floor` (G,) count as 0, and their directions are mapped to 0. Differentiable
+    everywhere, in closed form (Daleckii and Krein): with S = U diag(l) U^T and f = l^{-1/2},
 
         dF = U ( K * U^T dS U ) U^T,    K_ij = (f_i - f_j) / (l_i - l_j) = - f_i^2 f_j^2 / (f_i + f_j)
 

@@ -18,6 +18,7 @@ from eval.sts import Embed, checked
 SLICES = 32  # of one long call: enough for cores to end together and for a bar to move
 SLICE_ROWS = 64  # fewer are not worth a call
 TOKENS = {"cpu": 1024, "cuda": 16384}
+CORE_TOKENS = 512  # to a batch where each core has its own: 7 % faster than 1,024, whose activations leave its cache
 LETTERS = 4  # to a token, about; only how long batches take depends on it
 
 
@@ -87,7 +88,8 @@ def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDAr
 
 def _encode(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:
     if isinstance(encoder, Encoder):
-        return encoder.encode(texts, precision="bf16" if precision == "bf16" else "fp32")
+        budget = CORE_TOKENS if encoder.device.type == "cpu" else None
+        return encoder.encode(texts, precision="bf16" if precision == "bf16" else "fp32", max_tokens=budget)
     if _is_sentence_transformer(encoder):
         return _encode_sorted(encoder, texts, precision)
     return to_numpy(encoder.encode(texts, batch_size=64))

@@ -25,7 +25,7 @@ from cse.cache import atomic_file
 from cse.errors import UserError
 from eval import hub, sources, suite
 from eval.encoding import embedder, resolve_precision
-from eval.loading import Model
+from eval.loading import Model, prompts
 from eval.sources import Missing, TaskData
 
 OURS = {"STS12": "STS12", "STS13": "STS13", "STS14": "STS14", "STS15": "STS15", "STS16": "STS16"} | {
@@ -138,6 +138,7 @@ def run(
     summary: dict[str, Any] = {
         "model": model.as_dict(),
         "precision": resolved,
+        "prompts": prompts(model.folder),
         "mteb": {"name": adapted.mteb_model_meta.name, "revision": adapted.mteb_model_meta.revision},
         "tasks": {},
         "failed": {},

@@ -121,7 +121,7 @@ def sha256(subsets: Mapping[str, Pairs]) -> str:
 
 
 def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
-    """raw or tokenised, by whether punctuation stands apart from words more often than not.
+    """Say raw or tokenised, by whether punctuation stands apart from words more often than not.
 
     Args:
         subsets: The rows.

@@ -4,7 +4,8 @@ A recipe says what it expects as
 
     expect: {tasks: sts-mini-dev, low: 57.5, high: 59.5}
 
-the band in which the mean over seeds is to lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: what is trained or scored already is not done again, and what was interrupted goes on where it stopped.
+the band in which the mean over seeds is to lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: what is
+trained or scored already is not done again, and what was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     _show_transfer(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+    if model.get("prompt"):
+        console.print(f"prompt before every text: {model['prompt']!r}", highlight=False, markup=False)
     if average["missing"]:
         console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
 

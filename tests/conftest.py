@@ -11,7 +11,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
+WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def tiny_bert(tmp_path_factory) -> str:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     set_seed(0)
     config = BertConfig(

@@ -42,7 +42,9 @@ class Pair:
                 dead = [p.exitcode for p in self.processes if not p.is_alive()]
                 if dead or time.monotonic() > until:
                     self.close()
-                    raise AssertionError(f"{function.__name__}: {f'exit {dead}' if dead else f'no end after {timeout} s'}") from None
+                    raise AssertionError(
+                        f"{function.__name__}: {f'exit {dead}' if dead else f'no end after {timeout} s'}"
+                    ) from None
                 continue
             if failed:
                 self.close()

@@ -120,7 +120,10 @@ BAD = {
     "wrong choice": ((*TRAIN, "--encoder.init_args.pooler=sum"), ["encoder", "pooler", "cls", "mean"]),
     "temperature 0": ((*TRAIN, "--objective.init_args.temperature=0"), ["temperature is 0", "above 0"]),
     "negative rate": ((*TRAIN, "--trainer.learning_rate=-1"), ["trainer.learning_rate is -1", "above 0"]),
-    "max_length beyond positions": ((*TRAIN, "--collator.init_args.max_length=41"), ["collator.max_length is 41", "40"]),
+    "max_length beyond positions": (
+        (*TRAIN, "--collator.init_args.max_length=41"),
+        ["collator.max_length is 41", "40"],
+    ),
     "encode beyond positions": ((*TRAIN, "--encoder.init_args.max_length=41"), ["encoder.max_length is 41", "40"]),
     "batch of 1": ((*TRAIN, "--trainer.batch_size=1"), ["batch_size is 1", "no in-batch negatives", "2 or more"]),
     "parts of 1": (
@@ -128,7 +131,10 @@ BAD = {
         ["no in-batch negatives", "trainer.batch_size 4", "trainer.accumulation 4"],
     ),
     "batch beyond the data": ((*TRAIN, "--trainer.batch_size=100"), ["trainer.batch_size is 100", "48 rows"]),
-    "data missing": ((*TRAIN, "--data.init_args.path=text.txt"), ["data.path is text.txt", "no such file", "texts.txt"]),
+    "data missing": (
+        (*TRAIN, "--data.init_args.path=text.txt"),
+        ["data.path is text.txt", "no such file", "texts.txt"],
+    ),
     "data empty": ((*TRAIN, "--data.init_args.path=empty.txt"), ["data.path is empty.txt", "no text"]),
     "data blank": ((*TRAIN, "--data.init_args.path=blank.txt"), ["data.path is blank.txt", "3 blank"]),
     "data not UTF-8": ((*TRAIN, "--data.init_args.path=latin1.txt"), ["data.path", "latin1.txt:2", "UTF-8", "iconv"]),
@@ -192,7 +198,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(refused):
     assert "cse train --resume run" in refused(*TRAIN, "--run_dir", "run")
 
 
-@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["encode", "x"], ["encode", "x", "y", "--out", "z", "--nope"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["frobnicate"], ["encode", "x"], ["encode", "x", "y", "--out", "z", "--nope"]]
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
@@ -200,7 +208,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage: cse" in capsys.readouterr().err
 
 
-# -- What it does --------------------------------------------------------------------------------------------------------
+# -- What it does ----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_path, monkeypatch, capsys):
@@ -210,7 +218,13 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
     (folder,) = Path("runs/tiny").iterdir()
     assert folder.name.endswith("-s3")
     said = capsys.readouterr().out
-    for word in ("seed 3", "48 sentences", "SimCSE(temperature=0.05", "(before training)", f"make eval CKPT={folder}/best"):
+    for word in (
+        "seed 3",
+        "48 sentences",
+        "SimCSE(temperature=0.05",
+        "(before training)",
+        f"make eval CKPT={folder}/best",
+    ):
         assert word in said
     about = json.loads((folder / "env.json").read_text())
     assert about["recipe"] == "tiny"
@@ -228,6 +242,13 @@ def test_options_override_the_recipe(tiny_bert, tmp_path):
     assert json.loads((run / "env.json").read_text())["seed"] == 9
 
 
+def test_check_looks_at_every_recipe(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    names = [str(p.relative_to("recipes").with_suffix("")) for p in Path("recipes").rglob("[!_]*.yaml")]
+    assert cli.main(["check"]) == 0
+    assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()) == sorted(names)
+
+
 def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
     texts = write_texts(tmp_path, 5)
     assert cli.main(["encode", tiny_bert, str(texts), "--out", str(tmp_path / "v.npy"), "--precision", "fp32"]) == 0
@@ -235,7 +256,7 @@ def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
     assert np.abs(np.load(tmp_path / "v.npy") - want).max() < 1e-6
 
 
-# -- Killed and interrupted ----------------------------------------------------------------------------------------------
+# -- Killed and interrupted ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +328,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     assert_same(run, whole)
 
 
-# -- Help ----------------------------------------------------------------------------------------------------------------
+# -- Help ------------------------------------------------------------------------------------------------------------
 
 
 def test_help_is_quick_and_does_not_import_torch():

@@ -36,7 +36,7 @@ def words_of(encoder, ids, mask):
     return encoder.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
 
 
-# -- TextViews -----------------------------------------------------------------------------------------------------------
+# -- TextViews -------------------------------------------------------------------------------------------------------
 
 
 def test_a_text_alone_is_repeated(encoder):
@@ -91,20 +91,24 @@ def test_only_repeated_texts_need_dropout():
     assert Masked(views=TextViews()).needs_dropout(Example(("a",)))
 
 
-@pytest.mark.parametrize(("options", "named"), [({"max_length": 1}, "collator.max_length"), ({"views": 0}, "collator.views")])
+@pytest.mark.parametrize(
+    ("options", "named"), [({"max_length": 1}, "collator.max_length"), ({"views": 0}, "collator.views")]
+)
 def test_bad_arguments_are_named(options, named):
     with pytest.raises(UserError, match=named):
         TextViews(**options)
 
 
-# -- Masked --------------------------------------------------------------------------------------------------------------
+# -- Masked ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.5])
 def test_masks_have_the_numbers_of_bert(encoder, probability):
     """Each count within 5 standard deviations of its binomial."""
     rows = 1000
-    batch = ready(Masked(views=TextViews(max_length=12), probability=probability), encoder, singles(rows))(singles(rows))
+    batch = ready(Masked(views=TextViews(max_length=12), probability=probability), encoder, singles(rows))(
+        singles(rows)
+    )
     ids, masked, labels = batch.input_ids, batch.masked_ids, batch.mlm_labels
     chosen = labels != -100
     assert torch.equal(labels[chosen], ids[chosen])
@@ -162,7 +166,7 @@ def test_a_mask_depends_on_seed_epoch_and_row_alone(encoder):
 
 
 def test_probability_is_checked():
-    with pytest.raises(UserError, match="collator.probability is 1.0"):
+    with pytest.raises(UserError, match=r"collator\.probability is 1\.0"):
         Masked(views=TextViews(), probability=1.0)
 
 

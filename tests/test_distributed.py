@@ -61,11 +61,15 @@ def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
         output = model(batch, ctx)[1]
         output.loss.backward()
     else:
-        output = gradcache.backward(Accelerator(cpu=True), model, batch, ctx, chunk_size=chunk_size, seed=lambda i: None)[1]
+        output = gradcache.backward(
+            Accelerator(cpu=True), model, batch, ctx, chunk_size=chunk_size, seed=lambda i: None
+        )[1]
     return output.loss.item(), {n: p.grad.numpy() for n, p in learner.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("kind", "chunk_size"), [("simcse", None), ("simcse", 3), ("masked_lm", None), ("weighted_sum", None)])
+@pytest.mark.parametrize(
+    ("kind", "chunk_size"), [("simcse", None), ("simcse", 3), ("masked_lm", None), ("weighted_sum", None)]
+)
 def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, chunk_size):
     path = str(write_triplets(tmp_path))
     loss, want = loss_and_gradients(0, tiny_bert, path, kind)
@@ -163,7 +167,14 @@ def write_recipe(folder, backbone, **callback):
         },
         "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
         "evaluator": {"class_path": "tests.runs.Spread"},
-        "trainer": {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "eval_every": 2, "precision": "fp32", "device": "cpu"},
+        "trainer": {
+            "batch_size": 8,
+            "max_steps": 6,
+            "learning_rate": 1e-3,
+            "eval_every": 2,
+            "precision": "fp32",
+            "device": "cpu",
+        },
         "callbacks": [{"class_path": "tests.test_distributed.Interrupts", "init_args": callback}] if callback else [],
     }
     path = folder / "tiny.yaml"

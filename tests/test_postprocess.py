@@ -103,6 +103,10 @@ def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path,
     assert main([*arguments, str(tmp_path / "white")]) == 0
     assert main([*arguments, str(tmp_path / "white")]) == 0  # a checkpoint is replaced
     assert "60 sentences" in capsys.readouterr().out
+    assert main([*arguments, str(tmp_path / "white"), "--limit", "20"]) == 0
+    assert "40 sentences" in capsys.readouterr().out
+    assert main([*arguments, str(tmp_path / "white"), "--limit", "-1"]) == 2
+    assert "--limit is -1" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path)]) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert data.exists()

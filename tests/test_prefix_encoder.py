@@ -126,6 +126,19 @@ def test_padding_and_neighbours_change_nothing(any_backbone):
     assert np.abs(Encoder(any_backbone, pooler="mean").eval().encode(TEXTS) - together).max() > 1e-3
 
 
+@EVERY
+def test_prompts_are_seen_behind_a_long_template(any_backbone):
+    """Rows that begin alike may share their beginning's states elsewhere; here each begins with the prompts."""
+    template = "a cat sat on a mat {text} ran"
+    encoder = PrefixEncoder(any_backbone, prompt_length=3, pooler="last", template=template).eval()
+    before = encoder.encode(TEXTS)
+    with torch.no_grad():
+        encoder.prompts.weight.normal_()
+    after = encoder.encode(TEXTS)
+    assert np.abs(after - before).max() > 1e-3
+    assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - after).max() < 1e-5
+
+
 def test_roberta_positions_follow_the_prompts(tiny_roberta):
     encoder = PrefixEncoder(tiny_roberta, prompt_length=5)
     inputs = encoder.model_inputs(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))

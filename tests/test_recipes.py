@@ -98,7 +98,7 @@ def test_what_it_extends_begins_with_an_underscore_or_is_a_recipe(path):
     assert parent is None or (path.parent / parent).is_file()
 
 
-# -- Merging -------------------------------------------------------------------------------------------------------------
+# -- Merging ---------------------------------------------------------------------------------------------------------
 
 
 def test_merging_by_pencil():
@@ -128,7 +128,10 @@ def parent_of(folder: Path, backbone: str) -> dict:
     return {
         "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(write_texts(folder))}},
         "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12, "views": 3}},
-        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": backbone, "lora_targets": ["a", "b"]}},
+        "encoder": {
+            "class_path": "cse.encoder.Encoder",
+            "init_args": {"backbone": backbone, "lora_targets": ["a", "b"]},
+        },
         "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.2}},
         "trainer": {"batch_size": 4, "max_steps": 2},
     }
@@ -163,7 +166,9 @@ def test_an_argument_of_another_class_in_the_recipe_itself_is_an_error(tmp_path,
 
 def test_overrides_come_last(tmp_path, tiny_bert):
     path = str(write(tmp_path, "plain.yaml", parent_of(tmp_path, tiny_bert)))
-    config = recipes.load(path, ["--objective.init_args.temperature=0.3", "--trainer.max_steps=7", "--seed", "5"]).config
+    config = recipes.load(
+        path, ["--objective.init_args.temperature=0.3", "--trainer.max_steps=7", "--seed", "5"]
+    ).config
     assert config.objective.init_args.temperature == 0.3
     assert (config.trainer.max_steps, config.trainer.batch_size, config.seed) == (7, 4, 5)
 

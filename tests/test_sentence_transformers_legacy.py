@@ -114,7 +114,6 @@ def test_the_same_vectors_as_here(legacy, tiny_bert, tiny_llama, tmp_path):
         here = Encoder.load(str(folder)).encode(TEXTS)
         assert vectors.shape == here.shape == (len(TEXTS), encoders[folder.name].dim)
         difference = np.abs(vectors - here).max()
-        print(f"{folder.name}: largest difference {difference:.1e}")
         assert difference < 1e-5, folder.name
         assert np.abs(encoders[folder.name].eval().encode(TEXTS) - here).max() < 1e-5
     assert np.abs(found[-1] - plain).max() > 1e-2

@@ -10,11 +10,12 @@ from accelerate import Accelerator
 
 from cse import gradcache
 from cse.batch import StepContext
-from cse.collators import TextViews
+from cse.collators import Masked, TextViews
 from cse.encoder import Encoder
 from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.learner import Learner
+from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.tokens import TokenStore
@@ -138,7 +139,8 @@ def batch_of(encoder, run, rows):
 @pytest.mark.parametrize("triplets", [False, True])
 @pytest.mark.parametrize("chunk_size", [1, 3, 8])
 def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, triplets, chunk_size):
-    encoder = Encoder(tiny_bert, head="mlp", attention_dropout=0.0, hidden_dropout=0.0).double()  # so that 1e-6 means something
+    encoder = Encoder(tiny_bert, head="mlp", attention_dropout=0.0, hidden_dropout=0.0)
+    encoder.double()  # so that 1e-6 means something
     run = make_run(tmp_path, tiny_bert, triplets=triplets, encoder=encoder)
     learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
     batch = batch_of(encoder, run, 8)
@@ -146,7 +148,8 @@ def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, triplets, chu
     output.loss.backward()
     want, loss = gradients(learner), output.loss.item()
     learner.zero_grad()
-    _, output = gradcache.backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=chunk_size, seed=lambda i: None)
+    accelerator = Accelerator(cpu=True)
+    _, output = gradcache.backward(accelerator, learner, batch, ctx, chunk_size=chunk_size, seed=lambda i: None)
     got = gradients(learner)
     assert output.loss.item() == pytest.approx(loss, rel=1e-6)
     assert want.keys() == got.keys()
@@ -212,11 +215,60 @@ def test_early_stopping(tiny_bert, tmp_path):
     assert last == min(40, run.progress.best_step + 4)
 
 
+def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, tmp_path, monkeypatch):
+    options = {"max_steps": 40, "early_stopping": 2, "learning_rate": 1e-2}
+    whole = make_run(tmp_path / "whole", tiny_bert, **options)
+    whole.trainer.fit(whole)
+    assert whole.progress.step < 40
+    killed = make_run(tmp_path / "killed", tiny_bert, **options)
+    real = Encoder.save
+
+    def save(self, folder):
+        if folder.name == "last":
+            raise RuntimeError("killed")
+        real(self, folder)
+
+    monkeypatch.setattr(Encoder, "save", save)
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.trainer.fit(killed)
+    monkeypatch.undo()
+    again = make_run(tmp_path / "killed", tiny_bert, **options)
+    again.trainer.fit(again, resume=True)
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+
+
+def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path):
+    logs = []
+    for chunk_size in (None, 3):
+        seed_dropout("test")
+        encoder = Encoder(tiny_bert, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+        options = {"accumulation": 2, "chunk_size": chunk_size, "max_steps": 2}
+        run = make_run(tmp_path / str(chunk_size), tiny_bert, triplets=True, encoder=encoder, **options)
+        run.trainer.fit(run)
+        logs.append(metrics(run.folder)[-1])
+    assert [logs[1][k] for k in ("loss", "grad_norm", "dev")] == pytest.approx(
+        [logs[0][k] for k in ("loss", "grad_norm", "dev")], rel=1e-4
+    )
+
+
+def test_what_the_objective_refuses_is_said_before_anything_is_written(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, batch_size=1)
+    with pytest.raises(UserError, match=r"batch_size is 1(.|\n)*trainer.batch_size 1"):
+        run.trainer.fit(run)
+    assert not run.folder.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, learning_rate=1e30, schedule="constant", clip=1e30)
     with pytest.raises(FloatingPointError, match=r"at step \d+.*best"):
         run.trainer.fit(run)
     assert (run.folder / "best" / "modules.json").exists()
+
+
+def fit(folder, backbone, **options):
+    run = make_run(folder, backbone, **options)
+    run.trainer.fit(run)
 
 
 @pytest.mark.parametrize(
@@ -228,14 +280,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
         ({"max_steps": 0}, "trainer.max_steps is 0"),
         ({"device": "cuda"}, "trainer.device is cuda"),
         ({"collator": TextViews(max_length=99)}, "collator.max_length is 99"),
+        ({"objective": MaskedLM()}, "MaskedLM needs Batch.masked_ids"),
+        ({"objective": MaskedLM(), "collator": Masked(views=TextViews(max_length=9))}, "encoder.head is trained by nothing"),
     ],
 )
 def test_what_cannot_train_is_refused_before_anything_is_written(tiny_bert, tmp_path, options, named):
     if options.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(UserError, match=named):
-        run = make_run(tmp_path, tiny_bert, **options)
-        run.trainer.fit(run)
+        fit(tmp_path, tiny_bert, **options)
     assert not (tmp_path / "run").exists()
 
 

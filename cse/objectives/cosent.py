@@ -1,5 +1,4 @@
-"""CoSENT: Consistent Sentence Embedding via Similarity Ranking (Su, 2022, kexue.fm/archives/8847; Huang et al., IEEE/ACM
-TASLP 2024)."""
+"""CoSENT: Consistent Sentence Embedding via Similarity Ranking (Su, 2022, kexue.fm/archives/8847)."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ class CoSENT(Objective):
         temperature: t, dimensionless, > 0 (Su: 0.05, as lambda = 20).
 
     Raises:
-        ValueError: The temperature is not positive, or the batch has no score, one outside [0, 1], or not two texts a row.
+        ValueError: The temperature is not positive, the batch has no score or one outside [0, 1], or no pairs.
 
     Source: bojone/CoSENT, cosent.py; UKPLab/sentence-transformers, losses/CoSENTLoss.py.
     """

@@ -1,4 +1,4 @@
-"""DCLR: Debiased Contrastive Learning of Unsupervised Sentence Representations (Zhou et al., ACL 2022, arXiv:2205.00656)."""
+"""DCLR: Debiased Contrastive Learning of Unsupervised Sentence Representations (Zhou et al., arXiv:2205.00656)."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ class DCLR(Objective):
         a_ij = 0 if cos_C(x_i, x_j) > phi, else 1;        s = cos / t
         n   <- n + b g / |g|,    g = dl/dn,    a few times from n ~ N(0, I)
 
-    The weights a are those of section 4.2 of the paper, from a frozen complementary encoder C; the noise is that of section
-    4.1: gradient ascent moves it to where it disturbs most, and it takes no gradient afterwards.
+    The paper's instance weighting, with weights a from a frozen complementary encoder C, and its noise-based negatives:
+    gradient ascent moves them to where they disturb most, and afterwards they are constants (ACL 2022, section 4).
 
     Args:
-        complement: The complementary encoder: a checkpoint's folder, `asset:NAME` or a Hub id, of the encoder's vocabulary
-            (paper: the released unsupervised SimCSE). It is never trained and never saved.
+        complement: The complementary encoder: a checkpoint's folder, `asset:NAME` or a Hub id, of the encoder's
+            vocabulary (paper: the released unsupervised SimCSE). It is never trained and never saved.
         complement_pooler: For a plain Hugging Face model, which does not say; None is `mean`.
         temperature: t, dimensionless, > 0 (paper: 0.05).
-        threshold: phi, a cosine (paper: 0.9 for BERT, 0.85 for RoBERTa; run.sh). 1 removes nothing.
-        noise_ratio: Noise vectors per row of the batch (paper: 1 for BERT-base to 5 for RoBERTa-large; run.sh).
+        threshold: phi, a cosine (run.sh: 0.9 for BERT, 0.85 for RoBERTa). 1 removes nothing.
+        noise_ratio: Noise vectors per row of the batch (run.sh: 1 for BERT-base to 5 for RoBERTa-large).
         ascent_steps: How often noise moves (authors' program: 4).
         ascent_rate: b (authors' program: 0.001).
-        form: `removal` is the loss above. `weighted_logits` is the authors' program: a multiplies the logits, so a removed
-            negative still adds e^0, and the loss is the binary cross-entropy of the softmax, averaged over all
-            B (B + K) entries.
+        form: `removal` is the loss above. `weighted_logits` is the authors' program: a multiplies the logits, so a
+            removed negative still adds e^0, and the loss is the binary cross-entropy of the softmax, averaged over
+            all B (B + K) entries.
 
     Raises:
         ValueError: An argument is out of range.
         UserError: The complementary encoder cannot be had, or has another vocabulary.
 
     Deviations:
-        The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and starts from the
+        The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and keeps the
         backbone's next-sentence pooler. Here padding is masked, the complement is in eval mode and compared by what it
         exports, and heads are the encoder's business. phi is a cosine at any temperature (theirs: 20 phi on logits).
+        Noise is moved as if no negative were removed, as theirs is. Duplicate texts are masked as in `SimCSE`.
 
     Source: RUCAIBox/DCLR, simcse/models.py:676-710.
     """
@@ -68,7 +69,7 @@ class DCLR(Objective):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
         if not -1 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; it is a cosine: give a number from -1 to 1 (the paper's is 0.9)")
+            raise ValueError(f"threshold is {threshold}; it is a cosine, from -1 to 1 (the paper's is 0.9)")
         if noise_ratio < 0 or ascent_steps < 0:
             raise ValueError(f"noise_ratio is {noise_ratio} and ascent_steps {ascent_steps}; neither may be below 0")
         self.complement, self.complement_pooler = complement, complement_pooler
@@ -93,17 +94,18 @@ class DCLR(Objective):
         return self.loss(views, batch, self._judge(batch, ctx), noise)
 
     def loss(self, views: Views, batch: Batch, judged: Tensor, noise: Tensor) -> LossOutput:
-        """The loss, given the complement's cosines (B, N) of anchors and candidates, and noise (K, D') to start from."""
+        """The loss, given the complement's cosines (B, N) of anchors and candidates, and noise (K, D') yet to move."""
         pairs = in_batch(views, batch)
         removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
         noise = self._ascend(noise, views.anchor.detach(), pairs)
         logits = torch.cat([pairs.cosine, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
+        present = torch.ones_like(removed) if pairs.mask is None else pairs.mask
         target = _widen(pairs.positive, len(noise), 0.0)
-        mask = _widen(torch.ones_like(removed) if pairs.mask is None else pairs.mask, len(noise), True)
+        mask, gone = _widen(present, len(noise), True), _widen(removed, len(noise), False)
         if self.form == "removal":
-            loss = contrast(logits, target, mask=mask & ~_widen(removed, len(noise), False)).loss
+            loss = contrast(logits, target, mask=mask & ~gone).loss
         else:
-            loss = all_entries_bce(logits.masked_fill(_widen(removed, len(noise), False), 0.0), target, mask)
+            loss = all_entries_bce(logits.masked_fill(gone, 0.0), target, mask)
         return LossOutput(loss, {"removed": removed.float().sum(1).mean()})
 
     @torch.no_grad()
@@ -114,8 +116,9 @@ class DCLR(Objective):
         same = bool((ids == ids[:, :1]).all())  # dropout views: without dropout they are one
         width = 1 if same else batch.views
         other.to(ids.device)
-        vectors = other(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()  # (b width, D)
-        vectors = ctx.gather(vectors.view(len(ids), width, -1).expand(-1, batch.views, -1).contiguous())  # (B, V, D)
+        vectors = other(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()
+        vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, D)
+        vectors = ctx.gather(vectors.contiguous())  # (B, V, D)
         return in_batch(Views.split(vectors, vectors, batch.num_positives), batch).cosine
 
     def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch) -> Tensor:

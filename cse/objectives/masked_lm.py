@@ -75,9 +75,9 @@ class MaskedLMHead(nn.Module):
         from cse.backbone import read_weights
 
         found = read_weights(source, tuple(name for names in PRETRAINED_HEADS.values() for name in names))
-        own = {}
+        own: dict[str, Tensor] = {}
         for part, names in PRETRAINED_HEADS.items():
             for name in names:
-                own |= {part + k.removeprefix(name): v for k, v in found.items() if k == name or k.startswith(name + ".")}
+                own |= {part + k.removeprefix(name): v for k, v in found.items() if f"{k}.".startswith(f"{name}.")}
         if own:
             self.load_state_dict(own)

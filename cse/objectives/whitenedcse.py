@@ -1,4 +1,4 @@
-"""WhitenedCSE: Whitening-based Contrastive Learning of Sentence Embeddings (Zhuo et al., ACL 2023, arXiv:2305.17746)."""
+"""WhitenedCSE: Whitening-based Contrastive Learning of Sentence Embeddings (Zhuo et al., arXiv:2305.17746)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class WhitenedCSE(Objective):
         z_v = tanh( A SGW_v(h_v) + b )
         L   = sum_p mean_i - log e^{cos(z_0i, z_pi)/t} / sum_j e^{cos(z_0i, z_pj)/t}
 
-    SGW (section 3.2 of the paper) puts the channels in random order, cuts them into groups, ZCA-whitens each group over the
-    batch and restores the order; a fresh order for each view makes views of one sentence differ beyond dropout. The linear
-    layer and tanh follow the whitening, so they belong to the objective; neither is exported. Each positive has a
-    cross-entropy of its own, against the same view of the other sentences, and they are summed (section 3.3).
-    The encoder needs no head; the collator gives 1 + P views (`collator.views: 3` for two positives).
+    SGW, the paper's (ACL 2023) shuffled group whitening, puts the channels in random order, cuts them into groups,
+    ZCA-whitens each group over the batch and restores the order; a fresh order for each view makes the views of a
+    sentence differ beyond dropout. The linear layer and tanh follow the whitening, so they belong to the objective;
+    neither is exported, and the encoder needs no head. Each positive has a cross-entropy of its own, against the same
+    view of the other sentences, and they are summed. The collator gives 1 + P views (`views: 3` for two positives).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -41,9 +41,9 @@ class WhitenedCSE(Objective):
             larger than a group.
 
     Deviations:
-        Statistics are taken over all processes' rows; the authors' program takes each process's. A direction without variance
-        is mapped to 0, where theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard negatives, of which
-        the paper has none, join every positive's candidates.
+        Statistics are taken over all processes' rows; the authors' program takes each process's. A direction without
+        variance is mapped to 0, where theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard negatives,
+        of which the paper has none, join every positive's candidates.
 
     Source: SupstarZh/WhitenedCSE, whitenedcse/models.py:57-64, 233-238 and shuffled_group_whitening.py (the release
     itself does not run: models.py:52 is no valid Python).

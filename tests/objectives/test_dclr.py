@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from cse.batch import Batch, StepContext, Views
+from cse.candidates import in_batch
 from cse.encoder import Encoder
 from cse.errors import UserError
 from cse.functional import all_entries_bce, cosine_matrix
@@ -74,14 +75,10 @@ def test_by_pencil():
 def test_ascent_raises_the_loss_by_steps_of_the_given_length():
     rows, noise = torch.randn(5, 2, 6), torch.randn(3, 6)
     judged = torch.eye(5)
-    losses = [
-        loss_of(DCLR(complement="-", ascent_steps=s, ascent_rate=0.05, temperature=0.5), rows, judged, noise).loss.item()
-        for s in (0, 1, 4)
-    ]
+    made = {"complement": "-", "ascent_rate": 0.05, "temperature": 0.5}
+    losses = [loss_of(DCLR(**made, ascent_steps=s), rows, judged, noise).loss.item() for s in (0, 1, 4)]
     assert losses[0] < losses[1] < losses[2]
     objective = DCLR(complement="-", ascent_steps=1, ascent_rate=0.05)
-    from cse.candidates import in_batch
-
     moved = objective._ascend(noise, rows[:, 0], in_batch(Views.split(rows, rows, 1), batch_of(5, 2)))
     close((moved - noise).norm(dim=1), np.full(3, 0.05), 1e-5)
 
@@ -130,7 +127,7 @@ def tokens_of(encoder, texts):
 
 
 def test_the_complement_is_frozen_and_not_saved(tiny_bert):
-    encoder, objective = set_up(tiny_bert)
+    _, objective = set_up(tiny_bert)
     assert not list(objective.parameters())
     assert not objective.state_dict()
     objective.train()
@@ -169,7 +166,7 @@ def test_a_step_from_tokens(tiny_bert):
 def test_another_vocabulary_is_refused(tiny_bert):
     encoder = Encoder(tiny_bert)
     encoder.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(UserError, match="complement.*vocabulary"):
+    with pytest.raises(UserError, match=r"complement .* vocabulary"):
         DCLR(complement=tiny_bert).setup(encoder)
 
 
