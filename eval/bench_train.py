@@ -26,6 +26,11 @@ BATCH, RATE = 64, 3e-5
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
+    import torch
+
+    from cse.encoder import uses_bf16
+
+    precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     for number in range(rounds):
         for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):

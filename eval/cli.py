@@ -149,31 +149,59 @@ def mteb(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time the harness against its peers."""
-    parser = _parser("bench", "Time the harness against mteb.evaluate and a SentEval-like loop.")
-    parser.add_argument("checkpoint", nargs="?", default="asset:mini", help="one that sentence-transformers loads too")
+    """Time training and the harness against their peers."""
+    parser = _parser("bench", "Time training against sentence-transformers, and scoring against mteb and SentEval's loop.")
+    parser.add_argument("checkpoint", nargs="?", default="asset:mini", help="of scoring, and backbone of training (default: %(default)s)")
+    parser.add_argument("--corpus", default="asset:wiki", help="sentences to train on (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=64, help="most tokens of a sentence in training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="of training, 5 of them not counted (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
+    parser.add_argument("--only", choices=("train", "eval"), help="one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
     _scoring(parser)
     options = parser.parse_args(arguments)
     _quiet()
     from eval import bench as benching
     from eval import results
-    from eval.harness import read_data
-    from eval.loading import load_model
     from eval.mteb_adapter import print_progress
 
     results.check_writable(options.out)
-    data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
-    if missing:
-        print_progress(f"without {', '.join(missing)}, whose data are missing")
-    if not data:
-        data, _ = read_data("sts-mini", None)
-    found = benching.run(load_model(options.checkpoint), data, options.rounds, print_progress)
+    found: dict[str, Any] = {}
+    if options.only != "eval":
+        found |= _bench_training(options, print_progress)
+    if options.only != "train":
+        found |= _bench_scoring(options, print_progress)
     benching.merge(found, options.out)
     for name, value in found.items():
         print_progress(f"{name:24s} {value}")
     return 0
+
+
+def _bench_training(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    from eval import bench_train
+
+    return bench_train.run(
+        options.checkpoint,
+        options.corpus,
+        steps=options.steps,
+        rounds=options.rounds,
+        precision=options.precision,
+        length=options.length,
+        say=say,
+    )
+
+
+def _bench_scoring(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    from eval import bench as benching
+    from eval.harness import read_data
+    from eval.loading import load_model
+
+    data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
+    if missing:
+        say(f"without {', '.join(missing)}, whose data are missing")
+    if not data:
+        data, _ = read_data("sts-mini", None)
+    return benching.run(load_model(options.checkpoint), data, options.rounds, say)
 
 
 def report(arguments: list[str]) -> int:

@@ -78,6 +78,11 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
         except UserError as error:
             refusal = error
+        except Exception as error:  # damaged files surface as whatever the library at hand raises
+            reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+            refusal = UserError(
+                f"{name} cannot be loaded: {type(error).__name__}: {reason}\nGive a complete checkpoint."
+            )
     else:
         refusal = UserError(f"{name}: sentence-transformers, which its default prompt needs, does not load it")
     try:

@@ -28,7 +28,7 @@ class Task:
         version: Raised when scores are no longer comparable.
         licence: Of the data.
         scale: Lowest and highest gold score possible.
-        counts: Known number of pairs with a gold score, by subset; empty where the file itself names its subsets.
+        counts: Known number of pairs with a gold score, by subset.
         aliases: Other names of the benchmark.
         senteval: Where SentEval's folder layout keeps it.
         hub: Where the Hub keeps it, at which revision.

@@ -30,7 +30,7 @@ class Pair:
         for process in self.processes:
             process.start()
 
-    def __call__(self, function, *arguments, timeout=150):
+    def __call__(self, function, *arguments, timeout=300):
         """[result of rank 0, result of rank 1] of a function at a module's top level."""
         for inbox in self.inbox:
             inbox.put((function, arguments))

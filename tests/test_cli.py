@@ -292,7 +292,7 @@ def killed(tiny_bert, tmp_path_factory):
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
         processes[name] = (process, folder / "run")
     try:
-        yield {name: (process.wait(120), run) for name, (process, run) in processes.items()}
+        yield {name: (process.wait(300), run) for name, (process, run) in processes.items()}
     finally:
         for process, _ in processes.values():
             process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -49,12 +50,12 @@ def test_no_recipe_is_missed(monkeypatch):
 
 @every_recipe
 def test_it_parses_and_its_resolved_text_parses_to_the_same(path, tmp_path):
-    recipe = recipes.load(str(path))
+    recipe = load(str(path))
     (tmp_path / "resolved.yaml").write_text(recipe.text)
     again = recipes.load(str(tmp_path / "resolved.yaml"))
     assert again.text == recipe.text
     assert again.expect == recipe.expect
-    assert recipes.load(recipe_name(path)).text == recipe.text
+    assert recipes.find(recipe_name(path)).resolve() == path
     given = recipes.read(path)
     given.pop("expect", None)
     assert within(given, yaml.safe_load(recipe.text)) == []
@@ -69,13 +70,16 @@ def within(given, resolved, place="") -> list[str]:
     return [] if given == resolved else [f"{place}: {given} became {resolved}"]
 
 
+load = cache(recipes.load)
+
+
 def recipe_name(path: Path) -> str:
     return str(path.relative_to(FOLDER).with_suffix(""))
 
 
 @every_recipe
 def test_every_class_that_it_names_is_there(path):
-    paths = class_paths(yaml.safe_load(recipes.load(str(path)).text))
+    paths = class_paths(yaml.safe_load(load(str(path)).text))
     assert len(paths) >= 4  # data, collator, encoder, objective
     for class_path in paths:
         module, _, name = class_path.rpartition(".")
@@ -90,12 +94,6 @@ def test_it_opens_with_what_a_reader_needs(path):
     header = "\n".join(lines[:end]).lower()
     assert [word for word in HEADER if word not in header] == []
     assert recipe_name(path) in header, "the command that runs it names it"
-
-
-@every_recipe
-def test_what_it_extends_begins_with_an_underscore_or_is_a_recipe(path):
-    parent = yaml.safe_load(path.read_text(encoding="utf-8")).get("extends")
-    assert parent is None or (path.parent / parent).is_file()
 
 
 # -- Merging ---------------------------------------------------------------------------------------------------------

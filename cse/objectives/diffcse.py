@@ -1,4 +1,4 @@
-"""DiffCSE: Difference-based Contrastive Learning for Sentence Embeddings (Chuang et al., NAACL 2022, 2204.10298)."""
+"""DiffCSE: difference-based contrastive learning for sentences (Chuang et al., NAACL 2022, arXiv:2204.10298)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class DiffCSE(Objective):
         if rtd_weight < 0:
             raise ValueError(f"rtd_weight is {rtd_weight}; it must be 0 or more (the paper's is 0.005)")
         self.temperature, self.rtd_weight = temperature, rtd_weight
-        self.source, self.generator_dropout = generator, generator_dropout
+        self.generator, self.generator_dropout = generator, generator_dropout
         self.generation, self.positions, self.padding = generation, positions, padding
         if positions == "masked":
             self.requires = frozenset({"masked_ids", "mlm_labels"})
@@ -79,7 +79,7 @@ class DiffCSE(Objective):
         """Build discriminator, projector and generator."""
         self.discriminator = Discriminator(encoder)
         self.projector = projector(encoder.dim, encoder.hidden_size)
-        self.generator = Generator(self.source, encoder, dropout=self.generator_dropout)
+        self.masked_lm = Generator(self.generator, encoder, dropout=self.generator_dropout)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
@@ -124,7 +124,7 @@ class DiffCSE(Objective):
         if self.generation == "sample":  # the same draw for a token on one process and on many
             drawn = torch.rand(size, batch.views, length, generator=ctx.generator)[ctx.local_rows]
             chance = drawn.flatten(0, 1)[:, : ids.shape[1]].to(ids.device)
-        filled = self.generator(masked, mask, chance)
+        filled = self.masked_lm(masked, mask, chance)
         if self.positions == "masked":
             chosen = batch.require("mlm_labels", "DiffCSE").flatten(0, 1) != -100
             filled = torch.where(chosen, filled, ids)

@@ -138,6 +138,15 @@ def test_hash_is_of_what_vectors_depend_on(plain, tmp_path):
     assert model_hash(copy) != model_hash(plain)
 
 
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_checkpoint_is_a_message(plain, tmp_path, capsys, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy)
+    (copy / damage).write_bytes(b"{")
+    assert main([str(copy), "--tasks", "sts-mini-dev"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 5
+
+
 def test_compare_scores_checkpoints_itself(plain, capsys):
     assert main(["compare", str(plain), str(plain), "--tasks", "sts-mini-dev"]) == 0
     assert "verdict: no difference shown" in capsys.readouterr().out

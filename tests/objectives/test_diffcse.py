@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from cse.batch import Batch, StepContext, Views
+from cse.collators import Masked, TextViews
 from cse.encoder import Encoder
 from cse.errors import UserError
 from cse.learner import Learner
 from cse.objectives.diffcse import DiffCSE
 from cse.objectives.simcse import SimCSE
 from tests.conftest import WORDS
+from tests.runs import make_run, weights
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
@@ -114,7 +116,7 @@ def test_every_whole_model(oracles, tiny_bert, tmp_path):
         batch = Batch(ids, mask, masked_ids=masked)
         ctx = StepContext(encoder=encoder)
 
-        filled = objective.generator(masked.flatten(0, 1), mask.flatten(0, 1))
+        filled = objective.masked_lm(masked.flatten(0, 1), mask.flatten(0, 1))
         real = data["attention_mask"].reshape(filled.shape) == 1
         assert (filled.numpy() == data["generator_argmax"])[real].all()
         edited = objective.edited(batch, ctx, len(ids), ids.shape[-1]) * mask.flatten(0, 1)
@@ -173,7 +175,7 @@ def loss(encoder, objective, batch, **ctx):
 def test_detection_by_pencil(tiny_bert):
     """A head that says "replaced" with logit x everywhere: the mean of two known numbers."""
     encoder, objective = built(tiny_bert)
-    objective.generator = Fixed(5)
+    objective.masked_lm = Fixed(5)
     with torch.no_grad():
         objective.discriminator.head.weight.zero_()
         objective.discriminator.head.bias.copy_(torch.tensor([0.0, math.log(3.0)]))  # P(replaced) = 3/4
@@ -248,7 +250,7 @@ def test_both_terms_reach_the_encoder_and_all_that_is_trained(tiny_roberta, opti
 
 def test_only_masked_tokens_are_replaced(tiny_bert):
     encoder, objective = built(tiny_bert, positions="masked")
-    objective.generator = Fixed(6)
+    objective.masked_lm = Fixed(6)
     batch = texts()
     edited = objective.edited(batch, StepContext(encoder=encoder), 4, 6).view(4, 2, 6)
     chosen = (batch.mlm_labels != -100) & (torch.arange(6) > 0)
@@ -260,8 +262,8 @@ def test_sampling_follows_the_generator(tiny_bert):
     """Each token as often as the generator's softmax says, and the same tokens for the same generator of randomness."""
     encoder, objective = built(tiny_bert, generation="sample")
     ids, mask = torch.tensor([[2, 4, 3]]).repeat(4000, 1), torch.ones(4000, 3, dtype=torch.long)
-    logits = objective.generator.model(input_ids=ids[:1], attention_mask=mask[:1]).logits[0, 1]
-    drawn = objective.generator(ids, mask, torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)))[:, 1]
+    logits = objective.masked_lm.model(input_ids=ids[:1], attention_mask=mask[:1]).logits[0, 1]
+    drawn = objective.masked_lm(ids, mask, torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)))[:, 1]
     share = torch.bincount(drawn, minlength=len(logits)) / 4000
     assert (share - logits.softmax(-1)).abs().max() < 0.02
     a, b, c = (loss(encoder, objective, texts(), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2))
@@ -269,8 +271,8 @@ def test_sampling_follows_the_generator(tiny_bert):
 
 
 def test_a_generators_dropout_is_an_option(tiny_bert):
-    assert not built(tiny_bert)[1].generator.model.training
-    assert built(tiny_bert, generator_dropout=True)[1].generator.model.training
+    assert not built(tiny_bert)[1].masked_lm.model.training
+    assert built(tiny_bert, generator_dropout=True)[1].masked_lm.model.training
 
 
 def test_state_holds_neither_generator_nor_encoder(tiny_bert):
@@ -278,7 +280,7 @@ def test_state_holds_neither_generator_nor_encoder(tiny_bert):
     assert {key.split(".")[0] for key in objective.state_dict()} == {"projector", "discriminator"}
     shared = {p.data_ptr() for p in encoder.parameters()} & {p.data_ptr() for p in objective.parameters()}
     assert not shared
-    assert not [p for p in objective.generator.model.parameters() if p.requires_grad]
+    assert not [p for p in objective.masked_lm.model.parameters() if p.requires_grad]
 
 
 def test_order_of_rows_does_not_matter(tiny_bert):
@@ -334,3 +336,33 @@ def test_refusals(tiny_bert, tmp_path):
     objective.setup(encoder)
     with pytest.raises(ValueError, match=r"DiffCSE needs Batch\.masked_ids"):
         loss(encoder, objective, Batch(texts().input_ids, texts().attention_mask))
+
+
+def test_a_run_saves_the_encoder_alone_and_goes_on_where_it_was(tiny_bert, tmp_path):
+    def run(folder, **trainer):
+        encoder, objective = Encoder(tiny_bert), DiffCSE(generator=tiny_bert)
+        collator = Masked(views=TextViews(max_length=12), probability=0.3)
+        return make_run(folder, tiny_bert, encoder=encoder, objective=objective, collator=collator, **trainer)
+
+    whole = run(tmp_path / "whole", max_steps=4, schedule="constant")
+    whole.trainer.fit(whole)
+    saved = torch.load(whole.folder / "state" / "state.pt", weights_only=True)["learner"]
+    assert {".".join(key.split(".")[:2]) for key in saved if not key.startswith("encoder.")} == {
+        "objective.discriminator",
+        "objective.projector",
+    }
+    assert sorted(p.name for p in (whole.folder / "best").iterdir() if p.is_dir()) == ["1_Pooling"]
+    half = run(tmp_path / "half", max_steps=2, schedule="constant")
+    half.trainer.fit(half)
+    rest = run(tmp_path / "half", max_steps=4, schedule="constant")
+    progress = json.loads((half.folder / "state" / "state.json").read_text())
+    progress["progress"]["finished"] = False
+    (half.folder / "state" / "state.json").write_text(json.dumps(progress))
+    rest.trainer.fit(rest, resume=True)
+    assert weights(rest.folder / "last") == weights(whole.folder / "last")
+
+
+def test_a_collator_without_masks_is_refused(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, objective=DiffCSE(generator=tiny_bert))
+    with pytest.raises(UserError, match=r"DiffCSE needs Batch\.masked_ids"):
+        run.trainer.fit(run)

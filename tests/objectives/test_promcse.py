@@ -24,7 +24,11 @@ def loss_of(rows, views, objective, **fields):
 
 
 def test_every_case_of_the_loss_alone(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "promcse.json").read_text()).items() if isinstance(c, dict) and "margin" in c}
+    cases = {
+        n: c
+        for n, c in json.loads((oracles / "promcse.json").read_text()).items()
+        if isinstance(c, dict) and "margin" in c
+    }
     assert cases
     for name, case in cases.items():
         data = np.load(oracles / f"promcse_{name}.npz")
