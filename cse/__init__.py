@@ -26,7 +26,9 @@ __all__ = [
     "Views",
 ]
 
-_HOMES = {"Encoder": "encoder", "Trainer": "trainer"} | dict.fromkeys(("Collator", "Evaluator", "Objective"), "interfaces")
+_HOMES = {"Encoder": "encoder", "Trainer": "trainer"} | dict.fromkeys(
+    ("Collator", "Evaluator", "Objective"), "interfaces"
+)
 
 
 def __getattr__(name: str) -> Any:

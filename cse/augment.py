@@ -1,4 +1,4 @@
-"""Augmentations: a changed rendering of a text. Each draws from the generator that it is given, and from nothing else."""
+"""Augmentations: a changed rendering of a text, its randomness from the generator that it is given and nothing else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from cse.interfaces import Augmentation
 
 
 class WordDeletion(Augmentation):
-    """Each word, as white space divides them, is left out with a probability; a text of which nothing is left stays whole.
+    """Each word is left out with a probability; a text of which nothing is left stays whole.
 
-    SimCSE compares it with dropout as a source of views (arXiv:2104.08821, table 1: "delete one word", "word deletion").
+    SimCSE compares it with dropout as a source of views (arXiv:2104.08821, table 1). White space divides words.
 
     Args:
         probability: Of a word to be left out.

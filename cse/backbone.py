@@ -62,8 +62,8 @@ def load_backbone(
     strange = [k for k in info["unexpected_keys"] if k.startswith(BODY) and not k.endswith("position_ids")]
     if strange and layers is None:
         raise UserError(
-            f"backbone {source!r}: its config does not know the weights {_some(strange)} of its file, so the two do not "
-            "belong together. Give a consistent checkpoint."
+            f"backbone {source!r}: its config does not know the weights {_some(strange)} of its file, so the two "
+            "do not belong together. Give a consistent checkpoint."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -177,7 +177,9 @@ def _set_dropout(config: PretrainedConfig, option: str, names: tuple[str, ...], 
         raise UserError(f"encoder.{option} is {value}; it is a probability: give a number from 0 to below 1")
     known = [name for name in names if hasattr(config, name)]
     if not known:
-        raise UserError(f"encoder.{option} is {value}, but a {config.model_type} backbone has no such dropout; remove it")
+        raise UserError(
+            f"encoder.{option} is {value}, but a {config.model_type} backbone has no such dropout; remove it"
+        )
     for name in known:
         setattr(config, name, value)
 

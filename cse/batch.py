@@ -221,5 +221,3 @@ class StepContext:
     def progress(self) -> float:
         """How much of the run is done, in [0, 1]."""
         return min(1.0, self.step / max(1, self.max_steps))
-
-

@@ -27,7 +27,9 @@ def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     best, previous = {0: 0}, {}
     for end in ends:
         longest = lengths[order[end - 1]]
-        best[end], previous[end] = min((cost + (end - start) * longest + overhead, start) for start, cost in best.items())
+        best[end], previous[end] = min(
+            (cost + (end - start) * longest + overhead, start) for start, cost in best.items()
+        )
     chunks, end = [], len(order)
     while end:
         chunks.append(order[previous[end] : end])

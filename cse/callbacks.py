@@ -38,7 +38,13 @@ class Console(Callback):
         if run.progress.step:
             self._line("resume", f"from step {run.progress.step}")
         if self.console.is_terminal and not run.progress.finished:
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[loss]}"),
+            )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("", total=run.max_steps, completed=run.progress.step, loss="")
             self.bar.start()
@@ -111,7 +117,9 @@ def warnings(run: Run, metrics: dict[str, float]) -> list[str]:
         found.append(f"collapse: different sentences have a mean cosine of {metrics['neg_cos']:.3f}")
     best = run.progress.best
     if best is not None and metrics.get("dev", best) < best - DROP:
-        found.append(f"dev is {best - metrics['dev']:.1f} points below its best; best/ keeps step {run.progress.best_step}")
+        found.append(
+            f"dev is {best - metrics['dev']:.1f} points below its best; best/ keeps step {run.progress.best_step}"
+        )
     if metrics.get("skipped", 0) > 0:
         found.append(f"{metrics['skipped']:.0f} rows of the last batch had nothing to compare with and were skipped")
     return found

@@ -84,5 +84,7 @@ def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimi
     missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
     trained = set(trained_state(learner))
     if unexpected or trained & set(missing):
-        raise UserError(f"--resume {folder.parent}: its weights are not those of its recipe: {unexpected or missing}"[:400])
+        raise UserError(
+            f"--resume {folder.parent}: its weights are not those of its recipe: {unexpected or missing}"[:400]
+        )
     optimizer.load_state_dict(saved["optimizer"])

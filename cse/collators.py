@@ -69,7 +69,6 @@ class TextViews(Collator):
             label=_optional([e.label for e in examples], torch.int64),
         )
 
-
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         """Token ids of every view, row by row."""
         return [self.tokens.ids(self.tokens.text_id(text)) for row in rows for text in row]

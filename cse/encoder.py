@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_MAX_LENGTH = 512
-CHUNK_OVERHEAD = {"cpu": 48, "cuda": 4096}  # tokens' worth of time that one more sub-batch costs; measured by `make bench`
+CHUNK_OVERHEAD = {
+    "cpu": 48,
+    "cuda": 4096,
+}  # tokens' worth of time that one more sub-batch costs
 ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
 
 
@@ -125,7 +128,7 @@ class Encoder(nn.Module):
         return self.embedding_dropout > 0 or has_dropout(self.backbone)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
-        """Encode n rows of token ids (n, L) in one pass, cut into length-sorted sub-batches that waste little padding."""
+        """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
         lengths = attention_mask.sum(1).tolist()
         chunks = length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096))
         parts = []
@@ -204,7 +207,10 @@ class Encoder(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)):
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)),
+            ):
                 for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
                     for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
                         tokens, mask = self._pad([ids[i] for i in part])
@@ -234,7 +240,11 @@ class Encoder(nn.Module):
         """One line for the run's header."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
-        parts = [f"{self.source} {self.backbone.config.num_hidden_layers} layers", f"dim {self.dim}", f"pooler {self.pooler}"]
+        parts = [
+            f"{self.source} {self.backbone.config.num_hidden_layers} layers",
+            f"dim {self.dim}",
+            f"pooler {self.pooler}",
+        ]
         parts += ["template"] if self.template else []
         parts += [f"LoRA r{self.lora_rank}"] if self.lora_rank else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
@@ -247,8 +257,10 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(cls, path: str, *, pooler: PoolerName | None = None, max_length: int | None = None) -> Encoder:
-        """Read a checkpoint of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a
-        plain Hugging Face model, from a folder or the Hub.
+        """Read an encoder from a folder or the Hub.
+
+        It may be one of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a plain
+        Hugging Face model.
 
         Args:
             path: Folder, `asset:NAME` or Hub id.

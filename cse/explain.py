@@ -7,7 +7,10 @@ import inspect
 import re
 from importlib import import_module
 
-NOISE = re.compile(r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|Problem with given class_path|Parser key")
+NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value"
+    r"|Problem with given class_path|Parser key"
+)
 
 
 def explain(message: str) -> str:

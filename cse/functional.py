@@ -101,7 +101,7 @@ def contrast(
 
 
 def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: Tensor, kind: Denominator) -> Tensor:
-    """log D, (A, 1) or (A, N). Rows without a positive get a finite stand-in; `contrast` drops them."""
+    """Log D, (A, 1) or (A, N). Rows without a positive get a finite stand-in; `contrast` drops them."""
     if kind == "all":
         terms = scores.masked_fill(~present, -torch.inf)
         return torch.logsumexp(terms.masked_fill(~valid[:, None], 0.0), -1, keepdim=True)
@@ -142,11 +142,13 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
 
     0 is perfect; 4 is the largest value for alpha = 2.
     """
-    return (normalize(x) - normalize(y)).norm(dim=-1).pow(alpha).mean()
+    distance = torch.linalg.vector_norm(normalize(x) - normalize(y), dim=-1)  # (n,)
+    mean: Tensor = distance.pow(alpha).mean()
+    return mean
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    """log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
+    """Log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
 
     0 when all vectors are alike; smaller is more uniform (-2t for antipodal pairs).
     """

@@ -33,14 +33,14 @@ class Objective(nn.Module, ABC):
     cacheable: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
-    def setup(self, encoder: Encoder) -> None:  # noqa: B027 - most objectives have nothing to build
+    def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""
 
     @abstractmethod
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The loss of a batch gathered over all processes, the same on each of them."""
 
-    def after_step(self, ctx: StepContext) -> None:  # noqa: B027
+    def after_step(self, ctx: StepContext) -> None:
         """Called after each optimizer step (moving averages, queues)."""
 
 
@@ -83,10 +83,10 @@ class Augmentation(ABC):
 class Teacher(nn.Module, ABC):
     """A second opinion on similarity. Never trained by gradient, never exported."""
 
-    def setup(self, encoder: Encoder) -> None:  # noqa: B027
+    def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder."""
 
-    def update(self, encoder: Encoder) -> None:  # noqa: B027
+    def update(self, encoder: Encoder) -> None:
         """Follow the encoder after a step, where the teacher moves."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Miner(ABC):
         """(M, k) rows of the pool (N, D) for anchors (M, D), never an anchor's positive (M,)."""
 
 
-class Callback(ABC):
+class Callback(ABC):  # noqa: B024 - a watcher may watch anything, and nothing
     """Watches a run. Each method does nothing unless overridden, and none may change training."""
 
     def on_start(self, run: Run) -> None:  # noqa: B027

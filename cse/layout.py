@@ -44,8 +44,8 @@ def check_exportable(pooler: str) -> None:
     """
     if pooler not in POOLING_KEYS:
         raise UserError(
-            f"encoder.pooler is {pooler}, which sentence-transformers has no module for: a checkpoint would not load there\n"
-            f"fix: train with {', '.join(POOLING_KEYS)}; {pooler} serves Encoder.load(..., pooler={pooler!r}).encode only"
+            f"encoder.pooler is {pooler}, which sentence-transformers has no module for\n"
+            f"fix: train with {', '.join(POOLING_KEYS)}; {pooler} serves Encoder.load(..., pooler={pooler!r}) only"
         )
 
 
@@ -142,7 +142,9 @@ def _folder(where: str) -> Path:
     with explained(where):
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(where, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]))
+        return Path(
+            snapshot_download(where, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"])
+        )
 
 
 def _settings(root: Path) -> dict[str, Any]:
@@ -190,7 +192,9 @@ def _write_module(module: nn.Module, folder: Path) -> None:
             "activation_function": ACTIVATION_PATHS[module.activation_name],
         }
         folder.mkdir()
-        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors"
+        )
     _json(folder / "config.json", config)
 
 

@@ -37,12 +37,12 @@ def mean_last_two(states: HiddenStates, mask: Tensor) -> Tensor:
 
 
 def first_last_embeddings(states: HiddenStates, mask: Tensor) -> Tensor:
-    """(n, H) mean over tokens of (embedding output + last layer) / 2: hidden state 0, as in the SimCSE paper and DiffCSE."""
+    """(n, H) mean over tokens of (embedding output + last layer) / 2: hidden state 0, as in the SimCSE paper."""
     return masked_mean((states[0] + states[-1]) / 2, mask)
 
 
 def first_last_layer1(states: HiddenStates, mask: Tensor) -> Tensor:
-    """(n, H) mean over tokens of (layer 1 + last layer) / 2: hidden state 1, as in SimCSE's released `avg_first_last`."""
+    """(n, H) mean over tokens of (layer 1 + last layer) / 2: hidden state 1, as in SimCSE's released code."""
     return masked_mean((states[1] + states[-1]) / 2, mask)
 
 

@@ -1,4 +1,4 @@
-"""One pass over what all rows begin with: the template's prefix, whose states in a causal model do not depend on the text.
+"""One pass over what all rows begin with: a template's prefix, which a causal model reads the same before any text.
 
 A third of the work of a prompted encoder is its prefix. Here it is computed for one row, and the others attend to its
 keys and values; gradients flow through them as through any other. The result is the same.
@@ -60,9 +60,11 @@ def states(
     rest = model(
         input_ids=input_ids[:, length:], attention_mask=attention_mask, use_cache=True, **{name: cache}, **options
     )
-    pairs = zip(prefix.hidden_states, rest.hidden_states, strict=True) if rest.hidden_states else [
-        (prefix.last_hidden_state, rest.last_hidden_state)
-    ]
+    pairs = (
+        zip(prefix.hidden_states, rest.hidden_states, strict=True)
+        if rest.hidden_states
+        else [(prefix.last_hidden_state, rest.last_hidden_state)]
+    )
     return [torch.cat([one.expand(rows, -1, -1), other], 1) for one, other in pairs]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,7 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cse import distributed, gradcache
+from cse import distributed, gradcache, preflight
 from cse.batch import Batch, LossOutput, StepContext
 from cse.batching import native_bf16
 from cse.checkpoint import Progress, load_progress, load_tensors, save_state
@@ -28,7 +26,7 @@ from cse.data import Dataset
 from cse.encoder import Encoder
 from cse.errors import UserError
 from cse.interfaces import Callback, Collator, Evaluator, Objective
-from cse.layout import check_exportable
+from cse.interrupt import Interrupt
 from cse.learner import Encoded, Learner, diagnostics
 from cse.metrics import MetricsLog
 from cse.samplers import StepBatches
@@ -101,10 +99,12 @@ class Trainer:
         workers: int = 0,
         trackers: Sequence[str] = (),
     ) -> None:
-        _at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        _at_least(1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None})
-        _at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
-        _above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
+        preflight.at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
+        preflight.at_least(
+            1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None}
+        )
+        preflight.at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        preflight.above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
         self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
@@ -137,7 +137,7 @@ class Loop:
     def __init__(self, settings: Trainer, run: Run) -> None:
         self.settings, self.run = settings, run
         self.accelerator = _accelerator(settings)
-        self._check()
+        preflight.check(run, settings)
         texts = [text for example in run.data for text in example.texts]
         tokens = TokenStore.build(texts, run.encoder.tokenizer, run.collator.max_length)
         run.collator.setup(tokens, run.seed)
@@ -176,7 +176,7 @@ class Loop:
         self._init_trackers()
         self._tell("on_start")
         if not progress.finished:
-            with _Interrupt() as self.interrupt:
+            with Interrupt() as self.interrupt:
                 self._train()
         self._tell("on_end")
         self.accelerator.end_training()
@@ -338,48 +338,6 @@ class Loop:
         self.run.progress.finished = True
         self._save_state()
 
-    def _check(self) -> None:
-        """Refuse what cannot train, before any work."""
-        run, settings = self.run, self.settings
-        check_exportable(run.encoder.pooler)
-        if run.collator.needs_dropout(run.data[0]) and not run.encoder.has_dropout:
-            raise UserError(
-                "the views of a text differ by dropout only, and the encoder has none: positives would be identical\n"
-                "fix: set encoder.init_args.attention_dropout or embedding_dropout above 0, or augment the views"
-            )
-        if run.collator.max_length > run.encoder.max_positions:
-            raise UserError(
-                f"collator.max_length is {run.collator.max_length}; "
-                f"{run.encoder.source} can position at most {run.encoder.max_positions} tokens"
-            )
-        missing = run.objective.requires - run.collator.provides
-        if missing:
-            raise UserError(
-                f"objective {type(run.objective).__name__} needs Batch.{sorted(missing)[0]}, "
-                f"which collator {type(run.collator).__name__} does not give"
-            )
-        if not run.objective.uses_views and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
-            raise UserError(
-                f"encoder.head is trained by nothing: objective {type(run.objective).__name__} reads no vectors\n"
-                "fix: leave encoder.init_args.head and export_head out"
-            )
-        if settings.chunk_size is not None and not run.objective.cacheable:
-            raise UserError(
-                f"trainer.chunk_size is {settings.chunk_size}, but {type(run.objective).__name__} encodes more than "
-                "the batch's views, so its gradient cannot be cached; remove chunk_size"
-            )
-        processes = distributed.world_size() * settings.accumulation
-        if settings.batch_size % processes or settings.batch_size < processes:
-            raise UserError(
-                f"trainer.batch_size is {settings.batch_size}, which {distributed.world_size()} processes x "
-                f"{settings.accumulation} accumulated parts do not divide; give a multiple of {processes}"
-            )
-        if len(run.data) < settings.batch_size:
-            raise UserError(
-                f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows; "
-                "give a smaller batch or more data"
-            )
-
     @torch.no_grad()
     def _rehearse(self) -> None:
         """Take the first loss once, so that what the objective refuses is said before anything is written.
@@ -428,28 +386,6 @@ class _Rows(torch.utils.data.Dataset[Batch]):
         return batch
 
 
-class _Interrupt:
-    """Ctrl-C asks for a stop after the step at hand; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-
-    def __enter__(self) -> _Interrupt:
-        self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-
-
 def _accelerator(settings: Trainer) -> Accelerator:
     device = settings.device
     available: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
@@ -476,15 +412,3 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _at_least(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise UserError(f"trainer.{name} is {value}; give {least} or more")
-
-
-def _above(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if not value > least:
-            raise UserError(f"trainer.{name} is {value}; give a number above {least}")

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.bench import merge
-
 WARMUP = 5
 BATCH, RATE = 64, 3e-5
 
 
-def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
     import torch
 
@@ -34,18 +34,33 @@ def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, 
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     for number in range(rounds):
         for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            command = [sys.executable, "-m", "eval.bench_train", name, backbone, corpus, str(steps), precision, str(length)]
+            command = [
+                sys.executable,
+                "-m",
+                "eval.bench_train",
+                name,
+                backbone,
+                corpus,
+                str(steps),
+                precision,
+                str(length),
+            ]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[name].append(json.loads(printed.strip().splitlines()[-1]))
             last = found[name][-1]
-            say(f"round {number + 1}/{rounds}  {name:5s} {last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB")
+            say(
+                f"round {number + 1}/{rounds}  {name:5s} "
+                f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB"
+            )
     speed = {name: [one["sentences_per_s"] for one in ones] for name, ones in found.items()}
     memory = {name: [one["peak_mb"] for one in ones] for name, ones in found.items()}
     ratios = [a / b for a, b in zip(speed["ours"], speed["peer"], strict=True)]
     return {
         "train.speedup": round(statistics.median(ratios), 3),
         "train.speedups": [round(r, 3) for r in ratios],
-        "train.memory_ratio": round(statistics.median(a / b for a, b in zip(memory["ours"], memory["peer"], strict=True)), 3),
+        "train.memory_ratio": round(
+            statistics.median(a / b for a, b in zip(memory["ours"], memory["peer"], strict=True)), 3
+        ),
         "train.sentences_per_s": {name: [round(v, 1) for v in values] for name, values in speed.items()},
         "train.peak_mb": {name: [round(v) for v in values] for name, values in memory.items()},
         "train.setting": f"{backbone}, {corpus}, batch {BATCH}, max {length} tokens, {precision}, {steps} steps",
@@ -65,11 +80,22 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            batch_size=BATCH, max_steps=steps, learning_rate=RATE, eval_every=10**9, precision=precision,  # type: ignore[arg-type]
+            batch_size=BATCH,
+            max_steps=steps,
+            learning_rate=RATE,
+            eval_every=10**9,
+            precision=precision,  # type: ignore[arg-type]
         )
         run = Run(
-            name="bench", folder=Path(folder) / "run", seed=42, data=Texts(corpus), collator=TextViews(max_length=length),
-            encoder=Encoder(backbone, pooler="cls"), objective=SimCSE(), evaluator=None, trainer=trainer,
+            name="bench",
+            folder=Path(folder) / "run",
+            seed=42,
+            data=Texts(corpus),
+            collator=TextViews(max_length=length),
+            encoder=Encoder(backbone, pooler="cls"),
+            objective=SimCSE(),
+            evaluator=None,
+            trainer=trainer,
             callbacks=[_ours_callback(clock)],
         )
         trainer.fit(run)
@@ -80,7 +106,11 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     """One measurement of sentence-transformers' trainer."""
     import torch
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import Pooling, Transformer
 
@@ -94,13 +124,26 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE, seed=42,
-            bf16=precision == "bf16", use_cpu=_device() == "cpu", lr_scheduler_type="linear", save_strategy="no",
-            logging_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch_fused",
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE,
+            seed=42,
+            bf16=precision == "bf16",
+            use_cpu=_device() == "cpu",
+            lr_scheduler_type="linear",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            optim="adamw_torch_fused",
         )
         SentenceTransformerTrainer(
-            model=model, args=arguments, train_dataset=Dataset.from_dict({"anchor": texts, "positive": texts}),
-            loss=MultipleNegativesRankingLoss(model), callbacks=[_peer_callback(clock)],
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"anchor": texts, "positive": texts}),
+            loss=MultipleNegativesRankingLoss(model),
+            callbacks=[_peer_callback(clock)],
         ).train()
     return clock.result(steps)
 

@@ -150,11 +150,22 @@ def mteb(arguments: list[str]) -> int:
 
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
-    parser = _parser("bench", "Time training against sentence-transformers, and scoring against mteb and SentEval's loop.")
-    parser.add_argument("checkpoint", nargs="?", default="asset:mini", help="of scoring, and backbone of training (default: %(default)s)")
+    parser = _parser(
+        "bench", "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        default="asset:mini",
+        help="of scoring, and backbone of training (default: %(default)s)",
+    )
     parser.add_argument("--corpus", default="asset:wiki", help="sentences to train on (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=64, help="most tokens of a sentence in training (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=30, help="of training, 5 of them not counted (default: %(default)s)")
+    parser.add_argument(
+        "--length", type=int, default=64, help="most tokens of a sentence in training (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=30, help="of training, 5 of them not counted (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
     parser.add_argument("--only", choices=("train", "eval"), help="one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")

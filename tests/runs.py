@@ -30,7 +30,9 @@ class Spread(Evaluator):
 
 def write_texts(folder: Path, rows: int = 48) -> Path:
     path = folder / "texts.txt"
-    path.write_text("\n".join(" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 5), 0, rows * 7, 7)))
+    path.write_text(
+        "\n".join(" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 5), 0, rows * 7, 7))
+    )
     return path
 
 
@@ -42,11 +44,29 @@ def write_triplets(folder: Path, rows: int = 24) -> Path:
     return path
 
 
-def make_run(folder: Path, backbone: str, *, triplets=False, encoder=None, objective=None, collator=None, evaluator=True, seed=7, **trainer):
+def make_run(
+    folder: Path,
+    backbone: str,
+    *,
+    triplets=False,
+    encoder=None,
+    objective=None,
+    collator=None,
+    evaluator=True,
+    seed=7,
+    **trainer,
+):
     """A run that is ready to fit."""
     folder.mkdir(parents=True, exist_ok=True)
     seed_dropout(seed, "init")
-    settings = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "eval_every": 2, "precision": "fp32", "device": "cpu"}
+    settings = {
+        "batch_size": 8,
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+        "eval_every": 2,
+        "precision": "fp32",
+        "device": "cpu",
+    }
     return Run(
         name="test",
         folder=folder / "run",

@@ -24,7 +24,9 @@ def oracle_encoder(case, state, tiny_bert, folder, *, export_head):
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     model = BertModel(BertConfig(**case["config"]), add_pooling_layer=False)
-    weights = {k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.") and "position_ids" not in k}
+    weights = {
+        k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.") and "position_ids" not in k
+    }
     model.load_state_dict(weights)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
@@ -44,7 +46,7 @@ def test_every_end_to_end_bert_case(oracles, tiny_bert, tmp_path, export_head):
         encoder = oracle_encoder(case, state, tiny_bert, tmp_path / name, export_head=export_head)
         ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
         learner = Learner(encoder, SimCSE()).train()
-        encoded, output = learner(Batch(ids, mask), StepContext(encoder=encoder))
+        _, output = learner(Batch(ids, mask), StepContext(encoder=encoder))
         output.loss.backward()
         assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
         for key in data.files:

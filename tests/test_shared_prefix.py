@@ -21,8 +21,16 @@ def causal(tiny_bert, tmp_path_factory):
         folder = tmp_path_factory.mktemp(kind)
         tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
         config = AutoConfig.for_model(
-            kind, vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, intermediate_size=32, max_position_embeddings=64, head_dim=8, pad_token_id=0,
+            kind,
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=32,
+            max_position_embeddings=64,
+            head_dim=8,
+            pad_token_id=0,
         )
         torch.manual_seed(0)
         AutoModel.from_config(config).save_pretrained(folder)
@@ -44,7 +52,9 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
         vectors = encoder._pooled(ids, mask)
         vectors.pow(3).sum().backward()
         results.append([vectors.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
-    for shared, alone in zip(*results, strict=True):  # these models compute their norms in float32 whatever their weights
+    for shared, alone in zip(
+        *results, strict=True
+    ):  # these models compute their norms in float32 whatever their weights
         assert float((shared - alone).abs().max()) <= 1e-5 * max(1.0, float(alone.abs().max()))
 
 

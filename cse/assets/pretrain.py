@@ -1,8 +1,8 @@
 """How asset:mini is made: a vocabulary and an empty BERT from corpora, and the trained run exported to ship.
 
-    python -m cse.assets.pretrain prepare CORPUS.txt.gz ... --out WORK
-    cse train pretrain-mini --data.init_args.path=WORK/corpus.txt --encoder.init_args.backbone=WORK/backbone
-    python -m cse.assets.pretrain export RUN --out cse/assets/mini
+python -m cse.assets.pretrain prepare CORPUS.txt.gz ... --out WORK
+cse train pretrain-mini --data.init_args.path=WORK/corpus.txt --encoder.init_args.backbone=WORK/backbone
+python -m cse.assets.pretrain export RUN --out cse/assets/mini
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import argparse
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cse.cache import atomic_dir, atomic_file
 
 VOCABULARY, HIDDEN, LAYERS, POSITIONS = 10_000, 256, 4, 256  # 5.9 M weights: 11.7 MB in fp16
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def prepare(corpora: list[Path], out: Path) -> None:
@@ -60,7 +67,7 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-def _tokenizer(sentences: list[str]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _tokenizer(sentences: list[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -68,7 +75,9 @@ def _tokenizer(sentences: list[str]):  # type: ignore[no-untyped-def]  # noqa: A
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL.values()), limit_alphabet=200)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL.values()), limit_alphabet=200
+    )
     tokenizer.train_from_iterator(sentences, trainer)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -77,7 +86,7 @@ def _tokenizer(sentences: list[str]):  # type: ignore[no-untyped-def]  # noqa: A
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **SPECIAL)
 
 
-def _model():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _model() -> Any:
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(42)

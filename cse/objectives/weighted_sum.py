@@ -29,7 +29,9 @@ class WeightedSum(Objective):
         super().__init__()
         decays = decays or [1.0] * len(terms)
         if not len(terms) == len(weights) == len(decays):
-            raise UserError(f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms")
+            raise UserError(
+                f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms"
+            )
         if not all(0 < d <= 1 for d in decays):
             raise UserError(f"objective.decays is {decays}; each must be above 0 and at most 1")
         self.terms = nn.ModuleList(terms)

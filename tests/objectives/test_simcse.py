@@ -13,7 +13,13 @@ from cse.batch import Batch, StepContext, Views
 from cse.objectives.simcse import SimCSE
 from cse.poolers import get_pooler
 
-POOLERS = {"cls": "cls", "cls_before_pooler": "cls", "avg": "mean", "avg_top2": "mean_last_two", "avg_first_last": "first_last_layer1"}
+POOLERS = {
+    "cls": "cls",
+    "cls_before_pooler": "cls",
+    "avg": "mean",
+    "avg_top2": "mean_last_two",
+    "avg_first_last": "first_last_layer1",
+}
 
 
 def settings(oracles):
@@ -28,7 +34,9 @@ def batch_of(size, views, **fields):
 def loss_of(rows, views, objective, **fields):
     """Loss of flat rows (B V, D), row = item * V + view."""
     stacked = rows.view(-1, views, rows.shape[-1])
-    return objective(Views.split(stacked, stacked, 1), batch_of(len(stacked), views, **fields), StepContext(encoder=None)).loss
+    return objective(
+        Views.split(stacked, stacked, 1), batch_of(len(stacked), views, **fields), StepContext(encoder=None)
+    ).loss
 
 
 def close(got, want, tolerance=1e-4):
@@ -41,7 +49,9 @@ def test_every_case_of_pooler_head_and_loss(oracles):
     assert cases
     for name, case in cases.items():
         data = np.load(oracles / f"simcse_{name}.npz")
-        states = [torch.tensor(data[f"hs{i}"]).requires_grad_() for i in range(sum(k.startswith("hs") for k in data.files))]
+        states = [
+            torch.tensor(data[f"hs{i}"]).requires_grad_() for i in range(sum(k.startswith("hs") for k in data.files))
+        ]
         pooled = get_pooler(POOLERS[case["pooler"]])(states, torch.tensor(data["mask"]))
         head = {k: torch.tensor(data[k]).requires_grad_() for k in ("mlp_w", "mlp_b") if k in data.files}
         rows = torch.tanh(torch.nn.functional.linear(pooled, head["mlp_w"], head["mlp_b"])) if head else pooled
