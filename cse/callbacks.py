@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cse import __version__
+from cse.environment import git_commit
 from cse.interfaces import Callback
 from cse.trainer import Run
 
@@ -88,18 +90,29 @@ def header(run: Run) -> list[tuple[str, str]]:
     """What a run says of itself before it starts."""
     settings = run.trainer
     parts = settings.batch_size // settings.accumulation
-    batch = f"{settings.batch_size} × {run.max_steps} steps; {parts - 1} in-batch negatives"
+    batch = f"{settings.batch_size} rows × {run.max_steps} steps{_negatives(run, parts)}"
     if settings.accumulation > 1:
         batch += f" (of the {parts} rows accumulated together: accumulation adds none)"
     if settings.chunk_size:
         batch += f"; gradients cached, {settings.chunk_size} rows at a time"
+    about = f"{__version__} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"
     return [
+        ("cse", about),
         ("data", run.data.describe()),
         ("collator", f"{type(run.collator).__name__}, max {run.collator.max_length} tokens{_truncated(run)}"),
         ("encoder", run.encoder.describe()),
         ("objective", describe_objective(run)),
         ("batch", batch),
     ]
+
+
+def _negatives(run: Run, rows: int) -> str:
+    """How many negatives an anchor meets."""
+    if not run.objective.contrasts:
+        return ""
+    example = run.data[0]
+    hard = rows * max(0, len(example.texts) - 1 - example.num_positives)
+    return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
 
 
 def describe_objective(run: Run) -> str:

@@ -26,11 +26,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         requires: Names of the optional Batch fields that `forward` reads.
         cacheable: Whether the loss depends on the encoder through `views` only, so that gradients can be cached.
+        contrasts: Whether the other rows of a batch serve as negatives.
         uses_views: Whether `forward` reads `views`; if not, the batch's views are not encoded, and `views` is empty.
     """
 
     requires: frozenset[str] = frozenset()
     cacheable: ClassVar[bool] = True
+    contrasts: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
 
     def setup(self, encoder: Encoder) -> None:

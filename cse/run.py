@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import platform
-import subprocess
 import sys
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cse import __version__
 from cse.cache import atomic_file
+from cse.environment import environment
 from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
 from cse.trainer import Run
-
-PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
 def start(name: str, overrides: list[str], folder: Path | None) -> int:
@@ -99,10 +93,7 @@ def quiet() -> None:
 
 def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
     from cse.callbacks import Console
-    from cse.distributed import rank
 
-    if rank() == 0 and os.environ.get("RANK", "0") == "0":
-        say("cse", f"{__version__} · {recipe.name} · seed {recipe.config.seed} · git {git_commit() or '-'}")
     built = build(recipe)
     run = Run(
         name=recipe.name,
@@ -129,47 +120,11 @@ class RunFiles(Callback):
     def on_start(self, run: Run) -> None:
         """Write both, once."""
         if run.progress.step == 0:
-            _write(run.folder / "env.json", json.dumps(environment(self.recipe), indent=2) + "\n")
+            _write(
+                run.folder / "env.json",
+                json.dumps(environment(self.recipe.name, self.recipe.config.seed), indent=2) + "\n",
+            )
             _write(run.folder / "recipe.yaml", self.recipe.text)  # last: with it the folder is a run
-
-
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What a reader needs to know to get the same numbers."""
-    import torch
-
-    return {
-        "recipe": recipe.name,
-        "cse": __version__,
-        "git": git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
-        "seed": recipe.config.seed,
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()
-
-
-def git_commit() -> str | None:
-    """The commit of the package's checkout, with + if it is changed; None outside one."""
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return commit.stdout.strip()
-    return None
 
 
 def _write(path: Path, text: str) -> None:

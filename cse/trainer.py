@@ -51,6 +51,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0
     truncated: int = 0
+    hardware: str = ""
     interrupted: bool = False
 
 
@@ -152,6 +153,7 @@ class Loop:
         )
         self.max_steps = run.max_steps = self.batches.max_steps
         run.truncated = tokens.truncated
+        run.hardware = _hardware(self.accelerator)
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         self.learner = Learner(run.encoder, run.objective)
         trained = [p for p in self.learner.parameters() if p.requires_grad]
@@ -405,6 +407,12 @@ def _accelerator(settings: Trainer) -> Accelerator:
 
 def _synced(accelerator: Accelerator, model: nn.Module, final: bool) -> Any:
     return nullcontext() if final else accelerator.no_sync(model)
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """Such as `cpu×2 bf16`: device, processes, precision."""
+    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    return f"{accelerator.device.type}×{distributed.world_size()} {precision}"
 
 
 def peak_memory(device: torch.device) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cse.batch import Batch, LossOutput, StepContext, Views
 from cse.functional import paired_cosine
 from cse.interfaces import Objective
@@ -22,6 +24,7 @@ class CLAIF(Objective):
     """
 
     requires = frozenset({"score"})
+    contrasts: ClassVar[bool] = False
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean squared error of the batch's pairs."""

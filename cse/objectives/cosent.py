@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class CoSENT(Objective):
     """
 
     requires = frozenset({"score"})
+    contrasts: ClassVar[bool] = False
 
     def __init__(self, *, temperature: float = 0.05) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class MaskedLM(Objective):
     requires = frozenset({"masked_ids", "mlm_labels"})
     cacheable: ClassVar[bool] = False
     uses_views: ClassVar[bool] = False
+    contrasts: ClassVar[bool] = False
 
     def setup(self, encoder: Encoder) -> None:
         """Build the head."""

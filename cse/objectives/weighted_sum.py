@@ -38,6 +38,7 @@ class WeightedSum(Objective):
         self.weights, self.decays = weights, decays
         self.requires = frozenset().union(*(t.requires for t in terms))
         self.cacheable = all(t.cacheable for t in terms)  # type: ignore[misc]  # a sum is what its terms are
+        self.contrasts = any(t.contrasts for t in terms)  # type: ignore[misc]
         self.uses_views = any(t.uses_views for t in terms)  # type: ignore[misc]
 
     def setup(self, encoder: Encoder) -> None:
