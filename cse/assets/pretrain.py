@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def prepare(corpora: list[Path], out: Path) -> None:
 
 def export(run: Path, out: Path) -> None:
     """Write a run's backbone and its masked-LM head as a BertForMaskedLM in fp16."""
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+    from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig.from_pretrained(run / "last")
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # BERT's, which makes the views of SimCSE
@@ -58,7 +59,8 @@ def export(run: Path, out: Path) -> None:
     )
     with atomic_dir(out) as folder:
         body.half().save_pretrained(folder)
-        AutoTokenizer.from_pretrained(run / "last").save_pretrained(folder)
+        shutil.copy(run / "last" / "tokenizer.json", folder)
+        shutil.copy(run / "last" / "tokenizer_config.json", folder)
 
 
 def _lines(path: Path) -> Iterator[str]:
