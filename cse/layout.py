@@ -92,6 +92,8 @@ def write_backbone(encoder: Encoder, out: Path) -> None:
     _json(out / "config.json", config)
     about = json.loads((out / "tokenizer_config.json").read_text())
     about["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that both versions know; tokenizer.json has the rest
+    for key in ("is_local", "local_files_only", "backend"):  # of where it was loaded, not of what it is
+        about.pop(key, None)
     _json(out / "tokenizer_config.json", about)
 
 
