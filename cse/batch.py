@@ -129,14 +129,10 @@ class EncoderOutput:
     Attributes:
         embedding: (n, D) what `encode()` returns and a checkpoint exports.
         projected: (n, D') what objectives compare; the embedding itself where there is no training head.
-        token_states: (n, L, H) the last layer's states, on request.
-        hidden_states: embeddings' output and every layer's, each (n, L, H), on request.
     """
 
     embedding: Tensor
     projected: Tensor
-    token_states: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

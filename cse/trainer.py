@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -25,6 +23,7 @@ from cse.checkpoint import Progress, load_progress, load_tensors, save_state
 from cse.data import Dataset
 from cse.encoder import Encoder
 from cse.errors import UserError
+from cse.hardware import describe, peak_memory
 from cse.interfaces import Callback, Collator, Evaluator, Objective
 from cse.interrupt import Interrupt
 from cse.learner import Encoded, Learner, diagnostics
@@ -139,8 +138,7 @@ class Loop:
         self.settings, self.run = settings, run
         self.accelerator = _accelerator(settings)
         preflight.check(run, settings)
-        texts = [text for example in run.data for text in example.texts]
-        tokens = TokenStore.build(texts, run.encoder.tokenizer, run.collator.max_length)
+        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
         run.collator.setup(tokens, run.seed)
         run.objective.setup(run.encoder)
         self.batches = StepBatches(
@@ -153,7 +151,7 @@ class Loop:
         )
         self.max_steps = run.max_steps = self.batches.max_steps
         run.truncated = tokens.truncated
-        run.hardware = _hardware(self.accelerator)
+        run.hardware = describe(self.accelerator)
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         self.learner = Learner(run.encoder, run.objective)
         trained = [p for p in self.learner.parameters() if p.requires_grad]
@@ -407,16 +405,3 @@ def _accelerator(settings: Trainer) -> Accelerator:
 
 def _synced(accelerator: Accelerator, model: nn.Module, final: bool) -> Any:
     return nullcontext() if final else accelerator.no_sync(model)
-
-
-def _hardware(accelerator: Accelerator) -> str:
-    """Such as `cpu×2 bf16`: device, processes, precision."""
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    return f"{accelerator.device.type}×{distributed.world_size()} {precision}"
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, in MB: of the device on CUDA, of the process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -161,8 +161,9 @@ class _Clock:
         self.processor.append(time.process_time())
 
     def result(self, steps: int) -> dict[str, float]:
-        from cse.trainer import peak_memory
-        from torch import device  # isort: skip
+        import torch
+
+        from cse.hardware import peak_memory
 
         seconds = self.ends[steps - 1] - self.ends[WARMUP - 1]
         sentences = 2 * BATCH * (steps - WARMUP)
@@ -170,7 +171,7 @@ class _Clock:
         return {
             "sentences_per_s": sentences / seconds,
             "sentences_per_cpu_s": sentences / cpu,
-            "peak_mb": peak_memory(device(_device())),
+            "peak_mb": peak_memory(torch.device(_device())),
         }
 
 
