@@ -1,0 +1,119 @@
+"""cse augment: what the collator of a recipe, or each augmentation, makes of texts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from cse.batch import Example
+    from cse.interfaces import Augmentation, Collator
+
+HELP = "show the views that a recipe makes of its texts, or what each augmentation makes of a file's"
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = "Options of a recipe are given as --collator.init_args.views=3, and --seed=43"
+    parser.add_argument("--show", metavar="RECIPE", help="the views of this recipe, of its own data or of --data")
+    parser.add_argument("--data", metavar="FILE", help="texts; without a recipe each augmentation is shown on them")
+    parser.add_argument("--column", default="text", help="of a table in --data; default: text")
+    parser.add_argument("--rows", type=int, default=5, help="how many texts, from the first; default: 5")
+    parser.add_argument("--epoch", type=int, default=0, help="whose views; default: 0, the first")
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Print the original and the views of each row."""
+    from cse.run import quiet
+
+    quiet()
+    a = arguments
+    if a.show is None and a.data is None:
+        raise UserError("cse augment needs --show RECIPE or --data FILE")
+    if a.rows < 1:
+        raise UserError(f"--rows is {a.rows}; give 1 or more")
+    if a.show is None:
+        if overrides:
+            raise UserError(f"there is no recipe that {' '.join(overrides)} could change; give --show RECIPE")
+        return _show_each(_read(a.data, a.column, a.rows))
+    return _show_recipe(a, overrides)
+
+
+def _read(path: str, column: str, rows: int) -> Sequence[Example]:
+    from cse.data import Texts
+
+    return Texts(path, column=column, limit=max(2, rows))[:rows]
+
+
+def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
+    from cse.recipe import build, load
+
+    recipe = load(a.show, overrides)
+    built = build(recipe)
+    examples = built.data[: a.rows] if a.data is None else _read(a.data, a.column, a.rows)
+    views = views_of(built.collator, examples, epoch=a.epoch, seed=recipe.config.seed)
+    for example, texts in zip(examples, views, strict=True):
+        _line(f"row {example.row_id}", example.texts[0])
+        for number, text in enumerate(texts):
+            _line(f"  view {number}", text)
+    return 0
+
+
+def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, seed: int) -> list[list[str]]:
+    """The texts of every view, row by row; of a masking collator those that it masks.
+
+    Raises:
+        UserError: The collator does not say what texts it makes.
+    """
+    from cse.collators import Masked, TextViews
+
+    while isinstance(collator, Masked):
+        collator = collator.views
+    if not isinstance(collator, TextViews):
+        raise UserError(f"collator {type(collator).__name__} makes no texts to show")
+    return collator.texts(examples, epoch=epoch, seed=seed)
+
+
+def _show_each(examples: Sequence[Example]) -> int:
+    from cse.augment import render
+    from cse.seeding import python_rng
+
+    for augmentation in each():
+        name = type(augmentation).__name__
+        rngs = [python_rng(0, "augment", example.row_id) for example in examples]
+        try:
+            texts = render([augmentation], [example.texts[0] for example in examples], rngs)
+        except UserError as error:
+            _line(name, f"not to be had: {str(error).splitlines()[0]}")
+            continue
+        _line(name, "")
+        for example, text in zip(examples, texts, strict=True):
+            _line("  of", example.texts[0])
+            _line("  made", text)
+    return 0
+
+
+def each() -> list[Augmentation]:
+    """One augmentation of every kind, as its defaults are."""
+    from cse import augment as a
+
+    return [
+        a.WordDeletion(probability=0.3),
+        a.WordReordering(),
+        a.WordRepetition(),
+        a.SpanDeletion(),
+        a.SpanReordering(),
+        a.Crop(),
+        a.SentenceShuffle(),
+        a.CharacterNoise(),
+        a.SynonymSubstitution(),
+        a.MaskedLMSubstitution(),
+    ]
+
+
+def _line(key: str, text: str) -> None:
+    print(f"{key:10s} {text}".rstrip(), flush=True)  # noqa: T201

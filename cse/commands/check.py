@@ -1,0 +1,111 @@
+"""cse check: parse and validate recipes without training; of a recipe that is named, look at its data too."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cse.recipe import Recipe
+
+HELP = "validate recipes without training, and look at the training text of those that are named"
+TAKES_OVERRIDES = True
+WIDTH = 40  # of the longest bar of a histogram
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = "Options of a recipe are given as --data.init_args.path=my.txt"
+    parser.add_argument("recipes", nargs="*", metavar="recipe", help="default: all, parsed only")
+    parser.add_argument("--no_data", action="store_true", help="parse only; nothing is read or fetched")
+    parser.add_argument("--eval_data", metavar="DIR", help="more evaluation sets to look for, besides CSE_DATA")
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Validate each; the first that fails raises."""
+    from cse.recipe import load, names
+    from cse.run import quiet, say
+
+    for name in arguments.recipes or names():
+        recipe = load(name, overrides)
+        say("ok", name)
+        if arguments.recipes and not arguments.no_data:
+            quiet()
+            for key, text in _look(recipe, arguments.eval_data):
+                say(key, text)
+    return 0
+
+
+def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
+    from cse.hygiene import KnowsTexts, examine, warnings
+    from cse.recipe import build
+    from cse.tokens import TokenStore
+
+    built = build(recipe)
+    tokens = TokenStore.build(built.data.unique_texts(), built.encoder.tokenizer, built.collator.max_length)
+    sets = built.evaluator.texts(eval_data) if isinstance(built.evaluator, KnowsTexts) else {}
+    report = examine(built.data, tokens, sets)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"].items())
+    yield "data", f"{built.data.describe()}; left out: {left_out or 'nothing'}"
+    yield from _columns(vars(recipe.config.data.init_args))
+    yield from describe(report)
+    for warning in warnings(report):
+        yield "warning", warning
+
+
+def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Which columns are read, and which are there besides."""
+    from cse.sources import column_names
+
+    asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
+    used = [str(name) for name in [*options.get("columns", ()), *asked] if name is not None]
+    there = column_names(str(options["path"]), str(options.get("split", "train"))) if "path" in options else []
+    if there:
+        others = [name for name in there if name not in used]
+        yield "columns", f"{', '.join(used)}; not used: {', '.join(others)[:200] or 'none'}"
+
+
+def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A report of `cse.hygiene.examine` as lines."""
+    texts, words, tokens = report["texts"], report["words"], report["tokens"]
+    yield (
+        "texts",
+        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalised']:,} but for case and "
+        f"punctuation; {texts['same_in_row']:,} rows have one text twice",
+    )
+    yield from _histogram("words", words)
+    yield from _histogram("tokens", tokens)
+    yield "cut", f"{tokens['truncated']:,} at {tokens['max_length']} tokens ({tokens['truncated_share']:.1%})"
+    scripts = ", ".join(f"{name.capitalize()} {share:.0%}" for name, share in report["scripts"].items())
+    languages = ", ".join(f"{name} {share:.0%}" for name, share in report["languages"].items())
+    yield (
+        "language",
+        f"{languages or 'too short to tell'}   letters: {scripts or 'none'} (guessed on {_sample(report)})",
+    )
+    yield from _overlap(report["overlap"])
+
+
+def _sample(report: Mapping[str, Any]) -> str:
+    return f"{report['languages_sample']:,} texts"
+
+
+def _histogram(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield name, "mean {mean}, median {median}, 95% up to {p95}, longest {max}".format(**figures)
+    bars = figures["histogram"]
+    for reach, count in bars.items():
+        yield "", f"{reach:>8s} {'#' * max(1, round(WIDTH * count / max(bars.values())))} {count:,}"
+
+
+def _overlap(overlap: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A line for each set that shares texts, and one for all that do not."""
+    if not overlap:
+        yield "overlap", "no evaluation set at hand: give the recipe an evaluator, and a folder in CSE_DATA"
+    clean = {name: each["texts"] for name, each in overlap.items() if not each["shared_texts"]}
+    for name, each in overlap.items():
+        if name not in clean:
+            pairs = f", {each['shared_pairs']:,} of {each['pairs']:,} pairs" if each["pairs"] else ""
+            shown = f"   such as {each['examples'][0][:60]!r}" if each["examples"] else ""
+            yield "overlap", f"{name}: {each['shared_texts']:,} of {each['texts']:,} texts{pairs}{shown}"
+    if clean:
+        yield "overlap", f"none with {', '.join(clean)} ({sum(clean.values()):,} texts)"

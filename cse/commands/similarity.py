@@ -1,0 +1,116 @@
+"""cse similarity: a quick look at how alike two sentences, or the lines of two files, are to a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HELP = "cosine similarity of two sentences, or of the lines of two files"
+KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".gz")
+ROWS = 1024  # of A that are compared with all of B at a time
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
+    parser.add_argument("a", help="a sentence; or a file of texts, as `cse encode` takes it")
+    parser.add_argument("b", help="the same")
+    parser.add_argument("--top-k", type=int, metavar="K", help="of files: for each text of A the K most similar of B")
+    parser.add_argument("--column", default="text", help="of a table (default: %(default)s)")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where native")
+
+
+def run(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Encode and show."""
+    files = [_is_file(text) for text in (arguments.a, arguments.b)]
+    if files[0] != files[1]:
+        names = [arguments.a, arguments.b]
+        raise UserError(
+            f"{names[files.index(True)]!r} is a file and {names[files.index(False)]!r} is not\n"
+            "fix: give two sentences, or two files"
+        )
+    if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
+        raise UserError(f"--top-k is {arguments.top_k}; it is 1 or more, and for two files")
+    from cse.run import quiet
+
+    quiet()
+    texts = [_texts(a, arguments.column) if files[0] else [a] for a in (arguments.a, arguments.b)]
+    if arguments.top_k is None and len(texts[0]) != len(texts[1]):
+        raise UserError(
+            f"{arguments.a} has {len(texts[0]):,} rows, {arguments.b} has {len(texts[1]):,}; a pair is a line of each\n"
+            "fix: give files of equal length, or --top-k 3 for the most similar of all"
+        )
+    a, b = _encode(arguments.checkpoint, texts, arguments.precision)
+    if not files[0]:
+        print(f"{float(a[0] @ b[0]):.4f}")  # noqa: T201
+    elif arguments.top_k is None:
+        cosines = (a * b).sum(1)  # (n,)
+        _show(("cosine", "a", "b"), zip(cosines, *texts, strict=True))
+    else:
+        _show(("row", "rank", "cosine", "a", "b"), top_k(a, b, texts, arguments.top_k))
+    return 0
+
+
+def top_k(
+    a: NDArray[np.float32], b: NDArray[np.float32], texts: Sequence[Sequence[str]], k: int
+) -> Iterable[tuple[Any, ...]]:
+    """For each row of unit vectors a (n, D) the k most similar rows of b (m, D), best first."""
+    import numpy as np
+
+    k = min(k, len(b))
+    for start in range(0, len(a), ROWS):
+        cosines = a[start : start + ROWS] @ b.T  # (rows, m)
+        best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]  # (rows, k) in no order
+        for i, columns in enumerate(best):
+            for rank, j in enumerate(sorted(columns, key=lambda j: (-cosines[i, j], j)), 1):
+                yield start + i + 1, rank, cosines[i, j], texts[0][start + i], texts[1][j]
+
+
+def _is_file(text: str) -> bool:
+    """Whether a sentence or a file is meant; what is named like a file and is not there is an error when read."""
+    named_so = not any(c.isspace() for c in text) and Path(text).suffix.lower() in KINDS
+    return named_so or text.startswith("asset:") or (len(text) < 1024 and Path(text).is_file())
+
+
+def _texts(path: str, column: str) -> list[str]:
+    from cse.encode_file import Texts
+
+    texts = Texts.scan(path, column)
+    return [text for window in texts.windows(texts.rows) for text in window]
+
+
+def _encode(checkpoint: str, texts: Sequence[list[str]], precision: Any) -> list[NDArray[np.float32]]:
+    """Unit vectors (n, D) of each list."""
+    import torch
+
+    from cse.encode_file import unit
+    from cse.encoder import Encoder
+
+    encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    return [unit(encoder.encode(rows, precision=precision)) for rows in texts]
+
+
+def _show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on a terminal, tab-separated lines elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = ([f"{cell:.4f}" if hasattr(cell, "dtype") else str(cell) for cell in row] for row in rows)
+    if not sys.stdout.isatty():
+        for cells in [list(columns), *shown]:
+            print("\t".join(" ".join(cell.split()) for cell in cells))  # noqa: T201
+        return
+    table = Table(*columns)
+    for cells in shown:
+        table.add_row(*map(Text, cells))
+    Console().print(table)

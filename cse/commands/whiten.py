@@ -1,0 +1,31 @@
+"""cse whiten: append PCA whitening to a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "append PCA whitening, fitted on sentences, to a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
+    parser.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
+    parser.add_argument("--columns", nargs="+", default=["text"], help="of a table; default: text")
+    parser.add_argument("--limit", type=int, help="rows to fit on; default: all")
+    parser.add_argument("--k", type=int, default=256, help="dimensions to keep; default: 256 (arXiv:2103.15316)")
+    parser.add_argument("--out", type=Path, required=True, help="the new checkpoint's folder")
+    parser.add_argument("--pooler", choices=["cls", "mean", "last"], help="of a plain Hugging Face model (mean)")
+
+
+def run(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Fit and write."""
+    from cse.postprocess import whiten_checkpoint
+    from cse.run import quiet, say
+
+    quiet()
+    a = arguments
+    count, before = whiten_checkpoint(a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler)
+    say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {a.k} dimensions")
+    return 0
