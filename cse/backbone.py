@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cse.errors import UserError
+from cse.fast.attention import use_short_attention
+from cse.fast.dropout import use_fast_dropout
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +70,8 @@ def load_backbone(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    use_short_attention(model)
+    use_fast_dropout(model)
     return model, tokenizer
 
 

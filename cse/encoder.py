@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from cse.backbone import has_dropout, inject_lora, load_backbone, max_positions
 from cse.batch import EncoderOutput
-from cse.batching import length_chunks, native_bf16, token_budget_batches
+from cse.cutoff import Cutoff
 from cse.errors import UserError
+from cse.fast.batching import length_chunks, native_bf16, token_budget_batches
+from cse.fast.first_token import only_first_token
+from cse.fast.shared_prefix import WORTH, can_share, shared_length
+from cse.fast.shared_prefix import states as shared_states
 from cse.heads import Dense
 from cse.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
-from cse.shared_prefix import WORTH, can_share, shared_length
-from cse.shared_prefix import states as shared_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +50,8 @@ class Encoder(nn.Module):
         attention_dropout: Overrides the backbone's.
         hidden_dropout: Overrides the backbone's, where it has one.
         embedding_dropout: Dropout on the token embeddings in training, for backbones that have none of their own.
+        token_cutoff: Share of a text's tokens whose embedding is 0 in training; see `cse.cutoff`.
+        feature_cutoff: Share of the dimensions that are 0 in all embeddings of a text in training; see `cse.cutoff`.
         lora_rank: Train low-rank differences of this rank and freeze the rest; 0 trains everything. Merged on save.
         lora_alpha: Their scale is alpha / rank. None: equal to the rank, so 1.
         lora_dropout: Dropout on what enters them.
@@ -70,6 +75,8 @@ class Encoder(nn.Module):
         attention_dropout: float | None = None,
         hidden_dropout: float | None = None,
         embedding_dropout: float = 0.0,
+        token_cutoff: float = 0.0,
+        feature_cutoff: float = 0.0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
@@ -93,6 +100,7 @@ class Encoder(nn.Module):
         self._pool = get_pooler(pooler)
         self.max_length = self._check_length(max_length)
         self.embedding_dropout = _probability("embedding_dropout", embedding_dropout)
+        self._cutoff = Cutoff(token_cutoff, feature_cutoff)
         if lora_rank:
             alpha = float(lora_rank) if lora_alpha is None else lora_alpha
             inject_lora(self.backbone, rank=lora_rank, alpha=alpha, dropout=lora_dropout, targets=list(lora_targets))
@@ -125,17 +133,18 @@ class Encoder(nn.Module):
     @property
     def has_dropout(self) -> bool:
         """Whether two passes over the same text differ in training."""
-        return self.embedding_dropout > 0 or has_dropout(self.backbone)
+        return self.embedding_dropout > 0 or bool(self._cutoff) or has_dropout(self.backbone)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
         lengths = attention_mask.sum(1).tolist()
         chunks = length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096))
+        input_ids, words = self._words(input_ids)
         parts = []
         for rows in chunks:
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
-            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest]))
+            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest], words))
         order = torch.tensor([i for rows in chunks for i in rows], device=input_ids.device)
         pooled = torch.cat(parts)[order.argsort()]  # (n, H)
         embedding = self.post(pooled)
@@ -144,40 +153,66 @@ class Encoder(nn.Module):
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
         lengths = attention_mask.sum(1).tolist()
+        input_ids, words = self._words(input_ids)
         states, positions = [], []
         for rows in length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096)):
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
             chosen = where[index, :longest]
-            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest])[-1]
+            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest], words)[-1]
             states.append(last[chosen])
             row, column = chosen.nonzero(as_tuple=True)
             positions.append(index[row] * where.shape[1] + column)
         return torch.cat(states)[torch.cat(positions).argsort()]
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Sequence[Tensor]:
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None
+    ) -> Sequence[Tensor]:
         """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H)."""
         options = {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
         prefix = shared_length(input_ids) if self._shares_prefix() else 0
         if prefix >= WORTH:
             first = self.model_inputs(input_ids[:1, :prefix], attention_mask[:1, :prefix])
             return shared_states(self.backbone, input_ids, attention_mask, prefix, first, **options)
-        output = self.backbone(**self.model_inputs(input_ids, attention_mask), **options)
+        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **options)
         return output.hidden_states if options else (output.last_hidden_state,)
 
     def _shares_prefix(self) -> bool:
         """Whether rows may share the states of their common prefix: not under dropout, which is each row's own."""
         return can_share(self.backbone) and not (self.training and self.has_dropout)
 
-    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """The backbone's arguments for n rows of token ids (n, L). An encoder that runs it otherwise overrides this."""
-        if self.training and self.embedding_dropout > 0:
-            embedded = F.dropout(self.backbone.get_input_embeddings()(input_ids), self.embedding_dropout)
-            return {"inputs_embeds": embedded, "attention_mask": attention_mask}
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> dict[str, Any]:
+        """The backbone's arguments for n rows of token ids (n, L). An encoder that runs it otherwise overrides this.
 
-    def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self._pool(self.hidden_states(input_ids, attention_mask), attention_mask)
+        Args:
+            input_ids: (n, L), of the vocabulary, or rows of `words` where it is given.
+            attention_mask: (n, L).
+            words: (U, E), the embeddings of the distinct tokens of the whole batch.
+        """
+        dropout = self.embedding_dropout if self.training else 0.0
+        if words is None and not dropout:
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
+        embedded = self.backbone.get_input_embeddings()(input_ids) if words is None else F.embedding(input_ids, words)
+        return {"inputs_embeds": F.dropout(embedded, dropout), "attention_mask": attention_mask}
+
+    def _words(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A batch's tokens as rows of a table of its distinct words (U, E), where the embeddings are trained.
+
+        The gradient of the whole matrix is then made once, and not once for each sub-batch.
+        """
+        embeddings = self.backbone.get_input_embeddings()
+        trained = self.training and torch.is_grad_enabled() and embeddings.weight.requires_grad
+        if not trained or self._shares_prefix():
+            return input_ids, None
+        distinct, rows = torch.unique(input_ids, return_inverse=True)
+        return rows, embeddings(distinct)
+
+    def _pooled(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> Tensor:
+        first_only = only_first_token(self.backbone) if self.pooler == "cls" else nullcontext()
+        cut = self._cutoff.on(self.backbone, attention_mask) if self.training and self._cutoff else nullcontext()
+        with first_only, cut:
+            states = self.hidden_states(input_ids, attention_mask, words)
+        return self._pool(states, attention_mask)
 
     def encode(
         self,

@@ -14,7 +14,7 @@ from cse import prefix
 from cse.cache import atomic_dir
 from cse.encoder import Encoder
 from cse.errors import UserError
-from cse.poolers import PoolerName
+from cse.poolers import NEEDS_ALL_LAYERS, PoolerName
 
 MODULE = "cse.prefix_module.PrefixTransformer"
 CODE = ("prefix.py", "prefix_module.py")
@@ -127,9 +127,9 @@ class PrefixEncoder(Encoder):
         table: Tensor = self.projection(self.prompts.weight)
         return table
 
-    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> dict[str, Any]:
         """The backbone's arguments, with the prompts as a cache."""
-        arguments = super().model_inputs(input_ids, attention_mask)
+        arguments = super().model_inputs(input_ids, attention_mask, words)
         dropout = self.prompt_dropout if self.training else 0.0
         return arguments | prefix.prompted(self.backbone, self.table(), attention_mask, dropout=dropout)
 
@@ -152,9 +152,10 @@ class PrefixEncoder(Encoder):
         """
         from cse.layout import write_backbone, write_modules
         from cse.prefix_module import write_prompts
+        from cse.publish.provenance import write_sums
 
         settings: dict[str, Any] = {"max_seq_length": self.max_length, "do_lower_case": self.lower_case}
-        settings["backbone"] = None
+        settings |= {"all_layers": self.pooler in NEEDS_ALL_LAYERS, "backbone": None}
         if not whole:
             source = str(Path(self.source).resolve()) if Path(self.source).is_dir() else self.source
             reference = {"backbone": source, "revision": self.revision, "layers": self.layers}
@@ -167,6 +168,7 @@ class PrefixEncoder(Encoder):
                 for name in CODE:
                     shutil.copyfile(Path(__file__).parent / name, out / name)
             write_modules(self, out, first=MODULE.removeprefix("cse.") if with_code else MODULE)
+            write_sums(out)
 
 
 def read(folder: Path, *, pooler: PoolerName, max_length: int | None) -> PrefixEncoder:

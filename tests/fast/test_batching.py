@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from cse.batching import length_chunks, token_budget_batches
+from cse.fast.batching import length_chunks, token_budget_batches
 
 
 def partitions(items):

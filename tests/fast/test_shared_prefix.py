@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cse import shared_prefix
 from cse.encoder import Encoder
+from cse.fast import shared_prefix
 
 TEMPLATE = "the cat sat on a {text} mat dog"
 

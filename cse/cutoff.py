@@ -1,0 +1,87 @@
+"""Token and feature cutoff: an augmentation of the embedded text, in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cse.errors import UserError
+
+
+class Cutoff:
+    """Sets whole rows or columns of each text's embedding matrix (L, H) to 0, where it enters the first layer.
+
+        token:    floor(token_cutoff * L_i) of the L_i tokens of text i, drawn anew in every pass
+        feature:  floor(feature_cutoff * H) of the H dimensions, for all tokens of the text
+
+    Shen et al., 2020, arXiv:2009.13818, section 3; ConSERT (Yan et al., ACL 2021, arXiv:2105.11741, section 3.2).
+    Special tokens and those of a template are tokens as any other; padding is not. Both views of a text are cut, each
+    its own way. Randomness is torch's own, as that of dropout, so that gradient caching repeats it.
+
+    Args:
+        token_cutoff: Share of the tokens; 0 cuts none.
+        feature_cutoff: Share of the dimensions (ConSERT: 0.2, with shuffling in the other view); 0 cuts none.
+
+    Raises:
+        UserError: One is outside [0, 1).
+
+    Source: yym6472/ConSERT, scripts/unsup-consert-base.sh.
+    """
+
+    def __init__(self, token_cutoff: float, feature_cutoff: float) -> None:
+        for name, value in (("token_cutoff", token_cutoff), ("feature_cutoff", feature_cutoff)):
+            if not 0 <= value < 1:
+                raise UserError(f"encoder.{name} is {value}; it is a share: give a number from 0 to below 1")
+        self.token_cutoff, self.feature_cutoff = token_cutoff, feature_cutoff
+
+    def __bool__(self) -> bool:
+        """Whether it does anything."""
+        return self.token_cutoff > 0 or self.feature_cutoff > 0
+
+    def __call__(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embedded texts (n, L, H) with some tokens and dimensions 0; attention_mask is (n, L)."""
+        if self.token_cutoff:
+            chance = torch.rand(attention_mask.shape, device=embedded.device)
+            rank = chance.masked_fill(attention_mask == 0, 2.0).argsort(1).argsort(1)  # (n, L), padding last
+            count = (self.token_cutoff * attention_mask.sum(1)).floor()
+            embedded = embedded.masked_fill((rank < count[:, None])[..., None], 0.0)
+        if self.feature_cutoff:
+            rank = torch.rand(len(embedded), embedded.shape[-1], device=embedded.device).argsort(1).argsort(1)  # (n, H)
+            cut = rank < int(self.feature_cutoff * embedded.shape[-1])
+            embedded = embedded.masked_fill(cut[:, None], 0.0)
+        return embedded
+
+    @contextmanager
+    def on(self, model: nn.Module, attention_mask: Tensor) -> Iterator[None]:
+        """Within, what enters the model's first layer is cut, for texts of this attention_mask (n, L)."""
+
+        def cut(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            if arguments:
+                return (self(arguments[0], attention_mask), *arguments[1:]), options
+            return arguments, options | {"hidden_states": self(options["hidden_states"], attention_mask)}
+
+        hook = first_layer(model).register_forward_pre_hook(cut, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def first_layer(model: nn.Module) -> nn.Module:
+    """The first of a transformer's layers.
+
+    Raises:
+        UserError: They are not to be found.
+    """
+    config: Any = model.config
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            return module[0]
+    raise UserError(
+        f"encoder.token_cutoff and feature_cutoff: a {config.model_type} backbone keeps no list of its layers\n"
+        "fix: leave them at 0, or use another backbone"
+    )

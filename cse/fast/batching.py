@@ -1,0 +1,55 @@
+"""How rows of unequal length are cut into sub-batches that waste little on padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Cut rows into length-sorted sub-batches of least cost: rows x longest, plus `overhead` tokens a sub-batch.
+
+    The cost is minimised exactly, over cuts between distinct lengths. What is computed does not change: a row's
+    vector does not depend on its neighbours.
+
+    Args:
+        lengths: Tokens of each row.
+        overhead: What starting one more sub-batch costs, in tokens.
+
+    Returns:
+        Row numbers of each sub-batch, the longest rows first so that peak memory is reached at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    ends = [i for i in range(1, len(order) + 1) if i == len(order) or lengths[order[i]] != lengths[order[i - 1]]]
+    best, previous = {0: 0}, {}
+    for end in ends:
+        longest = lengths[order[end - 1]]
+        best[end], previous[end] = min(
+            (cost + (end - start) * longest + overhead, start) for start, cost in best.items()
+        )
+    chunks, end = [], len(order)
+    while end:
+        chunks.append(order[previous[end] : end])
+        end = previous[end]
+    return chunks
+
+
+def token_budget_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers in batches of rows x longest <= max_tokens (one row at least), longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def native_bf16(device: torch.device | str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: CUDA from 8.0, CPUs with AVX512-BF16 or AMX."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    cpu = getattr(torch, "cpu", None)
+    return bool(cpu and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()))
