@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse.augment import render
 from cse.batch import Batch, Example
 from cse.errors import UserError
 from cse.interfaces import Augmentation, Collator
@@ -31,7 +32,7 @@ class TextViews(Collator):
         UserError: max_length or views is out of range.
     """
 
-    provides = frozenset({"text_id", "row_id", "score", "label"})
+    provides = frozenset({"text_id", "row_id", "score", "label", "weight"})
 
     def __init__(self, *, max_length: int = 32, views: int = 2) -> None:
         if max_length < 2:
@@ -46,12 +47,13 @@ class TextViews(Collator):
         self.tokens = tokens
 
     def needs_dropout(self, example: Example) -> bool:
-        """True for rows of one text that is repeated."""
-        return len(example.texts) == 1 and self.views > 1
+        """True for rows of one text that is repeated, here or by the data."""
+        texts = example.texts * self.views if len(example.texts) == 1 else example.texts[: 1 + example.num_positives]
+        return len(texts) > 1 and len(set(texts)) == 1
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
-        rows = [e.texts * self.views if len(e.texts) == 1 else e.texts for e in examples]
+        rows = self._rows(examples)
         width = max(map(len, rows))
         present = torch.tensor([[v < len(row) for v in range(width)] for row in rows])  # (B, V)
         filled = [row + row[:1] * (width - len(row)) for row in rows]
@@ -67,7 +69,15 @@ class TextViews(Collator):
             row_id=torch.tensor([e.row_id for e in examples]),
             score=_optional([e.score for e in examples], torch.float32),
             label=_optional([e.label for e in examples], torch.int64),
+            weight=_optional([e.weight for e in examples], torch.float32),
         )
+
+    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+        """The texts of every view, row by row, as a run of this seed tokenises them; for a reader, without `setup`."""
+        return [list(row) for row in self._rows(examples)]
+
+    def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
+        return [e.texts * self.views if len(e.texts) == 1 else e.texts for e in examples]
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         """Token ids of every view, row by row."""
@@ -140,13 +150,23 @@ class AugmentedViews(TextViews):
 
     Args:
         augmentations: What is done to a text, in this order.
+        anchor_augmentations: What is done to the anchor, view 0, instead; an empty list leaves it as it is (ESimCSE).
+            None: the same as to the others.
         max_length: Most tokens of a text, template and special tokens included.
         views: How often a row of one text is repeated.
     """
 
-    def __init__(self, *, augmentations: list[Augmentation], max_length: int = 32, views: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        augmentations: list[Augmentation],
+        anchor_augmentations: list[Augmentation] | None = None,
+        max_length: int = 32,
+        views: int = 2,
+    ) -> None:
         super().__init__(max_length=max_length, views=views)
         self.augmentations = augmentations
+        self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
 
     def setup(self, tokens: TokenStore, seed: int) -> None:
         """Receive the tokenised texts and the run's seed."""
@@ -154,17 +174,27 @@ class AugmentedViews(TextViews):
         self.seed = seed
 
     def needs_dropout(self, example: Example) -> bool:
-        """False: the views are different texts."""
-        return False
+        """False where anything is done to any view: they are different texts then."""
+        return not (self.augmentations or self.anchor_augmentations) and super().needs_dropout(example)
+
+    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+        """The texts of every view, row by row, as the augmentations make them in a run of this seed."""
+        return self._rendered(examples, self._rows(examples), epoch, seed)
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
-        rendered = []
-        for example, row in zip(examples, rows, strict=True):
-            for view, text in enumerate(row):
-                rng = python_rng(self.seed, "augment", epoch, example.row_id, view)
-                for augmentation in self.augmentations:
-                    text = augmentation(text, rng)
-                rendered.append(self.tokens.encode(text))
+        rendered = self._rendered(examples, rows, epoch, self.seed)
+        return [self.tokens.encode(text) for row in rendered for text in row]
+
+    def _rendered(
+        self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
+    ) -> list[list[str]]:
+        rendered = [list(row) for row in rows]
+        for augmentations, views in ((self.anchor_augmentations, slice(0, 1)), (self.augmentations, slice(1, None))):
+            where = [(row, view) for row, texts in enumerate(rows) for view in range(len(texts))[views]]
+            rngs = [python_rng(seed, "augment", epoch, examples[row].row_id, view) for row, view in where]
+            texts = render(augmentations, [rows[row][view] for row, view in where], rngs)
+            for (row, view), text in zip(where, texts, strict=True):
+                rendered[row][view] = text
         return rendered
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+STREAM = "stream:"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[^:]+))?")
 csv.field_size_limit(1 << 28)
 
@@ -45,25 +48,51 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
     """The rows of `path`, one after the other.
 
     Args:
-        path: A .txt, .csv, .tsv, .jsonl or .parquet file (text also as .gz), `asset:NAME`, or a Hub id, `org/name` or
-            `org/name:file`.
+        path: A .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
+            `org/name:file`, or `stream:org/name`, whose rows are read as they arrive, without a copy on disk.
         columns: What to take of each row. A .txt file has one, whatever its name.
         split: Of a data set on the Hub.
 
     Raises:
         UserError: It cannot be found or read, or lacks a column.
     """
+    if path.startswith(STREAM):
+        return _stream_hub(path, split, columns)
+    file = _locate(path)
+    return _read_hub(path, split, columns) if file is None else _read_file(file, path, columns)
+
+
+def column_names(path: str, split: str = "train") -> list[str]:
+    """The columns that a source has, whether they are used or not; none for a .txt file.
+
+    Of a csv or tsv file these are the cells of its first line, be it a header or not.
+
+    Raises:
+        UserError: As `read`.
+    """
+    file = None if path.startswith(STREAM) else _locate(path)
+    if file is None:
+        return _hub_columns(path, split)
+    kind = _kind(file)
+    if kind == ".parquet":
+        return list(_parquet(file).schema_arrow.names)
+    first = next((line for _, line in _lines(file) if line.strip()), "")
+    if kind == ".jsonl":
+        return list(json.loads(first or "{}"))
+    return next(csv.reader([first], delimiter="\t" if kind == ".tsv" else ","), []) if kind != ".txt" else []
+
+
+def _locate(path: str) -> Path | None:
+    """The file that a path names, downloaded if need be; None for a data set of the Hub."""
     if path.startswith("asset:"):
         from cse.assets import resolve
 
-        return _read_file(resolve(path), path, columns)
+        return resolve(path)
     local = Path(path).expanduser()
     hub = HUB_ID.fullmatch(path)
     if local.exists() or hub is None or (hub["file"] is None and _kind(local) in KINDS):
-        return _read_file(local, path, columns)
-    if hub["file"]:
-        return _read_file(_download(path, hub["repo"], hub["file"]), path, columns)
-    return _read_hub(path, split, columns)
+        return local
+    return _download(path, hub["repo"], hub["file"]) if hub["file"] else None
 
 
 def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
@@ -77,7 +106,7 @@ def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row
         hint = f" Did you mean {file.parent / near[0]}?" if near else ""
         raise UserError(
             f"data.path is {path}: there is no such file.{hint}\n"
-            f"Give a {', '.join(KINDS)} file, asset:NAME, or a Hub id (org/name or org/name:file)."
+            f"Give a {', '.join(KINDS)} file, asset:NAME, or a Hub id (org/name, org/name:file or stream:org/name)."
         )
     reader = _READERS.get(_kind(file))
     if reader is None:
@@ -162,6 +191,7 @@ def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence
 
 
 def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    checked = False
     for number, line in _lines(file):
         place = f"{file}:{number}"
         if not line.strip():
@@ -173,8 +203,9 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
             raise UserError(f"data.path: {place} is not JSON: {error}") from error
         if not isinstance(record, dict):
             raise UserError(f"data.path: {place} is not a JSON object\nWrite one object a line, such as {{...}}.")
-        if number == 1:
+        if not checked:
             _require(columns, list(record), file)
+            checked = True
         yield Row(tuple(_cell(record.get(str(c.name)), c, place) for c in columns), place)
 
 
@@ -182,17 +213,21 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped, unused-ignore]
-
-    try:
-        table = ParquetFile(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"data.path is {file}: not a parquet file: {error}") from error
+    table = _parquet(file)
     _require(columns, table.schema_arrow.names, file)
     names = [str(c.name) for c in columns]
     records = (record for batch in table.iter_batches(columns=names) for record in batch.to_pylist())
     return _records(records, columns, str(file))
+
+
+def _parquet(file: Path) -> Any:
+    import pyarrow  # type: ignore[import-untyped, unused-ignore]
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())) if file.suffix.lower() == ".gz" else file)
+    except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data.path is {file}: not a parquet file: {error}") from error
 
 
 def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
@@ -204,6 +239,33 @@ def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]
         raise _no_hub(path, error) from error
     _require(columns, table.column_names, path)
     return _records(table.select_columns([str(c.name) for c in columns]), columns, path)
+
+
+def _stream_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
+    """As `_read_hub`; what columns there are is known from the first row on."""
+    from datasets import load_dataset
+
+    def arriving() -> Iterator[dict[str, Any]]:
+        try:
+            yield from load_dataset(path.removeprefix(STREAM), split=split, streaming=True)
+        except Exception as error:  # as above
+            raise _no_hub(path, error) from error
+
+    rows = arriving()
+    first = list(islice(rows, 1))
+    _require(columns, [name for row in first for name in row], path)
+    return _records(chain(first, rows), columns, path)
+
+
+def _hub_columns(path: str, split: str) -> list[str]:
+    from datasets import load_dataset
+
+    streaming = path.startswith(STREAM)
+    try:
+        table = load_dataset(path.removeprefix(STREAM), split=split, **({"streaming": True} if streaming else {}))
+        return list(next(iter(table), {}) if streaming else table.column_names)
+    except Exception as error:  # as above
+        raise _no_hub(path, error) from error
 
 
 def _download(path: str, repo: str, file: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cse.errors import UserError
 from cse.interfaces import Evaluator, SentenceEncoder
 from eval.harness import evaluate_data, read_data, require_complete
+from eval.texts import texts_at_hand
 
 
 class STSEvaluator(Evaluator):
@@ -22,7 +23,7 @@ class STSEvaluator(Evaluator):
     primary = "dev"
 
     def __init__(self, tasks: str = "sts-mini-dev", data: str | None = None, precision: str = "auto") -> None:
-        self.tasks, self.precision = tasks, precision
+        self.tasks, self.data, self.precision = tasks, data, precision
         self._found, missing = read_data(tasks, data)
         if missing:
             name, reason = next(iter(missing.items()))
@@ -34,3 +35,7 @@ class STSEvaluator(Evaluator):
         average = outcome.average
         assert average is not None  # complete, so there is one
         return {"dev": average} | {name: score.all.spearman for name, score in outcome.scores.items()}
+
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The rows of every evaluation set at hand, whatever its tasks; `cse.hygiene` looks for them."""
+        return texts_at_hand(data or self.data)

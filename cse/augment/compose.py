@@ -1,0 +1,107 @@
+"""Augmentations made of others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from cse.augment.batched import apply
+from cse.augment.ranges import above_zero
+from cse.errors import UserError
+from cse.interfaces import Augmentation
+
+
+class Sometimes(Augmentation):
+    """An augmentation that a text undergoes with a probability, and else stays as it is.
+
+    Args:
+        augmentation: Which.
+        probability: How often.
+
+    Raises:
+        UserError: The probability is outside (0, 1].
+    """
+
+    def __init__(self, *, augmentation: Augmentation, probability: float = 0.5) -> None:
+        self.augmentation = augmentation
+        self.probability = above_zero("Sometimes.probability", probability)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The text, or what the augmentation makes of it."""
+        return self.batch([text], [rng])[0]
+
+    def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
+        """The same for many texts, each with its generator."""
+        chosen = [i for i, rng in enumerate(rngs) if rng.random() < self.probability]
+        return _some(self.augmentation, texts, rngs, chosen)
+
+
+class OneOf(Augmentation):
+    """One of several augmentations, drawn for each text.
+
+    Args:
+        augmentations: Which.
+        weights: How often each, in proportion. None: all alike.
+
+    Raises:
+        UserError: There are none, or not one weight above 0 for each.
+    """
+
+    def __init__(self, *, augmentations: list[Augmentation], weights: list[float] | None = None) -> None:
+        if not augmentations:
+            raise UserError("OneOf.augmentations is empty; give one or more")
+        if weights is not None and (len(weights) != len(augmentations) or not all(w > 0 for w in weights)):
+            raise UserError(f"OneOf.weights is {weights}; give {len(augmentations)} numbers above 0, one for each")
+        self.augmentations, self.weights = augmentations, weights
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """What the one that is drawn makes of the text."""
+        return self.batch([text], [rng])[0]
+
+    def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
+        """The same for many texts, each with its generator."""
+        numbers = range(len(self.augmentations))
+        drawn = [rng.choices(numbers, self.weights)[0] for rng in rngs]
+        result = list(texts)
+        for number, augmentation in enumerate(self.augmentations):
+            result = _some(augmentation, result, rngs, [i for i, own in enumerate(drawn) if own == number])
+        return result
+
+
+class InOrder(Augmentation):
+    """Several augmentations, one after another: what `OneOf` and `Sometimes` take for one.
+
+    Args:
+        augmentations: Which, in this order.
+
+    Raises:
+        UserError: There are none.
+    """
+
+    def __init__(self, *, augmentations: list[Augmentation]) -> None:
+        if not augmentations:
+            raise UserError("InOrder.augmentations is empty; give one or more")
+        self.augmentations = augmentations
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """What all of them make of the text."""
+        return self.batch([text], [rng])[0]
+
+    def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
+        """The same for many texts, each with its generator."""
+        result = list(texts)
+        for augmentation in self.augmentations:
+            result = apply(augmentation, result, rngs)
+        return result
+
+
+def _some(
+    augmentation: Augmentation, texts: Sequence[str], rngs: Sequence[random.Random], chosen: Sequence[int]
+) -> list[str]:
+    """The texts, the chosen ones augmented."""
+    result = list(texts)
+    if chosen:
+        changed = apply(augmentation, [texts[i] for i in chosen], [rngs[i] for i in chosen])
+        for i, text in zip(chosen, changed, strict=True):
+            result[i] = text
+    return result

@@ -1,0 +1,170 @@
+"""Words that a masked language model would put in their place."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cse.augment.ranges import at_least, inside
+from cse.errors import UserError
+from cse.interfaces import Augmentation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CORE = re.compile(r"^(\W*)(\w[\w'’-]*?)(\W*)$")  # a word, and the punctuation about it
+MAX_TOKENS = 512  # of a text; words behind them stay
+BATCH_TOKENS = 4096  # in one pass of the model, padding included
+
+
+class MaskedLMSubstitution(Augmentation):
+    """Some words give place to what a frozen masked language model reads into the gap (arXiv:1805.06201).
+
+    Words to replace are drawn with a probability each and masked together. Each gap takes one of the model's
+    `candidates` likeliest whole words, drawn by their probabilities; the original word is not among them. A text in
+    which the mask token itself is written stays as it is.
+
+    The model has its own vocabulary: any model goes with any backbone. It is no part of the encoder and no checkpoint
+    holds it. It is loaded at first use, in every worker process that prepares batches, and runs on the CPU.
+
+    Args:
+        model: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.
+        probability: Of a word to be replaced.
+        candidates: How many words are drawn from.
+
+    Raises:
+        UserError: An argument is out of range. On first use: the model cannot be had, or has no masked-LM head or mask
+            token.
+
+    Deviations:
+        Contextual augmentation conditions the model on a label; there is none here. The model's rounding depends on
+        the other texts of a batch, so that a text may be rendered otherwise in another batch, where two words are
+        equally likely to about six digits.
+    """
+
+    def __init__(self, *, model: str = "asset:mini", probability: float = 0.15, candidates: int = 10) -> None:
+        self.model = model
+        self.probability = inside("MaskedLMSubstitution.probability", probability)
+        self.candidates = at_least("MaskedLMSubstitution.candidates", candidates, 1)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The text with other words that fit."""
+        return self.batch([text], [rng])[0]
+
+    def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
+        """The same for many texts, each with its generator, in few passes of the model."""
+        split = [text.split() for text in texts]
+        gaps = [self._choose(words, rng) for words, rng in zip(split, rngs, strict=True)]
+        gaps = [[] if self._filler.mask in text else own for text, own in zip(texts, gaps, strict=True)]
+        chosen = [i for i, found in enumerate(gaps) if found]
+        masked = [self._masked(split[i], gaps[i]) for i in chosen]
+        result = list(texts)
+        for i, logits in zip(chosen, self._filler.logits(masked), strict=True):
+            words = split[i]
+            for at, row in zip(gaps[i], logits, strict=False):  # fewer rows where the text was cut
+                words[at] = self._fill(words[at], row, rngs[i])
+            result[i] = " ".join(words)
+        return result
+
+    def _choose(self, words: Sequence[str], rng: random.Random) -> list[int]:
+        return [i for i, word in enumerate(words) if rng.random() < self.probability and CORE.match(word)]
+
+    def _masked(self, words: Sequence[str], gaps: Sequence[int]) -> str:
+        shown = list(words)
+        for at in gaps:
+            shown[at] = CORE.sub(lambda m: m[1] + self._filler.mask + m[3], words[at])
+        return " ".join(shown)
+
+    def _fill(self, word: str, logits: Tensor, rng: random.Random) -> str:
+        """Another word for this one; `logits` are (vocabulary,), -inf where no whole word is."""
+        parts = CORE.match(word)
+        assert parts is not None  # it was chosen so
+        top = logits.topk(min(self.candidates + 1, len(logits)))
+        likely = zip(top.indices.tolist(), top.values.softmax(0).tolist(), strict=True)
+        found = [(self._filler.words[i], p) for i, p in likely if p > 0]
+        found = [(other, p) for other, p in found if other.lower() != parts[2].lower()][: self.candidates]
+        if not found:
+            return word
+        other: str = rng.choices([w for w, _ in found], [p for _, p in found])[0]
+        return parts[1] + (other[0].upper() + other[1:] if parts[2][0].isupper() else other) + parts[3]
+
+    @cached_property
+    def _filler(self) -> Filler:
+        return Filler(self.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: a worker process loads its own."""
+        return {name: value for name, value in vars(self).items() if name != "_filler"}
+
+
+class Filler:
+    """A frozen masked language model and the words of its vocabulary.
+
+    Args:
+        source: As `MaskedLMSubstitution.model`.
+
+    Raises:
+        UserError: It cannot be had, or has no masked-LM head or mask token.
+    """
+
+    def __init__(self, source: str) -> None:
+        import torch
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+        from cse.backbone import explained, locate, max_positions
+
+        where = locate(source)
+        with explained(source):
+            self.tokenizer = AutoTokenizer.from_pretrained(where)
+            model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+        if info["missing_keys"] or self.tokenizer.mask_token_id is None:
+            raise UserError(
+                f"MaskedLMSubstitution.model {source!r} is no trained masked language model"
+                "\nfix: give one that is, such as asset:mini or distilroberta-base"
+            )
+        self.model: Any = model.eval().requires_grad_(False)
+        self.mask: str = self.tokenizer.mask_token
+        self.max_length = min(MAX_TOKENS, max_positions(model.config))
+        self.words = _whole_words(self.tokenizer)
+        self.none = torch.full((model.config.vocab_size,), float("-inf"))
+        self.none[[i for i, word in enumerate(self.words) if word]] = 0.0
+
+    def logits(self, texts: Sequence[str]) -> list[Tensor]:
+        """For each text (gaps, vocabulary) at its masks, -inf where no whole word is."""
+        import numpy as np
+        import torch
+
+        from cse.fast.batching import token_budget_batches
+
+        ids: list[list[int]] = self._ids(texts)
+        result: list[Tensor] = [torch.empty(0)] * len(texts)
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        for rows in token_budget_batches(lengths, BATCH_TOKENS):
+            padded = self.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
+            with torch.no_grad():
+                logits = self.model(**padded).logits[..., : len(self.none)] + self.none
+            at = padded["input_ids"] == self.tokenizer.mask_token_id
+            for row, i in enumerate(rows):
+                result[i] = logits[row, at[row]]
+        return result
+
+    def _ids(self, texts: Sequence[str]) -> Any:
+        return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if texts else []
+
+
+def _whole_words(tokenizer: Any) -> list[str]:
+    """The word that each id is; empty for special ids, parts of words, and what is not all letters.
+
+    WordPiece marks what continues a word (##), byte-level BPE and SentencePiece what begins one (Ġ, ▁).
+    """
+    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    marked = any(token.startswith(("Ġ", "▁")) for token in vocabulary)
+    words = [""] * (max(vocabulary.values()) + 1)
+    for token, i in vocabulary.items():
+        begins = token.startswith(("Ġ", "▁")) if marked else not token.startswith("##")
+        word = tokenizer.convert_tokens_to_string([token]).strip() if begins else ""
+        words[i] = word if word.isalpha() and i not in special else ""
+    return words

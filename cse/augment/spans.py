@@ -1,0 +1,139 @@
+"""Augmentations of contiguous parts of a text."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from cse.augment.ranges import above_zero, at_least, inside
+from cse.errors import UserError
+from cse.interfaces import Augmentation
+
+SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+")
+
+
+class SpanDeletion(Augmentation):
+    """Whole phrases are left out (CLEAR, arXiv:2012.15466: 5 spans of 5% of the text each).
+
+    A span has max(1, round(rate N)) of the N words. Spans do not overlap, and every placement is as likely as any
+    other. A short text, whose spans cannot be shorter than a word, loses fewer of them, so that the share that is
+    lost stays near spans * rate; one span is always lost, but never the last word.
+
+    Args:
+        spans: How many.
+        rate: Share of the words in each.
+
+    Raises:
+        UserError: spans is below 1, rate outside (0, 1), or their product 1 or more.
+
+    Deviations:
+        CLEAR puts a [DEL] token where words were; here there is nothing, as no pretrained model knows the token.
+    """
+
+    def __init__(self, *, spans: int = 5, rate: float = 0.05) -> None:
+        self.spans, self.rate = _spans("SpanDeletion", "spans", spans, rate, most=1.0)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The text without the phrases that fell out."""
+        words = text.split()
+        size, count = _plan(len(words), self.spans, self.rate, most=len(words) - 1)
+        gone = {i for start in _starts(len(words), size, count, rng) for i in range(start, start + size)}
+        return " ".join(word for i, word in enumerate(words) if i not in gone) or text
+
+
+class SpanReordering(Augmentation):
+    """Pairs of phrases change places (CLEAR, arXiv:2012.15466: 5 pairs, each span 5% of the text).
+
+    Spans are as in `SpanDeletion`. A text of one word stays as it is.
+
+    Args:
+        pairs: How many.
+        rate: Share of the words in each span.
+
+    Raises:
+        UserError: pairs is below 1, rate outside (0, 1), or 2 * pairs * rate above 1.
+    """
+
+    def __init__(self, *, pairs: int = 5, rate: float = 0.05) -> None:
+        self.pairs, self.rate = _spans("SpanReordering", "pairs", pairs, rate, most=0.5)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The same words, some phrases in each other's place."""
+        words = text.split()
+        size, count = _plan(len(words), self.pairs, self.rate, most=len(words) // 2)
+        starts = _starts(len(words), size, 2 * count, rng)
+        rng.shuffle(starts)
+        for one, other in zip(starts[::2], starts[1::2], strict=True):
+            words[one : one + size], words[other : other + size] = (
+                words[other : other + size],
+                words[one : one + size],
+            )
+        return " ".join(words)
+
+
+class Crop(Augmentation):
+    """One contiguous part of the text; its share is uniform, and so is its place.
+
+    Args:
+        min_share: Least share of the words to keep.
+        max_share: Largest.
+
+    Raises:
+        UserError: They are not 0 < min_share <= max_share <= 1.
+    """
+
+    def __init__(self, *, min_share: float = 0.5, max_share: float = 0.9) -> None:
+        if not 0 < min_share <= max_share <= 1:
+            raise UserError(
+                f"Crop.min_share is {min_share} and Crop.max_share {max_share}; give 0 < min_share <= max_share <= 1"
+            )
+        self.min_share, self.max_share = min_share, above_zero("Crop.max_share", max_share)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The part."""
+        words = text.split()
+        size = max(1, round(rng.uniform(self.min_share, self.max_share) * len(words)))
+        start = rng.randint(0, max(0, len(words) - size))
+        return " ".join(words[start : start + size]) or text
+
+
+class SentenceShuffle(Augmentation):
+    """The sentences of a document in another order; a single sentence stays as it is.
+
+    A sentence ends in one of . ! ? … or the full stops of Chinese and Japanese, closing quotes and brackets included,
+    before white space. An abbreviation therefore ends one too.
+    """
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The same sentences."""
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
+        sentences = [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
+        sentences = [sentence for sentence in sentences if sentence]
+        if len(sentences) < 2:
+            return text
+        rng.shuffle(sentences)
+        return " ".join(sentences)
+
+
+def _spans(owner: str, name: str, count: int, rate: float, *, most: float) -> tuple[int, float]:
+    at_least(f"{owner}.{name}", count, 1)
+    inside(f"{owner}.rate", rate)
+    if count * rate > most or (most == 1 and count * rate == 1):
+        raise UserError(
+            f"{owner}.{name} is {count} and rate {rate}: together {count * rate:g} of a text\n"
+            f"Give fewer or shorter ones: {name} times rate may be {'below 1' if most == 1 else f'{most} at most'}."
+        )
+    return count, rate
+
+
+def _plan(words: int, count: int, rate: float, *, most: int) -> tuple[int, int]:
+    """Length and number of spans; `most` words may be in them all."""
+    size = max(1, round(rate * words))
+    wanted = max(1, min(count, round(count * rate * words / size)))
+    return size, max(0, min(wanted, most // size))
+
+
+def _starts(words: int, size: int, count: int, rng: random.Random) -> list[int]:
+    """Where `count` spans of `size` words begin that do not overlap, in order; uniform over all such placements."""
+    free = words - count * (size - 1)  # each span taken as one place
+    return [start + i * (size - 1) for i, start in enumerate(sorted(rng.sample(range(max(0, free)), count)))]
