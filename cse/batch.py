@@ -26,6 +26,7 @@ class Example:
         num_positives: How many of the texts after the anchor are positives; the rest are hard negatives.
         score: Graded similarity in [0, 1], for scored pairs.
         label: A class, for label-aware samplers and objectives.
+        weight: How much the row counts in the mean of an objective; None: as much as any.
         row_id: Position in the data set, which seeds everything random about the row.
     """
 
@@ -34,9 +35,10 @@ class Example:
     score: float | None = None
     label: int | None = None
     row_id: int = -1
+    weight: float | None = None
 
 
-ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label")
+ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Batch:
         row_id: (B,) positions in the data set.
         score: (B,) graded similarity in [0, 1].
         label: (B,) classes.
+        weight: (B,) how much each row counts, 0 or more. None: all alike.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
         extras: Further tensors of leading dimension B that one method needs.
@@ -68,6 +71,7 @@ class Batch:
     row_id: Tensor | None = None
     score: Tensor | None = None
     label: Tensor | None = None
+    weight: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
@@ -97,6 +101,24 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return self.with_tensors({name: t.to(device, non_blocking=True) for name, t in self.tensors().items()})
+
+    def widened(self, views: int) -> Batch:
+        """The same rows with `views` views each and a `view_mask`; views that are not there look like the anchor.
+
+        Processes gather their views, so all must have as many. What is not there has no masked-LM labels.
+        """
+        import torch
+
+        extra, tensors = views - self.views, self.tensors()
+        present = tensors.get("view_mask", torch.ones_like(self.input_ids[..., 0], dtype=torch.bool))
+        tensors["view_mask"] = torch.cat([present, torch.zeros_like(present[:, :1]).expand(-1, extra)], 1)
+        for name in ("input_ids", "attention_mask", "text_id", "masked_ids", "mlm_labels"):
+            if name in tensors:
+                value = tensors[name]
+                tensors[name] = torch.cat([value, value[:, :1].expand(-1, extra, *value.shape[2:])], 1)
+        if "mlm_labels" in tensors:
+            tensors["mlm_labels"] = tensors["mlm_labels"].masked_fill(~tensors["view_mask"][..., None], -100)
+        return self.with_tensors(tensors)
 
     def require(self, name: str, objective: str) -> Tensor:
         """The named tensor, or an error that names the field and who needs it.

@@ -103,7 +103,19 @@ def header(run: Run) -> list[tuple[str, str]]:
         ("encoder", run.encoder.describe()),
         ("objective", describe_objective(run)),
         ("batch", batch),
+        *_draws(run),
     ]
+
+
+def _draws(run: Run) -> list[tuple[str, str]]:
+    """How rows and negatives are drawn, where it is not the default."""
+    found = []
+    if run.sampler is not None:
+        found.append(("sampler", type(run.sampler).__name__))
+    if run.negatives is not None:
+        miner = type(run.negatives.miner).__name__
+        found.append(("negatives", f"{miner}, {run.negatives.k} more a row, mined anew as the encoder learns"))
+    return found
 
 
 def _negatives(run: Run, rows: int) -> str:
@@ -111,7 +123,8 @@ def _negatives(run: Run, rows: int) -> str:
     if not run.objective.contrasts:
         return ""
     example = run.data[0]
-    hard = rows * max(0, len(example.texts) - 1 - example.num_positives)
+    mined = run.negatives.k if run.negatives is not None else 0
+    hard = rows * (max(0, len(example.texts) - 1 - example.num_positives) + mined)
     return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
 
 

@@ -46,10 +46,17 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in module.state_dict().items() if k in trained or k not in frozen}
 
 
-def save_state(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write `folder`, replacing an older one as a whole."""
+def save_state(
+    folder: Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    negatives: Tensor | None = None,
+) -> None:
+    """Write `folder`, replacing an older one as a whole; `negatives` are those that were mined last."""
     with atomic_dir(folder) as out:
-        torch.save({"learner": trained_state(learner), "optimizer": optimizer.state_dict()}, out / TENSORS)
+        content = {"learner": trained_state(learner), "optimizer": optimizer.state_dict()}
+        torch.save(content if negatives is None else content | {"negatives": negatives}, out / TENSORS)
         about = {"progress": asdict(progress), "sha256": sha256_file(out / TENSORS)}
         (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -78,8 +85,8 @@ def load_progress(folder: Path) -> Progress:
     return progress
 
 
-def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Take weights and optimizer state back."""
+def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Take weights and optimizer state back; returns the negatives that were mined last, if any were."""
     saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
     missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
     trained = set(trained_state(learner))
@@ -88,3 +95,5 @@ def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimi
             f"--resume {folder.parent}: its weights are not those of its recipe: {unexpected or missing}"[:400]
         )
     optimizer.load_state_dict(saved["optimizer"])
+    negatives: Tensor | None = saved.get("negatives")
+    return negatives

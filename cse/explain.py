@@ -49,7 +49,7 @@ def _nearest(name: str, known: list[str]) -> str:
 def _options() -> list[str]:
     from cse.trainer import Trainer
 
-    components = ["data", "collator", "encoder", "objective", "evaluator"]
+    components = ["data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives"]
     trainer = [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]
     return [*trainer, "seed", *[f"{c}.{end}" for c in components for end in ("class_path", "init_args")]]
 

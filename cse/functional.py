@@ -15,7 +15,7 @@ class Contrast(NamedTuple):
     """The result of `contrast`.
 
     Attributes:
-        loss: () mean over the rows that have a positive.
+        loss: () mean over the rows that have a positive, weighted where the rows have weights.
         rows: (A,) loss of each row; 0 where it has no positive.
         skipped: () how many rows have none.
     """
@@ -52,6 +52,7 @@ def contrast(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
     row_weight: Tensor | None = None,
+    weight: Tensor | None = None,
     denominator: Denominator = "all",
     reduce: Literal["out", "in"] = "out",
 ) -> Contrast:
@@ -71,6 +72,7 @@ def contrast(
         mask: (A, N) True where the candidate takes part at all. None: everywhere. Masked entries may hold anything.
         bias: (A, N), or a shape that broadcasts to it, added to the logits.
         row_weight: (A,) factor on each row's loss; the mean still divides by the number of rows.
+        weight: (A,) how much each row counts in the mean, sum_i w_i l_i / sum_i w_i (`Batch.weight`). None: all alike.
         denominator: What D sums over.
         reduce: Whether positives are averaged outside or inside the logarithm.
 
@@ -81,23 +83,31 @@ def contrast(
     scores = logits if logits.dtype == torch.float64 else logits.float()
     scores = scores if bias is None else scores + bias
     present = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    weight = target.to(scores.dtype) * present
-    positive = weight > 0
+    share = target.to(scores.dtype) * present
+    positive = share > 0
     valid = positive.any(-1)
-    weight = weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+    share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
     scores = scores.masked_fill(~present, 0.0)  # a masked entry may be inf or nan; it must not reach the gradient
 
     log_ratio = scores - _log_denominator(scores, present, positive, valid, denominator)  # (A, N)
     if reduce == "out":
-        rows = -(weight * log_ratio.masked_fill(~positive, 0.0)).sum(-1)
+        rows = -(share * log_ratio.masked_fill(~positive, 0.0)).sum(-1)
     else:
-        log_weight = weight.masked_fill(~positive, 1.0).log()
-        inside = (log_weight + log_ratio).masked_fill(~positive, -torch.inf)
+        log_share = share.masked_fill(~positive, 1.0).log()
+        inside = (log_share + log_ratio).masked_fill(~positive, -torch.inf)
         rows = -torch.logsumexp(inside.masked_fill(~valid[:, None], 0.0), -1)
     rows = rows.masked_fill(~valid, 0.0)
     rows = rows if row_weight is None else rows * row_weight
-    count = valid.sum()
-    return Contrast(rows.sum() / count.clamp_min(1), rows, (~valid).sum())
+    return Contrast(_mean(rows, valid, weight), rows, (~valid).sum())
+
+
+def _mean(rows: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
+    """() the mean of rows (A,) where valid, by weight; 0 if nothing counts."""
+    if weight is None:
+        return rows.sum() / valid.sum().clamp_min(1)
+    counted = weight.to(rows.dtype) * valid
+    total = counted.sum()
+    return (rows * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: Tensor, kind: Denominator) -> Tensor:

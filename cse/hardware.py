@@ -1,14 +1,40 @@
-"""What a run computes on, and how much memory it took."""
+"""What a run computes on, and how much memory it takes."""
 
 from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 
 from cse import distributed
+from cse.errors import UserError
+from cse.fast.batching import native_bf16
+
+
+def accelerator(device: str, precision: str, trackers: Sequence[str]) -> Accelerator:
+    """Accelerate on the device and in the precision that a trainer asks for.
+
+    Raises:
+        UserError: The machine has no such device.
+    """
+    available: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in available and not available[device]():
+        raise UserError(f"trainer.device is {device}, and this machine has none; give auto or cpu")
+    chosen = next((d for d, ok in available.items() if ok()), "cpu") if device == "auto" else device
+    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(chosen))
+    AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
+    return Accelerator(
+        cpu=chosen == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=list(trackers) or None,
+        project_dir=None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
 
 
 def describe(accelerator: Accelerator) -> str:

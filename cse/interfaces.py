@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cse.batch import Batch, Example, LossOutput, StepContext, Views
     from cse.encoder import Encoder
+    from cse.mining.miners import Allowed, Mined, Queries
     from cse.tokens import TokenStore
     from cse.trainer import Run
 
@@ -28,12 +29,14 @@ class Objective(nn.Module, ABC):
         cacheable: Whether the loss depends on the encoder through `views` only, so that gradients can be cached.
         contrasts: Whether the other rows of a batch serve as negatives.
         uses_views: Whether `forward` reads `views`; if not, the batch's views are not encoded, and `views` is empty.
+        weighs_rows: Whether the loss is a mean over rows that honours `Batch.weight`.
     """
 
     requires: frozenset[str] = frozenset()
     cacheable: ClassVar[bool] = True
     contrasts: ClassVar[bool] = True
     uses_views: ClassVar[bool] = True
+    weighs_rows: ClassVar[bool] = False
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""
@@ -74,6 +77,22 @@ class Collator(ABC):
         """Render rows as one batch of the given epoch."""
 
 
+class Sampler(ABC):
+    """Chooses which rows share a batch, epoch by epoch, so that a run can go on at any step on any number of processes.
+
+    A batch is what an objective sees at once: a step's rows, or each of its accumulated parts. What is random depends
+    on (run seed, epoch) alone.
+    """
+
+    @abstractmethod
+    def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """(n, size) row numbers of an epoch's n >= 1 batches, no row twice.
+
+        Raises:
+            UserError: The data does not make one batch of this kind.
+        """
+
+
 class Augmentation(ABC):
     """A changed rendering of a text; all randomness from `rng`."""
 
@@ -97,13 +116,18 @@ class Teacher(nn.Module, ABC):
 
 
 class Miner(ABC):
-    """Chooses hard negatives from a pool."""
+    """Chooses hard negatives from a pool. All vectors have unit length, so that products are cosines."""
 
     @abstractmethod
-    def __call__(
-        self, anchors: NDArray[np.float32], pool: NDArray[np.float32], positives: NDArray[np.int64], k: int
-    ) -> NDArray[np.int64]:
-        """(M, k) rows of the pool (N, D) for anchors (M, D), never an anchor's positive (M,)."""
+    def setup(self, pool: NDArray[np.float32]) -> None:
+        """Receive the pool (N, D), which may lie on disk. Called before the first queries of a search."""
+
+    @abstractmethod
+    def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
+        """Up to k rows of the pool for each of M anchors, the hardest first, never one that its query bans.
+
+        `allowed` says of candidates (M, C), rows of the pool, which may be negatives: (M, C).
+        """
 
 
 class Callback(ABC):  # noqa: B024 - a watcher may watch anything, and nothing

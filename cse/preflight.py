@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from cse import distributed
 from cse.errors import UserError
-from cse.layout import check_exportable
 
 if TYPE_CHECKING:
     from cse.trainer import Run, Trainer
@@ -19,7 +18,6 @@ def check(run: Run, settings: Trainer) -> None:
     Raises:
         UserError: They do not.
     """
-    check_exportable(run.encoder.pooler)
     for problem in (*_of_views(run), *_of_objective(run, settings), *_of_batch(run, settings)):
         raise UserError(problem)
 
@@ -47,6 +45,11 @@ def _of_objective(run: Run, settings: Trainer) -> Iterator[str]:
         yield (
             f"encoder.head is trained by nothing: objective {name} reads no vectors\n"
             "fix: leave encoder.init_args.head and export_head out"
+        )
+    if run.data.weighted and not run.objective.weighs_rows:
+        yield (
+            f"data.weight_column gives rows weights, which objective {name} does not use\n"
+            "fix: leave data.init_args.weight_column out, or use an objective with weights, such as SimCSE"
         )
     if settings.chunk_size is not None and not run.objective.cacheable:
         yield (

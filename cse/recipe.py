@@ -16,7 +16,8 @@ import yaml
 from cse.errors import UserError
 from cse.explain import explain
 
-COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator")
+COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
+OPTIONAL = {"evaluator", "sampler", "negatives"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def build(recipe: Recipe) -> Any:
     """The objects that a recipe names, seeded before the first of them exists.
 
     Returns:
-        A namespace of data, collator, encoder, objective, evaluator, trainer and callbacks.
+        A namespace of data, collator, encoder, objective, evaluator, sampler, negatives, trainer and callbacks.
 
     Raises:
         UserError: A component refuses its arguments.
@@ -168,15 +169,16 @@ def _parser() -> Any:
 
     from cse.data import Dataset
     from cse.encoder import Encoder
-    from cse.interfaces import Callback, Collator, Evaluator, Objective
+    from cse.interfaces import Callback, Collator, Evaluator, Objective, Sampler
+    from cse.mining.refresh import RefreshNegatives
     from cse.trainer import Trainer
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
     parser.add_argument("--seed", type=int, default=42, help="of everything random")
-    bases = dict(zip(COMPONENTS, (Dataset, Collator, Encoder, Objective, Evaluator), strict=True))
-    for component, base in bases.items():
-        parser.add_subclass_arguments(base, component, required=component != "evaluator")
+    classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RefreshNegatives)
+    for component, base in zip(COMPONENTS, classes, strict=True):
+        parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
     parser.add_class_arguments(Trainer, "trainer")
     parser.add_argument("--callbacks", type=list[Callback], default=[], help="more watchers of the run")
     return parser

@@ -8,7 +8,8 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from cse.cache import atomic_file
 from cse.environment import environment
@@ -56,24 +57,6 @@ def _name_of(folder: Path) -> str:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
 
 
-def encode(checkpoint: str, texts: Path, out: Path, precision: Any) -> int:
-    """Write the vectors of a file's lines."""
-    import numpy as np
-
-    from cse.encoder import Encoder
-
-    quiet()
-    try:
-        lines = texts.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"texts {texts}: cannot be read as UTF-8 text: {error}") from error
-    vectors = Encoder.load(checkpoint).encode(lines, precision=precision)
-    with atomic_file(out) as scratch, scratch.open("wb") as file:
-        np.save(file, vectors)
-    say("wrote", f"{out}   {vectors.shape[0]:,} × {vectors.shape[1]} {vectors.dtype}")
-    return 0
-
-
 def say(key: str, text: str) -> None:
     """One line of output."""
     print(f"{key:10s} {text}", flush=True)  # noqa: T201
@@ -93,6 +76,7 @@ def quiet() -> None:
 
 def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
     from cse.callbacks import Console
+    from cse.hygiene import DataCheck
 
     built = build(recipe)
     run = Run(
@@ -104,27 +88,46 @@ def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
         encoder=built.encoder,
         objective=built.objective,
         evaluator=built.evaluator,
+        sampler=built.sampler,
+        negatives=built.negatives,
         trainer=built.trainer,
-        callbacks=[RunFiles(recipe), Console(), *built.callbacks],
+        callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks],
     )
     built.trainer.fit(run, resume=is_resume)
     return 130 if run.interrupted else 0
 
 
 class RunFiles(Callback):
-    """Leaves the resolved recipe and the environment beside the weights."""
+    """Leaves the resolved recipe and the environment beside the weights, and keeps other processes out."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
+        self.lock = FileLock(folder / ".lock")
 
     def on_start(self, run: Run) -> None:
-        """Write both, once."""
+        """Claim the folder; write both, once.
+
+        Raises:
+            UserError: Another process is training in it.
+        """
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"run {run.folder} is being trained by another process\n"
+                "fix: wait for it, stop it, or give another folder"
+            ) from None
         if run.progress.step == 0:
             _write(
                 run.folder / "env.json",
                 json.dumps(environment(self.recipe.name, self.recipe.config.seed), indent=2) + "\n",
             )
             _write(run.folder / "recipe.yaml", self.recipe.text)  # last: with it the folder is a run
+
+    def on_end(self, run: Run) -> None:
+        """Let the folder go."""
+        self.lock.release()
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,27 +7,26 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from torch import nn
 from torch.utils.data import DataLoader
 
 from cse import distributed, gradcache, preflight
-from cse.batch import Batch, LossOutput, StepContext
-from cse.batching import native_bf16
+from cse.batch import Batch, Example, LossOutput, StepContext
 from cse.checkpoint import Progress, load_progress, load_tensors, save_state
 from cse.data import Dataset
 from cse.encoder import Encoder
 from cse.errors import UserError
-from cse.hardware import describe, peak_memory
-from cse.interfaces import Callback, Collator, Evaluator, Objective
+from cse.hardware import accelerator, describe, peak_memory
+from cse.interfaces import Callback, Collator, Evaluator, Objective, Sampler
 from cse.interrupt import Interrupt
 from cse.learner import Encoded, Learner, diagnostics
+from cse.loader import Rows
 from cse.metrics import MetricsLog
+from cse.mining.refresh import RefreshNegatives
 from cse.samplers import StepBatches
 from cse.seeding import seed_dropout, torch_rng
 from cse.tokens import TokenStore
@@ -46,6 +45,8 @@ class Run:
     objective: Objective
     evaluator: Evaluator | None
     trainer: Trainer
+    sampler: Sampler | None = None
+    negatives: RefreshNegatives | None = None
     callbacks: Sequence[Callback] = ()
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0
@@ -136,18 +137,26 @@ class Loop:
 
     def __init__(self, settings: Trainer, run: Run) -> None:
         self.settings, self.run = settings, run
-        self.accelerator = _accelerator(settings)
+        self.accelerator = accelerator(settings.device, settings.precision, settings.trackers)
         preflight.check(run, settings)
-        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
+        self.rows: Sequence[Example] = run.data
+        self.mined: torch.Tensor | None = None
+        texts = run.data.unique_texts()
+        if run.negatives is not None:
+            run.negatives.setup(run.data)
+            self.rows, texts = run.negatives.rehearsal(), [*texts, *run.negatives.texts]
+        tokens = TokenStore.build(texts, run.encoder.tokenizer, run.collator.max_length)
         run.collator.setup(tokens, run.seed)
         run.objective.setup(run.encoder)
+        size, accumulation = settings.batch_size, settings.accumulation
         self.batches = StepBatches(
             len(run.data),
-            settings.batch_size,
-            settings.accumulation,
+            size,
+            accumulation,
             run.seed,
             max_steps=settings.max_steps,
             epochs=settings.epochs,
+            draw=partial(run.sampler.batches, run.data, size // accumulation, run.seed) if run.sampler else None,
         )
         self.max_steps = run.max_steps = self.batches.max_steps
         run.truncated = tokens.truncated
@@ -165,16 +174,16 @@ class Loop:
         run, progress = self.run, self.run.progress
         if resume:
             run.progress = progress = load_progress(run.folder / "state")
-            load_tensors(run.folder / "state", self.learner, self.optimizer)
+            self.mined = load_tensors(run.folder / "state", self.learner, self.optimizer)
             for callback in run.callbacks:
                 callback.load_state(progress.callbacks.get(type(callback).__name__, {}))
         self.wrapped, self.optimizer = self.accelerator.prepare(self.learner, self.optimizer)
         if not resume:
             self._rehearse()
+        self._tell("on_start")
         if self.accelerator.is_main_process:
             self.log.cut(progress.log_bytes)
         self._init_trackers()
-        self._tell("on_start")
         if not progress.finished:
             with Interrupt() as self.interrupt:
                 self._train()
@@ -188,42 +197,61 @@ class Loop:
         if progress.log_bytes == 0:
             self._evaluate({})
         self.wrapped.train()
-        interrupted, since, sentences = False, time.perf_counter(), 0
+        since, sentences = time.perf_counter(), 0
         for step, parts in self._parts(progress.step):
-            if interrupted or self._out_of_patience():
+            if self._stops():
                 break
             due = (step + 1) % settings.eval_every == 0 or step + 1 == self.max_steps
             metrics = self._step(step, parts, probe=due)
             progress.step = step + 1
             sentences += settings.batch_size * parts[0].views
             self._tell("on_step", metrics)
-            interrupted = distributed.any_process(self.interrupt.wanted)
+            run.interrupted = distributed.any_process(self.interrupt.wanted)
             if due:
                 seconds = time.perf_counter() - since
                 metrics |= {"sentences_per_s": sentences / seconds, "peak_mb": peak_memory(self.accelerator.device)}
                 self._evaluate(metrics)
                 since, sentences = time.perf_counter(), 0
-            elif interrupted:
+            elif run.interrupted:
                 self._save_state()
-        run.interrupted = interrupted and progress.step < self.max_steps and not self._out_of_patience()
+        run.interrupted &= progress.step < self.max_steps and not self._out_of_patience()
         if not run.interrupted:
             self._finish()
 
     def _parts(self, step: int) -> Iterator[tuple[int, list[Batch]]]:
         """From step `step` on: this process's share of each batch, in `accumulation` parts."""
-        loader = DataLoader(
-            _Rows(self.run.data, self.run.collator),
-            batch_sampler=self.batches.of_process(step, distributed.rank(), distributed.world_size()),
-            collate_fn=_Rows.collate,  # type: ignore[arg-type]  # given what __getitems__ gives
-            num_workers=self.settings.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
         parts: list[Batch] = []
-        for batch in loader:
-            parts.append(batch.to(self.accelerator.device))
-            if len(parts) == self.settings.accumulation:
-                yield step, parts
-                step, parts = step + 1, []
+        while step < self.max_steps and not self._stops():
+            last = self._refresh(step)
+            loader = DataLoader(
+                Rows(self.rows, self.run.collator),
+                batch_sampler=self.batches.of_process(step, distributed.rank(), distributed.world_size(), last),
+                collate_fn=Rows.collate,  # type: ignore[arg-type]  # given what __getitems__ gives
+                num_workers=self.settings.workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+            )
+            for batch in loader:
+                parts.append(self._even(batch))
+                if len(parts) == self.settings.accumulation:
+                    yield step, parts
+                    step, parts = step + 1, []
+
+    def _refresh(self, step: int) -> int:
+        """Mine negatives, if that is due at this step; returns the step at which it is due again."""
+        source = self.run.negatives
+        if source is None:
+            return self.max_steps
+        every = source.interval(self.batches.steps_per_epoch)
+        if self.mined is None or step % every == 0:
+            self.mined = torch.from_numpy(source.mine(self.run.encoder, step))
+        self.rows = source.rows(self.mined.numpy())
+        return min(self.max_steps, step - step % every + every)
+
+    def _even(self, batch: Batch) -> Batch:
+        """On the device, and where rows have unequal numbers of texts, with as many views on every process."""
+        if self.run.negatives is not None or self.run.data.ragged:
+            batch = batch.widened(distributed.all_max(batch.views))
+        return batch.to(self.accelerator.device)
 
     def _step(self, step: int, parts: list[Batch], *, probe: bool) -> dict[str, float]:
         """One optimizer step."""
@@ -263,7 +291,7 @@ class Loop:
             self._check_finite(output, step)
             return encoded, output
         seed(0)
-        with _synced(self.accelerator, self.wrapped, final):
+        with nullcontext() if final else self.accelerator.no_sync(self.wrapped):
             encoded, output = self.wrapped(batch, ctx)
             self._check_finite(output, step)
             self.accelerator.backward(output.loss / self.settings.accumulation)
@@ -308,6 +336,10 @@ class Loop:
         self._tell("on_eval", record)
         self._save_state()
 
+    def _stops(self) -> bool:
+        """Whether the run ends before its last step."""
+        return self.run.interrupted or self._out_of_patience()
+
     def _out_of_patience(self) -> bool:
         """Whether `early_stopping` evaluations have passed without a better score."""
         progress, patience = self.run.progress, self.settings.early_stopping
@@ -328,7 +360,8 @@ class Loop:
         self._tick()
         self.run.progress.callbacks = {type(c).__name__: c.state() for c in self.run.callbacks}
         if self.accelerator.is_main_process:
-            save_state(self.run.folder / "state", self.learner, self.optimizer.optimizer, self.run.progress)
+            folder, optimizer = self.run.folder / "state", self.optimizer.optimizer
+            save_state(folder, self.learner, optimizer, self.run.progress, self.mined)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> None:
@@ -346,7 +379,7 @@ class Loop:
         """
         run = self.run
         rows = next(iter(self.batches.of_process(0, distributed.rank(), distributed.world_size())))
-        batch = _Rows(run.data, run.collator).__getitems__(rows).to(self.accelerator.device)
+        batch = self._even(Rows(self.rows, run.collator).__getitems__(rows))
         self.learner.eval()
         encoded = None
         if run.objective.cacheable:
@@ -368,40 +401,3 @@ class Loop:
         if self.accelerator.is_main_process:
             for callback in self.run.callbacks:
                 getattr(callback, event)(self.run, *arguments)
-
-
-class _Rows(torch.utils.data.Dataset[Batch]):
-    """Batches for a DataLoader, by their list of (epoch, row)."""
-
-    def __init__(self, data: Dataset, collator: Collator) -> None:
-        self.data, self.collator = data, collator
-
-    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        """The batch of these rows, all of one epoch."""
-        return self.collator([self.data[row] for _, row in items], items[0][0])
-
-    @staticmethod
-    def collate(batch: Batch) -> Batch:
-        """As it is: the rows were collated where they were read."""
-        return batch
-
-
-def _accelerator(settings: Trainer) -> Accelerator:
-    device = settings.device
-    available: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in available and not available[device]():
-        raise UserError(f"trainer.device is {device}, and this machine has none; give auto or cpu")
-    chosen = next((d for d, ok in available.items() if ok()), "cpu") if device == "auto" else device
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(chosen))
-    AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
-    return Accelerator(
-        cpu=chosen == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        log_with=list(settings.trackers) or None,
-        project_dir=None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
-def _synced(accelerator: Accelerator, model: nn.Module, final: bool) -> Any:
-    return nullcontext() if final else accelerator.no_sync(model)

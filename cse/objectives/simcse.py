@@ -14,7 +14,8 @@ class SimCSE(Objective):
         l_i = - log e^{cos(z_i, z+_i)/t} / sum_j ( e^{cos(z_i, z+_j)/t} + a^{[i=j]} e^{cos(z_i, z-_j)/t} )
 
     Equation 4 (unsupervised, where z+ is z under another dropout mask) and equations 5 and 8 (supervised, with hard
-    negatives z-) of the paper. With P > 1 the row's loss is the mean over its positives.
+    negatives z-) of the paper. With P > 1 the row's loss is the mean over its positives. Where rows have weights w
+    (`Batch.weight`) the batch's loss is sum_i w_i l_i / sum_i w_i, and otherwise the plain mean.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05, table D.2).
@@ -30,6 +31,8 @@ class SimCSE(Objective):
     Source: princeton-nlp/SimCSE, simcse/models.py, cl_forward.
     """
 
+    weighs_rows = True
+
     def __init__(self, *, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
         super().__init__()
         if temperature <= 0:
@@ -42,5 +45,5 @@ class SimCSE(Objective):
         pairs = in_batch(views, batch)
         logits = pairs.cosine / self.temperature  # (B, N)
         bias = pairs.own_negative * self.hard_negative_weight
-        result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias)
+        result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})

@@ -1,0 +1,189 @@
+"""`cse mine`: hard negatives for rows of text, as a file that `Triplets` trains on, and what was done beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cse.cache import atomic_file, sha256_file
+from cse.data import Dataset, Pairs, Texts, Triplets
+from cse.errors import UserError
+from cse.interfaces import Miner
+from cse.mining.search import Corpus, TeacherRule, mine
+from cse.sources import Column, read
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cse.encoder import Precision
+    from cse.poolers import PoolerName
+
+LIBRARIES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
+ROWS = 8_192  # rows that are mined and written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of text: where they are, and which columns of them."""
+
+    path: str
+    columns: Sequence[str]
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An encoder: a folder, `asset:NAME` or Hub id; the pooler of a plain Hugging Face model; how it computes."""
+
+    checkpoint: str
+    pooler: PoolerName | None = None
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A teacher, and from which similarity on its word drops a candidate; see `cse.mining.search.TeacherRule`."""
+
+    model: Model
+    max_similarity: float | None
+    below_positive: bool
+
+
+def mine_file(
+    model: Model,
+    data: Source,
+    out: Path,
+    miner: Miner,
+    *,
+    k: int,
+    pool: Source | None = None,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Mine negatives for every row of `data` and write them, whole or not at all.
+
+    Args:
+        model: Whose space the miner looks for neighbours in.
+        data: One column: texts that are their own positives. Two: anchors and positives. More: negatives that stay, and
+            are followed by mined ones.
+        out: A .parquet file of columns anchor, positive, negative_1 and so on, null where a row has fewer. Beside it
+            lies the manifest, .json.
+        miner: Which chooses.
+        k: Negatives a row, at most.
+        pool: Texts that may become negatives. None: those of the data, but anchors that have a positive of their own.
+        judge: A teacher that drops false negatives.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: Something cannot be read or had, or nothing is left to choose from.
+    """
+    if k < 1:
+        raise UserError(f"--k is {k}; give 1 or more")
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: name it .parquet")
+    rows = _rows(data)
+    corpus = Corpus(rows, _texts(pool) if pool else None)
+    vectors, model_hash = _encode(model, corpus.texts)
+    teacher, about_teacher = None, None
+    if judge:
+        judged, teacher_hash = _encode(judge.model, corpus.texts)
+        teacher = TeacherRule(judged, judge.max_similarity, judge.below_positive)
+        about_teacher = {
+            "checkpoint": judge.model.checkpoint,
+            "sha256": teacher_hash,
+            "max_similarity": judge.max_similarity,
+            "below_positive": judge.below_positive,
+        }
+    miner.setup(vectors[: corpus.size])
+    counts: dict[str, int] = {"anchors": len(rows), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
+    widest = max(0, max(len(example.texts) for example in rows) - 2) + k
+    columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
+    with atomic_file(out) as scratch:
+        _write(scratch, _mined(rows, corpus, miner, vectors, k, teacher, counts), columns)
+    manifest = {
+        "counts": counts,
+        "k": k,
+        "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
+        "teacher": about_teacher,
+        "checkpoint": {"name": model.checkpoint, "sha256": model_hash, "precision": model.precision},
+        "data": {"path": data.path, "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
+        "pool": {"path": pool.path, "columns": list(pool.columns)} if pool else None,
+        "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
+        "versions": {name: v for name in LIBRARIES if (v := _version(name))},
+    }
+    with atomic_file(out.with_suffix(".json")) as scratch:
+        scratch.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _rows(data: Source) -> Dataset:
+    if len(data.columns) == 1:
+        return Texts(data.path, column=data.columns[0], limit=data.limit)
+    reader = Pairs if len(data.columns) == 2 else Triplets
+    return reader(data.path, columns=data.columns, limit=data.limit)
+
+
+def _texts(pool: Source) -> list[str]:
+    """Every cell of the pool's columns."""
+    rows = read(pool.path, [Column("--pool_columns", column) for column in pool.columns])
+    return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
+
+
+def _encode(model: Model, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
+    """The texts' unit vectors (T, D), and the encoder's hash."""
+    from cse.encoder import Encoder
+    from cse.mining.vectors import cached_vectors, encoder_hash
+
+    encoder = Encoder.load(model.checkpoint, pooler=model.pooler)
+    digest = encoder_hash(encoder)
+    return cached_vectors(encoder, digest, texts, model.precision), digest
+
+
+def _mined(
+    rows: Dataset,
+    corpus: Corpus,
+    miner: Miner,
+    vectors: NDArray[np.float32],
+    k: int,
+    teacher: TeacherRule | None,
+    counts: dict[str, int],
+) -> Iterator[list[tuple[str, ...]]]:
+    """Rows with their negatives, block by block; `counts` grows with them."""
+    for start in range(0, len(rows), ROWS):
+        block = range(start, min(start + ROWS, len(rows)))
+        found = mine(miner, corpus, vectors, k, block, teacher)
+        done = []
+        for row, chosen in zip(block, found.rows.tolist(), strict=True):
+            texts = rows[row].texts if len(rows[row].texts) > 1 else rows[row].texts * 2
+            done.append((*texts, *(corpus.texts[i] for i in chosen if i >= 0)))
+        for name, count in found.counts.items():
+            counts[name] = counts.get(name, 0) + count
+        counts["negatives"] += int((found.rows >= 0).sum())
+        counts["rows_without_negatives"] += int((found.rows < 0).all(1).sum())
+        yield done
+
+
+def _write(file: Path, blocks: Iterator[list[tuple[str, ...]]], names: Sequence[str]) -> None:
+    """Write blocks of rows as parquet, each row filled up with nulls."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in names])
+    with ParquetWriter(file, schema) as writer:
+        for block in blocks:
+            filled = [row + (None,) * (len(names) - len(row)) for row in block]
+            columns = [list(column) for column in zip(*filled, strict=True)]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

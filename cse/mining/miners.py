@@ -1,0 +1,170 @@
+"""Miners: which texts of a pool become an anchor's hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.interfaces import Miner
+from cse.mining.neighbours import EXACT, contained, cosines, open_pool
+from cse.seeding import derive
+
+Allowed = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+DRAWS = 8  # random candidates for each negative that is wanted: some are banned or not allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What is known of M anchors; vectors have unit length.
+
+    Attributes:
+        anchor: (M, D).
+        positive: (M, D), for margins.
+        banned: (M, E) rows of the pool that are never an anchor's negative: its own text, its positives; -1 fills.
+        key: (M,) a number of each row, from which its randomness comes.
+    """
+
+    anchor: NDArray[np.float32]
+    positive: NDArray[np.float32]
+    banned: NDArray[np.int64]
+    key: NDArray[np.int64]
+
+
+class Mined(NamedTuple):
+    """The result of a miner.
+
+    Attributes:
+        rows: (M, k) of the pool; -1 where there is no more.
+        counts: `candidates` looked at, and how many of them each rule dropped. A candidate is counted by the first rule
+            that drops it; what is left above k is counted by none.
+    """
+
+    rows: NDArray[np.int64]
+    counts: dict[str, int]
+
+
+class TopK(Miner):
+    """The hardest of the neighbours at ranks `first` to `last`, under a limit of similarity.
+
+    With s(n) the cosine of anchor and candidate, and s(p) that of anchor and positive, a candidate stays if
+
+        s(n) <= s(p) - absolute_margin,    s(n) <= s(p) - relative_margin |s(p)|,    s(n) <= max_similarity
+
+    Ranks are counted from 1, over the pool without what the query bans. SciNCL's band of hard negatives is `first`
+    3998, `last` 4000 of neighbours in a citation graph's space (arXiv:2202.06671, section 3.2); the margins are the
+    positive-aware mining of NV-Retriever (arXiv:2407.15831, section 3: TopK-MarginPos and TopK-PercPos, whose 95 % of
+    the positive is relative_margin 0.05).
+
+    Args:
+        first: The nearest rank that may be a negative. Above 1 it leaves out what is likely to mean the same.
+        last: The farthest.
+        absolute_margin: How far below the positive. None: no such limit.
+        relative_margin: Which share of the positive's similarity below it. None: no such limit.
+        max_similarity: A cosine. None: no such limit.
+        index: `exact`, or one of faiss; see `cse.mining.neighbours.open_pool`.
+
+    Raises:
+        UserError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: int = 1,
+        last: int = 50,
+        absolute_margin: float | None = None,
+        relative_margin: float | None = None,
+        max_similarity: float | None = None,
+        index: str = EXACT,
+    ) -> None:
+        if not 1 <= first <= last:
+            raise UserError(f"miner ranks are {first} to {last}; give 1 <= first <= last")
+        for name, value in {"absolute_margin": absolute_margin, "relative_margin": relative_margin}.items():
+            if value is not None and not 0 <= value <= 2:
+                raise UserError(f"miner.{name} is {value}; it is a difference of cosines: give 0 to 2")
+        if max_similarity is not None and not -1 <= max_similarity <= 1:
+            raise UserError(f"miner.max_similarity is {max_similarity}; it is a cosine: give -1 to 1")
+        self.first, self.last, self.index = first, last, index
+        self.absolute_margin, self.relative_margin = absolute_margin, relative_margin
+        self.max_similarity = max_similarity
+
+    def setup(self, pool: NDArray[np.float32]) -> None:
+        """Receive the pool (N, D)."""
+        self._pool, self._near = pool, open_pool(pool, self.index)
+
+    def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
+        """Up to k rows of the pool for each anchor, nearest first."""
+        rows, cosine = self._near.search(queries.anchor, self.last, queries.banned)  # (M, last)
+        counts = {"same_text": self._banned_within(queries, cosine[:, -1])}
+        rows, cosine = rows[:, self.first - 1 :], cosine[:, self.first - 1 :]
+        kept = rows >= 0
+        counts["candidates"] = int(kept.sum())
+        for name, limit in self._limits(queries).items():
+            kept = _drop(name, kept, cosine <= limit, counts)
+        if allowed is not None:
+            kept = _drop("teacher", kept, allowed(np.maximum(rows, 0)), counts)
+        return Mined(_first(rows, kept, k), counts)
+
+    def _limits(self, queries: Queries) -> dict[str, NDArray[np.float32]]:
+        """(M, 1) the largest cosine that each rule lets pass."""
+        own = (queries.anchor * queries.positive).sum(1, keepdims=True)
+        limits = {}
+        if self.absolute_margin is not None:
+            limits["absolute_margin"] = own - np.float32(self.absolute_margin)
+        if self.relative_margin is not None:
+            limits["relative_margin"] = own - np.float32(self.relative_margin) * np.abs(own)
+        if self.max_similarity is not None:
+            limits["max_similarity"] = np.full_like(own, self.max_similarity)
+        return limits
+
+    def _banned_within(self, queries: Queries, farthest: NDArray[np.float32]) -> int:
+        """How many banned rows are as near as the farthest rank (M,): what the rule of texts kept out."""
+        cosine = cosines(queries.anchor, self._pool, np.maximum(queries.banned, 0))  # (M, E)
+        return int(((cosine >= farthest[:, None]) & (queries.banned >= 0)).sum())
+
+
+class Random(Miner):
+    """Any rows of the pool: the baseline that hard negatives are compared with, and SciNCL's easy negatives.
+
+    Args:
+        seed: Of the draws, which depend on it and on each row's key alone.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def setup(self, pool: NDArray[np.float32]) -> None:
+        """Receive the pool, of which only the size counts."""
+        self._size = len(pool)
+
+    def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
+        """Up to k different rows of the pool for each anchor."""
+        draws = min(DRAWS * k, self._size)
+        rows = np.stack([self._draw(int(key), draws) for key in queries.key])  # (M, draws)
+        counts = {"candidates": rows.size}
+        kept = _drop("same_text", np.ones_like(rows, dtype=bool), ~contained(rows, queries.banned), counts)
+        if allowed is not None:
+            kept = _drop("teacher", kept, allowed(rows), counts)
+        return Mined(_first(rows, kept, k), counts)
+
+    def _draw(self, key: int, count: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(derive(self.seed, "negatives", key))
+        return rng.choice(self._size, count, replace=False, shuffle=True)
+
+
+def _drop(name: str, kept: NDArray[np.bool_], passes: NDArray[np.bool_], counts: dict[str, int]) -> NDArray[np.bool_]:
+    """What is still kept after a rule, which is counted."""
+    counts[name] = int((kept & ~passes).sum())
+    return kept & passes
+
+
+def _first(rows: NDArray[np.int64], kept: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
+    """(M, k) the first k kept rows of (M, C), and -1 for what is missing."""
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+    chosen = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
+    return np.pad(chosen, ((0, 0), (0, k - chosen.shape[1])), constant_values=-1)

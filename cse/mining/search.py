@@ -1,0 +1,146 @@
+"""Mining, whatever asks for it: which texts there are, which of them are no negatives of which, and the loop."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.batch import Example
+from cse.errors import UserError
+from cse.interfaces import Miner
+from cse.mining.miners import Allowed, Mined, Queries
+from cse.mining.neighbours import cosines
+
+CHUNK = 512  # anchors that are searched at once
+WORD = re.compile(r"\w+")
+
+
+def plain(text: str) -> str:
+    """A text as it is compared with others: its words, without case, width or punctuation."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(WORD.findall(folded)) or " ".join(folded.split())
+
+
+class Corpus:
+    """The texts of rows and of a pool, each once.
+
+    A text of the pool is no negative of a row if it is, in plain words, the row's anchor, a positive of any row with
+    the same anchor, or a negative that the row has already.
+
+    Args:
+        data: The M rows. One text alone is its own positive, by dropout or augmentation.
+        pool: Texts that may become negatives. None: those of the rows after the anchor, or the texts that are alone.
+
+    Attributes:
+        texts: T texts, first the pool, of which no two are the same in plain words.
+        size: N, how many of them are the pool.
+        anchor: (M,) the rows' anchors among the texts.
+        positive: (M,) the rows' first positives among the texts.
+
+    Raises:
+        UserError: There is nothing to choose from.
+    """
+
+    def __init__(self, data: Sequence[Example], pool: Sequence[str] | None = None) -> None:
+        rows = [example.texts * 2 if len(example.texts) == 1 else example.texts for example in data]
+        self._pool_row: dict[str, int] = {}
+        self.texts: list[str] = []
+        for text in (text for row in rows for text in row[1:]) if pool is None else pool:
+            if text.strip() and self._pool_row.setdefault(plain(text), len(self.texts)) == len(self.texts):
+                self.texts.append(text)
+        self.size = len(self.texts)
+        if self.size < 2:
+            raise UserError(f"there are {self.size} different texts to mine in; give a larger --pool or --data")
+        at = {text: row for row, text in enumerate(self.texts)}
+        self.anchor = np.array([self._place(row[0], at) for row in rows], dtype=np.int64)
+        self.positive = np.array([self._place(row[1], at) for row in rows], dtype=np.int64)
+        self._positives: dict[str, set[int]] = {}
+        self._key: list[str] = []
+        self._own: list[tuple[int, ...]] = []
+        for example, row in zip(data, rows, strict=True):
+            self._remember(row, example.num_positives)
+
+    def _place(self, text: str, at: dict[str, int]) -> int:
+        """The row of a text, which is appended if it is new."""
+        if at.setdefault(text, len(self.texts)) == len(self.texts):
+            self.texts.append(text)
+        return at[text]
+
+    def _remember(self, row: tuple[str, ...], positives: int) -> None:
+        """Note which rows of the pool a row's texts are."""
+        found = [self._pool_row.get(plain(text), -1) for text in row]
+        self._key.append(plain(row[0]))
+        self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
+        self._own.append(tuple(found[1 + positives :]))
+
+    def banned(self, rows: range) -> NDArray[np.int64]:
+        """(len(rows), E) rows of the pool that are no negatives of these rows; -1 fills."""
+        lists = [sorted({*self._positives[self._key[row]], *self._own[row]} - {-1}) for row in rows]
+        width = max(map(len, lists), default=0)
+        return np.array([each + [-1] * (width - len(each)) for each in lists], dtype=np.int64).reshape(len(rows), width)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRule:
+    """A second encoder's word on false negatives: who is too similar to the anchor is none.
+
+    Attributes:
+        vectors: (T, D) the teacher's unit vectors of the corpus's texts.
+        max_similarity: A candidate whose cosine with the anchor is above it is dropped. None: no such limit.
+        below_positive: Whether one is dropped that is at least as similar to the anchor as the positive is.
+    """
+
+    vectors: NDArray[np.float32]
+    max_similarity: float | None = None
+    below_positive: bool = False
+
+    def of(self, corpus: Corpus, rows: slice) -> Allowed:
+        """The rule for candidates of these rows."""
+        anchor = self.vectors[corpus.anchor[rows]]  # (M, D)
+        own = (anchor * self.vectors[corpus.positive[rows]]).sum(1, keepdims=True)
+
+        def allowed(candidates: NDArray[np.int64]) -> NDArray[np.bool_]:
+            cosine = cosines(anchor, self.vectors, candidates)
+            passes = np.ones_like(cosine, dtype=bool)
+            if self.max_similarity is not None:
+                passes &= cosine <= self.max_similarity
+            if self.below_positive:
+                passes &= cosine < own
+            return passes
+
+        return allowed
+
+
+def mine(
+    miner: Miner, corpus: Corpus, vectors: NDArray[np.float32], k: int, rows: range, teacher: TeacherRule | None = None
+) -> Mined:
+    """Up to k negatives, rows of the pool, for each of these rows, `CHUNK` of them at a time.
+
+    Args:
+        miner: Which has received `vectors[: corpus.size]`.
+        corpus: The texts.
+        vectors: (T, D) unit vectors of the texts, which may lie on disk.
+        k: Negatives a row.
+        rows: Which rows, one after the other.
+        teacher: A rule on false negatives.
+    """
+    chosen, counts = np.empty((len(rows), k), dtype=np.int64), Counter[str]()
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        place = slice(part.start, part.stop)
+        queries = Queries(
+            anchor=vectors[corpus.anchor[place]],
+            positive=vectors[corpus.positive[place]],
+            banned=corpus.banned(part),
+            key=np.arange(part.start, part.stop),
+        )
+        found = miner(queries, k, teacher.of(corpus, place) if teacher else None)
+        chosen[start : start + len(part)] = found.rows
+        counts.update(found.counts)
+    return Mined(chosen, dict(counts))

@@ -1,0 +1,214 @@
+"""`cse mine`: its file against a slow loop, that it is trained on as it is, its cache, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from cse import cli
+from cse.data import Triplets
+from cse.encoder import Encoder
+from cse.mining.search import plain
+from cse.seeding import seed_dropout
+from tests.runs import make_run, write_texts
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_bert, tmp_path_factory):
+    """A tiny encoder whose sentences are not all alike, saved."""
+    seed_dropout("mine")
+    encoder = Encoder(tiny_bert, pooler="mean")
+    for weight in encoder.parameters():
+        weight.data *= 4
+    encoder.save(tmp_path_factory.mktemp("mine") / "model")
+    return str(tmp_path_factory.getbasetemp() / "mine0" / "model")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Pairs in which two anchors are one in plain words, and one text is a positive twice."""
+    texts = write_texts(tmp_path, 40).read_text().splitlines()
+    pairs = [texts[i : i + 2] for i in range(0, 40, 2)]
+    pairs[3][0] = pairs[2][0].upper().replace(" ", ", ")
+    pairs[5][1] = pairs[6][1]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("a\tp\n" + "\n".join("\t".join(pair) for pair in pairs))
+    return str(path), [tuple(pair) for pair in pairs]
+
+
+def mined(*arguments):
+    assert cli.main(["mine", *arguments]) == 0
+
+
+def table(path):
+    from pyarrow.parquet import read_table
+
+    return read_table(path).to_pylist()
+
+
+def cosines(checkpoint, anchors, pool):
+    encoder = Encoder.load(checkpoint)
+    a, b = (np.array(encoder.encode(list(texts)), dtype=np.float64) for texts in (anchors, pool))
+    return (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
+
+
+def slow(checkpoint, pairs, first, last, margin, k):
+    """Negatives of each row, and the margin's count, by sorting."""
+    pool = list(dict.fromkeys(p for _, p in pairs))
+    near = cosines(checkpoint, [a for a, _ in pairs], pool)
+    own = cosines(checkpoint, [a for a, _ in pairs], [p for _, p in pairs]).diagonal()
+    found, dropped = [], 0
+    for (anchor, _), cosine, positive in zip(pairs, near, own, strict=True):
+        same = {plain(p) for a, p in pairs if plain(a) == plain(anchor)} | {plain(anchor)}
+        order = [i for i in np.argsort(-cosine) if plain(pool[i]) not in same][first - 1 : last]
+        kept = [pool[i] for i in order if cosine[i] <= positive - margin]
+        dropped += len(order) - len(kept)
+        found.append(kept[:k])
+    return found, dropped
+
+
+def test_bands_and_margins_against_a_slow_loop(checkpoint, rows, tmp_path):
+    path, pairs = rows
+    out = tmp_path / "mined.parquet"
+    options = ["--ranks", "2", "8", "--margin", "0", "--k", "3", "--precision", "fp32"]
+    mined(checkpoint, "--data", path, "--columns", "a", "p", "--out", str(out), *options)
+    want, dropped = slow(checkpoint, pairs, 2, 8, 0.0, 3)
+    got = table(out)
+    assert [(row["anchor"], row["positive"]) for row in got] == pairs
+    assert [[row[f"negative_{i}"] for i in (1, 2, 3) if row[f"negative_{i}"] is not None] for row in got] == want
+    assert len({len(row) for row in want}) > 1  # or nothing is unequal here
+    about = json.loads((tmp_path / "mined.json").read_text())
+    counts = about["counts"]
+    assert counts["anchors"] == 20
+    assert counts["pool"] == 19
+    assert counts["candidates"] == 20 * 7
+    assert counts["absolute_margin"] == dropped > 0
+    assert counts["negatives"] == sum(map(len, want))
+    assert counts["rows_without_negatives"] == sum(not row for row in want)
+    assert about["miner"]["first"] == 2
+    assert about["out"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert about["data"]["columns"] == ["a", "p"]
+    assert len(about["checkpoint"]["sha256"]) == 64
+    assert {"cse", "torch"} <= set(about["versions"])
+    again = Triplets(str(out), columns=about["out"]["columns"])
+    assert [list(e.texts[2:]) for e in again] == want
+
+
+def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
+    """The teacher is the encoder itself, so its limit is that of the cosines."""
+    path, pairs = rows
+    pool = list(dict.fromkeys(p for _, p in pairs))
+    near = cosines(checkpoint, [a for a, _ in pairs], pool)
+    limit = float(np.median(near))
+    out = tmp_path / "mined.parquet"
+    teacher = ["--teacher", checkpoint, "--teacher_max", str(limit), "--teacher_positive"]
+    mined(
+        checkpoint,
+        "--data",
+        path,
+        "--columns",
+        "a",
+        "p",
+        "--out",
+        str(out),
+        "--k",
+        "99",
+        "--precision",
+        "fp32",
+        *teacher,
+    )
+    own = cosines(checkpoint, [a for a, _ in pairs], [p for _, p in pairs]).diagonal()
+    want = 0
+    for row, cosine, positive in zip(table(out), near, own, strict=True):
+        got = {t for n, t in row.items() if n.startswith("negative") and t is not None}
+        same = {plain(p) for a, p in pairs if plain(a) == plain(row["anchor"])} | {plain(row["anchor"])}
+        assert got == {
+            t for t, c in zip(pool, cosine, strict=True) if plain(t) not in same and c <= limit and c < positive
+        }
+        want += len(got)
+    counts = json.loads((tmp_path / "mined.json").read_text())["counts"]
+    assert counts["negatives"] == want
+    assert counts["teacher"] == counts["candidates"] - want > 0
+
+
+def test_plain_texts_are_trained_on_as_they_are(checkpoint, tiny_bert, tmp_path):
+    texts = write_texts(tmp_path, 24)
+    lines = texts.read_text().splitlines()
+    limit = str(float(np.median(cosines(checkpoint, lines, lines).min(1))))  # half of the rows have no text below it
+    out = tmp_path / "mined.parquet"
+    mined(checkpoint, "--data", str(texts), "--out", str(out), "--max_similarity", limit, "--precision", "fp32")
+    data = Triplets(str(out), columns=("anchor", "positive", "negative_1"))
+    assert all(e.texts[0] == e.texts[1] not in e.texts[2:] for e in data)
+    assert {len(e.texts) for e in data} == {2, 3}
+    run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
+    assert run.collator.needs_dropout(data[0])
+    run.data = data
+    run.trainer.fit(run)
+    assert run.progress.step == 1
+
+
+def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint, tmp_path):
+    (tmp_path / "rows.tsv").write_text("a\tp\tn\nthe cat\ta cat\tred sun\nthe dog\ta dog\tThe moon!\n")
+    (tmp_path / "pool.txt").write_text("the moon\na tree\nA Cat.\nA Tree\n")
+    out = str(tmp_path / "mined.parquet")
+    pool = ["--pool", str(tmp_path / "pool.txt"), "--k", "4"]
+    mined(checkpoint, "--data", str(tmp_path / "rows.tsv"), "--columns", "a", "p", "n", "--out", out, *pool)
+    first, second = [[text for text in row.values() if text is not None] for row in table(out)]
+    assert first[:3] == ["the cat", "a cat", "red sun"]
+    assert sorted(first[3:]) == ["a tree", "the moon"]  # `A Cat.` is the positive, `A Tree` is there already
+    assert second[:3] == ["the dog", "a dog", "The moon!"]
+    assert sorted(second[3:]) == ["A Cat.", "a tree"]
+
+
+def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("cse.mining.vectors.CHUNK", 5)
+    texts = write_texts(tmp_path, 23)
+    real, asked = Encoder.encode, []
+
+    def encode(self, part, **options):
+        asked.append(len(part))
+        if len(asked) == 3 and options.pop("dies", True) and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            raise RuntimeError("killed")
+        return real(self, part, **options)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    out = tmp_path / "mined.parquet"
+    arguments = [checkpoint, "--data", str(texts), "--out", str(out)]
+    with pytest.raises(RuntimeError, match="killed"):
+        cli.main(["mine", *arguments])
+    assert not list(tmp_path.glob("*mined*"))
+    asked.clear()
+    (tmp_path / "died").touch()
+    mined(*arguments)
+    assert asked == [5, 5, 3]  # of 23 texts, 10 were there
+    first, about = out.read_bytes(), (tmp_path / "mined.json").read_bytes()
+    asked.clear()
+    mined(*arguments)
+    assert asked == []
+    assert (out.read_bytes(), (tmp_path / "mined.json").read_bytes()) == (first, about)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--k", "0"], "--k is 0"),
+        (["--ranks", "5", "2"], "ranks are 5 to 2"),
+        (["--out", "mined.txt"], "name it .parquet"),
+        (["--teacher_max", "0.9"], "give --teacher too"),
+        (["--teacher", "x"], "--teacher_max 0.9"),
+        (["--teacher", "x", "--teacher_max", "2"], "--teacher_max is 2.0"),
+        (["--columns", "nothing"], "nothing"),
+        (["--pool", "nowhere.txt"], "no such file"),
+        (["--index", "Nonsense"], "index 'Nonsense'"),
+    ],
+)
+def test_what_is_refused(checkpoint, rows, tmp_path, monkeypatch, capsys, options, named):
+    monkeypatch.chdir(tmp_path)
+    base = ["mine", checkpoint, "--data", rows[0], "--columns", "a", "p", "--out", "mined.parquet"]
+    assert cli.main([*base, *options]) == 2
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.glob("*mined*"))

@@ -1,0 +1,260 @@
+"""Miners against slow loops over every pair, and by pencil where there are few."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cse.batch import Example
+from cse.errors import UserError
+from cse.mining.miners import Queries, Random, TopK
+from cse.mining.neighbours import open_pool
+from cse.mining.search import Corpus, TeacherRule, mine, plain
+from cse.mining.vectors import unit
+
+
+def circle(*degrees: float) -> np.ndarray:
+    """Unit vectors in the plane."""
+    angle = np.radians(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+
+
+def queries(anchor, positive, banned=None, key=None) -> Queries:
+    banned = np.full((len(anchor), 0), -1) if banned is None else np.array(banned)
+    return Queries(anchor, positive, banned, np.arange(len(anchor)) if key is None else np.array(key))
+
+
+def topk(pool, query, k=9, allowed=None, **options):
+    miner = TopK(**{"last": len(pool), **options})
+    miner.setup(pool)
+    return miner(query, k, allowed)
+
+
+# -- By pencil: the anchor at 0 degrees, its positive at 30, the pool at 10, 20, ... 80 -------------------------------
+
+POOL = circle(10, 20, 30, 40, 50, 60, 70, 80)
+QUERY = queries(circle(0), circle(30))
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({"first": 1, "last": 3}, [0, 1, 2]),
+        ({"first": 3, "last": 4}, [2, 3]),
+        ({"first": 8, "last": 99}, [7]),
+        ({"first": 9, "last": 99}, []),
+        ({"absolute_margin": 0.0}, [2, 3, 4, 5, 6, 7]),  # cos 30 = 0.866 itself is not above it
+        ({"absolute_margin": 0.2}, [4, 5, 6, 7]),  # cos 30 - 0.2 = 0.666: cos 40 = 0.766, cos 50 = 0.643
+        ({"relative_margin": 0.05}, [3, 4, 5, 6, 7]),  # 0.95 x 0.866 = 0.823
+        ({"relative_margin": 0.2}, [4, 5, 6, 7]),  # 0.8 x 0.866 = 0.693
+        ({"max_similarity": 0.6}, [5, 6, 7]),
+        ({"first": 2, "last": 6, "absolute_margin": 0.2, "max_similarity": 0.6}, [5]),
+    ],
+)
+def test_bands_and_margins(options, want):
+    found = topk(POOL, QUERY, **options)
+    assert [row for row in found.rows[0] if row >= 0] == want
+
+
+def test_each_candidate_is_counted_by_the_first_rule_that_drops_it():
+    found = topk(POOL, QUERY, first=2, last=7, absolute_margin=0.2, max_similarity=0.4, k=1)
+    # ranks 2 to 7 are 20 to 70 degrees; 20, 30 and 40 fail the margin; of the rest 50 and 60 are above 0.4
+    assert found.counts == {"same_text": 0, "candidates": 6, "absolute_margin": 3, "max_similarity": 2}
+    assert found.rows.tolist() == [[6]]
+
+
+def test_a_relative_margin_on_a_negative_positive_is_still_below_it():
+    """cos 120 = -0.5; a tenth of its size below is -0.55, so 123 degrees is too near and 124 is not."""
+    found = topk(circle(123, 124), queries(circle(0), circle(120)), relative_margin=0.1)
+    assert found.rows[0, :2].tolist() == [1, -1]
+
+
+def test_ranks_are_counted_without_what_is_banned():
+    found = topk(POOL, queries(circle(0), circle(30), [[2, 0, -1]]), first=2, last=3, k=2)
+    assert found.rows.tolist() == [[3, 4]]  # left are 20, 40, 50, ...
+    assert found.counts["same_text"] == 2  # 10 and 30 degrees, both nearer than the last rank, 50
+
+
+def test_a_banned_row_beyond_the_last_rank_was_kept_out_by_nothing():
+    assert topk(POOL, queries(circle(0), circle(30), [[7, 0]]), last=2, k=2).counts["same_text"] == 1
+
+
+def test_what_is_missing_is_minus_one():
+    assert topk(circle(10, 20), queries(circle(0), circle(5), [[0]]), k=3).rows.tolist() == [[1, -1, -1]]
+    assert topk(circle(10), queries(circle(0), circle(5), [[0]]), k=2).rows.tolist() == [[-1, -1]]
+
+
+def test_a_rule_from_outside_comes_after_the_band():
+    found = topk(POOL, QUERY, 9, lambda rows: rows % 2 == 1, first=2, last=5)
+    assert [row for row in found.rows[0] if row >= 0] == [1, 3]
+    assert found.counts["teacher"] == 2
+
+
+# -- Against loops ---------------------------------------------------------------------------------------------------
+
+
+def slow(anchor, positive, pool, banned, first, last, margin, k):
+    """Rows of one anchor by sorting all cosines in float64."""
+    cosine = pool.astype(np.float64) @ anchor.astype(np.float64)
+    order = [row for row in np.argsort(-cosine, kind="stable") if row not in banned]
+    limit = float(anchor.astype(np.float64) @ positive.astype(np.float64)) - margin
+    kept = [int(row) for row in order[first - 1 : last] if cosine[row] <= limit]
+    return (kept + [-1] * k)[:k]
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    rng = np.random.default_rng(3)
+    anchor, pool = unit(rng.normal(size=(40, 6)).astype(np.float32)), unit(rng.normal(size=(333, 6)).astype(np.float32))
+    positive = unit(anchor + 0.3 * rng.normal(size=anchor.shape).astype(np.float32))
+    return anchor, positive, pool, rng.integers(-1, 333, size=(40, 5))
+
+
+@pytest.mark.parametrize("index", ["exact", "Flat"])
+@pytest.mark.parametrize(("first", "last", "margin"), [(1, 10, 0.0), (5, 40, 0.1), (20, 25, -0.0), (1, 400, 0.3)])
+def test_every_anchor_of_a_cloud(cloud, monkeypatch, index, first, last, margin):
+    if index != "exact":
+        pytest.importorskip("faiss")
+    monkeypatch.setattr("cse.mining.neighbours.BLOCK", 50)
+    monkeypatch.setattr("cse.mining.neighbours.STRIP", 2)
+    anchor, positive, pool, banned = cloud
+    options = {"first": first, "last": last, "absolute_margin": margin, "index": index}
+    found = topk(pool, queries(anchor, positive, banned), 4, **options)
+    want = [slow(a, p, pool, set(b), first, last, margin, 4) for a, p, b in zip(anchor, positive, banned, strict=True)]
+    assert found.rows.tolist() == want
+    assert 0 < sum(row.count(-1) for row in want) < 160 or first == 1
+
+
+def test_exact_search_is_that_of_sentence_transformers(cloud):
+    from sentence_transformers.util import semantic_search
+
+    anchor, _, pool, _ = cloud
+    rows, cosine = open_pool(pool, "exact").search(anchor, 7, np.full((40, 0), -1))
+    theirs = semantic_search(anchor, pool, top_k=7)
+    assert rows.tolist() == [[hit["corpus_id"] for hit in hits] for hits in theirs]
+    assert cosine == pytest.approx(np.array([[hit["score"] for hit in hits] for hits in theirs]), abs=1e-6)
+
+
+@pytest.mark.parametrize("index", ["HNSW32", "IVF8,Flat;nprobe=8"])
+def test_an_index_of_faiss_finds_nearly_all(cloud, index):
+    pytest.importorskip("faiss")
+    anchor, _, pool, banned = cloud
+    want, _ = open_pool(pool, "exact").search(anchor, 10, banned)
+    got, _ = open_pool(pool, index).search(anchor, 10, banned)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(want, got, strict=True)]) > 0.9
+    assert not [1 for row, bad in zip(got, banned, strict=True) if set(row) & set(bad) - {-1}]
+
+
+# -- Random ----------------------------------------------------------------------------------------------------------
+
+
+def test_random_rows_are_neither_banned_nor_repeated_and_depend_on_the_key_alone(cloud):
+    anchor, positive, pool, banned = cloud
+    miner = Random(seed=5)
+    miner.setup(pool)
+    whole = miner(queries(anchor, positive, banned), 3).rows
+    for row, bad in zip(whole, banned, strict=True):
+        assert len({*row} - {*bad} - {-1}) == 3
+    half = slice(20, 40)
+    again = miner(queries(anchor[half], positive[half], banned[half], range(20, 40)), 3).rows
+    assert again.tolist() == whole[half].tolist()
+    other = Random(seed=6)
+    other.setup(pool)
+    assert other(queries(anchor, positive, banned), 3).rows.tolist() != whole.tolist()
+    assert set(whole.flatten()) <= set(range(333))
+    assert len(set(whole.flatten())) > 80  # 120 draws from 333: 101 different ones are expected
+
+
+def test_random_rows_of_a_small_pool():
+    miner = Random()
+    miner.setup(circle(1, 2, 3))
+    assert sorted(miner(queries(circle(0), circle(0), [[1]]), 3).rows[0].tolist()) == [-1, 0, 2]
+
+
+# -- Which texts are no negatives of which ---------------------------------------------------------------------------
+
+
+def test_plain_words():
+    assert plain("  The Cat,\tsat! ") == plain("the cat sat") == "the cat sat"
+    assert plain("ＡＢＣ") == "abc"
+    assert plain("!?") != plain("...")
+    assert plain("cats") != plain("cat")
+
+
+def test_the_texts_of_pairs():
+    data = [Example(("a", "p")), Example(("A!", "q", "n")), Example(("b", "P."))]
+    corpus = Corpus(data)
+    assert corpus.texts[: corpus.size] == ["p", "q", "n"]  # `P.` is `p`, and anchors are not in the pool
+    assert [corpus.texts[i] for i in corpus.anchor] == ["a", "A!", "b"]
+    assert [corpus.texts[i] for i in corpus.positive] == ["p", "q", "P."]
+    # a and A! are one anchor, so both its positives are kept out; n is the second row's own negative
+    assert [set(row) - {-1} for row in corpus.banned(range(3))] == [{0, 1}, {0, 1, 2}, {0}]
+
+
+def test_the_texts_of_a_pool_and_of_single_rows():
+    corpus = Corpus([Example(("b",)), Example(("z",))], ["a", "B.", "c", "a", "  "])
+    assert corpus.texts == ["a", "B.", "c", "b", "z"]
+    assert corpus.size == 3
+    assert [set(row) - {-1} for row in corpus.banned(range(2))] == [{1}, set()]
+    assert corpus.anchor.tolist() == corpus.positive.tolist() == [3, 4]
+    with pytest.raises(UserError, match="1 different texts"):
+        Corpus([Example(("a", "b")), Example(("c", "B"))])
+
+
+def test_the_loop_is_the_miner_on_all_rows_at_once(monkeypatch):
+    monkeypatch.setattr("cse.mining.search.CHUNK", 7)
+    rng = np.random.default_rng(0)
+    data = [Example((f"a{i}", f"p{i % 9}")) for i in range(30)]
+    corpus = Corpus(data)
+    vectors = unit(rng.normal(size=(len(corpus.texts), 5)).astype(np.float32))
+    miner = TopK(last=5)
+    miner.setup(vectors[: corpus.size])
+    found = mine(miner, corpus, vectors, 2, range(4, 30))
+    assert corpus.size == 9
+    for row, got in zip(range(4, 30), found.rows.tolist(), strict=True):
+        cosine = vectors[:9] @ vectors[corpus.anchor[row]]
+        assert got == [int(i) for i in np.argsort(-cosine) if i != row % 9][:2]
+    assert found.counts["candidates"] == 26 * 5
+
+
+def test_a_teacher_drops_what_it_finds_too_similar():
+    """In its eyes the pool lies at 10, 40, 70 degrees of the anchor, and the positive at 40."""
+    data = [Example(("anchor", "positive")), Example(("other", "filler"))]
+    corpus = Corpus(data, ["x", "y", "z"])
+    teacher = circle(10, 40, 70, 0, 0, 40, 0)  # texts: x y z anchor other positive filler
+    assert corpus.texts == ["x", "y", "z", "anchor", "other", "positive", "filler"]
+    candidates = np.array([[0, 1, 2]])
+    by_limit = TeacherRule(teacher, max_similarity=math.cos(math.radians(20)))
+    assert by_limit.of(corpus, slice(0, 1))(candidates).tolist() == [[False, True, True]]
+    by_positive = TeacherRule(teacher, below_positive=True)
+    assert by_positive.of(corpus, slice(0, 1))(candidates).tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: TopK(first=0), "ranks are 0 to 50"),
+        (lambda: TopK(first=9, last=8), "ranks are 9 to 8"),
+        (lambda: TopK(absolute_margin=-0.1), "absolute_margin is -0.1"),
+        (lambda: TopK(relative_margin=3), "relative_margin is 3"),
+        (lambda: TopK(max_similarity=1.1), "max_similarity is 1.1"),
+    ],
+)
+def test_what_is_out_of_range(make, named):
+    with pytest.raises(UserError, match=named):
+        make()
+
+
+def test_an_index_that_faiss_does_not_know():
+    pytest.importorskip("faiss")
+    for index in ("Nonsense", "IVF99,Flat", "IVF1,Flat;speed=9"):
+        with pytest.raises(UserError, match="index '"):
+            open_pool(circle(1, 2, 3), index)
+
+
+def test_faiss_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(UserError, match="pip install faiss-cpu"):
+        open_pool(circle(1, 2), "Flat")

@@ -1,0 +1,233 @@
+"""Negatives that are mined anew in training: which they are, when, that a run resumes exactly, on two processes too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cse import cli
+from cse.batch import Batch, Example
+from cse.collators import Masked, TextViews
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.mining.miners import Random, TopK
+from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
+from cse.seeding import seed_dropout
+from cse.tokens import TokenStore
+from tests.runs import make_run, metrics, weights, write_texts
+from tests.test_trainer import Dies
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_with(folder, backbone, *, triplets=True, k=2, steps=2, miner=None, encoder=None, **options):
+    """A run whose sentences are not all alike from the start."""
+    if encoder is None:
+        seed_dropout("refresh")
+        encoder = Encoder(backbone, head="mlp")
+        for weight in encoder.parameters():
+            weight.data *= 4
+    run = make_run(folder, backbone, triplets=triplets, encoder=encoder, max_steps=8, **options)
+    miner = miner or TopK(last=12, absolute_margin=0.0)
+    run.negatives = RefreshNegatives(miner=miner, k=k, steps=steps, precision="fp32")
+    return run
+
+
+def slow_negatives(encoder, data, k):
+    """The k nearest of all positives and own negatives that are no nearer than the positive, in float64."""
+    pool = list(dict.fromkeys(text for example in data for text in example.texts[1:]))
+    texts = list(dict.fromkeys(text for example in data for text in example.texts))
+    vectors = {text: v / np.linalg.norm(v) for text, v in zip(texts, encoder.encode(texts).astype(float), strict=True)}
+    found = []
+    for example in data:
+        cosine = {text: float(vectors[text] @ vectors[example.texts[0]]) for text in (*pool, *example.texts)}
+        near = sorted(set(pool) - set(example.texts), key=cosine.get, reverse=True)[:12]
+        limit = cosine[example.texts[1]]
+        found.append([text for text in near if cosine[text] <= limit][:k])
+    return found
+
+
+def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monkeypatch):
+    run = run_with(tmp_path, tiny_bert, learning_rate=1e-2)
+    seen, real = {}, RefreshNegatives.mine
+
+    def spy(self, encoder, step):
+        chosen = real(self, encoder, step)
+        rows = self.rows(chosen)
+        got = [rows[i].texts[3:] for i in range(len(rows))]
+        assert [list(texts) for texts in got] == slow_negatives(encoder, run.data, 2)
+        assert [rows[i].texts[:3] for i in range(len(rows))] == [e.texts for e in run.data]
+        seen[step] = got
+        return chosen
+
+    monkeypatch.setattr(RefreshNegatives, "mine", spy)
+    run.trainer.fit(run)
+    assert list(seen) == [0, 2, 4, 6]
+    assert seen[0] != seen[6]  # the encoder has learnt, and its neighbours with it
+    assert len({len(texts) for rows in seen.values() for texts in rows}) > 1  # unequal numbers
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_bert, tmp_path_factory):
+    """A run that nothing disturbs, with refreshes before steps 1, 4 and 7, and evaluations after 2, 4, 6 and 8."""
+    run = run_with(tmp_path_factory.mktemp("whole"), tiny_bert, steps=3, learning_rate=1e-2)
+    run.trainer.fit(run)
+    return run
+
+
+@pytest.mark.parametrize(("event", "step", "mined"), [("step", 1, [0, 3, 6]), ("step", 5, [6]), ("step", 7, [6])])
+def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whole, event, step, mined):
+    """From the start, from within a stretch, and from a state that was saved right before a refresh."""
+    killed = run_with(tmp_path, tiny_bert, steps=3, learning_rate=1e-2)
+    killed.callbacks = [Dies(event, step)]
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.trainer.fit(killed)
+    at, real = [], RefreshNegatives.mine
+    monkeypatch.setattr(RefreshNegatives, "mine", lambda self, e, s: at.append(s) or real(self, e, s))
+    again = run_with(tmp_path, tiny_bert, steps=3, learning_rate=1e-2)
+    again.trainer.fit(again, resume=True)
+    assert at == mined
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+
+
+def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
+    run = run_with(tmp_path, tiny_bert, triplets=False, k=1, miner=Random(seed=1))
+    run.trainer.fit(run)
+    chosen = run.negatives.mine(run.encoder, 0)
+    for i in range(len(run.data)):
+        anchor, positive, negative = run.negatives.rows(chosen)[i].texts
+        assert anchor == positive == run.data[i].texts[0] != negative
+    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
+    bare = run_with(tmp_path / "bare", tiny_bert, triplets=False, encoder=encoder)
+    with pytest.raises(UserError, match="dropout"):
+        bare.trainer.fit(bare)
+
+
+def test_a_pool_of_its_own(tiny_bert, tmp_path):
+    (tmp_path / "pool.txt").write_text("the moon\na red tree\nthe slow dog\n")
+    run = make_run(tmp_path / "run", tiny_bert, triplets=True, max_steps=1)
+    run.negatives = RefreshNegatives(miner=TopK(), k=3, pool=str(tmp_path / "pool.txt"), epochs=0.5)
+    run.trainer.fit(run)
+    rows = run.negatives.rows(run.negatives.mine(run.encoder, 0))
+    assert all(sorted(rows[i].texts[3:]) == ["a red tree", "the moon", "the slow dog"] for i in range(len(rows)))
+    assert run.negatives.interval(7) == 4
+
+
+def test_rows_keep_what_else_is_known_of_them():
+    data = [Example(("a", "b"), weight=2.0, label=3, row_id=0), Example(("c", "d", "e"), row_id=1)]
+    rows = RowsWithNegatives(data, ["x", "y"], np.array([[1, -1], [0, 1]]))
+    assert rows[0:2] == [
+        Example(("a", "b", "y"), weight=2.0, label=3, row_id=0),
+        Example(("c", "d", "e", "x", "y"), row_id=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"k": 0}, "negatives.k is 0"),
+        ({"epochs": 0.0}, "negatives.epochs is 0.0"),
+        ({"steps": 0}, "steps 0"),
+        ({"pool": "nowhere.txt"}, "there is no such file"),
+    ],
+)
+def test_what_is_refused(options, named):
+    with pytest.raises(UserError, match=named):
+        RefreshNegatives(miner=TopK(), **options)
+
+
+# -- Unequal numbers of views on several processes -------------------------------------------------------------------
+
+
+def test_a_batch_is_widened_by_views_that_are_not_there(tiny_bert):
+    encoder = Encoder(tiny_bert)
+    examples = [Example(("the cat", "a cat")), Example(("the dog", "a dog", "red sun"))]
+    collator = Masked(views=TextViews(max_length=8), probability=0.9)
+    collator.setup(TokenStore.build([t for e in examples for t in e.texts], encoder.tokenizer, 8), 1)
+    batch = collator(examples).widened(5)
+    assert batch.view_mask.tolist() == [[True, True, False, False, False], [True, True, True, False, False]]
+    for name, tensor in batch.tensors().items():
+        assert tensor.shape[:2] == (2, 5) or name == "row_id", name
+    assert (batch.mlm_labels[~batch.view_mask] == -100).all()
+    assert torch.equal(batch.input_ids[:, 4], batch.input_ids[:, 0])
+    same = Batch(batch.input_ids, batch.attention_mask).widened(5)
+    assert same.view_mask.all()
+    assert torch.equal(same.input_ids, batch.input_ids)
+
+
+def write_recipe(folder, backbone, **extra):
+    """Rows with 0 to 3 negatives of their own, no dropout."""
+    texts = write_texts(folder, 96).read_text().splitlines()
+    rows = [[*texts[i * 5 : i * 5 + 2 + i % 4], "", "", ""][:5] for i in range(18)]
+    lines = ["\t".join(row) for row in [["a", "p", "n1", "n2", "n3"], *rows]]
+    (folder / "ragged.tsv").write_text("\n".join(lines))
+    init = {"path": str(folder / "ragged.tsv"), "columns": ["a", "p", "n1", "n2", "n3"]}
+    recipe = {
+        "seed": 5,
+        "data": {"class_path": "cse.data.Triplets", "init_args": init},
+        "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12}},
+        "encoder": {
+            "class_path": "cse.encoder.Encoder",
+            "init_args": {"backbone": backbone, "pooler": "mean", "attention_dropout": 0.0, "hidden_dropout": 0.0},
+        },
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+        "evaluator": {"class_path": "tests.runs.Spread"},
+        "trainer": {
+            "batch_size": 4,
+            "max_steps": 6,
+            "learning_rate": 1e-2,
+            "eval_every": 2,
+            "precision": "fp32",
+            "device": "cpu",
+        },
+        **extra,
+    }
+    path = folder / "ragged.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+MINER = {"class_path": "cse.mining.miners.TopK", "init_args": {"first": 2, "last": 9}}
+REFRESH = {"class_path": "cse.mining.refresh.RefreshNegatives", "init_args": {"k": 2, "steps": 2, "miner": MINER}}
+
+
+def command(rank, *arguments):
+    return cli.main(list(arguments))
+
+
+@pytest.mark.parametrize("negatives", [None, REFRESH], ids=["own", "refreshed"])
+def test_two_processes_are_one(two_processes, tiny_bert, tmp_path, negatives):
+    recipe = write_recipe(tmp_path, tiny_bert, **({"negatives": negatives} if negatives else {}))
+    assert command(0, "train", recipe, "--run_dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run_dir", str(tmp_path / "two")) == [0, 0]
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [0, 2, 4, 6]
+    for a, b in zip(one, two, strict=True):
+        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-4)
+    states = [
+        torch.load(tmp_path / f / "state" / "state.pt", weights_only=True).get("negatives") for f in ("one", "two")
+    ]
+    assert states == [None, None] if negatives is None else torch.equal(*states)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_by_the_system_resumes_bit_for_bit(tiny_bert, tmp_path):
+    (tmp_path / "cut").mkdir()
+    strikes = {"event": "step", "step": 3, "marker": str(tmp_path / "sent")}
+    callbacks = [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}]
+    recipe = write_recipe(tmp_path / "cut", tiny_bert, negatives=REFRESH, callbacks=callbacks)
+    arguments = [sys.executable, "-m", "cse", "train", recipe, "--run_dir", str(tmp_path / "killed")]
+    assert subprocess.run(arguments, cwd=ROOT, env={**os.environ}).returncode == -signal.SIGKILL
+    assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 0
+    assert cli.main(["train", recipe, "--run_dir", str(tmp_path / "whole")]) == 0
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "killed" / "last") == weights(tmp_path / "whole" / "last")
