@@ -1,0 +1,197 @@
+"""What an answer must look like; and, where it does not, one word for why."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+MARK = "___"
+_REFUSAL = re.compile(
+    r"^\W*(as an? (ai|language model)\b"
+    r"|(i'?m|i am) (very |so |really )?sorry, (but )?(i|as)\b"
+    r"|(sorry, )?(but )?i (cannot|can'?t|can not|am unable to|am not able to|won'?t)"
+    r" (help|assist|provide|generate|create|write|rewrite|rephrase|paraphrase|fulfil|fulfill|comply|answer|rate|do)\b"
+    r"|(it |this sentence |the sentence )?(cannot|can'?t) (be )?(paraphrased?|rewritten|rephrased?)\b)",
+    re.IGNORECASE,
+)
+
+Text = Annotated[str, Field(min_length=1, strict=True)]
+
+
+class Unusable(Exception):
+    """An answer that cannot be used: `reason` is one word, `detail` a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Answer(BaseModel):
+    """What all answers have in common. Fields that were not asked for, such as a reason, are left out.
+
+    The context of validation is the input, field by field.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True)
+
+    def texts(self) -> list[str]:
+        """Every text in it."""
+        values = [v if isinstance(v, list) else [v] for v in self.__dict__.values()]
+        return [text for value in values for text in value if isinstance(text, str)]
+
+
+class Score(Answer):
+    """A similarity in [0, 1]. A number in quotation marks is of the wrong type.
+
+    Attributes:
+        raw: What a rater found before it was brought into the range, such as a negative cosine.
+    """
+
+    score: Annotated[float, Field(ge=0.0, le=1.0, strict=True, allow_inf_nan=False)]
+    raw: float | None = None
+
+
+class Sentence(Answer):
+    """One sentence, other than the input and without a gap."""
+
+    sentence: Text
+
+    @field_validator("sentence")
+    @classmethod
+    def _is_new(cls, value: str, info: ValidationInfo) -> str:
+        _require_text(value)
+        if MARK in value:
+            raise PydanticCustomError("gap", "a gap was left")
+        _require_other(value, *(info.context or {}).values())
+        return value
+
+
+class Contrast(Answer):
+    """A positive and a contradiction, other than the sentence and each other."""
+
+    positive: Text
+    contradiction: Text
+
+    @model_validator(mode="after")
+    def _are_new(self, info: ValidationInfo) -> Contrast:
+        _require_text(self.positive, self.contradiction)
+        given = (info.context or {}).values()
+        _require_other(self.positive, *given)
+        _require_other(self.contradiction, self.positive, *given)
+        return self
+
+
+class Sentences(Answer):
+    """One sentence or more; a repetition is seen to where all answers are together."""
+
+    sentences: Annotated[list[Text], Field(min_length=1)]
+
+    @field_validator("sentences")
+    @classmethod
+    def _are_texts(cls, value: list[str]) -> list[str]:
+        _require_text(*value)
+        return value
+
+
+SCHEMAS: Mapping[str, type[Answer]] = {
+    "score": Score,
+    "rate": Score,
+    "contrast": Contrast,
+    "fill": Sentence,
+    "paraphrase": Sentence,
+    "write": Sentences,
+}
+
+
+def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "stop") -> Answer:
+    """The answer in a model's reply; prose around the JSON object is allowed.
+
+    Args:
+        prompt: The prompt's name, which says what is expected.
+        text: The reply.
+        fields: The input, which the answer may not repeat.
+        finish: Why the model stopped: `refusal` for its own refusal or a filter's, `length` at the token limit.
+
+    Raises:
+        Unusable: With reason refusal, truncated, malformed, ambiguous, missing_field, wrong_type, out_of_range, empty,
+            same_text or gap.
+    """
+    if finish == "refusal":
+        raise Unusable("refusal", text[:200] or "the model or a filter declined")
+    found = _objects(text)
+    if not found:
+        if _REFUSAL.match(text):
+            raise Unusable("refusal", text[:200])
+        reason = "truncated" if finish == "length" else "malformed"
+        raise Unusable(reason, f"no JSON object in {text[:120]!r}")
+    if any(other != found[0] for other in found[1:]):
+        raise Unusable("ambiguous", f"{len(found)} different JSON objects")
+    try:
+        return SCHEMAS[prompt].model_validate(found[0], context=fields)
+    except ValidationError as error:
+        raise _unusable(error) from error
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two texts differ at most in case, white space and punctuation at their ends."""
+    return _plain(a) == _plain(b)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!?\"'")
+
+
+_REASONS = {
+    "missing": "missing_field",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "finite_number": "out_of_range",
+    "string_too_short": "empty",
+    "too_short": "empty",
+    "same_text": "same_text",
+    "refusal": "refusal",
+    "gap": "gap",
+}
+
+
+def _unusable(error: ValidationError) -> Unusable:
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"])) or "answer"
+    return Unusable(_REASONS.get(first["type"], "wrong_type"), f"{place}: {first['msg']}; got {first['input']!r}"[:300])
+
+
+def _require_text(*values: str) -> None:
+    for value in values:
+        if _REFUSAL.match(value):
+            raise PydanticCustomError("refusal", "a refusal in place of a sentence")
+
+
+def _require_other(value: str, *others: str) -> None:
+    if any(same(value, other) for other in others):
+        raise PydanticCustomError("same_text", "the same text again")
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The outermost JSON objects in a text, in order."""
+    decoder = json.JSONDecoder(object_pairs_hook=_distinct)
+    found, start = [], text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            found.append(value)
+        start = text.find("{", end)
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)

@@ -1,0 +1,215 @@
+"""The command's work: check the options, build who answers, run the task, write, and say how to go on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cse.cache import cache_dir
+from cse.errors import UserError
+from cse.feedback import inputs, labellers, output, tasks
+from cse.feedback import prompts as words
+from cse.feedback.job import Job
+from cse.feedback.labellers import Labeller
+from cse.feedback.meter import Limits, Meter, Stop
+from cse.feedback.progress import Shown
+from cse.feedback.store import Store
+from cse.feedback.tasks import Result
+from cse.interrupt import Interrupt
+
+_COLUMNS = {
+    "score": ["sentence1", "sentence2"],
+    "rate": ["premise", "entailment", "contradiction"],
+    "contrast": ["text"],
+    "fill": ["text"],
+}
+_OPTIONS = {
+    "score": [],
+    "contrast": [],
+    "fill": ["rates", "smoothing", "random_pairs", "per_score", "seed"],
+    "write": ["requests", "count", "seed"],
+    "rate": ["least_positive", "most_negative"],
+}
+
+
+def run(a: argparse.Namespace) -> int:
+    """Do a task; returns the exit code."""
+    _check(a)
+    limits = Limits(**{name: getattr(a, name) for name in Limits.__slots__})
+    prompts = words.load(a.prompt, temperature=a.temperature)
+    output.check(a.out)
+    given = _inputs(a)
+    shown = Shown()
+    with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
+        meter = Meter(limits)
+
+        def job(labeller: Labeller) -> Job:
+            return Job(
+                labeller, store, meter, shown,
+                attempts=a.attempts, give_up=a.give_up, interrupted=lambda: interrupt.wanted,
+            )  # fmt: skip
+
+        jobs = [job(_labeller(a, "--model", a.model))]
+        if a.rater is not None:
+            jobs.append(job(_labeller(a, "--rater", a.rater)))
+        shown.line("model", " · ".join(j.labeller.model for j in jobs))
+        try:
+            result = _task(a, given.rows, prompts, jobs)
+        except Stop as stop:
+            shown.stop()
+            _stopped(shown, stop)
+            return stop.code
+        finally:
+            shown.stop()
+        result.rejects += given.rejects
+        options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
+        data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
+        read = sorted({q.question.prompt.name for j in jobs if j.labeller.prompted for q in j.outcomes.values()})
+        head = output.about(a.task, data, [prompts[name] for name in read], options)
+        manifest = output.save(a.out, result, head, jobs, limits)
+    _finished(shown, a.out, manifest)
+    return 0
+
+
+def _check(a: argparse.Namespace) -> None:
+    """Raise for options that are out of range, or do not go together."""
+    if (a.data is None) != (a.task == "write"):
+        raise UserError("cse feedback write takes no --data" if a.data else f"cse feedback {a.task} needs --data")
+    if a.rater and a.task != "fill":
+        raise UserError(f"--rater is for fill; in {a.task} --model answers")
+    wanted = len(_COLUMNS.get(a.task, []))
+    if a.columns and len(a.columns) != wanted:
+        raise UserError(f"--columns is {' '.join(a.columns)}; {a.task} needs {wanted}")
+    if a.max_cost is not None and (a.price_in is None or a.price_out is None):
+        raise UserError("--max-cost needs --price-in and --price-out, dollars a million tokens")
+    _check_ranges(a)
+
+
+def _check_ranges(a: argparse.Namespace) -> None:
+    at_least_one = (
+        "workers chunk attempts give_up requests count requests_per_minute tokens_per_minute max_requests max_tokens"
+    )
+    for name in at_least_one.split():
+        value = getattr(a, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
+    for name in ("retries", "backoff", "random_pairs", "per_score", "price_in", "price_out", "max_cost"):
+        value = getattr(a, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give 0 or more")
+    for name, most in (("smoothing", 0.5), ("least_positive", 1.0), ("most_negative", 1.0)):
+        if not 0 <= getattr(a, name) <= most:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(a, name)}; give 0 to {most:g}")
+    if not all(0 <= rate < 1 for rate in a.rates) or len(set(a.rates)) < len(a.rates):
+        raise UserError(f"--rates is {a.rates}; give different ones from 0 to less than 1")
+    if not a.timeout > 0:
+        raise UserError(f"--timeout is {a.timeout}; give more than 0 seconds")
+
+
+def _inputs(a: argparse.Namespace) -> inputs.Inputs:
+    if a.data is None:
+        return inputs.Inputs()
+    return inputs.load(a.data, a.columns or _COLUMNS[a.task], limit=a.limit, split=a.split)
+
+
+@contextmanager
+def _store(folder: Path) -> Iterator[Store]:
+    """The answers, for one job at a time: two that ask the same at once would pay twice."""
+    store = Store(folder / "answers.sqlite")
+    try:
+        with FileLock(folder / "answers.lock", timeout=0):
+            yield store
+    except Timeout as error:
+        raise UserError(
+            f"--cache {folder}: another job is using it\nWait until it ends, or give another folder: --cache DIR"
+        ) from error
+    finally:
+        store.close()
+
+
+def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
+    kind, name = labellers.split(option, spec)
+    if kind == "openai":
+        from cse.feedback.remote import Remote
+
+        return Remote(
+            name,
+            base_url=a.base_url,
+            key_env=a.key_env,
+            workers=a.workers,
+            retries=a.retries,
+            backoff=a.backoff,
+            timeout=a.timeout,
+            response_format=a.response_format,
+            extra=_extra(a.extra),
+        )
+    from cse.run import quiet
+
+    quiet()
+    folder, found, weights = labellers.weights(option, name)
+    shown = (a.model_name if option == "--model" else None) or found
+    if kind == "local":
+        from cse.feedback.local import Local
+
+        return Local(folder, shown, weights, chunk=a.chunk or 16, seed=a.seed)
+    from cse.feedback.raters import CrossEncoder, Encoder
+
+    return (Encoder if kind == "encoder" else CrossEncoder)(folder, shown, weights, chunk=a.chunk or 64)
+
+
+def _extra(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise UserError(f"--extra is no JSON: {error}") from error
+    if not isinstance(found, dict) or {"model", "messages"} & set(found):
+        raise UserError("--extra is no JSON object of further parameters; the model and the messages are ours")
+    return found
+
+
+def _task(a: argparse.Namespace, rows: list[inputs.Input], prompts: dict[str, words.Prompt], jobs: list[Job]) -> Result:
+    options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
+    if a.task == "score":
+        return tasks.score(rows, prompts, jobs[0])
+    if a.task == "rate":
+        return tasks.rate(rows, prompts, jobs[0], **options)
+    if a.task == "contrast":
+        return tasks.contrast(rows, prompts, jobs[0])
+    if a.task == "fill":
+        return tasks.fill(rows, prompts, jobs[0], jobs[-1], **options)
+    topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
+    return tasks.write(topics, genres, prompts, jobs[0], **options)
+
+
+def _stopped(shown: Shown, stop: Stop) -> None:
+    shown.line("stopped", stop.reason)
+    shown.line("", f"{shown.state}; every answer is kept, nothing was written")
+    shown.line("next", "the same command goes on from here (with a higher cap, if it was one)")
+
+
+def _finished(shown: Shown, out: Path, manifest: dict[str, Any]) -> None:
+    for labeller in manifest["labellers"]:
+        tokens, cost = labeller["tokens"], labeller["cost_usd"]
+        price = "" if cost is None else f"  ${cost:.4f}"
+        shown.line(
+            "answers",
+            f"{labeller['answered']:,} of {labeller['questions']:,} questions by {labeller['model']}  "
+            f"{tokens['input']:,} + {tokens['output']:,} tokens{price}",
+        )
+        for kind in ("unusable", "failed_requests"):
+            if labeller[kind]:
+                counts = "  ".join(f"{number} {reason}" for reason, number in labeller[kind].items())
+                shown.line("", f"{kind.replace('_', ' ')}: {counts}")
+        if labeller["unanswered"]:
+            shown.line("", f"{labeller['unanswered']:,} questions had no answer; the same command asks them again")
+    aside = manifest["counts"]["set_aside"]
+    if aside:
+        counts = "  ".join(f"{number} {reason}" for reason, number in aside.items())
+        shown.line("set aside", f"{counts}   {output.rejects_path(out)}")
+    shown.line("wrote", f"{out}   {manifest['counts']['rows']:,} rows; {output.manifest_path(out).name}")

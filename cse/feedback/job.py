@@ -1,0 +1,242 @@
+"""Questions in, answers out: from the store where they are there, asked within bounds where they are not."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cse.errors import UserError
+from cse.feedback.answers import Unusable, parse
+from cse.feedback.labellers import Chat, Labeller, Unanswered
+from cse.feedback.meter import Halted, Meter, Stop
+from cse.feedback.prompts import Prompt
+from cse.feedback.store import Reply, Store, key_of
+
+_LOOK = 0.2  # seconds between two looks for Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and the input that it is about."""
+
+    prompt: Prompt
+    fields: dict[str, str]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a question.
+
+    Attributes:
+        question: The question.
+        model: Who was asked.
+        answer: None where there is no usable one.
+        verdicts: Reason and detail of each answer that was not usable, or why there is none.
+        replies: Everything that was said, the last last.
+        keys: Their names in the store.
+    """
+
+    question: Question
+    model: str
+    prompt: str | None
+    answer: Any = None
+    verdicts: list[tuple[str, str]] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def unusable(self) -> list[str]:
+        """Why answers could not be used, without the failures to get one."""
+        return [reason for reason, _ in self.verdicts[: len(self.replies)]]
+
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """Who answered what, when."""
+        return {"model": self.model, "prompt": self.prompt, "time": self.replies[-1].time}
+
+
+class Progress(Protocol):
+    """Is told how a job goes on."""
+
+    def start(self, what: str, total: int) -> None:
+        """A stage of so many questions begins."""
+        ...
+
+    def advance(self, count: int, asked: int, trouble: Counter[str]) -> None:
+        """So many were settled, so many answers asked for; `trouble` counts what went wrong so far."""
+        ...
+
+
+class Job:
+    """Asks one labeller.
+
+    Args:
+        labeller: Who answers.
+        store: Where answers are kept.
+        meter: Limits; shared with other jobs of the same command.
+        progress: Is told of each step.
+        attempts: Most answers to one question, until one is usable.
+        give_up: The job ends after so many questions in a row without any answer.
+        interrupted: Says whether Ctrl-C was pressed.
+    """
+
+    def __init__(
+        self,
+        labeller: Labeller,
+        store: Store,
+        meter: Meter,
+        progress: Progress,
+        *,
+        attempts: int = 3,
+        give_up: int = 10,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.labeller, self.store, self.meter, self.progress = labeller, store, meter, progress
+        self.attempts, self.give_up, self.interrupted = attempts, give_up, interrupted
+        self.outcomes: dict[str, Outcome] = {}  # by key, in the order of the questions
+        self._lock = threading.Lock()
+        self._failed_in_a_row = 0
+        self._asked = 0
+        self._trouble: Counter[str] = Counter()
+
+    def ask(self, what: str, questions: Sequence[Question]) -> list[Outcome]:
+        """An outcome to each question, in their order; equal questions are asked once.
+
+        Raises:
+            Stop: A cap, Ctrl-C, or an endpoint that does not answer. What was answered is in the store.
+            UserError: The labeller cannot be asked, or cannot answer this prompt.
+        """
+        for name in sorted({q.prompt.name for q in questions} - self.labeller.prompts):
+            can = ", ".join(sorted(self.labeller.prompts))
+            raise UserError(
+                f"--model {self.labeller.model}: a rater cannot answer {name!r}, only {can}\nGive a language model."
+            )
+        keys = [self._key(question, 0) for question in questions]
+        unique = dict(zip(keys, questions, strict=True))
+        self.progress.start(what, len(unique))
+        for outcomes in self._run(_chunks(unique, self.labeller.chunk), unique):
+            self.outcomes |= outcomes
+        before = [key for key in self.outcomes if key not in unique]
+        self.outcomes = {key: self.outcomes[key] for key in [*before, *unique]}  # not in the order of arrival
+        return [self.outcomes[key] for key in keys]
+
+    def _run(self, chunks: list[list[str]], unique: dict[str, Question]) -> Iterator[dict[str, Outcome]]:
+        """Settle chunks in several threads; the first thing that ends the job is raised when all have come to rest."""
+        ahead, pending, cause = iter(chunks), set[Future[dict[str, Outcome]]](), None
+        with ThreadPoolExecutor(self.labeller.workers) as pool:
+            while True:
+                while cause is None and len(pending) < 2 * self.labeller.workers and (chunk := next(ahead, None)):
+                    pending.add(pool.submit(self._settle, chunk, unique))
+                if not pending:
+                    break
+                done, pending = wait(pending, _LOOK, FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    if error is None:
+                        yield future.result()
+                    elif cause is None and not isinstance(error, Halted):
+                        cause = error
+                if cause is None and self.interrupted():
+                    cause = Stop("stopped by Ctrl-C", code=130)
+                if cause is not None:
+                    self.meter.halted.set()
+        if cause is not None:
+            raise cause
+
+    def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
+        """Ask a chunk until each question has a usable answer or no attempt left."""
+        prompt = self._shown
+        outcomes = {k: Outcome(unique[k], self.labeller.model, prompt(unique[k])) for k in keys}
+        still = list(outcomes.values())
+        asked = 0
+        for attempt in range(self.attempts):
+            chats = [self._chat(outcome, attempt) for outcome in still]
+            known = self.store.get([chat.key for chat in chats])
+            new, failure = self._missing([chat for chat in chats if chat.key not in known])
+            asked += len(new)
+            for outcome, chat in zip(still, chats, strict=True):
+                _judge(outcome, chat.key, (known | new).get(chat.key), failure)
+            still = [o for o in still if o.answer is None and failure is None]
+        self._report(outcomes, asked)
+        return outcomes
+
+    def _missing(self, chats: list[Chat]) -> tuple[dict[str, Reply], Unanswered | None]:
+        """Ask for answers that are not in the store, and keep them."""
+        if not chats:
+            return {}, None
+        first = chats[0].key
+        if self.meter.halted.is_set():
+            raise Halted
+        try:
+            replies = self.labeller.ask(chats, self.meter, lambda kind: self._fault(first, kind))
+        except Unanswered as error:
+            self._count_failure(error)
+            return {}, error
+        new = {chat.key: reply for chat, reply in zip(chats, replies, strict=True)}
+        self.store.put(new.items())
+        with self._lock:
+            self._failed_in_a_row = 0
+        return new, None
+
+    def _fault(self, key: str, kind: str) -> None:
+        self.store.fault(key, kind)
+        with self._lock:
+            self._trouble[kind] += 1
+
+    def _count_failure(self, error: Unanswered) -> None:
+        if self.meter.halted.is_set():
+            raise Halted
+        with self._lock:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= self.give_up:
+                raise Stop(f"{self._failed_in_a_row} questions in a row had no answer: {error}", code=1)
+
+    def _report(self, outcomes: dict[str, Outcome], asked: int) -> None:
+        with self._lock:
+            self._asked += asked
+            self._trouble.update(reason for o in outcomes.values() for reason in o.unusable)
+            self.progress.advance(len(outcomes), self._asked, self._trouble)
+
+    def _chat(self, outcome: Outcome, attempt: int) -> Chat:
+        question = outcome.question
+        complaint = outcome.verdicts[-1][0].replace("_", " ") if outcome.verdicts else ""
+        messages = question.prompt.messages(question.fields, complaint)
+        return Chat(self._key(question, attempt), question.prompt, question.fields, messages)
+
+    def _key(self, question: Question, attempt: int) -> str:
+        prompt = question.prompt
+        words = [prompt.name, prompt.version, prompt.sha256] if self.labeller.prompted else []
+        return key_of(self.labeller.identity, self.labeller.parameters(prompt), words, question.fields, attempt)
+
+    def _shown(self, question: Question) -> str | None:
+        return question.prompt.label if self.labeller.prompted else None
+
+
+def _chunks(questions: dict[str, Question], size: int) -> list[list[str]]:
+    """Keys that are asked together: of one prompt, the same whatever is in the store already."""
+    found = []
+    for name in dict.fromkeys(question.prompt.name for question in questions.values()):
+        keys = [key for key, question in questions.items() if question.prompt.name == name]
+        found += [keys[i : i + size] for i in range(0, len(keys), size)]
+    return found
+
+
+def _judge(outcome: Outcome, key: str, reply: Reply | None, failure: Unanswered | None) -> None:
+    """Take a reply as the answer, or say why not."""
+    outcome.keys.append(key)
+    if reply is None:
+        outcome.verdicts.append((failure.kind, failure.detail) if failure else ("unanswered", ""))
+        return
+    outcome.replies.append(reply)
+    question = outcome.question
+    try:
+        answer = parse(question.prompt.name, reply.text, question.fields, finish=reply.finish)
+        if question.prompt.copied(answer.texts()):
+            raise Unusable("copied", "a text of the prompt's examples")
+        outcome.answer = answer
+    except Unusable as error:
+        outcome.verdicts.append((error.reason, error.detail))

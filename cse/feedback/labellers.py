@@ -1,0 +1,136 @@
+"""Who answers: one interface for an endpoint, a local model and a rater; and how one is named on the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cse.cache import sha256_file
+from cse.errors import UserError
+from cse.feedback.meter import Meter
+from cse.feedback.prompts import Prompt
+from cse.feedback.store import Reply
+
+KINDS = ("openai", "local", "encoder", "cross-encoder")
+RATED = frozenset({"score", "rate"})  # the prompts that a rater can answer without reading them
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A question as a labeller gets it.
+
+    Attributes:
+        key: Its name in the store, and the address of its randomness.
+        prompt: What is asked.
+        fields: Of what.
+        messages: Both in words.
+    """
+
+    key: str
+    prompt: Prompt
+    fields: Mapping[str, str]
+    messages: Sequence[Mapping[str, str]]
+
+
+class Unanswered(Exception):
+    """The labeller gave no answer. `kind` is one word, such as `http_500`; `again`: another try may help."""
+
+    def __init__(self, kind: str, detail: str, *, again: bool = True, retry_after: float | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind, self.detail, self.again, self.retry_after = kind, detail, again, retry_after
+
+
+class Labeller(Protocol):
+    """Answers questions.
+
+    Attributes:
+        model: Its name for provenance and, for weights on this machine, a hash of them.
+        identity: What an answer is kept under: the hash alone where there is one, since a folder may be renamed.
+        prompted: Whether it reads the prompt, so that other words may get another answer.
+        prompts: Names of the prompts that it can answer.
+        chunk: How many questions it takes at once.
+        workers: How many threads may ask it at once.
+    """
+
+    model: str
+    identity: str
+    prompted: bool
+    prompts: frozenset[str]
+    chunk: int
+    workers: int
+
+    def parameters(self, prompt: Prompt) -> dict[str, object]:
+        """All else that an answer depends on, as JSON."""
+        ...
+
+    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
+        """An answer to each; `fault` is told of each request that failed, by kind.
+
+        Raises:
+            Unanswered: There is none, after all tries.
+            Stop: A cap is reached.
+            UserError: The labeller cannot be asked at all.
+        """
+        ...
+
+
+def split(option: str, spec: str) -> tuple[str, str]:
+    """Kind and name of `openai:NAME`, `local:FOLDER`, `encoder:FOLDER` or `cross-encoder:FOLDER`.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    kind, colon, name = spec.partition(":")
+    if kind not in KINDS or not colon or not name:
+        raise UserError(
+            f"{option} is {spec!r}; give KIND:NAME with a kind of {', '.join(KINDS)}\n"
+            "such as openai:gpt-4o-mini, local:asset:smollm2, encoder:runs/.../best"
+        )
+    return kind, name
+
+
+def weights(option: str, name: str) -> tuple[Path, str, str]:
+    """The folder of a model's weights, the model's name, and a hash of the weights.
+
+    Args:
+        option: Who asks, for the message.
+        name: A folder, `asset:NAME` or a Hub id.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    folder = _folder(option, name)
+    files = sorted({file for pattern in _WEIGHTS for file in folder.rglob(pattern) if file.is_file()})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_file(file)}\n".encode())
+    return folder, folder.resolve().name if Path(name).exists() else name, digest.hexdigest()[:12]
+
+
+def _folder(option: str, name: str) -> Path:
+    if name.startswith("asset:"):
+        from cse.assets import resolve
+
+        folder = resolve(name)
+    else:
+        folder = Path(name).expanduser()
+    if folder.is_dir() and any(folder.glob("*.json")):
+        return folder
+    if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{option} {name}: is no folder of a model\nGive a folder with config.json, or a Hub id.")
+    return _fetched(option, name)
+
+
+def _fetched(option: str, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_WEIGHTS)))
+    except Exception as error:  # the Hub, its client and the network fail in many ways
+        raise UserError(
+            f"{option} {name}: no such folder, and the Hub does not give it\n{str(error).splitlines()[0][:200]}"
+        ) from error

@@ -1,0 +1,146 @@
+"""What a job leaves: the data file, the rejects and the manifest, each whole or not there.
+
+All three depend on the input and on the answers in the store alone, not on when or in how many goes they were given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cse import __version__
+from cse.cache import atomic_file, sha256_file
+from cse.errors import UserError
+from cse.feedback.job import Job
+from cse.feedback.meter import Limits
+from cse.feedback.prompts import Prompt
+from cse.feedback.tasks import Record, Result
+
+MADE_BY = "cse feedback"
+_WORD = re.compile(r"[a-z']+")
+_FREQUENT = 10  # how many one-sided words the manifest names
+
+
+def check(out: Path) -> None:
+    """Look at where the output will go, before anything is asked.
+
+    Raises:
+        UserError: It is no .jsonl file, cannot be written, or is there and not of this command's making.
+    """
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: give a name that ends in .jsonl")
+    if out.exists() and not _is_ours(manifest_path(out)):
+        raise UserError(f"--out {out}: is there, and was not made by `{MADE_BY}`\nGive another name, or move it away.")
+    try:
+        with atomic_file(manifest_path(out).with_suffix(".probe")) as scratch:
+            scratch.touch()
+        manifest_path(out).with_suffix(".probe").unlink()
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+
+
+def rejects_path(out: Path) -> Path:
+    """`pairs.rejects.jsonl` beside `pairs.jsonl`."""
+    return out.with_name(f"{out.stem}.rejects.jsonl")
+
+
+def manifest_path(out: Path) -> Path:
+    """`pairs.manifest.json` beside `pairs.jsonl`."""
+    return out.with_name(f"{out.stem}.manifest.json")
+
+
+def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
+    """Write the three files; returns the manifest."""
+    rejects = sorted(result.rejects, key=lambda reject: int(reject["row"]))
+    _write_lines(rejects_path(out), rejects)
+    _write_lines(out, result.records)
+    manifest = about | _outcome(out, result) | _answers(jobs, limits)
+    with atomic_file(manifest_path(out)) as scratch:
+        scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return manifest
+
+
+def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: dict[str, Any]) -> dict[str, Any]:
+    """The head of a manifest: what was asked for."""
+    shown = {p.name: {"version": p.version, "sha256": p.sha256} for p in prompts}
+    made_by = {"made_by": MADE_BY, "version": __version__}
+    return {**made_by, "task": task, "data": data, "prompts": shown, "options": options}
+
+
+def _is_ours(manifest: Path) -> bool:
+    try:
+        return bool(json.loads(manifest.read_text(encoding="utf-8"))["made_by"] == MADE_BY)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write_lines(path: Path, records: Sequence[Record]) -> None:
+    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _outcome(out: Path, result: Result) -> dict[str, Any]:
+    reasons = Counter(reject["reason"] for reject in result.rejects)
+    files = {"file": out.name, "sha256": sha256_file(out), "rejects": rejects_path(out).name}
+    counts = {"rows": len(result.records), "set_aside": dict(sorted(reasons.items()))}
+    found: dict[str, Any] = {"output": files, "counts": counts}
+    if any("score" in record for record in result.records):
+        found["score_histogram"] = histogram([record["score"] for record in result.records])
+    if result.records and "contradiction" in result.records[0]:
+        found["words_of_contradictions"] = one_sided_words(result.records)
+    return found
+
+
+def histogram(scores: Sequence[float]) -> dict[str, int]:
+    """How many scores lie in each tenth; 1.0 belongs to the last."""
+    tenths = Counter(min(9, int(score * 10 + 1e-9)) for score in scores)
+    return {f"{i / 10:.1f}-{(i + 1) / 10:.1f}": tenths[i] for i in range(10)}
+
+
+def one_sided_words(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Words that stand far more often in contradictions than in positives: a model may learn them instead of meaning.
+
+    Returns:
+        The most lopsided words, each with its number of contradictions and of positives that have it.
+    """
+    sides = [Counter(w for r in records for w in set(_WORD.findall(r[side].lower()))) for side in _SIDES]
+    by_excess = sorted(sides[0], key=lambda word: (sides[1][word] - sides[0][word], word))
+    return {word: [sides[0][word], sides[1][word]] for word in by_excess[:_FREQUENT] if sides[0][word] > sides[1][word]}
+
+
+_SIDES = ("contradiction", "entailment")
+
+
+def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
+    """Who answered, how often in vain, and what it took: over all answers that the output rests on."""
+    labellers = []
+    for job in jobs:
+        outcomes = list(job.outcomes.values())
+        replies = [reply for outcome in outcomes for reply in outcome.replies]
+        unusable = Counter(reason for outcome in outcomes for reason in outcome.unusable)
+        silent = sum(len(outcome.verdicts) > len(outcome.unusable) for outcome in outcomes)
+        tokens_in, tokens_out = sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies)
+        times = sorted(reply.time for reply in replies)
+        parameters = {o.question.prompt.name: job.labeller.parameters(o.question.prompt) for o in outcomes}
+        labellers.append(
+            {
+                "model": job.labeller.model,
+                "parameters": parameters,
+                "questions": len(outcomes),
+                "answered": sum(outcome.answer is not None for outcome in outcomes),
+                "unanswered": silent,
+                "answers": len(replies),
+                "unusable": dict(sorted(unusable.items())),
+                "failed_requests": job.store.faults([key for outcome in outcomes for key in outcome.keys]),
+                "tokens": {"input": tokens_in, "output": tokens_out, "estimated": any(r.estimated for r in replies)},
+                "cost_usd": limits.cost(tokens_in, tokens_out),
+                "first_answer": times[0] if times else None,
+                "last_answer": times[-1] if times else None,
+            }
+        )
+    return {"labellers": labellers}

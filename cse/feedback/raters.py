@@ -1,0 +1,106 @@
+"""Raters: a sentence-transformers encoder or cross-encoder says how similar two texts are. They read no prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+from cse.feedback.labellers import RATED, Chat
+from cse.feedback.meter import Meter
+from cse.feedback.prompts import Prompt
+from cse.feedback.store import Reply, now
+
+DIGITS = 4  # kept of a score: more would be the noise of batching
+
+
+class Encoder:
+    """Cosine of two embeddings; the score is the cosine, 0 where it is negative.
+
+    Args:
+        folder: Of a sentence-transformers model, such as a checkpoint of ours.
+        name: For provenance.
+        weights: A hash of them.
+        chunk: Pairs at once.
+    """
+
+    prompted, prompts, workers = False, RATED, 1
+
+    def __init__(self, folder: Path, name: str, weights: str, *, chunk: int = 64) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model, self.identity, self.chunk = f"{name}@{weights}", weights, chunk
+        self._encoder: Any = _loaded(SentenceTransformer, folder)
+
+    def parameters(self, _: Prompt) -> dict[str, object]:
+        """How a score is made."""
+        return {"rater": "cosine"}
+
+    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
+        """Encode both sides at once."""
+        for _ in chats:
+            meter.admit(0, 0)
+            meter.settle((0, 0), (0, 0))
+        texts = [chat.fields[side] for side in ("text_a", "text_b") for chat in chats]
+        vectors = self._encoder.encode(
+            texts, batch_size=len(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+        )  # (2 n, D)
+        cosines = (vectors[: len(chats)] * vectors[len(chats) :]).sum(axis=1)  # (n,)
+        return [_reply(min(1.0, round(float(cosine), DIGITS))) for cosine in cosines]
+
+
+class CrossEncoder:
+    """The score of a cross-encoder with one output, through a sigmoid.
+
+    Args:
+        folder: Of a sentence-transformers cross-encoder.
+        name: For provenance.
+        weights: A hash of them.
+        chunk: Pairs at once.
+
+    Raises:
+        UserError: It has more than one output: a classifier, which gives no similarity.
+    """
+
+    prompted, prompts, workers = False, RATED, 1
+
+    def __init__(self, folder: Path, name: str, weights: str, *, chunk: int = 64) -> None:
+        from sentence_transformers import CrossEncoder as Model
+
+        self.model, self.identity, self.chunk = f"{name}@{weights}", weights, chunk
+        self._encoder: Any = _loaded(Model, folder)
+        outputs = self._encoder.config.num_labels
+        if outputs != 1:
+            raise UserError(
+                f"--model cross-encoder:{folder}: has {outputs} outputs; a rater has one\nGive one for STS."
+            )
+
+    def parameters(self, _: Prompt) -> dict[str, object]:
+        """How a score is made."""
+        return {"rater": "sigmoid"}
+
+    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
+        """Score the pairs."""
+        from torch.nn import Sigmoid
+
+        for _ in chats:
+            meter.admit(0, 0)
+            meter.settle((0, 0), (0, 0))
+        pairs = [(chat.fields["text_a"], chat.fields["text_b"]) for chat in chats]
+        scores = self._encoder.predict(
+            pairs, batch_size=len(pairs), activation_fn=Sigmoid(), convert_to_numpy=True, show_progress_bar=False
+        )  # (n,)
+        return [_reply(round(float(score), DIGITS)) for score in scores]
+
+
+def _loaded(kind: Any, folder: Path) -> Any:
+    try:
+        return kind(str(folder), device=None, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--model {folder}: cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def _reply(raw: float) -> Reply:
+    return Reply(json.dumps({"score": max(0.0, raw), "raw": raw}), time=now())

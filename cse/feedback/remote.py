@@ -1,0 +1,241 @@
+"""Any endpoint that speaks OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama. One request a question.
+
+What goes wrong on the way is retried with back-off, counted, and never mistaken for an answer. The key is sent to the
+endpoint and nowhere else: it is taken out of every message that could repeat it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from cse.errors import UserError
+from cse.feedback.answers import SCHEMAS
+from cse.feedback.labellers import Chat, Unanswered
+from cse.feedback.meter import Meter, Stop
+from cse.feedback.prompts import FIELDS, Prompt
+from cse.feedback.store import Reply, now
+
+BYTES_PER_TOKEN = 2  # fewer than any common tokenizer needs for prose, so that a reservation is on the safe side
+LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
+_DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+class Remote:
+    """Answers of an endpoint.
+
+    Args:
+        name: The model, as the endpoint knows it.
+        base_url: Of the endpoint; None for OpenAI's, or OPENAI_BASE_URL.
+        key_env: The environment variable with the key. None: OPENAI_API_KEY for the default endpoint, and no key for a
+            `base_url`, so that the key of one provider is not sent to another.
+        workers: Requests at once.
+        retries: Most tries after the first, where the endpoint fails.
+        backoff: Seconds before the first retry, doubled from then on; half of it is random.
+        timeout: Seconds that a request may take.
+        response_format: `json_schema`, `json_object`, or `text` for endpoints that know neither.
+        extra: Further parameters of the request; null takes one of ours out.
+
+    Raises:
+        UserError: The client is not installed, or the key is not set.
+    """
+
+    prompted, prompts, chunk = True, frozenset(FIELDS), 1
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str | None = None,
+        key_env: str | None = None,
+        workers: int = 8,
+        retries: int = 6,
+        backoff: float = 1.0,
+        timeout: float = 120.0,
+        response_format: str = "json_schema",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise UserError("--model openai:... needs the client: pip install 'cse[feedback]'") from error
+        self._name, self._key = name, _key(base_url, key_env)
+        self.workers, self._retries, self._backoff = workers, retries, backoff
+        self._format, self._extra = response_format, dict(extra or {})
+        self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+        url = urlsplit(str(self._client.base_url))
+        port = f":{url.port}" if url.port else ""
+        self.endpoint = f"{url.scheme}://{url.hostname}{port}{url.path}".rstrip("/")  # never a password in it
+        self.model = self.identity = name
+
+    def parameters(self, prompt: Prompt) -> dict[str, object]:
+        """What is sent besides the chat, and where."""
+        return {
+            "endpoint": self.endpoint,
+            "temperature": prompt.temperature,
+            "max_tokens": prompt.max_tokens,
+            "response_format": self._format,
+            **self._extra,
+        }
+
+    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
+        """Ask, and ask again where the endpoint fails."""
+        import tenacity
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Unanswered) and error.again),
+            stop=tenacity.stop_after_attempt(self._retries + 1) | tenacity.stop_when_event_set(meter.halted),
+            wait=self._wait,
+            sleep=lambda seconds: _sleep(meter.halted, seconds),
+            reraise=True,
+        )
+        return [tries(self._once, chat, meter, fault) for chat in chats]
+
+    def _wait(self, state: Any) -> float:
+        """Seconds before the next try; where the endpoint named a time, the meter holds everybody back instead."""
+        import random
+
+        error: Unanswered = state.outcome.exception()
+        if error.retry_after is not None:
+            return 0.0
+        full = min(60.0, self._backoff * 2.0 ** (int(state.attempt_number) - 1))
+        return full * random.uniform(0.5, 1.0)
+
+    def _once(self, chat: Chat, meter: Meter, fault: Callable[[str], None]) -> Reply:
+        size = sum(len(m["content"].encode()) for m in chat.messages) // BYTES_PER_TOKEN + 16
+        reserved = (size, chat.prompt.max_tokens)
+        meter.admit(*reserved)
+        used = (0, 0)
+        try:
+            reply = self._request(chat)
+            used = (reply.input_tokens, reply.output_tokens)
+            return reply
+        except Unanswered as error:
+            fault(error.kind)
+            if error.retry_after is not None:
+                self._hold(meter, error)
+            raise
+        finally:
+            meter.settle(reserved, used)
+
+    def _hold(self, meter: Meter, error: Unanswered) -> None:
+        seconds = error.retry_after or 0.0
+        if seconds > LONGEST_WAIT:
+            raise Stop(f"the endpoint asks to wait {seconds:,.0f} s ({error.detail})") from error
+        meter.hold(seconds)
+
+    def _request(self, chat: Chat) -> Reply:
+        """One request; every way in which it can fail becomes an Unanswered, a Stop or a UserError."""
+        import openai
+
+        messages: Any = chat.messages
+        try:
+            completion = self._client.chat.completions.create(
+                model=self._name, messages=messages, extra_body=self._body(chat.prompt)
+            )
+            return _reply(completion, chat)
+        except openai.APITimeoutError as error:
+            raise Unanswered("timeout", "no answer in time") from error
+        except openai.APIStatusError as error:
+            return self._refused(error)
+        except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
+            raise Unanswered("connection", self._redact(f"{error} {error.__cause__ or ''}")) from error
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # a body that is no completion
+            raise Unanswered("broken_body", self._redact(str(error))) from error
+
+    def _body(self, prompt: Prompt) -> dict[str, Any]:
+        body: dict[str, Any] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens}
+        if self._format == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        elif self._format == "json_schema":
+            schema = SCHEMAS[prompt.name].model_json_schema()
+            schema["properties"] = {name: schema["properties"][name] for name in schema["required"]}
+            schema.pop("description", None)
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.name, "schema": schema}}
+        return {key: value for key, value in (body | self._extra).items() if value is not None}
+
+    def _refused(self, error: Any) -> Reply:
+        """What a status other than 200 means."""
+        status, code = int(error.status_code), str(error.code or "")
+        detail = self._redact(str(error))
+        if code == "content_filter":
+            return Reply("", "refusal", time=now())
+        if code == "insufficient_quota":
+            raise Stop(f"the endpoint says that the account is used up: {detail}") from error
+        if status in {401, 403, 404}:
+            raise UserError(
+                f"--model openai:{self._name}: {self.endpoint} answers {status}\n{detail}\n"
+                "Check the model's name, --base-url and the key (OPENAI_API_KEY, or --key-env NAME)."
+            ) from None  # the error itself holds the request
+        again = status >= 500 or status in {408, 409, 425, 429}
+        hint = "" if again else " (an endpoint that knows no JSON schema: --response-format text)"
+        retry_after = _retry_after(error.response.headers) if again else None
+        raise Unanswered(f"http_{status}", detail + hint, again=again, retry_after=retry_after) from None
+
+    def _redact(self, text: str) -> str:
+        """The text on one line, without the key."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:300]
+
+
+def _key(base_url: str | None, key_env: str | None) -> str | None:
+    variable = key_env or (None if base_url else _DEFAULT_KEY)
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UserError(
+            f"the environment variable {variable} has no key\n"
+            f"Set it: export {variable}=...   another variable: --key-env NAME   your own endpoint: --base-url URL"
+        )
+    return key
+
+
+def _sleep(halted: threading.Event, seconds: float) -> None:
+    halted.wait(seconds)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that the endpoint asks to wait: a number, or a date, as HTTP has it."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        seconds = (moment - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _reply(completion: Any, chat: Chat) -> Reply:
+    """The words of a completion, and what it took.
+
+    Raises:
+        ValueError, TypeError, AttributeError, LookupError: It is no completion.
+    """
+    choice = completion.choices[0]
+    text = choice.message.content or ""
+    finish = "length" if choice.finish_reason == "length" else "stop"
+    if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
+        text, finish = choice.message.refusal or text, "refusal"
+    if not isinstance(text, str):
+        raise TypeError(f"the content is a {type(text).__name__}")
+    text = text.encode("utf-8", "replace").decode()
+    usage = completion.usage
+    if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
+        return Reply(text, finish, usage.prompt_tokens, usage.completion_tokens, time=now())
+    size = sum(len(m["content"]) for m in chat.messages)
+    return Reply(text, finish, size // 4, len(text) // 4 + 1, estimated=True, time=now())

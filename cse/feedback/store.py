@@ -1,0 +1,125 @@
+"""The answers on disk: what was once answered, and paid, is never asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, finish TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, estimated INTEGER NOT NULL, time TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS faults (key TEXT, kind TEXT, count INTEGER NOT NULL, PRIMARY KEY (key, kind));
+"""
+_FIELDS = "text, finish, input_tokens, output_tokens, estimated, time"
+_WAIT = 60.0  # seconds that one process waits while another writes
+_MANY = 500  # keys a query; SQLite allows 999 in old versions
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a labeller said.
+
+    Attributes:
+        text: Its words.
+        finish: `stop`, `length` (cut at the token limit) or `refusal`.
+        input_tokens: Of the question.
+        output_tokens: Of the words.
+        estimated: Whether the two are our estimate, since the endpoint did not say.
+        time: When it was answered, ISO 8601 in UTC.
+    """
+
+    text: str
+    finish: str = "stop"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    time: str = ""
+
+
+def now() -> str:
+    """The time in UTC, to the second; that of SOURCE_DATE_EPOCH where it is set, as reproducible builds have it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def key_of(*address: Any) -> str:
+    """The name of an answer: a hash of all that it depends on."""
+    return hashlib.sha256(json.dumps(address, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class Store:
+    """Replies by key, in an SQLite file that survives a kill at any moment; safe to use from several threads.
+
+    Raises:
+        UserError: The file cannot be opened, or is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
+            self._database.executescript(_TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"--cache {path}: cannot be used: {error}\nGive another folder.") from error
+
+    def get(self, keys: Sequence[str]) -> dict[str, Reply]:
+        """The replies that are there."""
+        found: dict[str, Reply] = {}
+        for start in range(0, len(keys), _MANY):
+            for row in self._select(f"SELECT key, {_FIELDS} FROM answers", keys[start : start + _MANY]):
+                found[row[0]] = Reply(row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+        return found
+
+    def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
+        """Keep replies, all of them or none; what is there already stays.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        rows = [(k, r.text, r.finish, r.input_tokens, r.output_tokens, r.estimated, r.time) for k, r in replies]
+        try:
+            with self._lock, self._database:
+                self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:  # a full disk, above all: better to stop than to pay for what is not kept
+            raise UserError(
+                f"--cache {self.path}: answers cannot be kept: {error}\nMake room and start again."
+            ) from error
+
+    def fault(self, key: str, kind: str) -> None:
+        """Count a request that was not answered: a refusal of service, a broken connection."""
+        with self._lock, self._database:
+            self._database.execute(
+                "INSERT INTO faults VALUES (?, ?, 1) ON CONFLICT (key, kind) DO UPDATE SET count = count + 1",
+                (key, kind),
+            )
+
+    def faults(self, keys: Sequence[str]) -> dict[str, int]:
+        """How many requests of these keys were not answered, by kind."""
+        total: dict[str, int] = {}
+        for start in range(0, len(keys), _MANY):
+            for _, kind, count in self._select("SELECT key, kind, count FROM faults", keys[start : start + _MANY]):
+                total[kind] = total.get(kind, 0) + count
+        return dict(sorted(total.items()))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def _select(self, query: str, keys: Sequence[str]) -> list[Any]:
+        marks = ", ".join("?" * len(keys))
+        with self._lock:
+            return self._database.execute(f"{query} WHERE key IN ({marks})", keys).fetchall()
