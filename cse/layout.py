@@ -3,8 +3,12 @@
     config.json model.safetensors tokenizer.json ...   the backbone, LoRA merged
     modules.json sentence_bert_config.json config_sentence_transformers.json
     1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
+    LICENSE NOTICE                                     the backbone's, where it has them
+    weights.sha256                                     of each weights file; `sha256sum -c` reads it
 
-What serves training only never gets here.
+Poolers of two layers are a WeightedLayerPooling, 1 for those two and 0 for the rest, and a mean over tokens: modules
+of sentence-transformers as the others, so that no checkpoint of `Encoder` needs code of ours. What serves training only
+never gets here.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from torch import nn
 from cse.cache import atomic_dir
 from cse.errors import UserError
 from cse.heads import ACTIVATIONS, Dense, Normalize
-from cse.poolers import PoolerName
+from cse.poolers import LAYERS, NEEDS_ALL_LAYERS, PoolerName
+from cse.publish.provenance import copy_notices, write_sums
 
 if TYPE_CHECKING:
     from cse.encoder import Encoder
@@ -36,19 +41,6 @@ ACTIVATION_PATHS = {
 }
 
 
-def check_exportable(pooler: str) -> None:
-    """Refuse a pooler that sentence-transformers cannot apply, before any training.
-
-    Raises:
-        UserError: It cannot.
-    """
-    if pooler not in POOLING_KEYS:
-        raise UserError(
-            f"encoder.pooler is {pooler}, which sentence-transformers has no module for\n"
-            f"fix: train with {', '.join(POOLING_KEYS)}; {pooler} serves Encoder.load(..., pooler={pooler!r}) only"
-        )
-
-
 def write(encoder: Encoder, folder: Path) -> None:
     """Write an encoder, replacing the folder as a whole or not at all."""
     with atomic_dir(folder) as out:
@@ -56,15 +48,19 @@ def write(encoder: Encoder, folder: Path) -> None:
         settings = {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case}
         _json(out / "sentence_bert_config.json", settings)
         write_modules(encoder, out, first=f"{LEGACY}Transformer")
+        write_sums(out)
 
 
 def write_modules(encoder: Encoder, out: Path, *, first: str) -> None:
     """Write the list of modules, of which `first` is the class of the one in the folder's root, and those after it."""
-    check_exportable(encoder.pooler)
-    modules = [("", first), ("1_Pooling", f"{LEGACY}Pooling")]
-    keys = [*POOLING_KEYS.values(), *OTHER_KEYS]
-    pooling: dict[str, Any] = {key: key == POOLING_KEYS[encoder.pooler] for key in keys}
-    _json(out / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
+    modules = [("", first)]
+    if encoder.pooler in NEEDS_ALL_LAYERS:
+        modules.append(("1_WeightedLayerPooling", f"{LEGACY}WeightedLayerPooling"))
+        _write_layers(encoder, out / "1_WeightedLayerPooling")
+    modules.append((f"{len(modules)}_Pooling", f"{LEGACY}Pooling"))
+    keys, over_tokens = [*POOLING_KEYS.values(), *OTHER_KEYS], POOLING_KEYS.get(encoder.pooler, POOLING_KEYS["mean"])
+    pooling: dict[str, Any] = {key: key == over_tokens for key in keys}
+    _json(out / modules[-1][0] / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
     for module in encoder.post:
         name = f"{len(modules)}_{type(module).__name__}"
         modules.append((name, LEGACY + type(module).__name__))
@@ -89,12 +85,16 @@ def write_backbone(encoder: Encoder, out: Path) -> None:
     if "rope_theta" in rope:  # transformers 4 reads it here, and would silently fall back to 10,000
         config["rope_theta"] = rope["rope_theta"]
     config["torch_dtype"] = config.get("dtype", "float32")
+    config.pop("output_hidden_states", None)
+    if encoder.pooler in NEEDS_ALL_LAYERS:  # with it, sentence-transformers hands all layers on
+        config["output_hidden_states"] = True
     _json(out / "config.json", config)
     about = json.loads((out / "tokenizer_config.json").read_text())
     about["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that both versions know; tokenizer.json has the rest
     for key in ("is_local", "local_files_only", "backend"):  # of where it was loaded, not of what it is
         about.pop(key, None)
     _json(out / "tokenizer_config.json", about)
+    copy_notices(encoder.source, out)
 
 
 def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Encoder:
@@ -107,17 +107,31 @@ def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Enc
         return Encoder(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
     modules = json.loads((folder / "modules.json").read_text())
     kinds = [m["type"].rsplit(".", 1)[-1] for m in modules]
-    first = kinds[0] if kinds else ""
-    if first not in FIRST or kinds[1:2] != ["Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
+    first, layered = kinds[0] if kinds else "", kinds[1:2] == ["WeightedLayerPooling"]
+    after = 2 + layered  # modules up to here make the pooled vector
+    known = kinds[after - 1 : after] == ["Pooling"] and set(kinds[after:]) <= {"Dense", "Normalize"}
+    if first not in FIRST or not known:
         raise UserError(
             f"checkpoint {path!r} is made of {' + '.join(kinds)}\n"
-            f"cse reads {' or '.join(FIRST)} + Pooling (+ Dense, Normalize); load this one with sentence-transformers"
+            f"cse reads {' or '.join(FIRST)} (+ WeightedLayerPooling) + Pooling (+ Dense, Normalize); "
+            "load this one with sentence-transformers"
         )
     read_first = _read_prefix if first == "PrefixTransformer" else _read_transformer
-    encoder = read_first(path, folder / modules[0]["path"], _pooling(folder / modules[1]["path"]), max_length)
-    for module in modules[2:]:
+    encoder = read_first(path, folder / modules[0]["path"], pooler_of(folder, modules), max_length)
+    for module in modules[after:]:
         encoder.post.append(_read_module(folder / module["path"], module["type"]))
     return encoder.eval()
+
+
+def pooler_of(folder: Path, modules: list[dict[str, Any]]) -> PoolerName:
+    """The pooler that the modules of a checkpoint amount to: Pooling, or WeightedLayerPooling and Pooling.
+
+    Raises:
+        UserError: None of ours.
+    """
+    if not modules[1]["type"].endswith(".WeightedLayerPooling"):
+        return _pooling(folder / modules[1]["path"])
+    return _layers(folder / modules[1]["path"], _pooling(folder / modules[2]["path"]))
 
 
 def _read_transformer(path: str, root: Path, pooler: PoolerName, max_length: int | None) -> Encoder:
@@ -179,6 +193,40 @@ def _pooling(folder: Path) -> PoolerName:
     if not found or config.get("include_prompt") is False:
         raise UserError(f"checkpoint's pooling in {folder / 'config.json'} is none of {', '.join(POOLING_KEYS)}")
     return found[0]
+
+
+def _write_layers(encoder: Encoder, folder: Path) -> None:
+    """A WeightedLayerPooling: embeddings' output and layers (N + 1), weighted 1 where the pooler reads them."""
+    import torch
+    from safetensors.torch import save_file
+
+    depth = int(encoder.backbone.config.num_hidden_layers)
+    weights = torch.zeros(depth + 1)
+    for index in LAYERS[encoder.pooler]:
+        weights[index] += 1
+    config = {"word_embedding_dimension": encoder.hidden_size, "layer_start": 0, "num_hidden_layers": depth}
+    _json(folder / "config.json", config)
+    save_file({"layer_weights": weights}, folder / "model.safetensors")
+
+
+def _layers(folder: Path, over_tokens: PoolerName) -> PoolerName:
+    """The pooler that reads the layers that a WeightedLayerPooling weights."""
+    from safetensors.torch import load_file
+
+    start = json.loads((folder / "config.json").read_text())["layer_start"]
+    weights = load_file(folder / "model.safetensors")["layer_weights"]
+    share = {start + i: w for i, w in enumerate((weights / weights.sum()).tolist()) if w}
+    depth = start + len(weights)
+    for name, indices in LAYERS.items():
+        wanted: dict[int, float] = {}
+        for index in indices:
+            wanted[index % depth] = wanted.get(index % depth, 0.0) + 1 / len(indices)
+        if over_tokens == "mean" and share == wanted:
+            return name
+    raise UserError(
+        f"checkpoint's layers in {folder} are averaged as no pooler of cse does ({', '.join(LAYERS)})\n"
+        "Load this one with sentence-transformers."
+    )
 
 
 def _write_module(module: nn.Module, folder: Path) -> None:

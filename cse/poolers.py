@@ -10,7 +10,12 @@ from torch import Tensor
 
 PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1"]
 POOLERS: tuple[str, ...] = get_args(PoolerName)
-NEEDS_ALL_LAYERS = frozenset({"mean_last_two", "first_last_embeddings", "first_last_layer1"})
+LAYERS: dict[PoolerName, tuple[int, int]] = {  # those whose mean over layers is taken before that over tokens
+    "mean_last_two": (-1, -2),
+    "first_last_embeddings": (0, -1),
+    "first_last_layer1": (1, -1),
+}
+NEEDS_ALL_LAYERS = frozenset(LAYERS)
 
 HiddenStates = Sequence[Tensor]  # the embeddings' output, then each layer's: each (n, L, H)
 

@@ -59,7 +59,7 @@ def prompted(backbone: nn.Module, table: Tensor, attention_mask: Tensor, *, drop
     from transformers import DynamicCache
 
     config: Any = backbone.config
-    rows, length, device = len(attention_mask), attention_mask.shape[1], attention_mask.device
+    rows, length, device = attention_mask.shape[0], attention_mask.shape[1], attention_mask.device
     if torch.is_autocast_enabled(device.type):  # the backbone's own keys and values are of this type
         table = table.to(torch.get_autocast_dtype(device.type))
     pairs = key_values(table, rows, config, dropout=dropout)

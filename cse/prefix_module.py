@@ -44,10 +44,12 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self.max_seq_length = int(settings["max_seq_length"])
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Adds `token_embeddings` (n, L, H)."""
+        """Adds `token_embeddings` (n, L, H), and, where a pooler reads them, those of all layers."""
         inputs = prompted(self.backbone, self.prompts, features["attention_mask"])
-        states = self.backbone(input_ids=features["input_ids"], **inputs).last_hidden_state
-        return {**features, "token_embeddings": states}
+        every = bool(self.settings.get("all_layers"))
+        output = self.backbone(input_ids=features["input_ids"], output_hidden_states=every, **inputs)
+        added = {"all_layer_embeddings": output.hidden_states} if every else {}
+        return {**features, "token_embeddings": output.last_hidden_state, **added}
 
     def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """Texts to `input_ids` and `attention_mask`, both (n, L), padded on the right."""
@@ -68,8 +70,8 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         out = Path(output_path)
         self.backbone.save_pretrained(out)
         self.tokenizer.save_pretrained(out)
-        lower = self.settings.get("do_lower_case", False)
-        own = {"max_seq_length": self.max_seq_length, "do_lower_case": lower, "backbone": None}
+        own = {"max_seq_length": self.max_seq_length, "backbone": None}
+        own |= {name: self.settings.get(name, False) for name in ("do_lower_case", "all_layers")}
         write_prompts(out, self.prompts, own)
 
     @classmethod

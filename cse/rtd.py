@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cse.backbone import explained, locate, merged_state, no_pooler
-from cse.batching import length_chunks
 from cse.encoder import CHUNK_OVERHEAD, Encoder
 from cse.errors import UserError
+from cse.fast.batching import length_chunks
 
 
 class Generator:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cse.batching import native_bf16, token_budget_batches
 from cse.encoder import Encoder
+from cse.fast.batching import native_bf16, token_budget_batches
 from eval.sts import Embed, checked
 
 SLICES = 32  # of one long call: enough for cores to end together and for a bar to move

@@ -1,27 +1,16 @@
-"""A checkpoint as something that embeds: ours, a SentenceTransformer or a Hugging Face model, a folder or a Hub id."""
+"""A checkpoint as something that embeds: ours, a SentenceTransformer, a Hugging Face model, or what we exported."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cse.cache import sha256_file
 from cse.errors import UserError
+from cse.model_hash import EXPORTED, model_hash
 from eval.hub import HubError, snapshot
 
-WEIGHTS = (".safetensors", ".bin", ".gguf", ".npz")
-SETTINGS = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-)
 NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
 
@@ -61,7 +50,7 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
     """Load a checkpoint to score.
 
     Args:
-        name: Folder, `asset:NAME` or Hub id.
+        name: Folder, also one that `cse export` wrote, `asset:NAME` or Hub id.
         use_prompts: Whether prompts other than the default one will be needed.
 
     Raises:
@@ -70,6 +59,8 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
     from cse.encoder import Encoder
 
     folder = _folder(name)
+    if (folder / EXPORTED[0]).is_file():
+        return _exported(name, folder)
     prompt, sha256 = default_prompt(folder), model_hash(folder)
     if prompt is None and not (
         use_prompts and prompts(folder)
@@ -89,16 +80,6 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
         return Model(_sentence_transformer(folder), name, folder, sha256, "sentence-transformers", prompt)
     except Exception:  # its loaders raise anything; what our own loader said is the better message
         raise refusal from None
-
-
-def model_hash(folder: Path) -> str:
-    """Hash of the weights, the settings and the tokenizer: all that a vector depends on, and no training state."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
-        relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
-        if relevant and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def default_prompt(folder: Path) -> str | None:
@@ -135,6 +116,13 @@ def _folder(name: str) -> Path:
         return snapshot(name, ignore=NOT_NEEDED)
     except HubError as error:
         raise UserError(f"there is no checkpoint {name!r}: {error}.\nGive a folder, or check id and network.") from None
+
+
+def _exported(name: str, folder: Path) -> Model:
+    from cse.export import OnnxEncoder
+
+    encoder = OnnxEncoder(folder)
+    return Model(encoder, name, folder, model_hash(folder), f"onnxruntime {encoder.about['weights']}")
 
 
 def _sentence_transformer(folder: Path) -> Any:

@@ -20,9 +20,9 @@ from typing import Any
 
 from cse.cache import atomic_file
 from cse.errors import UserError
+from cse.model_hash import model_hash
 from cse.recipe import Recipe, load
 from eval import results
-from eval.loading import model_hash
 
 FIRST_SEED = 42
 PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band declared"

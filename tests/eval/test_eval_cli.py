@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from cse.model_hash import model_hash
 from eval.cli import main
 from eval.evaluator import STSEvaluator
-from eval.loading import load_model, model_hash
+from eval.loading import load_model
 from eval.results import default_out
 
 WORDS = [

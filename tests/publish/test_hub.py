@@ -1,42 +1,607 @@
-"""Publishing: what is uploaded, and what is refused."""
+"""Publishing, against a Hub on this machine: what goes, what is refused, and what a broken connection leaves."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from cse.cli import main
 from cse.encoder import Encoder
 from cse.errors import UserError
-from cse.hub import push
+from cse.heads import Normalize
+from cse.model_hash import model_hash
+from cse.publish.hub import check_name, find_results, published, push
+from tests.publish.hub_server import Blob, HubServer, User
+from tests.runs import weights
+
+TOKEN = "hf_wRiTeToKeNtHaTmUsTnOtShOw012345678"
+TEXTS = ["the cat sat on a mat", "dog ran fast", "red moon"]
+TASK = {"split": "test", "metric": "spearman", "aggregation": "all", "n": 9, "all": {"spearman": 76.2, "pearson": 75.0}}
+RESULTS = {
+    "schema": 1,
+    "tasks": {"STS12": TASK, "STS13": TASK},
+    "average": {"requested": "sts", "all": {"spearman": 76.2544}, "missing": []},
+}
+LARGE = r"^/storage/"
+COMMIT = r"/commit/"
+
+
+def save(encoder, folder):
+    """A checkpoint whose backbone says what it may be published under."""
+    encoder.save(folder)
+    (folder / "LICENSE").write_text("Apache License, Version 2.0\n")
+
+
+@pytest.fixture(scope="module")
+def best(tiny_bert, tmp_path_factory):
+    """A run's best/ with a Dense, so with two files of weights."""
+    run = tmp_path_factory.mktemp("run")
+    encoder = Encoder(tiny_bert, head="mlp", export_head=True)
+    encoder.post.append(Normalize())
+    save(encoder, run / "best")
+    return run / "best"
 
 
 @pytest.fixture
-def checkpoint(tiny_bert, tmp_path):
-    Encoder(tiny_bert).save(tmp_path / "best")
-    return tmp_path / "best"
-
-
-def test_the_whole_folder_is_uploaded_to_the_repository(checkpoint, monkeypatch):
+def verified(monkeypatch):
+    """Stands for `cse.publish.verify`, which takes a process of its own: what it was given."""
     calls = []
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, repo, **k: calls.append((repo, k["private"])))
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.upload_folder", lambda self, **k: calls.append((k["repo_id"], k["folder_path"]))
+
+    def verify(folder, *, against):
+        calls.append(weights(folder))
+        return SimpleNamespace(lines=lambda: ["gives the run's vectors"])
+
+    monkeypatch.setattr("cse.publish.verify.verify", verify)
+    return calls
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """Seconds that were to be slept; none is."""
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, caplog):
+    """A Hub where TOKEN is "me", and nothing says TOKEN but the headers that must."""
+    caplog.set_level("DEBUG")
+    with HubServer(page=3) as hub:
+        hub.users[TOKEN] = User("me", organisations=("team",))
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+        assert TOKEN not in caplog.text
+        for request in hub.requests:
+            headers = dict(request.headers)
+            authorization = headers.pop("authorization", None)
+            assert TOKEN not in f"{request.url} {headers}"
+            assert TOKEN.encode() not in request.body
+            assert authorization is None or not request.path.startswith("/storage/")
+
+
+@pytest.fixture
+def published_once(hub, best, verified):
+    push(best, "me/encoder")
+    hub.requests.clear()
+    return hub.repositories["me/encoder"]
+
+
+# What goes
+
+
+def test_the_repository_holds_the_model_in_one_commit(hub, best, verified):
+    upload = push(best, "me/encoder")
+    repository = hub.repositories["me/encoder"]
+    assert upload.url == f"{hub.url}/me/encoder"
+    assert repository.history() == ["Upload sentence encoder", "initial commit"]
+    held = repository.files()
+    assert set(held) == {*upload.files, ".gitattributes"}
+    assert {path: len(data) for path, data in held.items() if path in upload.files} == upload.files
+    assert held["model.safetensors"] == (best / "model.safetensors").read_bytes()
+    assert held["2_Dense/model.safetensors"] == (best / "2_Dense" / "model.safetensors").read_bytes()
+    assert held["README.md"].startswith(b"---\n")
+    assert verified == [{path: data for path, data in held.items() if path in upload.files}]
+
+
+LOAD = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+texts = json.loads(sys.argv[1])
+vectors = SentenceTransformer("me/encoder").encode(texts).tolist()
+tokens = AutoTokenizer.from_pretrained("me/encoder")(texts, padding=True, return_tensors="pt")
+states = AutoModel.from_pretrained("me/encoder")(**tokens).last_hidden_state[:, 0].tolist()
+print(json.dumps([vectors, states]))
+"""
+
+
+def run_fresh(hub, folder, *arguments, **environment):
+    """Python in an environment that knows the Hub by HF_ENDPOINT alone; what it prints last."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    kept |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "fresh"), **environment}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=kept, cwd=folder, capture_output=True, text=True, check=False
     )
-    assert push(checkpoint, "me/encoder", private=True).endswith("/me/encoder")
-    assert calls == [("me/encoder", True), ("me/encoder", checkpoint)]
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
 
 
-def test_offline_is_said(checkpoint, capsys):
-    assert main(["push", str(checkpoint), "me/encoder"]) == 2
-    assert "me/encoder" in capsys.readouterr().err
+def check_loaded(best, printed):
+    """What LOAD printed, against the encoder itself, and against its Dense done by hand on transformers' states."""
+    vectors, states = json.loads(printed)
+    encoder = Encoder.load(str(best))
+    want = encoder.encode(TEXTS)
+    np.testing.assert_allclose(vectors, want, atol=1e-6)
+    dense = encoder.post[0].linear
+    by_hand = np.tanh(np.array(states) @ dense.weight.detach().numpy().T + dense.bias.detach().numpy())
+    np.testing.assert_allclose(by_hand / np.linalg.norm(by_hand, axis=1, keepdims=True), want, atol=1e-6)
 
 
-@pytest.mark.parametrize("repo", ["a/b/c", "-bad/name", "me/has space"])
-def test_a_bad_name_is_refused(checkpoint, repo):
-    with pytest.raises(UserError, match="repository"):
-        push(checkpoint, repo)
+def test_a_stock_client_loads_it(hub, best, verified, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
+
+    push(best, "me/encoder")
+    monkeypatch.delenv("HF_TOKEN")
+    model = SentenceTransformer("me/encoder", cache_folder=str(tmp_path), device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS), Encoder.load(str(best)).encode(TEXTS), atol=1e-6)
+    bare = AutoModel.from_pretrained("me/encoder", cache_dir=tmp_path / "transformers")
+    want = Encoder.load(str(best)).backbone.state_dict()
+    assert want.keys() <= bare.state_dict().keys()
+    assert all(bare.state_dict()[name].equal(tensor) for name, tensor in want.items())
+
+
+@pytest.mark.slow
+def test_the_command_publishes_what_a_stock_client_loads(hub, best, tmp_path):
+    """Nothing replaced: the command with its verification, then sentence-transformers and transformers."""
+    push_it = ("-m", "cse", "push", str(best), "me/encoder", "--private")
+    said = run_fresh(hub, tmp_path, *push_it, HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET="1", PYTHONPATH=os.getcwd())
+    assert said == f"published  {hub.url}/me/encoder"
+    assert hub.repositories["me/encoder"].private
+    check_loaded(best, run_fresh(hub, tmp_path, "-c", LOAD, json.dumps(TEXTS), HF_TOKEN=TOKEN))
+    assert (tmp_path / "fresh" / "hub" / "models--me--encoder").is_dir()
+
+
+def test_nothing_but_the_layout_goes(hub, best, verified, tmp_path):
+    checkpoint = tmp_path / "best"
+    save(Encoder.load(str(best)), checkpoint)
+    (checkpoint / "state").mkdir()
+    others = ["optimizer.pt", "pytorch_model.bin", "events.log", "state/state.pt", ".env", "train.py"]
+    others += ["chat_template.jinja"]  # transformers reads it and writes it again
+    for name in others:
+        (checkpoint / name).write_bytes(b"x")
+    before = weights(checkpoint)
+    upload = push(checkpoint, "me/encoder")
+    assert set(others) <= set(upload.left_out)
+    assert not {*others} & set(hub.repositories["me/encoder"].files())
+    assert verified[0].keys() == upload.files.keys()
+    assert weights(checkpoint) == before
+
+
+def test_code_goes_where_the_modules_name_it(tmp_path):
+    (tmp_path / "modules.json").write_text('[{"type": "prefix_module.PrefixTransformer", "path": ""}]')
+    (tmp_path / "prefix_module.py").write_text("import json\nfrom .prefix import prompted\n")
+    for name in ("prefix.py", "setup.py", "json.py", "1_Pooling.py"):
+        (tmp_path / name).write_text("")
+    files, left_out = published(tmp_path)
+    assert set(files) == {"modules.json", "prefix_module.py", "prefix.py"}
+    assert set(left_out) == {"setup.py", "json.py", "1_Pooling.py"}
+
+
+def test_a_dry_run_lists_what_would_go_and_contacts_nothing(hub, best, verified, monkeypatch, capfd):
+    monkeypatch.delenv("HF_TOKEN")
+    dry = push(best, "me/encoder", dry_run=True)
+    assert main(["push", str(best), "me/encoder", "--dry-run"]) == 0
+    assert hub.requests == []
+    printed = capfd.readouterr().out
+    assert all(f"would send {path}   {size:,} B" in printed for path, size in dry.files.items())
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert push(best, "me/encoder").files == dry.files
+
+
+def test_a_model_that_fails_verification_leaves_no_trace(hub, best, monkeypatch):
+    def verify(folder, *, against):
+        raise UserError("it gives other vectors")
+
+    monkeypatch.setattr("cse.publish.verify.verify", verify)
+    with pytest.raises(UserError, match="other vectors"):
+        push(best, "me/encoder")
+    assert hub.repositories == {}
+
+
+def test_files_of_the_model_before_go_and_others_stay(published_once, best, tmp_path, tiny_bert):
+    repository = published_once
+    onto = repository.resolve("main")
+    blob = repository.head().files["modules.json"]
+    repository.commit("refs/heads/main", onto, {"LICENSE": blob, "onnx/model.json": blob}, set(), "extras", "me")
+    save(Encoder(tiny_bert), tmp_path / "best")
+    upload = push(tmp_path / "best", "me/encoder")
+    assert "2_Dense/model.safetensors" in upload.removed
+    held = set(repository.files())
+    assert held == {*upload.files, ".gitattributes", "LICENSE", "onnx/model.json"}
+
+
+@pytest.mark.parametrize("part_size", [None, 1000])
+def test_large_files_go_to_storage(hub, best, verified, part_size):
+    hub.part_size, hub.lfs_over = part_size, 500
+    push(best, "me/encoder")
+    blobs = hub.repositories["me/encoder"].head().files
+    assert {p for p, blob in blobs.items() if blob.lfs} == {p for p, b in blobs.items() if len(b.data) > 500} | {
+        "2_Dense/model.safetensors"
+    }
+    sizes = [len(blob.data) for blob in blobs.values() if blob.lfs]
+    parts = [1 if part_size is None or size <= part_size else -(-size // part_size) for size in sizes]
+    assert len(hub.asked("PUT", LARGE)) == sum(parts)
+
+
+# Where it goes
+
+
+def test_private_is_asked_for_and_holds(hub, best, verified, tmp_path):
+    push(best, "team/encoder", private=True)
+    assert hub.repositories["team/encoder"].private
+    with pytest.raises(RepositoryNotFoundError):
+        snapshot_download("team/encoder", token=False, cache_dir=tmp_path / "a")
+    snapshot_download("team/encoder", cache_dir=tmp_path / "b")
+
+
+def test_private_is_not_taken_for_done_where_the_repository_is_public(published_once, best):
+    with pytest.raises(UserError, match="public"):
+        push(best, "me/encoder", private=True)
+    assert len(published_once.history()) == 2
+
+
+def test_a_branch_is_made_and_used_again(published_once, best, tmp_path, tiny_bert):
+    save(Encoder(tiny_bert), tmp_path / "best")
+    main_before = published_once.resolve("main")
+    upload = push(tmp_path / "best", "me/encoder", revision="v2", message="second")
+    assert upload.url.endswith("/me/encoder/tree/v2")
+    push(best, "me/encoder", revision="v2", message="third")
+    assert published_once.history("v2")[:3] == ["third", "second", "Upload sentence encoder"]
+    assert published_once.resolve("main") == main_before
+
+
+def test_a_tag_and_an_odd_branch_are_refused(published_once, best, hub):
+    published_once.refs["refs/tags/v1"] = published_once.resolve("main")
+    with pytest.raises(UserError, match="tag"):
+        push(best, "me/encoder", revision="v1")
+    with pytest.raises(UserError, match="Invalid reference"):
+        push(best, "me/encoder", revision="a b")
+    assert set(published_once.refs) == {"refs/heads/main", "refs/tags/v1"}
+
+
+def test_a_pull_request_leaves_main(hub, best, verified, tiny_bert, tmp_path):
+    hub.users["hf_other"] = User("you")
+    push(best, "me/encoder")
+    before = hub.repositories["me/encoder"].resolve("main")
+    save(Encoder(tiny_bert), tmp_path / "best")
+    os.environ["HF_TOKEN"] = "hf_other"  # may read; `hub` restores it
+    upload = push(tmp_path / "best", "me/encoder", create_pr=True)
+    repository = hub.repositories["me/encoder"]
+    assert upload.url == f"{hub.url}/me/encoder/discussions/1"
+    assert repository.resolve("main") == before
+    assert "2_Dense/config.json" not in repository.files("refs/pr/1")
+    assert repository.head("refs/pr/1").author == "you"
+    with pytest.raises(UserError, match="--pr"):
+        push(best, "me/encoder")
+
+
+def test_a_pull_request_needs_a_repository_and_main(hub, best):
+    with pytest.raises(UserError, match="not there"):
+        push(best, "me/encoder", create_pr=True)
+    with pytest.raises(UserError, match="against main"):
+        push(best, "me/encoder", create_pr=True, revision="v2")
+    assert hub.repositories == {}
+
+
+def test_the_message_has_the_score(hub, best, verified, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(RESULTS))
+    push(best, "me/encoder", results=results)
+    assert hub.repositories["me/encoder"].history()[0] == "Upload sentence encoder: sts 76.25 (Spearman × 100, all)"
+
+
+def test_scores_of_another_model_are_refused(hub, best, verified, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({**RESULTS, "model": {"sha256": model_hash(best)}}))
+    push(best, "me/encoder", results=results, dry_run=True)
+    config = best / "config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(UserError, match="scores of another model"):
+        push(best, "me/encoder", results=results)
+    assert hub.repositories == {}
+
+
+def test_results_are_found_in_the_run(tmp_path):
+    best, last = tmp_path / "best", tmp_path / "last"
+    assert find_results(best) is None
+    for name in ("results-last-sts-mini.json", "results-sts-mini.json", "results-STSB-dev.json", "results.json"):
+        (tmp_path / name).touch()
+        if name == "results-sts-mini.json":
+            assert find_results(best) == tmp_path / name
+        if name == "results-STSB-dev.json":
+            with pytest.raises(UserError, match=r"results-STSB-dev\.json, results-sts-mini\.json"):
+                find_results(best)
+    assert find_results(best) == tmp_path / "results.json"
+    assert find_results(last) == tmp_path / "results-last-sts-mini.json"
+
+
+def test_results_that_are_none_are_refused(best, tmp_path):
+    (tmp_path / "r.json").write_text("[]")
+    with pytest.raises(UserError, match=r"r\.json is no results file"):
+        push(best, "me/encoder", results=tmp_path / "r.json", dry_run=True)
+
+
+# A second time
+
+
+def test_what_is_there_is_not_sent_again(published_once, best, hub):
+    upload = push(best, "me/encoder")
+    assert not upload.changed
+    assert len(published_once.history()) == 2
+    assert hub.asked("PUT", "") == [] == hub.asked("POST", COMMIT)
+
+
+def test_a_users_part_of_the_card_stays(published_once, tiny_bert, tmp_path):
+    from cse.publish.card import BEGIN
+
+    card = published_once.files()["README.md"].decode()
+    edited = Blob(card.replace(BEGIN, f"{BEGIN}\nMy own words.").encode())
+    published_once.commit("refs/heads/main", published_once.resolve("main"), {"README.md": edited}, set(), "e", "me")
+    save(Encoder(tiny_bert), tmp_path / "best")
+    push(tmp_path / "best", "me/encoder")
+    now = published_once.files()["README.md"].decode()
+    assert "My own words." in now
+    assert now != edited.data.decode()  # the rest is of the new model
+
+
+def test_someone_elses_commit_is_not_overwritten(published_once, best, hub, monkeypatch, tmp_path, tiny_bert):
+    """Between the look at what is there and the commit, a user edits the card."""
+    save(Encoder(tiny_bert), tmp_path / "best")
+    seen = []
+
+    def write_card(folder, repo, *, previous, **_):
+        seen.append(previous)
+        (folder / "README.md").write_text(previous + "mine")
+        if len(seen) == 1:
+            edit = Blob(b"---\nlicense: mit\n---\nedited, ")
+            published_once.commit(
+                "refs/heads/main", published_once.resolve("main"), {"README.md": edit}, set(), "e", "me"
+            )
+
+    monkeypatch.setattr("cse.publish.card.write_card", write_card)
+    push(tmp_path / "best", "me/encoder", message="second")
+    assert seen[1].endswith("edited, ")
+    assert published_once.files()["README.md"].endswith(b"edited, mine")
+    assert published_once.history()[:2] == ["second", "e"]
+
+
+# What stands in the way
+
+
+@pytest.mark.parametrize(
+    ("repo", "wrong"),
+    [
+        ("encoder", "lacks the owner"),
+        ("me/", "lacks the name"),
+        ("https://huggingface.co/me/encoder", "slashes"),
+        ("me/has space", "' '"),
+        ("-bad/name", "'-bad'"),
+        ("me/name.", r"'name\.'"),
+        ("me/a--b", "'--'"),
+        ("me/" + "n" * 97, "97 characters"),
+        ("me/name.git", r"\.git"),
+    ],
+)
+def test_a_bad_name_is_refused_with_what_is_wrong(best, repo, wrong):
+    with pytest.raises(UserError, match=wrong):
+        push(best, repo)
+
+
+def test_names_are_those_that_huggingface_hub_takes():
+    """Its own check is the oracle, on names made of what may and may not be in one."""
+    random = np.random.default_rng(0)
+    pieces = ["a", "B", "0", "-", ".", "_", "--", "..", ".git", " ", "é", "/", "x" * 95, "ab"]
+    taken = set()
+    for _ in range(4000):
+        first, second = ("".join(random.choice(pieces, random.integers(1, 5))) for _ in range(2))
+        outcomes = []
+        for check in (check_name, validate_repo_id):
+            try:
+                check(f"{first}/{second}")
+                outcomes.append(True)
+            except (UserError, HFValidationError):
+                outcomes.append(False)
+        assert outcomes[0] == outcomes[1], f"{first}/{second}"
+        taken.add(outcomes[0])
+    assert taken == {True, False}
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"modules\.json"):
-        push(tmp_path, "me/encoder")
+        push(tmp_path, "me/encoder", dry_run=True)
+
+
+def test_offline_is_said(best, capsys):
+    assert main(["push", str(best), "me/encoder"]) == 2
+    assert "HF_HUB_OFFLINE" in capsys.readouterr().err
+
+
+def test_no_token_is_said(hub, best, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UserError, match="hf auth login"):
+        push(best, "me/encoder")
+    assert hub.requests == []
+
+
+def test_the_hubs_own_login_is_used(hub, best, verified, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text(TOKEN)
+    push(best, "me/encoder")
+    assert "me/encoder" in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "wrong"),
+    [
+        ("hf_unknown", "me/encoder", "does not accept the token"),
+        ("hf_reader", "me/encoder", "may only read"),
+        (TOKEN, "others/encoder", r"may not write there.*\n.*me/encoder"),
+    ],
+)
+def test_a_right_that_is_missing_is_said(hub, best, verified, monkeypatch, token, repo, wrong):
+    hub.users["hf_reader"] = User("me", role="read")
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match=wrong) as raised:
+        push(best, repo)
+    assert hub.repositories == {}
+    assert token not in str(raised.value)
+
+
+def test_a_name_that_is_taken_is_said(hub, best, verified):
+    hub.fail("POST", "/api/repos/create", 409, message="You already created this model repo")
+    with pytest.raises(UserError, match="taken"):
+        push(best, "me/encoder")
+
+
+def test_a_refusal_is_given_in_the_hubs_words_without_the_token(hub, best, verified):
+    hub.fail("POST", COMMIT, 400, message=f"no {TOKEN} here")
+    with pytest.raises(UserError, match="400, no <token> here") as raised:
+        push(best, "me/encoder")
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+# What breaks
+
+EVERY_STEP = [
+    ("GET", "whoami"),
+    ("POST", "/api/repos/create"),
+    ("GET", r"/api/models/me/encoder/revision/main"),
+    ("POST", "/branch/v2"),
+    ("GET", "/refs"),
+    ("GET", "/tree/"),
+    ("HEAD", "/resolve/"),
+    ("GET", "/resolve/"),
+    ("POST", "/validate-yaml"),
+    ("POST", "/preupload/"),
+    ("POST", "/lfs/objects/batch"),
+    ("PUT", LARGE),
+    ("POST", "/lfs/verify"),
+    ("POST", COMMIT),
+]
+
+
+@pytest.mark.parametrize("what", [503, 429, "cut", "lose"])
+def test_trouble_that_passes_at_every_step(hub, best, verified, naps, tmp_path, tiny_bert, what):
+    for method, path in EVERY_STEP:
+        hub.fail(method, path, what, times=1, headers={"Retry-After": "7"} if what == 429 else {})
+    push(best, "me/encoder", message="first")
+    save(Encoder(tiny_bert), tmp_path / "best")
+    push(tmp_path / "best", "me/encoder", revision="v2", message="second")
+    assert [fault.path for fault in hub.faults if fault.times] == []
+    assert hub.repositories["me/encoder"].history("v2") == ["second", "first", "initial commit"]
+    assert {n for n in naps if n > 2} == ({7, 8} if what == 429 else set())  # 8: the client adds one
+
+
+def test_waiting_grows_and_ends(hub, best, naps):
+    hub.fail("GET", "whoami", 500, times=None, message=f"{TOKEN} is too much")
+    with pytest.raises(UserError, match="try later"):
+        push(best, "me/encoder")
+    assert naps == [1, 2, 4, 8]
+
+
+def test_the_hubs_own_limits_are_kept(hub, best, naps):
+    hub.fail("GET", "whoami", 429, headers={"RateLimit": '"api";r=0;t=9'})
+    hub.fail("GET", "/api/models/", 401)
+    with pytest.raises(UserError, match="401"):
+        push(best, "me/encoder")
+    assert naps == [9]
+
+
+def test_a_cut_upload_leaves_the_remote_and_goes_on_where_it_was(published_once, hub, tiny_bert, naps, tmp_path):
+    encoder = Encoder(tiny_bert, head="mlp", export_head=True)
+    with_new = next(encoder.backbone.parameters())
+    with_new.data += 1
+    save(encoder, tmp_path / "best")
+    before = published_once.resolve("main")
+    hub.fail("PUT", LARGE, "cut", times=None, skip=1)
+    with pytest.raises(UserError, match="not sent again"):
+        push(tmp_path / "best", "me/encoder", message="second")
+    assert published_once.resolve("main") == before
+    assert len(published_once.objects) == 3  # two of the first upload, and one of this
+    hub.faults.clear()
+    hub.requests.clear()
+    push(tmp_path / "best", "me/encoder", message="second")
+    assert len(hub.asked("PUT", LARGE)) == 1
+    assert published_once.history()[0] == "second"
+    assert published_once.files()["model.safetensors"] == (tmp_path / "best" / "model.safetensors").read_bytes()
+
+
+def test_a_commit_that_is_refused_for_good_leaves_the_remote(published_once, hub, tiny_bert, naps, tmp_path):
+    save(Encoder(tiny_bert), tmp_path / "best")
+    before = published_once.resolve("main")
+    hub.fail("POST", COMMIT, 503, times=None)
+    with pytest.raises(UserError, match="503"):
+        push(tmp_path / "best", "me/encoder")
+    assert published_once.resolve("main") == before
+
+
+@pytest.mark.parametrize(("what", "opened"), [("lose", ["refs/pr/1"]), (504, [])])
+def test_a_pull_request_is_not_opened_twice(published_once, hub, tiny_bert, naps, tmp_path, what, opened):
+    save(Encoder(tiny_bert), tmp_path / "best")
+    hub.fail("POST", COMMIT, what)
+    with pytest.raises(UserError, match="/discussions"):
+        push(tmp_path / "best", "me/encoder", create_pr=True)
+    assert len(hub.asked("POST", COMMIT)) == 1
+    assert sorted(published_once.refs) == ["refs/heads/main", *opened]
+
+
+def test_a_cut_download_goes_on_where_it_was(published_once, hub, naps, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1)  # else the client holds all of so small a file back
+    weight = published_once.head().files["model.safetensors"]
+    hub.fail("GET", LARGE + ".*" + weight.sha256, "cut", times=2)
+    folder = snapshot_download("me/encoder", cache_dir=tmp_path)
+    assert weights(Path(folder)) == published_once.files()
+    asked_for = [request.headers.get("range") for request in hub.asked("GET", weight.sha256)]
+    first = len(weight.data) // 2
+    second = first + (len(weight.data) - first) // 2
+    assert asked_for == [None, f"bytes={first}-", f"bytes={second}-"]
+
+
+def test_the_token_is_nowhere(hub, best, verified, capfd, monkeypatch, tmp_path):
+    """Not in what is printed, with the Hub's own debugging on, nor in files; `hub` looks at requests and logs."""
+    monkeypatch.setattr(constants, "HF_DEBUG", True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    hub.fail("POST", "/preupload/", 503, times=1, message=TOKEN)
+    hub.fail("POST", COMMIT, 403, times=1, message=TOKEN)
+    with warnings.catch_warnings(record=True) as said:
+        assert main(["push", str(best), "me/encoder"]) == 2
+        assert main(["push", str(best), "me/encoder"]) == 0
+    printed = capfd.readouterr()
+    assert "published" in printed.out
+    assert TOKEN not in printed.out + printed.err + "".join(str(w.message) for w in said)
+    for data in [*hub.repositories["me/encoder"].files().values(), *weights(best.parent).values()]:
+        assert TOKEN.encode() not in data
+    assert list((tmp_path / "scratch").iterdir()) == []

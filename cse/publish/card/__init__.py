@@ -1,0 +1,113 @@
+"""The model card: README.md of a published folder, for readers and for the Hub. Nothing here asks the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cse.cache import atomic_file
+from cse.errors import UserError
+from cse.publish.card.citation import citations
+from cse.publish.card.facts import read_facts
+from cse.publish.card.licences import choose
+from cse.publish.card.metadata import metadata
+from cse.publish.card.scores import average, read_results, rows, seeds_of, transfer
+from cse.publish.card.usage import EXAMPLES, read_shape, sentence_transformers_code, transformers_code
+from cse.publish.card.words import POOLING, after, licence_text, limits, summary
+
+BEGIN, END = "<!-- yours: begin -->", "<!-- yours: end -->"
+HINT = f"{BEGIN}\n<!-- What you write between these two lines stays when the model is published again. -->\n{END}"
+
+
+def write_card(
+    folder: Path,
+    repo_id: str,
+    *,
+    run: Path | None,
+    results: Path | None,
+    licence: str | None,
+    previous: str | None,
+) -> None:
+    """Write `folder/README.md`.
+
+    Args:
+        folder: What is published, as `cse.publish.stage.stage` makes it.
+        repo_id: Where it is published: you/name.
+        run: The run's folder: recipe, environment and data are read from it. None: the card says they are not recorded.
+        results: results.json of `python -m eval`. None: the card says that the model is not scored.
+        licence: An identifier of the Hub's. None: the backbone's.
+        previous: The README that is published now; what stands between its markers is kept.
+
+    Raises:
+        UserError: A file is damaged, the licence is unknown or not allowed, or `previous` has one marker only.
+    """
+    from huggingface_hub import ModelCard
+
+    shape, facts = read_shape(folder), read_facts(run)
+    scored = read_results(results) if results is not None else None
+    chosen, base = choose(licence, folder, facts.backbone)
+    card = ModelCard.from_template(
+        metadata(folder, repo_id, chosen, facts, shape, scored),
+        template_path=str(Path(__file__).with_name("card.md")),
+        title=repo_id.rpartition("/")[2],
+        summary=summary(shape, facts),
+        yours=HINT,
+        shape=shape,
+        code=shape.code,
+        examples=EXAMPLES,
+        sentence_transformers_code=sentence_transformers_code(shape, repo_id),
+        transformers_code=transformers_code(shape, repo_id),
+        pooling=POOLING[shape.pooler],
+        after=[after(settings) for _, settings in shape.post],
+        facts=facts,
+        seed=facts.seed,
+        recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",
+        limits=limits(shape, facts, scored),
+        licence_text=licence_text(chosen, base, facts),
+        citations=citations(facts.recipe),
+        **_scores(scored, run),
+    )
+    text = re.sub(r"\n{3,}", "\n\n", str(card))  # what a template's empty sections leave
+    text = text.replace(HINT, _yours(previous), 1)
+    with atomic_file(folder / "README.md") as scratch:
+        scratch.write_text(text.strip() + "\n", encoding="utf-8")
+
+
+def _yours(previous: str | None) -> str:
+    """The user's own part of the card that is published, markers included."""
+    if previous is None or (BEGIN not in previous and END not in previous):
+        return HINT
+    start, end = previous.find(BEGIN), previous.rfind(END)
+    if start < 0 or end < start:
+        missing = BEGIN if start < 0 or end >= 0 else END
+        raise UserError(
+            f"the published README.md has no line {missing} where one belongs, so your part of it cannot be told\n"
+            f"fix: put your text between {BEGIN} and {END} there"
+        )
+    return previous[start : end + len(END)]
+
+
+def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any]:
+    """What the template says of scores."""
+    if scored is None:
+        return {"rows": [], "transfer": [], "geometry": None}
+    space = scored.get("geometry") or {}
+    geometry = [space.get(key) for key in ("alignment", "uniformity", "mean_cosine")]
+    cells = ["-" if value is None else f"{value:.3f}" for value in geometry]
+    cells.append(f"{space.get('effective_rank') or 0:.1f} of {space.get('dim')}")
+    versions = scored.get("versions") or {}
+    return {
+        "rows": rows(scored),
+        "average": average(scored),
+        "missing": sorted(scored.get("missing") or {}),
+        "seeds": seeds_of(run),
+        "transfer": transfer(scored),
+        "geometry": cells if space else None,
+        "precision": scored.get("precision") or "unknown precision",
+        "model_hash": str((scored.get("model") or {}).get("sha256") or "unknown")[:16],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }

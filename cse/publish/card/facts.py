@@ -1,0 +1,218 @@
+"""What a run's folder says of how a model was made, in words, without a path of the machine that made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import yaml
+
+from cse.errors import UserError
+
+SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
+AI_MADE = ("asset:triplets-mini", "asset:feedback-mini")
+NO_RUN = "not recorded"
+MOSTLY = 0.9  # share of sampled texts from which a language is said to be the model's
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known; empty where nothing is.
+
+    Attributes:
+        recipe: The resolved recipe, local paths reduced to names.
+        name: Of the recipe.
+        seed: The run's.
+        environment: Versions and machine.
+        data: What it was trained on: a mapping to show.
+        language: That of nearly all of it, as ISO 639 has it.
+        overlap: Of the training text with evaluation sets, by set.
+        feedback: Provenance of scores and texts that a language model made.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    seed: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    language: str | None = None
+    overlap: dict[str, str] = field(default_factory=dict)
+    feedback: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> str | None:
+        """As the recipe names it."""
+        name = _arguments(self.recipe, "encoder").get("backbone")
+        return str(name) if name else None
+
+    @property
+    def path(self) -> str | None:
+        """Of the data, as the recipe names it."""
+        path = _arguments(self.recipe, "data").get("path")
+        return None if path is None or str(path).startswith("LOCAL/") else str(path)
+
+    @property
+    def chosen_on(self) -> str | None:
+        """The tasks by whose score the checkpoint was selected."""
+        tasks = _arguments(self.recipe, "evaluator").get("tasks")
+        return str(tasks) if tasks else None
+
+    @property
+    def objective(self) -> str | None:
+        """The class of the objective."""
+        path = (self.recipe.get("objective") or {}).get("class_path")
+        return str(path).rpartition(".")[2] if path else None
+
+
+def read_facts(run: Path | None) -> Facts:
+    """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.hygiene`), the last two where they are there.
+
+    Raises:
+        UserError: It holds no recipe, or a file of it is damaged.
+    """
+    if run is None:
+        return Facts()
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"run {run} is not one (there is no {path})\nfix: give what training printed as `run`")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"run {run}: its recipe.yaml cannot be read: {' '.join(str(error).split())[:160]}") from None
+    environment, recorded = _json(run / "env.json"), _json(run / "data.json")
+    source = str(_arguments(raw, "data").get("path") or "")
+    return Facts(
+        recipe=portable(raw),
+        name=environment.get("recipe"),
+        seed=environment.get("seed", raw.get("seed")),
+        environment=_environment(environment),
+        data=_data(source, portable(recorded)),
+        language=next((code for code, share in (recorded.get("languages") or {}).items() if share >= MOSTLY), None),
+        overlap={name: _shared(found) for name, found in (recorded.get("overlap") or {}).items()},
+        feedback=_feedback(source),
+    )
+
+
+def portable(value: Any) -> Any:
+    """The same with every absolute path cut to its name: what lies where concerns one machine only."""
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str) and (value.startswith("~") or _absolute(value)):
+        return f"LOCAL/{PureWindowsPath(value).name}"
+    return value
+
+
+def _absolute(value: str) -> bool:
+    return "\n" not in value and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+
+
+def _data(source: str, recorded: Mapping[str, Any]) -> dict[str, str]:
+    """Name, rows, hash, licence and counts."""
+    found = {"source": f"`{portable(source)}`" if source else NO_RUN}
+    found["rows"] = _cell(recorded.get("rows")) or NO_RUN
+    found["sha256 of the rows"] = _cell(recorded.get("sha256")) or NO_RUN
+    found["licence"] = _licence(source) or NO_RUN
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in (recorded.get("left_out") or {}).items())
+    tokens, mined = recorded.get("tokens") or {}, _json(_beside(source, ".json"))
+    found["left out or mended"] = left_out
+    found["cut"] = f"{tokens['truncated']:,} texts, to {tokens['max_length']} tokens" if tokens.get("truncated") else ""
+    found["languages"] = ", ".join(f"{c} {s:.0%}" for c, s in (recorded.get("languages") or {}).items())
+    if "miner" in mined:
+        checkpoint = portable((mined.get("checkpoint") or {}).get("name"))
+        found["hard negatives"] = f"mined with `{checkpoint}` by {mined['miner'].get('class')}, {mined.get('k')} a row"
+    return {key: text for key, text in found.items() if text}
+
+
+def _shared(found: Mapping[str, Any]) -> str:
+    """How much of an evaluation set is in the training text."""
+    pairs = f"; {found['shared_pairs']:,} of {found['pairs']:,} pairs" if found.get("pairs") else ""
+    return f"{found['shared_texts']:,} of {found['texts']:,} texts{pairs}"
+
+
+def _licence(source: str) -> str | None:
+    """What an asset's NOTICE says, where the asset is on this machine. Nothing is fetched."""
+    if source in AI_MADE:
+        return SHIPPED
+    name = source.removeprefix("asset:")
+    if name == source:
+        return None
+    from cse.assets import FETCHED
+
+    asset = FETCHED.get(name)
+    notice = asset.folder(name) / "NOTICE" if asset else None
+    if notice is None or not notice.is_file():
+        return None
+    stated = re.search(r"^Licence\s+(.+)$", notice.read_text(encoding="utf-8"), re.MULTILINE)
+    return stated[1].rstrip(",") if stated else None
+
+
+def _feedback(source: str) -> dict[str, str]:
+    """What the manifest of `cse feedback` beside a data file says: who was asked what, and what came of it."""
+    if source in AI_MADE:
+        return {"made by": SHIPPED}
+    manifest = portable(_json(_beside(source, ".manifest.json")))
+    if not manifest:
+        return {}
+    prompts = ", ".join(f"{name} {about.get('version')}" for name, about in (manifest.get("prompts") or {}).items())
+    counts = manifest.get("counts") or {}
+    aside = ", ".join(f"{count:,} {reason}" for reason, count in (counts.get("set_aside") or {}).items())
+    found = {
+        "task": _cell(manifest.get("task")),
+        "prompts": prompts,
+        "rows": _cell(counts.get("rows")),
+        "set aside": aside,
+        "scores": ", ".join(f"{k}: {n:,}" for k, n in (manifest.get("score_histogram") or {}).items() if n),
+        "sha256": _cell((manifest.get("output") or {}).get("sha256")),
+    }
+    for labeller in manifest.get("labellers") or []:
+        answers = f"{labeller.get('answers', 0):,} answers to {labeller.get('questions', 0):,} questions"
+        cost = labeller.get("cost_usd")
+        when = f", {labeller['first_answer']} to {labeller['last_answer']}" if labeller.get("first_answer") else ""
+        found[f"model `{labeller.get('model')}`"] = f"{answers}{f', {cost} USD' if cost else ''}{when}"
+    return {key: text for key, text in found.items() if text}
+
+
+def _beside(source: str, ending: str) -> Path:
+    """The file of the same name with another ending."""
+    return Path(source or "none").expanduser().with_suffix(ending)
+
+
+def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Versions, machine and time."""
+    packages = environment.get("packages") or {}
+    known = {key: environment.get(key) for key in ("cse", "git", "python", "platform", "device", "threads", "cuda")}
+    known |= packages
+    known["started"] = environment.get("started")
+    return {key: str(value) for key, value in known.items() if value is not None}
+
+
+def _cell(value: Any) -> str:
+    """A value on one line; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
+
+
+def _arguments(recipe: Mapping[str, Any], component: str) -> dict[str, Any]:
+    return dict((recipe.get(component) or {}).get("init_args") or {})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}\nfix: restore it, or remove it") from None
+    return found if isinstance(found, dict) else {}

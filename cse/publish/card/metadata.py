@@ -1,0 +1,60 @@
+"""The card's header, which the Hub reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cse.publish.card.facts import Facts
+from cse.publish.card.scores import evaluations
+from cse.publish.card.usage import Shape
+from cse.sources import HUB_ID, KINDS
+
+
+def metadata(
+    folder: Path, repo_id: str, licence: str, facts: Facts, shape: Shape, scored: Mapping[str, Any] | None
+) -> Any:
+    """The card's header, in the Hub's own class, which checks it."""
+    from huggingface_hub import ModelCardData
+
+    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
+    tags += [f"objective:{facts.objective}"] if facts.objective else []
+    tags += ["custom_code"] if shape.code else []
+    found = evaluations(scored, facts.seed) if scored else []
+    base = _base_model(folder, facts)
+    optional: dict[str, Any] = {"base_model": base} if base else {}
+    optional |= {"language": facts.language} if facts.language else {}
+    data = HUB_ID.fullmatch(facts.path or "")
+    if data and (data["file"] or Path(data["repo"]).suffix not in KINDS) and not Path(data["repo"]).exists():
+        optional["datasets"] = [data["repo"]]
+    optional |= {"eval_results": found, "model_name": repo_id} if found else {}
+    return ModelCardData(
+        license=licence,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=tags,
+        metrics=["spearmanr"] if found else None,
+        **optional,
+    )
+
+
+def _base_model(folder: Path, facts: Facts) -> str | None:
+    """The backbone's Hub id: the recipe's, or the one that its NOTICE gives."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
+
+    name = facts.backbone
+    if name is None or name.startswith("LOCAL/"):
+        return None
+    if name.startswith("asset:"):
+        notice = folder / "NOTICE"
+        text = notice.read_text(encoding="utf-8") if notice.is_file() else ""
+        stated = re.search(r"^Authors.*?\(([\w.-]+/[\w.-]+)\)", text, re.MULTILINE)
+        return stated[1] if stated else None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return None if Path(name).exists() else name

@@ -1,0 +1,114 @@
+"""The scores of results.json: as rows of the card's table, and as the Hub's `model-index`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+
+SCHEMA = 1  # of eval/results.py
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of a results.json.
+
+    Raises:
+        UserError: It is missing or is none.
+    """
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"results {path} cannot be read: {error}\nfix: make eval CKPT=..., or leave it out") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("tasks"), dict):
+        raise UserError(f"results {path} is no results file of schema {SCHEMA}\nfix: score the checkpoint again")
+    return found
+
+
+def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row a task: task, split, spearman, interval, mean, wmean, n, data."""
+    found = []
+    for name, task in results["tasks"].items():
+        data = task.get("data") or {}
+        found.append(
+            {
+                "task": name,
+                "split": str(task.get("split") or "-"),
+                "spearman": _number(task["all"]["spearman"]),
+                "interval": _interval(task.get("interval")),
+                "mean": _number((task.get("mean") or {}).get("spearman")),
+                "wmean": _number((task.get("wmean") or {}).get("spearman")),
+                "n": f"{task['n']:,}",
+                "data": f"{data.get('text') or '-'} `{str(data.get('sha256') or '-')[:12]}`",
+            }
+        )
+    return found
+
+
+def average(results: Mapping[str, Any]) -> dict[str, str] | None:
+    """The average over the tasks asked for; None where one is missing, or where there is one only."""
+    mean = results.get("average") or {}
+    score = (mean.get("all") or {}).get("spearman")
+    if score is None or len(results["tasks"]) < 2:
+        return None
+    return {"spearman": _number(score), "interval": _interval(mean.get("interval"))}
+
+
+def transfer(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row a transfer task."""
+    return [
+        {"task": n, "accuracy": _number(t["accuracy"]), "interval": _interval(t.get("interval")), "n": f"{t['n']:,}"}
+        for n, t in (results.get("transfer") or {}).items()
+    ]
+
+
+def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
+    """EvalResults for the card's metadata, in [-1, 1] as sentence-transformers writes them."""
+    from huggingface_hub import EvalResult
+
+    found = []
+    for name, task in results["tasks"].items():
+        settings: dict[str, Any] = {"aggregation": "all", "pairs": task["n"]}
+        if task.get("interval"):
+            settings["interval_95"] = [round(bound / 100, 4) for bound in task["interval"]]
+        if seed is not None:
+            settings["seeds"] = [seed]
+        found.append(
+            EvalResult(
+                task_type="semantic-similarity",
+                task_name="Semantic Similarity",
+                dataset_type=str(task.get("task") or name).lower(),
+                dataset_name=name,
+                dataset_split=task.get("split"),
+                metric_type="spearman_cosine",
+                metric_name="Spearman of cosine, all pairs",
+                metric_value=round(task["all"]["spearman"] / 100, 6),
+                metric_args=settings,
+            )
+        )
+    return found
+
+
+def seeds_of(run: Path | None) -> dict[str, Any] | None:
+    """What `make reproduce` found over seeds, where this run is one of those: {n, mean, sd, tasks, seeds}."""
+    path = run.parent / "reproduce.json" if run is not None and run.name.startswith("reproduce-s") else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        spread = "-" if summary["sd"] is None else _number(summary["sd"])
+        tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
+        seeds = list(summary["scores"])
+        return {"n": len(seeds), "mean": _number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
+    except (OSError, ValueError, KeyError, TypeError):  # of another program; the card does without
+        return None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(bounds: Any) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "-"

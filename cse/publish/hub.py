@@ -1,0 +1,286 @@
+"""Publishing a checkpoint to the Hugging Face Hub: staged, verified, and uploaded as one commit.
+
+The token is the Hub's own: HF_TOKEN or `hf auth login`. It goes to the Hub in a header and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from cse.publish.remote import Remote
+
+ROUNDS = 3  # how often to begin anew where someone else commits meanwhile
+MODEL = re.compile(
+    r"""modules\.json | config_sentence_transformers\.json | sentence_bert_config\.json | config\.json
+      | (tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json | (vocab|merges)\.txt
+      | (model(-\d{5}-of-\d{5})?|prompts|adapter_model)\.safetensors | model\.safetensors\.index\.json
+      | adapter_config\.json | weights\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
+    re.VERBOSE,
+)
+TEXT = re.compile(r"README\.md|LICENSE(\.txt|\.md)?|NOTICE")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What went to the Hub, or would.
+
+    Attributes:
+        url: Where it can be seen: the repository, its branch, or the pull request.
+        files: Sizes in bytes by path in the repository.
+        left_out: What the checkpoint holds beyond that.
+        verified: What `cse.publish.verify` found, a line each.
+        results: Where the scores on the card are from.
+        removed: Files of an earlier upload that the model no longer has.
+        message: Of the commit.
+        changed: Whether there is a new commit; False too where nothing was sent.
+    """
+
+    url: str
+    files: dict[str, int]
+    left_out: list[str]
+    verified: list[str]
+    results: Path | None
+    removed: list[str]
+    message: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A staged folder with its card, verified; as `Upload`."""
+
+    files: dict[str, int]
+    left_out: list[str]
+    verified: list[str]
+    results: Path | None
+
+    def uploaded(self, url: str, removed: list[str], message: str, *, changed: bool) -> Upload:
+        return Upload(url, self.files, self.left_out, self.verified, self.results, removed, message, changed)
+
+
+def push(
+    checkpoint: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    results: Path | None = None,
+    licence: str | None = None,
+    dry_run: bool = False,
+) -> Upload:
+    """Publish a checkpoint as a model that anyone loads.
+
+    It is staged in a temporary folder, given its card, reloaded and compared there, and uploaded as one commit, so that
+    the Hub holds the old model or the new one, and never a part. Large files that are there already are not sent again.
+
+    Args:
+        checkpoint: A run's best/ or last/, which is only read.
+        repo: owner/name; created where it is not there.
+        private: Of a repository that is created.
+        revision: A branch, created from main where it is not there. None: main.
+        create_pr: Open a pull request rather than commit.
+        message: Of the commit; None: one with the score.
+        results: What `python -m eval` wrote. None: what lies in the checkpoint or its run.
+        licence: The Hub's identifier, for the card.
+        dry_run: Only say what would go. Contacts nothing.
+
+    Raises:
+        UserError: It is not a checkpoint or does not stand the verification, an argument is wrong, or the Hub is not
+            reached or refuses.
+    """
+    from cse.publish.stage import stage
+
+    check_name(repo)
+    if create_pr and revision not in {None, "main"}:
+        raise UserError(f"--revision {revision} with --pr: the Hub opens pull requests against main; leave out one")
+    results = results or find_results(checkpoint)
+    _check_results(results, checkpoint)
+    message = message or describe(results)
+    with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):
+        folder = Path(scratch) / "model"
+        remote = None if dry_run else _remote(repo, private=private, revision=revision, create_pr=create_pr)
+        stage(checkpoint, folder)
+
+        finish = partial(_finish, folder, checkpoint, repo, results, licence)
+        if remote is None:
+            return finish(None).uploaded("", [], message, changed=False)
+        return _upload(remote, folder, finish, message)
+
+
+def _finish(
+    folder: Path, checkpoint: Path, repo: str, results: Path | None, licence: str | None, previous: str | None
+) -> _Finished:
+    """Write the card, on top of the one that is there, and verify what is then uploaded as it is."""
+    from cse.publish.card import write_card
+    from cse.publish.verify import verify
+
+    run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
+    write_card(folder, repo, run=run, results=results, licence=licence, previous=previous)
+    files, others = published(folder)
+    for path in others:
+        (folder / path).unlink()
+    report = verify(folder, against=checkpoint)
+    return _Finished(files, sorted({*others, *_paths(checkpoint)} - set(files)), report.lines(), results)
+
+
+def _check_results(results: Path | None, checkpoint: Path) -> None:
+    """Refuse scores of another model."""
+    from cse.model_hash import model_hash
+
+    if results is None:
+        return
+    try:
+        scored = json.loads(results.read_text(encoding="utf-8"))["model"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the card says what is wrong with it
+    if scored != model_hash(checkpoint):
+        raise UserError(
+            f"--results {results} are the scores of another model than {checkpoint}\n"
+            f"fix: python -m eval {checkpoint}, or give the file with its scores"
+        )
+
+
+def _remote(repo: str, *, private: bool, revision: str | None, create_pr: bool) -> Remote:
+    from cse.publish.remote import Remote
+
+    return Remote(repo, private=private, revision=revision, create_pr=create_pr)
+
+
+def _upload(remote: Remote, folder: Path, finish: Callable[[str | None], _Finished], message: str) -> Upload:
+    """Finish the folder on top of what is there, and commit it; anew where that is no longer what is there."""
+    from cse.publish.remote import Moved
+
+    for _ in range(ROUNDS):
+        state = remote.look()
+        found = finish(state.readme)
+        stale = sorted(path for path in state.files if MODEL.fullmatch(path) and path not in found.files)
+        try:
+            url, changed = remote.commit(folder, list(found.files), stale, message, onto=state)
+        except Moved:
+            continue
+        return found.uploaded(url, stale, message, changed=changed)
+    raise UserError(f"repository {remote.repo}: others commit to it faster than this upload ends\nfix: try again later")
+
+
+@contextmanager
+def _room(scratch: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the model is put together in {scratch}, which fails: {error.strerror or error}\n"
+            "fix: set TMPDIR to a folder with room for a copy of the model"
+        ) from error
+
+
+def published(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """The sizes of the files that may go, by path, and the paths of those that may not.
+
+    What may go is the layout of `cse.layout`: weights as safetensors, settings, tokenizer, the card, and the files of
+    Python that modules.json names.
+    """
+    paths, code = _paths(folder), _code(folder)
+    going = [path for path in paths if MODEL.fullmatch(path) or TEXT.fullmatch(path) or path in code]
+    files = {path: (folder / path).stat().st_size for path in going}
+    return files, [path for path in paths if path not in files]
+
+
+def _paths(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _code(folder: Path) -> set[str]:
+    """Files of Python in the root that modules.json names, and those beside them that they import."""
+    import ast
+
+    modules = folder / "modules.json"
+    kinds = [module["type"] for module in json.loads(modules.read_text(encoding="utf-8"))] if modules.is_file() else []
+    waiting, found = [kind.split(".")[0] for kind in kinds], set[str]()
+    while waiting:
+        path = folder / f"{waiting.pop()}.py"
+        if path.name in found or not path.is_file():
+            continue
+        found.add(path.name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                waiting += [node.module] if node.module else [name.name for name in node.names]
+    return found
+
+
+def check_name(repo: str) -> None:
+    """Refuse what cannot be a repository's name.
+
+    Raises:
+        UserError: It says what is wrong with it.
+    """
+    owner, slash, name = repo.partition("/")
+    wrong = None
+    if not slash:
+        wrong = "lacks the owner"
+    elif "/" in name:
+        wrong = f"has {repo.count('/')} slashes"
+    elif not owner or not name:
+        wrong = f"lacks the {'name' if owner else 'owner'}"
+    elif odd := sorted(set(re.findall(r"[^A-Za-z0-9._-]", owner + name))):
+        wrong = f"holds {', '.join(map(repr, odd))}; letters, digits, '-', '_' and '.' may be used"
+    elif found := next((s for s in ("--", "..") if s in repo), None):
+        wrong = f"holds {found!r}"
+    elif edge := next((part for part in (owner, name) if part[0] in "-." or part[-1] in "-."), None):
+        wrong = f"has {edge!r}, which starts or ends with '-' or '.'"
+    elif long := next((part for part in (owner, name) if len(part) > 96), None):
+        wrong = f"has {len(long)} characters in {long[:20]}..., and may have 96"
+    elif name.endswith(".git"):
+        wrong = "ends with .git"
+    if wrong:
+        raise UserError(f"repository {repo!r} {wrong}\nfix: give owner/name, such as me/my-encoder")
+
+
+def find_results(checkpoint: Path) -> Path | None:
+    """The results of a checkpoint: in it, or in its run as `python -m eval` names them, on STS or else the only ones.
+
+    Raises:
+        UserError: There are several, none of them on STS.
+    """
+    start = "results" if checkpoint.name == "best" else f"results-{checkpoint.name}"
+    whole = [checkpoint / "results.json", checkpoint.parent / f"{start}.json"]
+    if found := next((path for path in whole if path.is_file()), None):
+        return found
+    others = sorted(checkpoint.parent.glob(f"{start}-*.json"))
+    if checkpoint.name == "best":
+        others = [path for path in others if not path.name.startswith("results-last")]
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise UserError(f"--results: {checkpoint.parent} holds {names}\nfix: give the one to publish, --results FILE")
+    return others[0] if others else None
+
+
+def describe(results: Path | None) -> str:
+    """A commit's message, with the score where there is one.
+
+    Raises:
+        UserError: The results cannot be read.
+    """
+    from cse.publish.card.scores import read_results
+
+    average = {} if results is None else read_results(results).get("average") or {}
+    score = (average.get("all") or {}).get("spearman")
+    said = "" if score is None else f": {average['requested']} {score:.2f} (Spearman × 100, all)"
+    return f"Upload sentence encoder{said}"
+
+
+def shown_size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count:,} B" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"

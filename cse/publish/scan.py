@@ -1,0 +1,125 @@
+"""What must not be published: training state, weights that run code when read, secrets, paths of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cse.errors import UserError
+
+BINARY = frozenset({".safetensors", ".onnx", ".onnx_data", ".model", ".png", ".jpg", ".jpeg", ".gif", ".webp"})
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npz", ".npy"})
+TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|trainer_state|training_args|state)\b", re.I)
+VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # their entries may look like paths
+HIDDEN = frozenset({".gitattributes"})
+SECRETS = {
+    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}",
+    "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}",
+    "an AWS access key": r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a GitHub token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
+    "a Google API key": r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{10,}",
+    "a password in an address": r"https?://[^/\s:@\"']+:[^/\s@\"']+@",
+}
+SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)S?$", re.I)
+HOMES = r"(?<![\w.:/-])/(?:home|Users|root|tmp|var/folders|mnt|scratch)/[\w.-]+|(?<!\w)[A-Za-z]:\\+Users\\"
+
+
+def scan(folder: Path) -> list[Path]:
+    """Every file of a folder that is to be published, after looking at each.
+
+    Raises:
+        UserError: One must not be; the message names it and says why. A secret itself is never in the message.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    secrets, paths = _secrets(), _paths()
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        _check_name(path, name)
+        text = _text(path, name)
+        for number, what in _found(text, secrets):
+            raise UserError(f"{name}:{number} holds {what}\nfix: remove it, and revoke it if it was ever shared")
+        for number, what in _found(text, paths["own"] if path.name in VOCABULARY else paths["any"]):
+            raise UserError(f"{name}:{number} holds {what}\nfix: remove it; it means nothing on another machine")
+    _check_weights(folder, files)
+    return files
+
+
+def _check_name(path: Path, name: str) -> None:
+    parts = Path(name).parts
+    if path.is_symlink():
+        raise UserError(f"{name} is a link to elsewhere\nfix: put the file itself there, or remove it")
+    if any(part.startswith(".") for part in parts) and path.name not in HIDDEN:
+        raise UserError(f"{name} is hidden, and no part of a model\nfix: remove it")
+    if TRAINING.match(path.name) or "state" in parts[:-1]:
+        raise UserError(f"{name} is state of training, which a published model does not need\nfix: remove it")
+    if path.suffix.lower() in PICKLED:
+        raise UserError(f"{name} is not safetensors: such files can run code when they are read\nfix: remove it")
+
+
+def _text(path: Path, name: str) -> str:
+    """The text of a file; of safetensors, what its header says beside the tensors."""
+    if path.suffix.lower() == ".safetensors":
+        return _header(path, name)[1]
+    if path.suffix.lower() in BINARY:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is neither text nor weights in safetensors\nfix: remove it") from None
+
+
+def _header(path: Path, name: str) -> tuple[list[str], str]:
+    """The tensors' names of a safetensors file, and its free text."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 0 < size < 100_000_000:
+                raise ValueError("its header has no sensible length")
+            header = json.loads(file.read(size))
+        return [key for key in header if key != "__metadata__"], json.dumps(header.get("__metadata__") or {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{name} is damaged: {str(error)[:120]}\nfix: save the checkpoint again") from None
+
+
+def _check_weights(folder: Path, files: list[Path]) -> None:
+    """Refuse weights that no module of the model reads, and tensors of an optimizer or an unmerged LoRA."""
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    known = {Path(module["path"]) for module in modules} | {Path()}
+    for path in files:
+        name = path.relative_to(folder)
+        if path.suffix != ".safetensors":
+            continue
+        if name.parent not in known:
+            raise UserError(f"{name} belongs to no module in modules.json: a head of training?\nfix: remove it")
+        for tensor in _header(path, str(name))[0]:
+            if re.search(r"lora_[AB]|\.base_layer\.|exp_avg|momentum_buffer", tensor):
+                raise UserError(f"{name} holds {tensor}, which serves training only\nfix: save the checkpoint with cse")
+
+
+def _secrets() -> list[tuple[str, re.Pattern[str]]]:
+    """Patterns of secrets, and this machine's own: values of variables that are named as such."""
+    found = [(what, re.compile(pattern)) for what, pattern in SECRETS.items()]
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value) >= 12:
+            found.append((f"the value of {name}", re.compile(re.escape(value))))
+    return found
+
+
+def _paths() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Patterns of this machine's folders, and of any machine's homes."""
+    own = {Path.cwd(), Path.home(), Path(tempfile.gettempdir())}
+    names = "|".join(re.escape(str(path)) for path in sorted(own) if len(path.parts) > 1)
+    exact = [("a path of this machine", re.compile(rf"(?<![\w.:/-])(?:{names})/[\w.-]"))] if names else []
+    return {"own": exact, "any": [*exact, ("a local path", re.compile(HOMES))]}
+
+
+def _found(text: str, patterns: list[tuple[str, re.Pattern[str]]]) -> Iterator[tuple[int, str]]:
+    for what, pattern in patterns:
+        if match := pattern.search(text):
+            yield text.count("\n", 0, match.start()) + 1, what

@@ -1,0 +1,386 @@
+"""The model card: what the Hub reads of it, what a reader pastes, and what stays."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from cse import objectives
+from cse.data import Texts
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.hygiene import examine
+from cse.postprocess import whiten
+from cse.prefix_encoder import PrefixEncoder
+from cse.publish.card import BEGIN, END, write_card
+from cse.publish.card.citation import ARXIV, citations
+from cse.publish.card.facts import portable
+from cse.publish.card.licences import of_folder
+from cse.publish.scan import scan
+from cse.publish.stage import stage
+from cse.tokens import TokenStore
+from tests.runs import write_texts
+
+REPO = "me/my-encoder"
+TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30]
+RECIPE = {
+    "seed": 42,
+    "data": {"class_path": "cse.data.Texts", "init_args": {"path": "/home/me/corpus.txt", "limit": None}},
+    "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": "bert-base-uncased", "pooler": "cls"}},
+    "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
+    "evaluator": {"class_path": "eval.evaluator.STSEvaluator", "init_args": {"tasks": "sts-mini-dev"}},
+}
+DATA = {
+    "rows": 12599,
+    "sha256": "ab" * 32,
+    "left_out": {"duplicate": 3},
+    "tokens": {"truncated": 2, "max_length": 64},
+    "languages": {"en": 0.98, "unsure": 0.02},
+    "overlap": {"STS12": {"texts": 6000, "shared_texts": 7, "pairs": 3108, "shared_pairs": 1, "examples": ["secret"]}},
+}
+
+
+def task(name, spearman, n):
+    return {
+        "task": name,
+        "split": "test",
+        "n": n,
+        "all": {"spearman": spearman, "pearson": 1.0},
+        "mean": None,
+        "wmean": None,
+        "interval": [spearman - 2, spearman + 2],
+        "data": {"text": "raw", "sha256": "0123456789abcdef", "where": "/home/me/sts"},
+    }
+
+
+RESULTS = {
+    "schema": 1,
+    "model": {"name": "/home/me/runs/x/best", "sha256": "c" * 64},
+    "tasks": {"STS12": task("STS12", 65.494, 3108), "STSB-dev": task("STSB", 80.79, 1500)},
+    "average": {"all": {"spearman": 73.142}, "interval": [71.0, 75.0]},
+    "missing": {},
+    "geometry": {"alignment": 0.21, "uniformity": -1.75, "mean_cosine": 0.4, "effective_rank": 100.04, "dim": 576},
+    "precision": "bf16",
+    "versions": {"torch": "2.13.0"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a card asked the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bert):
+    """With everything after the pooler that there can be, and texts in lower case."""
+    torch.manual_seed(1)
+    made = Encoder(tiny_bert, pooler="first_last_layer1", head="mlp", export_head=True, max_length=20).eval()
+    torch.nn.init.normal_(made.post[0].linear.weight)
+    made.lower_case = True
+    return made
+
+
+@pytest.fixture
+def folder(encoder, tmp_path):
+    encoder.save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged")
+    return tmp_path / "staged"
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    packages = {"torch": "2.13.0", "transformers": "5.24.0"}
+    (path / "env.json").write_text(
+        json.dumps({"recipe": "simcse-unsup", "seed": 42, "cse": "9.9", "packages": packages})
+    )
+    (path / "data.json").write_text(json.dumps(DATA))
+    return path
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS))
+    return path
+
+
+def card(folder, *, run=None, results=None, licence="mit", previous=None):
+    write_card(folder, REPO, run=run, results=results, licence=licence, previous=previous)
+    return ModelCard.load(folder / "README.md")
+
+
+def test_the_hub_reads_scores_recipe_and_kind(folder, run, results):
+    data = card(folder, run=run, results=results).data
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert (data.license, data.base_model, data.language) == ("mit", "bert-base-uncased", "en")
+    assert {"sentence-transformers", "objective:SimCSE"} <= set(data.tags)
+    assert "custom_code" not in data.tags
+    found = {r.dataset_name: r for r in data.eval_results}
+    assert {name: r.metric_value for name, r in found.items()} == {"STS12": 0.65494, "STSB-dev": 0.8079}
+    one = found["STSB-dev"]
+    assert (one.dataset_type, one.dataset_split, one.metric_type) == ("stsb", "test", "spearman_cosine")
+    assert one.metric_args == {"aggregation": "all", "pairs": 1500, "interval_95": [0.7879, 0.8279], "seeds": [42]}
+
+
+def test_a_reader_finds_scores_data_and_environment(folder, run, results):
+    text = card(folder, run=run, results=results).text
+    assert "| STS12 | test | **65.49** | 63.5 to 67.5 | - | - | 3,108 | raw `0123456789ab` |" in text
+    assert "| average | | **73.14** | 71.0 to 75.0 |" in text
+    assert "One run, seed 42." in text
+    assert "chosen on sts-mini-dev" in text
+    assert "| 0.210 | -1.750 | 0.400 | 100.0 of 576 |" in text
+    assert "| rows | 12,599 |" in text
+    assert f"| sha256 of the rows | {'ab' * 32} |" in text
+    assert "| STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |" in text
+    assert "secret" not in text
+    assert "cse 9.9 · torch 2.13.0 · transformers 5.24.0" in text
+    assert "with SimCSE (recipe `simcse-unsup` of cse 9.9)" in text
+    assert "Gao, Tianyu and Yao, Xingcheng and Chen, Danqi" in text
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert shown["data"]["init_args"] == {"path": "LOCAL/corpus.txt", "limit": None}
+    assert {k: v for k, v in shown.items() if k != "data"} == {k: v for k, v in RECIPE.items() if k != "data"}
+    scan(folder)  # no path of the run, the results or the data got into it
+
+
+def test_what_the_data_check_leaves_in_a_run_is_understood(encoder, folder, run, tmp_path):
+    texts = Texts(str(write_texts(tmp_path, 20)))
+    known = texts.unique_texts()
+    sets = {"pairs": [(known[0].upper() + "!", "new one"), ("new one", "other")], "single": [("unseen",)]}
+    report = examine(texts, TokenStore.build(known, encoder.tokenizer, 6), sets)
+    (run / "data.json").write_text(json.dumps(report))
+    text = card(folder, run=run).text
+    assert "| pairs | 1 of 3 texts; 0 of 2 pairs |" in text
+    assert "| single | 0 of 1 texts |" in text
+    assert "| rows | 20 |" in text
+    assert f"| sha256 of the rows | {texts.hash} |" in text
+    assert "| cut | 20 texts, to 6 tokens |" in text  # five words, and two tokens of the tokenizer's own
+
+
+def test_without_run_and_results_it_says_so(folder):
+    found = card(folder)
+    assert found.data.eval_results is None
+    assert "Not scored: no results were given" in found.text
+    assert found.text.count("Not recorded") == 3
+    assert "nothing is known of how good it is" in found.text
+    assert "\n\n\n" not in found.text
+
+
+def test_missing_tasks_leave_no_average(folder, results):
+    partial = RESULTS | {"average": {"all": {"spearman": None}, "interval": None}, "missing": {"STS13": "no file"}}
+    results.write_text(json.dumps(partial))
+    text = card(folder, results=results).text
+    assert "| average |" not in text
+    assert "there is no average: STS13." in text
+
+
+def test_scores_over_seeds(folder, run, results):
+    moved = run.rename(run.with_name("reproduce-s42"))
+    summary = {"scores": {"42": 75.0, "43": 76.0}, "mean": 75.5, "sd": 0.7071, "expect": {"tasks": "sts-mini-dev"}}
+    (moved.parent / "reproduce.json").write_text(json.dumps(summary))
+    text = card(folder, run=moved, results=results).text
+    assert "Over 2 seeds (42, 43), on sts-mini-dev: 75.50 ± 0.71." in text
+
+
+def blocks(folder) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("extra", ["dense", "whitened", "template"])
+def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, capsys):
+    """As a stranger would, with the folder in place of the Hub."""
+    made = encoder
+    if extra == "whitened":
+        made = whiten(Encoder(tiny_bert, pooler="mean").eval(), write_texts(tmp_path).read_text().splitlines(), 5)
+    elif extra == "template":
+        made = Encoder(tiny_bert, pooler="last", template="the {text} sat on", max_length=12).eval()
+    made.save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "me" / "my-encoder")
+    folder = tmp_path / "me" / "my-encoder"
+    assert ("cut" in card(folder).text, made.template is not None) == (True, extra == "template")
+    assert ("`the {text} sat on`" in card(folder).text) == (extra == "template")
+    monkeypatch.chdir(tmp_path)  # where me/my-encoder is a folder
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: str(tmp_path / repo / file))
+    want = made.encode(TEXTS)
+    theirs, plain = {}, {}
+    exec(blocks(folder)[0], theirs)
+    exec(blocks(folder)[1], plain)
+    assert np.abs(theirs["model"].encode(TEXTS) - want).max() < 1e-6
+    assert np.abs(plain["encode"](TEXTS).numpy() - want).max() < 1e-6
+    assert theirs["vectors"].shape == (3, made.dim)
+    assert torch.allclose(plain["vectors"].norm(dim=1), torch.ones(3))
+    assert capsys.readouterr().out.count("tensor(") == 2
+
+
+def test_soft_prompts_say_what_they_need(tiny_bert, tmp_path):
+    PrefixEncoder(tiny_bert, prompt_length=3).save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged")
+    found = card(tmp_path / "staged")
+    assert "custom_code" in found.data.tags
+    assert f'SentenceTransformer("{REPO}", trust_remote_code=True)' in found.text
+    assert "prefix_module.py" in found.text
+    assert len(blocks(tmp_path / "staged")) == 1
+
+
+OURS = f"{BEGIN}\n## Thanks\n\n\n\nTo {{{{ everyone }}}} & <b>all</b>: {BEGIN[:5]}\n{END}"
+
+
+def test_what_the_user_wrote_stays(folder, run, results):
+    first = card(folder).content
+    edited = re.sub(f"{BEGIN}.*{END}", lambda _: OURS, first, flags=re.DOTALL).replace("# my-encoder", "# Changed")
+    second = card(folder, run=run, results=results, previous=edited).content
+    assert OURS in second
+    assert "# Changed" not in second
+    assert "One run, seed 42." in second
+    third = card(folder, previous=second).content
+    assert third.count(OURS) == 1
+    assert third.replace(OURS, "") == re.sub(f"{BEGIN}.*{END}", "", first, flags=re.DOTALL)
+
+
+def test_a_card_of_another_make_is_replaced(folder):
+    assert card(folder, previous="---\nlicense: mit\n---\n# Mine\n").content == card(folder).content
+
+
+@pytest.mark.parametrize("previous", [f"{BEGIN}\ntext", f"text\n{END}", f"{END}\ntext\n{BEGIN}"])
+def test_half_a_marker_is_an_error(folder, previous):
+    with pytest.raises(UserError, match=r"yours: (begin|end)"):
+        card(folder, previous=previous)
+    assert not (folder / "README.md").exists()
+
+
+def test_licences(folder, run):
+    with pytest.raises(UserError, match=r"licence 'apache2' is none .*\n.*nearest are apache-2\.0"):
+        card(folder, licence="apache2")
+    with pytest.raises(UserError, match=r"licence: not given, .*bert-base-uncased"):
+        card(folder, run=run, licence=None)
+    assert card(folder, licence="CC-BY-4.0").data.license == "cc-by-4.0"
+    (folder / "NOTICE").write_text("A model.\nLicence     Apache License 2.0; see it\n")
+    assert card(folder, licence=None).data.license == "apache-2.0"
+    assert card(folder, licence="mit").data.license == "mit"
+    (folder / "NOTICE").write_text("A model.\nLicence     CC BY-NC 4.0\n")
+    assert card(folder, licence=None).data.license == "cc-by-nc-4.0"
+    with pytest.raises(UserError, match=r"the backbone is under cc-by-nc-4\.0, .*\n.*give cc-by-nc-4\.0"):
+        card(folder, licence="mit")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "licence"),
+    [
+        ("LICENSE", "MIT License\n\nCopyright", "mit"),
+        ("LICENSE.txt", "   Apache License\n      Version 2.0, January 2004", "apache-2.0"),
+        ("NOTICE", "x\nLicence     apache-2.0\n", "apache-2.0"),
+        ("LICENSE", "All rights are mine, which permits nothing", None),
+    ],
+)
+def test_licences_in_words(tmp_path, file, content, licence):
+    (tmp_path / file).write_text(content)
+    assert of_folder(tmp_path) == licence
+
+
+def test_a_backbones_licence_travels_with_it(tiny_bert, tmp_path):
+    from shutil import copytree
+
+    copytree(tiny_bert, tmp_path / "backbone")
+    (tmp_path / "backbone" / "LICENSE").write_text("MIT License\n")
+    Encoder(str(tmp_path / "backbone")).save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged")
+    assert (tmp_path / "staged" / "LICENSE").read_text() == "MIT License\n"
+    assert card(tmp_path / "staged", licence=None).data.license == "mit"
+
+
+def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
+    labeller = {"model": "gpt-x", "questions": 10, "answers": 12, "cost_usd": 0.5}
+    manifest = {"made_by": "cse feedback", "task": "score", "prompts": {"score": {"version": "3"}}}
+    manifest |= {"counts": {"rows": 9, "set_aside": {"refused": 1}}, "labellers": [labeller]}
+    manifest |= {"score_histogram": {"0.0-0.1": 4, "0.1-0.2": 0, "0.9-1.0": 5}}
+    (tmp_path / "pairs.manifest.json").write_text(json.dumps(manifest))
+    mined = {"miner": {"class": "TopK"}, "k": 2, "checkpoint": {"name": "/home/me/runs/best"}}
+    (tmp_path / "pairs.json").write_text(json.dumps(mined))
+    recipe = RECIPE | {"data": {"class_path": "x", "init_args": {"path": str(tmp_path / "pairs.jsonl")}}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = card(folder, run=run).text
+    assert "Feedback of a language model was used" in text
+    for line in ("| prompts | score 3 |", "| set aside | 1 refused |", "| scores | 0.0-0.1: 4, 0.9-1.0: 5 |"):
+        assert line in text
+    assert "| model `gpt-x` | 12 answers to 10 questions, 0.5 USD |" in text
+    assert "| hard negatives | mined with `LOCAL/best` by TopK, 2 a row |" in text
+    scan(folder)
+
+
+def test_paths_of_a_machine_are_cut():
+    given = {
+        "a": ["/home/me/x.txt", "~/y", "C:\\Users\\me\\z.tsv"],
+        "b": 'asks : "{text}" / or',
+        "c": "runs/x",
+        "d": None,
+    }
+    want = {"a": ["LOCAL/x.txt", "LOCAL/y", "LOCAL/z.tsv"], "b": 'asks : "{text}" / or', "c": "runs/x", "d": None}
+    assert portable(given) == want
+
+
+def test_every_objective_of_a_paper_is_cited():
+    cited = 0
+    for module in iter_modules(objectives.__path__, "cse.objectives."):
+        loaded = import_module(module.name)
+        papers = ARXIV.findall(loaded.__doc__)
+        classes = [c for c in vars(loaded).values() if isinstance(c, type) and c.__module__ == module.name]
+        found = citations({"objective": {"class_path": f"{module.name}.{classes[-1].__name__}"}})
+        assert len(found) == (1 if papers or "kexue.fm" in loaded.__doc__ else 0), module.name
+        for entry in found:
+            assert entry.count("{") == entry.count("}")
+            assert not papers or f"{{{papers[0]}," in entry or f"abs/{papers[0]}" in entry
+            cited += "author" in entry
+    assert cited >= 6
+
+
+def test_terms_and_encoders_are_cited_too():
+    terms = [
+        {"class_path": f"cse.objectives.{name}"} for name in ("simcse.SimCSE", "masked_lm.MaskedLM", "simcse.SimCSE")
+    ]
+    recipe = {
+        "objective": {"class_path": "cse.objectives.weighted_sum.WeightedSum", "init_args": {"terms": terms}},
+        "encoder": {"class_path": "cse.prefix_encoder.PrefixEncoder", "init_args": {}},
+    }
+    found = citations(recipe)
+    assert [re.search(r"abs/([\d.]+)", entry)[1] for entry in found] == ["2104.08821", "1810.04805", "2203.06875"]
+    assert citations({"objective": {"class_path": "not.installed.Loss"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(None, "cannot be read"), ("{", "cannot be read"), ('{"schema": 9}', "no results file of schema 1")],
+)
+def test_results_that_are_none(folder, results, content, named):
+    results.unlink() if content is None else results.write_text(content)
+    with pytest.raises(UserError, match=named):
+        card(folder, results=results)
+
+
+def test_a_run_that_is_none(folder, run):
+    (run / "env.json").write_text("{")
+    with pytest.raises(UserError, match=r"env\.json cannot be read"):
+        card(folder, run=run)
+    (run / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match="is not one"):
+        card(folder, run=run)
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        card(Path(tmp_path))

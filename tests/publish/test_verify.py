@@ -1,0 +1,258 @@
+"""Before publishing: what a folder must not hold, and that a clean process makes the run's vectors of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.prefix_encoder import PrefixEncoder
+from cse.publish import verify_child
+from cse.publish.scan import scan
+from cse.publish.stage import stage
+from cse.publish.verify import TEXTS, _environment, compare, verify
+
+
+@pytest.fixture(scope="module")
+def best(tiny_bert, tmp_path_factory):
+    """A checkpoint with a Dense."""
+    torch.manual_seed(0)
+    encoder = Encoder(tiny_bert, pooler="first_last_embeddings", head="mlp", export_head=True)
+    torch.nn.init.normal_(encoder.post[0].linear.weight)
+    folder = tmp_path_factory.mktemp("run") / "best"
+    encoder.save(folder)
+    return folder
+
+
+@pytest.fixture
+def staged(best, tmp_path):
+    stage(best, tmp_path / "staged")
+    return tmp_path / "staged"
+
+
+def test_a_staged_folder_gives_the_runs_vectors(best, staged):
+    report = verify(staged, against=best)
+    assert set(report.difference) == {"sentence-transformers", "transformers"}
+    assert max(report.difference.values()) < 1e-6
+    assert set(report.weights) == {p.relative_to(staged).as_posix() for p in staged.rglob("*.safetensors")}
+    assert set(report.files) == {p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()}
+    assert (report.dimensions, report.code) == (16, False)
+
+
+@pytest.mark.slow  # a process that loads torch and transformers, as are the two below
+def test_soft_prompts_load_without_cse(tiny_bert, tmp_path):
+    encoder = PrefixEncoder(tiny_bert, prompt_length=3)
+    torch.nn.init.normal_(encoder.prompts.weight)
+    encoder.save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged")
+    report = verify(tmp_path / "staged", against=tmp_path / "best")
+    assert report.code
+    assert set(report.difference) == {"sentence-transformers"}
+    encoder.save(tmp_path / "needs cse", whole=True)
+    with pytest.raises(UserError, match=r"does not load without cse and network: .*cse"):
+        verify(tmp_path / "needs cse", against=tmp_path / "best")
+
+
+def test_soft_prompts_without_their_backbone_are_refused(tiny_bert, tmp_path):
+    PrefixEncoder(tiny_bert, prompt_length=3).save(tmp_path / "best")
+    with pytest.raises(UserError, match=r"refers to the backbone .*, which is no part of it"):
+        verify(tmp_path / "best", against=tmp_path / "best")
+
+
+@pytest.mark.slow
+def test_another_pooling_is_seen(best, staged):
+    """Only the vectors can show it: the folder loads."""
+    path = staged / "2_Pooling" / "config.json"
+    config = json.loads(path.read_text())
+    shutil.rmtree(staged / "1_WeightedLayerPooling")
+    modules = [m for m in json.loads((staged / "modules.json").read_text()) if "Weighted" not in m["type"]]
+    (staged / "modules.json").write_text(json.dumps(modules))
+    (staged / "weights.sha256").unlink()
+    assert config["pooling_mode_mean_tokens"]
+    with pytest.raises(UserError, match=r"does not give the run's vectors: off by .*, and 1e-06 is allowed"):
+        verify(staged, against=best)
+
+
+def add_tensor(folder, name):
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(2)}, path, metadata={"format": "pt"})
+    (folder / "weights.sha256").unlink()
+
+
+def test_weights_of_an_unmerged_lora(best, staged):
+    add_tensor(staged, "lora_A.default.weight")
+    with pytest.raises(UserError, match=r"model\.safetensors holds lora_A\.default\.weight, which serves"):
+        verify(staged, against=best)
+
+
+@pytest.mark.slow
+def test_weights_that_the_model_does_not_read(best, staged):
+    add_tensor(staged, "encoder.layer.9.output.dense.bias")
+    with pytest.raises(UserError, match=r"model\.safetensors holds encoder\.layer\.9.*a head of training"):
+        verify(staged, against=best)
+
+
+def test_damaged_weights_are_named_before_anything_is_loaded(best, staged):
+    path = staged / "3_Dense" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"3_Dense/model\.safetensors is damaged or changed"):
+        verify(staged, against=best)
+    with pytest.raises(UserError, match=r"3_Dense/model\.safetensors is damaged or changed"):
+        stage(staged, staged.parent / "again")
+    assert not (staged.parent / "again").exists()
+
+
+def test_the_limit_is_a_millionth_of_a_long_vectors_length():
+    want = np.array([[3.0, 4.0], [0.3, 0.4]])  # lengths 5 and 0.5, so that 5e-6 and 1e-6 are allowed
+    assert compare(want + np.array([[4e-6, 0], [0, 0]]), want, "it") == pytest.approx(8e-7)
+    assert compare(want + np.array([[0, 0], [9e-7, 0]]), want, "it") == pytest.approx(9e-7)
+    for off in ([[6e-6, 0], [0, 0]], [[0, 0], [2e-6, 0]], [[np.nan, 0], [0, 0]]):
+        with pytest.raises(UserError, match="it does not give the run's vectors"):
+            compare(want + np.array(off), want, "it")
+    with pytest.raises(UserError, match="it makes vectors of 1 numbers"):
+        compare(want[:, :1], want, "it")
+
+
+FORBIDDEN = {
+    "pytorch_model.bin": ("x", "is not safetensors"),
+    "model.pkl": ("x", "is not safetensors"),
+    "optimizer.pt": ("x", "is state of training"),
+    "training_args.json": ("{}", "is state of training"),
+    "state/state.json": ("{}", "is state of training"),
+    ".env": ("A=1", "is hidden"),
+    ".git/config": ("A=1", "is hidden"),
+}
+TOKEN = "hf_" + "aB3" * 12
+SECRETS = {
+    "a Hugging Face token": TOKEN,
+    "an API key": "sk-" + "proj-" + "aB3_" * 6,
+    "an AWS access key": "AKIA" + "ABCDEFGH" * 2,
+    "a private key": "-----BEGIN " + "OPENSSH PRIVATE KEY-----",
+    "a password in an address": "https://me:" + "secret@example.com/x",
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_files_that_are_not_published(staged, name):
+    content, reason = FORBIDDEN[name]
+    assert scan(staged)
+    (staged / name).parent.mkdir(exist_ok=True)
+    (staged / name).write_text(content)
+    with pytest.raises(UserError, match=reason) as error:
+        scan(staged)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("what", SECRETS)
+@pytest.mark.parametrize("name", ["README.md", "config.json", "notes.txt"])
+def test_secrets_are_found_and_not_repeated(staged, what, name):
+    (staged / name).write_text(f"a line\nanother with {SECRETS[what]} in it")
+    with pytest.raises(UserError, match=f"{name}:2 holds {what}") as error:
+        scan(staged)
+    assert SECRETS[what] not in str(error.value)
+
+
+def test_secrets_in_weights_and_of_this_machine(staged, monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "quite-a-plain-word")
+    (staged / "NOTICE").write_text("as quite-a-plain-word says")
+    with pytest.raises(UserError, match="NOTICE:1 holds the value of MY_SERVICE_TOKEN"):
+        scan(staged)
+    (staged / "NOTICE").unlink()
+    save_file({"linear.weight": torch.zeros(1)}, staged / "3_Dense" / "model.safetensors", metadata={"by": TOKEN})
+    with pytest.raises(UserError, match=r"3_Dense/model\.safetensors:1 holds a Hugging Face token"):
+        scan(staged)
+
+
+@pytest.mark.parametrize(
+    ("line", "local"),
+    [
+        ("backbone: /home/me/models/bert", True),
+        ('"path": "/Users/me/data.tsv"', True),
+        ("path = C:\\Users\\me\\data.tsv", True),
+        ("see /tmp/x1/run", True),
+        ("https://example.com/home/page and and/or, 1/2, a / b, /usr", False),
+        ("LOCAL/data.tsv, runs/simcse/best, ~", False),
+    ],
+)
+def test_local_paths(staged, line, local):
+    (staged / "README.md").write_text(f"first\n{line}\n")
+    if not local:
+        scan(staged)
+        return
+    with pytest.raises(UserError, match=r"README\.md:2 holds a (local path|path of this machine)"):
+        scan(staged)
+
+
+def test_this_machines_paths_also_in_vocabularies(staged, tmp_path, monkeypatch):
+    """Entries of a vocabulary may look like paths; those of this machine may not be there either."""
+    text = (staged / "tokenizer.json").read_text()
+    (staged / "tokenizer.json").write_text(text.replace('"moon"', '"/home/moon"'))
+    scan(staged)
+    monkeypatch.chdir(tmp_path)
+    (staged / "tokenizer.json").write_text(text.replace('"moon"', f'"{tmp_path}/x"'))
+    with pytest.raises(UserError, match=r"tokenizer\.json:\d+ holds a path of this machine"):
+        scan(staged)
+
+
+def test_links_and_heads_without_a_module(staged, tmp_path):
+    (tmp_path / "elsewhere.md").write_text("x")
+    (staged / "LINK.md").symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(UserError, match=r"LINK\.md is a link"):
+        scan(staged)
+    (staged / "LINK.md").unlink()
+    (staged / "4_Head").mkdir()
+    save_file({"linear.weight": torch.zeros(1)}, staged / "4_Head" / "model.safetensors")
+    with pytest.raises(UserError, match=r"4_Head/model\.safetensors belongs to no module"):
+        scan(staged)
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path, best):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        verify(tmp_path / "model", against=best)
+    with pytest.raises(UserError, match="is not one"):
+        stage(tmp_path / "model", tmp_path / "out")
+
+
+def test_the_clean_process_reaches_nothing_and_knows_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("SOME_API_KEY", "quite-a-plain-word")
+    environment = _environment(tmp_path)
+    assert not {TOKEN, "quite-a-plain-word"} & set(environment.values())
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    script = f"""
+import sys, socket
+sys.path.insert(0, {str(Path(verify_child.__file__).parent)!r})
+import verify_child
+verify_child.cut_off()
+sys.meta_path.insert(0, verify_child.WithoutCse())
+attempts = [lambda: socket.create_connection(("127.0.0.1", 9)), lambda: socket.getaddrinfo("example.com", 80)]
+attempts += [lambda: socket.socket().connect_ex(("127.0.0.1", 9)), lambda: __import__("cse")]
+for attempt in attempts:
+    try:
+        attempt()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    blocked = "OSError the network is blocked while a folder is verified"
+    assert done.stdout.splitlines() == [blocked] * 3 + ["ModuleNotFoundError No module named 'cse'"]
+
+
+def test_texts_are_of_several_lengths_and_one_is_cut():
+    lengths = [len(text.split()) for text in TEXTS]
+    assert lengths[0] == 1
+    assert lengths[-1] > 512
+    assert len(set(lengths)) >= 5
