@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cse.cache import atomic_dir
 from cse.errors import UserError
 from cse.fast.batching import token_budget_batches
-from cse.poolers import NEEDS_ALL_LAYERS, HiddenStates
+from cse.poolers import NEEDS_ALL_LAYERS
 
 if TYPE_CHECKING:
     from cse.encoder import Encoder
@@ -153,15 +153,8 @@ class Graph(nn.Module):
         options = {"output_hidden_states": True} if encoder.pooler in NEEDS_ALL_LAYERS else {}
         output = encoder.backbone(**encoder.model_inputs(input_ids, attention_mask), **options)
         states = output.hidden_states if options else (output.last_hidden_state,)
-        pool = _last if encoder.pooler == "last" else encoder._pool
-        vectors: Tensor = encoder.post(pool(states, attention_mask))
+        vectors: Tensor = encoder.post(encoder._pool(states, attention_mask))
         return vectors
-
-
-def _last(states: HiddenStates, mask: Tensor) -> Tensor:
-    """`cse.poolers.last` (n, H) without `len`, which would fix the number of rows in the graph."""
-    position = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (n,)
-    return states[-1].gather(1, position[:, None, None].expand(-1, 1, states[-1].shape[2]))[:, 0]
 
 
 def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:

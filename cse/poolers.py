@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1"]
@@ -28,7 +27,7 @@ def cls(states: HiddenStates, mask: Tensor) -> Tensor:
 def last(states: HiddenStates, mask: Tensor) -> Tensor:
     """(n, H) the last layer at the last token that is not padding: the pooler of causal models."""
     position = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (n,) right for left and right padding
-    return states[-1][torch.arange(len(mask), device=mask.device), position]
+    return states[-1].gather(1, position[:, None, None].expand(-1, 1, states[-1].shape[2]))[:, 0]
 
 
 def mean(states: HiddenStates, mask: Tensor) -> Tensor:

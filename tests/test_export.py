@@ -15,6 +15,7 @@ from cse.encoder import Encoder
 from cse.errors import UserError
 from cse.export import OnnxEncoder
 from cse.heads import Dense, Normalize
+from cse.prefix_encoder import PrefixEncoder
 from tests.conftest import WORDS
 
 pytest.importorskip("onnxruntime")
@@ -100,6 +101,14 @@ def test_template_last_token_and_merged_lora(tiny_bert, tmp_path, capsys):
 @pytest.mark.parametrize("pooler", ["cls", "mean_last_two", "first_last_embeddings", "first_last_layer1"])
 def test_other_poolers_and_no_special_tokens(tiny_bert, tmp_path, pooler):
     encoder = Encoder(tiny_bert, pooler=pooler).eval()
+    export.export(encoder, tmp_path / "onnx")
+    assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
+
+
+def test_soft_prompts(tiny_bert, tmp_path):
+    encoder = PrefixEncoder(tiny_bert, layers=1, prompt_length=3)
+    randomise(encoder.prompts)
+    encoder.eval()
     export.export(encoder, tmp_path / "onnx")
     assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
 

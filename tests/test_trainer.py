@@ -19,7 +19,7 @@ from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.tokens import TokenStore
-from tests.runs import make_run, metrics, weights
+from tests.runs import Spread, make_run, metrics, weights
 
 
 class Dies(Callback):
@@ -217,6 +217,8 @@ def test_early_stopping(tiny_bert, tmp_path):
 
 def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, tmp_path, monkeypatch):
     options = {"max_steps": 40, "early_stopping": 2, "learning_rate": 1e-2}
+    score = Spread.__call__
+    monkeypatch.setattr(Spread, "__call__", lambda *given: {"spread": -score(*given)["spread"]})  # training widens it
     whole = make_run(tmp_path / "whole", tiny_bert, **options)
     whole.trainer.fit(whole)
     assert whole.progress.step < 40
@@ -228,10 +230,9 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
             raise RuntimeError("killed")
         real(self, folder)
 
-    monkeypatch.setattr(Encoder, "save", save)
-    with pytest.raises(RuntimeError, match="killed"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Encoder, "save", save)
         killed.trainer.fit(killed)
-    monkeypatch.undo()
     again = make_run(tmp_path / "killed", tiny_bert, **options)
     again.trainer.fit(again, resume=True)
     assert metrics(again.folder) == metrics(whole.folder)

@@ -60,7 +60,7 @@ def short_attention(
         (n, L, heads, d), and no weights.
     """
     short = key.shape[2] <= LONGEST and options.get("position_bias") is None
-    if not (short and query.device.type == "cpu" and torch.is_grad_enabled()):
+    if not (short and module.training and query.device.type == "cpu"):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         result: tuple[Tensor, None] = sdpa_attention_forward(

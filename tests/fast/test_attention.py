@@ -83,7 +83,6 @@ def test_long_texts_and_inference_are_left_to_the_kernel(monkeypatch):
     fused = "transformers.integrations.sdpa_attention.sdpa_attention_forward"
     monkeypatch.setattr(fused, lambda *_, **options: called.append(options) or (None, None))
     layer, long = _Layer(False, 1), attention.LONGEST + 1
-    short_attention(layer, *_tensors(1, 1, long, long), None, dropout=0.1)
-    with torch.no_grad():
-        short_attention(layer, *_tensors(1, 1, 3, 3), None, dropout=0.1)
+    short_attention(layer.train(), *_tensors(1, 1, long, long), None, dropout=0.1)
+    short_attention(layer.eval(), *_tensors(1, 1, 3, 3), None, dropout=0.1)
     assert [k["dropout"] for k in called] == [0.1, 0.1]

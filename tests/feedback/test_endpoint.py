@@ -51,7 +51,7 @@ def command(folder: Path, url: str, *more: str) -> list[str]:
         "--cache",
         str(folder / "cache"),
     ]
-    options += ["--base-url", url, "--key-env", "MY_KEY", "--backoff", "0.01", "--timeout", "0.5"]
+    options += ["--base-url", url, "--key-env", "MY_KEY", "--backoff", "0.01", "--timeout", "3"]
     return ["feedback", "score", "--model", "openai:m", *options, *more]
 
 
