@@ -150,6 +150,22 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
+def adapter_state(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The LoRA of `inject_lora` as peft keeps one: its settings, and its matrices as a `PeftModel` names them.
+
+    None where the model has none, as after it was saved (merged) and loaded again.
+    """
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None:
+        return None
+    from peft import get_peft_model_state_dict
+
+    settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+    settings |= {"task_type": "FEATURE_EXTRACTION", "inference_mode": True}
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return settings, {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+
+
 def has_dropout(model: nn.Module) -> bool:
     """Whether any part of the model drops anything in training."""
     return any(

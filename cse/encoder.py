@@ -96,6 +96,7 @@ class Encoder(nn.Module):
 
             self.tokenizer = bake(self.tokenizer, template)
         self.source, self.template, self.lora_rank = backbone, template, lora_rank
+        self.revision = revision
         self.pooler: PoolerName = pooler
         self._pool = get_pooler(pooler)
         self.max_length = self._check_length(max_length)

@@ -3,6 +3,7 @@
     config.json model.safetensors tokenizer.json ...   the backbone, LoRA merged
     modules.json sentence_bert_config.json config_sentence_transformers.json
     1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
+    adapter/{adapter_config.json,adapter_model.safetensors}   of a LoRA run, beside the merged weights; nothing loads it
     LICENSE NOTICE                                     the backbone's, where it has them
     weights.sha256                                     of each weights file; `sha256sum -c` reads it
 
@@ -28,6 +29,7 @@ from cse.publish.provenance import copy_notices, write_sums
 if TYPE_CHECKING:
     from cse.encoder import Encoder
 
+ADAPTER = "adapter"  # loaders of transformers and peft look for an adapter in the root only
 LEGACY = "sentence_transformers.models."
 FIRST = ("Transformer", "PrefixTransformer")  # what turns text into token embeddings
 POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
@@ -48,6 +50,7 @@ def write(encoder: Encoder, folder: Path) -> None:
         settings = {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case}
         _json(out / "sentence_bert_config.json", settings)
         write_modules(encoder, out, first=f"{LEGACY}Transformer")
+        _write_adapter(encoder, out / ADAPTER)
         write_sums(out)
 
 
@@ -95,6 +98,20 @@ def write_backbone(encoder: Encoder, out: Path) -> None:
         about.pop(key, None)
     _json(out / "tokenizer_config.json", about)
     copy_notices(encoder.source, out)
+
+
+def _write_adapter(encoder: Encoder, folder: Path) -> None:
+    """The LoRA alone, in peft's format, where the encoder has one: what `cse push --adapter` publishes."""
+    from safetensors.torch import save_file
+
+    from cse.backbone import adapter_state
+
+    found = adapter_state(encoder.backbone)
+    if found is not None:
+        settings, state = found
+        settings |= {"base_model_name_or_path": encoder.source, "revision": encoder.revision}
+        _json(folder / "adapter_config.json", settings)
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Encoder:

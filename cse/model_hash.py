@@ -26,6 +26,8 @@ def model_hash(folder: Path) -> str:
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
         relevant = relevant or path in [folder / file for file in EXPORTED]
-        if relevant and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        inside = path.relative_to(folder).parts
+        relevant = relevant and inside[0] != "adapter"  # a LoRA run's, which is in the weights already
+        if relevant and path.is_file() and not any(part.startswith(".") for part in inside):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,9 @@ def _mteb(peer: Any, tasks: Mapping[str, Any]) -> dict[str, float]:
 
     found = {}
     for name, task in tasks.items():
-        result = mteb.evaluate(peer, [task], cache=None, show_progress_bar=False, co2_tracker=False)
+        with warnings.catch_warnings():  # it asks sentence-transformers for a method by its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            result = mteb.evaluate(peer, [task], cache=None, show_progress_bar=False, co2_tracker=False)
         found[name] = 100 * result.task_results[0].scores["test"][0]["cosine_spearman"]
     return found
 

@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="BRANCH", help="created from main where it is not there; default: main")
     parser.add_argument("--pr", action="store_true", help="open a pull request rather than commit")
     parser.add_argument("--message", help="of the commit; default: one with the score")
+    parser.add_argument("--adapter", action="store_true", help="of a LoRA run, the adapter alone, for peft")
+    parser.add_argument("--base", metavar="ID", help="with --adapter: where the Hub has the run's local backbone")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; contacts nothing")
     parser.add_argument("--results", type=Path, metavar="JSON", help="default: results.json of the checkpoint's run")
     parser.add_argument("--licence", metavar="ID", help="as the Hub names it: apache-2.0, mit ...")
@@ -42,6 +44,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         message=a.message,
         results=a.results,
         licence=a.licence,
+        adapter=a.adapter,
+        base=a.base,
         dry_run=a.dry_run,
     )
     for path, size in upload.files.items():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cse.errors import UserError
 
 if TYPE_CHECKING:
+    from cse.publish.adapter import Adapter
     from cse.publish.remote import Remote
 
 ROUNDS = 3  # how often to begin anew where someone else commits meanwhile
@@ -79,6 +80,8 @@ def push(
     message: str | None = None,
     results: Path | None = None,
     licence: str | None = None,
+    adapter: bool = False,
+    base: str | None = None,
     dry_run: bool = False,
 ) -> Upload:
     """Publish a checkpoint as a model that anyone loads.
@@ -95,44 +98,56 @@ def push(
         message: Of the commit; None: one with the score.
         results: What `python -m eval` wrote. None: what lies in the checkpoint or its run.
         licence: The Hub's identifier, for the card.
+        adapter: Publish a LoRA run's adapter alone, which others load on its backbone; see `cse.publish.adapter`.
+        base: For an adapter, where its backbone is on the Hub, if it was not from there.
         dry_run: Only say what would go. Contacts nothing.
 
     Raises:
         UserError: It is not a checkpoint or does not stand the verification, an argument is wrong, or the Hub is not
             reached or refuses.
     """
+    from cse.publish.adapter import find_adapter, stage_adapter
     from cse.publish.stage import stage
 
     check_name(repo)
+    if base is not None and not adapter:
+        raise UserError(f"--base {base} names the backbone of an adapter alone; add --adapter, or leave it out")
     if create_pr and revision not in {None, "main"}:
         raise UserError(f"--revision {revision} with --pr: the Hub opens pull requests against main; leave out one")
     results = results or find_results(checkpoint)
     _check_results(results, checkpoint)
     message = message or describe(results)
+    alone = find_adapter(checkpoint, base) if adapter else None
     with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):
         folder = Path(scratch) / "model"
         remote = None if dry_run else _remote(repo, private=private, revision=revision, create_pr=create_pr)
-        stage(checkpoint, folder)
+        stage(checkpoint, folder) if alone is None else stage_adapter(alone, folder)
 
-        finish = partial(_finish, folder, checkpoint, repo, results, licence)
+        finish = partial(_finish, folder, checkpoint, repo, results, licence, alone)
         if remote is None:
             return finish(None).uploaded("", [], message, changed=False)
         return _upload(remote, folder, finish, message)
 
 
 def _finish(
-    folder: Path, checkpoint: Path, repo: str, results: Path | None, licence: str | None, previous: str | None
+    folder: Path,
+    checkpoint: Path,
+    repo: str,
+    results: Path | None,
+    licence: str | None,
+    adapter: Adapter | None,
+    previous: str | None,
 ) -> _Finished:
     """Write the card, on top of the one that is there, and verify what is then uploaded as it is."""
     from cse.publish.card import write_card
-    from cse.publish.verify import verify
+    from cse.publish.verify import verify, verify_adapter
 
     run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
-    write_card(folder, repo, run=run, results=results, licence=licence, previous=previous)
+    write_card(folder, repo, run=run, results=results, licence=licence, previous=previous, adapter=adapter)
     files, others = published(folder)
     for path in others:
         (folder / path).unlink()
-    report = verify(folder, against=checkpoint)
+    report = verify(folder, against=checkpoint) if adapter is None else verify_adapter(folder, adapter)
     return _Finished(files, sorted({*others, *_paths(checkpoint)} - set(files)), report.lines(), results)
 
 

@@ -16,6 +16,7 @@ PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib
 TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|trainer_state|training_args|state)\b", re.I)
 VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # their entries may look like paths
 HIDDEN = frozenset({".gitattributes"})
+LORA = re.compile(r"base_model\.model\..+\.lora_(embedding_)?[AB](\.weight)?")  # as peft names it in an adapter
 SECRETS = {
     "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}",
     "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}",
@@ -89,6 +90,9 @@ def _header(path: Path, name: str) -> tuple[list[str], str]:
 
 def _check_weights(folder: Path, files: list[Path]) -> None:
     """Refuse weights that no module of the model reads, and tensors of an optimizer or an unmerged LoRA."""
+    if not (folder / "modules.json").is_file():
+        _check_adapter(folder, files)
+        return
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     known = {Path(module["path"]) for module in modules} | {Path()}
     for path in files:
@@ -100,6 +104,16 @@ def _check_weights(folder: Path, files: list[Path]) -> None:
         for tensor in _header(path, str(name))[0]:
             if re.search(r"lora_[AB]|\.base_layer\.|exp_avg|momentum_buffer", tensor):
                 raise UserError(f"{name} holds {tensor}, which serves training only\nfix: save the checkpoint with cse")
+
+
+def _check_adapter(folder: Path, files: list[Path]) -> None:
+    """Refuse weights that are no part of an adapter alone."""
+    for path in (path for path in files if path.suffix == ".safetensors"):
+        name = path.relative_to(folder).as_posix()
+        strange = [tensor for tensor in _header(path, name)[0] if not LORA.fullmatch(tensor)]
+        if name != "adapter_model.safetensors" or strange:
+            what = f"holds {strange[0]}, which" if strange else "beside adapter_model.safetensors"
+            raise UserError(f"{name} {what} is no part of a LoRA adapter\nfix: save the checkpoint with cse")
 
 
 def _secrets() -> list[tuple[str, re.Pattern[str]]]:

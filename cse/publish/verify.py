@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.errors import UserError
-from cse.publish.card.usage import Shape, read_shape, transformers_code
+from cse.publish.card.usage import Shape, adapter_code, read_shape, transformers_code
 from cse.publish.provenance import check_sums
 from cse.publish.scan import SECRET_NAMES, scan
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from cse.publish.adapter import Adapter
 
 TOLERANCE = 1e-6  # of a vector's length where that is above 1
 TEXTS = (  # of several lengths, and one that is cut
@@ -46,6 +48,7 @@ class Report:
         dimensions: D.
         code: Whether loading runs the folder's own code.
         versions: Of the libraries that loaded it.
+        needs: What it takes to load it.
     """
 
     files: dict[str, int]
@@ -54,6 +57,7 @@ class Report:
     dimensions: int
     code: bool
     versions: dict[str, str]
+    needs: str
 
     def lines(self) -> list[str]:
         """The report in words, a line each."""
@@ -62,7 +66,7 @@ class Report:
         return [
             f"{len(self.files)} files, {size:,.1f} MB: no training state, no secrets, no local paths",
             f"the run's vectors, {self.dimensions} numbers each, in {loaders}",
-            "needs trust_remote_code=True" if self.code else "needs no code of its own",
+            self.needs,
         ]
 
 
@@ -80,21 +84,43 @@ def verify(folder: Path, *, against: Path) -> Report:
     Raises:
         UserError: Something is wrong; the message names the file and the reason.
     """
+    shape = read_shape(folder)
+    code = transformers_code(shape, str(folder.resolve()), local=True)
+    needs = "needs trust_remote_code=True" if shape.code else "needs no code of its own"
+    spec = {"code": code, "by": "transformers", "whole": True}
+    return _verify(folder, against, shape, spec, needs)
+
+
+def verify_adapter(folder: Path, adapter: Adapter) -> Report:
+    """Check an adapter's folder in the same way, by the card's code with peft, on this machine's copy of the backbone.
+
+    Raises:
+        UserError: Something is wrong; the message names the file and the reason.
+    """
+    shape = read_shape(adapter.checkpoint)
+    code = adapter_code(shape, str(folder.resolve()), str(adapter.folder.resolve()))
+    needs = f"needs peft and the backbone {adapter.base}" + (f" as of {adapter.revision}" if adapter.revision else "")
+    if not adapter.known:
+        needs += f"; verified on {adapter.folder}, which was not compared with what the Hub holds under that name"
+    return _verify(folder, adapter.checkpoint, shape, {"code": code, "by": "peft", "whole": False}, needs)
+
+
+def _verify(folder: Path, against: Path, shape: Shape, spec: dict[str, Any], needs: str) -> Report:
     import numpy as np
 
     from cse.encoder import Encoder
 
-    shape = read_shape(folder)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in scan(folder)}
     check_sums(against)
     weights = check_sums(folder)
+    spec |= {"trust": shape.code, "drops_pooler": shape.drops_pooler}
     with tempfile.TemporaryDirectory(prefix="cse-verify-") as scratch:
-        about = _load_elsewhere(folder, shape, Path(scratch))
+        about = _load_elsewhere(folder, spec, Path(scratch))
         found = {path.stem: np.load(path) for path in sorted(Path(scratch).glob("*.npy"))}
     _check_keys(about)
     want = Encoder.load(str(against)).encode(list(TEXTS))
     difference = {loader: compare(*_as_many(vectors, want, shape), loader) for loader, vectors in found.items()}
-    return Report(files, weights, difference, shape.dim, shape.code, about["versions"])
+    return Report(files, weights, difference, shape.dim, shape.code, about["versions"], needs)
 
 
 def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str) -> float:
@@ -140,15 +166,9 @@ def _as_many(
     return (found * np.linalg.norm(want, axis=1, keepdims=True) if unit else found), want
 
 
-def _load_elsewhere(folder: Path, shape: Shape, scratch: Path) -> dict[str, Any]:
+def _load_elsewhere(folder: Path, spec: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Run the child; what it prints at last."""
-    whole = str(folder.resolve())
-    spec: dict[str, Any] = {
-        "folder": whole,
-        "texts": TEXTS,
-        "code": transformers_code(shape, whole, local=True),
-    }
-    spec |= {"out": str(scratch), "trust": shape.code, "drops_pooler": shape.drops_pooler}
+    spec = spec | {"folder": str(folder.resolve()), "texts": TEXTS, "out": str(scratch)}
     (scratch / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     script = shutil.copyfile(Path(__file__).with_name("verify_child.py"), scratch / "child.py")
     command = [sys.executable, str(script), str(scratch / "spec.json")]

@@ -1,6 +1,6 @@
 """Runs by itself in a clean process without network and without cse: loads a folder as a stranger would, and embeds.
 
-    python verify_child.py SPEC.json      SPEC: folder, texts, code (or null), trust, out
+    python verify_child.py SPEC.json      SPEC: folder, texts, code (or null), by, whole, trust, out
 
 Writes `out`/<loader>.npy for each loader, and prints as its last line JSON: versions, missing, unexpected.
 """
@@ -36,24 +36,26 @@ def cut_off() -> None:
 
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:
-    """Embed with sentence-transformers, and with the card's own code where there is some."""
+    """Embed with sentence-transformers if the model is whole, and with the card's own code where there is some."""
     import numpy as np
     import sentence_transformers
     import torch
     import transformers
 
     out, folder = Path(spec["out"]), spec["folder"]
-    model = sentence_transformers.SentenceTransformer(folder, device="cpu", trust_remote_code=spec["trust"])
-    vectors = model.encode(spec["texts"], batch_size=2, show_progress_bar=False)
-    np.save(out / "sentence-transformers.npy", vectors)
-    del model
+    if spec["whole"]:
+        model = sentence_transformers.SentenceTransformer(folder, device="cpu", trust_remote_code=spec["trust"])
+        vectors = model.encode(spec["texts"], batch_size=2, show_progress_bar=False)
+        np.save(out / "sentence-transformers.npy", vectors)
+        del model
     about: dict[str, Any] = {"missing": [], "unexpected": []}
     if spec["code"] is not None:
         names: dict[str, Any] = {}
         exec(compile(spec["code"], "the card's code", "exec"), names)
         *short, long = spec["texts"]  # padding the short ones to the long one would take minutes for a large model
-        np.save(out / "transformers.npy", torch.cat([names["encode"](short), names["encode"]([long])]).numpy())
+        np.save(out / f"{spec['by']}.npy", torch.cat([names["encode"](short), names["encode"]([long])]).numpy())
         names.clear()  # the model in it
+    if spec["code"] is not None and spec["whole"]:
         options = {"add_pooling_layer": False} if spec["drops_pooler"] else {}
         _, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
         about = {"missing": sorted(info["missing_keys"]), "unexpected": sorted(info["unexpected_keys"])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,10 +16,20 @@ from cse.publish.card.facts import read_facts
 from cse.publish.card.licences import choose
 from cse.publish.card.metadata import metadata
 from cse.publish.card.scores import average, read_results, rows, seeds_of, transfer
-from cse.publish.card.usage import EXAMPLES, read_shape, sentence_transformers_code, transformers_code
+from cse.publish.card.usage import (
+    EXAMPLES,
+    adapter_code,
+    read_shape,
+    sentence_transformers_code,
+    transformers_code,
+)
 from cse.publish.card.words import POOLING, after, licence_text, limits, summary
 
+if TYPE_CHECKING:
+    from cse.publish.adapter import Adapter
+
 BEGIN, END = "<!-- yours: begin -->", "<!-- yours: end -->"
+SHOWN = f"\nvectors = F.normalize(encode({EXAMPLES}), dim=-1)\nprint(vectors @ vectors.T)\n"
 HINT = f"{BEGIN}\n<!-- What you write between these two lines stays when the model is published again. -->\n{END}"
 
 
@@ -31,6 +41,7 @@ def write_card(
     results: Path | None,
     licence: str | None,
     previous: str | None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Write `folder/README.md`.
 
@@ -41,23 +52,26 @@ def write_card(
         results: results.json of `python -m eval`. None: the card says that the model is not scored.
         licence: An identifier of the Hub's. None: the backbone's.
         previous: The README that is published now; what stands between its markers is kept.
+        adapter: What the folder holds of it, where it holds an adapter alone.
 
     Raises:
         UserError: A file is damaged, the licence is unknown or not allowed, or `previous` has one marker only.
     """
     from huggingface_hub import ModelCard
 
-    shape, facts = read_shape(folder), read_facts(run)
+    shape, facts = read_shape(adapter.checkpoint if adapter else folder), read_facts(run)
     scored = read_results(results) if results is not None else None
     chosen, base = choose(licence, folder, facts.backbone)
     card = ModelCard.from_template(
-        metadata(folder, repo_id, chosen, facts, shape, scored),
+        metadata(folder, repo_id, chosen, facts, shape, scored, adapter.base if adapter else None),
         template_path=str(Path(__file__).with_name("card.md")),
         title=repo_id.rpartition("/")[2],
         summary=summary(shape, facts),
         yours=HINT,
         shape=shape,
         code=shape.code,
+        adapter=adapter,
+        adapter_code=adapter_code(shape, repo_id, adapter.base, adapter.revision) + SHOWN if adapter else "",
         examples=EXAMPLES,
         sentence_transformers_code=sentence_transformers_code(shape, repo_id),
         transformers_code=transformers_code(shape, repo_id),

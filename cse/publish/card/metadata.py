@@ -14,17 +14,24 @@ from cse.sources import HUB_ID, KINDS
 
 
 def metadata(
-    folder: Path, repo_id: str, licence: str, facts: Facts, shape: Shape, scored: Mapping[str, Any] | None
+    folder: Path,
+    repo_id: str,
+    licence: str,
+    facts: Facts,
+    shape: Shape,
+    scored: Mapping[str, Any] | None,
+    adapter_base: str | None,
 ) -> Any:
-    """The card's header, in the Hub's own class, which checks it."""
+    """The card's header, in the Hub's own class, which checks it; `adapter_base`: of an adapter alone, the backbone."""
     from huggingface_hub import ModelCardData
 
-    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
+    tags = ["lora" if adapter_base else "sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
     tags += [f"objective:{facts.objective}"] if facts.objective else []
     tags += ["custom_code"] if shape.code else []
     found = evaluations(scored, facts.seed) if scored else []
-    base = _base_model(folder, facts)
+    base = adapter_base or _base_model(folder, facts)
     optional: dict[str, Any] = {"base_model": base} if base else {}
+    optional |= {"base_model_relation": "adapter"} if adapter_base else {}
     optional |= {"language": facts.language} if facts.language else {}
     data = HUB_ID.fullmatch(facts.path or "")
     if data and (data["file"] or Path(data["repo"]).suffix not in KINDS) and not Path(data["repo"]).exists():
@@ -32,7 +39,7 @@ def metadata(
     optional |= {"eval_results": found, "model_name": repo_id} if found else {}
     return ModelCardData(
         license=licence,
-        library_name="sentence-transformers",
+        library_name="peft" if adapter_base else "sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=tags,
         metrics=["spearmanr"] if found else None,

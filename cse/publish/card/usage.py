@@ -139,6 +139,32 @@ def transformers_code(shape: Shape, name: str, *, local: bool = False) -> str | 
     return "\n".join([*lines, "", "", *_function(shape)]) + "\n"
 
 
+def adapter_code(shape: Shape, name: str, base: str, revision: str | None = None) -> str:
+    """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
+
+    Merged, it is as fast as the backbone and gives the vectors of the merged model.
+
+    Args:
+        shape: Of the merged model.
+        name: Of the adapter, a Hub id or a folder.
+        base: Of the backbone, the same.
+        revision: Of the backbone.
+    """
+    options = f", revision={json.dumps(revision)}" if revision else ""
+    options += ", dtype=torch.float32" + (", add_pooling_layer=False" if shape.drops_pooler else "")
+    lines = [
+        "import torch",
+        "import torch.nn.functional as F",
+        "from peft import PeftModel",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})",
+        f"backbone = AutoModel.from_pretrained({json.dumps(base)}{options})",
+        f"model = PeftModel.from_pretrained(backbone, {json.dumps(name)}).merge_and_unload().eval()",
+    ]
+    return "\n".join([*lines, "", "", *_function(shape)]) + "\n"
+
+
 def _function(shape: Shape) -> list[str]:
     """The lines of `encode`."""
     texts = "[text.lower() for text in texts]" if shape.lower_case else "texts"

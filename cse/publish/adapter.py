@@ -1,0 +1,133 @@
+"""A LoRA run's adapter alone: small, and loaded on its backbone, which everyone fetches for himself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.cache import atomic_dir
+from cse.errors import UserError
+from cse.layout import ADAPTER
+from cse.publish.provenance import NOTICES, check_sums, write_sums
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter that works for others.
+
+    Attributes:
+        checkpoint: Of the run, which holds the adapter and the merged model.
+        base: The Hub id of its backbone.
+        revision: The backbone's commit.
+        folder: Where the backbone lies on this machine.
+        known: Whether that is the Hub's; False where `base` is only said to hold the same.
+    """
+
+    checkpoint: Path
+    base: str
+    revision: str | None
+    folder: Path
+    known: bool
+
+
+def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
+    """The adapter of a checkpoint, if others can load it on a backbone of the Hub.
+
+    Args:
+        checkpoint: A LoRA run's best/ or last/.
+        base: Where the Hub has the backbone that the run took from elsewhere.
+
+    Raises:
+        UserError: It is no checkpoint or a damaged one, or the adapter alone does not make its vectors for others.
+    """
+    from transformers import AutoConfig
+
+    from cse.publish.card.usage import read_shape
+
+    if not (checkpoint / "modules.json").is_file():
+        raise UserError(f"checkpoint {checkpoint} is not one (no modules.json)\nfix: give a run's best/ or last/")
+    if not (checkpoint / ADAPTER / CONFIG).is_file():
+        raise _refusal(checkpoint, f"holds no {ADAPTER}/: it was trained without LoRA, or its LoRA is merged away")
+    check_sums(checkpoint)
+    if dense := [path for path, settings in read_shape(checkpoint).post if settings]:
+        raise _refusal(checkpoint, f"ends in {dense[0]}, and a LoRA adapter has no place for a Dense")
+    settings = _json(checkpoint / ADAPTER / CONFIG)
+    source = str(settings["base_model_name_or_path"])
+    folder, commit = _backbone(checkpoint, source, settings.get("revision"))
+    kept, whole = (AutoConfig.from_pretrained(path).num_hidden_layers for path in (checkpoint, folder))
+    if kept != whole:
+        raise _refusal(checkpoint, f"keeps {kept} of the {whole} layers of {source}, and the Hub has the whole one")
+    known = base in {None, source} and not _local(source)
+    if base is None and not known:
+        what = f"has the backbone {source}, which others do not have"
+        raise _refusal(checkpoint, what, "; or give the Hub id of the very same weights: --base ID")
+    _check_id(base)
+    return Adapter(checkpoint, base or source, commit if known else None, folder, known)
+
+
+def stage_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write the adapter as it is published: peft's two files, the tokenizer, notices; replacing `folder` as a whole."""
+    source = adapter.checkpoint / ADAPTER
+    with atomic_dir(folder) as out:
+        shutil.copyfile(source / WEIGHTS, out / WEIGHTS)
+        settings = _json(source / CONFIG) | {"base_model_name_or_path": adapter.base, "revision": adapter.revision}
+        (out / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        for path in adapter.checkpoint.iterdir():
+            if TOKENIZER.fullmatch(path.name) or path.name in NOTICES:
+                shutil.copyfile(path, out / path.name)
+        write_sums(out)
+
+
+def _backbone(checkpoint: Path, source: str, revision: str | None) -> tuple[Path, str | None]:
+    """Where this machine has the backbone, and which commit of the Hub's it is, if it is."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from cse.backbone import locate
+
+    try:
+        where = locate(source)
+        if not _local(source):
+            where = snapshot_download(where, revision=revision, local_files_only=True)
+    except (UserError, HFValidationError, LocalEntryNotFoundError):
+        what = f"has the backbone {source}, which is not on this machine any more, so nothing can be verified"
+        raise _refusal(checkpoint, what) from None
+    folder = Path(where)
+    return folder, folder.name if COMMIT.fullmatch(folder.name) else None
+
+
+def _local(source: str) -> bool:
+    return source.startswith("asset:") or Path(source).is_dir()
+
+
+def _check_id(base: str | None) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
+
+    try:
+        validate_repo_id(base or "a/b")
+        wrong = base is not None and Path(base).exists()
+    except HFValidationError:
+        wrong = True
+    if wrong:
+        raise UserError(f"--base {base} is no name of a model on the Hub\nfix: give its id there, owner/name")
+
+
+def _refusal(checkpoint: Path, what: str, otherwise: str = "") -> UserError:
+    return UserError(
+        f"--adapter: checkpoint {checkpoint} {what}\n"
+        f"fix: push without --adapter: the merged model loads anywhere{otherwise}"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,232 @@
+"""A LoRA run's adapter alone: what a checkpoint keeps of it, and that others load it on its backbone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file, save_file
+
+from cse.encoder import Encoder
+from cse.errors import UserError
+from cse.heads import Normalize
+from cse.publish.adapter import Adapter, find_adapter, stage_adapter
+from cse.publish.card import write_card
+from cse.publish.hub import push
+from cse.publish.scan import scan
+from cse.publish.verify import verify_adapter
+from tests.publish.test_hub import hub  # noqa: F401  # a fixture
+
+TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast"]
+BASE, COMMIT = "org/tiny", "0123456789abcdef" * 2 + "01234567"
+LORA = {"lora_rank": 2, "lora_alpha": 8, "lora_targets": ["query", "value", "dense"]}
+OPTIONS = {"pooler": "first_last_layer1", "template": "the {text} sat on", "max_length": 20, **LORA}
+
+
+def save(backbone, folder, **options):
+    """A checkpoint of a LoRA run whose differences have left 0."""
+    torch.manual_seed(0)
+    encoder = Encoder(backbone, **options).eval()
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    encoder.post.append(Normalize())
+    encoder.save(folder)
+    (folder / "LICENSE").write_text("Apache License, Version 2.0\n")
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def best(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "best"
+    save(tiny_bert, folder, **OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def cached(tiny_bert, tmp_path, monkeypatch):
+    """The backbone in the Hub's cache, as a download of org/tiny leaves it."""
+    repository = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(tiny_bert, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return repository / "snapshots" / COMMIT
+
+
+def named(best, folder, source):
+    """The checkpoint, as if its backbone had been given so."""
+    shutil.copytree(best, folder)
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": source}))
+    return folder
+
+
+def test_a_checkpoint_keeps_the_adapter_and_nobody_trips_over_it(best, tiny_bert, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
+
+    encoder = save(tiny_bert, tmp_path / "best", **OPTIONS)
+    names = {path.name for path in (tmp_path / "best" / "adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert "adapter/adapter_model.safetensors" in (tmp_path / "best" / "weights.sha256").read_text()
+    want = encoder.encode(TEXTS)
+    shutil.copytree(tmp_path / "best", tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "adapter")
+    for folder in (tmp_path / "best", tmp_path / "without"):
+        assert np.abs(Encoder.load(str(folder)).encode(TEXTS) - want).max() < 1e-6
+        assert np.abs(SentenceTransformer(str(folder), device="cpu").encode(TEXTS) - want).max() < 1e-6
+        bare = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+        assert not any("lora" in name for name in bare.state_dict())
+    Encoder.load(str(tmp_path / "best")).save(tmp_path / "again")
+    assert not (tmp_path / "again" / "adapter").exists()  # its LoRA is merged away
+
+
+def test_the_matrices_are_the_difference_of_the_merged_weights(best, tiny_bert):
+    state = load_file(best / "adapter" / "adapter_model.safetensors")
+    merged, plain = load_file(best / "model.safetensors"), load_file(f"{tiny_bert}/model.safetensors")
+    layers = {name.partition(".lora_")[0] for name in state}
+    assert len(layers) == 2 * 5  # of each layer, query, value, and the three that are named dense
+    assert len(state) == 2 * len(layers)
+    for layer in layers:
+        name = layer.removeprefix("base_model.model.") + ".weight"
+        product = state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(merged[name] - plain[f"bert.{name}"], 8 / 2 * product, atol=1e-6, rtol=0)
+        assert product.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_peft_loads_it_on_the_backbone(best, tiny_bert, merge):
+    from peft import PeftModel
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(best)
+    backbone = AutoModel.from_pretrained(tiny_bert, add_pooling_layer=False)
+    model = PeftModel.from_pretrained(backbone, best / "adapter").eval()
+    model = model.merge_and_unload() if merge else model
+    want = Encoder.load(str(best)).encode(TEXTS)
+    for text, vector in zip(TEXTS, want, strict=True):
+        with torch.no_grad():
+            tokens = tokenizer(text, truncation=True, max_length=20, return_tensors="pt")
+            layers = model(**tokens, output_hidden_states=True).hidden_states
+        mean = ((layers[1] + layers[2])[0] / 2).mean(0)
+        assert np.abs((mean / mean.norm()).numpy() - vector).max() < 1e-6
+
+
+def test_in_a_clean_process_it_gives_the_runs_vectors(best, cached, tmp_path):
+    """The card's own code, with the backbone that the Hub's cache holds in place of its id."""
+    checkpoint = named(best, tmp_path / "best", BASE)
+    adapter = find_adapter(checkpoint, None)
+    assert adapter == Adapter(checkpoint, BASE, COMMIT, cached, known=True)
+    stage_adapter(adapter, tmp_path / "staged")
+    write_card(tmp_path / "staged", "me/lora", run=None, results=None, licence=None, previous=None, adapter=adapter)
+    report = verify_adapter(tmp_path / "staged", adapter)
+    assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
+    assert set(report.weights) == {"adapter_model.safetensors"}
+    assert report.lines()[-1] == f"needs peft and the backbone {BASE} as of {COMMIT}"
+    settings = json.loads((tmp_path / "staged" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, COMMIT)
+    card = ModelCard.load(tmp_path / "staged" / "README.md")
+    assert (card.data.library_name, card.data.base_model, card.data.license) == ("peft", BASE, "apache-2.0")
+    assert card.data.base_model_relation == "adapter"
+    assert f'AutoModel.from_pretrained("{BASE}", revision="{COMMIT}", dtype=torch.float32' in card.text
+    assert 'PeftModel.from_pretrained(backbone, "me/lora")' in card.text
+    assert "`the {text} sat on`" in card.text
+    assert "was not compared" not in card.text
+    assert "SentenceTransformer" not in card.text
+
+
+@pytest.mark.slow  # a process that loads torch and transformers
+def test_another_adapter_is_seen(best, tmp_path):
+    adapter = find_adapter(best, BASE)
+    stage_adapter(adapter, tmp_path / "staged")
+    path = tmp_path / "staged" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 7.9}))
+    with pytest.raises(UserError, match=r"peft does not give the run's vectors: off by"):
+        verify_adapter(tmp_path / "staged", adapter)
+
+
+def test_what_is_published(best, hub, tmp_path, monkeypatch):  # noqa: F811
+    """The adapter in place of the whole model that was there, and the other way round."""
+    monkeypatch.setattr(
+        "cse.publish.verify._load_elsewhere", lambda *_: {"missing": [], "unexpected": [], "versions": {}}
+    )
+    whole = push(best, "me/lora")
+    assert "model.safetensors" in whole.files
+    assert not [path for path in whole.files if "adapter" in path]
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(whole.left_out)
+    alone = push(best, "me/lora", adapter=True, base=BASE)
+    expected = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(alone.files) == expected | {"README.md", "LICENSE", "weights.sha256"}
+    held = hub.repositories["me/lora"].files()
+    assert set(held) == {*alone.files, ".gitattributes"}
+    assert held["adapter_model.safetensors"] == (best / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert "was not compared" in held["README.md"].decode()
+    assert "which was not compared with what the Hub holds" in alone.verified[-1]
+    assert set(push(best, "me/lora").removed) == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def without(folder, best, *names):
+    shutil.copytree(best, folder)
+    for name in names:
+        shutil.rmtree(folder / name)
+    return folder
+
+
+def test_where_it_cannot_work_for_others(best, tiny_bert, cached, tmp_path):
+    """Each is one error with the fix; the merged model can be pushed in every case."""
+    save(tiny_bert, tmp_path / "cut", layers=1, **LORA)
+    save(tiny_bert, tmp_path / "dense", head="mlp", export_head=True, **LORA)
+    Encoder.load(str(best)).save(tmp_path / "merged")
+    gone = named(best, tmp_path / "gone", "org/other")
+    moved = named(best, tmp_path / "moved", "./moved/bert")
+    cases = [
+        (best, None, r"has the backbone .*, which others do not have\n.*; or give .*--base ID"),
+        (tmp_path / "cut", BASE, "keeps 1 of the 2 layers"),
+        (tmp_path / "dense", BASE, "ends in 2_Dense, and a LoRA adapter has no place for a Dense"),
+        (tmp_path / "merged", BASE, "holds no adapter/: .* or its LoRA is merged away"),
+        (gone, None, "has the backbone org/other, which is not on this machine any more"),
+        (moved, BASE, "has the backbone ./moved/bert, which is not on this machine any more"),
+    ]
+    for checkpoint, base, reason in cases:
+        with pytest.raises(UserError, match=reason) as error:
+            push(checkpoint, "me/lora", adapter=True, base=base, dry_run=True)
+        assert "fix: push without --adapter: the merged model loads anywhere" in str(error.value)
+    for base in ("./bert", "a/b/c", tiny_bert):
+        with pytest.raises(UserError, match=f"--base {base} is no name of a model on the Hub"):
+            find_adapter(best, base)
+    with pytest.raises(UserError, match="--base org/tiny names the backbone of an adapter alone"):
+        push(best, "me/lora", base=BASE)
+    renamed = find_adapter(named(best, tmp_path / "renamed", BASE), "org/moved-to")
+    assert (renamed.base, renamed.revision, renamed.folder, renamed.known) == ("org/moved-to", None, cached, False)
+
+
+def test_a_damaged_adapter_and_foreign_weights(best, tmp_path):
+    shutil.copytree(best, tmp_path / "best")
+    path = tmp_path / "best" / "adapter" / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"adapter/adapter_model\.safetensors is damaged"):
+        find_adapter(tmp_path / "best", BASE)
+    stage_adapter(find_adapter(best, BASE), tmp_path / "staged")
+    assert scan(tmp_path / "staged")
+    state = load_file(tmp_path / "staged" / "adapter_model.safetensors")
+    for file, name in [("adapter_model", "head.weight"), ("model", "base_model.model.x.lora_A.weight")]:
+        save_file(state | {name: torch.zeros(2)}, tmp_path / "staged" / f"{file}.safetensors")
+        with pytest.raises(UserError, match=rf"{file}\.safetensors .*is no part of a LoRA adapter"):
+            scan(tmp_path / "staged")
+        save_file(state, tmp_path / "staged" / "adapter_model.safetensors")
+        (tmp_path / "staged" / "model.safetensors").unlink(missing_ok=True)
+
+
+def test_the_settings_are_the_same_in_every_process(best):
+    """A set's order is not."""
+    settings = json.loads(Path(best / "adapter" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["dense", "query", "value"]
+    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 8, "LORA")
