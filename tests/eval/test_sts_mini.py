@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import eval as harness
+from cse import assets
+from cse.hygiene import normalise
 
 FOLDER = Path(harness.__file__).parent / "data"
 
@@ -44,3 +47,14 @@ def test_hard_cases_are_there():
     found = rows("dev") + rows("test")
     assert sum(overlap(r) > 0.4 and float(r["score"]) < 3 for r in found) >= 40
     assert sum(overlap(r) < 0.2 and float(r["score"]) >= 3.5 for r in found) >= 40
+
+
+@pytest.mark.parametrize("asset", ["triplets-mini", "feedback-mini"])
+def test_nothing_that_is_shipped_to_train_on_is_scored(asset):
+    scored = {normalise(row[c]) for s in ("dev", "test") for row in rows(s) for c in ("sentence1", "sentence2")}
+    shipped = assets.resolve(f"asset:{asset}").read_text(encoding="utf-8").splitlines()
+    if asset == "triplets-mini":
+        texts = [text for line in shipped[1:] for text in line.split("\t")[:3]]
+    else:
+        texts = [json.loads(line)[key] for line in shipped for key in ("text_a", "text_b")]
+    assert [text for text in texts if normalise(text) in scored] == []
