@@ -114,7 +114,8 @@ def max_positions(config: PretrainedConfig) -> int:
     """The most tokens that the backbone can tell apart by position."""
     positions = int(getattr(config, "max_position_embeddings", 0) or 1_000_000)
     shifted = config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}  # positions start after the pad id
-    return positions - 1 - config.pad_token_id if shifted else positions
+    padding = 1 if config.model_type == "mpnet" else config.pad_token_id  # MPNet's is fixed in its code
+    return positions - 1 - padding if shifted else positions
 
 
 def inject_lora(model: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
