@@ -130,7 +130,7 @@ class Job:
         with ThreadPoolExecutor(self.labeller.workers) as pool:
             while True:
                 while cause is None and len(pending) < 2 * self.labeller.workers and (chunk := next(ahead, None)):
-                    pending.add(pool.submit(self._settle, chunk, unique))
+                    pending.add(pool.submit(self._settle_or_halt, chunk, unique))
                 if not pending:
                     break
                 done, pending = wait(pending, _LOOK, FIRST_COMPLETED)
@@ -146,6 +146,16 @@ class Job:
                     self.meter.halted.set()
         if cause is not None:
             raise cause
+
+    def _settle_or_halt(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
+        """`_settle`; what ends the job ends it here, before this worker takes the next questions."""
+        try:
+            return self._settle(keys, unique)
+        except Halted:
+            raise
+        except BaseException:
+            self.meter.halted.set()
+            raise
 
     def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
         """Ask a chunk until each question has a usable answer or no attempt left."""
