@@ -16,6 +16,7 @@ def only_first_token(model: nn.Module) -> Iterator[None]:
     """Within, the last layer's states of a BERT-like model are (n, 1, H): those of the first token.
 
     Its attention reads all tokens as before; what follows is done for one. Other architectures are left as they are.
+    Threads may overlap here: the hook of another one takes the first token of what is the first token already.
     """
     config: Any = model.config
     if config.model_type not in KNOWN:

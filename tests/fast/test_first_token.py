@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,3 +65,14 @@ def test_the_gradient_of_the_embeddings_is_made_once(tiny_bert, monkeypatch):
     monkeypatch.setattr(encoder_module, "length_chunks", lambda lengths, overhead: [[i] for i in range(len(lengths))])
     encoder(IDS, MASK).embedding.sum().backward()
     assert calls == [1]
+
+
+def test_threads_that_share_a_model_do_not_disturb_each_other(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="cls").eval()
+    texts = [["the cat sat", "moon"], ["red house on a mat"], ["dog ran fast", "sun", "blue tree"]]
+    alone = [encoder.encode(part) for part in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: encoder.encode(texts[i % 3]), range(120)))
+    for i, vectors in enumerate(together):
+        np.testing.assert_allclose(vectors, alone[i % 3], atol=1e-6)
+    assert not encoder.backbone.encoder.layer[-1].attention.output._forward_pre_hooks
