@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cse.errors import UserError
 from cse.fast.attention import use_short_attention
 from cse.fast.dropout import use_fast_dropout
+from cse.fast.weights import use_kept_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -72,6 +73,7 @@ def load_backbone(
     tokenizer.padding_side = "right"
     use_short_attention(model)
     use_fast_dropout(model)
+    use_kept_weights(model)
     return model, tokenizer
 
 

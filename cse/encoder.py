@@ -17,7 +17,8 @@ from cse.cutoff import Cutoff
 from cse.errors import UserError
 from cse.fast.batching import length_chunks, native_bf16, token_budget_batches
 from cse.fast.first_token import only_first_token
-from cse.fast.shared_prefix import WORTH, can_share, shared_length
+from cse.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
+from cse.fast.shared_prefix import read as read_prefix
 from cse.fast.shared_prefix import states as shared_states
 from cse.heads import Dense
 from cse.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
@@ -140,12 +141,13 @@ class Encoder(nn.Module):
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
         lengths = attention_mask.sum(1).tolist()
         chunks = length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096))
+        prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
         parts = []
         for rows in chunks:
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
-            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest], words))
+            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest], words, prefix))
         order = torch.tensor([i for rows in chunks for i in rows], device=input_ids.device)
         pooled = torch.cat(parts)[order.argsort()]  # (n, H)
         embedding = self.post(pooled)
@@ -154,29 +156,49 @@ class Encoder(nn.Module):
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
         lengths = attention_mask.sum(1).tolist()
+        prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
         states, positions = [], []
         for rows in length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096)):
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
             chosen = where[index, :longest]
-            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest], words)[-1]
+            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest], words, prefix)[-1]
             states.append(last[chosen])
             row, column = chosen.nonzero(as_tuple=True)
             positions.append(index[row] * where.shape[1] + column)
         return torch.cat(states)[torch.cat(positions).argsort()]
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        prefix: SharedPrefix | None = None,
     ) -> Sequence[Tensor]:
-        """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H)."""
-        options = {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
-        prefix = shared_length(input_ids) if self._shares_prefix() else 0
-        if prefix >= WORTH:
-            first = self.model_inputs(input_ids[:1, :prefix], attention_mask[:1, :prefix])
-            return shared_states(self.backbone, input_ids, attention_mask, prefix, first, **options)
-        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **options)
-        return output.hidden_states if options else (output.last_hidden_state,)
+        """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H).
+
+        Args:
+            input_ids: (n, L), of the vocabulary, or rows of `words` where it is given.
+            attention_mask: (n, L).
+            words: (U, E), the embeddings of the distinct tokens of the whole batch.
+            prefix: What all rows begin with, if that was read already.
+        """
+        if prefix is not None:
+            return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
+        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
+        return output.hidden_states or (output.last_hidden_state,)
+
+    def _layers(self) -> dict[str, bool]:
+        return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
+
+    def _prefix(self, rows: Sequence[Sequence[int]]) -> SharedPrefix | None:
+        """The states of what all rows of token ids begin with, where sharing them is right and worth it."""
+        length = shared_length(rows) if self._shares_prefix() else 0
+        if length < WORTH:
+            return None
+        tokens = torch.tensor([rows[0][:length]], device=self.device)
+        return read_prefix(self.backbone, length, self.model_inputs(tokens, torch.ones_like(tokens)), **self._layers())
 
     def _shares_prefix(self) -> bool:
         """Whether rows may share the states of their common prefix: not under dropout, which is each row's own."""
@@ -208,11 +230,17 @@ class Encoder(nn.Module):
         distinct, rows = torch.unique(input_ids, return_inverse=True)
         return rows, embeddings(distinct)
 
-    def _pooled(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> Tensor:
+    def _pooled(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        prefix: SharedPrefix | None = None,
+    ) -> Tensor:
         first_only = only_first_token(self.backbone) if self.pooler == "cls" else nullcontext()
         cut = self._cutoff.on(self.backbone, attention_mask) if self.training and self._cutoff else nullcontext()
         with first_only, cut:
-            states = self.hidden_states(input_ids, attention_mask, words)
+            states = self.hidden_states(input_ids, attention_mask, words, prefix)
         return self._pool(states, attention_mask)
 
     def encode(
@@ -247,10 +275,11 @@ class Encoder(nn.Module):
                 torch.inference_mode(),
                 torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)),
             ):
+                prefix = self._prefix(ids)
                 for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
                     for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
                         tokens, mask = self._pad([ids[i] for i in part])
-                        vectors = self.post(self._pooled(tokens.to(device), mask.to(device)))
+                        vectors = self.post(self._pooled(tokens.to(device), mask.to(device), prefix=prefix))
                         out[part] = vectors.float().cpu().numpy()
         finally:
             self.train(was_training)

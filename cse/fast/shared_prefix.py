@@ -1,13 +1,15 @@
 """One pass over what all rows begin with: a template's prefix, which a causal model reads the same before any text.
 
-A third of the work of a prompted encoder is its prefix. Here it is computed for one row, and the others attend to its
-keys and values; gradients flow through them as through any other. The result is the same.
+A third of the work of a prompted encoder is its prefix. Here it is computed for one row, once for all sub-batches, and
+every row attends to its keys and values; gradients flow through them as through any other. The result is the same.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,12 +22,21 @@ CAUSAL = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 WORTH = 4  # tokens; shorter prefixes cost more to share than they save
 
 
-def shared_length(input_ids: Tensor) -> int:
-    """How many of the first columns are the same in all rows of (n, L), leaving each row one token at least."""
-    if len(input_ids) < 2:
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """What the model made of the first `length` tokens of all rows, behind whatever cache it runs behind."""
+
+    length: int
+    behind: int  # columns of that cache
+    cache: Any
+    states: Sequence[Tensor]  # each (1, length, H)
+
+
+def shared_length(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens are the same in all rows, leaving each row one token at least."""
+    if len(rows) < 2:
         return 0
-    same = (input_ids == input_ids[:1]).all(0)[:-1]
-    return int(same.long().cumprod(0).sum())
+    return min(len(os.path.commonprefix(list(rows))), min(map(len, rows)) - 1)
 
 
 def can_share(model: PreTrainedModel) -> bool:
@@ -33,39 +44,44 @@ def can_share(model: PreTrainedModel) -> bool:
     return model.config.model_type in CAUSAL
 
 
-def states(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    length: int,
-    first: dict[str, Any],
-    **options: Any,
-) -> Sequence[Tensor]:
-    """The model's hidden states, each (n, L, H), with the first `length` columns computed once.
+def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options: Any) -> SharedPrefix:
+    """Run the model over the prefix.
 
     Args:
         model: A causal backbone.
-        input_ids: (n, L), the same in the first `length` columns.
-        attention_mask: (n, L).
-        length: Columns to share, below L.
-        first: The model's arguments for those of the first row, with whatever cache it runs behind.
+        length: Of the prefix.
+        inputs: The model's arguments for one row of it.
         options: Passed on; `output_hidden_states` gives all layers in place of the last.
     """
+    output = model(**inputs, use_cache=True, **options)
+    states = output.hidden_states or (output.last_hidden_state,)
+    return SharedPrefix(length, inputs["attention_mask"].shape[1] - length, output.past_key_values, states)
+
+
+def states(
+    model: PreTrainedModel, prefix: SharedPrefix, input_ids: Tensor, attention_mask: Tensor, **options: Any
+) -> Sequence[Tensor]:
+    """The model's hidden states, each (n, L, H), of rows that begin with the prefix.
+
+    Args:
+        model: The causal backbone that read it.
+        prefix: Shared by all rows.
+        input_ids: (n, L), L above the prefix's length.
+        attention_mask: (n, L).
+        options: As they were for the prefix.
+    """
     rows = len(input_ids)
-    prefix = model(**first, use_cache=True, **options)
-    earlier = attention_mask.new_ones(rows, first["attention_mask"].shape[1] - length)
-    attention_mask = torch.cat([earlier, attention_mask], 1)  # (n, earlier + L)
-    cache = _expanded(model, prefix.past_key_values, rows)
+    earlier = attention_mask.new_ones(rows, prefix.behind)
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     rest = model(
-        input_ids=input_ids[:, length:], attention_mask=attention_mask, use_cache=True, **{name: cache}, **options
+        input_ids=input_ids[:, prefix.length :],
+        attention_mask=torch.cat([earlier, attention_mask], 1),  # (n, behind + L)
+        use_cache=True,
+        **{name: _expanded(model, prefix.cache, rows)},
+        **options,
     )
-    pairs = (
-        zip(prefix.hidden_states, rest.hidden_states, strict=True)
-        if rest.hidden_states
-        else [(prefix.last_hidden_state, rest.last_hidden_state)]
-    )
-    return [torch.cat([one.expand(rows, -1, -1), other], 1) for one, other in pairs]
+    own = rest.hidden_states or (rest.last_hidden_state,)
+    return [torch.cat([one.expand(rows, -1, -1), other], 1) for one, other in zip(prefix.states, own, strict=True)]
 
 
 def _expanded(model: PreTrainedModel, cache: Any, rows: int) -> Any:

@@ -49,7 +49,7 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
     for worth in (shared_prefix.WORTH, 10**6):
         monkeypatch.setattr("cse.encoder.WORTH", worth)
         encoder.zero_grad()
-        vectors = encoder._pooled(ids, mask)
+        vectors = encoder(ids, mask).embedding
         vectors.pow(3).sum().backward()
         results.append([vectors.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
     for shared, alone in zip(
@@ -61,10 +61,10 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
 def test_it_is_used(causal, monkeypatch):
     encoder = Encoder(causal("llama"), pooler="last", template=TEMPLATE).eval()
     seen = []
-    real = shared_prefix.states
-    monkeypatch.setattr("cse.encoder.shared_states", lambda *a, **k: seen.append(a[3]) or real(*a, **k))
-    encoder.encode(["red", "blue tree"])
-    assert seen == [6]  # [CLS] and five words
+    real = shared_prefix.read
+    monkeypatch.setattr("cse.encoder.read_prefix", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    encoder.encode(["red", "blue tree"], batch_size=1)
+    assert seen == [6]  # [CLS] and five words, read once for both batches
 
 
 def test_not_under_dropout_nor_in_a_model_that_looks_both_ways(causal, tiny_bert):
@@ -75,6 +75,7 @@ def test_not_under_dropout_nor_in_a_model_that_looks_both_ways(causal, tiny_bert
 
 
 def test_every_row_keeps_a_token_of_its_own():
-    assert shared_prefix.shared_length(torch.tensor([[5, 6, 7], [5, 6, 7]])) == 2
-    assert shared_prefix.shared_length(torch.tensor([[5, 6, 7], [5, 8, 7]])) == 1
-    assert shared_prefix.shared_length(torch.tensor([[5, 6, 7]])) == 0
+    assert shared_prefix.shared_length([[5, 6, 7], [5, 6, 7]]) == 2
+    assert shared_prefix.shared_length([[5, 6, 7], [5, 8, 7]]) == 1
+    assert shared_prefix.shared_length([[5, 6, 7], [5, 6]]) == 1
+    assert shared_prefix.shared_length([[5, 6, 7]]) == 0
