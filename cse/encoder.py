@@ -20,6 +20,7 @@ from cse.fast.first_token import only_first_token
 from cse.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.fast.shared_prefix import read as read_prefix
 from cse.fast.shared_prefix import states as shared_states
+from cse.fast.weights import converted_once
 from cse.heads import Dense
 from cse.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 
@@ -192,7 +193,7 @@ class Encoder(nn.Module):
     def _layers(self) -> dict[str, bool]:
         return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
 
-    def _prefix(self, rows: Sequence[Sequence[int]]) -> SharedPrefix | None:
+    def _prefix(self, rows: Sequence[list[int]]) -> SharedPrefix | None:
         """The states of what all rows of token ids begin with, where sharing them is right and worth it."""
         length = shared_length(rows) if self._shares_prefix() else 0
         if length < WORTH:
@@ -273,6 +274,7 @@ class Encoder(nn.Module):
         try:
             with (
                 torch.inference_mode(),
+                converted_once(),
                 torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)),
             ):
                 prefix = self._prefix(ids)

@@ -7,7 +7,6 @@ every row attends to its keys and values; gradients flow through them as through
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,11 +31,13 @@ class SharedPrefix:
     states: Sequence[Tensor]  # each (1, length, H)
 
 
-def shared_length(rows: Sequence[Sequence[int]]) -> int:
+def shared_length(rows: Sequence[list[int]]) -> int:
     """How many first tokens are the same in all rows, leaving each row one token at least."""
     if len(rows) < 2:
         return 0
-    return min(len(os.path.commonprefix(list(rows))), min(map(len, rows)) - 1)
+    first, last = min(rows), max(rows)  # in the order of dictionaries: what they share, all share
+    differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return min(next(differ, len(first)), min(map(len, rows)) - 1)
 
 
 def can_share(model: PreTrainedModel) -> bool:

@@ -1,14 +1,21 @@
-"""Linear layers that convert a weight to autocast's type once: it does so anew at every use of one that is not trained.
+"""Linear layers that convert a weight to autocast's type once: it does so anew at every use of one without gradient.
 
-In a training step of LoRA on a CPU, in five sub-batches, that took a sixth of the time; in scoring, as much. The copy is
-the same numbers. It costs two bytes a weight.
+In a training step of LoRA on a CPU, in five sub-batches, that took a sixth of the time; in scoring, as much. The copy
+is the same numbers. Of frozen weights it stays, at two bytes a weight; of others it lasts for one `converted_once`,
+because an optimizer may change a weight without a trace (torch's fused ones do not raise its version).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_passing: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("passing", default=None)
 
 
 class Linear(nn.Linear):
@@ -17,22 +24,41 @@ class Linear(nn.Linear):
     _kept: tuple[object, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """x W' + b."""
-        weight, device = self.weight, input.device.type
-        if weight.requires_grad and torch.is_grad_enabled():  # autocast itself keeps those, until the step ends
-            self._kept = None
+        """The rows times the weight's transpose, plus the bias."""
+        device = input.device.type
+        if device != "cpu" or not torch.is_autocast_enabled(device) or self.weight.is_inference():
             return super().forward(input)
-        if device != "cpu" or not torch.is_autocast_enabled(device) or weight.is_inference():
-            return super().forward(input)
-        return F.linear(input, self._converted(torch.get_autocast_dtype(device)), self.bias)
+        weight = self._converted(torch.get_autocast_dtype(device))
+        return super().forward(input) if weight is None else F.linear(input, weight, self.bias)
 
-    def _converted(self, dtype: torch.dtype) -> Tensor:
+    def _converted(self, dtype: torch.dtype) -> Tensor | None:
+        """The weight in that type, if it may be kept."""
+        if not self.weight.requires_grad:
+            return self._frozen(dtype)
+        passing = _passing.get()
+        if passing is None or torch.is_grad_enabled():
+            return None
+        if self not in passing:
+            passing[self] = self.weight.detach().to(dtype)
+        return passing[self]
+
+    def _frozen(self, dtype: torch.dtype) -> Tensor:
         key = (dtype, self.weight.data_ptr(), self.weight._version)
         kept = self._kept  # threads may share the layer
         if kept is None or kept[0] != key:
             with torch.inference_mode(False), torch.no_grad():  # training may need what scoring converted
                 kept = self._kept = (key, self.weight.detach().to(dtype))
         return kept[1]
+
+
+@contextmanager
+def converted_once() -> Iterator[None]:
+    """Within, weights do not change, so that those without gradient are converted once."""
+    token = _passing.set({})
+    try:
+        yield
+    finally:
+        _passing.reset(token)
 
 
 def use_kept_weights(model: nn.Module) -> None:

@@ -30,7 +30,7 @@ def _mask(kind, length, reach):
     if kind == "none":
         return None
     mask = torch.ones(3, 1, length, reach, dtype=torch.bool)
-    mask[1, ..., reach - 1] = False
+    mask[1, ..., reach - 1] = reach == 1  # a row attends to something
     if kind == "causal":
         mask &= torch.ones(length, reach, dtype=torch.bool).tril(reach - length)
     if kind == "added":
@@ -41,11 +41,12 @@ def _mask(kind, length, reach):
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kind", ["none", "padded", "causal", "added"])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("length", "reach"), [(5, 5), (4, 9), (1, 6)])
-def test_it_is_the_fused_kernel(groups, kind, causal, length, reach):
+@pytest.mark.parametrize(("length", "reach"), [(5, 5), (4, 9), (1, 6), (1, 1), (16, 16), (19, 19), (29, 29)])
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_the_fused_kernel(groups, kind, causal, length, reach, training):
     if kind == "none" and causal and length != reach:
         pytest.skip("transformers always gives a mask behind a cache")
-    layer, mask = _Layer(causal, groups), _mask(kind, length, reach)
+    layer, mask = _Layer(causal, groups).train(training), _mask(kind, length, reach)
     results = []
     for function in (short_attention, sdpa_attention_forward):
         tensors = _tensors(2, groups, length, reach)
@@ -54,6 +55,16 @@ def test_it_is_the_fused_kernel(groups, kind, causal, length, reach):
         results.append([out, *(t.grad for t in tensors)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize(("reach", "width"), [(1, 16), (15, 16), (16, 16), (17, 17), (23, 23), (24, 32), (33, 33)])
+def test_keys_are_padded_where_that_pays(reach, width):
+    query, key, value = _tensors(2, 1, reach, reach)
+    mask = torch.ones(3, 1, reach, reach, dtype=torch.bool)
+    wide_key, wide_value, wide_mask = attention.padded(query, key, value, mask, causal=False)
+    assert wide_key.shape == wide_value.shape == (3, 2, width, 8)
+    assert wide_mask.shape == (3, 1, reach, width)
+    assert not wide_mask[..., reach:].any()
 
 
 def test_dropped_weights_are_scaled_up(monkeypatch):
