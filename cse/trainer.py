@@ -197,21 +197,22 @@ class Loop:
         if progress.log_bytes == 0:
             self._evaluate({})
         self.wrapped.train()
-        since, sentences = time.perf_counter(), 0
+        since, sentences, steps = time.perf_counter(), 0, 0
         for step, parts in self._parts(progress.step):
             if self._stops():
                 break
             due = (step + 1) % settings.eval_every == 0 or step + 1 == self.max_steps
             metrics = self._step(step, parts, probe=due)
             progress.step = step + 1
-            sentences += settings.batch_size * parts[0].views
+            sentences, steps = sentences + settings.batch_size * parts[0].views, steps + 1
             self._tell("on_step", metrics)
             run.interrupted = distributed.any_process(self.interrupt.wanted)
             if due:
                 seconds = time.perf_counter() - since
-                metrics |= {"sentences_per_s": sentences / seconds, "peak_mb": peak_memory(self.accelerator.device)}
+                metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
+                metrics["peak_mb"] = peak_memory(self.accelerator.device)
                 self._evaluate(metrics)
-                since, sentences = time.perf_counter(), 0
+                since, sentences, steps = time.perf_counter(), 0, 0
             elif run.interrupted:
                 self._save_state()
         run.interrupted &= progress.step < self.max_steps and not self._out_of_patience()

@@ -221,6 +221,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="folder for the two files (default: the folder of runs)")
     parser.add_argument("--title", default="Results", help="of the page")
+    parser.add_argument("--baseline", metavar="RECIPE", help="compare every method with this one, over seeds")
     options = parser.parse_args(arguments)
     from eval import report as reporting
     from eval import results
@@ -228,7 +229,7 @@ def report(arguments: list[str]) -> int:
 
     out = options.out or options.runs
     results.check_writable(out / "report.html")
-    found = reporting.write(options.runs, out, options.title)
+    found = reporting.write(options.runs, out, options.title, options.baseline)
     console = make_console()
     console.print(f"{len(found.entries)} results, {len(found.curves)} runs", highlight=False)
     for why in found.skipped:

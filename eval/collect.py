@@ -90,8 +90,17 @@ def collect(folder: Path) -> Found:
     return found
 
 
+def speed(entries: Sequence[Entry]) -> float | None:
+    """Optimizer steps per second, the median over runs of each one's fastest stretch; None where no log says."""
+    runs = [_records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
+    fastest = [max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if "steps_per_s" in run[-1]]
+    return statistics.median(fastest) if fastest else None
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 

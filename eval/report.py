@@ -7,23 +7,24 @@ from pathlib import Path
 
 from cse.cache import atomic_file
 from cse.errors import UserError
-from eval import page
+from eval import methods, page
 from eval.collect import Entry, Found, by_recipe, collect, spread
 from eval.compare import Difference, compare_all
 
 MOST = 24  # checkpoints of one set of tasks that are compared with each other
 
 
-def write(runs: Path, out: Path, title: str = "Results") -> Found:
+def write(runs: Path, out: Path, title: str = "Results", baseline: str | None = None) -> Found:
     """Write `report.md` and `report.html` into a folder.
 
     Args:
         runs: Where results and logs are looked for.
         out: Where to.
         title: Of the page.
+        baseline: A recipe that all others are compared with, in a table of its own.
 
     Raises:
-        UserError: There is nothing to report.
+        UserError: There is nothing to report, or nothing of the baseline.
     """
     found = collect(runs)
     if not found.entries and not found.curves:
@@ -31,11 +32,22 @@ def write(runs: Path, out: Path, title: str = "Results") -> Found:
             f"{runs} holds no results.json of `python -m eval ... --out` and no metrics.jsonl of a run.\n"
             f"Score a checkpoint first: python -m eval CKPT --out {runs}/results.json"
         )
+    text = markdown(found.entries)
+    if baseline:
+        text = f"{compared(found.entries, baseline)}\n{text}"
     html = page.render(found, differences(found.entries), title)
-    for name, text in (("report.md", markdown(found.entries)), ("report.html", html)):
+    for name, content in (("report.md", text), ("report.html", html)):
         with atomic_file(out / name) as scratch:
-            scratch.write_text(text, encoding="utf-8")
+            scratch.write_text(content, encoding="utf-8")
     return found
+
+
+def compared(entries: Sequence[Entry], baseline: str) -> str:
+    """One table of methods for each set of tasks that the baseline was scored on."""
+    asked = list(dict.fromkeys(e.requested for e in entries if e.recipe == baseline)) or _requested(entries)
+    tables = [methods.markdown(methods.methods([e for e in entries if e.requested == r], baseline)) for r in asked]
+    titles = (f"Spearman × 100 over all pairs, `{r}`: methods, mean ± standard deviation over seeds" for r in asked)
+    return "\n".join(f"{title}\n\n{table}" for title, table in zip(titles, tables, strict=True))
 
 
 def differences(entries: Sequence[Entry], resamples: int = 1000) -> dict[tuple[int, int], dict[str, Difference]]:

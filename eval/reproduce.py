@@ -37,7 +37,7 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         name: Of the recipe.
         seeds: How many, from 42 on.
         overrides: Of its options.
-        tasks: What its mean is compared on; must be the band's own where there is a band.
+        tasks: What to score it on; None: the band's own. The band counts for no others.
         runs: Where runs lie.
         score: Scores a checkpoint into a results file.
 
@@ -54,7 +54,7 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         _train(name, recipe, [*overrides, f"--seed={seed}"], folder)
         found[seed] = _scored(folder, tasks or recipe.expect.get("tasks"), score)
         folders.append(folder)
-    summary = summarise(found, recipe.expect)
+    summary = summarise(found, recipe.expect if tasks in (None, recipe.expect.get("tasks")) else {})
     summary["environment"] = json.loads((folders[0] / "env.json").read_text(encoding="utf-8"))
     with atomic_file(folders[0].parent / "reproduce.json") as scratch:
         scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from cse.seeding import seed_dropout
 from cse.trainer import Run, Trainer
 from tests.conftest import WORDS
 
-TIMINGS = {"seconds", "sentences_per_s", "peak_mb"}
+TIMINGS = {"seconds", "sentences_per_s", "steps_per_s", "peak_mb"}
 
 
 class Spread(Evaluator):
