@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cse.encoder import Encoder
 from cse.fast.batching import native_bf16, token_budget_batches
+from cse.fast.weights import converted_once
 from eval.sts import Embed, checked
 
 SLICES = 16  # of one long call: enough for cores to end together; more of them waste more on padding
@@ -47,7 +49,7 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> E
         parts = [part for part in np.array_split(longest_first, slices) if len(part)]
         if not parts:
             return encode(texts)
-        with _workers(encoder) as call:
+        with converted_once(), _workers(encoder) as call:
             vectors = call(lambda part: encode([texts[i] for i in part]), parts)
             done = list(_tracked(vectors, len(parts)) if progress else vectors)
         return np.concatenate(done)[np.argsort(np.concatenate(parts))]
@@ -73,10 +75,15 @@ def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floatin
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(cores) as pool:
-            yield pool.map
+            yield lambda work, parts: pool.map(lambda part, context: context.run(work, part), parts, _contexts(parts))
     finally:
         torch.set_num_threads(cores)
         encoder.train(training)
+
+
+def _contexts(parts: Sequence[object]) -> list[Context]:
+    """This thread's, one for each part: a thread of a pool begins with none."""
+    return [copy_context() for _ in parts]
 
 
 def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDArray[np.floating]]:

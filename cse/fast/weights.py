@@ -53,7 +53,13 @@ class Linear(nn.Linear):
 
 @contextmanager
 def converted_once() -> Iterator[None]:
-    """Within, weights do not change, so that those without gradient are converted once."""
+    """Within, weights do not change, so that those without gradient are converted once; one inside another is the same.
+
+    Threads take part where they run in a copy of the context.
+    """
+    if _passing.get() is not None:
+        yield
+        return
     token = _passing.set({})
     try:
         yield

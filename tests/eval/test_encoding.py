@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from cse.encoder import Encoder
 from cse.errors import UserError
+from cse.fast.weights import Linear
 from eval import encoding
 from eval.encoding import embedder, to_numpy
 
@@ -72,3 +74,23 @@ def test_our_encoder_runs_on_every_core_and_is_left_as_it_was():
         assert all(threads == 1 for _, threads, _ in encoder.seen[1:])
     finally:
         torch.set_num_threads(cores)
+
+
+def test_slices_share_converted_weights(tiny_bert, monkeypatch):
+    encoder = Encoder(tiny_bert)
+    texts = [f"red {'house ' * (i % 5)}moon {i}" for i in range(300)]
+    expected = encoder.encode(texts, precision="bf16")
+    converted = []
+    real = Linear._converted
+    monkeypatch.setattr(
+        Linear, "_converted", lambda layer, dtype: converted.append(real(layer, dtype)) or converted[-1]
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = embedder(encoder, "bf16")(texts)
+    finally:
+        torch.set_num_threads(threads)
+    layers = sum(isinstance(m, Linear) for m in encoder.backbone.modules())
+    assert layers <= len({id(c) for c in converted}) <= 2 * layers  # two threads may meet at one
+    assert np.abs(found - expected).max() < 0.05
