@@ -88,12 +88,14 @@ def test_the_command(tiny_bert, tmp_path, capsys):
     data.write_text("\n".join(texts))
     assert main(["whiten", tiny_bert, "--data", str(data), "--k", "4", "--out", str(out), "--pooler", "cls"]) == 0
     assert "60 sentences, 16 -> 4 dimensions" in capsys.readouterr().out
-    ours = Encoder.load(str(out)).encode(texts)
+    encoder = Encoder.load(str(out))
+    ours = encoder.encode(texts)
     want = whiten(Encoder.load(tiny_bert, pooler="cls"), texts, 4).encode(texts)
     assert np.abs(ours - want).max() < 1e-6
     theirs = SentenceTransformer(str(out), device="cpu").encode(texts)
     assert theirs.shape == (60, 4)
-    assert np.abs(ours - theirs).max() < 1e-5
+    magnified = float(torch.linalg.matrix_norm(encoder.post[0].linear.weight, 2))  # about 500: what varied little
+    assert np.abs(ours - theirs).max() < 5e-7 * magnified  # float32's rounding of states of about 1
 
 
 def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path, capsys):

@@ -65,7 +65,7 @@ def short_attention(
         (n, L, heads, d), and no weights.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not torch.compiler.is_compiling():  # an exported graph serves every length
         key, value, attention_mask = padded(query, key, value, attention_mask, causal)
     short = key.shape[2] <= LONGEST and options.get("position_bias") is None
     if not (short and module.training and query.device.type == "cpu"):
