@@ -15,7 +15,7 @@ from cse.backbone import has_dropout, inject_lora, load_backbone, max_positions
 from cse.batch import EncoderOutput
 from cse.cutoff import Cutoff
 from cse.errors import UserError
-from cse.fast.batching import length_chunks, native_bf16, token_budget_batches
+from cse.fast.batching import chunk_overhead, length_chunks, native_bf16, token_budget_batches
 from cse.fast.first_token import only_first_token
 from cse.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.fast.shared_prefix import read as read_prefix
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_MAX_LENGTH = 512
-CHUNK_OVERHEAD = {
-    "cpu": 48,
-    "cuda": 4096,
-}  # tokens' worth of time that one more sub-batch costs
 ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
 
 
@@ -141,7 +137,7 @@ class Encoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
         lengths = attention_mask.sum(1).tolist()
-        chunks = length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096))
+        chunks = length_chunks(lengths, chunk_overhead(input_ids.device))
         prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
         parts = []
@@ -160,7 +156,7 @@ class Encoder(nn.Module):
         prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
         states, positions = [], []
-        for rows in length_chunks(lengths, CHUNK_OVERHEAD.get(input_ids.device.type, 4096)):
+        for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
             chosen = where[index, :longest]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cse.backbone import explained, locate, merged_state, no_pooler
-from cse.encoder import CHUNK_OVERHEAD, Encoder
+from cse.encoder import Encoder
 from cse.errors import UserError
-from cse.fast.batching import length_chunks
+from cse.fast.batching import chunk_overhead, length_chunks
 
 
 class Generator:
@@ -55,7 +55,7 @@ class Generator:
         self.model.to(masked_ids.device)
         lengths = mask.sum(1).tolist()
         filled = masked_ids.clone()
-        for rows in length_chunks(lengths, CHUNK_OVERHEAD.get(masked_ids.device.type, 4096)):
+        for rows in length_chunks(lengths, chunk_overhead(masked_ids.device)):
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=masked_ids.device)
             logits = self.model(input_ids=masked_ids[index, :longest], attention_mask=mask[index, :longest]).logits

@@ -47,9 +47,25 @@ def token_budget_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterato
         start += rows
 
 
+def chunk_overhead(device: torch.device) -> int:
+    """What one more sub-batch costs, in tokens' worth of time: the more, the faster tokens are.
+
+    Measured with a BERT of 4 x 256 and a LoRA of 26 x 576; half or twice as much is within a few per cent.
+    """
+    if device.type != "cpu":
+        return 4096
+    return 512 if torch.is_autocast_enabled("cpu") and _has_tiles() else 48
+
+
 def native_bf16(device: torch.device | str) -> bool:
     """Whether the device multiplies bfloat16 in hardware: CUDA from 8.0, CPUs with AVX512-BF16 or AMX."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     cpu = getattr(torch, "cpu", None)
-    return bool(cpu and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()))
+    return bool(cpu and cpu._is_avx512_bf16_supported()) or _has_tiles()
+
+
+def _has_tiles() -> bool:
+    """Whether the CPU multiplies matrices in hardware (AMX), several times as fast as AVX512-BF16."""
+    cpu = getattr(torch, "cpu", None)
+    return bool(cpu and cpu._is_amx_tile_supported())
