@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Precision = Literal["auto", "fp32", "bf16"]
+SubBatch = tuple[Tensor, Tensor, Tensor | None, SharedPrefix | None]
 DEFAULT_MAX_LENGTH = 512
 ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
 
@@ -136,35 +137,34 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
-        lengths = attention_mask.sum(1).tolist()
-        chunks = length_chunks(lengths, chunk_overhead(input_ids.device))
-        prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
-        input_ids, words = self._words(input_ids)
-        parts = []
-        for rows in chunks:
-            longest = max(lengths[i] for i in rows)
-            index = torch.tensor(rows, device=input_ids.device)
-            parts.append(self._pooled(input_ids[index, :longest], attention_mask[index, :longest], words, prefix))
-        order = torch.tensor([i for rows in chunks for i in rows], device=input_ids.device)
-        pooled = torch.cat(parts)[order.argsort()]  # (n, H)
+        rows, parts = [], []
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
+            rows.append(index)
+            parts.append(self._pooled(*sub_batch))
+        pooled = torch.cat(parts)[torch.cat(rows).argsort()]  # (n, H)
         embedding = self.post(pooled)
         return EncoderOutput(embedding, self.head(embedding))
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
-        lengths = attention_mask.sum(1).tolist()
-        prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
-        input_ids, words = self._words(input_ids)
         states, positions = [], []
-        for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
-            longest = max(lengths[i] for i in rows)
-            index = torch.tensor(rows, device=input_ids.device)
-            chosen = where[index, :longest]
-            last = self.hidden_states(input_ids[index, :longest], attention_mask[index, :longest], words, prefix)[-1]
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
+            last = self.hidden_states(*sub_batch)[-1]
+            chosen = where[index, : last.shape[1]]
             states.append(last[chosen])
             row, column = chosen.nonzero(as_tuple=True)
             positions.append(index[row] * where.shape[1] + column)
         return torch.cat(states)[torch.cat(positions).argsort()]
+
+    def _sub_batches(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, SubBatch]]:
+        """Row numbers and what `hidden_states` takes of them, padded to the longest of them only."""
+        lengths = attention_mask.sum(1).tolist()
+        prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
+        input_ids, words = self._words(input_ids)
+        for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
+            longest = max(lengths[i] for i in rows)
+            index = torch.tensor(rows, device=input_ids.device)
+            yield index, (input_ids[index, :longest], attention_mask[index, :longest], words, prefix)
 
     def hidden_states(
         self,
