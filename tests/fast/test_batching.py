@@ -6,8 +6,10 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
-from cse.fast.batching import length_chunks, token_budget_batches
+from cse.fast import batching
+from cse.fast.batching import chunk_overhead, length_chunks, token_budget_batches
 
 
 def partitions(items):
@@ -50,6 +52,15 @@ def test_length_chunks_hold_every_row_once_and_start_with_the_longest():
     longest = [max(lengths[i] for i in rows) for rows in chunks]
     assert longest == sorted(longest, reverse=True)
     assert 1 < len(chunks) < 30
+
+
+@pytest.mark.parametrize(("tiles", "bf16", "more"), [(False, False, False), (False, True, False), (True, True, True)])
+def test_a_sub_batch_costs_more_tokens_where_the_cpu_multiplies_matrices(monkeypatch, tiles, bf16, more):
+    monkeypatch.setattr(batching, "_has_tiles", lambda: tiles)
+    plain = chunk_overhead(torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        assert (chunk_overhead(torch.device("cpu")) > plain) == more
+    assert chunk_overhead(torch.device("cuda")) > plain
 
 
 @pytest.mark.parametrize("budget", [1, 16, 64, 10_000])
