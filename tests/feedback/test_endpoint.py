@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 
@@ -132,6 +133,30 @@ def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path):
     assert sum(counted["score_histogram"].values()) == len(good)
     assert answers["tokens"]["estimated"] is True
     assert (answers["questions"], answers["answered"]) == (len(words), len(good))
+
+
+@pytest.mark.slow
+def test_a_quarter_of_2000_questions_goes_wrong_and_each_is_answered(tmp_path):
+    failing = {"status:429:0.02": "http_429", "status:429": "http_429", "status:500": "http_500",
+               "status:503": "http_503", "hang": "timeout", "cut": "connection", "half": "broken_body",
+               "html": "broken_body", "empty": "broken_body", "error": "broken_body"}  # fmt: skip
+    useless = {"say:no idea": "malformed", 'say:{"score": "0.5"}': "wrong_type", 'say:{"score": 7}': "out_of_range",
+               "length": "truncated", "say:I'm sorry, but I cannot help with that.": "refusal",
+               "declined": "refusal"}  # fmt: skip
+    harmless = ["prose", "twice"]
+    kinds, each = [*failing, *useless, *harmless], 28  # 18 kinds, 504 faults
+    words = [f"w{i}x" for i in range(2000)]
+    plans = {words[4 - 1 + 3 * i]: [kinds[i % len(kinds)]] for i in range(each * len(kinds))}
+    write_pairs(tmp_path, words)
+    with Server(plans) as server:
+        assert cli.main(command(tmp_path, server.url, "--workers", "16")) == 0
+    assert [r["score"] for r in lines(tmp_path / "out.jsonl")] == [score_of(i) for i in range(2000)]
+    assert lines(tmp_path / "out.rejects.jsonl") == []
+    [answers] = manifest(tmp_path)["labellers"]
+    times = Counter({name: each * n for name, n in Counter([*failing.values(), *useless.values()]).items()})
+    assert answers["failed_requests"] == {name: times[name] for name in set(failing.values())}
+    assert answers["unusable"] == {name: times[name] for name in set(useless.values())}
+    assert answers["answers"] == 2000 + each * len(useless)
 
 
 def test_retry_after_holds_everybody_back(tmp_path):
