@@ -26,6 +26,7 @@ from tests.runs import make_run, metrics, weights, write_texts
 from tests.test_trainer import Dies
 
 ROOT = Path(__file__).resolve().parents[2]
+ROUNDING = 1e-6  # of a float32 cosine, at most
 
 
 def run_with(folder, backbone, *, triplets=True, k=2, steps=2, miner=None, encoder=None, **options):
@@ -44,7 +45,7 @@ def run_with(folder, backbone, *, triplets=True, k=2, steps=2, miner=None, encod
 def assert_nearest(got, encoder, data, k):
     """They are the k nearest of all positives and own negatives that are no nearer than the positive, in float64.
 
-    Texts whose cosines are within float32's rounding of each other may stand for each other.
+    Where cosines are within float32's rounding of each other, or of the limit, either decision is right.
     """
     pool = list(dict.fromkeys(text for example in data for text in example.texts[1:]))
     texts = list(dict.fromkeys(text for example in data for text in example.texts))
@@ -53,9 +54,12 @@ def assert_nearest(got, encoder, data, k):
         cosine = {text: float(vectors[text] @ vectors[example.texts[0]]) for text in (*pool, *example.texts)}
         near = sorted(set(pool) - set(example.texts), key=cosine.get, reverse=True)[:12]
         limit = cosine[example.texts[1]]
-        expected = [text for text in near if cosine[text] <= limit][:k]
-        assert set(chosen) <= set(near)
-        assert [cosine[text] for text in chosen] == pytest.approx([cosine[text] for text in expected], abs=1e-6)
+        assert set(chosen) <= {text for text in near if cosine[text] <= limit + ROUNDING}
+        left_out = [cosine[text] for text in near if text not in chosen and cosine[text] <= limit - ROUNDING]
+        found = [cosine[text] for text in chosen]
+        assert found == pytest.approx(sorted(found, reverse=True), abs=ROUNDING)
+        assert len(found) == k or (len(found) < k and not left_out)
+        assert not left_out or max(left_out) <= min(found) + ROUNDING
 
 
 def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monkeypatch):
