@@ -24,7 +24,8 @@ from eval.transfer_data import Labelled, Row, specs
 SEED = 1111  # SentEval's
 FOLDS = 10  # of its full setting; its quick one has 5
 GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularisation
-NEWTON_FEATURES = 2048  # with no more, Newton takes a few steps; lbfgs takes hundreds where vectors are long
+NEWTON_FEATURES = 2048  # more of them make Newton's Hessian dear
+LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones
 
 Matrix = NDArray[np.floating]
 Labels = NDArray[np.str_]
@@ -119,7 +120,8 @@ def _fit(x: Matrix, y: Labels, c: float) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    solver = "newton-cholesky" if x.shape[1] <= NEWTON_FEATURES else "lbfgs"
+    newton = x.shape[1] <= NEWTON_FEATURES and np.square(x).sum(1).mean() > LONG
+    solver = "newton-cholesky" if newton else "lbfgs"
     model = LogisticRegression(C=c, random_state=SEED, max_iter=1000, solver=solver)
     return (model if len(np.unique(y)) == 2 else OneVsRestClassifier(model)).fit(x, y)
 
