@@ -128,3 +128,22 @@ def test_missing_tasks_leave_no_average(tmp_path):
 @pytest.mark.parametrize("name", ["MR", "CR", "TREC", "MRPC"])
 def test_real_sets_have_their_known_sizes(real_sts, name):
     assert transfer_data.load(name, str(real_sts.parent)).where.endswith("transfer")
+
+
+@pytest.mark.parametrize("length", [1.0, 10.0])  # solved by lbfgs, and by Newton's method
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_fit_is_the_optimum_of_each_class_against_the_rest(length, classes):
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(300, 6))
+    x *= length / np.linalg.norm(x, axis=1, keepdims=True)
+    noisy = x @ rng.normal(size=(6, classes)) / length + rng.normal(size=(300, classes))
+    y, c = noisy.argmax(1).astype(str), 0.5
+    model = transfer._fit(x, y, c)
+    for label, fit in zip("012", getattr(model, "estimators_", [model]), strict=False):
+        target = y == ("1" if classes == 2 else label)
+        weight = fit.coef_[0]
+        chance = 1 / (1 + np.exp(-(x @ weight + fit.intercept_[0])))
+        # of the mean loss and |w|^2 / 2cn, whose gradient scikit-learn brings below 1e-4
+        assert np.abs(x.T @ (chance - target) + weight / c).max() / 300 < 1e-4
+        assert abs(np.mean(chance - target)) < 1e-4
+    assert (model.predict(x) == y).mean() > 1 / classes + 0.2
