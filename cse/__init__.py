@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cse.batch import Batch, EncoderOutput, Example, LossOutput, StepContext, Views
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
     from cse.interfaces import Collator, Evaluator, Objective
-    from cse.trainer import Trainer
+    from cse.training.trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Views",
 ]
 
-_HOMES = {"Encoder": "encoder", "Trainer": "trainer"} | dict.fromkeys(
+_HOMES = {"Encoder": "encoder", "Trainer": "training.trainer"} | dict.fromkeys(
     ("Collator", "Evaluator", "Objective"), "interfaces"
 )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
 
 
 @dataclass(frozen=True, slots=True)

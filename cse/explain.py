@@ -47,7 +47,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _options() -> list[str]:
-    from cse.trainer import Trainer
+    from cse.training.trainer import Trainer
 
     components = ["data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives"]
     trainer = [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]

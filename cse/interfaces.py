@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cse.batch import Batch, Example, LossOutput, StepContext, Views
-    from cse.encoder import Encoder
+    from cse.data.tokens import TokenStore
+    from cse.encoder.model import Encoder
     from cse.mining.miners import Allowed, Mined, Queries
-    from cse.tokens import TokenStore
-    from cse.trainer import Run
+    from cse.training.trainer import Run
 
 
 class Objective(nn.Module, ABC):

@@ -137,7 +137,7 @@ def build(recipe: Recipe) -> Any:
         UserError: A component refuses its arguments.
     """
     from cse.seeding import seed_dropout
-    from cse.trainer import Trainer
+    from cse.training.trainer import Trainer
 
     seed_dropout(recipe.config.seed, "init")
     built = SimpleNamespace()
@@ -167,11 +167,11 @@ def _make(value: Any) -> Any:
 def _parser() -> Any:
     from jsonargparse import ArgumentParser
 
-    from cse.data import Dataset
-    from cse.encoder import Encoder
+    from cse.data.datasets import Dataset
+    from cse.encoder.model import Encoder
     from cse.interfaces import Callback, Collator, Evaluator, Objective, Sampler
     from cse.mining.refresh import RefreshNegatives
-    from cse.trainer import Trainer
+    from cse.training.trainer import Trainer
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")

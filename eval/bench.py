@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cse.cache import atomic_file
-from eval import sts
-from eval.harness import evaluate_data
-from eval.loading import Model
-from eval.sources import TaskData
+from cse.evaluation import sts
+from cse.evaluation.harness import evaluate_data
+from cse.evaluation.loading import Model
+from cse.evaluation.sources import TaskData
+from cse.files import atomic_file
 
 SENTEVAL_BATCH = 128
 OURS, BF16, MTEB, SENTEVAL = "ours", "ours bf16", "mteb", "senteval"
@@ -125,8 +125,8 @@ def _mteb_tasks(data: Mapping[str, TaskData]) -> dict[str, Any]:
     import mteb
     from datasets import DatasetDict
 
-    from eval.mteb_adapter import OURS as THEIRS
-    from eval.mteb_adapter import rows
+    from cse.evaluation.mteb_adapter import OURS as THEIRS
+    from cse.evaluation.mteb_adapter import rows
 
     official = {ours: name for name, ours in THEIRS.items()}
     found = {}
@@ -151,7 +151,7 @@ def _mteb(peer: Any, tasks: Mapping[str, Any]) -> dict[str, float]:
 
 def _first(item: TaskData, n: int) -> TaskData:
     """A few rows of a task, to warm up with."""
-    from eval.pairs import Pairs
+    from cse.evaluation.pairs import Pairs
 
     subset, pairs = next(iter(item.subsets.items()))
     return TaskData(item.task, {subset: Pairs(pairs.first[:n], pairs.second[:n], pairs.gold[:n])}, item.source)

@@ -28,7 +28,7 @@ def run(
     """Measure both in turn; returns keys for bench.json."""
     import torch
 
-    from cse.encoder import uses_bf16
+    from cse.encoder.model import uses_bf16
 
     precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
@@ -69,12 +69,12 @@ def run(
 
 def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
     """One measurement of our trainer."""
-    from cse.collators import TextViews
-    from cse.data import Texts
-    from cse.encoder import Encoder
+    from cse.data.collators import TextViews
+    from cse.data.datasets import Texts
+    from cse.encoder.model import Encoder
     from cse.objectives.simcse import SimCSE
     from cse.seeding import seed_dropout
-    from cse.trainer import Run, Trainer
+    from cse.training.trainer import Run, Trainer
 
     seed_dropout(42)
     clock = _Clock()
@@ -114,8 +114,8 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import Pooling, Transformer
 
-    from cse.backbone import locate
-    from cse.data import Texts
+    from cse.data.datasets import Texts
+    from cse.encoder.backbone import locate
 
     torch.manual_seed(42)
     body = Transformer(locate(backbone), max_seq_length=length)
@@ -163,7 +163,7 @@ class _Clock:
     def result(self, steps: int) -> dict[str, float]:
         import torch
 
-        from cse.hardware import peak_memory
+        from cse.training.hardware import peak_memory
 
         seconds = self.ends[steps - 1] - self.ends[WARMUP - 1]
         sentences = 2 * BATCH * (steps - WARMUP)
@@ -203,7 +203,7 @@ def _peer_callback(clock: _Clock) -> Any:
 
 def main() -> None:
     """One measurement, printed as JSON."""
-    from cse.run import quiet
+    from cse.training.start import quiet
 
     quiet()
     parser = argparse.ArgumentParser()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from eval.compare import Scored
+    from cse.evaluation.compare import Scored
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
@@ -39,7 +39,7 @@ def score(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="where to write results.json (default: a checkpoint's own run)")
     _scoring(parser)
     options = parser.parse_args(arguments)
-    from eval import results, table
+    from cse.evaluation import results, table
 
     out = options.out or results.default_out(options.checkpoint, options.tasks)
     if out:
@@ -54,10 +54,10 @@ def score(arguments: list[str]) -> int:
 
 def scored(checkpoint: str, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Results of a checkpoint and its pairs' similarities."""
-    from eval import results, suite, transfer
-    from eval.encoding import embedder, resolve_precision
-    from eval.harness import Outcome, evaluate
-    from eval.loading import load_model
+    from cse.evaluation import results, suite, transfer
+    from cse.evaluation.encoding import embedder, resolve_precision
+    from cse.evaluation.harness import Outcome, evaluate
+    from cse.evaluation.loading import load_model
 
     sts, labelled = transfer.split_names(options.tasks)
     if sts or not labelled:
@@ -86,8 +86,8 @@ def compare(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="where to write the comparison as JSON")
     _scoring(parser)
     options = parser.parse_args(arguments)
-    from eval import compare as comparing
-    from eval import results
+    from cse.evaluation import compare as comparing
+    from cse.evaluation import results
 
     if options.out:
         results.check_writable(options.out)
@@ -101,7 +101,7 @@ def compare(arguments: list[str]) -> int:
 
 def _scored_or_read(name: str, options: argparse.Namespace) -> Scored:
     """A results file as it is; a folder of a model is scored; any other folder must hold a results.json."""
-    from eval.compare import Scored
+    from cse.evaluation.compare import Scored
 
     path = Path(name)
     if path.is_file():
@@ -123,11 +123,11 @@ def mteb(arguments: list[str]) -> int:
     _scoring(parser)
     options = parser.parse_args(arguments)
     _quiet()
-    from eval import results, table
-    from eval.loading import load_model, prompts
+    from cse.evaluation import results, table
+    from cse.evaluation.loading import load_model, prompts
 
     try:
-        from eval import mteb_adapter
+        from cse.evaluation import mteb_adapter
     except ImportError as error:
         raise UserError(f"this command needs mteb: {error}.\nInstall it: pip install 'mteb>=2'") from None
     tasks = mteb_adapter.get_tasks(options.tasks, options.benchmark)
@@ -172,9 +172,9 @@ def bench(arguments: list[str]) -> int:
     _scoring(parser)
     options = parser.parse_args(arguments)
     _quiet()
+    from cse.evaluation import results
+    from cse.evaluation.mteb_adapter import print_progress
     from eval import bench as benching
-    from eval import results
-    from eval.mteb_adapter import print_progress
 
     results.check_writable(options.out)
     found: dict[str, Any] = {}
@@ -203,9 +203,9 @@ def _bench_training(options: argparse.Namespace, say: Callable[[str], None]) -> 
 
 
 def _bench_scoring(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    from cse.evaluation.harness import read_data
+    from cse.evaluation.loading import load_model
     from eval import bench as benching
-    from eval.harness import read_data
-    from eval.loading import load_model
 
     data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
     if missing:
@@ -223,9 +223,9 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--title", default="Results", help="of the page")
     parser.add_argument("--baseline", metavar="RECIPE", help="compare every method with this one, over seeds")
     options = parser.parse_args(arguments)
-    from eval import report as reporting
-    from eval import results
-    from eval.table import make_console
+    from cse.evaluation import report as reporting
+    from cse.evaluation import results
+    from cse.evaluation.table import make_console
 
     out = options.out or options.runs
     results.check_writable(out / "report.html")
@@ -248,9 +248,9 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs lie (default: %(default)s)")
     _scoring(parser, tasks=None)
     options, overrides = parser.parse_known_args(arguments)
+    from cse.evaluation import results, suite
     from cse.recipe import load
     from eval import reproduce as reproducing
-    from eval import results, suite
 
     options.tasks = options.tasks or load(options.recipe, overrides).expect.get("tasks", "sts-mini")
     suite.resolve(options.tasks)

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cse.cache import atomic_file
+from cse.encoder.identity import model_hash
 from cse.errors import UserError
-from cse.model_hash import model_hash
+from cse.evaluation import results
+from cse.files import atomic_file
 from cse.recipe import Recipe, load
-from eval import results
 
 FIRST_SEED = 42
 PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band declared"
@@ -106,7 +106,7 @@ def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) ->
 
 
 def _finished(folder: Path) -> bool:
-    from cse.checkpoint import load_progress
+    from cse.training.checkpoint import load_progress
 
     return load_progress(folder / "state").finished
 

@@ -6,13 +6,13 @@ import itertools
 import json
 from pathlib import Path
 
-from cse.collators import TextViews
-from cse.data import Texts, Triplets
-from cse.encoder import Encoder
+from cse.data.collators import TextViews
+from cse.data.datasets import Texts, Triplets
+from cse.encoder.model import Encoder
 from cse.interfaces import Evaluator
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
-from cse.trainer import Run, Trainer
+from cse.training.trainer import Run, Trainer
 from tests.conftest import WORDS
 
 TIMINGS = {"seconds", "sentences_per_s", "steps_per_s", "peak_mb"}

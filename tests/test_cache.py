@@ -7,9 +7,9 @@ import textwrap
 
 import pytest
 
-from cse import cache
-from cse.cache import atomic_dir, atomic_file, cache_dir, sha256_file, writing_cache
+from cse import files as cache
 from cse.errors import UserError
+from cse.files import atomic_dir, atomic_file, cache_dir, sha256_file, writing_cache
 
 
 def contents(folder):
@@ -111,7 +111,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     killed(
         """
         import os, sys, pathlib
-        from cse.cache import atomic_dir
+        from cse.files import atomic_dir
         with atomic_dir(pathlib.Path(sys.argv[1])) as fresh:
             (fresh / "a").write_text("half")
             os.kill(os.getpid(), 9)
@@ -131,7 +131,7 @@ def test_a_kill_between_two_renames_is_mended(tmp_path):
     killed(
         """
         import os, sys, pathlib
-        from cse import cache
+        from cse import files as cache
         cache._exchange = lambda a, b: False
         rename = os.rename
         def once(a, b):

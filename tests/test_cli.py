@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from cse import cli
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
 from cse.interfaces import Callback
 from tests.runs import metrics, weights, write_texts
 
@@ -47,7 +47,7 @@ def write_recipe(folder: Path, backbone: str, **strikes) -> str:
     recipe = {
         "seed": 3,
         "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(write_texts(folder))}},
-        "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12}},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
         "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": backbone, "head": "mlp"}},
         "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
         "evaluator": {"class_path": "tests.runs.Spread"},
@@ -114,7 +114,7 @@ BAD = {
     "unknown section": ((*TRAIN, "--trainr.max_steps=3"), ["trainr.max_steps"]),
     "unknown argument": ((*TRAIN, "--objective.init_args.temprature=1"), ["temprature", "did you mean temperature"]),
     "unknown class": ((*TRAIN, "--objective.class_path=cse.objectives.simcse.SimCES"), ["objective", "SimCES"]),
-    "class of another kind": ((*TRAIN, "--objective.class_path=cse.collators.TextViews"), ["objective", "TextViews"]),
+    "class of another kind": ((*TRAIN, "--objective.class_path=cse.data.TextViews"), ["objective", "TextViews"]),
     "wrong type": ((*TRAIN, "--trainer.max_steps=many"), ["trainer.max_steps", "int", "many"]),
     "wrong type in a class": ((*TRAIN, "--objective.init_args.temperature=hot"), ["objective", "temperature", "float"]),
     "wrong choice": ((*TRAIN, "--encoder.init_args.pooler=sum"), ["encoder", "pooler", "cls", "mean"]),

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from cse import recipe as recipes
-from cse.collators import Masked, TextViews
-from cse.data import Texts
+from cse.data.collators import Masked, TextViews
+from cse.data.datasets import Texts
 from cse.errors import UserError
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
@@ -125,7 +125,7 @@ def write(folder: Path, name: str, content: dict) -> Path:
 def parent_of(folder: Path, backbone: str) -> dict:
     return {
         "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(write_texts(folder))}},
-        "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12, "views": 3}},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 3}},
         "encoder": {
             "class_path": "cse.encoder.Encoder",
             "init_args": {"backbone": backbone, "lora_targets": ["a", "b"]},
@@ -174,7 +174,7 @@ def test_overrides_come_last(tmp_path, tiny_bert):
 def test_a_seed_fixes_what_is_built_and_parts_may_be_nested(tmp_path, tiny_bert):
     content = parent_of(tmp_path, tiny_bert)
     content["encoder"]["init_args"] = {"backbone": tiny_bert, "head": "mlp"}
-    content["collator"] = {"class_path": "cse.collators.Masked", "init_args": {"views": content["collator"]}}
+    content["collator"] = {"class_path": "cse.data.Masked", "init_args": {"views": content["collator"]}}
     terms = [content["objective"], {"class_path": "cse.objectives.masked_lm.MaskedLM"}]
     content["objective"] = {
         "class_path": "cse.objectives.weighted_sum.WeightedSum",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cse.cache import atomic_dir, cache_dir, sha256_file, writing_cache
 from cse.errors import UserError
+from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
 
 log = logging.getLogger("cse")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from cse.cache import atomic_dir, atomic_file
+from cse.files import atomic_dir, atomic_file
 
 VOCABULARY, HIDDEN, LAYERS, POSITIONS = 10_000, 256, 4, 256  # 5.9 M weights: 11.7 MB in fp16
 SPECIAL = {

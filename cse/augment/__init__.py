@@ -9,7 +9,7 @@
     batched      many texts at once: render
 
 White space divides words. A text is never made empty: where nothing would be left, it stays as it was. What is changed
-in the vectors instead of the text, token and feature cutoff, is in `cse.cutoff`.
+in the vectors instead of the text, token and feature cutoff, is in `cse.encoder.cutoff`.
 """
 
 from cse.augment.batched import render

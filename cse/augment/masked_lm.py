@@ -114,7 +114,7 @@ class Filler:
         import torch
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-        from cse.backbone import explained, locate, max_positions
+        from cse.encoder.backbone import explained, locate, max_positions
 
         where = locate(source)
         with explained(source):
@@ -137,7 +137,7 @@ class Filler:
         import numpy as np
         import torch
 
-        from cse.fast.batching import token_budget_batches
+        from cse.encoder.fast.batching import token_budget_batches
 
         ids: list[list[int]] = self._ids(texts)
         result: list[Tensor] = [torch.empty(0)] * len(texts)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Print the original and the views of each row."""
-    from cse.run import quiet
+    from cse.training.start import quiet
 
     quiet()
     a = arguments
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _read(path: str, column: str, rows: int) -> Sequence[Example]:
-    from cse.data import Texts
+    from cse.data.datasets import Texts
 
     return Texts(path, column=column, limit=max(2, rows))[:rows]
 
@@ -69,7 +69,7 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     Raises:
         UserError: The collator does not say what texts it makes.
     """
-    from cse.collators import Masked, TextViews
+    from cse.data.collators import Masked, TextViews
 
     while isinstance(collator, Masked):
         collator = collator.views

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Validate each; the first that fails raises."""
     from cse.recipe import load, names
-    from cse.run import quiet, say
+    from cse.training.start import quiet, say
 
     for name in arguments.recipes or names():
         recipe = load(name, overrides)
@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
-    from cse.hygiene import KnowsTexts, examine, warnings
+    from cse.data.checks import KnowsTexts, examine, warnings
+    from cse.data.tokens import TokenStore
     from cse.recipe import build
-    from cse.tokens import TokenStore
 
     built = build(recipe)
     tokens = TokenStore.build(built.data.unique_texts(), built.encoder.tokenizer, built.collator.max_length)
@@ -56,7 +56,7 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
 
 def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Which columns are read, and which are there besides."""
-    from cse.sources import column_names
+    from cse.data.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
     used = [str(name) for name in [*options.get("columns", ()), *asked] if name is not None]
@@ -67,7 +67,7 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A report of `cse.hygiene.examine` as lines."""
+    """A report of `cse.data.checks.examine` as lines."""
     texts, words, tokens = report["texts"], report["words"], report["tokens"]
     yield (
         "texts",

@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Encode and write."""
-    from cse.run import quiet, say
+    from cse.training.start import quiet, say
 
     quiet()
     import torch
 
-    from cse.encode_file import Texts, check_out, encode_file
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
+    from cse.inference.encode import Texts, check_out, encode_file
 
     check_out(arguments.out)
     texts = Texts.scan(arguments.texts, arguments.column)
@@ -80,7 +80,7 @@ class Lines:
 
     def __call__(self, rows: int) -> None:
         """Say it, unless something was said just before."""
-        from cse.run import say
+        from cse.training.start import say
 
         now = time.monotonic()
         if self.first is None:

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Mine and write."""
     a, miner, judge = arguments, _miner(arguments), _judge(arguments)
     from cse.mining.command import Model, Source, mine_file
-    from cse.run import quiet, say
+    from cse.training.start import quiet, say
 
     quiet()
     manifest = mine_file(

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Upload."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
     from cse.publish.hub import push, shown_size
-    from cse.run import quiet, say
+    from cse.training.start import quiet, say
 
     quiet()
     a = arguments

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         )
     if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
         raise UserError(f"--top-k is {arguments.top_k}; it is 1 or more, and for two files")
-    from cse.run import quiet
+    from cse.training.start import quiet
 
     quiet()
     texts = [_texts(a, arguments.column) if files[0] else [a] for a in (arguments.a, arguments.b)]
@@ -82,7 +82,7 @@ def _is_file(text: str) -> bool:
 
 
 def _texts(path: str, column: str) -> list[str]:
-    from cse.encode_file import Texts
+    from cse.inference.encode import Texts
 
     texts = Texts.scan(path, column)
     return [text for window in texts.windows(texts.rows) for text in window]
@@ -92,8 +92,8 @@ def _encode(checkpoint: str, texts: Sequence[list[str]], precision: Any) -> list
     """Unit vectors (n, D) of each list."""
     import torch
 
-    from cse.encode_file import unit
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
+    from cse.inference.encode import unit
 
     encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     return [unit(encoder.encode(rows, precision=precision)) for rows in texts]

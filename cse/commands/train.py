@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train; 0 if the run ended well."""
-    from cse.run import resume, start
+    from cse.training.start import resume, start
 
     if (arguments.recipe is None) == (arguments.resume is None):
         raise UserError("cse train needs either a recipe or --resume RUN")

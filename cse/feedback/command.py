@@ -11,7 +11,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cse.cache import cache_dir
 from cse.errors import UserError
 from cse.feedback import inputs, labellers, output, tasks
 from cse.feedback import prompts as words
@@ -21,7 +20,8 @@ from cse.feedback.meter import Limits, Meter, Stop
 from cse.feedback.progress import Shown
 from cse.feedback.store import Store
 from cse.feedback.tasks import Result
-from cse.interrupt import Interrupt
+from cse.files import cache_dir
+from cse.training.interrupt import Interrupt
 
 _COLUMNS = {
     "score": ["sentence1", "sentence2"],
@@ -149,7 +149,7 @@ def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
             response_format=a.response_format,
             extra=_extra(a.extra),
         )
-    from cse.run import quiet
+    from cse.training.start import quiet
 
     quiet()
     folder, found, weights = labellers.weights(option, name)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cse.data.sources import Column, read
 from cse.errors import UserError
-from cse.sources import Column, read
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cse.cache import sha256_file
 from cse.errors import UserError
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply
+from cse.files import sha256_file
 
 KINDS = ("openai", "local", "encoder", "cross-encoder")
 RATED = frozenset({"score", "rate"})  # the prompts that a rater can answer without reading them

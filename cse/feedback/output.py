@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cse import __version__
-from cse.cache import atomic_file, sha256_file
 from cse.errors import UserError
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
 from cse.feedback.tasks import Record, Result
+from cse.files import atomic_file, sha256_file
 
 MADE_BY = "cse feedback"
 _WORD = re.compile(r"[a-z']+")

@@ -9,19 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.cache import atomic_file, sha256_file
-from cse.data import Dataset, Pairs, Texts, Triplets
+from cse.data.datasets import Dataset, Pairs, Texts, Triplets
+from cse.data.sources import Column, read
 from cse.errors import UserError
+from cse.files import atomic_file, sha256_file
 from cse.interfaces import Miner
 from cse.mining.search import Corpus, TeacherRule, mine
-from cse.sources import Column, read
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cse.encoder import Precision
-    from cse.poolers import PoolerName
+    from cse.encoder.model import Precision
+    from cse.encoder.poolers import PoolerName
 
 LIBRARIES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 ROWS = 8_192  # rows that are mined and written at once
@@ -137,7 +137,7 @@ def _texts(pool: Source) -> list[str]:
 
 def _encode(model: Model, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
     """The texts' unit vectors (T, D), and the encoder's hash."""
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
     from cse.mining.vectors import cached_vectors, encoder_hash
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler)

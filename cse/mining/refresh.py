@@ -18,7 +18,7 @@ from cse.mining.search import Corpus, mine
 from cse.mining.vectors import unit
 
 if TYPE_CHECKING:
-    from cse.encoder import Encoder, Precision
+    from cse.encoder.model import Encoder, Precision
 
 log = logging.getLogger("cse")
 
@@ -120,7 +120,7 @@ class RowsWithNegatives(Sequence[Example]):
 
 
 def _read(pool: str) -> list[str]:
-    from cse.data import Texts
+    from cse.data.datasets import Texts
 
     return Texts(pool).unique_texts()
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.cache import atomic_file, cache_dir, writing_cache
+from cse.files import atomic_file, cache_dir, writing_cache
 
 if TYPE_CHECKING:
-    from cse.encoder import Encoder, Precision
+    from cse.encoder.model import Encoder, Precision
 
 log = logging.getLogger("cse")
 CHUNK = 8_192  # texts between two marks of how far an encoding is

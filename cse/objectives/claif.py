@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.functional import paired_cosine
 from cse.interfaces import Objective
+from cse.objectives.functional import paired_cosine
 
 
 class CLAIF(Objective):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import InBatch, in_batch
-from cse.functional import contrast
 from cse.interfaces import Objective
+from cse.objectives.candidates import InBatch, in_batch
+from cse.objectives.functional import contrast
 
 
 class CLHAIF(Objective):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.functional import paired_cosine
 from cse.interfaces import Objective
+from cse.objectives.functional import paired_cosine
 
 
 class CoSENT(Objective):

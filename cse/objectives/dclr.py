@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import InBatch, in_batch
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
+from cse.encoder.poolers import PoolerName
 from cse.errors import UserError
-from cse.functional import all_entries_bce, contrast, cosine_matrix
 from cse.interfaces import Objective
-from cse.poolers import PoolerName
+from cse.objectives.candidates import InBatch, in_batch
+from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
 
 
 class DCLR(Objective):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import in_batch
-from cse.encoder import Encoder
-from cse.functional import contrast
+from cse.encoder.model import Encoder
 from cse.interfaces import Objective
-from cse.rtd import Discriminator, Generator
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast
+from cse.objectives.rtd import Discriminator, Generator
 
 
 class DiffCSE(Objective):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
 from cse.interfaces import Objective
 
 PRETRAINED_HEADS = {  # where BERT and RoBERTa keep the head's weights
@@ -73,7 +73,7 @@ class MaskedLMHead(nn.Module):
 
     def load_pretrained(self, source: str) -> None:
         """Take the head of a BERT or RoBERTa checkpoint; a source without one leaves the fresh one."""
-        from cse.backbone import read_weights
+        from cse.encoder.backbone import read_weights
 
         found = read_weights(source, tuple(name for names in PRETRAINED_HEADS.values() for name in names))
         own: dict[str, Tensor] = {}

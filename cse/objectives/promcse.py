@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import in_batch
-from cse.functional import contrast, energy_hinge
 from cse.interfaces import Objective
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast, energy_hinge
 
 
 class PromCSE(Objective):
@@ -16,7 +16,7 @@ class PromCSE(Objective):
     NTXent is SimCSE's loss (its equation 5), at the temperature; the second term is the paper's energy-based hinge, on
     raw cosines. It is the supervised objective. Unsupervised PromCSE has no hinge: it is `SimCSE` on a `PrefixEncoder`;
     its masked-LM term is a `WeightedSum` with weight 0.1 and decay 0.95. The paper trains a
-    `cse.prefix_encoder.PrefixEncoder`; the objective takes any encoder.
+    `cse.encoder.PrefixEncoder`; the objective takes any encoder.
 
     Args:
         temperature: Of NTXent, > 0 (paper: 0.05).

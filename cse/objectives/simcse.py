@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import in_batch
-from cse.functional import contrast
 from cse.interfaces import Objective
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast
 
 
 class SimCSE(Objective):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective
 

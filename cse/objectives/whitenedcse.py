@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.candidates import in_batch
-from cse.encoder import Encoder
-from cse.functional import contrast
-from cse.heads import Dense
+from cse.encoder.heads import Dense
+from cse.encoder.model import Encoder
 from cse.interfaces import Objective
-from cse.whitening import Covariance, group_whiten
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast
+from cse.objectives.whitening import Covariance, group_whiten
 
 
 class WhitenedCSE(Objective):

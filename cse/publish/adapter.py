@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cse.cache import atomic_dir
+from cse.encoder.layout import ADAPTER
+from cse.encoder.provenance import NOTICES, check_sums, write_sums
 from cse.errors import UserError
-from cse.layout import ADAPTER
-from cse.publish.provenance import NOTICES, check_sums, write_sums
+from cse.files import atomic_dir
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt")
@@ -91,7 +91,7 @@ def _backbone(checkpoint: Path, source: str, revision: str | None) -> tuple[Path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    from cse.backbone import locate
+    from cse.encoder.backbone import locate
 
     try:
         where = locate(source)

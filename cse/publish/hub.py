@@ -153,7 +153,7 @@ def _finish(
 
 def _check_results(results: Path | None, checkpoint: Path) -> None:
     """Refuse scores of another model."""
-    from cse.model_hash import model_hash
+    from cse.encoder.identity import model_hash
 
     if results is None:
         return
@@ -204,7 +204,7 @@ def _room(scratch: str) -> Iterator[None]:
 def published(folder: Path) -> tuple[dict[str, int], list[str]]:
     """The sizes of the files that may go, by path, and the paths of those that may not.
 
-    What may go is the layout of `cse.layout`: weights as safetensors, settings, tokenizer, the card, and the files of
+    What may go is the layout of `cse.encoder.layout`: weights, settings, tokenizer, the card, and the files of
     Python that modules.json names.
     """
     paths, code = _paths(folder), _code(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
 
 
 def stage(checkpoint: Path, folder: Path, *, dimensions: int | None = None) -> None:
@@ -25,9 +25,9 @@ def stage(checkpoint: Path, folder: Path, *, dimensions: int | None = None) -> N
     Raises:
         UserError: It is no checkpoint, its weights are not those that were saved, or `dimensions` is out of range.
     """
-    from cse.encoder import Encoder
-    from cse.prefix_encoder import PrefixEncoder
-    from cse.publish.provenance import check_sums
+    from cse.encoder.model import Encoder
+    from cse.encoder.prefix_encoder import PrefixEncoder
+    from cse.encoder.provenance import check_sums
 
     if not (checkpoint / "modules.json").is_file():
         raise UserError(f"checkpoint {checkpoint} is not one (no modules.json)\nfix: give a run's best/ or last/")
@@ -52,7 +52,7 @@ def truncate(encoder: Encoder, dimensions: int) -> Encoder:
     """
     import torch
 
-    from cse.heads import Dense, Normalize
+    from cse.encoder.heads import Dense, Normalize
 
     if not 1 <= dimensions <= encoder.dim:
         raise UserError(f"dimensions is {dimensions}; the vectors have {encoder.dim}: give 1 to {encoder.dim}")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cse.encoder.provenance import check_sums
 from cse.errors import UserError
 from cse.publish.card.usage import Shape, adapter_code, read_shape, transformers_code
-from cse.publish.provenance import check_sums
 from cse.publish.scan import SECRET_NAMES, scan
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def verify_adapter(folder: Path, adapter: Adapter) -> Report:
 def _verify(folder: Path, against: Path, shape: Shape, spec: dict[str, Any], needs: str) -> Report:
     import numpy as np
 
-    from cse.encoder import Encoder
+    from cse.encoder.model import Encoder
 
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in scan(folder)}
     check_sums(against)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from cse import recipe as recipes
-from cse.data import ScoredPairs, Texts, Triplets
+from cse.data.datasets import ScoredPairs, Texts, Triplets
 from cse.errors import UserError
 from cse.feedback import inputs, output, prompts, tasks
 from cse.feedback.inputs import Input

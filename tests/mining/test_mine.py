@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cse import cli
-from cse.data import Triplets
-from cse.encoder import Encoder
+from cse.data.datasets import Triplets
+from cse.encoder.model import Encoder
 from cse.mining.search import plain
 from cse.seeding import seed_dropout
 from tests.runs import make_run, write_texts

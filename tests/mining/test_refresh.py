@@ -15,15 +15,15 @@ import yaml
 
 from cse import cli
 from cse.batch import Batch, Example
-from cse.collators import Masked, TextViews
-from cse.encoder import Encoder
+from cse.data.collators import Masked, TextViews
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.mining.miners import Random, TopK
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
 from cse.seeding import seed_dropout
-from cse.tokens import TokenStore
 from tests.runs import make_run, metrics, weights, write_texts
-from tests.test_trainer import Dies
+from tests.training.test_trainer import Dies
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDING = 1e-6  # of a float32 cosine, at most
@@ -181,7 +181,7 @@ def write_recipe(folder, backbone, **extra):
     recipe = {
         "seed": 5,
         "data": {"class_path": "cse.data.Triplets", "init_args": init},
-        "collator": {"class_path": "cse.collators.TextViews", "init_args": {"max_length": 12}},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
         "encoder": {
             "class_path": "cse.encoder.Encoder",
             "init_args": {"backbone": backbone, "pooler": "mean", "attention_dropout": 0.0, "hidden_dropout": 0.0},

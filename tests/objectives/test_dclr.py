@@ -10,13 +10,13 @@ import torch
 from torch.nn.functional import linear
 
 from cse.batch import Batch, StepContext, Views
-from cse.candidates import in_batch
-from cse.encoder import Encoder
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.functional import all_entries_bce, cosine_matrix
+from cse.objectives.candidates import in_batch
 from cse.objectives.dclr import DCLR
+from cse.objectives.functional import all_entries_bce, cosine_matrix
 from cse.objectives.simcse import SimCSE
-from cse.tokens import TokenStore
 from tests.objectives.helpers import batch_of, close, run, settings
 
 

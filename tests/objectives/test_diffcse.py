@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from cse.batch import Batch, StepContext, Views
-from cse.collators import Masked, TextViews
-from cse.encoder import Encoder
+from cse.data.collators import Masked, TextViews
+from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.learner import Learner
 from cse.objectives.diffcse import DiffCSE
 from cse.objectives.simcse import SimCSE
+from cse.training.learner import Learner
 from tests.conftest import WORDS
 from tests.runs import make_run, weights
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cse.batch import Batch, Example, StepContext, Views
-from cse.collators import Masked, TextViews
-from cse.encoder import Encoder
+from cse.data.collators import Masked, TextViews
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
 from cse.objectives.masked_lm import MaskedLM
-from cse.tokens import TokenStore
 from tests.conftest import WORDS
 
 NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cse.batch import Batch, StepContext, Views
-from cse.functional import energy_hinge
+from cse.objectives.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, StepContext, Views
+from cse.encoder.poolers import get_pooler
 from cse.objectives.simcse import SimCSE
-from cse.poolers import get_pooler
 
 POOLERS = {
     "cls": "cls",

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from cse.objectives import whitenedcse
 from cse.objectives.whitenedcse import WhitenedCSE
-from cse.whitening import group_whiten, inverse_sqrt
+from cse.objectives.whitening import group_whiten, inverse_sqrt
 from tests.objectives.helpers import close, run, settings
 
 

@@ -12,9 +12,9 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
-from cse.encoder import Encoder
+from cse.encoder.heads import Normalize
+from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.heads import Normalize
 from cse.publish.adapter import Adapter, find_adapter, stage_adapter
 from cse.publish.card import write_card
 from cse.publish.hub import push

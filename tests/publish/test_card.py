@@ -16,19 +16,19 @@ import yaml
 from huggingface_hub import ModelCard
 
 from cse import objectives
-from cse.data import Texts
-from cse.encoder import Encoder
+from cse.data.checks import examine
+from cse.data.datasets import Texts
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
+from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
-from cse.hygiene import examine
-from cse.postprocess import whiten
-from cse.prefix_encoder import PrefixEncoder
+from cse.inference.whiten import whiten
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.citation import ARXIV, citations
 from cse.publish.card.facts import portable
 from cse.publish.card.licences import of_folder
 from cse.publish.scan import scan
 from cse.publish.stage import stage
-from cse.tokens import TokenStore
 from tests.runs import write_texts
 
 REPO = "me/my-encoder"
@@ -38,7 +38,7 @@ RECIPE = {
     "data": {"class_path": "cse.data.Texts", "init_args": {"path": "/home/me/corpus.txt", "limit": None}},
     "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": "bert-base-uncased", "pooler": "cls"}},
     "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
-    "evaluator": {"class_path": "eval.evaluator.STSEvaluator", "init_args": {"tasks": "sts-mini-dev"}},
+    "evaluator": {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"tasks": "sts-mini-dev"}},
 }
 DATA = {
     "rows": 12599,
@@ -355,7 +355,7 @@ def test_terms_and_encoders_are_cited_too():
     ]
     recipe = {
         "objective": {"class_path": "cse.objectives.weighted_sum.WeightedSum", "init_args": {"terms": terms}},
-        "encoder": {"class_path": "cse.prefix_encoder.PrefixEncoder", "init_args": {}},
+        "encoder": {"class_path": "cse.encoder.PrefixEncoder", "init_args": {}},
     }
     found = citations(recipe)
     assert [re.search(r"abs/([\d.]+)", entry)[1] for entry in found] == ["2104.08821", "1810.04805", "2203.06875"]

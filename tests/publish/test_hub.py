@@ -17,10 +17,10 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from cse.cli import main
-from cse.encoder import Encoder
+from cse.encoder.heads import Normalize
+from cse.encoder.identity import model_hash
+from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.heads import Normalize
-from cse.model_hash import model_hash
 from cse.publish.hub import check_name, find_results, published, push
 from tests.publish.hub_server import Blob, HubServer, User
 from tests.runs import weights

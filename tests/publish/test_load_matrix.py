@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
+from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
-from cse.postprocess import whiten
-from cse.prefix_encoder import PrefixEncoder
+from cse.inference.whiten import whiten
 from cse.publish.stage import stage, truncate
 from tests.runs import make_run, write_texts
 

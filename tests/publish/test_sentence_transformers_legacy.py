@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
 from cse.publish.card.usage import read_shape, transformers_code
 from cse.publish.stage import stage
 from tests.publish.test_load_matrix import KINDS, PROMPTED, make

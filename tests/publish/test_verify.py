@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cse.encoder import Encoder
+from cse.encoder.model import Encoder
+from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
-from cse.prefix_encoder import PrefixEncoder
 from cse.publish import verify_child
 from cse.publish.scan import scan
 from cse.publish.stage import stage

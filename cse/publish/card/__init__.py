@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cse.cache import atomic_file
 from cse.errors import UserError
+from cse.files import atomic_file
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licences import choose

@@ -69,7 +69,7 @@ class Facts:
 
 
 def read_facts(run: Path | None) -> Facts:
-    """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.hygiene`), the last two where they are there.
+    """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.data.checks`), the last two if they exist.
 
     Raises:
         UserError: It holds no recipe, or a file of it is damaged.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cse.data.sources import HUB_ID, KINDS
 from cse.publish.card.facts import Facts
 from cse.publish.card.scores import evaluations
 from cse.publish.card.usage import Shape
-from cse.sources import HUB_ID, KINDS
 
 
 def metadata(

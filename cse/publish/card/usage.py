@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cse.encoder.layout import pooler_of
+from cse.encoder.poolers import LAYERS, PoolerName
 from cse.errors import UserError
-from cse.layout import pooler_of
-from cse.poolers import LAYERS, PoolerName
 
 EXAMPLES = '["A cat sat on the mat.", "A feline rested on the rug.", "The bank raised its rates."]'
 STATES = {  # of one layer (n, L, H) to vectors (n, H)
@@ -26,7 +26,7 @@ class Shape:
 
     Attributes:
         first: The class of what makes token embeddings.
-        pooler: As `cse.poolers` names it.
+        pooler: As `cse.encoder.poolers` names it.
         layers: Those that are averaged before pooling; () for the last alone.
         max_length: Most tokens of a text.
         lower_case: Whether texts are lower-cased first.
@@ -65,7 +65,7 @@ def read_shape(folder: Path) -> Shape:
 def _read(folder: Path) -> Shape:
     from transformers import AutoConfig
 
-    from cse.backbone import no_pooler
+    from cse.encoder.backbone import no_pooler
 
     modules = _json(folder / "modules.json")
     settings = _json(folder / "sentence_bert_config.json")

@@ -1,0 +1,216 @@
+"""What a reader should know of the training text before anything is trained on it, and what a model card says of it."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from cse.files import atomic_file
+from cse.interfaces import Callback
+
+if TYPE_CHECKING:
+    from cse.data.datasets import Dataset
+    from cse.data.tokens import TokenStore
+    from cse.training.trainer import Run
+
+FILE = "data.json"  # in a run's folder
+BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the histogram's bars
+SAMPLE = 500  # texts whose language is looked at, evenly from all
+LETTERS = 20  # that a text needs for that: of shorter ones the language is not to be told
+SURE = 0.5  # probability from which a language counts as told
+SHOWN = 5  # texts that are shown of an overlap
+
+EvaluationSets = Mapping[str, Sequence[tuple[str, ...]]]  # name -> rows of one text or two
+
+
+@runtime_checkable
+class KnowsTexts(Protocol):
+    """What an evaluator may have besides `__call__`: the texts of the evaluation sets at hand."""
+
+    def texts(self, data: str | None = None) -> EvaluationSets:
+        """Rows of every evaluation set at hand, by name; `data` is a folder with more of them."""
+        ...
+
+
+def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+    """Counts, lengths, scripts and languages of the training text, and its overlap with evaluation sets, as JSON.
+
+    Args:
+        data: The training rows.
+        tokens: Their texts, tokenised for training.
+        sets: The evaluation sets at hand.
+
+    Returns:
+        `rows` and `left_out` (by reason, as the reader counted); `texts`: `all`, `distinct`, `distinct_normalised`
+        (see `normalise`) and `same_in_row`, rows of which two texts are one; `words` and `tokens`: lengths, with a
+        histogram; `scripts` and `languages`: shares of a sample; `overlap`: see there.
+    """
+    texts = data.unique_texts()
+    keys = {text: normalise(text) for text in texts}
+    cut = tokens.truncated
+    return {
+        "data": data.name,
+        "sha256": data.hash,
+        "rows": len(data),
+        "left_out": {name: count for name, count in data.report.items() if count},
+        "texts": _counts(data, keys),
+        "words": lengths([len(text.split()) for text in texts]),
+        "tokens": lengths([len(tokens.ids(i)) for i in range(len(tokens))])
+        | {"max_length": tokens.max_length, "truncated": cut, "truncated_share": round(cut / max(1, len(texts)), 4)},
+        **_languages(texts),
+        "overlap": overlap(data, keys, sets),
+    }
+
+
+def normalise(text: str) -> str:
+    """A text without what copies of it differ by: NFKC, case, punctuation, white space.
+
+    Empty for a text of punctuation alone.
+    """
+    return unicodedata.normalize("NFKC", text).casefold().translate(_STRIP)
+
+
+class _Strip(dict[int, int | None]):
+    """A table for `str.translate` that drops punctuation, separators, controls and free-standing accents."""
+
+    def __missing__(self, code: int) -> int | None:
+        kind = unicodedata.category(chr(code))
+        self[code] = value = None if kind[0] in "PZC" or kind == "Sk" else code
+        return value
+
+
+_STRIP = _Strip()
+
+
+def lengths(values: Sequence[int]) -> dict[str, Any]:
+    """Mean, quantiles and a histogram: `5-8` counts the texts of 5 to 8."""
+    ordered = sorted(values)
+    bars: dict[str, int] = {}
+    low = 0
+    for high in BINS:
+        bars[f"{low}-{high}"] = sum(low <= v <= high for v in ordered)
+        low = high + 1
+    bars[f"{low}-"] = sum(v >= low for v in ordered)
+    return {
+        "mean": round(sum(ordered) / max(1, len(ordered)), 2),
+        **{name: _quantile(ordered, q) for name, q in (("min", 0), ("median", 0.5), ("p95", 0.95), ("max", 1))},
+        "histogram": {name: count for name, count in bars.items() if count},
+    }
+
+
+def _quantile(ordered: Sequence[int], q: float) -> int:
+    return ordered[round(q * (len(ordered) - 1))] if ordered else 0
+
+
+def _counts(data: Dataset, keys: Mapping[str, str]) -> dict[str, int]:
+    rows = [example.texts for example in data]
+    return {
+        "all": sum(map(len, rows)),
+        "distinct": len(keys),
+        "distinct_normalised": len(set(keys.values())),
+        "same_in_row": sum(len({keys[text] for text in row}) < len(row) for row in rows),
+    }
+
+
+def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) -> dict[str, dict[str, Any]]:
+    """How much of each evaluation set is in the training text, normalised; of pairs, in whatever order.
+
+    Args:
+        data: The training rows.
+        keys: Their distinct texts, each with what `normalise` makes of it.
+        sets: The evaluation sets.
+
+    Returns:
+        For each set: `texts`, how many distinct ones it has, and `shared_texts`, how many of them are training texts;
+        `pairs` and `shared_pairs`, of which both are in one training row; `examples`, a few of the shared texts.
+    """
+    wanted = {normalise(text) for rows in sets.values() for row in rows for text in row} - {""}
+    found = {text: key for text, key in keys.items() if key in wanted}
+    known = set(found.values())
+    together = _together(data, found)
+    result: dict[str, dict[str, Any]] = {}
+    for name, rows in sets.items():
+        own = {normalise(text): text for row in rows for text in row}
+        own.pop("", None)
+        pairs = {frozenset(map(normalise, row)) for row in rows if len(row) == 2}
+        shared = sorted(text for key, text in own.items() if key in known)
+        result[name] = {
+            "texts": len(own),
+            "shared_texts": len(shared),
+            "pairs": len(pairs),
+            "shared_pairs": len(pairs & together),
+            "examples": shared[:SHOWN],
+        }
+    return result
+
+
+def _together(data: Iterable[Any], found: Mapping[str, str]) -> set[frozenset[str]]:
+    """Pairs of normalised texts, each of an evaluation set, that stand in one training row."""
+    if not found:
+        return set()
+    rows = ([found[text] for text in example.texts if text in found] for example in data)
+    return {frozenset(pair) for row in rows for pair in combinations(row, 2)}
+
+
+def _languages(texts: Sequence[str]) -> dict[str, Any]:
+    """Shares of scripts and of suspected languages among some texts.
+
+    A language is guessed by its letters' statistics (py3langid); of a short text the guess is weak, and one that is
+    not sure counts as `unsure`. What is rarer than 1% is noise, and left out.
+    """
+    every = max(1, len(texts) // SAMPLE)
+    sample = [text for text in texts[::every] if sum(map(str.isalpha, text)) >= LETTERS][:SAMPLE]
+    scripts = Counter(_script(char) for text in sample for char in text if char.isalpha())
+    guesses = [_identifier().classify(text) for text in sample]
+    languages = Counter(str(code) if p >= SURE else "unsure" for code, p in guesses)
+    return {"scripts": _shares(scripts), "languages": _shares(languages), "languages_sample": len(sample)}
+
+
+@cache
+def _script(char: str) -> str:
+    """`LATIN` of LATIN SMALL LETTER A."""
+    return unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped, unused-ignore]
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    total = max(1, counts.total())
+    return {name: round(count / total, 3) for name, count in counts.most_common() if count >= 0.01 * total}
+
+
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """What of a report nobody should have to look for: one line, or none."""
+    shared = {name: each for name, each in report["overlap"].items() if each["shared_texts"]}
+    if not shared:
+        return []
+    parts = [f"{name} {each['shared_texts']} of {each['texts']:,}" for name, each in shared.items()]
+    return [f"evaluation texts are among the training texts: {', '.join(parts)}; scores on them flatter the model"]
+
+
+class DataCheck(Callback):
+    """Examines the training text at the start of a run, keeps the result in its folder, and warns of an overlap."""
+
+    def on_start(self, run: Run) -> None:
+        """Once: a resumed run has its result."""
+        from cse.data.tokens import TokenStore
+        from cse.training.start import say
+
+        if (run.folder / FILE).exists():
+            return
+        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
+        report = examine(run.data, tokens, run.evaluator.texts() if isinstance(run.evaluator, KnowsTexts) else {})
+        with atomic_file(run.folder / FILE) as scratch:
+            scratch.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for warning in warnings(report):
+            say("warning", warning)

@@ -1,0 +1,209 @@
+"""Collators: how rows become views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.augment import render
+from cse.batch import Batch, Example
+from cse.data.tokens import TokenStore
+from cse.errors import UserError
+from cse.interfaces import Augmentation, Collator
+from cse.seeding import derive, python_rng
+
+Ids = Sequence[int] | NDArray[np.int32]
+
+
+class TextViews(Collator):
+    """The texts of a row as they are; a row of one text is repeated, and its views differ by dropout (SimCSE).
+
+    Rows may have unequal numbers of hard negatives: `Batch.view_mask` says which exist.
+
+    Args:
+        max_length: Most tokens of a text, template and special tokens included (SimCSE: 32).
+        views: How often a row of one text is repeated; 1 is for objectives that do not contrast.
+
+    Raises:
+        UserError: max_length or views is out of range.
+    """
+
+    provides = frozenset({"text_id", "row_id", "score", "label", "weight"})
+
+    def __init__(self, *, max_length: int = 32, views: int = 2) -> None:
+        if max_length < 2:
+            raise UserError(f"collator.max_length is {max_length}; give 2 or more (SimCSE: 32)")
+        if views < 1:
+            raise UserError(f"collator.views is {views}; give 2 or more for a contrast, 1 for masked-LM alone")
+        self.max_length = max_length
+        self.views = views
+
+    def setup(self, tokens: TokenStore, seed: int) -> None:
+        """Receive the tokenised texts."""
+        self.tokens = tokens
+
+    def needs_dropout(self, example: Example) -> bool:
+        """True for rows of one text that is repeated, here or by the data."""
+        texts = example.texts * self.views if len(example.texts) == 1 else example.texts[: 1 + example.num_positives]
+        return len(texts) > 1 and len(set(texts)) == 1
+
+    def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
+        """Render rows as one batch."""
+        rows = self._rows(examples)
+        width = max(map(len, rows))
+        present = torch.tensor([[v < len(row) for v in range(width)] for row in rows])  # (B, V)
+        filled = [row + row[:1] * (width - len(row)) for row in rows]
+        text_id = torch.tensor([[self.tokens.text_id(text) for text in row] for row in filled])  # (B, V)
+        ids, mask = self.tokens.pad(self._tokens(examples, filled, epoch))
+        shape = (len(rows), width, ids.shape[1])
+        return Batch(
+            input_ids=ids.view(shape),
+            attention_mask=mask.view(shape),
+            num_positives=_num_positives(examples, self.views),
+            text_id=text_id,
+            view_mask=None if bool(present.all()) else present,
+            row_id=torch.tensor([e.row_id for e in examples]),
+            score=_optional([e.score for e in examples], torch.float32),
+            label=_optional([e.label for e in examples], torch.int64),
+            weight=_optional([e.weight for e in examples], torch.float32),
+        )
+
+    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+        """The texts of every view, row by row, as a run of this seed tokenises them; for a reader, without `setup`."""
+        return [list(row) for row in self._rows(examples)]
+
+    def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
+        return [e.texts * self.views if len(e.texts) == 1 else e.texts for e in examples]
+
+    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
+        """Token ids of every view, row by row."""
+        return [self.tokens.ids(self.tokens.text_id(text)) for row in rows for text in row]
+
+
+class Masked(Collator):
+    """Another collator's batch, with a masked copy of its token ids beside it (BERT, arXiv:1810.04805, section 3.1).
+
+    Each position that is neither special, nor of the template, nor padding is chosen with `probability`; of the
+    chosen, 80% become the mask token, 10% a random token and 10% stay. Every view has masks of its own.
+
+    Args:
+        views: The collator that makes the views.
+        probability: Of a position to be chosen (BERT and SimCSE: 0.15).
+
+    Raises:
+        UserError: The probability is outside (0, 1), or the tokenizer has no mask token.
+    """
+
+    def __init__(self, *, views: Collator, probability: float = 0.15) -> None:
+        if not 0 < probability < 1:
+            raise UserError(f"collator.probability is {probability}; give a number between 0 and 1 (BERT: 0.15)")
+        self.views, self.probability = views, probability
+        self.max_length = views.max_length
+        self.provides = views.provides | {"masked_ids", "mlm_labels"}
+
+    def setup(self, tokens: TokenStore, seed: int) -> None:
+        """Receive the tokenised texts and the run's seed."""
+        if tokens.mask_id is None:
+            raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone, asset:mini")
+        self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
+        self.views.setup(tokens, seed)
+        ordinary = np.ones(tokens.vocab_size, dtype=bool)
+        ordinary[list(tokens.special_ids)] = False
+        self.ordinary = ordinary
+
+    def needs_dropout(self, example: Example) -> bool:
+        """As the collator of the views."""
+        return self.views.needs_dropout(example)
+
+    def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
+        """Render rows as one batch."""
+        batch = self.views(examples, epoch)
+        ids = batch.input_ids.numpy()
+        masked, labels = ids.copy(), np.full_like(ids, -100)
+        for row, example in enumerate(examples):
+            rng = np.random.default_rng(derive(self.seed, "mask", epoch, example.row_id))
+            for view in range(batch.views):
+                self._mask(masked[row, view], labels[row, view], int(batch.attention_mask[row, view].sum()), rng)
+        return replace(batch, masked_ids=torch.from_numpy(masked), mlm_labels=torch.from_numpy(labels))
+
+    def _mask(self, ids: NDArray[np.int64], labels: NDArray[np.int64], length: int, rng: np.random.Generator) -> None:
+        """Mask one view in place."""
+        before, after = self.tokens.added
+        text = slice(before, max(before, length - after))
+        original = ids[text].copy()
+        chance, fate = rng.random((2, len(original)))
+        chosen = (chance < self.probability) & self.ordinary[original]
+        labels[text][chosen] = original[chosen]
+        ids[text][chosen & (fate < 0.8)] = self.mask_id
+        random = rng.integers(0, self.tokens.vocab_size, len(original))
+        ids[text] = np.where(chosen & (fate >= 0.9), random, ids[text])
+
+
+class AugmentedViews(TextViews):
+    """`TextViews` with every view of a text changed by augmentations, one after another, each view on its own.
+
+    `Batch.text_id` stays that of the text as it was, so that two renderings of one text are never negatives.
+
+    Args:
+        augmentations: What is done to a text, in this order.
+        anchor_augmentations: What is done to the anchor, view 0, instead; an empty list leaves it as it is (ESimCSE).
+            None: the same as to the others.
+        max_length: Most tokens of a text, template and special tokens included.
+        views: How often a row of one text is repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        augmentations: list[Augmentation],
+        anchor_augmentations: list[Augmentation] | None = None,
+        max_length: int = 32,
+        views: int = 2,
+    ) -> None:
+        super().__init__(max_length=max_length, views=views)
+        self.augmentations = augmentations
+        self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
+
+    def setup(self, tokens: TokenStore, seed: int) -> None:
+        """Receive the tokenised texts and the run's seed."""
+        super().setup(tokens, seed)
+        self.seed = seed
+
+    def needs_dropout(self, example: Example) -> bool:
+        """False where anything is done to any view: they are different texts then."""
+        return not (self.augmentations or self.anchor_augmentations) and super().needs_dropout(example)
+
+    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+        """The texts of every view, row by row, as the augmentations make them in a run of this seed."""
+        return self._rendered(examples, self._rows(examples), epoch, seed)
+
+    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
+        rendered = self._rendered(examples, rows, epoch, self.seed)
+        return [self.tokens.encode(text) for row in rendered for text in row]
+
+    def _rendered(
+        self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
+    ) -> list[list[str]]:
+        rendered = [list(row) for row in rows]
+        for augmentations, views in ((self.anchor_augmentations, slice(0, 1)), (self.augmentations, slice(1, None))):
+            where = [(row, view) for row, texts in enumerate(rows) for view in range(len(texts))[views]]
+            rngs = [python_rng(seed, "augment", epoch, examples[row].row_id, view) for row, view in where]
+            texts = render(augmentations, [rows[row][view] for row, view in where], rngs)
+            for (row, view), text in zip(where, texts, strict=True):
+                rendered[row][view] = text
+        return rendered
+
+
+def _num_positives(examples: Sequence[Example], views: int) -> int:
+    counts = {views - 1 if len(e.texts) == 1 else e.num_positives for e in examples}
+    if len(counts) > 1:
+        raise UserError(f"rows of one batch have {sorted(counts)} positives; give every row the same number")
+    return counts.pop()
+
+
+def _optional(values: Sequence[float | int | None], dtype: torch.dtype) -> torch.Tensor | None:
+    return None if any(v is None for v in values) else torch.tensor(values, dtype=dtype)

@@ -1,0 +1,362 @@
+"""Data sets of Example, from a file, an asset or the Hub. A constructor reads and checks everything.
+
+    Texts        one text a row; its views are made by the collator
+    Pairs        two texts that mean the same
+    Triplets     anchor, positive, hard negatives
+    ScoredPairs  two texts and how similar they are
+
+`path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
+`org/name:file`, or `stream:org/name`, which keeps no copy on disk and with `limit` fetches only so many rows. White
+space around a text is dropped. Blank rows and exact repetitions of a row are left out, and counted in `report`; a
+missing cell becomes one space, as in SimCSE, and is counted too.
+
+A `weight_column` says how much each row counts in the mean of an objective, and a `label_column` which class or cluster
+it is of, for samplers; its values may be any text or number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, overload
+
+from cse.batch import Example
+from cse.data.sources import Column, Row, read
+from cse.errors import UserError
+
+SPACE = " "
+Parse = Callable[[str | None, str], float]  # of a cell and its place
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows on the way in: what is kept, and counts of what is left out or mended."""
+
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    extras: dict[str, list[float]] = field(default_factory=dict)
+    report: dict[str, int] = field(default_factory=lambda: {"blank": 0, "duplicate": 0, "missing": 0})
+
+
+class Dataset(Sequence[Example]):
+    """Rows in memory, in the order of the source.
+
+    Attributes:
+        name: The path as it was given.
+        report: Counts: `blank` and `duplicate` rows left out, `missing` cells, and what a class adds.
+        hash: The sha256 of the content.
+    """
+
+    unit = "rows"
+
+    def __init__(self, name: str, rows: _Rows) -> None:
+        _require_distinct(name, rows)
+        self.name, self.report = name, rows.report
+        self._texts, self._extras = rows.texts, rows.extras
+        self.hash = _hash(rows)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        """The row at a position, or the rows of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        extras: dict[str, Any] = {name: values[row] for name, values in self._extras.items()}
+        return Example(self._texts[row], row_id=row, **extras)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows have unequal numbers of texts."""
+        return len(set(map(len, self._texts))) > 1
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights."""
+        return "weight" in self._extras
+
+    def unique_texts(self) -> list[str]:
+        """Every text of every row once, in the order of first sight."""
+        return list(dict.fromkeys(text for row in self._texts for text in row))
+
+    def describe(self) -> str:
+        """Such as `asset:wiki 36,310 sentences`."""
+        return f"{self.name} {len(self):,} {self.unit}"
+
+
+class Texts(Dataset):
+    """One text a row.
+
+    Args:
+        path: See the module.
+        column: Its name, or its number in a csv or tsv file without a header. A .txt file needs none.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+        min_words: Leave out shorter texts; `report` counts them as `short`.
+        max_words: Leave out longer texts; `report` counts them as `long`.
+        weight_column: Name or number of each row's weight, 0 or more. None: all count alike.
+        label_column: Name or number of each row's class or cluster. None: there is none.
+
+    Raises:
+        UserError: An argument is out of range, or the source cannot be read.
+    """
+
+    unit = "sentences"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        column: int | str = "text",
+        split: str = "train",
+        limit: int | None = None,
+        min_words: int = 0,
+        max_words: int | None = None,
+        weight_column: int | str | None = None,
+        label_column: int | str | None = None,
+    ) -> None:
+        if min_words < 0 or (max_words is not None and max_words < max(1, min_words)):
+            raise UserError(f"data.min_words is {min_words} and data.max_words {max_words}; no text has such a length")
+        marks, extras = _marks(weight_column, label_column)
+        source = read(path, [Column("data.column", column), *marks], split)
+
+        def wanted(texts: tuple[str, ...], report: dict[str, int]) -> bool:
+            words = len(texts[0].split())
+            verdict = "short" if words < min_words else "long" if max_words is not None and words > max_words else None
+            if verdict:
+                report[verdict] = report.get(verdict, 0) + 1
+            return verdict is None
+
+        super().__init__(path, _collect(source, limit=limit, wanted=wanted, extras=extras))
+
+
+class Pairs(Dataset):
+    """An anchor and its positive a row.
+
+    Args:
+        path: See the module.
+        columns: Two names, or two numbers in a csv or tsv file without a header.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+        weight_column: As of `Texts`.
+        label_column: As of `Texts`.
+
+    Raises:
+        UserError: An argument is out of range, the source cannot be read, or a weight is no number from 0 up.
+    """
+
+    unit = "pairs"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("sentence1", "sentence2"),
+        split: str = "train",
+        limit: int | None = None,
+        weight_column: int | str | None = None,
+        label_column: int | str | None = None,
+    ) -> None:
+        marks, extras = _marks(weight_column, label_column)
+        asked = [*_columns(columns, exactly=2), *marks]
+        super().__init__(path, _collect(read(path, asked, split), limit=limit, extras=extras))
+
+
+class Triplets(Dataset):
+    """An anchor, its positive and one or more hard negatives a row.
+
+    Of several negatives those that are missing are left out, so that rows may have unequal numbers of them. A single
+    negative is left out where it is null (parquet, jsonl); an empty one is a missing cell.
+
+    Args:
+        path: See the module.
+        columns: Names of anchor, positive, negative, further negatives; or numbers, as for `Pairs`.
+        score_column: Name or number of a similarity of anchor and positive, in [0, 1] (CLHAIF). None: there is none.
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+        weight_column: As of `Texts`.
+        label_column: As of `Texts`.
+
+    Raises:
+        UserError: An argument is out of range, the source cannot be read, a score is no number in [0, 1], or a weight
+            no number from 0 up.
+    """
+
+    unit = "triplets"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("premise", "entailment", "contradiction"),
+        score_column: int | str | None = None,
+        split: str = "train",
+        limit: int | None = None,
+        weight_column: int | str | None = None,
+        label_column: int | str | None = None,
+    ) -> None:
+        asked, extras = _columns(columns, at_least=3), {}
+        if score_column is not None:
+            asked.append(Column("data.score_column", score_column))
+            extras["score"] = partial(_score, low=0.0, high=1.0)
+        marks, more = _marks(weight_column, label_column)
+        source = read(path, [*asked, *marks], split)
+        super().__init__(path, _collect(source, limit=limit, extras=extras | more, negatives=len(columns) - 2))
+
+
+class ScoredPairs(Dataset):
+    """Two texts and their similarity a row; `Example.score` is (score - min_score) / (max_score - min_score).
+
+    Args:
+        path: See the module.
+        columns: Two names, or two numbers in a csv or tsv file without a header.
+        score_column: Name or number.
+        min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1).
+        max_score: The score of texts that mean the same (STS and SICK-R: 5).
+        split: Of a data set on the Hub.
+        limit: Keep the first so many rows.
+
+    Raises:
+        UserError: An argument is out of range, the source cannot be read, or a score is no number in the range.
+    """
+
+    unit = "scored pairs"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        columns: Sequence[int | str] = ("sentence1", "sentence2"),
+        score_column: int | str = "score",
+        min_score: float = 0.0,
+        max_score: float = 1.0,
+        split: str = "train",
+        limit: int | None = None,
+    ) -> None:
+        if not min_score < max_score:
+            raise UserError(f"data.max_score is {max_score}; give more than data.min_score, {min_score}")
+        asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
+        scored: dict[str, Parse] = {"score": partial(_score, low=min_score, high=max_score)}
+        super().__init__(path, _collect(read(path, asked, split), limit=limit, extras=scored))
+
+
+def _collect(
+    source: Iterable[Row],
+    *,
+    limit: int | None,
+    wanted: Callable[[tuple[str, ...], dict[str, int]], bool] | None = None,
+    extras: Mapping[str, Parse] | None = None,
+    negatives: int = 0,
+) -> _Rows:
+    """Read rows to the end or the limit; `extras` take the last cells, and before them lie so many `negatives`."""
+    if limit is not None and limit < 2:
+        raise UserError(f"data.limit is {limit}; give 2 or more, or leave it out")
+    parses = dict(extras or {})
+    rows = _Rows(extras={name: [] for name in parses})
+    seen: set[tuple[tuple[str, ...], tuple[float, ...]]] = set()
+    for row in source:
+        end = len(row.cells) - len(parses)
+        cells = [cell if cell is None else cell.strip() for cell in row.cells[:end]]
+        if not any(cells):
+            rows.report["blank"] += 1
+            continue
+        texts = _filled(cells, negatives)
+        values = tuple(parse(cell, row.place) for parse, cell in zip(parses.values(), row.cells[end:], strict=True))
+        if (texts, values) in seen:
+            rows.report["duplicate"] += 1
+        elif wanted is None or wanted(texts, rows.report):
+            seen.add((texts, values))
+            rows.report["missing"] += sum(not cell for cell in cells)
+            rows.texts.append(texts)
+            for name, value in zip(parses, values, strict=True):
+                rows.extras[name].append(value)
+            if len(rows.texts) == limit:
+                break
+    return rows
+
+
+def _filled(cells: Sequence[str | None], negatives: int) -> tuple[str, ...]:
+    """One space for a missing cell; nothing for a null negative, nor for an empty one of several."""
+    kept = len(cells) - negatives
+    return tuple(c or SPACE for i, c in enumerate(cells) if c or i < kept or (negatives == 1 and c is not None))
+
+
+def _score(cell: str | None, place: str, low: float, high: float) -> float:
+    value = _number(cell)
+    if not low <= value <= high:
+        raise UserError(
+            f"data.score_column: {place} has the score {cell!r}, no number from {low:g} to {high:g}\n"
+            "Mend the row; for ScoredPairs, data.min_score and data.max_score are the ends of the scale."
+        )
+    return (value - low) / (high - low)
+
+
+def _marks(weight: int | str | None, label: int | str | None) -> tuple[list[Column], dict[str, Parse]]:
+    """The columns of weights and labels that are asked for, and how their cells are read."""
+    chosen: dict[str, tuple[int | str | None, Parse]] = {"weight": (weight, _weight), "label": (label, _Labels())}
+    columns = [Column(f"data.{name}_column", column) for name, (column, _) in chosen.items() if column is not None]
+    return columns, {name: parse for name, (column, parse) in chosen.items() if column is not None}
+
+
+def _weight(cell: str | None, place: str) -> float:
+    value = _number(cell)
+    if not 0 <= value < math.inf:
+        raise UserError(f"data.weight_column: {place} has the weight {cell!r}, no number from 0 up\nMend the row.")
+    return value
+
+
+class _Labels:
+    """Numbers for labels, in the order of first sight."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def __call__(self, cell: str | None, place: str) -> int:
+        if not (cell or "").strip():
+            raise UserError(f"data.label_column: {place} has no label\nGive each row one, or leave the row out.")
+        return self.known.setdefault(str(cell).strip(), len(self.known))
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell or "")
+    except ValueError:
+        return math.nan
+
+
+def _columns(names: Sequence[int | str], *, exactly: int | None = None, at_least: int = 2) -> list[Column]:
+    wrong = len(names) != exactly if exactly else len(names) < at_least
+    if wrong or len(set(names)) < len(names):
+        raise UserError(f"data.columns is {list(names)}; give {exactly or f'{at_least} or more'} different ones")
+    if len({type(name) for name in names}) > 1 or any(isinstance(n, int) and n < 0 for n in names):
+        raise UserError(f"data.columns is {list(names)}; give names, or numbers from 0, not both")
+    return [Column("data.columns", name) for name in names]
+
+
+def _require_distinct(name: str, rows: _Rows) -> None:
+    """Raise unless there are two rows to tell apart."""
+    if len(rows.texts) > 1:
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "no line at all"
+    if not rows.texts:
+        raise UserError(f"data.path is {name}: there is no text in it ({counts})")
+    what = "every row is the same" if rows.report["duplicate"] else "there is one row in it"
+    raise UserError(f"data.path is {name}: {what}: {rows.texts[0][0][:60]!r}\nTraining contrasts different texts.")
+
+
+def _hash(rows: _Rows) -> str:
+    digest = hashlib.sha256()
+    for texts in rows.texts:
+        digest.update("\x1f".join(texts).encode() + b"\x1e")
+    digest.update(repr(rows.extras.get("score", [])).encode())
+    for name in ("weight", "label"):
+        if name in rows.extras:
+            digest.update(f"{name}{rows.extras[name]}".encode())
+    return digest.hexdigest()

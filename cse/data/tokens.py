@@ -1,0 +1,190 @@
+"""Texts tokenised once, ahead of training, and kept in the cache as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cse.encoder.template import added_ids, require_room
+from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("cse")
+CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to keep its threads busy
+LONG = 100_000  # texts from which a build shows how far it is
+
+
+class TokenStore:
+    """Token ids of a data set's texts: each distinct text once, as the encoder would tokenise it.
+
+    The ids lie on disk (a flat array and the offsets of its rows, memory-mapped); a dict from text to row stays in
+    memory, about 200 bytes a text, which is right for some millions of texts.
+
+    Attributes:
+        max_length: Most ids of a text, template and special tokens included.
+        truncated: How many distinct texts were longer.
+        pad_id: Fills the right of a short row.
+        mask_id: The mask token; None for a tokenizer without one.
+        special_ids: Ids that stand for no text of its own.
+        vocab_size: Ids are below it.
+        added: How many ids the tokenizer puts before and after every text: special tokens and template.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, rust: Tokenizer, max_length: int, folder: Path
+    ) -> None:
+        """Open a filled folder; use `build`."""
+        self._flat: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
+        self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
+        self._rows = {text: row for row, text in enumerate(texts)}
+        self._rust = rust
+        self.max_length = max_length
+        self.truncated = int(_meta(folder)["truncated"])
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.mask_id: int | None = tokenizer.mask_token_id
+        self.special_ids = tuple(sorted(set(tokenizer.all_special_ids)))
+        self.vocab_size = len(tokenizer)
+        before, after = added_ids(tokenizer)
+        self.added = len(before), len(after)
+
+    @classmethod
+    def build(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenStore:
+        """The store of these texts, from the cache if they were tokenised before.
+
+        Args:
+            texts: In any number and order; repeated ones are stored once.
+            tokenizer: A fast tokenizer with a pad token.
+            max_length: Most ids of a text, template and special tokens included.
+
+        Raises:
+            UserError: max_length leaves no room for a text, or the cache cannot be written.
+        """
+        from filelock import FileLock
+
+        require_room(tokenizer, max_length, field="max_length")
+        distinct = list(dict.fromkeys(texts))
+        rust, pad_id = rust_tokenizer(tokenizer, max_length), int(tokenizer.pad_token_id)
+        folder = cache_dir() / "tokens" / _key(distinct, rust, pad_id)
+        with writing_cache("tokens"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenises
+                if not _whole(folder):
+                    with atomic_dir(folder) as fresh:
+                        _write(fresh, distinct, rust, pad_id)
+        return cls(distinct, tokenizer, rust, max_length, folder)
+
+    def __len__(self) -> int:
+        """How many distinct texts."""
+        return len(self._rows)
+
+    def text_id(self, text: str) -> int:
+        """The row of a text.
+
+        Raises:
+            KeyError: It is not one of the texts that the store was built of.
+        """
+        return self._rows[text]
+
+    def ids(self, text_id: int) -> NDArray[np.int32]:
+        """(L,) the ids of a row."""
+        return self._flat[self._offsets[text_id] : self._offsets[text_id + 1]]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text made on the fly, as the rows'."""
+        return list(self._rust.encode(text).ids) or [self.pad_id]
+
+    def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """Lay n rows of ids side by side.
+
+        Returns:
+            input_ids and attention_mask, both (n, L) int64, padded on the right to the longest row.
+        """
+        import torch
+
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (n, L)
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else []
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
+    """The tokenizer without its Python half: the same ids, cut to max_length, several times as fast."""
+    from tokenizers import Tokenizer
+
+    rust = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    rust.no_padding()
+    rust.enable_truncation(max_length)
+    return rust
+
+
+def _key(texts: Sequence[str], rust: Tokenizer, pad_id: int) -> str:
+    """A name for what the ids depend on: the texts, and the tokenizer with its max_length."""
+    digest = hashlib.sha256(f"{rust.to_str()} {pad_id}".encode())
+    for text in texts:
+        raw = text.encode()
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()[:32]
+
+
+def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> None:
+    lengths = np.zeros(len(texts) + 1, dtype=np.int64)
+    parts: list[NDArray[np.int32]] = []
+    truncated = 0
+    with _progress(len(texts)) as advance:
+        for start in range(0, len(texts), CHUNK):
+            encodings = rust.encode_batch_fast(texts[start : start + CHUNK])
+            rows = [encoding.ids or [pad_id] for encoding in encodings]  # an empty text still has a vector
+            lengths[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
+            parts.append(np.concatenate([np.array(row, dtype=np.int32) for row in rows]))
+            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+            advance(len(rows))
+    np.save(folder / "ids.npy", np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32))
+    np.save(folder / "offsets.npy", np.cumsum(lengths))
+    sums = {name: sha256_file(folder / name) for name in ("ids.npy", "offsets.npy")}
+    (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "sha256": sums}), encoding="utf-8")
+
+
+def _meta(folder: Path) -> Any:
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a cache entry is there and holds what was written. A damaged one is made anew."""
+    if not folder.exists():
+        return False
+    try:
+        good = all(sha256_file(folder / name) == value for name, value in _meta(folder)["sha256"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        log.warning("tokens     the cache entry %s is damaged; tokenising again", folder)
+    return good
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A function to call with the number of texts done: a bar for a long build on a terminal, nothing elsewhere."""
+    if total < LONG or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("tokenising", total=total)
+        yield lambda done: bar.advance(task, done)

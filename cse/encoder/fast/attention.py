@@ -1,0 +1,125 @@
+"""Attention for short texts on a CPU: the plain formula, where the fused kernel is slow, over padded keys.
+
+For texts of a few dozen tokens in bfloat16, the fused kernel's backward pass on a CPU takes several times as long as
+the matrix products that it replaces, and with dropout it is not fused at all. Everything else is left to it: inference,
+long texts, other devices. transformers finds the function by name, in its own table of attentions.
+
+Either way the softmax over a text's keys is taken 16 at a time, and what is left over one by one: for 15 keys it takes
+four times as long as for 16. So keys are padded to a multiple of 16 where that pays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cse.encoder.fast.dropout import dropout as drop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "cse_short_texts"
+LANES = 16
+LONGEST = 128  # tokens; above, the (L, L) weights cost more memory than the fused kernel costs time
+
+
+def use_short_attention(model: PreTrainedModel) -> None:
+    """Let a model that would use the fused kernel choose between it and the plain formula at each call."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
+        AttentionInterface.register(NAME, short_attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+
+
+def short_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q k^T scaling + mask) v, by whichever way is faster; the signature is transformers'.
+
+    Args:
+        module: The attention layer, which knows whether it is causal and how many queries share a key.
+        query: (n, heads, L, d).
+        key: (n, key heads, L', d).
+        value: The same.
+        attention_mask: (n, 1, L, L'), True or 0 where attended; None attends everywhere that causality allows.
+        dropout: Probability of dropping an attention weight.
+        scaling: Of the products; None is d^-0.5.
+        is_causal: Overrides the module's.
+        **options: What the kernel takes besides.
+
+    Returns:
+        (n, L, heads, d), and no weights.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if query.device.type == "cpu" and not torch.compiler.is_compiling():  # an exported graph serves every length
+        key, value, attention_mask = padded(query, key, value, attention_mask, causal)
+    short = key.shape[2] <= LONGEST and options.get("position_bias") is None
+    if not (short and module.training and query.device.type == "cpu"):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
+        )
+        return result
+    groups = query.shape[1] // key.shape[1]
+    rows, heads, length, _ = query.shape
+    if groups > 1:  # queries that share a key are further rows of its product
+        query = query.reshape(rows, key.shape[1], groups * length, -1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scale) @ key.transpose(2, 3)  # (n, key heads, groups L, L')
+    scores = scores.view(rows, heads, length, -1)
+    bias = _bias(attention_mask, scores, causal)
+    weights = torch.softmax(scores if bias is None else scores + bias, -1, dtype=_wide(scores.dtype)).to(query.dtype)
+    weights = drop(weights, dropout) if dropout else weights
+    mixed = weights.view(rows, key.shape[1], groups * length, -1) @ value
+    return mixed.view(rows, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+def padded(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and mask with further columns that nothing attends to, up to a multiple of 16, where that is faster.
+
+    Without a mask, causality alone hides them, if queries and keys are of the same tokens.
+    """
+    reach = key.shape[2]
+    more = -reach % LANES
+    hidden = causal and query.shape[2] == reach > 1
+    if not more or (more > LANES // 2 and reach > LANES) or (mask is None and causal and not hidden):
+        return key, value, mask
+    key, value = (F.pad(t, (0, 0, 0, more)) for t in (key, value))
+    if mask is None and not hidden:
+        mask = torch.ones(1, 1, 1, reach, dtype=torch.bool)
+    if mask is None:
+        return key, value, None
+    return key, value, F.pad(mask, (0, more), value=0.0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _bias(mask: Tensor | None, scores: Tensor, causal: bool) -> Tensor | None:
+    """What is added to the scores: 0 where attended, the least number elsewhere."""
+    length, reach = scores.shape[-2:]
+    if mask is None:
+        if not causal or length == 1:
+            return None
+        mask = torch.ones(length, reach, dtype=torch.bool).tril()
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)

@@ -1,0 +1,144 @@
+"""What lies under a folder of runs: results, learning curves, recipes and seeds."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+from cse.evaluation import results
+from cse.evaluation.compare import Scored
+
+SEED = re.compile(r"-s(\d+)$")  # of a run's folder: runs/<recipe>/<stamp>-s<seed>
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One results file.
+
+    Attributes:
+        label: Short name, unique in the report.
+        recipe: Of the run; the model's name where there is none.
+        seed: Of the run.
+        results: What the file says.
+        scored: With the pairs' similarities, where these lie beside it.
+        run: The run's folder.
+    """
+
+    label: str
+    recipe: str
+    seed: int | None
+    results: dict[str, Any]
+    scored: Scored | None
+    run: Path | None
+
+    @property
+    def requested(self) -> str:
+        """Which set of tasks."""
+        return str(self.results["average"]["requested"])
+
+    @property
+    def average(self) -> float | None:
+        """The headline."""
+        value = self.results["average"]["all"]["spearman"]
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a run wrote down while it trained."""
+
+    label: str
+    records: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything under a folder."""
+
+    entries: list[Entry] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def collect(folder: Path) -> Found:
+    """Read a folder of runs.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder of runs {str(folder)!r}.\nTrain something first: make train")
+    found = Found()
+    for path in sorted(folder.rglob("results*.json")):
+        try:
+            content = results.read(path)
+        except UserError as error:
+            found.skipped.append(str(error).splitlines()[0])
+            continue
+        if content.get("tasks"):
+            found.entries.append(_entry(path, folder, content))
+    for path in sorted(folder.rglob("metrics.jsonl")):
+        records = _records(path)
+        if records:
+            found.curves.append(Curve(_label(path.parent, folder), records))
+    return found
+
+
+def speed(entries: Sequence[Entry]) -> float | None:
+    """Optimizer steps per second, the median over runs of each one's fastest stretch; None where no log says."""
+    runs = [_records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
+    fastest = [max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if "steps_per_s" in run[-1]]
+    return statistics.median(fastest) if fastest else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def by_recipe(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Runs of one recipe that differ by their seed."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.seed is not None and entry.average is not None:
+            found.setdefault(entry.recipe, []).append(entry)
+    return {recipe: runs for recipe, runs in found.items() if len({e.seed for e in runs}) > 1}
+
+
+def _entry(path: Path, folder: Path, content: dict[str, Any]) -> Entry:
+    run = next((p for p in path.parents if (p / "metrics.jsonl").is_file() or (p / "env.json").is_file()), None)
+    inside = run is not None and run.is_relative_to(folder)
+    try:
+        scored = Scored.read(path)
+    except UserError:
+        scored = None
+    seed = SEED.search(run.name) if run and inside else None
+    where = _label(run, folder) if run and inside else str(content["model"]["name"])
+    checkpoint = Path(str(content["model"]["name"])).name if inside else ""
+    label = f"{where}/{checkpoint}" if checkpoint and checkpoint not in ("best", where) else where
+    recipe = run.parent.name if run and inside else str(content["model"]["name"])
+    return Entry(label, recipe, int(seed.group(1)) if seed else None, content, scored, run if inside else None)
+
+
+def _label(run: Path, folder: Path) -> str:
+    return run.relative_to(folder).as_posix() if run != folder else run.name
+
+
+def _records(path: Path) -> list[dict[str, float]]:
+    """The log's lines; the last may be half written."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        found.append({k: float(v) for k, v in record.items() if isinstance(v, int | float)})
+    return [record for record in found if "step" in record]

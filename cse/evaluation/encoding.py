@@ -1,0 +1,135 @@
+"""One fast way to embed texts with whatever model: longest first, in batches of about equal numbers of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.encoder.fast.batching import native_bf16, token_budget_batches
+from cse.encoder.fast.weights import converted_once
+from cse.encoder.model import Encoder
+from cse.evaluation.sts import Embed, checked
+
+SLICES = 16  # of one long call: enough for cores to end together; more of them waste more on padding
+SLICE_ROWS = 64  # fewer are not worth a call
+TOKENS = {"cpu": 1024, "cuda": 16384}
+CORE_TOKENS = {"fp32": 512, "bf16": 1024}  # in a batch, where each core has its own; half or twice is 2 to 25 % slower
+LETTERS = 4  # to a token, about; only how long batches take depends on it
+
+
+def resolve_precision(encoder: Any, precision: str) -> str:
+    """fp32 or bf16: what `auto` comes to on the encoder's device."""
+    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(_device(encoder)))
+    return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
+
+
+def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> Embed:
+    """A function from texts to (n, D) float vectors.
+
+    Args:
+        encoder: Ours, a SentenceTransformer, or anything with `encode(texts, batch_size=...)`.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively. Foreign encoders use their own.
+        progress: Show a bar.
+    """
+    resolved = resolve_precision(encoder, precision)
+
+    def encode(texts: list[str]) -> NDArray[np.floating]:
+        return checked(_encode(encoder, texts, resolved), texts)
+
+    def embed(texts: list[str]) -> NDArray[np.floating]:
+        longest_first = np.argsort([-len(text) for text in texts], kind="stable")
+        slices = max(1, min(SLICES, len(texts) // SLICE_ROWS))
+        parts = [part for part in np.array_split(longest_first, slices) if len(part)]
+        if not parts:
+            return encode(texts)
+        with converted_once(), _workers(encoder) as call:
+            vectors = call(lambda part: encode([texts[i] for i in part]), parts)
+            done = list(_tracked(vectors, len(parts)) if progress else vectors)
+        return np.concatenate(done)[np.argsort(np.concatenate(parts))]
+
+    return embed
+
+
+@contextmanager
+def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floating]]]]:
+    """A `map` that keeps every core busy.
+
+    On a CPU, encoders of ours run on several slices at once, with one core to each: a layer of a small model is too
+    little work to be shared between cores, which wait for each other at every step, and much longer where other
+    programs use them too. Others are called in turn.
+    """
+    cores = torch.get_num_threads()
+    if not isinstance(encoder, Encoder) or encoder.device.type != "cpu" or cores == 1:
+        yield map
+        return
+    training = encoder.training
+    encoder.eval()  # here, because `encode` puts the mode back when it is done, under the feet of the others
+    encoder.encode(["a"])  # sets the tokenizer's truncation, which may not change while others use it
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            yield lambda work, parts: pool.map(lambda part, context: context.run(work, part), parts, _contexts(parts))
+    finally:
+        torch.set_num_threads(cores)
+        encoder.train(training)
+
+
+def _contexts(parts: Sequence[object]) -> list[Context]:
+    """This thread's, one for each part: a thread of a pool begins with none."""
+    return [copy_context() for _ in parts]
+
+
+def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDArray[np.floating]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(parts, description="encode", total=total, console=Console(stderr=True), transient=True)
+
+
+def _encode(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:
+    if isinstance(encoder, Encoder):
+        resolved: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
+        budget = CORE_TOKENS[resolved] if encoder.device.type == "cpu" else None
+        return encoder.encode(texts, precision=resolved, max_tokens=budget)
+    if _is_sentence_transformer(encoder):
+        return _encode_sorted(encoder, texts, precision)
+    return to_numpy(encoder.encode(texts, batch_size=64))
+
+
+def _encode_sorted(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:
+    """sentence-transformers sorts by length but fixes the number of rows; here short texts share larger batches."""
+    device = _device(encoder)
+    lengths = np.array([3 + len(text) // LETTERS for text in texts], dtype=np.int64)
+    lengths = np.minimum(lengths, encoder.max_seq_length or lengths.max(initial=1))
+    parts, rows = [], []
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for batch in token_budget_batches(lengths, TOKENS.get(device.type, 16384)):
+            chunk = [texts[i] for i in batch]
+            parts.append(to_numpy(encoder.encode(chunk, batch_size=len(chunk), show_progress_bar=False)))
+            rows.append(batch)
+    return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
+
+
+def to_numpy(vectors: Any) -> NDArray[np.floating]:
+    """What an encoder returned, as a float array."""
+    if isinstance(vectors, torch.Tensor):
+        return vectors.detach().float().cpu().numpy()
+    if isinstance(vectors, list):
+        return np.stack([to_numpy(v) for v in vectors]) if vectors else np.zeros((0, 0), dtype=np.float32)
+    array = np.asarray(vectors)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _device(encoder: Any) -> torch.device:
+    return torch.device(getattr(encoder, "device", None) or "cpu")
+
+
+def _is_sentence_transformer(encoder: Any) -> bool:
+    return any(cls.__name__ == "SentenceTransformer" for cls in type(encoder).__mro__)

@@ -1,0 +1,136 @@
+"""What the space of vectors looks like, apart from any score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.evaluation.pairs import Pairs
+from cse.evaluation.sts import TaskScore, Vector, correlation
+from cse.objectives.functional import alignment, uniformity
+
+POSITIVE = 4.0  # of 5: pairs at or above it count as having one meaning, as in the field (DCLR's evaluation)
+SAMPLE = 2048  # vectors whose distances uniformity looks at
+SPECTRUM = 64  # directions whose share of the variance is kept
+WORD = re.compile(r"\w+")
+
+
+def measure(
+    vectors: NDArray[np.floating],
+    row: Mapping[str, int],
+    tasks: Mapping[str, Mapping[str, Pairs]],
+    scores: Mapping[str, TaskScore],
+) -> dict[str, Any]:
+    """Measures over all sentences and pairs of the tasks.
+
+    Args:
+        vectors: (n, D), one of each distinct sentence.
+        row: Where each sentence's is.
+        tasks: The pairs.
+        scores: Their similarities.
+    """
+    pairs = [p for subsets in tasks.values() for p in subsets.values()]
+    unit = _unit(vectors)
+    rng = np.random.default_rng(0)
+    some = torch.from_numpy(rng.permutation(unit)[:SAMPLE])
+    share = spectrum(unit)
+    return {
+        "alignment": _alignment(unit, row, pairs),
+        "uniformity": float(uniformity(some)) if len(some) > 1 else None,
+        "mean_cosine": mean_cosine(unit),
+        "effective_rank": effective_rank(share),
+        "dim": int(vectors.shape[1]),
+        "spectrum": [float(f"{v:.4g}") for v in share[:SPECTRUM]],
+        "overlap": overlap(pairs, np.concatenate([s.cosine for s in scores.values()])),
+    }
+
+
+def mean_cosine(unit: Vector) -> float | None:
+    """Mean cosine of distinct rows, from the length of their sum: |sum u|^2 = n + the sum over pairs."""
+    n = len(unit)
+    return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (n * (n - 1))) if n > 1 else None
+
+
+def spectrum(unit: Vector) -> Vector:
+    """Share of the variance along each principal direction, largest first: (D,)."""
+    values = np.linalg.eigvalsh(np.cov(unit, rowvar=False, bias=True).reshape(unit.shape[1], -1))[::-1].clip(0)
+    total = values.sum()
+    return values / total if total > 0 else values
+
+
+def effective_rank(share: Vector) -> float:
+    """Exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007): from 1 to D."""
+    singular = np.sqrt(share)
+    p = singular[singular > 0] / singular.sum()
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0
+
+
+def overlap(pairs: Sequence[Pairs], cosines: Vector) -> list[dict[str, Any]]:
+    """Spearman x 100 in each quartile of lexical overlap: does the score come from shared words alone?"""
+    texts = [(a, b) for p in pairs for a, b in zip(p.first, p.second, strict=True)]
+    shared = np.array([jaccard(a, b) for a, b in texts])
+    gold = np.concatenate([p.gold for p in pairs])
+    edges = np.quantile(shared, [0.25, 0.5, 0.75])
+    quartile = np.searchsorted(edges, shared, side="left")
+    found = []
+    for q in range(4):
+        inside = quartile == q
+        bounds = [float(shared[inside].min()), float(shared[inside].max())] if inside.any() else None
+        found.append({"jaccard": bounds, "n": int(inside.sum()), "spearman": _spearman(cosines[inside], gold[inside])})
+    return found
+
+
+def jaccard(a: str, b: str) -> float:
+    """Shared words over all words, lower-cased; 0 where there are none."""
+    x, y = set(WORD.findall(a.lower())), set(WORD.findall(b.lower()))
+    return len(x & y) / len(x | y) if x | y else 0.0
+
+
+def _alignment(unit: Vector, row: Mapping[str, int], pairs: Sequence[Pairs]) -> float | None:
+    first = [row[t] for p in pairs for t, g in zip(p.first, p.gold, strict=True) if g >= POSITIVE]
+    second = [row[t] for p in pairs for t, g in zip(p.second, p.gold, strict=True) if g >= POSITIVE]
+    if not first:
+        return None
+    return float(alignment(torch.from_numpy(unit[first]), torch.from_numpy(unit[second])))
+
+
+def _spearman(cosines: Vector, gold: Vector) -> float | None:
+    try:
+        return correlation(cosines, gold).spearman
+    except (UserError, ValueError):  # too few or all alike: nothing to rank
+        return None
+
+
+def _unit(vectors: NDArray[np.floating]) -> Vector:
+    x = vectors.astype(np.float64)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    unit: Vector = x / np.where(norms == 0, 1, norms)
+    return unit
+
+
+def worst(tasks: Mapping[str, Pairs], score: TaskScore, keep: int = 20) -> list[dict[str, Any]]:
+    """The pairs whose rank by similarity is farthest from their rank by gold score; gap > 0 is too similar."""
+    from scipy.stats import rankdata
+
+    gap = (rankdata(score.cosine) - rankdata(score.gold)) / len(score.gold)
+    texts = list(chain.from_iterable(zip(p.first, p.second, strict=True) for p in tasks.values()))
+    found = []
+    for i in np.argsort(-np.abs(gap), kind="stable")[:keep]:
+        first, second = texts[i]
+        found.append(
+            {
+                "sentence1": first[:500],
+                "sentence2": second[:500],
+                "gold": float(score.gold[i]),
+                "cosine": round(float(score.cosine[i]), 4),
+                "gap": round(float(gap[i]), 4),
+            }
+        )
+    return found

@@ -1,0 +1,138 @@
+"""The one code path from an encoder to scores, for the command line, the evaluator in training and the card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.evaluation import sources, suite
+from cse.evaluation.encoding import embedder
+from cse.evaluation.sources import Missing, TaskData
+from cse.evaluation.sts import Embed, TaskScore, score_all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Scores of one encoder on a list of tasks.
+
+    Attributes:
+        requested: What was asked for, as it was written.
+        data: What was scored.
+        scores: By task.
+        missing: Why a requested task has no score.
+        seconds: How long reading, encoding and scoring took.
+        row: Where in `vectors` each distinct sentence's is.
+        vectors: (n, D).
+    """
+
+    requested: str
+    data: Mapping[str, TaskData]
+    scores: Mapping[str, TaskScore]
+    missing: Mapping[str, str]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    row: Mapping[str, int] = field(default_factory=dict)
+    vectors: NDArray[np.floating] | None = None
+
+    @property
+    def average(self) -> float | None:
+        """Mean of the tasks' headline scores; None unless every requested task has one."""
+        if self.missing or not self.scores:
+            return None
+        return sum(s.all.spearman for s in self.scores.values()) / len(self.scores)
+
+
+def read_data(tasks: str, data: str | None, *, check: bool = True) -> tuple[dict[str, TaskData], dict[str, str]]:
+    """Rows of the tasks that can be had, and the reasons why the others cannot."""
+    found, missing = {}, {}
+    for task in suite.resolve(tasks):
+        try:
+            found[task.name] = sources.load(task, data, check=check)
+        except Missing as reason:
+            missing[task.name] = str(reason)
+    return found, missing
+
+
+def evaluate(
+    encoder: Any,
+    tasks: str,
+    data: str | None = None,
+    *,
+    precision: str = "auto",
+    check: bool = True,
+    progress: bool = False,
+) -> Outcome:
+    """Score an encoder.
+
+    Args:
+        encoder: Anything with `encode`.
+        tasks: Names of tasks and groups, separated by commas.
+        data: A folder with their rows; None: CSE_DATA, or the Hub.
+        precision: fp32, bf16 or auto.
+        check: Refuse data that are not the known sets.
+        progress: Show a bar while encoding.
+
+    Raises:
+        UserError: The data are malformed or the model's output is unusable.
+    """
+    start = time.perf_counter()
+    found, missing = read_data(tasks, data, check=check)
+    return evaluate_data(encoder, tasks, found, missing, precision=precision, progress=progress, since=start)
+
+
+def evaluate_data(
+    encoder: Any,
+    requested: str,
+    found: Mapping[str, TaskData],
+    missing: Mapping[str, str],
+    *,
+    precision: str = "auto",
+    progress: bool = False,
+    since: float | None = None,
+) -> Outcome:
+    """Score an encoder on rows that were read before."""
+    start = time.perf_counter()
+    subsets = {name: item.subsets for name, item in found.items()}
+    embed = _Kept(embedder(encoder, precision, progress))
+    scores = score_all(subsets, embed) if found else {}
+    end = time.perf_counter()
+    return Outcome(
+        requested=requested,
+        data=found,
+        scores=scores,
+        missing=missing,
+        seconds={"read": start - (since or start), "encode": embed.seconds, "score": end - start - embed.seconds},
+        row={text: i for i, text in enumerate(embed.texts)},
+        vectors=embed.vectors,
+    )
+
+
+class _Kept:
+    """An embedding function that remembers what it was asked, what came out and how long it took."""
+
+    def __init__(self, embed: Embed) -> None:
+        self.embed, self.texts, self.seconds = embed, list[str](), 0.0
+        self.vectors: NDArray[np.floating] | None = None
+
+    def __call__(self, texts: list[str]) -> NDArray[np.floating]:
+        start = time.perf_counter()
+        self.texts, self.vectors = texts, self.embed(texts)
+        self.seconds = time.perf_counter() - start
+        return self.vectors
+
+
+def require_complete(outcome: Outcome) -> Outcome:
+    """The outcome, unless a task is missing.
+
+    Raises:
+        UserError: One is.
+    """
+    if outcome.missing:
+        name, reason = next(iter(outcome.missing.items()))
+        raise UserError(f"no data for task {name}: {reason}\nGive --data DIR or set CSE_DATA.")
+    return outcome

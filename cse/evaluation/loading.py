@@ -1,0 +1,131 @@
+"""A checkpoint as something that embeds: ours, a SentenceTransformer, a Hugging Face model, or what we exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.encoder.identity import EXPORTED, model_hash
+from cse.errors import UserError
+from cse.evaluation.hub import HubError, snapshot
+
+NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint.
+
+    Attributes:
+        encoder: What embeds.
+        name: As it was asked for.
+        folder: Where its files are.
+        sha256: Of everything that its vectors depend on.
+        loader: Which library runs it.
+        prompt: Text that the model asks to be put before every text, and that was.
+    """
+
+    encoder: Any
+    name: str
+    folder: Path
+    sha256: str
+    loader: str
+    prompt: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        length = getattr(self.encoder, "max_length", None) or getattr(self.encoder, "max_seq_length", None)
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "loader": self.loader,
+            "max_length": length,
+            "prompt": self.prompt,
+        }
+
+
+def load_model(name: str, *, use_prompts: bool = False) -> Model:
+    """Load a checkpoint to score.
+
+    Args:
+        name: Folder, also one that `cse export` wrote, `asset:NAME` or Hub id.
+        use_prompts: Whether prompts other than the default one will be needed.
+
+    Raises:
+        UserError: It cannot be had, or is not a model.
+    """
+    from cse.encoder.model import Encoder
+
+    folder = _folder(name)
+    if (folder / EXPORTED[0]).is_file():
+        return _exported(name, folder)
+    prompt, sha256 = default_prompt(folder), model_hash(folder)
+    if prompt is None and not (
+        use_prompts and prompts(folder)
+    ):  # our encoder adds no prompts, so what needs one runs in its own library
+        try:
+            return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
+        except UserError as error:
+            refusal = error
+        except Exception as error:  # damaged files surface as whatever the library at hand raises
+            reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+            refusal = UserError(
+                f"{name} cannot be loaded: {type(error).__name__}: {reason}\nGive a complete checkpoint."
+            )
+    else:
+        refusal = UserError(f"{name}: sentence-transformers, which its default prompt needs, does not load it")
+    try:
+        return Model(_sentence_transformer(folder), name, folder, sha256, "sentence-transformers", prompt)
+    except Exception:  # its loaders raise anything; what our own loader said is the better message
+        raise refusal from None
+
+
+def default_prompt(folder: Path) -> str | None:
+    """The prompt that sentence-transformers would put before every text, if the checkpoint names one."""
+    return prompts(folder).get(_config(folder).get("default_prompt_name") or "")
+
+
+def prompts(folder: Path) -> dict[str, str]:
+    """The prompts that a checkpoint asks for, by name, without the empty ones."""
+    return {name: str(prompt) for name, prompt in (_config(folder).get("prompts") or {}).items() if prompt}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config_sentence_transformers.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _folder(name: str) -> Path:
+    """The files behind a name."""
+    from cse.encoder.backbone import locate
+
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    try:
+        place = locate(name)  # refuses what looks like a path and is none
+    except UserError:
+        raise UserError(
+            f"there is no checkpoint folder {name!r}.\nGive the folder with config.json, or a Hub id."
+        ) from None
+    if Path(place).is_dir():
+        return Path(place)
+    try:
+        return snapshot(name, ignore=NOT_NEEDED)
+    except HubError as error:
+        raise UserError(f"there is no checkpoint {name!r}: {error}.\nGive a folder, or check id and network.") from None
+
+
+def _exported(name: str, folder: Path) -> Model:
+    from cse.inference.export import OnnxEncoder
+
+    encoder = OnnxEncoder(folder)
+    return Model(encoder, name, folder, model_hash(folder), f"onnxruntime {encoder.about['weights']}")
+
+
+def _sentence_transformer(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder))

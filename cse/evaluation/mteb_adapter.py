@@ -1,0 +1,219 @@
+"""MTEB through `mteb.evaluate`: any task or benchmark by name, with an identity of our own for each checkpoint.
+
+mteb files every local model under one cache key, so that a second checkpoint would be given the first one's scores.
+Here the revision is the hash of the checkpoint's files, and the cache lies inside the results folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+from datasets import Dataset, DatasetDict
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.evaluation import hub, sources, suite
+from cse.evaluation.encoding import embedder, resolve_precision
+from cse.evaluation.loading import Model, prompts
+from cse.evaluation.sources import Missing, TaskData
+from cse.files import atomic_file
+
+OURS = {"STS12": "STS12", "STS13": "STS13", "STS14": "STS14", "STS15": "STS15", "STS16": "STS16"} | {
+    "STSBenchmark": "STSB",
+    "SICK-R": "SICKR",
+}
+JOINED = {"SICK-R": ("SICKR-train", "SICKR-dev", "SICKR")}  # mteb's one split holds all three
+
+
+class Adapter(AbsEncoder):  # type: ignore[misc]
+    """A checkpoint of ours as mteb sees it."""
+
+    def __init__(self, model: Model, precision: str = "auto") -> None:
+        self.embed = embedder(model.encoder, precision)
+        self.model, self.model_prompts = model.encoder, None
+        self.mteb_model_meta = meta(model)
+
+    def encode(self, inputs: Iterable[Mapping[str, Any]], **_: Any) -> NDArray[np.floating]:
+        """Embed the texts of mteb's batches, each distinct one once."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        distinct = list(dict.fromkeys(texts))
+        row = {text: i for i, text in enumerate(distinct)}
+        return self.embed(distinct)[[row[text] for text in texts]]
+
+
+def meta(model: Model) -> ModelMeta:
+    """Name and revision by which mteb keeps results apart."""
+    name = re.sub(r"[^\w.-]+", "-", "-".join(Path(model.name).parts[-2:])).strip("-") or "model"
+    return ModelMeta.create_empty(
+        {
+            "name": f"cse/{name}",
+            "revision": model.sha256[:40],
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "framework": ["Sentence Transformers", "PyTorch"],
+        }
+    )
+
+
+def adapt(model: Model, precision: str = "auto") -> Any:
+    """What goes to `mteb.evaluate`: models with prompts stay in mteb's own wrapper, which knows when to use which."""
+    if model.loader == "cse":
+        return Adapter(model, precision)
+    wrapped = SentenceTransformerEncoderWrapper(model.encoder)
+    wrapped.mteb_model_meta = meta(model)
+    return wrapped
+
+
+def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
+    """Tasks by mteb's names, or ours for the seven STS tasks, or those of a benchmark.
+
+    Raises:
+        UserError: A name is unknown; the message has the nearest one.
+    """
+    if benchmark:
+        known = [b.name for b in mteb.get_benchmarks()]
+        if benchmark not in known:
+            raise UserError(
+                f"--benchmark: unknown benchmark {benchmark!r}; the nearest is {_nearest(benchmark, known)!r}."
+            )
+        return list(mteb.get_benchmark(benchmark).tasks)
+    theirs = {ours: name for name, ours in OURS.items()}
+    wanted: list[str] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        wanted += [theirs.get(member, member) for member in suite.groups().get(name, (name,))]
+    for name in wanted:
+        if name not in OURS and name not in (known := _known()):
+            raise UserError(f"--tasks: mteb has no task {name!r}; the nearest is {_nearest(name, known)!r}.")
+    return list(mteb.get_tasks(tasks=list(dict.fromkeys(wanted)), exclude_superseded=False)) if wanted else []
+
+
+@functools.cache
+def _known() -> list[str]:
+    """Every name in mteb, which takes seconds to list."""
+    return [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)]
+
+
+def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
+    """Give one of the seven STS tasks its rows from a local folder.
+
+    Returns:
+        What was given; None where the task is another, or the folder has not all of its rows: mteb then asks the Hub.
+    """
+    name = task.metadata.name
+    if name not in OURS or not sources.local(data):
+        return None
+    try:
+        wanted = JOINED.get(name, (OURS[name],))
+        parts = [sources.load(suite.tasks()[part], data, check=check, hub=False) for part in wanted]
+    except Missing:
+        return None
+    task.dataset = DatasetDict({"test": rows(parts)})
+    task.data_loaded = True
+    source, digest = parts[0].source, "+".join(part.source.sha256[:8] for part in parts)
+    return f"{source.where}, {source.text} text, {len(task.dataset['test'])} pairs, {digest}"
+
+
+def run(
+    model: Model,
+    tasks: list[Any],
+    out: Path,
+    *,
+    data: str | None = None,
+    precision: str = "auto",
+    check: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run tasks one by one, keeping each result as soon as it is there; what is there already is not run again.
+
+    Returns:
+        The summary, which is also written to `out/mteb.json`.
+    """
+    resolved = resolve_precision(model.encoder, precision)
+    adapted, cache = adapt(model, precision), mteb.ResultCache(cache_path=out / resolved)
+    before = _before(out / "mteb.json")
+    summary: dict[str, Any] = {
+        "model": model.as_dict(),
+        "precision": resolved,
+        "prompts": prompts(model.folder),
+        "mteb": {"name": adapted.mteb_model_meta.name, "revision": adapted.mteb_model_meta.revision},
+        "tasks": {},
+        "failed": {},
+    }
+    for number, task in enumerate(tasks, start=1):
+        name = task.metadata.name
+        print_progress(f"[{number}/{len(tasks)}] {name}")
+        given = inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
+        same = not overwrite and before.get(name, {}).get("data", given) == given
+        strategy = "only-missing" if same else "always"
+        try:
+            if not task.data_loaded and not cache.load_task_result(name, adapted.mteb_model_meta):
+                _ask_hub(task)
+            result = mteb.evaluate(adapted, [task], cache=cache, overwrite_strategy=strategy, show_progress_bar=False)
+            summary["tasks"][name] = _summary(result.task_results[0], given)
+        except UserError:
+            raise
+        except Exception as error:  # one task's failure, of whatever library, must not lose the others' results
+            summary["failed"][name] = (
+                f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:200]}"
+            )
+        with atomic_file(out / "mteb.json") as scratch:
+            scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def print_progress(line: str) -> None:
+    """One line to the error stream."""
+    from rich.console import Console
+
+    Console(stderr=True).print(line, highlight=False, markup=False)
+
+
+def _before(path: Path) -> dict[str, Any]:
+    """Tasks of an earlier summary: a score on other rows must not pass for one on these."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(found.get("tasks", {}))
+
+
+def _ask_hub(task: Any) -> None:
+    """Fail at once where there is no network: mteb would retry for half a minute a task."""
+    if not hub.reachable():
+        dataset = task.metadata.dataset
+        hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
+
+
+def rows(parts: list[TaskData]) -> Dataset:
+    """Pairs in the columns of mteb's STS tasks."""
+    pairs = [p for part in parts for p in part.subsets.values()]
+    return Dataset.from_dict(
+        {
+            "sentence1": [t for p in pairs for t in p.first],
+            "sentence2": [t for p in pairs for t in p.second],
+            "score": np.concatenate([p.gold for p in pairs]).tolist(),
+        }
+    )
+
+
+def _summary(result: Any, data: str) -> dict[str, Any]:
+    scores = {split: [s["main_score"] for s in subsets] for split, subsets in result.scores.items()}
+    every = [value for values in scores.values() for value in values]
+    return {
+        "main_score": round(100 * float(np.mean(every)), 3),  # mteb stores as many digits
+        "splits": {split: round(100 * float(np.mean(values)), 3) for split, values in scores.items()},
+        "data": data,
+        "mteb_version": result.mteb_version,
+    }
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    lower = {k.lower(): k for k in known}
+    return lower[difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.0)[0]]

@@ -1,0 +1,225 @@
+"""Pairs of sentences with a gold score: our TSV layout and SentEval's folder layout, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.evaluation.suite import Task
+
+APART, ATTACHED = re.compile(r"\s[.,?](?=\s|$)"), re.compile(r"\w[.,?](?=\s|$)")
+HEADER = ["score", "sentence1", "sentence2"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scored pairs.
+
+    Attributes:
+        first: One sentence of each pair.
+        second: The other.
+        gold: (n,) gold scores.
+        blank: How many rows without a gold score were left out.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    gold: NDArray[np.float64]
+    blank: int = 0
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True)
+class _Row:
+    gold: str
+    first: str
+    second: str
+    where: str  # file:line
+
+
+def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
+    """Subsets of a task in our layout: `folder/<TASK>/<subset>.tsv`.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        UserError: A file is malformed.
+    """
+    paths = {subset: folder / task.base / f"{subset}.tsv" for subset in task.counts}
+    require(paths.values())
+    return {subset: _pairs(_tsv_rows(path)) for subset, path in paths.items()}
+
+
+def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
+    """Subsets of a shipped file, which names each row's in a fourth column."""
+    require([path])
+    rows = defaultdict(list)
+    for line, where in lines(path, skip=1):
+        gold, first, second, subset = fields(line, 4, where)[:4]
+        rows[subset].append(_Row(gold, first, second, where))
+    return {subset: _pairs(found) for subset, found in sorted(rows.items())}
+
+
+def read_senteval(task: Task, folder: Path) -> dict[str, Pairs]:
+    """Subsets of a task in the layout of SentEval's `downstream` folder. Rows with an empty gold are left out.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        UserError: A file is malformed.
+    """
+    if "pairs" in task.senteval:
+        base = folder / task.senteval["pairs"]
+        files = {s: (base / f"STS.input.{s}.txt", base / f"STS.gs.{s}.txt") for s in task.counts}
+        require(path for both in files.values() for path in both)
+        return {subset: _pairs(_twin_rows(*both)) for subset, both in files.items()}
+    path = folder / task.senteval["files"][task.split]
+    require([path])
+    return {task.split: _pairs(_column_rows(path, task.senteval))}
+
+
+def check_known(task: Task, subsets: Mapping[str, Pairs], where: str) -> None:
+    """Refuse data of another size than the task's known one, or with impossible gold scores.
+
+    Raises:
+        UserError: A subset has another number of pairs, or a gold score lies outside the task's scale.
+    """
+    low, high = task.scale
+    for subset, pairs in subsets.items():
+        outside = np.flatnonzero((pairs.gold < low) | (pairs.gold > high))
+        if len(outside):
+            raise UserError(
+                f"{task.name}: {where}, subset {subset}: the gold score {pairs.gold[outside[0]]:g} of pair "
+                f"{outside[0] + 1} lies outside {low:g} to {high:g}.\nMend the data, or pass --unchecked."
+            )
+        known = task.counts.get(subset, task.total)
+        if task.counts and len(pairs) != known:
+            raise UserError(
+                f"{task.name}: {where}, subset {subset}: {len(pairs)} pairs with a gold score where {known} are known."
+                f"\nA score on other rows is not comparable, so nothing was scored.\n"
+                f"Fetch the set again, or pass --unchecked if it is meant to be another."
+            )
+
+
+def sha256(subsets: Mapping[str, Pairs]) -> str:
+    """Hash of the rows themselves, in order: the same whatever layout or number format they were read from."""
+    digest = hashlib.sha256()
+    for pairs in subsets.values():
+        for gold, first, second in zip(pairs.gold, pairs.first, pairs.second, strict=True):
+            digest.update(f"{float(gold)!r}\t{first}\t{second}\n".encode())
+    return digest.hexdigest()
+
+
+def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
+    """Say raw or tokenised, by whether punctuation stands apart from words more often than not.
+
+    Args:
+        subsets: The rows.
+        otherwise: What to say where there is no punctuation.
+    """
+    apart = attached = 0
+    for pairs in subsets.values():
+        for text in pairs.first + pairs.second:
+            apart += len(APART.findall(text))
+            attached += len(ATTACHED.findall(text))
+    if not apart + attached:
+        return otherwise
+    return "tokenised" if apart > attached else "raw"
+
+
+def make_pairs(gold: Iterable[Any], first: Iterable[str], second: Iterable[str], where: str) -> Pairs:
+    """Checked pairs from columns, for data that was not read from a file of lines."""
+    rows = [_Row(str(g), a, b, f"{where} row {i}") for i, (g, a, b) in enumerate(zip(gold, first, second, strict=True))]
+    return _pairs(rows)
+
+
+def _pairs(rows: Iterable[_Row]) -> Pairs:
+    kept: list[tuple[float, str, str]] = []
+    blank = 0
+    for row in rows:
+        if not row.gold.strip():
+            blank += 1
+            continue
+        for text in (row.first, row.second):
+            if not text.strip():
+                raise UserError(f"{row.where}: a sentence is empty.\nRemove or mend the row.")
+        kept.append((_gold(row), row.first, row.second))
+    first, second = tuple(r[1] for r in kept), tuple(r[2] for r in kept)
+    return Pairs(first, second, np.array([r[0] for r in kept], dtype=np.float64), blank)
+
+
+def _gold(row: _Row) -> float:
+    try:
+        gold = float(row.gold)
+    except ValueError:
+        gold = math.nan
+    if not math.isfinite(gold):
+        raise UserError(f"{row.where}: the gold score {row.gold[:40]!r} is not a number.\nMend the row.")
+    return gold
+
+
+def _tsv_rows(path: Path) -> Iterator[_Row]:
+    for line, where in lines(path, skip=1):
+        gold, first, second = fields(line, 3, where)[:3]
+        yield _Row(gold, first, second, where)
+
+
+def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
+    rows, scores = list(lines(texts)), list(lines(golds))
+    if len(rows) != len(scores):
+        raise UserError(
+            f"{texts} has {len(rows)} lines and {golds} has {len(scores)}.\nThe two must match line by line."
+        )
+    for (line, where), (gold, _) in zip(rows, scores, strict=True):
+        first, second = fields(line, 2, where)[:2]
+        yield _Row(gold, first, second, where)
+
+
+def _column_rows(path: Path, layout: Mapping[str, Any]) -> Iterator[_Row]:
+    columns = layout["columns"]
+    for line, where in lines(path, skip=int(layout["header"])):
+        cells = fields(line, max(columns.values()) + 1, where)
+        yield _Row(cells[columns["gold"]], cells[columns["first"]], cells[columns["second"]], where)
+
+
+def lines(
+    path: Path, skip: int = 0, header: list[str] | None = HEADER, encoding: str = "utf-8-sig"
+) -> Iterator[tuple[str, str]]:
+    """Each line with its file and number. Only line feeds end a line: `splitlines` would also cut inside texts."""
+    try:
+        text = path.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8.\nConvert the file to UTF-8.") from None
+    found = text.split("\n")
+    if found[-1] == "":
+        found.pop()
+    if skip and header and path.suffix == ".tsv" and (not found or found[0].rstrip("\r").split("\t")[:3] != header):
+        raise UserError(f"{path}:1: the header must read: {' '.join(header)} (tab separated).")
+    for number, line in enumerate(found[skip:], start=skip + 1):
+        yield line.rstrip("\r"), f"{path}:{number}"
+
+
+def fields(line: str, at_least: int, where: str) -> list[str]:
+    """The tab-separated cells of a line, at least so many."""
+    cells = line.split("\t")
+    if len(cells) < at_least:
+        raise UserError(f"{where}: {len(cells)} tab-separated fields where {at_least} are needed: {line[:60]!r}")
+    return cells
+
+
+def require(paths: Iterable[Path]) -> None:
+    """Raise FileNotFoundError, naming the first, unless all are files."""
+    absent = [str(path) for path in paths if not path.is_file()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"no {absent[0]}{more}")

@@ -1,0 +1,183 @@
+"""Where a task's rows come from: --data, then CSE_DATA, then the Hub at a pinned revision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+from cse.evaluation import pairs
+from cse.evaluation.hub import HubError, snapshot
+from cse.evaluation.pairs import Pairs
+from cse.evaluation.suite import Task
+
+SHIPPED = Path(__file__).parent / "data"
+POOLED = "pooled"  # the one subset of a source that does not say which rows belong to which
+
+# SICK-R's training and dev rows as `pairs.sha256` hashes them.
+SICKR_HASHES = {
+    "train": "bb039fd3eb4783a3ecc06f6a19fe8158b255b03378d7af9290ec36ffb887fd68",
+    "dev": "dcdeca9555fe0ce0466198a7b4a40b2a33b362cf40caf391356274fa7749249a",
+}
+
+
+class Missing(Exception):
+    """A task's data cannot be had; the message says where it was looked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows were read.
+
+    Attributes:
+        kind: folder, hub or shipped.
+        where: The folder, or the Hub's data set and revision.
+        layout: tsv, senteval or hub.
+        text: raw as published, or tokenised as in SentEval's preprocessed files, on which papers report: as it looks.
+        sha256: Of the rows.
+        blank: Rows left out for want of a gold score.
+        checked: Whether the numbers of rows and the range of gold scores are the known ones.
+    """
+
+    kind: str
+    where: str
+    layout: str
+    text: str
+    sha256: str
+    blank: int
+    checked: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its rows."""
+
+    task: Task
+    subsets: Mapping[str, Pairs]
+    source: Source
+
+
+def local(data: str | None) -> bool:
+    """Whether any folder was given to read from."""
+    return bool(folders(data))
+
+
+def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool = True) -> TaskData:
+    """Rows of a task from the first source that has them.
+
+    Args:
+        task: Which.
+        data: A folder in our TSV layout or SentEval's.
+        check: Refuse other numbers of pairs than the known ones, and gold scores off the scale.
+        hub: Ask the Hub if no folder has them.
+
+    Raises:
+        Missing: No source has them.
+        UserError: A source has them, malformed or in another number.
+    """
+    if task.shipped:
+        path = SHIPPED / task.shipped
+        if not path.is_file():
+            raise Missing(f"no {path}")
+        return _found(task, pairs.read_shipped(task, path), ("shipped", task.shipped, "tsv", "raw"), check)
+    looked = []
+    for folder in folders(data):
+        try:
+            return _from_folder(task, folder, check)
+        except FileNotFoundError as absent:
+            looked.append(str(absent))
+    if not hub:
+        raise Missing("; ".join(looked))
+    try:
+        return _from_hub(task, check)
+    except Missing as absent:
+        looked.append(str(absent))
+    raise Missing("; ".join(looked))
+
+
+def folders(data: str | None) -> list[Path]:
+    """The folders that were given, in the order in which they are asked."""
+    found = []
+    for name, given in (("--data", data), ("CSE_DATA", os.environ.get("CSE_DATA"))):
+        if given:
+            folder = Path(given).expanduser()
+            if not folder.is_dir():
+                raise UserError(f"{name}: there is no folder {given!r}.\nGive a folder that holds STS12/, STSB/, ...")
+            found.append(folder)
+    return found
+
+
+def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
+    """SentEval's layout has an STS or SICK folder, at the top or in `downstream`; ours has the task's."""
+    for root in (folder, folder / "downstream"):  # of SentEval
+        # By listing, since `sts` is `STS` to some file systems.
+        if task.senteval and root.is_dir() and {"STS", "SICK"} & set(os.listdir(root)):
+            return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenised"), check)
+    root = folder if (folder / task.base).is_dir() else folder / "sts"  # so that one folder may hold transfer/ too
+    root = root if root.is_dir() else folder
+    return _found(task, pairs.read_tsv(task, root), ("folder", str(root), "tsv", "raw"), check)
+
+
+def _from_hub(task: Task, check: bool) -> TaskData:
+    path, revision = task.hub["path"], task.hub["revision"]
+    where = f"{path}@{revision[:8]}"
+    rows = _hub_rows(path, revision, task.hub["splits"][task.split] if "splits" in task.hub else task.hub["joined"])
+    found = pairs.make_pairs(rows["score"], rows["sentence1"], rows["sentence2"], where)
+    if "joined" in task.hub:
+        found = _cut(task, found, where)
+    # The Hub's sets do not say which rows belong to which subset, except where there is but one.
+    subset = POOLED if len(task.counts) > 1 else next(iter(task.counts))
+    return _found(task, {subset: found}, ("hub", where, "hub", "raw"), check)
+
+
+def _hub_rows(path: str, revision: str, split: str) -> Mapping[str, list[Any]]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
+    except HubError as error:
+        raise Missing(f"Hub: {error}") from error
+    return {name: list(rows[name]) for name in ("score", "sentence1", "sentence2")}
+
+
+def _cut(task: Task, joined: Pairs, where: str) -> Pairs:
+    """The part of SICK-R's joined rows that is this task's, found by recognising the training and dev parts."""
+    sizes = {"train": 4500, "dev": 500, "test": 4927}
+    for order in permutations(sizes):
+        parts, start = {}, 0
+        for name in order:
+            parts[name] = slice(start, start + sizes[name])
+            start += sizes[name]
+        if len(joined) == start and all(
+            pairs.sha256({"": _slice(joined, parts[split])}) == known for split, known in SICKR_HASHES.items()
+        ):
+            return _slice(joined, parts[task.split])
+    raise Missing(f"Hub {where}: its rows are not in an order in which the {task.split} split can be recognised")
+
+
+def _slice(rows: Pairs, part: slice) -> Pairs:
+    return Pairs(rows.first[part], rows.second[part], rows.gold[part], rows.blank)
+
+
+def _found(task: Task, subsets: Mapping[str, Pairs], origin: tuple[str, str, str, str], check: bool) -> TaskData:
+    kind, where, layout, text = origin
+    if check:
+        pairs.check_known(task, subsets, where)
+    source = Source(
+        kind=kind,
+        where=where,
+        layout=layout,
+        text=pairs.text_form(subsets, otherwise=text),
+        sha256=pairs.sha256(subsets),
+        blank=sum(p.blank for p in subsets.values()),
+        checked=check,
+    )
+    return TaskData(task, subsets, source)

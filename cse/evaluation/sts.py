@@ -1,0 +1,182 @@
+"""STS scores as the field reports them: rank correlation of cosines and gold scores, under three aggregations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from cse.errors import UserError
+from cse.evaluation.pairs import Pairs
+
+Embed = Callable[[list[str]], NDArray[np.floating]]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman and Pearson correlation, times 100."""
+
+    spearman: float
+    pearson: float
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's scores.
+
+    Attributes:
+        all: Of the cosines of all subsets together: the headline.
+        mean: Plain mean over subsets.
+        wmean: Mean over subsets weighted by their sizes.
+        subsets: Of each subset.
+        sizes: Pairs in each subset.
+        cosine: (n,) similarity of every pair, subset after subset.
+        gold: (n,) gold score of every pair.
+    """
+
+    all: Correlation
+    mean: Correlation
+    wmean: Correlation
+    subsets: Mapping[str, Correlation]
+    sizes: Mapping[str, int]
+    cosine: Vector
+    gold: Vector
+
+
+def score(subsets: Mapping[str, Pairs], embed: Embed, name: str = "task") -> TaskScore:
+    """Score one task; `score_all` for many at once."""
+    return score_all({name: subsets}, embed)[name]
+
+
+def score_all(tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed) -> dict[str, TaskScore]:
+    """Score tasks that share one pass of the encoder over the union of their sentences.
+
+    Args:
+        tasks: Pairs by task and subset.
+        embed: Called once, with each sentence once; returns (n, D).
+
+    Raises:
+        UserError: The model returns nan or the wrong number of vectors, or a correlation is undefined.
+    """
+    texts = unique_texts(tasks)
+    row = {text: i for i, text in enumerate(texts)}
+    vectors = checked(embed(texts), texts)  # (n, D)
+    scores = {}
+    for name, subsets in tasks.items():
+        cosines = {
+            subset: cosine(vectors, [row[t] for t in p.first], [row[t] for t in p.second])
+            for subset, p in subsets.items()
+        }
+        scores[name] = task_score(cosines, {subset: p.gold for subset, p in subsets.items()}, name)
+    return scores
+
+
+def unique_texts(tasks: Mapping[str, Mapping[str, Pairs]]) -> list[str]:
+    """Each sentence of all tasks once, in order of first appearance."""
+    found: dict[str, None] = {}
+    for subsets in tasks.values():
+        for pairs in subsets.values():
+            found |= dict.fromkeys(pairs.first) | dict.fromkeys(pairs.second)
+    return list(found)
+
+
+def task_score(cosines: Mapping[str, Vector], golds: Mapping[str, Vector], name: str = "task") -> TaskScore:
+    """Aggregate cosines and gold scores by subset."""
+    sizes = {subset: len(gold) for subset, gold in golds.items()}
+    subsets = {subset: correlation(cosines[subset], golds[subset], f"{name}, subset {subset}") for subset in golds}
+    pooled, gold = np.concatenate(list(cosines.values())), np.concatenate(list(golds.values()))
+    return TaskScore(
+        all=correlation(pooled, gold, name),
+        mean=_mean(subsets, dict.fromkeys(subsets, 1)),
+        wmean=_mean(subsets, sizes),
+        subsets=subsets,
+        sizes=sizes,
+        cosine=pooled,
+        gold=gold,
+    )
+
+
+def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlation:
+    """Both correlations, times 100.
+
+    Raises:
+        UserError: One side is constant, so that there is none.
+    """
+    if len(gold) < 2 or np.ptp(gold) == 0:
+        raise UserError(
+            f"{name}: all {len(gold)} gold scores are equal, so no correlation is defined.\nCheck the data."
+        )
+    if np.ptp(cosines) == 0:
+        raise UserError(
+            f"{name}: the model gives all {len(gold)} pairs the same similarity, {cosines[0]:g}, so no correlation is "
+            f"defined.\nIt has collapsed, or its weights did not load."
+        )
+    spearman = pearson(rankdata(cosines), rankdata(gold))
+    return Correlation(100 * spearman, 100 * pearson(cosines, gold))
+
+
+def pearson(x: Vector, y: Vector) -> float:
+    """Correlation coefficient, in [-1, 1]."""
+    x, y = x - x.mean(), y - y.mean()
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def cosine(vectors: NDArray[np.floating], first: list[int], second: list[int], rows: int = 4096) -> Vector:
+    """Cosine of each pair of rows, in float64; 0 where a vector is zero, as in the field's engine."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(first), rows):
+        a = vectors[first[start : start + rows]].astype(np.float64)  # (rows, D)
+        b = vectors[second[start : start + rows]].astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            parts.append(np.nan_to_num(_dot(a, b) / (np.sqrt(_dot(a, a)) * np.sqrt(_dot(b, b)))))
+    return np.concatenate(parts)
+
+
+def _dot(a: Vector, b: Vector) -> Vector:
+    """Row by row dot product with additions in a fixed order: (n, D), (n, D) -> (n,).
+
+    Equal sentences have equal vectors, whose cosine misses 1 by a last bit that depends on the order of additions.
+    Ranks break these ties, so that order shows in Spearman: by half a point on small sets with many equal pairs. The
+    order here is that of the BLAS (OpenBLAS with AVX) on which the field's engine gave its reference numbers: eight
+    accumulators of two lanes, added in pairs, then what is left of the row one by one. With an order of its own, not
+    the machine's, a set of vectors has one score everywhere.
+    """
+    products = a * b
+    whole = products.shape[1] // 16 * 16
+    lanes = np.zeros((len(products), 8, 2))
+    for start in range(0, whole, 16):
+        lanes += products[:, start : start + 16].reshape(-1, 8, 2)
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, 0::2] + lanes[:, 1::2]
+    total: Vector = lanes[:, 0, 0] + lanes[:, 0, 1]
+    for column in range(whole, products.shape[1]):
+        total = total + products[:, column]
+    return total
+
+
+def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:
+    total = sum(weights.values())
+    return Correlation(
+        spearman=sum(scores[s].spearman * weights[s] for s in scores) / total,
+        pearson=sum(scores[s].pearson * weights[s] for s in scores) / total,
+    )
+
+
+def checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:
+    """Refuse what cannot be a row of numbers for each text."""
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise UserError(
+            f"the model returned an array of shape {vectors.shape} for {len(texts)} texts; (n, D) is needed."
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the model returned nan or infinity for {len(bad)} of {len(texts)} texts, the first being "
+            f"{texts[bad[0]][:60]!r}.\nTry --precision fp32; if that does not help, the checkpoint is broken."
+        )
+    return vectors

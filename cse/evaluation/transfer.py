@@ -1,0 +1,141 @@
+"""SentEval's transfer tasks: how well a logistic regression on frozen vectors does.
+
+Folds, seeds, order of rows, features of pairs, the grid of regularisation and one class against the rest are SentEval's
+(of its own scikit-learn classifier). Deviations: that one, liblinear's, also regularised the intercept. The numbers in
+papers come from SentEval's other classifier, a softmax layer trained by Adam with early stopping (kfold 10, batch 64,
+tenacity 5, epoch_size 4), where this one is solved to its optimum. SentEval sorts rows by the number of Moses tokens,
+which are counted here as words between spaces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.evaluation.sts import Embed, checked
+from cse.evaluation.transfer_data import Labelled, Row, specs
+
+SEED = 1111  # SentEval's
+FOLDS = 10  # of its full setting; its quick one has 5
+GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularisation
+NEWTON_FEATURES = 2048  # more of them make Newton's Hessian dear
+LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones
+
+Matrix = NDArray[np.floating]
+Labels = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of one task, times 100.
+
+    Attributes:
+        test: The score.
+        dev: On the rows that chose the regularisation.
+        n: Rows tested.
+        f1: Of the class "1", for MRPC.
+    """
+
+    test: float
+    dev: float
+    n: int
+    f1: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        spread = 1.96 * math.sqrt(max(self.test * (100 - self.test), 0.0) / self.n)
+        bounds = [round(max(0.0, self.test - spread), 3), round(min(100.0, self.test + spread), 3)]
+        return {"accuracy": self.test, "dev": self.dev, "n": self.n, "f1": self.f1, "interval": bounds}
+
+
+def split_names(names: str) -> tuple[str, list[str]]:
+    """Names of STS tasks, left together, and those of transfer tasks; `transfer` stands for all of these."""
+    upper = {name.upper(): name for name in specs()}
+    rest, found = [], []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name.lower() == "transfer":
+            found += list(specs())
+        elif name.upper() in upper:
+            found.append(upper[name.upper()])
+        else:
+            rest.append(name)
+    return ",".join(rest), list(dict.fromkeys(found))
+
+
+def evaluate(data: Labelled, embed: Embed, folds: int = FOLDS) -> Accuracy:
+    """Score one task."""
+    splits = {name: _prepared(rows, embed) for name, rows in data.splits.items()}
+    if data.protocol == "folds":
+        return _nested(*splits["all"], folds)
+    if data.protocol == "split":
+        return _chosen(splits["train"], splits["test"], lambda c: _fit(*splits["train"], c).score(*splits["dev"]))
+    x, y = splits["train"]
+    return _chosen(splits["train"], splits["test"], _inner(x, y, folds), f1=specs()[data.name].get("pairs", False))
+
+
+def _prepared(rows: Sequence[Row], embed: Embed) -> tuple[Matrix, Labels]:
+    """Features and labels in SentEval's order, which its folds depend on: by length, then by label."""
+    ordered = sorted(rows, key=lambda row: (*(len(text.split()) for text in row.texts), row.label))
+    distinct = list(dict.fromkeys(text for row in ordered for text in row.texts))
+    vectors = checked(embed(distinct), distinct).astype(np.float64)  # float32 is too coarse for Newton's Hessian
+    place = {text: i for i, text in enumerate(distinct)}
+    sides = [vectors[[place[row.texts[side]] for row in ordered]] for side in range(len(ordered[0].texts))]
+    x = sides[0] if len(sides) == 1 else np.hstack([np.abs(sides[0] - sides[1]), sides[0] * sides[1]])
+    return x, np.array([row.label for row in ordered])
+
+
+def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
+    """Each fold is tested once by a model whose regularisation the other folds chose among themselves."""
+    tests, devs = [], []
+    for train, test in _folds(y, folds):
+        found = _chosen((x[train], y[train]), (x[test], y[test]), _inner(x[train], y[train], folds))
+        tests.append(found.test)
+        devs.append(found.dev)
+    return Accuracy(float(np.mean(tests)), float(np.mean(devs)), len(y))
+
+
+def _inner(x: Matrix, y: Labels, folds: int) -> Callable[[float], float]:
+    """Mean accuracy over inner folds by regularisation."""
+    parts = _folds(y, folds)
+    return lambda c: float(np.mean([_fit(x[train], y[train], c).score(x[dev], y[dev]) for train, dev in parts]))
+
+
+def _chosen(
+    train: tuple[Matrix, Labels], test: tuple[Matrix, Labels], dev: Callable[[float], float], f1: bool = False
+) -> Accuracy:
+    by_c = {c: dev(c) for c in GRID}
+    best = max(by_c, key=lambda c: by_c[c])  # the first of equals, as SentEval's argmax
+    predicted = _fit(*train, best).predict(test[0])
+    correct = 100 * float(np.mean(predicted == test[1]))
+    return Accuracy(correct, 100 * by_c[best], len(test[1]), _f1(predicted, test[1]) if f1 else None)
+
+
+def _fit(x: Matrix, y: Labels, c: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    newton = x.shape[1] <= NEWTON_FEATURES and np.square(x).sum(1).mean() > LONG
+    solver = "newton-cholesky" if newton else "lbfgs"
+    model = LogisticRegression(C=c, random_state=SEED, max_iter=1000, solver=solver)
+    return (model if len(np.unique(y)) == 2 else OneVsRestClassifier(model)).fit(x, y)
+
+
+def _folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    from sklearn.model_selection import StratifiedKFold
+
+    rarest = min(np.unique(y, return_counts=True)[1])
+    if rarest < 2:
+        raise UserError("a class has fewer than two rows, so that no folds can be made.\nCheck the data.")
+    parts = StratifiedKFold(n_splits=min(folds, int(rarest)), shuffle=True, random_state=SEED)
+    return list(parts.split(np.zeros(len(y)), y))
+
+
+def _f1(predicted: Labels, gold: Labels) -> float:
+    both = np.sum((predicted == "1") & (gold == "1"))
+    return float(100 * 2 * both / max(1, np.sum(predicted == "1") + np.sum(gold == "1")))

@@ -1,0 +1,1 @@
+"""What is done with a trained encoder: encode files, export to ONNX, whiten."""

@@ -1,0 +1,317 @@
+"""Vectors of a file of any size: a window of rows at a time, and on from the last whole window after a kill.
+
+While it is written, OUT.partial holds the vectors so far, as the .npy file that it will become, and OUT.partial.json
+how far they are to be trusted and what they were made from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.data.sources import Column, read
+from cse.encoder.model import Encoder, Precision, uses_bf16
+from cse.errors import UserError
+from cse.files import atomic_file
+
+FORMATS = (".npy", ".parquet")
+WINDOW = 32_768  # rows
+WINDOW_LETTERS = 1 << 22  # a window ends here too, so that long texts do not make it large in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The rows of a file, one text each.
+
+    Attributes:
+        path: As `cse.data.sources.read` takes it.
+        column: Of a table.
+        rows: How many.
+        blank: How many of them are empty.
+        sha256: Of all of them.
+    """
+
+    path: str
+    column: str
+    rows: int
+    blank: int
+    sha256: str
+
+    @classmethod
+    def scan(cls, path: str, column: str = "text") -> Texts:
+        """Read the file once, so that what is wrong with its last row is said before any work.
+
+        Raises:
+            UserError: It cannot be read, or has no rows.
+        """
+        digest, rows, blank = hashlib.sha256(), 0, 0
+        for text in _read(path, column):
+            digest.update(f"{len(text)}:{text}".encode())  # so that no two lists of texts read the same
+            rows, blank = rows + 1, blank + (not text.strip())
+        if not rows:
+            raise UserError(f"texts {path}: there is nothing in it")
+        return cls(path, column, rows, blank, digest.hexdigest())
+
+    def windows(self, rows: int, skip: int = 0) -> Iterator[list[str]]:
+        """All texts in lists of at most so many rows and `WINDOW_LETTERS`, without the first `skip` texts.
+
+        Where a window ends depends on the texts alone if `skip` is itself the end of one.
+        """
+        window: list[str] = []
+        letters = 0
+        for text in islice(_read(self.path, self.column), skip, None):
+            if window and (len(window) == rows or letters + len(text) > WINDOW_LETTERS):
+                yield window
+                window, letters = [], 0
+            window.append(text)
+            letters += len(text)
+        if window:
+            yield window
+
+
+def encode_file(
+    encoder: Encoder,
+    texts: Texts,
+    out: Path,
+    *,
+    precision: Precision = "auto",
+    normalize: bool = False,
+    dims: int | None = None,
+    window: int = WINDOW,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> tuple[int, int]:
+    """Write the vectors of texts, one row each and in their order; an empty text has a vector too.
+
+    What is there of an earlier, killed call with the same arguments is kept, and the file comes out with the same
+    bytes as if it had not been killed (on the same machine and number of threads).
+
+    Args:
+        encoder: What encodes.
+        texts: The rows.
+        out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D.
+        precision: As in `Encoder.encode`.
+        normalize: Scale each vector to length 1.
+        dims: Keep this many first components (before scaling); None: all.
+        window: Rows that are encoded, and saved, at a time.
+        progress: Called with the number of rows that are done, at first and after each window.
+
+    Returns:
+        (n, D).
+
+    Raises:
+        UserError: An argument is out of range, there is a partial file of other texts, checkpoint or options, or the
+            disk is full.
+    """
+    check_out(out)
+    size = _dims(dims, encoder.dim)
+    if window < 1:
+        raise UserError(f"--window is {window}; give 1 or more")
+    computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
+    made_from = {
+        "texts": texts.sha256,
+        "checkpoint": fingerprint(encoder),
+        "precision": computed,
+        "normalize": normalize,
+        "dims": size,
+        "window": window,
+        "device": encoder.device.type,
+        "torch": torch.__version__,
+    }
+    shape = (texts.rows, size)
+    with _written(out), _partial(out, shape, made_from) as (file, done):
+        progress(done)
+        for rows in texts.windows(window, skip=done):
+            vectors = encoder.encode(rows, precision=computed)[:, :size]
+            _append(file, unit(vectors) if normalize else vectors)
+            done += len(rows)
+            _note(out, made_from, done)
+            progress(done)
+        if done != texts.rows:
+            raise UserError(f"texts {texts.path}: it changed while it was read\nfix: run again when it is complete")
+        _finish(out, shape)
+    return shape
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        UserError: Its name ends otherwise, it is a folder, or its folder is not to be written to.
+    """
+    if out.suffix not in FORMATS:
+        raise UserError(f"--out is {out}; give a name that ends in {' or '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; give a file in it, such as {out / ('vectors' + out.suffix)}")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--out {out}: {folder} is not a folder that can be written to\nfix: give another place")
+
+
+def partial_files(out: Path) -> tuple[Path, Path]:
+    """Where an unfinished `out` lies: the vectors, and what is known of them."""
+    return out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.partial.json")
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Hash of all that a vector depends on besides its text: weights, pooler, tokenizer, length."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    backend = encoder.tokenizer.backend_tokenizer
+    vocabulary = {**json.loads(backend.to_str()), "truncation": None, "padding": None}  # set by each call
+    post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
+    settings = (type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post)
+    digest.update(json.dumps([vocabulary, settings], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _read(path: str, column: str) -> Iterator[str]:
+    """The texts of all rows; an empty one for a blank line or an empty cell."""
+    try:
+        for row in read(path, [Column("--column", column)]):
+            yield row.cells[0] or ""
+    except UserError as error:  # the reader speaks of a recipe's option
+        message = str(error).replace("data.path", "texts").replace("--data.init_args.path=my.txt", "my.txt")
+        raise UserError(message) from error
+
+
+def _dims(dims: int | None, most: int) -> int:
+    if dims is not None and not 1 <= dims <= most:
+        raise UserError(f"--dims is {dims}; this checkpoint's vectors have {most}: give a number from 1 to {most}")
+    return dims or most
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, D) of length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return scaled
+
+
+# -- On disk -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """Say in words that the disk is full or fails; what is whole so far stays."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be written: {error.strerror or error}\n"
+            "fix: make room and run the same again; it goes on where it stopped"
+        ) from error
+
+
+@contextmanager
+def _partial(out: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[tuple[IO[bytes], int]]:
+    """The partial file, open behind its last whole window, and how many rows it has; nobody else may have it open."""
+    path, _ = partial_files(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            theirs = not os.path.samestat(os.fstat(file.fileno()), path.stat())  # it got its final name just now
+        except OSError:
+            theirs = True
+        if theirs:
+            raise UserError(f"--out {out}: another process is writing it now")
+        header = _header(shape)
+        done = _trusted(out, made_from, lambda rows: len(header) + rows * shape[1] * 4)
+        file.write(header)
+        file.truncate(len(header) + done * shape[1] * 4)
+        file.seek(0, os.SEEK_END)
+        yield file, done
+
+
+def _trusted(out: Path, made_from: dict[str, Any], bytes_of: Callable[[int], int]) -> int:
+    """How many rows of the partial file are whole; 0 where it is new.
+
+    Raises:
+        UserError: It is one of other texts, checkpoint or options.
+    """
+    path, about = partial_files(out)
+    size = path.stat().st_size
+    try:
+        known = json.loads(about.read_text(encoding="utf-8"))
+        before, rows = dict(known["made_from"]), int(known["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    if not size:  # killed when all was done, before the note was removed
+        return 0
+    changed = [_change(name, before.get(name), value) for name, value in made_from.items() if before.get(name) != value]
+    if changed:
+        raise UserError(
+            f"{path} is of an unfinished run, and of another: {', '.join(changed)}\n"
+            f"fix: run as before to go on with it, or remove it to start over"
+        )
+    return rows if size >= bytes_of(rows) else 0
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name in {"texts", "checkpoint"}:
+        return f"the {name} changed"
+    return f"{name} was {before} and is {now}"
+
+
+def _append(file: IO[bytes], vectors: NDArray[np.float32]) -> None:
+    """Put rows at the end, and on the disk."""
+    file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _note(out: Path, made_from: dict[str, Any], rows: int) -> None:
+    """Trust so many rows. Written after them, so that a kill between the two costs a window and no more."""
+    with atomic_file(partial_files(out)[1]) as scratch:
+        scratch.write_text(json.dumps({"rows": rows, "made_from": made_from}, indent=2) + "\n", encoding="utf-8")
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """What numpy.save puts before (n, D) float32."""
+    buffer = io.BytesIO()
+    about: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, about)
+    return buffer.getvalue()
+
+
+def _finish(out: Path, shape: tuple[int, int]) -> None:
+    """Give the file its name, or make the parquet file of it."""
+    path, about = partial_files(out)
+    if out.suffix == ".npy":
+        os.replace(path, out)
+    else:
+        with atomic_file(out) as scratch:
+            _to_parquet(path, scratch)
+        path.unlink()
+    about.unlink()
+
+
+def _to_parquet(source: Path, target: Path) -> None:
+    """The same rows as a table, a row group for each `WINDOW`."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    vectors = np.load(source, mmap_mode="r")  # (n, D)
+    rows, size = vectors.shape
+    schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), size))])
+    with ParquetWriter(target, schema, compression="none", use_dictionary=["row"]) as writer:
+        for start in range(0, rows, WINDOW):
+            part = np.ascontiguousarray(vectors[start : start + WINDOW])
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), size)
+            numbers = pa.array(np.arange(start, start + len(part), dtype=np.int64))
+            writer.write_table(pa.table([numbers, flat], schema=schema))

@@ -1,0 +1,277 @@
+"""A checkpoint as one ONNX graph, from token ids to the vector, that runs where torch and transformers are not.
+
+    model.onnx       input_ids, attention_mask (n, L) int64 -> embedding (n, D) float32
+    tokenizer.json   with truncation and padding set, so that `tokenizers` alone makes the inputs
+    export.json      what else there is to know
+
+Pooling, head, whitening and unit length are part of the graph, as far as the checkpoint has them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cse.encoder.fast.batching import token_budget_batches
+from cse.encoder.poolers import NEEDS_ALL_LAYERS
+from cse.errors import UserError
+from cse.files import atomic_dir
+
+if TYPE_CHECKING:
+    from cse.encoder.model import Encoder
+
+MODEL, TOKENIZER, ABOUT = "model.onnx", "tokenizer.json", "export.json"
+INPUTS, OUTPUT = ("input_ids", "attention_mask"), "embedding"
+COSINE = 0.9999  # the least between a float32 graph's vector and torch's
+MOST_IN_ONE_FILE = 1.8e9  # bytes of weights; an ONNX file ends at 2 GB, and larger ones keep theirs in a second file
+BATCHES = (1, 3, 64)
+SENTENCES = (
+    "Rain is expected by noon.",
+    "The museum has moved its oldest maps into a room without windows.",
+    "She asked whether the last train had left, and nobody on the platform could say.",
+    "No!",
+    "A",
+    "Two of the three engines failed within a minute of each other; the crew landed on the third.",
+    "Der Zug fährt heute nicht.",
+    "三月的天气很难预料。",
+    "prices rose 3.5 % in 2019, to $1,204.99",
+    "He put the kettle on.   Then he forgot it.",
+    "The children built a raft of doors and rope, and it floated for most of an afternoon.",
+    "",
+    "Water boils at a lower temperature on a mountain, so that eggs take longer there. " * 60,
+)
+
+
+class OnnxEncoder:
+    """An exported folder as an encoder: texts -> vectors, without torch's model or transformers.
+
+    Args:
+        folder: What `export` wrote.
+        threads: Processor threads; None: as many as torch uses.
+
+    Raises:
+        UserError: The folder is no export, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        ort = _package("onnxruntime")
+        from tokenizers import Tokenizer
+
+        missing = [name for name in (MODEL, TOKENIZER, ABOUT) if not (self.folder / name).is_file()]
+        if missing:
+            raise UserError(f"{folder} is not an exported model: it lacks {', '.join(missing)}\nfix: cse export CKPT")
+        self.about: dict[str, Any] = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
+        self.max_length, self.dim = int(self.about["max_length"]), int(self.about["dim"])
+        self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        self.tokenizer.no_padding()  # batches are formed by length first
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(str(self.folder / MODEL), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for every status, of no common base
+            raise UserError(f"{self.folder / MODEL} does not load: {_line(error)}\nfix: export it again") from error
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, max_tokens: int = 1024
+    ) -> NDArray[np.float32]:
+        """Vectors (n, D) of texts, in their order; arguments as of `Encoder.encode`."""
+        clean = [text.strip().lower() if self.about["do_lower_case"] else text.strip() for text in texts]
+        pad = int(self.about["pad_token_id"])
+        ids = [encoding.ids or [pad] for encoding in self.tokenizer.encode_batch(clean)]
+        out = np.empty((len(ids), self.dim), dtype=np.float32)
+        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
+            for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
+                out[part] = self.run([ids[i] for i in part])
+        return out
+
+    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Vectors (n, D) of token ids of unequal length, as one batch."""
+        tokens = np.full((len(rows), max(map(len, rows))), self.about["pad_token_id"], dtype=np.int64)
+        mask = np.zeros_like(tokens)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)], mask[i, : len(row)] = row, 1
+        vectors: NDArray[np.float32] = self.session.run([OUTPUT], dict(zip(INPUTS, (tokens, mask), strict=True)))[0]
+        return vectors
+
+
+def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = None) -> dict[str, Any]:
+    """Write `out`, whole or not at all, once onnxruntime gives the encoder's vectors.
+
+    Args:
+        encoder: As `Encoder.load` gives it: LoRA is merged there.
+        out: A new folder, or an export to replace.
+        quantize: `int8` stores the weights in 8 bits and computes products in them, with the scale of the activations
+            found at run time, one for a whole batch: a vector then depends a little on its batch.
+
+    Returns:
+        What export.json says: `cosine` is the least between float32 graph and torch over `SENTENCES`, in batches of
+        several sizes; for int8 `cosine_int8` has the mean and the least between int8 graph and torch.
+
+    Raises:
+        UserError: `out` is something else, a package is missing, or the graph cannot be made or gives other vectors.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _package(name)
+    if out.exists() and not (out / ABOUT).is_file() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out}: is there and is no export; give a new folder")
+    want = encoder.encode(SENTENCES)  # (n, D)
+    with atomic_dir(out) as folder:
+        about = _write(encoder, folder)
+        whole = OnnxEncoder(folder)
+        about["cosine"] = min(_check(whole.encode(SENTENCES, batch_size=n), want) for n in BATCHES)
+        if quantize:
+            _quantize(folder / MODEL)
+            small = OnnxEncoder(folder)
+            near = np.concatenate([_cosines(small.encode(SENTENCES, batch_size=n), want) for n in BATCHES])
+            about |= {"weights": quantize, "cosine_int8": {"mean": float(near.mean()), "min": float(near.min())}}
+        _json(folder / ABOUT, about)
+    return about
+
+
+class Graph(nn.Module):
+    """What is traced: an encoder's whole way from ids to vector, without the cutting into sub-batches."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, L), (n, L) -> (n, D)."""
+        encoder = self.encoder
+        options = {"output_hidden_states": True} if encoder.pooler in NEEDS_ALL_LAYERS else {}
+        output = encoder.backbone(**encoder.model_inputs(input_ids, attention_mask), **options)
+        states = output.hidden_states if options else (output.last_hidden_state,)
+        vectors: Tensor = encoder.post(encoder._pool(states, attention_mask))
+        return vectors
+
+
+def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
+    """Graph, tokenizer and facts."""
+    large = sum(p.numel() * p.element_size() for p in encoder.parameters()) > MOST_IN_ONE_FILE
+    program = _trace(encoder)
+    program.save(str(folder / MODEL), external_data=large)
+    tokenizer = encoder.tokenizer
+    alone = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    alone.enable_truncation(encoder.max_length, direction=tokenizer.truncation_side)
+    alone.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+    alone.save(str(folder / TOKENIZER))
+    about = {
+        "format": "onnx",
+        "weights": "float32",
+        "dim": encoder.dim,
+        "max_length": encoder.max_length,
+        "do_lower_case": encoder.lower_case,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    _json(folder / ABOUT, about)
+    return about
+
+
+def _trace(encoder: Encoder) -> Any:
+    """The graph as torch's ONNXProgram, for any number of rows and tokens."""
+    example = tuple(part.to(encoder.device) for part in encoder._pad(encoder._tokenise(SENTENCES[:3])))
+    shape = {0: torch.export.Dim("n"), 1: torch.export.Dim("L")}
+    training = encoder.training
+    encoder.eval()
+    try:
+        with _silence(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                Graph(encoder),
+                example,
+                input_names=INPUTS,
+                dynamic_shapes=dict.fromkeys(INPUTS, shape),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever an architecture raises under a tracer
+        raise _refusal(encoder, _line(error)) from error
+    finally:
+        encoder.train(training)
+    graph = program.model.graph
+    if any(isinstance(size, int) for value in graph.inputs for size in value.shape):
+        raise _refusal(encoder, "its code fixes the number of rows or tokens")
+    for value in (value for node in graph for value in node.outputs if value.name == OUTPUT):
+        value.name = f"token_{OUTPUT}"  # a name may stand for one thing only
+    graph.outputs[0].name = OUTPUT
+    return program
+
+
+def _refusal(encoder: Encoder, reason: str) -> UserError:
+    kind = f"{type(encoder).__name__} ({encoder.backbone.config.model_type})"
+    return UserError(f"{encoder.source}: this {kind} cannot be exported to ONNX: {reason}")
+
+
+def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """The least cosine; both directions and lengths must agree.
+
+    Raises:
+        UserError: They do not.
+    """
+    cosine = float(_cosines(got, want).min())
+    apart = float((np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1).clip(1e-12)).max())
+    if not (cosine >= COSINE and apart <= np.sqrt(2 - 2 * COSINE)):
+        raise UserError(
+            f"the exported graph gives other vectors than the checkpoint: cosine {cosine:.6f}, {apart:.1%} off\n"
+            "Nothing was written. Please report the backbone's architecture and your versions of torch and onnxruntime."
+        )
+    return cosine
+
+
+def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) of rows (n, D)."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: NDArray[np.float32] = (a * b).sum(1) / lengths.clip(1e-12)
+    return cosines
+
+
+def _quantize(model: Path) -> None:
+    """Replace a float32 graph by its int8 one, with a scale for each output channel of a weight."""
+    tool = _package("onnxruntime.quantization")
+    small = model.with_name("int8.onnx")
+    with _silence():
+        tool.quantize_dynamic(model, small, weight_type=tool.QuantType.QInt8, per_channel=True)
+    for old in model.parent.glob(f"{MODEL}*"):
+        old.unlink()
+    small.rename(model)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the exporters' advice, which is for those who write them."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _package(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"ONNX needs {name}, which is not installed\nfix: pip install 'cse[onnx]'") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

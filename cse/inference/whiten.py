@@ -1,0 +1,113 @@
+"""After training: a linear map, fitted once on sentence vectors, saved with the model and applied by `encode`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.encoder.heads import Dense, Normalize
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from cse.encoder.model import Encoder
+    from cse.encoder.poolers import PoolerName
+
+
+def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
+    """PCA whitening of sentence vectors to their first k components, as a linear layer.
+
+        y = (x - mu) K,    Sigma = U diag(s) U^T, s descending,    K = U diag(s^{-1/2}), first k columns
+
+    mu and Sigma (unbiased) are those of the vectors; y has mean 0 and covariance I on them. BERT-whitening (Su et al.,
+    2021, arXiv:2103.15316, algorithm 1: whitening-k). Columns are determined up to sign, cosines wholly.
+
+    Args:
+        vectors: X (n, H), n above k.
+        k: Dimensions to keep (paper: 256 for base and 384 for large models).
+
+    Returns:
+        H -> k, with weight K^T and bias -mu K, computed in float64 and held in float32.
+
+    Raises:
+        UserError: The vectors do not vary in k directions.
+
+    Source: bojone/BERT-whitening, eng/utils.py, compute_kernel_bias.
+    """
+    x = np.asarray(vectors, dtype=np.float64)
+    if not 1 <= k <= x.shape[1]:
+        raise UserError(f"k is {k}; the vectors have {x.shape[1]} dimensions: give a number from 1 to {x.shape[1]}")
+    if len(x) < 2:
+        raise UserError(f"k is {k} and there are {len(x)} sentences to fit on; give more sentences than dimensions")
+    mean = x.mean(0)  # (H,)
+    values, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False).reshape(x.shape[1], -1))
+    values, directions = values[::-1], directions[:, ::-1]  # descending
+    rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
+    if k > rank:
+        raise UserError(f"k is {k}, but {len(x):,} sentences vary in {rank} directions only; give more, or a smaller k")
+    kernel = directions[:, :k] / np.sqrt(values[:k])  # (H, k)
+    dense = Dense(x.shape[1], k, activation="identity")
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.from_numpy(kernel.T))
+        dense.linear.bias.copy_(torch.from_numpy(-mean @ kernel))
+    return dense
+
+
+def whiten(encoder: Encoder, texts: Sequence[str], k: int) -> Encoder:
+    """The encoder with whitening, fitted on what it makes of the texts, and unit length appended to what it exports.
+
+    Raises:
+        UserError: As `fit_whitening`.
+    """
+    dense = fit_whitening(encoder.encode(texts), k)
+    encoder.post.extend([dense.to(encoder.device), Normalize()])
+    return encoder
+
+
+def whiten_checkpoint(
+    checkpoint: str,
+    data: str,
+    columns: Sequence[str],
+    k: int,
+    out: Path,
+    *,
+    limit: int | None = None,
+    pooler: PoolerName | None = None,
+) -> tuple[int, int]:
+    """Load a checkpoint, whiten it on the texts of `data` and save it as `out`, whole or not at all.
+
+    Args:
+        checkpoint: A folder, `asset:NAME` or Hub id.
+        data: A file, `asset:NAME` or Hub id, as in recipes. Every cell counts, repeated ones as often as they occur.
+        columns: Those of a table whose texts are taken.
+        k: Dimensions to keep.
+        out: A new folder, or a checkpoint to replace.
+        limit: Read the first so many rows; None: all.
+        pooler: For a plain Hugging Face model.
+
+    Returns:
+        How many texts it was fitted on, and the dimensions before.
+
+    Raises:
+        UserError: The checkpoint or the data cannot be read, k is out of range, or `out` is something else.
+    """
+    from cse.data.sources import Column, read
+    from cse.encoder.model import Encoder
+
+    if out.exists() and not (out / "modules.json").exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out}: is there and is no checkpoint; give a new folder")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}; give 1 or more, or leave it out")
+    rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
+    texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
+    if not texts:
+        raise UserError(f"--data {data}: there is no text in it")
+    encoder = Encoder.load(checkpoint, pooler=pooler)
+    before = encoder.dim
+    whiten(encoder, texts, k).save(out)
+    return len(texts), before

@@ -1,0 +1,84 @@
+"""Gradient caching: large batches in the memory of a small one (Gao et al., 2021, arXiv:2101.06983).
+
+The batch is encoded in chunks without gradient, the loss is taken on all embeddings at once, and each chunk is encoded
+again, under the same dropout, to carry the embeddings' gradient into the weights. It works for any objective that is a
+function of embeddings (`Objective.cacheable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, StepContext
+from cse.training.learner import Encoded, Learner
+
+
+def backward(
+    accelerator: Accelerator,
+    learner: nn.Module,
+    batch: Batch,
+    ctx: StepContext,
+    *,
+    chunk_size: int,
+    seed: Callable[[int], None],
+    accumulation: int = 1,
+) -> tuple[Encoded, LossOutput]:
+    """Add the batch's gradient to the weights, encoding `chunk_size` rows at a time.
+
+    Args:
+        accelerator: Whose `backward` and `no_sync` are used.
+        learner: A `Learner`, possibly wrapped for several processes.
+        batch: This process's share.
+        ctx: The step.
+        chunk_size: Rows (anchors with all their views) that are encoded together.
+        seed: Sets dropout's generator for a chunk, the same at each call.
+        accumulation: How many such batches make an optimizer step, which takes the mean of their gradients.
+
+    Returns:
+        The embeddings and the loss, detached.
+    """
+    chunks = split(batch, chunk_size)
+    with torch.no_grad():
+        parts = [_encode(learner, chunk, seed, i) for i, chunk in enumerate(chunks)]
+    encoded = Encoded(*(torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)))
+    with accelerator.no_sync(learner):
+        seed(len(chunks))
+        _, output = learner(batch, ctx, encoded)
+        accelerator.backward(output.loss / accumulation)
+    gradients = [[_gradient(t)[i : i + chunk_size] for t in encoded] for i in range(0, batch.size, chunk_size)]
+    for i, (chunk, gradient) in enumerate(zip(chunks, gradients, strict=True)):
+        final = i == len(chunks) - 1
+        with nullcontext() if final else accelerator.no_sync(learner):
+            again = _encode(learner, chunk, seed, i)
+            surrogate = sum((e * g.to(e.dtype)).sum() for e, g in zip(again, gradient, strict=True))
+            accelerator.backward(surrogate + _touch(learner) if final else surrogate)
+    return Encoded(*(t.detach() for t in encoded)), LossOutput(output.loss.detach(), output.metrics)
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """The batch in pieces of at most `size` rows."""
+    pieces = {name: tensor.split(size) for name, tensor in batch.tensors().items()}  # type: ignore[no-untyped-call]
+    count = -(-batch.size // size)
+    return [batch.with_tensors({name: piece[i] for name, piece in pieces.items()}) for i in range(count)]
+
+
+def _encode(learner: nn.Module, chunk: Batch, seed: Callable[[int], None], index: int) -> Encoded:
+    seed(index)
+    encoded: Encoded = learner(chunk)[0]
+    return encoded
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _touch(learner: nn.Module) -> Tensor:
+    """0 that depends on the objective's weights: their gradient is already there, and DDP waits for every weight."""
+    inner = learner if isinstance(learner, Learner) else learner.module
+    assert isinstance(inner, Learner)
+    return torch.stack([0.0 * p.sum() for p in inner.objective.parameters()] or [torch.zeros(())]).sum()

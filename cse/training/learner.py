@@ -1,0 +1,87 @@
+"""The one module that Accelerate wraps: encoder and objective."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cse.batch import ROW_FIELDS, Batch, LossOutput, StepContext, Views
+from cse.distributed import gather
+from cse.encoder.model import Encoder
+from cse.interfaces import Objective
+from cse.objectives.functional import alignment, cosine_matrix, uniformity
+
+
+class Encoded(NamedTuple):
+    """This process's share of the batch, encoded: (b, V, D') and (b, V, D)."""
+
+    projected: Tensor
+    embedding: Tensor
+
+
+class Learner(nn.Module):
+    """Encodes a batch's views in one pass, gathers them from all processes, and asks the objective."""
+
+    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(
+        self, batch: Batch, ctx: StepContext | None = None, encoded: Encoded | None = None
+    ) -> tuple[Encoded, LossOutput | None]:
+        """Encode, unless `encoded` is given, and compute the loss, if a context is given."""
+        encoded = encoded or self.encode(batch)
+        return encoded, None if ctx is None else self.loss(batch, encoded, ctx)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """All views of the batch in one pass over (b V, L) rows; nothing (b, V, 0) if the objective reads none."""
+        if not self.objective.uses_views:
+            nothing = torch.zeros(batch.size, batch.views, 0, device=batch.input_ids.device)
+            return Encoded(nothing, nothing)
+        output = self.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
+        shape = (batch.size, batch.views, -1)
+        return Encoded(output.projected.view(shape), output.embedding.view(shape))
+
+    def loss(self, batch: Batch, encoded: Encoded, ctx: StepContext) -> LossOutput:
+        """The objective on the batch of all processes: the same number on each."""
+        views = gather_views(encoded, batch.num_positives)
+        output: LossOutput = self.objective(views, gather_rows(batch), ctx)
+        return output
+
+
+def gather_views(encoded: Encoded, num_positives: int) -> Views:
+    """Views over all processes, with gradient."""
+    return Views.split(gather(encoded.projected), gather(encoded.embedding), num_positives)
+
+
+def gather_rows(batch: Batch) -> Batch:
+    """The batch with the fields of rows gathered over all processes, and the fields of tokens left local."""
+    tensors = batch.tensors()
+    shared = {n: gather(t) for n, t in tensors.items() if n in ROW_FIELDS or n.startswith("extras.")}
+    return batch.with_tensors(tensors | shared)
+
+
+@torch.no_grad()
+def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
+    """What a batch looks like on the sphere: is it training, and has it collapsed?
+
+    Returns:
+        pos_cos and neg_cos, the mean cosine of anchors with their own and with other rows' positives; align and
+        uniform, alignment of positive pairs and uniformity of anchors. Empty without positive pairs.
+    """
+    if not num_positives or not encoded.projected.shape[-1]:
+        return {}
+    views = gather_views(Encoded(encoded.projected.detach().float(), encoded.embedding.detach()), num_positives)
+    anchor, positive = views.anchor, views.positive[:, 0]
+    cosine = cosine_matrix(anchor, positive)
+    size = len(anchor)
+    own = cosine.diagonal().sum()
+    return {
+        "pos_cos": float(own / size),
+        "neg_cos": float((cosine.sum() - own) / max(1, size * size - size)),
+        "align": float(alignment(anchor, positive)),
+        "uniform": float(uniformity(anchor)) if size > 1 else 0.0,
+    }

@@ -1,0 +1,299 @@
+import gzip
+import json
+
+import pytest
+
+from cse.batch import Example
+from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets, sources
+from cse.data.datasets import datasets as data
+from cse.errors import UserError
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file and give its path as a recipe would."""
+
+    def write(name, content):
+        path = tmp_path / name
+        raw = content.encode() if isinstance(content, str) else content
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        return str(path)
+
+    return write
+
+
+def parquet(path, **columns):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+def texts_of(dataset):
+    return [example.texts for example in dataset]
+
+
+def fails(make, *parts):
+    """The call ends in a UserError of at most five lines with these parts."""
+    with pytest.raises(UserError) as error:
+        make()
+    message = str(error.value)
+    assert len(message.splitlines()) <= 5
+    for part in parts:
+        assert part in message
+
+
+def test_texts(write):
+    path = write("my.txt", "\ufeffone two\r\n\n  three  \none two\n\t\nfour\u2028five\n")
+    dataset = Texts(path)
+    assert texts_of(dataset) == [("one two",), ("three",), ("four\u2028five",)]
+    assert dataset[1] == dataset[-2] == Example(("three",), row_id=1)
+    assert dataset[1:] == [dataset[1], dataset[2]]
+    assert dataset.report == {"blank": 2, "duplicate": 1, "missing": 0}
+    assert dataset.describe() == f"{path} 3 sentences"
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_texts_by_length_and_limit(write):
+    path = write("my.txt", "a\na b\na b c\na b c d\nb\nc d\n")
+    dataset = Texts(path, min_words=2, max_words=3)
+    assert texts_of(dataset) == [("a b",), ("a b c",), ("c d",)]
+    assert (dataset.report["short"], dataset.report["long"]) == (2, 1)
+    assert texts_of(Texts(path, limit=2)) == [("a",), ("a b",)]
+
+
+TABLES = {
+    "my.csv": 'x,text\n1,"one, two"\n2,"say ""hi""\nagain"\n',
+    "my.tsv": 'x\ttext\n1\tone, two\n2\t"say\n',
+    "my.tsv.gz": 'x\ttext\n1\tone, two\n2\t"say\n',
+    "my.jsonl": '{"text": "one, two", "x": 1}\n\n{"x": 2, "text": "say \\"hi\\""}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [("my.csv", 'say "hi"\nagain'), ("my.tsv", '"say'), ("my.tsv.gz", '"say'), ("my.jsonl", 'say "hi"')],
+)
+def test_a_column_of_a_table(write, name, second):
+    assert texts_of(Texts(write(name, TABLES[name]))) == [("one, two",), (second,)]
+
+
+def test_parquet(tmp_path):
+    path = parquet(tmp_path / "my.parquet", x=[1, 2, 3], text=["one", None, "two"])
+    dataset = Texts(path)
+    assert texts_of(dataset) == [("one",), ("two",)]
+    assert dataset.report["blank"] == 1
+    fails(lambda: Pairs(path), "data.columns", "'sentence1'", "'x', 'text'")
+
+
+def test_pairs_by_name_and_by_number(write):
+    rows = "one\teins\ntwo\tzwei\n"
+    named = Pairs(write("named.tsv", "b\ta\n" + rows), columns=("b", "a"))
+    numbered = Pairs(write("bare.tsv", rows), columns=[0, 1])
+    assert texts_of(named) == texts_of(numbered) == [("one", "eins"), ("two", "zwei")]
+    assert named.hash == numbered.hash
+    assert Pairs(write("bare.tsv", rows), columns=[1, 0]).hash != named.hash
+
+
+def test_a_missing_cell_becomes_one_space(write):
+    path = write("my.tsv", "premise\tentailment\tcontradiction\np\te\tc\n\te\t\n\t\t\n")
+    dataset = Triplets(path)
+    assert texts_of(dataset) == [("p", "e", "c"), (" ", "e", " ")]
+    assert dataset.report == {"blank": 1, "duplicate": 0, "missing": 2}
+    assert dataset[0].num_positives == 1
+
+
+def test_of_several_negatives_a_missing_one_is_left_out(write):
+    path = write("my.tsv", "a\tp\tn1\tn2\na\tp\tx\ty\na\tp\t\ty\n")
+    assert texts_of(Triplets(path, columns=("a", "p", "n1", "n2"))) == [("a", "p", "x", "y"), ("a", "p", "y")]
+
+
+def test_scores_are_scaled(write):
+    path = write("my.tsv", "score\tsentence1\tsentence2\n5.0\ta\tb\n1\tc\td\n2\ta\tb\n3\t\td\n")
+    dataset = ScoredPairs(path, min_score=1, max_score=5)
+    assert [e.score for e in dataset] == [1.0, 0.0, 0.25, 0.5]
+    assert texts_of(dataset)[3] == (" ", "d")
+    for bad in ("six", "5.1", "nan", "inf", ""):
+        path = write("bad.tsv", f"score\tsentence1\tsentence2\n5\ta\tb\n{bad}\tc\td\n")
+        fails(lambda path=path: ScoredPairs(path, max_score=5.0), "bad.tsv:3", repr(bad), "data.max_score")
+
+
+def test_triplets_with_scores(write):
+    path = write("my.tsv", "premise\tentailment\tcontradiction\tscore\na\tb\tc\t0.5\nd\te\t\t1\n")
+    dataset = Triplets(path, score_column="score")
+    assert dataset[0] == Example(("a", "b", "c"), score=0.5, row_id=0)
+    assert dataset[1] == Example(("d", "e", " "), score=1.0, row_id=1)
+    assert Triplets(path)[0].score is None
+    bad = write("bad.tsv", "premise\tentailment\tcontradiction\tscore\na\tb\tc\t1.5\n")
+    fails(lambda: Triplets(bad, score_column="score"), "data.score_column", "bad.tsv:2", "'1.5'")
+    fails(lambda: Triplets(path, score_column="rating"), "data.score_column", "rating")
+
+
+def test_scores_of_json_are_numbers(write):
+    rows = [{"sentence1": "a", "sentence2": "b", "score": 0.5}, {"sentence1": "c", "sentence2": "b", "score": 1}]
+    dataset = ScoredPairs(write("my.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [e.score for e in dataset] == [0.5, 1.0]
+
+
+def test_unique_texts_are_in_order(write):
+    dataset = Pairs(write("my.tsv", "a\tb\nc\ta\n"), columns=(0, 1))
+    assert dataset.unique_texts() == ["a", "b", "c"]
+
+
+def test_an_asset(monkeypatch, write):
+    import cse.assets
+
+    path = write("sentences.txt", "one\ntwo\n")
+    monkeypatch.setattr(cse.assets, "resolve", lambda name: __import__("pathlib").Path(path))
+    assert Texts("asset:wiki").describe() == "asset:wiki 2 sentences"
+
+
+def test_a_file_of_the_hub(monkeypatch, write):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repo, file, repo_type):
+        asked.append((repo, file, repo_type))
+        return write("nli.csv", "sent0,sent1,hard_neg\na,b,c\nd,e,f\n")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    dataset = Triplets("princeton-nlp/datasets-for-simcse:nli_for_simcse.csv", columns=("sent0", "sent1", "hard_neg"))
+    assert asked == [("princeton-nlp/datasets-for-simcse", "nli_for_simcse.csv", "dataset")]
+    assert texts_of(dataset) == [("a", "b", "c"), ("d", "e", "f")]
+
+
+def test_a_data_set_of_the_hub(monkeypatch):
+    import datasets
+
+    table = datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"], "z": [1, 2]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    assert texts_of(Pairs("org/name", columns=("anchor", "positive"))) == [("a", "c"), ("b", "d")]
+    fails(lambda: Pairs("org/name"), "org/name has no column 'sentence1'", "'anchor'")
+
+
+@pytest.mark.parametrize("path", ["org/name", "org/name:my.txt"])
+def test_the_hub_offline(monkeypatch, path):
+    import datasets
+    import huggingface_hub
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("Cannot reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    fails(lambda: Texts(path), path, "Cannot reach the Hub", "--data.init_args.path=my.txt")
+
+
+def test_a_file_that_is_not_there(write, tmp_path):
+    write("mine.txt", "x")
+    fails(lambda: Texts(str(tmp_path / "mime.txt")), "mime.txt: there is no such file", "mine.txt?", ".parquet")
+    fails(lambda: Texts("data/mine.txt"), "there is no such file")
+    fails(lambda: Texts("nowhere/at/all"), "there is no such file")
+
+
+def test_a_folder(write, tmp_path):
+    write("mine.txt", "x")
+    fails(lambda: Texts(str(tmp_path)), "that is a folder", "mine.txt")
+
+
+def test_another_kind_of_file(write):
+    fails(lambda: Texts(write("mine.docx", "x")), "what kind of file", ".jsonl")
+    fails(lambda: Texts(write("my.parquet", "x")), "not a parquet file")
+    fails(lambda: Pairs(write("my.txt", "x")), "one text a line", "data.columns asks for 2")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file(write, content):
+    fails(lambda: Texts(write("my.txt", content)), "data.path is", "there is no text in it")
+
+
+def test_an_empty_table(write):
+    fails(lambda: Texts(write("my.csv", "")), "no column 'text'", "it is empty")
+    fails(lambda: Texts(write("my.jsonl", "")), "there is no text in it")
+
+
+def test_rows_that_are_all_equal(write):
+    fails(lambda: Texts(write("my.txt", "same\nsame\n\nsame\n")), "every row is the same", "'same'")
+    fails(lambda: Texts(write("my.txt", "lonely\n")), "one row")
+
+
+def test_not_utf8(write):
+    fails(lambda: Texts(write("my.txt", b"fine\nol\xe9\n")), "my.txt:2 is not UTF-8", "0xe9", "iconv")
+    fails(lambda: Texts(write("my.txt.gz", b"fine\nol\xe9\n")), "my.txt.gz:2 is not UTF-8")
+
+
+def test_a_gz_that_is_none_or_is_cut(write, tmp_path):
+    path = tmp_path / "cut.txt.gz"
+    path.write_bytes(gzip.compress(b"some text\n" * 1000)[:-12])
+    fails(lambda: Texts(str(path)), "cut.txt.gz: cannot be read")
+    path.write_bytes(b"plain")
+    fails(lambda: Texts(str(path)), "cut.txt.gz: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.csv", "x,y\n1,2\n", ("data.column:", "no column 'text'", "'x', 'y'")),
+        ("a.jsonl", '{"x": 1}\n', ("no column 'text'", "'x'")),
+        ("a.tsv", "x\ttext\n1\ta\n2\tb\tc\n", ("a.tsv:3", "3 cells; expected 2")),
+        ("a.csv", 'text\n"open\n', ("a.csv:2 is not csv",)),
+        ("a.csv", 'text\na\n"b"c\n', ("a.csv:3 is not csv",)),
+        ("a.jsonl", '{"text": "a"}\n{"text"\n', ("a.jsonl:2 is not JSON",)),
+        ("a.jsonl", '{"text": "a"}\n["b"]\n', ("a.jsonl:2 is not a JSON object",)),
+        ("a.jsonl", '{"text": "a"}\n{"text": ["b"]}\n', ("a.jsonl:2", "is a list, not a text")),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', ("a.jsonl:2", "half a character")),
+    ],
+)
+def test_malformed_files(write, name, content, parts):
+    fails(lambda: Texts(write(name, content)), *parts)
+
+
+def test_too_few_cells_by_number(write):
+    fails(lambda: Pairs(write("a.tsv", "a\tb\nc\n"), columns=(0, 1)), "a.tsv:2 has 1 cells; expected 2")
+
+
+def test_numbers_are_of_no_use_where_columns_have_names(write):
+    fails(lambda: Texts(write("a.jsonl", '{"text": "a"}\n'), column=0), "no column 0")
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda p: Texts(p, limit=1), "data.limit is 1"),
+        (lambda p: Texts(p, min_words=-1), "data.min_words is -1"),
+        (lambda p: Texts(p, min_words=5, max_words=4), "data.max_words 4"),
+        (lambda p: Pairs(p, columns=("a",)), "give 2 different"),
+        (lambda p: Pairs(p, columns=("a", "a")), "give 2 different"),
+        (lambda p: Pairs(p, columns=("a", 0)), "not both"),
+        (lambda p: Pairs(p, columns=(-1, 0)), "numbers from 0"),
+        (lambda p: Triplets(p, columns=("a", "b")), "give 3 or more"),
+        (lambda p: ScoredPairs(p, min_score=1, max_score=1), "data.max_score is 1"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_read(monkeypatch, make, part):
+    monkeypatch.setattr(data, "read", lambda *args: iter(()))
+    fails(lambda: make("my.csv"), part)
+
+
+def test_a_recipe_can_say_it(write):
+    """The constructors are the schema: jsonargparse must see names and numbers alike."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(data.Dataset, "data")
+    path = write("bare.tsv", "a\tb\nc\td\n")
+    config = parser.parse_args(["--data=cse.data.Pairs", f"--data.path={path}", "--data.columns=[0, 1]"])
+    assert list(config.data.init_args.columns) == [0, 1]
+    config = parser.parse_args(["--data=cse.data.Pairs", f"--data.path={path}", "--data.columns=[a, b]"])
+    assert list(config.data.init_args.columns) == ["a", "b"]
+
+
+def test_a_path_that_looks_like_a_hub_id_but_exists(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name.txt").write_text("a\nb\n")
+    assert len(Texts("org/name.txt")) == 2
+    assert sources.HUB_ID.fullmatch("org/name.txt")

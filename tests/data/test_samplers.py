@@ -1,0 +1,191 @@
+"""Which rows share a batch: what each sampler promises, on any number of processes, from any step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import yaml
+
+from cse import recipe as recipes
+from cse.batch import Example
+from cse.data.samplers import ClusterBatches, LabelBatches, NoDuplicates, StepBatches
+from cse.errors import UserError
+from tests.runs import make_run, metrics, weights
+from tests.training.test_trainer import Dies
+
+
+def labelled(*counts: int) -> list[Example]:
+    """So many rows of label 0, 1, ..., every text different."""
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    return [Example((f"text {row}",), label=label, row_id=row) for row, label in enumerate(labels)]
+
+
+def repeated(rows: int, texts: int) -> list[Example]:
+    """Pairs whose anchors and positives come from two small sets."""
+    return [Example((f"a{i * 7 % texts}", f"p{i * 11 % (texts + 3)}"), row_id=i) for i in range(rows)]
+
+
+def test_no_text_twice_in_a_batch():
+    data = repeated(300, 40)
+    plain = StepBatches(300, 20, 1, 3, max_steps=1, epochs=1)
+    for batches, clean in ((NoDuplicates().batches(data, 20, 3, 0), True), (plain._permutation(0), False)):
+        worst = max(max(Counter(t for row in batch for t in set(data[row].texts)).values()) for batch in batches)
+        assert (worst == 1) is clean
+    every = [row for batch in NoDuplicates().batches(data, 20, 3, 0) for row in batch]
+    assert len(set(every)) == len(every) > 240  # nearly all rows find a place, and none has two
+
+
+def test_without_duplicates_every_full_batch_is_there():
+    data = labelled(103)
+    batches = NoDuplicates().batches(data, 10, 1, 0)
+    assert batches.shape == (10, 10)
+    assert len(set(batches.flatten())) == 100
+
+
+def test_one_text_everywhere():
+    data = [Example(("same", f"p{i}")) for i in range(9)]
+    with pytest.raises(UserError, match=r"no 2 of the data's 9 rows(.|\n)*fix"):
+        NoDuplicates().batches(data, 2, 0, 0)
+    assert NoDuplicates().batches(data, 1, 0, 0).shape == (9, 1)
+
+
+def test_a_text_in_half_of_the_rows_by_pencil():
+    """Of 6 rows with the text and 6 without, a batch of 2 holds one of each at most, so there are 6 batches."""
+    data = [Example(("same", f"p{i}")) for i in range(6)] + [Example((f"a{i}", f"q{i}")) for i in range(6)]
+    sizes = {len(NoDuplicates().batches(data, 2, seed, 0)) for seed in range(20)}
+    assert max(sizes) == 6
+    for batch in NoDuplicates().batches(data, 2, 0, 0):
+        assert sum(row < 6 for row in batch) <= 1
+
+
+def test_p_labels_with_k_rows_each():
+    data = labelled(9, 8, 3, 2, 8)
+    batches = LabelBatches(labels=2).batches(data, 8, 0, 0)  # K = 4: labels 0, 1 and 4 have groups, two each
+    assert len(batches) == 3
+    assert len(set(batches.flatten())) == 24
+    for batch in batches:
+        labels = [data[row].label for row in batch]
+        assert len(set(labels[:4])) == len(set(labels[4:])) == 1
+        assert labels[0] != labels[4]
+        assert {labels[0], labels[4]} <= {0, 1, 4}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "data", "size", "named"),
+    [
+        (LabelBatches(labels=3), labelled(4, 4), 6, "sampler.labels is 3, but only 2 labels have the 2 rows"),
+        (LabelBatches(labels=2), labelled(4, 1), 6, "only 1 labels have the 3 rows"),
+        (LabelBatches(labels=3), labelled(4, 4, 4), 8, "does not divide a batch of 8"),
+        (LabelBatches(labels=2), [Example(("a",)), Example(("b",))], 2, "needs labels(.|\n)*label_column"),
+        (ClusterBatches(), [Example(("a",)), Example(("b",))], 2, "needs labels"),
+        (ClusterBatches(), labelled(3, 3), 4, "no cluster of the data has the 4 rows"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_with_its_fix(sampler, data, size, named):
+    with pytest.raises(UserError, match=named) as error:
+        sampler.batches(data, size, 0, 0)
+    assert "fix:" in str(error.value)
+
+
+def test_a_batch_of_one_label_is_refused():
+    with pytest.raises(UserError, match=r"sampler\.labels is 1"):
+        LabelBatches(labels=1)
+
+
+def test_batches_of_one_cluster():
+    data = labelled(10, 3, 7, 4)
+    batches = ClusterBatches().batches(data, 4, 0, 0)
+    assert sorted(data[batch[0]].label for batch in batches) == [0, 0, 2, 3]
+    assert all(len({data[row].label for row in batch}) == 1 for batch in batches)
+    orders = {tuple(data[b[0]].label for b in ClusterBatches().batches(data, 4, 0, epoch)) for epoch in range(9)}
+    assert len(orders) > 2  # clusters are mixed over an epoch
+
+
+SAMPLERS = {
+    "none": (None, labelled(90)),
+    "duplicates": (NoDuplicates(), repeated(90, 25)),
+    "labels": (LabelBatches(labels=3), labelled(30, 17, 25, 18)),
+    "clusters": (ClusterBatches(), labelled(30, 17, 25, 18)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_has_the_same_rows_whoever_asks_and_when(name, accumulation):
+    sampler, data = SAMPLERS[name]
+    size = 12 // accumulation
+    draw = partial(sampler.batches, data, size, 5) if sampler else None
+
+    def fresh():
+        return StepBatches(len(data), 12, accumulation, 5, max_steps=30, epochs=1, draw=draw)
+
+    whole = [fresh().of_step(step) for step in range(30)]
+    one = fresh()
+    assert [one.of_step(step) for step in reversed(range(30))] == whole[::-1]
+    assert len({epoch for epoch, _ in whole}) >= 3
+    assert all(len(set(rows)) == 12 for _, rows in whole)
+    for epoch in {epoch for epoch, _ in whole}:
+        seen = [row for e, rows in whole if e == epoch for row in rows]
+        assert len(set(seen)) == len(seen)
+    single = [part for part in fresh().of_process(7, 0, 1)]
+    shares = [list(fresh().of_process(7, rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == single
+    assert [[row for _, row in p] for p in single[:accumulation]] == [
+        whole[7][1][i : i + size] for i in range(0, 12, size)
+    ]
+    assert list(fresh().of_process(7, 0, 1, 9)) == single[: 2 * accumulation]
+
+
+def test_epochs_of_unequal_length():
+    """Epochs of 2, 1 and 3 parts: step by step, and the run's length from the first."""
+    import numpy as np
+
+    parts = [[[0, 1], [2, 3]], [[4, 5]], [[6, 7], [8, 9], [10, 11]]]
+    batches = StepBatches(12, 2, 1, 0, max_steps=None, epochs=3, draw=lambda epoch: np.array(parts[epoch % 3]))
+    assert batches.max_steps == 6
+    want = [(epoch, rows) for epoch in range(3) for rows in parts[epoch]]
+    assert [batches.of_step(step) for step in range(6)] == want
+    with pytest.raises(UserError, match=r"trainer\.accumulation is 2"):
+        StepBatches(12, 4, 2, 0, max_steps=3, epochs=1, draw=lambda epoch: np.array(parts[1])).of_step(0)
+
+
+def test_a_run_with_a_sampler_resumes_bit_for_bit(tiny_bert, tmp_path):
+    def run(folder):
+        made = make_run(tmp_path / folder, tiny_bert, max_steps=8)
+        made.sampler = NoDuplicates()
+        return made
+
+    whole, killed = run("whole"), run("killed")
+    whole.trainer.fit(whole)
+    killed.callbacks = [Dies("step", 7)]  # in the second epoch
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.trainer.fit(killed)
+    again = run("killed")
+    again.trainer.fit(again, resume=True)
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+
+
+def test_a_recipe_names_its_sampler(tiny_bert, tmp_path):
+    (tmp_path / "rows.tsv").write_text("topic\ta\tb\n" + "".join(f"t{i % 3}\ta{i}\tb{i}\n" for i in range(12)))
+    recipe = {
+        "data": {
+            "class_path": "cse.data.Pairs",
+            "init_args": {"path": str(tmp_path / "rows.tsv"), "columns": ["a", "b"], "label_column": "topic"},
+        },
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
+        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": tiny_bert}},
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+        "sampler": {"class_path": "cse.data.LabelBatches", "init_args": {"labels": 3}},
+    }
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    loaded = recipes.load(str(path))
+    built = recipes.build(loaded)
+    assert built.sampler.labels == 3
+    assert [e.label for e in built.data[:4]] == [0, 1, 2, 0]
+    assert built.sampler.batches(built.data, 6, 0, 0).shape == (2, 6)
+    with pytest.raises(UserError, match="did you mean labels"):
+        recipes.load(str(path), ["--sampler.init_args.lables=2"])

@@ -1,0 +1,150 @@
+"""Readers: every kind of file packed, streams of the Hub, the columns that a source has, and the first bad row."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+
+import pytest
+
+from cse.data.datasets import Pairs, Texts
+from cse.data.sources import column_names
+from cse.errors import UserError
+
+ROWS = [("one two", "eins zwei"), ("three", "drei"), ("four", "vier")]
+
+
+def write(folder, name, *, rows=ROWS):
+    """The rows as the name says, packed where it ends in .gz."""
+    path, plain = folder / name, name.removesuffix(".gz")
+    if plain.endswith(".parquet"):
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        buffer = pyarrow.BufferOutputStream()
+        write_table(pyarrow.table({"a": [a for a, _ in rows], "b": [b for _, b in rows]}), buffer)
+        raw = buffer.getvalue().to_pybytes()
+    else:
+        line = {
+            ".txt": lambda a, b: a,
+            ".csv": lambda a, b: f'"{a}",{b}',
+            ".tsv": lambda a, b: f"{a}\t{b}",
+            ".jsonl": lambda a, b: f'{{"a": "{a}", "b": "{b}"}}',
+        }[plain[plain.rindex(".") :]]
+        head = {".csv": "a,b\n", ".tsv": "a\tb\n"}.get(plain[-4:], "")
+        raw = (head + "\n".join(line(a, b) for a, b in rows) + "\n").encode()
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return str(path)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".GZ"])
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_plain_and_packed(tmp_path, kind, packed):
+    path = write(tmp_path, f"my.{kind}{packed.lower()}")
+    if packed == ".GZ":
+        (tmp_path / f"my.{kind}.gz").rename(path := f"{path[:-3]}.GZ")
+    if kind == "txt":
+        assert [e.texts[0] for e in Texts(path)] == [a for a, _ in ROWS]
+        assert column_names(path) == []
+    else:
+        assert [e.texts for e in Pairs(path, columns=("a", "b"))] == ROWS
+        assert column_names(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_what_is_not_packed_though_it_says_so(tmp_path, kind):
+    (tmp_path / f"my.{kind}.gz").write_bytes(b"not packed at all")
+    with pytest.raises(UserError, match=rf"my\.{kind}\.gz"):
+        Pairs(str(tmp_path / f"my.{kind}.gz"), columns=("a", "b"))
+
+
+def test_columns_are_checked_though_a_blank_line_comes_first(tmp_path):
+    (tmp_path / "my.jsonl").write_text('\n{"a": "x", "c": "y"}\n{"a": "z"}\n')
+    with pytest.raises(UserError, match=r"(?s)no column 'b'.*'a', 'c'"):
+        Pairs(str(tmp_path / "my.jsonl"), columns=("a", "b"))
+    assert column_names(str(tmp_path / "my.jsonl")) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("my.csv", 'a,b\none,eins\ntwo\n"three",drei\n', "my.csv:3"),
+        ("my.tsv", "a\tb\none\teins\ntwo\tzwei\tdue\n", "my.tsv:3"),
+        ("my.jsonl", '{"a": "one", "b": "eins"}\n{"a": "two", "b": ["zwei"]}\n', "my.jsonl:2"),
+        ("my.jsonl", '{"a": "one", "b": "eins"}\n{"a": "two"\n', "my.jsonl:2"),
+        ("my.txt", b"fine\nna\xefve\n", "my.txt:2"),
+    ],
+)
+def test_the_first_bad_row_is_shown(tmp_path, name, content, place):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=place.replace(".", r"\.")):
+        Texts(str(path)) if name.endswith("txt") else Pairs(str(path), columns=("a", "b"))
+
+
+# -- Streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A data set of a million rows on a Hub that counts what is fetched and may break off."""
+    import datasets
+
+    class Hub:
+        fetched = 0
+        breaks_at = 10**9
+
+        def rows(self):
+            for i in range(10**6):
+                if i >= self.breaks_at:
+                    raise ConnectionError("the line is dead")
+                self.fetched = i + 1
+                yield {"text": f"row {i}", "id": i}
+
+    hub = Hub()
+
+    def load_dataset(name, split, streaming=False):
+        assert (name, split, streaming) == ("org/name", "train", True)
+        return datasets.IterableDataset.from_generator(hub.rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return hub
+
+
+def test_a_stream_is_read_no_farther_than_the_limit(hub):
+    dataset = Texts("stream:org/name", limit=5)
+    assert [e.texts[0] for e in dataset] == [f"row {i}" for i in range(5)]
+    assert hub.fetched <= 6
+    assert dataset.name == "stream:org/name"
+
+
+def test_a_stream_says_its_columns(hub):
+    assert column_names("stream:org/name") == ["text", "id"]
+    with pytest.raises(UserError, match=r"(?s)stream:org/name has no column 'sentence'.*'text', 'id'"):
+        Texts("stream:org/name", column="sentence", limit=5)
+
+
+def test_a_stream_that_breaks_off_is_no_data_set(hub):
+    hub.breaks_at = 3
+    with pytest.raises(UserError, match=r"(?s)stream:org/name.*the line is dead"):
+        Texts("stream:org/name", limit=5)
+
+
+def test_a_real_stream_of_the_library(tmp_path, monkeypatch):
+    """The `datasets` library's own streaming, from a file in place of the Hub."""
+    import datasets
+
+    real, path = datasets.load_dataset, write(tmp_path, "my.jsonl")
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, split, streaming: real("json", data_files=path, split=split, streaming=streaming),
+    )
+    assert [e.texts for e in Pairs("stream:org/name", columns=("a", "b"), limit=2)] == ROWS[:2]
+    assert column_names("stream:org/name") == ["a", "b"]
+
+
+def test_a_stream_is_the_same_rows_each_time(hub):
+    first, second = (Texts("stream:org/name", limit=50).hash for _ in range(2))
+    assert first == second
+    assert list(itertools.islice((row["id"] for row in hub.rows()), 3)) == [0, 1, 2]

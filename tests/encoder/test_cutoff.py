@@ -1,0 +1,158 @@
+"""Token and feature cutoff: exact counts, no padding, nothing outside training, and the same in every replay."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.encoder.cutoff import Cutoff, first_layer
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.objectives.simcse import SimCSE
+from tests.conftest import WORDS
+from tests.runs import make_run, metrics
+
+N, L, H = 400, 12, 10
+MASK = (torch.arange(L) < torch.arange(1, N + 1)[:, None].remainder(L) + 1).long()  # 1 to 12 tokens
+ONES = torch.ones(N, L, H)
+
+
+def test_the_share_of_the_tokens_is_cut_and_no_padding():
+    cut = (Cutoff(0.3, 0.0)(ONES, MASK) == 0).all(-1)
+    assert torch.equal(cut.sum(1), (MASK.sum(1) * 0.3).floor().long())
+    assert not (cut & (MASK == 0)).any()
+
+
+def test_any_token_may_be_cut_as_often_as_any_other():
+    counts = (Cutoff(0.25, 0.0)(ONES, torch.ones(N, L)) == 0).all(-1).sum(0)  # 3 of 12
+    assert all(abs(count - N / 4) < 5 * math.sqrt(N * 3 / 16) for count in counts.tolist())
+
+
+def test_the_share_of_the_dimensions_is_cut_for_all_tokens_of_a_text():
+    cut = Cutoff(0.0, 0.35)(ONES, MASK) == 0
+    assert torch.equal(cut, cut[:, :1].expand(-1, L, -1))
+    assert set(cut[:, 0].sum(1).tolist()) == {3}
+    assert len(cut[:, 0].unique(dim=0)) > 80  # of 120 sets
+
+
+def test_both_at_once():
+    cut = Cutoff(0.5, 0.2)(ONES, torch.ones(N, L)) == 0
+    assert set(cut.sum((1, 2)).tolist()) == {6 * H + 6 * 2}
+
+
+def test_nothing_is_cut_by_default():
+    assert not Cutoff(0.0, 0.0)
+    assert Cutoff(0.1, 0.0)
+    assert Cutoff(0.0, 0.1)
+
+
+@pytest.mark.parametrize("name", ["token_cutoff", "feature_cutoff"])
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_the_share_is_checked(tiny_bert, name, value):
+    with pytest.raises(UserError, match=rf"encoder\.{name} is {value}"):
+        Encoder(tiny_bert, **{name: value})
+
+
+# -- In an encoder ---------------------------------------------------------------------------------------------------
+
+
+def quiet(backbone, **options):
+    """An encoder that only cutoff makes random."""
+    return Encoder(backbone, attention_dropout=0.0, hidden_dropout=0.0, pooler="mean", **options)
+
+
+TEXTS = (" ".join(WORDS[:8]), "the cat")
+
+
+def tokens(encoder, texts=TEXTS):
+    rows = encoder.tokenizer(list(texts), padding=True, return_tensors="pt")
+    return rows["input_ids"], rows["attention_mask"]
+
+
+def test_what_enters_the_first_layer_is_cut(tiny_bert):
+    encoder = quiet(tiny_bert, token_cutoff=0.5, feature_cutoff=0.25).train()
+    seen = []
+    hook = first_layer(encoder.backbone).attention.register_forward_pre_hook(
+        lambda m, a, k: seen.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+    )
+    for text, length in zip(TEXTS, (10, 4), strict=True):
+        seen.clear()
+        encoder.train()(*tokens(encoder, [text]))
+        encoder.eval()(*tokens(encoder, [text]))
+        cut, whole = (states[0] for states in seen)
+        assert int((cut == 0).all(-1).sum()) == length // 2
+        assert int((cut == 0).all(0).sum()) == 4  # of 16
+        assert not (whole == 0).any()
+        assert torch.equal(torch.where(cut == 0, 0.0, whole), cut)  # what is not cut is as it was
+    hook.remove()
+
+
+def test_it_makes_views_where_there_is_no_dropout(tiny_bert):
+    encoder = quiet(tiny_bert, feature_cutoff=0.2)
+    assert encoder.has_dropout
+    assert not quiet(tiny_bert).has_dropout
+    encoder.train()
+    first, second = (encoder(*tokens(encoder)).embedding for _ in range(2))
+    assert not torch.allclose(first, second)
+    torch.manual_seed(5)
+    first = encoder(*tokens(encoder)).embedding
+    torch.manual_seed(5)
+    assert torch.equal(encoder(*tokens(encoder)).embedding, first)
+
+
+def test_encode_and_the_masked_pass_are_not_cut(tiny_bert):
+    plain, encoder = quiet(tiny_bert).train(), quiet(tiny_bert, token_cutoff=0.5, feature_cutoff=0.5).train()
+    assert (encoder.encode(["the cat sat"]) == plain.encode(["the cat sat"])).all()
+    ids, mask = tokens(encoder)
+    assert torch.equal(encoder.token_states(ids, mask, mask.bool()), plain.token_states(ids, mask, mask.bool()))
+
+
+def test_a_causal_backbone_is_cut_too():
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    model, ids, mask = LlamaModel(config).eval(), torch.arange(1, 7)[None], torch.ones(1, 6)
+    plain = model(input_ids=ids).last_hidden_state
+    with Cutoff(0.5, 0.0).on(model, mask):
+        assert not torch.allclose(model(input_ids=ids).last_hidden_state, plain)
+        assert not torch.allclose(model(inputs_embeds=model.embed_tokens(ids)).last_hidden_state, plain)
+    assert torch.equal(model(input_ids=ids).last_hidden_state, plain)
+
+
+def test_gradient_caching_repeats_the_cut(tiny_bert, tmp_path):
+    """The second pass of a chunk must meet the embeddings that the first had, or the gradient is another's."""
+    from accelerate import Accelerator
+
+    from cse.batch import Batch, StepContext
+    from cse.seeding import seed_dropout
+    from cse.training import gradcache
+    from cse.training.learner import Learner
+
+    learner = Learner(quiet(tiny_bert, token_cutoff=0.4, feature_cutoff=0.2), SimCSE()).train().double()
+    ids, mask = tokens(learner.encoder, [" ".join(WORDS[i : i + 5]) for i in range(4)])
+    batch = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
+    ctx, seed = StepContext(learner.encoder), lambda chunk: seed_dropout("dropout", chunk)
+    gradcache.backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=2, seed=seed)
+    cached = {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
+    learner.zero_grad()
+    parts = []
+    for i, chunk in enumerate(gradcache.split(batch, 2)):
+        seed(i)
+        parts.append(learner.encode(chunk))
+    encoded = type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True)))
+    learner.loss(batch, encoded, ctx).loss.backward()
+    for name, grad in cached.items():
+        torch.testing.assert_close(grad, learner.get_parameter(name).grad)
+
+
+def test_a_run_is_the_same_again(tiny_bert, tmp_path):
+    def losses(name):
+        run = make_run(tmp_path / name, tiny_bert, encoder=quiet(tiny_bert, token_cutoff=0.3), evaluator=False)
+        run.trainer.fit(run)
+        return [line.get("loss") for line in metrics(run.folder)]
+
+    first = losses("a")
+    assert losses("b") == first
+    assert len(set(first)) > 2

@@ -1,0 +1,172 @@
+"""The encoder: against the authors' whole program, against sentence-transformers, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, StepContext
+from cse.encoder.model import Encoder
+from cse.encoder.poolers import POOLERS, get_pooler
+from cse.errors import UserError
+from cse.objectives.simcse import SimCSE
+from cse.training.learner import Learner
+
+TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
+
+
+def oracle_encoder(case, state, tiny_bert, folder, *, export_head):
+    """An encoder with an oracle's weights."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    model = BertModel(BertConfig(**case["config"]), add_pooling_layer=False)
+    weights = {
+        k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.") and "position_ids" not in k
+    }
+    model.load_state_dict(weights)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    encoder = Encoder(str(folder), head="mlp", export_head=export_head, attention_dropout=0.0, hidden_dropout=0.0)
+    head = encoder.post[0] if export_head else encoder.head
+    head.linear.load_state_dict({"weight": state["mlp.dense.weight"], "bias": state["mlp.dense.bias"]})
+    return encoder
+
+
+@pytest.mark.parametrize("export_head", [False, True])
+def test_every_end_to_end_bert_case(oracles, tiny_bert, tmp_path, export_head):
+    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("e2e_bert")}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"simcse_{name}.npz")
+        state = torch.load(oracles / f"simcse_{name}_state.pt", weights_only=True)
+        encoder = oracle_encoder(case, state, tiny_bert, tmp_path / name, export_head=export_head)
+        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
+        learner = Learner(encoder, SimCSE()).train()
+        _, output = learner(Batch(ids, mask), StepContext(encoder=encoder))
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        for key in data.files:
+            if key.startswith("grad/bert."):
+                got = encoder.backbone.get_parameter(key.removeprefix("grad/bert.")).grad
+                assert np.abs(got.numpy() - data[key]).max() <= 1e-4, key
+        with torch.no_grad():
+            sentence = encoder(ids[:, 0], mask[:, 0])
+        want = data["sentemb_with_mlp" if export_head else "sentemb_mlp_only_train"]
+        assert np.abs(sentence.embedding.numpy() - want).max() <= 1e-5
+
+
+def test_sub_batches_change_nothing(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="mean").eval()
+    ids, mask = encoder._pad(encoder._tokenise(TEXTS))
+    with torch.no_grad():
+        whole = encoder._pooled(ids, mask)
+        assert torch.allclose(encoder(ids, mask).embedding, whole, atol=1e-6)
+    vectors = encoder.encode(TEXTS, max_tokens=16, batch_size=2)
+    assert np.abs(vectors - whole.numpy()).max() < 1e-6
+    assert encoder.encode([]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_poolers_ignore_padding(pooler):
+    states = [torch.randn(2, 5, 4) for _ in range(3)]
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    pooled = get_pooler(pooler)(states, mask)
+    alone = get_pooler(pooler)([s[1:, :2] for s in states], mask[1:, :2])
+    assert torch.allclose(pooled[1:], alone)
+
+
+def test_last_reads_the_last_real_token_under_either_padding():
+    states = [torch.arange(8.0).view(2, 4, 1)]
+    assert get_pooler("last")(states, torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])).flatten().tolist() == [2.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooler": "cls", "head": "mlp"},
+        {"pooler": "cls", "head": "mlp", "export_head": True},
+        {"pooler": "mean", "max_length": 12},
+        {"pooler": "last", "template": "the {text} sat on", "max_length": 20},
+        {"pooler": "last", "lora_rank": 2, "lora_targets": ["query", "value"]},
+    ],
+)
+def test_a_checkpoint_gives_the_same_vectors_in_sentence_transformers(tiny_bert, tmp_path, options):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = Encoder(tiny_bert, **options).eval()
+    with torch.no_grad():  # a fresh LoRA difference is 0, which would hide a merge that does nothing
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    want = encoder.encode(TEXTS)
+    encoder.save(tmp_path / "model")
+    assert np.abs(SentenceTransformer(str(tmp_path / "model")).encode(TEXTS) - want).max() < 1e-6
+    again = Encoder.load(str(tmp_path / "model"))
+    assert np.abs(again.encode(TEXTS) - want).max() < 1e-6
+    assert again.max_length == encoder.max_length
+    if options.get("lora_rank"):
+        assert np.abs(Encoder(tiny_bert, pooler="last").eval().encode(TEXTS) - want).max() > 1e-3
+
+
+def test_training_heads_are_not_published(tiny_bert, tmp_path):
+    Encoder(tiny_bert, head="mlp").save(tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model").iterdir() if p.is_dir()) == ["1_Pooling"]
+
+
+def test_a_plain_hugging_face_folder_is_read(tiny_bert):
+    assert Encoder.load(tiny_bert).pooler == "mean"
+    assert Encoder.load(tiny_bert, pooler="first_last_layer1").encode(TEXTS).shape == (5, 16)
+
+
+def test_missing_weights_are_an_error(tiny_bert, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks the weights"):
+        Encoder(str(tmp_path / "model"))
+
+
+def test_unexpected_weights_of_a_checkpoint_are_an_error(tiny_bert, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    Encoder(tiny_bert).save(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(path) | {"encoder.layer.7.output.dense.bias": torch.zeros(16)}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="does not know the weights"):
+        Encoder.load(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"max_length": 41}, "encoder.max_length is 41"),
+        ({"layers": 3}, "encoder.layers is 3"),
+        ({"attention_dropout": 1.5}, "encoder.attention_dropout is 1.5"),
+        ({"embedding_dropout": -0.1}, "encoder.embedding_dropout is -0.1"),
+        ({"lora_rank": 2, "lora_targets": ["nope"]}, "encoder.lora_targets"),
+    ],
+)
+def test_bad_arguments_are_named(tiny_bert, options, named):
+    with pytest.raises(UserError, match=named):
+        Encoder(tiny_bert, **options)
+
+
+@pytest.mark.parametrize("backbone", ["no-such-org/no-such-model", "./not/a/folder"])
+def test_a_backbone_that_cannot_be_had(backbone):
+    with pytest.raises(UserError) as error:
+        Encoder(backbone)
+    assert backbone in str(error.value)
+    assert len(str(error.value).splitlines()) <= 5
+
+
+def test_dropout_is_seen(tiny_bert):
+    assert Encoder(tiny_bert).has_dropout
+    assert not Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0).has_dropout
+    assert Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0, embedding_dropout=0.1).has_dropout

@@ -1,0 +1,285 @@
+"""The encoder with deep soft prompts: PromCSE's program, by hand, in sentence-transformers, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, StepContext
+from cse.data.collators import Masked, TextViews
+from cse.encoder.model import Encoder, prefix
+from cse.encoder.prefix_encoder import PrefixEncoder
+from cse.errors import UserError
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.promcse import PromCSE
+from cse.objectives.simcse import SimCSE
+from cse.objectives.weighted_sum import WeightedSum
+from cse.training.learner import Learner
+from tests.objectives.test_diffcse import bert, save
+from tests.runs import make_run
+
+TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
+SILENT = {"attention_dropout": 0.0, "hidden_dropout": 0.0, "prompt_dropout": 0.0}
+
+
+def test_every_whole_model(oracles, tiny_bert, tmp_path):
+    cases = {n: c for n, c in json.loads((oracles / "promcse.json").read_text()).items() if "pkv_shape" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"promcse_{name}.npz")
+        state = torch.load(oracles / f"promcse_{name}_state.pt", weights_only=True)
+        table = state["prefix_encoder.embedding.weight"]
+        supervised = data["input_ids"].shape[1] == 3
+        encoder = PrefixEncoder(
+            save(bert(state, "bert."), tiny_bert, tmp_path / name),
+            prompt_length=len(table),
+            head="mlp",
+            export_head=supervised,
+            **SILENT,
+        )
+        encoder.prompts.load_state_dict({"weight": table})
+        head = (encoder.post[0] if supervised else encoder.head).linear
+        head.load_state_dict({"weight": state["mlp.dense.weight"], "bias": state["mlp.dense.bias"]})
+        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
+
+        pairs = prefix.key_values(table, ids.shape[0] * ids.shape[1], encoder.backbone.config)
+        assert [2, *pairs.shape[1:]] == case["pkv_shape"]
+        for slice_, key in ((0, "pkv_layer0_key"), (1, "pkv_layer0_value"), (-1, "pkv_last_value")):
+            assert (pairs[slice_].numpy() == data[key]).all()
+        inputs = prefix.prompted(encoder.backbone, table, mask[:, 0])
+        assert inputs["position_ids"].tolist() == data["position_ids"].tolist() == [case["first_position_ids"]]
+
+        objective = PromCSE() if supervised else SimCSE()
+        _, output = Learner(encoder, objective).train()(Batch(ids, mask), StepContext(encoder=encoder))
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        found = {"prefix_encoder.embedding.weight": encoder.prompts.weight.grad}
+        found |= {"mlp.dense.weight": head.weight.grad, "mlp.dense.bias": head.bias.grad}
+        for key, gradient in found.items():
+            want = data[f"grad/{key}"]
+            assert np.abs(gradient.numpy() - want).max() <= 1e-4 * max(1.0, np.abs(want).max()), key
+        assert sorted(found) == case["trainable"]
+        assert sum(p.requires_grad for p in encoder.parameters()) == case["n_grad"]
+        with torch.no_grad():
+            embedding = encoder.eval()(ids[:, 0], mask[:, 0]).embedding
+        assert np.abs(embedding.numpy() - data["sentemb"]).max() <= 1e-5
+
+
+@pytest.fixture
+def tiny_roberta(tiny_bert, tmp_path):
+    from transformers import RobertaConfig, RobertaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=21, max_position_embeddings=42, pad_token_id=0, **sizes)
+    return save(RobertaModel(config, add_pooling_layer=False), tiny_bert, tmp_path / "roberta")
+
+
+@pytest.fixture
+def tiny_llama(tiny_bert, tmp_path):
+    """Two key-value heads for four of queries, as grouped-query models have."""
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
+    return save(LlamaModel(config), tiny_bert, tmp_path / "llama")
+
+
+@pytest.fixture
+def any_backbone(request):
+    return request.getfixturevalue(request.param)
+
+
+EVERY = pytest.mark.parametrize("any_backbone", ["tiny_bert", "tiny_roberta", "tiny_llama"], indirect=True)
+
+
+def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
+    """Keys and values that the backbone itself made of P words, given as prompts, continue those P words."""
+    from transformers import DynamicCache
+
+    encoder = PrefixEncoder(tiny_llama, prompt_length=4, pooler="last").eval()
+    words = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
+    cache = DynamicCache()
+    name = prefix.cache_argument(encoder.backbone)
+    with torch.no_grad():
+        whole = encoder.backbone(input_ids=words).last_hidden_state[:, 4:]
+        encoder.backbone(input_ids=words[:, :4], use_cache=True, **{name: cache})
+        pairs = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]  # each (1, heads, 4, size)
+        encoder.prompts.weight.copy_(torch.stack(pairs)[:, 0].permute(2, 0, 1, 3).reshape(4, -1))
+        got = encoder.hidden_states(words[:, 4:], torch.ones(1, 3, dtype=torch.long))[-1]
+    assert torch.allclose(got, whole, atol=1e-5)
+
+
+@EVERY
+def test_padding_and_neighbours_change_nothing(any_backbone):
+    encoder = PrefixEncoder(any_backbone, prompt_length=3, pooler="mean").eval()
+    with torch.no_grad():
+        encoder.prompts.weight.normal_()
+    together = encoder.encode(TEXTS)
+    assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - together).max() < 1e-5
+    assert np.abs(Encoder(any_backbone, pooler="mean").eval().encode(TEXTS) - together).max() > 1e-3
+
+
+@EVERY
+def test_prompts_are_seen_behind_a_long_template(any_backbone):
+    """Rows that begin alike may share their beginning's states elsewhere; here each begins with the prompts."""
+    template = "a cat sat on a mat {text} ran"
+    encoder = PrefixEncoder(any_backbone, prompt_length=3, pooler="last", template=template).eval()
+    before = encoder.encode(TEXTS)
+    with torch.no_grad():
+        encoder.prompts.weight.normal_()
+    after = encoder.encode(TEXTS)
+    assert np.abs(after - before).max() > 1e-3
+    assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - after).max() < 1e-5
+
+
+def test_roberta_positions_follow_the_prompts(tiny_roberta):
+    encoder = PrefixEncoder(tiny_roberta, prompt_length=5)
+    inputs = encoder.model_inputs(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
+    assert inputs["position_ids"].tolist() == [[6, 7, 8, 9]]  # pad id 0, so the first word of a plain RoBERTa has 1
+    assert inputs["attention_mask"].shape == (2, 9)
+
+
+@EVERY
+def test_only_prompts_and_head_are_trained(any_backbone, tmp_path):
+    encoder = PrefixEncoder(any_backbone, prompt_length=3, pooler="last", head="mlp", max_length=20)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    make_run(tmp_path, any_backbone, encoder=encoder).trainer.fit(make_run(tmp_path, any_backbone, encoder=encoder))
+    changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"prompts.weight", "head.linear.weight", "head.linear.bias"}
+    size = sum(p.stat().st_size for p in (tmp_path / "run" / "best").rglob("*") if p.is_file())
+    assert size < 300_000
+    assert not (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+def test_the_masked_lm_term_trains_prompts_and_heads_only(tiny_bert, tmp_path):
+    """The unsupervised RoBERTa setting: 0.1 masked-LM, decayed by 0.95 every 100 steps, behind the same prompts."""
+    encoder = PrefixEncoder(tiny_bert, prompt_length=3, head="mlp")
+    objective = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1], decays=[1.0, 0.95])
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    collator = Masked(views=TextViews(max_length=12))
+    run = make_run(tmp_path, tiny_bert, encoder=encoder, objective=objective, collator=collator)
+    run.trainer.fit(run)
+    changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"prompts.weight", "head.linear.weight", "head.linear.bias"}
+
+
+def test_views_differ_by_dropout_of_prompts_alone(tiny_bert):
+    encoder = PrefixEncoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0).train()
+    ids, mask = torch.tensor([[2, 5, 6, 3]] * 2), torch.ones(2, 4, dtype=torch.long)
+    assert encoder.has_dropout
+    a, b = encoder(ids, mask).embedding
+    assert (a - b).abs().max() > 0
+    still = PrefixEncoder(tiny_bert, **SILENT).train()
+    assert not still.has_dropout
+    a, b = still(ids, mask).embedding
+    assert torch.equal(a, b)
+
+
+def test_bf16_is_finite_and_near(tiny_bert):
+    encoder = PrefixEncoder(tiny_bert, **SILENT)
+    ids, mask = torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long)
+    exact = encoder(ids, mask).embedding
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encoder(ids, mask).embedding
+    rough.float().sum().backward()
+    assert encoder.prompts.weight.grad.isfinite().all()
+    assert torch.allclose(exact, rough.float(), atol=0.1)
+
+
+@pytest.mark.parametrize("with_code", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("any_backbone", "options"),
+    [
+        ("tiny_bert", {"head": "mlp"}),
+        ("tiny_bert", {"head": "mlp", "export_head": True, "prompt_projection": 8, "max_length": 12, "layers": 1}),
+        ("tiny_roberta", {"pooler": "mean"}),
+        ("tiny_llama", {"pooler": "last", "template": "the {text} sat on", "max_length": 20, "layers": 2}),
+    ],
+    indirect=["any_backbone"],
+)
+def test_a_checkpoint_gives_the_same_vectors_everywhere(any_backbone, options, whole, with_code, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = PrefixEncoder(any_backbone, prompt_length=3, **options).eval()
+    with torch.no_grad():
+        encoder.prompts.weight.normal_()
+    want = encoder.encode(TEXTS)
+    encoder.save(tmp_path / "model", whole=whole, with_code=with_code)
+    assert (tmp_path / "model" / "model.safetensors").exists() is whole
+    kind = json.loads((tmp_path / "model" / "modules.json").read_text())[0]["type"]
+    assert kind == ("prefix_module.PrefixTransformer" if with_code else "cse.encoder.prefix_module.PrefixTransformer")
+
+    theirs = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True)
+    assert np.abs(theirs.encode(TEXTS) - want).max() < 1e-5
+    assert theirs.max_seq_length == encoder.max_length
+    again = Encoder.load(str(tmp_path / "model"))
+    assert isinstance(again, PrefixEncoder)
+    assert np.abs(again.encode(TEXTS) - want).max() < 1e-5
+    assert again.max_length == encoder.max_length
+
+    again.save(tmp_path / "again")  # a copy of a copy
+    assert np.abs(Encoder.load(str(tmp_path / "again")).encode(TEXTS) - want).max() < 1e-5
+    theirs.save(str(tmp_path / "theirs"))
+    assert np.abs(Encoder.load(str(tmp_path / "theirs")).encode(TEXTS) - want).max() < 1e-5
+
+
+def test_a_whole_export_loads_where_cse_is_not_installed(tiny_bert, tmp_path):
+    encoder = PrefixEncoder(tiny_bert, prompt_length=3, head="mlp", export_head=True).eval()
+    encoder.save(tmp_path / "model", whole=True, with_code=True)
+    np.save(tmp_path / "want.npy", encoder.encode(TEXTS))
+    script = f"""
+import sys
+class NoCse:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "cse":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, NoCse())
+import numpy as np
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer({str(tmp_path / "model")!r}, trust_remote_code=True)
+want = np.load({str(tmp_path / "want.npy")!r})
+assert np.abs(model.encode({TEXTS!r}) - want).max() < 1e-5
+assert not [name for name in sys.modules if name.partition(".")[0] == "cse"]
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prompt_length": 0}, "encoder.prompt_length is 0"),
+        ({"prompt_dropout": 1.0}, "encoder.prompt_dropout is 1.0"),
+        ({"prompt_projection": -1}, "encoder.prompt_projection is -1"),
+        ({"prompt_length": 10, "max_length": 31}, "encoder.max_length is 31"),
+    ],
+)
+def test_bad_arguments_are_named(tiny_bert, options, named):
+    with pytest.raises(UserError, match=named):
+        PrefixEncoder(tiny_bert, **options)
+
+
+def test_a_backbone_without_a_cache_is_refused(tiny_bert, tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(vocab_size=21, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    folder = save(DistilBertModel(config), tiny_bert, tmp_path / "distilbert")
+    with pytest.raises(UserError, match="is a distilbert, whose layers take no keys"):
+        PrefixEncoder(folder)
+
+
+def test_a_damaged_checkpoint_is_an_error(tiny_bert, tmp_path):
+    PrefixEncoder(tiny_bert).save(tmp_path / "model")
+    (tmp_path / "model" / "prompts.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks prompts\.safetensors"):
+        Encoder.load(str(tmp_path / "model"))

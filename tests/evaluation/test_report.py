@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation import report, results, svg
+from cse.evaluation.collect import collect
+from cse.evaluation.harness import evaluate
+from eval.cli import main
+
+ROWS = [(i % 6, f"a {i} <b>common</b> {'word ' * (i % 3)}", f"a {i * 7 % 11} common & </script>") for i in range(60)]
+
+
+@pytest.fixture
+def runs(write_task, hash_encoder, tmp_path):
+    data = str(write_task(ROWS))
+    folder = tmp_path / "runs"
+    for seed in (1, 2):
+        run = folder / "simcse" / f"20260101-000000-s{seed}"
+        found = evaluate(hash_encoder(str(seed)), "STSB-dev", data, check=False)
+        built = results.build(found, {"name": str(run / "best")}, "fp32", resamples=50)
+        results.write(built, run / "results.json", results.similarities(found))
+        log = [{"step": 10 * i, "dev": 50 + i, "loss": 1 / (i + 1), "align": 0.1 * i, "uniform": -i} for i in range(4)]
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"step": 40, "de')
+    (folder / "results-broken.json").write_text("{")
+    return folder
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_what_is_collected(runs):
+    found = collect(runs)
+    assert [(e.label, e.recipe, e.seed) for e in found.entries] == [
+        (f"simcse/20260101-000000-s{s}", "simcse", s) for s in (1, 2)
+    ]
+    assert [r["step"] for r in found.curves[0].records] == [0, 10, 20, 30]  # the half-written line is left out
+    assert "results-broken.json" in found.skipped[0]
+
+
+def test_markdown_has_every_score_and_the_spread_over_seeds(runs):
+    table = report.markdown(collect(runs).entries)
+    scores = [e.average for e in collect(runs).entries]
+    assert all(f"{score:.2f}" in table for score in scores)
+    mean, half = sum(scores) / 2, abs(scores[0] - scores[1]) / 2
+    assert (
+        f"{mean:.2f} ± {half * 2**0.5:.2f}" in table
+    )  # the standard deviation of two is half their distance times root 2
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+def test_page_is_well_formed_and_self_contained(runs):
+    report.write(runs, runs)
+    text = (runs / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.seen.count("polyline") >= 6
+    assert all(link.startswith("#") for link in page.links)
+    assert "&lt;b&gt;common&lt;/b&gt;" in text
+    assert text.count("</script>") == 2  # texts cannot end ours
+    embedded = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S).group(1).replace("<\\/", "</"))
+    assert list(embedded["pairs"]) == ["0,1"]
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(UserError, match=r"holds no results\.json"):
+        report.write(tmp_path, tmp_path)
+    with pytest.raises(UserError, match="no folder of runs"):
+        report.write(tmp_path / "nowhere", tmp_path)
+
+
+def test_command_line(runs, tmp_path, capsys):
+    assert main(["report", str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.md", "report.html"}
+    assert "2 results, 2 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(0, 100, [0, 20, 40, 60, 80, 100]), (0.13, 0.42, [0.1, 0.2, 0.3, 0.4, 0.5]), (-3, -1, [-3, -2.5, -2, -1.5, -1])],
+)
+def test_ticks_are_round(low, high, wanted):
+    assert svg.ticks(low, high) == pytest.approx(wanted)
+
+
+def test_ticks_of_one_value():
+    ticks = svg.ticks(5, 5)
+    assert ticks[0] < 5 < ticks[-1]
+
+
+@pytest.mark.slow
+def test_in_a_browser(runs):
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("no Chromium on the path")
+    report.write(runs, runs)
+    page = (runs / "report.html").as_uri()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
+    dom = subprocess.run(
+        [browser, *options, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    assert 'data-ready="yes"' in dom  # the script ran to its end
+    comparison = re.search(r'id="comparison".*?</div>', dom, re.S).group(0)
+    assert re.search("no difference shown|is better", comparison)
+    hidden = re.findall(r'data-checkpoint="(\d)"([^>]*)', dom)
+    assert [("hidden" in rest) for _, rest in hidden] == [False, True]
+    for name, extra in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
+        shot = runs / f"{name}.png"
+        command = [browser, *options, *extra, "--window-size=1000,2400", f"--screenshot={shot}", page]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        assert shot.stat().st_size > 20_000
+    assert (runs / "light.png").read_bytes() != (runs / "dark.png").read_bytes()
+    subprocess.run(
+        [browser, *options, f"--print-to-pdf={runs / 'page.pdf'}", page], capture_output=True, timeout=120, check=True
+    )
+    assert (runs / "page.pdf").stat().st_size > 20_000

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cse.errors import UserError
+from cse.evaluation.pairs import Pairs
+from cse.evaluation.sts import correlation, cosine, score, score_all
+
+
+def pairs(n, seed=0, prefix="t"):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, n, size=(2, n))
+    first, second = ([f"{prefix}{i}" for i in row] for row in ids)
+    return Pairs(tuple(first), tuple(second), rng.integers(0, 6, size=n).astype(float))
+
+
+def embed(texts):
+    return np.stack([np.random.default_rng(int(t[1:])).normal(size=7) for t in texts])
+
+
+def test_against_scipy_and_a_plain_cosine():
+    subsets = {"a": pairs(40, 1), "b": pairs(15, 2)}
+    found = score(subsets, embed)
+    golds, cosines = {}, {}
+    for name, p in subsets.items():
+        u, v = embed(p.first), embed(p.second)
+        cosines[name] = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(u, v, strict=True)]
+        cosines[name] = np.round(cosines[name], 12)  # equal texts tie, whatever the order of additions
+        golds[name] = p.gold
+    ours = {name: np.round(c, 12) for name, c in zip(subsets, np.split(found.cosine, [40]), strict=True)}
+    for name in subsets:
+        np.testing.assert_allclose(ours[name], cosines[name], atol=1e-12)
+        assert found.subsets[name].pearson == pytest.approx(
+            100 * stats.pearsonr(cosines[name], golds[name])[0], abs=1e-9
+        )
+    everything = np.concatenate([found.cosine]), np.concatenate([*golds.values()])
+    assert found.all.spearman == pytest.approx(100 * stats.spearmanr(*everything)[0], abs=1e-9)
+    s = {name: found.subsets[name].spearman for name in subsets}
+    assert found.mean.spearman == pytest.approx((s["a"] + s["b"]) / 2)
+    assert found.wmean.spearman == pytest.approx((40 * s["a"] + 15 * s["b"]) / 55)
+
+
+def test_by_pencil():
+    # Cosines 1, 0, -1 against golds 5, 1, 3: ranks 3 2 1 against 3 1 2, so rho = 1 - 6 * 2 / (3 * 8) = 0.5.
+    vectors = {"x": [1, 0], "same": [2, 0], "right": [0, 1], "back": [-1, 0]}
+    p = Pairs(("x", "x", "x"), ("same", "right", "back"), np.array([5.0, 1.0, 3.0]))
+    found = score({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
+    assert found.all.spearman == pytest.approx(50)
+    assert found.all.pearson == pytest.approx(100 * 2 / np.sqrt(2 * 8))  # x = 1, 0, -1; y = 2, -2, 0
+    np.testing.assert_allclose(found.cosine, [1, 0, -1])
+
+
+def test_every_sentence_is_embedded_once():
+    seen = []
+
+    def spy(texts):
+        seen.append(texts)
+        return embed(texts)
+
+    tasks = {"one": {"s": pairs(20, 1)}, "two": {"s": pairs(20, 2), "r": pairs(9, 3)}}
+    score_all(tasks, spy)
+    assert len(seen) == 1
+    assert len(set(seen[0])) == len(seen[0])
+    assert set(seen[0]) == {t for subs in tasks.values() for p in subs.values() for t in (*p.first, *p.second)}
+
+
+def test_order_of_pairs_and_scale_of_vectors_do_not_matter():
+    p = pairs(50)
+    other = Pairs(p.second[::-1], p.first[::-1], p.gold[::-1])
+    a, b = score({"s": p}, embed), score({"s": other}, lambda t: 3 * embed(t))
+    # Equal texts have cosines that miss 1 by a last bit, hence the looseness.
+    assert a.all.pearson == pytest.approx(b.all.pearson, abs=1e-9)
+
+
+def test_zero_vector_scores_zero():
+    assert cosine(np.array([[0.0, 0.0], [1.0, 2.0]]), [0, 1], [1, 1]).tolist() == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize("dim", [1, 15, 16, 24, 50, 384])
+def test_cosine_for_any_width(dim):
+    x = np.random.default_rng(dim).normal(size=(6, dim)).astype(np.float32)
+    y = x.astype(np.float64)
+    y /= np.linalg.norm(y, axis=1, keepdims=True)
+    np.testing.assert_allclose(cosine(x, [0, 1, 2], [3, 4, 5], rows=2), (y[:3] * y[3:]).sum(1), atol=1e-14)
+
+
+def test_nan_from_the_model_is_an_error():
+    with pytest.raises(UserError, match=r"nan or infinity for 1 of .*'t3'"):
+        score({"s": pairs(30)}, lambda texts: np.array([[np.nan if t == "t3" else 1.0, float(t[1:])] for t in texts]))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (30,), (2, 3, 4)])
+def test_wrong_number_of_vectors_is_an_error(shape):
+    with pytest.raises(UserError, match="shape"):
+        score({"s": pairs(30)}, lambda texts: np.zeros(shape))
+
+
+def test_equal_golds_are_an_error():
+    with pytest.raises(UserError, match="all 3 gold scores are equal"):
+        correlation(np.array([0.1, 0.2, 0.3]), np.ones(3), "STSX")
+
+
+def test_a_collapsed_model_is_an_error():
+    with pytest.raises(UserError, match="same similarity"):
+        score({"s": pairs(30)}, lambda texts: np.ones((len(texts), 16)))

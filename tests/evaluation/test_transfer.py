@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation import results, transfer, transfer_data
+from cse.evaluation.sources import Missing
+from cse.evaluation.transfer_data import Labelled, Row
+
+
+def rows(n, seed, classes=("0", "1")):
+    rng = np.random.default_rng(seed)
+    return [Row(str(rng.choice(classes)), (f"s{seed} {i} {'w ' * (i % 4)}".strip(),)) for i in range(n)]
+
+
+def telling(labels, noise):
+    """Vectors that show the class, up to noise."""
+
+    def embed(texts):
+        rng = np.random.default_rng(0)
+        return np.stack([np.r_[float(labels[t]), 1.0] + noise * rng.normal(size=2) for t in texts])
+
+    return embed
+
+
+def task(protocol, splits, name="MR"):
+    return Labelled(name, protocol, splits, "here")
+
+
+def test_separable_classes_are_separated():
+    data = {"all": rows(120, 1)}
+    labels = {r.texts[0]: r.label for r in data["all"]}
+    found = transfer.evaluate(task("folds", data), telling(labels, 0.01), folds=4)
+    assert found.test == 100
+    assert found.n == 120
+
+
+def test_labels_that_vectors_do_not_know_are_guessed_at_chance():
+    data = {"all": rows(400, 2)}
+    noise = telling({r.texts[0]: 0 for r in data["all"]}, 1.0)
+    assert transfer.evaluate(task("folds", data), noise, folds=4).test == pytest.approx(50, abs=8)
+
+
+def test_nested_folds_against_scikit_learns_own_search():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+
+    data = rows(150, 3)
+    ordered = sorted(data, key=lambda r: (len(r.texts[0].split()), r.label))
+    labels = {r.texts[0]: r.label for r in data}
+    x = telling(labels, 0.7)([r.texts[0] for r in ordered])
+    y = np.array([r.label for r in ordered])
+
+    def embed(texts):
+        place = {r.texts[0]: i for i, r in enumerate(ordered)}
+        return x[[place[t] for t in texts]]
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=1111)
+    search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": transfer.GRID}, cv=folds)
+    wanted = 100 * cross_val_score(search, x, y, cv=folds).mean()
+    assert transfer.evaluate(task("folds", {"all": data}), embed, folds=5).test == pytest.approx(wanted)
+
+
+def test_pairs_have_sentevals_features():
+    vectors = {"a": [1.0, 2.0], "b": [3.0, -1.0]}
+    x, y = transfer._prepared([Row("1", ("a", "b"))], lambda texts: np.array([vectors[t] for t in texts]))
+    np.testing.assert_array_equal(x, [[2, 3, 3, -2]])
+    assert y.tolist() == ["1"]
+
+
+def test_f1_by_hand():
+    predicted, gold = np.array(list("11100")), np.array(list("10101"))
+    assert transfer._f1(predicted, gold) == pytest.approx(100 * 2 * 2 / (3 + 3))
+
+
+def test_split_and_test_protocols():
+    splits = {"train": rows(80, 4), "dev": rows(30, 5), "test": rows(40, 6)}
+    labels = {r.texts[0]: r.label for part in splits.values() for r in part}
+    assert transfer.evaluate(task("split", splits, "SST2"), telling(labels, 0.01)).test == 100
+    splits.pop("dev")
+    found = transfer.evaluate(task("test", splits, "MRPC"), telling(labels, 0.01), folds=3)
+    assert (found.test, found.f1, found.n) == (100, 100, 40)
+
+
+def test_names():
+    assert transfer.split_names("STS12, mr,TREC,sts-dev") == ("STS12,sts-dev", ["MR", "TREC"])
+    assert transfer.split_names("transfer")[1] == ["MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC"]
+
+
+def test_both_layouts_hold_the_same_rows(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs" / "downstream"
+    for name in ("MR", "TREC", "MRPC", "SST/binary"):
+        (theirs / name).mkdir(parents=True)
+    ours.mkdir()
+    (ours / "MR.tsv").write_text("label\tsentence\n1\tgood\n0\tb\xe4d\n", encoding="utf-8")
+    (theirs / "MR" / "rt-polarity.pos").write_text("good\n")
+    (theirs / "MR" / "rt-polarity.neg").write_bytes(b"b\xe4d\n")
+    for split, file in (("train", "train_5500"), ("test", "TREC_10")):
+        (ours / f"TREC_{split}.tsv").write_text("label\tsentence\nNUM\tHow far ?\n")
+        (theirs / "TREC" / f"{file}.label").write_text("NUM:dist How far ?\n")
+        (ours / f"MRPC_{split}.tsv").write_text('label\tsentence1\tsentence2\n1\tHe said "x\ty z\n')
+        (theirs / "MRPC" / f"msr_paraphrase_{split}.txt").write_text(
+            'Quality\t#1\t#2\ta\tb\n1\t7\t8\tHe said "x\ty z\n'
+        )
+    for split in ("train", "dev", "test"):
+        (ours / f"SST2_{split}.tsv").write_text("label\tsentence\n1\tfine\n")
+        (theirs / "SST" / "binary" / f"sentiment-{split}").write_text("fine\t1\n")
+    for name in ("MR", "TREC", "MRPC", "SST2"):
+        a, b = (transfer_data.load(name, str(p), check=False) for p in (ours, tmp_path / "theirs"))
+        assert a.splits == b.splits
+
+
+def test_other_numbers_of_rows_are_refused(tmp_path):
+    (tmp_path / "SUBJ.tsv").write_text("label\tsentence\n" + "1\ta\n" * 20)
+    with pytest.raises(UserError, match=r"SUBJ: all in .* has 20 rows where 10000 are known"):
+        transfer_data.load("SUBJ", str(tmp_path))
+
+
+def test_missing_tasks_leave_no_average(tmp_path):
+    found = results.build_transfer(["MPQA"], str(tmp_path), lambda texts: np.zeros((len(texts), 2)), folds=5)
+    assert found["transfer_average"]["accuracy"] is None
+    assert "MPQA.tsv" in found["transfer_average"]["missing"]["MPQA"]
+    with pytest.raises(Missing, match="no --data and no CSE_DATA"):
+        transfer_data.load("MR", None)
+
+
+@pytest.mark.parametrize("name", ["MR", "CR", "TREC", "MRPC"])
+def test_real_sets_have_their_known_sizes(real_sts, name):
+    assert transfer_data.load(name, str(real_sts.parent)).where.endswith("transfer")
+
+
+@pytest.mark.parametrize("length", [1.0, 10.0])  # solved by lbfgs, and by Newton's method
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_fit_is_the_optimum_of_each_class_against_the_rest(length, classes):
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(300, 6))
+    x *= length / np.linalg.norm(x, axis=1, keepdims=True)
+    noisy = x @ rng.normal(size=(6, classes)) / length + rng.normal(size=(300, classes))
+    y, c = noisy.argmax(1).astype(str), 0.5
+    model = transfer._fit(x, y, c)
+    for label, fit in zip("012", getattr(model, "estimators_", [model]), strict=False):
+        target = y == ("1" if classes == 2 else label)
+        weight = fit.coef_[0]
+        chance = 1 / (1 + np.exp(-(x @ weight + fit.intercept_[0])))
+        # of the mean loss and |w|^2 / 2cn, whose gradient scikit-learn brings below 1e-4
+        assert np.abs(x.T @ (chance - target) + weight / c).max() / 300 < 1e-4
+        assert abs(np.mean(chance - target)) < 1e-4
+    assert (model.predict(x) == y).mean() > 1 / classes + 0.2

@@ -1,0 +1,363 @@
+"""`cse encode`: the right bytes in flat memory, whatever kills it on the way."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cse import cli
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.inference import encode as encode_file
+from cse.inference.encode import Texts, check_out, fingerprint, partial_files
+from cse.inference.encode import encode_file as encode
+from tests.conftest import WORDS
+
+WINDOW = 8
+
+
+class Killed(BaseException):
+    """As a signal, it is caught by nobody."""
+
+
+def lines(rows: int) -> list[str]:
+    """Texts of 0 to 12 words, each other than the one before."""
+    return [" ".join(WORDS[(i * 7 + j) % len(WORDS)] for j in range(i * 5 % 13)) for i in range(rows)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bert):
+    return Encoder(tiny_bert, pooler="mean").eval()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(lines(43)) + "\n")
+    return path
+
+
+def npy(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def by_hand(encoder, texts) -> np.ndarray:
+    """The vectors, a window at a time as the command makes them."""
+    return np.concatenate([encoder.encode(texts[i : i + WINDOW]) for i in range(0, len(texts), WINDOW)])
+
+
+def kill_after(windows: int):
+    """A progress function that ends everything after so many windows."""
+    calls = iter(range(windows + 1))
+
+    def progress(rows: int) -> None:
+        if next(calls) == windows:
+            raise Killed
+
+    return progress
+
+
+# -- What it writes --------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
+    shape = encode(encoder, Texts.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW)
+    texts = lines(43)
+    assert shape == (43, 16)
+    assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, texts))
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), alone, atol=1e-5)
+    assert not any(path.exists() for path in partial_files(tmp_path / "v.npy"))
+
+
+def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
+    encode(encoder, Texts.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW, dims=5, normalize=True)
+    want = by_hand(encoder, lines(43))[:, :5].astype(np.float64)
+    want /= np.sqrt((want**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), want, atol=1e-6)
+
+
+def test_parquet_has_row_numbers_and_vectors(encoder, file, tmp_path, monkeypatch):
+    from pyarrow import parquet
+
+    monkeypatch.setattr(encode_file, "WINDOW", 10)  # of a row group
+    encode(encoder, Texts.scan(str(file)), tmp_path / "v.parquet", precision="fp32", window=WINDOW)
+    table = parquet.read_table(tmp_path / "v.parquet")
+    assert table["row"].to_pylist() == list(range(43))
+    assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[16]"
+    assert np.array_equal(np.array(table["vector"].to_pylist(), dtype=np.float32), by_hand(encoder, lines(43)))
+    assert parquet.ParquetFile(tmp_path / "v.parquet").num_row_groups == 5
+    assert not any(path.exists() for path in partial_files(tmp_path / "v.parquet"))
+
+
+def test_every_kind_of_file_has_one_vector_a_row(encoder, tmp_path):
+    texts = ["the cat sat", "", "a dog ran fast"]
+    table = "id\tsaid\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts))
+    (tmp_path / "t.tsv").write_text(table)
+    (tmp_path / "t.csv").write_text(table.replace("\t", ","))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"said": text}) + "\n" for text in texts))
+    with gzip.open(tmp_path / "t.txt.gz", "wt") as stream:
+        stream.write("\n".join(texts) + "\n")
+    want = npy(encoder.encode(texts))
+    for name in ("t.tsv", "t.csv", "t.jsonl", "t.txt.gz"):
+        found = Texts.scan(str(tmp_path / name), "said")
+        assert (found.rows, found.blank) == (3, 1), name
+        encode(encoder, found, tmp_path / "v.npy", precision="fp32")
+        assert (tmp_path / "v.npy").read_bytes() == want, name
+
+
+def test_the_command_says_what_it_did(tiny_bert, file, tmp_path, capsys):
+    out = tmp_path / "new" / "v.npy"
+    assert cli.main(["encode", tiny_bert, str(file), "--out", str(out), "--dims", "4", "--normalize"]) == 0
+    said = capsys.readouterr().out
+    blank = sum(not text for text in lines(43))
+    assert f"43 rows, {blank} of them blank" in said
+    assert "43 × 4 float32" in said
+    np.testing.assert_allclose(np.linalg.norm(np.load(out), axis=1), 1, atol=1e-6)
+
+
+def test_windows_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_file, "WINDOW_LETTERS", 10)
+    (tmp_path / "t.txt").write_text("aaaa\nbbbb\ncccc\nd\n\n\ne\n" + "f" * 99 + "\ng\n")
+    texts = Texts.scan(str(tmp_path / "t.txt"))
+    windows = list(texts.windows(4))
+    assert windows == [["aaaa", "bbbb"], ["cccc", "d", "", ""], ["e"], ["f" * 99], ["g"]]
+    for i in range(len(windows)):
+        assert list(texts.windows(4, skip=sum(map(len, windows[:i])))) == windows[i:]
+
+
+# -- Killed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("torn", [b"", b"half a row of the next"])
+def test_killed_after_any_window_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
+    texts, whole = Texts.scan(str(file)), tmp_path / f"whole{suffix}"
+    encode(encoder, texts, whole, precision="fp32", window=WINDOW)
+    real, seen = encoder.encode, []
+    monkeypatch.setattr(encoder, "encode", lambda rows, **options: seen.append(len(rows)) or real(rows, **options))
+    for windows in range(7):  # 0: before the first; 6: all done, but for the last rename
+        out = tmp_path / f"{windows}{suffix}"
+        with pytest.raises(Killed):
+            encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=kill_after(windows))
+        assert not out.exists()
+        with partial_files(out)[0].open("ab") as partial:
+            partial.write(torn)
+        seen.clear()
+        encode(encoder, texts, out, precision="fp32", window=WINDOW)
+        assert out.read_bytes() == whole.read_bytes()
+        assert sum(seen) == max(0, 43 - windows * WINDOW), "windows that were whole were encoded again"
+
+
+def test_kill_9_in_the_middle(tiny_bert, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(lines(600)))
+    arguments = ["encode", tiny_bert, str(tmp_path / "texts.txt"), "--precision", "fp32", "--window", "20", "--out"]
+    out = tmp_path / "v.npy"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-m", "cse", *arguments, str(out)], env=environment)
+    try:
+        until = time.monotonic() + 120
+        while _rows(out) < 60:
+            assert process.poll() is None, "it ended by itself"
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert 60 <= _rows(out) < 600
+    assert cli.main([*arguments, str(out)]) == 0
+    assert cli.main([*arguments, str(tmp_path / "whole.npy")]) == 0
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy", "whole.npy"]
+
+
+def _rows(out) -> int:
+    try:
+        return json.loads(partial_files(out)[1].read_text())["rows"]
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize("damage", ["no note", "note that is no JSON", "fewer vectors than noted", "no vectors"])
+def test_what_cannot_be_trusted_is_done_again(encoder, file, tmp_path, damage):
+    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+    with pytest.raises(Killed):
+        encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=kill_after(3))
+    vectors, note = partial_files(out)
+    if damage == "no note":
+        note.unlink()
+    elif damage == "note that is no JSON":
+        note.write_text("{")
+    elif damage == "fewer vectors than noted":
+        os.truncate(vectors, vectors.stat().st_size - 1)
+    else:
+        vectors.unlink()
+    encode(encoder, texts, out, precision="fp32", window=WINDOW)
+    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
+
+
+def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert, file, tmp_path):
+    out = tmp_path / "v.npy"
+    before = {"precision": "fp32", "window": WINDOW}
+    with pytest.raises(Killed):
+        encode(encoder, Texts.scan(str(file)), out, **before, progress=kill_after(2))
+    kept = [path.read_bytes() for path in partial_files(out)]
+    (tmp_path / "other.txt").write_text(file.read_text().replace("cat", "dog"))
+    texts, others = Texts.scan(str(file)), Texts.scan(str(tmp_path / "other.txt"))
+    cases = {
+        "the texts changed": (encoder, others, before),
+        "the checkpoint changed": (Encoder(tiny_bert, pooler="cls"), texts, before),
+        "window was 8 and is 9": (encoder, texts, before | {"window": 9}),
+        "normalize was False and is True": (encoder, texts, before | {"normalize": True}),
+        "dims was 16 and is 3": (encoder, texts, before | {"dims": 3}),
+        "precision was fp32 and is bf16": (encoder, texts, before | {"precision": "bf16"}),
+    }
+    for reason, (other, rows, options) in cases.items():
+        with pytest.raises(UserError, match=reason):
+            encode(other, rows, out, **options)
+        assert [path.read_bytes() for path in partial_files(out)] == kept
+    encode(encoder, texts, out, **before)
+
+
+def test_two_at_once_are_refused(encoder, file, tmp_path):
+    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+
+    def second(rows: int) -> None:
+        with pytest.raises(UserError, match="another process"):
+            encode(encoder, texts, out, precision="fp32", window=WINDOW)
+
+    encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=second)
+    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
+
+
+def test_fingerprint_sees_whatever_a_vector_depends_on(tiny_bert):
+    def change(encoder, how):
+        if how == "weight":
+            with torch.no_grad():
+                next(encoder.backbone.parameters())[0, 0] += 1e-3
+        elif how == "lower case":
+            encoder.lower_case = True
+        return fingerprint(encoder)
+
+    template = Encoder(tiny_bert, template="the cat {text}")
+    prints = [change(Encoder(tiny_bert), how) for how in ("none", "weight", "lower case")]
+    prints += [fingerprint(e) for e in (template, Encoder(tiny_bert, max_length=9), Encoder(tiny_bert, pooler="mean"))]
+    assert len(set(prints)) == 6
+    used = Encoder(tiny_bert)
+    used.encode(["the cat", "a dog ran"])  # leaves its truncation in the tokenizer
+    assert fingerprint(used) == prints[0]
+
+
+# -- Memory ----------------------------------------------------------------------------------------------------------
+
+
+class Wide:
+    """Encodes at once into many dimensions."""
+
+    dim, device, pooler, max_length, lower_case, post = 1024, torch.device("cpu"), "cls", 8, False, ()
+    tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: "{}"))
+
+    def state_dict(self):
+        return {}
+
+    def encode(self, rows, **_):
+        return np.ones((len(rows), self.dim), dtype=np.float32)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(encode_file, "WINDOW", 100)
+    peaks = []
+    for rows in (200, 4000):
+        path = tmp_path / f"{rows}.txt"
+        path.write_text("word\n" * rows)
+        texts = Texts.scan(str(path))
+        tracemalloc.start()
+        encode(Wide(), texts, tmp_path / f"{rows}{suffix}", window=100)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    window, everything = 100 * 1024 * 4, 4000 * 1024 * 4
+    assert peaks[0] > window / 2, "the measure does not see the vectors"
+    assert peaks[1] < peaks[0] + window < everything / 2
+
+
+# -- Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["good.txt", "--out", "v.txt"], ["--out is v.txt", ".npy or .parquet"]),
+        (["good.txt", "--out", "folder.npy"], ["folder.npy is a folder"]),
+        (["good.txt", "--out", "good.txt/v.npy"], ["good.txt", "not a folder"]),
+        (["missing.txt", "--out", "v.npy"], ["texts is missing.txt", "no such file"]),
+        (["empty.txt", "--out", "v.npy"], ["texts empty.txt", "nothing in it"]),
+        (["latin1.txt", "--out", "v.npy"], ["latin1.txt:2", "UTF-8"]),
+        (["table.csv", "--out", "v.npy"], ["--column", "'text'", "'said'"]),
+        (["good.txt", "--out", "v.npy", "--dims", "0"], ["--dims is 0", "1 to 16"]),
+        (["good.txt", "--out", "v.npy", "--dims", "17"], ["--dims is 17", "1 to 16"]),
+        (["good.txt", "--out", "v.npy", "--window", "0"], ["--window is 0"]),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(tiny_bert, tmp_path, monkeypatch, capsys, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.txt").write_text("the cat sat\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin1.txt").write_bytes("one\nzwölf\n".encode("latin-1"))
+    (tmp_path / "table.csv").write_text("said\nthe cat\n")
+    (tmp_path / "folder.npy").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["encode", tiny_bert, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert all(fragment in said for fragment in fragments), said
+    assert "data.path" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="written"):
+        check_out(tmp_path / "v.npy")
+
+
+def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, monkeypatch):
+    real, calls = encode_file._append, []
+
+    def append(stream, vectors):
+        calls.append(len(vectors))
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(stream, vectors)
+
+    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+    monkeypatch.setattr(encode_file, "_append", append)
+    with pytest.raises(UserError, match="No space left"):
+        encode(encoder, texts, out, precision="fp32", window=WINDOW)
+    calls.clear()
+    monkeypatch.setattr(encode_file, "_append", lambda *a: calls.append(len(a[1])) or real(*a))
+    encode(encoder, texts, out, precision="fp32", window=WINDOW)
+    assert sum(calls) == 43 - 2 * WINDOW
+    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
+
+
+def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
+    texts = Texts.scan(str(file))
+    file.write_text(file.read_text() + "the cat\n")
+    with pytest.raises(UserError, match="changed while"):
+        encode(encoder, texts, tmp_path / "v.npy", precision="fp32", window=WINDOW)
+    assert not (tmp_path / "v.npy").exists()

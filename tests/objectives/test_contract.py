@@ -1,0 +1,224 @@
+"""What every objective keeps to. They are found by walking the package, so that a new one need not be named here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+
+import cse.objectives
+from cse import distributed
+from cse.batch import Batch, Example, StepContext
+from cse.data.collators import Masked, TextViews
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import Objective
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.seeding import seed_dropout, torch_rng
+from cse.training import gradcache
+from cse.training.learner import Learner
+from tests.conftest import WORDS
+
+ROWS = 12
+
+
+@dataclass
+class Case:
+    """How an objective is built where its defaults do not do. `BACKBONE` stands for the tiny backbone's folder."""
+
+    arguments: dict = field(default_factory=dict)
+    texts: int = 3  # anchor, positive, hard negative
+
+
+CASES = {
+    "WeightedSum": Case({"terms": lambda: [SimCSE(), MaskedLM()], "weights": lambda: [1.0, 0.1]}),
+    "DCLR": Case({"complement": "BACKBONE"}),
+    "DiffCSE": Case({"generator": "BACKBONE"}),
+    "CLAIF": Case(texts=2),
+    "CoSENT": Case(texts=2),
+}
+
+
+def modules() -> list[str]:
+    return [m.name for m in pkgutil.walk_packages(cse.objectives.__path__, "cse.objectives.") if not m.ispkg]
+
+
+def defined_in(module: str) -> list[type[Objective]]:
+    members = vars(importlib.import_module(module)).values()
+    return [c for c in members if inspect.isclass(c) and issubclass(c, Objective) and c.__module__ == module]
+
+
+OBJECTIVES = {c.__name__: c for module in modules() for c in defined_in(module) if not inspect.isabstract(c)}
+every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
+
+
+def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
+    """An encoder without dropout, whose sentences are not all alike, and the objective, in float64."""
+    seed_dropout("contract", name)
+    arguments = CASES.get(name, Case()).arguments
+    made = {k: backbone if v == "BACKBONE" else v() if callable(v) else v for k, v in arguments.items()}
+    objective = OBJECTIVES[name](**made)
+    encoder = Encoder(backbone, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+    for weight in encoder.parameters():
+        weight.data *= 5
+    objective.setup(encoder)
+    return encoder.double().train(), objective.double().train()
+
+
+def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
+    """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
+    width = CASES.get(name, Case()).texts
+    texts = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * width)]
+    texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
+    rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
+    examples = [Example(row, score=(i % 5) / 4, label=i % 3, row_id=i) for i, row in enumerate(rows)]
+    collator = Masked(views=TextViews(max_length=12), probability=0.4)
+    collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 1)
+    return collator(examples[part])
+
+
+def context(encoder: Encoder, batch: Batch) -> StepContext:
+    rows = distributed.local_rows(batch.size)
+    return StepContext(encoder=encoder, step=3, max_steps=10, generator=torch_rng("contract"), local_rows=rows)
+
+
+def gradients(learner: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {n: p.grad.double().numpy() for n, p in learner.named_parameters() if p.grad is not None}
+
+
+def assert_equal(got: dict, want: dict) -> None:
+    """Gradients agree to 1e-6, and are large enough for that to mean something."""
+    assert got.keys() == want.keys()
+    assert max(np.abs(g).max() for g in want.values()) > 1e-3
+    assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-6
+
+
+def test_every_file_defines_an_objective():
+    files = [p for p in Path(cse.objectives.__path__[0]).rglob("*.py") if p.name != "__init__.py"]
+    assert len(modules()) == len(files) > 0
+    assert [module for module in modules() if not defined_in(module)] == []
+    assert len(OBJECTIVES) >= len(files)
+    assert set(CASES) <= set(OBJECTIVES)
+
+
+@every_objective
+def test_loss_is_a_finite_scalar_and_its_gradient_reaches_the_encoder(name, tiny_bert):
+    encoder, objective = build(name, tiny_bert)
+    batch = batch_of(name, encoder)
+    output = Learner(encoder, objective)(batch, context(encoder, batch))[1]
+    assert output.loss.shape == ()
+    assert torch.isfinite(output.loss)
+    output.loss.backward()
+    assert max(p.grad.abs().max() for p in encoder.parameters() if p.grad is not None) > 1e-6
+    unused = [n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []  # DDP waits for the gradient of every weight
+    for key, value in output.metrics.items():
+        assert not value.requires_grad, f"{key} is not detached"
+        assert value.numel() == 1, key
+
+
+@every_objective
+def test_the_order_of_the_rows_does_not_matter(name, tiny_bert):
+    """What an objective draws from the step's generator belongs to the batch, not to a row: there is no exception."""
+    encoder, objective = build(name, tiny_bert)
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    order = torch.randperm(ROWS, generator=torch_rng("order"))
+    moved = batch.with_tensors({n: t[order] for n, t in batch.tensors().items()})
+    losses = [learner(b, context(encoder, b))[1].loss.item() for b in (batch, moved)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+@every_objective
+def test_cached_gradients_are_the_direct_ones(name, tiny_bert):
+    encoder, objective = build(name, tiny_bert)
+    if not objective.cacheable:
+        assert objective.cacheable is False
+        pytest.skip("the loss depends on more than the views")
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    learner(batch, context(encoder, batch))[1].loss.backward()
+    want = gradients(learner)
+    learner.zero_grad()
+    gradcache.backward(
+        Accelerator(cpu=True), learner, batch, context(encoder, batch), chunk_size=5, seed=lambda i: None
+    )
+    assert_equal(gradients(learner), want)
+
+
+@every_objective
+def test_a_missing_field_is_named(name, tiny_bert):
+    encoder, objective = build(name, tiny_bert)
+    batch = batch_of(name, encoder)
+    for missing in objective.requires:
+        rest = batch.with_tensors({n: t for n, t in batch.tensors().items() if n != missing})
+        with pytest.raises((ValueError, UserError), match=missing):
+            Learner(encoder, objective)(rest, context(encoder, rest))
+
+
+@every_objective
+def test_what_is_read_is_required(name, tiny_bert):
+    """With the fields of `requires` alone it works, so `requires` says all."""
+    encoder, objective = build(name, tiny_bert)
+    batch = batch_of(name, encoder)
+    kept = {"input_ids", "attention_mask", *objective.requires}
+    bare = batch.with_tensors({n: t for n, t in batch.tensors().items() if n in kept})
+    assert torch.isfinite(Learner(encoder, objective)(bare, context(encoder, bare))[1].loss)
+
+
+@every_objective
+def test_bfloat16_stays_finite(name, tiny_bert):
+    encoder, objective = build(name, tiny_bert)
+    learner, batch = Learner(encoder, objective).float(), batch_of(name, encoder)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = learner(batch, context(encoder, batch))[1]
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert output.loss.dtype == torch.float32
+    assert all(np.isfinite(g).all() for g in gradients(learner).values())
+
+
+@every_objective
+def test_state_holds_no_copy_of_the_encoder(name, tiny_bert):
+    """Neither the encoder's own weights nor a frozen copy; a trained copy (a discriminator) is a model of its own."""
+    encoder, objective = build(name, tiny_bert)
+    own = list(encoder.parameters())
+    shared = {p.data_ptr() for p in own}
+    trained = {p.data_ptr() for p in objective.parameters() if p.requires_grad}
+    for key, value in objective.state_dict().items():
+        assert value.data_ptr() not in shared, key
+        if value.data_ptr() not in trained and value.dim() > 1:
+            assert not any(value.shape == p.shape and torch.allclose(value, p / 5) for p in own), key
+            assert not any(value.shape == p.shape and torch.allclose(value, p) for p in own), key
+
+
+def losses_and_gradients(rank: int, backbone: str, names: list[str]) -> dict[str, tuple[float, dict]]:
+    """For each objective, its loss on the rows of all processes, and every weight's gradient."""
+    found = {}
+    for name in names:
+        encoder, objective = build(name, backbone)
+        each = ROWS // distributed.world_size()
+        batch = batch_of(name, encoder, slice(rank * each, (rank + 1) * each))
+        learner = Learner(encoder, objective)
+        model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner, broadcast_buffers=False)
+        loss = model(batch, context(encoder, batch))[1].loss
+        loss.backward()
+        found[name] = loss.item(), gradients(learner)
+    return found
+
+
+def test_two_processes_are_one(two_processes, tiny_bert):
+    names = sorted(OBJECTIVES)
+    one = losses_and_gradients(0, tiny_bert, names)
+    for found in two_processes(losses_and_gradients, tiny_bert, names):
+        for name in names:
+            assert found[name][0] == pytest.approx(one[name][0], rel=1e-6), name
+            assert_equal(found[name][1], one[name][1])

@@ -1,0 +1,94 @@
+"""The kernel against direct loops, limits and pencil."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cse.objectives.functional import alignment, contrast, cosine_matrix, uniformity
+
+
+def slow(logits, target, mask, denominator, reduce):
+    """`contrast` by the definition, one candidate at a time."""
+    total, count = 0.0, 0
+    for s, t, m in zip(logits.tolist(), target.tolist(), mask.tolist(), strict=True):
+        positive = [j for j in range(len(s)) if t[j] > 0 and m[j]]
+        negative = [j for j in range(len(s)) if t[j] == 0 and m[j]]
+        if not positive:
+            continue
+        weight = {p: t[p] / sum(t[q] for q in positive) for p in positive}
+        ratio = {}
+        for p in positive:
+            members = {"all": positive + negative, "self": [p, *negative], "none": negative}[denominator]
+            ratio[p] = math.exp(s[p]) / sum(math.exp(s[j]) for j in members)
+        if reduce == "out":
+            total += -sum(weight[p] * math.log(ratio[p]) for p in positive)
+        else:
+            total += -math.log(sum(weight[p] * ratio[p] for p in positive))
+        count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("denominator", ["all", "self", "none"])
+@pytest.mark.parametrize("reduce", ["out", "in"])
+def test_contrast_equals_a_direct_loop(denominator, reduce):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(7, 9, generator=generator, dtype=torch.float64) * 4
+    target = (torch.rand(7, 9, generator=generator) > 0.6).double() * torch.rand(7, 9, generator=generator).double()
+    target[3] = 0  # a row without a positive
+    mask = torch.rand(7, 9, generator=generator) > 0.2
+    got = contrast(logits, target, mask=mask, denominator=denominator, reduce=reduce)
+    assert got.loss.item() == pytest.approx(slow(logits, target, mask, denominator, reduce), abs=1e-10)
+    assert got.skipped.item() == sum(not bool(((t > 0) & m).any()) for t, m in zip(target, mask, strict=True))
+
+
+def test_contrast_by_pencil():
+    # logits 0 and log 3: e^0 / (e^0 + 3) = 1/4 for the first, 3/4 for the second
+    logits = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
+    assert contrast(logits, torch.tensor([[1.0, 0.0]])).loss.item() == pytest.approx(math.log(4.0))
+    assert contrast(logits, torch.tensor([[0.0, 1.0]])).loss.item() == pytest.approx(math.log(4.0 / 3.0))
+    assert contrast(logits, torch.tensor([[1.0, 0.0]]), denominator="none").loss.item() == pytest.approx(math.log(3.0))
+
+
+def test_a_masked_entry_may_hold_anything():
+    logits = torch.tensor([[1.0, 2.0, float("nan")], [0.5, -1.0, float("inf")]], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    mask = torch.tensor([[True, True, False], [True, True, False]])
+    result = contrast(logits, target, mask=mask)
+    result.loss.backward()
+    want = contrast(logits.detach()[:, :2], target[:, :2]).loss
+    assert result.loss.item() == pytest.approx(want.item())
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[:, 2] == 0).all()
+
+
+def test_rows_without_a_positive_have_no_gradient():
+    logits = torch.randn(3, 4, requires_grad=True)
+    result = contrast(logits, torch.zeros(3, 4))
+    result.loss.backward()
+    assert result.loss.item() == 0
+    assert result.skipped.item() == 3
+    assert torch.equal(logits.grad, torch.zeros(3, 4))
+
+
+def test_half_precision_is_computed_in_float32():
+    logits = (torch.randn(4, 4) * 20).bfloat16()
+    assert contrast(logits, torch.eye(4)).loss.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cosine_matrix(torch.randn(2, 8), torch.randn(3, 8)).dtype == torch.float32
+
+
+def test_alignment_and_uniformity_equal_the_oracle(oracles):
+    case = np.load(oracles / "align_uniform.npz")
+    x, y = torch.tensor(case["x"]), torch.tensor(case["y"])
+    assert alignment(x, y).item() == pytest.approx(float(case["align_alpha2"]), rel=1e-5)
+    assert uniformity(x).item() == pytest.approx(float(case["uniform_t2"]), rel=1e-5)
+
+
+def test_alignment_and_uniformity_by_pencil():
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert alignment(x, -x).item() == pytest.approx(4.0)  # antipodes are 2 apart
+    assert uniformity(x).item() == pytest.approx(-4.0)  # squared distance 2, times t = 2

@@ -1,0 +1,211 @@
+"""Two processes give what one gives: gradients, losses, a whole run, and an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+
+from cse import cli, distributed
+from cse.batch import Batch, StepContext
+from cse.data.collators import Masked, TextViews
+from cse.data.datasets import Triplets
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
+from cse.interfaces import Callback
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.objectives.weighted_sum import WeightedSum
+from cse.seeding import seed_dropout
+from cse.training import gradcache
+from cse.training.learner import Encoded, Learner
+from tests.runs import metrics, weights, write_triplets
+
+ROWS = 8
+OBJECTIVES = {
+    "simcse": SimCSE,
+    "masked_lm": MaskedLM,
+    "weighted_sum": lambda: WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1]),
+}
+
+
+def share(rank, size):
+    """This process's part of `size` things."""
+    each = size // distributed.world_size()
+    return slice(rank * each, (rank + 1) * each)
+
+
+def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
+    """The loss, and the gradient of every weight after DDP, in float64 and without dropout."""
+    seed_dropout("init")
+    objective = OBJECTIVES[kind]()
+    head = "mlp" if objective.uses_views else "none"
+    encoder = Encoder(backbone, head=head, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+    for weight in encoder.parameters():
+        weight.data *= 5  # fresh weights are so small that all sentences are alike
+    objective.setup(encoder)
+    learner = Learner(encoder, objective).double().train()
+    data = Triplets(path)
+    collator = Masked(views=TextViews(max_length=12), probability=0.4)
+    collator.setup(TokenStore.build(data.unique_texts(), encoder.tokenizer, 12), 3)
+    batch = collator(data[:ROWS][share(rank, ROWS)])
+    ctx = StepContext(encoder=encoder, local_rows=distributed.local_rows(batch.size))
+    model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner)
+    if chunk_size is None:
+        output = model(batch, ctx)[1]
+        output.loss.backward()
+    else:
+        output = gradcache.backward(
+            Accelerator(cpu=True), model, batch, ctx, chunk_size=chunk_size, seed=lambda i: None
+        )[1]
+    return output.loss.item(), {n: p.grad.numpy() for n, p in learner.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunk_size"), [("simcse", None), ("simcse", 3), ("masked_lm", None), ("weighted_sum", None)]
+)
+def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, chunk_size):
+    path = str(write_triplets(tmp_path))
+    loss, want = loss_and_gradients(0, tiny_bert, path, kind)
+    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, chunk_size):
+        assert got_loss == pytest.approx(loss, rel=1e-12)
+        assert got.keys() == want.keys()
+        assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-12
+    assert max(np.abs(g).max() for g in want.values()) > 1e-3  # so that 1e-12 means something
+
+
+def loss_of_rows(rank, rows, text_id):
+    """SimCSE on given embeddings (B, V, D) and text ids (B, V), each process holding its share."""
+    part = share(rank, len(rows))
+    mine, ids = torch.tensor(rows[part], requires_grad=True), torch.tensor(text_id[part])
+    tokens = torch.zeros(*ids.shape, 1, dtype=torch.int64)
+    batch = Batch(tokens, torch.ones_like(tokens), text_id=ids)
+    output = Learner(torch.nn.Module(), SimCSE()).loss(batch, Encoded(mine, mine), StepContext(encoder=None))
+    output.loss.backward()
+    return output.loss.item(), mine.grad.numpy()
+
+
+def test_a_text_on_both_processes_is_not_its_own_negative(two_processes):
+    rows = np.random.default_rng(0).normal(size=(4, 2, 6))
+    text_id = np.array([[0, 0], [1, 1], [0, 0], [2, 2]])  # rows 0 and 2 lie on different processes
+    unit = torch.tensor(rows) / torch.tensor(rows).norm(dim=-1, keepdim=True)
+    scores = unit[:, 0] @ unit[:, 1].T / 0.05
+    unmasked = torch.nn.functional.cross_entropy(scores, torch.arange(4)).item()
+    scores[0, 2] = scores[2, 0] = -torch.inf
+    want = torch.nn.functional.cross_entropy(scores, torch.arange(4)).item()
+    assert abs(want - unmasked) > 1e-3
+    for loss, _ in two_processes(loss_of_rows, rows, text_id):
+        assert loss == pytest.approx(want, rel=1e-10)
+
+
+def oracle_case(rank, states, views, temperature):
+    """Loss, logits, and gradients of hidden states (n, L, H) and of a weight (H, H), 1 at first, after averaging.
+
+    The weight stands between [CLS] and the loss, so that its averaged gradient is what DDP would give it.
+    """
+    hidden = torch.tensor(states[share(rank, len(states))], requires_grad=True)
+    weight = torch.eye(states.shape[-1], requires_grad=True)
+    rows = (hidden[:, 0] @ weight).unflatten(0, (-1, views))
+    tokens = torch.zeros(len(rows), views, 1, dtype=torch.int64)
+    learner = Learner(torch.nn.Module(), SimCSE(temperature=temperature))
+    loss = learner.loss(Batch(tokens, torch.ones_like(tokens)), Encoded(rows, rows), StepContext(encoder=None)).loss
+    loss.backward()
+    averaged = distributed.all_sum(weight.grad) / distributed.world_size()
+    return loss.item(), hidden.grad.numpy(), averaged.numpy()
+
+
+def test_every_two_process_case_of_the_authors(two_processes, oracles):
+    """The authors keep the local gradient in their gather, and DDP's average then leaves 1/W of the gradient.
+
+    Ours sums over processes in the gather. So the gradient at this process's rows is W times theirs, and DDP's average
+    of the weights' gradients is that of one process, which theirs is not.
+    """
+    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("dist_S")}
+    assert cases
+    for name, case in cases.items():
+        views = int(name.removeprefix("dist_S"))
+        states = np.load(oracles / f"simcse_dist_in_S{views}.npz")["hs"]
+        single = np.load(oracles / f"simcse_{name}_single.npz")
+        weight_gradient = states[:, 0].T @ single["grad_hs"][:, 0]  # d loss / d weight at weight = 1
+        results = two_processes(oracle_case, states, views, case.get("temp", 0.05))
+        for rank, (loss, local, averaged) in enumerate(results):
+            theirs = np.load(oracles / f"simcse_{name}_rank{rank}.npz")
+            assert loss == pytest.approx(case["loss_rank"][rank], rel=1e-5)
+            assert loss == pytest.approx(case["loss_single"], rel=1e-5)
+            scale = max(1.0, np.abs(theirs["grad_hs"]).max())
+            assert np.abs(local / 2 - theirs["grad_hs"]).max() <= 1e-4 * scale
+            assert np.abs(averaged - weight_gradient).max() <= 1e-4 * max(1.0, np.abs(weight_gradient).max())
+
+
+class Interrupts(Callback):
+    """Sends Ctrl-C to the main process alone, once."""
+
+    def __init__(self, marker: str, step: int) -> None:
+        self.marker, self.step = marker, step
+
+    def on_step(self, run, metrics):
+        if run.progress.step == self.step and not os.path.exists(self.marker):
+            open(self.marker, "w").close()
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def write_recipe(folder, backbone, **callback):
+    """A run on triplets without dropout, which is the same on any number of processes but for rounding."""
+    recipe = {
+        "seed": 5,
+        "data": {"class_path": "cse.data.Triplets", "init_args": {"path": str(write_triplets(folder))}},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
+        "encoder": {
+            "class_path": "cse.encoder.Encoder",
+            "init_args": {"backbone": backbone, "pooler": "mean", "attention_dropout": 0.0, "hidden_dropout": 0.0},
+        },
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+        "evaluator": {"class_path": "tests.runs.Spread"},
+        "trainer": {
+            "batch_size": 8,
+            "max_steps": 6,
+            "learning_rate": 1e-3,
+            "eval_every": 2,
+            "precision": "fp32",
+            "device": "cpu",
+        },
+        "callbacks": [{"class_path": "tests.test_distributed.Interrupts", "init_args": callback}] if callback else [],
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def command(rank, *arguments):
+    return cli.main(list(arguments))
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_path):
+    recipe = write_recipe(tmp_path, tiny_bert)
+    assert command(0, "train", recipe, "--run_dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run_dir", str(tmp_path / "two")) == [0, 0]
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [0, 2, 4, 6]
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
+    assert one[-1]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)  # it did train
+
+
+def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = write_recipe(tmp_path, tiny_bert)
+    assert two_processes(command, "train", recipe, "--run_dir", str(whole)) == [0, 0]
+    recipe = write_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
+    assert two_processes(command, "train", recipe, "--run_dir", str(cut)) == [130, 130]
+    assert not (cut / "last").exists()
+    assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
+    assert metrics(cut) == metrics(whole)
+    assert weights(cut / "last") == weights(whole / "last")

@@ -1,0 +1,309 @@
+"""The loop: what it leaves, that it resumes exactly, that caching and accumulation are what they say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from cse.batch import StepContext
+from cse.data.collators import Masked, TextViews
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import Callback
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.seeding import seed_dropout
+from cse.training import gradcache
+from cse.training.learner import Learner
+from tests.runs import Spread, make_run, metrics, weights
+
+
+class Dies(Callback):
+    """Raises at a given moment, as a kill would come."""
+
+    def __init__(self, event, step):
+        self.event, self.at = event, step
+
+    def _maybe(self, event, run):
+        if event == self.event and run.progress.step == self.at:
+            raise RuntimeError("killed")
+
+    def on_step(self, run, metrics):
+        self._maybe("step", run)
+
+    def on_eval(self, run, metrics):
+        self._maybe("eval", run)
+
+
+def test_a_run_leaves_what_it_says(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert)
+    run.trainer.fit(run)
+    log = metrics(run.folder)
+    assert [line["step"] for line in log] == [0, 2, 4, 6]
+    assert {"loss", "dev", "pos_cos", "neg_cos", "align", "uniform", "grad_norm", "lr"} <= set(log[-1])
+    assert run.progress.best == max(line["dev"] for line in log)
+    best = Encoder.load(str(run.folder / "best"))
+    scored = run.evaluator(best)["spread"]
+    assert scored == pytest.approx(run.progress.best, rel=1e-5)
+    assert run.evaluator(Encoder.load(str(run.folder / "last")))["spread"] == pytest.approx(log[-1]["dev"], rel=1e-5)
+    assert not list(run.folder.glob("*/2_Dense"))
+    assert "head" in str(torch.load(run.folder / "state" / "state.pt", weights_only=True)["learner"].keys())
+
+
+@pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 4), ("eval", 0)])
+def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
+    whole = make_run(tmp_path / "whole", tiny_bert)
+    whole.trainer.fit(whole)
+    killed = make_run(tmp_path / "killed", tiny_bert)
+    killed.callbacks = [Dies(event, step)]
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.trainer.fit(killed)
+    again = make_run(tmp_path / "killed", tiny_bert)
+    again.trainer.fit(again, resume=(again.folder / "state").exists())
+    assert metrics(again.folder) == metrics(whole.folder)
+    for name in ("best", "last"):
+        assert weights(again.folder / name) == weights(whole.folder / name)
+
+
+def test_a_finished_run_is_not_trained_again(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert)
+    run.trainer.fit(run)
+    before = weights(run.folder)
+    again = make_run(tmp_path, tiny_bert)
+    again.trainer.fit(again, resume=True)
+    assert weights(run.folder) == before
+
+
+def test_lora_resumes_and_leaves_the_backbone_alone(tiny_bert, tmp_path):
+    def encoder():
+        seed_dropout(1)
+        return Encoder(tiny_bert, lora_rank=2, lora_targets=["query", "value"])
+
+    whole = make_run(tmp_path / "whole", tiny_bert, encoder=encoder())
+    whole.trainer.fit(whole)
+    killed = make_run(tmp_path / "killed", tiny_bert, encoder=encoder())
+    killed.callbacks = [Dies("step", 3)]
+    with pytest.raises(RuntimeError):
+        killed.trainer.fit(killed)
+    again = make_run(tmp_path / "killed", tiny_bert, encoder=encoder())
+    again.trainer.fit(again, resume=True)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+    state = torch.load(again.folder / "state" / "state.pt", weights_only=True)["learner"]
+    assert all("lora" in name for name in state)
+
+
+def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert)
+    run.trainer.fit(run)
+    path = run.folder / "state" / "state.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = make_run(tmp_path, tiny_bert)
+    with pytest.raises(UserError, match="damaged"):
+        again.trainer.fit(again, resume=True)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tiny_bert, tmp_path, monkeypatch):
+    run = make_run(tmp_path, tiny_bert)
+    run.trainer.fit(run)
+    before = weights(run.folder / "best")
+    real = torch.save
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        run.encoder.save(run.folder / "best")
+    assert real is torch.save
+    assert weights(run.folder / "best") == before
+    assert not [p for p in run.folder.iterdir() if "tmp" in p.name]
+
+
+def gradients(learner):
+    return {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
+
+
+def batch_of(encoder, run, rows):
+    tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
+    run.collator.setup(tokens, 0)
+    return run.collator([run.data[i] for i in range(rows)])
+
+
+@pytest.mark.parametrize("triplets", [False, True])
+@pytest.mark.parametrize("chunk_size", [1, 3, 8])
+def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, triplets, chunk_size):
+    encoder = Encoder(tiny_bert, head="mlp", attention_dropout=0.0, hidden_dropout=0.0)
+    encoder.double()  # so that 1e-6 means something
+    run = make_run(tmp_path, tiny_bert, triplets=triplets, encoder=encoder)
+    learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
+    batch = batch_of(encoder, run, 8)
+    _, output = learner(batch, ctx)
+    output.loss.backward()
+    want, loss = gradients(learner), output.loss.item()
+    learner.zero_grad()
+    accelerator = Accelerator(cpu=True)
+    _, output = gradcache.backward(accelerator, learner, batch, ctx, chunk_size=chunk_size, seed=lambda i: None)
+    got = gradients(learner)
+    assert output.loss.item() == pytest.approx(loss, rel=1e-6)
+    assert want.keys() == got.keys()
+    assert max(float((want[n] - got[n]).abs().max()) for n in want) < 1e-6
+
+
+def test_caching_replays_the_same_dropout(tiny_bert, tmp_path):
+    """Against the direct gradient of one graph in which each chunk is encoded once, under the chunk's seed."""
+    encoder = Encoder(tiny_bert, head="mlp").double()
+    run = make_run(tmp_path, tiny_bert, encoder=encoder)
+    learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
+    batch = batch_of(encoder, run, 8)
+
+    def seed(chunk):
+        seed_dropout("test", chunk)
+
+    parts = []
+    for i, chunk in enumerate(gradcache.split(batch, 3)):
+        seed(i)
+        parts.append(learner(chunk)[0])
+    joined = type(parts[0])(*(torch.cat(p) for p in zip(*parts, strict=True)))
+    learner.loss(batch, joined, ctx).loss.backward()
+    want = gradients(learner)
+    learner.zero_grad()
+    gradcache.backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=3, seed=seed)
+    got = gradients(learner)
+    assert max(float((want[n] - got[n]).abs().max()) for n in want) < 1e-6
+
+
+def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0, embedding_dropout=1e-9)
+    run = make_run(tmp_path, tiny_bert, encoder=encoder, accumulation=2, max_steps=1, learning_rate=1e-9, clip=1e9)
+    run.trainer.fit(run)
+    tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
+    run.collator.setup(tokens, 7)
+    from cse.data.samplers import StepBatches
+
+    _, rows = StepBatches(len(run.data), 8, 2, 7, max_steps=1, epochs=1).of_step(0)
+    losses = []
+    for part in (rows[:4], rows[4:]):
+        batch = run.collator([run.data[i] for i in part])
+        with torch.no_grad():
+            losses.append(float(Learner(encoder, SimCSE()).eval()(batch, StepContext(encoder=encoder))[1].loss))
+    assert metrics(run.folder)[-1]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+
+
+def test_the_same_batches_whatever_the_number_of_processes():
+    from cse.data.samplers import StepBatches
+
+    batches = StepBatches(103, 12, 2, 5, max_steps=20, epochs=1)
+    single = [row for part in batches.of_process(3, 0, 1) for _, row in part]
+    shares = [list(batches.of_process(3, rank, 3)) for rank in range(3)]
+    together = [row for parts in zip(*shares, strict=True) for part in parts for _, row in part]
+    assert together == single
+    epoch = [row for step in range(batches.steps_per_epoch) for row in batches.of_step(step)[1]]
+    assert len(set(epoch)) == len(epoch) == 96
+
+
+def test_early_stopping(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, max_steps=40, early_stopping=2, learning_rate=1e-2)
+    run.trainer.fit(run)
+    last = run.progress.step
+    assert last == min(40, run.progress.best_step + 4)
+
+
+def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, tmp_path, monkeypatch):
+    options = {"max_steps": 40, "early_stopping": 2, "learning_rate": 1e-2}
+    score = Spread.__call__
+    monkeypatch.setattr(Spread, "__call__", lambda *given: {"spread": -score(*given)["spread"]})  # training widens it
+    whole = make_run(tmp_path / "whole", tiny_bert, **options)
+    whole.trainer.fit(whole)
+    assert whole.progress.step < 40
+    killed = make_run(tmp_path / "killed", tiny_bert, **options)
+    real = Encoder.save
+
+    def save(self, folder):
+        if folder.name == "last":
+            raise RuntimeError("killed")
+        real(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "save", save)
+        with pytest.raises(RuntimeError, match="killed"):
+            killed.trainer.fit(killed)
+    again = make_run(tmp_path / "killed", tiny_bert, **options)
+    again.trainer.fit(again, resume=True)
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+
+
+def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path):
+    logs = []
+    for chunk_size in (None, 3):
+        seed_dropout("test")
+        encoder = Encoder(tiny_bert, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+        options = {"accumulation": 2, "chunk_size": chunk_size, "max_steps": 2}
+        run = make_run(tmp_path / str(chunk_size), tiny_bert, triplets=True, encoder=encoder, **options)
+        run.trainer.fit(run)
+        logs.append(metrics(run.folder)[-1])
+    assert [logs[1][k] for k in ("loss", "grad_norm", "dev")] == pytest.approx(
+        [logs[0][k] for k in ("loss", "grad_norm", "dev")], rel=1e-4
+    )
+
+
+def test_what_the_objective_refuses_is_said_before_anything_is_written(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, batch_size=1)
+    with pytest.raises(UserError, match=r"batch_size is 1(.|\n)*trainer.batch_size 1"):
+        run.trainer.fit(run)
+    assert not run.folder.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, learning_rate=1e30, schedule="constant", clip=1e30)
+    with pytest.raises(FloatingPointError, match=r"at step \d+.*best"):
+        run.trainer.fit(run)
+    assert (run.folder / "best" / "modules.json").exists()
+
+
+def fit(folder, backbone, **options):
+    run = make_run(folder, backbone, **options)
+    run.trainer.fit(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_size": 4, "accumulation": 3}, "trainer.batch_size is 4"),
+        ({"batch_size": 500}, "trainer.batch_size is 500"),
+        ({"learning_rate": 0.0}, "trainer.learning_rate is 0.0"),
+        ({"max_steps": 0}, "trainer.max_steps is 0"),
+        ({"device": "cuda"}, "trainer.device is cuda"),
+        ({"collator": TextViews(max_length=99)}, "collator.max_length is 99"),
+        ({"objective": MaskedLM()}, "MaskedLM needs Batch.masked_ids"),
+        ({"objective": MaskedLM(), "collator": Masked(views=TextViews(max_length=9))}, "head is trained by nothing"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_anything_is_written(tiny_bert, tmp_path, options, named):
+    if options.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(UserError, match=named):
+        fit(tmp_path, tiny_bert, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_without_dropout_are_refused(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
+    run = make_run(tmp_path, tiny_bert, encoder=encoder)
+    with pytest.raises(UserError, match="dropout"):
+        run.trainer.fit(run)
+
+
+def test_state_json_says_where_the_run_is(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert)
+    run.trainer.fit(run)
+    about = json.loads((run.folder / "state" / "state.json").read_text())
+    assert about["progress"]["step"] == 6
+    assert about["progress"]["finished"]
