@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cse.encoder.model import Encoder, prefix
+from cse.encoder import prefix
+from cse.encoder.model import Encoder
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName
 from cse.errors import UserError
 from cse.files import atomic_dir

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval as harness
+import cse.evaluation as harness
 from cse.assets import resolve
 from cse.encoder.model import Encoder
 from cse.objectives.masked_lm import MaskedLMHead

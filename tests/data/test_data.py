@@ -4,8 +4,8 @@ import json
 import pytest
 
 from cse.batch import Example
+from cse.data import datasets as data
 from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets, sources
-from cse.data.datasets import datasets as data
 from cse.errors import UserError
 
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from cse import cli
+from cse.data import checks as hygiene
 from cse.data.checks import DataCheck, examine, lengths, normalise, overlap, warnings
 from cse.data.datasets import Pairs, Texts, Triplets
-from cse.data.datasets import checks as hygiene
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.data.datasets import tokens
+from cse.data import tokens
 from cse.data.tokens import TokenStore
 from cse.encoder.template import bake
 from cse.errors import UserError

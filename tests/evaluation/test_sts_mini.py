@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import eval as harness
+import cse.evaluation as harness
 from cse import assets
 from cse.data.checks import normalise
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from cse.encoder import model as encoder_module
 from cse.encoder.fast.first_token import only_first_token
 from cse.encoder.model import Encoder
-from cse.encoder.model import model as encoder_module
 
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [2, 5, 5, 3, 0]])
 MASK = (IDS != 0).long()
