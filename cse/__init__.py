@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cse.batch import Batch, EncoderOutput, Example, LossOutput, StepContext, Views
+    from cse.batch import Batch, EncoderOutput, Example, LossOutput, Views
     from cse.encoder.model import Encoder
-    from cse.interfaces import Collator, Evaluator, Objective
+    from cse.interfaces import Collator, Evaluator, Objective, StepContext
     from cse.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {"Encoder": "encoder", "Trainer": "training.trainer"} | dict.fromkeys(
-    ("Collator", "Evaluator", "Objective"), "interfaces"
+    ("Collator", "Evaluator", "Objective", "StepContext"), "interfaces"
 )
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from cse.encoder.model import Encoder
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -197,45 +195,3 @@ class LossOutput:
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StepContext:
-    """What an objective may know besides embeddings and batch.
-
-    Attributes:
-        encoder: The encoder under training, for objectives that encode more than the batch's views.
-        step: Optimizer steps taken so far.
-        max_steps: Optimizer steps of the whole run.
-        generator: Randomness of this step, the same on every process and after a resume.
-        local_rows: Where this process's rows lie in the gathered batch.
-    """
-
-    encoder: Encoder
-    step: int = 0
-    max_steps: int = 1
-    generator: torch.Generator | None = None
-    local_rows: slice = field(default_factory=lambda: slice(None))
-
-    def all_sum(self, tensor: Tensor) -> Tensor:
-        """The sum over processes, with gradient: for objectives that reduce over this process's tokens."""
-        from cse.distributed import all_sum
-
-        return all_sum(tensor)
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The rows (b, ...) of every process as (B, ...), with gradient: for what is computed from the local tokens."""
-        from cse.distributed import gather
-
-        return gather(tensor)
-
-    def all_max(self, value: int) -> int:
-        """The largest over processes: for objectives that pad tokens to one length everywhere."""
-        from cse.distributed import all_max
-
-        return all_max(value)
-
-    @property
-    def progress(self) -> float:
-        """How much of the run is done, in [0, 1]."""
-        return min(1.0, self.step / max(1, self.max_steps))

@@ -47,10 +47,10 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _options() -> list[str]:
-    from cse.training.trainer import Trainer
+    from cse.training.settings import Settings
 
     components = ["data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives"]
-    trainer = [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]
+    trainer = [f"trainer.{name}" for name in inspect.signature(Settings).parameters]
     return [*trainer, "seed", *[f"{c}.{end}" for c in components for end in ("class_path", "init_args")]]
 
 

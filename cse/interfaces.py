@@ -5,20 +5,57 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import nn
 
+from cse import distributed
+from cse.batch import Batch, Example, LossOutput, Views
+
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from cse.batch import Batch, Example, LossOutput, StepContext, Views
-    from cse.data.tokens import TokenStore
     from cse.encoder.model import Encoder
-    from cse.mining.miners import Allowed, Mined, Queries
-    from cse.training.trainer import Run
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What an objective may know besides embeddings and batch.
+
+    Attributes:
+        encoder: The encoder under training, for objectives that encode more than the batch's views.
+        step: Optimizer steps taken so far.
+        max_steps: Optimizer steps of the whole run.
+        generator: Randomness of this step, the same on every process and after a resume.
+        local_rows: Where this process's rows lie in the gathered batch.
+    """
+
+    encoder: Encoder
+    step: int = 0
+    max_steps: int = 1
+    generator: torch.Generator | None = None
+    local_rows: slice = field(default_factory=lambda: slice(None))
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, with gradient: for objectives that reduce over this process's tokens."""
+        return distributed.all_sum(tensor)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The rows (b, ...) of every process as (B, ...), with gradient: for what is computed from the local tokens."""
+        return distributed.gather(tensor)
+
+    def all_max(self, value: int) -> int:
+        """The largest over processes: for objectives that pad tokens to one length everywhere."""
+        return distributed.all_max(value)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.max_steps))
 
 
 class Objective(nn.Module, ABC):
@@ -49,6 +86,44 @@ class Objective(nn.Module, ABC):
         """Called after each optimizer step (moving averages, queues)."""
 
 
+class Tokens(Protocol):
+    """The tokenised texts of a run, as a collator sees them; `cse.data.tokens.TokenStore` in training.
+
+    Attributes:
+        max_length: Most ids of a text, template and special tokens included.
+        truncated: How many distinct texts were longer.
+        pad_id: Fills the right of a short row.
+        mask_id: The mask token; None for a tokenizer without one.
+        special_ids: Ids that stand for no text of its own.
+        vocab_size: Ids are below it.
+        added: How many ids the tokenizer puts before and after every text: special tokens and template.
+    """
+
+    max_length: int
+    truncated: int
+    pad_id: int
+    mask_id: int | None
+    special_ids: tuple[int, ...]
+    vocab_size: int
+    added: tuple[int, int]
+
+    def text_id(self, text: str) -> int:
+        """The row of one of the run's texts."""
+        ...
+
+    def ids(self, text_id: int) -> NDArray[np.int32]:
+        """(L,) the ids of a row."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text made on the fly."""
+        ...
+
+    def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """Rows of ids side by side: input_ids and attention_mask, both (n, L), padded on the right."""
+        ...
+
+
 class Collator(ABC):
     """Makes a Batch of Examples. What is random about a view depends on (run seed, epoch, row id) alone.
 
@@ -61,7 +136,7 @@ class Collator(ABC):
     provides: frozenset[str] = frozenset()
 
     @abstractmethod
-    def setup(self, tokens: TokenStore, seed: int) -> None:
+    def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenised texts and the run's seed. Called once, before the first batch."""
 
     @abstractmethod
@@ -113,44 +188,6 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def similarity(self, batch: Batch, ctx: StepContext) -> Tensor:
         """(B, N) similarity of anchors and candidates, without gradient."""
-
-
-class Miner(ABC):
-    """Chooses hard negatives from a pool. All vectors have unit length, so that products are cosines."""
-
-    @abstractmethod
-    def setup(self, pool: NDArray[np.float32]) -> None:
-        """Receive the pool (N, D), which may lie on disk. Called before the first queries of a search."""
-
-    @abstractmethod
-    def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
-        """Up to k rows of the pool for each of M anchors, the hardest first, never one that its query bans.
-
-        `allowed` says of candidates (M, C), rows of the pool, which may be negatives: (M, C).
-        """
-
-
-class Callback(ABC):  # noqa: B024 - a watcher may watch anything, and nothing
-    """Watches a run. Each method does nothing unless overridden, and none may change training."""
-
-    def on_start(self, run: Run) -> None:  # noqa: B027
-        """Before the first step, with everything built."""
-
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """After each optimizer step."""
-
-    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """After each evaluation."""
-
-    def on_end(self, run: Run) -> None:  # noqa: B027
-        """After the last step, or on the way out of an interrupted run."""
-
-    def state(self) -> dict[str, Any]:
-        """What must survive an interruption, as JSON."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take `state()` back on resume."""
 
 
 class SentenceEncoder(Protocol):

@@ -137,14 +137,14 @@ def build(recipe: Recipe) -> Any:
         UserError: A component refuses its arguments.
     """
     from cse.seeding import seed_dropout
-    from cse.training.trainer import Trainer
+    from cse.training.settings import Settings
 
     seed_dropout(recipe.config.seed, "init")
     built = SimpleNamespace()
     for part in (*COMPONENTS, "trainer", "callbacks"):
         try:
             value = recipe.config[part]
-            setattr(built, part, Trainer(**vars(value)) if part == "trainer" else _make(value))
+            setattr(built, part, Settings(**vars(value)) if part == "trainer" else _make(value))
         except ValueError as error:
             raise UserError(f"recipe {recipe.name}: {part}: {error}") from error
     return built
@@ -169,9 +169,10 @@ def _parser() -> Any:
 
     from cse.data.datasets import Dataset
     from cse.encoder.model import Encoder
-    from cse.interfaces import Callback, Collator, Evaluator, Objective, Sampler
+    from cse.interfaces import Collator, Evaluator, Objective, Sampler
     from cse.mining.refresh import RefreshNegatives
-    from cse.training.trainer import Trainer
+    from cse.training.run import Callback
+    from cse.training.settings import Settings
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
@@ -179,6 +180,6 @@ def _parser() -> Any:
     classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RefreshNegatives)
     for component, base in zip(COMPONENTS, classes, strict=True):
         parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
-    parser.add_class_arguments(Trainer, "trainer")
+    parser.add_class_arguments(Settings, "trainer")
     parser.add_argument("--callbacks", type=list[Callback], default=[], help="more watchers of the run")
     return parser

@@ -74,12 +74,14 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     from cse.encoder.model import Encoder
     from cse.objectives.simcse import SimCSE
     from cse.seeding import seed_dropout
-    from cse.training.trainer import Run, Trainer
+    from cse.training.run import Run
+    from cse.training.settings import Settings
+    from cse.training.trainer import Trainer
 
     seed_dropout(42)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        settings = Settings(
             batch_size=BATCH,
             max_steps=steps,
             learning_rate=RATE,
@@ -95,10 +97,10 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
             encoder=Encoder(backbone, pooler="cls"),
             objective=SimCSE(),
             evaluator=None,
-            trainer=trainer,
+            settings=settings,
             callbacks=[_ours_callback(clock)],
         )
-        trainer.fit(run)
+        Trainer(run).fit()
     return clock.result(steps)
 
 
@@ -182,7 +184,7 @@ def _device() -> str:
 
 
 def _ours_callback(clock: _Clock) -> Any:
-    from cse.interfaces import Callback
+    from cse.training.run import Callback
 
     class Tick(Callback):
         def on_step(self, run: Any, metrics: dict[str, float]) -> None:

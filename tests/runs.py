@@ -12,7 +12,8 @@ from cse.encoder.model import Encoder
 from cse.interfaces import Evaluator
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
-from cse.training.trainer import Run, Trainer
+from cse.training.run import Run
+from cse.training.settings import Settings
 from tests.conftest import WORDS
 
 TIMINGS = {"seconds", "sentences_per_s", "steps_per_s", "peak_mb"}
@@ -76,7 +77,7 @@ def make_run(
         encoder=encoder or Encoder(backbone, head="mlp"),
         objective=objective or SimCSE(),
         evaluator=Spread() if evaluator else None,
-        trainer=Trainer(**{**settings, **trainer}),
+        settings=Settings(**{**settings, **trainer}),
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from cse import cli
 from cse.encoder.model import Encoder
-from cse.interfaces import Callback
+from cse.training.run import Callback
 from tests.runs import metrics, weights, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent

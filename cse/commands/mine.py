@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from cse.interfaces import Miner
     from cse.mining.command import Judge
+    from cse.mining.miners import Miner
 
 HELP = "choose hard negatives for rows of text, as a file to train on"
 EPILOG = (

@@ -11,12 +11,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cse.files import atomic_file
-from cse.interfaces import Callback
+from cse.training.run import Callback
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.data.tokens import TokenStore
-    from cse.training.trainer import Run
+    from cse.training.run import Run
 
 FILE = "data.json"  # in a run's folder
 BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the histogram's bars

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from cse.augment import render
 from cse.batch import Batch, Example
-from cse.data.tokens import TokenStore
 from cse.errors import UserError
-from cse.interfaces import Augmentation, Collator
+from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import derive, python_rng
 
 Ids = Sequence[int] | NDArray[np.int32]
@@ -42,7 +41,7 @@ class TextViews(Collator):
         self.max_length = max_length
         self.views = views
 
-    def setup(self, tokens: TokenStore, seed: int) -> None:
+    def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenised texts."""
         self.tokens = tokens
 
@@ -105,7 +104,7 @@ class Masked(Collator):
         self.max_length = views.max_length
         self.provides = views.provides | {"masked_ids", "mlm_labels"}
 
-    def setup(self, tokens: TokenStore, seed: int) -> None:
+    def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenised texts and the run's seed."""
         if tokens.mask_id is None:
             raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone, asset:mini")
@@ -168,7 +167,7 @@ class AugmentedViews(TextViews):
         self.augmentations = augmentations
         self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
 
-    def setup(self, tokens: TokenStore, seed: int) -> None:
+    def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenised texts and the run's seed."""
         super().setup(tokens, seed)
         self.seed = seed

@@ -13,7 +13,7 @@ from cse.data.datasets import Dataset, Pairs, Texts, Triplets
 from cse.data.sources import Column, read
 from cse.errors import UserError
 from cse.files import atomic_file, sha256_file
-from cse.interfaces import Miner
+from cse.mining.miners import Miner
 from cse.mining.search import Corpus, TeacherRule, mine
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.errors import UserError
-from cse.interfaces import Miner
 from cse.mining.neighbours import EXACT, contained, cosines, open_pool
 from cse.seeding import derive
 
@@ -46,6 +46,21 @@ class Mined(NamedTuple):
 
     rows: NDArray[np.int64]
     counts: dict[str, int]
+
+
+class Miner(ABC):
+    """Chooses hard negatives from a pool. All vectors have unit length, so that products are cosines."""
+
+    @abstractmethod
+    def setup(self, pool: NDArray[np.float32]) -> None:
+        """Receive the pool (N, D), which may lie on disk. Called before the first queries of a search."""
+
+    @abstractmethod
+    def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
+        """Up to k rows of the pool for each of M anchors, the hardest first, never one that its query bans.
+
+        `allowed` says of candidates (M, C), rows of the pool, which may be negatives: (M, C).
+        """
 
 
 class TopK(Miner):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cse import distributed
 from cse.batch import Example
 from cse.errors import UserError
-from cse.interfaces import Miner
+from cse.mining.miners import Miner
 from cse.mining.search import Corpus, mine
 from cse.mining.vectors import unit
 

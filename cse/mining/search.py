@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.errors import UserError
-from cse.interfaces import Miner
-from cse.mining.miners import Allowed, Mined, Queries
+from cse.mining.miners import Allowed, Mined, Miner, Queries
 from cse.mining.neighbours import cosines
 
 CHUNK = 512  # anchors that are searched at once

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.interfaces import Objective
+from cse.batch import Batch, LossOutput, Views
+from cse.interfaces import Objective, StepContext
 from cse.objectives.functional import paired_cosine
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.interfaces import Objective
+from cse.batch import Batch, LossOutput, Views
+from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import contrast
 

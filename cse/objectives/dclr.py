@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.errors import UserError
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
 

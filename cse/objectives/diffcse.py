@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
 from cse.objectives.rtd import Discriminator, Generator

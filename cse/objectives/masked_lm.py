@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 
 PRETRAINED_HEADS = {  # where BERT and RoBERTa keep the head's weights
     "dense": ("cls.predictions.transform.dense", "lm_head.dense"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cse.batch import Batch, LossOutput, StepContext, Views
-from cse.interfaces import Objective
+from cse.batch import Batch, LossOutput, Views
+from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
 

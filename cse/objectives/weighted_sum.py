@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 
 
 class WeightedSum(Objective):

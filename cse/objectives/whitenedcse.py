@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
 from cse.objectives.whitening import Covariance, group_whiten

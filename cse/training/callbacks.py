@@ -6,9 +6,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cse import __version__
-from cse.interfaces import Callback
 from cse.training.environment import git_commit
-from cse.training.trainer import Run
+from cse.training.run import Callback, Run
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
 DROP = 5.0  # points below the best dev score
@@ -88,7 +87,7 @@ class Console(Callback):
 
 def header(run: Run) -> list[tuple[str, str]]:
     """What a run says of itself before it starts."""
-    settings = run.trainer
+    settings = run.settings
     parts = settings.batch_size // settings.accumulation
     batch = f"{settings.batch_size} rows × {run.max_steps} steps{_negatives(run, parts)}"
     if settings.accumulation > 1:

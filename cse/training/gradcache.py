@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cse.batch import Batch, LossOutput, StepContext
+from cse.batch import Batch, LossOutput
+from cse.interfaces import StepContext
 from cse.training.learner import Encoded, Learner
 
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cse.batch import ROW_FIELDS, Batch, LossOutput, StepContext, Views
+from cse.batch import ROW_FIELDS, Batch, LossOutput, Views
 from cse.distributed import gather
 from cse.encoder.model import Encoder
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.functional import alignment, cosine_matrix, uniformity
 
 

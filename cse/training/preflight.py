@@ -9,10 +9,11 @@ from cse import distributed
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from cse.training.trainer import Run, Trainer
+    from cse.training.run import Run
+    from cse.training.settings import Settings
 
 
-def check(run: Run, settings: Trainer) -> None:
+def check(run: Run, settings: Settings) -> None:
     """Refuse data, collator, objective, encoder and settings that do not go together.
 
     Raises:
@@ -35,7 +36,7 @@ def _of_views(run: Run) -> Iterator[str]:
         )
 
 
-def _of_objective(run: Run, settings: Trainer) -> Iterator[str]:
+def _of_objective(run: Run, settings: Settings) -> Iterator[str]:
     name = type(run.objective).__name__
     missing = run.objective.requires - run.collator.provides
     if missing:
@@ -58,7 +59,7 @@ def _of_objective(run: Run, settings: Trainer) -> Iterator[str]:
         )
 
 
-def _of_batch(run: Run, settings: Trainer) -> Iterator[str]:
+def _of_batch(run: Run, settings: Settings) -> Iterator[str]:
     processes = distributed.world_size()
     parts = processes * settings.accumulation
     if settings.batch_size % parts:
@@ -71,25 +72,3 @@ def _of_batch(run: Run, settings: Trainer) -> Iterator[str]:
             f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows; "
             "give a smaller batch or more data"
         )
-
-
-def at_least(least: float, **values: float) -> None:
-    """Refuse a trainer's setting below `least`.
-
-    Raises:
-        UserError: One is.
-    """
-    for name, value in values.items():
-        if not value >= least:
-            raise UserError(f"trainer.{name} is {value}; give {least} or more")
-
-
-def above(least: float, **values: float) -> None:
-    """Refuse a trainer's setting that is not above `least`.
-
-    Raises:
-        UserError: One is not.
-    """
-    for name, value in values.items():
-        if not value > least:
-            raise UserError(f"trainer.{name} is {value}; give a number above {least}")

@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 
 from cse.errors import UserError
 from cse.files import atomic_file
-from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
 from cse.training.environment import environment
-from cse.training.trainer import Run
+from cse.training.run import Callback, Run
+from cse.training.trainer import Trainer
 
 
 def start(name: str, overrides: list[str], folder: Path | None) -> int:
@@ -90,10 +90,10 @@ def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
         evaluator=built.evaluator,
         sampler=built.sampler,
         negatives=built.negatives,
-        trainer=built.trainer,
+        settings=built.trainer,
         callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks],
     )
-    built.trainer.fit(run, resume=is_resume)
+    Trainer(run).fit(resume=is_resume)
     return 130 if run.interrupted else 0
 
 

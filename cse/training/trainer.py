@@ -6,138 +6,35 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from cse import distributed
-from cse.batch import Batch, Example, LossOutput, StepContext
-from cse.data.datasets import Dataset
+from cse.batch import Batch, Example, LossOutput
 from cse.data.loader import Rows
 from cse.data.samplers import StepBatches
 from cse.data.tokens import TokenStore
-from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import Callback, Collator, Evaluator, Objective, Sampler
-from cse.mining.refresh import RefreshNegatives
+from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, preflight
-from cse.training.checkpoint import Progress, load_progress, load_tensors, save_state
+from cse.training.checkpoint import load_progress, load_tensors, save_state
 from cse.training.hardware import accelerator, describe, peak_memory
 from cse.training.interrupt import Interrupt
 from cse.training.learner import Encoded, Learner, diagnostics
 from cse.training.metrics import MetricsLog
-
-
-@dataclass(slots=True)
-class Run:
-    """Everything about one run, as callbacks see it."""
-
-    name: str
-    folder: Path
-    seed: int
-    data: Dataset
-    collator: Collator
-    encoder: Encoder
-    objective: Objective
-    evaluator: Evaluator | None
-    trainer: Trainer
-    sampler: Sampler | None = None
-    negatives: RefreshNegatives | None = None
-    callbacks: Sequence[Callback] = ()
-    progress: Progress = field(default_factory=Progress)
-    max_steps: int = 0
-    truncated: int = 0
-    hardware: str = ""
-    interrupted: bool = False
+from cse.training.run import Run
 
 
 class Trainer:
-    """Settings of the loop, and the loop.
+    """Trains one run."""
 
-    Args:
-        batch_size: Anchors in an optimizer step, over all processes.
-        max_steps: Optimizer steps. None: as many as `epochs` needs.
-        epochs: Passes over the data, where `max_steps` is not given.
-        learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
-        weight_decay: Of AdamW.
-        warmup_steps: Steps over which the rate rises from 0.
-        schedule: What follows: `linear` falls to 0 at the last step.
-        clip: Largest norm of the gradient.
-        accumulation: Cut each batch into this many parts, each with its own negatives only. Saves memory; adds none.
-        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay the batch's.
-        precision: `auto` is bf16 where the hardware computes it natively, else fp32. Similarities are always fp32.
-        device: `auto` takes the accelerator that is there.
-        eval_every: Steps between evaluations; there is one before the first step and one after the last.
-        early_stopping: Stop after this many evaluations without a better score. None: never.
-        workers: Processes that prepare batches ahead.
-        trackers: Names that Accelerate knows (tensorboard, wandb, trackio).
-
-    Raises:
-        UserError: A value is out of range.
-    """
-
-    def __init__(
-        self,
-        *,
-        batch_size: int = 64,
-        max_steps: int | None = None,
-        epochs: float = 1.0,
-        learning_rate: float = 3e-5,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        schedule: Literal["linear", "constant"] = "linear",
-        clip: float = 1.0,
-        accumulation: int = 1,
-        chunk_size: int | None = None,
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
-        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-        eval_every: int = 125,
-        early_stopping: int | None = None,
-        workers: int = 0,
-        trackers: Sequence[str] = (),
-    ) -> None:
-        preflight.at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        preflight.at_least(
-            1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None}
-        )
-        preflight.at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
-        preflight.above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
-        self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
-        self.accumulation, self.chunk_size = accumulation, chunk_size
-        self.precision, self.device = precision, device
-        self.eval_every, self.early_stopping = eval_every, early_stopping
-        self.workers, self.trackers = workers, tuple(trackers)
-
-    def fit(self, run: Run, *, resume: bool = False) -> Run:
-        """Train; on return `run.folder` holds best/, last/, state/ and metrics.jsonl.
-
-        Raises:
-            UserError: Data, collator, objective and encoder do not go together, or the state to resume is damaged.
-            FloatingPointError: The loss is not finite.
-        """
-        return Loop(self, run).run_all(resume)
-
-    def rate(self, step: int, max_steps: int) -> float:
-        """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * (max_steps - step) / max(1, max_steps - self.warmup_steps)
-
-
-class Loop:
-    """One `Trainer.fit`."""
-
-    def __init__(self, settings: Trainer, run: Run) -> None:
-        self.settings, self.run = settings, run
+    def __init__(self, run: Run) -> None:
+        self.run, self.settings = run, run.settings
+        settings = run.settings
         self.accelerator = accelerator(settings.device, settings.precision, settings.trackers)
         preflight.check(run, settings)
         self.rows: Sequence[Example] = run.data
@@ -170,8 +67,13 @@ class Loop:
             trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
         )
 
-    def run_all(self, resume: bool) -> Run:
-        """Restore or start, train, finish."""
+    def fit(self, *, resume: bool = False) -> Run:
+        """Train; on return `run.folder` holds best/, last/, state/ and metrics.jsonl.
+
+        Raises:
+            UserError: Data, collator, objective and encoder do not go together, or the state to resume is damaged.
+            FloatingPointError: The loss is not finite.
+        """
         run, progress = self.run, self.run.progress
         if resume:
             run.progress = progress = load_progress(run.folder / "state")

@@ -16,7 +16,8 @@ from cse.augment.masked_lm import Filler
 from cse.augment.synonyms import PLACES, WordNet
 from cse.data.collators import AugmentedViews
 from cse.errors import UserError
-from cse.interfaces import Callback
+from cse.training.run import Callback
+from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import make_run, metrics
 
@@ -220,9 +221,9 @@ def test_a_run_with_worker_processes_and_one_that_was_killed_are_the_run_without
         runs[name] = run = augmented(tmp_path / name, tiny_bert, substitution, **settings)
         run.callbacks = [Dies()] if name == "killed" else []
         with pytest.raises(RuntimeError, match="killed") if name == "killed" else nullcontext():
-            run.trainer.fit(run)
+            Trainer(run).fit()
     again = augmented(tmp_path / "killed", tiny_bert, substitution)
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     want = metrics(runs["plain"].folder)
     assert len({line.get("loss") for line in want}) == 4  # none, then three
     assert metrics(runs["workers"].folder) == metrics(again.folder) == want

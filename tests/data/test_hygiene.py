@@ -15,6 +15,7 @@ from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import Spread, make_run, write_texts
 
@@ -186,7 +187,7 @@ def test_a_run_keeps_its_report_and_warns(tiny_bert, tmp_path, capsys, monkeypat
     monkeypatch.setitem(SETS, "copied", [(write_texts(tmp_path).read_text().splitlines()[3].upper() + "!",)])
     run = make_run(tmp_path, tiny_bert, max_steps=1)
     run.evaluator, run.callbacks = Knowing(), [DataCheck()]
-    run.trainer.fit(run)
+    Trainer(run).fit()
     report = json.loads((run.folder / hygiene.FILE).read_text())
     assert report["rows"] == 48
     assert {name: each["shared_texts"] for name, each in report["overlap"].items()} == {

@@ -12,6 +12,7 @@ from cse import recipe as recipes
 from cse.batch import Example
 from cse.data.samplers import ClusterBatches, LabelBatches, NoDuplicates, StepBatches
 from cse.errors import UserError
+from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, weights
 from tests.training.test_trainer import Dies
 
@@ -158,12 +159,12 @@ def test_a_run_with_a_sampler_resumes_bit_for_bit(tiny_bert, tmp_path):
         return made
 
     whole, killed = run("whole"), run("killed")
-    whole.trainer.fit(whole)
+    Trainer(whole).fit()
     killed.callbacks = [Dies("step", 7)]  # in the second epoch
     with pytest.raises(RuntimeError, match="killed"):
-        killed.trainer.fit(killed)
+        Trainer(killed).fit()
     again = run("killed")
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     assert metrics(again.folder) == metrics(whole.folder)
     assert weights(again.folder / "last") == weights(whole.folder / "last")
 

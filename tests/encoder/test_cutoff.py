@@ -11,6 +11,7 @@ from cse.encoder.cutoff import Cutoff, first_layer
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.simcse import SimCSE
+from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import make_run, metrics
 
@@ -125,7 +126,8 @@ def test_gradient_caching_repeats_the_cut(tiny_bert, tmp_path):
     """The second pass of a chunk must meet the embeddings that the first had, or the gradient is another's."""
     from accelerate import Accelerator
 
-    from cse.batch import Batch, StepContext
+    from cse.batch import Batch
+    from cse.interfaces import StepContext
     from cse.seeding import seed_dropout
     from cse.training import gradcache
     from cse.training.learner import Learner
@@ -150,7 +152,7 @@ def test_gradient_caching_repeats_the_cut(tiny_bert, tmp_path):
 def test_a_run_is_the_same_again(tiny_bert, tmp_path):
     def losses(name):
         run = make_run(tmp_path / name, tiny_bert, encoder=quiet(tiny_bert, token_cutoff=0.3), evaluator=False)
-        run.trainer.fit(run)
+        Trainer(run).fit()
         return [line.get("loss") for line in metrics(run.folder)]
 
     first = losses("a")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext
+from cse.batch import Batch
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS, get_pooler
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext
+from cse.batch import Batch
 from cse.data.collators import Masked, TextViews
 from cse.encoder.model import Encoder, prefix
 from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.learner import Learner
+from cse.training.trainer import Trainer
 from tests.objectives.test_diffcse import bert, save
 from tests.runs import make_run
 
@@ -149,7 +151,7 @@ def test_roberta_positions_follow_the_prompts(tiny_roberta):
 def test_only_prompts_and_head_are_trained(any_backbone, tmp_path):
     encoder = PrefixEncoder(any_backbone, prompt_length=3, pooler="last", head="mlp", max_length=20)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    make_run(tmp_path, any_backbone, encoder=encoder).trainer.fit(make_run(tmp_path, any_backbone, encoder=encoder))
+    Trainer(make_run(tmp_path, any_backbone, encoder=encoder)).fit()
     changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"prompts.weight", "head.linear.weight", "head.linear.bias"}
     size = sum(p.stat().st_size for p in (tmp_path / "run" / "best").rglob("*") if p.is_file())
@@ -164,7 +166,7 @@ def test_the_masked_lm_term_trains_prompts_and_heads_only(tiny_bert, tmp_path):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     collator = Masked(views=TextViews(max_length=12))
     run = make_run(tmp_path, tiny_bert, encoder=encoder, objective=objective, collator=collator)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"prompts.weight", "head.linear.weight", "head.linear.bias"}
 

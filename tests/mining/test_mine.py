@@ -13,6 +13,7 @@ from cse.data.datasets import Triplets
 from cse.encoder.model import Encoder
 from cse.mining.search import plain
 from cse.seeding import seed_dropout
+from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
 
 
@@ -146,7 +147,7 @@ def test_plain_texts_are_trained_on_as_they_are(checkpoint, tiny_bert, tmp_path)
     run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
     assert run.collator.needs_dropout(data[0])
     run.data = data
-    run.trainer.fit(run)
+    Trainer(run).fit()
     assert run.progress.step == 1
 
 

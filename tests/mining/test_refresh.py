@@ -22,6 +22,7 @@ from cse.errors import UserError
 from cse.mining.miners import Random, TopK
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
 from cse.seeding import seed_dropout
+from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, weights, write_texts
 from tests.training.test_trainer import Dies
 
@@ -76,7 +77,7 @@ def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monke
         return chosen
 
     monkeypatch.setattr(RefreshNegatives, "mine", spy)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     assert list(seen) == [0, 2, 4, 6]
     assert seen[0] != seen[6]  # the encoder has learnt, and its neighbours with it
     assert len({len(texts) for rows in seen.values() for texts in rows}) > 1  # unequal numbers
@@ -86,7 +87,7 @@ def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monke
 def whole(tiny_bert, tmp_path_factory):
     """A run that nothing disturbs, with refreshes before steps 1, 4 and 7, and evaluations after 2, 4, 6 and 8."""
     run = run_with(tmp_path_factory.mktemp("whole"), tiny_bert, steps=3, learning_rate=1e-2)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     return run
 
 
@@ -96,11 +97,11 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whol
     killed = run_with(tmp_path, tiny_bert, steps=3, learning_rate=1e-2)
     killed.callbacks = [Dies(event, step)]
     with pytest.raises(RuntimeError, match="killed"):
-        killed.trainer.fit(killed)
+        Trainer(killed).fit()
     at, real = [], RefreshNegatives.mine
     monkeypatch.setattr(RefreshNegatives, "mine", lambda self, e, s: at.append(s) or real(self, e, s))
     again = run_with(tmp_path, tiny_bert, steps=3, learning_rate=1e-2)
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     assert at == mined
     assert metrics(again.folder) == metrics(whole.folder)
     assert weights(again.folder / "last") == weights(whole.folder / "last")
@@ -108,7 +109,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whol
 
 def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
     run = run_with(tmp_path, tiny_bert, triplets=False, k=1, miner=Random(seed=1))
-    run.trainer.fit(run)
+    Trainer(run).fit()
     chosen = run.negatives.mine(run.encoder, 0)
     for i in range(len(run.data)):
         anchor, positive, negative = run.negatives.rows(chosen)[i].texts
@@ -116,14 +117,14 @@ def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
     bare = run_with(tmp_path / "bare", tiny_bert, triplets=False, encoder=encoder)
     with pytest.raises(UserError, match="dropout"):
-        bare.trainer.fit(bare)
+        Trainer(bare).fit()
 
 
 def test_a_pool_of_its_own(tiny_bert, tmp_path):
     (tmp_path / "pool.txt").write_text("the moon\na red tree\nthe slow dog\n")
     run = make_run(tmp_path / "run", tiny_bert, triplets=True, max_steps=1)
     run.negatives = RefreshNegatives(miner=TopK(), k=3, pool=str(tmp_path / "pool.txt"), epochs=0.5)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     rows = run.negatives.rows(run.negatives.mine(run.encoder, 0))
     assert all(sorted(rows[i].texts[3:]) == ["a red tree", "the moon", "the slow dog"] for i in range(len(rows)))
     assert run.negatives.interval(7) == 4

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import torch
 
-from cse.batch import Batch, StepContext, Views
+from cse.batch import Batch, Views
+from cse.interfaces import StepContext
 
 
 def settings(oracles, method):

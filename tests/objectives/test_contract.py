@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cse.objectives
 from cse import distributed
-from cse.batch import Batch, Example, StepContext
+from cse.batch import Batch, Example
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout, torch_rng

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from cse.batch import Batch, StepContext, Views
+from cse.batch import Batch, Views
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.dclr import DCLR
 from cse.objectives.functional import all_entries_bce, cosine_matrix

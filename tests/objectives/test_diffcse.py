@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext, Views
+from cse.batch import Batch, Views
 from cse.data.collators import Masked, TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.diffcse import DiffCSE
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
+from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import make_run, weights
 
@@ -345,7 +347,7 @@ def test_a_run_saves_the_encoder_alone_and_goes_on_where_it_was(tiny_bert, tmp_p
         return make_run(folder, tiny_bert, encoder=encoder, objective=objective, collator=collator, **trainer)
 
     whole = run(tmp_path / "whole", max_steps=4, schedule="constant")
-    whole.trainer.fit(whole)
+    Trainer(whole).fit()
     saved = torch.load(whole.folder / "state" / "state.pt", weights_only=True)["learner"]
     assert {".".join(key.split(".")[:2]) for key in saved if not key.startswith("encoder.")} == {
         "objective.discriminator",
@@ -353,16 +355,16 @@ def test_a_run_saves_the_encoder_alone_and_goes_on_where_it_was(tiny_bert, tmp_p
     }
     assert sorted(p.name for p in (whole.folder / "best").iterdir() if p.is_dir()) == ["1_Pooling"]
     half = run(tmp_path / "half", max_steps=2, schedule="constant")
-    half.trainer.fit(half)
+    Trainer(half).fit()
     rest = run(tmp_path / "half", max_steps=4, schedule="constant")
     progress = json.loads((half.folder / "state" / "state.json").read_text())
     progress["progress"]["finished"] = False
     (half.folder / "state" / "state.json").write_text(json.dumps(progress))
-    rest.trainer.fit(rest, resume=True)
+    Trainer(rest).fit(resume=True)
     assert weights(rest.folder / "last") == weights(whole.folder / "last")
 
 
 def test_a_collator_without_masks_is_refused(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, objective=DiffCSE(generator=tiny_bert))
     with pytest.raises(UserError, match=r"DiffCSE needs Batch\.masked_ids"):
-        run.trainer.fit(run)
+        Trainer(run).fit()

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from cse.batch import Batch, Example, StepContext, Views
+from cse.batch import Batch, Example, Views
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
+from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from tests.conftest import WORDS
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext, Views
+from cse.batch import Batch, Views
+from cse.interfaces import StepContext
 from cse.objectives.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE

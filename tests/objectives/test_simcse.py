@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext, Views
+from cse.batch import Batch, Views
 from cse.encoder.poolers import get_pooler
+from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 
 POOLERS = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, LossOutput, StepContext, Views
+from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError
-from cse.interfaces import Objective
+from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum

@@ -16,6 +16,7 @@ from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from cse.publish.stage import stage, truncate
+from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast", 'the "sun" on a moon']
@@ -183,7 +184,7 @@ def test_poolers_of_two_layers_train_and_are_saved(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, pooler="first_last_embeddings")
     before = encoder.eval().encode(TEXTS)
     run = make_run(tmp_path, tiny_bert, encoder=encoder)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     again = Encoder.load(str(tmp_path / "run" / "last"))
     assert again.pooler == "first_last_embeddings"
     assert np.abs(again.encode(TEXTS) - encoder.encode(TEXTS)).max() < 1e-6

@@ -14,18 +14,19 @@ from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
 from cse import cli, distributed
-from cse.batch import Batch, StepContext
+from cse.batch import Batch
 from cse.data.collators import Masked, TextViews
 from cse.data.datasets import Triplets
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
-from cse.interfaces import Callback
+from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
+from cse.training.run import Callback
 from tests.runs import metrics, weights, write_triplets
 
 ROWS = 8

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cse.batch import Batch, StepContext
+from cse.batch import Batch
 from cse.data.datasets import Pairs, Texts, Triplets
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.functional import contrast
 from cse.objectives.simcse import SimCSE
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.training.learner import Encoded, Learner
+from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, write_texts
 from tests.training.test_distributed import share
 
@@ -118,10 +120,10 @@ def test_a_run_with_weights_and_an_objective_that_has_none(tiny_bert, tmp_path):
         run = make_run(tmp_path / name, tiny_bert, max_steps=2)
         path = table(tmp_path / name, weights or [1] * 8)
         run.data = Pairs(path, columns=("a", "b"), weight_column="w" if weights else None)
-        run.trainer.fit(run)
+        Trainer(run).fit()
         runs[name] = metrics(run.folder)[-1]["loss"]
     assert runs["ones"] == runs["plain"] != runs["skewed"]
     run = make_run(tmp_path / "other", tiny_bert, objective=WhitenedCSE())
     run.data = Pairs(path, columns=("a", "b"), weight_column="w")
     with pytest.raises(UserError, match=r"data.weight_column gives rows weights, which objective WhitenedCSE"):
-        run.trainer.fit(run)
+        Trainer(run).fit()

@@ -10,6 +10,7 @@ from filelock import FileLock
 from cse.errors import UserError
 from cse.recipe import Recipe
 from cse.training.start import RunFiles
+from cse.training.trainer import Trainer
 from tests.runs import make_run
 
 
@@ -22,16 +23,16 @@ def _run(folder, backbone):
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(tiny_bert, tmp_path):
     first = _run(tmp_path, tiny_bert)
-    first.trainer.fit(first)
+    Trainer(first).fit()
     log = (first.folder / "metrics.jsonl").read_bytes()
     second = _run(tmp_path, tiny_bert)
     with FileLock(first.folder / ".lock"), pytest.raises(UserError, match="another process"):
-        second.trainer.fit(second, resume=True)
+        Trainer(second).fit(resume=True)
     assert (first.folder / "metrics.jsonl").read_bytes() == log
 
 
 def test_it_is_free_again_after_the_run(tiny_bert, tmp_path):
     run = _run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     with FileLock(run.folder / ".lock", timeout=0):
         pass

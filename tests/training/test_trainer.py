@@ -8,17 +8,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cse.batch import StepContext
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import Callback
+from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Learner
+from cse.training.run import Callback
+from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run, metrics, weights
 
 
@@ -41,7 +42,7 @@ class Dies(Callback):
 
 def test_a_run_leaves_what_it_says(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     log = metrics(run.folder)
     assert [line["step"] for line in log] == [0, 2, 4, 6]
     assert {"loss", "dev", "pos_cos", "neg_cos", "align", "uniform", "grad_norm", "lr"} <= set(log[-1])
@@ -57,13 +58,13 @@ def test_a_run_leaves_what_it_says(tiny_bert, tmp_path):
 @pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 4), ("eval", 0)])
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
     whole = make_run(tmp_path / "whole", tiny_bert)
-    whole.trainer.fit(whole)
+    Trainer(whole).fit()
     killed = make_run(tmp_path / "killed", tiny_bert)
     killed.callbacks = [Dies(event, step)]
     with pytest.raises(RuntimeError, match="killed"):
-        killed.trainer.fit(killed)
+        Trainer(killed).fit()
     again = make_run(tmp_path / "killed", tiny_bert)
-    again.trainer.fit(again, resume=(again.folder / "state").exists())
+    Trainer(again).fit(resume=(again.folder / "state").exists())
     assert metrics(again.folder) == metrics(whole.folder)
     for name in ("best", "last"):
         assert weights(again.folder / name) == weights(whole.folder / name)
@@ -71,10 +72,10 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
 
 def test_a_finished_run_is_not_trained_again(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     before = weights(run.folder)
     again = make_run(tmp_path, tiny_bert)
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     assert weights(run.folder) == before
 
 
@@ -84,13 +85,13 @@ def test_lora_resumes_and_leaves_the_backbone_alone(tiny_bert, tmp_path):
         return Encoder(tiny_bert, lora_rank=2, lora_targets=["query", "value"])
 
     whole = make_run(tmp_path / "whole", tiny_bert, encoder=encoder())
-    whole.trainer.fit(whole)
+    Trainer(whole).fit()
     killed = make_run(tmp_path / "killed", tiny_bert, encoder=encoder())
     killed.callbacks = [Dies("step", 3)]
     with pytest.raises(RuntimeError):
-        killed.trainer.fit(killed)
+        Trainer(killed).fit()
     again = make_run(tmp_path / "killed", tiny_bert, encoder=encoder())
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     assert weights(again.folder / "last") == weights(whole.folder / "last")
     state = torch.load(again.folder / "state" / "state.pt", weights_only=True)["learner"]
     assert all("lora" in name for name in state)
@@ -98,19 +99,19 @@ def test_lora_resumes_and_leaves_the_backbone_alone(tiny_bert, tmp_path):
 
 def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     path = run.folder / "state" / "state.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     again = make_run(tmp_path, tiny_bert)
     with pytest.raises(UserError, match="damaged"):
-        again.trainer.fit(again, resume=True)
+        Trainer(again).fit(resume=True)
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tiny_bert, tmp_path, monkeypatch):
     run = make_run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     before = weights(run.folder / "best")
     real = torch.save
 
@@ -182,7 +183,7 @@ def test_caching_replays_the_same_dropout(tiny_bert, tmp_path):
 def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0, embedding_dropout=1e-9)
     run = make_run(tmp_path, tiny_bert, encoder=encoder, accumulation=2, max_steps=1, learning_rate=1e-9, clip=1e9)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
     run.collator.setup(tokens, 7)
     from cse.data.samplers import StepBatches
@@ -210,7 +211,7 @@ def test_the_same_batches_whatever_the_number_of_processes():
 
 def test_early_stopping(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, max_steps=40, early_stopping=2, learning_rate=1e-2)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     last = run.progress.step
     assert last == min(40, run.progress.best_step + 4)
 
@@ -220,7 +221,7 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
     score = Spread.__call__
     monkeypatch.setattr(Spread, "__call__", lambda *given: {"spread": -score(*given)["spread"]})  # training widens it
     whole = make_run(tmp_path / "whole", tiny_bert, **options)
-    whole.trainer.fit(whole)
+    Trainer(whole).fit()
     assert whole.progress.step < 40
     killed = make_run(tmp_path / "killed", tiny_bert, **options)
     real = Encoder.save
@@ -233,9 +234,9 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "save", save)
         with pytest.raises(RuntimeError, match="killed"):
-            killed.trainer.fit(killed)
+            Trainer(killed).fit()
     again = make_run(tmp_path / "killed", tiny_bert, **options)
-    again.trainer.fit(again, resume=True)
+    Trainer(again).fit(resume=True)
     assert metrics(again.folder) == metrics(whole.folder)
     assert weights(again.folder / "last") == weights(whole.folder / "last")
 
@@ -247,7 +248,7 @@ def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path)
         encoder = Encoder(tiny_bert, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
         options = {"accumulation": 2, "chunk_size": chunk_size, "max_steps": 2}
         run = make_run(tmp_path / str(chunk_size), tiny_bert, triplets=True, encoder=encoder, **options)
-        run.trainer.fit(run)
+        Trainer(run).fit()
         logs.append(metrics(run.folder)[-1])
     assert [logs[1][k] for k in ("loss", "grad_norm", "dev")] == pytest.approx(
         [logs[0][k] for k in ("loss", "grad_norm", "dev")], rel=1e-4
@@ -257,20 +258,20 @@ def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path)
 def test_what_the_objective_refuses_is_said_before_anything_is_written(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, batch_size=1)
     with pytest.raises(UserError, match=r"batch_size is 1(.|\n)*trainer.batch_size 1"):
-        run.trainer.fit(run)
+        Trainer(run).fit()
     assert not run.folder.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, learning_rate=1e30, schedule="constant", clip=1e30)
     with pytest.raises(FloatingPointError, match=r"at step \d+.*best"):
-        run.trainer.fit(run)
+        Trainer(run).fit()
     assert (run.folder / "best" / "modules.json").exists()
 
 
 def fit(folder, backbone, **options):
     run = make_run(folder, backbone, **options)
-    run.trainer.fit(run)
+    Trainer(run).fit()
 
 
 @pytest.mark.parametrize(
@@ -298,12 +299,12 @@ def test_views_without_dropout_are_refused(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
     run = make_run(tmp_path, tiny_bert, encoder=encoder)
     with pytest.raises(UserError, match="dropout"):
-        run.trainer.fit(run)
+        Trainer(run).fit()
 
 
 def test_state_json_says_where_the_run_is(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert)
-    run.trainer.fit(run)
+    Trainer(run).fit()
     about = json.loads((run.folder / "state" / "state.json").read_text())
     assert about["progress"]["step"] == 6
     assert about["progress"]["finished"]

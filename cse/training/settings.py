@@ -1,0 +1,96 @@
+"""The settings of a training run, checked when they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from cse.errors import UserError
+
+
+class Settings:
+    """Settings of a training run.
+
+    Args:
+        batch_size: Anchors in an optimizer step, over all processes.
+        max_steps: Optimizer steps. None: as many as `epochs` needs.
+        epochs: Passes over the data, where `max_steps` is not given.
+        learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the rate rises from 0.
+        schedule: What follows: `linear` falls to 0 at the last step.
+        clip: Largest norm of the gradient.
+        accumulation: Cut each batch into this many parts, each with its own negatives only. Saves memory; adds none.
+        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay the batch's.
+        precision: `auto` is bf16 where the hardware computes it natively, else fp32. Similarities are always fp32.
+        device: `auto` takes the accelerator that is there.
+        eval_every: Steps between evaluations; there is one before the first step and one after the last.
+        early_stopping: Stop after this many evaluations without a better score. None: never.
+        workers: Processes that prepare batches ahead.
+        trackers: Names that Accelerate knows (tensorboard, wandb, trackio).
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        max_steps: int | None = None,
+        epochs: float = 1.0,
+        learning_rate: float = 3e-5,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: Literal["linear", "constant"] = "linear",
+        clip: float = 1.0,
+        accumulation: int = 1,
+        chunk_size: int | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        eval_every: int = 125,
+        early_stopping: int | None = None,
+        workers: int = 0,
+        trackers: Sequence[str] = (),
+    ) -> None:
+        at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
+        at_least(1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None})
+        at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
+        self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
+        self.accumulation, self.chunk_size = accumulation, chunk_size
+        self.precision, self.device = precision, device
+        self.eval_every, self.early_stopping = eval_every, early_stopping
+        self.workers, self.trackers = workers, tuple(trackers)
+
+    def rate(self, step: int, max_steps: int) -> float:
+        """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (max_steps - step) / max(1, max_steps - self.warmup_steps)
+
+
+def at_least(least: float, **values: float) -> None:
+    """Refuse a trainer's setting below `least`.
+
+    Raises:
+        UserError: One is.
+    """
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"trainer.{name} is {value}; give {least} or more")
+
+
+def above(least: float, **values: float) -> None:
+    """Refuse a trainer's setting that is not above `least`.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, value in values.items():
+        if not value > least:
+            raise UserError(f"trainer.{name} is {value}; give a number above {least}")
