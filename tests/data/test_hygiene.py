@@ -240,7 +240,7 @@ def recipe(tmp_path, tiny_bert):
         },
         "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": tiny_bert}},
         "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
-        "evaluator": {"class_path": "tests.test_hygiene.Knowing"},
+        "evaluator": {"class_path": "tests.data.test_hygiene.Knowing"},
         "trainer": {"batch_size": 4},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
