@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cse.augment.ranges import at_least, inside
-from cse.errors import UserError
 from cse.interfaces import Augmentation
 
 if TYPE_CHECKING:
@@ -107,29 +106,20 @@ class Filler:
         source: As `MaskedLMSubstitution.model`.
 
     Raises:
-        UserError: It cannot be had, or has no masked-LM head or mask token.
+        UserError: The model cannot be loaded, or has no trained masked-LM head or no mask token.
     """
 
     def __init__(self, source: str) -> None:
         import torch
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-        from cse.encoder.backbone import explained, locate, max_positions
+        from cse.encoder.backbone import max_positions
+        from cse.encoder.masked_lm import load_masked_lm
 
-        where = locate(source)
-        with explained(source):
-            self.tokenizer = AutoTokenizer.from_pretrained(where)
-            model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"] or self.tokenizer.mask_token_id is None:
-            raise UserError(
-                f"MaskedLMSubstitution.model {source!r} is no trained masked language model"
-                "\nfix: give one that is, such as asset:mini or distilroberta-base"
-            )
-        self.model: Any = model.eval().requires_grad_(False)
+        self.model, self.tokenizer = load_masked_lm(source, option="MaskedLMSubstitution.model")
         self.mask: str = self.tokenizer.mask_token
-        self.max_length = min(MAX_TOKENS, max_positions(model.config))
+        self.max_length = min(MAX_TOKENS, max_positions(self.model.config))
         self.words = _whole_words(self.tokenizer)
-        self.none = torch.full((model.config.vocab_size,), float("-inf"))
+        self.none = torch.full((self.model.config.vocab_size,), float("-inf"))
         self.none[[i for i, word in enumerate(self.words) if word]] = 0.0
 
     def logits(self, texts: Sequence[str]) -> list[Tensor]:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cse.encoder.backbone import explained, locate, merged_state, no_pooler
+from cse.encoder.backbone import merged_state, no_pooler
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
+from cse.encoder.masked_lm import load_masked_lm
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 
@@ -26,24 +27,14 @@ class Generator:
     """
 
     def __init__(self, source: str, encoder: Encoder, *, dropout: bool) -> None:
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-        where = locate(source)
-        with explained(source):
-            tokenizer = AutoTokenizer.from_pretrained(where)
-            model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"]:
-            raise UserError(
-                f"generator {source!r} lacks {min(info['missing_keys'])}: it has no trained masked-LM head\n"
-                "fix: give objective.generator a masked LM, such as distilbert-base-uncased for BERT, or asset:mini"
-            )
+        model, tokenizer = load_masked_lm(source, option="objective.generator")
         if tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
             raise UserError(
                 f"generator {source!r} has another vocabulary than {encoder.source!r}: its tokens mean nothing there\n"
                 "fix: give objective.generator a masked LM with the backbone's tokenizer (distilbert-base-uncased for "
                 "bert-base-uncased, distilroberta-base for roberta-base)"
             )
-        self.model: Any = model.train(dropout).requires_grad_(False)
+        self.model = model.train(dropout)
 
     @torch.no_grad()
     def __call__(self, masked_ids: Tensor, mask: Tensor, chance: Tensor | None = None) -> Tensor:

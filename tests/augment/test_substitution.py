@@ -234,7 +234,7 @@ def test_a_model_without_a_masked_lm_is_refused(tmp_path, tiny_bert):
 
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"MaskedLMSubstitution\.model .* is no trained masked language model"):
+    with pytest.raises(UserError, match=r"MaskedLMSubstitution\.model .* is not a trained masked language model"):
         MaskedLMSubstitution(model=str(tmp_path))("the cat", random.Random(0))
     with pytest.raises(UserError, match="cannot be loaded"):
         MaskedLMSubstitution(model="no/where")("the cat", random.Random(0))

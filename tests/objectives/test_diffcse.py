@@ -319,7 +319,7 @@ def test_refusals(tiny_bert, tmp_path):
         DiffCSE(generator="x", rtd_weight=-1.0)
     encoder = Encoder(tiny_bert)
     headless = save(AutoModel.from_pretrained(tiny_bert), tiny_bert, tmp_path / "headless")
-    with pytest.raises(UserError, match="no trained masked-LM head"):
+    with pytest.raises(UserError, match="is not a trained masked language model"):
         DiffCSE(generator=headless).setup(encoder)
     other = AutoTokenizer.from_pretrained(tiny_bert)
     other.add_tokens(["zebra"])

@@ -177,7 +177,9 @@ def write_recipe(folder, backbone, **callback):
             "precision": "fp32",
             "device": "cpu",
         },
-        "callbacks": [{"class_path": "tests.training.test_distributed.Interrupts", "init_args": callback}] if callback else [],
+        "callbacks": [{"class_path": "tests.training.test_distributed.Interrupts", "init_args": callback}]
+        if callback
+        else [],
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe))
