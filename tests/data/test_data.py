@@ -5,7 +5,8 @@ import pytest
 
 from cse.batch import Example
 from cse.data import datasets as data
-from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets, sources
+from cse.data import sources
+from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
 from cse.errors import UserError
 
 

@@ -13,7 +13,8 @@ import torch
 
 from cse.batch import Batch
 from cse.data.collators import Masked, TextViews
-from cse.encoder.model import Encoder, prefix
+from cse.encoder import prefix
+from cse.encoder.model import Encoder
 from cse.encoder.prefix_encoder import PrefixEncoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
