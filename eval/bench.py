@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cse.console import say
 from cse.evaluation import sts
 from cse.evaluation.harness import evaluate_data
 from cse.evaluation.loading import Model
@@ -29,14 +30,13 @@ OURS, BF16, MTEB, SENTEVAL = "ours", "ours bf16", "mteb", "senteval"
 Runner = Callable[[], dict[str, float]]
 
 
-def run(model: Model, data: Mapping[str, TaskData], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, Any]:
     """Time everything in turn.
 
     Args:
         model: Loaded by our own encoder.
         data: Rows by task.
         rounds: How many times.
-        say: Where a line about each measurement goes.
 
     Returns:
         Keys for bench.json.
@@ -52,7 +52,7 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int, say: Callable[[
             scores[name] = runners[name]()
             seconds[name].append(time.perf_counter() - start)
             processor[name].append(time.process_time() - cpu)
-            say(f"round {number + 1}/{rounds}  {name:10s} {seconds[name][-1]:8.2f} s")
+            say("round", f"{number + 1}/{rounds}  {name:10s} {seconds[name][-1]:8.2f} s")
     return {
         **summary(seconds, scores),
         "eval.cpu_seconds": {name: [round(s, 2) for s in values] for name, values in processor.items()},

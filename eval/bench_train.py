@@ -14,17 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from cse.console import quiet, say
 
 WARMUP = 5
 BATCH, RATE = 64, 3e-5
 
 
-def run(
-    backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int, say: Callable[[str], None]
-) -> dict[str, Any]:
+def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
     import torch
 
@@ -49,8 +48,9 @@ def run(
             found[name].append(json.loads(printed.strip().splitlines()[-1]))
             last = found[name][-1]
             say(
-                f"round {number + 1}/{rounds}  {name:5s} "
-                f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB"
+                "round",
+                f"{number + 1}/{rounds}  {name:5s} "
+                f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB",
             )
     speed = {name: [one["sentences_per_s"] for one in ones] for name, ones in found.items()}
     memory = {name: [one["peak_mb"] for one in ones] for name, ones in found.items()}
@@ -205,8 +205,6 @@ def _peer_callback(clock: _Clock) -> Any:
 
 def main() -> None:
     """One measurement, printed as JSON."""
-    from cse.training.start import quiet
-
     quiet()
     parser = argparse.ArgumentParser()
     parser.add_argument("who", choices=["ours", "peer"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cse.console import quiet, say
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def scored(checkpoint: str, options: argparse.Namespace) -> tuple[dict[str, Any]
     sts, labelled = transfer.split_names(options.tasks)
     if sts or not labelled:
         suite.resolve(sts)  # a typing error costs no loading
-    _quiet()
+    quiet()
     start = time.perf_counter()
     model = load_model(checkpoint)
     loading, progress = time.perf_counter() - start, sys.stderr.isatty()
@@ -122,7 +123,7 @@ def mteb(arguments: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="run again what is there")
     _scoring(parser)
     options = parser.parse_args(arguments)
-    _quiet()
+    quiet()
     from cse.evaluation import results, table
     from cse.evaluation.loading import load_model, prompts
 
@@ -134,7 +135,7 @@ def mteb(arguments: list[str]) -> int:
     results.check_writable(options.out / "mteb.json")
     model = load_model(options.checkpoint, use_prompts=True)
     for name, prompt in prompts(model.folder).items():
-        mteb_adapter.print_progress(f"prompt {name}: {prompt!r}")
+        say("prompt", f"{name}: {prompt!r}")
     found = mteb_adapter.run(
         model,
         tasks,
@@ -171,24 +172,23 @@ def bench(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
     _scoring(parser)
     options = parser.parse_args(arguments)
-    _quiet()
+    quiet()
     from cse.evaluation import results
-    from cse.evaluation.mteb_adapter import print_progress
     from eval import bench as benching
 
     results.check_writable(options.out)
     found: dict[str, Any] = {}
     if options.only != "eval":
-        found |= _bench_training(options, print_progress)
+        found |= _bench_training(options)
     if options.only != "train":
-        found |= _bench_scoring(options, print_progress)
+        found |= _bench_scoring(options)
     benching.merge(found, options.out)
     for name, value in found.items():
-        print_progress(f"{name:24s} {value}")
+        say(name, str(value))
     return 0
 
 
-def _bench_training(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def _bench_training(options: argparse.Namespace) -> dict[str, Any]:
     from eval import bench_train
 
     return bench_train.run(
@@ -198,21 +198,20 @@ def _bench_training(options: argparse.Namespace, say: Callable[[str], None]) -> 
         rounds=options.rounds,
         precision=options.precision,
         length=options.length,
-        say=say,
     )
 
 
-def _bench_scoring(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def _bench_scoring(options: argparse.Namespace) -> dict[str, Any]:
     from cse.evaluation.harness import read_data
     from cse.evaluation.loading import load_model
     from eval import bench as benching
 
     data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
     if missing:
-        say(f"without {', '.join(missing)}, whose data are missing")
+        say("without", f"{', '.join(missing)}, whose data are missing")
     if not data:
         data, _ = read_data("sts-mini", None)
-    return benching.run(load_model(options.checkpoint), data, options.rounds, say)
+    return benching.run(load_model(options.checkpoint), data, options.rounds)
 
 
 def report(arguments: list[str]) -> int:
@@ -279,14 +278,6 @@ def _scoring(parser: argparse.ArgumentParser, tasks: str | None = "sts") -> None
         "--folds", type=int, default=10, help="of transfer tasks (default: %(default)s; SentEval's quick: 5)"
     )
     parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
-
-
-def _quiet() -> None:
-    """Keep the libraries' loading reports and bars out of the output; errors still raise."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

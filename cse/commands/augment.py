@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cse.console import quiet, say
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Print the original and the views of each row."""
-    from cse.training.start import quiet
-
     quiet()
     a = arguments
     if a.show is None and a.data is None:
@@ -57,9 +56,9 @@ def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
     examples = built.data[: a.rows] if a.data is None else _read(a.data, a.column, a.rows)
     views = views_of(built.collator, examples, epoch=a.epoch, seed=recipe.config.seed)
     for example, texts in zip(examples, views, strict=True):
-        _line(f"row {example.row_id}", example.texts[0])
+        say(f"row {example.row_id}", example.texts[0])
         for number, text in enumerate(texts):
-            _line(f"  view {number}", text)
+            say(f"  view {number}", text)
     return 0
 
 
@@ -88,12 +87,12 @@ def _show_each(examples: Sequence[Example]) -> int:
         try:
             texts = render([augmentation], [example.texts[0] for example in examples], rngs)
         except UserError as error:
-            _line(name, f"not to be had: {str(error).splitlines()[0]}")
+            say(name, f"not to be had: {str(error).splitlines()[0]}")
             continue
-        _line(name, "")
+        say(name, "")
         for example, text in zip(examples, texts, strict=True):
-            _line("  of", example.texts[0])
-            _line("  made", text)
+            say("  of", example.texts[0])
+            say("  made", text)
     return 0
 
 
@@ -113,7 +112,3 @@ def each() -> list[Augmentation]:
         a.SynonymSubstitution(),
         a.MaskedLMSubstitution(),
     ]
-
-
-def _line(key: str, text: str) -> None:
-    print(f"{key:10s} {text}".rstrip(), flush=True)  # noqa: T201

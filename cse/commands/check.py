@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Validate each; the first that fails raises."""
+    from cse.console import quiet, say
     from cse.recipe import load, names
-    from cse.training.start import quiet, say
 
     for name in arguments.recipes or names():
         recipe = load(name, overrides)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 HELP = "turn the lines of a file into vectors"
 EPILOG = "Killed or interrupted, the same command goes on from the last whole window; the file comes out the same."
-SECONDS = 10  # between two lines of progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Encode and write."""
-    from cse.training.start import quiet, say
+    from cse.console import progress, quiet, say
 
     quiet()
     import torch
@@ -44,50 +40,10 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     a = arguments
     options = {"precision": a.precision, "normalize": a.normalize, "dims": a.dims, "window": a.window}
     try:
-        with _progress(texts.rows) as progress:
-            rows, dims = encode_file(encoder, texts, a.out, progress=progress, **options)
+        with progress("encoded", texts.rows) as advance:
+            rows, dims = encode_file(encoder, texts, a.out, progress=advance, **options)
     except KeyboardInterrupt:
         say("stopped", "whole windows are saved; the same command goes on")
         return 130
     say("wrote", f"{arguments.out}   {rows:,} × {dims} float32")
     return 0
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """What is told how many rows are done: a bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Lines(total)
-        return
-    with Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    ) as bar:
-        task = bar.add_task("encode", total=total)
-        yield lambda rows: bar.update(task, completed=rows)
-
-
-class Lines:
-    """Progress as lines: where a killed call is taken up, then one every `SECONDS`."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.first: int | None = None
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, rows: int) -> None:
-        """Say it, unless something was said just before."""
-        from cse.training.start import say
-
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.start, self.last = rows, now, now
-            if rows:
-                say("resume", f"from row {rows:,}")
-        elif now - self.last >= SECONDS and rows < self.total:
-            rate = (rows - self.first) / (now - self.start)
-            say("encoded", f"{rows:,}/{self.total:,}  {rate:,.0f} rows/s  {(self.total - rows) / rate:,.0f} s left")
-            self.last = now

@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Export, check, say what came out."""
+    from cse.console import quiet, say
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import POOLERS
     from cse.errors import UserError
     from cse.inference.export import BATCHES, MODEL, SENTENCES, export
-    from cse.training.start import quiet, say
 
     quiet()
     if arguments.pooler not in {None, *POOLERS}:

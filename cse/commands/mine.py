@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Mine and write."""
     a, miner, judge = arguments, _miner(arguments), _judge(arguments)
+    from cse.console import quiet, say
     from cse.mining.command import Model, Source, mine_file
-    from cse.training.start import quiet, say
 
     quiet()
     manifest = mine_file(

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Upload."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
+    from cse.console import quiet, say
     from cse.publish.hub import push, shown_size
-    from cse.training.start import quiet, say
 
     quiet()
     a = arguments

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         )
     if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
         raise UserError(f"--top-k is {arguments.top_k}; it is 1 or more, and for two files")
-    from cse.training.start import quiet
+    from cse.console import quiet
 
     quiet()
     texts = [_texts(a, arguments.column) if files[0] else [a] for a in (arguments.a, arguments.b)]

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Fit and write."""
+    from cse.console import quiet, say
     from cse.inference.whiten import whiten_checkpoint
-    from cse.training.start import quiet, say
 
     quiet()
     a = arguments

@@ -203,8 +203,8 @@ class DataCheck(Callback):
 
     def on_start(self, run: Run) -> None:
         """Once: a resumed run has its result."""
+        from cse.console import say
         from cse.data.tokens import TokenStore
-        from cse.training.start import say
 
         if (run.folder / FILE).exists():
             return

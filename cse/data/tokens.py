@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cse.console import progress
 from cse.encoder.template import added_ids, require_room
 from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cse")
 CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to keep its threads busy
-LONG = 100_000  # texts from which a build shows how far it is
 
 
 class TokenStore:
@@ -145,14 +143,14 @@ def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> 
     lengths = np.zeros(len(texts) + 1, dtype=np.int64)
     parts: list[NDArray[np.int32]] = []
     truncated = 0
-    with _progress(len(texts)) as advance:
+    with progress("tokenize", len(texts), lines=False) as advance:
         for start in range(0, len(texts), CHUNK):
             encodings = rust.encode_batch_fast(texts[start : start + CHUNK])
             rows = [encoding.ids or [pad_id] for encoding in encodings]  # an empty text still has a vector
             lengths[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
             parts.append(np.concatenate([np.array(row, dtype=np.int32) for row in rows]))
             truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-            advance(len(rows))
+            advance(start + len(rows))
     np.save(folder / "ids.npy", np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32))
     np.save(folder / "offsets.npy", np.cumsum(lengths))
     sums = {name: sha256_file(folder / name) for name in ("ids.npy", "offsets.npy")}
@@ -174,17 +172,3 @@ def _whole(folder: Path) -> bool:
     if not good:
         log.warning("tokens     the cache entry %s is damaged; tokenising again", folder)
     return good
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A function to call with the number of texts done: a bar for a long build on a terminal, nothing elsewhere."""
-    if total < LONG or not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("tokenising", total=total)
-        yield lambda done: bar.advance(task, done)

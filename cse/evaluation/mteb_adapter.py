@@ -22,6 +22,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from numpy.typing import NDArray
 
+from cse.console import say
 from cse.errors import UserError
 from cse.evaluation import hub, sources, suite
 from cse.evaluation.encoding import embedder, resolve_precision
@@ -151,7 +152,7 @@ def run(
     }
     for number, task in enumerate(tasks, start=1):
         name = task.metadata.name
-        print_progress(f"[{number}/{len(tasks)}] {name}")
+        say("task", f"{number}/{len(tasks)} {name}")
         given = inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
         same = not overwrite and before.get(name, {}).get("data", given) == given
         strategy = "only-missing" if same else "always"
@@ -169,13 +170,6 @@ def run(
         with atomic_file(out / "mteb.json") as scratch:
             scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
-
-
-def print_progress(line: str) -> None:
-    """One line to the error stream."""
-    from rich.console import Console
-
-    Console(stderr=True).print(line, highlight=False, markup=False)
 
 
 def _before(path: Path) -> dict[str, Any]:

@@ -22,10 +22,8 @@ similarity of every pair lies beside it in `<name>.npz`: arrays `<TASK>/cosine` 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from cse.environment import versions
 from cse.errors import UserError
 from cse.evaluation import geometry, significance, transfer, transfer_data
 from cse.evaluation.harness import Outcome
@@ -42,7 +41,7 @@ from cse.evaluation.sts import Correlation, Embed, TaskScore, Vector
 from cse.files import atomic_file
 
 SCHEMA = 1
-PACKAGES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy", "scipy")
 
 
 def build(
@@ -72,7 +71,7 @@ def build(
         "precision": precision,
         "sentences": {"total": 2 * sum(t["n"] for t in tasks.values()), "unique": len(outcome.row)},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -163,17 +162,6 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as results: {error}") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UserError(f"{path} is not a results file of schema {SCHEMA}.\nScore the checkpoint again.")
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that scores depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

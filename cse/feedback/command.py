@@ -11,13 +11,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cse.console import quiet, say
 from cse.errors import UserError
 from cse.feedback import inputs, labellers, output, tasks
 from cse.feedback import prompts as words
 from cse.feedback.job import Job
 from cse.feedback.labellers import Labeller
 from cse.feedback.meter import Limits, Meter, Stop
-from cse.feedback.progress import Shown
 from cse.feedback.store import Store
 from cse.feedback.tasks import Result
 from cse.files import cache_dir
@@ -45,35 +45,31 @@ def run(a: argparse.Namespace) -> int:
     prompts = words.load(a.prompt, temperature=a.temperature)
     output.check(a.out)
     given = _inputs(a)
-    shown = Shown()
     with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
         meter = Meter(limits)
 
         def job(labeller: Labeller) -> Job:
             return Job(
-                labeller, store, meter, shown,
+                labeller, store, meter,
                 attempts=a.attempts, give_up=a.give_up, interrupted=lambda: interrupt.wanted,
             )  # fmt: skip
 
         jobs = [job(_labeller(a, "--model", a.model))]
         if a.rater is not None:
             jobs.append(job(_labeller(a, "--rater", a.rater)))
-        shown.line("model", " · ".join(j.labeller.model for j in jobs))
+        say("model", " · ".join(j.labeller.model for j in jobs))
         try:
             result = _task(a, given.rows, prompts, jobs)
         except Stop as stop:
-            shown.stop()
-            _stopped(shown, stop)
+            _stopped(stop)
             return stop.code
-        finally:
-            shown.stop()
         result.rejects += given.rejects
         options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
         data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
         read = sorted({q.question.prompt.name for j in jobs if j.labeller.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
         manifest = output.save(a.out, result, head, jobs, limits)
-    _finished(shown, a.out, manifest)
+    _finished(a.out, manifest)
     return 0
 
 
@@ -149,8 +145,6 @@ def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
             response_format=a.response_format,
             extra=_extra(a.extra),
         )
-    from cse.training.start import quiet
-
     quiet()
     folder, found, weights = labellers.weights(option, name)
     shown = (a.model_name if option == "--model" else None) or found
@@ -187,17 +181,17 @@ def _task(a: argparse.Namespace, rows: list[inputs.Input], prompts: dict[str, wo
     return tasks.write(topics, genres, prompts, jobs[0], **options)
 
 
-def _stopped(shown: Shown, stop: Stop) -> None:
-    shown.line("stopped", stop.reason)
-    shown.line("", f"{shown.state}; every answer is kept, nothing was written")
-    shown.line("next", "the same command goes on from here (with a higher cap, if it was one)")
+def _stopped(stop: Stop) -> None:
+    say("stopped", stop.reason)
+    say("", f"{stop.settled}; every answer is kept, nothing was written")
+    say("next", "the same command goes on from here (with a higher cap, if it was one)")
 
 
-def _finished(shown: Shown, out: Path, manifest: dict[str, Any]) -> None:
+def _finished(out: Path, manifest: dict[str, Any]) -> None:
     for labeller in manifest["labellers"]:
         tokens, cost = labeller["tokens"], labeller["cost_usd"]
         price = "" if cost is None else f"  ${cost:.4f}"
-        shown.line(
+        say(
             "answers",
             f"{labeller['answered']:,} of {labeller['questions']:,} questions by {labeller['model']}  "
             f"{tokens['input']:,} + {tokens['output']:,} tokens{price}",
@@ -205,11 +199,11 @@ def _finished(shown: Shown, out: Path, manifest: dict[str, Any]) -> None:
         for kind in ("unusable", "failed_requests"):
             if labeller[kind]:
                 counts = "  ".join(f"{number} {reason}" for reason, number in labeller[kind].items())
-                shown.line("", f"{kind.replace('_', ' ')}: {counts}")
+                say("", f"{kind.replace('_', ' ')}: {counts}")
         if labeller["unanswered"]:
-            shown.line("", f"{labeller['unanswered']:,} questions had no answer; the same command asks them again")
+            say("", f"{labeller['unanswered']:,} questions had no answer; the same command asks them again")
     aside = manifest["counts"]["set_aside"]
     if aside:
         counts = "  ".join(f"{number} {reason}" for reason, number in aside.items())
-        shown.line("set aside", f"{counts}   {output.rejects_path(out)}")
-    shown.line("wrote", f"{out}   {manifest['counts']['rows']:,} rows; {output.manifest_path(out).name}")
+        say("set aside", f"{counts}   {output.rejects_path(out)}")
+    say("wrote", f"{out}   {manifest['counts']['rows']:,} rows; {output.manifest_path(out).name}")

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from cse.console import progress, say
 from cse.errors import UserError
 from cse.feedback.answers import Unusable, parse
 from cse.feedback.labellers import Chat, Labeller, Unanswered
@@ -59,18 +60,6 @@ class Outcome:
         return {"model": self.model, "prompt": self.prompt, "time": self.replies[-1].time}
 
 
-class Progress(Protocol):
-    """Is told how a job goes on."""
-
-    def start(self, what: str, total: int) -> None:
-        """A stage of so many questions begins."""
-        ...
-
-    def advance(self, count: int, asked: int, trouble: Counter[str]) -> None:
-        """So many were settled, so many answers asked for; `trouble` counts what went wrong so far."""
-        ...
-
-
 class Job:
     """Asks one labeller.
 
@@ -78,7 +67,6 @@ class Job:
         labeller: Who answers.
         store: Where answers are kept.
         meter: Limits; shared with other jobs of the same command.
-        progress: Is told of each step.
         attempts: Most answers to one question, until one is usable.
         give_up: The job ends after so many questions in a row without any answer.
         interrupted: Says whether Ctrl-C was pressed.
@@ -89,13 +77,12 @@ class Job:
         labeller: Labeller,
         store: Store,
         meter: Meter,
-        progress: Progress,
         *,
         attempts: int = 3,
         give_up: int = 10,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.labeller, self.store, self.meter, self.progress = labeller, store, meter, progress
+        self.labeller, self.store, self.meter = labeller, store, meter
         self.attempts, self.give_up, self.interrupted = attempts, give_up, interrupted
         self.outcomes: dict[str, Outcome] = {}  # by key, in the order of the questions
         self._lock = threading.Lock()
@@ -117,9 +104,17 @@ class Job:
             )
         keys = [self._key(question, 0) for question in questions]
         unique = dict(zip(keys, questions, strict=True))
-        self.progress.start(what, len(unique))
-        for outcomes in self._run(_chunks(unique, self.labeller.chunk), unique):
-            self.outcomes |= outcomes
+        say("asking", f"{what}: {len(unique):,} questions")
+        settled = 0
+        try:
+            with progress("answered", len(unique)) as advance:
+                for outcomes in self._run(_chunks(unique, self.labeller.chunk), unique):
+                    self.outcomes |= outcomes
+                    settled += len(outcomes)
+                    advance(settled, self._note())
+        except Stop as stop:
+            stop.settled = f"{settled:,} of {len(unique):,} questions of {what!r} are settled"
+            raise
         before = [key for key in self.outcomes if key not in unique]
         self.outcomes = {key: self.outcomes[key] for key in [*before, *unique]}  # not in the order of arrival
         return [self.outcomes[key] for key in keys]
@@ -209,7 +204,12 @@ class Job:
         with self._lock:
             self._asked += asked
             self._trouble.update(reason for o in outcomes.values() for reason in o.unusable)
-            self.progress.advance(len(outcomes), self._asked, self._trouble)
+
+    def _note(self) -> str:
+        with self._lock:
+            return "  ".join(
+                [f"{self._asked:,} asked now", *(f"{n} {why}" for why, n in sorted(self._trouble.items()))]
+            )
 
     def _chat(self, outcome: Outcome, attempt: int) -> Chat:
         question = outcome.question

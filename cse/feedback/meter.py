@@ -22,6 +22,7 @@ class Stop(Exception):
     def __init__(self, reason: str, *, code: int = 3) -> None:
         super().__init__(reason)
         self.reason, self.code = reason, code
+        self.settled = ""  # how far the job came, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cse import __version__
+from cse.environment import cse_version
 from cse.errors import UserError
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits
@@ -67,7 +67,7 @@ def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], 
 def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: dict[str, Any]) -> dict[str, Any]:
     """The head of a manifest: what was asked for."""
     shown = {p.name: {"version": p.version, "sha256": p.sha256} for p in prompts}
-    made_by = {"made_by": MADE_BY, "version": __version__}
+    made_by = {"made_by": MADE_BY, "version": cse_version()}
     return {**made_by, "task": task, "data": data, "prompts": shown, "options": options}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.data.datasets import Dataset, Pairs, Texts, Triplets
 from cse.data.sources import Column, read
+from cse.environment import versions
 from cse.errors import UserError
 from cse.files import atomic_file, sha256_file
 from cse.mining.miners import Miner
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cse.encoder.model import Precision
     from cse.encoder.poolers import PoolerName
 
-LIBRARIES = ("cse", "torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 ROWS = 8_192  # rows that are mined and written at once
 
 
@@ -115,7 +115,7 @@ def mine_file(
         "data": {"path": data.path, "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
         "pool": {"path": pool.path, "columns": list(pool.columns)} if pool else None,
         "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
-        "versions": {name: v for name in LIBRARIES if (v := _version(name))},
+        "versions": versions(LIBRARIES),
     }
     with atomic_file(out.with_suffix(".json")) as scratch:
         scratch.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -180,10 +180,3 @@ def _write(file: Path, blocks: Iterator[list[tuple[str, ...]]], names: Sequence[
             filled = [row + (None,) * (len(names) - len(row)) for row in block]
             columns = [list(column) for column in zip(*filled, strict=True)]
             writer.write_table(pyarrow.table(columns, schema=schema))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from contextlib import ExitStack
 
-from cse import __version__
-from cse.training.environment import git_commit
+from cse.console import progress, say
+from cse.environment import cse_version, git_commit
 from cse.training.run import Callback, Run
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
@@ -28,61 +27,46 @@ FIGURES = {
 class Console(Callback):
     """A progress bar on a terminal, and one line an evaluation anywhere."""
 
-    def __init__(self, console: RichConsole | None = None) -> None:
-        self.console = console or RichConsole(highlight=False, soft_wrap=True)
-        self.bar: Progress | None = None
+    def __init__(self) -> None:
+        self.bar = ExitStack()  # open from on_start to on_end
 
     def on_start(self, run: Run) -> None:
         """Say what is trained, on what, how, from where."""
         for key, value in header(run):
-            self._line(key, value)
+            say(key, value)
         if run.progress.step:
-            self._line("resume", f"from step {run.progress.step}")
-        if self.console.is_terminal and not run.progress.finished:
-            columns = (
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[loss]}"),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("", total=run.max_steps, completed=run.progress.step, loss="")
-            self.bar.start()
+            say("resume", f"from step {run.progress.step}")
+        shown = progress("training", run.max_steps, done=run.progress.step, lines=False)
+        self.advance = self.bar.enter_context(shown)
 
     def on_step(self, run: Run, metrics: dict[str, float]) -> None:
         """Move the bar."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=run.progress.step, loss=f"loss {metrics['loss']:.3f}")
+        self.advance(run.progress.step, f"loss {metrics['loss']:.3f}")
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
         """One line of figures, and warnings in words."""
         step, best = run.progress.step, run.progress.best_step
         dev = f"dev {metrics['dev']:.2f}" if "dev" in metrics else ""
         if step == 0:
-            self._line("step     0", f"{dev}   (before training)" if dev else "no evaluator")
+            say("step     0", f"{dev}   (before training)" if dev else "no evaluator")
             return
         figures = [text.format(metrics[key]) for key, text in FIGURES.items() if key in metrics] + [dev]
-        self._line(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
+        say(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
         for warning in warnings(run, metrics):
-            self._line("warning", warning)
+            say("warning", warning)
 
     def on_end(self, run: Run) -> None:
         """Say what came out, and what to do next."""
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.close()
         p = run.progress
         if run.interrupted:
-            self._line("stopped", f"at step {p.step}; everything is saved")
-            self._line("next", f"cse train --resume {run.folder}")
+            say("stopped", f"at step {p.step}; everything is saved")
+            say("next", f"cse train --resume {run.folder}")
             return
         if p.best is not None and p.first is not None:
-            self._line("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
-        self._line("run", str(run.folder))
-        self._line("next", f"make eval CKPT={run.folder}/best    make push CKPT={run.folder}/best REPO=you/name")
-
-    def _line(self, key: str, text: str) -> None:
-        self.console.print(f"{key:10s} {text}", markup=False)
+            say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
+        say("run", str(run.folder))
+        say("next", f"make eval CKPT={run.folder}/best    make push CKPT={run.folder}/best REPO=you/name")
 
 
 def header(run: Run) -> list[tuple[str, str]]:
@@ -94,7 +78,7 @@ def header(run: Run) -> list[tuple[str, str]]:
         batch += f" (of the {parts} rows accumulated together: accumulation adds none)"
     if settings.chunk_size:
         batch += f"; gradients cached, {settings.chunk_size} rows at a time"
-    about = f"{__version__} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"
+    about = f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"
     return [
         ("cse", about),
         ("data", run.data.describe()),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cse.console import quiet
+from cse.environment import environment
 from cse.errors import UserError
 from cse.files import atomic_file
 from cse.recipe import Recipe, build, load
-from cse.training.environment import environment
 from cse.training.run import Callback, Run
 from cse.training.trainer import Trainer
 
@@ -55,23 +53,6 @@ def _name_of(folder: Path) -> str:
         return str(json.loads((folder / "env.json").read_text())["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
-
-
-def say(key: str, text: str) -> None:
-    """One line of output."""
-    print(f"{key:10s} {text}", flush=True)  # noqa: T201
-
-
-def quiet() -> None:
-    """Silence libraries' own progress bars and notices; ours say what matters."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("cse").setLevel(logging.INFO)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:

@@ -14,7 +14,6 @@ from cse.feedback import inputs, output, prompts, tasks
 from cse.feedback.inputs import Input
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits, Meter
-from cse.feedback.progress import Shown
 from cse.feedback.prompts import FIELDS
 from cse.feedback.store import Reply, Store
 
@@ -45,7 +44,7 @@ def job(tmp_path):
 
     def make(rule, **options):
         stores.append(Store(tmp_path / f"{len(stores)}.sqlite"))
-        return Job(Rule(rule, **options), stores[-1], Meter(Limits()), Shown())
+        return Job(Rule(rule, **options), stores[-1], Meter(Limits()))
 
     yield make
     for store in stores:

@@ -1,0 +1,89 @@
+"""What a command prints: lines of `key  text`, and the progress of long work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Advance(Protocol):
+    """Reports progress."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """`done` units of work are complete; `note` is a few words about them, such as the loss."""
+        ...
+
+
+def say(key: str, text: str = "") -> None:
+    """Print one line to standard output, `key` in a column of 10 characters."""
+    print(f"{key:10s} {text}".rstrip(), flush=True)  # noqa: T201
+
+
+def quiet() -> None:
+    """Silence the progress bars and notices of libraries; messages of `cse` go to standard error."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("cse").setLevel(logging.INFO)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def progress(what: str, total: int, *, done: int = 0, lines: bool = True) -> Iterator[Advance]:
+    """Show how far a piece of work is: a bar if standard error is a terminal, a line every 10 seconds otherwise.
+
+    Args:
+        what: The kind of work, in one word.
+        total: Units of work in all.
+        done: Units that were complete before this process started.
+        lines: Whether to print lines if there is no terminal. Work that reports its own events turns them off.
+
+    Yields:
+        A function to call with the number of complete units, `done` included.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what, total) if lines else lambda done, note="": None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(
+        *columns,
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # a redirected pipe would lose its lines to the terminal
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=done, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _lines(what: str, total: int) -> Advance:
+    first, start, last = 0, 0.0, 0.0
+
+    def advance(done: int, note: str = "") -> None:
+        nonlocal first, start, last
+        now = time.monotonic()
+        if not start:  # the rate counts from here: what was done before may come from an earlier process
+            first, start, last = done, now, now
+            if done:
+                say(what, f"{done:,}/{total:,}  {note}")
+        elif now - last >= SECONDS_BETWEEN_LINES and first < done < total:
+            last, rate = now, (done - first) / (now - start)
+            say(what, f"{done:,}/{total:,}  {rate:,.1f} per s  {(total - done) / rate:,.0f} s left  {note}")
+
+    return advance

@@ -1,0 +1,87 @@
+"""Lines and progress, on a terminal and elsewhere; versions of what is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from cse import console, environment
+
+
+def test_a_line_has_its_key_in_a_column(capsys):
+    console.say("wrote", "v.npy")
+    console.say("a key that is long")
+    assert capsys.readouterr().out == "wrote      v.npy\na key that is long\n"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_is_a_line_now_and_then(capsys, clock):
+    with console.progress("encoded", 1000) as advance:
+        for seconds, done in [(0, 100), (4, 300), (6, 500), (5, 700), (9, 1000)]:
+            clock[0] += seconds
+            advance(done, "note")
+    assert capsys.readouterr().out.splitlines() == [
+        "encoded    100/1,000  note",
+        "encoded    500/1,000  40.0 per s  12 s left  note",  # 400 in 10 s
+    ]
+
+
+def test_progress_without_lines_prints_nothing(capsys, clock):
+    with console.progress("training", 10, lines=False) as advance:
+        clock[0] += 60
+        advance(5)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_a_bar_and_keeps_the_lines():
+    pty = pytest.importorskip("pty")
+    code = """
+from cse.console import progress, say
+with progress("training", 4) as advance:
+    advance(1, "loss [0.5]")
+    say("step", "1")
+    advance(4)
+"""
+    parent, child = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=child, check=True, text=True, env=environ
+    )
+    os.close(child)
+    shown = os.read(parent, 100_000).decode()
+    assert process.stdout == "step       1\n"  # to the pipe, whatever the bar does
+    assert "training" in shown
+    assert "4/4" in shown
+
+
+def test_versions_name_what_is_installed():
+    found = environment.versions(("torch", "no-such-distribution"))
+    assert found == {
+        "python": found["python"],
+        "cse": environment.cse_version(),
+        "torch": version("torch"),
+    }
+    assert found["cse"][0].isdigit()
+
+
+def test_the_version_of_a_checkout_that_is_not_installed(monkeypatch):
+    def missing(name):
+        raise environment.PackageNotFoundError(name)
+
+    installed = environment.cse_version()
+    environment.cse_version.cache_clear()
+    monkeypatch.setattr(environment, "version", missing)
+    try:
+        assert environment.cse_version() == installed
+    finally:
+        environment.cse_version.cache_clear()
