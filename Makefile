@@ -8,7 +8,7 @@ TASKS  ?= $(if $(or $(CSE_DATA),$(findstring --data,$(ARGS))),sts,sts-mini)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench report reproduce push clean
+.PHONY: help setup train eval test check bench report reproduce tables push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ report: setup  ## table and page of every run under runs/
 
 reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the band that it declares
 	@$(BIN)/python -m eval reproduce $(RECIPE) --seeds $(SEEDS) $(ARGS)
+
+tables: setup  ## write the tables of the documentation anew, from eval/results
+	@$(BIN)/python -m eval tables
 
 push: setup  ## publish a checkpoint: CKPT=runs/.../best REPO=you/name
 	@$(BIN)/cse push $(CKPT) $(REPO) $(ARGS)

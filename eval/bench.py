@@ -160,16 +160,16 @@ def _first(item: TaskData, n: int) -> TaskData:
 def summary(seconds: Mapping[str, Sequence[float]], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Ratios of times, and how far apart the scores are that they were spent on."""
 
-    def speedup(slow: str, fast: str) -> float:
-        return round(statistics.median(b / a for a, b in zip(seconds[fast], seconds[slow], strict=True)), 3)
+    def speedups(slow: str, fast: str) -> list[float]:
+        return [round(b / a, 3) for a, b in zip(seconds[fast], seconds[slow], strict=True)]
 
     def apart(name: str) -> float:
         return round(max(abs(scores[name][task] - score) for task, score in scores[OURS].items()), 4)
 
+    ratios = {"mteb": speedups(MTEB, OURS), "senteval": speedups(SENTEVAL, OURS), "bf16": speedups(OURS, BF16)}
     return {
-        "eval.speedup_mteb": speedup(MTEB, OURS),
-        "eval.speedup_senteval": speedup(SENTEVAL, OURS),
-        "eval.speedup_bf16": speedup(OURS, BF16),
+        **{f"eval.speedup_{name}": round(statistics.median(each), 3) for name, each in ratios.items()},
+        **{f"eval.speedups_{name}": each for name, each in ratios.items()},
         "eval.score_apart": {name: apart(name) for name in (MTEB, SENTEVAL, BF16)},
         "eval.seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
     }

@@ -263,6 +263,19 @@ def reproduce(arguments: list[str]) -> int:
     return 1 if summary["verdict"] == reproducing.OUTSIDE else 0
 
 
+def tables(arguments: list[str]) -> int:
+    """Write the generated tables of the documentation."""
+    parser = _parser("tables", "Write the tables of the documentation, from eval/results/*.json.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not current")
+    options = parser.parse_args(arguments)
+    from eval import tables as generating
+
+    changed = generating.write(options.check)
+    for page in changed:
+        sys.stdout.write(f"{'not current' if options.check else 'wrote':10s} {page.relative_to(generating.ROOT)}\n")
+    return 1 if options.check and changed else 0
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m eval {command}".strip(), description=description, allow_abbrev=False
@@ -286,4 +299,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench,
     "report": report,
     "reproduce": reproduce,
+    "tables": tables,
 }

@@ -6,14 +6,17 @@ import statistics
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cse.errors import UserError
 from cse.evaluation import significance
-from cse.evaluation.collect import Entry, speed, spread
+from cse.evaluation.collect import Entry, speed
 from cse.evaluation.compare import ALPHA, NO_DIFFERENCE
 from cse.evaluation.sts import Vector
+
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -80,24 +83,94 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int = significan
     return rows
 
 
-def markdown(rows: Sequence[Method]) -> str:
-    """The baseline first, then the others from best to worst."""
+def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
+    """A table of methods as JSON: what `cse eval report --json` writes and `eval/results` keeps.
+
+    The baseline comes first, then the others from best to worst.
+
+    Args:
+        rows: Methods, the baseline first.
+        note: The conditions that the results do not hold, in a sentence or two.
+
+    Returns:
+        `methods` has one entry per method: its number of seeds (0 for a checkpoint without one), mean and standard
+        deviation of each task and of the average, and, in relation to the baseline, the difference of averages, its
+        95 % interval, p by Holm, the verdict, and `speed`, the ratio of optimizer steps per second.
+    """
     baseline, *others = rows
-    tasks = list(baseline.runs[0].results["tasks"])
-    head = ["method", "seeds", *tasks, "average", f"minus {baseline.name}, 95 %", "", "steps/s"]
-    lines = [head, [":--", "--:", *["--:"] * (len(tasks) + 2), ":--", "--:"]]
+    results = baseline.runs[0].results
+    tasks = list(results["tasks"])
     pace = speed(baseline.runs)
+    found = []
     for row in [baseline, *sorted(others, key=lambda m: -_mean(m.runs))]:
-        scores = [spread([e.results["tasks"][t]["all"]["spearman"] for e in row.runs]) for t in tasks]
-        difference = ""
-        if row.difference is not None and row.interval is not None:
-            difference = f"{row.difference:+.2f} ({row.interval[0]:+.2f} to {row.interval[1]:+.2f})"
         own = speed(row.runs)
-        relative = f"{own / pace:.2f}" if own and pace else ""
-        average = spread([a for e in row.runs if (a := e.average) is not None])
-        seeds = str(len({e.seed for e in row.runs} - {None}) or "-")
-        lines.append([row.name.replace("|", "\\|"), seeds, *scores, average, difference, row.verdict, relative])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        scores = {t: [float(e.results["tasks"][t]["all"]["spearman"]) for e in row.runs] for t in tasks}
+        found.append(
+            {
+                "name": row.name,
+                "seeds": len({e.seed for e in row.runs} - {None}),
+                "scores": {task: _mean_sd(values) for task, values in scores.items()},
+                "average": _mean_sd([a for e in row.runs if (a := e.average) is not None]),
+                "difference": None if row.difference is None else round(row.difference, 4),
+                "interval": None if row.interval is None else list(row.interval),
+                "p_holm": row.adjusted,
+                "verdict": row.verdict,
+                "speed": round(own / pace, 4) if own and pace else None,
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "requested": baseline.runs[0].requested,
+        "metric": "spearman",
+        "aggregation": "all",
+        "baseline": baseline.name,
+        "seeds": sorted({e.seed for e in baseline.runs if e.seed is not None}),
+        "precision": results["precision"],
+        "note": note,
+        "tasks": tasks,
+        "methods": found,
+    }
+
+
+def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequence[str] | None = None) -> str:
+    """A summary as a Markdown table; a column that no row fills is left out.
+
+    Args:
+        summary: As `summarize` makes it.
+        only: Names of the methods to show; all of them if empty.
+        tasks: The tasks to show beside the average; None: all.
+    """
+    rows = [row for row in summary["methods"] if not only or row["name"] in only]
+    shown = [t for t in (summary["tasks"] if tasks is None else tasks) if any(row["scores"].get(t) for row in rows)]
+    columns: list[tuple[str, str, list[str]]] = [
+        ("method", ":--", [row["name"].replace("|", "\\|") for row in rows]),
+        ("seeds", "--:", [str(row["seeds"] or "-") for row in rows]),
+        *((task, "--:", [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
+        ("average", "--:", [_plus_minus(row["average"]) for row in rows]),
+        (f"minus {summary['baseline']} (95 %)", "--:", [_difference(row) for row in rows]),
+        ("", ":--", [row["verdict"] for row in rows]),
+        ("steps/s", "--:", ["" if row["speed"] is None else f"{row['speed']:.2f}" for row in rows]),
+    ]
+    filled = [(head, rule, *cells) for head, rule, cells in columns if any(cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*filled, strict=True))
+
+
+def _mean_sd(values: Sequence[float]) -> dict[str, float | None]:
+    sd = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"mean": round(statistics.mean(values), 4), "sd": sd}
+
+
+def _plus_minus(value: Mapping[str, float | None] | None) -> str:
+    if value is None:
+        return ""
+    return f"{value['mean']:.2f}" if value["sd"] is None else f"{value['mean']:.2f} ± {value['sd']:.2f}"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    low, high = row["interval"]
+    return f"{row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _mean(runs: Sequence[Entry]) -> float:

@@ -45,7 +45,10 @@ def write(runs: Path, out: Path, title: str = "Results", baseline: str | None = 
 def compared(entries: Sequence[Entry], baseline: str) -> str:
     """One table of methods for each set of tasks that the baseline was scored on."""
     asked = list(dict.fromkeys(e.requested for e in entries if e.recipe == baseline)) or _requested(entries)
-    tables = [methods.markdown(methods.methods([e for e in entries if e.requested == r], baseline)) for r in asked]
+    tables = [
+        methods.markdown(methods.summarize(methods.methods([e for e in entries if e.requested == r], baseline)))
+        for r in asked
+    ]
     titles = (f"Spearman × 100 over all pairs, `{r}`: methods, mean ± standard deviation over seeds" for r in asked)
     return "\n".join(f"{title}\n\n{table}" for title, table in zip(titles, tables, strict=True))
 

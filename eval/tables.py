@@ -1,0 +1,114 @@
+"""`python -m eval tables`: write the generated tables of the documentation, each between two markers of a page.
+
+    <!-- table: NAME -->
+    ...
+    <!-- end -->
+
+A page may hold any of the tables in `TABLES`, any number of times. Their numbers come from `eval/results/*.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+from cse.evaluation import methods
+from cse.files import atomic_file
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "eval" / "results"
+PAGES = ("*.md", "eval/*.md", "recipes/*.md", "docs/**/*.md", "cse/**/README.md")
+START = r"^<!-- table: ([\w-]+) -->\n"
+BLOCK = re.compile(f"({START}).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
+FEW = ("simcse-unsup", "dclr", "simcse-sup", "esimcse", "claif", "untrained-last-template")
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed summary."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def speed() -> str:
+    """The ratios of `python -m eval bench` by kind of machine: the median of the rounds, and each round."""
+    machines = [read(path.stem) for path in sorted(RESULTS.glob("speed-*.json"), reverse=True)]
+    apart = max(machine["eval.score_apart"]["ours bf16"] for machine in machines)
+
+    def each(one: str, several: str) -> list[str]:
+        return [f"{m[one]:.2f} ({', '.join(f'{v:.2f}' for v in m[several])})" for m in machines]
+
+    rows = [
+        ["ratio", *(machine["machine"] for machine in machines)],
+        [":--", *("--:" for _ in machines)],
+        ["training against sentence-transformers, sentences per second", *each("train.speedup", "train.speedups")],
+        [
+            "peak memory of training, ours over that of sentence-transformers",
+            *(f"{m['train.memory_ratio']:.2f}" for m in machines),
+        ],
+        ["scoring against `mteb.evaluate`, fp32", *each("eval.speedup_mteb", "eval.speedups_mteb")],
+        ["scoring against a loop like SentEval's, fp32", *each("eval.speedup_senteval", "eval.speedups_senteval")],
+        [
+            f"scoring in bf16 against fp32 (scores differ by at most {apart:g})",
+            *each("eval.speedup_bf16", "eval.speedups_bf16"),
+        ],
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "results": lambda: methods.markdown(read("methods")),
+    "results-few": lambda: methods.markdown(read("methods"), only=FEW, tasks=["STSB-dev"]),
+    "results-mini": lambda: methods.markdown(read("methods-mini")),
+    "augmentation": lambda: methods.markdown(read("augmentation")),
+    "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
+    "feedback": lambda: methods.markdown(read("feedback")),
+    "speed": speed,
+}
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
+
+
+def filled(text: str, page: str) -> str:
+    """A page's text with its tables made anew.
+
+    Raises:
+        UserError: The page names a table that does not exist, or does not end one.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        if found[2] not in TABLES:
+            raise UserError(f"{page}: there is no table {found[2]!r}\nfix: name one of {', '.join(TABLES)}")
+        return f"{found[1]}{TABLES[found[2]]()}{found[3]}"
+
+    if len(re.findall(START, text, re.MULTILINE)) != len(BLOCK.findall(text)):
+        raise UserError(f"{page}: a table has no end\nfix: put <!-- end --> on a line of its own after it")
+    return BLOCK.sub(table, text)
+
+
+def write(check: bool = False) -> list[Path]:
+    """Make the tables of every page anew.
+
+    Args:
+        check: Change nothing.
+
+    Returns:
+        The pages whose text is, or would be, changed.
+    """
+    changed = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        new = filled(text, page.relative_to(ROOT).as_posix())
+        if new == text:
+            continue
+        changed.append(page)
+        if not check:
+            with atomic_file(page) as scratch:
+                scratch.write_text(new, encoding="utf-8")
+    return changed
