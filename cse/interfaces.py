@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -84,6 +85,26 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, ctx: StepContext) -> None:
         """Called after each optimizer step (moving averages, queues)."""
+
+    def describe(self) -> str:
+        """The class and its settings, as a run's header shows them: `SimCSE(temperature=0.05)`.
+
+        The default shows the constructor's arguments that the object keeps under their own names, also those that are
+        objectives or lists of objectives. None and what is neither a number nor a string are left out.
+        """
+        named = {name: _shown(getattr(self, name, None)) for name in inspect.signature(type(self)).parameters}
+        settings = [f"{name}={text}" for name, text in named.items() if text is not None]
+        return f"{type(self).__name__}({', '.join(settings)})"
+
+
+def _shown(value: object) -> str | None:
+    """A constructor's argument in words; None for what has no short form."""
+    if isinstance(value, Objective):
+        return value.describe()
+    if isinstance(value, list | tuple | nn.ModuleList):
+        items = [_shown(item) for item in value]
+        return f"[{', '.join(item for item in items if item is not None)}]" if None not in items else None
+    return str(value) if isinstance(value, int | float | str) else None
 
 
 class Tokens(Protocol):
@@ -166,6 +187,50 @@ class Sampler(ABC):
         Raises:
             UserError: The data does not make one batch of this kind.
         """
+
+
+class RowSource(ABC):
+    """Gives a run its rows where they change while the encoder learns, such as rows with freshly mined negatives.
+
+    The training loop asks for the rows of a step, and trains on them until the step at which they change. Without a
+    source it trains on the rows of the data throughout. The rows keep their number, order, and texts before the added
+    ones.
+
+    Attributes:
+        hard_negatives: Hard negatives that a row gets after its own, at most; rows may get fewer.
+    """
+
+    hard_negatives: int = 0
+
+    @abstractmethod
+    def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
+        """Receive the rows of the data, and how many steps a pass over them takes. Called once, before all else."""
+
+    @abstractmethod
+    def texts(self) -> Sequence[str]:
+        """Every text that a row may have besides those of the data: they are tokenized before the first step."""
+
+    @abstractmethod
+    def widest(self) -> Sequence[Example]:
+        """Rows with as many texts as they can have. The loss is tried on them before anything is written."""
+
+    @abstractmethod
+    def rows(self, step: int, encoder: Encoder) -> tuple[Sequence[Example], int | None]:
+        """The rows to train on from this step, and the step at which to ask again; None: never.
+
+        All processes call it, and all get the same rows. After a resume it may be called within a stretch.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs in order to train on the same rows; saved with the run's state."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take `state()` back. Called after `setup`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What the source does, as a run's header shows it."""
 
 
 class Augmentation(ABC):
