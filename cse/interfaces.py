@@ -225,7 +225,7 @@ class RowSource(ABC):
         """What a resumed run needs in order to train on the same rows; saved with the run's state."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - a source may have no state
         """Take `state()` back. Called after `setup`."""
 
     @abstractmethod
