@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The error that a user is meant to read, and the checks of ranges that raise it."""
 
 from __future__ import annotations
 
@@ -9,3 +9,50 @@ class UserError(Exception):
     The message has at most five lines and names the field, the value and the fix. The command line prints it, without a
     traceback, and exits with code 2.
     """
+
+
+def require_positive(owner: str, /, **values: float | None) -> None:
+    """Check that each value is > 0; None is skipped.
+
+    Args:
+        owner: What the values belong to, as the user names it: `objective`, `trainer`, a class.
+        values: The values by the name of their option.
+
+    Raises:
+        UserError: A value is 0, negative or not a number.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{owner}.{name} is {value}\nfix: give a number > 0")
+
+
+def require_at_least(minimum: float, owner: str, /, **values: float | None) -> None:
+    """Check that each value is >= `minimum`; None is skipped. See `require_positive`.
+
+    Raises:
+        UserError: A value is smaller or not a number.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= minimum:
+            raise UserError(f"{owner}.{name} is {value}\nfix: give a number >= {minimum}")
+
+
+def require_within(interval: str, owner: str, /, **values: float | None) -> None:
+    """Check that each value lies in an interval; None is skipped. See `require_positive`.
+
+    Args:
+        interval: The interval as it is written in mathematics: `[0, 1)` includes 0 and excludes 1.
+        owner: What the values belong to, as the user names it.
+        values: The values by the name of their option.
+
+    Raises:
+        UserError: A value is outside the interval or not a number.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        if value is None:
+            continue
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if not (above and below):
+            raise UserError(f"{owner}.{name} is {value}\nfix: give a number in {interval}")

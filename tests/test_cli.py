@@ -118,8 +118,8 @@ BAD = {
     "wrong type": ((*TRAIN, "--trainer.max_steps=many"), ["trainer.max_steps", "int", "many"]),
     "wrong type in a class": ((*TRAIN, "--objective.init_args.temperature=hot"), ["objective", "temperature", "float"]),
     "wrong choice": ((*TRAIN, "--encoder.init_args.pooler=sum"), ["encoder", "pooler", "cls", "mean"]),
-    "temperature 0": ((*TRAIN, "--objective.init_args.temperature=0"), ["temperature is 0", "above 0"]),
-    "negative rate": ((*TRAIN, "--trainer.learning_rate=-1"), ["trainer.learning_rate is -1", "above 0"]),
+    "temperature 0": ((*TRAIN, "--objective.init_args.temperature=0"), ["temperature is 0", "give a number > 0"]),
+    "negative rate": ((*TRAIN, "--trainer.learning_rate=-1"), ["trainer.learning_rate is -1", "give a number > 0"]),
     "max_length beyond positions": (
         (*TRAIN, "--collator.init_args.max_length=41"),
         ["collator.max_length is 41", "40"],

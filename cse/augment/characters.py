@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from cse.augment.ranges import inside
+from cse.errors import require_within
 from cse.interfaces import Augmentation
 
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of a keyboard, each half a key to the right of the one above
@@ -25,7 +25,8 @@ class CharacterNoise(Augmentation):
     """
 
     def __init__(self, *, probability: float = 0.05) -> None:
-        self.probability = inside("CharacterNoise.probability", probability)
+        require_within("(0, 1)", "CharacterNoise", probability=probability)
+        self.probability = probability
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The text with typing errors."""

@@ -6,8 +6,7 @@ import random
 from collections.abc import Sequence
 
 from cse.augment.batched import apply
-from cse.augment.ranges import above_zero
-from cse.errors import UserError
+from cse.errors import UserError, require_within
 from cse.interfaces import Augmentation
 
 
@@ -24,7 +23,8 @@ class Sometimes(Augmentation):
 
     def __init__(self, *, augmentation: Augmentation, probability: float = 0.5) -> None:
         self.augmentation = augmentation
-        self.probability = above_zero("Sometimes.probability", probability)
+        require_within("(0, 1]", "Sometimes", probability=probability)
+        self.probability = probability
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The text, or what the augmentation makes of it."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cse.augment.ranges import at_least, inside
+from cse.errors import require_at_least, require_within
 from cse.interfaces import Augmentation
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ class MaskedLMSubstitution(Augmentation):
 
     def __init__(self, *, model: str = "asset:mini", probability: float = 0.15, candidates: int = 10) -> None:
         self.model = model
-        self.probability = inside("MaskedLMSubstitution.probability", probability)
-        self.candidates = at_least("MaskedLMSubstitution.candidates", candidates, 1)
+        require_within("(0, 1)", "MaskedLMSubstitution", probability=probability)
+        require_at_least(1, "MaskedLMSubstitution", candidates=candidates)
+        self.probability, self.candidates = probability, candidates
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The text with other words that fit."""

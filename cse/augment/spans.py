@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from cse.augment.ranges import above_zero, at_least, inside
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation
 
 SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+")
@@ -83,11 +82,12 @@ class Crop(Augmentation):
     """
 
     def __init__(self, *, min_share: float = 0.5, max_share: float = 0.9) -> None:
-        if not 0 < min_share <= max_share <= 1:
+        require_within("(0, 1]", "Crop", min_share=min_share, max_share=max_share)
+        if min_share > max_share:
             raise UserError(
-                f"Crop.min_share is {min_share} and Crop.max_share {max_share}; give 0 < min_share <= max_share <= 1"
+                f"Crop.min_share is {min_share} and Crop.max_share is {max_share}\nfix: give min_share <= max_share"
             )
-        self.min_share, self.max_share = min_share, above_zero("Crop.max_share", max_share)
+        self.min_share, self.max_share = min_share, max_share
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The part."""
@@ -116,8 +116,8 @@ class SentenceShuffle(Augmentation):
 
 
 def _spans(owner: str, name: str, count: int, rate: float, *, most: float) -> tuple[int, float]:
-    at_least(f"{owner}.{name}", count, 1)
-    inside(f"{owner}.rate", rate)
+    require_at_least(1, owner, **{name: count})
+    require_within("(0, 1)", owner, rate=rate)
     if count * rate > most or (most == 1 and count * rate == 1):
         raise UserError(
             f"{owner}.{name} is {count} and rate {rate}: together {count * rate:g} of a text\n"

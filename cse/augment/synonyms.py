@@ -8,8 +8,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from cse.augment.ranges import at_least, inside
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation
 
 CLASSES = ("noun", "verb", "adj", "adv")
@@ -50,8 +49,9 @@ class SynonymSubstitution(Augmentation):
     """
 
     def __init__(self, *, probability: float = 0.3, senses: int = 1, folder: str | None = None) -> None:
-        self.probability = inside("SynonymSubstitution.probability", probability)
-        self.senses = at_least("SynonymSubstitution.senses", senses, 1)
+        require_within("(0, 1)", "SynonymSubstitution", probability=probability)
+        require_at_least(1, "SynonymSubstitution", senses=senses)
+        self.probability, self.senses = probability, senses
         self.folder = folder
 
     def __call__(self, text: str, rng: random.Random) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from cse.augment.ranges import at_least, inside
+from cse.errors import require_at_least, require_within
 from cse.interfaces import Augmentation
 
 
@@ -21,7 +21,8 @@ class WordDeletion(Augmentation):
     """
 
     def __init__(self, *, probability: float) -> None:
-        self.probability = inside("WordDeletion.probability", probability)
+        require_within("(0, 1)", "WordDeletion", probability=probability)
+        self.probability = probability
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The text without the words that fell out."""
@@ -47,7 +48,8 @@ class WordReordering(Augmentation):
     """
 
     def __init__(self, *, distance: int | None = 3) -> None:
-        self.distance = None if distance is None else at_least("WordReordering.distance", distance, 1)
+        require_at_least(1, "WordReordering", distance=distance)
+        self.distance = distance
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The same words in another order."""
@@ -76,7 +78,8 @@ class WordRepetition(Augmentation):
     """
 
     def __init__(self, *, rate: float = 0.32) -> None:
-        self.rate = inside("WordRepetition.rate", rate)
+        require_within("(0, 1)", "WordRepetition", rate=rate)
+        self.rate = rate
 
     def __call__(self, text: str, rng: random.Random) -> str:
         """The text with some words twice."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cse.augment import render
 from cse.batch import Batch, Example
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import derive, python_rng
 
@@ -34,10 +34,8 @@ class TextViews(Collator):
     provides = frozenset({"text_id", "row_id", "score", "label", "weight"})
 
     def __init__(self, *, max_length: int = 32, views: int = 2) -> None:
-        if max_length < 2:
-            raise UserError(f"collator.max_length is {max_length}; give 2 or more (SimCSE: 32)")
-        if views < 1:
-            raise UserError(f"collator.views is {views}; give 2 or more for a contrast, 1 for masked-LM alone")
+        require_at_least(2, "collator", max_length=max_length)
+        require_at_least(1, "collator", views=views)
         self.max_length = max_length
         self.views = views
 
@@ -98,8 +96,7 @@ class Masked(Collator):
     """
 
     def __init__(self, *, views: Collator, probability: float = 0.15) -> None:
-        if not 0 < probability < 1:
-            raise UserError(f"collator.probability is {probability}; give a number between 0 and 1 (BERT: 0.15)")
+        require_within("(0, 1)", "collator", probability=probability)
         self.views, self.probability = views, probability
         self.max_length = views.max_length
         self.provides = views.provides | {"masked_ids", "mlm_labels"}

@@ -25,7 +25,7 @@ from typing import Any, overload
 
 from cse.batch import Example
 from cse.data.sources import Column, Row, read
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least
 
 SPACE = " "
 Parse = Callable[[str | None, str], float]  # of a cell and its place
@@ -122,8 +122,8 @@ class Texts(Dataset):
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
     ) -> None:
-        if min_words < 0 or (max_words is not None and max_words < max(1, min_words)):
-            raise UserError(f"data.min_words is {min_words} and data.max_words {max_words}; no text has such a length")
+        require_at_least(0, "data", min_words=min_words)
+        require_at_least(max(1, min_words), "data", max_words=max_words)
         marks, extras = _marks(weight_column, label_column)
         source = read(path, [Column("data.column", column), *marks], split)
 
@@ -256,8 +256,7 @@ def _collect(
     negatives: int = 0,
 ) -> _Rows:
     """Read rows to the end or the limit; `extras` take the last cells, and before them lie so many `negatives`."""
-    if limit is not None and limit < 2:
-        raise UserError(f"data.limit is {limit}; give 2 or more, or leave it out")
+    require_at_least(2, "data", limit=limit)
     parses = dict(extras or {})
     rows = _Rows(extras={name: [] for name in parses})
     seen: set[tuple[tuple[str, ...], tuple[float, ...]]] = set()

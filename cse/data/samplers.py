@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.packing import pack
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
 from cse.seeding import torch_rng
 
@@ -54,8 +54,7 @@ class LabelBatches(Sampler):
     """
 
     def __init__(self, *, labels: int) -> None:
-        if labels < 2:
-            raise UserError(f"sampler.labels is {labels}; give 2 or more, so that there is something to tell apart")
+        require_at_least(2, "sampler", labels=labels)  # with one label there is nothing to tell apart
         self.labels = labels
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.errors import UserError
+from cse.errors import UserError, require_within
 from cse.mining.neighbours import EXACT, contained, cosines, open_pool
 from cse.seeding import derive
 
@@ -99,11 +99,8 @@ class TopK(Miner):
     ) -> None:
         if not 1 <= first <= last:
             raise UserError(f"miner ranks are {first} to {last}; give 1 <= first <= last")
-        for name, value in {"absolute_margin": absolute_margin, "relative_margin": relative_margin}.items():
-            if value is not None and not 0 <= value <= 2:
-                raise UserError(f"miner.{name} is {value}; it is a difference of cosines: give 0 to 2")
-        if max_similarity is not None and not -1 <= max_similarity <= 1:
-            raise UserError(f"miner.max_similarity is {max_similarity}; it is a cosine: give -1 to 1")
+        require_within("[0, 2]", "miner", absolute_margin=absolute_margin, relative_margin=relative_margin)
+        require_within("[-1, 1]", "miner", max_similarity=max_similarity)
         self.first, self.last, self.index = first, last, index
         self.absolute_margin, self.relative_margin = absolute_margin, relative_margin
         self.max_similarity = max_similarity

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import contrast
@@ -51,8 +52,7 @@ class CLHAIF(Objective):
         smooth: Literal["positive", "all", "none"] = "positive",
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        require_positive("objective", temperature=temperature)
         self.temperature, self.hard_negative_weight, self.smooth = temperature, hard_negative_weight, smooth
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

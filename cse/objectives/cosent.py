@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.functional import paired_cosine
 
@@ -34,8 +35,7 @@ class CoSENT(Objective):
 
     def __init__(self, *, temperature: float = 0.05) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the original's is 0.05)")
+        require_positive("objective", temperature=temperature)
         self.temperature = temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
@@ -66,12 +66,9 @@ class DCLR(Objective):
         form: Literal["removal", "weighted_logits"] = "removal",
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
-        if not -1 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; it is a cosine, from -1 to 1 (the paper's is 0.9)")
-        if noise_ratio < 0 or ascent_steps < 0:
-            raise ValueError(f"noise_ratio is {noise_ratio} and ascent_steps {ascent_steps}; neither may be below 0")
+        require_positive("objective", temperature=temperature)
+        require_within("[-1, 1]", "objective", threshold=threshold)
+        require_at_least(0, "objective", noise_ratio=noise_ratio, ascent_steps=ascent_steps)
         self.complement, self.complement_pooler = complement, complement_pooler
         self.temperature, self.threshold, self.noise_ratio = temperature, threshold, noise_ratio
         self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
+from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
@@ -65,10 +66,8 @@ class DiffCSE(Objective):
         generator_dropout: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
-        if rtd_weight < 0:
-            raise ValueError(f"rtd_weight is {rtd_weight}; it must be 0 or more (the paper's is 0.005)")
+        require_positive("objective", temperature=temperature)
+        require_at_least(0, "objective", rtd_weight=rtd_weight)
         self.temperature, self.rtd_weight = temperature, rtd_weight
         self.generator, self.generator_dropout = generator, generator_dropout
         self.generation, self.positions, self.padding = generation, positions, padding

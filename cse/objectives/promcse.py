@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast, energy_hinge
@@ -43,10 +44,8 @@ class PromCSE(Objective):
         margin: float = 0.2,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
-        if hinge_weight < 0:
-            raise ValueError(f"hinge_weight is {hinge_weight}; it must be 0 or more (the authors' is 10)")
+        require_positive("objective", temperature=temperature)
+        require_at_least(0, "objective", hinge_weight=hinge_weight)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.hinge_weight, self.margin = hinge_weight, margin
 

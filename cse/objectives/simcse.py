@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
@@ -35,8 +36,7 @@ class SimCSE(Objective):
 
     def __init__(self, *, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
+        require_positive("objective", temperature=temperature)
         self.temperature = temperature
         self.hard_negative_weight = hard_negative_weight
 

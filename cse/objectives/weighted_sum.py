@@ -7,7 +7,7 @@ from torch import nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse.errors import UserError, require_within
 from cse.interfaces import Objective, StepContext
 
 
@@ -32,8 +32,8 @@ class WeightedSum(Objective):
             raise UserError(
                 f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms"
             )
-        if not all(0 < d <= 1 for d in decays):
-            raise UserError(f"objective.decays is {decays}; each must be above 0 and at most 1")
+        for i, decay in enumerate(decays):
+            require_within("(0, 1]", "objective", **{f"decays[{i}]": decay})
         self.terms = nn.ModuleList(terms)
         self.weights, self.decays = weights, decays
         self.requires = frozenset().union(*(t.requires for t in terms))

@@ -10,6 +10,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
+from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
@@ -58,10 +59,8 @@ class WhitenedCSE(Objective):
         covariance: Covariance = "detached",
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper's is 0.05)")
-        if group_size < 1:
-            raise ValueError(f"group_size is {group_size}; give 1 or more channels (the paper's is 6 for BERT-base)")
+        require_positive("objective", temperature=temperature)
+        require_at_least(1, "objective", group_size=group_size)
         self.temperature, self.group_size = temperature, group_size
         self.shuffle, self.covariance = shuffle, covariance
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cse.errors import UserError
+from cse.errors import require_at_least, require_positive
 
 
 class Settings:
@@ -53,10 +53,10 @@ class Settings:
         workers: int = 0,
         trackers: Sequence[str] = (),
     ) -> None:
-        at_least(1, batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        at_least(1, **{k: v for k, v in {"max_steps": max_steps, "chunk_size": chunk_size}.items() if v is not None})
-        at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
-        above(0, learning_rate=learning_rate, clip=clip, epochs=epochs)
+        require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
+        require_at_least(1, "trainer", max_steps=max_steps, chunk_size=chunk_size)
+        require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)
         self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
@@ -72,25 +72,3 @@ class Settings:
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * (max_steps - step) / max(1, max_steps - self.warmup_steps)
-
-
-def at_least(least: float, **values: float) -> None:
-    """Refuse a trainer's setting below `least`.
-
-    Raises:
-        UserError: One is.
-    """
-    for name, value in values.items():
-        if not value >= least:
-            raise UserError(f"trainer.{name} is {value}; give {least} or more")
-
-
-def above(least: float, **values: float) -> None:
-    """Refuse a trainer's setting that is not above `least`.
-
-    Raises:
-        UserError: One is not.
-    """
-    for name, value in values.items():
-        if not value > least:
-            raise UserError(f"trainer.{name} is {value}; give a number above {least}")

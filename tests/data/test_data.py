@@ -265,7 +265,7 @@ def test_numbers_are_of_no_use_where_columns_have_names(write):
     [
         (lambda p: Texts(p, limit=1), "data.limit is 1"),
         (lambda p: Texts(p, min_words=-1), "data.min_words is -1"),
-        (lambda p: Texts(p, min_words=5, max_words=4), "data.max_words 4"),
+        (lambda p: Texts(p, min_words=5, max_words=4), "data.max_words is 4"),
         (lambda p: Pairs(p, columns=("a",)), "give 2 different"),
         (lambda p: Pairs(p, columns=("a", "a")), "give 2 different"),
         (lambda p: Pairs(p, columns=("a", 0)), "not both"),

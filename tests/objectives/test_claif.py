@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cse.errors import UserError
 from cse.objectives.claif import CLAIF
 from cse.objectives.cosent import CoSENT
 from tests.objectives.helpers import close, run, settings
@@ -78,5 +79,5 @@ def test_errors(objective):
             run(objective, rows, score=torch.tensor([0.5, bad, 0.1]))
     with pytest.raises(ValueError, match="two texts of a row"):
         run(objective, torch.randn(3, 3, 4), score=torch.zeros(3))
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         CoSENT(temperature=0.0)

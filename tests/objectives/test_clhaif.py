@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cse.errors import UserError
 from cse.objectives.clhaif import CLHAIF
 from cse.objectives.simcse import SimCSE
 from tests.objectives.helpers import close, run, settings
@@ -69,5 +70,5 @@ def test_errors():
         run(CLHAIF(), rows, score=torch.tensor([0.5, 80.0, 0.1]))
     with pytest.raises(ValueError, match="2"):
         run(CLHAIF(), rows, positives=2, score=torch.zeros(3))
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         CLHAIF(temperature=-1.0)

@@ -173,5 +173,5 @@ def test_another_vocabulary_is_refused(tiny_bert):
 
 def test_errors():
     for name, value in {"temperature": 0.0, "threshold": 1.1, "noise_ratio": -1.0}.items():
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(UserError, match=name):
             DCLR(complement="-", **{name: value})

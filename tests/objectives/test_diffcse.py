@@ -313,9 +313,9 @@ def test_lora_encoders_start_the_discriminator_from_the_merged_backbone(tiny_ber
 def test_refusals(tiny_bert, tmp_path):
     from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         DiffCSE(generator="x", temperature=0.0)
-    with pytest.raises(ValueError, match="rtd_weight"):
+    with pytest.raises(UserError, match="rtd_weight"):
         DiffCSE(generator="x", rtd_weight=-1.0)
     encoder = Encoder(tiny_bert)
     headless = save(AutoModel.from_pretrained(tiny_bert), tiny_bert, tmp_path / "headless")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cse.batch import Batch, Views
+from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
@@ -92,5 +93,5 @@ def test_the_hinge_compares_cosines_whatever_the_temperature():
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"hinge_weight": -1.0}])
 def test_out_of_range(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(UserError, match=next(iter(options))):
         PromCSE(**options)

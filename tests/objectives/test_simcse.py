@@ -11,6 +11,7 @@ import torch
 
 from cse.batch import Batch, Views
 from cse.encoder.poolers import get_pooler
+from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 
@@ -116,7 +117,7 @@ def cosines(rows):
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_temperature_must_be_positive(temperature):
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         SimCSE(temperature=temperature)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from cse.errors import UserError
 from cse.objectives import whitenedcse
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.objectives.whitening import group_whiten, inverse_sqrt
@@ -182,5 +183,5 @@ def test_errors():
         run(set_up(8, group_size=4), torch.randn(4, 2, 8))
     with pytest.raises(ValueError, match="group_size is 3"):
         run(set_up(8, group_size=3), torch.randn(6, 2, 8))
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         WhitenedCSE(temperature=0.0)
