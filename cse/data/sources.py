@@ -15,10 +15,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from cse.assets.hub import explain
+from cse.assets.hub import file as fetch
 from cse.errors import UserError
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 STREAM = "stream:"
+FIX = "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file: --data.path=my.txt"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[^:]+))?")
 csv.field_size_limit(1 << 28)
 
@@ -92,7 +95,8 @@ def _locate(path: str) -> Path | None:
     hub = HUB_ID.fullmatch(path)
     if local.exists() or hub is None or (hub["file"] is None and _kind(local) in KINDS):
         return local
-    return _download(path, hub["repo"], hub["file"]) if hub["file"] else None
+    repo, file = hub["repo"], hub["file"]
+    return fetch(repo, file, kind="dataset", what=f"data.path {path}", fix=FIX) if file else None
 
 
 def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
@@ -268,21 +272,8 @@ def _hub_columns(path: str, split: str) -> list[str]:
         raise _no_hub(path, error) from error
 
 
-def _download(path: str, repo: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repo, file, repo_type="dataset"))
-    except Exception as error:  # as above
-        raise _no_hub(path, error) from error
-
-
 def _no_hub(path: str, error: Exception) -> UserError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-    return UserError(
-        f"data.path is {path}: no such file, and the Hub does not give such a data set\n{reason}\n"
-        "Check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file: --data.init_args.path=my.txt"
-    )
+    return explain(f"data.path {path}", error, fix=FIX)
 
 
 def _records(records: Any, columns: Sequence[Column], where: str) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cse.assets.hub import snapshot
 from cse.encoder.fast.attention import use_short_attention
 from cse.encoder.fast.dropout import use_fast_dropout
 from cse.encoder.fast.weights import use_kept_weights
@@ -101,10 +102,7 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
     folder = Path(locate(source))
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        with explained(source):
-            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))
+        folder = snapshot(source, allow=["*.safetensors"], what=f"backbone {source!r}")
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

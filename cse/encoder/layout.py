@@ -170,14 +170,10 @@ def _folder(where: str) -> Path:
     """A local folder for a path or a Hub id."""
     if Path(where).is_dir():
         return Path(where)
-    from cse.encoder.backbone import explained
+    from cse.assets.hub import snapshot
 
-    with explained(where):
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(where, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"])
-        )
+    ignored = ["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]
+    return snapshot(where, ignore=ignored, what=f"checkpoint {where!r}")
 
 
 def _settings(root: Path) -> dict[str, Any]:

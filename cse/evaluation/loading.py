@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cse.assets.hub import snapshot
 from cse.encoder.identity import EXPORTED, model_hash
 from cse.errors import UserError
-from cse.evaluation.hub import HubError, snapshot
 
 NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
@@ -112,10 +112,7 @@ def _folder(name: str) -> Path:
         ) from None
     if Path(place).is_dir():
         return Path(place)
-    try:
-        return snapshot(name, ignore=NOT_NEEDED)
-    except HubError as error:
-        raise UserError(f"there is no checkpoint {name!r}: {error}.\nGive a folder, or check id and network.") from None
+    return snapshot(name, ignore=NOT_NEEDED, what=f"checkpoint {name!r}")
 
 
 def _exported(name: str, folder: Path) -> Model:

@@ -22,9 +22,10 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from numpy.typing import NDArray
 
+from cse.assets import hub
 from cse.console import say
 from cse.errors import UserError
-from cse.evaluation import hub, sources, suite
+from cse.evaluation import sources, suite
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.loading import Model, prompts
 from cse.evaluation.sources import Missing, TaskData
@@ -161,6 +162,8 @@ def run(
                 _ask_hub(task)
             result = mteb.evaluate(adapted, [task], cache=cache, overwrite_strategy=strategy, show_progress_bar=False)
             summary["tasks"][name] = _summary(result.task_results[0], given)
+        except hub.HubError as error:
+            summary["failed"][name] = error.reason
         except UserError:
             raise
         except Exception as error:  # one task's failure, of whatever library, must not lose the others' results

@@ -9,9 +9,9 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from cse.assets.hub import HubError, snapshot
 from cse.errors import UserError
 from cse.evaluation import pairs
-from cse.evaluation.hub import HubError, snapshot
 from cse.evaluation.pairs import Pairs
 from cse.evaluation.suite import Task
 
@@ -144,7 +144,7 @@ def _hub_rows(path: str, revision: str, split: str) -> Mapping[str, list[Any]]:
     try:
         rows = load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
     except HubError as error:
-        raise Missing(f"Hub: {error}") from error
+        raise Missing(f"Hub: {path}: {error.reason}") from error
     return {name: list(rows[name]) for name in ("score", "sentence1", "sentence2")}
 
 

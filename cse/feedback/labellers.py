@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cse.assets.hub import snapshot
 from cse.errors import UserError
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
@@ -122,15 +123,4 @@ def _folder(option: str, name: str) -> Path:
         return folder
     if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{option} {name}: is no folder of a model\nGive a folder with config.json, or a Hub id.")
-    return _fetched(option, name)
-
-
-def _fetched(option: str, name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_WEIGHTS)))
-    except Exception as error:  # the Hub, its client and the network fail in many ways
-        raise UserError(
-            f"{option} {name}: no such folder, and the Hub does not give it\n{str(error).splitlines()[0][:200]}"
-        ) from error
+    return snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")

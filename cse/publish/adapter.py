@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cse.assets.hub import snapshot
 from cse.encoder.layout import ADAPTER
 from cse.encoder.provenance import NOTICES, check_sums, write_sums
 from cse.errors import UserError
@@ -88,19 +89,13 @@ def stage_adapter(adapter: Adapter, folder: Path) -> None:
 
 def _backbone(checkpoint: Path, source: str, revision: str | None) -> tuple[Path, str | None]:
     """Where this machine has the backbone, and which commit of the Hub's it is, if it is."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     from cse.encoder.backbone import locate
 
     try:
-        where = locate(source)
-        if not _local(source):
-            where = snapshot_download(where, revision=revision, local_files_only=True)
-    except (UserError, HFValidationError, LocalEntryNotFoundError):
+        folder = Path(locate(source)) if _local(source) else snapshot(source, revision=revision, cached=True)
+    except UserError:
         what = f"has the backbone {source}, which is not on this machine any more, so nothing can be verified"
         raise _refusal(checkpoint, what) from None
-    folder = Path(where)
     return folder, folder.name if COMMIT.fullmatch(folder.name) else None
 
 

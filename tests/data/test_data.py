@@ -156,7 +156,7 @@ def test_a_file_of_the_hub(monkeypatch, write):
 
     asked = []
 
-    def download(repo, file, repo_type):
+    def download(repo, file, repo_type, local_files_only):
         asked.append((repo, file, repo_type))
         return write("nli.csv", "sent0,sent1,hard_neg\na,b,c\nd,e,f\n")
 
@@ -185,7 +185,8 @@ def test_the_hub_offline(monkeypatch, path):
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    fails(lambda: Texts(path), path, "Cannot reach the Hub", "--data.init_args.path=my.txt")
+    monkeypatch.setattr("cse.assets.hub.reachable", lambda: True)
+    fails(lambda: Texts(path), path, "Cannot reach the Hub", "--data.path=my.txt")
 
 
 def test_a_file_that_is_not_there(write, tmp_path):

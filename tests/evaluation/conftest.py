@@ -45,7 +45,7 @@ def write_task(tmp_path):
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
     """No test asks the network, and none sees the caller's data."""
-    from cse.evaluation import hub
+    from cse.assets import hub
 
     monkeypatch.setattr(hub, "reachable", lambda: False)
     monkeypatch.delenv("CSE_DATA", raising=False)

@@ -157,7 +157,7 @@ def test_compare_scores_checkpoints_itself(plain, capsys):
     ("arguments", "message"),
     [
         (["nowhere/at/all"], "there is no checkpoint folder 'nowhere/at/all'"),
-        (["some/model"], "there is no checkpoint 'some/model': some/model is not in the Hub's cache"),
+        (["some/model"], "checkpoint 'some/model' cannot be loaded: it is not in the Hub's cache"),
         (["{plain}", "--tasks", "STSX"], "unknown task 'STSX'; the nearest is"),
         (["{plain}", "--tasks", "sts-mini", "--data", "/nowhere"], "--data: there is no folder"),
         (["{plain}", "--tasks", "sts-mini", "--out", "/proc/x.json"], "--out /proc/x.json cannot be written"),

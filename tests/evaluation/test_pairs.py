@@ -83,7 +83,7 @@ def test_other_number_of_pairs_is_refused(write_task):
 
 def test_missing_says_where_it_was_looked_for(tmp_path, write_task):
     folder = write_task([("1", "a", "b")])
-    with pytest.raises(Missing, match=r"STSB/test\.tsv; Hub: mteb/stsbenchmark-sts is not in the Hub's cache"):
+    with pytest.raises(Missing, match=r"STSB/test\.tsv; Hub: mteb/stsbenchmark-sts: it is not in the Hub's cache"):
         load(folder, "STSB")
 
 

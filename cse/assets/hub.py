@@ -1,0 +1,133 @@
+"""Files from the Hugging Face Hub: from its cache or downloaded, with one line about it if they cannot be fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from cse.errors import UserError
+
+Kind = Literal["model", "dataset"]
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+SECONDS_TO_CONNECT = 4.0
+
+
+class HubError(UserError):
+    """The Hub does not provide something; `reason` says why in one line."""
+
+    def __init__(self, what: str, reason: str, fix: str) -> None:
+        super().__init__(f"{what} cannot be loaded: {reason}\nfix: {fix}")
+        self.reason = reason
+
+
+def snapshot(
+    repo: str,
+    *,
+    kind: Kind = "model",
+    revision: str | None = None,
+    allow: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+    cached: bool = False,
+    what: str = "",
+    fix: str = "",
+) -> Path:
+    """The folder of a repository's files, from the Hub's cache or downloaded.
+
+    Args:
+        repo: Id of the repository, owner/name.
+        kind: Kind of repository.
+        revision: Commit, tag or branch; None: the main branch.
+        allow: Patterns of the files to fetch; None: all files.
+        ignore: Patterns of the files to leave out.
+        cached: Whether to look into the cache only.
+        what: Name of the thing in the error; the repository's id by default.
+        fix: What the error tells the user to do; to check name and network by default.
+
+    Raises:
+        HubError: The repository is not in the cache and cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    offline = cached or not reachable()
+    try:
+        found = snapshot_download(
+            repo,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=None if allow is None else list(allow),
+            ignore_patterns=None if ignore is None else list(ignore),
+            local_files_only=offline,
+        )
+    except Exception as error:  # unreachable, gone, gated, malformed id: each layer has its own exceptions
+        raise explain(what or repr(repo), error, offline=offline, fix=fix) from error
+    return Path(found)
+
+
+def file(repo: str, name: str, *, kind: Kind = "model", what: str = "", fix: str = "") -> Path:
+    """One file of a repository, from the Hub's cache or downloaded.
+
+    Args:
+        repo: Id of the repository, owner/name.
+        name: Path of the file in the repository.
+        kind: Kind of repository.
+        what: Name of the thing in the error; the repository's id and the file by default.
+        fix: What the error tells the user to do; to check name and network by default.
+
+    Raises:
+        HubError: The file is not in the cache and cannot be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+
+    offline = not reachable()
+    try:
+        return Path(hf_hub_download(repo, name, repo_type=kind, local_files_only=offline))
+    except Exception as error:  # as above
+        raise explain(what or repr(f"{repo}:{name}"), error, offline=offline, fix=fix) from error
+
+
+def explain(what: str, error: Exception, *, offline: bool = False, fix: str = "") -> HubError:
+    """The error to raise if the Hub, its client or the network failed.
+
+    Args:
+        what: Name of the thing that was asked for.
+        error: What was raised.
+        offline: Whether only the cache was asked.
+        fix: What the user is told to do; to check name and network by default.
+    """
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    reason = f"{type(error).__name__}: {line[:160]}"
+    if offline:
+        reason = "it is not in the Hub's cache on this machine, and the Hub cannot be reached"
+    return HubError(what, reason, fix or "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a path")
+
+
+def reachable() -> bool:
+    """Whether the Hub, or a proxy, may answer. The Hub's own client retries for 30 seconds before it gives up."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    return any(os.environ.get(name) for name in PROXIES) or _connects(constants.ENDPOINT)
+
+
+@functools.cache
+def _connects(endpoint: str) -> bool:
+    url = urlsplit(endpoint)
+    address = url.hostname, url.port or (80 if url.scheme == "http" else 443)
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(address, SECONDS_TO_CONNECT):
+            connected.set()
+
+    thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(SECONDS_TO_CONNECT)
+    return connected.is_set()

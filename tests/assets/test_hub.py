@@ -1,0 +1,89 @@
+"""The Hub: what is cached is found without a network, and a failure is one line within seconds."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from cse.assets import hub
+from cse.errors import UserError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in hub.PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_network_it_fails_in_two_lines_and_seconds(no_proxy, closed_port, cache, monkeypatch, capfd, caplog):
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    start = time.perf_counter()
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError) as raised:
+        hub.snapshot("nobody/nothing", what="backbone 'nobody/nothing'")
+    assert time.perf_counter() - start < 5
+    assert str(raised.value).splitlines()[0] == (
+        "backbone 'nobody/nothing' cannot be loaded: it is not in the Hub's cache on this machine, "
+        "and the Hub cannot be reached"
+    )
+    assert str(raised.value).splitlines()[1].startswith("fix: ")
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_a_cached_model_needs_no_network(no_proxy, closed_port, cache, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    files = cache / "models--org--tiny" / "snapshots" / COMMIT
+    files.mkdir(parents=True)
+    (files / "config.json").write_text("{}")
+    refs = cache / "models--org--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    assert hub.snapshot("org/tiny") == files
+    assert hub.file("org/tiny", "config.json") == files / "config.json"
+
+
+def test_who_answers_is_reachable(no_proxy, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert hub.reachable()
+
+
+def test_offline_by_choice_or_by_a_proxy(no_proxy, closed_port, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert hub.reachable()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not hub.reachable()
+
+
+def test_an_error_of_the_hub_is_its_first_line(monkeypatch):
+    def gone(*args, **options):
+        raise ValueError("\n401 Client Error\nand a page of HTML")
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gone)
+    with pytest.raises(hub.HubError) as raised:
+        hub.snapshot("org/gated", fix="log in")
+    assert str(raised.value) == "'org/gated' cannot be loaded: ValueError: 401 Client Error\nfix: log in"
+    assert raised.value.reason == "ValueError: 401 Client Error"
