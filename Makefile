@@ -8,7 +8,7 @@ TASKS  ?= $(if $(or $(CSE_DATA),$(findstring --data,$(ARGS))),sts,sts-mini)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench report reproduce tables push clean
+.PHONY: help setup train eval test check bench report reproduce tables docs push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -48,8 +48,12 @@ reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the ba
 tables: setup  ## write the tables of the documentation anew, from eval/results
 	@$(BIN)/python -m eval tables
 
+docs: setup  ## build the documentation site into site/; any warning fails it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 push: setup  ## publish a checkpoint: CKPT=runs/.../best REPO=you/name
 	@$(BIN)/cse push $(CKPT) $(REPO) $(ARGS)
 
 clean:  ## remove the virtual environment and what tools leave; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

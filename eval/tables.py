@@ -4,7 +4,8 @@
     ...
     <!-- end -->
 
-A page may hold any of the tables in `TABLES`, any number of times. Their numbers come from `eval/results/*.json`.
+A page may hold any of the tables in `TABLES`, any number of times. Numbers come from `eval/results/*.json`, and the
+table of methods from the headers of the recipes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from cse.errors import UserError
 from cse.evaluation import methods
 from cse.files import atomic_file
+from eval import method_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "eval" / "results"
@@ -60,6 +62,7 @@ def speed() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "methods": method_table.table,
     "results": lambda: methods.markdown(read("methods")),
     "results-few": lambda: methods.markdown(read("methods"), only=FEW, tasks=["STSB-dev"]),
     "results-mini": lambda: methods.markdown(read("methods-mini")),
