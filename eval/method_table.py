@@ -1,4 +1,4 @@
-"""The table of methods in README.md: what each recipe's header, each recipe's parts and each objective's docstring say."""
+"""The table of methods in README.md, from the headers and parts of the recipes and the docstrings of the objectives."""
 
 from __future__ import annotations
 
