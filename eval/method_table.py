@@ -25,7 +25,8 @@ def header(path: Path) -> dict[str, str]:
 
     A field is a line such as `# paper      Gao et al., EMNLP 2021 (arXiv:2104.08821)`, and goes on over indented lines.
     """
-    found, name = {}, "title"
+    found: dict[str, str] = {}
+    name = "title"
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
