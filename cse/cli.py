@@ -1,11 +1,14 @@
-"""The command line: `cse COMMAND`, one file a command in cse/commands. Nothing heavy is imported until one runs."""
+"""The command line: `cse COMMAND`, one file per command in cse/commands. Nothing heavy is imported until one runs."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import NoReturn
 
 from cse import __version__, commands
 from cse.errors import UserError
@@ -14,11 +17,18 @@ from cse.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args([_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)])
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return int(arguments.run(arguments, rest))
+        code = int(arguments.run(arguments, rest))
+        sys.stdout.flush()
+        return code
+    except (
+        BrokenPipeError
+    ):  # `cse recipe list | head`: the reader has enough, and the flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UserError as error:
         print(f"cse: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -29,13 +39,26 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in the shape of every other error: what, and the fix."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print two lines and exit with code 2."""
+        self.exit(2, f"cse: {message}\nfix: `{self.prog} --help` shows the usage\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cse", description="Train sentence embeddings.")
+    parser = _Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in sorted(module.name for module in iter_modules(commands.__path__)):
         command = import_module(f"cse.commands.{name}")
-        subparser = subparsers.add_parser(name, help=command.HELP)
+        subparser = subparsers.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
     return parser
+
+
+def _hyphens(word: str) -> str:
+    """`--run_dir` as `--run-dir`: the spelling of cse 0.1.0, accepted until 0.2. Options of a recipe have a dot."""
+    return re.sub(r"^--[a-z_]+(?==|$)", lambda option: option[0].replace("_", "-"), word)

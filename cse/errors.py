@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class UserError(Exception):
     """Bad input: a recipe, an option, a file or a machine that cannot do what is asked.
@@ -56,3 +59,20 @@ def require_within(interval: str, owner: str, /, **values: float | None) -> None
         below = value <= high if interval[-1] == "]" else value < high
         if not (above and below):
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number in {interval}")
+
+
+def require(package: str, *, extra: str, user: str) -> Any:
+    """Import a package that only an extra of the distribution installs.
+
+    Args:
+        package: Its import name.
+        extra: Name of the extra.
+        user: What needs the package, in the words that a user typed, such as `cse export`.
+
+    Raises:
+        UserError: The package cannot be imported; the line that installs it is the fix.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise UserError(f"{user} needs {package} ({error})\nfix: pip install 'cse-embeddings[{extra}]'") from error

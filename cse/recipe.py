@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,6 @@ from typing import Any
 import yaml
 
 from cse.errors import UserError
-from cse.explain import explain
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
@@ -29,70 +30,83 @@ class Recipe:
         config: jsonargparse's namespace of every option, defaults expanded.
         text: The same as YAML, which parses to the same recipe.
         expect: The band that the authors of the recipe saw, if any.
+        own: The file, if it is not one of the package's, whose name it may share.
     """
 
     name: str
     config: Any
     text: str
     expect: dict[str, Any]
+    own: Path | None = None
 
 
-def folders() -> list[Path]:
-    """Where recipes are looked for by name: here, beside the package in a checkout, in an installation."""
-    return [Path("recipes"), Path(__file__).resolve().parent.parent / "recipes", Path(sys.prefix) / "share/cse/recipes"]
+def folder() -> Path:
+    """The recipes of this version: inside the installed package, or beside it in a checkout."""
+    package = Path(str(files("cse")))
+    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
 
 def names() -> list[str]:
-    """Every recipe that can be named, paper/ ones included."""
-    found = {str(p.relative_to(f).with_suffix("")) for f in folders() for p in f.rglob("*.yaml") if p.name[0] != "_"}
+    """Every recipe that has a name, those in paper/ included."""
+    found = {p.relative_to(folder()).with_suffix("").as_posix() for p in folder().rglob("*.yaml") if p.name[0] != "_"}
     return sorted(found)
 
 
 def find(name: str) -> Path:
-    """The file of a recipe, by name or path.
+    """The file of a recipe.
+
+    A name always means the package's own recipe, and a path that ends in .yaml always means that file, so that a folder
+    `recipes/` where the command happens to run can never take the place of what the package ships.
 
     Raises:
-        UserError: There is none; the nearest name is suggested.
+        UserError: No such recipe exists; the nearest name is suggested.
     """
     if name.endswith((".yaml", ".yml")):
         if Path(name).is_file():
             return Path(name)
-        raise UserError(f"recipe {name!r}: there is no such file")
-    for folder in folders():
-        path = folder / f"{name}.yaml"
-        if path.is_file():
-            return path
-    known = names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known recipes: {', '.join(known[:12])}"
-    raise UserError(f"recipe {name!r} is unknown; {hint}")
+        raise UserError(f"recipe {name}: no such file\nfix: give the path of a YAML file, or one of `cse recipe list`")
+    path = folder() / f"{name}.yaml"
+    if path.is_file():
+        return path
+    own = [p for p in (Path(f"{name}.yaml"), Path("recipes") / f"{name}.yaml") if p.is_file()]
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    fix = f"give the file as a path: {own[0]}" if own else f"{hint}`cse recipe list` shows all"
+    raise UserError(f"recipe {name!r} is unknown\nfix: {fix}")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The recipe's mapping with what it extends merged in.
+    """The recipe's mapping, merged on top of the one that it extends.
 
-    A list replaces its parent's, and so does a class_path the arguments of another class.
+    A list replaces its parent's, and a new class_path drops the arguments of the parent's class. `expect` is never
+    inherited: the scores that a parent reached say nothing about a recipe that changes it.
 
     Raises:
-        UserError: Not YAML, not a mapping, or it extends what is not there.
+        UserError: The file is not YAML, is not a mapping, or extends a file that does not exist.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"recipe {path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"recipe {path}: cannot be read: {reason}\nfix: correct the YAML at that place") from error
     if not isinstance(content, dict):
-        raise UserError(f"recipe {path}: is not a mapping of options")
+        raise UserError(f"recipe {path}: is not a mapping of options\nfix: write `option: value` at its top level")
     parent = content.pop("extends", None)
     if parent is None:
         return content
     base = path.parent / parent
     if not base.is_file():
-        raise UserError(f"recipe {path}: extends {parent!r}, and there is no {base}")
-    return merge(read(base), content)
+        raise UserError(
+            f"recipe {path}: extends {parent!r}, but {base} does not exist\n"
+            "fix: give the parent's path from this recipe's folder, or copy it: cse recipe copy NAME"
+        )
+    inherited = read(base)
+    inherited.pop("expect", None)
+    return merge(inherited, content)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, mapping by mapping."""
+    """Merge `over` on top of `base`, mapping by mapping."""
     switched = "class_path" in over and over["class_path"] != base.get("class_path")
     merged = {} if switched else dict(base)
     for key, value in over.items():
@@ -105,7 +119,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Parse and check a recipe without building anything heavy.
 
     Args:
-        name: A recipe's name, or a path that ends in .yaml.
+        name: A name of the package's, or a path that ends in .yaml.
         overrides: Options such as `--trainer.max_steps=50`.
 
     Raises:
@@ -119,12 +133,16 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = parser.parse_args(arguments)
     except Exception as error:  # jsonargparse raises several kinds
-        raise UserError(f"recipe {path.stem}: {explain(str(error))}") from error
+        problem = _explain(str(error))
+        if "\nfix: " not in problem:
+            problem += f"\nfix: `cse recipe show {name} --defaults` lists every option with its default"
+        raise UserError(f"recipe {path.stem}: {problem}") from error
     config.pop("config", None)
     text = parser.dump(config, skip_none=False)
     if expect:
         text += yaml.safe_dump({"expect": expect})
-    return Recipe(path.stem if path.parent.name != "paper" else f"paper-{path.stem}", config, text, expect)
+    own = None if path.resolve().is_relative_to(folder().resolve()) else path
+    return Recipe(path.stem if path.parent.name != "paper" else f"paper-{path.stem}", config, text, expect, own)
 
 
 def build(recipe: Recipe) -> Any:
@@ -151,9 +169,9 @@ def build(recipe: Recipe) -> Any:
 
 
 def _make(value: Any) -> Any:
-    """What a class_path with init_args names, also within lists and arguments. Checked types are taken as they are.
+    """Build what a class_path with init_args names, also within lists and arguments.
 
-    jsonargparse could do it, but would bury a constructor's own words in those of its types.
+    jsonargparse could build it, but would bury the message of a constructor among its own.
     """
     if isinstance(value, list):
         return [_make(item) for item in value]
@@ -176,10 +194,65 @@ def _parser() -> Any:
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
-    parser.add_argument("--seed", type=int, default=42, help="of everything random")
+    parser.add_argument("--seed", type=int, default=42, help="seed of everything that is drawn at random")
     classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RefreshNegatives)
     for component, base in zip(COMPONENTS, classes, strict=True):
         parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
     parser.add_class_arguments(Settings, "trainer")
-    parser.add_argument("--callbacks", type=list[Callback], default=[], help="more watchers of the run")
+    parser.add_argument("--callbacks", type=list[Callback], default=[], help="further callbacks of the run")
     return parser
+
+
+# The config library's messages, cut to what helps: the option, its value, what it should be, the nearest name. They are
+# no part of its interface: pyproject.toml caps its version, and tests/test_recipes.py has one test per message.
+_NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value"
+    r"|Problem with given class_path|Parser key"
+)
+
+
+def _explain(message: str) -> str:
+    """At most three lines: which option is wrong, how, and what may have been meant."""
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    if unknown:
+        return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    where = ".".join(dict.fromkeys(keys)).replace(".init_args", "") or "option"
+    class_path = next(reversed(re.findall(r"given class_path '([\w.]+)'", message)), "")  # the innermost is to blame
+    refused = re.search(r"Option '([\w.]+)' is not accepted", message)
+    if refused:
+        name = refused.group(1)
+        return f"option {where}.{name} is unknown to {class_path}{_nearest(name, _arguments(class_path))}"
+    details = [line.strip(" -") for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
+    return f"{where}: {_plain(details[0] if details else message)}"[:400] + _value(message)
+
+
+def _plain(detail: str) -> str:
+    detail = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", detail.replace("Expected a one", "Expected one"))
+    detail = re.sub(r"<class '([\w.]+)'>", r"\1", detail)
+    return re.sub(r"Expected a (one of|\w+)", r"expected \1", detail).removeprefix("- ")
+
+
+def _value(message: str) -> str:
+    value = re.search(r"Given value: (?!NestedArg)(.+)", message)
+    return f"; got {value.group(1)[:80]}" if value and "Got value" not in message else ""
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"\nfix: did you mean {near[0]}?" if near else f"\nfix: it takes {', '.join(known[:12])}" if known else ""
+
+
+def _options() -> list[str]:
+    from cse.training.settings import Settings
+
+    trainer = [f"trainer.{name}" for name in inspect.signature(Settings).parameters]
+    return [*trainer, "seed", *[f"{c}.{end}" for c in COMPONENTS for end in ("class_path", "init_args")]]
+
+
+def _arguments(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, ValueError):
+        return []

@@ -98,7 +98,7 @@ def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) ->
             f"Remove that folder, or give another place with --runs."
         )
     known = (folder / "state").exists()
-    command = ["train", "--resume", str(folder)] if known else ["train", name, "--run_dir", str(folder), *overrides]
+    command = ["train", "--resume", str(folder)] if known else ["train", name, "--run-dir", str(folder), *overrides]
     if known and _finished(folder):
         return
     if subprocess.run([sys.executable, "-m", "cse", *command], check=False).returncode:

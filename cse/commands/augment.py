@@ -19,7 +19,7 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Options of a recipe are given as --collator.init_args.views=3, and --seed=43"
+    parser.epilog = "Options of a recipe are given as --collator.views=3, and --seed=43"
     parser.add_argument("--show", metavar="RECIPE", help="the views of this recipe, of its own data or of --data")
     parser.add_argument("--data", metavar="FILE", help="texts; without a recipe each augmentation is shown on them")
     parser.add_argument("--column", default="text", help="of a table in --data; default: text")

@@ -16,10 +16,10 @@ WIDTH = 40  # of the longest bar of a histogram
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Options of a recipe are given as --data.init_args.path=my.txt"
+    parser.epilog = "Options of a recipe are given as --data.path=my.txt"
     parser.add_argument("recipes", nargs="*", metavar="recipe", help="default: all, parsed only")
-    parser.add_argument("--no_data", action="store_true", help="parse only; nothing is read or fetched")
-    parser.add_argument("--eval_data", metavar="DIR", help="more evaluation sets to look for, besides CSE_DATA")
+    parser.add_argument("--no-data", action="store_true", help="parse only; nothing is read or fetched")
+    parser.add_argument("--eval-data", metavar="DIR", help="more evaluation sets to look for, besides CSE_DATA")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:

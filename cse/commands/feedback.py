@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cse.errors import require
+
 HELP = "make training data with a language model or an encoder"
 TASKS = {
     "score": "how similar the two texts of a row are, 0 to 1 (CLAIF)",
@@ -95,6 +97,7 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Ask, and write what came of it."""
+    require("pydantic", extra="feedback", user="cse feedback")
     from cse.feedback.command import run as work
 
     return work(arguments)

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from cse.mining.miners import Miner
 
 HELP = "choose hard negatives for rows of text, as a file to train on"
-EPILOG = (
-    "Train on it: --data.class_path=cse.data.Triplets --data.init_args.path=mined.parquet, with the columns printed"
-)
+EPILOG = "Train on it: --data.class_path=cse.data.Triplets --data.path=mined.parquet, with the columns printed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,20 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", nargs="+", default=["text"], help=columns)
     parser.add_argument("--limit", type=int, help="rows to mine for; default: all")
     parser.add_argument("--pool", help="texts that may become negatives; default: those of the data")
-    parser.add_argument("--pool_columns", nargs="+", default=["text"], help="of a table; default: text")
+    parser.add_argument("--pool-columns", nargs="+", default=["text"], help="of a table; default: text")
     parser.add_argument("--out", type=Path, required=True, help="a .parquet file; beside it lies its manifest, .json")
     parser.add_argument("--k", type=int, default=1, help="negatives a row, at most; default: 1")
     ranks = "the band of neighbours' ranks to choose from, from 1; default: 1 50"
     parser.add_argument("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
     parser.add_argument("--margin", type=float, help="least difference of the positive's and a negative's cosine")
-    parser.add_argument("--relative_margin", type=float, help="the same as a share of the positive's cosine")
-    parser.add_argument("--max_similarity", type=float, help="largest cosine of a negative")
+    parser.add_argument("--relative-margin", type=float, help="the same as a share of the positive's cosine")
+    parser.add_argument("--max-similarity", type=float, help="largest cosine of a negative")
     parser.add_argument("--random", action="store_true", help="any texts of the pool instead: a baseline")
     parser.add_argument("--seed", type=int, default=42, help="of --random")
     parser.add_argument("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
-    parser.add_argument("--teacher_max", type=float, help="drop what the teacher finds more similar to the anchor")
+    parser.add_argument("--teacher-max", type=float, help="drop what the teacher finds more similar to the anchor")
     positive = "drop what the teacher finds as similar to the anchor as the positive"
-    parser.add_argument("--teacher_positive", action="store_true", help=positive)
+    parser.add_argument("--teacher-positive", action="store_true", help=positive)
     index = "exact, or an index of faiss such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     parser.add_argument("--index", default="exact", help=index)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
@@ -96,11 +94,11 @@ def _judge(a: argparse.Namespace) -> Judge | None:
 
     rules = a.teacher_max is not None or a.teacher_positive
     if rules and not a.teacher:
-        raise UserError("--teacher_max and --teacher_positive say when a teacher drops a candidate; give --teacher too")
+        raise UserError("--teacher-max and --teacher-positive say when a teacher drops a candidate; give --teacher too")
     if not a.teacher:
         return None
     if not rules:
-        raise UserError(f"--teacher is {a.teacher}, but nothing says when it drops a candidate\nfix: --teacher_max 0.9")
+        raise UserError(f"--teacher is {a.teacher}, but nothing says when it drops a candidate\nfix: --teacher-max 0.9")
     if a.teacher_max is not None and not -1 <= a.teacher_max <= 1:
-        raise UserError(f"--teacher_max is {a.teacher_max}; it is a cosine: give -1 to 1")
+        raise UserError(f"--teacher-max is {a.teacher_max}; it is a cosine: give -1 to 1")
     return Judge(Model(a.teacher, a.pooler, a.precision), a.teacher_max, a.teacher_positive)

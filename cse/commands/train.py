@@ -8,7 +8,7 @@ from pathlib import Path
 from cse.errors import UserError
 
 HELP = "train a recipe, or go on with a run"
-EPILOG = "Options of a recipe are given as --objective.init_args.temperature=0.1 --trainer.max_steps=50"
+EPILOG = "Options of a recipe are given as --objective.temperature=0.1 --trainer.max_steps=50"
 TAKES_OVERRIDES = True
 
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = EPILOG
     parser.add_argument("recipe", nargs="?", help="name in recipes/, or a YAML file")
-    parser.add_argument("--run_dir", type=Path, help="the run's folder; default runs/<recipe>/<stamp>-s<seed>")
+    parser.add_argument("--run-dir", type=Path, help="the run's folder; default runs/<recipe>/<stamp>-s<seed>")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run's folder")
 
 

@@ -131,7 +131,7 @@ def _rows(data: Source) -> Dataset:
 
 def _texts(pool: Source) -> list[str]:
     """Every cell of the pool's columns."""
-    rows = read(pool.path, [Column("--pool_columns", column) for column in pool.columns])
+    rows = read(pool.path, [Column("--pool-columns", column) for column in pool.columns])
     return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.errors import UserError
+from cse.errors import UserError, require
 
 EXACT = "exact"
 BLOCK = 16_384  # rows of the pool that are compared at once: the memory of a search is M x BLOCK, whatever the pool's
@@ -81,7 +81,7 @@ class Faiss:
     """An index of faiss over inner products, in memory. What is banned is searched too and then left out."""
 
     def __init__(self, pool: NDArray[np.float32], index: str) -> None:
-        faiss = _faiss(index)
+        faiss = require("faiss", extra="faiss", user=f"--index {index}")
         factory, _, parameters = index.partition(";")
         try:
             self.index = faiss.index_factory(pool.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -109,13 +109,3 @@ class Faiss:
         scores = np.where(gone, -np.inf, np.take_along_axis(scores, order, 1)).astype(np.float32)
         missing = ((0, 0), (0, depth - rows.shape[1]))
         return np.pad(rows, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
-
-
-def _faiss(index: str) -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            f"index {index!r} needs faiss, which is not installed\nfix: pip install faiss-cpu, or index exact"
-        ) from error
-    return faiss

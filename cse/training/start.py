@@ -24,7 +24,7 @@ def start(name: str, overrides: list[str], folder: Path | None) -> int:
     seed = recipe.config.seed
     folder = folder or Path("runs") / recipe.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     if (folder / "state").exists():
-        raise UserError(f"--run_dir {folder} already holds a run\nfix: cse train --resume {folder}, or another folder")
+        raise UserError(f"--run-dir {folder} already holds a run\nfix: cse train --resume {folder}, or another folder")
     return _fit(recipe, folder, is_resume=False)
 
 
@@ -99,6 +99,8 @@ class RunFiles(Callback):
                 f"run {run.folder} is being trained by another process\n"
                 "fix: wait for it, stop it, or give another folder"
             ) from None
+        if self.recipe.own is not None:
+            say("recipe", str(self.recipe.own))
         if run.progress.step == 0:
             _write(
                 run.folder / "env.json",

@@ -134,7 +134,7 @@ def test_no_password_is_printed(monkeypatch):
 
 
 def test_unknown_and_absent_assets(monkeypatch):
-    with pytest.raises(UserError, match=r"Did you mean asset:smollm2\?"):
+    with pytest.raises(UserError, match=r"did you mean asset:smollm2\?"):
         assets.resolve("asset:smollm")
     monkeypatch.setitem(assets.SHIPPED, "absent", "absent.tsv")
     with pytest.raises(UserError, match="asset:absent: this installation of cse lacks"):

@@ -248,7 +248,7 @@ def recipe(tmp_path, tiny_bert):
 
 
 def test_check_says_what_the_data_are(recipe, capsys):
-    assert cli.main(["check", recipe, "--eval_data", "more", "--data.init_args.limit=15"]) == 0
+    assert cli.main(["check", recipe, "--eval-data", "more", "--data.init_args.limit=15"]) == 0
     out = capsys.readouterr().out
     assert f"ok         {recipe}" in out
     assert "rows.tsv 15 sentences; left out: nothing" in out
@@ -261,7 +261,7 @@ def test_check_says_what_the_data_are(recipe, capsys):
 
 
 def test_check_only_parses_where_nothing_else_is_wanted(recipe, capsys):
-    assert cli.main(["check", recipe, "--no_data"]) == 0
+    assert cli.main(["check", recipe, "--no-data"]) == 0
     assert capsys.readouterr().out == f"ok         {recipe}\n"
 
 

@@ -31,7 +31,7 @@ def world(tmp_path, monkeypatch):
     def train(command, check):
         assert not check
         resumed = "--resume" in command
-        folder = tmp_path / command[command.index("--resume" if resumed else "--run_dir") + 1]
+        folder = tmp_path / command[command.index("--resume" if resumed else "--run-dir") + 1]
         done.append(("resume" if resumed else "train", folder.name))
         (folder / "best").mkdir(parents=True, exist_ok=True)
         (folder / "best" / "model.safetensors").write_text(folder.name)

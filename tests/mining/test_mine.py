@@ -105,7 +105,7 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     near = cosines(checkpoint, [a for a, _ in pairs], pool)
     limit = float(np.median(near))
     out = tmp_path / "mined.parquet"
-    teacher = ["--teacher", checkpoint, "--teacher_max", str(limit), "--teacher_positive"]
+    teacher = ["--teacher", checkpoint, "--teacher-max", str(limit), "--teacher-positive"]
     mined(
         checkpoint,
         "--data",
@@ -140,7 +140,7 @@ def test_plain_texts_are_trained_on_as_they_are(checkpoint, tiny_bert, tmp_path)
     lines = texts.read_text().splitlines()
     limit = str(float(np.median(cosines(checkpoint, lines, lines).min(1))))  # half of the rows have no text below it
     out = tmp_path / "mined.parquet"
-    mined(checkpoint, "--data", str(texts), "--out", str(out), "--max_similarity", limit, "--precision", "fp32")
+    mined(checkpoint, "--data", str(texts), "--out", str(out), "--max-similarity", limit, "--precision", "fp32")
     data = Triplets(str(out), columns=("anchor", "positive", "negative_1"))
     assert all(e.texts[0] == e.texts[1] not in e.texts[2:] for e in data)
     assert {len(e.texts) for e in data} == {2, 3}
@@ -199,9 +199,9 @@ def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path,
         (["--k", "0"], "--k is 0"),
         (["--ranks", "5", "2"], "ranks are 5 to 2"),
         (["--out", "mined.txt"], "name it .parquet"),
-        (["--teacher_max", "0.9"], "give --teacher too"),
-        (["--teacher", "x"], "--teacher_max 0.9"),
-        (["--teacher", "x", "--teacher_max", "2"], "--teacher_max is 2.0"),
+        (["--teacher-max", "0.9"], "give --teacher too"),
+        (["--teacher", "x"], "--teacher-max 0.9"),
+        (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),
         (["--columns", "nothing"], "nothing"),
         (["--pool", "nowhere.txt"], "no such file"),
         (["--index", "Nonsense"], "index 'Nonsense'"),

@@ -215,8 +215,8 @@ def command(rank, *arguments):
 @pytest.mark.parametrize("negatives", [None, REFRESH], ids=["own", "refreshed"])
 def test_two_processes_are_one(two_processes, tiny_bert, tmp_path, negatives):
     recipe = write_recipe(tmp_path, tiny_bert, **({"negatives": negatives} if negatives else {}))
-    assert command(0, "train", recipe, "--run_dir", str(tmp_path / "one")) == 0
-    assert two_processes(command, "train", recipe, "--run_dir", str(tmp_path / "two")) == [0, 0]
+    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [line["step"] for line in one] == [0, 2, 4, 6]
     for a, b in zip(one, two, strict=True):
@@ -233,9 +233,9 @@ def test_a_run_that_is_killed_by_the_system_resumes_bit_for_bit(tiny_bert, tmp_p
     strikes = {"event": "step", "step": 3, "marker": str(tmp_path / "sent")}
     callbacks = [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}]
     recipe = write_recipe(tmp_path / "cut", tiny_bert, negatives=REFRESH, callbacks=callbacks)
-    arguments = [sys.executable, "-m", "cse", "train", recipe, "--run_dir", str(tmp_path / "killed")]
+    arguments = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(tmp_path / "killed")]
     assert subprocess.run(arguments, cwd=ROOT, env={**os.environ}).returncode == -signal.SIGKILL
     assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 0
-    assert cli.main(["train", recipe, "--run_dir", str(tmp_path / "whole")]) == 0
+    assert cli.main(["train", recipe, "--run-dir", str(tmp_path / "whole")]) == 0
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     assert weights(tmp_path / "killed" / "last") == weights(tmp_path / "whole" / "last")

@@ -192,8 +192,8 @@ def command(rank, *arguments):
 
 def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_path):
     recipe = write_recipe(tmp_path, tiny_bert)
-    assert command(0, "train", recipe, "--run_dir", str(tmp_path / "one")) == 0
-    assert two_processes(command, "train", recipe, "--run_dir", str(tmp_path / "two")) == [0, 0]
+    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [line["step"] for line in one] == [0, 2, 4, 6]
     for a, b in zip(one, two, strict=True):
@@ -205,9 +205,9 @@ def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_
 def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     recipe = write_recipe(tmp_path, tiny_bert)
-    assert two_processes(command, "train", recipe, "--run_dir", str(whole)) == [0, 0]
+    assert two_processes(command, "train", recipe, "--run-dir", str(whole)) == [0, 0]
     recipe = write_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
-    assert two_processes(command, "train", recipe, "--run_dir", str(cut)) == [130, 130]
+    assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
     assert not (cut / "last").exists()
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
     assert metrics(cut) == metrics(whole)

@@ -1,0 +1,87 @@
+"""cse recipe: list the recipes of this version, show one, or copy one as the beginning of your own."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+
+HELP = "list the recipes, show one, or copy one to a file of your own"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the three actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy")
+    actions.add_parser("list", help="name, paper, data and cost of every recipe")
+    show = actions.add_parser("show", help="print a recipe with its parents merged into it")
+    show.add_argument("name", help="a name from `cse recipe list`, or a YAML file")
+    show.add_argument("--defaults", action="store_true", help="add every option that the recipe leaves at its default")
+    copy = actions.add_parser("copy", help="write a recipe and its parents as one file that trains the same")
+    copy.add_argument("name", help="a name from `cse recipe list`, or a YAML file")
+    copy.add_argument("file", nargs="?", type=Path, help="the file to write; default: NAME.yaml in this folder")
+    copy.add_argument("--force", action="store_true", help="overwrite the file if it exists")
+
+
+def run(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Run one of the three actions."""
+    from cse import recipe
+
+    if arguments.action == "list":
+        for name in recipe.names():
+            print(_entry(name))  # noqa: T201
+    elif arguments.action == "show":
+        shown = recipe.load(arguments.name).text if arguments.defaults else merged(recipe.find(arguments.name))
+        print(shown, end="")  # noqa: T201
+    else:
+        path = recipe.find(arguments.name)
+        _copy(path, arguments.file or Path(path.name), overwrite=arguments.force)
+    return 0
+
+
+def header(path: Path) -> str:
+    """The comment lines that a recipe opens with."""
+    return re.match(r"(#.*\n)*", path.read_text(encoding="utf-8"))[0]  # type: ignore[index] # it matches nothing, too
+
+
+def merged(path: Path) -> str:
+    """A recipe's header and options in one text, with its parents merged into it."""
+    import yaml
+
+    from cse.recipe import read
+
+    # The width keeps a long template on one line.
+    return header(path) + yaml.safe_dump(read(path), sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
+    from cse import __version__
+    from cse.files import atomic_file
+
+    if out.suffix not in {".yaml", ".yml"}:
+        raise UserError(f"{out} does not end in .yaml\nfix: give a name that does, as `cse train` tells files by it")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists\nfix: give another file, or --force to overwrite it")
+    note = f"# copied     from {path.stem} of cse {__version__}, its parents merged; train it: cse train {out}\n"
+    with atomic_file(out) as scratch:
+        scratch.write_text(note + merged(path), encoding="utf-8")
+    print(f"wrote      {out}   train it: cse train {out}")  # noqa: T201
+
+
+def _entry(name: str) -> str:
+    """One recipe in the list: its name, and what its header says below it."""
+    from cse.recipe import find, read
+
+    path = find(name)
+    about = header(path)
+    papers = dict.fromkeys(re.findall(r"arXiv:\d+\.\d+", about))
+    cost = re.search(r"^# *cost:? +(.*)", about, re.MULTILINE)
+    return f"{name}\n  paper  {', '.join(papers)}\n  data   {_data(read(path))}\n  cost   {cost[1] if cost else '-'}"
+
+
+def _data(options: dict[str, Any]) -> str:
+    """The data class that a recipe trains on, and the path of the rows."""
+    data = options.get("data", {})
+    return f"{data.get('class_path', '').rpartition('.')[2]} {data.get('init_args', {}).get('path', '')}"
