@@ -234,7 +234,7 @@ def _plain(detail: str) -> str:
 
 
 def _value(message: str) -> str:
-    value = re.search(r"Given value: (?!NestedArg)(.+)", message)
+    value = re.search(r"Given value: (?!NestedArg|Namespace)(.+)", message)
     return f"; got {value.group(1)[:80]}" if value and "Got value" not in message else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cse import cli
 from cse import recipe as recipes
+from cse.commands import recipe as recipe_command
 from cse.data.collators import Masked, TextViews
 from cse.data.datasets import Texts
 from cse.errors import UserError
@@ -41,10 +44,10 @@ def class_paths(value) -> list[str]:
     return [path for item in value for path in class_paths(item)] if isinstance(value, list) else []
 
 
-def test_no_recipe_is_missed(monkeypatch):
+def test_no_recipe_is_missed():
     assert {str(p) for p in FILES} == on_disk()
     assert len(FILES) == len(on_disk()) > 0
-    monkeypatch.chdir(FOLDER.parent)
+    assert recipes.folder() == FOLDER
     assert recipes.names() == sorted(str(p.relative_to(FOLDER).with_suffix("")) for p in FILES)
 
 
@@ -86,17 +89,91 @@ def test_every_class_that_it_names_is_there(path):
         assert isinstance(getattr(import_module(module), name), type), class_path
 
 
+EXAMPLE = """\
+# Method, on the embedded default: what it does in one line.
+#
+# paper     Authors, venue year (arXiv:0000.00000), equation 1
+# expected  sts-mini-dev 75.6 ± 0.5: Spearman x 100, "all", seeds 42-44
+# cost      minutes on 2 cores
+# run       cse train method
+"""
+
+
 @every_recipe
 def test_it_opens_with_what_a_reader_needs(path):
-    """Its first lines are comments that say paper, expected score, cost and how to run it."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    header = "\n".join(lines[:end]).lower()
-    assert [word for word in HEADER if word not in header] == []
-    assert recipe_name(path) in header, "the command that runs it names it"
+    """Its first lines are comments that say paper, expected score, cost and how to run it: see `EXAMPLE`."""
+    header = recipe_command.header(path)
+    missing = [word for word in HEADER if not re.search(rf"^# *{word}\b", header, re.MULTILINE)]
+    assert not missing, f"{path}: its header has no line for {', '.join(missing)}. An example of a header:\n{EXAMPLE}"
+    assert recipe_name(path) in header, f"{path}: the line `run` names the recipe, as in\n{EXAMPLE}"
 
 
-# -- Merging ---------------------------------------------------------------------------------------------------------
+def test_the_example_of_a_header_is_one(tmp_path):
+    (tmp_path / "method.yaml").write_text(EXAMPLE)
+    header = recipe_command.header(tmp_path / "method.yaml")
+    assert [word for word in HEADER if re.search(rf"^# *{word}\b", header, re.MULTILINE)] == list(HEADER)
+
+
+# -- Where they are found --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_recipes_where_a_command_runs_shadows_nothing(tmp_path, monkeypatch):
+    write(tmp_path, "recipes/simcse-unsup.yaml", {"seed": 1})
+    write(tmp_path, "recipes/mine.yaml", {"seed": 1})
+    monkeypatch.chdir(tmp_path)
+    assert recipes.find("simcse-unsup") == FOLDER / "simcse-unsup.yaml"
+    assert recipes.find("recipes/simcse-unsup.yaml") == Path("recipes/simcse-unsup.yaml")
+    with pytest.raises(UserError, match=r"'mine' is unknown\nfix: give the file as a path: recipes/mine.yaml"):
+        recipes.find("mine")
+    assert "mine" not in recipes.names()
+
+
+def test_a_recipe_knows_whether_it_is_a_file_of_the_user(tmp_path, tiny_bert):
+    own = write(tmp_path, "simcse-unsup.yaml", parent_of(tmp_path, tiny_bert))
+    assert recipes.load(str(own)).own == own
+    assert recipes.load("simcse-unsup").own is None
+    assert recipes.load(str(FOLDER / "simcse-unsup.yaml")).own is None
+
+
+# -- cse recipe ------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_says_paper_data_and_cost_of_every_recipe(capsys):
+    assert cli.main(["recipe", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::4] == recipes.names()
+    for start, pattern in (
+        (1, r"  paper  arXiv:\d+\.\d+(, arXiv:\d+\.\d+)*"),
+        (2, r"  data   \w+ \S+"),
+        (3, r"  cost   \w.+"),
+    ):
+        assert [line for line in lines[start::4] if not re.fullmatch(pattern, line)] == []
+
+
+@every_recipe
+def test_a_copy_trains_the_same(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["recipe", "copy", recipe_name(path)]) == 0
+    copied = Path(path.name)
+    content = yaml.safe_load(copied.read_text())
+    assert "extends" not in content
+    assert recipes.load(str(copied)).text == load(str(path)).text
+    assert recipe_command.header(path) in copied.read_text()
+    assert f"cse train {copied}" in capsys.readouterr().out
+    assert cli.main(["recipe", "copy", recipe_name(path)]) == 2
+    assert capsys.readouterr().err == f"cse: {copied} exists\nfix: give another file, or --force to overwrite it\n"
+    assert cli.main(["recipe", "copy", recipe_name(path), path.name, "--force"]) == 0
+
+
+def test_show_prints_what_a_recipe_gives_or_every_option(capsys):
+    assert cli.main(["recipe", "show", "simcse-mined"]) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown) == recipes.read(FOLDER / "simcse-mined.yaml")
+    assert cli.main(["recipe", "show", "simcse-mined", "--defaults"]) == 0
+    assert capsys.readouterr().out == recipes.load("simcse-mined").text
+
+
+# -- Merging -----------------------------------------------------------------------------------------------------
 
 
 def test_merging_by_pencil():
@@ -155,6 +232,19 @@ def test_a_chain_of_parents_in_other_folders(tmp_path, tiny_bert):
     assert "temperature" not in recipe.text
 
 
+def test_the_band_of_a_parent_is_not_inherited(tmp_path, tiny_bert):
+    parent = parent_of(tmp_path, tiny_bert) | {"expect": {"tasks": "sts-mini-dev", "low": 1.0, "high": 2.0}}
+    write(tmp_path, "parent.yaml", parent)
+    child = write(tmp_path, "child.yaml", {"extends": "parent.yaml", "seed": 1})
+    grandchild = write(tmp_path, "grandchild.yaml", {"extends": "child.yaml", "expect": {"low": 3.0}})
+    assert recipes.load(str(tmp_path / "parent.yaml")).expect["low"] == 1.0
+    assert recipes.load(str(child)).expect == {}
+    assert recipes.load(str(grandchild)).expect == {"low": 3.0}
+    assert recipes.load("simcse-mined").expect == yaml.safe_load((FOLDER / "simcse-mined.yaml").read_text()).get(
+        "expect", {}
+    )
+
+
 def test_an_argument_of_another_class_in_the_recipe_itself_is_an_error(tmp_path, tiny_bert):
     content = parent_of(tmp_path, tiny_bert)
     content["objective"] = {"class_path": "cse.objectives.masked_lm.MaskedLM", "init_args": {"temperature": 0.1}}
@@ -195,3 +285,46 @@ def test_a_seed_fixes_what_is_built_and_parts_may_be_nested(tmp_path, tiny_bert)
     head = built.encoder.head.linear.weight
     assert recipes.build(recipes.load(path)).encoder.head.linear.weight.equal(head)
     assert not recipes.build(recipes.load(path, ["--seed=7"])).encoder.head.linear.weight.equal(head)
+
+
+# -- Messages --------------------------------------------------------------------------------------------------------
+
+# One case for each message of the config library that cse.recipe shortens: an option, and what must be said of it.
+SAID = {
+    "unknown option": (
+        "--trainer.max_stepz=3",
+        "option --trainer.max_stepz is unknown\nfix: did you mean trainer.max_steps?",
+    ),
+    "unknown argument of a class": (
+        "--objective.temprature=1",
+        "option objective.temprature is unknown to cse.objectives.simcse.SimCSE\nfix: did you mean temperature?",
+    ),
+    "unknown argument of a class in a list": (
+        "--collator.augmentations=[{class_path: cse.augment.WordDeletion, init_args: {probabilty: 1}}]",
+        "option collator.augmentations.probabilty is unknown to cse.augment.WordDeletion\nfix: did you mean",
+    ),
+    "class that does not exist": (
+        "--objective.class_path=cse.objectives.simcse.SimCES",
+        "objective: module 'cse.objectives.simcse' has no attribute 'SimCES'",
+    ),
+    "class of another kind": (
+        "--objective.class_path=cse.data.TextViews",
+        "objective: Import path cse.data.TextViews does not correspond to a subclass of Objective",
+    ),
+    "wrong type": ("--trainer.max_steps=many", "trainer.max_steps: expected int; got many"),
+    "wrong type in a class": ("--objective.temperature=hot", "objective.temperature: expected float. Got value: hot"),
+    "wrong choice": ("--encoder.pooler=sum", "encoder.pooler: expected one of 'cls', 'mean', "),
+    "required argument": ("--data.path=null", "data: the following arguments are required: path\n"),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_a_message_of_the_config_library_is_cut_to_option_value_and_fix(case):
+    option, said = SAID[case]
+    with pytest.raises(UserError) as error:
+        recipes.load("simcse-unsup", [option])
+    message = str(error.value)
+    assert message.startswith(f"recipe simcse-unsup: {said}")
+    assert "\nfix: " in message
+    assert len(message.splitlines()) == 2
+    assert "init_args" not in message

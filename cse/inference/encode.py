@@ -6,11 +6,11 @@ how far they are to be trusted and what they were made from.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,6 +217,22 @@ def _written(out: Path) -> Iterator[None]:
         ) from error
 
 
+def _claim(file: IO[bytes]) -> None:
+    """Lock an open file against other processes.
+
+    Raises:
+        OSError: Another process has locked it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def _partial(out: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[tuple[IO[bytes], int]]:
     """The partial file, open behind its last whole window, and how many rows it has; nobody else may have it open."""
@@ -224,7 +240,7 @@ def _partial(out: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> It
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _claim(file)
             theirs = not os.path.samestat(os.fstat(file.fileno()), path.stat())  # it got its final name just now
         except OSError:
             theirs = True

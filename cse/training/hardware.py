@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,4 +46,10 @@ def peak_memory(device: torch.device) -> float:
     """Most memory used so far, in MB: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        import psutil  # a dependency of accelerate
+
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource  # exists on Unix only
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

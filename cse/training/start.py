@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cse.console import quiet
+from cse.console import quiet, say
 from cse.environment import environment
 from cse.errors import UserError
 from cse.files import atomic_file

@@ -76,9 +76,9 @@ def test_offline_without_the_cache_says_the_ways_on(stand_in, tmp_path, monkeypa
         assets.resolve("asset:stand-in")
     message = str(error.value)
     assert len(message.splitlines()) <= 5
-    for part in ("asset:stand-in", "stand-in==1.0", "--data.init_args.path=my.txt", "PIP_INDEX_URL", "CSE_CACHE"):
+    for part in ("asset:stand-in", "stand-in==1.0", "--data.path=my.txt", "PIP_INDEX_URL", "CSE_CACHE"):
         assert part in message
-    assert "--encoder.init_args.backbone=PATH" in message
+    assert "--encoder.backbone=PATH" in message
     left = list((tmp_path / "cache" / "assets").iterdir())
     assert [p.name for p in left if not p.name.endswith(".lock")] == []
 

@@ -247,7 +247,7 @@ def test_an_architecture_that_cannot_be_traced(tiny_bert, tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_package_that_is_missing(tiny_bert, tmp_path, monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(UserError, match=rf"ONNX needs {name}, .*\nfix: pip install 'cse\[onnx\]'"):
+    with pytest.raises(UserError, match=rf"cse export needs {name} .*\nfix: pip install 'cse-embeddings\[onnx\]'"):
         export.export(Encoder(tiny_bert), tmp_path / "onnx")
 
 

@@ -256,5 +256,5 @@ def test_an_index_that_faiss_does_not_know():
 
 def test_faiss_that_is_not_there(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(UserError, match="pip install faiss-cpu"):
+    with pytest.raises(UserError, match=r"--index Flat needs faiss .*\nfix: pip install 'cse-embeddings\[faiss\]'"):
         open_pool(circle(1, 2), "Flat")
