@@ -61,7 +61,7 @@ def require_within(interval: str, owner: str, /, **values: float | None) -> None
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number in {interval}")
 
 
-def require(package: str, *, extra: str, user: str) -> Any:
+def require_package(package: str, *, extra: str, user: str) -> Any:
     """Import a package that only an extra of the distribution installs.
 
     Args:

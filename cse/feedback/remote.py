@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from cse.errors import UserError, require
+from cse.errors import UserError, require_package
 from cse.feedback.answers import SCHEMAS
 from cse.feedback.labellers import Chat, Unanswered
 from cse.feedback.meter import Meter, Stop
@@ -61,7 +61,7 @@ class Remote:
         response_format: str = "json_schema",
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        openai = require("openai", extra="feedback", user="--model openai:")
+        openai = require_package("openai", extra="feedback", user="--model openai:")
         self._name, self._key = name, _key(base_url, key_env)
         self.workers, self._retries, self._backoff = workers, retries, backoff
         self._format, self._extra = response_format, dict(extra or {})

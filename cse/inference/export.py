@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
-from cse.errors import UserError, require
+from cse.errors import UserError, require_package
 from cse.files import atomic_dir
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OnnxEncoder:
 
     def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
         self.folder = Path(folder)
-        ort = require("onnxruntime", extra="onnx", user="cse export")
+        ort = require_package("onnxruntime", extra="onnx", user="cse export")
         from tokenizers import Tokenizer
 
         missing = [name for name in (MODEL, TOKENIZER, ABOUT) if not (self.folder / name).is_file()]
@@ -123,7 +123,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
         UserError: `out` is something else, a package is missing, or the graph cannot be made or gives other vectors.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        require(name, extra="onnx", user="cse export")
+        require_package(name, extra="onnx", user="cse export")
     if out.exists() and not (out / ABOUT).is_file() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there and is no export; give a new folder")
     want = encoder.encode(SENTENCES)  # (n, D)
@@ -238,7 +238,7 @@ def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
 
 def _quantize(model: Path) -> None:
     """Replace a float32 graph by its int8 one, with a scale for each output channel of a weight."""
-    tool = require("onnxruntime.quantization", extra="onnx", user="cse export --quantize")
+    tool = require_package("onnxruntime.quantization", extra="onnx", user="cse export --quantize")
     small = model.with_name("int8.onnx")
     with _silence():
         tool.quantize_dynamic(model, small, weight_type=tool.QuantType.QInt8, per_channel=True)

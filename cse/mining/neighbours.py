@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.errors import UserError, require
+from cse.errors import UserError, require_package
 
 EXACT = "exact"
 BLOCK = 16_384  # rows of the pool that are compared at once: the memory of a search is M x BLOCK, whatever the pool's
@@ -81,7 +81,7 @@ class Faiss:
     """An index of faiss over inner products, in memory. What is banned is searched too and then left out."""
 
     def __init__(self, pool: NDArray[np.float32], index: str) -> None:
-        faiss = require("faiss", extra="faiss", user=f"--index {index}")
+        faiss = require_package("faiss", extra="faiss", user=f"--index {index}")
         factory, _, parameters = index.partition(";")
         try:
             self.index = faiss.index_factory(pool.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
