@@ -1,10 +1,10 @@
-"""Where fetched and derived files live, and how anything is put on disk so that it is whole or not there at all."""
+"""Where fetched and derived files live, and how anything is written to disk: whole, or not at all."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cse.errors import UserError
 
@@ -82,6 +83,27 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _remove(scratch)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file that people can read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not JSON, or not UTF-8.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def recover(target: Path) -> None:
     """Clear what dead processes left beside `target`, and put the old one back if one died between two renames."""
     for old in _leftovers(target, "old"):
@@ -120,7 +142,11 @@ def _host() -> str:
 
 
 def _dead(pid: str) -> bool:
-    """Whether no process has this id. What does not read as an id is not ours, and counts as alive."""
+    """Whether no process has this id. A text that is not an id is not ours, and counts as alive."""
+    if sys.platform == "win32":  # there `os.kill` would end the process, whatever the signal
+        import psutil
+
+        return pid.isdecimal() and not psutil.pid_exists(int(pid))
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -143,9 +169,11 @@ def _put(scratch: Path, target: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two names in one step, where the system can (Linux); False where it cannot."""
+    """Swap two names in one step, so that `b` exists at every moment. Only Linux can; False elsewhere."""
     if sys.platform != "linux":
         return False
+    import ctypes
+
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:
         return False
@@ -162,6 +190,8 @@ def _fsync_tree(folder: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
+    if sys.platform == "win32":  # which syncs neither folders nor files that are open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

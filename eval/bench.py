@@ -6,7 +6,6 @@ the median over rounds of one round's ratio.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 import warnings
@@ -22,7 +21,7 @@ from cse.evaluation import sts
 from cse.evaluation.harness import evaluate_data
 from cse.evaluation.loading import Model
 from cse.evaluation.sources import TaskData
-from cse.files import atomic_file
+from cse.files import read_json, write_json
 
 SENTEVAL_BATCH = 128
 OURS, BF16, MTEB, SENTEVAL = "ours", "ours bf16", "mteb", "senteval"
@@ -67,9 +66,8 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, An
 
 def merge(found: Mapping[str, Any], out: Path) -> None:
     """Put keys into a bench.json, leaving other benchmarks' alone."""
-    known: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    with atomic_file(out) as scratch:
-        scratch.write_text(json.dumps(known | dict(found), indent=1) + "\n", encoding="utf-8")
+    known: dict[str, Any] = read_json(out) if out.is_file() else {}
+    write_json(out, known | dict(found))
 
 
 def _runners(model: Model, data: Mapping[str, TaskData]) -> dict[str, Runner]:

@@ -10,7 +10,6 @@ trained or scored already is not done again, and what was interrupted goes on wh
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
 from cse.evaluation import results
-from cse.files import atomic_file
+from cse.files import read_json, write_json
 from cse.recipe import Recipe, load
 
 FIRST_SEED = 42
@@ -55,9 +54,8 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         found[seed] = _scored(folder, tasks or recipe.expect.get("tasks"), score)
         folders.append(folder)
     summary = summarise(found, recipe.expect if tasks in (None, recipe.expect.get("tasks")) else {})
-    summary["environment"] = json.loads((folders[0] / "env.json").read_text(encoding="utf-8"))
-    with atomic_file(folders[0].parent / "reproduce.json") as scratch:
-        scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    summary["environment"] = read_json(folders[0] / "env.json")
+    write_json(folders[0].parent / "reproduce.json", summary)
     return summary
 
 

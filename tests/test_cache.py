@@ -172,3 +172,14 @@ def test_a_cache_that_cannot_be_written_is_said_in_words(monkeypatch, tmp_path):
     ):
         full()
     assert "CSE_CACHE" in str(error.value)
+
+
+def test_json_is_whole_and_comes_back(tmp_path):
+    path = tmp_path / "new" / "about.json"
+    cache.write_json(path, {"text": "Zürich", "numbers": [1, 0.1]})
+    assert path.read_bytes() == '{\n  "text": "Zürich",\n  "numbers": [\n    1,\n    0.1\n  ]\n}\n'.encode()
+    assert cache.read_json(path) == {"text": "Zürich", "numbers": [1, 0.1]}
+    with pytest.raises(TypeError):
+        cache.write_json(path, {"no JSON": object()})
+    assert cache.read_json(path)["text"] == "Zürich"
+    assert [p.name for p in path.parent.iterdir()] == ["about.json"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from cse.files import atomic_dir, atomic_file
+from cse.files import atomic_dir, write_text
 
 VOCABULARY, HIDDEN, LAYERS, POSITIONS = 10_000, 256, 4, 256  # 5.9 M weights: 11.7 MB in fp16
 SPECIAL = {
@@ -31,8 +31,7 @@ SPECIAL = {
 def prepare(corpora: list[Path], out: Path) -> None:
     """Write `out`/corpus.txt, every sentence once, and `out`/backbone, a random BERT with its own vocabulary."""
     sentences = list(dict.fromkeys(line for path in corpora for line in _lines(path)))
-    with atomic_file(out / "corpus.txt") as scratch:
-        scratch.write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    write_text(out / "corpus.txt", "\n".join(sentences) + "\n")
     with atomic_dir(out / "backbone") as folder:
         _tokenizer(sentences).save_pretrained(folder)
         _model().save_pretrained(folder)

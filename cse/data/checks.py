@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from cse.files import atomic_file
+from cse.files import write_json
 from cse.training.run import Callback
 
 if TYPE_CHECKING:
@@ -210,7 +209,6 @@ class DataCheck(Callback):
             return
         tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
         report = examine(run.data, tokens, run.evaluator.texts() if isinstance(run.evaluator, KnowsTexts) else {})
-        with atomic_file(run.folder / FILE) as scratch:
-            scratch.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(run.folder / FILE, report)
         for warning in warnings(report):
             say("warning", warning)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cse.console import progress
 from cse.encoder.template import added_ids, require_room
-from cse.files import atomic_dir, cache_dir, sha256_file, writing_cache
+from cse.files import atomic_dir, cache_dir, read_json, sha256_file, write_json, writing_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +49,7 @@ class TokenStore:
         self._rows = {text: row for row, text in enumerate(texts)}
         self._rust = rust
         self.max_length = max_length
-        self.truncated = int(_meta(folder)["truncated"])
+        self.truncated = int(read_json(folder / "meta.json")["truncated"])
         self.pad_id = int(tokenizer.pad_token_id)
         self.mask_id: int | None = tokenizer.mask_token_id
         self.special_ids = tuple(sorted(set(tokenizer.all_special_ids)))
@@ -154,11 +153,7 @@ def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> 
     np.save(folder / "ids.npy", np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32))
     np.save(folder / "offsets.npy", np.cumsum(lengths))
     sums = {name: sha256_file(folder / name) for name in ("ids.npy", "offsets.npy")}
-    (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "sha256": sums}), encoding="utf-8")
-
-
-def _meta(folder: Path) -> Any:
-    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    write_json(folder / "meta.json", {"truncated": truncated, "sha256": sums})
 
 
 def _whole(folder: Path) -> bool:
@@ -166,7 +161,9 @@ def _whole(folder: Path) -> bool:
     if not folder.exists():
         return False
     try:
-        good = all(sha256_file(folder / name) == value for name, value in _meta(folder)["sha256"].items())
+        good = all(
+            sha256_file(folder / name) == value for name, value in read_json(folder / "meta.json")["sha256"].items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         good = False
     if not good:

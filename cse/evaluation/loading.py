@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from cse.assets.hub import snapshot
 from cse.encoder.identity import EXPORTED, model_hash
 from cse.errors import UserError
+from cse.files import read_json
 
 NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
@@ -94,7 +94,7 @@ def prompts(folder: Path) -> dict[str, str]:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
     return found
 
 

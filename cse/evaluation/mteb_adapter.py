@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from cse.evaluation import sources, suite
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.loading import Model, prompts
 from cse.evaluation.sources import Missing, TaskData
-from cse.files import atomic_file
+from cse.files import read_json, write_json
 
 OURS = {"STS12": "STS12", "STS13": "STS13", "STS14": "STS14", "STS15": "STS15", "STS16": "STS16"} | {
     "STSBenchmark": "STSB",
@@ -170,14 +169,13 @@ def run(
             summary["failed"][name] = (
                 f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:200]}"
             )
-        with atomic_file(out / "mteb.json") as scratch:
-            scratch.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "mteb.json", summary)
     return summary
 
 
 def _before(path: Path) -> dict[str, Any]:
     """Tasks of an earlier summary: a score on other rows must not pass for one on these."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
     return dict(found.get("tasks", {}))
 
 

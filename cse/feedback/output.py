@@ -18,7 +18,7 @@ from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
 from cse.feedback.tasks import Record, Result
-from cse.files import atomic_file, sha256_file
+from cse.files import atomic_file, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
 _WORD = re.compile(r"[a-z']+")
@@ -59,8 +59,7 @@ def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], 
     _write_lines(rejects_path(out), rejects)
     _write_lines(out, result.records)
     manifest = about | _outcome(out, result) | _answers(jobs, limits)
-    with atomic_file(manifest_path(out)) as scratch:
-        scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(manifest_path(out), manifest)
     return manifest
 
 
@@ -73,7 +72,7 @@ def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: d
 
 def _is_ours(manifest: Path) -> bool:
     try:
-        return bool(json.loads(manifest.read_text(encoding="utf-8"))["made_by"] == MADE_BY)
+        return bool(read_json(manifest)["made_by"] == MADE_BY)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -9,7 +9,6 @@ Pooling, head, whitening and unit length are part of the graph, as far as the ch
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.errors import UserError, require_package
-from cse.files import atomic_dir
+from cse.files import atomic_dir, read_json, write_json
 
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder
@@ -71,7 +70,7 @@ class OnnxEncoder:
         missing = [name for name in (MODEL, TOKENIZER, ABOUT) if not (self.folder / name).is_file()]
         if missing:
             raise UserError(f"{folder} is not an exported model: it lacks {', '.join(missing)}\nfix: cse export CKPT")
-        self.about: dict[str, Any] = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
+        self.about: dict[str, Any] = read_json(self.folder / ABOUT)
         self.max_length, self.dim = int(self.about["max_length"]), int(self.about["dim"])
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
         self.tokenizer.no_padding()  # batches are formed by length first
@@ -136,7 +135,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
             small = OnnxEncoder(folder)
             near = np.concatenate([_cosines(small.encode(SENTENCES, batch_size=n), want) for n in BATCHES])
             about |= {"weights": quantize, "cosine_int8": {"mean": float(near.mean()), "min": float(near.min())}}
-        _json(folder / ABOUT, about)
+        write_json(folder / ABOUT, about)
     return about
 
 
@@ -175,7 +174,7 @@ def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "do_lower_case": encoder.lower_case,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    _json(folder / ABOUT, about)
+    write_json(folder / ABOUT, about)
     return about
 
 
@@ -262,7 +261,3 @@ def _silence() -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

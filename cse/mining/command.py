@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from cse.data.datasets import Dataset, Pairs, Texts, Triplets
 from cse.data.sources import Column, read
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import atomic_file, sha256_file
+from cse.files import atomic_file, sha256_file, write_json
 from cse.mining.miners import Miner
 from cse.mining.search import Corpus, TeacherRule, mine
 
@@ -117,8 +116,7 @@ def mine_file(
         "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
         "versions": versions(LIBRARIES),
     }
-    with atomic_file(out.with_suffix(".json")) as scratch:
-        scratch.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(out.with_suffix(".json"), manifest)
     return manifest
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cse.assets.hub import snapshot
 from cse.encoder.layout import ADAPTER
 from cse.encoder.provenance import NOTICES, check_sums, write_sums
 from cse.errors import UserError
-from cse.files import atomic_dir
+from cse.files import atomic_dir, read_json, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt")
@@ -60,7 +58,7 @@ def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
     check_sums(checkpoint)
     if dense := [path for path, settings in read_shape(checkpoint).post if settings]:
         raise _refusal(checkpoint, f"ends in {dense[0]}, and a LoRA adapter has no place for a Dense")
-    settings = _json(checkpoint / ADAPTER / CONFIG)
+    settings = read_json(checkpoint / ADAPTER / CONFIG)
     source = str(settings["base_model_name_or_path"])
     folder, commit = _backbone(checkpoint, source, settings.get("revision"))
     kept, whole = (AutoConfig.from_pretrained(path).num_hidden_layers for path in (checkpoint, folder))
@@ -79,8 +77,8 @@ def stage_adapter(adapter: Adapter, folder: Path) -> None:
     source = adapter.checkpoint / ADAPTER
     with atomic_dir(folder) as out:
         shutil.copyfile(source / WEIGHTS, out / WEIGHTS)
-        settings = _json(source / CONFIG) | {"base_model_name_or_path": adapter.base, "revision": adapter.revision}
-        (out / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        settings = read_json(source / CONFIG) | {"base_model_name_or_path": adapter.base, "revision": adapter.revision}
+        write_json(out / CONFIG, settings)
         for path in adapter.checkpoint.iterdir():
             if TOKENIZER.fullmatch(path.name) or path.name in NOTICES:
                 shutil.copyfile(path, out / path.name)
@@ -121,8 +119,3 @@ def _refusal(checkpoint: Path, what: str, otherwise: str = "") -> UserError:
         f"--adapter: checkpoint {checkpoint} {what}\n"
         f"fix: push without --adapter: the merged model loads anywhere{otherwise}"
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -5,7 +5,6 @@ The token is the Hub's own: HF_TOKEN or `hf auth login`. It goes to the Hub in a
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cse.errors import UserError
+from cse.files import read_json
 
 if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
@@ -158,7 +158,7 @@ def _check_results(results: Path | None, checkpoint: Path) -> None:
     if results is None:
         return
     try:
-        scored = json.loads(results.read_text(encoding="utf-8"))["model"]["sha256"]
+        scored = read_json(results)["model"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # the card says what is wrong with it
     if scored != model_hash(checkpoint):
@@ -222,7 +222,7 @@ def _code(folder: Path) -> set[str]:
     import ast
 
     modules = folder / "modules.json"
-    kinds = [module["type"] for module in json.loads(modules.read_text(encoding="utf-8"))] if modules.is_file() else []
+    kinds = [module["type"] for module in read_json(modules)] if modules.is_file() else []
     waiting, found = [kind.split(".")[0] for kind in kinds], set[str]()
     while waiting:
         path = folder / f"{waiting.pop()}.py"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cse.errors import UserError
+from cse.files import read_json
 
 BINARY = frozenset({".safetensors", ".onnx", ".onnx_data", ".model", ".png", ".jpg", ".jpeg", ".gif", ".webp"})
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npz", ".npy"})
@@ -93,7 +94,7 @@ def _check_weights(folder: Path, files: list[Path]) -> None:
     if not (folder / "modules.json").is_file():
         _check_adapter(folder, files)
         return
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules = read_json(folder / "modules.json")
     known = {Path(module["path"]) for module in modules} | {Path()}
     for path in files:
         name = path.relative_to(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cse.errors import UserError
-from cse.files import atomic_file
+from cse.files import write_text
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licences import choose
@@ -87,8 +87,7 @@ def write_card(
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # what a template's empty sections leave
     text = text.replace(HINT, _yours(previous), 1)
-    with atomic_file(folder / "README.md") as scratch:
-        scratch.write_text(text.strip() + "\n", encoding="utf-8")
+    write_text(folder / "README.md", text.strip() + "\n")
 
 
 def _yours(previous: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from cse.errors import UserError
+from cse.files import read_json
 
 SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
 AI_MADE = ("asset:triplets-mini", "asset:feedback-mini")
@@ -212,7 +212,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}\nfix: restore it, or remove it") from None
     return found if isinstance(found, dict) else {}

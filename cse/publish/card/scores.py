@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
+from cse.files import read_json
 
 SCHEMA = 1  # of eval/results.py
 
@@ -19,7 +19,7 @@ def read_results(path: Path) -> dict[str, Any]:
         UserError: It is missing or is none.
     """
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"results {path} cannot be read: {error}\nfix: make eval CKPT=..., or leave it out") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("tasks"), dict):
@@ -97,7 +97,7 @@ def seeds_of(run: Path | None) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         spread = "-" if summary["sd"] is None else _number(summary["sd"])
         tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
         seeds = list(summary["scores"])
