@@ -1,14 +1,16 @@
-"""What a command prints: lines of `key  text`, and the progress of long work."""
+"""What a command prints: lines of `key  text`, and the progress of long work; and how Ctrl-C stops it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -87,3 +89,29 @@ def _lines(what: str, total: int) -> Advance:
             say(what, f"{done:,}/{total:,}  {rate:,.1f} per s  {(total - done) / rate:,.0f} s left  {note}")
 
     return advance
+
+
+class Interrupt:
+    """A context in which Ctrl-C asks for a stop at the next convenient point; a second Ctrl-C stops at once.
+
+    Attributes:
+        wanted: Whether a stop was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.before: Any = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():  # Python sets signal handlers there only
+            self.before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _on_signal(self, *_: object) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True

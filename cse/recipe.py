@@ -187,15 +187,14 @@ def _parser() -> Any:
 
     from cse.data.datasets import Dataset
     from cse.encoder.model import Encoder
-    from cse.interfaces import Collator, Evaluator, Objective, Sampler
-    from cse.mining.refresh import RefreshNegatives
+    from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
     from cse.training.run import Callback
     from cse.training.settings import Settings
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
     parser.add_argument("--seed", type=int, default=42, help="seed of everything that is drawn at random")
-    classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RefreshNegatives)
+    classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RowSource)
     for component, base in zip(COMPONENTS, classes, strict=True):
         parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
     parser.add_class_arguments(Settings, "trainer")

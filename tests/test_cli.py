@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
     }[damage]()
     said = refused("train", "--resume", "run")
     assert "--resume run" in said
-    assert "fix" in said or "nothing was saved" in said
+    assert "fix" in said
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(refused):
@@ -302,7 +302,7 @@ def assert_same(run: Path, whole: Path) -> None:
         assert weights(run / name) == weights(whole / name)
     done = [json.loads((r / "state" / "state.json").read_text())["progress"] for r in (run, whole)]
     for progress in done:
-        del progress["seconds"], progress["log_bytes"], progress["callbacks"]
+        del progress["seconds"], progress["log_bytes"]
     assert done[0] == done[1]
 
 

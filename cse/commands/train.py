@@ -1,4 +1,4 @@
-"""cse train: train a recipe, or go on with a run."""
+"""cse train: train a recipe, or resume a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cse.errors import UserError
 
-HELP = "train a recipe, or go on with a run"
+HELP = "train a recipe, or resume a run"
 EPILOG = "Options of a recipe are given as --objective.temperature=0.1 --trainer.max_steps=50"
 TAKES_OVERRIDES = True
 
@@ -15,19 +15,23 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = EPILOG
-    parser.add_argument("recipe", nargs="?", help="name in recipes/, or a YAML file")
-    parser.add_argument("--run-dir", type=Path, help="the run's folder; default runs/<recipe>/<stamp>-s<seed>")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run's folder")
+    parser.add_argument("recipe", nargs="?", help="a recipe's name, or the path of a YAML file")
+    parser.add_argument("--run-dir", type=Path, help="folder to write; default runs/RECIPE/TIME-sSEED")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="resume the run in this folder")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Train; 0 if the run ended well."""
-    from cse.training.start import resume, start
+    """Train; returns 0, or 130 if Ctrl-C stopped the run."""
+    from cse.console import quiet
+    from cse.training.start import resume, train
 
     if (arguments.recipe is None) == (arguments.resume is None):
         raise UserError("cse train needs either a recipe or --resume RUN")
+    if arguments.resume is not None and overrides:
+        raise UserError(f"--resume uses the recipe of the run and takes no options\nfix: remove {' '.join(overrides)}")
+    quiet()
     if arguments.resume is not None:
-        if overrides:
-            raise UserError(f"--resume goes on with the run's own recipe; remove {' '.join(overrides)}")
-        return resume(arguments.resume)
-    return start(arguments.recipe, overrides, arguments.run_dir)
+        done = resume(arguments.resume)
+    else:
+        done = train(arguments.recipe, overrides, arguments.run_dir)
+    return 130 if done.interrupted else 0

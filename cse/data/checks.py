@@ -9,13 +9,9 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from cse.files import write_json
-from cse.training.run import Callback
-
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.data.tokens import TokenStore
-    from cse.training.run import Run
 
 FILE = "data.json"  # in a run's folder
 BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the histogram's bars
@@ -195,20 +191,3 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         return []
     parts = [f"{name} {each['shared_texts']} of {each['texts']:,}" for name, each in shared.items()]
     return [f"evaluation texts are among the training texts: {', '.join(parts)}; scores on them flatter the model"]
-
-
-class DataCheck(Callback):
-    """Examines the training text at the start of a run, keeps the result in its folder, and warns of an overlap."""
-
-    def on_start(self, run: Run) -> None:
-        """Once: a resumed run has its result."""
-        from cse.console import say
-        from cse.data.tokens import TokenStore
-
-        if (run.folder / FILE).exists():
-            return
-        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
-        report = examine(run.data, tokens, run.evaluator.texts() if isinstance(run.evaluator, KnowsTexts) else {})
-        write_json(run.folder / FILE, report)
-        for warning in warnings(report):
-            say("warning", warning)

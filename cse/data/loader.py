@@ -1,4 +1,4 @@
-"""What a DataLoader loads: the batch of given rows of an epoch."""
+"""What a DataLoader loads: the batch of given rows of an epoch; and the rows of a run that never change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from cse.batch import Batch, Example
-from cse.interfaces import Collator
+from cse.encoder.model import Encoder
+from cse.interfaces import Collator, RowSource
 
 
 class Rows(torch.utils.data.Dataset[Batch]):
@@ -22,5 +23,29 @@ class Rows(torch.utils.data.Dataset[Batch]):
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
-        """As it is: the rows were collated where they were read."""
+        """The batch itself: `__getitems__` has collated the rows already."""
         return batch
+
+
+class FixedRows(RowSource):
+    """The rows of the data, which do not change during training."""
+
+    def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
+        """Keep the rows."""
+        self._data = data
+
+    def texts(self) -> Sequence[str]:
+        """None besides those of the data."""
+        return ()
+
+    def widest(self) -> Sequence[Example]:
+        """The rows of the data."""
+        return self._data
+
+    def rows(self, step: int, encoder: Encoder) -> tuple[Sequence[Example], None]:
+        """The rows of the data, to the end of the run."""
+        return self._data, None
+
+    def describe(self) -> str:
+        """Nothing: this is what a reader expects."""
+        return ""

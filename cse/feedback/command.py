@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cse.console import quiet, say
+from cse.console import Interrupt, quiet, say
 from cse.errors import UserError
 from cse.feedback import inputs, labellers, output, tasks
 from cse.feedback import prompts as words
@@ -21,7 +21,6 @@ from cse.feedback.meter import Limits, Meter, Stop
 from cse.feedback.store import Store
 from cse.feedback.tasks import Result
 from cse.files import cache_dir
-from cse.training.interrupt import Interrupt
 
 _COLUMNS = {
     "score": ["sentence1", "sentence2"],

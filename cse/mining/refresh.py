@@ -1,49 +1,51 @@
-"""Hard negatives that follow the encoder: mined anew every so often while it trains."""
+"""Hard negatives that follow the encoder: mined anew at regular intervals while it trains."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cse import distributed
 from cse.batch import Example
-from cse.errors import UserError
+from cse.data.datasets import Texts
+from cse.encoder.model import Encoder, Precision
+from cse.errors import require_at_least, require_positive
+from cse.interfaces import RowSource
 from cse.mining.miners import Miner
 from cse.mining.search import Corpus, mine
 from cse.mining.vectors import unit
 
-if TYPE_CHECKING:
-    from cse.encoder.model import Encoder, Precision
-
 log = logging.getLogger("cse")
 
 
-class RefreshNegatives:
+class RefreshNegatives(RowSource):
     """Gives the rows negatives that a miner finds with the encoder under training (ANCE, arXiv:2007.00808, section 4).
 
-    At the first step and every `epochs` or `steps` from then on, all texts are encoded without dropout, and up to `k`
+    At the first step, and every `epochs` or `steps` after it, all texts are encoded without dropout, and up to `k`
     mined negatives follow each row's own. Rows of one text are followed by it as their positive, to be told apart by
-    dropout or augmentation. Which negatives a row has between two refreshes is part of the run's state.
+    dropout or augmentation. The negatives that rows have between two refreshes are part of the run's state.
 
     Args:
-        miner: Which chooses.
-        k: Mined negatives a row, at most.
-        epochs: Passes over the data between refreshes, as a number of steps.
+        miner: The miner that selects the negatives.
+        k: The most mined negatives per row.
+        epochs: Passes over the data between refreshes, rounded to steps.
         steps: Steps between refreshes, instead of `epochs`.
-        pool: A file of texts, asset or Hub id to choose from; see `cse.data.Texts`. None: the texts of the data, but
+        pool: A file of texts, asset or Hub id to select from; see `cse.data.Texts`. None: the texts of the data, except
             anchors that have a positive of their own.
-        precision: As of `Encoder.encode`.
+        precision: The precision of encoding; see `Encoder.encode`.
 
     Raises:
         UserError: An argument is out of range, or the pool cannot be read.
 
     Deviations:
-        ANCE mines in another process while training goes on, with an encoder that lags; here training waits.
+        ANCE mines in another process while training continues, with an encoder that lags behind; here training waits.
     """
 
     def __init__(
@@ -56,45 +58,61 @@ class RefreshNegatives:
         pool: str | None = None,
         precision: Precision = "auto",
     ) -> None:
-        if k < 1:
-            raise UserError(f"negatives.k is {k}; give 1 or more")
-        if not epochs > 0 or (steps is not None and steps < 1):
-            raise UserError(f"negatives.epochs is {epochs} and steps {steps}; give more than 0, and 1 or more")
-        self.miner, self.k, self.epochs, self.steps, self.precision = miner, k, epochs, steps, precision
-        self._pool_texts = _read(pool) if pool else None
+        require_at_least(1, "negatives", k=k, steps=steps)
+        require_positive("negatives", epochs=epochs)
+        self.miner, self.hard_negatives, self.epochs, self.steps, self.precision = miner, k, epochs, steps, precision
+        self.chosen: NDArray[np.int64] | None = None  # (M, k) numbers of texts, as mined last
+        self._pool_texts = Texts(pool).unique_texts() if pool else None
 
-    def setup(self, data: Sequence[Example]) -> None:
-        """Receive the rows. Called once, before the first refresh."""
+    def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
+        """Collect the texts to select from."""
         self._data, self._corpus = data, Corpus(data, self._pool_texts)
+        self.interval = self.steps or max(1, round(self.epochs * steps_per_epoch))
 
-    @property
     def texts(self) -> list[str]:
-        """Every text that a row may have."""
+        """Every text that can be mined."""
         return self._corpus.texts
 
-    def interval(self, steps_per_epoch: int) -> int:
-        """Steps from one refresh to the next."""
-        return self.steps or max(1, round(self.epochs * steps_per_epoch))
+    def widest(self) -> RowsWithNegatives:
+        """The rows with `k` negatives each, whatever these are."""
+        return self.with_negatives(np.zeros((len(self._data), self.hard_negatives), dtype=np.int64))
+
+    def rows(self, step: int, encoder: Encoder) -> tuple[RowsWithNegatives, int]:
+        """The rows with their negatives, which are mined first if that is due at this step."""
+        due = step % self.interval == 0
+        if due or self.chosen is None:
+            self.chosen = self.mine(encoder, step)
+        return self.with_negatives(self.chosen), step - step % self.interval + self.interval
+
+    def state(self) -> dict[str, Tensor]:
+        """The negatives that were mined last: they depend on the encoder as it was then."""
+        return {} if self.chosen is None else {"negatives": torch.from_numpy(self.chosen)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take the negatives that were mined last."""
+        if "negatives" in state:
+            self.chosen = state["negatives"].numpy()
+
+    def describe(self) -> str:
+        """The miner, and how many negatives it adds."""
+        return f"{type(self.miner).__name__}, {self.hard_negatives} more per row, mined anew as the encoder learns"
 
     def mine(self, encoder: Encoder, step: int) -> NDArray[np.int64]:
-        """(M, k) negatives of every row, as numbers of pool texts; each process does its share, and all get all."""
+        """(M, k) negatives of every row, as numbers of texts; each process does its share, and all get all."""
         vectors = _shared_vectors(encoder, self._corpus.texts, self.precision)
         self.miner.setup(vectors[: self._corpus.size])
         share = -(-len(self._data) // distributed.world_size())
         first = min(distributed.rank() * share, len(self._data))
-        own = mine(self.miner, self._corpus, vectors, self.k, range(first, min(first + share, len(self._data)))).rows
+        share_of_rows = range(first, min(first + share, len(self._data)))
+        own = mine(self.miner, self._corpus, vectors, self.hard_negatives, share_of_rows).rows
         chosen = _gathered(own, share, encoder)[: len(self._data)]
         if not distributed.rank():
-            log.info("negatives  mined before step %d: %.2f a row", step + 1, (chosen >= 0).sum(1).mean())
+            log.info("negatives  mined before step %d: %.2f per row", step + 1, (chosen >= 0).sum(1).mean())
         return chosen
 
-    def rows(self, chosen: NDArray[np.int64]) -> RowsWithNegatives:
+    def with_negatives(self, chosen: NDArray[np.int64]) -> RowsWithNegatives:
         """The rows, each with its own of the chosen negatives (M, k)."""
         return RowsWithNegatives(self._data, self._corpus.texts, chosen)
-
-    def rehearsal(self) -> RowsWithNegatives:
-        """The rows with as many negatives as they can have, whatever these are."""
-        return self.rows(np.zeros((len(self._data), self.k), dtype=np.int64))
 
 
 class RowsWithNegatives(Sequence[Example]):
@@ -119,14 +137,8 @@ class RowsWithNegatives(Sequence[Example]):
         return replace(example, texts=(*texts, *(self.texts[i] for i in self.chosen[index].tolist() if i >= 0)))
 
 
-def _read(pool: str) -> list[str]:
-    from cse.data.datasets import Texts
-
-    return Texts(pool).unique_texts()
-
-
 def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision) -> NDArray[np.float32]:
-    """(T, D) unit vectors of the texts, of which each process encodes a share."""
+    """(T, D) unit vectors of the texts; each process encodes a share."""
     share = -(-len(texts) // distributed.world_size())
     first = distributed.rank() * share
     own = unit(encoder.encode(texts[first : first + share], precision=precision))
@@ -134,9 +146,7 @@ def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision
 
 
 def _gathered(own: NDArray[Any], share: int, encoder: Encoder) -> NDArray[Any]:
-    """The rows of all processes, each filled up to its share."""
-    import torch
-
+    """The rows of all processes, each padded to its share."""
     filled = np.concatenate([own, np.zeros((share - len(own), *own.shape[1:]), dtype=own.dtype)])
     with torch.no_grad():
         every: NDArray[Any] = distributed.gather(torch.from_numpy(filled).to(encoder.device)).cpu().numpy()

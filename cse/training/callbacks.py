@@ -1,11 +1,19 @@
-"""What watches a run: the console."""
+"""What watches a run: the console, the files beside the weights, the check of the training text."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from cse.console import progress, say
-from cse.environment import cse_version, git_commit
+from cse.data import checks
+from cse.data.tokens import TokenStore
+from cse.environment import cse_version, environment, git_commit
+from cse.errors import UserError
+from cse.files import write_json, write_text
+from cse.recipe import Recipe
 from cse.training.run import Callback, Run
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
@@ -70,57 +78,39 @@ class Console(Callback):
 
 
 def header(run: Run) -> list[tuple[str, str]]:
-    """What a run says of itself before it starts."""
+    """What a run prints before it starts: a key and a text per line."""
     settings = run.settings
     parts = settings.batch_size // settings.accumulation
     batch = f"{settings.batch_size} rows × {run.max_steps} steps{_negatives(run, parts)}"
     if settings.accumulation > 1:
-        batch += f" (of the {parts} rows accumulated together: accumulation adds none)"
+        batch += f" (among the {parts} rows of a part: accumulation adds none)"
     if settings.chunk_size:
         batch += f"; gradients cached, {settings.chunk_size} rows at a time"
-    about = f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"
-    return [
-        ("cse", about),
+    cut = f" ({run.truncated:,} texts cut)" if run.truncated else ""
+    lines = [
+        ("cse", f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"),
         ("data", run.data.describe()),
-        ("collator", f"{type(run.collator).__name__}, max {run.collator.max_length} tokens{_truncated(run)}"),
+        ("collator", f"{type(run.collator).__name__}, max {run.collator.max_length} tokens{cut}"),
         ("encoder", run.encoder.describe()),
-        ("objective", describe_objective(run)),
+        ("objective", run.objective.describe()),
         ("batch", batch),
-        *_draws(run),
+        ("sampler", type(run.sampler).__name__ if run.sampler is not None else ""),
+        ("negatives", run.source.describe()),
     ]
-
-
-def _draws(run: Run) -> list[tuple[str, str]]:
-    """How rows and negatives are drawn, where it is not the default."""
-    found = []
-    if run.sampler is not None:
-        found.append(("sampler", type(run.sampler).__name__))
-    if run.negatives is not None:
-        miner = type(run.negatives.miner).__name__
-        found.append(("negatives", f"{miner}, {run.negatives.k} more a row, mined anew as the encoder learns"))
-    return found
+    return [(key, text) for key, text in lines if text]
 
 
 def _negatives(run: Run, rows: int) -> str:
-    """How many negatives an anchor meets."""
+    """How many negatives an anchor is compared with."""
     if not run.objective.contrasts:
         return ""
     example = run.data[0]
-    mined = run.negatives.k if run.negatives is not None else 0
-    hard = rows * (max(0, len(example.texts) - 1 - example.num_positives) + mined)
+    hard = rows * (max(0, len(example.texts) - 1 - example.num_positives) + run.source.hard_negatives)
     return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
 
 
-def describe_objective(run: Run) -> str:
-    """Name and numeric settings of the objective."""
-    objective = run.objective
-    shown = {k: v for k, v in vars(objective).items() if not k.startswith("_") and isinstance(v, int | float | str)}
-    shown.pop("training", None)
-    return f"{type(objective).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
-
-
 def warnings(run: Run, metrics: dict[str, float]) -> list[str]:
-    """What a reader should not have to notice in the figures."""
+    """Signs of trouble in the figures, in words."""
     found = []
     if metrics.get("neg_cos", 0.0) > COLLAPSED:
         found.append(f"collapse: different sentences have a mean cosine of {metrics['neg_cos']:.3f}")
@@ -134,6 +124,54 @@ def warnings(run: Run, metrics: dict[str, float]) -> list[str]:
     return found
 
 
-def _truncated(run: Run) -> str:
-    count = run.truncated
-    return f" ({count:,} texts cut)" if count else ""
+class RunFiles(Callback):
+    """Writes the resolved recipe and the environment beside the weights, and keeps other processes out of the folder.
+
+    Args:
+        recipe: The recipe of the run.
+        folder: The folder of the run.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.lock = FileLock(folder / ".lock")
+
+    def on_start(self, run: Run) -> None:
+        """Lock the folder, and write both files at the start of a new run.
+
+        Raises:
+            UserError: Another process is training in the folder.
+        """
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"run {run.folder} is being trained by another process\n"
+                "fix: wait for it, stop it, or give another folder"
+            ) from None
+        if self.recipe.own is not None:
+            say("recipe", str(self.recipe.own))
+        if run.progress.step == 0:
+            write_json(run.folder / "env.json", environment(self.recipe.name, self.recipe.config.seed))
+            # The recipe comes last: it is what makes the folder a run that can be resumed.
+            write_text(run.folder / "recipe.yaml", self.recipe.text)
+
+    def on_end(self, run: Run) -> None:
+        """Unlock the folder."""
+        self.lock.release()
+
+
+class DataCheck(Callback):
+    """Examines the training text at the start of a run, writes the result to its folder, and warns of an overlap."""
+
+    def on_start(self, run: Run) -> None:
+        """Examine the text, unless the result exists already: a resumed run has it."""
+        if (run.folder / checks.FILE).exists():
+            return
+        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
+        sets: checks.EvaluationSets = run.evaluator.texts() if isinstance(run.evaluator, checks.KnowsTexts) else {}
+        report = checks.examine(run.data, tokens, sets)
+        write_json(run.folder / checks.FILE, report)
+        for warning in checks.warnings(report):
+            say("warning", warning)

@@ -1,32 +1,34 @@
-"""The state of a run: what it takes to go on bit for bit. Written whole or not at all, and checked when read."""
+"""What a run leaves in its folder to be resumed bit for bit: state/, whole or not at all, and metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cse.errors import UserError
-from cse.files import atomic_dir, recover, sha256_file
+from cse.files import atomic_dir, read_json, recover, sha256_file, write_json
 
 TENSORS, ABOUT = "state.pt", "state.json"
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run is.
+    """How far a run is.
 
     Attributes:
         step: Optimizer steps taken.
-        best: The best dev score so far, and `best_step` when.
-        seconds: Time spent in training and evaluation, over all stretches.
-        log_bytes: Length of metrics.jsonl, which is cut back to it on resume.
-        finished: Whether the run has ended by itself.
-        callbacks: Each callback's own state.
+        best: The best dev score so far.
+        best_step: The step of the best score.
+        first: The dev score before training.
+        seconds: Time spent on training and evaluation, without interruptions.
+        log_bytes: Length of metrics.jsonl, which is cut back to it when the run resumes.
+        finished: Whether the run is complete.
     """
 
     step: int = 0
@@ -36,11 +38,10 @@ class Progress:
     seconds: float = 0.0
     log_bytes: int = 0
     finished: bool = False
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights that are trained, and buffers; frozen weights come from where they came from at the start."""
+    """Weights that are trained, and buffers. Frozen weights are read again from the backbone."""
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
     return {k: v for k, v in module.state_dict().items() if k in trained or k not in frozen}
@@ -51,18 +52,18 @@ def save_state(
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    negatives: Tensor | None = None,
+    rows: Mapping[str, Tensor],
 ) -> None:
-    """Write `folder`, replacing an older one as a whole; `negatives` are those that were mined last."""
+    """Write `folder`, replacing an older one as a whole; `rows` is the state of the row source."""
     with atomic_dir(folder) as out:
-        content = {"learner": trained_state(learner), "optimizer": optimizer.state_dict()}
-        torch.save(content if negatives is None else content | {"negatives": negatives}, out / TENSORS)
+        content = {"learner": trained_state(learner), "optimizer": optimizer.state_dict(), "rows": dict(rows)}
+        torch.save(content, out / TENSORS)
         about = {"progress": asdict(progress), "sha256": sha256_file(out / TENSORS)}
-        (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        write_json(out / ABOUT, about)
 
 
 def load_progress(folder: Path) -> Progress:
-    """Where the run is, after checking that its state is whole.
+    """How far the run is, after checking that its saved state is whole.
 
     Raises:
         UserError: There is no state, or it is damaged.
@@ -70,9 +71,12 @@ def load_progress(folder: Path) -> Progress:
     recover(folder)
     about_path = folder / ABOUT
     if not about_path.exists():
-        raise UserError(f"--resume {folder.parent}: no {folder.name}/{ABOUT} there, so nothing was saved to go on from")
+        raise UserError(
+            f"--resume {folder.parent}: {about_path} does not exist, so there is no saved state to resume from\n"
+            "fix: start the run again"
+        )
     try:
-        about = json.loads(about_path.read_text())
+        about = read_json(about_path)
         progress = Progress(**about["progress"])
         whole = sha256_file(folder / TENSORS) == about["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -85,15 +89,42 @@ def load_progress(folder: Path) -> Progress:
     return progress
 
 
-def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """Take weights and optimizer state back; returns the negatives that were mined last, if any were."""
+def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Load weights and optimizer state; returns the state of the row source.
+
+    Raises:
+        UserError: The state belongs to other weights.
+    """
     saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
     missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
-    trained = set(trained_state(learner))
-    if unexpected or trained & set(missing):
+    absent = sorted(set(trained_state(learner)) & set(missing))
+    if unexpected or absent:
+        names = ", ".join(unexpected or absent)[:200]
         raise UserError(
-            f"--resume {folder.parent}: its weights are not those of its recipe: {unexpected or missing}"[:400]
+            f"--resume {folder.parent}: the saved weights do not fit the recipe: {names}\n"
+            "fix: resume with the recipe.yaml that the run was started with"
         )
     optimizer.load_state_dict(saved["optimizer"])
-    negatives: Tensor | None = saved.get("negatives")
-    return negatives
+    rows: dict[str, Tensor] = saved["rows"]
+    return rows
+
+
+class MetricsLog:
+    """metrics.jsonl: one line per evaluation, only ever appended to, or cut back to what the saved state has seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self, size: int) -> None:
+        """Drop everything after the first `size` bytes."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.truncate(size)
+
+    def append(self, record: Mapping[str, float]) -> int:
+        """Add a line; returns the file's length in bytes."""
+        with self.path.open("ab") as file:
+            file.write((json.dumps(record) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())  # the state that counts these bytes is written next
+            return file.tell()

@@ -3,53 +3,74 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from cse import distributed
 from cse.encoder.fast.batching import native_bf16
-from cse.errors import UserError
+from cse.training.settings import Settings
+
+ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 
 
-def accelerator(device: str, precision: str, trackers: Sequence[str]) -> Accelerator:
-    """Accelerate on the device and in the precision that a trainer asks for.
+def problems(settings: Settings) -> Iterator[str]:
+    """What the settings ask for and this machine does not have, each problem with its fix."""
+    if settings.device in ACCELERATORS and not ACCELERATORS[settings.device]():
+        yield f"trainer.device is {settings.device}, but this machine has no such device\nfix: use auto or cpu"
+    for name in settings.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            yield f"trainer.trackers has {name!r}, which is unknown\nfix: use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
+        elif name not in map(str, get_available_trackers()):
+            yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install 'cse-embeddings[trackers]'"
 
-    Raises:
-        UserError: The machine has no such device.
+
+def accelerator(settings: Settings, folder: Path) -> Accelerator:
+    """Accelerate on the device and in the precision that the settings ask for.
+
+    What the machine does not have is left out here and reported by `problems`: the accelerator comes first, since it
+    starts the process group, and the number of processes is part of the other checks.
+
+    Args:
+        settings: The settings of the run.
+        folder: The run's folder. Trackers that write files write to trackers/ in it.
     """
-    available: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in available and not available[device]():
-        raise UserError(f"trainer.device is {device}, and this machine has none; give auto or cpu")
-    chosen = next((d for d, ok in available.items() if ok()), "cpu") if device == "auto" else device
-    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(chosen))
+    available = [device for device, is_available in ACCELERATORS.items() if is_available()]
+    wanted = available if settings.device == "auto" else [d for d in available if d == settings.device]
+    device = wanted[0] if wanted else "cpu"
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
+    installed = set(map(str, get_available_trackers()))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
     return Accelerator(
-        cpu=chosen == "cpu",
+        cpu=device == "cpu",
         mixed_precision="bf16" if bf16 else "no",
-        log_with=list(trackers) or None,
-        project_dir=None,
+        log_with=[name for name in settings.trackers if name in installed] or None,
+        project_dir=str(folder / "trackers") if settings.trackers else None,
+        # Buffers are the same on every process already: each computes them from the gathered batch.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
 def describe(accelerator: Accelerator) -> str:
-    """Such as `cpu×2 bf16`: device, processes, precision."""
+    """Device, processes and precision, such as `cpu×2 bf16`."""
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     return f"{accelerator.device.type}×{distributed.world_size()} {precision}"
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, in MB: of the device on CUDA, of the process elsewhere."""
+    """The most memory that was in use so far, in MB: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
         import psutil  # a dependency of accelerate
 
         return float(psutil.Process().memory_info().peak_wset) / 2**20
-    import resource  # exists on Unix only
+    import resource  # does not exist on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in kB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

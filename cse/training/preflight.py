@@ -1,74 +1,111 @@
-"""What cannot train is refused here, before any work: each refusal names the option, its value and the fix."""
+"""What cannot train is refused here, before anything is written: all problems at once, each with its fix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import torch
 
 from cse import distributed
+from cse.batch import Batch
 from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.training import gradcache, hardware
+from cse.training.learner import Encoded, Learner
+from cse.training.run import Run
+from cse.training.settings import Settings
 
-if TYPE_CHECKING:
-    from cse.training.run import Run
-    from cse.training.settings import Settings
 
-
-def check(run: Run, settings: Settings) -> None:
+def check(run: Run) -> None:
     """Refuse data, collator, objective, encoder and settings that do not go together.
 
     Raises:
-        UserError: They do not.
+        UserError: They do not. The message names every problem, each on lines of its own.
     """
-    for problem in (*_of_views(run), *_of_objective(run, settings), *_of_batch(run, settings)):
-        raise UserError(problem)
+    problems = [*hardware.problems(run.settings), *_of_views(run), *_of_objective(run), *_of_batch(run)]
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def _of_views(run: Run) -> Iterator[str]:
-    if run.collator.needs_dropout(run.data[0]) and not run.encoder.has_dropout:
+    try:
+        same = run.collator.needs_dropout(run.data[0])
+    except UserError as error:  # rows and collator do not fit
+        yield str(error)
+        same = False
+    if same and not run.encoder.has_dropout:
         yield (
-            "the views of a text differ by dropout only, and the encoder has none: positives would be identical\n"
-            "fix: set encoder.init_args.attention_dropout or embedding_dropout above 0, or augment the views"
+            "the encoder has no dropout, and the views of a text differ by nothing else: positives would be identical\n"
+            "fix: set encoder.attention_dropout or encoder.embedding_dropout above 0, or augment the views"
         )
     if run.collator.max_length > run.encoder.max_positions:
         yield (
-            f"collator.max_length is {run.collator.max_length}; "
-            f"{run.encoder.source} can position at most {run.encoder.max_positions} tokens"
+            f"collator.max_length is {run.collator.max_length}, but {run.encoder.source} has positions for "
+            f"{run.encoder.max_positions} tokens\n"
+            f"fix: set collator.max_length to {run.encoder.max_positions} or less"
         )
 
 
-def _of_objective(run: Run, settings: Settings) -> Iterator[str]:
+def _of_objective(run: Run) -> Iterator[str]:
     name = type(run.objective).__name__
-    missing = run.objective.requires - run.collator.provides
+    missing = sorted(run.objective.requires - run.collator.provides)
     if missing:
-        collator = type(run.collator).__name__
-        yield f"objective {name} needs Batch.{sorted(missing)[0]}, which collator {collator} does not give"
+        yield (
+            f"objective {name} needs Batch.{', Batch.'.join(missing)}, "
+            f"which collator {type(run.collator).__name__} does not provide\n"
+            "fix: use a collator that provides it, or another objective"
+        )
     if not run.objective.uses_views and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
         yield (
-            f"encoder.head is trained by nothing: objective {name} reads no vectors\n"
-            "fix: leave encoder.init_args.head and export_head out"
+            f"nothing would train encoder.head: objective {name} does not use sentence vectors\n"
+            "fix: remove encoder.head and encoder.export_head"
         )
     if run.data.weighted and not run.objective.weighs_rows:
         yield (
             f"data.weight_column gives rows weights, which objective {name} does not use\n"
-            "fix: leave data.init_args.weight_column out, or use an objective with weights, such as SimCSE"
+            "fix: remove data.weight_column, or use an objective that weighs rows, such as SimCSE"
         )
-    if settings.chunk_size is not None and not run.objective.cacheable:
+    if run.settings.chunk_size is not None and not run.objective.cacheable:
         yield (
-            f"trainer.chunk_size is {settings.chunk_size}, but {name} encodes more than the batch's views, "
-            "so its gradient cannot be cached; remove chunk_size"
+            f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "
+            "batch, so its gradient cannot be cached\n"
+            "fix: remove trainer.chunk_size"
         )
 
 
-def _of_batch(run: Run, settings: Settings) -> Iterator[str]:
-    processes = distributed.world_size()
+def _of_batch(run: Run) -> Iterator[str]:
+    settings, processes = run.settings, distributed.world_size()
     parts = processes * settings.accumulation
     if settings.batch_size % parts:
         yield (
-            f"trainer.batch_size is {settings.batch_size}, which {processes} processes x "
-            f"{settings.accumulation} accumulated parts do not divide; give a multiple of {parts}"
+            f"trainer.batch_size is {settings.batch_size}, which cannot be divided into "
+            f"{settings.accumulation} accumulated parts on {processes} processes\n"
+            f"fix: set trainer.batch_size to a multiple of {parts}"
         )
     if len(run.data) < settings.batch_size:
         yield (
-            f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows; "
-            "give a smaller batch or more data"
+            f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows\n"
+            "fix: use a smaller trainer.batch_size or more data"
         )
+
+
+@torch.no_grad()
+def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Settings) -> None:
+    """Take a loss once, so that the objective can refuse a batch before training starts.
+
+    Raises:
+        UserError: The objective refuses the batch.
+    """
+    learner.eval()
+    encoded = None
+    if learner.objective.cacheable:
+        # The loss sees the encoder through the views only, so random views will do. Encoding one row gives their shape.
+        one = learner.encode(gradcache.split(batch, 1)[0])
+        encoded = Encoded(*(torch.randn(batch.size, *t.shape[1:], device=t.device) for t in one))
+    try:
+        learner(batch, ctx, encoded)
+    except ValueError as error:
+        raise UserError(
+            f"objective {type(learner.objective).__name__}: {error}\n"
+            f"(trainer.batch_size {settings.batch_size}, trainer.accumulation {settings.accumulation})"
+        ) from error

@@ -6,44 +6,81 @@ from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cse.data.datasets import Dataset
+from cse.data.loader import FixedRows
 from cse.encoder.model import Encoder
-from cse.interfaces import Collator, Evaluator, Objective, Sampler
+from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
 from cse.training.checkpoint import Progress
 from cse.training.settings import Settings
 
-if TYPE_CHECKING:
-    from cse.mining.refresh import RefreshNegatives
 
-
-class Callback(ABC):  # noqa: B024 - a watcher may watch anything, and nothing
+class Callback(ABC):  # noqa: B024 - no event is required
     """Watches a run. Each method does nothing unless overridden, and none may change training."""
 
     def on_start(self, run: Run) -> None:  # noqa: B027
-        """Before the first step, with everything built."""
+        """Called before the first step, when everything is built."""
 
     def on_step(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """After each optimizer step."""
+        """Called after each optimizer step."""
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """After each evaluation."""
+        """Called after each evaluation."""
 
     def on_end(self, run: Run) -> None:  # noqa: B027
-        """After the last step, or on the way out of an interrupted run."""
+        """Called after the last step, or when an interrupted run is saved."""
 
-    def state(self) -> dict[str, Any]:
-        """What must survive an interruption, as JSON."""
-        return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take `state()` back on resume."""
+class Callbacks(Callback):
+    """Several callbacks as one, called in their order."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def on_start(self, run: Run) -> None:
+        """Call each."""
+        for callback in self.callbacks:
+            callback.on_start(run)
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Call each."""
+        for callback in self.callbacks:
+            callback.on_step(run, metrics)
+
+    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
+        """Call each."""
+        for callback in self.callbacks:
+            callback.on_eval(run, metrics)
+
+    def on_end(self, run: Run) -> None:
+        """Call each."""
+        for callback in self.callbacks:
+            callback.on_end(run)
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything about one run, as callbacks see it."""
+    """Everything about one run.
+
+    Attributes:
+        name: The recipe's name.
+        folder: Where the run is written.
+        seed: The seed of everything random.
+        data: The rows to train on.
+        collator: Makes batches of rows.
+        encoder: The encoder to train.
+        objective: The training loss.
+        evaluator: Scores the encoder, to select the best checkpoint. None: the last one counts as the best.
+        settings: The trainer's settings.
+        sampler: Chooses which rows share a batch. None: a random order.
+        source: Gives the rows where they change during training, such as rows with mined negatives.
+        callbacks: Watchers of the run.
+        progress: How far the run is.
+        max_steps: Optimizer steps of the whole run; set by the trainer, as are the following.
+        truncated: Distinct texts that are longer than `collator.max_length`.
+        hardware: Device, number of processes and precision.
+        interrupted: Whether Ctrl-C stopped the run before its end.
+    """
 
     name: str
     folder: Path
@@ -55,7 +92,7 @@ class Run:
     evaluator: Evaluator | None
     settings: Settings
     sampler: Sampler | None = None
-    negatives: RefreshNegatives | None = None
+    source: RowSource = field(default_factory=FixedRows)
     callbacks: Sequence[Callback] = ()
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0

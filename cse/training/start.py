@@ -1,64 +1,76 @@
-"""What the commands do: a run's folder, its beginning and its continuation."""
+"""Begin a run from a recipe, or resume one: what `cse train` does."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cse.console import quiet, say
-from cse.environment import environment
+from cse.data.loader import FixedRows
 from cse.errors import UserError
-from cse.files import atomic_file
+from cse.files import read_json, recover
 from cse.recipe import Recipe, build, load
-from cse.training.run import Callback, Run
+from cse.training.callbacks import Console, DataCheck, RunFiles
+from cse.training.checkpoint import load_progress
+from cse.training.run import Run
 from cse.training.trainer import Trainer
 
 
-def start(name: str, overrides: list[str], folder: Path | None) -> int:
-    """Train a recipe; returns the exit code."""
-    quiet()
-    recipe = load(name, overrides)
-    seed = recipe.config.seed
-    folder = folder or Path("runs") / recipe.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+def train(recipe: str, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Run:
+    """Train a recipe.
+
+    Args:
+        recipe: The recipe's name, or a path that ends in .yaml.
+        overrides: Options of the recipe, such as `--trainer.max_steps=50`.
+        run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
+
+    Returns:
+        The run; best/ and last/ in its folder are checkpoints. `interrupted` says whether Ctrl-C stopped it.
+
+    Raises:
+        UserError: The recipe cannot be trained, or the folder holds a run already.
+        FloatingPointError: The loss is not finite.
+    """
+    loaded = load(recipe, overrides)
+    seed = loaded.config.seed
+    folder = run_dir or Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     if (folder / "state").exists():
-        raise UserError(f"--run-dir {folder} already holds a run\nfix: cse train --resume {folder}, or another folder")
-    return _fit(recipe, folder, is_resume=False)
+        raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
+    return _fit(loaded, folder, is_resume=False)
 
 
-def resume(folder: Path) -> int:
-    """Go on with a run; returns the exit code."""
-    quiet()
-    path = folder / "recipe.yaml"
+def resume(run_dir: Path) -> Run:
+    """Resume a run that was interrupted or killed; see `train`.
+
+    Args:
+        run_dir: The folder of the run.
+
+    Returns:
+        The run, which ends as if nothing had interrupted it.
+
+    Raises:
+        UserError: The folder does not hold a run, or its state is damaged.
+        FloatingPointError: The loss is not finite.
+    """
+    path = run_dir / "recipe.yaml"
     if not path.is_file():
         raise UserError(
-            f"--resume {folder}: is not a run (there is no {path})\nfix: give the folder that training printed as `run`"
+            f"--resume {run_dir}: is not a run, since {path} does not exist\n"
+            "fix: give the folder that training printed as `run`"
         )
-    from cse.files import recover
-    from cse.training.checkpoint import load_progress
-
-    recover(folder / "state")
-    begun = (folder / "state").exists()  # killed before the first evaluation ended, a run starts over
+    recover(run_dir / "state")
+    begun = (run_dir / "state").exists()  # a run that was killed before its first evaluation ended starts again
     if begun:
-        load_progress(folder / "state")  # before anything heavy
-    recipe = load(str(path))
-    return _fit(Recipe(_name_of(folder), recipe.config, recipe.text, recipe.expect), folder, is_resume=begun)
-
-
-def _name_of(folder: Path) -> str:
-    """The recipe's name, which the resolved recipe does not say."""
+        load_progress(run_dir / "state")  # a damaged state is refused before the data and the model are loaded
     try:
-        return str(json.loads((folder / "env.json").read_text())["recipe"])
+        name = str(read_json(run_dir / "env.json")["recipe"])  # recipe.yaml does not hold the name
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
+        raise UserError(f"--resume {run_dir}: its env.json is missing or damaged\nfix: start the run again") from error
+    return _fit(replace(load(str(path)), name=name, own=None), run_dir, is_resume=begun)
 
 
-def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
-    from cse.data.checks import DataCheck
-    from cse.training.callbacks import Console
-
+def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> Run:
     built = build(recipe)
     run = Run(
         name=recipe.name,
@@ -70,49 +82,8 @@ def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> int:
         objective=built.objective,
         evaluator=built.evaluator,
         sampler=built.sampler,
-        negatives=built.negatives,
+        source=built.negatives or FixedRows(),
         settings=built.trainer,
         callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks],
     )
-    Trainer(run).fit(resume=is_resume)
-    return 130 if run.interrupted else 0
-
-
-class RunFiles(Callback):
-    """Leaves the resolved recipe and the environment beside the weights, and keeps other processes out."""
-
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe = recipe
-        self.lock = FileLock(folder / ".lock")
-
-    def on_start(self, run: Run) -> None:
-        """Claim the folder; write both, once.
-
-        Raises:
-            UserError: Another process is training in it.
-        """
-        run.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"run {run.folder} is being trained by another process\n"
-                "fix: wait for it, stop it, or give another folder"
-            ) from None
-        if self.recipe.own is not None:
-            say("recipe", str(self.recipe.own))
-        if run.progress.step == 0:
-            _write(
-                run.folder / "env.json",
-                json.dumps(environment(self.recipe.name, self.recipe.config.seed), indent=2) + "\n",
-            )
-            _write(run.folder / "recipe.yaml", self.recipe.text)  # last: with it the folder is a run
-
-    def on_end(self, run: Run) -> None:
-        """Let the folder go."""
-        self.lock.release()
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    return Trainer(run).fit(resume=is_resume)

@@ -10,11 +10,12 @@ import yaml
 
 from cse import cli
 from cse.data import checks as hygiene
-from cse.data.checks import DataCheck, examine, lengths, normalise, overlap, warnings
+from cse.data.checks import examine, lengths, normalise, overlap, warnings
 from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.training.callbacks import DataCheck
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import Spread, make_run, write_texts

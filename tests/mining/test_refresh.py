@@ -39,7 +39,7 @@ def run_with(folder, backbone, *, triplets=True, k=2, steps=2, miner=None, encod
             weight.data *= 4
     run = make_run(folder, backbone, triplets=triplets, encoder=encoder, max_steps=8, **options)
     miner = miner or TopK(last=12, absolute_margin=0.0)
-    run.negatives = RefreshNegatives(miner=miner, k=k, steps=steps, precision="fp32")
+    run.source = RefreshNegatives(miner=miner, k=k, steps=steps, precision="fp32")
     return run
 
 
@@ -69,7 +69,7 @@ def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monke
 
     def spy(self, encoder, step):
         chosen = real(self, encoder, step)
-        rows = self.rows(chosen)
+        rows = self.with_negatives(chosen)
         got = [rows[i].texts[3:] for i in range(len(rows))]
         assert_nearest(got, encoder, run.data, 2)
         assert [rows[i].texts[:3] for i in range(len(rows))] == [e.texts for e in run.data]
@@ -110,9 +110,9 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whol
 def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
     run = run_with(tmp_path, tiny_bert, triplets=False, k=1, miner=Random(seed=1))
     Trainer(run).fit()
-    chosen = run.negatives.mine(run.encoder, 0)
+    chosen = run.source.mine(run.encoder, 0)
     for i in range(len(run.data)):
-        anchor, positive, negative = run.negatives.rows(chosen)[i].texts
+        anchor, positive, negative = run.source.with_negatives(chosen)[i].texts
         assert anchor == positive == run.data[i].texts[0] != negative
     encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
     bare = run_with(tmp_path / "bare", tiny_bert, triplets=False, encoder=encoder)
@@ -123,11 +123,12 @@ def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
 def test_a_pool_of_its_own(tiny_bert, tmp_path):
     (tmp_path / "pool.txt").write_text("the moon\na red tree\nthe slow dog\n")
     run = make_run(tmp_path / "run", tiny_bert, triplets=True, max_steps=1)
-    run.negatives = RefreshNegatives(miner=TopK(), k=3, pool=str(tmp_path / "pool.txt"), epochs=0.5)
+    run.source = RefreshNegatives(miner=TopK(), k=3, pool=str(tmp_path / "pool.txt"), epochs=0.5)
     Trainer(run).fit()
-    rows = run.negatives.rows(run.negatives.mine(run.encoder, 0))
+    rows = run.source.with_negatives(run.source.mine(run.encoder, 0))
     assert all(sorted(rows[i].texts[3:]) == ["a red tree", "the moon", "the slow dog"] for i in range(len(rows)))
-    assert run.negatives.interval(7) == 4
+    run.source.setup(run.data, 7)
+    assert run.source.interval == 4
 
 
 def test_rows_keep_what_else_is_known_of_them():
@@ -144,7 +145,7 @@ def test_rows_keep_what_else_is_known_of_them():
     [
         ({"k": 0}, "negatives.k is 0"),
         ({"epochs": 0.0}, "negatives.epochs is 0.0"),
-        ({"steps": 0}, "steps 0"),
+        ({"steps": 0}, "negatives.steps is 0"),
         ({"pool": "nowhere.txt"}, "there is no such file"),
     ],
 )
@@ -221,9 +222,8 @@ def test_two_processes_are_one(two_processes, tiny_bert, tmp_path, negatives):
     assert [line["step"] for line in one] == [0, 2, 4, 6]
     for a, b in zip(one, two, strict=True):
         assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-4)
-    states = [
-        torch.load(tmp_path / f / "state" / "state.pt", weights_only=True).get("negatives") for f in ("one", "two")
-    ]
+    saved = [torch.load(tmp_path / f / "state" / "state.pt", weights_only=True)["rows"] for f in ("one", "two")]
+    states = [rows.get("negatives") for rows in saved]
     assert states == [None, None] if negatives is None else torch.equal(*states)
 
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from cse.errors import UserError
 from cse.recipe import Recipe
-from cse.training.start import RunFiles
+from cse.training.callbacks import RunFiles
 from cse.training.trainer import Trainer
 from tests.runs import make_run
 

@@ -284,7 +284,10 @@ def fit(folder, backbone, **options):
         ({"device": "cuda"}, "trainer.device is cuda"),
         ({"collator": TextViews(max_length=99)}, "collator.max_length is 99"),
         ({"objective": MaskedLM()}, "MaskedLM needs Batch.masked_ids"),
-        ({"objective": MaskedLM(), "collator": Masked(views=TextViews(max_length=9))}, "head is trained by nothing"),
+        (
+            {"objective": MaskedLM(), "collator": Masked(views=TextViews(max_length=9))},
+            "train encoder.head",
+        ),
     ],
 )
 def test_what_cannot_train_is_refused_before_anything_is_written(tiny_bert, tmp_path, options, named):
