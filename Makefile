@@ -8,7 +8,7 @@ TASKS  ?= $(if $(or $(CSE_DATA),$(findstring --data,$(ARGS))),sts,sts-mini)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench report reproduce tables docs push clean
+.PHONY: help setup train eval test check bench report reproduce tables docs wheel push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -31,8 +31,9 @@ eval: setup  ## score a checkpoint: CKPT=runs/.../best TASKS=sts|sts-mini|STSB-d
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: setup  ## lint, types, and every recipe, without training
+check: setup  ## lint, format, types, and every recipe, without training
 	@$(BIN)/ruff check cse eval tests
+	@$(BIN)/ruff format --check --quiet cse eval tests
 	@$(BIN)/mypy
 	@$(BIN)/cse check
 
@@ -51,6 +52,9 @@ tables: setup  ## write the tables of the documentation anew, from eval/results
 docs: setup  ## build the documentation site into site/; any warning fails it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+wheel: setup  ## build the distribution into dist/: the source archive, and the wheel from it
+	@$(BIN)/python -m build --outdir dist .
 
 push: setup  ## publish a checkpoint: CKPT=runs/.../best REPO=you/name
 	@$(BIN)/cse push $(CKPT) $(REPO) $(ARGS)

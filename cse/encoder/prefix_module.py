@@ -137,5 +137,5 @@ def _cse(module: str, needed_for: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"this checkpoint refers to {needed_for!r}, which needs cse\n"
-            "fix: pip install cse, or export the checkpoint whole: save(folder, whole=True, with_code=True)"
+            "fix: pip install cse-embeddings, or export the checkpoint whole: save(folder, whole=True, with_code=True)"
         ) from error
