@@ -9,6 +9,8 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cse.data.same_text import same_text_key
+
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.data.tokens import TokenStore
@@ -42,11 +44,11 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
 
     Returns:
         `rows` and `left_out` (by reason, as the reader counted); `texts`: `all`, `distinct`, `distinct_normalised`
-        (see `normalise`) and `same_in_row`, rows of which two texts are one; `words` and `tokens`: lengths, with a
+        (see `same_text_key`) and `same_in_row`, rows of which two texts are one; `words` and `tokens`: lengths, with a
         histogram; `scripts` and `languages`: shares of a sample; `overlap`: see there.
     """
     texts = data.unique_texts()
-    keys = {text: normalise(text) for text in texts}
+    keys = {text: same_text_key(text) for text in texts}
     cut = tokens.truncated
     return {
         "data": data.name,
@@ -60,26 +62,6 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
         **_languages(texts),
         "overlap": overlap(data, keys, sets),
     }
-
-
-def normalise(text: str) -> str:
-    """A text without what copies of it differ by: NFKC, case, punctuation, white space.
-
-    Empty for a text of punctuation alone.
-    """
-    return unicodedata.normalize("NFKC", text).casefold().translate(_STRIP)
-
-
-class _Strip(dict[int, int | None]):
-    """A table for `str.translate` that drops punctuation, separators, controls and free-standing accents."""
-
-    def __missing__(self, code: int) -> int | None:
-        kind = unicodedata.category(chr(code))
-        self[code] = value = None if kind[0] in "PZC" or kind == "Sk" else code
-        return value
-
-
-_STRIP = _Strip()
 
 
 def lengths(values: Sequence[int]) -> dict[str, Any]:
@@ -117,22 +99,22 @@ def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) 
 
     Args:
         data: The training rows.
-        keys: Their distinct texts, each with what `normalise` makes of it.
+        keys: Their distinct texts, each with what `same_text_key` makes of it.
         sets: The evaluation sets.
 
     Returns:
         For each set: `texts`, how many distinct ones it has, and `shared_texts`, how many of them are training texts;
         `pairs` and `shared_pairs`, of which both are in one training row; `examples`, a few of the shared texts.
     """
-    wanted = {normalise(text) for rows in sets.values() for row in rows for text in row} - {""}
+    wanted = {same_text_key(text) for rows in sets.values() for row in rows for text in row} - {""}
     found = {text: key for text, key in keys.items() if key in wanted}
     known = set(found.values())
     together = _together(data, found)
     result: dict[str, dict[str, Any]] = {}
     for name, rows in sets.items():
-        own = {normalise(text): text for row in rows for text in row}
+        own = {same_text_key(text): text for row in rows for text in row}
         own.pop("", None)
-        pairs = {frozenset(map(normalise, row)) for row in rows if len(row) == 2}
+        pairs = {frozenset(map(same_text_key, row)) for row in rows if len(row) == 2}
         shared = sorted(text for key, text in own.items() if key in known)
         result[name] = {
             "texts": len(own),

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cse.data.same_text import same_text_key
+
 MARK = "___"
 _REFUSAL = re.compile(
     r"^\W*(as an? (ai|language model)\b"
@@ -138,12 +140,8 @@ def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "s
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two texts differ at most in case, white space and punctuation at their ends."""
-    return _plain(a) == _plain(b)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!?\"'")
+    """Whether two texts differ at most in case, white space and punctuation."""
+    return same_text_key(a) == same_text_key(b)
 
 
 _REASONS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
+from cse.data.same_text import same_text_key
 from cse.errors import UserError
 from cse.mining.miners import Allowed, Mined, Miner, Queries
 from cse.mining.neighbours import cosines
 
 CHUNK = 512  # anchors that are searched at once
-WORD = re.compile(r"\w+")
 
 
-def plain(text: str) -> str:
-    """A text as it is compared with others: its words, without case, width or punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(WORD.findall(folded)) or " ".join(folded.split())
+def _text_key(text: str) -> str:
+    return same_text_key(text) or text  # texts of punctuation alone differ
 
 
 class Corpus:
     """The texts of rows and of a pool, each once.
 
-    A text of the pool is no negative of a row if it is, in plain words, the row's anchor, a positive of any row with
+    A text of the pool is no negative of a row if it is the same text as the row's anchor, a positive of any row with
     the same anchor, or a negative that the row has already.
 
     Args:
@@ -37,7 +33,7 @@ class Corpus:
         pool: Texts that may become negatives. None: those of the rows after the anchor, or the texts that are alone.
 
     Attributes:
-        texts: T texts, first the pool, of which no two are the same in plain words.
+        texts: T texts, first the pool, of which no two have the same `same_text_key`.
         size: N, how many of them are the pool.
         anchor: (M,) the rows' anchors among the texts.
         positive: (M,) the rows' first positives among the texts.
@@ -51,7 +47,7 @@ class Corpus:
         self._pool_row: dict[str, int] = {}
         self.texts: list[str] = []
         for text in (text for row in rows for text in row[1:]) if pool is None else pool:
-            if text.strip() and self._pool_row.setdefault(plain(text), len(self.texts)) == len(self.texts):
+            if text.strip() and self._pool_row.setdefault(_text_key(text), len(self.texts)) == len(self.texts):
                 self.texts.append(text)
         self.size = len(self.texts)
         if self.size < 2:
@@ -73,8 +69,8 @@ class Corpus:
 
     def _remember(self, row: tuple[str, ...], positives: int) -> None:
         """Note which rows of the pool a row's texts are."""
-        found = [self._pool_row.get(plain(text), -1) for text in row]
-        self._key.append(plain(row[0]))
+        found = [self._pool_row.get(_text_key(text), -1) for text in row]
+        self._key.append(_text_key(row[0]))
         self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
         self._own.append(tuple(found[1 + positives :]))
 

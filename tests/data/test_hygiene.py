@@ -10,8 +10,9 @@ import yaml
 
 from cse import cli
 from cse.data import checks as hygiene
-from cse.data.checks import examine, lengths, normalise, overlap, warnings
+from cse.data.checks import examine, lengths, overlap, warnings
 from cse.data.datasets import Pairs, Texts, Triplets
+from cse.data.same_text import same_text_key
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
@@ -44,7 +45,7 @@ def data_of(tmp_path):
 
 
 def keys_of(data):
-    return {text: normalise(text) for text in data.unique_texts()}
+    return {text: same_text_key(text) for text in data.unique_texts()}
 
 
 def shared(data, sets=SETS):
@@ -52,36 +53,6 @@ def shared(data, sets=SETS):
     return {
         name: (each["shared_texts"], each["texts"], each["shared_pairs"], each["pairs"]) for name, each in found.items()
     }
-
-
-# -- Normalisation ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("A man, running.", "a man running"),
-        ("``It is,'' he said .", '"It is," he said.'),
-        ("ﬁve ＦＵＬＬ", "Five full"),
-        ("Straße", "STRASSE"),
-        ("caf\u00e9", "cafe\u0301"),
-        ("a\u00a0b\tc\u200bd", "abcd"),
-        ("don't", "don’t"),
-    ],
-)
-def test_copies_in_disguise_are_the_same(one, other):
-    assert normalise(one) == normalise(other)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("C++", "C"), ("$5", "5"), ("कि", "का"), ("cafe", "café"), ("a b", "b a"), ("1", "2")]
-)
-def test_different_texts_stay_different(one, other):
-    assert normalise(one) != normalise(other)
-
-
-def test_punctuation_alone_is_nothing():
-    assert normalise(" ... !? ``") == ""
 
 
 # -- Overlap ---------------------------------------------------------------------------------------------------------

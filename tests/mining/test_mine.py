@@ -10,8 +10,8 @@ import pytest
 
 from cse import cli
 from cse.data.datasets import Triplets
+from cse.data.same_text import same_text_key as key
 from cse.encoder.model import Encoder
-from cse.mining.search import plain
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
@@ -63,8 +63,8 @@ def slow(checkpoint, pairs, first, last, margin, k):
     own = cosines(checkpoint, [a for a, _ in pairs], [p for _, p in pairs]).diagonal()
     found, dropped = [], 0
     for (anchor, _), cosine, positive in zip(pairs, near, own, strict=True):
-        same = {plain(p) for a, p in pairs if plain(a) == plain(anchor)} | {plain(anchor)}
-        order = [i for i in np.argsort(-cosine) if plain(pool[i]) not in same][first - 1 : last]
+        same = {key(p) for a, p in pairs if key(a) == key(anchor)} | {key(anchor)}
+        order = [i for i in np.argsort(-cosine) if key(pool[i]) not in same][first - 1 : last]
         kept = [pool[i] for i in order if cosine[i] <= positive - margin]
         dropped += len(order) - len(kept)
         found.append(kept[:k])
@@ -125,9 +125,9 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     want = 0
     for row, cosine, positive in zip(table(out), near, own, strict=True):
         got = {t for n, t in row.items() if n.startswith("negative") and t is not None}
-        same = {plain(p) for a, p in pairs if plain(a) == plain(row["anchor"])} | {plain(row["anchor"])}
+        same = {key(p) for a, p in pairs if key(a) == key(row["anchor"])} | {key(row["anchor"])}
         assert got == {
-            t for t, c in zip(pool, cosine, strict=True) if plain(t) not in same and c <= limit and c < positive
+            t for t, c in zip(pool, cosine, strict=True) if key(t) not in same and c <= limit and c < positive
         }
         want += len(got)
     counts = json.loads((tmp_path / "mined.json").read_text())["counts"]

@@ -11,7 +11,7 @@ from cse.batch import Example
 from cse.errors import UserError
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbours import open_pool
-from cse.mining.search import Corpus, TeacherRule, mine, plain
+from cse.mining.search import Corpus, TeacherRule, mine
 from cse.mining.vectors import unit
 
 
@@ -176,11 +176,9 @@ def test_random_rows_of_a_small_pool():
 # -- Which texts are no negatives of which ---------------------------------------------------------------------------
 
 
-def test_plain_words():
-    assert plain("  The Cat,\tsat! ") == plain("the cat sat") == "the cat sat"
-    assert plain("ＡＢＣ") == "abc"
-    assert plain("!?") != plain("...")
-    assert plain("cats") != plain("cat")
+def test_texts_of_punctuation_alone_differ():
+    corpus = Corpus([Example(("a", "!?")), Example(("b", "...")), Example(("c", "!?"))])
+    assert corpus.texts[: corpus.size] == ["!?", "..."]
 
 
 def test_the_texts_of_pairs():
