@@ -93,7 +93,7 @@ def _encode(checkpoint: str, texts: Sequence[list[str]], precision: Any) -> list
     import torch
 
     from cse.encoder.model import Encoder
-    from cse.inference.encode import unit
+    from cse.inference.vectors import unit
 
     encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     return [unit(encoder.encode(rows, precision=precision)) for rows in texts]

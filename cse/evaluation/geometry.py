@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
 from cse.evaluation.sts import TaskScore, Vector, correlation
+from cse.inference.vectors import unit
 from cse.objectives.functional import alignment, uniformity
 
 POSITIVE = 4.0  # of 5: pairs at or above it count as having one meaning, as in the field (DCLR's evaluation)
@@ -37,14 +38,14 @@ def measure(
         scores: Their similarities.
     """
     pairs = [p for subsets in tasks.values() for p in subsets.values()]
-    unit = _unit(vectors)
+    x = unit(vectors.astype(np.float64))
     rng = np.random.default_rng(0)
-    some = torch.from_numpy(rng.permutation(unit)[:SAMPLE])
-    share = spectrum(unit)
+    some = torch.from_numpy(rng.permutation(x)[:SAMPLE])
+    share = spectrum(x)
     return {
-        "alignment": _alignment(unit, row, pairs),
+        "alignment": _alignment(x, row, pairs),
         "uniformity": float(uniformity(some)) if len(some) > 1 else None,
-        "mean_cosine": mean_cosine(unit),
+        "mean_cosine": mean_cosine(x),
         "effective_rank": effective_rank(share),
         "dim": int(vectors.shape[1]),
         "spectrum": [float(f"{v:.4g}") for v in share[:SPECTRUM]],
@@ -106,13 +107,6 @@ def _spearman(cosines: Vector, gold: Vector) -> float | None:
         return correlation(cosines, gold).spearman
     except (UserError, ValueError):  # too few or all alike: nothing to rank
         return None
-
-
-def _unit(vectors: NDArray[np.floating]) -> Vector:
-    x = vectors.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: Vector = x / np.where(norms == 0, 1, norms)
-    return unit
 
 
 def worst(tasks: Mapping[str, Pairs], score: TaskScore, keep: int = 20) -> list[dict[str, Any]]:

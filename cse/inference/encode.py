@@ -1,31 +1,23 @@
-"""Vectors of a file of any size: a window of rows at a time, and on from the last whole window after a kill.
-
-While it is written, OUT.partial holds the vectors so far, as the .npy file that it will become, and OUT.partial.json
-how far they are to be trusted and what they were made from.
-"""
+"""Vectors of a file of any size, a window of rows at a time; a killed job resumes after its last whole window."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cse.data.sources import Column, read
 from cse.encoder.model import Encoder, Precision, uses_bf16
 from cse.errors import UserError
-from cse.files import atomic_file
+from cse.inference.vectors import resumable, unit
 
 FORMATS = (".npy", ".parquet")
 WINDOW = 32_768  # rows
@@ -131,17 +123,15 @@ def encode_file(
         "torch": torch.__version__,
     }
     shape = (texts.rows, size)
-    with _written(out), _partial(out, shape, made_from) as (file, done):
-        progress(done)
-        for rows in texts.windows(window, skip=done):
+    with _written(out), resumable(out, shape, made_from) as written:
+        progress(written.done)
+        for rows in texts.windows(window, skip=written.done):
             vectors = encoder.encode(rows, precision=computed)[:, :size]
-            _append(file, unit(vectors) if normalize else vectors)
-            done += len(rows)
-            _note(out, made_from, done)
-            progress(done)
-        if done != texts.rows:
+            written.append(unit(vectors) if normalize else vectors)
+            progress(written.done)
+        if written.done != texts.rows:
             raise UserError(f"texts {texts.path}: it changed while it was read\nfix: run again when it is complete")
-        _finish(out, shape)
+        written.finish(_to_parquet if out.suffix == ".parquet" else None)
     return shape
 
 
@@ -158,11 +148,6 @@ def check_out(out: Path) -> None:
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"--out {out}: {folder} is not a folder that can be written to\nfix: give another place")
-
-
-def partial_files(out: Path) -> tuple[Path, Path]:
-    """Where an unfinished `out` lies: the vectors, and what is known of them."""
-    return out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.partial.json")
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -195,13 +180,6 @@ def _dims(dims: int | None, most: int) -> int:
     return dims or most
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows (n, D) of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return scaled
-
-
 # -- On disk -----------------------------------------------------------------------------------------------------------
 
 
@@ -215,106 +193,6 @@ def _written(out: Path) -> Iterator[None]:
             f"--out {out} cannot be written: {error.strerror or error}\n"
             "fix: make room and run the same again; it goes on where it stopped"
         ) from error
-
-
-def _claim(file: IO[bytes]) -> None:
-    """Lock an open file against other processes.
-
-    Raises:
-        OSError: Another process has locked it.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@contextmanager
-def _partial(out: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[tuple[IO[bytes], int]]:
-    """The partial file, open behind its last whole window, and how many rows it has; nobody else may have it open."""
-    path, _ = partial_files(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        try:
-            _claim(file)
-            theirs = not os.path.samestat(os.fstat(file.fileno()), path.stat())  # it got its final name just now
-        except OSError:
-            theirs = True
-        if theirs:
-            raise UserError(f"--out {out}: another process is writing it now")
-        header = _header(shape)
-        done = _trusted(out, made_from, lambda rows: len(header) + rows * shape[1] * 4)
-        file.write(header)
-        file.truncate(len(header) + done * shape[1] * 4)
-        file.seek(0, os.SEEK_END)
-        yield file, done
-
-
-def _trusted(out: Path, made_from: dict[str, Any], bytes_of: Callable[[int], int]) -> int:
-    """How many rows of the partial file are whole; 0 where it is new.
-
-    Raises:
-        UserError: It is one of other texts, checkpoint or options.
-    """
-    path, about = partial_files(out)
-    size = path.stat().st_size
-    try:
-        known = json.loads(about.read_text(encoding="utf-8"))
-        before, rows = dict(known["made_from"]), int(known["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    if not size:  # killed when all was done, before the note was removed
-        return 0
-    changed = [_change(name, before.get(name), value) for name, value in made_from.items() if before.get(name) != value]
-    if changed:
-        raise UserError(
-            f"{path} is of an unfinished run, and of another: {', '.join(changed)}\n"
-            f"fix: run as before to go on with it, or remove it to start over"
-        )
-    return rows if size >= bytes_of(rows) else 0
-
-
-def _change(name: str, before: Any, now: Any) -> str:
-    if name in {"texts", "checkpoint"}:
-        return f"the {name} changed"
-    return f"{name} was {before} and is {now}"
-
-
-def _append(file: IO[bytes], vectors: NDArray[np.float32]) -> None:
-    """Put rows at the end, and on the disk."""
-    file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _note(out: Path, made_from: dict[str, Any], rows: int) -> None:
-    """Trust so many rows. Written after them, so that a kill between the two costs a window and no more."""
-    with atomic_file(partial_files(out)[1]) as scratch:
-        scratch.write_text(json.dumps({"rows": rows, "made_from": made_from}, indent=2) + "\n", encoding="utf-8")
-
-
-def _header(shape: tuple[int, int]) -> bytes:
-    """What numpy.save puts before (n, D) float32."""
-    buffer = io.BytesIO()
-    about: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, about)
-    return buffer.getvalue()
-
-
-def _finish(out: Path, shape: tuple[int, int]) -> None:
-    """Give the file its name, or make the parquet file of it."""
-    path, about = partial_files(out)
-    if out.suffix == ".npy":
-        os.replace(path, out)
-    else:
-        with atomic_file(out) as scratch:
-            _to_parquet(path, scratch)
-        path.unlink()
-    about.unlink()
 
 
 def _to_parquet(source: Path, target: Path) -> None:

@@ -17,10 +17,10 @@ from cse.batch import Example
 from cse.data.datasets import Texts
 from cse.encoder.model import Encoder, Precision
 from cse.errors import require_at_least, require_positive
+from cse.inference.vectors import unit
 from cse.interfaces import RowSource
 from cse.mining.miners import Miner
 from cse.mining.search import Corpus, mine
-from cse.mining.vectors import unit
 
 log = logging.getLogger("cse")
 

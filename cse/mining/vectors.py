@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.files import atomic_file, cache_dir, writing_cache
+from cse.console import progress
+from cse.files import cache_dir, writing_cache
+from cse.inference.vectors import resumable, unit
 
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder, Precision
 
-log = logging.getLogger("cse")
 CHUNK = 8_192  # texts between two marks of how far an encoding is
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows (n, D) divided by their lengths."""
-    scaled: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
-    return scaled
 
 
 def encoder_hash(encoder: Encoder) -> str:
@@ -57,7 +51,7 @@ def cached_vectors(
     """
     from filelock import FileLock
 
-    digest = hashlib.sha256(f"{model_hash} {precision} {CHUNK}".encode())
+    digest = hashlib.sha256(f"2 {model_hash} {precision} {CHUNK}".encode())
     for text in texts:
         digest.update(text.encode() + b"\x1e")
     file = cache_dir() / "vectors" / f"{digest.hexdigest()[:32]}.npy"
@@ -70,18 +64,11 @@ def cached_vectors(
 
 
 def _fill(file: Path, encoder: Encoder, texts: Sequence[str], precision: Precision) -> None:
-    """Encode what is not in the file; `.done` says how many rows are."""
-    mark, shape = file.with_suffix(".done"), (len(texts), encoder.dim)
-    whole = file.exists() and file.stat().st_size >= len(texts) * encoder.dim * 4
-    done = int(mark.read_text()) if mark.exists() and whole else 0
-    if done >= len(texts):
+    if file.exists():
         return
-    out = np.lib.format.open_memmap(file, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else shape)
-    for start in range(done, len(texts), CHUNK):
-        part = texts[start : start + CHUNK]
-        out[start : start + len(part)] = unit(encoder.encode(part, precision=precision))
-        out.flush()
-        with atomic_file(mark) as scratch:
-            scratch.write_text(str(start + len(part)))
-        if len(texts) > CHUNK:
-            log.info("vectors    %s of %s texts", f"{start + len(part):,}", f"{len(texts):,}")
+    with resumable(file, (len(texts), encoder.dim), {}) as rows:
+        with progress("vectors", len(texts), lines=len(texts) > CHUNK) as advance:
+            for start in range(rows.done, len(texts), CHUNK):
+                rows.append(unit(encoder.encode(texts[start : start + CHUNK], precision=precision)))
+                advance(rows.done)
+        rows.finish()

@@ -20,8 +20,9 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference import encode as encode_file
-from cse.inference.encode import Texts, check_out, fingerprint, partial_files
+from cse.inference.encode import Texts, check_out, fingerprint
 from cse.inference.encode import encode_file as encode
+from cse.inference.vectors import Rows, partial_files
 from tests.conftest import WORDS
 
 WINDOW = 8
@@ -336,20 +337,20 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 
 def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, monkeypatch):
-    real, calls = encode_file._append, []
+    real, calls = Rows.append, []
 
-    def append(stream, vectors):
+    def append(rows, vectors):
         calls.append(len(vectors))
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        real(stream, vectors)
+        real(rows, vectors)
 
     texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
-    monkeypatch.setattr(encode_file, "_append", append)
+    monkeypatch.setattr(Rows, "append", append)
     with pytest.raises(UserError, match="No space left"):
         encode(encoder, texts, out, precision="fp32", window=WINDOW)
     calls.clear()
-    monkeypatch.setattr(encode_file, "_append", lambda *a: calls.append(len(a[1])) or real(*a))
+    monkeypatch.setattr(Rows, "append", lambda *a: calls.append(len(a[1])) or real(*a))
     encode(encoder, texts, out, precision="fp32", window=WINDOW)
     assert sum(calls) == 43 - 2 * WINDOW
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))

@@ -9,10 +9,10 @@ import pytest
 
 from cse.batch import Example
 from cse.errors import UserError
+from cse.inference.vectors import unit
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbours import open_pool
 from cse.mining.search import Corpus, TeacherRule, mine
-from cse.mining.vectors import unit
 
 
 def circle(*degrees: float) -> np.ndarray:

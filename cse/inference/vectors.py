@@ -1,0 +1,142 @@
+"""Vectors as rows of an array: scaled to length 1, and written to disk so that a killed job resumes.
+
+While a file is written, PATH.partial holds the rows so far, as the .npy file that it will become, and
+PATH.partial.json says how many of them are whole and what they were made from.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.files import atomic_file, read_json, write_json
+
+F = TypeVar("F", bound=np.floating[Any])
+
+
+def unit(vectors: NDArray[F]) -> NDArray[F]:
+    """Rows (n, D) scaled to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[F] = vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
+    return scaled
+
+
+def partial_files(path: Path) -> tuple[Path, Path]:
+    """Where the rows of an unfinished `path` lie, and the note about them."""
+    return path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.partial.json")
+
+
+class Rows:
+    """The rows that are on disk so far.
+
+    Attributes:
+        done: Number of whole rows.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], made_from: dict[str, Any], done: int) -> None:
+        self._path, self._file, self._made_from = path, file, made_from
+        self.done = done
+
+    def append(self, vectors: NDArray[np.float32]) -> None:
+        """Write rows (n, D) behind the others, and count them when they are on the disk."""
+        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done += len(vectors)
+        # The note follows the rows: a kill between the two costs these rows and no more.
+        write_json(partial_files(self._path)[1], {"rows": self.done, "made_from": self._made_from})
+
+    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+        """Give the file its name; or have `convert(rows, file)` make a file of another kind from the rows."""
+        self._file.close()  # Windows renames no open file
+        vectors, about = partial_files(self._path)
+        if convert is None:
+            os.replace(vectors, self._path)
+        else:
+            with atomic_file(self._path) as scratch:
+                convert(vectors, scratch)
+            vectors.unlink()
+        about.unlink()
+
+
+@contextmanager
+def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[Rows]:
+    """Open the unfinished `path` behind its last whole rows; nobody else may have it open.
+
+    Args:
+        path: The file to be. It does not exist before `Rows.finish`; its rows are in `partial_files`.
+        shape: (n, D) of the whole.
+        made_from: What the rows depend on, as JSON. A file of other rows is refused.
+
+    Raises:
+        UserError: Another process is writing it, or it was begun from something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    vectors, _ = partial_files(path)
+    lock = FileLock(path.with_name(f"{path.name}.partial.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"--out {path}: another process is writing it\nfix: wait for it, or give another file"
+        ) from None
+    try:
+        with os.fdopen(os.open(vectors, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
+            header, row = _header(shape), shape[1] * 4
+            done = _whole_rows(path, made_from, len(header), row)
+            file.write(header)
+            file.truncate(len(header) + done * row)
+            file.seek(0, os.SEEK_END)
+            yield Rows(path, file, made_from, done)
+    finally:
+        lock.release()
+        if not vectors.exists():  # finished: the lock has no further use
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
+
+
+def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> int:
+    """How many rows of the partial file are whole; 0 if it is new.
+
+    Raises:
+        UserError: It was made from something else.
+    """
+    vectors, about = partial_files(path)
+    size = vectors.stat().st_size
+    try:
+        known = read_json(about)
+        before, rows = dict(known["made_from"]), int(known["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    if not size:  # killed when all was done, before the note was removed
+        return 0
+    changed = [_change(name, before.get(name), value) for name, value in made_from.items() if before.get(name) != value]
+    if changed:
+        raise UserError(
+            f"{vectors} belongs to an unfinished run with different settings: {', '.join(changed)}\n"
+            "fix: run with the same settings to resume it, or remove the file to start over"
+        )
+    return rows if size >= header + rows * row else 0
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name in {"texts", "checkpoint"}:
+        return f"the {name} changed"
+    return f"{name} was {before} and is {now}"
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """What numpy.save writes before (n, D) float32."""
+    buffer = io.BytesIO()
+    about: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, about)
+    return buffer.getvalue()

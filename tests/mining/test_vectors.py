@@ -1,0 +1,40 @@
+"""Vectors in the cache: a killed job resumes, and ends with the same vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.encoder.model import Encoder
+from cse.mining import vectors
+from tests.conftest import WORDS
+
+
+class Killed(BaseException):
+    """As a signal, it is caught by nobody."""
+
+
+def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(vectors, "CHUNK", 4)
+    encoder = Encoder(tiny_bert, pooler="mean").eval()
+    texts = [f"{WORDS[i]} {WORDS[i + 1]}" for i in range(10)]
+    real, asked = encoder.encode, []
+
+    def encode(rows, **options):
+        asked.append(len(rows))
+        if len(asked) == 3:
+            raise Killed
+        return real(rows, **options)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    with pytest.raises(Killed):
+        vectors.cached_vectors(encoder, "model", texts, "fp32")
+    assert not list(tmp_path.rglob("*.npy"))
+    found = vectors.cached_vectors(encoder, "model", texts, "fp32")
+    assert asked == [4, 4, 2, 2]  # the last of them twice, and nothing else
+    by_hand = np.concatenate([real(texts[i : i + 4]) for i in (0, 4, 8)]).astype(np.float64)
+    by_hand /= np.sqrt((by_hand**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)
+    assert np.array_equal(vectors.cached_vectors(encoder, "model", texts, "fp32"), found)
+    assert len(asked) == 4
