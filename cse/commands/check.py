@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
-    from cse.data.checks import KnowsTexts, examine, warnings
+    from cse.data.checks import KnowsTexts, examine, overlap_warnings
     from cse.data.tokens import TokenStore
     from cse.recipe import build
 
@@ -50,7 +50,7 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
     yield "data", f"{built.data.describe()}; left out: {left_out or 'nothing'}"
     yield from _columns(vars(recipe.config.data.init_args))
     yield from describe(report)
-    for warning in warnings(report):
+    for warning in overlap_warnings(report):
         yield "warning", warning
 
 

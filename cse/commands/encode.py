@@ -30,10 +30,10 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     import torch
 
     from cse.encoder.model import Encoder
-    from cse.inference.encode import Texts, check_out, encode_file
+    from cse.inference.encode import TextFile, check_out, encode_file
 
     check_out(arguments.out)
-    texts = Texts.scan(arguments.texts, arguments.column)
+    texts = TextFile.scan(arguments.texts, arguments.column)
     blank = f", {texts.blank:,} of them blank, encoded as the empty text" if texts.blank else ""
     say("texts", f"{arguments.texts} {texts.rows:,} rows{blank}")
     encoder = Encoder.load(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -82,9 +82,9 @@ def _is_file(text: str) -> bool:
 
 
 def _texts(path: str, column: str) -> list[str]:
-    from cse.inference.encode import Texts
+    from cse.inference.encode import TextFile
 
-    texts = Texts.scan(path, column)
+    texts = TextFile.scan(path, column)
     return [text for window in texts.windows(texts.rows) for text in window]
 
 

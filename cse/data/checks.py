@@ -166,7 +166,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
     return {name: round(count / total, 3) for name, count in counts.most_common() if count >= 0.01 * total}
 
 
-def warnings(report: Mapping[str, Any]) -> list[str]:
+def overlap_warnings(report: Mapping[str, Any]) -> list[str]:
     """What of a report nobody should have to look for: one line, or none."""
     shared = {name: each for name, each in report["overlap"].items() if each["shared_texts"]}
     if not shared:

@@ -1,13 +1,18 @@
-"""What a DataLoader loads: the batch of given rows of an epoch; and the rows of a run that never change."""
+"""What a DataLoader loads: which rows make each step of a run, and the batch of given rows of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from cse.batch import Batch, Example
+from cse.data.samplers import Batches, shuffled
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.interfaces import Collator, RowSource
 
 
@@ -49,3 +54,90 @@ class FixedRows(RowSource):
     def describe(self) -> str:
         """Nothing: this is what a reader expects."""
         return ""
+
+
+class StepBatches:
+    """The rows of every optimizer step, as a function of the step: a run can start at any, on any number of processes.
+
+    Each epoch is its own permutation of the data; the rows left over at its end are dropped, since a smaller batch
+    would have fewer negatives.
+
+    Args:
+        rows: Size of the data, at least one batch.
+        batch_size: Rows of an optimizer step, over all processes.
+        accumulation: Parts of a step, each with its own negatives.
+        seed: The run's.
+        max_steps: Steps of the run. None: as many as `epochs` gives.
+        epochs: Passes over the data, each as long as the first.
+        draw: An epoch's parts (n, batch_size / accumulation) as a `Sampler` draws them. None: a random order.
+
+    Raises:
+        UserError: An epoch has fewer parts than a step.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        *,
+        max_steps: int | None,
+        epochs: float,
+        draw: Callable[[int], Batches] | None = None,
+    ) -> None:
+        self.rows, self.batch_size, self.accumulation, self.seed = rows, batch_size, accumulation, seed
+        self._draw = lru_cache(maxsize=2)(draw or self._permutation)
+        self._ends: list[int] = []  # the step after each epoch
+        self.steps_per_epoch = self._end(0)
+        self.max_steps = max_steps or max(1, round(self.steps_per_epoch * epochs))
+
+    def of_step(self, step: int) -> tuple[int, list[int]]:
+        """Epoch and rows of a step, over all processes."""
+        while not self._ends or self._ends[-1] <= step:
+            self._end(len(self._ends))
+        epoch = bisect_right(self._ends, step)
+        start = (step - (self._ends[epoch - 1] if epoch else 0)) * self.accumulation
+        chosen: list[int] = self._draw(epoch)[start : start + self.accumulation].flatten().tolist()
+        return epoch, chosen
+
+    def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
+        """What one process loads from `step` on, to before `last`: its share of each part of each step."""
+        return ProcessBatches(self, step, rank, processes, self.max_steps if last is None else last)
+
+    def _end(self, epoch: int) -> int:
+        """The step after an epoch, once those before are known."""
+        if epoch == len(self._ends):
+            steps = len(self._draw(epoch)) // self.accumulation
+            if not steps:
+                raise UserError(
+                    f"trainer.accumulation is {self.accumulation}, but the sampler finds fewer batches in the data\n"
+                    "fix: a smaller trainer.accumulation or trainer.batch_size"
+                )
+            self._ends.append(steps + (self._ends[-1] if epoch else 0))
+        return self._ends[epoch]
+
+    def _permutation(self, epoch: int) -> Batches:
+        kept = self.rows // self.batch_size * self.batch_size
+        order = np.array(shuffled(self.rows, self.seed, epoch)[:kept], dtype=np.int64)
+        return order.reshape(-1, self.batch_size // self.accumulation)
+
+
+class ProcessBatches:
+    """A DataLoader's batch sampler: a list of (epoch, row) for each part of each step."""
+
+    def __init__(self, batches: StepBatches, first_step: int, rank: int, processes: int, last_step: int) -> None:
+        self.batches, self.first_step, self.last_step = batches, first_step, last_step
+        self.rank, self.processes = rank, processes
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.batches.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.batches.batch_size // self.batches.accumulation
+        share = size // self.processes
+        for step in range(self.first_step, self.last_step):
+            epoch, rows = self.batches.of_step(step)
+            for part in range(self.batches.accumulation):
+                start = part * size + self.rank * share
+                yield [(epoch, row) for row in rows[start : start + share]]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
-from cse.data.packing import pack
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
 from cse.seeding import torch_rng
 
 Batches = NDArray[np.int64]  # (n, size) row numbers
+TRIES = 64  # batches that are tried for an item
 
 
 class NoDuplicates(Sampler):
@@ -32,7 +31,7 @@ class NoDuplicates(Sampler):
         Raises:
             UserError: There are fewer rows of different texts than a batch has.
         """
-        order = _shuffled(len(data), seed, epoch)
+        order = shuffled(len(data), seed, epoch)
         packed = pack(order, [set(data[row].texts) for row in order], size)
         if not len(packed):
             raise UserError(
@@ -76,7 +75,7 @@ class LabelBatches(Sampler):
                 f"sampler.labels is {self.labels}, but only {enough} labels have the {each} rows that a batch takes\n"
                 "fix: a smaller sampler.labels or trainer.batch_size, or more rows a label"
             )
-        order = _shuffled(len(groups), seed, epoch)
+        order = shuffled(len(groups), seed, epoch)
         packed = pack(order, [{groups[i][0]} for i in order], self.labels)  # (n, P) numbers of groups
         return np.array([group for _, group in groups])[packed].reshape(len(packed), size)
 
@@ -100,10 +99,10 @@ class ClusterBatches(Sampler):
                 f"sampler ClusterBatches: no cluster of the data has the {size} rows of a batch\n"
                 "fix: a smaller trainer.batch_size, or fewer and larger clusters"
             )
-        return np.array([groups[i][1] for i in _shuffled(len(groups), seed, epoch)])
+        return np.array([groups[i][1] for i in shuffled(len(groups), seed, epoch)])
 
 
-def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     """A permutation of an epoch."""
     import torch
 
@@ -114,7 +113,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
 def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str) -> list[tuple[int, list[int]]]:
     """(label, rows) of random groups of `size` rows of one label."""
     rows_of: dict[int, list[int]] = {}
-    for row in _shuffled(len(data), seed, epoch):
+    for row in shuffled(len(data), seed, epoch):
         label = data[row].label
         if label is None:
             raise UserError(f"sampler {name} needs labels, and the data has none\nfix: data.init_args.label_column")
@@ -122,88 +121,40 @@ def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str
     return [(c, r[i : i + size]) for c, r in rows_of.items() for i in range(0, len(r) - size + 1, size)]
 
 
-class StepBatches:
-    """The rows of every optimizer step, as a function of the step: a run can start at any, on any number of processes.
+def pack(items: Sequence[int], keys: Sequence[set[Any]], size: int) -> NDArray[np.int64]:
+    """(n, size) items in batches without a key in common, each into the first batch that has room and none of its keys.
 
-    Each epoch is its own permutation of the data; the rows left over at its end are dropped, since a smaller batch
-    would have fewer negatives.
-
-    Args:
-        rows: Size of the data, at least one batch.
-        batch_size: Rows of an optimizer step, over all processes.
-        accumulation: Parts of a step, each with its own negatives.
-        seed: The run's.
-        max_steps: Steps of the run. None: as many as `epochs` gives.
-        epochs: Passes over the data, each as long as the first.
-        draw: An epoch's parts (n, batch_size / accumulation) as a `Sampler` draws them. None: a random order.
-
-    Raises:
-        UserError: An epoch has fewer parts than a step.
+    After TRIES batches with one of its keys an item goes behind the last of them, so that a key of very many items
+    takes no quadratic time.
     """
-
-    def __init__(
-        self,
-        rows: int,
-        batch_size: int,
-        accumulation: int,
-        seed: int,
-        *,
-        max_steps: int | None,
-        epochs: float,
-        draw: Callable[[int], Batches] | None = None,
-    ) -> None:
-        self.rows, self.batch_size, self.accumulation, self.seed = rows, batch_size, accumulation, seed
-        self._draw = lru_cache(maxsize=2)(draw or self._permutation)
-        self._ends: list[int] = []  # the step after each epoch
-        self.steps_per_epoch = self._end(0)
-        self.max_steps = max_steps or max(1, round(self.steps_per_epoch * epochs))
-
-    def of_step(self, step: int) -> tuple[int, list[int]]:
-        """Epoch and rows of a step, over all processes."""
-        while not self._ends or self._ends[-1] <= step:
-            self._end(len(self._ends))
-        epoch = bisect_right(self._ends, step)
-        start = (step - (self._ends[epoch - 1] if epoch else 0)) * self.accumulation
-        chosen: list[int] = self._draw(epoch)[start : start + self.accumulation].flatten().tolist()
-        return epoch, chosen
-
-    def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
-        """What one process loads from `step` on, to before `last`: its share of each part of each step."""
-        return ProcessBatches(self, step, rank, processes, self.max_steps if last is None else last)
-
-    def _end(self, epoch: int) -> int:
-        """The step after an epoch, once those before are known."""
-        if epoch == len(self._ends):
-            steps = len(self._draw(epoch)) // self.accumulation
-            if not steps:
-                raise UserError(
-                    f"trainer.accumulation is {self.accumulation}, but the sampler finds fewer batches in the data\n"
-                    "fix: a smaller trainer.accumulation or trainer.batch_size"
-                )
-            self._ends.append(steps + (self._ends[-1] if epoch else 0))
-        return self._ends[epoch]
-
-    def _permutation(self, epoch: int) -> Batches:
-        kept = self.rows // self.batch_size * self.batch_size
-        order = np.array(_shuffled(self.rows, self.seed, epoch)[:kept], dtype=np.int64)
-        return order.reshape(-1, self.batch_size // self.accumulation)
+    batches: list[list[int]] = []
+    room = _Room(size, batches)
+    within: dict[Hashable, set[int]] = {}  # the batches that hold a key
+    after: dict[Hashable, int] = {}  # the first batch behind them
+    for item, own in zip(items, keys, strict=True):
+        at, tries = room.first(0), 0
+        while any(at in within.get(key, ()) for key in own):
+            tries += 1
+            at = room.first(at + 1 if tries < TRIES else max(after.get(key, 0) for key in own))
+        if at == len(batches):
+            batches.append([])
+        batches[at].append(item)
+        for key in own:
+            within.setdefault(key, set()).add(at)
+            after[key] = max(after.get(key, 0), at + 1)
+    return np.array([batch for batch in batches if len(batch) == size], dtype=np.int64).reshape(-1, size)
 
 
-class ProcessBatches:
-    """A DataLoader's batch sampler: a list of (epoch, row) for each part of each step."""
+class _Room:
+    """Which batches are not full: a forest over those that are, whose paths are halved as they are walked."""
 
-    def __init__(self, batches: StepBatches, first_step: int, rank: int, processes: int, last_step: int) -> None:
-        self.batches, self.first_step, self.last_step = batches, first_step, last_step
-        self.rank, self.processes = rank, processes
+    def __init__(self, size: int, batches: list[list[int]]) -> None:
+        self.size, self.batches, self._next = size, batches, dict[int, int]()
 
-    def __len__(self) -> int:
-        return (self.last_step - self.first_step) * self.batches.accumulation
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.batches.batch_size // self.batches.accumulation
-        share = size // self.processes
-        for step in range(self.first_step, self.last_step):
-            epoch, rows = self.batches.of_step(step)
-            for part in range(self.batches.accumulation):
-                start = part * size + self.rank * share
-                yield [(epoch, row) for row in rows[start : start + share]]
+    def first(self, at: int) -> int:
+        """The first batch from `at` on that has room; a new one if there is none."""
+        while at < len(self.batches) and len(self.batches[at]) == self.size:
+            following = self._next.get(at, at + 1)
+            self._next[at] = self._next.get(following, following)
+            at = following
+        return at

@@ -131,9 +131,9 @@ def _store(folder: Path) -> Iterator[Store]:
 def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
     kind, name = labellers.split(option, spec)
     if kind == "openai":
-        from cse.feedback.remote import Remote
+        from cse.feedback.remote import Endpoint
 
-        return Remote(
+        return Endpoint(
             name,
             base_url=a.base_url,
             key_env=a.key_env,
@@ -151,9 +151,9 @@ def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
         from cse.feedback.local import Local
 
         return Local(folder, shown, weights, chunk=a.chunk or 16, seed=a.seed)
-    from cse.feedback.raters import CrossEncoder, Encoder
+    from cse.feedback.raters import CrossEncoderRater, EncoderRater
 
-    return (Encoder if kind == "encoder" else CrossEncoder)(folder, shown, weights, chunk=a.chunk or 64)
+    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(folder, shown, weights, chunk=a.chunk or 64)
 
 
 def _extra(text: str | None) -> dict[str, Any]:

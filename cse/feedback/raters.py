@@ -16,7 +16,7 @@ from cse.feedback.store import Reply, now
 DIGITS = 4  # kept of a score: more would be the noise of batching
 
 
-class Encoder:
+class EncoderRater:
     """Cosine of two embeddings; the score is the cosine, 0 where it is negative.
 
     Args:
@@ -51,7 +51,7 @@ class Encoder:
         return [_reply(min(1.0, round(float(cosine), DIGITS))) for cosine in cosines]
 
 
-class CrossEncoder:
+class CrossEncoderRater:
     """The score of a cross-encoder with one output, through a sigmoid.
 
     Args:

@@ -6,15 +6,13 @@ endpoint and nowhere else: it is taken out of every message that could repeat it
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from cse.assets.retry import retry_after as read_retry_after
 from cse.errors import UserError, require_package
 from cse.feedback.answers import SCHEMAS
 from cse.feedback.labellers import Chat, Unanswered
@@ -27,7 +25,7 @@ LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
 _DEFAULT_KEY = "OPENAI_API_KEY"
 
 
-class Remote:
+class Endpoint:
     """Answers of an endpoint.
 
     Args:
@@ -172,7 +170,7 @@ class Remote:
             ) from None  # the error itself holds the request
         again = status >= 500 or status in {408, 409, 425, 429}
         hint = "" if again else " (an endpoint that knows no JSON schema: --response-format text)"
-        retry_after = _retry_after(error.response.headers) if again else None
+        retry_after = read_retry_after(error.response.headers) if again else None
         raise Unanswered(f"http_{status}", detail + hint, again=again, retry_after=retry_after) from None
 
     def _redact(self, text: str) -> str:
@@ -197,24 +195,6 @@ def _key(base_url: str | None, key_env: str | None) -> str | None:
 
 def _sleep(halted: threading.Event, seconds: float) -> None:
     halted.wait(seconds)
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that the endpoint asks to wait: a number, or a date, as HTTP has it."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        seconds = (moment - datetime.now(timezone.utc)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _reply(completion: Any, chat: Chat) -> Reply:

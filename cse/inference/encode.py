@@ -25,7 +25,7 @@ WINDOW_LETTERS = 1 << 22  # a window ends here too, so that long texts do not ma
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class TextFile:
     """The rows of a file, one text each.
 
     Attributes:
@@ -43,7 +43,7 @@ class Texts:
     sha256: str
 
     @classmethod
-    def scan(cls, path: str, column: str = "text") -> Texts:
+    def scan(cls, path: str, column: str = "text") -> TextFile:
         """Read the file once, so that what is wrong with its last row is said before any work.
 
         Raises:
@@ -76,7 +76,7 @@ class Texts:
 
 def encode_file(
     encoder: Encoder,
-    texts: Texts,
+    texts: TextFile,
     out: Path,
     *,
     precision: Precision = "auto",

@@ -19,7 +19,7 @@ from cse.files import read_json
 
 if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
-    from cse.publish.remote import Remote
+    from cse.publish.remote import Repository
 
 ROUNDS = 3  # how often to begin anew where someone else commits meanwhile
 MODEL = re.compile(
@@ -168,13 +168,13 @@ def _check_results(results: Path | None, checkpoint: Path) -> None:
         )
 
 
-def _remote(repo: str, *, private: bool, revision: str | None, create_pr: bool) -> Remote:
-    from cse.publish.remote import Remote
+def _remote(repo: str, *, private: bool, revision: str | None, create_pr: bool) -> Repository:
+    from cse.publish.remote import Repository
 
-    return Remote(repo, private=private, revision=revision, create_pr=create_pr)
+    return Repository(repo, private=private, revision=revision, create_pr=create_pr)
 
 
-def _upload(remote: Remote, folder: Path, finish: Callable[[str | None], _Finished], message: str) -> Upload:
+def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], _Finished], message: str) -> Upload:
     """Finish the folder on top of what is there, and commit it; anew where that is no longer what is there."""
     from cse.publish.remote import Moved
 

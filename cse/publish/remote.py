@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cse.assets.retry import retry_after
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ AGAIN = "what was uploaded is not sent again when the same command runs again"
 
 
 class Moved(Exception):
-    """Someone committed since `Remote.look`."""
+    """Someone committed since `Repository.look`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class State:
     readme: str | None
 
 
-class Remote:
+class Repository:
     """A repository on the Hub that is about to be written to.
 
     huggingface_hub asks again by itself while it uploads large files; its other requests are repeated here.
@@ -272,8 +273,7 @@ def _retry_after(error: BaseException) -> float | None:
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
-    value = headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    return retry_after(headers)
 
 
 def _said(error: BaseException) -> str:

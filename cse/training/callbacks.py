@@ -60,7 +60,7 @@ class Console(Callback):
             return
         figures = [text.format(metrics[key]) for key, text in FIGURES.items() if key in metrics] + [dev]
         say(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
-        for warning in warnings(run, metrics):
+        for warning in run_warnings(run, metrics):
             say("warning", warning)
 
     def on_end(self, run: Run) -> None:
@@ -109,7 +109,7 @@ def _negatives(run: Run, rows: int) -> str:
     return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
 
 
-def warnings(run: Run, metrics: dict[str, float]) -> list[str]:
+def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:
     """Signs of trouble in the figures, in words."""
     found = []
     if metrics.get("neg_cos", 0.0) > COLLAPSED:
@@ -173,5 +173,5 @@ class DataCheck(Callback):
         sets: checks.EvaluationSets = run.evaluator.texts() if isinstance(run.evaluator, checks.KnowsTexts) else {}
         report = checks.examine(run.data, tokens, sets)
         write_json(run.folder / checks.FILE, report)
-        for warning in checks.warnings(report):
+        for warning in checks.overlap_warnings(report):
             say("warning", warning)

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
-from cse.data.loader import Rows
-from cse.data.samplers import StepBatches
+from cse.data.loader import Rows, StepBatches
 from cse.data.tokens import TokenStore
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng

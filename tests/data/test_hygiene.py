@@ -10,7 +10,7 @@ import yaml
 
 from cse import cli
 from cse.data import checks as hygiene
-from cse.data.checks import examine, lengths, overlap, warnings
+from cse.data.checks import examine, lengths, overlap, overlap_warnings
 from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.same_text import same_text_key
 from cse.data.tokens import TokenStore
@@ -146,10 +146,10 @@ def test_languages_and_scripts(data_of, tiny_bert):
 
 def test_an_overlap_is_one_line():
     report = {"overlap": {"A": {"shared_texts": 3, "texts": 1200}, "B": {"shared_texts": 0, "texts": 5}}}
-    (line,) = warnings(report)
+    (line,) = overlap_warnings(report)
     assert "A 3 of 1,200" in line
     assert "B" not in line
-    assert warnings({"overlap": {"B": report["overlap"]["B"]}}) == []
+    assert overlap_warnings({"overlap": {"B": report["overlap"]["B"]}}) == []
 
 
 # -- In a run --------------------------------------------------------------------------------------------------------

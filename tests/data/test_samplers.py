@@ -10,7 +10,8 @@ import yaml
 
 from cse import recipe as recipes
 from cse.batch import Example
-from cse.data.samplers import ClusterBatches, LabelBatches, NoDuplicates, StepBatches
+from cse.data.loader import StepBatches
+from cse.data.samplers import ClusterBatches, LabelBatches, NoDuplicates
 from cse.errors import UserError
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, weights

@@ -168,10 +168,10 @@ def test_retry_after_holds_everybody_back(tmp_path):
 
 
 def test_retry_after_as_a_date_and_a_wait_that_is_too_long(tmp_path, capsys):
-    from cse.feedback.remote import _retry_after
+    from cse.assets.retry import retry_after
 
-    assert 50 < _retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) <= 60
-    assert [_retry_after({"retry-after": value}) for value in ("2", "-1", "soon")] == [2.0, 0.0, None]
+    assert 50 < retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) <= 60
+    assert [retry_after({"retry-after": value}) for value in ("2", "-1", "soon")] == [2.0, 0.0, None]
     write_pairs(tmp_path, ["limited"])
     with Server({"limited": ["status:429:86400"]}) as server:
         assert cli.main(command(tmp_path, server.url)) == 3

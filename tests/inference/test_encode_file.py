@@ -20,7 +20,7 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference import encode as encode_file
-from cse.inference.encode import Texts, check_out, fingerprint
+from cse.inference.encode import TextFile, check_out, fingerprint
 from cse.inference.encode import encode_file as encode
 from cse.inference.vectors import Rows, partial_files
 from tests.conftest import WORDS
@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 
 def lines(rows: int) -> list[str]:
-    """Texts of 0 to 12 words, each other than the one before."""
+    """TextFile of 0 to 12 words, each other than the one before."""
     return [" ".join(WORDS[(i * 7 + j) % len(WORDS)] for j in range(i * 5 % 13)) for i in range(rows)]
 
 
@@ -75,7 +75,7 @@ def kill_after(windows: int):
 
 
 def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
-    shape = encode(encoder, Texts.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW)
+    shape = encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW)
     texts = lines(43)
     assert shape == (43, 16)
     assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, texts))
@@ -85,7 +85,9 @@ def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
 
 
 def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
-    encode(encoder, Texts.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW, dims=5, normalize=True)
+    encode(
+        encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW, dims=5, normalize=True
+    )
     want = by_hand(encoder, lines(43))[:, :5].astype(np.float64)
     want /= np.sqrt((want**2).sum(1, keepdims=True))
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), want, atol=1e-6)
@@ -95,7 +97,7 @@ def test_parquet_has_row_numbers_and_vectors(encoder, file, tmp_path, monkeypatc
     from pyarrow import parquet
 
     monkeypatch.setattr(encode_file, "WINDOW", 10)  # of a row group
-    encode(encoder, Texts.scan(str(file)), tmp_path / "v.parquet", precision="fp32", window=WINDOW)
+    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.parquet", precision="fp32", window=WINDOW)
     table = parquet.read_table(tmp_path / "v.parquet")
     assert table["row"].to_pylist() == list(range(43))
     assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[16]"
@@ -114,7 +116,7 @@ def test_every_kind_of_file_has_one_vector_a_row(encoder, tmp_path):
         stream.write("\n".join(texts) + "\n")
     want = npy(encoder.encode(texts))
     for name in ("t.tsv", "t.csv", "t.jsonl", "t.txt.gz"):
-        found = Texts.scan(str(tmp_path / name), "said")
+        found = TextFile.scan(str(tmp_path / name), "said")
         assert (found.rows, found.blank) == (3, 1), name
         encode(encoder, found, tmp_path / "v.npy", precision="fp32")
         assert (tmp_path / "v.npy").read_bytes() == want, name
@@ -133,7 +135,7 @@ def test_the_command_says_what_it_did(tiny_bert, file, tmp_path, capsys):
 def test_windows_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(encode_file, "WINDOW_LETTERS", 10)
     (tmp_path / "t.txt").write_text("aaaa\nbbbb\ncccc\nd\n\n\ne\n" + "f" * 99 + "\ng\n")
-    texts = Texts.scan(str(tmp_path / "t.txt"))
+    texts = TextFile.scan(str(tmp_path / "t.txt"))
     windows = list(texts.windows(4))
     assert windows == [["aaaa", "bbbb"], ["cccc", "d", "", ""], ["e"], ["f" * 99], ["g"]]
     for i in range(len(windows)):
@@ -146,7 +148,7 @@ def test_windows_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypat
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("torn", [b"", b"half a row of the next"])
 def test_killed_after_any_window_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
-    texts, whole = Texts.scan(str(file)), tmp_path / f"whole{suffix}"
+    texts, whole = TextFile.scan(str(file)), tmp_path / f"whole{suffix}"
     encode(encoder, texts, whole, precision="fp32", window=WINDOW)
     real, seen = encoder.encode, []
     monkeypatch.setattr(encoder, "encode", lambda rows, **options: seen.append(len(rows)) or real(rows, **options))
@@ -194,7 +196,7 @@ def _rows(out) -> int:
 
 @pytest.mark.parametrize("damage", ["no note", "note that is no JSON", "fewer vectors than noted", "no vectors"])
 def test_what_cannot_be_trusted_is_done_again(encoder, file, tmp_path, damage):
-    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+    texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
     with pytest.raises(Killed):
         encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=kill_after(3))
     vectors, note = partial_files(out)
@@ -214,10 +216,10 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
     out = tmp_path / "v.npy"
     before = {"precision": "fp32", "window": WINDOW}
     with pytest.raises(Killed):
-        encode(encoder, Texts.scan(str(file)), out, **before, progress=kill_after(2))
+        encode(encoder, TextFile.scan(str(file)), out, **before, progress=kill_after(2))
     kept = [path.read_bytes() for path in partial_files(out)]
     (tmp_path / "other.txt").write_text(file.read_text().replace("cat", "dog"))
-    texts, others = Texts.scan(str(file)), Texts.scan(str(tmp_path / "other.txt"))
+    texts, others = TextFile.scan(str(file)), TextFile.scan(str(tmp_path / "other.txt"))
     cases = {
         "the texts changed": (encoder, others, before),
         "the checkpoint changed": (Encoder(tiny_bert, pooler="cls"), texts, before),
@@ -234,7 +236,7 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
 
 
 def test_two_at_once_are_refused(encoder, file, tmp_path):
-    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+    texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
 
     def second(rows: int) -> None:
         with pytest.raises(UserError, match="another process"):
@@ -285,7 +287,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
     for rows in (200, 4000):
         path = tmp_path / f"{rows}.txt"
         path.write_text("word\n" * rows)
-        texts = Texts.scan(str(path))
+        texts = TextFile.scan(str(path))
         tracemalloc.start()
         encode(Wide(), texts, tmp_path / f"{rows}{suffix}", window=100)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -345,7 +347,7 @@ def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, 
             raise OSError(28, "No space left on device")
         real(rows, vectors)
 
-    texts, out = Texts.scan(str(file)), tmp_path / "v.npy"
+    texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
     monkeypatch.setattr(Rows, "append", append)
     with pytest.raises(UserError, match="No space left"):
         encode(encoder, texts, out, precision="fp32", window=WINDOW)
@@ -357,7 +359,7 @@ def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, 
 
 
 def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
-    texts = Texts.scan(str(file))
+    texts = TextFile.scan(str(file))
     file.write_text(file.read_text() + "the cat\n")
     with pytest.raises(UserError, match="changed while"):
         encode(encoder, texts, tmp_path / "v.npy", precision="fp32", window=WINDOW)

@@ -186,7 +186,7 @@ def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_pat
     Trainer(run).fit()
     tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
     run.collator.setup(tokens, 7)
-    from cse.data.samplers import StepBatches
+    from cse.data.loader import StepBatches
 
     _, rows = StepBatches(len(run.data), 8, 2, 7, max_steps=1, epochs=1).of_step(0)
     losses = []
@@ -198,7 +198,7 @@ def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_pat
 
 
 def test_the_same_batches_whatever_the_number_of_processes():
-    from cse.data.samplers import StepBatches
+    from cse.data.loader import StepBatches
 
     batches = StepBatches(103, 12, 2, 5, max_steps=20, epochs=1)
     single = [row for part in batches.of_process(3, 0, 1) for _, row in part]
