@@ -20,11 +20,11 @@ class Example:
     """One row of data: the anchor, then its positives, then its hard negatives.
 
     Attributes:
-        texts: Anchor first. A single text means that its views are made by the collator.
+        texts: Anchor first. If there is a single text, the collator makes the views of it.
         num_positives: How many of the texts after the anchor are positives; the rest are hard negatives.
         score: Graded similarity in [0, 1], for scored pairs.
         label: A class, for label-aware samplers and objectives.
-        weight: How much the row counts in the mean of an objective; None: as much as any.
+        weight: How much the row counts in an objective, >= 0; a row of weight 2 counts as two. None: 1.
         row_id: Position in the data set, which seeds everything random about the row.
     """
 
@@ -43,8 +43,8 @@ ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight")
 class Batch:
     """What a collator makes of a list of examples. View 0 is the anchor, 1..P the positives, the rest hard negatives.
 
-    An objective sees the fields of a row (`ROW_FIELDS` and extras) gathered over all processes, as it sees the
-    embeddings; the fields of tokens stay this process's own, at `StepContext.local_rows` of the gathered batch.
+    An objective sees the row fields (`ROW_FIELDS`) gathered over all processes, as it sees the embeddings. The token
+    fields are those of this process, at `StepContext.local_rows` of the gathered batch.
 
     Attributes:
         input_ids: (B, V, L) token ids, right-padded.
@@ -55,10 +55,9 @@ class Batch:
         row_id: (B,) positions in the data set.
         score: (B,) graded similarity in [0, 1].
         label: (B,) classes.
-        weight: (B,) how much each row counts, 0 or more. None: all alike.
+        weight: (B,) how much each row counts, >= 0. None: all alike.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
-        extras: Further tensors of leading dimension B that one method needs.
     """
 
     input_ids: Tensor
@@ -72,7 +71,6 @@ class Batch:
     weight: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -85,25 +83,22 @@ class Batch:
         return int(self.input_ids.shape[1])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that is present, by field name; those of `extras` as `extras.NAME`."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"num_positives", "extras"}}
-        found |= {f"extras.{name}": value for name, value in self.extras.items()}
+        """Every tensor that is present, by field name."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_positives"}
         return {name: value for name, value in found.items() if value is not None}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
         """The same batch over other tensors, named as `tensors()` names them."""
-        own = {name: value for name, value in tensors.items() if not name.startswith("extras.")}
-        extras = {name.removeprefix("extras."): t for name, t in tensors.items() if name.startswith("extras.")}
-        return Batch(num_positives=self.num_positives, extras=extras, **own)
+        return Batch(num_positives=self.num_positives, **tensors)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return self.with_tensors({name: t.to(device, non_blocking=True) for name, t in self.tensors().items()})
 
     def widened(self, views: int) -> Batch:
-        """The same rows with `views` views each and a `view_mask`; views that are not there look like the anchor.
+        """The same rows with `views` views each and a `view_mask`; the added views repeat the anchor.
 
-        Processes gather their views, so all must have as many. What is not there has no masked-LM labels.
+        Processes gather their views, so all processes must have the same number. Added views have no masked-LM labels.
         """
         import torch
 
@@ -119,36 +114,37 @@ class Batch:
         return self.with_tensors(tensors)
 
     def require(self, name: str, objective: str) -> Tensor:
-        """The named tensor, or an error that names the field and who needs it.
+        """The named tensor, or an error that names the field and the objective that needs it.
 
         Raises:
             ValueError: The batch has no such field.
         """
         value = self.tensors().get(name)
         if value is None:
-            raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not give")
+            raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not provide")
         return value
 
     def require_score(self, objective: str) -> Tensor:
-        """The graded similarities (B,), after a look at their range.
+        """The graded similarities (B,), checked to lie in [0, 1].
 
         Raises:
-            ValueError: The batch has none, or one is outside [0, 1].
+            ValueError: The batch has no scores, or one is outside [0, 1].
         """
         score = self.require("score", objective)
         if not bool(((score >= 0) & (score <= 1)).all()):
-            reach = f"{score.min():g} to {score.max():g}"
-            raise ValueError(f"{objective} needs scores in [0, 1]; those of Batch.score are {reach}")
+            raise ValueError(
+                f"{objective} needs scores in [0, 1]; Batch.score ranges from {score.min():g} to {score.max():g}"
+            )
         return score
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
-    """What an encoder makes of n rows of token ids.
+    """The vectors of n rows of token ids.
 
     Attributes:
         embedding: (n, D) what `encode()` returns and a checkpoint exports.
-        projected: (n, D') what objectives compare; the embedding itself where there is no training head.
+        projected: (n, D') what objectives compare: the embedding after the training head, or itself without one.
     """
 
     embedding: Tensor
@@ -178,10 +174,10 @@ class Views:
         return cls(projected[:, 0], projected[:, 1 : 1 + p], projected[:, 1 + p :], embedding)
 
     def require_pair(self, objective: str) -> Tensor:
-        """The second text of each row (B, D'), where rows are pairs.
+        """The second text of each row (B, D').
 
         Raises:
-            ValueError: They are not.
+            ValueError: The rows are not pairs.
         """
         if self.positive.shape[1] != 1 or self.negative.shape[1]:
             count = 1 + self.positive.shape[1] + self.negative.shape[1]
@@ -191,7 +187,7 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """A scalar to minimise, and detached scalars to log."""
+    """A scalar to minimize, and detached scalars to log."""
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
+    from typing_extensions import Self
 
     from cse.encoder.model import Encoder
 
@@ -60,21 +61,32 @@ class StepContext:
 
 
 class Objective(nn.Module, ABC):
-    """A training loss: a function of embeddings and a batch. It never tokenises, logs, steps or gathers by hand.
+    """A training loss: a function of embeddings and a batch. It never tokenizes, logs or steps.
+
+    It sees the views and the row fields of the whole batch, gathered over all processes. The token fields are those of
+    this process; what an objective computes from them it combines through the step's context.
 
     Attributes:
         requires: Names of the optional Batch fields that `forward` reads.
         cacheable: Whether the loss depends on the encoder through `views` only, so that gradients can be cached.
         contrasts: Whether the other rows of a batch serve as negatives.
-        uses_views: Whether `forward` reads `views`; if not, the batch's views are not encoded, and `views` is empty.
-        weighs_rows: Whether the loss is a mean over rows that honours `Batch.weight`.
+        uses_views: Whether `forward` reads `views`. If not, the batch's views are not encoded, and `views` is empty.
+        weighs_rows: Whether the loss honors `Batch.weight`: a row of weight 2 counts as two rows.
     """
 
     requires: frozenset[str] = frozenset()
-    cacheable: ClassVar[bool] = True
-    contrasts: ClassVar[bool] = True
-    uses_views: ClassVar[bool] = True
-    weighs_rows: ClassVar[bool] = False
+    cacheable: bool = True
+    contrasts: bool = True
+    uses_views: bool = True
+    weighs_rows: bool = False
+
+    def inherit_flags(self, *terms: Objective) -> None:
+        """Set the five flags to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
+        self.requires = frozenset().union(*(term.requires for term in terms))
+        self.cacheable = all(term.cacheable for term in terms)
+        self.contrasts = any(term.contrasts for term in terms)
+        self.uses_views = any(term.uses_views for term in terms)
+        self.weighs_rows = all(term.weighs_rows for term in terms)
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""
@@ -242,17 +254,25 @@ class Augmentation(ABC):
 
 
 class Teacher(nn.Module, ABC):
-    """A second opinion on similarity. Never trained by gradient, never exported."""
+    """A second opinion on the batch's texts, which an objective holds as an attribute and asks in `forward`.
+
+    A teacher is never trained by gradient and never exported. It stays in evaluation mode while the objective trains,
+    so that its opinion does not change with dropout.
+    """
 
     def setup(self, encoder: Encoder) -> None:
-        """Build what depends on the encoder."""
+        """Build what depends on the encoder. The objective calls it in its own `setup`."""
 
-    def update(self, encoder: Encoder) -> None:
-        """Follow the encoder after a step, where the teacher moves."""
+    def follow(self, encoder: Encoder) -> None:
+        """Move after the encoder, if the teacher moves. The objective calls it in `after_step`."""
 
     @abstractmethod
-    def similarity(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """(B, N) similarity of anchors and candidates, without gradient."""
+    def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """The teacher's vectors (B, V, Dt) of the views of all processes, without gradient."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever `mode` is."""
+        return super().train(False)
 
 
 class SentenceEncoder(Protocol):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from cse.encoder.backbone import explained, locate
+from cse.encoder.fast.batching import chunk_overhead, length_chunks
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,3 +40,52 @@ def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
             "fix: give a masked language model, such as asset:mini, bert-base-uncased or distilroberta-base"
         )
     return model.eval().requires_grad_(False), tokenizer
+
+
+class TokenGenerator:
+    """A frozen masked LM that fills in masked texts. It is not a module, so that no checkpoint holds a copy of it.
+
+    Args:
+        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.
+        tokenizer: The tokenizer of the texts, whose vocabulary the masked LM must share.
+        dropout: Whether the dropout of the masked LM is on.
+        option: The option that names the source, for error messages, such as `objective.generator`.
+
+    Raises:
+        UserError: The masked LM cannot be loaded, has no trained head, or has another vocabulary.
+    """
+
+    def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase, *, dropout: bool, option: str) -> None:
+        model, own = load_masked_lm(source, option=option)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"{option} {source!r} has another vocabulary than the encoder, which cannot read its tokens\n"
+                "fix: give a masked LM with the backbone's tokenizer (distilbert-base-uncased for bert-base-uncased, "
+                "distilroberta-base for roberta-base)"
+            )
+        self.model = model.train(dropout)
+
+    @torch.no_grad()
+    def __call__(self, masked_ids: Tensor, mask: Tensor, chance: Tensor | None = None) -> Tensor:
+        """Token ids (n, L) for masked texts (n, L), at every position; the ids at padding have no meaning.
+
+        Args:
+            masked_ids: (n, L).
+            mask: (n, L) the attention mask.
+            chance: (n, L) uniform in [0, 1). Each token is drawn: the first token whose cumulative probability exceeds
+                its chance. None: each is the most probable token.
+        """
+        self.model.to(masked_ids.device)
+        lengths = mask.sum(1).tolist()
+        filled = masked_ids.clone()
+        for rows in length_chunks(lengths, chunk_overhead(masked_ids.device)):
+            longest = max(lengths[i] for i in rows)
+            index = torch.tensor(rows, device=masked_ids.device)
+            logits = self.model(input_ids=masked_ids[index, :longest], attention_mask=mask[index, :longest]).logits
+            if chance is None:
+                filled[index, :longest] = logits.argmax(-1)
+            else:
+                cumulative = logits.double().softmax(-1).cumsum(-1)  # (rows, longest, vocabulary)
+                drawn = torch.searchsorted(cumulative, chance[index, :longest, None].double(), right=True)
+                filled[index, :longest] = drawn.squeeze(-1).clamp_max(logits.shape[-1] - 1)
+        return filled

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import paired_cosine
+from cse.objectives.functional import paired_cosine, weighted_mean
 
 
 class CLAIF(Objective):
@@ -15,20 +13,22 @@ class CLAIF(Objective):
         L = mean_i ( cos(u_i, v_i) - y_i )^2
 
     The loss of the paper (Findings of ACL 2023) for pairs whose similarity y a language model gave; any graded
-    similarity will do. There is no temperature and there are no in-batch negatives; u and v are treated alike.
+    similarity serves. The loss has no temperature and no in-batch negatives, and treats u and v alike. If rows have
+    weights (`Batch.weight`), the mean is weighted.
 
     Raises:
-        ValueError: The batch has no score, one outside [0, 1], or not two texts a row.
+        ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
 
     Source: xiami2019/CLAIF, run_training.py:214 (sentence-transformers' CosineSimilarityLoss).
     """
 
     requires = frozenset({"score"})
-    contrasts: ClassVar[bool] = False
+    contrasts = False
+    weighs_rows = True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean squared error of the batch's pairs."""
         score = batch.require_score("CLAIF")  # (B,)
         cosine = paired_cosine(views.anchor, views.require_pair("CLAIF"))  # (B,)
-        loss = (cosine - score).square().mean()
+        loss = weighted_mean((cosine - score).square(), batch.weight)
         return LossOutput(loss, {"rmse": loss.detach().sqrt()})

@@ -43,6 +43,7 @@ class CLHAIF(Objective):
     """
 
     requires = frozenset({"score"})
+    weighs_rows = True
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class CLHAIF(Objective):
             mask=pairs.mask,
             bias=pairs.own_negative * self.hard_negative_weight,
             row_weight=score if self.smooth == "positive" else None,
+            weight=batch.weight,
         )
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
@@ -16,22 +13,26 @@ from cse.objectives.functional import paired_cosine
 class CoSENT(Objective):
     """The order of scored pairs, not their values: each pair should be closer than every pair with a lower score.
 
-        L = log( 1 + sum_{(i, j): y_i > y_j} e^{(c_j - c_i)/t} ),    c_i = cos(u_i, v_i)
+        L = log( 1 + sum_{(i, j): y_i > y_j} w_i w_j e^{(c_j - c_i)/t} ),    c_i = cos(u_i, v_i)
 
     The alternative to CLAIF's regression for scores whose scale is not a cosine's. Spearman's correlation, by which
-    sentence embeddings are judged, depends on the order alone as well.
+    sentence embeddings are judged, depends on the order alone as well. The weights w are 1 unless rows have others
+    (`Batch.weight`). A row of weight 2 counts as the row given twice. The loss is not a mean, so that a common factor
+    of all weights changes it.
 
     Args:
         temperature: t, dimensionless, > 0 (Su: 0.05, as lambda = 20).
 
     Raises:
-        ValueError: The temperature is not positive, the batch has no score or one outside [0, 1], or no pairs.
+        UserError: The temperature is not positive.
+        ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
 
     Source: bojone/CoSENT, cosent.py; UKPLab/sentence-transformers, losses/CoSENTLoss.py.
     """
 
     requires = frozenset({"score"})
-    contrasts: ClassVar[bool] = False
+    contrasts = False
+    weighs_rows = True
 
     def __init__(self, *, temperature: float = 0.05) -> None:
         super().__init__()
@@ -43,11 +44,11 @@ class CoSENT(Objective):
         score = batch.require_score("CoSENT")  # (B,)
         scaled = paired_cosine(views.anchor, views.require_pair("CoSENT")) / self.temperature  # (B,)
         ordered = score[:, None] > score[None, :]  # (B, B) row above column
-        excess = (scaled[None, :] - scaled[:, None])[ordered]  # c_j - c_i
+        excess = scaled[None, :] - scaled[:, None]  # (B, B) c_j - c_i
+        if batch.weight is not None:
+            log_weight = batch.weight.to(excess.dtype).log()  # (B,) -inf at 0: the row is in no pair
+            excess = excess + log_weight[None, :] + log_weight[:, None]
+        excess = excess[ordered]
         loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess]), 0)
-        return LossOutput(loss, {"inversions": _share(excess.detach() > 0)})
-
-
-def _share(wrong: Tensor) -> Tensor:
-    """() how many of them, as a fraction; 0 of none."""
-    return wrong.float().sum() / max(1, wrong.numel())
+        wrong = scaled.detach()[None, :] > scaled.detach()[:, None]
+        return LossOutput(loss, {"inversions": (wrong & ordered).float().sum() / ordered.sum().clamp_min(1)})

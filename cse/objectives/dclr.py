@@ -11,10 +11,11 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
+from cse.teachers.frozen import FrozenEncoder
 
 
 class DCLR(Objective):
@@ -53,6 +54,8 @@ class DCLR(Objective):
     Source: RUCAIBox/DCLR, simcse/models.py:676-710.
     """
 
+    weighs_rows = True
+
     def __init__(
         self,
         *,
@@ -70,55 +73,39 @@ class DCLR(Objective):
         require_within("[-1, 1]", "objective", threshold=threshold)
         require_at_least(0, "objective", noise_ratio=noise_ratio, ascent_steps=ascent_steps)
         self.complement, self.complement_pooler = complement, complement_pooler
+        self.teacher = FrozenEncoder(source=complement, pooler=complement_pooler)
         self.temperature, self.threshold, self.noise_ratio = temperature, threshold, noise_ratio
         self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the complementary encoder; in a tuple, so that it is no part of this module's weights."""
-        other = Encoder.load(self.complement, pooler=self.complement_pooler).requires_grad_(False).eval()
-        if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
-            raise UserError(
-                f"objective.complement {self.complement} has another vocabulary than encoder {encoder.source}\n"
-                "fix: give a checkpoint that was trained from the same backbone"
-            )
-        self._frozen = (other,)
+        """Load the complementary encoder."""
+        self.teacher.setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         size, width = views.anchor.shape
         noise = torch.randn(int(size * self.noise_ratio), width, generator=ctx.generator)  # (K, D')
         noise = noise.to(views.anchor.device, torch.promote_types(views.anchor.dtype, noise.dtype))
-        return self.loss(views, batch, self._judge(batch, ctx), noise)
+        vectors = self.teacher.embed(batch, ctx)  # (B, V, Dt)
+        judged = in_batch(Views.split(vectors, vectors, batch.num_positives), batch).cosine  # (B, N)
+        return self.loss(views, batch, judged, noise)
 
     def loss(self, views: Views, batch: Batch, judged: Tensor, noise: Tensor) -> LossOutput:
         """The loss, given the complement's cosines (B, N) of anchors and candidates, and noise (K, D') yet to move."""
         pairs = in_batch(views, batch)
         removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
-        noise = self._ascend(noise, views.anchor.detach(), pairs)
+        noise = self._ascend(noise, views.anchor.detach(), pairs, batch.weight)
         logits = torch.cat([pairs.cosine, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
         present = torch.ones_like(removed) if pairs.mask is None else pairs.mask
         target = _widen(pairs.positive, len(noise), 0.0)
         mask, gone = _widen(present, len(noise), True), _widen(removed, len(noise), False)
         if self.form == "removal":
-            loss = contrast(logits, target, mask=mask & ~gone).loss
+            loss = contrast(logits, target, mask=mask & ~gone, weight=batch.weight).loss
         else:
-            loss = all_entries_bce(logits.masked_fill(gone, 0.0), target, mask)
+            loss = all_entries_bce(logits.masked_fill(gone, 0.0), target, mask, batch.weight)
         return LossOutput(loss, {"removed": removed.float().sum(1).mean()})
 
-    @torch.no_grad()
-    def _judge(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """(B, N) the complement's cosine of anchors and candidates."""
-        (other,) = self._frozen
-        ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L), this process's
-        same = bool((ids == ids[:, :1]).all())  # dropout views: without dropout they are one
-        width = 1 if same else batch.views
-        other.to(ids.device)
-        vectors = other(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()
-        vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, D)
-        vectors = ctx.gather(vectors.contiguous())  # (B, V, D)
-        return in_batch(Views.split(vectors, vectors, batch.num_positives), batch).cosine
-
-    def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch) -> Tensor:
+    def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch, weight: Tensor | None = None) -> Tensor:
         """Noise (K, D') moved to where it raises the plain loss."""
         logits = pairs.cosine.detach() / self.temperature
         target = _widen(pairs.positive, len(noise), 0.0)
@@ -127,7 +114,7 @@ class DCLR(Objective):
             with torch.enable_grad():
                 noise = noise.detach().requires_grad_()
                 every = torch.cat([logits, cosine_matrix(anchor, noise) / self.temperature], 1)
-                (gradient,) = torch.autograd.grad(contrast(every, target, mask=mask).loss, noise)
+                (gradient,) = torch.autograd.grad(contrast(every, target, mask=mask, weight=weight).loss, noise)
             noise = noise.detach() + self.ascent_rate * F.normalize(gradient, dim=-1, eps=1e-30)
         return noise
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.backbone import merged_state, no_pooler
+from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least, require_positive
+from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast
-from cse.objectives.rtd import Discriminator, Generator
 
 
 class DiffCSE(Objective):
@@ -53,6 +54,7 @@ class DiffCSE(Objective):
     """
 
     requires = frozenset({"masked_ids"})
+    weighs_rows = True
 
     def __init__(
         self,
@@ -78,14 +80,17 @@ class DiffCSE(Objective):
         """Build discriminator, projector and generator."""
         self.discriminator = Discriminator(encoder)
         self.projector = projector(encoder.dim, encoder.hidden_size)
-        self.masked_lm = Generator(self.generator, encoder, dropout=self.generator_dropout)
+        self.masked_lm = TokenGenerator(
+            self.generator, encoder.tokenizer, dropout=self.generator_dropout, option="objective.generator"
+        )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
         projected = self.projector(rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
         pairs = in_batch(Views.split(projected, views.embedding, batch.num_positives), batch)
-        contrastive = contrast(pairs.cosine / self.temperature, pairs.positive, mask=pairs.mask)
+        logits = pairs.cosine / self.temperature  # (B, N)
+        contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
         rtd, metrics = self.detection(projected, batch, ctx)
         metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}
         return LossOutput(contrastive.loss + self.rtd_weight * rtd, metrics)
@@ -99,7 +104,9 @@ class DiffCSE(Objective):
         edited, mask, replaced = (F.pad(t, (0, length - ids.shape[1])) for t in (edited, mask, replaced))
 
         logits = self.discriminator(edited, mask, projected[ctx.local_rows].flatten(0, 1)).float()  # (n, length, 2)
-        counted = torch.ones_like(mask) if self.padding == "counted" else mask
+        counted = torch.ones_like(mask) if self.padding == "counted" else mask  # (n, length)
+        if batch.weight is not None:  # a position counts as much as its row
+            counted = counted * batch.weight[ctx.local_rows].repeat_interleave(batch.views)[:, None]
         losses = F.cross_entropy(logits.flatten(0, 1), replaced.flatten(), reduction="none") * counted.flatten()
         rtd = ctx.all_sum(losses.sum()) / ctx.all_sum(counted.sum().float())
 
@@ -139,3 +146,42 @@ def projector(width: int, hidden: int) -> nn.Sequential:
         nn.Linear(2 * hidden, hidden, bias=False),
         nn.BatchNorm1d(hidden, affine=False, track_running_stats=False),
     )
+
+
+class Discriminator(nn.Module):
+    """A second backbone that tells replaced tokens from original ones, given the vector of the original text.
+
+    The vector takes the place of the first token's embedding, after the embeddings' LayerNorm and dropout and before
+    the first layer: a hook on the model's own embeddings, so that no model file is patched.
+
+    Source: voidism/DiffCSE, diffcse/modeling_bert.py:960-961, modeling_roberta.py:799-800, train.py:373-388.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        config = encoder.backbone.config
+        embeddings, width = getattr(encoder.backbone, "embeddings", None), getattr(config, "embedding_size", None)
+        if not isinstance(embeddings, nn.Module) or width not in {None, encoder.hidden_size}:
+            raise UserError(
+                f"DiffCSE puts the sentence's vector in place of an embedding, and a {config.model_type} backbone has "
+                "no place for it\nfix: use a BERT or RoBERTa backbone, such as asset:mini"
+            )
+        self.backbone = AutoModel.from_config(config, **no_pooler(config)).float()
+        self.backbone.load_state_dict(merged_state(encoder.backbone))
+        self.head = nn.Linear(encoder.hidden_size, 2)
+
+    def forward(self, ids: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
+        """(n, L, 2) logits of "original" and "replaced" for ids (n, L), given vectors (n, H)."""
+
+        def put(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
+            return torch.cat([condition[:, None].to(embedded.dtype), embedded[:, 1:]], 1)
+
+        hook = self.backbone.embeddings.register_forward_hook(put)
+        try:
+            states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, L, H)
+        finally:
+            hook.remove()
+        logits: Tensor = self.head(states)
+        return logits

@@ -15,9 +15,9 @@ class Contrast(NamedTuple):
     """The result of `contrast`.
 
     Attributes:
-        loss: () mean over the rows that have a positive, weighted where the rows have weights.
+        loss: () mean over the rows that have a positive, weighted if the rows have weights.
         rows: (A,) loss of each row; 0 where it has no positive.
-        skipped: () how many rows have none.
+        skipped: () number of rows without a positive.
     """
 
     loss: Tensor
@@ -102,7 +102,7 @@ def contrast(
 
 
 def _mean(rows: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
-    """() the mean of rows (A,) where valid, by weight; 0 if nothing counts."""
+    """() the weighted mean of the valid rows (A,); 0 if no row counts."""
     if weight is None:
         return rows.sum() / valid.sum().clamp_min(1)
     counted = weight.to(rows.dtype) * valid
@@ -125,15 +125,18 @@ def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: T
     return torch.logaddexp(scores, alone)  # (A, N)
 
 
-def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of each row's softmax p, averaged over all unmasked entries: DCLR's program.
 
         - mean_{ij} [ y_ij log p_ij + (1 - y_ij) log(1 - p_ij) ]
+
+    An entry weighs as much as its row.
 
     Args:
         logits: (A, N).
         target: (A, N) 1 on positives, 0 elsewhere.
         mask: (A, N) True where the entry takes part.
+        weight: (A,) how much each row counts. None: all alike.
 
     Returns:
         (), in float32 at least, and finite where p rounds to 1.
@@ -143,8 +146,15 @@ def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     largest = -torch.finfo(scores.dtype).eps
     log_rest = torch.log(-torch.expm1(log_p.clamp_max(largest)))  # log(1 - p)
     terms = torch.where(target > 0, log_p, log_rest).masked_fill(~mask, 0.0)
-    loss: Tensor = -terms.sum() / mask.sum().clamp_min(1)
-    return loss
+    if weight is None:
+        return -terms.sum() / mask.sum().clamp_min(1)
+    counted = weight.to(scores.dtype)[:, None].expand_as(terms)
+    return -_mean(terms.flatten(), mask.flatten(), counted.flatten())
+
+
+def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """() the mean of a loss per row (B,), sum_i w_i l_i / sum_i w_i if the rows have weights (B,); 0 if all are 0."""
+    return rows.mean() if weight is None else _mean(rows, torch.ones_like(rows, dtype=torch.bool), weight)
 
 
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
@@ -160,13 +170,15 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """Log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
 
-    0 when all vectors are alike; smaller is more uniform (-2t for antipodal pairs).
+    0 when all vectors are equal; smaller is more uniform (-2t for antipodal pairs).
     """
     return torch.pdist(normalize(x)).pow(2).mul(-t).exp().mean().log()
 
 
-def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tensor | None = None) -> Tensor:
-    """PromCSE's energy-based hinge: each positive is to beat the hardest negative by a margin (arXiv:2203.06875).
+def energy_hinge(
+    cosine: Tensor, positive: Tensor, *, margin: float, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """PromCSE's energy-based hinge: each positive must exceed the hardest negative by a margin (arXiv:2203.06875).
 
         mean_i  max(0, margin + max_{n not positive} cos_in - cos_ip)        over the rows i and their positives p
 
@@ -175,6 +187,7 @@ def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tenso
         positive: (A, N) 1 or True at a row's own positives.
         margin: In cosine: 0 asks for order only, -2 for nothing.
         mask: (A, N) True where the candidate takes part at all. None: everywhere.
+        weight: (A,) how much each row counts in the mean. None: all alike.
 
     Returns:
         () mean over rows of the mean over a row's positives. A row without positives or without negatives adds 0. The
@@ -184,5 +197,4 @@ def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tenso
     own, negative = present & (positive > 0), present & (positive <= 0)
     hardest = cosine.masked_fill(~negative, -torch.inf).amax(-1, keepdim=True)  # (A, 1)
     gaps = F.relu(margin + hardest - cosine).masked_fill(~own, 0.0)  # (A, N)
-    hinge: Tensor = (gaps.sum(-1) / own.sum(-1).clamp_min(1)).mean()
-    return hinge
+    return weighted_mean(gaps.sum(-1) / own.sum(-1).clamp_min(1), weight)

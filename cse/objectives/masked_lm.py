@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,21 +25,34 @@ class MaskedLM(Objective):
         L = - 1/M sum_m log p(x_m | masked text)        over all M masked positions of the batch
 
     Alone it pretrains a backbone; in a `WeightedSum` it is SimCSE's auxiliary term (section 3.3 there, weight 0.1).
-    The head (dense, GELU, LayerNorm, output bias; output weights tied to the input embeddings) starts from the
-    backbone's pretrained one where it has one.
+    The head (dense, GELU, LayerNorm, output bias) starts from the backbone's pretrained head, if there is one. If rows
+    have weights (`Batch.weight`), a position counts as much as its row: sum_m w_m l_m / sum_m w_m.
+
+    Args:
+        output: `tied` uses the input embeddings as output matrix, as BERT does. `own` trains a copy of them, as the
+            authors' program of PromCSE does, whose input embeddings are frozen.
 
     Source: princeton-nlp/SimCSE, simcse/models.py, cl_forward (do_mlm).
     """
 
     requires = frozenset({"masked_ids", "mlm_labels"})
-    cacheable: ClassVar[bool] = False
-    uses_views: ClassVar[bool] = False
-    contrasts: ClassVar[bool] = False
+    cacheable = False
+    uses_views = False
+    contrasts = False
+    weighs_rows = True
+
+    def __init__(self, *, output: Literal["tied", "own"] = "tied") -> None:
+        super().__init__()
+        self.output = output
 
     def setup(self, encoder: Encoder) -> None:
         """Build the head."""
-        self.head = MaskedLMHead(encoder.hidden_size, encoder.backbone.config.vocab_size)
+        config, embeddings = encoder.backbone.config, encoder.backbone.get_input_embeddings().weight
+        epsilon = getattr(config, "layer_norm_eps", 1e-12)  # BERT 1e-12, RoBERTa 1e-5; DistilBERT fixes 1e-12
+        self.head = MaskedLMHead(encoder.hidden_size, config.vocab_size, epsilon)
         self.head.load_pretrained(encoder.source)
+        if self.output == "own":
+            self.decoder = nn.Parameter(embeddings.detach().clone())  # (vocabulary, H)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over masked positions of all processes."""
@@ -48,31 +61,40 @@ class MaskedLM(Objective):
             masked_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), (labels != -100).flatten(0, 1)
         )  # (M, H)
         target = labels[labels != -100]  # (M,)
-        logits = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)  # (M, vocabulary)
+        tied = self.output == "tied"
+        output = ctx.encoder.backbone.get_input_embeddings().weight if tied else self.decoder  # (vocabulary, H)
+        logits = self.head(states, output)  # (M, vocabulary)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         hits = (logits.argmax(-1) == target).sum()
         count = ctx.all_sum(logits.new_tensor(float(len(target)))).clamp_min(1)
-        loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count
+        if batch.weight is None:
+            loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count
+        else:
+            row = (labels != -100).nonzero()[:, 0]  # (M,) the row of each masked position
+            weight = batch.weight[ctx.local_rows][row].to(logits.dtype)
+            total = ctx.all_sum(weight.sum())
+            summed = ctx.all_sum((F.cross_entropy(logits, target, reduction="none") * weight).sum())
+            loss = summed / torch.where(total > 0, total, torch.ones_like(total))
         return LossOutput(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": ctx.all_sum(hits.float()) / count})
 
 
 class MaskedLMHead(nn.Module):
-    """(M, H) states -> (M, vocabulary) logits, with the embedding matrix as output weights."""
+    """The masked-LM head of BERT and RoBERTa without its output matrix: states (M, H) -> logits (M, vocabulary)."""
 
-    def __init__(self, hidden: int, vocabulary: int) -> None:
+    def __init__(self, hidden: int, vocabulary: int, epsilon: float = 1e-12) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden, hidden)
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
-        self.layer_norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.layer_norm = nn.LayerNorm(hidden, eps=epsilon)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
-    def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
-        """States (M, H) and embeddings (vocabulary, H) to logits."""
-        return F.linear(self.layer_norm(F.gelu(self.dense(states))), embeddings, self.bias)
+    def forward(self, states: Tensor, output: Tensor) -> Tensor:
+        """Logits from states (M, H) and the output matrix (vocabulary, H)."""
+        return F.linear(self.layer_norm(F.gelu(self.dense(states))), output, self.bias)
 
     def load_pretrained(self, source: str) -> None:
-        """Take the head of a BERT or RoBERTa checkpoint; a source without one leaves the fresh one."""
+        """Load the head of a BERT or RoBERTa checkpoint; if the source has none, the head stays newly initialized."""
         from cse.encoder.backbone import read_weights
 
         found = read_weights(source, tuple(name for names in PRETRAINED_HEADS.values() for name in names))

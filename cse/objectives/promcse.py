@@ -35,6 +35,8 @@ class PromCSE(Objective):
     Source: YJiangcm/PromCSE, promcse/models.py:246-259, 277-279.
     """
 
+    weighs_rows = True
+
     def __init__(
         self,
         *,
@@ -53,7 +55,8 @@ class PromCSE(Objective):
         """The mean loss of the batch's rows."""
         pairs = in_batch(views, batch)
         logits = pairs.cosine / self.temperature  # (B, N)
-        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=pairs.own_negative * self.hard_negative_weight)
-        hinge = energy_hinge(pairs.cosine, pairs.positive, margin=self.margin, mask=pairs.mask)
+        bias = pairs.own_negative * self.hard_negative_weight
+        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
+        hinge = energy_hinge(pairs.cosine, pairs.positive, margin=self.margin, mask=pairs.mask, weight=batch.weight)
         metrics = {"ntxent": ntxent.loss.detach(), "hinge": hinge.detach(), "skipped": ntxent.skipped.float()}
         return LossOutput(ntxent.loss + self.hinge_weight * hinge, metrics)

@@ -36,10 +36,7 @@ class WeightedSum(Objective):
             require_within("(0, 1]", "objective", **{f"decays[{i}]": decay})
         self.terms = nn.ModuleList(terms)
         self.weights, self.decays = weights, decays
-        self.requires = frozenset().union(*(t.requires for t in terms))
-        self.cacheable = all(t.cacheable for t in terms)  # type: ignore[misc]  # a sum is what its terms are
-        self.contrasts = any(t.contrasts for t in terms)  # type: ignore[misc]
-        self.uses_views = any(t.uses_views for t in terms)  # type: ignore[misc]
+        self.inherit_flags(*terms)
 
     def setup(self, encoder: Encoder) -> None:
         """Set up each term."""

@@ -50,6 +50,8 @@ class WhitenedCSE(Objective):
     itself does not run: models.py:52 is no valid Python).
     """
 
+    weighs_rows = True
+
     def __init__(
         self,
         *,
@@ -75,7 +77,10 @@ class WhitenedCSE(Objective):
         pairs = in_batch(Views.split(projected, views.embedding, views.positive.shape[1]), batch)
         logits = pairs.cosine / self.temperature  # (B, N)
         everything = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
-        results = [contrast(logits, pairs.positive, mask=everything & one) for one in _each_positive(views)]
+        results = [
+            contrast(logits, pairs.positive, mask=everything & one, weight=batch.weight)
+            for one in _each_positive(views)
+        ]
         return LossOutput(torch.stack([r.loss for r in results]).sum(), {"skipped": results[0].skipped.float()})
 
     def _whiten(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:

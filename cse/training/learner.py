@@ -60,7 +60,7 @@ def gather_views(encoded: Encoded, num_positives: int) -> Views:
 def gather_rows(batch: Batch) -> Batch:
     """The batch with the fields of rows gathered over all processes, and the fields of tokens left local."""
     tensors = batch.tensors()
-    shared = {n: gather(t) for n, t in tensors.items() if n in ROW_FIELDS or n.startswith("extras.")}
+    shared = {n: gather(t) for n, t in tensors.items() if n in ROW_FIELDS}
     return batch.with_tensors(tensors | shared)
 
 

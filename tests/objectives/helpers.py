@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from cse.batch import Batch, Views
 from cse.interfaces import StepContext
+
+
+@dataclass
+class Case:
+    """How the contract tests build an objective and its rows, for objectives that the defaults do not fit.
+
+    The test file of an objective declares it: `def contract_case(backbone): return Case({"temperature": 0.1})`, where
+    `backbone` is the folder of a tiny BERT.
+
+    Attributes:
+        arguments: Of the constructor.
+        texts: Texts of a row: anchor, positive and hard negative by default.
+    """
+
+    arguments: dict = field(default_factory=dict)
+    texts: int = 3
 
 
 def settings(oracles, method):

@@ -1,11 +1,11 @@
-"""What every objective keeps to. They are found by walking the package, so that a new one need not be named here."""
+"""What every objective must satisfy. The tests find objectives by walking the package, and a case in its test file."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,40 +16,44 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cse.objectives
 from cse import distributed
-from cse.batch import Batch, Example
+from cse.batch import Batch, Example, LossOutput
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache
 from cse.training.learner import Learner
 from tests.conftest import WORDS
+from tests.objectives.helpers import Case
 
 ROWS = 12
 
 
-@dataclass
-class Case:
-    """How an objective is built where its defaults do not do. `BACKBONE` stands for the tiny backbone's folder."""
-
-    arguments: dict = field(default_factory=dict)
-    texts: int = 3  # anchor, positive, hard negative
+SHARED = {"functional", "candidates", "whitening"}  # what several methods use
+FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "weighs_rows")
 
 
-CASES = {
-    "WeightedSum": Case({"terms": lambda: [SimCSE(), MaskedLM()], "weights": lambda: [1.0, 0.1]}),
-    "DCLR": Case({"complement": "BACKBONE"}),
-    "DiffCSE": Case({"generator": "BACKBONE"}),
-    "CLAIF": Case(texts=2),
-    "CoSENT": Case(texts=2),
-}
+class Scaled(Objective):
+    """A wrapper with required arguments: a case of its own, around an objective whose flags are not the defaults."""
+
+    def __init__(self, *, term: Objective, factor: float) -> None:
+        super().__init__()
+        self.term, self.factor = term, factor
+        self.inherit_flags(term)
+
+    def setup(self, encoder):
+        self.term.setup(encoder)
+
+    def forward(self, views, batch, ctx):
+        output = self.term(views, batch, ctx)
+        return LossOutput(self.factor * output.loss, output.metrics)
 
 
-SHARED = {"functional", "candidates", "whitening", "rtd"}  # what several methods use
+def contract_case(backbone: str) -> Case:
+    return Case({"term": MaskedLM(), "factor": 2.0})
 
 
 def modules() -> list[str]:
@@ -58,20 +62,53 @@ def modules() -> list[str]:
 
 
 def defined_in(module: str) -> list[type[Objective]]:
-    members = vars(importlib.import_module(module)).values()
-    return [c for c in members if inspect.isclass(c) and issubclass(c, Objective) and c.__module__ == module]
+    """The objectives of a file; none if it cannot be imported, which fails a test of its own."""
+    try:
+        members = vars(importlib.import_module(module)).values()
+    except Exception:
+        return []
+    found = [c for c in members if inspect.isclass(c) and issubclass(c, Objective) and c.__module__ == module]
+    return [c for c in found if not inspect.isabstract(c)]
 
 
-OBJECTIVES = {c.__name__: c for module in modules() for c in defined_in(module) if not inspect.isabstract(c)}
+OBJECTIVES = {c.__name__: c for module in modules() for c in defined_in(module)} | {"Scaled": Scaled}
 every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
+
+
+def case_of(name: str, backbone: str) -> Case:
+    """What the objective's own test file says about it, or the defaults."""
+    module = OBJECTIVES[name].__module__
+    home = module if module == __name__ else f"tests.objectives.test_{module.rpartition('.')[2]}"
+    if importlib.util.find_spec(home) is None:
+        pytest.fail(
+            f"{name} has no test file\nfix: write {home.replace('.', '/')}.py with tests of the loss against an "
+            "independent computation",
+            pytrace=False,
+        )
+    declared = getattr(importlib.import_module(home), "contract_case", None)
+    case = Case() if declared is None else declared(backbone)
+    needed = [
+        p.name
+        for p in inspect.signature(OBJECTIVES[name]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    ]
+    missing = [argument for argument in needed if argument not in case.arguments]
+    if missing:
+        pytest.fail(
+            f"{name} needs arguments that the contract tests do not know: {', '.join(missing)}\n"
+            f"fix: in {home.replace('.', '/')}.py write\n"
+            "    from tests.objectives.helpers import Case\n\n"
+            "    def contract_case(backbone):  # the folder of a tiny BERT\n"
+            f"        return Case({{{', '.join(f'{argument!r}: ...' for argument in missing)}}})",
+            pytrace=False,
+        )
+    return case
 
 
 def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
     """An encoder without dropout, whose sentences are not all alike, and the objective, in float64."""
     seed_dropout("contract", name)
-    arguments = CASES.get(name, Case()).arguments
-    made = {k: backbone if v == "BACKBONE" else v() if callable(v) else v for k, v in arguments.items()}
-    objective = OBJECTIVES[name](**made)
+    objective = OBJECTIVES[name](**case_of(name, backbone).arguments)
     encoder = Encoder(backbone, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
     for weight in encoder.parameters():
         weight.data *= 5
@@ -81,11 +118,13 @@ def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
 
 def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
-    width = CASES.get(name, Case()).texts
+    width = case_of(name, encoder.source).texts
     texts = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * width)]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
-    examples = [Example(row, score=(i % 5) / 4, label=i % 3, row_id=i) for i, row in enumerate(rows)]
+    examples = [
+        Example(row, score=(i % 5) / 4, label=i % 3, row_id=i, weight=(1 + i % 4) / 2) for i, row in enumerate(rows)
+    ]
     collator = Masked(views=TextViews(max_length=12), probability=0.4)
     collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 1)
     return collator(examples[part])
@@ -107,12 +146,15 @@ def assert_equal(got: dict, want: dict) -> None:
     assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-6
 
 
-def test_every_file_defines_an_objective():
+@pytest.mark.parametrize("module", modules())
+def test_every_file_can_be_imported_and_defines_an_objective(module):
+    importlib.import_module(module)
+    assert defined_in(module)
+
+
+def test_no_file_is_missed():
     files = [p for p in Path(cse.objectives.__path__[0]).rglob("*.py") if p.stem not in {"__init__", *SHARED}]
     assert len(modules()) == len(files) > 0
-    assert [module for module in modules() if not defined_in(module)] == []
-    assert len(OBJECTIVES) >= len(files)
-    assert set(CASES) <= set(OBJECTIVES)
 
 
 @every_objective
@@ -179,6 +221,57 @@ def test_what_is_read_is_required(name, tiny_bert):
 
 
 @every_objective
+def test_weights_of_one_are_no_weights_and_others_count(name, tiny_bert):
+    """Where `weighs_rows` says so; otherwise weights are ignored, and a run with weights is refused."""
+    encoder, objective = build(name, tiny_bert)
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    ones, none = batch.tensors() | {"weight": torch.ones(ROWS)}, batch.tensors()
+    del none["weight"]
+    given, equal, without = (
+        learner(b, context(encoder, b))[1].loss.item() for b in (batch, *map(batch.with_tensors, (ones, none)))
+    )
+    assert equal == pytest.approx(without, rel=1e-12)
+    assert (abs(given - without) > 1e-6) == objective.weighs_rows
+
+
+def assert_flags(wrapper: Objective, *terms: Objective) -> None:
+    """A wrapper has the flags of the sum of its terms."""
+    want = Objective.__new__(Scaled)
+    torch.nn.Module.__init__(want)
+    want.inherit_flags(*terms)
+    for flag in FLAGS:
+        assert getattr(wrapper, flag) == getattr(want, flag), f"{flag}: call inherit_flags(*terms) in __init__"
+
+
+@every_objective
+def test_a_wrapper_inherits_the_flags_of_its_terms(name, tiny_bert):
+    """Built around MaskedLM alone, all of whose flags differ from the defaults."""
+    arguments = case_of(name, tiny_bert).arguments
+    around = {k: MaskedLM() for k, v in arguments.items() if isinstance(v, Objective)}
+    for key, value in arguments.items():
+        if isinstance(value, list) and value and all(isinstance(term, Objective) for term in value):
+            around[key] = [MaskedLM() for _ in value]
+    if not around:
+        pytest.skip("it wraps no objective")
+    assert_flags(OBJECTIVES[name](**arguments | around), MaskedLM())
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_wrapper_that_forgets_a_flag_is_found(flag):
+    wrapper = Scaled(term=MaskedLM(), factor=2.0)
+    assert {f: getattr(wrapper, f) for f in FLAGS} == {
+        "requires": {"masked_ids", "mlm_labels"},
+        "cacheable": False,
+        "contrasts": False,
+        "uses_views": False,
+        "weighs_rows": True,
+    }
+    setattr(wrapper, flag, getattr(Objective, flag))
+    with pytest.raises(AssertionError, match=flag):
+        assert_flags(wrapper, MaskedLM())
+
+
+@every_objective
 def test_bfloat16_stays_finite(name, tiny_bert):
     encoder, objective = build(name, tiny_bert)
     learner, batch = Learner(encoder, objective).float(), batch_of(name, encoder)
@@ -204,25 +297,21 @@ def test_state_holds_no_copy_of_the_encoder(name, tiny_bert):
             assert not any(value.shape == p.shape and torch.allclose(value, p) for p in own), key
 
 
-def losses_and_gradients(rank: int, backbone: str, names: list[str]) -> dict[str, tuple[float, dict]]:
-    """For each objective, its loss on the rows of all processes, and every weight's gradient."""
-    found = {}
-    for name in names:
-        encoder, objective = build(name, backbone)
-        each = ROWS // distributed.world_size()
-        batch = batch_of(name, encoder, slice(rank * each, (rank + 1) * each))
-        learner = Learner(encoder, objective)
-        model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner, broadcast_buffers=False)
-        loss = model(batch, context(encoder, batch))[1].loss
-        loss.backward()
-        found[name] = loss.item(), gradients(learner)
-    return found
+def loss_and_gradients(rank: int, backbone: str, name: str) -> tuple[float, dict]:
+    """An objective's loss on the rows of all processes, and every weight's gradient."""
+    encoder, objective = build(name, backbone)
+    each = ROWS // distributed.world_size()
+    batch = batch_of(name, encoder, slice(rank * each, (rank + 1) * each))
+    learner = Learner(encoder, objective)
+    model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner, broadcast_buffers=False)
+    loss = model(batch, context(encoder, batch))[1].loss
+    loss.backward()
+    return loss.item(), gradients(learner)
 
 
-def test_two_processes_are_one(two_processes, tiny_bert):
-    names = sorted(OBJECTIVES)
-    one = losses_and_gradients(0, tiny_bert, names)
-    for found in two_processes(losses_and_gradients, tiny_bert, names):
-        for name in names:
-            assert found[name][0] == pytest.approx(one[name][0], rel=1e-6), name
-            assert_equal(found[name][1], one[name][1])
+@every_objective
+def test_two_processes_are_one(name, two_processes, tiny_bert):
+    want, gradient = loss_and_gradients(0, tiny_bert, name)
+    for loss, found in two_processes(loss_and_gradients, tiny_bert, name):
+        assert loss == pytest.approx(want, rel=1e-6)
+        assert_equal(found, gradient)

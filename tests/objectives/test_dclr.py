@@ -18,7 +18,11 @@ from cse.objectives.candidates import in_batch
 from cse.objectives.dclr import DCLR
 from cse.objectives.functional import all_entries_bce, cosine_matrix
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import batch_of, close, run, settings
+from tests.objectives.helpers import Case, batch_of, close, run, settings
+
+
+def contract_case(backbone):
+    return Case({"complement": backbone})
 
 
 def loss_of(objective, rows, judged, noise, **fields):
@@ -132,22 +136,24 @@ def test_the_complement_is_frozen_and_not_saved(tiny_bert):
     assert not list(objective.parameters())
     assert not objective.state_dict()
     objective.train()
-    assert not objective._frozen[0].training
-    assert not any(p.requires_grad for p in objective._frozen[0].parameters())
+    assert not objective.teacher.encoder.training
+    assert not any(p.requires_grad for p in objective.teacher.encoder.parameters())
 
 
-def test_the_complement_judges_by_its_own_vectors(tiny_bert):
-    """Padding is masked, and dropout views are encoded once."""
+def test_the_complement_decides_which_negatives_are_removed(tiny_bert):
+    """The removed share of a step equals the share of pairs that the complement's own vectors put above phi."""
     encoder, objective = set_up(tiny_bert)
     texts = ["the cat sat on a mat", "the dog", "red house", "blue tree sun moon"]
     ids, mask = tokens_of(encoder, texts)
     vectors = torch.tensor(Encoder.load(tiny_bert).encode(texts))
-    want = cosine_matrix(vectors, vectors)
-    twice = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
-    close(objective._judge(twice, StepContext(encoder)), want, 1e-5)
-    other = ids.roll(1, 0), mask.roll(1, 0)
-    pair = Batch(torch.stack([ids, other[0]], 1), torch.stack([mask, other[1]], 1))
-    close(objective._judge(pair, StepContext(encoder)), want.roll(1, 1), 1e-5)
+    cosine = cosine_matrix(vectors, vectors)
+    others = cosine[~torch.eye(4, dtype=torch.bool)].sort().values
+    objective.threshold = float(others[5:7].mean())  # between two of the six different cosines, each of which is double
+    batch = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
+    rows = torch.randn(4, 2, 16)
+    context = StepContext(encoder, generator=torch.Generator().manual_seed(0))
+    output = objective(Views.split(rows, rows, 1), batch, context)
+    assert output.metrics["removed"] * 4 == (others > objective.threshold).sum() == 6
 
 
 def test_a_step_from_tokens(tiny_bert):
@@ -167,7 +173,7 @@ def test_a_step_from_tokens(tiny_bert):
 def test_another_vocabulary_is_refused(tiny_bert):
     encoder = Encoder(tiny_bert)
     encoder.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(UserError, match=r"complement .* vocabulary"):
+    with pytest.raises(UserError, match=r"teacher .* vocabulary"):
         DCLR(complement=tiny_bert).setup(encoder)
 
 

@@ -20,7 +20,13 @@ from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
+from tests.objectives.helpers import Case
 from tests.runs import make_run, weights
+
+
+def contract_case(backbone):
+    return Case({"generator": backbone})
+
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
@@ -190,6 +196,22 @@ def test_detection_by_pencil(tiny_bert):
     objective.padding = "excluded"
     got = loss(encoder, objective, batch).metrics
     assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 6 * math.log(1 / 4)) / 14, rel=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["counted", "excluded"])
+def test_detection_counts_a_row_of_weight_2_twice(tiny_bert, padding):
+    """And one of weight 0 not at all: against the detection over repeated rows."""
+    encoder, objective = built(tiny_bert, padding=padding)
+    objective.masked_lm = Fixed(6)
+    batch, projected = texts(rows=3), torch.randn(3, 2, 16)
+    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 1.0, 0.0])})
+    index = torch.tensor([0, 0, 1])
+    repeated = batch.with_tensors({name: t[index] for name, t in batch.tensors().items()})
+    got = objective.detection(projected, weighted, StepContext(encoder=encoder))[0]
+    want = objective.detection(projected[index], repeated, StepContext(encoder=encoder))[0]
+    plain = objective.detection(projected, batch, StepContext(encoder=encoder))[0]
+    assert got.item() == pytest.approx(want.item(), rel=1e-5)
+    assert abs(plain.item() - want.item()) > 1e-4
 
 
 def test_without_weight_it_is_the_contrast_of_projected_vectors(tiny_bert):

@@ -46,6 +46,7 @@ def tiny_roberta(tiny_bert, folder):
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=40,
+        layer_norm_eps=1e-5,  # as in roberta-base
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
@@ -99,6 +100,51 @@ def test_a_head_that_knows_nothing_costs_log_of_the_vocabulary(tiny_bert):
     torch.nn.init.zeros_(objective.head.bias)
     loss = objective(EMPTY, masked_batch(encoder), StepContext(encoder=encoder)).loss.item()
     assert loss == pytest.approx(math.log(len(encoder.tokenizer)), rel=1e-6)
+
+
+def test_the_heads_layer_norm_has_the_backbones_epsilon(tiny_bert, tmp_path):
+    """RoBERTa's 1e-5 where BERT has 1e-12: on small states the logits differ, and ours are those of transformers."""
+    from transformers import AutoModelForMaskedLM
+
+    source = tiny_roberta(tiny_bert, tmp_path / "roberta")
+    assert objective_on(Encoder(tiny_bert)).head.layer_norm.eps == 1e-12
+    encoder, peer = Encoder(source), AutoModelForMaskedLM.from_pretrained(source).eval()
+    head, states = objective_on(encoder).head, 1e-3 * torch.randn(5, 16)
+    with torch.no_grad():
+        got = head(states, encoder.backbone.get_input_embeddings().weight)
+        assert torch.allclose(got, peer.lm_head(states), rtol=1e-4, atol=1e-6)
+        head.layer_norm.eps = 1e-12
+        wrong = head(states, encoder.backbone.get_input_embeddings().weight)
+    assert (wrong - got).abs().max() > 0.01
+
+
+def test_an_output_matrix_of_its_own_starts_as_a_copy_and_is_trained(tiny_bert):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    embeddings = encoder.backbone.get_input_embeddings().weight.requires_grad_(False)  # as under soft prompts
+    batch, tied, own = masked_batch(encoder), objective_on(encoder), MaskedLM(output="own")
+    own.setup(encoder)
+    losses = [o(EMPTY, batch, StepContext(encoder=encoder)).loss for o in (tied, own)]
+    losses[1].backward()
+    assert losses[0] == losses[1]
+    assert own.decoder.data_ptr() != embeddings.data_ptr()
+    assert own.decoder.grad.abs().sum() > 0
+    assert "decoder" in own.state_dict()
+
+
+def test_a_row_of_weight_2_counts_twice_and_one_of_weight_0_not_at_all(tiny_bert):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    objective, batch = objective_on(encoder), masked_batch(encoder)
+    context = StepContext(encoder=encoder)
+
+    def loss(weight=None, index=slice(None)):
+        tensors = {name: t[index] for name, t in batch.tensors().items()}
+        weights = {} if weight is None else {"weight": torch.tensor(weight)}
+        return objective(EMPTY, batch.with_tensors(tensors | weights), context).loss.item()
+
+    assert loss([2.0, 1.0, 0.0, 1.0]) == pytest.approx(loss(index=[0, 0, 1, 3]), rel=1e-5)
+    assert abs(loss([2.0, 1.0, 0.0, 1.0]) - loss()) > 1e-4
+    assert loss([1.0] * 4) == pytest.approx(loss(), rel=1e-6)
+    assert loss([0.0] * 4) == 0
 
 
 def test_a_batch_without_a_mask_costs_nothing(tiny_bert):

@@ -15,6 +15,11 @@ from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
+from tests.objectives.helpers import Case
+
+
+def contract_case(backbone):
+    return Case({"terms": [SimCSE(), MaskedLM()], "weights": [1.0, 0.1]})
 
 
 class Constant(Objective):
@@ -63,6 +68,10 @@ def test_a_sum_is_what_its_terms_are():
     assert (both.cacheable, both.uses_views) == (False, True)
     assert WeightedSum(terms=[plain], weights=[1.0]).cacheable is True
     assert WeightedSum(terms=[odd], weights=[1.0]).uses_views is False
+    plain.weighs_rows = True
+    assert not both.weighs_rows
+    assert not WeightedSum(terms=[plain, odd], weights=[1.0, 1.0]).weighs_rows
+    assert WeightedSum(terms=[plain], weights=[1.0]).weighs_rows
 
 
 def test_terms_are_set_up_told_of_steps_and_logged():
