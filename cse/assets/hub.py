@@ -6,10 +6,12 @@ import contextlib
 import functools
 import os
 import socket
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cse.errors import UserError
@@ -106,6 +108,26 @@ def explain(what: str, error: Exception, *, offline: bool = False, fix: str = ""
     if offline:
         reason = "it is not in the Hub's cache on this machine, and the Hub cannot be reached"
     return HubError(what, reason, fix or "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a path")
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """In this block, libraries ask their caches only if the Hub cannot be reached, rather than retry for half a minute.
+
+    It is for loaders that fetch by themselves, such as those of datasets and transformers.
+    """
+    from huggingface_hub import constants
+
+    modules: list[Any] = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    offline = not reachable()
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = offline or module.HF_HUB_OFFLINE
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def reachable() -> bool:

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--format", choices=["onnx"], default="onnx")
     parser.add_argument("--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, other vectors")
     parser.add_argument("--pooler", help="of a plain Hugging Face model (mean)")
 
@@ -50,5 +49,5 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         say("int8", f"cosine with torch {near['mean']:.4f} on average, {near['min']:.4f} at least")
         if near["mean"] < DOUBTFUL:
             say("warning", "these are other vectors: score them before use, and keep float32 if they lose")
-        say("next", f"python -m eval compare {arguments.checkpoint} {out} --tasks sts-mini    (what it costs)")
+        say("next", f"cse eval compare {arguments.checkpoint} {out} --tasks sts-mini    (what it costs)")
     return 0

@@ -16,8 +16,9 @@ TASKS = {
     "rate": "rate the pairs of triplets and keep those that hold (MultiCSR)",
 }
 EPILOG = """\
-A model is KIND:NAME: openai:gpt-4o-mini (any endpoint that speaks chat completions: --base-url URL), local:FOLDER or
-local:asset:smollm2 (a causal language model), encoder:FOLDER or cross-encoder:FOLDER (score and rate only).
+A model is KIND:NAME: openai:gpt-4o-mini, encoder:FOLDER or cross-encoder:FOLDER (the last two score and rate only).
+openai stands for every endpoint that speaks chat completions, also one on this machine (vLLM, llama.cpp, Ollama):
+--model openai:llama3 --base-url http://localhost:11434/v1
 Every answer is kept in --cache; the same command goes on where it was stopped, and never asks the same twice.
 Exit codes: 0 done, 1 the endpoint does not answer, 2 bad input, 3 a cap is reached, 130 Ctrl-C."""
 
@@ -36,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", help="a file, asset:NAME or Hub id; every task but write needs it")
-    group.add_argument("--columns", nargs="+", help="names, or numbers without a header; default: text; sentence1 "
-                       "sentence2 for score; premise entailment contradiction for rate")  # fmt: skip
+    group.add_argument("--columns", nargs="+", help="names, or numbers of a table without a header; "
+                       "default: the usual names among the data's columns, such as text")  # fmt: skip
     group.add_argument("--split", default="train", help="of a data set on the Hub")
     group.add_argument("--limit", type=int, help="ask about the first so many rows")
     group.add_argument(
@@ -56,9 +57,8 @@ def _add_labeller(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--response-format", choices=["json_schema", "json_object", "text"], default="json_schema")
     group.add_argument("--extra", metavar="JSON", help="further parameters of a request, such as '{\"top_p\": 0.9}'")
     group.add_argument("--workers", type=int, default=8, help="requests at once (8)")
-    group.add_argument("--chunk", type=int, help="questions at once to a local model (16) or rater (64)")
     group.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take (120)")
-    group.add_argument("--seed", type=int, default=42, help="of a local model, of masks and combinations (42)")
+    group.add_argument("--seed", type=int, default=42, help="of masks and combinations (42)")
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:

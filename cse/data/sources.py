@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from cse.assets.hub import explain
+from cse.assets.hub import explain, without_retries
 from cse.assets.hub import file as fetch
 from cse.errors import UserError
 
@@ -76,6 +76,7 @@ def column_names(path: str, split: str = "train") -> list[str]:
     file = None if path.startswith(STREAM) else _locate(path)
     if file is None:
         return _hub_columns(path, split)
+    _require_file(file, path)
     kind = _kind(file)
     if kind == ".parquet":
         return list(_parquet(file).schema_arrow.names)
@@ -99,7 +100,7 @@ def _locate(path: str) -> Path | None:
     return fetch(repo, file, kind="dataset", what=f"data.path {path}", fix=FIX) if file else None
 
 
-def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
+def _require_file(file: Path, path: str) -> None:
     if file.is_dir():
         raise UserError(
             f"data.path is {path}: that is a folder\n"
@@ -112,6 +113,10 @@ def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row
             f"data.path is {path}: there is no such file.{hint}\n"
             f"Give a {', '.join(KINDS)} file, asset:NAME, or a Hub id (org/name, org/name:file or stream:org/name)."
         )
+
+
+def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row]:
+    _require_file(file, path)
     reader = _READERS.get(_kind(file))
     if reader is None:
         raise UserError(f"data.path is {path}: cannot tell what kind of file it is\nName it {', '.join(KINDS)}.")
@@ -238,7 +243,8 @@ def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]
     from datasets import load_dataset
 
     try:
-        table = load_dataset(path, split=split)
+        with without_retries():
+            table = load_dataset(path, split=split)
     except Exception as error:  # the Hub, its client and the network fail in many ways; all mean that there is no data
         raise _no_hub(path, error) from error
     _require(columns, table.column_names, path)
@@ -251,7 +257,9 @@ def _stream_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Ro
 
     def arriving() -> Iterator[dict[str, Any]]:
         try:
-            yield from load_dataset(path.removeprefix(STREAM), split=split, streaming=True)
+            with without_retries():
+                rows = load_dataset(path.removeprefix(STREAM), split=split, streaming=True)
+            yield from rows
         except Exception as error:  # as above
             raise _no_hub(path, error) from error
 
@@ -266,7 +274,8 @@ def _hub_columns(path: str, split: str) -> list[str]:
 
     streaming = path.startswith(STREAM)
     try:
-        table = load_dataset(path.removeprefix(STREAM), split=split, **({"streaming": True} if streaming else {}))
+        with without_retries():
+            table = load_dataset(path.removeprefix(STREAM), split=split, **({"streaming": True} if streaming else {}))
         return list(next(iter(table), {}) if streaming else table.column_names)
     except Exception as error:  # as above
         raise _no_hub(path, error) from error

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cse.console import Interrupt, quiet, say
+from cse.data.sources import column_names
 from cse.errors import UserError
 from cse.feedback import inputs, labellers, output, tasks
 from cse.feedback import prompts as words
@@ -22,11 +23,12 @@ from cse.feedback.store import Store
 from cse.feedback.tasks import Result
 from cse.files import cache_dir
 
-_COLUMNS = {
-    "score": ["sentence1", "sentence2"],
-    "rate": ["premise", "entailment", "contradiction"],
-    "contrast": ["text"],
-    "fill": ["text"],
+_TEXT = [["text"], ["sentence"]]
+_COLUMNS = {  # the names that the data classes, the assets and the commands' own files use, the default first
+    "score": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
+    "rate": [["premise", "entailment", "contradiction"], ["anchor", "positive", "negative_1"]],
+    "contrast": _TEXT,
+    "fill": _TEXT,
 }
 _OPTIONS = {
     "score": [],
@@ -78,7 +80,7 @@ def _check(a: argparse.Namespace) -> None:
         raise UserError("cse feedback write takes no --data" if a.data else f"cse feedback {a.task} needs --data")
     if a.rater and a.task != "fill":
         raise UserError(f"--rater is for fill; in {a.task} --model answers")
-    wanted = len(_COLUMNS.get(a.task, []))
+    wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
     if a.columns and len(a.columns) != wanted:
         raise UserError(f"--columns is {' '.join(a.columns)}; {a.task} needs {wanted}")
     if a.max_cost is not None and (a.price_in is None or a.price_out is None):
@@ -88,7 +90,7 @@ def _check(a: argparse.Namespace) -> None:
 
 def _check_ranges(a: argparse.Namespace) -> None:
     at_least_one = (
-        "workers chunk attempts give_up requests count requests_per_minute tokens_per_minute max_requests max_tokens"
+        "workers attempts give_up requests count requests_per_minute tokens_per_minute max_requests max_tokens"
     )
     for name in at_least_one.split():
         value = getattr(a, name)
@@ -110,7 +112,11 @@ def _check_ranges(a: argparse.Namespace) -> None:
 def _inputs(a: argparse.Namespace) -> inputs.Inputs:
     if a.data is None:
         return inputs.Inputs()
-    return inputs.load(a.data, a.columns or _COLUMNS[a.task], limit=a.limit, split=a.split)
+    columns = a.columns
+    if columns is None:
+        names = set(column_names(a.data, a.split))
+        columns = next((usual for usual in _COLUMNS[a.task] if names >= set(usual)), _COLUMNS[a.task][0])
+    return inputs.load(a.data, columns, limit=a.limit, split=a.split)
 
 
 @contextmanager
@@ -147,13 +153,9 @@ def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
     quiet()
     folder, found, weights = labellers.weights(option, name)
     shown = (a.model_name if option == "--model" else None) or found
-    if kind == "local":
-        from cse.feedback.local import Local
-
-        return Local(folder, shown, weights, chunk=a.chunk or 16, seed=a.seed)
     from cse.feedback.raters import CrossEncoderRater, EncoderRater
 
-    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(folder, shown, weights, chunk=a.chunk or 64)
+    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(folder, shown, weights)
 
 
 def _extra(text: str | None) -> dict[str, Any]:

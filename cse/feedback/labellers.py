@@ -1,4 +1,4 @@
-"""Who answers: one interface for an endpoint, a local model and a rater; and how one is named on the command line."""
+"""Who answers: one interface for an endpoint and a rater; and how one is named on the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply
 from cse.files import sha256_file
 
-KINDS = ("openai", "local", "encoder", "cross-encoder")
+KINDS = ("openai", "encoder", "cross-encoder")
 RATED = frozenset({"score", "rate"})  # the prompts that a rater can answer without reading them
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
@@ -80,7 +80,7 @@ class Labeller(Protocol):
 
 
 def split(option: str, spec: str) -> tuple[str, str]:
-    """Kind and name of `openai:NAME`, `local:FOLDER`, `encoder:FOLDER` or `cross-encoder:FOLDER`.
+    """Kind and name of `openai:NAME`, `encoder:FOLDER` or `cross-encoder:FOLDER`.
 
     Raises:
         UserError: It is none of these.
@@ -89,7 +89,7 @@ def split(option: str, spec: str) -> tuple[str, str]:
     if kind not in KINDS or not colon or not name:
         raise UserError(
             f"{option} is {spec!r}; give KIND:NAME with a kind of {', '.join(KINDS)}\n"
-            "such as openai:gpt-4o-mini, local:asset:smollm2, encoder:runs/.../best"
+            "such as openai:gpt-4o-mini, encoder:runs/.../best"
         )
     return kind, name
 

@@ -87,3 +87,17 @@ def test_an_error_of_the_hub_is_its_first_line(monkeypatch):
         hub.snapshot("org/gated", fix="log in")
     assert str(raised.value) == "'org/gated' cannot be loaded: ValueError: 401 Client Error\nfix: log in"
     assert raised.value.reason == "ValueError: 401 Client Error"
+
+
+def test_loaders_that_fetch_by_themselves_do_not_retry(no_proxy, closed_port, cache, monkeypatch, capfd):
+    import datasets
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    start = time.perf_counter()
+    with hub.without_retries(), pytest.raises(ConnectionError):
+        datasets.load_dataset("nobody/nothing", split="train")
+    assert time.perf_counter() - start < 5
+    assert capfd.readouterr() == ("", "")
+    assert not constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE

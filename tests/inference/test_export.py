@@ -205,7 +205,7 @@ def test_int8_says_what_it_costs(bert, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     least = float(said.split("on average, ")[1].split()[0])
     assert 0.9 < least <= round(float(cosines.min()), 4)
-    assert "python -m eval compare" in said
+    assert "cse eval compare" in said
 
 
 # -- What is refused -------------------------------------------------------------------------------------------------
