@@ -1,4 +1,4 @@
-"""The seams: what a method may be made of. Everything else in the package is written against these."""
+"""The interfaces that a method is made of. The rest of the package is written against them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What an objective may know besides embeddings and batch.
+    """What an objective may use besides embeddings and batch.
 
     Attributes:
-        encoder: The encoder under training, for objectives that encode more than the batch's views.
-        step: Optimizer steps taken so far.
-        max_steps: Optimizer steps of the whole run.
-        generator: Randomness of this step, the same on every process and after a resume.
-        local_rows: Where this process's rows lie in the gathered batch.
+        encoder: The encoder in training, for objectives that encode more than the batch's views.
+        step: Number of optimizer steps taken so far.
+        max_steps: Number of optimizer steps of the whole run.
+        generator: The randomness of this step, the same on every process and after a resume.
+        local_rows: The place of this process's rows in the gathered batch.
     """
 
     encoder: Encoder
@@ -43,20 +43,20 @@ class StepContext:
     local_rows: slice = field(default_factory=lambda: slice(None))
 
     def all_sum(self, tensor: Tensor) -> Tensor:
-        """The sum over processes, with gradient: for objectives that reduce over this process's tokens."""
+        """The sum over processes, with gradient, for objectives that reduce over this process's tokens."""
         return distributed.all_sum(tensor)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The rows (b, ...) of every process as (B, ...), with gradient: for what is computed from the local tokens."""
+        """The rows (b, ...) of every process as (B, ...), with gradient, for what is computed from local tokens."""
         return distributed.gather(tensor)
 
     def all_max(self, value: int) -> int:
-        """The largest over processes: for objectives that pad tokens to one length everywhere."""
+        """The largest value over processes, for objectives that pad tokens to one length everywhere."""
         return distributed.all_max(value)
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, in [0, 1]."""
+        """The share of the run that is done, in [0, 1]."""
         return min(1.0, self.step / max(1, self.max_steps))
 
 
@@ -120,16 +120,16 @@ def _shown(value: object) -> str | None:
 
 
 class Tokens(Protocol):
-    """The tokenised texts of a run, as a collator sees them; `cse.data.tokens.TokenStore` in training.
+    """The tokenized texts of a run, as a collator sees them; `cse.data.tokens.TokenStore` in training.
 
     Attributes:
         max_length: Most ids of a text, template and special tokens included.
-        truncated: How many distinct texts were longer.
-        pad_id: Fills the right of a short row.
+        truncated: Number of distinct texts that were longer.
+        pad_id: The id that fills short rows on the right.
         mask_id: The mask token; None for a tokenizer without one.
-        special_ids: Ids that stand for no text of its own.
-        vocab_size: Ids are below it.
-        added: How many ids the tokenizer puts before and after every text: special tokens and template.
+        special_ids: Ids that represent no text, such as [CLS].
+        vocab_size: All ids are smaller.
+        added: Numbers of ids that the tokenizer adds before and after every text: special tokens and template.
     """
 
     max_length: int
@@ -141,24 +141,24 @@ class Tokens(Protocol):
     added: tuple[int, int]
 
     def text_id(self, text: str) -> int:
-        """The row of one of the run's texts."""
+        """The number of one of the run's texts."""
         ...
 
     def ids(self, text_id: int) -> NDArray[np.int32]:
-        """(L,) the ids of a row."""
+        """(L,) the ids of a text, given its number."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text made on the fly."""
+        """The ids of a text that was made during training."""
         ...
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
-        """Rows of ids side by side: input_ids and attention_mask, both (n, L), padded on the right."""
+        """Rows of ids as input_ids and attention_mask, both (n, L), padded on the right."""
         ...
 
 
 class Collator(ABC):
-    """Makes a Batch of Examples. What is random about a view depends on (run seed, epoch, row id) alone.
+    """Makes a Batch of Examples. The randomness of a view depends on (run seed, epoch, row id) alone.
 
     Attributes:
         max_length: Most tokens of a text in training, template and special tokens included.
@@ -170,11 +170,11 @@ class Collator(ABC):
 
     @abstractmethod
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenised texts and the run's seed. Called once, before the first batch."""
+        """Receive the tokenized texts and the run's seed. Called once, before the first batch."""
 
     @abstractmethod
     def needs_dropout(self, example: Example) -> bool:
-        """Whether views of rows such as this one are the same tokens, so that only dropout tells them apart.
+        """Whether views of rows such as this one have the same tokens, so that they differ by dropout only.
 
         Raises:
             UserError: Rows such as this one do not fit the collator.
@@ -186,41 +186,41 @@ class Collator(ABC):
 
 
 class Sampler(ABC):
-    """Chooses which rows share a batch, epoch by epoch, so that a run can go on at any step on any number of processes.
+    """Chooses which rows share a batch, epoch by epoch, so that a run can resume at any step, on any processes.
 
-    A batch is what an objective sees at once: a step's rows, or each of its accumulated parts. What is random depends
-    on (run seed, epoch) alone.
+    A batch is what an objective sees at once: the rows of a step, or of each of its accumulated parts. The randomness
+    depends on (run seed, epoch) alone.
     """
 
     @abstractmethod
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-        """(n, size) row numbers of an epoch's n >= 1 batches, no row twice.
+        """(n, size) row numbers of an epoch's n >= 1 batches; no row occurs twice.
 
         Raises:
-            UserError: The data does not make one batch of this kind.
+            UserError: The data does not suffice for one batch of this kind.
         """
 
 
 class RowSource(ABC):
-    """Gives a run its rows where they change while the encoder learns, such as rows with freshly mined negatives.
+    """Gives a run rows that change while the encoder learns, such as rows with newly mined negatives.
 
     The training loop asks for the rows of a step, and trains on them until the step at which they change. Without a
     source it trains on the rows of the data throughout. The rows keep their number, order, and texts before the added
     ones.
 
     Attributes:
-        hard_negatives: Hard negatives that a row gets after its own, at most; rows may get fewer.
+        hard_negatives: Most hard negatives that a row gets after its own.
     """
 
     hard_negatives: int = 0
 
     @abstractmethod
     def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
-        """Receive the rows of the data, and how many steps a pass over them takes. Called once, before all else."""
+        """Receive the rows of the data, and the steps of a pass over them. Called once, before everything else."""
 
     @abstractmethod
     def texts(self) -> Sequence[str]:
-        """Every text that a row may have besides those of the data: they are tokenized before the first step."""
+        """Every text that a row may get besides those of the data; they are tokenized before the first step."""
 
     @abstractmethod
     def widest(self) -> Sequence[Example]:
@@ -230,15 +230,15 @@ class RowSource(ABC):
     def rows(self, step: int, encoder: Encoder) -> tuple[Sequence[Example], int | None]:
         """The rows to train on from this step, and the step at which to ask again; None: never.
 
-        All processes call it, and all get the same rows. After a resume it may be called within a stretch.
+        All processes call it and get the same rows. After a resume, the step may lie between two changes of the rows.
         """
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs in order to train on the same rows; saved with the run's state."""
+        """What a resumed run needs to train on the same rows; it is saved with the run's state."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - a source may have no state
-        """Take `state()` back. Called after `setup`."""
+        """Restore what `state()` returned. Called after `setup`."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -246,7 +246,7 @@ class RowSource(ABC):
 
 
 class Augmentation(ABC):
-    """A changed rendering of a text; all randomness from `rng`."""
+    """A changed rendering of a text. All its randomness comes from `rng`."""
 
     @abstractmethod
     def __call__(self, text: str, rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Miners: which texts of a pool become an anchor's hard negatives."""
+"""Miners choose the texts of a pool that become an anchor's hard negatives."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from cse.mining.neighbours import EXACT, contained, cosines, open_pool
 from cse.seeding import derive
 
 Allowed = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
-DRAWS = 8  # random candidates for each negative that is wanted: some are banned or not allowed
+DRAWS = 8  # random candidates per wanted negative, because some are banned or not allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What is known of M anchors; vectors have unit length.
+    """M anchors whose negatives are sought; vectors have unit length.
 
     Attributes:
         anchor: (M, D).
-        positive: (M, D), for margins.
-        banned: (M, E) rows of the pool that are never an anchor's negative: its own text, its positives; -1 fills.
-        key: (M,) a number of each row, from which its randomness comes.
+        positive: (M, D), which margins compare with.
+        banned: (M, E) rows of the pool that are never the anchor's negative: its own text and its positives, filled
+            up with -1.
+        key: (M,) a number per anchor that seeds its randomness.
     """
 
     anchor: NDArray[np.float32]
@@ -39,9 +40,9 @@ class Mined(NamedTuple):
     """The result of a miner.
 
     Attributes:
-        rows: (M, k) of the pool; -1 where there is no more.
-        counts: `candidates` looked at, and how many of them each rule dropped. A candidate is counted by the first rule
-            that drops it; what is left above k is counted by none.
+        rows: (M, k) rows of the pool; -1 fills the rest if fewer were found.
+        counts: Number of `candidates`, and of those that each rule dropped. A candidate is counted by the first rule
+            that drops it. Candidates that remain beyond k are counted by no rule.
     """
 
     rows: NDArray[np.int64]
@@ -49,39 +50,43 @@ class Mined(NamedTuple):
 
 
 class Miner(ABC):
-    """Chooses hard negatives from a pool. All vectors have unit length, so that products are cosines."""
+    """Chooses hard negatives from a pool. All vectors have unit length, so their products are cosines."""
 
     @abstractmethod
     def setup(self, pool: NDArray[np.float32]) -> None:
-        """Receive the pool (N, D), which may lie on disk. Called before the first queries of a search."""
+        """Receive the pool (N, D), which may be a memory map. Called before the first queries of a search."""
 
     @abstractmethod
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
-        """Up to k rows of the pool for each of M anchors, the hardest first, never one that its query bans.
+        """Up to k rows of the pool for each of M anchors, the hardest first; no row that its query bans.
 
-        `allowed` says of candidates (M, C), rows of the pool, which may be negatives: (M, C).
+        Args:
+            queries: The anchors.
+            k: Most negatives per anchor.
+            allowed: A function that tells of candidates (M, C), rows of the pool, which may be negatives: (M, C).
         """
 
 
 class TopK(Miner):
-    """The hardest of the neighbours at ranks `first` to `last`, under a limit of similarity.
+    """The hardest of the neighbors at ranks `first` to `last`, under limits of similarity.
 
     With s(n) the cosine of anchor and candidate, and s(p) that of anchor and positive, a candidate stays if
 
         s(n) <= s(p) - absolute_margin,    s(n) <= s(p) - relative_margin |s(p)|,    s(n) <= max_similarity
 
-    Ranks are counted from 1, over the pool without what the query bans. SciNCL's band of hard negatives is `first`
-    3998, `last` 4000 of neighbours in a citation graph's space (arXiv:2202.06671, section 3.2); the margins are the
-    positive-aware mining of NV-Retriever (arXiv:2407.15831, section 3: TopK-MarginPos and TopK-PercPos, whose 95 % of
-    the positive is relative_margin 0.05).
+    Ranks are counted from 1 over the pool without the rows that the query bans, and both ends are included. SciNCL's
+    hard negatives are the neighbors at ranks 3999 and 4000 in the space of a citation graph, so `first` is 3999 and
+    `last` is 4000 (arXiv:2202.06671, section 3.2; the authors' program writes 3998 to 4000, counting from 0 and
+    excluding the upper end). The margins are the positive-aware mining of NV-Retriever (arXiv:2407.15831, section 3:
+    TopK-MarginPos and TopK-PercPos, whose 95 % of the positive is relative_margin 0.05).
 
     Args:
-        first: The nearest rank that may be a negative. Above 1 it leaves out what is likely to mean the same.
-        last: The farthest.
-        absolute_margin: How far below the positive. None: no such limit.
-        relative_margin: Which share of the positive's similarity below it. None: no such limit.
-        max_similarity: A cosine. None: no such limit.
-        index: `exact`, or one of faiss; see `cse.mining.neighbours.open_pool`.
+        first: The nearest rank that may be a negative. A larger value leaves out what is likely to mean the same.
+        last: The farthest rank that may be a negative.
+        absolute_margin: Least difference between the positive's similarity and the negative's. None: no limit.
+        relative_margin: The same difference as a share of the positive's similarity. None: no limit.
+        max_similarity: Largest cosine of anchor and negative. None: no limit.
+        index: `exact`, or an index of faiss; see `cse.mining.neighbours.open_pool`.
 
     Raises:
         UserError: An argument is out of range.
@@ -98,7 +103,7 @@ class TopK(Miner):
         index: str = EXACT,
     ) -> None:
         if not 1 <= first <= last:
-            raise UserError(f"miner ranks are {first} to {last}; give 1 <= first <= last")
+            raise UserError(f"miner ranks are {first} to {last}\nfix: give 1 <= first <= last")
         require_within("[0, 2]", "miner", absolute_margin=absolute_margin, relative_margin=relative_margin)
         require_within("[-1, 1]", "miner", max_similarity=max_similarity)
         self.first, self.last, self.index = first, last, index
@@ -123,7 +128,7 @@ class TopK(Miner):
         return Mined(_first(rows, kept, k), counts)
 
     def _limits(self, queries: Queries) -> dict[str, NDArray[np.float32]]:
-        """(M, 1) the largest cosine that each rule lets pass."""
+        """(M, 1) the largest cosine that each rule allows."""
         own = (queries.anchor * queries.positive).sum(1, keepdims=True)
         limits = {}
         if self.absolute_margin is not None:
@@ -135,23 +140,23 @@ class TopK(Miner):
         return limits
 
     def _banned_within(self, queries: Queries, farthest: NDArray[np.float32]) -> int:
-        """How many banned rows are as near as the farthest rank (M,): what the rule of texts kept out."""
+        """The number of banned rows at least as near as the farthest rank (M,), which the rule of texts dropped."""
         cosine = cosines(queries.anchor, self._pool, np.maximum(queries.banned, 0))  # (M, E)
         return int(((cosine >= farthest[:, None]) & (queries.banned >= 0)).sum())
 
 
 class Random(Miner):
-    """Any rows of the pool: the baseline that hard negatives are compared with, and SciNCL's easy negatives.
+    """Random rows of the pool: the baseline that hard negatives are compared with, and SciNCL's easy negatives.
 
     Args:
-        seed: Of the draws, which depend on it and on each row's key alone.
+        seed: Seeds the draws, which depend on it and on each anchor's key alone.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
 
     def setup(self, pool: NDArray[np.float32]) -> None:
-        """Receive the pool, of which only the size counts."""
+        """Receive the pool, of which only the size is used."""
         self._size = len(pool)
 
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
@@ -170,13 +175,13 @@ class Random(Miner):
 
 
 def _drop(name: str, kept: NDArray[np.bool_], passes: NDArray[np.bool_], counts: dict[str, int]) -> NDArray[np.bool_]:
-    """What is still kept after a rule, which is counted."""
+    """The candidates that are kept after one more rule; what it drops is counted under its name."""
     counts[name] = int((kept & ~passes).sum())
     return kept & passes
 
 
 def _first(rows: NDArray[np.int64], kept: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
-    """(M, k) the first k kept rows of (M, C), and -1 for what is missing."""
+    """(M, k) the first k kept rows of (M, C), filled up with -1."""
     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
     chosen = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
     return np.pad(chosen, ((0, 0), (0, k - chosen.shape[1])), constant_values=-1)

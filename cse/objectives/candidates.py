@@ -1,4 +1,4 @@
-"""In-batch candidates: everybody's positives, then everybody's hard negatives, and which of them may be compared."""
+"""In-batch candidates: the positives of all rows, then the hard negatives of all rows, and which may be compared."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def in_batch(views: Views, batch: Batch) -> InBatch:
     """Lay out the batch's candidates.
 
     The mask is False where a view does not exist (`Batch.view_mask`), and where a candidate that is not the row's own
-    positive has the text of the row's anchor or of one of its positives, or is the positive of an anchor of the same
-    text (`Batch.text_id`): such a candidate is no negative.
+    positive has the text of the row's anchor or of one of its positives, or is the positive of an anchor with the same
+    text (`Batch.text_id`): such a candidate must not be a negative.
 
     Raises:
-        ValueError: There is one candidate only, so nothing to contrast with.
+        ValueError: Rows have no positive, or there is a single candidate, so that nothing can be contrasted.
     """
     size, positives, negatives = len(views.anchor), views.positive.shape[1], views.negative.shape[1]
     if not positives:
@@ -51,7 +51,7 @@ def in_batch(views: Views, batch: Batch) -> InBatch:
 
 
 def _own(size: int, each: int, like: Tensor) -> Tensor:
-    """(B, B `each`) 1 where the candidate belongs to the row, `each` of them a row."""
+    """(B, B `each`) 1 where the candidate belongs to the row; each row has `each` candidates."""
     return torch.eye(size, device=like.device, dtype=like.dtype).repeat_interleave(each, 1)
 
 
@@ -68,7 +68,7 @@ def _mask(batch: Batch, positive: Tensor) -> Tensor | None:
 
 
 def _same_text(text_id: Tensor, num_positives: int) -> Tensor:
-    """(B, N) True where candidate and row are known to mean the same, from text ids (B, V)."""
+    """(B, N) True where the text ids (B, V) show that candidate and row mean the same."""
     anchor, candidate = text_id[:, 0], _by_role(text_id, num_positives)  # (B,), (N,)
     same = anchor[:, None] == candidate[None, :]
     for p in range(1, 1 + num_positives):

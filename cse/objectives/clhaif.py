@@ -19,11 +19,12 @@ class CLHAIF(Objective):
 
         L = - mean_i sum_j q_ij log softmax(X_i)_j,    X as in `SimCSE`
 
-        positive:  q_ii = y_i, and 0 elsewhere             (a weight of the row)
+        positive:  q_ii = y_i, and 0 elsewhere             (a factor of the row's loss)
         all:       q_ii = y_i, and (1 - y_i)/(N - 1) on each of the N - 1 others
         none:      q_ii = 1                                (SimCSE)
 
-    People say which sentence is entailed, a language model says how similar it is ("soft labels" in the paper).
+    People say which sentence is entailed, and a language model says how similar it is ("soft labels" in the paper). If
+    rows have weights (`Batch.weight`), the mean is weighted.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -31,13 +32,14 @@ class CLHAIF(Objective):
         smooth: Which entries are softened (run_clhaif_simcse.sh: positive).
 
     Raises:
-        ValueError: The temperature is not positive, the batch has no score or one outside [0, 1], or several positives.
+        UserError: The temperature is not positive.
+        ValueError: The batch has no scores, a score is outside [0, 1], or rows have several positives.
 
     Deviations:
-        The mean is over the rows of all processes; the authors' program divides by the number of one process's, which
-        DDP's averaging undoes. With `all` and a score of 0 the positive has no mass; theirs gives it that of another.
-        Duplicate texts are masked as in `SimCSE`, and N counts what is left. Their file's score of the negative is
-        read by neither.
+        The mean is over the rows of all processes; the authors' program divides by the rows of one process, which DDP's
+        averaging cancels. With `all` and a score of 0 the positive has no mass; theirs gives it the mass of another
+        candidate. Duplicate texts are masked as in `SimCSE`, and N counts the candidates that remain. Neither program
+        reads the negative's score in their file.
 
     Source: xiami2019/CLAIF, simcse/models.py:164-239.
     """
@@ -60,7 +62,7 @@ class CLHAIF(Objective):
         """The mean loss of the batch's rows."""
         score = batch.require_score("CLHAIF")  # (B,)
         if views.positive.shape[1] != 1:
-            raise ValueError(f"CLHAIF has one score a row, so one positive; this batch has {views.positive.shape[1]}")
+            raise ValueError(f"CLHAIF needs one positive per row, as a score has; got {views.positive.shape[1]}")
         pairs = in_batch(views, batch)
         result = contrast(
             pairs.cosine / self.temperature,  # (B, N)
@@ -74,7 +76,7 @@ class CLHAIF(Objective):
 
 
 def _soften(pairs: InBatch, score: Tensor) -> Tensor:
-    """(B, N) rows that sum to 1: the score on the positive and the rest evenly on whatever else is present."""
+    """(B, N) rows that sum to 1: the score on the positive, and the rest spread evenly over the other candidates."""
     present = torch.ones_like(pairs.cosine) if pairs.mask is None else pairs.mask.to(pairs.cosine.dtype)
     others = (present.sum(1) - 1).clamp_min(1)  # (B,)
     rest = ((1 - score) / others)[:, None] * present

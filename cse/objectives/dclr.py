@@ -26,30 +26,31 @@ class DCLR(Objective):
         n   <- n + b g / |g|,    g = dl/dn,    a few times from n ~ N(0, I)
 
     The paper's instance weighting, with weights a from a frozen complementary encoder C, and its noise-based negatives:
-    gradient ascent moves them to where they disturb most, and afterwards they are constants (ACL 2022, section 4).
+    gradient ascent moves them to where they raise the loss most, and then they are constants (ACL 2022, section 4). If
+    rows have weights (`Batch.weight`), the mean over rows is weighted, and the ascent follows the weighted loss.
 
     Args:
-        complement: The complementary encoder: a checkpoint's folder, `asset:NAME` or a Hub id, of the encoder's
-            vocabulary (paper: the released unsupervised SimCSE). It is never trained and never saved.
-        complement_pooler: For a plain Hugging Face model, which does not say; None is `mean`.
+        complement: The complementary encoder, a `cse.teachers.frozen.FrozenEncoder`: a checkpoint's folder,
+            `asset:NAME` or a Hub id, with the vocabulary of the encoder (paper: the released unsupervised SimCSE).
+        complement_pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
         temperature: t, dimensionless, > 0 (paper: 0.05).
         threshold: phi, a cosine (run.sh: 0.9 for BERT, 0.85 for RoBERTa). 1 removes nothing.
         noise_ratio: Noise vectors per row of the batch (run.sh: 1 for BERT-base to 5 for RoBERTa-large).
-        ascent_steps: How often noise moves (authors' program: 4).
+        ascent_steps: Number of times the noise moves (authors' program: 4).
         ascent_rate: b (authors' program: 0.001).
-        form: `removal` is the loss above. `weighted_logits` is the authors' program: a multiplies the logits, so a
+        form: `removal` is the loss above. `weighted_logits` is the authors' program: a multiplies the logits, so that a
             removed negative still adds e^0, and the loss is the binary cross-entropy of the softmax, averaged over
             all B (B + K) entries.
 
     Raises:
-        ValueError: An argument is out of range.
-        UserError: The complementary encoder cannot be had, or has another vocabulary.
+        UserError: An argument is out of range. In `setup`: the complementary encoder cannot be loaded, or has another
+            vocabulary.
 
     Deviations:
         The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and keeps the
-        backbone's next-sentence pooler. Here padding is masked, the complement is in eval mode and compared by what it
-        exports, and heads are the encoder's business. phi is a cosine at any temperature (theirs: 20 phi on logits).
-        Noise is moved as if no negative were removed, as theirs is. Duplicate texts are masked as in `SimCSE`.
+        backbone's next-sentence pooler. Here padding is masked, the complement is in evaluation mode and compared by
+        the vectors that it exports, and heads belong to the encoder. phi is a cosine at any temperature (theirs: 20 phi
+        on logits). As in theirs, noise moves as if no negative were removed. Duplicate texts are masked as in `SimCSE`.
 
     Source: RUCAIBox/DCLR, simcse/models.py:676-710.
     """
@@ -91,7 +92,7 @@ class DCLR(Objective):
         return self.loss(views, batch, judged, noise)
 
     def loss(self, views: Views, batch: Batch, judged: Tensor, noise: Tensor) -> LossOutput:
-        """The loss, given the complement's cosines (B, N) of anchors and candidates, and noise (K, D') yet to move."""
+        """The loss, given the complement's cosines (B, N) of anchors and candidates, and the initial noise (K, D')."""
         pairs = in_batch(views, batch)
         removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
         noise = self._ascend(noise, views.anchor.detach(), pairs, batch.weight)
@@ -106,7 +107,7 @@ class DCLR(Objective):
         return LossOutput(loss, {"removed": removed.float().sum(1).mean()})
 
     def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch, weight: Tensor | None = None) -> Tensor:
-        """Noise (K, D') moved to where it raises the plain loss."""
+        """Noise (K, D') after its ascent on the loss without removed negatives."""
         logits = pairs.cosine.detach() / self.temperature
         target = _widen(pairs.positive, len(noise), 0.0)
         mask = None if pairs.mask is None else _widen(pairs.mask, len(noise), True)

@@ -24,31 +24,33 @@ class DiffCSE(Objective):
         L = L_contrast + lambda L_RTD
         L_RTD = - 1/T sum_t log D_{e_t}(x''_t | h),   e_t = 1 where x''_t differs from x_t, else 0,   x'' = G(masked x)
 
-    Section 3 of the paper. h is the projected vector, which the contrast compares and the discriminator D is given in
-    place of its first embedding; the gradient of both terms flows through it into the encoder. The projector (Linear
-    to 2H, batch norm, ReLU, Linear to H, batch norm without weights), D and its head are trained with the encoder and
-    left out of the model. D starts from the backbone; the generator G is frozen. All views of a row take part in both
-    terms, each with a mask of its own.
+    Section 3 of the paper. h is the projected vector, which the contrast compares and which takes the place of the
+    first embedding of the discriminator D; the gradient of both terms flows through it into the encoder. The projector
+    (Linear to 2H, batch norm, ReLU, Linear to H, batch norm without weights), D and its head are trained with the
+    encoder and are not exported. D starts from the backbone; the generator G is frozen. All views of a row take part in
+    both terms, and each view has its own mask. If rows have weights (`Batch.weight`), the mean over rows is weighted,
+    and in L_RTD a position counts as much as its row.
 
     Args:
         generator: The masked LM, with the backbone's tokenizer: `asset:NAME`, a folder or a Hub id (authors:
             distilbert-base-uncased for BERT, distilroberta-base for RoBERTa).
-        temperature: Of the contrast, > 0 (paper: 0.05).
-        rtd_weight: lambda (paper: 0.005 for STS, 0.05 for transfer tasks).
-        generation: `argmax` takes the generator's likeliest token (authors' program), `sample` draws one (paper).
-        positions: Where the generator's token is put: at `all` positions (authors' program), or where the text was
-            `masked` and nowhere else (paper).
-        padding: Whether the mean over T counts padding, as never replaced (authors' program), or leaves it out.
-        generator_dropout: Leave the generator's dropout on. Off, its tokens are a function of the masked text.
+        temperature: Temperature of the contrast, > 0 (paper: 0.05).
+        rtd_weight: lambda, >= 0 (paper: 0.005 for STS, 0.05 for transfer tasks).
+        generation: `argmax` takes the generator's most probable token (authors' program), `sample` draws one (paper).
+        positions: The generator's token is put at `all` positions (authors' program), or only at the positions that
+            were `masked` (paper).
+        padding: The mean over T has padding `counted`, as never replaced (authors' program), or `excluded`.
+        generator_dropout: Leave the generator's dropout on. Without it, the tokens depend on the masked text alone.
 
     Raises:
-        ValueError: The temperature is not positive, lambda is negative, or a batch has no in-batch negatives.
-        UserError: The generator does not fit the backbone, or the backbone has no embeddings to put a vector in.
+        UserError: The temperature is not positive, or lambda is negative. In `setup`: the generator does not fit the
+            backbone, or the backbone has no embeddings that a vector can replace.
+        ValueError: A batch has no in-batch negatives.
 
     Deviations:
-        The authors' program never puts the generator in eval mode, so that its argmax is stochastic; that is
+        The authors' program never puts the generator in evaluation mode, so that its argmax is stochastic; that is
         `generator_dropout=True`. Batch norm takes its statistics over the batch of all processes, not of each, and
-        keeps none. Padding is id 0 in the discriminator's text, as in theirs, which is <s> and not padding in RoBERTa.
+        keeps no running ones. Padding is id 0 in the discriminator's text, as in theirs; in RoBERTa this is <s>.
 
     Source: voidism/DiffCSE, diffcse/models.py:35-50, 175-187, 257-273.
     """
@@ -98,7 +100,7 @@ class DiffCSE(Objective):
     def detection(self, projected: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """L_RTD given the vectors (B, V, H) of the whole batch, and what to log."""
         ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)  # (n, L) of this process
-        length = ctx.all_max(ids.shape[1])  # padding counts, so that every process must pad alike
+        length = ctx.all_max(ids.shape[1])  # padding counts, so every process must pad to one length
         edited = self.edited(batch, ctx, len(projected), length) * mask
         replaced = ((edited != ids) & (mask == 1)).long()
         edited, mask, replaced = (F.pad(t, (0, length - ids.shape[1])) for t in (edited, mask, replaced))
@@ -116,13 +118,13 @@ class DiffCSE(Objective):
         return rtd, {"rtd": rtd.detach(), "rtd_accuracy": right / tokens, "replaced": changed / tokens}
 
     def edited(self, batch: Batch, ctx: StepContext, size: int, length: int) -> Tensor:
-        """(n, L) x'': this process's texts with the generator's tokens in them; the first token always stays.
+        """(n, L) x'': this process's texts with the generator's tokens; the first token is never replaced.
 
         Args:
             batch: The batch.
             ctx: The step.
-            size: B, of all processes.
-            length: The longest L of all processes.
+            size: B, over all processes.
+            length: The largest L over all processes.
         """
         ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
         masked = batch.require("masked_ids", "DiffCSE").flatten(0, 1)
@@ -138,7 +140,7 @@ class DiffCSE(Objective):
 
 
 def projector(width: int, hidden: int) -> nn.Sequential:
-    """The layers between pooler and contrast: (n, width) -> (n, hidden), by way of twice that."""
+    """The layers between pooler and contrast: (n, width) -> (n, 2 hidden) -> (n, hidden)."""
     return nn.Sequential(
         nn.Linear(width, 2 * hidden, bias=False),
         nn.BatchNorm1d(2 * hidden, track_running_stats=False),
@@ -165,8 +167,8 @@ class Discriminator(nn.Module):
         embeddings, width = getattr(encoder.backbone, "embeddings", None), getattr(config, "embedding_size", None)
         if not isinstance(embeddings, nn.Module) or width not in {None, encoder.hidden_size}:
             raise UserError(
-                f"DiffCSE puts the sentence's vector in place of an embedding, and a {config.model_type} backbone has "
-                "no place for it\nfix: use a BERT or RoBERTa backbone, such as asset:mini"
+                "DiffCSE replaces the first token's embedding by the sentence's vector, which a "
+                f"{config.model_type} backbone does not allow\nfix: use a BERT or RoBERTa backbone, such as asset:mini"
             )
         self.backbone = AutoModel.from_config(config, **no_pooler(config)).float()
         self.backbone.load_state_dict(merged_state(encoder.backbone))

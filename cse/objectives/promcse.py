@@ -15,18 +15,20 @@ class PromCSE(Objective):
         L = NTXent + w mean_i max(0, m + max( max_{j != i} cos(z_i, z+_j), max_j cos(z_i, z-_j) ) - cos(z_i, z+_i))
 
     NTXent is SimCSE's loss (its equation 5), at the temperature; the second term is the paper's energy-based hinge, on
-    raw cosines. It is the supervised objective. Unsupervised PromCSE has no hinge: it is `SimCSE` on a `PrefixEncoder`;
-    its masked-LM term is a `WeightedSum` with weight 0.1 and decay 0.95. The paper trains a
-    `cse.encoder.PrefixEncoder`; the objective takes any encoder.
+    raw cosines. This is the supervised objective. Unsupervised PromCSE has no hinge: it is `SimCSE`, and for RoBERTa
+    `MaskedLM(output="own")` beside it, in a `WeightedSum` with weight 0.1 and decay 0.95. The paper trains soft prompts
+    of a frozen backbone; the objective takes any encoder. If rows have weights (`Batch.weight`), both means are
+    weighted.
 
     Args:
-        temperature: Of NTXent, > 0 (paper: 0.05).
+        temperature: Temperature of NTXent, > 0 (paper: 0.05).
         hard_negative_weight: Added to the logit of the row's own hard negatives, in NTXent only (authors' program: 0).
-        hinge_weight: w (authors' program: 10).
+        hinge_weight: w, >= 0 (authors' program: 10).
         margin: m, in cosine (authors' RoBERTa-large script: 0.2; it is undocumented for other backbones).
 
     Raises:
-        ValueError: The temperature is not positive, the weight is negative, or a batch has no in-batch negatives.
+        UserError: The temperature is not positive, or the hinge weight is negative.
+        ValueError: A batch has no in-batch negatives.
 
     Deviations:
         Rows without hard negatives have a hinge over the in-batch negatives; the authors' program fails on them. A

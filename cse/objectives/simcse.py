@@ -10,24 +10,25 @@ from cse.objectives.functional import contrast
 
 
 class SimCSE(Objective):
-    """In-batch contrast of each anchor with its positives, against everyone else's and all hard negatives.
+    """In-batch contrast of each anchor with its positives, against the positives of other rows and all hard negatives.
 
         l_i = - log e^{cos(z_i, z+_i)/t} / sum_j ( e^{cos(z_i, z+_j)/t} + a^{[i=j]} e^{cos(z_i, z-_j)/t} )
 
     Equation 4 (unsupervised, where z+ is z under another dropout mask) and equations 5 and 8 (supervised, with hard
-    negatives z-) of the paper. With P > 1 the row's loss is the mean over its positives. Where rows have weights w
-    (`Batch.weight`) the batch's loss is sum_i w_i l_i / sum_i w_i, and otherwise the plain mean.
+    negatives z-) of the paper. With P > 1 the row's loss is the mean over its positives. The batch's loss is the mean
+    over rows, sum_i w_i l_i / sum_i w_i if the rows have weights w (`Batch.weight`).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05, table D.2).
         hard_negative_weight: log a, added to the logit of the row's own hard negatives only (paper: 0, section 4).
 
     Raises:
-        ValueError: The temperature is not positive, or a batch has no in-batch negatives.
+        UserError: The temperature is not positive.
+        ValueError: A batch has no in-batch negatives.
 
     Deviations:
-        A candidate whose text is the anchor's own, or that of the anchor's own positive, is masked (`Batch.text_id`)
-        and not, as in the authors' program, a negative. The published corpora are almost free of duplicates.
+        A candidate with the text of the anchor or of one of its positives is masked (`Batch.text_id`); in the authors'
+        program it is a negative. The published corpora have hardly any duplicates.
 
     Source: princeton-nlp/SimCSE, simcse/models.py, cl_forward.
     """

@@ -15,9 +15,10 @@ class WeightedSum(Objective):
     """L = sum_k weight_k decay_k^{step / 100} L_k, each term on the same batch.
 
     Args:
-        terms: The objectives.
-        weights: One a term (SimCSE: 1 for the contrast, 0.1 for masked-LM, section 3.3).
-        decays: Factor on each term's weight every 100 steps; None: 1 for all (PromCSE's masked-LM term: 0.95).
+        terms: The objectives. Row weights need terms that all honor them.
+        weights: One weight per term (SimCSE: 1 for the contrast, 0.1 for masked-LM, section 3.3).
+        decays: Factor on each term's weight every 100 steps, in (0, 1]; None: 1 for all (PromCSE's masked-LM term:
+            0.95).
 
     Raises:
         UserError: The lists differ in length, or a decay is outside (0, 1].
@@ -30,7 +31,8 @@ class WeightedSum(Objective):
         decays = decays or [1.0] * len(terms)
         if not len(terms) == len(weights) == len(decays):
             raise UserError(
-                f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms"
+                f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms\n"
+                "fix: give one entry per term"
             )
         for i, decay in enumerate(decays):
             require_within("(0, 1]", "objective", **{f"decays[{i}]": decay})
@@ -53,6 +55,6 @@ class WeightedSum(Objective):
         return LossOutput(loss, metrics | {k: v for o in outputs for k, v in o.metrics.items()})
 
     def after_step(self, ctx: StepContext) -> None:
-        """Pass on to each term."""
+        """Tell each term."""
         for term in self.terms:
             term.after_step(ctx)  # type: ignore[operator]

@@ -24,10 +24,11 @@ class WhitenedCSE(Objective):
         L   = sum_p mean_i - log e^{cos(z_0i, z_pi)/t} / sum_j e^{cos(z_0i, z_pj)/t}
 
     SGW, the paper's (ACL 2023) shuffled group whitening, puts the channels in random order, cuts them into groups,
-    ZCA-whitens each group over the batch and restores the order; a fresh order for each view makes the views of a
+    ZCA-whitens each group over the batch and restores the order; a new order for each view makes the views of a
     sentence differ beyond dropout. The linear layer and tanh follow the whitening, so they belong to the objective;
-    neither is exported, and the encoder needs no head. Each positive has a cross-entropy of its own, against the same
-    view of the other sentences, and they are summed. The collator gives 1 + P views (`views: 3` for two positives).
+    neither is exported, and the encoder needs no head. Each positive has its own cross-entropy against the same view of
+    the other sentences, and these are summed. The collator gives 1 + P views (`views: 3` for two positives). If rows
+    have weights (`Batch.weight`), the mean over rows is weighted; the statistics of the whitening are not.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -38,16 +39,16 @@ class WhitenedCSE(Objective):
         covariance: `detached` as in the authors' program (line 113 there), or `differentiable`.
 
     Raises:
-        ValueError: The temperature is not positive, the group size does not divide the embedding, or the batch is no
-            larger than a group.
+        UserError: The temperature is not positive, or the group size is below 1.
+        ValueError: The group size does not divide the embedding, or the batch is not larger than a group.
 
     Deviations:
-        Statistics are taken over all processes' rows; the authors' program takes each process's. A direction without
-        variance is mapped to 0, where theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard negatives,
-        of which the paper has none, join every positive's candidates.
+        Statistics are taken over the rows of all processes; the authors' program takes those of each process. A
+        direction without variance is mapped to 0; theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard
+        negatives, which the paper does not have, join the candidates of every positive.
 
     Source: SupstarZh/WhitenedCSE, whitenedcse/models.py:57-64, 233-238 and shuffled_group_whitening.py (the release
-    itself does not run: models.py:52 is no valid Python).
+    itself does not run: models.py:52 is not valid Python).
     """
 
     weighs_rows = True

@@ -18,12 +18,12 @@ def group_whiten(
         y_g = (x_g - mean) S_g^{-1/2},    S_g = (x_g - mean)^T (x_g - mean) / n
 
     Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333); one group is plain ZCA whitening. A
-    direction without variance (a constant channel, a repeated one) cannot be scaled to 1 and is mapped to 0.
+    direction without variance (a constant or repeated channel) cannot be scaled to 1 and is mapped to 0.
 
     Args:
-        x: n rows; more than `group_size`, as fewer cannot have a covariance of full rank.
+        x: n rows, more than `group_size`: fewer cannot have a covariance of full rank.
         group_size: Channels in a group; it divides D.
-        permutation: (D,) the order in which channels are put before neighbours are grouped; undone afterwards.
+        permutation: (D,) the order in which channels are put before adjacent ones are grouped; undone afterwards.
         covariance: Whether the gradient passes through S as well, or through x - mean alone.
 
     Raises:
@@ -38,12 +38,12 @@ def group_whiten(
         x = x if x.dtype == torch.float64 else x.float()
         shuffled = x if permutation is None else x[:, permutation]
         groups = shuffled.reshape(rows, -1, group_size).transpose(0, 1)  # (G, n, d)
-        centred = groups - groups.mean(1, keepdim=True)
-        matrix = centred.mT @ centred / rows  # (G, d, d)
+        centered = groups - groups.mean(1, keepdim=True)
+        matrix = centered.mT @ centered / rows  # (G, d, d)
         square = groups.detach().square().mean((1, 2))  # (G,)
         rounding = (32 * torch.finfo(x.dtype).eps) ** 2 * square  # the variance that rounding gives to a constant
         root = inverse_sqrt(matrix.detach() if covariance == "detached" else matrix, rounding)
-        white: Tensor = (centred @ root).transpose(0, 1).reshape(rows, channels)
+        white: Tensor = (centered @ root).transpose(0, 1).reshape(rows, channels)
         return white if permutation is None else white[:, permutation.argsort()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -30,6 +31,22 @@ def topk(pool, query, k=9, allowed=None, **options):
     miner = TopK(**{"last": len(pool), **options})
     miner.setup(pool)
     return miner(query, k, allowed)
+
+
+def test_scincls_bands_of_the_authors_program(oracles):
+    """Theirs count ranks from 0 and exclude the upper end: 3998:4000 there is first 3999, last 4000 here."""
+    cases = json.loads((oracles / "scincl.json").read_text())
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"scincl_{name}.npz")
+        rows = data["queries"]
+        query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
+        for band, want in (("positives_k", data["positive"]), ("hard_negatives_k", data["hard"])):
+            lower, upper = case[band]
+            found = topk(data["pool"], query, k=upper - lower, first=lower + 1, last=upper).rows
+            assert (np.sort(found, 1) == np.sort(want, 1)).all(), (name, band)
+            shifted = topk(data["pool"], query, k=upper - lower, first=max(1, lower), last=upper).rows
+            assert lower == 0 or (np.sort(shifted, 1) != np.sort(want, 1)).any()
 
 
 # -- By pencil: the anchor at 0 degrees, its positive at 30, the pool at 10, 20, ... 80 -------------------------------

@@ -1,0 +1,143 @@
+"""A stranger's method: three files beside a copy of the project, and nothing else is edited."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OBJECTIVE = '''"""Matryoshka representation learning (Kusupati et al., NeurIPS 2022, arXiv:2205.13147)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.interfaces import Objective, StepContext
+
+
+class Matryoshka(Objective):
+    """The mean of another objective over vectors cut to their first d dimensions.
+
+    Args:
+        term: The objective.
+        dimensions: The sizes d.
+    """
+
+    def __init__(self, *, term: Objective, dimensions: list[int]) -> None:
+        super().__init__()
+        self.term, self.dimensions = term, dimensions
+        self.inherit_flags(term)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Set up the term."""
+        self.term.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean over sizes."""
+        parts = views.anchor, views.positive, views.negative, views.embedding
+        losses = [self.term(Views(*(x[..., :d] for x in parts)), batch, ctx).loss for d in self.dimensions]
+        return LossOutput(sum(losses) / len(losses))
+'''
+
+TEST = """import torch
+
+from cse.objectives.matryoshka import Matryoshka
+from cse.objectives.simcse import SimCSE
+from tests.objectives.helpers import Case, run
+
+
+def contract_case(backbone):
+    return Case({"term": SimCSE(), "dimensions": [4, 16]})
+
+
+def test_it_is_the_mean_over_sizes():
+    rows = torch.randn(4, 3, 6)
+    want = (run(SimCSE(), rows[..., :2]).loss + run(SimCSE(), rows).loss) / 2
+    assert torch.allclose(run(Matryoshka(term=SimCSE(), dimensions=[2, 6]), rows).loss, want)
+"""
+
+RECIPE = """# Matryoshka: SimCSE at several sizes.
+#
+# paper      Kusupati et al., NeurIPS 2022 (arXiv:2205.13147)
+# expected   not measured yet; Spearman x 100, aggregation "all", on sts-mini-dev
+# cost       2 forward passes per row; minutes on 2 CPU cores
+# run        cse train matryoshka
+extends: simcse-unsup.yaml
+objective:
+  class_path: cse.objectives.matryoshka.Matryoshka
+  init_args:
+    term:
+      class_path: cse.objectives.simcse.SimCSE
+    dimensions: [64, 576]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what the tests of objectives and recipes need."""
+    skipped = shutil.ignore_patterns("__pycache__")
+    for name in ("cse", "recipes"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skipped)
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=skipped)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def outcomes(project: Path, *arguments: str) -> tuple[dict[str, str], str]:
+    """The outcome of each selected test, and all that was printed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
+    found = {line[1]: line[0] for line in lines if len(line) > 1 and line[0] in {"PASSED", "FAILED", "ERROR"}}
+    return found, done.stdout + done.stderr
+
+
+def test_a_wrapper_with_required_arguments_is_three_files(project):
+    (project / "cse/objectives/matryoshka.py").write_text(OBJECTIVE)
+    (project / "tests/objectives/test_matryoshka.py").write_text(TEST)
+    (project / "recipes/matryoshka.yaml").write_text(RECIPE)
+    found, printed = outcomes(
+        project, "tests/objectives", "tests/test_recipes.py", "-k", "atryoshka or no_file_is or no_recipe_is"
+    )
+    assert set(found.values()) == {"PASSED"}, printed
+    contract = [name for name in found if "test_contract" in name and "[Matryoshka]" in name]
+    assert any("test_two_processes_are_one" in name for name in contract)
+    assert any("test_a_wrapper_inherits" in name for name in contract)
+    assert len(contract) >= 10
+    assert any("test_matryoshka" in name for name in found)
+    assert any("test_recipes" in name and "matryoshka.yaml" in name for name in found)
+
+
+def test_a_bad_method_fails_alone_and_says_what_is_missing(project):
+    """One without a test file, one without arguments, one that forgets its flags, and one that cannot be imported."""
+    folder = project / "cse/objectives"
+    (folder / "untested.py").write_text(OBJECTIVE.replace("Matryoshka", "Untested"))
+    (folder / "undeclared.py").write_text(OBJECTIVE.replace("Matryoshka", "Undeclared"))
+    (project / "tests/objectives/test_undeclared.py").write_text("")
+    (folder / "forgetful.py").write_text(
+        OBJECTIVE.replace("Matryoshka", "Forgetful").replace(
+            "self.inherit_flags(term)", "self.requires = term.requires"
+        )
+    )
+    (project / "tests/objectives/test_forgetful.py").write_text(
+        TEST.replace("Matryoshka", "Forgetful").replace("matryoshka", "forgetful")
+    )
+    (folder / "broken.py").write_text("1 / 0\n")
+    names = "Untested or Undeclared or Forgetful or broken or CLAIF"
+    found, printed = outcomes(
+        project, "tests/objectives/test_contract.py", "-k", f"({names}) and not reaches and not order"
+    )
+    of = {name: {v for k, v in found.items() if f"[{name}]" in k} for name in ("Untested", "Undeclared", "CLAIF")}
+    assert of == {"Untested": {"FAILED"}, "Undeclared": {"FAILED"}, "CLAIF": {"PASSED"}}, printed
+    forgetful = {key.partition("::")[2] for key, outcome in found.items() if "Forgetful" in key and outcome == "FAILED"}
+    assert "test_a_wrapper_inherits_the_flags_of_its_terms[Forgetful]" in forgetful, printed
+    assert [v for k, v in found.items() if k.endswith("[cse.objectives.broken]")] == ["FAILED"], printed
+    assert "write tests/objectives/test_untested.py" in printed
+    assert "return Case({'term': ..., 'dimensions': ...})" in printed
