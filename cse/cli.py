@@ -16,8 +16,9 @@ from cse.errors import UserError
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args([_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)])
+    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = _parser(words)
+    arguments, rest = parser.parse_known_args(words)
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -47,7 +48,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"cse: {message}\nfix: `{self.prog} --help` shows the usage\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """The parser; `words` gain the default action of a command that has `ACTIONS`, if they name none."""
     parser = _Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -55,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         command = import_module(f"cse.commands.{name}")
         subparser = subparsers.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
+        actions = getattr(command, "ACTIONS", ())
+        if actions and words[:1] == [name] and words[1:2] and words[1] not in (*actions, "-h", "--help"):
+            words.insert(1, actions[0])
         subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
     return parser
 

@@ -18,7 +18,7 @@ import torch
 
 from cse.console import say
 from cse.evaluation import sts
-from cse.evaluation.harness import evaluate_data
+from cse.evaluation.harness import score_data
 from cse.evaluation.loading import Model
 from cse.evaluation.sources import TaskData
 from cse.files import read_json, write_json
@@ -77,7 +77,7 @@ def _runners(model: Model, data: Mapping[str, TaskData]) -> dict[str, Runner]:
     few = {name: _first(item, 64) for name, item in data.items()}
 
     def ours(precision: str, rows: Mapping[str, TaskData]) -> dict[str, float]:
-        outcome = evaluate_data(model.encoder, "bench", rows, {}, precision=precision)
+        outcome = score_data(model.encoder, "bench", rows, {}, precision=precision)
         return {name: score.all.spearman for name, score in outcome.scores.items()}
 
     def make(rows: Mapping[str, TaskData]) -> dict[str, Runner]:

@@ -1,152 +1,32 @@
-"""`python -m eval CHECKPOINT`, and `python -m eval COMMAND ...` for the rest."""
+"""`python -m eval COMMAND`: what we run on ourselves. Anything else is `cse eval ...`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cse import cli
+from cse.commands.eval import add_scoring
 from cse.console import quiet, say
 from cse.errors import UserError
-
-if TYPE_CHECKING:
-    from cse.evaluation.compare import Scored
-
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None:
+        return cli.main(["eval", *arguments])
     try:
-        return command(arguments[1:]) if command else score(arguments)
+        return command(arguments[1:])
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_USER_ERROR
+        sys.stderr.write(f"cse: {error}\n")
+        return 2
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
-def score(arguments: list[str]) -> int:
-    """Score one checkpoint, print the table, write results.json."""
-    parser = _parser("", f"Score a checkpoint. Other commands: {', '.join(COMMANDS)}.")
-    parser.add_argument(
-        "checkpoint", help="folder or Hub id of a checkpoint of ours, a SentenceTransformer or a plain model"
-    )
-    parser.add_argument("--out", type=Path, help="where to write results.json (default: a checkpoint's own run)")
-    _scoring(parser)
-    options = parser.parse_args(arguments)
-    from cse.evaluation import results, table
-
-    out = options.out or results.default_out(options.checkpoint, options.tasks)
-    if out:
-        results.check_writable(out)
-    found, similarities = scored(options.checkpoint, options)
-    table.show(found)
-    if out:
-        results.write(found, out, similarities or None)
-        sys.stderr.write(f"wrote {out}\n")
-    return 0 if found["tasks"] or found.get("transfer") else 1
-
-
-def scored(checkpoint: str, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Results of a checkpoint and its pairs' similarities."""
-    from cse.evaluation import results, suite, transfer
-    from cse.evaluation.encoding import embedder, resolve_precision
-    from cse.evaluation.harness import Outcome, evaluate
-    from cse.evaluation.loading import load_model
-
-    sts, labelled = transfer.split_names(options.tasks)
-    if sts or not labelled:
-        suite.resolve(sts)  # a typing error costs no loading
-    quiet()
-    start = time.perf_counter()
-    model = load_model(checkpoint)
-    loading, progress = time.perf_counter() - start, sys.stderr.isatty()
-    check, precision = not options.unchecked, options.precision
-    outcome = Outcome(sts, {}, {}, {})
-    if sts:
-        outcome = evaluate(model.encoder, sts, options.data, precision=precision, check=check, progress=progress)
-    found = results.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision))
-    if labelled:
-        embed = embedder(model.encoder, precision, progress)
-        found |= results.build_transfer(labelled, options.data, embed, folds=options.folds, check=check)
-    found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
-    return found, results.similarities(outcome)
-
-
-def compare(arguments: list[str]) -> int:
-    """Compare two results files or checkpoints."""
-    parser = _parser("compare", "Is B better than A? Paired bootstrap over pairs, Holm's correction over tasks.")
-    parser.add_argument("a", help="a results.json, or a checkpoint, which is then scored first")
-    parser.add_argument("b", help="the same")
-    parser.add_argument("--out", type=Path, help="where to write the comparison as JSON")
-    _scoring(parser)
-    options = parser.parse_args(arguments)
-    from cse.evaluation import compare as comparing
-    from cse.evaluation import results
-
-    if options.out:
-        results.check_writable(options.out)
-    a, b = (_scored_or_read(name, options) for name in (options.a, options.b))
-    found = comparing.compare(a, b)
-    comparing.show(a, b, found)
-    if options.out:
-        results.write(comparing.as_dict(a, b, found), options.out)
-    return 0
-
-
-def _scored_or_read(name: str, options: argparse.Namespace) -> Scored:
-    """A results file as it is; a folder of a model is scored; any other folder must hold a results.json."""
-    from cse.evaluation.compare import Scored
-
-    path = Path(name)
-    if path.is_file():
-        return Scored.read(path)
-    if (path / "results.json").is_file() and not (path / "config.json").is_file():
-        return Scored.read(path / "results.json")
-    found, arrays = scored(name, options)
-    by_kind = [{task: arrays[f"{task}/{kind}"] for task in found["tasks"]} for kind in ("cosine", "gold")]
-    return Scored(name, found, *by_kind)
-
-
-def mteb(arguments: list[str]) -> int:
-    """Run tasks of MTEB."""
-    parser = _parser("mteb", "Run tasks of MTEB; results are kept per task, and what is there is not run again.")
-    parser.add_argument("checkpoint", help="folder or Hub id")
-    parser.add_argument("--benchmark", help='a benchmark by name, as "MTEB(eng, v2)", in place of --tasks')
-    parser.add_argument("--out", type=Path, required=True, help="folder for results")
-    parser.add_argument("--overwrite", action="store_true", help="run again what is there")
-    _scoring(parser)
-    options = parser.parse_args(arguments)
-    quiet()
-    from cse.evaluation import results, table
-    from cse.evaluation.loading import load_model, prompts
-
-    try:
-        from cse.evaluation import mteb_adapter
-    except ImportError as error:
-        raise UserError(f"this command needs mteb: {error}.\nInstall it: pip install 'mteb>=2'") from None
-    tasks = mteb_adapter.get_tasks(options.tasks, options.benchmark)
-    results.check_writable(options.out / "mteb.json")
-    model = load_model(options.checkpoint, use_prompts=True)
-    for name, prompt in prompts(model.folder).items():
-        say("prompt", f"{name}: {prompt!r}")
-    found = mteb_adapter.run(
-        model,
-        tasks,
-        options.out,
-        data=options.data,
-        precision=options.precision,
-        check=not options.unchecked,
-        overwrite=options.overwrite,
-    )
-    table.show_mteb(found)
-    return 1 if found["failed"] else 0
+        return 130
 
 
 def bench(arguments: list[str]) -> int:
@@ -170,14 +50,15 @@ def bench(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
     parser.add_argument("--only", choices=("train", "eval"), help="one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
-    _scoring(parser)
+    parser.add_argument("--machine", help="kind of machine, for the table of speed; kept in the file")
+    add_scoring(parser)
     options = parser.parse_args(arguments)
     quiet()
     from cse.evaluation import results
     from eval import bench as benching
 
     results.check_writable(options.out)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"machine": options.machine} if options.machine else {}
     if options.only != "eval":
         found |= _bench_training(options)
     if options.only != "train":
@@ -214,29 +95,6 @@ def _bench_scoring(options: argparse.Namespace) -> dict[str, Any]:
     return benching.run(load_model(options.checkpoint), data, options.rounds)
 
 
-def report(arguments: list[str]) -> int:
-    """Write the report of a folder of runs."""
-    parser = _parser("report", "Read results and logs under a folder; write report.md and report.html.")
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="folder for the two files (default: the folder of runs)")
-    parser.add_argument("--title", default="Results", help="of the page")
-    parser.add_argument("--baseline", metavar="RECIPE", help="compare every method with this one, over seeds")
-    options = parser.parse_args(arguments)
-    from cse.evaluation import report as reporting
-    from cse.evaluation import results
-    from cse.evaluation.table import make_console
-
-    out = options.out or options.runs
-    results.check_writable(out / "report.html")
-    found = reporting.write(options.runs, out, options.title, options.baseline)
-    console = make_console()
-    console.print(f"{len(found.entries)} results, {len(found.curves)} runs", highlight=False)
-    for why in found.skipped:
-        console.print(f"skipped: {why}", highlight=False, markup=False)
-    console.print(f"{out / 'report.md'}\n{out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
 def reproduce(arguments: list[str]) -> int:
     """Train and score a recipe with several seeds."""
     parser = _parser("reproduce", "Train and score a recipe with several seeds, against the band that it declares.")
@@ -245,9 +103,11 @@ def reproduce(arguments: list[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 42 on (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs lie (default: %(default)s)")
-    _scoring(parser, tasks=None)
+    parser.add_argument("--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s)")
+    add_scoring(parser, tasks=None)
     options, overrides = parser.parse_known_args(arguments)
-    from cse.evaluation import results, suite
+    from cse.evaluation import suite
+    from cse.evaluation.scoring import evaluate
     from cse.recipe import load
     from eval import reproduce as reproducing
 
@@ -255,8 +115,16 @@ def reproduce(arguments: list[str]) -> int:
     suite.resolve(options.tasks)
 
     def into(checkpoint: Path, out: Path) -> None:
-        found, similarities = scored(str(checkpoint), options)
-        results.write(found, out, similarities)
+        evaluate(
+            checkpoint,
+            options.tasks,
+            data=options.data,
+            precision=options.precision,
+            folds=options.folds,
+            check=not options.unchecked,
+            progress=sys.stderr.isatty(),
+            out=out,
+        )
 
     summary = reproducing.run(options.recipe, options.seeds, overrides, options.tasks, options.runs, into)
     sys.stdout.write("\n".join(reproducing.lines(summary)) + "\n")
@@ -277,27 +145,11 @@ def tables(arguments: list[str]) -> int:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"python -m eval {command}".strip(), description=description, allow_abbrev=False
-    )
-
-
-def _scoring(parser: argparse.ArgumentParser, tasks: str | None = "sts") -> None:
-    """Options of whatever scores a checkpoint."""
-    parser.add_argument("--tasks", default=tasks, help="tasks and groups, separated by commas (default: %(default)s)")
-    parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
-    parser.add_argument(
-        "--folds", type=int, default=10, help="of transfer tasks (default: %(default)s; SentEval's quick: 5)"
-    )
-    parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
+    return argparse.ArgumentParser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "compare": compare,
-    "mteb": mteb,
     "bench": bench,
-    "report": report,
     "reproduce": reproduce,
     "tables": tables,
 }

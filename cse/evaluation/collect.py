@@ -12,7 +12,7 @@ from typing import Any
 
 from cse.errors import UserError
 from cse.evaluation import results
-from cse.evaluation.compare import Scored
+from cse.evaluation.results import Scored
 
 SEED = re.compile(r"-s(\d+)$")  # of a run's folder: runs/<recipe>/<stamp>-s<seed>
 

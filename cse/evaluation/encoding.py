@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse import console
 from cse.encoder.fast.batching import native_bf16, token_budget_batches
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
@@ -87,10 +88,10 @@ def _contexts(parts: Sequence[object]) -> list[Context]:
 
 
 def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDArray[np.floating]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(parts, description="encode", total=total, console=Console(stderr=True), transient=True)
+    with console.progress("encode", total, lines=False) as advance:
+        for done, part in enumerate(parts, start=1):
+            advance(done)
+            yield part
 
 
 def _encode(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:

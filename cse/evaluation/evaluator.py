@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cse.errors import UserError
-from cse.evaluation.harness import evaluate_data, read_data, require_complete
+from cse.evaluation.harness import read_data, require_complete, score_data
 from cse.evaluation.texts import texts_at_hand
 from cse.interfaces import Evaluator, SentenceEncoder
 
@@ -31,7 +31,7 @@ class STSEvaluator(Evaluator):
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
-        outcome = require_complete(evaluate_data(encoder, self.tasks, self._found, {}, precision=self.precision))
+        outcome = require_complete(score_data(encoder, self.tasks, self._found, {}, precision=self.precision))
         average = outcome.average
         assert average is not None  # complete, so there is one
         return {"dev": average} | {name: score.all.spearman for name, score in outcome.scores.items()}

@@ -58,7 +58,7 @@ def read_data(tasks: str, data: str | None, *, check: bool = True) -> tuple[dict
     return found, missing
 
 
-def evaluate(
+def score_tasks(
     encoder: Any,
     tasks: str,
     data: str | None = None,
@@ -82,10 +82,10 @@ def evaluate(
     """
     start = time.perf_counter()
     found, missing = read_data(tasks, data, check=check)
-    return evaluate_data(encoder, tasks, found, missing, precision=precision, progress=progress, since=start)
+    return score_data(encoder, tasks, found, missing, precision=precision, progress=progress, since=start)
 
 
-def evaluate_data(
+def score_data(
     encoder: Any,
     requested: str,
     found: Mapping[str, TaskData],

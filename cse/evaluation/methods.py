@@ -13,7 +13,7 @@ import numpy as np
 from cse.errors import UserError
 from cse.evaluation import significance
 from cse.evaluation.collect import Entry, speed
-from cse.evaluation.compare import ALPHA, NO_DIFFERENCE
+from cse.evaluation.comparison import ALPHA, NO_DIFFERENCE
 from cse.evaluation.sts import Vector
 
 SCHEMA = 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from cse.errors import UserError
+from cse.evaluation.dot import row_dot
 from cse.evaluation.pairs import Pairs
 
 Embed = Callable[[list[str]], NDArray[np.floating]]
@@ -133,30 +134,8 @@ def cosine(vectors: NDArray[np.floating], first: list[int], second: list[int], r
         a = vectors[first[start : start + rows]].astype(np.float64)  # (rows, D)
         b = vectors[second[start : start + rows]].astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            parts.append(np.nan_to_num(_dot(a, b) / (np.sqrt(_dot(a, a)) * np.sqrt(_dot(b, b)))))
+            parts.append(np.nan_to_num(row_dot(a, b) / (np.sqrt(row_dot(a, a)) * np.sqrt(row_dot(b, b)))))
     return np.concatenate(parts)
-
-
-def _dot(a: Vector, b: Vector) -> Vector:
-    """Row by row dot product with additions in a fixed order: (n, D), (n, D) -> (n,).
-
-    Equal sentences have equal vectors, whose cosine misses 1 by a last bit that depends on the order of additions.
-    Ranks break these ties, so that order shows in Spearman: by half a point on small sets with many equal pairs. The
-    order here is that of the BLAS (OpenBLAS with AVX) on which the field's engine gave its reference numbers: eight
-    accumulators of two lanes, added in pairs, then what is left of the row one by one. With an order of its own, not
-    the machine's, a set of vectors has one score everywhere.
-    """
-    products = a * b
-    whole = products.shape[1] // 16 * 16
-    lanes = np.zeros((len(products), 8, 2))
-    for start in range(0, whole, 16):
-        lanes += products[:, start : start + 16].reshape(-1, 8, 2)
-    while lanes.shape[1] > 1:
-        lanes = lanes[:, 0::2] + lanes[:, 1::2]
-    total: Vector = lanes[:, 0, 0] + lanes[:, 0, 1]
-    for column in range(whole, products.shape[1]):
-        total = total + products[:, column]
-    return total
 
 
 def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:

@@ -68,7 +68,7 @@ def split_names(names: str) -> tuple[str, list[str]]:
     return ",".join(rest), list(dict.fromkeys(found))
 
 
-def evaluate(data: Labelled, embed: Embed, folds: int = FOLDS) -> Accuracy:
+def score(data: Labelled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     """Score one task."""
     splits = {name: _prepared(rows, embed) for name, rows in data.splits.items()}
     if data.protocol == "folds":

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import results
-from cse.evaluation.compare import AVERAGE, NO_DIFFERENCE, Scored, compare, compare_all
-from cse.evaluation.harness import evaluate
+from cse.evaluation import describe, results
+from cse.evaluation.comparison import AVERAGE, NO_DIFFERENCE, Scored, compare, compare_all
+from cse.evaluation.harness import score_tasks
 
 
 class Leaky:
@@ -33,9 +33,9 @@ def scored(write_task, tmp_path):
     data = str(write_task(rows(150, 2), "SICKR"))
 
     def make(name, encoder, tasks="sts-dev"):
-        found = evaluate(encoder, tasks, data, check=False)
+        found = score_tasks(encoder, tasks, data, check=False)
         out = tmp_path / f"{name}.json"
-        results.write(results.build(found, {"name": name}, "fp32", resamples=50), out, results.similarities(found))
+        results.write(describe.build(found, {"name": name}, "fp32", resamples=50), out, describe.similarities(found))
         return Scored.read(out)
 
     return make
@@ -52,7 +52,7 @@ def test_a_better_model_is_found(scored):
 
 def test_seeds_of_one_model_do_not_differ(scored):
     seeds = [scored(f"s{i}", Leaky(0.5, seed=i)) for i in range(10)]
-    verdicts = [compare(a, b, 500)[AVERAGE].verdict for a, b in zip(seeds[::2], seeds[1::2], strict=True)]
+    verdicts = [compare(a, b, resamples=500)[AVERAGE].verdict for a, b in zip(seeds[::2], seeds[1::2], strict=True)]
     assert verdicts.count(NO_DIFFERENCE) >= 4  # of 5; two false alarms have a probability of 2 %
 
 

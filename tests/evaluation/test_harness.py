@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import results
+from cse.evaluation import describe, results
 from cse.evaluation.evaluator import STSEvaluator
-from cse.evaluation.harness import evaluate
+from cse.evaluation.harness import score_tasks
 
 ROWS = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
 
 
 def test_average_is_of_all_tasks_or_none(write_task, hash_encoder):
     data = str(write_task(ROWS))
-    found = evaluate(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    found = score_tasks(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
     assert found.average is None
     assert list(found.scores) == ["STSB-dev"]
     assert "SICKR/dev.tsv" in found.missing["SICKR-dev"]
     write_task(ROWS[::-1], "SICKR")
-    found = evaluate(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    found = score_tasks(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
     assert found.average == pytest.approx(np.mean([s.all.spearman for s in found.scores.values()]))
 
 
 def test_results_name_what_is_missing(write_task, hash_encoder):
-    found = evaluate(hash_encoder(), "sts-dev", str(write_task(ROWS)), check=False)
-    built = results.build(found, {"name": "m"}, "fp32", resamples=20)
+    found = score_tasks(hash_encoder(), "sts-dev", str(write_task(ROWS)), check=False)
+    built = describe.build(found, {"name": "m"}, "fp32", resamples=20)
     assert built["average"]["all"]["spearman"] is None
     assert built["average"]["interval"] is None
     assert built["average"]["missing"] == ["SICKR-dev"] == list(built["missing"])
 
 
 def test_results_have_the_published_schema(write_task, hash_encoder, tmp_path):
-    found = evaluate(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
+    found = score_tasks(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
     out = tmp_path / "deep" / "results.json"
-    results.write(results.build(found, {"name": "m"}, "fp32", resamples=200), out, results.similarities(found))
+    results.write(describe.build(found, {"name": "m"}, "fp32", resamples=200), out, describe.similarities(found))
     read = results.read(out)
     task = read["tasks"]["STSB-dev"]
     assert task["n"] == 40
@@ -68,7 +68,7 @@ def test_evaluator_gives_the_harness_numbers(write_task, hash_encoder):
     with pytest.raises(UserError, match="1500 are known"):
         STSEvaluator("sts-dev", data)
     shipped = STSEvaluator()(encoder)
-    direct = evaluate(encoder, "sts-mini-dev")
+    direct = score_tasks(encoder, "sts-mini-dev")
     assert shipped == {"dev": direct.average, "sts-mini-dev": direct.scores["sts-mini-dev"].all.spearman}
     assert STSEvaluator.primary in shipped
 
@@ -80,7 +80,7 @@ def test_evaluator_refuses_missing_data_before_training(tmp_path):
 
 def test_texts_of_100_000_letters(write_task, hash_encoder):
     rows = [*ROWS, (3, "long " * 20_000, "a b")]
-    assert evaluate(hash_encoder(), "STSB-dev", str(write_task(rows)), check=False).average is not None
+    assert score_tasks(hash_encoder(), "STSB-dev", str(write_task(rows)), check=False).average is not None
 
 
 def test_results_of_another_kind_are_refused(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from cse.errors import UserError
-from cse.evaluation import methods, results
+from cse.evaluation import describe, methods, results
 from cse.evaluation.collect import collect
-from cse.evaluation.compare import Scored, compare
-from cse.evaluation.harness import evaluate
+from cse.evaluation.comparison import Scored, compare
+from cse.evaluation.harness import score_tasks
 from eval.cli import main
 
 ROWS = [(i % 6, f"{'same ' * (i % 6)} text {i}", f"{'same ' * (i % 6)} words {i * 7 % 61}") for i in range(80)]
@@ -26,15 +26,15 @@ def add(write_task, hash_encoder, tmp_path):
 
     def write(recipe, seed, noise, steps_per_s=(1.0,)):
         run = tmp_path / "runs" / recipe / f"reproduce-s{seed}" if seed else tmp_path / "runs" / recipe
-        found = evaluate(hash_encoder("x"), "STSB-dev", data, check=False)
+        found = score_tasks(hash_encoder("x"), "STSB-dev", data, check=False)
         rng = np.random.default_rng([seed, len(recipe)])
         task = "STSB-dev"
-        gold = results.similarities(found)[f"{task}/gold"]
+        gold = describe.similarities(found)[f"{task}/gold"]
         cosine = gold + noise * rng.standard_normal(len(gold))
-        built = results.build(found, {"name": recipe}, "fp32", resamples=20)
+        built = describe.build(found, {"name": recipe}, "fp32", resamples=20)
         score = 100 * float(spearmanr(cosine, gold).statistic)
         built["tasks"][task]["all"]["spearman"] = built["average"]["all"]["spearman"] = score
-        arrays = results.similarities(found) | {f"{task}/cosine": cosine}
+        arrays = describe.similarities(found) | {f"{task}/cosine": cosine}
         results.write(built, run / "results.json", arrays)
         if seed:
             log = [{"step": i, "steps_per_s": pace} for i, pace in enumerate(steps_per_s)]
@@ -64,7 +64,7 @@ def test_differences_are_those_of_means_over_seeds(add, tmp_path):
 
 def test_one_run_each_is_what_compare_says(add, tmp_path):
     a, b = add("simcse", 1, 2.0)[0], add("other", 1, 1.0)[0]
-    expected = compare(Scored.read(a), Scored.read(b), methods.significance.RESAMPLES)["STSB-dev"]
+    expected = compare(Scored.read(a), Scored.read(b), resamples=methods.significance.RESAMPLES)["STSB-dev"]
     found = _found(tmp_path)["other"]
     assert found.interval == pytest.approx(expected.interval)
     assert found.adjusted == pytest.approx(expected.p)

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import report, results, svg
+from cse.evaluation import describe, reporting, results, svg
 from cse.evaluation.collect import collect
-from cse.evaluation.harness import evaluate
+from cse.evaluation.harness import score_tasks
 from eval.cli import main
 
 ROWS = [(i % 6, f"a {i} <b>common</b> {'word ' * (i % 3)}", f"a {i * 7 % 11} common & </script>") for i in range(60)]
@@ -23,9 +23,9 @@ def runs(write_task, hash_encoder, tmp_path):
     folder = tmp_path / "runs"
     for seed in (1, 2):
         run = folder / "simcse" / f"20260101-000000-s{seed}"
-        found = evaluate(hash_encoder(str(seed)), "STSB-dev", data, check=False)
-        built = results.build(found, {"name": str(run / "best")}, "fp32", resamples=50)
-        results.write(built, run / "results.json", results.similarities(found))
+        found = score_tasks(hash_encoder(str(seed)), "STSB-dev", data, check=False)
+        built = describe.build(found, {"name": str(run / "best")}, "fp32", resamples=50)
+        results.write(built, run / "results.json", describe.similarities(found))
         log = [{"step": 10 * i, "dev": 50 + i, "loss": 1 / (i + 1), "align": 0.1 * i, "uniform": -i} for i in range(4)]
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"step": 40, "de')
     (folder / "results-broken.json").write_text("{")
@@ -60,7 +60,7 @@ def test_what_is_collected(runs):
 
 
 def test_markdown_has_every_score_and_the_spread_over_seeds(runs):
-    table = report.markdown(collect(runs).entries)
+    table = reporting.markdown(collect(runs).entries)
     scores = [e.average for e in collect(runs).entries]
     assert all(f"{score:.2f}" in table for score in scores)
     mean, half = sum(scores) / 2, abs(scores[0] - scores[1]) / 2
@@ -71,7 +71,7 @@ def test_markdown_has_every_score_and_the_spread_over_seeds(runs):
 
 
 def test_page_is_well_formed_and_self_contained(runs):
-    report.write(runs, runs)
+    reporting.report(runs, runs)
     text = (runs / "report.html").read_text()
     page = Page()
     page.feed(text)
@@ -86,9 +86,9 @@ def test_page_is_well_formed_and_self_contained(runs):
 
 def test_nothing_to_report(tmp_path):
     with pytest.raises(UserError, match=r"holds no results\.json"):
-        report.write(tmp_path, tmp_path)
+        reporting.report(tmp_path, tmp_path)
     with pytest.raises(UserError, match="no folder of runs"):
-        report.write(tmp_path / "nowhere", tmp_path)
+        reporting.report(tmp_path / "nowhere", tmp_path)
 
 
 def test_command_line(runs, tmp_path, capsys):
@@ -115,7 +115,7 @@ def test_in_a_browser(runs):
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if not browser:
         pytest.skip("no Chromium on the path")
-    report.write(runs, runs)
+    reporting.report(runs, runs)
     page = (runs / "report.html").as_uri()
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
     dom = subprocess.run(

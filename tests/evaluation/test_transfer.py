@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import results, transfer, transfer_data
+from cse.evaluation import describe, transfer, transfer_data
 from cse.evaluation.sources import Missing
 from cse.evaluation.transfer_data import Labelled, Row
 
@@ -31,7 +31,7 @@ def task(protocol, splits, name="MR"):
 def test_separable_classes_are_separated():
     data = {"all": rows(120, 1)}
     labels = {r.texts[0]: r.label for r in data["all"]}
-    found = transfer.evaluate(task("folds", data), telling(labels, 0.01), folds=4)
+    found = transfer.score(task("folds", data), telling(labels, 0.01), folds=4)
     assert found.test == 100
     assert found.n == 120
 
@@ -39,7 +39,7 @@ def test_separable_classes_are_separated():
 def test_labels_that_vectors_do_not_know_are_guessed_at_chance():
     data = {"all": rows(400, 2)}
     noise = telling({r.texts[0]: 0 for r in data["all"]}, 1.0)
-    assert transfer.evaluate(task("folds", data), noise, folds=4).test == pytest.approx(50, abs=8)
+    assert transfer.score(task("folds", data), noise, folds=4).test == pytest.approx(50, abs=8)
 
 
 def test_nested_folds_against_scikit_learns_own_search():
@@ -59,7 +59,7 @@ def test_nested_folds_against_scikit_learns_own_search():
     folds = StratifiedKFold(5, shuffle=True, random_state=1111)
     search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": transfer.GRID}, cv=folds)
     wanted = 100 * cross_val_score(search, x, y, cv=folds).mean()
-    assert transfer.evaluate(task("folds", {"all": data}), embed, folds=5).test == pytest.approx(wanted)
+    assert transfer.score(task("folds", {"all": data}), embed, folds=5).test == pytest.approx(wanted)
 
 
 def test_pairs_have_sentevals_features():
@@ -77,9 +77,9 @@ def test_f1_by_hand():
 def test_split_and_test_protocols():
     splits = {"train": rows(80, 4), "dev": rows(30, 5), "test": rows(40, 6)}
     labels = {r.texts[0]: r.label for part in splits.values() for r in part}
-    assert transfer.evaluate(task("split", splits, "SST2"), telling(labels, 0.01)).test == 100
+    assert transfer.score(task("split", splits, "SST2"), telling(labels, 0.01)).test == 100
     splits.pop("dev")
-    found = transfer.evaluate(task("test", splits, "MRPC"), telling(labels, 0.01), folds=3)
+    found = transfer.score(task("test", splits, "MRPC"), telling(labels, 0.01), folds=3)
     assert (found.test, found.f1, found.n) == (100, 100, 40)
 
 
@@ -118,7 +118,7 @@ def test_other_numbers_of_rows_are_refused(tmp_path):
 
 
 def test_missing_tasks_leave_no_average(tmp_path):
-    found = results.build_transfer(["MPQA"], str(tmp_path), lambda texts: np.zeros((len(texts), 2)), folds=5)
+    found = describe.build_transfer(["MPQA"], str(tmp_path), lambda texts: np.zeros((len(texts), 2)), folds=5)
     assert found["transfer_average"]["accuracy"] is None
     assert "MPQA.tsv" in found["transfer_average"]["missing"]["MPQA"]
     with pytest.raises(Missing, match="no --data and no CSE_DATA"):

@@ -1,4 +1,4 @@
-"""`python -m eval compare A B`: is B better than A, or is it the luck of the pairs?"""
+"""Compare two models: is B better than A, or is it the luck of the pairs? `cse eval compare A B`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cse.errors import UserError
-from cse.evaluation import results, significance
+from cse.evaluation import significance
+from cse.evaluation.results import Scored
+from cse.evaluation.scoring import evaluate
 from cse.evaluation.sts import Vector
 from cse.evaluation.table import make_console
 
 ALPHA = 0.05
 AVERAGE = "average"
 NO_DIFFERENCE = "no difference shown"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A results file with its pairs' similarities."""
-
-    name: str
-    results: Mapping[str, Any]
-    cosine: Mapping[str, Vector]
-    gold: Mapping[str, Vector]
-
-    @classmethod
-    def read(cls, path: Path) -> Scored:
-        """Read results.json and the arrays beside it.
-
-        Raises:
-            UserError: One is missing, or they are not of one run.
-        """
-        found = results.read(path)
-        try:
-            with np.load(path.with_suffix(".npz")) as arrays:
-                stored = {name: arrays[name].astype(np.float64) for name in arrays.files}
-            cosine = {task: stored[f"{task}/cosine"] for task in found["tasks"]}
-            gold = {task: stored[f"{task}/gold"] for task in found["tasks"]}
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(
-                f"{path.with_suffix('.npz')} cannot be read: {error}\nScore the checkpoint again."
-            ) from None
-        return cls(str(found["model"]["name"]), found, cosine, gold)
 
 
 @dataclass(frozen=True)
@@ -76,13 +49,52 @@ class Difference:
         return "B is better" if self.b > self.a else "A is better"
 
 
-def compare(a: Scored, b: Scored, resamples: int = 4 * significance.RESAMPLES) -> dict[str, Difference]:
-    """Differences by task, and on average where both have the same complete set of tasks.
+def compare(
+    a: Scored | str | Path,
+    b: Scored | str | Path,
+    *,
+    tasks: str = "sts",
+    data: str | None = None,
+    precision: str = "auto",
+    check: bool = True,
+    resamples: int = 4 * significance.RESAMPLES,
+) -> dict[str, Difference]:
+    """Differences by task, and of the averages if both have the same complete set of tasks.
+
+    Args:
+        a: What `evaluate` returned, a results.json, a folder that holds one, or a checkpoint, which is then scored.
+        b: The same; differences are B minus A.
+        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
+        data: A folder with the rows of the tasks.
+        precision: fp32, bf16 or auto.
+        check: Whether to refuse rows that are not the known sets.
+        resamples: Number of resamples of the pairs.
 
     Raises:
-        UserError: They share no task, or were scored on different rows.
+        UserError: They have no task in common, or were scored on different rows.
     """
-    return compare_all([a, b], resamples)[0, 1]
+    both = [read_or_score(name, tasks, data=data, precision=precision, check=check) for name in (a, b)]
+    return compare_all(both, resamples)[0, 1]
+
+
+def read_or_score(
+    name: Scored | str | Path,
+    tasks: str = "sts",
+    *,
+    data: str | None = None,
+    precision: str = "auto",
+    check: bool = True,
+    progress: bool = False,
+) -> Scored:
+    """A results file, read; a folder that holds results.json and no model, likewise; a checkpoint, scored."""
+    if isinstance(name, Scored):
+        return name
+    path = Path(name)
+    if path.is_file():
+        return Scored.read(path)
+    if (path / "results.json").is_file() and not (path / "config.json").is_file():
+        return Scored.read(path / "results.json")
+    return evaluate(name, tasks, data=data, precision=precision, check=check, progress=progress)
 
 
 def compare_all(

@@ -1,0 +1,137 @@
+"""cse eval: score a checkpoint, compare two, report on a folder of runs, run tasks of MTEB."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "score a checkpoint, compare two, report on runs, run MTEB"
+ACTIONS = ("score", "compare", "report", "mteb")  # without a name, the first one is meant: cse eval CHECKPOINT
+EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse eval score --help` lists its options."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their options."""
+    parser.epilog = EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+
+    score = action("score", "score a checkpoint, print a table, and write results.json into its run")
+    score.add_argument(
+        "checkpoint", help="folder or Hub id: of cse, of sentence-transformers, a plain model, an export"
+    )
+    score.add_argument("--out", type=Path, help="where to write results.json (default: the run of the checkpoint)")
+    score.add_argument(
+        "--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s; SentEval's quick: 5)"
+    )
+    add_scoring(score)
+    compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
+    compare.add_argument("a", help="a results.json, or a checkpoint, which is then scored first")
+    compare.add_argument("b", help="the same")
+    compare.add_argument("--out", type=Path, help="where to write the comparison as JSON")
+    add_scoring(compare)
+    _add_report(action("report", "write report.md and report.html of the runs in a folder"))
+    mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
+    mteb.add_argument("checkpoint", help="folder or Hub id")
+    mteb.add_argument("--benchmark", help='name of a benchmark, such as "MTEB(eng, v2)", in place of --tasks')
+    mteb.add_argument("--out", type=Path, required=True, help="folder for results")
+    mteb.add_argument("--overwrite", action="store_true", help="run the tasks again that have a result")
+    add_scoring(mteb)
+
+
+def add_scoring(parser: argparse.ArgumentParser, tasks: str | None = "sts") -> None:
+    """Declare the options of every command that scores a checkpoint."""
+    parser.add_argument("--tasks", default=tasks, help="tasks and groups, separated by commas (default: %(default)s)")
+    parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
+    parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="folder for the two files (default: the folder of runs)")
+    parser.add_argument("--title", default="Results", help="title of the page (default: %(default)s)")
+    parser.add_argument("--baseline", metavar="RECIPE", help="compare every method with this one, over seeds")
+    parser.add_argument("--tasks", help="report only the results on these tasks, named as they were when scored")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --baseline: write its table of methods as JSON")
+    parser.add_argument("--note", default="", help="with --json: the conditions of the runs, kept in the file")
+
+
+def run(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Run one of the actions."""
+    from cse.console import quiet
+
+    quiet()
+    return {"score": _score, "compare": _compare, "report": _report, "mteb": _mteb}[arguments.action](arguments)
+
+
+def _score(a: argparse.Namespace) -> int:
+    from cse.console import say
+    from cse.evaluation import results, table
+    from cse.evaluation.scoring import evaluate
+
+    out = a.out or results.default_out(a.checkpoint, a.tasks)
+    scored = evaluate(
+        a.checkpoint,
+        a.tasks,
+        data=a.data,
+        precision=a.precision,
+        folds=a.folds,
+        check=not a.unchecked,
+        progress=sys.stderr.isatty(),
+        out=out,
+    )
+    table.show(scored.results)
+    if out:
+        say("wrote", str(out))
+    return 0 if scored.results["tasks"] or scored.results.get("transfer") else 1
+
+
+def _compare(a: argparse.Namespace) -> int:
+    from cse.evaluation import comparison, results
+
+    if a.out:
+        results.check_writable(a.out)
+    options = {"data": a.data, "precision": a.precision, "check": not a.unchecked, "progress": sys.stderr.isatty()}
+    first, second = (comparison.read_or_score(name, a.tasks, **options) for name in (a.a, a.b))
+    found = comparison.compare(first, second)
+    comparison.show(first, second, found)
+    if a.out:
+        results.write(comparison.as_dict(first, second, found), a.out)
+    return 0
+
+
+def _report(a: argparse.Namespace) -> int:
+    from cse.console import say
+    from cse.evaluation.reporting import report
+
+    out = a.out or a.runs
+    found = report(a.runs, out, title=a.title, baseline=a.baseline, tasks=a.tasks, summary=a.json, note=a.note)
+    say("found", f"{len(found.entries)} results, {len(found.curves)} runs")
+    for why in found.skipped:
+        say("skipped", why)
+    for path in (out / "report.md", out / "report.html", a.json):
+        if path:
+            say("wrote", str(path))
+    return 0
+
+
+def _mteb(a: argparse.Namespace) -> int:
+    from cse.evaluation import table
+    from cse.evaluation.scoring import run_mteb
+
+    found = run_mteb(
+        a.checkpoint,
+        a.tasks,
+        a.out,
+        benchmark=a.benchmark,
+        data=a.data,
+        precision=a.precision,
+        check=not a.unchecked,
+        overwrite=a.overwrite,
+    )
+    table.show_mteb(found)
+    return 1 if found["failed"] else 0

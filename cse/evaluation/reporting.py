@@ -1,0 +1,124 @@
+"""A report on a folder of runs: Markdown tables for a README or a card, and one HTML page. `cse eval report RUNS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+from cse.evaluation import methods, page, results
+from cse.evaluation.collect import Entry, Found, collect
+from cse.evaluation.comparison import Difference, compare_all
+from cse.evaluation.score_table import score_tables
+from cse.files import atomic_file
+
+MOST = 24  # checkpoints of one set of tasks that are compared with each other
+
+
+def report(
+    runs: Path,
+    out: Path | None = None,
+    *,
+    title: str = "Results",
+    baseline: str | None = None,
+    tasks: str | None = None,
+    summary: Path | None = None,
+    note: str = "",
+) -> Found:
+    """Write `report.md` and `report.html` into a folder.
+
+    Args:
+        runs: The folder in which results and logs are looked for.
+        out: The folder of the two files; None: `runs`.
+        title: Title of the page.
+        baseline: A recipe that all others are compared with, in a table of its own.
+        tasks: Report only the results on these tasks, named as they were when they were scored.
+        summary: Where to write the table of methods as JSON; it needs a baseline that was scored on one set of tasks.
+        note: Text about the conditions of the runs, kept in the summary.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UserError: The folder holds nothing to report, or no complete results of the baseline.
+    """
+    out = out or runs
+    if summary and not baseline:
+        raise UserError("--json writes the table of methods, which needs a baseline\nfix: add --baseline RECIPE")
+    results.check_writable(out / "report.html")
+    if summary:
+        results.check_writable(summary, "--json")
+    found = collect(runs)
+    if tasks:
+        found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])
+    if not found.entries and not found.curves:
+        what = f"no results on {tasks}" if tasks else "no results.json and no metrics.jsonl of a run"
+        raise UserError(f"{runs} holds {what}\nfix: score a checkpoint first: cse eval CKPT --out {runs}/results.json")
+    text = markdown(found.entries)
+    if baseline:
+        compared = summaries(found.entries, baseline, note)
+        text = "\n".join([*(_titled(one) for one in compared), text])
+        if summary:
+            results.write(_only(compared, baseline), summary)
+    html = page.render(found, differences(found.entries), title)
+    for name, content in (("report.md", text), ("report.html", html)):
+        with atomic_file(out / name) as scratch:
+            scratch.write_text(content, encoding="utf-8")
+    return found
+
+
+def summaries(entries: Sequence[Entry], baseline: str, note: str = "") -> list[dict[str, Any]]:
+    """One summary of methods for each set of tasks that the baseline was scored on.
+
+    Raises:
+        UserError: No results of the baseline are complete.
+    """
+    asked = dict.fromkeys(e.requested for e in entries if e.recipe == baseline) or dict.fromkeys(
+        e.requested for e in entries
+    )
+    return [methods.summarize(methods.methods([e for e in entries if e.requested == r], baseline), note) for r in asked]
+
+
+def differences(entries: Sequence[Entry], resamples: int = 1000) -> dict[tuple[int, int], dict[str, Difference]]:
+    """Differences of every two checkpoints that were scored on the same tasks, by their places in the list."""
+    found: dict[tuple[int, int], dict[str, Difference]] = {}
+    for requested in dict.fromkeys(e.requested for e in entries):
+        places = [i for i, e in enumerate(entries) if e.requested == requested and e.scored is not None][:MOST]
+        if len(places) < 2:
+            continue
+        scored = [s for i in places if (s := entries[i].scored)]
+        try:
+            pairs = compare_all(scored, resamples)
+        except UserError:  # two checkpoints only, scored on different rows: there is nothing to compare
+            continue
+        found |= {(places[i], places[j]): d for (i, j), d in pairs.items()}
+    return found
+
+
+def markdown(entries: Sequence[Entry]) -> str:
+    """One table for each set of tasks."""
+    parts = []
+    for table in score_tables(entries):
+        rows = [["checkpoint", "seed", *table.tasks, "average", "95 %"]]
+        rows.append([":--", "--:", *["--:"] * (len(table.tasks) + 2)])
+        for row in table.rows:
+            label = row.label.replace("|", "\\|")
+            name = f"**{label}**" if row.is_mean else label
+            rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        parts.append(f"Spearman × 100 over all pairs, `{table.requested}`\n\n{lines}\n")
+    return "\n".join(parts)
+
+
+def _titled(summary: dict[str, Any]) -> str:
+    title = f"Spearman × 100 over all pairs, `{summary['requested']}`: methods, mean ± standard deviation over seeds"
+    return f"{title}\n\n{methods.markdown(summary)}"
+
+
+def _only(compared: Sequence[dict[str, Any]], baseline: str) -> dict[str, Any]:
+    if len(compared) > 1:
+        names = "; ".join(one["requested"] for one in compared)
+        raise UserError(f"--json: {baseline} was scored on several sets of tasks: {names}\nfix: name one with --tasks")
+    return compared[0]
