@@ -26,7 +26,7 @@ train: setup  ## train a recipe: RECIPE=simcse-unsup ARGS="--trainer.max_steps=5
 	@$(BIN)/cse train $(RECIPE) $(ARGS)
 
 eval: setup  ## score a checkpoint: CKPT=runs/.../best TASKS=sts|sts-mini|STSB-dev ARGS="--data DIR"
-	@$(BIN)/python -m eval $(CKPT) --tasks $(TASKS) $(ARGS)
+	@$(BIN)/cse eval $(CKPT) --tasks $(TASKS) $(ARGS)
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -41,7 +41,7 @@ bench: setup  ## our speed against sentence-transformers and mteb, into runs/ben
 	@$(BIN)/python -m eval bench $(ARGS)
 
 report: setup  ## table and page of every run under runs/
-	@$(BIN)/python -m eval report runs $(ARGS)
+	@$(BIN)/cse eval report runs $(ARGS)
 
 reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the band that it declares
 	@$(BIN)/python -m eval reproduce $(RECIPE) --seeds $(SEEDS) $(ARGS)

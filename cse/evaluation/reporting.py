@@ -53,7 +53,7 @@ def report(
     found = collect(runs)
     if tasks:
         found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])
-    if not found.entries and not found.curves:
+    if not found.entries and (tasks or not found.curves):
         what = f"no results on {tasks}" if tasks else "no results.json and no metrics.jsonl of a run"
         raise UserError(f"{runs} holds {what}\nfix: score a checkpoint first: cse eval CKPT --out {runs}/results.json")
     text = markdown(found.entries)
@@ -61,7 +61,7 @@ def report(
         compared = summaries(found.entries, baseline, note)
         text = "\n".join([*(_titled(one) for one in compared), text])
         if summary:
-            results.write(_only(compared, baseline), summary)
+            results.write(_only(compared, baseline), summary, option="--json")
     html = page.render(found, differences(found.entries), title)
     for name, content in (("report.md", text), ("report.html", html)):
         with atomic_file(out / name) as scratch:

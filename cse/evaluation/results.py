@@ -82,8 +82,20 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def write(results: Mapping[str, Any], out: Path, similarities: Mapping[str, Vector] | None = None) -> None:
-    """Write results.json, and the pairs' similarities beside it, each whole or not at all.
+def write(
+    results: Mapping[str, Any],
+    out: Path,
+    similarities: Mapping[str, Vector] | None = None,
+    *,
+    option: str = "--out",
+) -> None:
+    """Write results.json, and the similarities of the pairs beside it, each whole or not at all.
+
+    Args:
+        results: The content.
+        out: The path of the file.
+        similarities: The arrays, by name.
+        option: The option that gave the path.
 
     Raises:
         UserError: The place cannot be written to.
@@ -97,7 +109,7 @@ def write(results: Mapping[str, Any], out: Path, similarities: Mapping[str, Vect
                 json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
             )
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}\nfix: give a path that can be") from None
+        raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give a path that can be") from None
 
 
 def default_out(checkpoint: str, requested: str) -> Path | None:

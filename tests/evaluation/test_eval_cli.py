@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from cse.cli import main
 from cse.encoder.identity import model_hash
+from cse.evaluation import compare, evaluate
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.loading import load_model
 from cse.evaluation.results import default_out
-from eval.cli import main
+from eval import cli as checkout
 
 WORDS = [
     "[PAD]",
@@ -79,13 +81,32 @@ def prompted(folder, name, default=None):
 
 def test_command_line_evaluator_and_file_agree(plain, tmp_path, capsys):
     out = tmp_path / "results.json"
-    assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(out)]) == 0
+    assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(out)]) == 0
     written = json.loads(out.read_text())
     score = written["tasks"]["sts-mini-dev"]["all"]["spearman"]
     assert STSEvaluator("sts-mini-dev")(load_model(str(plain)).encoder) == {"dev": score, "sts-mini-dev": score}
     assert written["average"]["all"]["spearman"] == score
     assert written["model"]["sha256"] == model_hash(plain)
     assert f"{score:.2f}" in capsys.readouterr().out
+
+
+def test_python_does_what_the_command_line_does(plain, tmp_path):
+    out, options = tmp_path / "results.json", ["--tasks", "sts-mini-dev", "--precision", "fp32"]
+    assert main(["eval", *options, str(plain), "--out", str(out)]) == 0  # options may come first
+    scored = evaluate(plain, "sts-mini-dev", precision="fp32")
+    assert scored.results["tasks"] == json.loads(out.read_text())["tasks"]
+    difference = compare(out, scored)["sts-mini-dev"]
+    assert (difference.b - difference.a, difference.interval) == (0, (0, 0))
+
+
+def test_in_a_checkout_python_m_eval_is_cse_eval(plain, tmp_path, capsys):
+    arguments = [str(plain), "--tasks", "sts-mini-dev"]
+    assert checkout.main([*arguments, "--out", str(tmp_path / "one.json")]) == 0
+    assert main(["eval", "score", *arguments, "--out", str(tmp_path / "two.json")]) == 0
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["average"] for name in ("one", "two"))
+    assert one == two
+    assert checkout.main(["reproduce", "simcse-unsup", "--seeds", "0"]) == 2
+    assert capsys.readouterr().err.startswith("cse: --seeds is 0")
 
 
 def test_a_folder_is_scored_alike_plain_and_as_a_sentence_transformer(plain, transformer):
@@ -101,7 +122,7 @@ def test_bf16_is_within_0_05_of_fp32_or_so_recorded(plain, tmp_path):
     scores = {}
     for precision in ("fp32", "bf16"):
         out = tmp_path / f"{precision}.json"
-        assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(out), "--precision", precision]) == 0
+        assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(out), "--precision", precision]) == 0
         written = json.loads(out.read_text())
         assert written["precision"] == precision
         scores[precision] = written["average"]["all"]["spearman"]
@@ -144,12 +165,12 @@ def test_a_damaged_checkpoint_is_a_message(plain, tmp_path, capsys, damage):
     copy = tmp_path / "copy"
     shutil.copytree(plain, copy)
     (copy / damage).write_bytes(b"{")
-    assert main([str(copy), "--tasks", "sts-mini-dev"]) == 2
+    assert main(["eval", str(copy), "--tasks", "sts-mini-dev"]) == 2
     assert len(capsys.readouterr().err.splitlines()) <= 5
 
 
 def test_compare_scores_checkpoints_itself(plain, capsys):
-    assert main(["compare", str(plain), str(plain), "--tasks", "sts-mini-dev"]) == 0
+    assert main(["eval", "compare", str(plain), str(plain), "--tasks", "sts-mini-dev"]) == 0
     assert "verdict: no difference shown" in capsys.readouterr().out
 
 
@@ -168,8 +189,9 @@ def test_compare_scores_checkpoints_itself(plain, capsys):
 def test_bad_input_is_a_message_of_few_lines(plain, capsys, arguments, message):
     if "sts-mini" in arguments and "--data" in arguments:
         arguments = [*arguments, "--tasks", "STSB-dev"]
-    assert main([a.replace("{plain}", str(plain)) for a in arguments]) == 2
+    assert main(["eval", *(a.replace("{plain}", str(plain)) for a in arguments)]) == 2
     printed = capsys.readouterr().err
+    assert printed.startswith("cse: ")
     assert message in printed
     assert len(printed.splitlines()) <= 5
     assert "Traceback" not in printed
@@ -178,18 +200,20 @@ def test_bad_input_is_a_message_of_few_lines(plain, capsys, arguments, message):
 def test_missing_task_is_named_and_nothing_is_averaged(plain, write_task, tmp_path, capsys):
     folder = write_task([(i % 6, f"{'ab' * i} a", f"{'ba' * (i % 4)} b") for i in range(1, 9)])
     out = tmp_path / "results.json"
-    assert main([str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]) == 0
+    assert (
+        main(["eval", str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]) == 0
+    )
     printed = capsys.readouterr().out
     assert "SICKR-dev is missing" in printed
     assert "no average: 1 of the requested tasks" in printed
     assert json.loads(out.read_text())["average"]["all"]["spearman"] is None
-    assert main([str(plain), "--tasks", "STS12", "--data", str(folder)]) == 1  # nothing at all was scored
+    assert main(["eval", str(plain), "--tasks", "STS12", "--data", str(folder)]) == 1  # nothing at all was scored
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_no_permission(plain, tmp_path, capsys):
     tmp_path.chmod(0o500)
-    assert main([str(plain), "--tasks", "sts-mini-dev", "--out", str(tmp_path / "r.json")]) == 2
+    assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(tmp_path / "r.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

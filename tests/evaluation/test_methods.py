@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from cse.cli import main
 from cse.errors import UserError
 from cse.evaluation import describe, methods, results
 from cse.evaluation.collect import collect
 from cse.evaluation.comparison import Scored, compare
 from cse.evaluation.harness import score_tasks
-from eval.cli import main
+from eval import tables
 
 ROWS = [(i % 6, f"{'same ' * (i % 6)} text {i}", f"{'same ' * (i % 6)} words {i * 7 % 61}") for i in range(80)]
 
@@ -85,13 +86,41 @@ def test_the_table(add, tmp_path, capsys):
     scores = [add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0))[1] for seed in (1, 2)]
     add("slow", 1, 2.0, steps_per_s=(0.5, 2.0))
     untrained = add("untrained", 0, 5.0)[1]
-    assert main(["report", str(tmp_path / "runs"), "--baseline", "simcse"]) == 0
+    assert main(["eval", "report", str(tmp_path / "runs"), "--baseline", "simcse"]) == 0
     lines = (tmp_path / "runs" / "report.md").read_text().splitlines()
     table = {line.split(" | ")[0].strip("| "): line for line in lines[:8] if line.startswith("|")}
     mean, sd = statistics.mean(scores), statistics.stdev(scores)
     assert table["simcse"] == f"| simcse | 2 | {mean:.2f} ± {sd:.2f} | {mean:.2f} ± {sd:.2f} |  |  | 1.00 |"
     assert table["slow"].endswith(" 0.50 |")
     assert f"| untrained | - | {untrained:.2f} |" in table["untrained"]
+
+
+def test_the_table_as_json_is_what_is_committed(add, tmp_path, capsys):
+    for seed in (1, 2):
+        add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0)), add("other", seed, 1.0)
+    runs, out = tmp_path / "runs", tmp_path / "methods.json"
+    assert main(["eval", "report", str(runs), "--baseline", "simcse", "--json", str(out), "--note", "a note"]) == 0
+    found = json.loads(out.read_text())
+    assert methods.markdown(found) in (runs / "report.md").read_text()
+    assert (found["seeds"], found["note"], found["precision"]) == ([1, 2], "a note", "fp32")
+    committed = json.loads((tables.RESULTS / "methods.json").read_text(encoding="utf-8"))
+    assert list(found) == list(committed)
+    assert [list(row) for row in found["methods"]] == [list(row) for row in committed["methods"][:2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json", "{tmp}/x.json"], "cse: --json writes the table of methods, which needs a baseline"),
+        (["--baseline", "simcse", "--json", "/proc/x.json"], "cse: --json /proc/x.json cannot be written"),
+        (["--tasks", "STS12"], "holds no results on STS12"),
+    ],
+)
+def test_a_report_that_cannot_be_made(add, tmp_path, capsys, options, message):
+    add("simcse", 1, 3.0)
+    options = [option.replace("{tmp}", str(tmp_path)) for option in options]
+    assert main(["eval", "report", str(tmp_path / "runs"), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_baseline_that_is_not_there(add, tmp_path, capsys):

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cse.cli import main
 from cse.errors import UserError
 from cse.evaluation import describe, reporting, results, svg
 from cse.evaluation.collect import collect
 from cse.evaluation.harness import score_tasks
-from eval.cli import main
 
 ROWS = [(i % 6, f"a {i} <b>common</b> {'word ' * (i % 3)}", f"a {i * 7 % 11} common & </script>") for i in range(60)]
 
@@ -92,7 +92,7 @@ def test_nothing_to_report(tmp_path):
 
 
 def test_command_line(runs, tmp_path, capsys):
-    assert main(["report", str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert main(["eval", "report", str(runs), "--out", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.md", "report.html"}
     assert "2 results, 2 runs" in capsys.readouterr().out
 
