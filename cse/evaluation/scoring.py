@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.console import say
-from cse.errors import UserError
+from cse.errors import require
 from cse.evaluation import describe, results, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.harness import Outcome, score_tasks
@@ -97,10 +97,9 @@ def run_mteb(
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or mteb is not installed.
     """
-    try:
-        from cse.evaluation import mteb_adapter
-    except ImportError as error:
-        raise UserError(f"cse eval mteb needs mteb ({error})\nfix: pip install 'cse-embeddings[mteb]'") from error
+    require("mteb", extra="mteb", user="cse eval mteb")
+    from cse.evaluation import mteb_adapter
+
     found = mteb_adapter.get_tasks(tasks, benchmark)
     results.check_writable(out / "mteb.json")
     model = load_model(str(checkpoint), use_prompts=True)
