@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.console import say
-from cse.errors import require
+from cse.errors import require_package
 from cse.evaluation import describe, results, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.harness import Outcome, score_tasks
@@ -97,7 +97,7 @@ def run_mteb(
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or mteb is not installed.
     """
-    require("mteb", extra="mteb", user="cse eval mteb")
+    require_package("mteb", extra="mteb", user="cse eval mteb")
     from cse.evaluation import mteb_adapter
 
     found = mteb_adapter.get_tasks(tasks, benchmark)
