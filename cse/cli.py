@@ -16,9 +16,9 @@ from cse.errors import UserError
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
+    parser = _parser()
     words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
-    parser = _parser(words)
-    arguments, rest = parser.parse_known_args(words)
+    arguments, rest = parser.parse_known_args(_with_action(words))
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -48,8 +48,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"cse: {message}\nfix: `{self.prog} --help` shows the usage\n")
 
 
-def _parser(words: list[str]) -> argparse.ArgumentParser:
-    """The parser; `words` gain the default action of a command that has `ACTIONS`, if they name none."""
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -57,11 +56,17 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         command = import_module(f"cse.commands.{name}")
         subparser = subparsers.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
-        actions = getattr(command, "ACTIONS", ())
-        if actions and words[:1] == [name] and words[1:2] and words[1] not in (*actions, "-h", "--help"):
-            words.insert(1, actions[0])
         subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
     return parser
+
+
+def _with_action(words: list[str]) -> list[str]:
+    """`cse eval CHECKPOINT` as `cse eval score CHECKPOINT`: the first of a command's `ACTIONS` is the default."""
+    command = sys.modules.get(f"cse.commands.{words[0]}") if len(words) > 1 else None
+    actions = getattr(command, "ACTIONS", ())
+    if not actions or words[1] in (*actions, "-h", "--help"):
+        return words
+    return [words[0], actions[0], *words[1:]]
 
 
 def _hyphens(word: str) -> str:
