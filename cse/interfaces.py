@@ -276,7 +276,12 @@ class Teacher(nn.Module, ABC):
 
 
 class SentenceEncoder(Protocol):
-    """Anything that turns texts into vectors: our Encoder, a SentenceTransformer. The only seam that `eval` needs."""
+    """Anything that turns texts into vectors: an `Encoder` of cse, a SentenceTransformer.
+
+    Evaluation needs only this of an encoder. For speed it uses more if it exists: the device and the mode of a torch
+    module, `precision` and `max_tokens` of our `Encoder.encode`, `max_seq_length` of a SentenceTransformer. To load a
+    checkpoint by name, `cse.evaluation.loading` uses `Encoder.load` and the files of the folder.
+    """
 
     def encode(self, texts: list[str], *, batch_size: int = 64) -> Any:
         """(n, D) vectors, in the order of the texts."""

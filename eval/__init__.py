@@ -1,5 +1,1 @@
-"""Scores that can be trusted, in one command: `python -m eval CHECKPOINT --tasks sts`.
-
-Read `suite` (which tasks there are), `pairs` and `sources` (where their rows come from), `sts` (what is computed) and
-`harness` (the one code path that the command line, the evaluator in training and the report share).
-"""
+"""What we run on ourselves: benchmarks, reproductions, the tables of the documentation. README.md has the protocol."""

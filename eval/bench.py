@@ -1,4 +1,4 @@
-"""How fast the harness is: against `mteb.evaluate` and a loop like SentEval's, on the same tasks, rows and precision.
+"""The speed of scoring: against `mteb.evaluate` and a loop like SentEval's, on the same tasks, rows and precision.
 
 Each round runs all of them, one after another, so that whatever else the machine does falls on all alike; a speed-up is
 the median over rounds of one round's ratio.
@@ -33,9 +33,9 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, An
     """Time everything in turn.
 
     Args:
-        model: Loaded by our own encoder.
+        model: A model that our own encoder loaded.
         data: Rows by task.
-        rounds: How many times.
+        rounds: Number of rounds.
 
     Returns:
         Keys for bench.json.

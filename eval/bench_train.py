@@ -1,4 +1,4 @@
-"""How fast training is: our trainer against sentence-transformers', on the same rows, batches, length and precision.
+"""The speed of training: our trainer against sentence-transformers', on the same rows, batches, length and precision.
 
 Both take the same optimizer steps of unsupervised SimCSE (sentence-transformers: MultipleNegativesRankingLoss on the
 sentence paired with itself) from the same backbone with fused AdamW. Each measurement is a process of its own, so that

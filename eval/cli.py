@@ -38,17 +38,20 @@ def bench(arguments: list[str]) -> int:
         "checkpoint",
         nargs="?",
         default="asset:mini",
-        help="of scoring, and backbone of training (default: %(default)s)",
+        help="the model to score, and the backbone to train (default: %(default)s)",
     )
     parser.add_argument("--corpus", default="asset:wiki", help="sentences to train on (default: %(default)s)")
     parser.add_argument(
-        "--length", type=int, default=64, help="most tokens of a sentence in training (default: %(default)s)"
+        "--length", type=int, default=64, help="maximum tokens of a sentence in training (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=30, help="of training, 5 of them not counted (default: %(default)s)"
+        "--steps",
+        type=int,
+        default=30,
+        help="training steps, the first 5 of which are not counted (default: %(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how many times everything is run (default: %(default)s)")
-    parser.add_argument("--only", choices=("train", "eval"), help="one of the two (default: both)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
+    parser.add_argument("--only", choices=("train", "eval"), help="time only one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
     parser.add_argument("--machine", help="kind of machine, for the table of speed; kept in the file")
     add_scoring(parser)
@@ -99,10 +102,10 @@ def reproduce(arguments: list[str]) -> int:
     """Train and score a recipe with several seeds."""
     parser = _parser("reproduce", "Train and score a recipe with several seeds, against the band that it declares.")
     parser.add_argument(
-        "recipe", help="its name; what is left over are options of the recipe, as --trainer.max_steps=50"
+        "recipe", help="name of the recipe; further options are those of the recipe, such as --trainer.max_steps=50"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 42 on (default: %(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs lie (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: %(default)s)")
     parser.add_argument("--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s)")
     add_scoring(parser, tasks=None)
     options, overrides = parser.parse_known_args(arguments)

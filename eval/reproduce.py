@@ -4,8 +4,8 @@ A recipe says what it expects as
 
     expect: {tasks: sts-mini-dev, low: 57.5, high: 59.5}
 
-the band in which the mean over seeds is to lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: what is
-trained or scored already is not done again, and what was interrupted goes on where it stopped.
+the band in which the mean over seeds must lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: runs that
+are trained or scored already are kept, and interrupted ones resume.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Score = Callable[[Path, Path], None]  # a checkpoint, and where its results go
 
 
 def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs: Path, score: Score) -> dict[str, Any]:
-    """Do what is not done yet, and summarise.
+    """Train and score the seeds that are not done yet, and summarize.
 
     Args:
-        name: Of the recipe.
-        seeds: How many, from 42 on.
-        overrides: Of its options.
-        tasks: What to score it on; None: the band's own. The band counts for no others.
-        runs: Where runs lie.
-        score: Scores a checkpoint into a results file.
+        name: Name of the recipe.
+        seeds: Number of seeds, from 42 on.
+        overrides: Options of the recipe.
+        tasks: The tasks to score it on; None: those of the band. The band does not apply to other tasks.
+        runs: The folder of the runs.
+        score: A function that scores a checkpoint into a results file.
 
     Raises:
         UserError: A run's folder holds another recipe, or training failed.
     """
     if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; give at least 1")
+        raise UserError(f"--seeds is {seeds}\nfix: give a number >= 1")
     found: dict[int, float] = {}
     folders = []
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
@@ -53,13 +53,13 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         _train(name, recipe, [*overrides, f"--seed={seed}"], folder)
         found[seed] = _scored(folder, tasks or recipe.expect.get("tasks"), score)
         folders.append(folder)
-    summary = summarise(found, recipe.expect if tasks in (None, recipe.expect.get("tasks")) else {})
+    summary = summarize(found, recipe.expect if tasks in (None, recipe.expect.get("tasks")) else {})
     summary["environment"] = read_json(folders[0] / "env.json")
     write_json(folders[0].parent / "reproduce.json", summary)
     return summary
 
 
-def summarise(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[str, Any]:
     """Mean, spread and verdict."""
     values = list(scores.values())
     mean = statistics.mean(values)
@@ -78,7 +78,7 @@ def summarise(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[st
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """For the terminal."""
+    """The summary, for the terminal."""
     sd = "" if summary["sd"] is None else f" ± {summary['sd']:.2f}"
     found = [f"seed {seed}   {score:.2f}" for seed, score in summary["scores"].items()]
     found.append(f"mean      {summary['mean']:.2f}{sd}   min {summary['min']:.2f}   max {summary['max']:.2f}")
@@ -88,19 +88,21 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) -> None:
-    """Train, go on, or do nothing."""
+    """Train, resume, or do nothing."""
     before = folder / "recipe.yaml"
     if before.is_file() and before.read_text(encoding="utf-8") != recipe.text:
         raise UserError(
-            f"{folder} holds a run of other settings than {recipe.name} has now.\n"
-            f"Remove that folder, or give another place with --runs."
+            f"{folder} holds a run of other settings than {recipe.name} has now\n"
+            f"fix: remove that folder, or give another place with --runs"
         )
     known = (folder / "state").exists()
     command = ["train", "--resume", str(folder)] if known else ["train", name, "--run-dir", str(folder), *overrides]
     if known and _finished(folder):
         return
     if subprocess.run([sys.executable, "-m", "cse", *command], check=False).returncode:
-        raise UserError(f"training into {folder} failed; its message is above.\nRun the command again to go on.")
+        raise UserError(
+            f"training into {folder} failed; its message is above\nfix: run the command again, which resumes it"
+        )
 
 
 def _finished(folder: Path) -> bool:
@@ -116,5 +118,5 @@ def _scored(folder: Path, tasks: str | None, score: Score) -> float:
         score(best, out)
     average = results.read(out)["average"]["all"]["spearman"]
     if average is None:
-        raise UserError(f"{best}: a task has no score, so there is no average.\nGive --data DIR, or other --tasks.")
+        raise UserError(f"{best}: a task has no score, so there is no average\nfix: give --data DIR, or other --tasks")
     return float(average)

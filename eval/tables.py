@@ -18,7 +18,7 @@ from typing import Any
 
 from cse.errors import UserError
 from cse.evaluation import methods
-from cse.files import atomic_file
+from cse.files import write_text
 from eval import method_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +112,5 @@ def write(check: bool = False) -> list[Path]:
             continue
         changed.append(page)
         if not check:
-            with atomic_file(page) as scratch:
-                scratch.write_text(new, encoding="utf-8")
+            write_text(page, new)
     return changed

@@ -14,7 +14,7 @@ from cse.errors import UserError
 from cse.evaluation import results
 from cse.evaluation.results import Scored
 
-SEED = re.compile(r"-s(\d+)$")  # of a run's folder: runs/<recipe>/<stamp>-s<seed>
+SEED = re.compile(r"-s(\d+)$")  # the end of a run's folder: runs/<recipe>/<stamp>-s<seed>
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Entry:
 
     Attributes:
         label: Short name, unique in the report.
-        recipe: Of the run; the model's name where there is none.
-        seed: Of the run.
-        results: What the file says.
-        scored: With the pairs' similarities, where these lie beside it.
+        recipe: Name of the recipe; of the model, if the results belong to no run under the folder.
+        seed: Seed of the run, if its folder says it.
+        results: The content of the file.
+        scored: The results with the similarities of the pairs, if these exist.
         run: The run's folder.
     """
 
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def requested(self) -> str:
-        """Which set of tasks."""
+        """The tasks, named as they were when they were scored."""
         return str(self.results["average"]["requested"])
 
     @property
@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run wrote down while it trained."""
+    """The log of a run."""
 
     label: str
     records: list[dict[str, float]]
@@ -73,7 +73,7 @@ def collect(folder: Path) -> Found:
         UserError: There is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder of runs {str(folder)!r}.\nTrain something first: make train")
+        raise UserError(f"there is no folder of runs {str(folder)!r}\nfix: train something first: cse train RECIPE")
     found = Found()
     for path in sorted(folder.rglob("results*.json")):
         try:
@@ -91,7 +91,7 @@ def collect(folder: Path) -> Found:
 
 
 def speed(entries: Sequence[Entry]) -> float | None:
-    """Optimizer steps per second, the median over runs of each one's fastest stretch; None where no log says."""
+    """Optimizer steps per second, the median over runs of each one's fastest stretch; None if no log has it."""
     runs = [_records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
     fastest = [max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if "steps_per_s" in run[-1]]
     return statistics.median(fastest) if fastest else None
@@ -105,7 +105,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def by_recipe(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Runs of one recipe that differ by their seed."""
+    """The runs of each recipe that has several seeds."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.seed is not None and entry.average is not None:

@@ -30,9 +30,9 @@ class Difference:
     Attributes:
         a: Score of A.
         b: Score of B.
-        interval: 95 % of the resampled differences.
-        p: Two-sided.
-        adjusted: By Holm over everything compared.
+        interval: The 95 % interval of the resampled differences.
+        p: Two-sided p-value.
+        adjusted: `p` after Holm's correction over everything compared.
     """
 
     a: float
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The conclusion in words."""
         if self.adjusted >= ALPHA:
             return NO_DIFFERENCE
         return "B is better" if self.b > self.a else "A is better"
@@ -102,11 +102,11 @@ def compare_all(
 ) -> dict[tuple[int, int], dict[str, Difference]]:
     """Differences of every two models, all on the same resamples.
 
-    Of more than two models, those that share no rows are left out.
+    If there are more than two models, pairs of them without rows in common are left out.
 
     Args:
-        models: What to compare; the key (i, j) is model j minus model i, for i < j.
-        resamples: How many.
+        models: The models; the key (i, j) of the result is model j minus model i, for i < j.
+        resamples: Number of resamples.
     """
     drawn: dict[tuple[str, str], dict[int, Vector]] = {}
     for task in dict.fromkeys(t for m in models for t in m.cosine):
@@ -136,7 +136,7 @@ def _common(a: Scored, b: Scored, strict: bool) -> list[str]:
     if strict and (other or not tasks):
         what = f"{other[0]} was scored on different rows" if other else "they share no task"
         raise UserError(
-            f"{a.name} and {b.name} cannot be compared: {what}.\nScore both with the same --tasks and --data."
+            f"{a.name} and {b.name} cannot be compared: {what}\nfix: score both with the same --tasks and --data"
         )
     return [task for task in tasks if task not in other]
 
@@ -176,7 +176,7 @@ def show(a: Scored, b: Scored, found: Mapping[str, Difference], console: Console
 
 
 def as_dict(a: Scored, b: Scored, found: Mapping[str, Difference]) -> dict[str, Any]:
-    """For a JSON file."""
+    """The comparison as JSON."""
     rows = {
         name: {
             "a": d.a,

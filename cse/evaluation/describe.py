@@ -25,10 +25,10 @@ def build(
     """The content of results.json.
 
     Args:
-        outcome: What was scored.
-        model: What is known of the model.
-        precision: In which it was run.
-        resamples: For the intervals; 0 leaves them out.
+        outcome: The scores.
+        model: The entry on the model.
+        precision: The precision in which it ran.
+        resamples: Number of resamples for the intervals; 0 leaves them out.
     """
     start = time.perf_counter()
     samples = _samples(outcome, resamples)

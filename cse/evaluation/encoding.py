@@ -18,7 +18,7 @@ from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
 from cse.evaluation.sts import Embed, checked
 
-SLICES = 16  # of one long call: enough for cores to end together; more of them waste more on padding
+SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding
 SLICE_ROWS = 64  # fewer are not worth a call
 TOKENS = {"cpu": 1024, "cuda": 16384}
 CORE_TOKENS = {"fp32": 512, "bf16": 1024}  # in a batch, where each core has its own; half or twice is 2 to 25 % slower
@@ -26,7 +26,7 @@ LETTERS = 4  # to a token, about; only how long batches take depends on it
 
 
 def resolve_precision(encoder: Any, precision: str) -> str:
-    """fp32 or bf16: what `auto` comes to on the encoder's device."""
+    """The precision, fp32 or bf16, that `auto` stands for on the encoder's device."""
     bf16 = precision == "bf16" or (precision == "auto" and native_bf16(_device(encoder)))
     return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
 
@@ -35,9 +35,10 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> E
     """A function from texts to (n, D) float vectors.
 
     Args:
-        encoder: Ours, a SentenceTransformer, or anything with `encode(texts, batch_size=...)`.
-        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively. Foreign encoders use their own.
-        progress: Show a bar.
+        encoder: An `Encoder` of cse, a SentenceTransformer, or anything with `encode(texts, batch_size=...)`.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively. An encoder that
+            is not a torch module uses its own.
+        progress: Whether to show a bar on a terminal.
     """
     resolved = resolve_precision(encoder, precision)
 
@@ -62,16 +63,16 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> E
 def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floating]]]]:
     """A `map` that keeps every core busy.
 
-    On a CPU, encoders of ours run on several slices at once, with one core to each: a layer of a small model is too
-    little work to be shared between cores, which wait for each other at every step, and much longer where other
-    programs use them too. Others are called in turn.
+    On a CPU, an `Encoder` of cse works on several slices at once, with one core for each: a layer of a small model is
+    too little work to be shared between cores, which wait for each other at every step, and much longer if other
+    programs use them, too. Other encoders are called in turn.
     """
     cores = torch.get_num_threads()
     if not isinstance(encoder, Encoder) or encoder.device.type != "cpu" or cores == 1:
         yield map
         return
     training = encoder.training
-    encoder.eval()  # here, because `encode` puts the mode back when it is done, under the feet of the others
+    encoder.eval()  # here, because `encode` restores the mode when it is done, while other threads still run
     encoder.encode(["a"])  # sets the tokenizer's truncation, which may not change while others use it
     torch.set_num_threads(1)
     try:

@@ -13,7 +13,7 @@ class STSEvaluator(Evaluator):
 
     Args:
         tasks: Names of tasks and groups, separated by commas.
-        data: A folder with their rows; None: CSE_DATA, the Hub, or what is shipped.
+        data: A folder with their rows; None: CSE_DATA, the Hub, or the shipped sets.
         precision: fp32, bf16, or auto: bf16 where native.
 
     Raises:
@@ -27,7 +27,7 @@ class STSEvaluator(Evaluator):
         self._found, missing = read_data(tasks, data)
         if missing:
             name, reason = next(iter(missing.items()))
-            raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nSet evaluator.data or CSE_DATA.")
+            raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
@@ -37,5 +37,5 @@ class STSEvaluator(Evaluator):
         return {"dev": average} | {name: score.all.spearman for name, score in outcome.scores.items()}
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The rows of every evaluation set at hand, whatever its tasks; `cse.data.checks` looks for them."""
+        """The rows of every evaluation set on this machine; `cse.data.checks` looks for them in the training text."""
         return texts_at_hand(data or self.data)

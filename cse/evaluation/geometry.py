@@ -32,10 +32,10 @@ def measure(
     """Measures over all sentences and pairs of the tasks.
 
     Args:
-        vectors: (n, D), one of each distinct sentence.
-        row: Where each sentence's is.
-        tasks: The pairs.
-        scores: Their similarities.
+        vectors: (n, D), one row per distinct sentence.
+        row: The row of each sentence.
+        tasks: The pairs, by task and subset.
+        scores: The similarities of the pairs, by task.
     """
     pairs = [p for subsets in tasks.values() for p in subsets.values()]
     x = unit(vectors.astype(np.float64))

@@ -22,13 +22,13 @@ class Outcome:
     """Scores of one encoder on a list of tasks.
 
     Attributes:
-        requested: What was asked for, as it was written.
-        data: What was scored.
-        scores: By task.
-        missing: Why a requested task has no score.
+        requested: The tasks, as the caller named them.
+        data: The rows that were scored, by task.
+        scores: The scores, by task.
+        missing: The reason why a requested task has no score, by task.
         seconds: How long reading, encoding and scoring took.
-        row: Where in `vectors` each distinct sentence's is.
-        vectors: (n, D).
+        row: The row of `vectors` of each distinct sentence.
+        vectors: (n, D), one row per distinct sentence.
     """
 
     requested: str
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def read_data(tasks: str, data: str | None, *, check: bool = True) -> tuple[dict[str, TaskData], dict[str, str]]:
-    """Rows of the tasks that can be had, and the reasons why the others cannot."""
+    """The rows of the tasks whose data were found, and the reason for each of the others."""
     found, missing = {}, {}
     for task in suite.resolve(tasks):
         try:
@@ -70,12 +70,12 @@ def score_tasks(
     """Score an encoder.
 
     Args:
-        encoder: Anything with `encode`.
+        encoder: Anything with `encode`; see `cse.interfaces.SentenceEncoder`.
         tasks: Names of tasks and groups, separated by commas.
         data: A folder with their rows; None: CSE_DATA, or the Hub.
         precision: fp32, bf16 or auto.
-        check: Refuse data that are not the known sets.
-        progress: Show a bar while encoding.
+        check: Whether to refuse data that are not the known sets.
+        progress: Whether to show a bar while encoding.
 
     Raises:
         UserError: The data are malformed or the model's output is unusable.
@@ -95,7 +95,7 @@ def score_data(
     progress: bool = False,
     since: float | None = None,
 ) -> Outcome:
-    """Score an encoder on rows that were read before."""
+    """Score an encoder on rows that were read before; see `score_tasks`."""
     start = time.perf_counter()
     subsets = {name: item.subsets for name, item in found.items()}
     embed = _Kept(embedder(encoder, precision, progress))
@@ -134,5 +134,5 @@ def require_complete(outcome: Outcome) -> Outcome:
     """
     if outcome.missing:
         name, reason = next(iter(outcome.missing.items()))
-        raise UserError(f"no data for task {name}: {reason}\nGive --data DIR or set CSE_DATA.")
+        raise UserError(f"no data for task {name}: {reason}\nfix: give --data DIR or set CSE_DATA")
     return outcome

@@ -19,12 +19,12 @@ class Model:
     """A loaded checkpoint.
 
     Attributes:
-        encoder: What embeds.
-        name: As it was asked for.
-        folder: Where its files are.
-        sha256: Of everything that its vectors depend on.
-        loader: Which library runs it.
-        prompt: Text that the model asks to be put before every text, and that was.
+        encoder: The loaded encoder.
+        name: The name that the caller gave.
+        folder: The folder of its files.
+        sha256: Hash of everything that its vectors depend on.
+        loader: The library that runs it.
+        prompt: Text that the model puts before every text by default, and that was applied.
     """
 
     encoder: Any
@@ -50,11 +50,11 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
     """Load a checkpoint to score.
 
     Args:
-        name: Folder, also one that `cse export` wrote, `asset:NAME` or Hub id.
+        name: A folder (also one that `cse export` wrote), `asset:NAME` or a Hub id.
         use_prompts: Whether prompts other than the default one will be needed.
 
     Raises:
-        UserError: It cannot be had, or is not a model.
+        UserError: It cannot be loaded.
     """
     from cse.encoder.model import Encoder
 
@@ -72,7 +72,7 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
         except Exception as error:  # damaged files surface as whatever the library at hand raises
             reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
             refusal = UserError(
-                f"{name} cannot be loaded: {type(error).__name__}: {reason}\nGive a complete checkpoint."
+                f"{name} cannot be loaded: {type(error).__name__}: {reason}\nfix: give a complete checkpoint"
             )
     else:
         refusal = UserError(f"{name}: sentence-transformers, which its default prompt needs, does not load it")
@@ -99,16 +99,16 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _folder(name: str) -> Path:
-    """The files behind a name."""
+    """The folder of a checkpoint's files."""
     from cse.encoder.backbone import locate
 
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     try:
-        place = locate(name)  # refuses what looks like a path and is none
+        place = locate(name)  # refuses a name that looks like a path if nothing exists there
     except UserError:
         raise UserError(
-            f"there is no checkpoint folder {name!r}.\nGive the folder with config.json, or a Hub id."
+            f"there is no checkpoint folder {name!r}\nfix: give the folder with config.json, or a Hub id"
         ) from None
     if Path(place).is_dir():
         return Path(place)

@@ -21,14 +21,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ by their seed, or one checkpoint that has none.
+    """Runs that differ by their seed, or one checkpoint without a seed.
 
     Attributes:
-        name: The recipe's, or the checkpoint's.
-        runs: By seed.
-        difference: Mean average minus the baseline's; None for the baseline.
-        interval: 95 % of its resamples.
-        adjusted: Its two-sided p, by Holm over all methods.
+        name: Name of the recipe, or of the checkpoint.
+        runs: The runs, in the order of their seeds.
+        difference: Its mean average minus that of the baseline; None for the baseline.
+        interval: The 95 % interval of the resampled difference.
+        adjusted: The two-sided p-value of the difference, after Holm's correction over all methods.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Method:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The conclusion in words."""
         if self.difference is None or self.adjusted is None:
             return ""
         if self.adjusted >= ALPHA:
@@ -55,11 +55,11 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int = significan
 
     Args:
         entries: Results on one set of tasks.
-        baseline: Name of the method that others are compared with.
-        resamples: How many.
+        baseline: Name of the method that the others are compared with.
+        resamples: Number of resamples.
 
     Raises:
-        UserError: The baseline has no complete results, or other rows than another method.
+        UserError: The baseline has no complete results, or methods were scored on different rows.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda e: (e.seed is None, e.seed or 0)):
@@ -67,7 +67,9 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int = significan
             groups.setdefault(entry.recipe, []).append(entry)
     if baseline not in groups:
         known = ", ".join(sorted(groups)) or "nothing"
-        raise UserError(f"--baseline {baseline}: no complete results of it; there are results of {known}")
+        raise UserError(
+            f"--baseline {baseline} has no complete results; there are results of {known}\nfix: name one of these"
+        )
     drawn = _averages([e for runs in groups.values() for e in runs], resamples)
     found, p = {}, {}
     for name, runs in groups.items():
@@ -136,7 +138,7 @@ def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequen
     """A summary as a Markdown table; a column that no row fills is left out.
 
     Args:
-        summary: As `summarize` makes it.
+        summary: A summary of methods, as `summarize` returns it.
         only: Names of the methods to show; all of them if empty.
         tasks: The tasks to show beside the average; None: all.
     """
@@ -185,7 +187,7 @@ def _averages(entries: Sequence[Entry], resamples: int) -> Mapping[int, Vector]:
     for task in tasks:
         hashes = {str(s.results["tasks"].get(task, {}).get("data", {}).get("sha256")) for s in scored}
         if len(hashes) > 1:
-            raise UserError(f"{task} was scored on different rows; score all checkpoints with the same --data")
+            raise UserError(f"{task} was scored on different rows\nfix: score all checkpoints with the same --data")
         total += significance.bootstrap([s.cosine[task] for s in scored], scored[0].gold[task], task, resamples)
     return {id(entry): row / len(tasks) for entry, row in zip(entries, total, strict=True)}
 

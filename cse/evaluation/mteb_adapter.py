@@ -85,7 +85,8 @@ def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
         known = [b.name for b in mteb.get_benchmarks()]
         if benchmark not in known:
             raise UserError(
-                f"--benchmark: unknown benchmark {benchmark!r}; the nearest is {_nearest(benchmark, known)!r}."
+                f"--benchmark: unknown benchmark {benchmark!r}; the nearest is {_nearest(benchmark, known)!r}\n"
+                "fix: name a benchmark of mteb"
             )
         return list(mteb.get_benchmark(benchmark).tasks)
     theirs = {ours: name for name, ours in OURS.items()}
@@ -94,7 +95,10 @@ def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
         wanted += [theirs.get(member, member) for member in suite.groups().get(name, (name,))]
     for name in wanted:
         if name not in OURS and name not in (known := _known()):
-            raise UserError(f"--tasks: mteb has no task {name!r}; the nearest is {_nearest(name, known)!r}.")
+            raise UserError(
+                f"--tasks: mteb has no task {name!r}; the nearest is {_nearest(name, known)!r}\n"
+                "fix: name a task of mteb"
+            )
     return list(mteb.get_tasks(tasks=list(dict.fromkeys(wanted)), exclude_superseded=False)) if wanted else []
 
 
@@ -108,7 +112,7 @@ def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
     """Give one of the seven STS tasks its rows from a local folder.
 
     Returns:
-        What was given; None where the task is another, or the folder has not all of its rows: mteb then asks the Hub.
+        What was given; None if the task is not one of the seven or the folder lacks rows: mteb then asks the Hub.
     """
     name = task.metadata.name
     if name not in OURS or not sources.local(data):
@@ -134,7 +138,7 @@ def run(
     check: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run tasks one by one, keeping each result as soon as it is there; what is there already is not run again.
+    """Run tasks one by one; each result is kept as soon as it exists, and a task with a result is not run again.
 
     Returns:
         The summary, which is also written to `out/mteb.json`.
@@ -174,13 +178,13 @@ def run(
 
 
 def _before(path: Path) -> dict[str, Any]:
-    """Tasks of an earlier summary: a score on other rows must not pass for one on these."""
+    """The tasks of an earlier summary: a score on other rows must not be taken for one on these."""
     found: dict[str, Any] = read_json(path) if path.is_file() else {}
     return dict(found.get("tasks", {}))
 
 
 def _ask_hub(task: Any) -> None:
-    """Fail at once where there is no network: mteb would retry for half a minute a task."""
+    """Fail at once without a network: mteb would retry for half a minute per task."""
     if not hub.reachable():
         dataset = task.metadata.dataset
         hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])

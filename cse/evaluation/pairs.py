@@ -29,7 +29,7 @@ class Pairs:
         first: One sentence of each pair.
         second: The other.
         gold: (n,) gold scores.
-        blank: How many rows without a gold score were left out.
+        blank: Number of rows that were left out because they have no gold score.
     """
 
     first: tuple[str, ...]
@@ -62,7 +62,7 @@ def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
 
 
 def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
-    """Subsets of a shipped file, which names each row's in a fourth column."""
+    """Subsets of a shipped file, whose fourth column names the subset of each row."""
     require([path])
     rows = defaultdict(list)
     for line, where in lines(path, skip=1):
@@ -89,7 +89,7 @@ def read_senteval(task: Task, folder: Path) -> dict[str, Pairs]:
 
 
 def check_known(task: Task, subsets: Mapping[str, Pairs], where: str) -> None:
-    """Refuse data of another size than the task's known one, or with impossible gold scores.
+    """Refuse data whose size is not the known one, or whose gold scores are impossible.
 
     Raises:
         UserError: A subset has another number of pairs, or a gold score lies outside the task's scale.
@@ -100,14 +100,14 @@ def check_known(task: Task, subsets: Mapping[str, Pairs], where: str) -> None:
         if len(outside):
             raise UserError(
                 f"{task.name}: {where}, subset {subset}: the gold score {pairs.gold[outside[0]]:g} of pair "
-                f"{outside[0] + 1} lies outside {low:g} to {high:g}.\nMend the data, or pass --unchecked."
+                f"{outside[0] + 1} lies outside {low:g} to {high:g}\nfix: correct the data, or pass --unchecked"
             )
         known = task.counts.get(subset, task.total)
         if task.counts and len(pairs) != known:
             raise UserError(
                 f"{task.name}: {where}, subset {subset}: {len(pairs)} pairs with a gold score where {known} are known."
                 f"\nA score on other rows is not comparable, so nothing was scored.\n"
-                f"Fetch the set again, or pass --unchecked if it is meant to be another."
+                f"fix: fetch the set again, or pass --unchecked if another set is intended"
             )
 
 
@@ -121,11 +121,11 @@ def sha256(subsets: Mapping[str, Pairs]) -> str:
 
 
 def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
-    """Say raw or tokenised, by whether punctuation stands apart from words more often than not.
+    """Say raw or tokenized, by whether punctuation stands apart from words more often than not.
 
     Args:
         subsets: The rows.
-        otherwise: What to say where there is no punctuation.
+        otherwise: The answer for text without punctuation.
     """
     apart = attached = 0
     for pairs in subsets.values():
@@ -134,7 +134,7 @@ def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
             attached += len(ATTACHED.findall(text))
     if not apart + attached:
         return otherwise
-    return "tokenised" if apart > attached else "raw"
+    return "tokenized" if apart > attached else "raw"
 
 
 def make_pairs(gold: Iterable[Any], first: Iterable[str], second: Iterable[str], where: str) -> Pairs:
@@ -152,7 +152,7 @@ def _pairs(rows: Iterable[_Row]) -> Pairs:
             continue
         for text in (row.first, row.second):
             if not text.strip():
-                raise UserError(f"{row.where}: a sentence is empty.\nRemove or mend the row.")
+                raise UserError(f"{row.where}: a sentence is empty\nfix: remove or correct the row")
         kept.append((_gold(row), row.first, row.second))
     first, second = tuple(r[1] for r in kept), tuple(r[2] for r in kept)
     return Pairs(first, second, np.array([r[0] for r in kept], dtype=np.float64), blank)
@@ -164,7 +164,7 @@ def _gold(row: _Row) -> float:
     except ValueError:
         gold = math.nan
     if not math.isfinite(gold):
-        raise UserError(f"{row.where}: the gold score {row.gold[:40]!r} is not a number.\nMend the row.")
+        raise UserError(f"{row.where}: the gold score {row.gold[:40]!r} is not a number\nfix: correct the row")
     return gold
 
 
@@ -178,7 +178,7 @@ def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
     rows, scores = list(lines(texts)), list(lines(golds))
     if len(rows) != len(scores):
         raise UserError(
-            f"{texts} has {len(rows)} lines and {golds} has {len(scores)}.\nThe two must match line by line."
+            f"{texts} has {len(rows)} lines and {golds} has {len(scores)}\nfix: make the two match line by line"
         )
     for (line, where), (gold, _) in zip(rows, scores, strict=True):
         first, second = fields(line, 2, where)[:2]
@@ -199,21 +199,26 @@ def lines(
     try:
         text = path.read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8.\nConvert the file to UTF-8.") from None
+        raise UserError(f"{path}: byte {error.start} is not UTF-8\nfix: convert the file to UTF-8") from None
     found = text.split("\n")
     if found[-1] == "":
         found.pop()
     if skip and header and path.suffix == ".tsv" and (not found or found[0].rstrip("\r").split("\t")[:3] != header):
-        raise UserError(f"{path}:1: the header must read: {' '.join(header)} (tab separated).")
+        raise UserError(
+            f"{path}:1: the header must read: {' '.join(header)} (tab separated)\nfix: correct the first line"
+        )
     for number, line in enumerate(found[skip:], start=skip + 1):
         yield line.rstrip("\r"), f"{path}:{number}"
 
 
 def fields(line: str, at_least: int, where: str) -> list[str]:
-    """The tab-separated cells of a line, at least so many."""
+    """The tab-separated cells of a line, of which there must be `at_least`."""
     cells = line.split("\t")
     if len(cells) < at_least:
-        raise UserError(f"{where}: {len(cells)} tab-separated fields where {at_least} are needed: {line[:60]!r}")
+        raise UserError(
+            f"{where}: {len(cells)} tab-separated fields where {at_least} are needed: {line[:60]!r}\n"
+            "fix: correct the row"
+        )
     return cells
 
 

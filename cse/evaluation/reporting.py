@@ -12,7 +12,7 @@ from cse.evaluation import methods, page, results
 from cse.evaluation.collect import Entry, Found, collect
 from cse.evaluation.comparison import Difference, compare_all
 from cse.evaluation.score_table import score_tables
-from cse.files import atomic_file
+from cse.files import write_text
 
 MOST = 24  # checkpoints of one set of tasks that are compared with each other
 
@@ -64,8 +64,7 @@ def report(
             results.write(_only(compared, baseline), summary, option="--json")
     html = page.render(found, differences(found.entries), title)
     for name, content in (("report.md", text), ("report.html", html)):
-        with atomic_file(out / name) as scratch:
-            scratch.write_text(content, encoding="utf-8")
+        write_text(out / name, content)
     return found
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from cse.errors import UserError
 from cse.evaluation.sts import Vector
-from cse.files import atomic_file
+from cse.files import atomic_file, write_text
 
 SCHEMA = 1
 
@@ -104,10 +104,7 @@ def write(
         if similarities is not None:
             with atomic_file(out.with_suffix(".npz")) as scratch, scratch.open("wb") as file:
                 np.savez_compressed(file, **similarities)  # type: ignore[arg-type]
-        with atomic_file(out) as scratch:
-            scratch.write_text(
-                json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-            )
+        write_text(out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give a path that can be") from None
 

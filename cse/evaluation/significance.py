@@ -1,7 +1,7 @@
 """How sure one may be of a score: bootstrap over pairs, of one model and of the difference of two.
 
 Pairs are drawn with replacement within a task, and tasks independently of each other. Sentences that occur in several
-pairs, and pairs that occur in several tasks (STS-B was drawn from STS12-16), are taken for independent, as is usual.
+pairs, and pairs that occur in several tasks (STS-B was drawn from STS12-16), are treated as independent, as is usual.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def bootstrap(cosines: Sequence[Vector], gold: Vector, name: str, resamples: int
     """Spearman x 100 of several models on the same resamples of a task's pairs.
 
     Args:
-        cosines: (n,) similarities by each of k models.
+        cosines: (n,) similarities of each of k models.
         gold: (n,) gold scores.
-        name: The task's, which fixes its random draws: any two models meet on the same ones.
-        resamples: How many.
+        name: Name of the task, which fixes its random draws: any two models are compared on the same ones.
+        resamples: Number of resamples.
 
     Returns:
-        (k, resamples); nan where a resample has one distinct value only.
+        (k, resamples); nan if a resample has one distinct value only.
     """
     n = len(gold)
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])

@@ -26,20 +26,20 @@ SICKR_HASHES = {
 
 
 class Missing(Exception):
-    """A task's data cannot be had; the message says where it was looked for."""
+    """The data of a task were not found; the message says where they were looked for."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows were read.
+    """The place that rows were read from.
 
     Attributes:
         kind: folder, hub or shipped.
         where: The folder, or the Hub's data set and revision.
         layout: tsv, senteval or hub.
-        text: raw as published, or tokenised as in SentEval's preprocessed files, on which papers report: as it looks.
-        sha256: Of the rows.
-        blank: Rows left out for want of a gold score.
+        text: raw as published, or tokenized as in SentEval's files, on which papers report; told by punctuation.
+        sha256: Hash of the rows.
+        blank: Number of rows that were left out because they have no gold score.
         checked: Whether the numbers of rows and the range of gold scores are the known ones.
     """
 
@@ -74,10 +74,10 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
     """Rows of a task from the first source that has them.
 
     Args:
-        task: Which.
+        task: The task.
         data: A folder in our TSV layout or SentEval's.
-        check: Refuse other numbers of pairs than the known ones, and gold scores off the scale.
-        hub: Ask the Hub if no folder has them.
+        check: Whether to refuse other numbers of pairs than the known ones, and gold scores off the scale.
+        hub: Whether to ask the Hub if no folder has them.
 
     Raises:
         Missing: No source has them.
@@ -110,7 +110,9 @@ def folders(data: str | None) -> list[Path]:
         if given:
             folder = Path(given).expanduser()
             if not folder.is_dir():
-                raise UserError(f"{name}: there is no folder {given!r}.\nGive a folder that holds STS12/, STSB/, ...")
+                raise UserError(
+                    f"{name}: there is no folder {given!r}\nfix: give a folder that holds STS12/, STSB/, ..."
+                )
             found.append(folder)
     return found
 
@@ -120,7 +122,7 @@ def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
     for root in (folder, folder / "downstream"):  # of SentEval
         # By listing, since `sts` is `STS` to some file systems.
         if task.senteval and root.is_dir() and {"STS", "SICK"} & set(os.listdir(root)):
-            return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenised"), check)
+            return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenized"), check)
     root = folder if (folder / task.base).is_dir() else folder / "sts"  # so that one folder may hold transfer/ too
     root = root if root.is_dir() else folder
     return _found(task, pairs.read_tsv(task, root), ("folder", str(root), "tsv", "raw"), check)

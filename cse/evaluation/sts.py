@@ -30,11 +30,11 @@ class TaskScore:
     """A task's scores.
 
     Attributes:
-        all: Of the cosines of all subsets together: the headline.
+        all: Correlation over the pairs of all subsets together: the headline.
         mean: Plain mean over subsets.
         wmean: Mean over subsets weighted by their sizes.
-        subsets: Of each subset.
-        sizes: Pairs in each subset.
+        subsets: Correlation of each subset.
+        sizes: Number of pairs in each subset.
         cosine: (n,) similarity of every pair, subset after subset.
         gold: (n,) gold score of every pair.
     """
@@ -109,12 +109,12 @@ def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlatio
     """
     if len(gold) < 2 or np.ptp(gold) == 0:
         raise UserError(
-            f"{name}: all {len(gold)} gold scores are equal, so no correlation is defined.\nCheck the data."
+            f"{name}: all {len(gold)} gold scores are equal, so no correlation is defined\nfix: check the data"
         )
     if np.ptp(cosines) == 0:
         raise UserError(
             f"{name}: the model gives all {len(gold)} pairs the same similarity, {cosines[0]:g}, so no correlation is "
-            f"defined.\nIt has collapsed, or its weights did not load."
+            f"defined\nfix: train or load it again: it has collapsed, or its weights did not load"
         )
     spearman = pearson(rankdata(cosines), rankdata(gold))
     return Correlation(100 * spearman, 100 * pearson(cosines, gold))
@@ -147,15 +147,16 @@ def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Corr
 
 
 def checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:
-    """Refuse what cannot be a row of numbers for each text."""
+    """Refuse vectors that are not one row of finite numbers per text."""
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise UserError(
-            f"the model returned an array of shape {vectors.shape} for {len(texts)} texts; (n, D) is needed."
+            f"the model returned an array of shape {vectors.shape} for {len(texts)} texts; (n, D) is needed\n"
+            "fix: return one vector per text from encode"
         )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise UserError(
             f"the model returned nan or infinity for {len(bad)} of {len(texts)} texts, the first being "
-            f"{texts[bad[0]][:60]!r}.\nTry --precision fp32; if that does not help, the checkpoint is broken."
+            f"{texts[bad[0]][:60]!r}\nfix: try --precision fp32; if that does not help, the checkpoint is broken"
         )
     return vectors

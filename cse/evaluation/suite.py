@@ -1,4 +1,4 @@
-"""Which tasks there are: a task is data, with a version, a licence and known pair counts (`tasks/*.yaml`)."""
+"""The tasks that exist: a task is data, with a version, a licence and known pair counts (`tasks/*.yaml`)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Task:
     """One split of one benchmark, scored as a whole.
 
     Attributes:
-        name: What it is called in results: `STS12`, `STSB` (its test split), `STSB-dev`.
-        base: The benchmark, which is also its folder's name in our layout.
+        name: Its name in results: `STS12`, `STSB` (its test split), `STSB-dev`.
+        base: The benchmark; also the name of its folder in our layout.
         split: train, dev or test.
-        title: What it is.
+        title: What it is, in words.
         version: Raised when scores are no longer comparable.
-        licence: Of the data.
+        licence: Licence of the data.
         scale: Lowest and highest gold score possible.
         counts: Known number of pairs with a gold score, by subset.
         aliases: Other names of the benchmark.
-        senteval: Where SentEval's folder layout keeps it.
-        hub: Where the Hub keeps it, at which revision.
+        senteval: Its files in SentEval's folder layout.
+        hub: Its data set on the Hub, with the revision.
         shipped: A file of this package that holds it.
     """
 
@@ -86,7 +86,7 @@ def resolve(names: str) -> list[Task]:
             task = _find(member)
             found[task.name] = task
     if not found:
-        raise UserError(f"--tasks {names!r} names no task.\nUse one of: {', '.join([*groups(), *tasks()])}")
+        raise UserError(f"--tasks {names!r} names no task\nfix: use one of {', '.join([*groups(), *tasks()])}")
     return list(found.values())
 
 
@@ -128,6 +128,6 @@ def _find(name: str) -> Task:
         return tasks()[known[name.lower()]]
     near = difflib.get_close_matches(name.lower(), [*known, *groups()], n=1, cutoff=0.0)
     raise UserError(
-        f"--tasks: unknown task {name!r}; the nearest is {known.get(near[0], near[0])!r}.\n"
-        f"Groups: {', '.join(groups())}. Tasks: {', '.join(tasks())}."
+        f"--tasks: unknown task {name!r}; the nearest is {known.get(near[0], near[0])!r}\n"
+        f"fix: use a group ({', '.join(groups())}) or a task ({', '.join(tasks())})"
     )

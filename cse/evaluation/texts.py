@@ -1,4 +1,4 @@
-"""The texts of every evaluation set that is on this machine, for a look whether training text has them."""
+"""The texts of every evaluation set on this machine, to check whether the training text contains them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cse.evaluation.sources import Missing
 def texts_at_hand(data: str | None) -> dict[str, list[tuple[str, ...]]]:
     """Rows by task: pairs of STS, sentences or pairs of transfer tasks. Nothing is fetched.
 
-    Sets of another size than the known one are taken as they are: what counts here is their text.
+    Sets whose size is not the known one are included: only their text matters here.
 
     Args:
-        data: A folder with evaluation sets, besides those in CSE_DATA and those that are shipped.
+        data: A folder with evaluation sets, in addition to those in CSE_DATA and the shipped ones.
 
     Raises:
         UserError: There is no such folder, or a set in it is malformed.

@@ -1,6 +1,6 @@
 """SentEval's transfer tasks: how well a logistic regression on frozen vectors does.
 
-Folds, seeds, order of rows, features of pairs, the grid of regularisation and one class against the rest are SentEval's
+Folds, seeds, order of rows, features of pairs, the grid of regularization and one class against the rest are SentEval's
 (of its own scikit-learn classifier). Deviations: that one, liblinear's, also regularised the intercept. The numbers in
 papers come from SentEval's other classifier, a softmax layer trained by Adam with early stopping (kfold 10, batch 64,
 tenacity 5, epoch_size 4), where this one is solved to its optimum. SentEval sorts rows by the number of Moses tokens,
@@ -22,9 +22,9 @@ from cse.evaluation.sts import Embed, checked
 from cse.evaluation.transfer_data import Labelled, Row, specs
 
 SEED = 1111  # SentEval's
-FOLDS = 10  # of its full setting; its quick one has 5
-GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularisation
-NEWTON_FEATURES = 2048  # more of them make Newton's Hessian dear
+FOLDS = 10  # as in SentEval's full setting; its quick one has 5
+GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularization
+NEWTON_FEATURES = 2048  # with more of them Newton's Hessian is expensive
 LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones
 
 Matrix = NDArray[np.floating]
@@ -33,13 +33,13 @@ Labels = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one task, times 100.
+    """Accuracy on one task, times 100.
 
     Attributes:
-        test: The score.
-        dev: On the rows that chose the regularisation.
-        n: Rows tested.
-        f1: Of the class "1", for MRPC.
+        test: Accuracy on the test rows: the score.
+        dev: Accuracy on the rows that chose the regularization.
+        n: Number of test rows.
+        f1: F1 of the class "1", for MRPC.
     """
 
     test: float
@@ -91,7 +91,7 @@ def _prepared(rows: Sequence[Row], embed: Embed) -> tuple[Matrix, Labels]:
 
 
 def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
-    """Each fold is tested once by a model whose regularisation the other folds chose among themselves."""
+    """Each fold is tested once by a model whose regularization the other folds chose among themselves."""
     tests, devs = [], []
     for train, test in _folds(y, folds):
         found = _chosen((x[train], y[train]), (x[test], y[test]), _inner(x[train], y[train], folds))
@@ -101,7 +101,7 @@ def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
 
 
 def _inner(x: Matrix, y: Labels, folds: int) -> Callable[[float], float]:
-    """Mean accuracy over inner folds by regularisation."""
+    """Mean accuracy over inner folds, as a function of the regularization."""
     parts = _folds(y, folds)
     return lambda c: float(np.mean([_fit(x[train], y[train], c).score(x[dev], y[dev]) for train, dev in parts]))
 
@@ -131,7 +131,7 @@ def _folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.int
 
     rarest = min(np.unique(y, return_counts=True)[1])
     if rarest < 2:
-        raise UserError("a class has fewer than two rows, so that no folds can be made.\nCheck the data.")
+        raise UserError("a class has fewer than two rows, so no folds can be made\nfix: check the data")
     parts = StratifiedKFold(n_splits=min(folds, int(rarest)), shuffle=True, random_state=SEED)
     return list(parts.split(np.zeros(len(y)), y))
 

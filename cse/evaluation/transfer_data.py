@@ -39,7 +39,7 @@ class Labelled:
 
 @functools.cache
 def specs() -> Mapping[str, Mapping[str, Any]]:
-    """What `tasks/transfer.yaml` says, by task, in the order of papers."""
+    """The content of `tasks/transfer.yaml`, by task, in the order of papers."""
     found: dict[str, Mapping[str, Any]] = yaml.safe_load((TASKS / "transfer.yaml").read_text(encoding="utf-8"))
     return found
 
@@ -48,8 +48,8 @@ def load(name: str, data: str | None, *, check: bool = True) -> Labelled:
     """Rows of a task from the first folder that has them.
 
     Raises:
-        Missing: No folder has.
-        UserError: The rows are malformed, or not as many as are known.
+        Missing: No folder has them.
+        UserError: The rows are malformed, or their number is not the known one.
     """
     looked = ["no --data and no CSE_DATA"]
     for folder in sources.folders(data):
@@ -75,7 +75,7 @@ def _check(data: Labelled) -> None:
         if len(data.splits[split]) not in known:
             raise UserError(
                 f"{data.name}: {split} in {data.where} has {len(data.splits[split])} rows where {known[0]} are known.\n"
-                f"Fetch the set again, or pass --unchecked if it is meant to be another."
+                f"fix: fetch the set again, or pass --unchecked if another set is intended"
             )
 
 
@@ -114,7 +114,10 @@ def _coded(path: Path) -> Iterator[Row]:
     for line, where in lines(path, encoding=LATIN):
         code, _, question = line.partition(" ")
         if ":" not in code:
-            raise UserError(f"{where}: a line begins with its class, as NUM:dist; this one with {code[:20]!r}")
+            raise UserError(
+                f"{where}: a line must begin with its class, such as NUM:dist; this one begins with {code[:20]!r}\n"
+                "fix: correct the line"
+            )
         yield Row(code.split(":")[0], (question,))
 
 

@@ -96,7 +96,7 @@ def push(
         revision: A branch, created from main where it is not there. None: main.
         create_pr: Open a pull request rather than commit.
         message: Of the commit; None: one with the score.
-        results: What `python -m eval` wrote. None: what lies in the checkpoint or its run.
+        results: What `cse eval` wrote. None: what lies in the checkpoint or its run.
         licence: The Hub's identifier, for the card.
         adapter: Publish a LoRA run's adapter alone, which others load on its backbone; see `cse.publish.adapter`.
         base: For an adapter, where its backbone is on the Hub, if it was not from there.
@@ -164,7 +164,7 @@ def _check_results(results: Path | None, checkpoint: Path) -> None:
     if scored != model_hash(checkpoint):
         raise UserError(
             f"--results {results} are the scores of another model than {checkpoint}\n"
-            f"fix: python -m eval {checkpoint}, or give the file with its scores"
+            f"fix: cse eval {checkpoint}, or give the file with its scores"
         )
 
 
@@ -264,7 +264,7 @@ def check_name(repo: str) -> None:
 
 
 def find_results(checkpoint: Path) -> Path | None:
-    """The results of a checkpoint: in it, or in its run as `python -m eval` names them, on STS or else the only ones.
+    """The results of a checkpoint: in it, or in its run as `cse eval` names them, on STS or else the only ones.
 
     Raises:
         UserError: There are several, none of them on STS.

@@ -31,7 +31,7 @@ def test_hash_is_of_the_rows(write_task):
 
 @pytest.mark.parametrize(
     ("text", "form"),
-    [("A man, a plan.", "raw"), ("a man , a plan .", "tokenised"), ("no stops", "raw"), ("3.5 , 4.5 .", "tokenised")],
+    [("A man, a plan.", "raw"), ("a man , a plan .", "tokenized"), ("no stops", "raw"), ("3.5 , 4.5 .", "tokenized")],
 )
 def test_says_which_text_was_scored(write_task, text, form):
     assert load(write_task([("1", text, "b")])).source.text == form

@@ -10,12 +10,12 @@ from eval import reproduce
 
 
 def test_summary_by_hand():
-    found = reproduce.summarise({42: 1.0, 43: 2.0, 44: 6.0}, {"low": 2.5, "high": 3.5})
+    found = reproduce.summarize({42: 1.0, 43: 2.0, 44: 6.0}, {"low": 2.5, "high": 3.5})
     assert found["mean"] == 3
     assert found["sd"] == pytest.approx(7**0.5)  # squares 4, 1, 9 over two
     assert (found["min"], found["max"], found["verdict"]) == (1, 6, reproduce.PASS)
-    assert reproduce.summarise({42: 4.0}, {"low": 2.5, "high": 3.5})["verdict"] == reproduce.OUTSIDE
-    assert reproduce.summarise({42: 4.0}, {})["verdict"] == reproduce.NO_BAND
+    assert reproduce.summarize({42: 4.0}, {"low": 2.5, "high": 3.5})["verdict"] == reproduce.OUTSIDE
+    assert reproduce.summarize({42: 4.0}, {})["verdict"] == reproduce.NO_BAND
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def write_card(
         folder: What is published, as `cse.publish.stage.stage` makes it.
         repo_id: Where it is published: you/name.
         run: The run's folder: recipe, environment and data are read from it. None: the card says they are not recorded.
-        results: results.json of `python -m eval`. None: the card says that the model is not scored.
+        results: results.json of `cse eval`. None: the card says that the model is not scored.
         licence: An identifier of the Hub's. None: the backbone's.
         previous: The README that is published now; what stands between its markers is kept.
         adapter: What the folder holds of it, where it holds an adapter alone.
