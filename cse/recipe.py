@@ -133,10 +133,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = parser.parse_args(arguments)
     except Exception as error:  # jsonargparse raises several kinds
-        problem = _explain(str(error))
-        if "\nfix: " not in problem:
-            problem += f"\nfix: `cse recipe show {name} --defaults` lists every option with its default"
-        raise UserError(f"recipe {path.stem}: {problem}") from error
+        what, _, fix = _explain(str(error)).partition("\nfix: ")
+        fix = fix or f"`cse recipe show {name} --defaults` lists every option with its default"
+        raise UserError(f"recipe {path.stem}: {what}\nfix: {fix}") from error
     config.pop("config", None)
     text = parser.dump(config, skip_none=False)
     if expect:
@@ -164,7 +163,9 @@ def build(recipe: Recipe) -> Any:
             value = recipe.config[part]
             setattr(built, part, Settings(**vars(value)) if part == "trainer" else _make(value))
         except ValueError as error:
-            raise UserError(f"recipe {recipe.name}: {part}: {error}") from error
+            what, _, fix = str(error).partition("\nfix: ")
+            fix = fix or f"give `{part}` other arguments, in the recipe or on the command line"
+            raise UserError(f"recipe {recipe.name}: {part}: {what}\nfix: {fix}") from error
     return built
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -139,7 +140,7 @@ BAD = {
     "data empty": ((*TRAIN, "--data.init_args.path=empty.txt"), ["data.path is empty.txt", "no text"]),
     "data blank": ((*TRAIN, "--data.init_args.path=blank.txt"), ["data.path is blank.txt", "3 blank"]),
     "data not UTF-8": ((*TRAIN, "--data.init_args.path=latin1.txt"), ["data.path", "latin1.txt:2", "UTF-8", "iconv"]),
-    "data a folder": ((*TRAIN, "--data.init_args.path=folder"), ["data.path is folder", "folder", "Give a file"]),
+    "data a folder": ((*TRAIN, "--data.init_args.path=folder"), ["data.path is folder", "folder", "give a file"]),
     "csv without the column": ((*TRAIN, "--data.init_args.path=table.csv"), ["data.column", "'text'", "'sentence'"]),
     "all lines equal": ((*TRAIN, "--data.init_args.path=equal.txt"), ["equal.txt", "every row is the same"]),
     "backbone not found": (
@@ -394,3 +395,24 @@ def test_every_module_imports_where_the_modules_of_unix_do_not_exist():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_error_names_a_fix():
+    """Each `UserError(...)` in these folders has a line that begins with `fix: `, or takes its text from a function."""
+    folders = ("commands", "data", "augment", "assets", "mining")
+    paths = [path for folder in folders for path in (ROOT / "cse" / folder).rglob("*.py")]
+    raised, without = 0, []
+    for path in [*paths, ROOT / "cse/recipe.py", ROOT / "cse/errors.py"]:
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+                raised += 1
+                text = ast.get_source_segment(source, node) or ""
+                if (
+                    r"\nfix: " not in text
+                    and '"fix: ' not in text
+                    and isinstance(node.args[0], ast.Constant | ast.JoinedStr)
+                ):
+                    without.append(f"{path.name}:{node.lineno}")
+    assert raised > 50
+    assert without == []

@@ -49,9 +49,11 @@ class OneOf(Augmentation):
 
     def __init__(self, *, augmentations: list[Augmentation], weights: list[float] | None = None) -> None:
         if not augmentations:
-            raise UserError("OneOf.augmentations is empty; give one or more")
+            raise UserError("OneOf.augmentations is empty\nfix: give one or more")
         if weights is not None and (len(weights) != len(augmentations) or not all(w > 0 for w in weights)):
-            raise UserError(f"OneOf.weights is {weights}; give {len(augmentations)} numbers above 0, one for each")
+            raise UserError(
+                f"OneOf.weights is {weights}\nfix: give {len(augmentations)} numbers > 0, one per augmentation"
+            )
         self.augmentations, self.weights = augmentations, weights
 
     def __call__(self, text: str, rng: random.Random) -> str:
@@ -80,7 +82,7 @@ class InOrder(Augmentation):
 
     def __init__(self, *, augmentations: list[Augmentation]) -> None:
         if not augmentations:
-            raise UserError("InOrder.augmentations is empty; give one or more")
+            raise UserError("InOrder.augmentations is empty\nfix: give one or more")
         self.augmentations = augmentations
 
     def __call__(self, text: str, rng: random.Random) -> str:

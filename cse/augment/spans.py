@@ -121,7 +121,7 @@ def _spans(owner: str, name: str, count: int, rate: float, *, most: float) -> tu
     if count * rate > most or (most == 1 and count * rate == 1):
         raise UserError(
             f"{owner}.{name} is {count} and rate {rate}: together {count * rate:g} of a text\n"
-            f"Give fewer or shorter ones: {name} times rate may be {'below 1' if most == 1 else f'{most} at most'}."
+            f"fix: give fewer or shorter ones: {name} times rate must be {'< 1' if most == 1 else f'<= {most}'}"
         )
     return count, rate
 

@@ -88,7 +88,10 @@ class WordNet:
                 self._data[name] = (folder / f"data.{name}").read_bytes()
                 self._read_index(name)
         except (OSError, ValueError, IndexError) as error:
-            raise UserError(f"SynonymSubstitution.folder {folder}: not a WordNet: {error}") from error
+            raise UserError(
+                f"SynonymSubstitution.folder {folder}: not a WordNet: {error}\n"
+                "fix: give a folder with the index and data files of WordNet 3"
+            ) from error
         self.synonyms = lru_cache(maxsize=100_000)(self._synonyms)
 
     def _read_index(self, name: str) -> None:

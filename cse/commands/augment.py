@@ -32,12 +32,14 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     quiet()
     a = arguments
     if a.show is None and a.data is None:
-        raise UserError("cse augment needs --show RECIPE or --data FILE")
+        raise UserError("cse augment has nothing to show\nfix: give --show RECIPE or --data FILE")
     if a.rows < 1:
-        raise UserError(f"--rows is {a.rows}; give 1 or more")
+        raise UserError(f"--rows is {a.rows}\nfix: give an integer >= 1")
     if a.show is None:
         if overrides:
-            raise UserError(f"there is no recipe that {' '.join(overrides)} could change; give --show RECIPE")
+            raise UserError(
+                f"{' '.join(overrides)} is an option of a recipe, but none is given\nfix: add --show RECIPE"
+            )
         return _show_each(_read(a.data, a.column, a.rows))
     return _show_recipe(a, overrides)
 
@@ -73,7 +75,10 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     while isinstance(collator, Masked):
         collator = collator.views
     if not isinstance(collator, TextViews):
-        raise UserError(f"collator {type(collator).__name__} makes no texts to show")
+        raise UserError(
+            f"collator {type(collator).__name__} does not say which texts it makes\n"
+            "fix: name a recipe whose collator is, or wraps, TextViews"
+        )
     return collator.texts(examples, epoch=epoch, seed=seed)
 
 

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     quiet()
     if arguments.pooler not in {None, *POOLERS}:
-        raise UserError(f"--pooler is {arguments.pooler}; give one of {', '.join(POOLERS)}")
+        raise UserError(f"--pooler is {arguments.pooler}\nfix: give one of {', '.join(POOLERS)}")
     out: Path = arguments.out
     about = export(Encoder.load(arguments.checkpoint, pooler=arguments.pooler), out, quantize=arguments.quantize)
     size = sum(path.stat().st_size for path in out.glob(f"{MODEL}*")) / 1e6

@@ -94,11 +94,14 @@ def _judge(a: argparse.Namespace) -> Judge | None:
 
     rules = a.teacher_max is not None or a.teacher_positive
     if rules and not a.teacher:
-        raise UserError("--teacher-max and --teacher-positive say when a teacher drops a candidate; give --teacher too")
+        raise UserError(
+            "--teacher-max and --teacher-positive say when a teacher drops a candidate, but there is no teacher\n"
+            "fix: give --teacher too"
+        )
     if not a.teacher:
         return None
     if not rules:
         raise UserError(f"--teacher is {a.teacher}, but nothing says when it drops a candidate\nfix: --teacher-max 0.9")
     if a.teacher_max is not None and not -1 <= a.teacher_max <= 1:
-        raise UserError(f"--teacher-max is {a.teacher_max}; it is a cosine: give -1 to 1")
+        raise UserError(f"--teacher-max is {a.teacher_max}\nfix: give a cosine in [-1, 1]")
     return Judge(Model(a.teacher, a.pooler, a.precision), a.teacher_max, a.teacher_positive)

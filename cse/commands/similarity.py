@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
             "fix: give two sentences, or two files"
         )
     if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
-        raise UserError(f"--top-k is {arguments.top_k}; it is 1 or more, and for two files")
+        raise UserError(
+            f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files rather than two sentences"
+        )
     from cse.console import quiet
 
     quiet()

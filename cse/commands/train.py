@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from cse.training.start import resume, train
 
     if (arguments.recipe is None) == (arguments.resume is None):
-        raise UserError("cse train needs either a recipe or --resume RUN")
+        raise UserError(
+            "cse train needs either a recipe or --resume RUN\nfix: cse train simcse-unsup; `cse recipe list` shows all"
+        )
     if arguments.resume is not None and overrides:
         raise UserError(f"--resume uses the recipe of the run and takes no options\nfix: remove {' '.join(overrides)}")
     quiet()

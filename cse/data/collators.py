@@ -104,7 +104,10 @@ class Masked(Collator):
     def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenised texts and the run's seed."""
         if tokens.mask_id is None:
-            raise UserError("collator Masked needs a tokenizer with a mask token; use a BERT-like backbone, asset:mini")
+            raise UserError(
+                "collator Masked: the tokenizer of this backbone has no mask token\n"
+                "fix: use a masked language model, such as asset:mini"
+            )
         self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
         self.views.setup(tokens, seed)
         ordinary = np.ones(tokens.vocab_size, dtype=bool)
@@ -197,7 +200,7 @@ class AugmentedViews(TextViews):
 def _num_positives(examples: Sequence[Example], views: int) -> int:
     counts = {views - 1 if len(e.texts) == 1 else e.num_positives for e in examples}
     if len(counts) > 1:
-        raise UserError(f"rows of one batch have {sorted(counts)} positives; give every row the same number")
+        raise UserError(f"rows of one batch have {sorted(counts)} positives\nfix: give every row the same number")
     return counts.pop()
 
 

@@ -241,7 +241,7 @@ class ScoredPairs(Dataset):
         limit: int | None = None,
     ) -> None:
         if not min_score < max_score:
-            raise UserError(f"data.max_score is {max_score}; give more than data.min_score, {min_score}")
+            raise UserError(f"data.max_score is {max_score}\nfix: give more than data.min_score, {min_score}")
         asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
         scored: dict[str, Parse] = {"score": partial(_score, low=min_score, high=max_score)}
         super().__init__(path, _collect(read(path, asked, split), limit=limit, extras=scored))
@@ -291,8 +291,8 @@ def _score(cell: str | None, place: str, low: float, high: float) -> float:
     value = _number(cell)
     if not low <= value <= high:
         raise UserError(
-            f"data.score_column: {place} has the score {cell!r}, no number from {low:g} to {high:g}\n"
-            "Mend the row; for ScoredPairs, data.min_score and data.max_score are the ends of the scale."
+            f"data.score_column: {place} has the score {cell!r}, which must be a number in [{low:g}, {high:g}]\n"
+            "fix: correct or remove that row, or set the ends of the scale: data.min_score and data.max_score"
         )
     return (value - low) / (high - low)
 
@@ -307,7 +307,10 @@ def _marks(weight: int | str | None, label: int | str | None) -> tuple[list[Colu
 def _weight(cell: str | None, place: str) -> float:
     value = _number(cell)
     if not 0 <= value < math.inf:
-        raise UserError(f"data.weight_column: {place} has the weight {cell!r}, no number from 0 up\nMend the row.")
+        raise UserError(
+            f"data.weight_column: {place} has the weight {cell!r}, which must be a number >= 0\n"
+            "fix: correct or remove that row"
+        )
     return value
 
 
@@ -319,7 +322,7 @@ class _Labels:
 
     def __call__(self, cell: str | None, place: str) -> int:
         if not (cell or "").strip():
-            raise UserError(f"data.label_column: {place} has no label\nGive each row one, or leave the row out.")
+            raise UserError(f"data.label_column: {place} has no label\nfix: give that row a label, or remove it")
         return self.known.setdefault(str(cell).strip(), len(self.known))
 
 
@@ -333,9 +336,11 @@ def _number(cell: str | None) -> float:
 def _columns(names: Sequence[int | str], *, exactly: int | None = None, at_least: int = 2) -> list[Column]:
     wrong = len(names) != exactly if exactly else len(names) < at_least
     if wrong or len(set(names)) < len(names):
-        raise UserError(f"data.columns is {list(names)}; give {exactly or f'{at_least} or more'} different ones")
+        raise UserError(
+            f"data.columns is {list(names)}\nfix: give {exactly or f'{at_least} or more'} different columns"
+        )
     if len({type(name) for name in names}) > 1 or any(isinstance(n, int) and n < 0 for n in names):
-        raise UserError(f"data.columns is {list(names)}; give names, or numbers from 0, not both")
+        raise UserError(f"data.columns is {list(names)}\nfix: give names, or numbers from 0, not both")
     return [Column("data.columns", name) for name in names]
 
 
@@ -345,9 +350,12 @@ def _require_distinct(name: str, rows: _Rows) -> None:
         return
     counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "no line at all"
     if not rows.texts:
-        raise UserError(f"data.path is {name}: there is no text in it ({counts})")
-    what = "every row is the same" if rows.report["duplicate"] else "there is one row in it"
-    raise UserError(f"data.path is {name}: {what}: {rows.texts[0][0][:60]!r}\nTraining contrasts different texts.")
+        raise UserError(f"data.path is {name}: there is no text in it ({counts})\nfix: give a file with texts")
+    what = "every row is the same" if rows.report["duplicate"] else "it has one row"
+    raise UserError(
+        f"data.path is {name}: {what}: {rows.texts[0][0][:60]!r}\n"
+        "fix: give a file with different texts, which training contrasts"
+    )
 
 
 def _hash(rows: _Rows) -> str:

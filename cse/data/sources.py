@@ -104,14 +104,14 @@ def _require_file(file: Path, path: str) -> None:
     if file.is_dir():
         raise UserError(
             f"data.path is {path}: that is a folder\n"
-            f"Give a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}"
+            f"fix: give a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}"
         )
     if not file.exists():
         near = difflib.get_close_matches(file.name, _inside(file.parent), n=1)
-        hint = f" Did you mean {file.parent / near[0]}?" if near else ""
+        hint = f"did you mean {file.parent / near[0]}? " if near else ""
         raise UserError(
-            f"data.path is {path}: there is no such file.{hint}\n"
-            f"Give a {', '.join(KINDS)} file, asset:NAME, or a Hub id (org/name, org/name:file or stream:org/name)."
+            f"data.path is {path}: there is no such file\nfix: {hint}give a {', '.join(KINDS)} file, asset:NAME, or a "
+            "Hub id (org/name, org/name:file or stream:org/name)"
         )
 
 
@@ -119,7 +119,7 @@ def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row
     _require_file(file, path)
     reader = _READERS.get(_kind(file))
     if reader is None:
-        raise UserError(f"data.path is {path}: cannot tell what kind of file it is\nName it {', '.join(KINDS)}.")
+        raise UserError(f"data.path is {path}: the kind of file is unknown\nfix: name it {', '.join(KINDS)}")
     return reader(file, columns)
 
 
@@ -148,17 +148,17 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise UserError(
             f"data.path: {file}:{number} is not UTF-8 (byte 0x{error.object[error.start]:02x})\n"
-            f"Convert the file: iconv -f LATIN1 -t UTF-8 {file.name} > utf8-{file.name}"
+            f"fix: iconv -f LATIN1 -t UTF-8 {file.name} > utf8-{file.name}"
         ) from error
     except (EOFError, zlib.error, OSError) as error:
-        raise UserError(f"data.path is {file}: cannot be read: {error}") from error
+        raise UserError(f"data.path is {file}: cannot be read: {error}\nfix: give a whole, readable file") from error
 
 
 def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
     if len(columns) > 1:
         raise UserError(
-            f"data.path is {file}: a .txt file has one text a line, and {columns[0].field} asks for {len(columns)}\n"
-            "Give a .tsv, .csv, .jsonl or .parquet file with these columns, or use cse.data.Texts."
+            f"data.path is {file}: a .txt file has one text per line, but {columns[0].field} names {len(columns)}\n"
+            "fix: give a .tsv, .csv, .jsonl or .parquet file with these columns, or use cse.data.Texts"
         )
     return (Row((line,), f"{file}:{number}") for number, line in _lines(file))
 
@@ -178,7 +178,9 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         for cells in reader:
             yield reader.line_num, cells
     except csv.Error as error:
-        raise UserError(f"data.path: {file}:{reader.line_num} is not csv: {error}") from error
+        raise UserError(
+            f"data.path: {file}:{reader.line_num} is not csv: {error}\nfix: correct the quotes of that row"
+        ) from error
 
 
 def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence[Column]) -> Iterator[Row]:
@@ -194,7 +196,10 @@ def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence
             yield Row((None,) * len(at), place)
             continue
         if (width and len(cells) != width) or len(cells) <= max(at):
-            raise UserError(f"data.path: {place} has {len(cells)} cells; expected {width or max(at) + 1}")
+            raise UserError(
+                f"data.path: {place} has {len(cells)} cells; expected {width or max(at) + 1}\n"
+                "fix: correct that row, or quote its separators in a .csv file"
+            )
         width = width or len(cells)
         yield Row(tuple(cells[i] for i in at), place)
 
@@ -209,9 +214,9 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"data.path: {place} is not JSON: {error}") from error
+            raise UserError(f"data.path: {place} is not JSON: {error}\nfix: correct that line") from error
         if not isinstance(record, dict):
-            raise UserError(f"data.path: {place} is not a JSON object\nWrite one object a line, such as {{...}}.")
+            raise UserError(f"data.path: {place} is not a JSON object\nfix: write one object per line, such as {{...}}")
         if not checked:
             _require(columns, list(record), file)
             checked = True
@@ -236,7 +241,7 @@ def _parquet(file: Path) -> Any:
     try:
         return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())) if file.suffix.lower() == ".gz" else file)
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data.path is {file}: not a parquet file: {error}") from error
+        raise UserError(f"data.path is {file}: not a parquet file: {error}\nfix: give a whole .parquet file") from error
 
 
 def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
@@ -294,11 +299,17 @@ def _records(records: Any, columns: Sequence[Column], where: str) -> Iterator[Ro
 def _cell(value: Any, column: Column, place: str) -> str | None:
     if value is None or isinstance(value, str):
         if value and not value.isascii() and re.search("[\ud800-\udfff]", value):
-            raise UserError(f"data.path: {place}, column {column.name!r} has half a character (a lone surrogate)")
+            raise UserError(
+                f"data.path: {place}, column {column.name!r} has half a character (a lone surrogate)\n"
+                "fix: remove it, or write the file as UTF-8 again"
+            )
         return value
     if isinstance(value, int | float):
         return repr(value)
-    raise UserError(f"{column.field}: {place}, column {column.name!r} is a {type(value).__name__}, not a text")
+    raise UserError(
+        f"{column.field}: {place}, column {column.name!r} is a {type(value).__name__}, not a text\n"
+        "fix: name a column of texts"
+    )
 
 
 def _require(columns: Sequence[Column], names: Sequence[str], where: Path | str) -> None:
@@ -310,8 +321,8 @@ def _index(column: Column, names: Sequence[str], where: Path | str) -> int:
     if column.name not in names:
         shown = ", ".join(map(repr, names[:12])) if names else "none, it is empty"
         raise UserError(
-            f"{column.field}: {where} has no column {column.name!r}\nIts columns: {shown}"[:600]
-            + "\nGive their names; of a csv or tsv file without a header line, their numbers from 0."
+            f"{column.field}: {where} has no column {column.name!r}; its columns: {shown}"[:600]
+            + "\nfix: give one of these names, or its number from 0 for a csv or tsv file without a header line"
         )
     return list(names).index(str(column.name))
 

@@ -124,7 +124,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name, extra="onnx", user="cse export")
     if out.exists() and not (out / ABOUT).is_file() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there and is no export; give a new folder")
+        raise UserError(f"--out {out} exists and is not an export\nfix: give a new folder")
     want = encoder.encode(SENTENCES)  # (n, D)
     with atomic_dir(out) as folder:
         about = _write(encoder, folder)
@@ -209,7 +209,9 @@ def _trace(encoder: Encoder) -> Any:
 
 def _refusal(encoder: Encoder, reason: str) -> UserError:
     kind = f"{type(encoder).__name__} ({encoder.backbone.config.model_type})"
-    return UserError(f"{encoder.source}: this {kind} cannot be exported to ONNX: {reason}")
+    return UserError(
+        f"{encoder.source}: this {kind} cannot be exported to ONNX: {reason}\nfix: use the checkpoint itself"
+    )
 
 
 def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
@@ -223,7 +225,8 @@ def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     if not (cosine >= COSINE and apart <= np.sqrt(2 - 2 * COSINE)):
         raise UserError(
             f"the exported graph gives other vectors than the checkpoint: cosine {cosine:.6f}, {apart:.1%} off\n"
-            "Nothing was written. Please report the backbone's architecture and your versions of torch and onnxruntime."
+            "nothing was written\n"
+            "fix: use the checkpoint itself, and report the architecture and your versions of torch and onnxruntime"
         )
     return cosine
 

@@ -41,15 +41,15 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
     """
     x = np.asarray(vectors, dtype=np.float64)
     if not 1 <= k <= x.shape[1]:
-        raise UserError(f"k is {k}; the vectors have {x.shape[1]} dimensions: give a number from 1 to {x.shape[1]}")
+        raise UserError(f"k is {k}, but the vectors have {x.shape[1]} dimensions\nfix: give 1 to {x.shape[1]}")
     if len(x) < 2:
-        raise UserError(f"k is {k} and there are {len(x)} sentences to fit on; give more sentences than dimensions")
+        raise UserError(f"k is {k}, but there are {len(x)} sentences\nfix: give more sentences than dimensions")
     mean = x.mean(0)  # (H,)
     values, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False).reshape(x.shape[1], -1))
     values, directions = values[::-1], directions[:, ::-1]  # descending
     rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
     if k > rank:
-        raise UserError(f"k is {k}, but {len(x):,} sentences vary in {rank} directions only; give more, or a smaller k")
+        raise UserError(f"k is {k}, but {len(x):,} sentences vary in {rank} directions\nfix: give more, or a smaller k")
     kernel = directions[:, :k] / np.sqrt(values[:k])  # (H, k)
     dense = Dense(x.shape[1], k, activation="identity")
     with torch.no_grad():
@@ -100,13 +100,13 @@ def whiten_checkpoint(
     from cse.encoder.model import Encoder
 
     if out.exists() and not (out / "modules.json").exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there and is no checkpoint; give a new folder")
+        raise UserError(f"--out {out} exists and is not a checkpoint\nfix: give a new folder")
     if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; give 1 or more, or leave it out")
+        raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")
     rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
     texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
     if not texts:
-        raise UserError(f"--data {data}: there is no text in it")
+        raise UserError(f"--data {data}: there is no text in it\nfix: give a file with sentences")
     encoder = Encoder.load(checkpoint, pooler=pooler)
     before = encoder.dim
     whiten(encoder, texts, k).save(out)

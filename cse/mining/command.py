@@ -83,9 +83,9 @@ def mine_file(
         UserError: Something cannot be read or had, or nothing is left to choose from.
     """
     if k < 1:
-        raise UserError(f"--k is {k}; give 1 or more")
+        raise UserError(f"--k is {k}\nfix: give an integer >= 1")
     if out.suffix != ".parquet":
-        raise UserError(f"--out {out}: name it .parquet")
+        raise UserError(f"--out {out} is not a .parquet file\nfix: give a name that ends in .parquet")
     rows = _rows(data)
     corpus = Corpus(rows, _texts(pool) if pool else None)
     vectors, model_hash = _encode(model, corpus.texts)

@@ -51,7 +51,7 @@ class Corpus:
                 self.texts.append(text)
         self.size = len(self.texts)
         if self.size < 2:
-            raise UserError(f"there are {self.size} different texts to mine in; give a larger --pool or --data")
+            raise UserError(f"there are {self.size} different texts to mine in\nfix: give a larger --pool or --data")
         at = {text: row for row, text in enumerate(self.texts)}
         self.anchor = np.array([self._place(row[0], at) for row in rows], dtype=np.int64)
         self.positive = np.array([self._place(row[1], at) for row in rows], dtype=np.int64)

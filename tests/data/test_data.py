@@ -202,9 +202,9 @@ def test_a_folder(write, tmp_path):
 
 
 def test_another_kind_of_file(write):
-    fails(lambda: Texts(write("mine.docx", "x")), "what kind of file", ".jsonl")
+    fails(lambda: Texts(write("mine.docx", "x")), "kind of file is unknown", ".jsonl")
     fails(lambda: Texts(write("my.parquet", "x")), "not a parquet file")
-    fails(lambda: Pairs(write("my.txt", "x")), "one text a line", "data.columns asks for 2")
+    fails(lambda: Pairs(write("my.txt", "x")), "one text per line", "data.columns names 2")
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

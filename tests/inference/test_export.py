@@ -255,7 +255,7 @@ def test_a_folder_of_something_else_is_kept(bert, tmp_path, capsys):
     _, folder = bert
     (tmp_path / "thesis.txt").write_text("mine")
     assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path)]) == 2
-    assert "is there and is no export" in capsys.readouterr().err
+    assert "exists and is not an export" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path), "--pooler", "sum"]) == 2
     assert "--pooler is sum" in capsys.readouterr().err

@@ -115,5 +115,5 @@ def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path,
     assert main([*arguments, str(tmp_path / "white"), "--limit", "-1"]) == 2
     assert "--limit is -1" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path)]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "exists and is not a checkpoint" in capsys.readouterr().err
     assert data.exists()

@@ -198,7 +198,7 @@ def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path,
     [
         (["--k", "0"], "--k is 0"),
         (["--ranks", "5", "2"], "ranks are 5 to 2"),
-        (["--out", "mined.txt"], "name it .parquet"),
+        (["--out", "mined.txt"], "ends in .parquet"),
         (["--teacher-max", "0.9"], "give --teacher too"),
         (["--teacher", "x"], "--teacher-max 0.9"),
         (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),
