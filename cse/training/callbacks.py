@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cse.console import progress, say
+from cse.console import Advance, progress, say
 from cse.data import checks
 from cse.data.tokens import TokenStore
 from cse.environment import cse_version, environment, git_commit
@@ -33,13 +33,14 @@ FIGURES = {
 
 
 class Console(Callback):
-    """A progress bar on a terminal, and one line an evaluation anywhere."""
+    """Prints a header, one line per evaluation, and a progress bar if there is a terminal."""
 
     def __init__(self) -> None:
         self.bar = ExitStack()  # open from on_start to on_end
+        self.advance: Advance = lambda done, note="": None
 
     def on_start(self, run: Run) -> None:
-        """Say what is trained, on what, how, from where."""
+        """Print the header, and start the bar."""
         for key, value in header(run):
             say(key, value)
         if run.progress.step:
@@ -52,7 +53,7 @@ class Console(Callback):
         self.advance(run.progress.step, f"loss {metrics['loss']:.3f}")
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        """One line of figures, and warnings in words."""
+        """Print one line of figures, and warnings in words."""
         step, best = run.progress.step, run.progress.best_step
         dev = f"dev {metrics['dev']:.2f}" if "dev" in metrics else ""
         if step == 0:
@@ -64,7 +65,7 @@ class Console(Callback):
             say("warning", warning)
 
     def on_end(self, run: Run) -> None:
-        """Say what came out, and what to do next."""
+        """Print the result, and what to do next."""
         self.bar.close()
         p = run.progress
         if run.interrupted:

@@ -32,13 +32,13 @@ def backward(
     """Add the batch's gradient to the weights, encoding `chunk_size` rows at a time.
 
     Args:
-        accelerator: Whose `backward` and `no_sync` are used.
-        learner: A `Learner`, possibly wrapped for several processes.
-        batch: This process's share.
-        ctx: The step.
-        chunk_size: Rows (anchors with all their views) that are encoded together.
-        seed: Sets dropout's generator for a chunk, the same at each call.
-        accumulation: How many such batches make an optimizer step, which takes the mean of their gradients.
+        accelerator: The accelerator that prepared the learner.
+        learner: A `Learner`, wrapped if there are several processes.
+        batch: This process's share of the batch.
+        ctx: The context of the step.
+        chunk_size: Rows (anchors with all their views) to encode together.
+        seed: Seeds dropout for a chunk: the same chunk draws the same masks in both passes.
+        accumulation: Number of such batches in an optimizer step, which takes the mean of their gradients.
 
     Returns:
         The embeddings and the loss, detached.
@@ -48,7 +48,7 @@ def backward(
         parts = [_encode(learner, chunk, seed, i) for i, chunk in enumerate(chunks)]
     encoded = Encoded(*(torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)))
     with accelerator.no_sync(learner):
-        seed(len(chunks))
+        seed(len(chunks))  # for dropout in the objective, apart from that of the chunks
         _, output = learner(batch, ctx, encoded)
         accelerator.backward(output.loss / accumulation)
     gradients = [[_gradient(t)[i : i + chunk_size] for t in encoded] for i in range(0, batch.size, chunk_size)]
@@ -56,6 +56,7 @@ def backward(
         final = i == len(chunks) - 1
         with nullcontext() if final else accelerator.no_sync(learner):
             again = _encode(learner, chunk, seed, i)
+            # Its gradient is what the chain rule carries from the embeddings of this chunk into the weights.
             surrogate = sum((e * g.to(e.dtype)).sum() for e, g in zip(again, gradient, strict=True))
             accelerator.backward(surrogate + _touch(learner) if final else surrogate)
     return Encoded(*(t.detach() for t in encoded)), LossOutput(output.loss.detach(), output.metrics)
@@ -79,7 +80,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _touch(learner: nn.Module) -> Tensor:
-    """0 that depends on the objective's weights: their gradient is already there, and DDP waits for every weight."""
+    """0 as a function of the objective's weights. They have their gradient already, but DDP waits for every weight."""
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
     return torch.stack([0.0 * p.sum() for p in inner.objective.parameters()] or [torch.zeros(())]).sum()

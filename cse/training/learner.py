@@ -37,7 +37,7 @@ class Learner(nn.Module):
         return encoded, None if ctx is None else self.loss(batch, encoded, ctx)
 
     def encode(self, batch: Batch) -> Encoded:
-        """All views of the batch in one pass over (b V, L) rows; nothing (b, V, 0) if the objective reads none."""
+        """All views of the batch in one pass over (b V, L) rows; (b, V, 0) if the objective does not use views."""
         if not self.objective.uses_views:
             nothing = torch.zeros(batch.size, batch.views, 0, device=batch.input_ids.device)
             return Encoded(nothing, nothing)
@@ -58,7 +58,7 @@ def gather_views(encoded: Encoded, num_positives: int) -> Views:
 
 
 def gather_rows(batch: Batch) -> Batch:
-    """The batch with the fields of rows gathered over all processes, and the fields of tokens left local."""
+    """The batch with the fields of rows gathered over all processes; the fields of tokens stay local."""
     tensors = batch.tensors()
     shared = {n: gather(t) for n, t in tensors.items() if n in ROW_FIELDS}
     return batch.with_tensors(tensors | shared)
@@ -66,11 +66,11 @@ def gather_rows(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
-    """What a batch looks like on the sphere: is it training, and has it collapsed?
+    """How a batch lies on the unit sphere: whether training makes progress, and whether the embeddings collapsed.
 
     Returns:
-        pos_cos and neg_cos, the mean cosine of anchors with their own and with other rows' positives; align and
-        uniform, alignment of positive pairs and uniformity of anchors. Empty without positive pairs.
+        `pos_cos` and `neg_cos`, the mean cosine of anchors with their own and with other rows' positives; `align` and
+        `uniform`, the alignment of positive pairs and the uniformity of anchors. Empty without positive pairs.
     """
     if not num_positives or not encoded.projected.shape[-1]:
         return {}

@@ -1,4 +1,4 @@
-"""The settings of a training run, checked when they are given."""
+"""The settings of a training run. The constructor checks their ranges."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ class Settings:
     """Settings of a training run.
 
     Args:
-        batch_size: Anchors in an optimizer step, over all processes.
-        max_steps: Optimizer steps. None: as many as `epochs` needs.
-        epochs: Passes over the data, where `max_steps` is not given.
+        batch_size: Anchors per optimizer step, over all processes.
+        max_steps: Optimizer steps. None: the number of steps in `epochs`.
+        epochs: Passes over the data; ignored if `max_steps` is given.
         learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         warmup_steps: Steps over which the rate rises from 0.
-        schedule: What follows: `linear` falls to 0 at the last step.
+        schedule: The rate after the warm-up: `linear` falls to 0 at the last step, `constant` stays.
         clip: Largest norm of the gradient.
-        accumulation: Cut each batch into this many parts, each with its own negatives only. Saves memory; adds none.
-        chunk_size: Cache gradients, encoding this many anchors at a time. Saves memory; negatives stay the batch's.
-        precision: `auto` is bf16 where the hardware computes it natively, else fp32. Similarities are always fp32.
-        device: `auto` takes the accelerator that is there.
-        eval_every: Steps between evaluations; there is one before the first step and one after the last.
+        accumulation: Cut each batch into this many parts. It saves memory; the negatives are those of the part.
+        chunk_size: Cache gradients, and encode this many anchors at a time. It saves memory; the negatives are still
+            those of the whole batch. None: encode the batch at once.
+        precision: `auto` is bf16 if the hardware computes it natively, else fp32. Similarities are always fp32.
+        device: `auto` is the accelerator of this machine, or the CPU.
+        eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
-        trackers: Names that Accelerate knows (tensorboard, wandb, trackio).
+        trackers: Where to send the metrics, by the names of Accelerate (tensorboard, trackio, wandb). Trackers that
+            write files, such as tensorboard, write to trackers/ in the run's folder.
 
     Raises:
         UserError: A value is out of range.

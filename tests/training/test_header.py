@@ -157,8 +157,7 @@ def test_tensorboard_receives_every_evaluation(tiny_bert, tmp_path):
 
     run = make_run(tmp_path, tiny_bert, trackers=["tensorboard"])
     Trainer(run).fit()
-    (folder,) = {path.parent for path in (run.folder / "trackers").rglob("events.out.*")}
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(run.folder / "trackers" / "cse")).Reload()
     want = [(line["step"], line["dev"]) for line in metrics(run.folder)]
     got = [(event.step, event.value) for event in events.Scalars("dev")]
     assert got == [(step, pytest.approx(value, rel=1e-6)) for step, value in want]
