@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RECIPE ?= simcse-unsup
 SEEDS  ?= 5
-TASKS  ?= $(if $(or $(CSE_DATA),$(findstring --data,$(ARGS))),sts,sts-mini)
+TASKS  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ train: setup  ## train a recipe: RECIPE=simcse-unsup ARGS="--trainer.max_steps=5
 	@$(BIN)/cse train $(RECIPE) $(ARGS)
 
 eval: setup  ## score a checkpoint: CKPT=runs/.../best TASKS=sts|sts-mini|STSB-dev ARGS="--data DIR"
-	@$(BIN)/cse eval $(CKPT) --tasks $(TASKS) $(ARGS)
+	@$(BIN)/cse eval $(CKPT) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports wrong usage in the shape of every other error: what, and the fix."""
 
     def error(self, message: str) -> NoReturn:
@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cse", description="Train sentence embeddings.")
+    parser = Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in sorted(module.name for module in iter_modules(commands.__path__)):

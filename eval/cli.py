@@ -90,7 +90,7 @@ def _bench_scoring(options: argparse.Namespace) -> dict[str, Any]:
     from cse.evaluation.loading import load_model
     from eval import bench as benching
 
-    data, missing = read_data(options.tasks, options.data, check=not options.unchecked)
+    data, missing = read_data(options.tasks or "sts", options.data, check=not options.unchecked)
     if missing:
         say("without", f"{', '.join(missing)}, whose data are missing")
     if not data:
@@ -107,7 +107,7 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: %(default)s)")
     parser.add_argument("--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s)")
-    add_scoring(parser, tasks=None)
+    add_scoring(parser)
     options, overrides = parser.parse_known_args(arguments)
     from cse.evaluation import suite
     from cse.evaluation.scoring import evaluate
@@ -148,7 +148,7 @@ def tables(arguments: list[str]) -> int:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
+    return cli.Parser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

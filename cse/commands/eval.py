@@ -42,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring(mteb)
 
 
-def add_scoring(parser: argparse.ArgumentParser, tasks: str | None = "sts") -> None:
+def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Declare the options of every command that scores a checkpoint."""
-    parser.add_argument("--tasks", default=tasks, help="tasks and groups, separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--tasks", help="tasks and groups, separated by commas (default: sts; without --data and CSE_DATA sts-mini)"
+    )
     parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
     parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
@@ -70,13 +72,14 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
-    from cse.evaluation import results, table
+    from cse.evaluation import results, sources, table
     from cse.evaluation.scoring import evaluate
 
-    out = a.out or results.default_out(a.checkpoint, a.tasks)
+    tasks = a.tasks or sources.default_tasks(a.data)
+    out = a.out or results.default_out(a.checkpoint, tasks)
     scored = evaluate(
         a.checkpoint,
-        a.tasks,
+        tasks,
         data=a.data,
         precision=a.precision,
         folds=a.folds,
@@ -125,7 +128,7 @@ def _mteb(a: argparse.Namespace) -> int:
 
     found = run_mteb(
         a.checkpoint,
-        a.tasks,
+        a.tasks or "sts",
         a.out,
         benchmark=a.benchmark,
         data=a.data,

@@ -53,7 +53,7 @@ def compare(
     a: Scored | str | Path,
     b: Scored | str | Path,
     *,
-    tasks: str = "sts",
+    tasks: str | None = None,
     data: str | None = None,
     precision: str = "auto",
     check: bool = True,
@@ -79,7 +79,7 @@ def compare(
 
 def read_or_score(
     name: Scored | str | Path,
-    tasks: str = "sts",
+    tasks: str | None = None,
     *,
     data: str | None = None,
     precision: str = "auto",

@@ -8,7 +8,7 @@ from typing import Any
 
 from cse.console import say
 from cse.errors import require_package
-from cse.evaluation import describe, results, suite, transfer
+from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.harness import Outcome, score_tasks
 from cse.evaluation.loading import load_model, prompts
@@ -17,7 +17,7 @@ from cse.evaluation.results import Scored
 
 def evaluate(
     checkpoint: str | Path,
-    tasks: str = "sts",
+    tasks: str | None = None,
     *,
     data: str | None = None,
     precision: str = "auto",
@@ -30,7 +30,8 @@ def evaluate(
 
     Args:
         checkpoint: A folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an export.
-        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...
+        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; None: sts with
+            `data` or CSE_DATA, else sts-mini, which is shipped.
         data: A folder with the rows of the tasks; None: CSE_DATA, then the Hub.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         folds: Folds of the transfer tasks that are cross-validated.
@@ -45,7 +46,7 @@ def evaluate(
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, or vectors are not finite.
     """
-    sts, labelled = transfer.split_names(tasks)
+    sts, labelled = transfer.split_names(tasks or sources.default_tasks(data))
     if sts or not labelled:
         suite.resolve(sts)  # a misspelled name fails before a model is loaded
     if out:

@@ -70,6 +70,11 @@ def local(data: str | None) -> bool:
     return bool(folders(data))
 
 
+def default_tasks(data: str | None) -> str:
+    """The tasks to score if none are named: those of the field with a folder of their rows, else the shipped ones."""
+    return "sts" if folders(data) else "sts-mini"
+
+
 def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool = True) -> TaskData:
     """Rows of a task from the first source that has them.
 
