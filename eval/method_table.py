@@ -23,7 +23,7 @@ HEADINGS = ("method", "paper", "recipe", "class", "data", "forward passes per ro
 def header(path: Path) -> dict[str, str]:
     """The fields of a recipe's opening comment; its first sentence is `title`.
 
-    A field is a line such as `# paper      Gao et al., EMNLP 2021 (arXiv:2104.08821)`, and goes on over indented lines.
+    A field is a line such as `# paper      Gao et al., EMNLP 2021 (arXiv:2104.08821)` and continues over indented lines.
     """
     found: dict[str, str] = {}
     name = "title"
