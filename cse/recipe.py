@@ -75,6 +75,22 @@ def find(name: str) -> Path:
     raise UserError(f"recipe {name!r} is unknown\nfix: {fix}")
 
 
+def header(path: Path) -> dict[str, str]:
+    """The fields of the comment that a recipe opens with; the sentence before the first field is `title`.
+
+    A field is a line such as `# paper      Gao et al. (arXiv:2104.08821)` with the lines up to the next field.
+    """
+    said: dict[str, str] = {}
+    name = "title"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        field = re.fullmatch(r"# ([a-z]+) {2,}(\S.*)", line)
+        name, text = field.groups() if field else (name, line[1:].strip())
+        said[name] = f"{said.get(name, '')} {text}".strip()
+    return said
+
+
 def read(path: Path) -> dict[str, Any]:
     """The recipe's mapping, merged on top of the one that it extends.
 

@@ -14,26 +14,9 @@ from cse import recipe as recipes
 from cse.interfaces import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELD = re.compile(r"# ([a-z]+) {2,}(\S.*)")
 PASSES = re.compile(r"(\d+) forward pass(?:es)? per row(?: \([^)]*\))?(?:, and (\d+) of the frozen)?")
 PAPER = re.compile(r"(.*?) \(arXiv:(\d{4}\.\d{4,5})\)")
 HEADINGS = ("method", "paper", "recipe", "class", "data", "forward passes per row")
-
-
-def header(path: Path) -> dict[str, str]:
-    """The fields of a recipe's opening comment; its first sentence is `title`.
-
-    A field is a line such as `# paper      Gao et al., EMNLP 2021 (arXiv:2104.08821)` and continues over indented lines.
-    """
-    found: dict[str, str] = {}
-    name = "title"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        field = FIELD.fullmatch(line)
-        name, text = field.groups() if field else (name, line[1:].strip())
-        found[name] = f"{found.get(name, '')} {text}".strip()
-    return found
 
 
 def table() -> str:
@@ -43,7 +26,7 @@ def table() -> str:
     named: set[str] = set()
     rows = []
     for path in own:
-        said, parts = header(path), recipes.read(path)
+        said, parts = recipes.header(path), recipes.read(path)
         classes = class_paths(parts["objective"])
         named |= set(classes)
         count = sum(other.stem.startswith(f"{path.stem}-") for other in published)

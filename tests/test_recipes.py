@@ -102,7 +102,7 @@ EXAMPLE = """\
 @every_recipe
 def test_it_opens_with_what_a_reader_needs(path):
     """Its first lines are comments that say paper, expected score, cost and how to run it: see `EXAMPLE`."""
-    header = recipe_command.header(path)
+    header = recipe_command.comments(path)
     missing = [word for word in HEADER if not re.search(rf"^# *{word}\b", header, re.MULTILINE)]
     assert not missing, f"{path}: its header has no line for {', '.join(missing)}. An example of a header:\n{EXAMPLE}"
     assert recipe_name(path) in header, f"{path}: the line `run` names the recipe, as in\n{EXAMPLE}"
@@ -141,13 +141,14 @@ def test_a_recipe_knows_whether_it_is_a_file_of_the_user(tmp_path, tiny_bert):
 def test_the_list_says_paper_data_and_cost_of_every_recipe(capsys):
     assert cli.main(["recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[::4] == recipes.names()
+    assert lines[::5] == recipes.names()
     for start, pattern in (
-        (1, r"  paper  arXiv:\d+\.\d+(, arXiv:\d+\.\d+)*"),
-        (2, r"  data   \w+ \S+"),
-        (3, r"  cost   \w.+"),
+        (1, r"  title  [A-Z].+\."),
+        (2, r"  paper  [A-Z].+\(arXiv:\d+\.\d+\).*"),
+        (3, r"  data   \w+ \S+"),
+        (4, r"  cost   \d+ forward pass.+"),
     ):
-        assert [line for line in lines[start::4] if not re.fullmatch(pattern, line)] == []
+        assert [line for line in lines[start::5] if not re.fullmatch(pattern, line)] == []
 
 
 @every_recipe
@@ -158,7 +159,7 @@ def test_a_copy_trains_the_same(path, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load(copied.read_text())
     assert "extends" not in content
     assert recipes.load(str(copied)).text == load(str(path)).text
-    assert recipe_command.header(path) in copied.read_text()
+    assert recipe_command.comments(path) in copied.read_text()
     assert f"cse train {copied}" in capsys.readouterr().out
     assert cli.main(["recipe", "copy", recipe_name(path)]) == 2
     assert capsys.readouterr().err == f"cse: {copied} exists\nfix: give another file, or --force to overwrite it\n"

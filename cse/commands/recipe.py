@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def header(path: Path) -> str:
+def comments(path: Path) -> str:
     """The comment lines that a recipe opens with."""
     return re.match(r"(#.*\n)*", path.read_text(encoding="utf-8"))[0]  # type: ignore[index] # it matches nothing, too
 
@@ -53,7 +53,7 @@ def merged(path: Path) -> str:
     from cse.recipe import read
 
     # The width keeps a long template on one line.
-    return header(path) + yaml.safe_dump(read(path), sort_keys=False, allow_unicode=True, width=10_000)
+    return comments(path) + yaml.safe_dump(read(path), sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
@@ -72,13 +72,12 @@ def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
 
 def _entry(name: str) -> str:
     """One recipe in the list: its name, and what its header says below it."""
-    from cse.recipe import find, read
+    from cse.recipe import find, header, read
 
     path = find(name)
-    about = header(path)
-    papers = dict.fromkeys(re.findall(r"arXiv:\d+\.\d+", about))
-    cost = re.search(r"^# *cost:? +(.*)", about, re.MULTILINE)
-    return f"{name}\n  paper  {', '.join(papers)}\n  data   {_data(read(path))}\n  cost   {cost[1] if cost else '-'}"
+    about = {"title": "", "paper": "", "cost": "", **header(path)}
+    fields = {"title": about["title"], "paper": about["paper"], "data": _data(read(path)), "cost": about["cost"]}
+    return "\n".join([name, *(f"  {key:6s} {text or '-'}" for key, text in fields.items())])
 
 
 def _data(options: dict[str, Any]) -> str:
