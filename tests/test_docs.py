@@ -1,0 +1,129 @@
+"""The pages and the headers of recipes say what is true: links, commands, options and fields."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cse import cli
+from cse import recipe as recipes
+from eval import method_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    p for pattern in ("*.md", ".github/*.md", "recipes/*.md", "eval/*.md", "cse/**/*.md") for p in ROOT.glob(pattern)
+)
+RECIPES = sorted(p for p in (ROOT / "recipes").rglob("*.yaml") if not p.name.startswith("_"))
+BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_its_links_lead_somewhere(page):
+    for target, anchor in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def commands(path: Path) -> list[str]:
+    """The `cse` command lines that a page or a recipe's header shows, whole."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = "\n".join(BLOCK.findall(text))
+    lines = [line.lstrip("# ").removeprefix("run ").strip() for line in re.sub(r"\\\n#?", " ", text).splitlines()]
+    return [line for line in lines if line.startswith("cse ")]
+
+
+SHOWN = [
+    (path, line) for path in (*PAGES, *RECIPES) for line in commands(path) if "foo" not in line and " ... " not in line
+]
+
+
+@pytest.mark.parametrize(("path", "line"), SHOWN, ids=[f"{name(p)}-{i}" for i, (p, _) in enumerate(SHOWN)])
+def test_a_command_that_it_shows_parses(path, line):
+    given = shlex.split(line, comments=True)[1:]
+    if given[0] in {"0.1.0", "--help"}:  # the first line that a run prints
+        return
+    arguments, rest = cli._parser().parse_known_args(cli._with_action([s.replace("$s", "42") for s in given]))
+    assert not rest or arguments.takes_overrides
+    recipe = getattr(arguments, "recipe", None) or getattr(arguments, "show", None)
+    for one in [recipe] if isinstance(recipe, str) else recipe or []:
+        if one in recipes.names():
+            recipes.load(one, rest)
+
+
+def test_each_method_is_in_the_table():
+    table = method_table.table()
+    for path in (ROOT / "recipes").glob("[!_]*.yaml"):
+        assert f"(recipes/{path.name})" in table
+    for objective in method_table.objectives():
+        assert method_table.link(f"{objective.__module__}.{objective.__name__}") in table
+
+
+def test_a_header_by_pencil(tmp_path):
+    path = tmp_path / "r.yaml"
+    lines = (
+        "# A: b,",
+        "# c.",
+        "#",
+        "# paper      P (arXiv:2104.08821), eq. 1;",
+        "#            more",
+        "# cost       2 forward passes per row (a), and 1 of the frozen x; y",
+        "seed: 1",
+        "# not read",
+    )
+    path.write_text("\n".join(lines))
+    said = recipes.header(path)
+    assert said == {
+        "title": "A: b, c.",
+        "paper": "P (arXiv:2104.08821), eq. 1; more",
+        "cost": "2 forward passes per row (a), and 1 of the frozen x; y",
+    }
+    assert method_table.paper(said["paper"]) == "[P](https://arxiv.org/abs/2104.08821)"
+    assert method_table.passes(said["cost"]) == "2 + 1 frozen"
+    with pytest.raises(ValueError, match="forward passes per row"):
+        method_table.passes("an hour")
+
+
+def test_options_are_shown_in_their_short_form():
+    assert [
+        name(p)
+        for p in (*PAGES, *RECIPES)
+        if p.name != "CHANGELOG.md" and re.search(r"--\S*init_args", p.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_the_readme_is_short_and_shows_the_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert "make train RECIPE=simcse-unsup" in text
+    assert "make test" in text
+
+
+def test_the_site_includes_files_that_exist():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    pages = hooks.pages()
+    assert pages["README.md"] == "index.md"
+    assert [path for path in pages if not (ROOT / path).is_file()] == []
+    named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").as_posix() not in named] == []
