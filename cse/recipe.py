@@ -6,12 +6,12 @@ import difflib
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -195,8 +195,14 @@ def _make(value: Any) -> Any:
     if not hasattr(value, "class_path"):
         return value
     module, _, name = value.class_path.rpartition(".")
-    arguments = vars(value.init_args) if "init_args" in value else {}
-    return getattr(import_module(module), name)(**{k: _make(v) for k, v in arguments.items()})
+    component = getattr(import_module(module), name)
+    arguments = {k: _make(v) for k, v in vars(value.init_args).items()} if "init_args" in value else {}
+    for key, options in arguments.items():
+        if isinstance(options, type(value)):  # the options of a dataclass, which has no class_path
+            hint = get_type_hints(component.__init__)[key]
+            part = next(kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind))
+            arguments[key] = part(**vars(options))
+    return component(**arguments)
 
 
 def _parser() -> Any:

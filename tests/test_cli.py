@@ -145,7 +145,7 @@ BAD = {
     "all lines equal": ((*TRAIN, "--data.init_args.path=equal.txt"), ["equal.txt", "every row is the same"]),
     "backbone not found": (
         (*TRAIN, "--encoder.init_args.backbone=no-such-org/no-such-model"),
-        ["no-such-org/no-such-model", "--encoder.init_args.backbone", "asset:smollm2", "folder", "Hub"],
+        ["no-such-org/no-such-model", "encoder.backbone", "asset:smollm2", "folder", "Hub"],
     ),
     "resume of no run": (("train", "--resume", "folder"), ["--resume folder", "is not a run"]),
     "resume of nothing": (("train", "--resume", "nowhere"), ["--resume nowhere", "is not a run"]),

@@ -217,7 +217,10 @@ def parent_of(folder: Path, backbone: str) -> dict:
         "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 3}},
         "encoder": {
             "class_path": "cse.encoder.Encoder",
-            "init_args": {"backbone": backbone, "lora_targets": ["a", "b"]},
+            "init_args": {
+                "backbone": backbone,
+                "adapter": {"class_path": "cse.encoder.Lora", "init_args": {"targets": ["a", "b"]}},
+            },
         },
         "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.2}},
         "trainer": {"batch_size": 4, "max_steps": 2},
@@ -230,7 +233,7 @@ def test_a_chain_of_parents_in_other_folders(tmp_path, tiny_bert):
     leaf = {
         "extends": "../middle.yaml",
         "seed": 2,
-        "encoder": {"init_args": {"lora_targets": ["c"]}},
+        "encoder": {"init_args": {"adapter": {"init_args": {"targets": ["c"]}}}},
         "objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"},
         "expect": {"dev": [1.0, 2.0]},
     }
@@ -239,7 +242,7 @@ def test_a_chain_of_parents_in_other_folders(tmp_path, tiny_bert):
     assert recipe.expect == {"dev": [1.0, 2.0]}
     config = recipe.config
     assert (config.seed, config.trainer.max_steps, config.trainer.batch_size) == (2, 5, 4)
-    assert config.encoder.init_args.lora_targets == ["c"]
+    assert config.encoder.init_args.adapter.init_args.targets == ["c"]
     assert config.collator.init_args.views == 3
     assert "temperature" not in recipe.text
 

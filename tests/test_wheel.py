@@ -117,7 +117,7 @@ def test_a_clean_environment_trains_scores_and_would_push(wheel, versions, tmp_p
     assert "train a recipe" in run("--help")
     assert "simcse-unsup\n" in run("recipe", "list")
     small = ["encoder.backbone=asset:mini", "encoder.layers=null", "encoder.template=null", "encoder.pooler=mean"]
-    small += ["encoder.lora_rank=0", "data.path=texts.txt", "trainer.batch_size=16", "trainer.max_steps=4"]
+    small += ["encoder.adapter=null", "data.path=texts.txt", "trainer.batch_size=16", "trainer.max_steps=4"]
     trained = run("train", "simcse-unsup", "--run-dir", "run", *[f"--{option}" for option in small])
     assert "step     4/4" in trained
     assert "average" in run("eval", "run/best", "--tasks", "sts-mini")

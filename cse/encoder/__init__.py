@@ -6,17 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cse.encoder.adapter import Adapter
+    from cse.encoder.dropout import Dropout
+    from cse.encoder.lora import Lora
     from cse.encoder.model import Encoder
-    from cse.encoder.prefix_encoder import PrefixEncoder
+    from cse.encoder.soft_prompts import SoftPrompts
 
 _HOMES = {
+    "Adapter": "adapter",
+    "Dropout": "dropout",
     "Encoder": "model",
-    "PrefixEncoder": "prefix_encoder",
+    "Lora": "lora",
+    "SoftPrompts": "soft_prompts",
 }
-__all__ = [
-    "Encoder",
-    "PrefixEncoder",
-]
+__all__ = ["Adapter", "Dropout", "Encoder", "Lora", "SoftPrompts"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cse.assets.hub import snapshot
-from cse.encoder.fast.attention import use_short_attention
-from cse.encoder.fast.dropout import use_fast_dropout
-from cse.encoder.fast.weights import use_kept_weights
+from cse.encoder import fast
+from cse.encoder.dropout import Dropout
+from cse.encoder.lora import merged_state
+from cse.encoder.provenance import copy_notices
 from cse.errors import UserError
+from cse.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+FIX = """use asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Face layout,
+  or the id of a model on the Hub, once the Hub can be reached or has the model in its cache (HF_HOME)"""
+NOT_NEEDED = ("*.onnx", "*.h5", "*.msgpack", "*.ot", "openvino/*", "onnx/*", "coreml/*")
 BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, which are left out on purpose
-HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop")
 
 
 def load_backbone(
@@ -29,8 +33,7 @@ def load_backbone(
     *,
     revision: str | None = None,
     layers: int | None = None,
-    attention_dropout: float | None = None,
-    hidden_dropout: float | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a transformer without pooler or language-model head, in float32, and its tokenizer.
 
@@ -38,43 +41,40 @@ def load_backbone(
         source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
         revision: Commit, tag or branch, for a Hub id.
         layers: Keep this many of the first layers; None keeps all.
-        attention_dropout: Probability of dropping an attention weight in training; None keeps the checkpoint's.
-        hidden_dropout: The same for hidden states, where the architecture has it.
+        dropout: Overrides of the checkpoint's attention and hidden dropout.
 
     Raises:
-        UserError: It is not to be had, lacks weights, has no such number of layers, or has no such dropout.
+        UserError: The backbone cannot be loaded, lacks weights, has fewer layers, or has no such dropout.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    where = locate(source)
+    where = str(fetch(source, revision))
     with explained(source):
-        config = AutoConfig.from_pretrained(where, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        config = AutoConfig.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where)
     _cut(config, layers)
-    _set_dropout(config, "attention_dropout", ATTENTION_DROPOUT, attention_dropout)
-    _set_dropout(config, "hidden_dropout", HIDDEN_DROPOUT, hidden_dropout)
+    if dropout is not None:
+        dropout.configure(config)
     config.use_cache = False
     with explained(source):
         model, info = AutoModel.from_pretrained(
-            where, config=config, revision=revision, dtype=torch.float32, output_loading_info=True, **no_pooler(config)
+            where, config=config, dtype=torch.float32, output_loading_info=True, **no_pooler(config)
         )
     if info["missing_keys"]:
         raise UserError(
-            f"backbone {source!r} lacks the weights {_some(info['missing_keys'])}; "
-            "training would start from random ones. Give a complete checkpoint."
+            f"backbone {source!r} lacks the weights {_some(info['missing_keys'])}, which would be random\n"
+            "fix: give a complete checkpoint"
         )
     strange = [k for k in info["unexpected_keys"] if k.startswith(BODY) and not k.endswith("position_ids")]
     if strange and layers is None:
         raise UserError(
-            f"backbone {source!r}: its config does not know the weights {_some(strange)} of its file, so the two "
-            "do not belong together. Give a consistent checkpoint."
+            f"backbone {source!r}: its config.json does not describe the weights {_some(strange)} of its file\n"
+            "fix: give a checkpoint whose config.json and weights belong together"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    use_short_attention(model)
-    use_fast_dropout(model)
-    use_kept_weights(model)
+    fast.install(model)
     return model, tokenizer
 
 
@@ -96,13 +96,32 @@ def locate(source: str) -> str:
     return source
 
 
+def fetch(source: str, revision: str | None = None, *, option: str = "encoder.backbone") -> Path:
+    """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
+
+    Args:
+        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
+        revision: Commit, tag or branch, for a Hub id.
+        option: The option that names the source, for error messages.
+
+    Raises:
+        UserError: The model cannot be found.
+    """
+    where = locate(source)
+    if Path(where).is_dir():
+        return Path(where)
+    ignored, what = [*NOT_NEEDED, "*.bin"], f"{option} {source!r}"
+    folder = snapshot(where, revision=revision, ignore=ignored, what=what, fix=FIX)
+    if not any(folder.glob("*.safetensors")):  # an old model, which has its weights as pytorch_model.bin
+        folder = snapshot(where, revision=revision, ignore=NOT_NEEDED, what=what, fix=FIX)
+    return folder
+
+
 def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Those of a checkpoint's tensors whose names begin so; {} where it has no safetensors file."""
+    """The tensors of a checkpoint whose names begin with one of the prefixes; {} if it has no safetensors file."""
     from safetensors import safe_open
 
-    folder = Path(locate(source))
-    if not folder.is_dir():
-        folder = snapshot(source, allow=["*.safetensors"], what=f"backbone {source!r}")
+    folder = fetch(source)
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -118,62 +137,44 @@ def max_positions(config: PretrainedConfig) -> int:
     return positions - 1 - padding if shifted else positions
 
 
-def inject_lora(model: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
-    """Freeze the model and give every linear layer named in `targets` a trainable low-rank difference, 0 at first.
+def write_backbone(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    *,
+    max_length: int,
+    all_layers: bool,
+) -> None:
+    """Write backbone, LoRA merged, and tokenizer as transformers 4 and 5 both read them.
 
-    LoRA, arXiv:2106.09685, equation 3: W + (alpha / rank) B A.
-
-    Raises:
-        UserError: No layer has such a name.
+    Args:
+        model: The backbone; it stays as it is.
+        tokenizer: Its tokenizer, which keeps `max_length`.
+        out: The checkpoint.
+        max_length: The most tokens of a text.
+        all_layers: Whether a pooler reads more than the last layer.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    model.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
-    try:
-        inject_adapter_in_model(config, model)
-    except ValueError as error:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise UserError(
-            f"encoder.lora_targets {targets}: the backbone has no such layers; it has {', '.join(linear)}"
-        ) from error
-
-
-def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights with every LoRA difference added in, under the names of the plain model. The model is untouched."""
-    from peft.tuners.lora import LoraLayer
-
-    state = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            weight = state[f"{name}.weight"]
-            state[f"{name}.weight"] = weight + module.get_delta_weight("default").to(weight.dtype)
-    return state
-
-
-def adapter_state(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The LoRA of `inject_lora` as peft keeps one: its settings, and its matrices as a `PeftModel` names them.
-
-    None where the model has none, as after it was saved (merged) and loaded again.
-    """
-    config = getattr(model, "peft_config", {}).get("default")
-    if config is None:
-        return None
-    from peft import get_peft_model_state_dict
-
-    settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    settings |= {"task_type": "FEATURE_EXTRACTION", "inference_mode": True}
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return settings, {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether any part of the model drops anything in training."""
-    return any(
-        (isinstance(m, nn.Dropout) and m.p > 0) or (float(getattr(m, "attention_dropout", 0.0) or 0.0) > 0)
-        for m in model.modules()
-        if not hasattr(getattr(m, "attention_dropout", 0.0), "forward")
-    )
+    state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items()}
+    model.save_pretrained(out, state_dict=state)
+    tokenizer.model_max_length = max_length
+    tokenizer.backend_tokenizer.no_truncation()  # otherwise tokenizer.json would keep what the last call asked for
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(out)
+    config = read_json(out / "config.json")
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:  # transformers 4 reads it here, and would silently fall back to 10,000
+        config["rope_theta"] = rope["rope_theta"]
+    config["torch_dtype"] = config.get("dtype", "float32")
+    config.pop("output_hidden_states", None)
+    if all_layers:  # with it, sentence-transformers hands all layers on
+        config["output_hidden_states"] = True
+    write_json(out / "config.json", config)
+    about = read_json(out / "tokenizer_config.json")
+    about["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that both versions know; tokenizer.json has the rest
+    for key in ("is_local", "local_files_only", "backend"):  # these say how it was loaded here
+        about.pop(key, None)
+    write_json(out / "tokenizer_config.json", about)
+    copy_notices(Path(model.name_or_path), out)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -191,20 +192,6 @@ def _cut(config: PretrainedConfig, layers: int | None) -> None:
         config.layer_types = config.layer_types[:layers]
 
 
-def _set_dropout(config: PretrainedConfig, option: str, names: tuple[str, ...], value: float | None) -> None:
-    if value is None:
-        return
-    if not 0 <= value < 1:
-        raise UserError(f"encoder.{option} is {value}; it is a probability: give a number from 0 to below 1")
-    known = [name for name in names if hasattr(config, name)]
-    if not known:
-        raise UserError(
-            f"encoder.{option} is {value}, but a {config.model_type} backbone has no such dropout; remove it"
-        )
-    for name in known:
-        setattr(config, name, value)
-
-
 def no_pooler(config: PretrainedConfig) -> dict[str, bool]:
     """Argument that leaves out the pretrained next-sentence pooler, which no sentence vector here uses."""
     from transformers import AutoModel
@@ -214,21 +201,11 @@ def no_pooler(config: PretrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if accepts else {}
 
 
-class explained:
-    """Turns a loader's failure into one that says what can be done."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError) and not isinstance(error, UserError):
-            reason = str(error).strip().splitlines()[0][:160]
-            raise UserError(
-                f"backbone {self.source!r} cannot be loaded: {reason}\n"
-                "fix: give --encoder.init_args.backbone one of\n"
-                "  asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Face layout,\n"
-                "  or a Hub id, once the Hub is reached or the model is in its cache (HF_HOME)"
-            ) from error
+@contextmanager
+def explained(source: str, option: str = "encoder.backbone") -> Iterator[None]:
+    """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {FIX}") from error

@@ -13,29 +13,23 @@ from cse.errors import UserError
 
 
 class Cutoff:
-    """Sets whole rows or columns of each text's embedding matrix (L, H) to 0, where it enters the first layer.
+    """Sets whole rows or columns of each text's embedding matrix (L, H) to 0 before the first layer.
 
         token:    floor(token_cutoff * L_i) of the L_i tokens of text i, drawn anew in every pass
         feature:  floor(feature_cutoff * H) of the H dimensions, for all tokens of the text
 
     Shen et al., 2020, arXiv:2009.13818, section 3; ConSERT (Yan et al., ACL 2021, arXiv:2105.11741, section 3.2).
-    Special tokens and those of a template are tokens as any other; padding is not. Both views of a text are cut, each
-    its own way. Randomness is torch's own, as that of dropout, so that gradient caching repeats it.
+    Special tokens and those of a template count as tokens; padding does not. Both views of a text are cut, each with
+    its own draws. The random numbers are torch's own, like those of dropout, so that gradient caching repeats them.
 
     Args:
         token_cutoff: Share of the tokens; 0 cuts none.
         feature_cutoff: Share of the dimensions (ConSERT: 0.2, with shuffling in the other view); 0 cuts none.
 
-    Raises:
-        UserError: One is outside [0, 1).
-
     Source: yym6472/ConSERT, scripts/unsup-consert-base.sh.
     """
 
     def __init__(self, token_cutoff: float, feature_cutoff: float) -> None:
-        for name, value in (("token_cutoff", token_cutoff), ("feature_cutoff", feature_cutoff)):
-            if not 0 <= value < 1:
-                raise UserError(f"encoder.{name} is {value}; it is a share: give a number from 0 to below 1")
         self.token_cutoff, self.feature_cutoff = token_cutoff, feature_cutoff
 
     def __bool__(self) -> bool:
@@ -75,13 +69,13 @@ def first_layer(model: nn.Module) -> nn.Module:
     """The first of a transformer's layers.
 
     Raises:
-        UserError: They are not to be found.
+        UserError: The backbone has no list of its layers.
     """
     config: Any = model.config
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
             return module[0]
     raise UserError(
-        f"encoder.token_cutoff and feature_cutoff: a {config.model_type} backbone keeps no list of its layers\n"
-        "fix: leave them at 0, or use another backbone"
+        f"encoder.dropout.token_cutoff and feature_cutoff: a {config.model_type} backbone has no list of its layers\n"
+        "fix: set both to 0, or use another backbone"
     )

@@ -1,40 +1,42 @@
-"""Checkpoints on disk: the legacy sentence-transformers layout, which its versions from 5.1 to 6.x both read.
+"""The layout of a checkpoint folder: its only reader and writer. It builds no model and reads no model's weights.
 
     config.json model.safetensors tokenizer.json ...   the backbone, LoRA merged
+    prompts.safetensors                                soft prompts, with the backbone or with a reference to it
     modules.json sentence_bert_config.json config_sentence_transformers.json
     1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
-    adapter/{adapter_config.json,adapter_model.safetensors}   of a LoRA run, beside the merged weights; nothing loads it
-    LICENSE NOTICE                                     the backbone's, where it has them
-    weights.sha256                                     of each weights file; `sha256sum -c` reads it
+    adapter/{adapter_config.json,adapter_model.safetensors}   a LoRA run's adapter beside the merged weights; not loaded
+    LICENSE NOTICE                                     the backbone's, if it has them
+    weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
 
-Poolers of two layers are a WeightedLayerPooling, 1 for those two and 0 for the rest, and a mean over tokens: modules
-of sentence-transformers as the others, so that no checkpoint of `Encoder` needs code of ours. What serves training only
-never gets here.
+This is the legacy layout of sentence-transformers, which its versions from 5.1 to 6.x both read. A pooler of two layers
+is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. Both are modules of
+sentence-transformers, so only soft prompts need code of their own. Heads that serve training only are not saved.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import nn
+from safetensors import SafetensorError
 
-from cse.encoder.heads import ACTIVATIONS, Dense, Normalize
 from cse.encoder.poolers import LAYERS, NEEDS_ALL_LAYERS, PoolerName
-from cse.encoder.provenance import copy_notices, write_sums
 from cse.errors import UserError
-from cse.files import atomic_dir
+from cse.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from cse.encoder.model import Encoder
-
+MODULES, SETTINGS, ABOUT = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 ADAPTER = "adapter"  # loaders of transformers and peft look for an adapter in the root only
 LEGACY = "sentence_transformers.models."
-FIRST = ("Transformer", "PrefixTransformer")  # what turns text into token embeddings
-POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # what turns text into token embeddings
+POOLING_KEYS: dict[PoolerName, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
 OTHER_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
-POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # from 6.x on
+POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # since 6.x
 ACTIVATION_PATHS = {
     "identity": "torch.nn.modules.linear.Identity",
     "tanh": "torch.nn.modules.activation.Tanh",
@@ -43,190 +45,286 @@ ACTIVATION_PATHS = {
 }
 
 
-def write(encoder: Encoder, folder: Path) -> None:
-    """Write an encoder, replacing the folder as a whole or not at all."""
-    with atomic_dir(folder) as out:
-        write_backbone(encoder, out)
-        settings = {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower_case}
-        _json(out / "sentence_bert_config.json", settings)
-        write_modules(encoder, out, first=f"{LEGACY}Transformer")
-        _write_adapter(encoder, out / ADAPTER)
-        write_sums(out)
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The settings of a Dense module. `activation` is a key of `ACTIVATION_PATHS`, or the last part of another path."""
+
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
 
 
-def write_modules(encoder: Encoder, out: Path, *, first: str) -> None:
-    """Write the list of modules, of which `first` is the class of the one in the folder's root, and those after it."""
-    modules = [("", first)]
-    if encoder.pooler in NEEDS_ALL_LAYERS:
-        modules.append(("1_WeightedLayerPooling", f"{LEGACY}WeightedLayerPooling"))
-        _write_layers(encoder, out / "1_WeightedLayerPooling")
-    modules.append((f"{len(modules)}_Pooling", f"{LEGACY}Pooling"))
-    keys, over_tokens = [*POOLING_KEYS.values(), *OTHER_KEYS], POOLING_KEYS.get(encoder.pooler, POOLING_KEYS["mean"])
-    pooling: dict[str, Any] = {key: key == over_tokens for key in keys}
-    _json(out / modules[-1][0] / "config.json", {"word_embedding_dimension": encoder.hidden_size, **pooling})
-    for module in encoder.post:
-        name = f"{len(modules)}_{type(module).__name__}"
-        modules.append((name, LEGACY + type(module).__name__))
-        _write_module(module, out / name)
-    _json(out / "modules.json", [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(modules)])
-    about: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _json(out / "config_sentence_transformers.json", about)
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One entry of modules.json.
+
+    Attributes:
+        type: The path of its class.
+        path: Its folder in the checkpoint; empty for the root.
+        dense: The settings of a Dense; None for every other kind.
+    """
+
+    type: str
+    path: str
+    dense: Dense | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of its class, such as `Pooling`; the package that the class lives in does not matter."""
+        return self.type.rpartition(".")[2]
 
 
-def write_backbone(encoder: Encoder, out: Path) -> None:
-    """Write backbone and tokenizer as transformers 4 and 5 both read them."""
-    from cse.encoder.backbone import merged_state
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The backbone that a checkpoint of soft prompts names instead of holding it."""
 
-    state = {k: v.detach().cpu().contiguous() for k, v in merged_state(encoder.backbone).items()}
-    encoder.backbone.save_pretrained(out, state_dict=state)
-    encoder.tokenizer.model_max_length = encoder.max_length
-    encoder.tokenizer.backend_tokenizer.no_truncation()  # else it would keep what the last call asked for
-    encoder.tokenizer.backend_tokenizer.no_padding()
-    encoder.tokenizer.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text())
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:  # transformers 4 reads it here, and would silently fall back to 10,000
-        config["rope_theta"] = rope["rope_theta"]
-    config["torch_dtype"] = config.get("dtype", "float32")
-    config.pop("output_hidden_states", None)
-    if encoder.pooler in NEEDS_ALL_LAYERS:  # with it, sentence-transformers hands all layers on
-        config["output_hidden_states"] = True
-    _json(out / "config.json", config)
-    about = json.loads((out / "tokenizer_config.json").read_text())
-    about["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that both versions know; tokenizer.json has the rest
-    for key in ("is_local", "local_files_only", "backend"):  # of where it was loaded, not of what it is
-        about.pop(key, None)
-    _json(out / "tokenizer_config.json", about)
-    copy_notices(encoder.source, out)
+    backbone: str
+    revision: str | None = None
+    layers: int | None = None
 
 
-def _write_adapter(encoder: Encoder, folder: Path) -> None:
-    """The LoRA alone, in peft's format, where the encoder has one: what `cse push --adapter` publishes."""
-    from safetensors.torch import save_file
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a checkpoint folder is made of.
 
-    from cse.encoder.backbone import adapter_state
+    Attributes:
+        modules: The entries of modules.json in their order; empty for a plain Hugging Face model.
+        pooler: The pooler that the modules amount to; None if cse has none like it.
+        width: H, the size of the backbone's states, if the folder says so.
+        depth: The number of the backbone's layers; needed to write a pooler of two layers.
+        architecture: The backbone's `model_type`, if the folder holds the backbone.
+        max_length: The most tokens of a text.
+        lower_case: Whether texts are lower-cased first.
+        template: The text that the tokenizer puts around every text.
+        reference: The backbone of a checkpoint that does not hold one.
+        adapter: Whether the folder holds a LoRA adapter beside the merged weights.
+        prompts: Texts that may be put before every text, by name, as in sentence-transformers.
+        default_prompt_name: The prompt that is put before every text unless another one is asked for.
+        similarity: The similarity function that the vectors are made for.
+        unsupported: Why cse cannot load the folder; empty if it can.
+    """
 
-    found = adapter_state(encoder.backbone)
-    if found is not None:
-        settings, state = found
-        settings |= {"base_model_name_or_path": encoder.source, "revision": encoder.revision}
-        _json(folder / "adapter_config.json", settings)
-        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    modules: tuple[Module, ...]
+    pooler: PoolerName | None = None
+    width: int | None = None
+    depth: int | None = None
+    architecture: str | None = None
+    max_length: int | None = None
+    lower_case: bool = False
+    template: str | None = None
+    reference: Reference | None = None
+    adapter: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str | None = "cosine"
+    unsupported: str = ""
+
+    @property
+    def post(self) -> tuple[Module, ...]:
+        """The modules after pooling, each a Dense or a Normalize."""
+        kinds = [module.kind for module in self.modules]
+        return self.modules[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else ()
+
+    @property
+    def dim(self) -> int:
+        """D, the size of a vector."""
+        sizes = [module.dense.out_features for module in self.post if module.dense is not None]
+        return sizes[-1] if sizes else self.width or 0
+
+    @property
+    def soft_prompts(self) -> bool:
+        """Whether the folder holds soft prompts."""
+        return any(module.kind == SOFT_PROMPTED for module in self.modules[:1])
+
+    @property
+    def needs_code(self) -> bool:
+        """Whether loading runs code that sentence-transformers does not have."""
+        return any(not module.type.startswith("sentence_transformers.") for module in self.modules)
+
+    @property
+    def default_prompt(self) -> str:
+        """The text that is put before every text; empty if there is none."""
+        return self.prompts.get(self.default_prompt_name or "", "")
+
+    @classmethod
+    def read(cls, folder: Path) -> Layout:
+        """Read a folder; one without modules.json is a plain Hugging Face model and has no modules.
+
+        Raises:
+            UserError: A file is missing or cannot be read.
+        """
+        if not is_checkpoint(folder):
+            return cls(modules=())
+        try:
+            return _read(folder)
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0][:160] if str(error) else "no reason given"
+            raise UserError(
+                f"checkpoint {folder} is damaged or incomplete: {type(error).__name__}: {reason}\n"
+                "fix: copy or save the checkpoint again"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write the settings of the checkpoint and of every module; weights are not part of it."""
+        settings: dict[str, Any] = {"max_seq_length": self.max_length, "do_lower_case": self.lower_case}
+        if self.soft_prompts:
+            settings |= {"all_layers": self.pooler in NEEDS_ALL_LAYERS, "backbone": None}
+        if self.reference is not None:
+            settings |= {"backbone": self.reference.backbone, "revision": self.reference.revision}
+            settings |= {"layers": self.reference.layers, "template": self.template}
+        write_json(folder / SETTINGS, settings)
+        for module in self.modules[1:]:
+            (folder / module.path).mkdir(exist_ok=True)
+            write_json(folder / module.path / "config.json", self._config(module))
+            if module.kind == "WeightedLayerPooling":
+                self._write_layer_weights(folder / module.path)
+        entries = [{"idx": i, "name": str(i), "path": m.path, "type": m.type} for i, m in enumerate(self.modules)]
+        write_json(folder / MODULES, entries)
+        about = {"prompts": dict(self.prompts), "default_prompt_name": self.default_prompt_name}
+        write_json(folder / ABOUT, about | {"similarity_fn_name": self.similarity})
+
+    def _config(self, module: Module) -> dict[str, Any]:
+        """The settings of a module; even Normalize has a file, because git and some loaders drop an empty folder."""
+        if module.kind == "WeightedLayerPooling":
+            return {"word_embedding_dimension": self.width, "layer_start": 0, "num_hidden_layers": self.depth}
+        if module.kind == "Pooling":
+            over_tokens = POOLING_KEYS.get(self.pooler or "mean", POOLING_KEYS["mean"])
+            modes = {key: key == over_tokens for key in (*POOLING_KEYS.values(), *OTHER_KEYS)}
+            return {"word_embedding_dimension": self.width, **modes}
+        if module.dense is not None:
+            sizes = {"in_features": module.dense.in_features, "out_features": module.dense.out_features}
+            activation = ACTIVATION_PATHS[module.dense.activation]
+            return {**sizes, "bias": module.dense.bias, "activation_function": activation}
+        return {}
+
+    def _write_layer_weights(self, folder: Path) -> None:
+        """The weights of the embeddings' output and of each layer (N + 1): 1 for those that the pooler reads."""
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        assert self.pooler is not None  # whoever describes the pooler's modules knows its name and depth
+        assert self.depth is not None
+        weights = np.zeros(self.depth + 1, dtype=np.float32)
+        for index in LAYERS[self.pooler]:
+            weights[index] += 1
+        save_file({"layer_weights": weights}, folder / "model.safetensors")
 
 
-def read(path: str, *, pooler: PoolerName | None, max_length: int | None) -> Encoder:
-    """Read an encoder; see `Encoder.load`."""
-    from cse.encoder.backbone import locate
-    from cse.encoder.model import Encoder
-
-    folder = _folder(locate(path))
-    if not (folder / "modules.json").exists():
-        return Encoder(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
-    modules = json.loads((folder / "modules.json").read_text())
-    kinds = [m["type"].rsplit(".", 1)[-1] for m in modules]
-    first, layered = kinds[0] if kinds else "", kinds[1:2] == ["WeightedLayerPooling"]
-    after = 2 + layered  # modules up to here make the pooled vector
-    known = kinds[after - 1 : after] == ["Pooling"] and set(kinds[after:]) <= {"Dense", "Normalize"}
-    if first not in FIRST or not known:
-        raise UserError(
-            f"checkpoint {path!r} is made of {' + '.join(kinds)}\n"
-            f"cse reads {' or '.join(FIRST)} (+ WeightedLayerPooling) + Pooling (+ Dense, Normalize); "
-            "load this one with sentence-transformers"
-        )
-    read_first = _read_prefix if first == "PrefixTransformer" else _read_transformer
-    encoder = read_first(path, folder / modules[0]["path"], pooler_of(folder, modules), max_length)
-    for module in modules[after:]:
-        encoder.post.append(_read_module(folder / module["path"], module["type"]))
-    return encoder.eval()
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint in this layout, and not a plain model or something else."""
+    return (folder / MODULES).is_file()
 
 
-def pooler_of(folder: Path, modules: list[dict[str, Any]]) -> PoolerName:
-    """The pooler that the modules of a checkpoint amount to: Pooling, or WeightedLayerPooling and Pooling.
+def require_checkpoint(folder: Path) -> Layout:
+    """The layout of a folder that must be a checkpoint.
 
     Raises:
-        UserError: None of ours.
+        UserError: The folder is not a checkpoint, or is damaged.
     """
-    if not modules[1]["type"].endswith(".WeightedLayerPooling"):
-        return _pooling(folder / modules[1]["path"])
-    return _layers(folder / modules[1]["path"], _pooling(folder / modules[2]["path"]))
+    if not is_checkpoint(folder):
+        raise UserError(f"{folder} is not a checkpoint: it has no {MODULES}\nfix: give a run's best/ or last/")
+    return Layout.read(folder)
 
 
-def _read_transformer(path: str, root: Path, pooler: PoolerName, max_length: int | None) -> Encoder:
-    from cse.encoder.model import Encoder
+def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tuple[Module, ...]:
+    """The modules of an encoder.
 
-    settings = _settings(root)
-    encoder = Encoder(str(root), pooler=pooler, max_length=_fits(root, max_length or settings.get("max_seq_length")))
-    encoder.lower_case, encoder.source = bool(settings.get("do_lower_case")), path
-    return encoder
-
-
-def _read_prefix(path: str, root: Path, pooler: PoolerName, max_length: int | None) -> Encoder:
-    from cse.encoder.prefix_encoder import read
-
-    return read(root, pooler=pooler, max_length=max_length)
-
-
-def _folder(where: str) -> Path:
-    """A local folder for a path or a Hub id."""
-    if Path(where).is_dir():
-        return Path(where)
-    from cse.assets.hub import snapshot
-
-    ignored = ["*.bin", "*.onnx", "*.h5", "*.msgpack", "openvino/*", "onnx/*"]
-    return snapshot(where, ignore=ignored, what=f"checkpoint {where!r}")
+    Args:
+        first: The path of the class that turns text into token embeddings.
+        pooler: The encoder's pooler.
+        post: A Dense, or None for a Normalize, for each module after pooling.
+    """
+    modules = [Module(first, "")]
+    if pooler in NEEDS_ALL_LAYERS:
+        modules.append(Module(f"{LEGACY}WeightedLayerPooling", f"{len(modules)}_WeightedLayerPooling"))
+    modules.append(Module(f"{LEGACY}Pooling", f"{len(modules)}_Pooling"))
+    for dense in post:
+        kind = "Normalize" if dense is None else "Dense"
+        modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}", dense))
+    return tuple(modules)
 
 
-def _settings(root: Path) -> dict[str, Any]:
-    path = root / "sentence_bert_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if settings.get("max_seq_length") is None:
-        about = json.loads((root / "tokenizer_config.json").read_text())
-        settings["max_seq_length"] = about.get("model_max_length")
-    return settings
+def _read(folder: Path) -> Layout:
+    modules = []
+    for entry in read_json(folder / MODULES):
+        module = Module(str(entry["type"]), str(entry["path"]))
+        if module.kind == "Dense":
+            module = Module(module.type, module.path, _read_dense(folder / module.path))
+        modules.append(module)
+    if not modules:
+        raise ValueError(f"{MODULES} lists no module")
+    root = folder / modules[0].path
+    optional = [read_json(p) if p.is_file() else {} for p in (root / "config.json", root / "tokenizer_config.json")]
+    (config, tokenizer), settings = optional, read_json(root / SETTINGS) if (root / SETTINGS).is_file() else {}
+    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    reference = None
+    if settings.get("backbone") is not None:
+        reference = Reference(settings["backbone"], settings.get("revision"), settings.get("layers"))
+    length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    pooler, width, unsupported = _read_pooler(folder, modules)
+    return Layout(
+        modules=tuple(modules),
+        pooler=pooler,
+        width=config.get("hidden_size") or width,
+        depth=config.get("num_hidden_layers"),
+        architecture=config.get("model_type"),
+        max_length=None if length is None else int(length),
+        lower_case=bool(settings.get("do_lower_case")),
+        template=settings.get("template") or tokenizer.get("cse_template"),
+        reference=reference,
+        adapter=(folder / ADAPTER / "adapter_config.json").is_file(),
+        prompts={name: str(text) for name, text in (about.get("prompts") or {}).items() if text is not None},
+        default_prompt_name=about.get("default_prompt_name"),
+        similarity=about.get("similarity_fn_name"),
+        unsupported=unsupported,
+    )
 
 
-def _fits(root: Path, length: int | None) -> int | None:
-    """The length, or None where a checkpoint states one beyond what its backbone can position."""
-    from transformers import AutoConfig
-
-    from cse.encoder.backbone import max_positions
-
-    limit = max_positions(AutoConfig.from_pretrained(root))
-    return length if length is not None and length <= limit else None
-
-
-def _pooling(folder: Path) -> PoolerName:
-    config = json.loads((folder / "config.json").read_text())
+def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None, int | None, str]:
+    """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
+    kinds = [module.kind for module in modules]
+    after = 3 if kinds[1:2] == ["WeightedLayerPooling"] else 2  # the modules before this one make the pooled vector
+    first = kinds[0] in {TRANSFORMER, SOFT_PROMPTED}
+    if not first or kinds[after - 1 : after] != ["Pooling"] or not set(kinds[after:]) <= {"Dense", "Normalize"}:
+        return (
+            None,
+            None,
+            (
+                f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {TRANSFORMER} or {SOFT_PROMPTED} "
+                "(+ WeightedLayerPooling) + Pooling (+ Dense, Normalize)\nfix: load it with sentence-transformers"
+            ),
+        )
+    for dense in (module.dense for module in modules if module.dense is not None):
+        if dense.activation not in ACTIVATION_PATHS:
+            what = f"a Dense has the activation {dense.activation}, and cse has {', '.join(ACTIVATION_PATHS)}"
+            return None, None, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    path = folder / modules[after - 1].path / "config.json"
+    config = read_json(path)
+    width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
     mode = config.get("pooling_mode")
     if mode is not None:
-        found = [POOLING_NAMES[mode]] if mode in POOLING_NAMES else []
+        found = POOLING_NAMES.get(mode) if isinstance(mode, str) else None
     else:
         on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-        found = [name for name in POOLING_NAMES.values() if [POOLING_KEYS[name]] == on]
-    if not found or config.get("include_prompt") is False:
-        raise UserError(f"checkpoint's pooling in {folder / 'config.json'} is none of {', '.join(POOLING_KEYS)}")
-    return found[0]
+        found = next((name for name, key in POOLING_KEYS.items() if [key] == on), None)
+    if found is None or config.get("include_prompt") is False:
+        what = f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
+        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    if after == 3:
+        layered = _read_layers(folder / modules[1].path) if found == "mean" else None
+        if layered is None:
+            what = f"the layers in {folder / modules[1].path} are averaged as no pooler of cse does"
+            return None, width, f"{what} ({', '.join(LAYERS)})\nfix: load it with sentence-transformers"
+        found = layered
+    return found, width, ""
 
 
-def _write_layers(encoder: Encoder, folder: Path) -> None:
-    """A WeightedLayerPooling: embeddings' output and layers (N + 1), weighted 1 where the pooler reads them."""
-    import torch
-    from safetensors.torch import save_file
+def _read_layers(folder: Path) -> PoolerName | None:
+    """The pooler that reads the layers that a WeightedLayerPooling weights; None if there is none."""
+    from safetensors.numpy import load_file
 
-    depth = int(encoder.backbone.config.num_hidden_layers)
-    weights = torch.zeros(depth + 1)
-    for index in LAYERS[encoder.pooler]:
-        weights[index] += 1
-    config = {"word_embedding_dimension": encoder.hidden_size, "layer_start": 0, "num_hidden_layers": depth}
-    _json(folder / "config.json", config)
-    save_file({"layer_weights": weights}, folder / "model.safetensors")
-
-
-def _layers(folder: Path, over_tokens: PoolerName) -> PoolerName:
-    """The pooler that reads the layers that a WeightedLayerPooling weights."""
-    from safetensors.torch import load_file
-
-    start = json.loads((folder / "config.json").read_text())["layer_start"]
+    start = read_json(folder / "config.json")["layer_start"]
     weights = load_file(folder / "model.safetensors")["layer_weights"]
     share = {start + i: w for i, w in enumerate((weights / weights.sum()).tolist()) if w}
     depth = start + len(weights)
@@ -234,53 +332,12 @@ def _layers(folder: Path, over_tokens: PoolerName) -> PoolerName:
         wanted: dict[int, float] = {}
         for index in indices:
             wanted[index % depth] = wanted.get(index % depth, 0.0) + 1 / len(indices)
-        if over_tokens == "mean" and share == wanted:
+        if share == wanted:
             return name
-    raise UserError(
-        f"checkpoint's layers in {folder} are averaged as no pooler of cse does ({', '.join(LAYERS)})\n"
-        "Load this one with sentence-transformers."
-    )
+    return None
 
 
-def _write_module(module: nn.Module, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    config: dict[str, Any] = {}  # even Normalize writes its file: git keeps no empty folder, and no loader finds one
-    if isinstance(module, Dense):
-        linear = module.linear
-        config = {
-            "in_features": linear.in_features,
-            "out_features": linear.out_features,
-            "bias": linear.bias is not None,
-            "activation_function": ACTIVATION_PATHS[module.activation_name],
-        }
-        folder.mkdir()
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors"
-        )
-    _json(folder / "config.json", config)
-
-
-def _read_module(folder: Path, kind: str) -> nn.Module:
-    if kind.endswith(".Normalize"):
-        return Normalize()
-    import torch
-    from safetensors.torch import load_file
-
-    config = json.loads((folder / "config.json").read_text())
-    activation = config["activation_function"].rsplit(".", 1)[-1].lower()
-    if activation not in ACTIVATIONS:
-        raise UserError(f"{folder}: activation {config['activation_function']} is none of {', '.join(ACTIVATIONS)}")
-    module = Dense(config["in_features"], config["out_features"], bias=config["bias"], activation=activation)
-    weights = folder / "model.safetensors"
-    if weights.exists():
-        state = load_file(weights)
-    else:
-        state = torch.load(folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
-    module.load_state_dict(state)
-    return module
-
-
-def _json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+def _read_dense(folder: Path) -> Dense:
+    config = read_json(folder / "config.json")
+    activation = config["activation_function"].rpartition(".")[2].lower()
+    return Dense(int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True)), activation)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cse.encoder.backbone import explained, locate
+from cse.encoder.backbone import explained, fetch
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
 from cse.errors import UserError
 
@@ -27,8 +27,8 @@ def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    where = locate(source)
-    with explained(source):
+    where = str(fetch(source, option=option))
+    with explained(source, option):
         tokenizer = AutoTokenizer.from_pretrained(where)
         model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
     missing = f"the weight {min(info['missing_keys'])}" if info["missing_keys"] else None

@@ -12,17 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import EncoderOutput
-from cse.encoder.backbone import has_dropout, inject_lora, load_backbone, max_positions
+from cse.encoder import soft_prompts
+from cse.encoder.adapter import Adapter
+from cse.encoder.backbone import fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.cutoff import Cutoff
+from cse.encoder.dropout import Dropout, has_dropout
+from cse.encoder.fast import enabled
 from cse.encoder.fast.batching import chunk_overhead, length_chunks, native_bf16, token_budget_batches
 from cse.encoder.fast.first_token import only_first_token
 from cse.encoder.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
 from cse.encoder.fast.weights import converted_once
-from cse.encoder.heads import Dense
+from cse.encoder.heads import Dense, load_module
+from cse.encoder.layout import LEGACY, TRANSFORMER, Layout, Reference, module_list
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.encoder.provenance import write_sums
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
+from cse.files import atomic_dir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,25 +48,18 @@ class Encoder(nn.Module):
     Args:
         backbone: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
         pooler: How hidden states become one vector; see `cse.encoder.poolers`.
-        head: `mlp` adds SimCSE's Linear + tanh after the pooler, newly initialised.
+        head: `mlp` adds SimCSE's Linear + tanh after the pooler, newly initialized.
         export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
         layers: Keep this many of the backbone's first layers.
         template: A text with one `{text}`, put around every text and saved in the tokenizer; see `encoder.template`.
-        max_length: Most tokens of a text in `encode`, template and special tokens included. None: what the backbone
-            can position, up to 512.
-        attention_dropout: Overrides the backbone's.
-        hidden_dropout: Overrides the backbone's, where it has one.
-        embedding_dropout: Dropout on the token embeddings in training, for backbones that have none of their own.
-        token_cutoff: Share of a text's tokens whose embedding is 0 in training; see `encoder.cutoff`.
-        feature_cutoff: Share of the dimensions that are 0 in all embeddings of a text in training.
-        lora_rank: Train low-rank differences of this rank and freeze the rest; 0 trains everything. Merged on save.
-        lora_alpha: Their scale is alpha / rank. None: equal to the rank, so 1.
-        lora_dropout: Dropout on what enters them.
-        lora_targets: Names of the linear layers that get one.
+        max_length: Most tokens of a text in `encode`, template and special tokens included, soft prompts excluded.
+            None: what the backbone can position, up to 512.
+        adapter: What is trained instead of the backbone: `Lora` or `SoftPrompts`. None trains the whole backbone.
+        dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         revision: Commit, tag or branch of a Hub id.
 
     Raises:
-        UserError: An argument is out of range, or the backbone cannot be had.
+        UserError: An argument is out of range, or the backbone cannot be loaded or cannot have the adapter.
     """
 
     def __init__(
@@ -71,43 +72,35 @@ class Encoder(nn.Module):
         layers: int | None = None,
         template: str | None = None,
         max_length: int | None = None,
-        attention_dropout: float | None = None,
-        hidden_dropout: float | None = None,
-        embedding_dropout: float = 0.0,
-        token_cutoff: float = 0.0,
-        feature_cutoff: float = 0.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lora_dropout: float = 0.0,
-        lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        adapter: Adapter | None = None,
+        dropout: Dropout | None = None,
         revision: str | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.tokenizer = load_backbone(
-            backbone,
-            revision=revision,
-            layers=layers,
-            attention_dropout=attention_dropout,
-            hidden_dropout=hidden_dropout,
-        )
+        dropout = dropout or Dropout()
+        self.backbone, self.tokenizer = load_backbone(backbone, revision=revision, layers=layers, dropout=dropout)
         if template is not None:
             from cse.encoder.template import bake
 
             self.tokenizer = bake(self.tokenizer, template)
-        self.source, self.template, self.lora_rank = backbone, template, lora_rank
-        self.revision = revision
+        self.source, self.template, self.layers, self.revision = backbone, template, layers, revision
         self.pooler: PoolerName = pooler
-        self._pool = get_pooler(pooler)
+        self.pool = get_pooler(pooler)
+        self.max_positions = max_positions(self.backbone.config) - (adapter.positions if adapter is not None else 0)
         self.max_length = self._check_length(max_length)
-        self.embedding_dropout = _probability("embedding_dropout", embedding_dropout)
-        self._cutoff = Cutoff(token_cutoff, feature_cutoff)
-        if lora_rank:
-            alpha = float(lora_rank) if lora_alpha is None else lora_alpha
-            inject_lora(self.backbone, rank=lora_rank, alpha=alpha, dropout=lora_dropout, targets=list(lora_targets))
+        self.embedding_dropout = dropout.embedding
+        self._cutoff = Cutoff(dropout.token_cutoff, dropout.feature_cutoff)
+        if adapter is not None:
+            adapter.attach(self.backbone)
         mlp = Dense(self.hidden_size, self.hidden_size) if head == "mlp" else None
         self.post = nn.Sequential(*([mlp] if mlp is not None and export_head else []))
         self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
+        if adapter is not None:
+            adapter.initialize(self.backbone)
+        self.adapter = adapter
         self.lower_case = False
+        self.prompts: dict[str, str] = {}  # texts that sentence-transformers may put before every text, by name
+        self.default_prompt_name: str | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -122,18 +115,14 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
-
-    @property
-    def max_positions(self) -> int:
-        """The most tokens that the backbone can tell apart by position."""
-        return max_positions(self.backbone.config)
 
     @property
     def has_dropout(self) -> bool:
         """Whether two passes over the same text differ in training."""
-        return self.embedding_dropout > 0 or bool(self._cutoff) or has_dropout(self.backbone)
+        adapter = self.adapter is not None and self.adapter.has_dropout
+        return adapter or self.embedding_dropout > 0 or bool(self._cutoff) or has_dropout(self.backbone)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
@@ -157,7 +146,7 @@ class Encoder(nn.Module):
         return torch.cat(states)[torch.cat(positions).argsort()]
 
     def _sub_batches(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, SubBatch]]:
-        """Row numbers and what `hidden_states` takes of them, padded to the longest of them only."""
+        """Row numbers, and the arguments of `hidden_states` for them, padded to the longest of these rows only."""
         lengths = attention_mask.sum(1).tolist()
         prefix = self._prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
@@ -176,10 +165,10 @@ class Encoder(nn.Module):
         """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H).
 
         Args:
-            input_ids: (n, L), of the vocabulary, or rows of `words` where it is given.
+            input_ids: (n, L), ids of the vocabulary, or rows of `words` if that is given.
             attention_mask: (n, L).
             words: (U, E), the embeddings of the distinct tokens of the whole batch.
-            prefix: What all rows begin with, if that was read already.
+            prefix: The prefix that all rows share, if it was read already.
         """
         if prefix is not None:
             return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
@@ -190,7 +179,7 @@ class Encoder(nn.Module):
         return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
 
     def _prefix(self, rows: Sequence[list[int]]) -> SharedPrefix | None:
-        """The states of what all rows of token ids begin with, where sharing them is right and worth it."""
+        """The states of the prefix that all rows of token ids share, if sharing them is exact and saves time."""
         length = shared_length(rows) if self._shares_prefix() else 0
         if length < WORTH:
             return None
@@ -198,31 +187,28 @@ class Encoder(nn.Module):
         return read_prefix(self.backbone, length, self.model_inputs(tokens, torch.ones_like(tokens)), **self._layers())
 
     def _shares_prefix(self) -> bool:
-        """Whether rows may share the states of their common prefix: not under dropout, which is each row's own."""
+        """Whether rows may share the states of their prefix: not under dropout, which every row draws for itself."""
         return can_share(self.backbone) and not (self.training and self.has_dropout)
 
     def model_inputs(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> dict[str, Any]:
-        """The backbone's arguments for n rows of token ids (n, L). An encoder that runs it otherwise overrides this.
-
-        Args:
-            input_ids: (n, L), of the vocabulary, or rows of `words` where it is given.
-            attention_mask: (n, L).
-            words: (U, E), the embeddings of the distinct tokens of the whole batch.
-        """
+        """The backbone's arguments for n rows of token ids (n, L), as in `hidden_states`."""
         dropout = self.embedding_dropout if self.training else 0.0
         if words is None and not dropout:
-            return {"input_ids": input_ids, "attention_mask": attention_mask}
-        embedded = self.backbone.get_input_embeddings()(input_ids) if words is None else F.embedding(input_ids, words)
-        return {"inputs_embeds": F.dropout(embedded, dropout), "attention_mask": attention_mask}
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        else:
+            table = self.backbone.get_input_embeddings()
+            embedded = table(input_ids) if words is None else F.embedding(input_ids, words)
+            inputs = {"inputs_embeds": F.dropout(embedded, dropout), "attention_mask": attention_mask}
+        return inputs | (self.adapter.inputs(self.backbone, attention_mask) if self.adapter is not None else {})
 
     def _words(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A batch's tokens as rows of a table of its distinct words (U, E), where the embeddings are trained.
+        """A batch's tokens as rows of a table of its distinct words (U, E), if the embeddings are trained.
 
-        The gradient of the whole matrix is then made once, and not once for each sub-batch.
+        The gradient of the whole matrix is then computed once, and not once per sub-batch.
         """
         embeddings = self.backbone.get_input_embeddings()
         trained = self.training and torch.is_grad_enabled() and embeddings.weight.requires_grad
-        if not trained or self._shares_prefix():
+        if not (enabled() and trained) or self._shares_prefix():
             return input_ids, None
         distinct, rows = torch.unique(input_ids, return_inverse=True)
         return rows, embeddings(distinct)
@@ -238,7 +224,7 @@ class Encoder(nn.Module):
         cut = self._cutoff.on(self.backbone, attention_mask) if self.training and self._cutoff else nullcontext()
         with first_only, cut:
             states = self.hidden_states(input_ids, attention_mask, words, prefix)
-        return self._pool(states, attention_mask)
+        return self.pool(states, attention_mask)
 
     def encode(
         self,
@@ -252,8 +238,8 @@ class Encoder(nn.Module):
 
         Args:
             texts: n texts; longer ones are cut to `max_length` tokens.
-            batch_size: Most texts in a batch; None: no limit but `max_tokens`.
-            precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes it natively.
+            batch_size: Most texts in a batch; None: limited by `max_tokens` only.
+            precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
             max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
 
         Returns:
@@ -262,7 +248,7 @@ class Encoder(nn.Module):
         import numpy as np
 
         device = self.device
-        ids = self._tokenise(texts)
+        ids = self.tokenize(texts)
         budget = max_tokens or ENCODE_TOKENS.get(device.type, 16384)
         out = np.empty((len(ids), self.dim), dtype=np.float32)
         was_training = self.training
@@ -276,21 +262,23 @@ class Encoder(nn.Module):
                 prefix = self._prefix(ids)
                 for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
                     for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
-                        tokens, mask = self._pad([ids[i] for i in part])
+                        tokens, mask = self.pad([ids[i] for i in part])
                         vectors = self.post(self._pooled(tokens.to(device), mask.to(device), prefix=prefix))
                         out[part] = vectors.float().cpu().numpy()
         finally:
             self.train(was_training)
         return out
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, cut to `max_length`; an empty text has one padding token, so it has a vector."""
         clean = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
         if not clean:
             return []
         ids: list[list[int]] = self.tokenizer(clean, truncation=True, max_length=self.max_length)["input_ids"]
-        return [row or [self.tokenizer.pad_token_id] for row in ids]  # an empty text still has a vector
+        return [row or [self.tokenizer.pad_token_id] for row in ids]
 
-    def _pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of token ids as ids and attention mask, both (n, L), padded on the right."""
         longest = max(map(len, rows))
         tokens = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
         mask = torch.zeros((len(rows), longest), dtype=torch.int64)
@@ -309,33 +297,104 @@ class Encoder(nn.Module):
             f"pooler {self.pooler}",
         ]
         parts += ["template"] if self.template else []
-        parts += [f"LoRA r{self.lora_rank}"] if self.lora_rank else []
+        parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model in the sentence-transformers layout, replacing the folder as a whole or not at all."""
-        from cse.encoder.layout import write
+    def layout(self, *, whole: bool = True, with_code: bool = False) -> Layout:
+        """What a checkpoint of this encoder is made of; the arguments are those of `save`."""
+        first, reference = f"{LEGACY}{TRANSFORMER}", None
+        if isinstance(self.adapter, SoftPrompts):
+            first = soft_prompts.MODULE.removeprefix("cse.encoder.") if with_code else soft_prompts.MODULE
+            local = Path(self.source).is_dir()
+            source = str(Path(self.source).resolve()) if local else self.source
+            reference = None if whole else Reference(source, self.revision, self.layers)
+        post = [module.describe() if isinstance(module, Dense) else None for module in self.post]
+        return Layout(
+            modules=module_list(first, self.pooler, post),
+            pooler=self.pooler,
+            width=self.hidden_size,
+            depth=int(self.backbone.config.num_hidden_layers),
+            max_length=self.max_length,
+            lower_case=self.lower_case,
+            template=self.template,
+            reference=reference,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+        )
 
-        write(self, Path(folder))
+    def save(self, folder: str | Path, *, whole: bool = False, with_code: bool = False) -> None:
+        """Write the model in the sentence-transformers layout, replacing the folder as a whole or not at all.
+
+        `SentenceTransformer(folder)` loads it; with soft prompts, it needs `trust_remote_code=True`. Both options
+        concern soft prompts only: every other encoder is saved whole and needs no code.
+
+        Args:
+            folder: The checkpoint's folder.
+            whole: Include backbone and tokenizer. Otherwise the folder holds the prompts (some hundred kB) and names
+                the backbone, which must be available where the checkpoint is loaded.
+            with_code: Put the module's code beside the weights, so that it loads on a machine without cse. Otherwise
+                the folder names the class in cse.
+        """
+        layout = self.layout(whole=whole, with_code=with_code)
+        with atomic_dir(Path(folder)) as out:
+            if layout.reference is None:
+                all_layers = self.pooler in NEEDS_ALL_LAYERS
+                write_backbone(self.backbone, self.tokenizer, out, max_length=self.max_length, all_layers=all_layers)
+            layout.write(out)
+            for module, entry in zip(self.post, layout.post, strict=True):
+                if isinstance(module, Dense):
+                    module.save(out / entry.path)
+            if self.adapter is not None:
+                self.adapter.save(out, self.backbone, source=self.source, revision=self.revision)
+            if with_code and layout.soft_prompts:
+                soft_prompts.copy_code(out)
+            write_sums(out)
 
     @classmethod
     def load(cls, path: str, *, pooler: PoolerName | None = None, max_length: int | None = None) -> Encoder:
         """Read an encoder from a folder or the Hub.
 
-        It may be one of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a plain
+        The folder may be one of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a plain
         Hugging Face model.
 
         Args:
             path: Folder, `asset:NAME` or Hub id.
-            pooler: For a plain Hugging Face model, which does not say; None is `mean`, as in sentence-transformers.
+            pooler: The pooler of a plain Hugging Face model, which names none; None is `mean`, as in
+                sentence-transformers.
             max_length: Overrides the checkpoint's.
 
         Raises:
-            UserError: It is none of these, or its weights are missing or damaged.
+            UserError: The folder is none of these, or its weights are missing or damaged.
         """
-        from cse.encoder.layout import read
-
-        return read(path, pooler=pooler, max_length=max_length)
+        folder = fetch(path, option="checkpoint")
+        layout = Layout.read(folder)
+        if not layout.modules:
+            return cls(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
+        if layout.pooler is None:
+            raise UserError(layout.unsupported)
+        root = folder / layout.modules[0].path
+        table = soft_prompts.read_table(root) if layout.soft_prompts else None
+        adapter = SoftPrompts(length=len(table)) if table is not None else None
+        named = layout.reference
+        encoder = cls(
+            named.backbone if named is not None else str(root),
+            pooler=layout.pooler,
+            layers=named.layers if named is not None else None,
+            template=layout.template if named is not None else None,  # otherwise the tokenizer has it already
+            adapter=adapter,
+            revision=named.revision if named is not None else None,
+        )
+        if adapter is not None and table is not None:
+            adapter.load(table, folder)
+        else:
+            encoder.source = path
+        length = max_length or layout.max_length
+        if length is not None and length <= encoder.max_positions:  # checkpoints state lengths that no position has
+            encoder.max_length = length
+        encoder.lower_case, encoder.prompts = layout.lower_case, dict(layout.prompts)
+        encoder.default_prompt_name = layout.default_prompt_name
+        encoder.post.extend(load_module(module, folder) for module in layout.post)
+        return encoder.eval()
 
     def _check_length(self, max_length: int | None) -> int:
         limit = self.max_positions
@@ -349,9 +408,3 @@ class Encoder(nn.Module):
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether to compute in bfloat16."""
     return precision == "bf16" or (precision == "auto" and native_bf16(device))
-
-
-def _probability(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise UserError(f"encoder.{name} is {value}; it is a probability: give a number from 0 to below 1")
-    return value

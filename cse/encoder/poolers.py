@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1"]
 POOLERS: tuple[str, ...] = get_args(PoolerName)
-LAYERS: dict[PoolerName, tuple[int, int]] = {  # those whose mean over layers is taken before that over tokens
+LAYERS: dict[PoolerName, tuple[int, int]] = {  # poolers that average two layers, and then tokens
     "mean_last_two": (-1, -2),
     "first_last_embeddings": (0, -1),
     "first_last_layer1": (1, -1),
 }
 NEEDS_ALL_LAYERS = frozenset(LAYERS)
 
-HiddenStates = Sequence[Tensor]  # the embeddings' output, then each layer's: each (n, L, H)
+HiddenStates: TypeAlias = "Sequence[Tensor]"  # the embeddings' output, then each layer's: each (n, L, H)
 
 
 def cls(states: HiddenStates, mask: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def get_pooler(name: str) -> Callable[[HiddenStates, Tensor], Tensor]:
     """The pooler of that name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No pooler has that name.
     """
     if name not in POOLERS:
         raise ValueError(f"pooler {name!r} is not one of {', '.join(POOLERS)}")

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})  # where position 0 is that after the pad id
+PROMPTS = "prompts.safetensors"  # the file of a checkpoint that holds the table
+AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})  # positions of words start after the pad id
 
 
 def cache_argument(backbone: nn.Module) -> str | None:
-    """What the backbone's forward calls the keys and values of earlier tokens; None if it takes none."""
+    """The name of the forward's argument for keys and values of earlier tokens; None if there is none."""
     known = inspect.signature(type(backbone).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in known), None)
 
@@ -31,7 +32,7 @@ def prompt_shape(config: Any) -> tuple[int, int, int]:
 
 
 def key_values(table: Tensor, rows: int, config: Any, *, dropout: float = 0.0) -> Tensor:
-    """A prompt table (P, 2 layers heads size) as what n rows see of it: (2 layers, n, heads, P, size).
+    """What n rows see of a prompt table (P, 2 layers heads size): (2 layers, n, heads, P, size).
 
     Slice 2l holds the keys of layer l and slice 2l + 1 its values. Each row has a dropout mask of its own.
 
@@ -43,7 +44,7 @@ def key_values(table: Tensor, rows: int, config: Any, *, dropout: float = 0.0) -
 
 
 def prompted(backbone: nn.Module, table: Tensor, attention_mask: Tensor, *, dropout: float = 0.0) -> dict[str, Any]:
-    """Arguments beside the tokens that make a backbone run behind the prompts.
+    """Arguments, besides the tokens, with which a backbone runs behind the prompts.
 
     The prompts are a cache of P earlier tokens: every query sees them, no output is added for them, and the positions
     of words are shifted by P (positions P.., after the pad id in RoBERTa).
@@ -52,7 +53,7 @@ def prompted(backbone: nn.Module, table: Tensor, attention_mask: Tensor, *, drop
         backbone: A transformer of Hugging Face whose forward takes a cache.
         table: (P, 2 layers heads size).
         attention_mask: (n, L), of the words, padded on the right.
-        dropout: On the prompts, per row.
+        dropout: Dropout on the prompts, per row.
 
     Source: YJiangcm/PromCSE, promcse/models.py:165-167; transformers 4.2.1, modeling_bert.py:194, 271-272.
     """
@@ -68,7 +69,7 @@ def prompted(backbone: nn.Module, table: Tensor, attention_mask: Tensor, *, drop
         cache.update(pairs[2 * layer], pairs[2 * layer + 1], layer)
     first = len(table) + (config.pad_token_id + 1 if config.model_type in AFTER_PADDING else 0)
     name = cache_argument(backbone)
-    assert name is not None  # whoever built the table has checked
+    assert name is not None  # checked when the prompts were attached
     return {
         name: cache,
         "attention_mask": torch.cat([attention_mask.new_ones(rows, len(table)), attention_mask], 1),  # (n, P + L)

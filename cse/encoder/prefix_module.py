@@ -1,7 +1,8 @@
-"""A checkpoint of `cse.encoder.PrefixEncoder` as a module of sentence-transformers.
+"""A checkpoint of an encoder with soft prompts, as a module of sentence-transformers.
 
-`SentenceTransformer(folder, trust_remote_code=True)` finds `cse.encoder.prefix_module.PrefixTransformer` where cse is
-installed, or, where it is not, in the copy of this file (and of prefix.py) that an export puts beside the weights.
+`SentenceTransformer(folder, trust_remote_code=True)` finds `cse.encoder.prefix_module.PrefixTransformer` if cse is
+installed. Otherwise it finds the copy of this file (and of prefix.py) that a published checkpoint has beside its
+weights. This file must therefore run without cse, and reads its own settings instead of using `cse.encoder.layout`.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .prefix import prompted
+from .prefix import PROMPTS, prompted
 
 try:
     from sentence_transformers.base.modules import InputModule  # from 6 on
 except ImportError:
     from sentence_transformers.models import InputModule
 
-SETTINGS, PROMPTS = "sentence_bert_config.json", "prompts.safetensors"
+SETTINGS = "sentence_bert_config.json"
 
 
 class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transformers is not typed
     """A backbone behind deep soft prompts: texts -> token embeddings.
 
-    The folder holds `sentence_bert_config.json` and `prompts.safetensors`; backbone and tokenizer too, or the settings
-    say where they come from (`backbone`, `revision`, `layers`, `template`).
+    The folder holds `sentence_bert_config.json` and `prompts.safetensors`. It also holds backbone and tokenizer, or the
+    settings name them (`backbone`, `revision`, `layers`, `template`).
     """
 
     save_in_root = True
@@ -44,7 +45,7 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self.max_seq_length = int(settings["max_seq_length"])
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Adds `token_embeddings` (n, L, H), and, where a pooler reads them, those of all layers."""
+        """Add `token_embeddings` (n, L, H), and those of all layers if a pooler reads them."""
         inputs = prompted(self.backbone, self.prompts, features["attention_mask"])
         every = bool(self.settings.get("all_layers"))
         output = self.backbone(input_ids=features["input_ids"], output_hidden_states=every, **inputs)
@@ -72,7 +73,8 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         self.tokenizer.save_pretrained(out)
         own = {"max_seq_length": self.max_seq_length, "backbone": None}
         own |= {name: self.settings.get(name, False) for name in ("do_lower_case", "all_layers")}
-        write_prompts(out, self.prompts, own)
+        (out / SETTINGS).write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        save_file({"prompts": self.prompts.detach().float().cpu().contiguous()}, out / PROMPTS)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> PrefixTransformer:
@@ -90,12 +92,6 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
             arguments["revision"] = settings.get("revision")
         backbone, tokenizer = _load(source, settings, arguments)
         return cls(backbone, tokenizer, prompts, settings)
-
-
-def write_prompts(folder: Path, prompts: Tensor, settings: dict[str, Any]) -> None:
-    """Write the two files of a module's own."""
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    save_file({"prompts": prompts.detach().float().cpu().contiguous()}, folder / PROMPTS)
 
 
 def _load(source: str, settings: dict[str, Any], arguments: dict[str, Any]) -> tuple[nn.Module, Any]:

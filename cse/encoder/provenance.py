@@ -1,4 +1,4 @@
-"""What travels with a checkpoint beside the model: its weights' sha256, its backbone's licence and notice."""
+"""Files beside the model in a checkpoint: the sha256 of its weights, the license and notice of its backbone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
 
 def write_sums(out: Path) -> None:
-    """Write what the weights must hash to, in the format of `sha256sum`."""
+    """Write the sha256 of every weights file, in the format of `sha256sum`."""
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.safetensors"))
     (out / SUMS).write_text("".join(f"{sha256_file(out / file)}  {file}\n" for file in files), encoding="utf-8")
 
 
 def check_sums(folder: Path) -> dict[str, str]:
-    """The sha256 of each weights file that the folder's record names, after comparing; {} where there is no record.
+    """Compare each weights file with the folder's record; returns the sha256 of each, {} if there is no record.
 
     Raises:
-        UserError: A file is missing or is not what was saved.
+        UserError: A file is missing or differs from what was saved.
     """
     record = folder / SUMS
     if not record.is_file():
@@ -43,14 +43,8 @@ def check_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def copy_notices(source: str, out: Path) -> None:
-    """The backbone's licence and notice, where it lies on this machine with them."""
-    from cse.encoder.backbone import locate
-
-    try:
-        folder = Path(locate(source))
-    except UserError:  # it was moved since it was loaded
-        return
+def copy_notices(backbone: Path, out: Path) -> None:
+    """Copy the license and the notice of a backbone's folder, unless the checkpoint has its own."""
     for name in NOTICES:
-        if (folder / name).is_file() and not (out / name).exists():
-            shutil.copyfile(folder / name, out / name)
+        if (backbone / name).is_file() and not (out / name).exists():
+            shutil.copyfile(backbone / name, out / name)

@@ -8,8 +8,8 @@ from typing import Any
 
 from cse.assets.hub import snapshot
 from cse.encoder.identity import EXPORTED, model_hash
+from cse.encoder.layout import Layout
 from cse.errors import UserError
-from cse.files import read_json
 
 NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
@@ -61,7 +61,7 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
     folder = _folder(name)
     if (folder / EXPORTED[0]).is_file():
         return _exported(name, folder)
-    prompt, sha256 = default_prompt(folder), model_hash(folder)
+    prompt, sha256 = Layout.read(folder).default_prompt or None, model_hash(folder)
     if prompt is None and not (
         use_prompts and prompts(folder)
     ):  # our encoder adds no prompts, so what needs one runs in its own library
@@ -82,20 +82,9 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
         raise refusal from None
 
 
-def default_prompt(folder: Path) -> str | None:
-    """The prompt that sentence-transformers would put before every text, if the checkpoint names one."""
-    return prompts(folder).get(_config(folder).get("default_prompt_name") or "")
-
-
 def prompts(folder: Path) -> dict[str, str]:
     """The prompts that a checkpoint asks for, by name, without the empty ones."""
-    return {name: str(prompt) for name, prompt in (_config(folder).get("prompts") or {}).items() if prompt}
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config_sentence_transformers.json"
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return found
+    return {name: prompt for name, prompt in Layout.read(folder).prompts.items() if prompt}
 
 
 def _folder(name: str) -> Path:

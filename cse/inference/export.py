@@ -152,7 +152,7 @@ class Graph(nn.Module):
         options = {"output_hidden_states": True} if encoder.pooler in NEEDS_ALL_LAYERS else {}
         output = encoder.backbone(**encoder.model_inputs(input_ids, attention_mask), **options)
         states = output.hidden_states if options else (output.last_hidden_state,)
-        vectors: Tensor = encoder.post(encoder._pool(states, attention_mask))
+        vectors: Tensor = encoder.post(encoder.pool(states, attention_mask))
         return vectors
 
 
@@ -180,7 +180,7 @@ def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
 
 def _trace(encoder: Encoder) -> Any:
     """The graph as torch's ONNXProgram, for any number of rows and tokens."""
-    example = tuple(part.to(encoder.device) for part in encoder._pad(encoder._tokenise(SENTENCES[:3])))
+    example = tuple(part.to(encoder.device) for part in encoder.pad(encoder.tokenize(SENTENCES[:3])))
     shape = {0: torch.export.Dim("n"), 1: torch.export.Dim("L")}
     training = encoder.training
     encoder.eval()

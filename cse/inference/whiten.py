@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cse.encoder.heads import Dense, Normalize
+from cse.encoder.layout import is_checkpoint
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def whiten_checkpoint(
     from cse.data.sources import Column, read
     from cse.encoder.model import Encoder
 
-    if out.exists() and not (out / "modules.json").exists() and (out.is_file() or any(out.iterdir())):
+    if out.exists() and not is_checkpoint(out) and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not a checkpoint\nfix: give a new folder")
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")

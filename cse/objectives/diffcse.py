@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.backbone import merged_state, no_pooler
+from cse.encoder.backbone import no_pooler
+from cse.encoder.lora import merged_state
 from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cse.assets.hub import snapshot
-from cse.encoder.layout import ADAPTER
+from cse.encoder.layout import ADAPTER, require_checkpoint
 from cse.encoder.provenance import NOTICES, check_sums, write_sums
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
@@ -49,14 +49,11 @@ def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
     """
     from transformers import AutoConfig
 
-    from cse.publish.card.usage import read_shape
-
-    if not (checkpoint / "modules.json").is_file():
-        raise UserError(f"checkpoint {checkpoint} is not one (no modules.json)\nfix: give a run's best/ or last/")
-    if not (checkpoint / ADAPTER / CONFIG).is_file():
+    layout = require_checkpoint(checkpoint)
+    if not layout.adapter:
         raise _refusal(checkpoint, f"holds no {ADAPTER}/: it was trained without LoRA, or its LoRA is merged away")
     check_sums(checkpoint)
-    if dense := [path for path, settings in read_shape(checkpoint).post if settings]:
+    if dense := [module.path for module in layout.post if module.dense is not None]:
         raise _refusal(checkpoint, f"ends in {dense[0]}, and a LoRA adapter has no place for a Dense")
     settings = read_json(checkpoint / ADAPTER / CONFIG)
     source = str(settings["base_model_name_or_path"])

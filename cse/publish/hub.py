@@ -221,9 +221,9 @@ def _code(folder: Path) -> set[str]:
     """Files of Python in the root that modules.json names, and those beside them that they import."""
     import ast
 
-    modules = folder / "modules.json"
-    kinds = [module["type"] for module in read_json(modules)] if modules.is_file() else []
-    waiting, found = [kind.split(".")[0] for kind in kinds], set[str]()
+    from cse.encoder.layout import Layout
+
+    waiting, found = [module.type.split(".")[0] for module in Layout.read(folder).modules], set[str]()
     while waiting:
         path = folder / f"{waiting.pop()}.py"
         if path.name in found or not path.is_file():

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cse.encoder.layout import Layout, is_checkpoint
 from cse.errors import UserError
-from cse.files import read_json
 
 BINARY = frozenset({".safetensors", ".onnx", ".onnx_data", ".model", ".png", ".jpg", ".jpeg", ".gif", ".webp"})
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npz", ".npy"})
@@ -91,11 +91,10 @@ def _header(path: Path, name: str) -> tuple[list[str], str]:
 
 def _check_weights(folder: Path, files: list[Path]) -> None:
     """Refuse weights that no module of the model reads, and tensors of an optimizer or an unmerged LoRA."""
-    if not (folder / "modules.json").is_file():
+    if not is_checkpoint(folder):
         _check_adapter(folder, files)
         return
-    modules = read_json(folder / "modules.json")
-    known = {Path(module["path"]) for module in modules} | {Path()}
+    known = {Path(module.path) for module in Layout.read(folder).modules} | {Path()}
     for path in files:
         name = path.relative_to(folder)
         if path.suffix != ".safetensors":

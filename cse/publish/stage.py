@@ -25,20 +25,16 @@ def stage(checkpoint: Path, folder: Path, *, dimensions: int | None = None) -> N
     Raises:
         UserError: It is no checkpoint, its weights are not those that were saved, or `dimensions` is out of range.
     """
+    from cse.encoder.layout import require_checkpoint
     from cse.encoder.model import Encoder
-    from cse.encoder.prefix_encoder import PrefixEncoder
     from cse.encoder.provenance import check_sums
 
-    if not (checkpoint / "modules.json").is_file():
-        raise UserError(f"checkpoint {checkpoint} is not one (no modules.json)\nfix: give a run's best/ or last/")
+    require_checkpoint(checkpoint)
     check_sums(checkpoint)
     encoder = Encoder.load(str(checkpoint))
     if dimensions is not None:
         truncate(encoder, dimensions)
-    if isinstance(encoder, PrefixEncoder):
-        encoder.save(folder, whole=True, with_code=True)
-    else:
-        encoder.save(folder)
+    encoder.save(folder, whole=True, with_code=True)
 
 
 def truncate(encoder: Encoder, dimensions: int) -> Encoder:

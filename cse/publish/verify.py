@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cse.encoder.layout import Layout
 from cse.encoder.provenance import check_sums
 from cse.errors import UserError
-from cse.publish.card.usage import Shape, adapter_code, read_shape, transformers_code
+from cse.publish.card.usage import adapter_code, drops_pooler, read_published, transformers_code
 from cse.publish.scan import SECRET_NAMES, scan
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def verify(folder: Path, *, against: Path) -> Report:
     Raises:
         UserError: Something is wrong; the message names the file and the reason.
     """
-    shape = read_shape(folder)
-    code = transformers_code(shape, str(folder.resolve()), local=True)
-    needs = "needs trust_remote_code=True" if shape.code else "needs no code of its own"
+    layout = read_published(folder)
+    code = transformers_code(layout, str(folder.resolve()), local=True)
+    needs = "needs trust_remote_code=True" if layout.needs_code else "needs no code of its own"
     spec = {"code": code, "by": "transformers", "whole": True}
-    return _verify(folder, against, shape, spec, needs)
+    return _verify(folder, against, layout, spec, needs)
 
 
 def verify_adapter(folder: Path, adapter: Adapter) -> Report:
@@ -97,15 +98,15 @@ def verify_adapter(folder: Path, adapter: Adapter) -> Report:
     Raises:
         UserError: Something is wrong; the message names the file and the reason.
     """
-    shape = read_shape(adapter.checkpoint)
-    code = adapter_code(shape, str(folder.resolve()), str(adapter.folder.resolve()))
+    layout = read_published(adapter.checkpoint)
+    code = adapter_code(layout, str(folder.resolve()), str(adapter.folder.resolve()))
     needs = f"needs peft and the backbone {adapter.base}" + (f" as of {adapter.revision}" if adapter.revision else "")
     if not adapter.known:
         needs += f"; verified on {adapter.folder}, which was not compared with what the Hub holds under that name"
-    return _verify(folder, adapter.checkpoint, shape, {"code": code, "by": "peft", "whole": False}, needs)
+    return _verify(folder, adapter.checkpoint, layout, {"code": code, "by": "peft", "whole": False}, needs)
 
 
-def _verify(folder: Path, against: Path, shape: Shape, spec: dict[str, Any], needs: str) -> Report:
+def _verify(folder: Path, against: Path, layout: Layout, spec: dict[str, Any], needs: str) -> Report:
     import numpy as np
 
     from cse.encoder.model import Encoder
@@ -113,14 +114,14 @@ def _verify(folder: Path, against: Path, shape: Shape, spec: dict[str, Any], nee
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in scan(folder)}
     check_sums(against)
     weights = check_sums(folder)
-    spec |= {"trust": shape.code, "drops_pooler": shape.drops_pooler}
+    spec |= {"trust": layout.needs_code, "drops_pooler": drops_pooler(layout)}
     with tempfile.TemporaryDirectory(prefix="cse-verify-") as scratch:
         about = _load_elsewhere(folder, spec, Path(scratch))
         found = {path.stem: np.load(path) for path in sorted(Path(scratch).glob("*.npy"))}
     _check_keys(about)
     want = Encoder.load(str(against)).encode(list(TEXTS))
-    difference = {loader: compare(*_as_many(vectors, want, shape), loader) for loader, vectors in found.items()}
-    return Report(files, weights, difference, shape.dim, shape.code, about["versions"], needs)
+    difference = {loader: compare(*_as_many(vectors, want, layout), loader) for loader, vectors in found.items()}
+    return Report(files, weights, difference, layout.dim, layout.needs_code, about["versions"], needs)
 
 
 def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str) -> float:
@@ -150,7 +151,7 @@ def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str
 
 
 def _as_many(
-    found: NDArray[np.floating], want: NDArray[np.floating], shape: Shape
+    found: NDArray[np.floating], want: NDArray[np.floating], layout: Layout
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Both vectors, the run's in as many dimensions as the folder keeps.
 
@@ -159,10 +160,10 @@ def _as_many(
     """
     import numpy as np
 
-    if shape.dim >= want.shape[1]:
+    if layout.dim >= want.shape[1]:
         return found, want
-    want = want[:, : shape.dim]
-    unit = bool(shape.post) and shape.post[-1][1] is None
+    want = want[:, : layout.dim]
+    unit = bool(layout.post) and layout.post[-1].dense is None
     return (found * np.linalg.norm(want, axis=1, keepdims=True) if unit else found), want
 
 

@@ -36,7 +36,7 @@ def _of_views(run: Run) -> Iterator[str]:
     if same and not run.encoder.has_dropout:
         yield (
             "the encoder has no dropout, and the views of a text differ by nothing else: positives would be identical\n"
-            "fix: set encoder.attention_dropout or encoder.embedding_dropout above 0, or augment the views"
+            "fix: set encoder.dropout.attention or encoder.dropout.embedding above 0, or augment the views"
         )
     if run.collator.max_length > run.encoder.max_positions:
         yield (

@@ -34,7 +34,7 @@ def test_it_fills_masks_far_better_than_chance():
     encoder = Encoder("asset:mini").eval()
     head = MaskedLMHead(encoder.hidden_size, encoder.backbone.config.vocab_size)
     head.load_pretrained("asset:mini")
-    ids, mask = encoder._pad(encoder._tokenise(sentences()))
+    ids, mask = encoder.pad(encoder.tokenize(sentences()))
     chosen = torch.zeros_like(ids, dtype=torch.bool)
     chosen[:, 3::7] = True
     chosen &= (mask == 1) & (ids >= 5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cse.encoder.cutoff import Cutoff, first_layer
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.simcse import SimCSE
@@ -51,17 +52,17 @@ def test_nothing_is_cut_by_default():
 
 @pytest.mark.parametrize("name", ["token_cutoff", "feature_cutoff"])
 @pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_the_share_is_checked(tiny_bert, name, value):
-    with pytest.raises(UserError, match=rf"encoder\.{name} is {value}"):
-        Encoder(tiny_bert, **{name: value})
+def test_the_share_is_checked(name, value):
+    with pytest.raises(UserError, match=rf"encoder\.dropout\.{name} is {value}"):
+        Dropout(**{name: value})
 
 
 # -- In an encoder ---------------------------------------------------------------------------------------------------
 
 
-def quiet(backbone, **options):
+def quiet(backbone, **cutoff):
     """An encoder that only cutoff makes random."""
-    return Encoder(backbone, attention_dropout=0.0, hidden_dropout=0.0, pooler="mean", **options)
+    return Encoder(backbone, dropout=Dropout(attention=0.0, hidden=0.0, **cutoff), pooler="mean")
 
 
 TEXTS = (" ".join(WORDS[:8]), "the cat")

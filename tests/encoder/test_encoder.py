@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from cse.batch import Batch
+from cse.encoder.dropout import Dropout
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS, get_pooler
 from cse.errors import UserError
@@ -31,7 +33,7 @@ def oracle_encoder(case, state, tiny_bert, folder, *, export_head):
     model.load_state_dict(weights)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    encoder = Encoder(str(folder), head="mlp", export_head=export_head, attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(str(folder), head="mlp", export_head=export_head, dropout=Dropout(attention=0.0, hidden=0.0))
     head = encoder.post[0] if export_head else encoder.head
     head.linear.load_state_dict({"weight": state["mlp.dense.weight"], "bias": state["mlp.dense.bias"]})
     return encoder
@@ -62,7 +64,7 @@ def test_every_end_to_end_bert_case(oracles, tiny_bert, tmp_path, export_head):
 
 def test_sub_batches_change_nothing(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="mean").eval()
-    ids, mask = encoder._pad(encoder._tokenise(TEXTS))
+    ids, mask = encoder.pad(encoder.tokenize(TEXTS))
     with torch.no_grad():
         whole = encoder._pooled(ids, mask)
         assert torch.allclose(encoder(ids, mask).embedding, whole, atol=1e-6)
@@ -92,7 +94,7 @@ def test_last_reads_the_last_real_token_under_either_padding():
         {"pooler": "cls", "head": "mlp", "export_head": True},
         {"pooler": "mean", "max_length": 12},
         {"pooler": "last", "template": "the {text} sat on", "max_length": 20},
-        {"pooler": "last", "lora_rank": 2, "lora_targets": ["query", "value"]},
+        {"pooler": "last", "adapter": Lora(rank=2, targets=["query", "value"])},
     ],
 )
 def test_a_checkpoint_gives_the_same_vectors_in_sentence_transformers(tiny_bert, tmp_path, options):
@@ -109,7 +111,7 @@ def test_a_checkpoint_gives_the_same_vectors_in_sentence_transformers(tiny_bert,
     again = Encoder.load(str(tmp_path / "model"))
     assert np.abs(again.encode(TEXTS) - want).max() < 1e-6
     assert again.max_length == encoder.max_length
-    if options.get("lora_rank"):
+    if "adapter" in options:
         assert np.abs(Encoder(tiny_bert, pooler="last").eval().encode(TEXTS) - want).max() > 1e-3
 
 
@@ -140,7 +142,7 @@ def test_unexpected_weights_of_a_checkpoint_are_an_error(tiny_bert, tmp_path):
     Encoder(tiny_bert).save(tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     save_file(load_file(path) | {"encoder.layer.7.output.dense.bias": torch.zeros(16)}, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="does not know the weights"):
+    with pytest.raises(UserError, match="does not describe the weights"):
         Encoder.load(str(tmp_path / "model"))
 
 
@@ -149,14 +151,26 @@ def test_unexpected_weights_of_a_checkpoint_are_an_error(tiny_bert, tmp_path):
     [
         ({"max_length": 41}, "encoder.max_length is 41"),
         ({"layers": 3}, "encoder.layers is 3"),
-        ({"attention_dropout": 1.5}, "encoder.attention_dropout is 1.5"),
-        ({"embedding_dropout": -0.1}, "encoder.embedding_dropout is -0.1"),
-        ({"lora_rank": 2, "lora_targets": ["nope"]}, "encoder.lora_targets"),
+        ({"adapter": Lora(rank=2, targets=["nope"])}, "encoder.adapter.targets"),
     ],
 )
 def test_bad_arguments_are_named(tiny_bert, options, named):
     with pytest.raises(UserError, match=named):
         Encoder(tiny_bert, **options)
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "named"),
+    [
+        (Dropout, {"attention": 1.5}, "encoder.dropout.attention is 1.5"),
+        (Dropout, {"embedding": -0.1}, "encoder.dropout.embedding is -0.1"),
+        (Lora, {"rank": 0}, "encoder.adapter.rank is 0"),
+        (Lora, {"dropout": 1.0}, "encoder.adapter.dropout is 1.0"),
+    ],
+)
+def test_bad_arguments_of_a_part_are_named(part, options, named):
+    with pytest.raises(UserError, match=named):
+        part(**options)
 
 
 @pytest.mark.parametrize("backbone", ["no-such-org/no-such-model", "./not/a/folder"])
@@ -169,5 +183,5 @@ def test_a_backbone_that_cannot_be_had(backbone):
 
 def test_dropout_is_seen(tiny_bert):
     assert Encoder(tiny_bert).has_dropout
-    assert not Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0).has_dropout
-    assert Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0, embedding_dropout=0.1).has_dropout
+    assert not Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0)).has_dropout
+    assert Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0, embedding=0.1)).has_dropout

@@ -12,8 +12,9 @@ import torch
 from cse import cli
 from cse.commands.export import EPILOG
 from cse.encoder.heads import Dense, Normalize
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.prefix_encoder import PrefixEncoder
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference import export
 from cse.inference.export import OnnxEncoder
@@ -56,7 +57,7 @@ def causal(backbone: str, folder, **options) -> Encoder:
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
     LlamaModel(LlamaConfig(**sizes, **heads)).save_pretrained(folder / "llama")
     tokenizer.save_pretrained(folder / "llama")
-    encoder = Encoder(str(folder / "llama"), pooler="last", template=TEMPLATE, lora_rank=2)
+    encoder = Encoder(str(folder / "llama"), pooler="last", template=TEMPLATE, adapter=Lora(rank=2))
     randomise(torch.nn.ParameterList([p for n, p in encoder.named_parameters() if "lora_" in n]))
     return saved(encoder, folder / "best")
 
@@ -107,8 +108,8 @@ def test_other_poolers_and_no_special_tokens(tiny_bert, tmp_path, pooler):
 
 
 def test_soft_prompts(tiny_bert, tmp_path):
-    encoder = PrefixEncoder(tiny_bert, layers=1, prompt_length=3)
-    randomise(encoder.prompts)
+    encoder = Encoder(tiny_bert, layers=1, adapter=SoftPrompts(length=3))
+    randomise(encoder.adapter.prompts)
     encoder.eval()
     export.export(encoder, tmp_path / "onnx")
     assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)

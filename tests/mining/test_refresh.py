@@ -17,6 +17,7 @@ from cse import cli
 from cse.batch import Batch, Example
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.mining.miners import Random, TopK
@@ -114,7 +115,7 @@ def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
     for i in range(len(run.data)):
         anchor, positive, negative = run.source.with_negatives(chosen)[i].texts
         assert anchor == positive == run.data[i].texts[0] != negative
-    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
     bare = run_with(tmp_path / "bare", tiny_bert, triplets=False, encoder=encoder)
     with pytest.raises(UserError, match="dropout"):
         Trainer(bare).fit()
@@ -186,7 +187,7 @@ def write_recipe(folder, backbone, **extra):
         "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
         "encoder": {
             "class_path": "cse.encoder.Encoder",
-            "init_args": {"backbone": backbone, "pooler": "mean", "attention_dropout": 0.0, "hidden_dropout": 0.0},
+            "init_args": {"backbone": backbone, "pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}},
         },
         "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
         "evaluator": {"class_path": "tests.runs.Spread"},

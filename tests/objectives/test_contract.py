@@ -19,6 +19,7 @@ from cse import distributed
 from cse.batch import Batch, Example, LossOutput
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
@@ -109,7 +110,7 @@ def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
     """An encoder without dropout, whose sentences are not all alike, and the objective, in float64."""
     seed_dropout("contract", name)
     objective = OBJECTIVES[name](**case_of(name, backbone).arguments)
-    encoder = Encoder(backbone, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(backbone, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5
     objective.setup(encoder)

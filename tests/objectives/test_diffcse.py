@@ -12,6 +12,8 @@ import torch
 
 from cse.batch import Batch, Views
 from cse.data.collators import Masked, TextViews
+from cse.encoder.dropout import Dropout
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
@@ -28,7 +30,7 @@ def contract_case(backbone):
     return Case({"generator": backbone})
 
 
-NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+NO_DROPOUT = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 
 
 def save(model, tokenizer_of, folder):
@@ -325,7 +327,7 @@ def test_bf16_is_finite(tiny_bert):
 
 
 def test_lora_encoders_start_the_discriminator_from_the_merged_backbone(tiny_bert):
-    encoder = Encoder(tiny_bert, lora_rank=2, lora_targets=["query"])
+    encoder = Encoder(tiny_bert, adapter=Lora(rank=2, targets=["query"]))
     objective = DiffCSE(generator=tiny_bert)
     objective.setup(encoder)
     plain = Encoder(tiny_bert).backbone.state_dict()

@@ -10,12 +10,13 @@ import torch
 from cse.batch import Batch, Example, Views
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from tests.conftest import WORDS
 
-NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+NO_DROPOUT = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 EMPTY = Views(*(torch.zeros(4, 0) for _ in range(4)))
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from cse.encoder.heads import Normalize
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.publish.adapter import Adapter, find_adapter, stage_adapter
@@ -24,7 +25,7 @@ from tests.publish.test_hub import hub  # noqa: F401  # a fixture
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast"]
 BASE, COMMIT = "org/tiny", "0123456789abcdef" * 2 + "01234567"
-LORA = {"lora_rank": 2, "lora_alpha": 8, "lora_targets": ["query", "value", "dense"]}
+LORA = {"adapter": Lora(rank=2, alpha=8, targets=["query", "value", "dense"])}
 OPTIONS = {"pooler": "first_last_layer1", "template": "the {text} sat on", "max_length": 20, **LORA}
 
 

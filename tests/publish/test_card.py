@@ -20,7 +20,7 @@ from cse.data.checks import examine
 from cse.data.datasets import Texts
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
-from cse.encoder.prefix_encoder import PrefixEncoder
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from cse.publish.card import BEGIN, END, write_card
@@ -229,7 +229,7 @@ def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, 
 
 
 def test_soft_prompts_say_what_they_need(tiny_bert, tmp_path):
-    PrefixEncoder(tiny_bert, prompt_length=3).save(tmp_path / "best")
+    Encoder(tiny_bert, adapter=SoftPrompts(length=3)).save(tmp_path / "best")
     stage(tmp_path / "best", tmp_path / "staged")
     found = card(tmp_path / "staged")
     assert "custom_code" in found.data.tags
@@ -355,7 +355,10 @@ def test_terms_and_encoders_are_cited_too():
     ]
     recipe = {
         "objective": {"class_path": "cse.objectives.weighted_sum.WeightedSum", "init_args": {"terms": terms}},
-        "encoder": {"class_path": "cse.encoder.PrefixEncoder", "init_args": {}},
+        "encoder": {
+            "class_path": "cse.encoder.Encoder",
+            "init_args": {"adapter": {"class_path": "cse.encoder.SoftPrompts"}},
+        },
     }
     found = citations(recipe)
     assert [re.search(r"abs/([\d.]+)", entry)[1] for entry in found] == ["2104.08821", "1810.04805", "2203.06875"]
@@ -382,5 +385,5 @@ def test_a_run_that_is_none(folder, run):
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="is not a whole checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         card(Path(tmp_path))

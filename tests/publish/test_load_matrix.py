@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.prefix_encoder import PrefixEncoder
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from cse.publish.stage import stage, truncate
@@ -20,7 +21,7 @@ from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast", 'the "sun" on a moon']
-LORA = {"lora_rank": 2, "lora_targets": ["query", "value"]}
+LORA = {"adapter": Lora(rank=2, targets=["query", "value"])}
 KINDS = {
     "cls": {"head": "mlp"},
     "mean": {"pooler": "mean", "max_length": 12},
@@ -39,7 +40,7 @@ KINDS = {
 PROMPTED = {
     "prompts": {"head": "mlp"},
     "prompts supervised": {"head": "mlp", "export_head": True, "max_length": 20},
-    "prompts first_last": {"pooler": "first_last_embeddings", "prompt_projection": 8},
+    "prompts first_last": {"pooler": "first_last_embeddings"},
 }
 
 
@@ -47,8 +48,9 @@ def make(kind: str, backbone: str, folder: Path) -> Encoder:
     """An encoder of that kind, as after training: every trained part is moved away from where it starts."""
     torch.manual_seed(3)
     if kind in PROMPTED:
-        encoder = PrefixEncoder(backbone, prompt_length=3, **PROMPTED[kind]).eval()
-        torch.nn.init.normal_(encoder.prompts.weight)
+        adapter = SoftPrompts(length=3, projection=8 if "first_last" in kind else 0)
+        encoder = Encoder(backbone, adapter=adapter, **PROMPTED[kind]).eval()
+        torch.nn.init.normal_(adapter.prompts.weight)
     else:
         encoder = Encoder(backbone, **KINDS[kind]).eval()
     for name, parameter in encoder.named_parameters():

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.publish.card.usage import read_shape, transformers_code
+from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
 from tests.publish.test_load_matrix import KINDS, PROMPTED, make
 
@@ -96,7 +97,7 @@ def tiny_llama(tmp_path_factory) -> str:
 
 def test_the_same_vectors_as_here(legacy, tiny_bert, tiny_llama, tmp_path):
     template = 'This sentence : "{text}" means in one word: "'
-    lora = {"lora_rank": 4, "lora_targets": ["q_proj", "v_proj"]}
+    lora = {"adapter": Lora(rank=4, targets=["q_proj", "v_proj"])}
     torch.manual_seed(1)
     encoders = {
         "unsupervised": Encoder(tiny_bert, head="mlp"),
@@ -139,7 +140,7 @@ def test_every_kind_as_published(legacy, tiny_bert, tmp_path):
         folder = folders[kind] = tmp_path / str(number)
         stage(tmp_path / kind / "best", folder)
         wanted[kind] = encoder.encode(TEXTS)
-        codes[str(folder)] = transformers_code(read_shape(folder), str(folder), local=True)
+        codes[str(folder)] = transformers_code(read_published(folder), str(folder), local=True)
     found = dict(zip(folders, legacy(*folders.values(), codes=codes), strict=True))
     assert {kind: float(np.abs(found[kind] - wanted[kind]).max()) for kind in folders} == pytest.approx(
         dict.fromkeys(folders, 0.0), abs=1e-5

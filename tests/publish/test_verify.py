@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cse.encoder.model import Encoder
-from cse.encoder.prefix_encoder import PrefixEncoder
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.publish import verify_child
 from cse.publish.scan import scan
@@ -50,8 +50,8 @@ def test_a_staged_folder_gives_the_runs_vectors(best, staged):
 
 @pytest.mark.slow  # a process that loads torch and transformers, as are the two below
 def test_soft_prompts_load_without_cse(tiny_bert, tmp_path):
-    encoder = PrefixEncoder(tiny_bert, prompt_length=3)
-    torch.nn.init.normal_(encoder.prompts.weight)
+    encoder = Encoder(tiny_bert, adapter=SoftPrompts(length=3))
+    torch.nn.init.normal_(encoder.adapter.prompts.weight)
     encoder.save(tmp_path / "best")
     stage(tmp_path / "best", tmp_path / "staged")
     report = verify(tmp_path / "staged", against=tmp_path / "best")
@@ -63,7 +63,7 @@ def test_soft_prompts_load_without_cse(tiny_bert, tmp_path):
 
 
 def test_soft_prompts_without_their_backbone_are_refused(tiny_bert, tmp_path):
-    PrefixEncoder(tiny_bert, prompt_length=3).save(tmp_path / "best")
+    Encoder(tiny_bert, adapter=SoftPrompts(length=3)).save(tmp_path / "best")
     with pytest.raises(UserError, match=r"refers to the backbone .*, which is no part of it"):
         verify(tmp_path / "best", against=tmp_path / "best")
 
@@ -219,9 +219,9 @@ def test_links_and_heads_without_a_module(staged, tmp_path):
 
 def test_a_folder_that_is_no_checkpoint(tmp_path, best):
     (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match="is not a whole checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         verify(tmp_path / "model", against=best)
-    with pytest.raises(UserError, match="is not one"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         stage(tmp_path / "model", tmp_path / "out")
 
 

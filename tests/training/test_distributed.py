@@ -18,6 +18,7 @@ from cse.batch import Batch
 from cse.data.collators import Masked, TextViews
 from cse.data.datasets import Triplets
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
@@ -48,7 +49,7 @@ def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
     seed_dropout("init")
     objective = OBJECTIVES[kind]()
     head = "mlp" if objective.uses_views else "none"
-    encoder = Encoder(backbone, head=head, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(backbone, head=head, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5  # fresh weights are so small that all sentences are alike
     objective.setup(encoder)
@@ -165,7 +166,7 @@ def write_recipe(folder, backbone, **callback):
         "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
         "encoder": {
             "class_path": "cse.encoder.Encoder",
-            "init_args": {"backbone": backbone, "pooler": "mean", "attention_dropout": 0.0, "hidden_dropout": 0.0},
+            "init_args": {"backbone": backbone, "pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}},
         },
         "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
         "evaluator": {"class_path": "tests.runs.Spread"},

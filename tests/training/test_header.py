@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cse.data.collators import TextViews
+from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, RowSource
@@ -69,7 +70,7 @@ def test_the_header_shows_the_description(tiny_bert, tmp_path):
 
 
 def test_all_problems_are_named_at_once(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
     run = make_run(tmp_path, tiny_bert, encoder=encoder, collator=TextViews(max_length=99), batch_size=500)
     with pytest.raises(UserError) as refused:
         Trainer(run)

@@ -10,6 +10,8 @@ from accelerate import Accelerator
 
 from cse.data.collators import Masked, TextViews
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
+from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
@@ -82,7 +84,7 @@ def test_a_finished_run_is_not_trained_again(tiny_bert, tmp_path):
 def test_lora_resumes_and_leaves_the_backbone_alone(tiny_bert, tmp_path):
     def encoder():
         seed_dropout(1)
-        return Encoder(tiny_bert, lora_rank=2, lora_targets=["query", "value"])
+        return Encoder(tiny_bert, adapter=Lora(rank=2, targets=["query", "value"]))
 
     whole = make_run(tmp_path / "whole", tiny_bert, encoder=encoder())
     Trainer(whole).fit()
@@ -140,7 +142,7 @@ def batch_of(encoder, run, rows):
 @pytest.mark.parametrize("triplets", [False, True])
 @pytest.mark.parametrize("chunk_size", [1, 3, 8])
 def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, triplets, chunk_size):
-    encoder = Encoder(tiny_bert, head="mlp", attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(tiny_bert, head="mlp", dropout=Dropout(attention=0.0, hidden=0.0))
     encoder.double()  # so that 1e-6 means something
     run = make_run(tmp_path, tiny_bert, triplets=triplets, encoder=encoder)
     learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
@@ -181,7 +183,7 @@ def test_caching_replays_the_same_dropout(tiny_bert, tmp_path):
 
 
 def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0, embedding_dropout=1e-9)
+    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0, embedding=1e-9))
     run = make_run(tmp_path, tiny_bert, encoder=encoder, accumulation=2, max_steps=1, learning_rate=1e-9, clip=1e9)
     Trainer(run).fit()
     tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
@@ -245,7 +247,7 @@ def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path)
     logs = []
     for chunk_size in (None, 3):
         seed_dropout("test")
-        encoder = Encoder(tiny_bert, pooler="mean", attention_dropout=0.0, hidden_dropout=0.0)
+        encoder = Encoder(tiny_bert, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
         options = {"accumulation": 2, "chunk_size": chunk_size, "max_steps": 2}
         run = make_run(tmp_path / str(chunk_size), tiny_bert, triplets=True, encoder=encoder, **options)
         Trainer(run).fit()
@@ -299,7 +301,7 @@ def test_what_cannot_train_is_refused_before_anything_is_written(tiny_bert, tmp_
 
 
 def test_views_without_dropout_are_refused(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, attention_dropout=0.0, hidden_dropout=0.0)
+    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
     run = make_run(tmp_path, tiny_bert, encoder=encoder)
     with pytest.raises(UserError, match="dropout"):
         Trainer(run).fit()

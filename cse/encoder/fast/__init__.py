@@ -1,1 +1,27 @@
-"""What makes the encoder quick and changes nothing in what it computes; each part has a test that says so."""
+"""Accelerations of the encoder that do not change what it computes; README.md in this folder describes each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cse.encoder.fast.attention import use_short_attention
+from cse.encoder.fast.dropout import use_fast_dropout
+from cse.encoder.fast.switch import enabled, off
+from cse.encoder.fast.weights import use_kept_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["enabled", "install", "off"]
+
+
+def install(model: PreTrainedModel) -> None:
+    """Replace a backbone's attention, dropout and linear layers by faster ones of the same parameters.
+
+    This is the only place where a model is changed. The other accelerations belong to the encoder's own passes and ask
+    `enabled()` when they run.
+    """
+    if enabled():
+        use_short_attention(model)
+        use_fast_dropout(model)
+        use_kept_weights(model)

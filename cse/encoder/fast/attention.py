@@ -1,11 +1,11 @@
 """Attention for short texts on a CPU: the plain formula, where the fused kernel is slow, over padded keys.
 
 For texts of a few dozen tokens in bfloat16, the fused kernel's backward pass on a CPU takes several times as long as
-the matrix products that it replaces, and with dropout it is not fused at all. Everything else is left to it: inference,
-long texts, other devices. transformers finds the function by name, in its own table of attentions.
+the matrix products that it replaces, and with dropout it is not fused at all. The kernel still computes all
+else: inference, long texts, other devices. transformers finds the function by name, in its own table of attentions.
 
-Either way the softmax over a text's keys is taken 16 at a time, and what is left over one by one: for 15 keys it takes
-four times as long as for 16. So keys are padded to a multiple of 16 where that pays.
+Either way the softmax takes a text's keys 16 at a time and the remaining ones singly: 15 keys take four times as long
+as 16. Keys are therefore padded to a multiple of 16 if that is faster.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.encoder.fast.dropout import dropout as drop
+from cse.encoder.fast.switch import enabled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "cse_short_texts"
 LANES = 16
-LONGEST = 128  # tokens; above, the (L, L) weights cost more memory than the fused kernel costs time
+LONGEST = 128  # tokens; beyond this, the (L, L) weights cost more memory than the fused kernel costs time
 
 
 def use_short_attention(model: PreTrainedModel) -> None:
@@ -54,21 +55,22 @@ def short_attention(
         module: The attention layer, which knows whether it is causal and how many queries share a key.
         query: (n, heads, L, d).
         key: (n, key heads, L', d).
-        value: The same.
+        value: (n, key heads, L', d).
         attention_mask: (n, 1, L, L'), True or 0 where attended; None attends everywhere that causality allows.
         dropout: Probability of dropping an attention weight.
-        scaling: Of the products; None is d^-0.5.
+        scaling: Factor of the products; None is d^-0.5.
         is_causal: Overrides the module's.
-        **options: What the kernel takes besides.
+        **options: Further arguments of the kernel.
 
     Returns:
         (n, L, heads, d), and no weights.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if query.device.type == "cpu" and not torch.compiler.is_compiling():  # an exported graph serves every length
+    ours = enabled() and query.device.type == "cpu"
+    if ours and not torch.compiler.is_compiling():  # an exported graph serves every length
         key, value, attention_mask = padded(query, key, value, attention_mask, causal)
     short = key.shape[2] <= LONGEST and options.get("position_bias") is None
-    if not (short and module.training and query.device.type == "cpu"):
+    if not (ours and short and module.training):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         result: tuple[Tensor, None] = sdpa_attention_forward(
@@ -92,9 +94,9 @@ def short_attention(
 def padded(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and mask with further columns that nothing attends to, up to a multiple of 16, where that is faster.
+    """Keys, values and mask, padded to a multiple of 16 with columns that no query attends to, if that is faster.
 
-    Without a mask, causality alone hides them, if queries and keys are of the same tokens.
+    Without a mask, causality alone hides the columns, provided that queries and keys belong to the same tokens.
     """
     reach = key.shape[2]
     more = -reach % LANES

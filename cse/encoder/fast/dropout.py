@@ -1,10 +1,12 @@
-"""Dropout that draws four decisions from one random number: on a CPU, drawing took a tenth of a training step."""
+"""Dropout that draws four decisions from one random number: drawing took a tenth of a training step on a CPU."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cse.encoder.fast.switch import enabled
 
 LEVELS = 1 << 16  # a decision takes 16 bits
 
@@ -13,9 +15,9 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     """Each value is 0 with a probability, else divided by one minus it (Srivastava et al., JMLR 2014).
 
     Random numbers come from torch's generator. On a CPU the probability is rounded to a multiple of 2^-16, and the
-    divisor is that of the rounded one, so that the expectation is exact.
+    divisor is computed from the rounded value, so that the expectation is exact.
     """
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or not enabled():
         return F.dropout(values, probability)
     dropped = round(probability * LEVELS)
     if not dropped:
@@ -26,8 +28,8 @@ def dropout(values: Tensor, probability: float) -> Tensor:
     return values * kept.to(values.dtype).mul_(LEVELS / (LEVELS - dropped))
 
 
-class Dropout(nn.Dropout):
-    """`torch.nn.Dropout` by `dropout`."""
+class FastDropout(nn.Dropout):
+    """`torch.nn.Dropout`, computed by `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The values with some dropped, in training."""
@@ -39,4 +41,4 @@ def use_fast_dropout(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
-                setattr(parent, name, Dropout(child.p))
+                setattr(parent, name, FastDropout(child.p))

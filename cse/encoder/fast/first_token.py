@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from cse.encoder.fast.switch import enabled
+
 KNOWN = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 
 
@@ -15,11 +17,11 @@ KNOWN = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 def only_first_token(model: nn.Module) -> Iterator[None]:
     """Within, the last layer's states of a BERT-like model are (n, 1, H): those of the first token.
 
-    Its attention reads all tokens as before; what follows is done for one. Other architectures are left as they are.
-    Threads may overlap here: the hook of another one takes the first token of what is the first token already.
+    Its attention reads all tokens as before; what follows is computed for one. Other architectures are not changed.
+    Threads may overlap here: another thread's hook takes the first token of a tensor that holds only the first token.
     """
     config: Any = model.config
-    if config.model_type not in KNOWN:
+    if config.model_type not in KNOWN or not enabled():
         yield
         return
     last: Any = model.encoder
@@ -31,5 +33,5 @@ def only_first_token(model: nn.Module) -> Iterator[None]:
 
 
 def _first(module: nn.Module, states: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What follows the attention sees the first token only: its mixed values and its residual, both (n, 1, H)."""
+    """Keep the first token of what follows the attention: its mixed values and its residual, both (n, 1, H)."""
     return tuple(state[:, :1] for state in states)

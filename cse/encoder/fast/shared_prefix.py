@@ -1,7 +1,7 @@
-"""One pass over what all rows begin with: a template's prefix, which a causal model reads the same before any text.
+"""One pass over the tokens that all rows begin with, such as a template's prefix, which a causal model reads alike.
 
-A third of the work of a prompted encoder is its prefix. Here it is computed for one row, once for all sub-batches, and
-every row attends to its keys and values; gradients flow through them as through any other. The result is the same.
+The prefix is a third of the work of a prompted encoder. Here it is computed for one row, once for all sub-batches, and
+every row attends to its keys and values; gradients flow through them. The result is the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cse.encoder.fast.switch import enabled
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,7 +25,7 @@ WORTH = 4  # tokens; shorter prefixes cost more to share than they save
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """What the model made of the first `length` tokens of all rows, behind whatever cache it runs behind."""
+    """The states and keys and values of the first `length` tokens of all rows, behind a cache if there is one."""
 
     length: int
     behind: int  # columns of that cache
@@ -32,17 +34,17 @@ class SharedPrefix:
 
 
 def shared_length(rows: Sequence[list[int]]) -> int:
-    """How many first tokens are the same in all rows, leaving each row one token at least."""
+    """The number of first tokens that all rows share, leaving each row at least one token."""
     if len(rows) < 2:
         return 0
-    first, last = min(rows), max(rows)  # in the order of dictionaries: what they share, all share
+    first, last = min(rows), max(rows)  # in lexicographic order: what these two share, all rows share
     differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return min(next(differ, len(first)), min(map(len, rows)) - 1)
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether the model is causal, so that a prefix's states are its own."""
-    return model.config.model_type in CAUSAL
+    """Whether the model is causal, so that the states of a prefix do not depend on what follows it."""
+    return enabled() and model.config.model_type in CAUSAL
 
 
 def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options: Any) -> SharedPrefix:
@@ -50,9 +52,9 @@ def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options:
 
     Args:
         model: A causal backbone.
-        length: Of the prefix.
+        length: The prefix's length in tokens.
         inputs: The model's arguments for one row of it.
-        options: Passed on; `output_hidden_states` gives all layers in place of the last.
+        options: Further arguments of the model; `output_hidden_states` returns all layers instead of the last.
     """
     output = model(**inputs, use_cache=True, **options)
     states = output.hidden_states or (output.last_hidden_state,)
@@ -66,10 +68,10 @@ def states(
 
     Args:
         model: The causal backbone that read it.
-        prefix: Shared by all rows.
+        prefix: The prefix that all rows share.
         input_ids: (n, L), L above the prefix's length.
         attention_mask: (n, L).
-        options: As they were for the prefix.
+        options: The same as for the prefix.
     """
     rows = len(input_ids)
     earlier = attention_mask.new_ones(rows, prefix.behind)

@@ -1,8 +1,9 @@
-"""Linear layers that convert a weight to autocast's type once: it does so anew at every use of one without gradient.
+"""Linear layers that convert a weight to autocast's type once; autocast converts one without gradient at every use.
 
-In a training step of LoRA on a CPU, in five sub-batches, that took a sixth of the time; in scoring, as much. The copy
-is the same numbers. Of frozen weights it stays, at two bytes a weight; of others it lasts for one `converted_once`,
-because an optimizer may change a weight without a trace (torch's fused ones do not raise its version).
+The conversions took a sixth of a LoRA training step on a CPU in five sub-batches, and as much of scoring. The copy
+holds the same numbers. The copy of a frozen weight is kept, at two bytes per weight. Other copies last for one
+`converted_once`, because an optimizer may change a weight without a trace (torch's fused ones do not raise its
+version).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cse.encoder.fast.switch import enabled
+
 _passing: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("passing", default=None)
 
 
@@ -26,7 +29,8 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """The rows times the weight's transpose, plus the bias."""
         device = input.device.type
-        if device != "cpu" or not torch.is_autocast_enabled(device) or self.weight.is_inference():
+        converts = device == "cpu" and torch.is_autocast_enabled(device) and not self.weight.is_inference()
+        if not converts or not enabled():
             return super().forward(input)
         weight = self._converted(torch.get_autocast_dtype(device))
         return super().forward(input) if weight is None else F.linear(input, weight, self.bias)
@@ -53,7 +57,7 @@ class Linear(nn.Linear):
 
 @contextmanager
 def converted_once() -> Iterator[None]:
-    """Within, weights do not change, so that those without gradient are converted once; one inside another is the same.
+    """Within, weights do not change, so those used without gradient are converted once; nesting has no further effect.
 
     Threads take part where they run in a copy of the context.
     """
@@ -68,7 +72,7 @@ def converted_once() -> Iterator[None]:
 
 
 def use_kept_weights(model: nn.Module) -> None:
-    """Make every `torch.nn.Linear` in a model one of these."""
+    """Give every `torch.nn.Linear` in a model this class; its parameters stay the same objects."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

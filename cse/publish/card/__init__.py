@@ -19,7 +19,7 @@ from cse.publish.card.scores import average, read_results, rows, seeds_of, trans
 from cse.publish.card.usage import (
     EXAMPLES,
     adapter_code,
-    read_shape,
+    read_published,
     sentence_transformers_code,
     transformers_code,
 )
@@ -59,28 +59,28 @@ def write_card(
     """
     from huggingface_hub import ModelCard
 
-    shape, facts = read_shape(adapter.checkpoint if adapter else folder), read_facts(run)
+    layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
     scored = read_results(results) if results is not None else None
     chosen, base = choose(licence, folder, facts.backbone)
     card = ModelCard.from_template(
-        metadata(folder, repo_id, chosen, facts, shape, scored, adapter.base if adapter else None),
+        metadata(folder, repo_id, chosen, facts, layout, scored, adapter.base if adapter else None),
         template_path=str(Path(__file__).with_name("card.md")),
         title=repo_id.rpartition("/")[2],
-        summary=summary(shape, facts),
+        summary=summary(layout, facts),
         yours=HINT,
-        shape=shape,
-        code=shape.code,
+        layout=layout,
+        code=layout.needs_code,
         adapter=adapter,
-        adapter_code=adapter_code(shape, repo_id, adapter.base, adapter.revision) + SHOWN if adapter else "",
+        adapter_code=adapter_code(layout, repo_id, adapter.base, adapter.revision) + SHOWN if adapter else "",
         examples=EXAMPLES,
-        sentence_transformers_code=sentence_transformers_code(shape, repo_id),
-        transformers_code=transformers_code(shape, repo_id),
-        pooling=POOLING[shape.pooler],
-        after=[after(settings) for _, settings in shape.post],
+        sentence_transformers_code=sentence_transformers_code(layout, repo_id),
+        transformers_code=transformers_code(layout, repo_id),
+        pooling=POOLING[layout.pooler or "mean"],
+        after=[after(module) for module in layout.post],
         facts=facts,
         seed=facts.seed,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",
-        limits=limits(shape, facts, scored),
+        limits=limits(layout, facts, scored),
         licence_text=licence_text(chosen, base, facts),
         citations=citations(facts.recipe),
         **_scores(scored, run),

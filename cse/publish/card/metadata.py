@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cse.data.sources import HUB_ID, KINDS
+from cse.encoder.layout import Layout
 from cse.publish.card.facts import Facts
 from cse.publish.card.scores import evaluations
-from cse.publish.card.usage import Shape
 
 
 def metadata(
@@ -18,7 +18,7 @@ def metadata(
     repo_id: str,
     licence: str,
     facts: Facts,
-    shape: Shape,
+    layout: Layout,
     scored: Mapping[str, Any] | None,
     adapter_base: str | None,
 ) -> Any:
@@ -27,7 +27,7 @@ def metadata(
 
     tags = ["lora" if adapter_base else "sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
     tags += [f"objective:{facts.objective}"] if facts.objective else []
-    tags += ["custom_code"] if shape.code else []
+    tags += ["custom_code"] if layout.needs_code else []
     found = evaluations(scored, facts.seed) if scored else []
     base = adapter_base or _base_model(folder, facts)
     optional: dict[str, Any] = {"base_model": base} if base else {}

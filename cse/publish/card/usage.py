@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cse.encoder.layout import pooler_of
-from cse.encoder.poolers import LAYERS, PoolerName
+from cse.encoder.layout import Layout, require_checkpoint
+from cse.encoder.poolers import LAYERS
 from cse.errors import UserError
 
 EXAMPLES = '["A cat sat on the mat.", "A feline rested on the rug.", "The bank raised its rates."]'
@@ -20,112 +18,62 @@ STATES = {  # of one layer (n, L, H) to vectors (n, H)
 ACTIVATIONS = {"identity": "{}", "tanh": "torch.tanh({})", "relu": "torch.relu({})", "gelu": "F.gelu({})"}
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a published folder is made of.
-
-    Attributes:
-        first: The class of what makes token embeddings.
-        pooler: As `cse.encoder.poolers` names it.
-        layers: Those that are averaged before pooling; () for the last alone.
-        max_length: Most tokens of a text.
-        lower_case: Whether texts are lower-cased first.
-        template: What the tokenizer puts around every text.
-        post: After pooling, (folder, settings) of each Dense, or (folder, None) of a Normalize.
-        dim: D.
-        code: Whether loading runs the folder's own code.
-        drops_pooler: Whether the backbone's class would add a pooling layer of its own, without weights.
-    """
-
-    first: str
-    pooler: PoolerName
-    layers: tuple[int, ...]
-    max_length: int
-    lower_case: bool
-    template: str | None
-    post: tuple[tuple[str, dict[str, Any] | None], ...]
-    dim: int
-    code: bool
-    drops_pooler: bool
-
-
-def read_shape(folder: Path) -> Shape:
-    """Read what a published folder is made of, without its weights.
+def read_published(folder: Path) -> Layout:
+    """The layout of a folder that is complete by itself and that cse loads.
 
     Raises:
-        UserError: A file is missing or cannot be read.
+        UserError: A file is missing or cannot be read, or the folder needs a backbone from elsewhere.
     """
-    try:
-        return _read(folder)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        what = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}"
-        raise UserError(f"folder {folder} is not a whole checkpoint: {what}\nfix: save it again") from error
+    layout = require_checkpoint(folder)
+    if layout.reference is not None:
+        raise UserError(
+            f"folder {folder} refers to the backbone {layout.reference.backbone}, which is no part of it\n"
+            "fix: publish it whole, as cse.publish.stage.stage writes it"
+        )
+    if layout.pooler is None:
+        raise UserError(layout.unsupported)
+    if not layout.width or layout.max_length is None:
+        raise UserError(f"checkpoint {folder} is damaged or incomplete: no config.json\nfix: save the checkpoint again")
+    return layout
 
 
-def _read(folder: Path) -> Shape:
-    from transformers import AutoConfig
+def drops_pooler(layout: Layout) -> bool:
+    """Whether the backbone's class would add a pooling layer of its own, without weights."""
+    from transformers import CONFIG_MAPPING
 
     from cse.encoder.backbone import no_pooler
 
-    modules = _json(folder / "modules.json")
-    settings = _json(folder / "sentence_bert_config.json")
-    if settings.get("backbone") is not None:
-        raise UserError(
-            f"folder {folder} refers to the backbone {settings['backbone']}, which is no part of it\n"
-            "fix: publish it whole, as cse.publish.stage.stage writes it"
-        )
-    tokenizer, config = _json(folder / "tokenizer_config.json"), AutoConfig.from_pretrained(folder)
-    pooler = pooler_of(folder, modules)
-    post: list[tuple[str, dict[str, Any] | None]] = []
-    for module in modules[1:]:
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Dense":
-            post.append((module["path"], _json(folder / module["path"] / "config.json")))
-        elif kind == "Normalize":
-            post.append((module["path"], None))
-    widths = [settings["out_features"] for _, settings in post if settings]
-    return Shape(
-        first=modules[0]["type"].rsplit(".", 1)[-1],
-        pooler=pooler,
-        layers=LAYERS.get(pooler, ()),
-        max_length=int(settings["max_seq_length"]),
-        lower_case=bool(settings.get("do_lower_case")),
-        template=tokenizer.get("cse_template"),
-        post=tuple(post),
-        dim=int(widths[-1] if widths else config.hidden_size),
-        code=any(not module["type"].startswith("sentence_transformers.") for module in modules),
-        drops_pooler=bool(no_pooler(config)),
-    )
+    return bool(no_pooler(CONFIG_MAPPING[layout.architecture]()))
 
 
-def sentence_transformers_code(shape: Shape, name: str) -> str:
+def sentence_transformers_code(layout: Layout, name: str) -> str:
     """Code that embeds with sentence-transformers; `name` is a Hub id or a folder."""
-    trust = ", trust_remote_code=True" if shape.code else ""
+    trust = ", trust_remote_code=True" if layout.needs_code else ""
     return f"""\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({json.dumps(name)}{trust})
-vectors = model.encode({EXAMPLES})  # (3, {shape.dim})
+vectors = model.encode({EXAMPLES})  # (3, {layout.dim})
 print(model.similarity(vectors, vectors))
 """
 
 
-def transformers_code(shape: Shape, name: str, *, local: bool = False) -> str | None:
+def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str | None:
     """Code that defines `encode(texts)` with transformers and torch alone; None where the folder needs its own code.
 
     Args:
-        shape: Of the folder.
+        layout: The folder's.
         name: A Hub id, or a folder.
         local: Whether it is a folder.
     """
-    if shape.first != "Transformer":
+    if layout.soft_prompts:
         return None
-    quoted, dense = json.dumps(name), [path for path, settings in shape.post if settings]
+    quoted, dense = json.dumps(name), [module.path for module in layout.post if module.dense is not None]
     imports = ["import torch", "import torch.nn.functional as F"]
     imports += ["from huggingface_hub import hf_hub_download"] if dense and not local else []
     imports += ["from safetensors.torch import load_file"] if dense else []
     imports += ["from transformers import AutoModel, AutoTokenizer"]
-    no_pooler = ", add_pooling_layer=False" if shape.drops_pooler else ""
+    no_pooler = ", add_pooling_layer=False" if drops_pooler(layout) else ""
     lines = [
         *imports,
         "",
@@ -136,22 +84,22 @@ def transformers_code(shape: Shape, name: str, *, local: bool = False) -> str | 
         file = f"{path}/model.safetensors"
         where = json.dumps(f"{name}/{file}") if local else f'hf_hub_download({quoted}, "{file}")'
         lines.append(f"dense{number} = load_file({where})")
-    return "\n".join([*lines, "", "", *_function(shape)]) + "\n"
+    return "\n".join([*lines, "", "", *_function(layout)]) + "\n"
 
 
-def adapter_code(shape: Shape, name: str, base: str, revision: str | None = None) -> str:
+def adapter_code(layout: Layout, name: str, base: str, revision: str | None = None) -> str:
     """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
 
     Merged, it is as fast as the backbone and gives the vectors of the merged model.
 
     Args:
-        shape: Of the merged model.
+        layout: The merged model's.
         name: Of the adapter, a Hub id or a folder.
         base: Of the backbone, the same.
         revision: Of the backbone.
     """
     options = f", revision={json.dumps(revision)}" if revision else ""
-    options += ", dtype=torch.float32" + (", add_pooling_layer=False" if shape.drops_pooler else "")
+    options += ", dtype=torch.float32" + (", add_pooling_layer=False" if drops_pooler(layout) else "")
     lines = [
         "import torch",
         "import torch.nn.functional as F",
@@ -162,36 +110,34 @@ def adapter_code(shape: Shape, name: str, base: str, revision: str | None = None
         f"backbone = AutoModel.from_pretrained({json.dumps(base)}{options})",
         f"model = PeftModel.from_pretrained(backbone, {json.dumps(name)}).merge_and_unload().eval()",
     ]
-    return "\n".join([*lines, "", "", *_function(shape)]) + "\n"
+    return "\n".join([*lines, "", "", *_function(layout)]) + "\n"
 
 
-def _function(shape: Shape) -> list[str]:
+def _function(layout: Layout) -> list[str]:
     """The lines of `encode`."""
-    texts = "[text.lower() for text in texts]" if shape.lower_case else "texts"
+    texts = "[text.lower() for text in texts]" if layout.lower_case else "texts"
     lines = [
-        f'options = {{"padding": True, "truncation": True, "max_length": {shape.max_length}, "return_tensors": "pt"}}',
+        f'options = {{"padding": True, "truncation": True, "max_length": {layout.max_length}, "return_tensors": "pt"}}',
         f"tokens = tokenizer({texts}, **options)",
         'mask = tokens["attention_mask"]',
         "with torch.inference_mode():",
     ]
-    if shape.layers:
-        first, second = shape.layers
+    assert layout.pooler is not None  # checked when the layout was read
+    layers = LAYERS.get(layout.pooler)
+    if layers is not None:
+        first, second = layers
         lines += ["    layers = model(**tokens, output_hidden_states=True).hidden_states"]
         lines += [f"states = (layers[{first}] + layers[{second}]) / 2"]
     else:
         lines += ["    states = model(**tokens).last_hidden_state"]
-    lines += [STATES["mean" if shape.layers else shape.pooler]]
+    lines += [STATES["mean" if layers is not None else layout.pooler]]
     number = 0
-    for _, settings in shape.post:
-        if settings is None:
+    for dense in (module.dense for module in layout.post):
+        if dense is None:
             lines.append("vectors = F.normalize(vectors, dim=-1)")
             continue
-        bias = f' + dense{number}["linear.bias"]' if settings["bias"] else ""
-        activation = ACTIVATIONS[settings["activation_function"].rsplit(".", 1)[-1].lower()]
+        bias = f' + dense{number}["linear.bias"]' if dense.bias else ""
+        activation = ACTIVATIONS[dense.activation]
         lines.append("vectors = " + activation.format(f'vectors @ dense{number}["linear.weight"].T{bias}'))
         number += 1
     return ["def encode(texts):", *[f"    {line}" for line in lines], "    return vectors"]
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

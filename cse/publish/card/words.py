@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cse.encoder.layout import ACTIVATION_PATHS, Layout, Module
 from cse.publish.card.facts import NO_RUN, Facts
-from cse.publish.card.usage import Shape
 
 POOLING = {
     "cls": "the last layer at the first token",
@@ -18,10 +18,10 @@ POOLING = {
 }
 
 
-def summary(shape: Shape, facts: Facts) -> str:
+def summary(layout: Layout, facts: Facts) -> str:
     """Two sentences."""
     first = (
-        f"A sentence encoder: it maps a text to a vector of {shape.dim} numbers, and the cosine of two vectors says "
+        f"A sentence encoder: it maps a text to a vector of {layout.dim} numbers, and the cosine of two vectors says "
         "how close the texts are in meaning."
     )
     if not facts.recipe:
@@ -33,17 +33,17 @@ def summary(shape: Shape, facts: Facts) -> str:
     )
 
 
-def after(settings: Mapping[str, Any] | None) -> str:
+def after(module: Module) -> str:
     """A module after pooling."""
-    if settings is None:
+    if module.dense is None:
         return "unit length"
-    activation = settings["activation_function"].rsplit(".", 1)[-1]
-    return f"Dense {settings['in_features']} → {settings['out_features']}, {activation}"
+    activation = ACTIVATION_PATHS[module.dense.activation].rpartition(".")[2]
+    return f"Dense {module.dense.in_features} → {module.dense.out_features}, {activation}"
 
 
-def limits(shape: Shape, facts: Facts, scored: Mapping[str, Any] | None) -> list[str]:
+def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> list[str]:
     """What one should not take the model for."""
-    lines = [f"Texts beyond {shape.max_length} tokens are cut; long documents need splitting first."]
+    lines = [f"Texts beyond {layout.max_length} tokens are cut; long documents need splitting first."]
     if scored and scored["tasks"]:
         lines.append(
             f"What the scores show is similarity of meaning on {', '.join(scored['tasks'])}. Retrieval, other "

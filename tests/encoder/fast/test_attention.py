@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from cse.encoder.dropout import Dropout
 from cse.encoder.fast import attention
 from cse.encoder.fast.attention import short_attention
 from cse.encoder.model import Encoder
@@ -81,7 +82,7 @@ def test_dropped_weights_are_scaled_up(monkeypatch):
 def test_a_backbone_uses_it_and_its_config_does_not_say_so(tiny_bert, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(attention, "drop", lambda weights, p: calls.append(p) or weights)
-    encoder = Encoder(tiny_bert, attention_dropout=0.2).train()
+    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.2)).train()
     encoder(torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long))
     assert calls == [0.2, 0.2]  # a layer each
     encoder.save(tmp_path / "saved")

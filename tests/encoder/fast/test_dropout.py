@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from cse.encoder.fast.dropout import Dropout, dropout, use_fast_dropout
+from cse.encoder.dropout import Dropout
+from cse.encoder.fast.dropout import FastDropout, dropout, use_fast_dropout
 from cse.encoder.model import Encoder
 
 
@@ -53,15 +54,15 @@ def test_the_gradient_is_the_mask_with_its_scale():
 
 def test_nothing_is_dropped_outside_training_or_at_0():
     values = torch.randn(4, 4)
-    assert Dropout(0.5).eval()(values) is values
-    assert Dropout(0.0).train()(values) is values
+    assert FastDropout(0.5).eval()(values) is values
+    assert FastDropout(0.0).train()(values) is values
 
 
 def test_every_dropout_of_a_backbone_is_replaced_and_keeps_its_probability(tiny_bert):
-    encoder = Encoder(tiny_bert, hidden_dropout=0.3)
+    encoder = Encoder(tiny_bert, dropout=Dropout(hidden=0.3))
     found = [m for m in encoder.backbone.modules() if isinstance(m, nn.Dropout)]
     assert found
-    assert all(type(m) is Dropout for m in found)
+    assert all(type(m) is FastDropout for m in found)
     assert any(m.p == 0.3 for m in found)
     assert encoder.has_dropout
 
@@ -72,4 +73,4 @@ def test_subclasses_are_left_alone():
 
     model = nn.Sequential(Own(0.1), nn.Dropout(0.2))
     use_fast_dropout(model)
-    assert [type(m) for m in model] == [Own, Dropout]
+    assert [type(m) for m in model] == [Own, FastDropout]

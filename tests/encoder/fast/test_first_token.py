@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cse.encoder import model as encoder_module
+from cse.encoder.dropout import Dropout
 from cse.encoder.fast.first_token import only_first_token
 from cse.encoder.model import Encoder
 
@@ -18,7 +19,7 @@ MASK = (IDS != 0).long()
 
 
 def _gradients(folder):
-    encoder = Encoder(folder, pooler="cls", hidden_dropout=0.0, attention_dropout=0.0).double().train()
+    encoder = Encoder(folder, pooler="cls", dropout=Dropout(hidden=0.0, attention=0.0)).double().train()
     embedding = encoder(IDS, MASK).embedding
     (embedding * torch.linspace(-1, 1, embedding.numel(), dtype=torch.float64).view_as(embedding)).sum().backward()
     return embedding, {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}

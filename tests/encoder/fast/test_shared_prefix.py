@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cse.encoder.dropout import Dropout
 from cse.encoder.fast import shared_prefix
 from cse.encoder.model import Encoder
 
@@ -43,8 +44,8 @@ def causal(tiny_bert, tmp_path_factory):
 @pytest.mark.parametrize("kind", sorted(shared_prefix.CAUSAL))
 @pytest.mark.parametrize("pooler", ["last", "mean", "first_last_layer1"])
 def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
-    encoder = Encoder(causal(kind), pooler=pooler, template=TEMPLATE, attention_dropout=0.0).train()
-    ids, mask = encoder._pad(encoder._tokenise(["red house", "moon", "blue tree ran fast slow"]))
+    encoder = Encoder(causal(kind), pooler=pooler, template=TEMPLATE, dropout=Dropout(attention=0.0)).train()
+    ids, mask = encoder.pad(encoder.tokenize(["red house", "moon", "blue tree ran fast slow"]))
     results = []
     for worth in (shared_prefix.WORTH, 10**6):
         monkeypatch.setattr("cse.encoder.model.WORTH", worth)
@@ -68,7 +69,7 @@ def test_it_is_used(causal, monkeypatch):
 
 
 def test_not_under_dropout_nor_in_a_model_that_looks_both_ways(causal, tiny_bert):
-    dropping = Encoder(causal("llama"), pooler="last", attention_dropout=0.1)
+    dropping = Encoder(causal("llama"), pooler="last", dropout=Dropout(attention=0.1))
     assert dropping.eval()._shares_prefix()
     assert not dropping.train()._shares_prefix()
     assert not Encoder(tiny_bert).eval()._shares_prefix()

@@ -1,0 +1,54 @@
+"""What an adapter is to an encoder: a small set of weights that is trained in place of the backbone's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Adapter(nn.Module, ABC):
+    """A part of one `Encoder`, which attaches it to its backbone; `Lora` and `SoftPrompts` are the two kinds.
+
+    Attributes:
+        positions: How many of the backbone's positions the adapter takes from every text.
+        has_dropout: Whether the adapter itself drops anything in training.
+    """
+
+    positions: int = 0
+    has_dropout: bool = False
+
+    @abstractmethod
+    def attach(self, backbone: PreTrainedModel) -> None:
+        """Freeze the backbone and put the adapter's layers into it, before the encoder's heads are initialized.
+
+        Raises:
+            UserError: The backbone cannot have such an adapter.
+        """
+
+    def initialize(self, backbone: PreTrainedModel) -> None:
+        """Create the weights that the adapter itself holds, after the encoder's heads are initialized."""
+
+    def inputs(self, backbone: PreTrainedModel, attention_mask: Tensor) -> dict[str, Any]:
+        """Arguments for the backbone's forward that replace the encoder's, for texts of this attention_mask (n, L)."""
+        return {}
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words for the run's header."""
+
+    @abstractmethod
+    def save(self, folder: Path, backbone: PreTrainedModel, *, source: str, revision: str | None) -> None:
+        """Write the adapter's own weights into a checkpoint.
+
+        Args:
+            folder: The checkpoint.
+            backbone: The backbone that the adapter is attached to.
+            source: The name of that backbone.
+            revision: The revision of a Hub id.
+        """

@@ -1,0 +1,100 @@
+"""LoRA: low-rank differences of linear layers, merged into the weights on save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from cse.encoder.adapter import Adapter
+from cse.encoder.layout import ADAPTER
+from cse.errors import UserError, require_at_least, require_within
+from cse.files import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Lora(Adapter):
+    """Trains a low-rank difference of every target layer and freezes all else; see arXiv:2106.09685, equation 3.
+
+        W + (alpha / rank) B A        A (rank, in) random, B (out, rank) 0 at first
+
+    A checkpoint holds the merged weights, which every loader reads, and the adapter alone in peft's format.
+
+    Args:
+        rank: The rank of the differences (the paper's, for RoBERTa: 8).
+        alpha: Their scale is alpha / rank. None: equal to the rank, so the scale is 1.
+        dropout: Dropout on the input of the differences.
+        targets: Names of the linear layers that get one.
+
+    Raises:
+        UserError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int = 8,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "encoder.adapter", rank=rank)
+        require_within("[0, 1)", "encoder.adapter", dropout=dropout)
+        self.rank, self.alpha = rank, float(rank) if alpha is None else alpha
+        self.dropout, self.targets = dropout, list(targets)
+
+    def attach(self, backbone: PreTrainedModel) -> None:
+        """Freeze the backbone and give every target layer a trainable difference."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        backbone.requires_grad_(False)
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(self.targets)
+        )
+        try:
+            inject_adapter_in_model(config, backbone)
+        except ValueError as error:
+            linear = sorted({n.rsplit(".", 1)[-1] for n, m in backbone.named_modules() if isinstance(m, nn.Linear)})
+            raise UserError(
+                f"encoder.adapter.targets is {self.targets}, and the backbone has no such layers\n"
+                f"fix: name some of its linear layers: {', '.join(linear)}"
+            ) from error
+
+    def describe(self) -> str:
+        """A few words for the run's header."""
+        return f"LoRA r{self.rank}"
+
+    def save(self, folder: Path, backbone: PreTrainedModel, *, source: str, revision: str | None) -> None:
+        """Write the adapter alone as peft keeps one: what `cse push --adapter` publishes."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        config: Any = backbone.peft_config["default"]
+        settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+        settings |= {"task_type": "FEATURE_EXTRACTION", "inference_mode": True}
+        settings |= {"base_model_name_or_path": source, "revision": revision}
+        state = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+        (folder / ADAPTER).mkdir()
+        write_json(folder / ADAPTER / "adapter_config.json", settings)
+        save_file(
+            {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in state.items()},
+            folder / ADAPTER / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+
+
+def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights with every LoRA difference added in, under the names of the plain model. The model is untouched."""
+    from peft.tuners.lora import LoraLayer
+
+    state = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            weight = state[f"{name}.weight"]
+            state[f"{name}.weight"] = weight + module.get_delta_weight("default").to(weight.dtype)
+    return state
