@@ -253,7 +253,7 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
         "48 sentences",
         "SimCSE(temperature=0.05",
         "(before training)",
-        f"cse eval {folder}/best",
+        f"cse eval {folder}/best --tasks sts-mini    cse push {folder}/best you/name",
     ):
         assert word in said
     about = json.loads((folder / "env.json").read_text())

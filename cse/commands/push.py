@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         say("would send" if a.dry_run else "file", f"{path}   {shown_size(size)}")
     for path in upload.left_out:
         say("left out", path)
-    say("scores", str(upload.results or "none found, and the card says so; make eval CKPT=..., or give --results"))
+    say("scores", str(upload.results or "none found, and the card says so; run cse eval CKPT, or give --results"))
     for line in upload.verified:
         say("verified", line)
     for path in upload.removed:

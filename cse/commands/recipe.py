@@ -58,15 +58,14 @@ def merged(path: Path) -> str:
 
 def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
     from cse.environment import cse_version
-    from cse.files import atomic_file
+    from cse.files import write_text
 
     if out.suffix not in {".yaml", ".yml"}:
         raise UserError(f"{out} does not end in .yaml\nfix: give a name that does, as `cse train` tells files by it")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists\nfix: give another file, or --force to overwrite it")
     note = f"# copied     from {path.stem} of cse {cse_version()}, its parents merged; train it: cse train {out}\n"
-    with atomic_file(out) as scratch:
-        scratch.write_text(note + merged(path), encoding="utf-8")
+    write_text(out, note + merged(path))
     print(f"wrote      {out}   train it: cse train {out}")  # noqa: T201
 
 

@@ -75,7 +75,7 @@ class Console(Callback):
         if p.best is not None and p.first is not None:
             say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
         say("run", str(run.folder))
-        say("next", f"cse eval {run.folder}/best    cse push {run.folder}/best you/name")
+        say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
 
 
 def header(run: Run) -> list[tuple[str, str]]:

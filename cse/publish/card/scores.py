@@ -21,7 +21,7 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         found: Any = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"results {path} cannot be read: {error}\nfix: make eval CKPT=..., or leave it out") from None
+        raise UserError(f"results {path} cannot be read: {error}\nfix: run cse eval CKPT, or omit --results") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("tasks"), dict):
         raise UserError(f"results {path} is no results file of schema {SCHEMA}\nfix: score the checkpoint again")
     return found
