@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import save_tiny
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -72,7 +74,7 @@ def oracles() -> Path:
 def tiny_bert(tmp_path_factory) -> str:
     """A random BERT of 2 layers with a word-level vocabulary, as a folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, set_seed
+    from transformers import PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny-bert")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -84,14 +86,4 @@ def tiny_bert(tmp_path_factory) -> str:
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    set_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    return str(folder)
+    return save_tiny("bert", folder, folder, masked=True, max_position_embeddings=40)

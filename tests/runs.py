@@ -6,6 +6,8 @@ import itertools
 import json
 from pathlib import Path
 
+import yaml
+
 from cse.data.collators import TextViews
 from cse.data.datasets import Texts, Triplets
 from cse.encoder.model import Encoder
@@ -45,6 +47,34 @@ def write_triplets(folder: Path, rows: int = 24) -> Path:
     return path
 
 
+TRAINER = {
+    "batch_size": 8,
+    "max_steps": 6,
+    "learning_rate": 1e-3,
+    "eval_every": 2,
+    "precision": "fp32",
+    "device": "cpu",
+}
+NO_DROPOUT = {"pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}}
+
+
+def write_recipe(folder: Path, data: str, init: dict, encoder: dict, *, seed=5, trainer=(), **parts) -> str:
+    """A recipe of SimCSE on a data class with these arguments, `tiny.yaml`; `parts` add to it or replace a part."""
+    recipe = {
+        "seed": seed,
+        "data": {"class_path": f"cse.data.{data}", "init_args": init},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
+        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": encoder},
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+        "evaluator": {"class_path": "tests.runs.Spread"},
+        "trainer": {**TRAINER, **dict(trainer)},
+        **parts,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
 def make_run(
     folder: Path,
     backbone: str,
@@ -60,14 +90,6 @@ def make_run(
     """A run that is ready to fit."""
     folder.mkdir(parents=True, exist_ok=True)
     seed_dropout(seed, "init")
-    settings = {
-        "batch_size": 8,
-        "max_steps": 6,
-        "learning_rate": 1e-3,
-        "eval_every": 2,
-        "precision": "fp32",
-        "device": "cpu",
-    }
     return Run(
         name="test",
         folder=folder / "run",
@@ -77,7 +99,7 @@ def make_run(
         encoder=encoder or Encoder(backbone, head="mlp"),
         objective=objective or SimCSE(),
         evaluator=Spread() if evaluator else None,
-        settings=Settings(**{**settings, **trainer}),
+        settings=Settings(**{**TRAINER, **trainer}),
     )
 
 

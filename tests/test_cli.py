@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from cse import cli
 from cse.encoder.model import Encoder
 from cse.training.run import Callback
-from tests.runs import metrics, weights, write_texts
+from tests.runs import metrics, weights, write_recipe, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,29 +42,18 @@ class Strikes(Callback):
         self._maybe("eval", run)
 
 
-def write_recipe(folder: Path, backbone: str, **strikes) -> str:
+def tiny_recipe(folder: Path, backbone: str, **strikes) -> str:
     """Unsupervised SimCSE on the tiny backbone, with dropout."""
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = {
-        "seed": 3,
-        "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(write_texts(folder))}},
-        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
-        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": backbone, "head": "mlp"}},
-        "objective": {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
-        "evaluator": {"class_path": "tests.runs.Spread"},
-        "trainer": {
-            "batch_size": 8,
-            "max_steps": 6,
-            "learning_rate": 1e-3,
-            "eval_every": 2,
-            "precision": "fp32",
-            "device": "cpu",
-        },
-        "callbacks": [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}] if strikes else [],
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return str(path)
+    return write_recipe(
+        folder,
+        "Texts",
+        {"path": str(write_texts(folder))},
+        {"backbone": backbone, "head": "mlp"},
+        seed=3,
+        objective={"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
+        callbacks=[{"class_path": "tests.test_cli.Strikes", "init_args": strikes}] if strikes else [],
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -77,7 +65,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run a command that must fail; gives what it says. `tiny.yaml` and data files are in the working folder."""
-    write_recipe(tmp_path, tiny_bert)
+    tiny_recipe(tmp_path, tiny_bert)
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n \n\n")
@@ -224,7 +212,7 @@ def test_options_have_hyphens_and_the_old_underscores_still_work(tiny_bert, tmp_
     assert {"--run-dir", "--relative-margin", "--teacher-positive", "--no-data"} <= options(cli._parser())
     assert not [option for option in options(cli._parser()) if "_" in option]
     run = tmp_path / "run"
-    assert cli.main(["train", write_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
+    assert cli.main(["train", tiny_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
     assert (run / "best").is_dir()
     words = ["--run_dir", "a_b", "--run_dir=a_b", "--trainer.max_steps=1", "--objective.init_args.x_y=z_z", "a--b_c"]
     assert [cli._hyphens(word) for word in words] == ["--run-dir", "a_b", "--run-dir=a_b", *words[3:]]
@@ -243,7 +231,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
 
 def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = write_recipe(tmp_path, tiny_bert)
+    recipe = tiny_recipe(tmp_path, tiny_bert)
     assert cli.main(["train", recipe]) == 0
     (folder,) = Path("runs/tiny").iterdir()
     assert folder.name.endswith("-s3")
@@ -265,7 +253,7 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
 
 
 def test_options_override_the_recipe(tiny_bert, tmp_path):
-    recipe = write_recipe(tmp_path, tiny_bert)
+    recipe = tiny_recipe(tmp_path, tiny_bert)
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run), "--trainer.max_steps=1", "--seed", "9"]) == 0
     assert [line["step"] for line in metrics(run)] == [0, 1]
@@ -293,7 +281,7 @@ def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
 def whole(tiny_bert, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert cli.main(["train", write_recipe(folder, tiny_bert), "--run-dir", str(folder / "run")]) == 0
+    assert cli.main(["train", tiny_recipe(folder, tiny_bert), "--run-dir", str(folder / "run")]) == 0
     return folder / "run"
 
 
@@ -316,7 +304,7 @@ def killed(tiny_bert, tmp_path_factory):
     processes = {}
     for name, (event, step) in KILLS.items():
         folder = tmp_path_factory.mktemp("killed")
-        recipe = write_recipe(folder, tiny_bert, event=event, step=step, marker=str(folder / "struck"))
+        recipe = tiny_recipe(folder, tiny_bert, event=event, step=step, marker=str(folder / "struck"))
         command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(folder / "run")]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
@@ -340,7 +328,7 @@ def test_a_killed_run_resumes_bit_for_bit(killed, whole, moment):
 @pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 2)])
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, event, step):
     marker = str(tmp_path / "struck")
-    recipe = write_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
+    recipe = tiny_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert f"cse train --resume {run}" in capsys.readouterr().out
@@ -350,7 +338,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
 
 def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     marker = str(tmp_path / "struck")
-    recipe = write_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)
+    recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == 2  # the last evaluation's

@@ -11,7 +11,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 
 from cse.cli import main
 from cse.encoder.identity import model_hash
@@ -20,6 +19,7 @@ from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.loading import load_model
 from cse.evaluation.results import default_out
 from eval import cli as checkout
+from tests.models import save_tiny
 
 WORDS = [
     "[PAD]",
@@ -35,21 +35,12 @@ WORDS = [
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """A Hugging Face folder: BERT of two thin layers, spelling every word."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("plain")
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
+    save_tiny("bert", folder, folder, hidden_size=32, intermediate_size=64, max_position_embeddings=64)
     return folder
 
 

@@ -19,6 +19,7 @@ from cse.errors import UserError
 from cse.inference import export
 from cse.inference.export import OnnxEncoder
 from tests.conftest import WORDS
+from tests.models import save_tiny
 
 pytest.importorskip("onnxruntime")
 TEMPLATE = "the cat sat on a {text} mat"
@@ -49,14 +50,7 @@ def supervised(backbone: str, folder) -> Encoder:
 
 def causal(backbone: str, folder, **options) -> Encoder:
     """The last token of a Llama in a template, with LoRA that is not 0."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaModel
-
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 48}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
-    LlamaModel(LlamaConfig(**sizes, **heads)).save_pretrained(folder / "llama")
-    tokenizer.save_pretrained(folder / "llama")
+    save_tiny("llama", backbone, folder / "llama", num_hidden_layers=1, num_key_value_heads=1)
     encoder = Encoder(str(folder / "llama"), pooler="last", template=TEMPLATE, adapter=Lora(rank=2))
     randomise(torch.nn.ParameterList([p for n, p in encoder.named_parameters() if "lora_" in n]))
     return saved(encoder, folder / "best")
@@ -118,19 +112,12 @@ def test_soft_prompts(tiny_bert, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "mpnet", "distilbert", "qwen2", "qwen3", "mistral"])
 def test_other_architectures(tiny_bert, tmp_path, kind):
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": 0}
+    causal = kind in {"qwen2", "qwen3", "mistral"}
+    sizes = {"num_key_value_heads": 1, "head_dim": 8} if causal else {}
     if kind == "distilbert":
-        sizes |= {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
-    if kind in {"qwen2", "qwen3", "mistral"}:
-        sizes |= {"num_key_value_heads": 1, "head_dim": 8}
-    torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path / kind)
-    tokenizer.save_pretrained(tmp_path / kind)
-    encoder = Encoder(str(tmp_path / kind), pooler="last" if "num_key_value_heads" in sizes else "mean").eval()
+        sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    backbone = save_tiny(kind, tiny_bert, tmp_path / kind, max_position_embeddings=64, **sizes)
+    encoder = Encoder(backbone, pooler="last" if causal else "mean").eval()
     export.export(encoder, tmp_path / "onnx")
     assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
 

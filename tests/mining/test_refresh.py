@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from cse import cli
 from cse.batch import Batch, Example
@@ -24,7 +23,7 @@ from cse.mining.miners import Random, TopK
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics, weights, write_texts
+from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_texts
 from tests.training.test_trainer import Dies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,36 +173,15 @@ def test_a_batch_is_widened_by_views_that_are_not_there(tiny_bert):
     assert torch.equal(same.input_ids, batch.input_ids)
 
 
-def write_recipe(folder, backbone, **extra):
+def tiny_recipe(folder, backbone, **extra):
     """Rows with 0 to 3 negatives of their own, no dropout."""
     texts = write_texts(folder, 96).read_text().splitlines()
     rows = [[*texts[i * 5 : i * 5 + 2 + i % 4], "", "", ""][:5] for i in range(18)]
     lines = ["\t".join(row) for row in [["a", "p", "n1", "n2", "n3"], *rows]]
     (folder / "ragged.tsv").write_text("\n".join(lines))
     init = {"path": str(folder / "ragged.tsv"), "columns": ["a", "p", "n1", "n2", "n3"]}
-    recipe = {
-        "seed": 5,
-        "data": {"class_path": "cse.data.Triplets", "init_args": init},
-        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
-        "encoder": {
-            "class_path": "cse.encoder.Encoder",
-            "init_args": {"backbone": backbone, "pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}},
-        },
-        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
-        "evaluator": {"class_path": "tests.runs.Spread"},
-        "trainer": {
-            "batch_size": 4,
-            "max_steps": 6,
-            "learning_rate": 1e-2,
-            "eval_every": 2,
-            "precision": "fp32",
-            "device": "cpu",
-        },
-        **extra,
-    }
-    path = folder / "ragged.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return str(path)
+    trainer = {"batch_size": 4, "learning_rate": 1e-2}
+    return write_recipe(folder, "Triplets", init, {"backbone": backbone, **NO_DROPOUT}, trainer=trainer, **extra)
 
 
 MINER = {"class_path": "cse.mining.miners.TopK", "init_args": {"first": 2, "last": 9}}
@@ -216,7 +194,7 @@ def command(rank, *arguments):
 
 @pytest.mark.parametrize("negatives", [None, REFRESH], ids=["own", "refreshed"])
 def test_two_processes_are_one(two_processes, tiny_bert, tmp_path, negatives):
-    recipe = write_recipe(tmp_path, tiny_bert, **({"negatives": negatives} if negatives else {}))
+    recipe = tiny_recipe(tmp_path, tiny_bert, **({"negatives": negatives} if negatives else {}))
     assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
     assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
@@ -233,7 +211,7 @@ def test_a_run_that_is_killed_by_the_system_resumes_bit_for_bit(tiny_bert, tmp_p
     (tmp_path / "cut").mkdir()
     strikes = {"event": "step", "step": 3, "marker": str(tmp_path / "sent")}
     callbacks = [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}]
-    recipe = write_recipe(tmp_path / "cut", tiny_bert, negatives=REFRESH, callbacks=callbacks)
+    recipe = tiny_recipe(tmp_path / "cut", tiny_bert, negatives=REFRESH, callbacks=callbacks)
     arguments = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(tmp_path / "killed")]
     assert subprocess.run(arguments, cwd=ROOT, env={**os.environ}).returncode == -signal.SIGKILL
     assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 0

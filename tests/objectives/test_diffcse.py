@@ -22,6 +22,7 @@ from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
+from tests.models import save_tiny
 from tests.objectives.helpers import Case
 from tests.runs import make_run, weights
 
@@ -244,21 +245,7 @@ def test_the_vector_takes_the_first_embeddings_place(tiny_bert):
 
 @pytest.fixture
 def tiny_roberta(tiny_bert, tmp_path):
-    from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=42,
-        pad_token_id=0,
-    )
-    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
-    tokenizer.save_pretrained(tmp_path / "roberta")
-    return str(tmp_path / "roberta")
+    return save_tiny("roberta", tiny_bert, tmp_path / "roberta", masked=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"generation": "sample"}, {"positions": "masked"}, {"padding": "excluded"}])

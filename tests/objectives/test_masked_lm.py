@@ -15,6 +15,7 @@ from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from tests.conftest import WORDS
+from tests.models import save_tiny
 
 NO_DROPOUT = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 EMPTY = Views(*(torch.zeros(4, 0) for _ in range(4)))
@@ -36,24 +37,8 @@ def objective_on(encoder):
 
 
 def tiny_roberta(tiny_bert, folder):
-    from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
-
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    torch.manual_seed(1)
-    config = RobertaConfig(
-        vocab_size=21,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-        layer_norm_eps=1e-5,  # as in roberta-base
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
-    RobertaForMaskedLM(config).save_pretrained(folder)
-    return str(folder)
+    like_roberta_base = {"layer_norm_eps": 1e-5, "bos_token_id": 2, "eos_token_id": 3}
+    return save_tiny("roberta", tiny_bert, folder, masked=True, seed=1, max_position_embeddings=40, **like_roberta_base)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

@@ -9,7 +9,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +27,7 @@ from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Callback
-from tests.runs import metrics, weights, write_triplets
+from tests.runs import NO_DROPOUT, metrics, weights, write_recipe, write_triplets
 
 ROWS = 8
 OBJECTIVES = {
@@ -158,33 +157,12 @@ class Interrupts(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def write_recipe(folder, backbone, **callback):
+def tiny_recipe(folder, backbone, **callback):
     """A run on triplets without dropout, which is the same on any number of processes but for rounding."""
-    recipe = {
-        "seed": 5,
-        "data": {"class_path": "cse.data.Triplets", "init_args": {"path": str(write_triplets(folder))}},
-        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12}},
-        "encoder": {
-            "class_path": "cse.encoder.Encoder",
-            "init_args": {"backbone": backbone, "pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}},
-        },
-        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
-        "evaluator": {"class_path": "tests.runs.Spread"},
-        "trainer": {
-            "batch_size": 8,
-            "max_steps": 6,
-            "learning_rate": 1e-3,
-            "eval_every": 2,
-            "precision": "fp32",
-            "device": "cpu",
-        },
-        "callbacks": [{"class_path": "tests.training.test_distributed.Interrupts", "init_args": callback}]
-        if callback
-        else [],
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return str(path)
+    callbacks = [{"class_path": "tests.training.test_distributed.Interrupts", "init_args": callback}]
+    encoder = {"backbone": backbone, **NO_DROPOUT}
+    init = {"path": str(write_triplets(folder))}
+    return write_recipe(folder, "Triplets", init, encoder, callbacks=callbacks if callback else [])
 
 
 def command(rank, *arguments):
@@ -192,7 +170,7 @@ def command(rank, *arguments):
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_path):
-    recipe = write_recipe(tmp_path, tiny_bert)
+    recipe = tiny_recipe(tmp_path, tiny_bert)
     assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
     assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
@@ -205,9 +183,9 @@ def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_
 
 def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    recipe = write_recipe(tmp_path, tiny_bert)
+    recipe = tiny_recipe(tmp_path, tiny_bert)
     assert two_processes(command, "train", recipe, "--run-dir", str(whole)) == [0, 0]
-    recipe = write_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
+    recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
     assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
     assert not (cut / "last").exists()
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
