@@ -94,6 +94,18 @@ def file(repo: str, name: str, *, kind: Kind = "model", what: str = "", fix: str
         raise explain(what or repr(f"{repo}:{name}"), error, offline=offline, fix=fix) from error
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a name can be that of a repository, owner/name, and is not that of a file or folder here."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
 def explain(what: str, error: Exception, *, offline: bool = False, fix: str = "") -> HubError:
     """The error to raise if the Hub, its client or the network failed.
 

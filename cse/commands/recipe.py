@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def comments(path: Path) -> str:
     """The comment lines that a recipe opens with."""
-    return re.match(r"(#.*\n)*", path.read_text(encoding="utf-8"))[0]  # type: ignore[index] # it matches nothing, too
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(takewhile(lambda line: line.startswith("#"), lines))
 
 
 def merged(path: Path) -> str:
@@ -57,6 +59,7 @@ def merged(path: Path) -> str:
 
 
 def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
+    from cse.console import say
     from cse.environment import cse_version
     from cse.files import write_text
 
@@ -66,7 +69,7 @@ def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} exists\nfix: give another file, or --force to overwrite it")
     note = f"# copied     from {path.stem} of cse {cse_version()}, its parents merged; train it: cse train {out}\n"
     write_text(out, note + merged(path))
-    print(f"wrote      {out}   train it: cse train {out}")  # noqa: T201
+    say("wrote", f"{out}   train it: cse train {out}")
 
 
 def _entry(name: str) -> str:

@@ -235,8 +235,8 @@ def _read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _parquet(file: Path) -> Any:
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
 
     try:
         return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())) if file.suffix.lower() == ".gz" else file)

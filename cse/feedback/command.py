@@ -162,9 +162,9 @@ def _extra(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text or "{}")
     except ValueError as error:
-        raise UserError(f"--extra is no JSON: {error}") from error
+        raise UserError(f"--extra is not JSON: {error}") from error
     if not isinstance(found, dict) or {"model", "messages"} & set(found):
-        raise UserError("--extra is no JSON object of further parameters; the model and the messages are ours")
+        raise UserError("--extra is not a JSON object of further parameters; it cannot set the model or the messages")
     return found
 
 

@@ -122,5 +122,5 @@ def _folder(option: str, name: str) -> Path:
     if folder.is_dir() and any(folder.glob("*.json")):
         return folder
     if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{option} {name}: is no folder of a model\nGive a folder with config.json, or a Hub id.")
+        raise UserError(f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id")
     return snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cse.assets.hub import snapshot
+from cse.assets.hub import is_repo_id, snapshot
 from cse.encoder.layout import ADAPTER, require_checkpoint
 from cse.encoder.provenance import NOTICES, check_sums, write_sums
 from cse.errors import UserError
@@ -99,16 +99,8 @@ def _local(source: str) -> bool:
 
 
 def _check_id(base: str | None) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
-
-    try:
-        validate_repo_id(base or "a/b")
-        wrong = base is not None and Path(base).exists()
-    except HFValidationError:
-        wrong = True
-    if wrong:
-        raise UserError(f"--base {base} is no name of a model on the Hub\nfix: give its id there, owner/name")
+    if base is not None and not is_repo_id(base):
+        raise UserError(f"--base {base} is not the id of a model on the Hub\nfix: give its id there, owner/name")
 
 
 def _refusal(checkpoint: Path, what: str, otherwise: str = "") -> UserError:

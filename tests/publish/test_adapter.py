@@ -199,7 +199,7 @@ def test_where_it_cannot_work_for_others(best, tiny_bert, cached, tmp_path):
             push(checkpoint, "me/lora", adapter=True, base=base, dry_run=True)
         assert "fix: push without --adapter: the merged model loads anywhere" in str(error.value)
     for base in ("./bert", "a/b/c", tiny_bert):
-        with pytest.raises(UserError, match=f"--base {base} is no name of a model on the Hub"):
+        with pytest.raises(UserError, match=f"--base {base} is not the id of a model on the Hub"):
             find_adapter(best, base)
     with pytest.raises(UserError, match="--base org/tiny names the backbone of an adapter alone"):
         push(best, "me/lora", base=BASE)

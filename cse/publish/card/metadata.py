@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cse.assets.hub import is_repo_id
 from cse.data.sources import HUB_ID, KINDS
 from cse.encoder.layout import Layout
 from cse.publish.card.facts import Facts
@@ -49,9 +50,6 @@ def metadata(
 
 def _base_model(folder: Path, facts: Facts) -> str | None:
     """The backbone's Hub id: the recipe's, or the one that its NOTICE gives."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
-
     name = facts.backbone
     if name is None or name.startswith("LOCAL/"):
         return None
@@ -60,8 +58,4 @@ def _base_model(folder: Path, facts: Facts) -> str | None:
         text = notice.read_text(encoding="utf-8") if notice.is_file() else ""
         stated = re.search(r"^Authors.*?\(([\w.-]+/[\w.-]+)\)", text, re.MULTILINE)
         return stated[1] if stated else None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return None if Path(name).exists() else name
+    return name if is_repo_id(name) else None
