@@ -18,7 +18,7 @@ class CharacterNoise(Augmentation):
     least one character.
 
     Args:
-        probability: Of a letter to be mistyped.
+        probability: Probability that a letter is mistyped.
 
     Raises:
         UserError: It is outside (0, 1).

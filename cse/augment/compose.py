@@ -14,7 +14,7 @@ class Sometimes(Augmentation):
     """An augmentation that a text undergoes with a probability, and else stays as it is.
 
     Args:
-        augmentation: Which.
+        augmentation: The augmentation to apply.
         probability: How often.
 
     Raises:
@@ -40,7 +40,7 @@ class OneOf(Augmentation):
     """One of several augmentations, drawn for each text.
 
     Args:
-        augmentations: Which.
+        augmentations: The augmentations to choose from.
         weights: How often each, in proportion. None: all alike.
 
     Raises:
@@ -74,7 +74,7 @@ class InOrder(Augmentation):
     """Several augmentations, one after another: what `OneOf` and `Sometimes` take for one.
 
     Args:
-        augmentations: Which, in this order.
+        augmentations: The augmentations, in the order in which they apply.
 
     Raises:
         UserError: There are none.

@@ -31,7 +31,7 @@ class MaskedLMSubstitution(Augmentation):
 
     Args:
         model: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.
-        probability: Of a word to be replaced.
+        probability: Probability that a word is replaced.
         candidates: How many words are drawn from.
 
     Raises:
@@ -104,7 +104,7 @@ class Filler:
     """A frozen masked language model and the words of its vocabulary.
 
     Args:
-        source: As `MaskedLMSubstitution.model`.
+        source: The model; see `MaskedLMSubstitution.model`.
 
     Raises:
         UserError: The model cannot be loaded, or has no trained masked-LM head or no mask token.

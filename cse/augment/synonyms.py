@@ -36,7 +36,7 @@ class SynonymSubstitution(Augmentation):
     does a function word.
 
     Args:
-        probability: Of a word that has a synonym to give place.
+        probability: Probability that a word with a synonym is replaced.
         senses: How many of the word's senses, the most frequent first.
         folder: Where WordNet's files are (`index.noun`, `data.noun`, ...). None: WNSEARCHDIR, or where Debian and
             NLTK put them.

@@ -14,7 +14,7 @@ class WordDeletion(Augmentation):
     SimCSE compares it with dropout as a source of views (arXiv:2104.08821, table 1). White space divides words.
 
     Args:
-        probability: Of a word to be left out.
+        probability: Probability that a word is left out.
 
     Raises:
         UserError: It is outside (0, 1).

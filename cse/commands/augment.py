@@ -92,7 +92,7 @@ def _show_each(examples: Sequence[Example]) -> int:
         try:
             texts = render([augmentation], [example.texts[0] for example in examples], rngs)
         except UserError as error:
-            say(name, f"not to be had: {str(error).splitlines()[0]}")
+            say(name, f"cannot be used: {str(error).splitlines()[0]}")
             continue
         say(name, "")
         for example, text in zip(examples, texts, strict=True):

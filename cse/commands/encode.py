@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 HELP = "turn the lines of a file into vectors"
-EPILOG = "Killed or interrupted, the same command goes on from the last whole window; the file comes out the same."
+EPILOG = "A command that was killed resumes after its last whole window if it is repeated, and writes the same file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         with progress("encoded", texts.rows) as advance:
             rows, dims = encode_file(encoder, texts, a.out, progress=advance, **options)
     except KeyboardInterrupt:
-        say("stopped", "whole windows are saved; the same command goes on")
+        say("stopped", "whole windows are saved; the same command resumes")
         return 130
     say("wrote", f"{arguments.out}   {rows:,} × {dims} float32")
     return 0

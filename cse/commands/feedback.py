@@ -19,7 +19,7 @@ EPILOG = """\
 A model is KIND:NAME: openai:gpt-4o-mini, encoder:FOLDER or cross-encoder:FOLDER (the last two score and rate only).
 openai stands for every endpoint that speaks chat completions, also one on this machine (vLLM, llama.cpp, Ollama):
 --model openai:llama3 --base-url http://localhost:11434/v1
-Every answer is kept in --cache; the same command goes on where it was stopped, and never asks the same twice.
+Every answer is kept in --cache; the same command resumes where it was stopped, and no question is asked twice.
 Exit codes: 0 done, 1 the endpoint does not answer, 2 bad input, 3 a cap is reached, 130 Ctrl-C."""
 
 
@@ -40,7 +40,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--columns", nargs="+", help="names, or numbers of a table without a header; "
                        "default: the usual names among the data's columns, such as text")  # fmt: skip
     group.add_argument("--split", default="train", help="of a data set on the Hub")
-    group.add_argument("--limit", type=int, help="ask about the first so many rows")
+    group.add_argument("--limit", type=int, help="number of rows to ask about, from the first")
     group.add_argument(
         "--prompt", type=Path, action="append", default=[], metavar="FILE", help="in place of one of ours"
     )
@@ -75,7 +75,10 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--retries", type=int, default=6, help="of a request that the endpoint fails (6)")
     group.add_argument("--backoff", type=float, default=1.0, help="seconds before the first retry, then doubled (1)")
     group.add_argument(
-        "--give-up", type=int, default=10, help="stop after so many questions in a row without answer (10)"
+        "--give-up",
+        type=int,
+        default=10,
+        help="stop after N questions in succession without an answer (10)",
     )
 
 

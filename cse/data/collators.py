@@ -89,7 +89,7 @@ class Masked(Collator):
 
     Args:
         views: The collator that makes the views.
-        probability: Of a position to be chosen (BERT and SimCSE: 0.15).
+        probability: Probability that a position is chosen (BERT and SimCSE: 0.15).
 
     Raises:
         UserError: The probability is outside (0, 1), or the tokenizer has no mask token.

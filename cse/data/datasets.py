@@ -6,7 +6,7 @@
     ScoredPairs  two texts and how similar they are
 
 `path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
-`org/name:file`, or `stream:org/name`, which keeps no copy on disk and with `limit` fetches only so many rows. White
+`org/name:file`, or `stream:org/name`, which keeps no copy on disk and with `limit` fetches only that many rows. White
 space around a text is dropped. Blank rows and exact repetitions of a row are left out, and counted in `report`; a
 missing cell becomes one space, as in SimCSE, and is counted too.
 
@@ -95,10 +95,10 @@ class Texts(Dataset):
     """One text a row.
 
     Args:
-        path: See the module.
+        path: The source of the rows; see the module.
         column: Its name, or its number in a csv or tsv file without a header. A .txt file needs none.
-        split: Of a data set on the Hub.
-        limit: Keep the first so many rows.
+        split: Split of a data set on the Hub.
+        limit: Number of rows to keep, from the first; None keeps all.
         min_words: Leave out shorter texts; `report` counts them as `short`.
         max_words: Leave out longer texts; `report` counts them as `long`.
         weight_column: Name or number of each row's weight, 0 or more. None: all count alike.
@@ -141,15 +141,15 @@ class Pairs(Dataset):
     """An anchor and its positive a row.
 
     Args:
-        path: See the module.
+        path: The source of the rows; see the module.
         columns: Two names, or two numbers in a csv or tsv file without a header.
-        split: Of a data set on the Hub.
-        limit: Keep the first so many rows.
-        weight_column: As of `Texts`.
-        label_column: As of `Texts`.
+        split: Split of a data set on the Hub.
+        limit: Number of rows to keep, from the first; None keeps all.
+        weight_column: Same as in `Texts`.
+        label_column: Same as in `Texts`.
 
     Raises:
-        UserError: An argument is out of range, the source cannot be read, or a weight is no number from 0 up.
+        UserError: An argument is out of range, the source cannot be read, or a weight is not a number >= 0.
     """
 
     unit = "pairs"
@@ -176,17 +176,17 @@ class Triplets(Dataset):
     negative is left out where it is null (parquet, jsonl); an empty one is a missing cell.
 
     Args:
-        path: See the module.
+        path: The source of the rows; see the module.
         columns: Names of anchor, positive, negative, further negatives; or numbers, as for `Pairs`.
         score_column: Name or number of a similarity of anchor and positive, in [0, 1] (CLHAIF). None: there is none.
-        split: Of a data set on the Hub.
-        limit: Keep the first so many rows.
-        weight_column: As of `Texts`.
-        label_column: As of `Texts`.
+        split: Split of a data set on the Hub.
+        limit: Number of rows to keep, from the first; None keeps all.
+        weight_column: Same as in `Texts`.
+        label_column: Same as in `Texts`.
 
     Raises:
-        UserError: An argument is out of range, the source cannot be read, a score is no number in [0, 1], or a weight
-            no number from 0 up.
+        UserError: An argument is out of range, the source cannot be read, a score is not a number in [0, 1], or a
+            weight is not a number >= 0.
     """
 
     unit = "triplets"
@@ -215,16 +215,16 @@ class ScoredPairs(Dataset):
     """Two texts and their similarity a row; `Example.score` is (score - min_score) / (max_score - min_score).
 
     Args:
-        path: See the module.
+        path: The source of the rows; see the module.
         columns: Two names, or two numbers in a csv or tsv file without a header.
         score_column: Name or number.
         min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1).
         max_score: The score of texts that mean the same (STS and SICK-R: 5).
-        split: Of a data set on the Hub.
-        limit: Keep the first so many rows.
+        split: Split of a data set on the Hub.
+        limit: Number of rows to keep, from the first; None keeps all.
 
     Raises:
-        UserError: An argument is out of range, the source cannot be read, or a score is no number in the range.
+        UserError: An argument is out of range, the source cannot be read, or a score is not a number in the range.
     """
 
     unit = "scored pairs"

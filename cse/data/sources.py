@@ -54,7 +54,7 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
         path: A .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
             `org/name:file`, or `stream:org/name`, whose rows are read as they arrive, without a copy on disk.
         columns: What to take of each row. A .txt file has one, whatever its name.
-        split: Of a data set on the Hub.
+        split: Split of a data set on the Hub.
 
     Raises:
         UserError: It cannot be found or read, or lacks a column.
@@ -71,7 +71,7 @@ def column_names(path: str, split: str = "train") -> list[str]:
     Of a csv or tsv file these are the cells of its first line, be it a header or not.
 
     Raises:
-        UserError: As `read`.
+        UserError: Same as `read`.
     """
     file = None if path.startswith(STREAM) else _locate(path)
     if file is None:

@@ -157,7 +157,7 @@ def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> 
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a cache entry is there and holds what was written. A damaged one is made anew."""
+    """Whether a cache entry exists and holds what was written. A damaged entry is built again."""
     if not folder.exists():
         return False
     try:

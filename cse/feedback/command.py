@@ -1,4 +1,4 @@
-"""The command's work: check the options, build who answers, run the task, write, and say how to go on."""
+"""The command's work: check the options, build who answers, run the task, write, and say how to resume."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _task(a: argparse.Namespace, rows: list[inputs.Input], prompts: dict[str, wo
 def _stopped(stop: Stop) -> None:
     say("stopped", stop.reason)
     say("", f"{stop.settled}; every answer is kept, nothing was written")
-    say("next", "the same command goes on from here (with a higher cap, if it was one)")
+    say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
 
 
 def _finished(out: Path, manifest: dict[str, Any]) -> None:

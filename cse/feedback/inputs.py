@@ -38,13 +38,13 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
     """Read a file, an asset or a Hub data set.
 
     Args:
-        path: As for the data classes of recipes.
+        path: A source, in the same form as in the data classes of recipes.
         columns: Names, or numbers from 0 in a csv or tsv file without a header.
-        limit: Take the first so many rows.
-        split: Of a data set on the Hub.
+        limit: Number of rows to take, from the first; None takes all.
+        split: Split of a data set on the Hub.
 
     Raises:
-        UserError: It cannot be read, lacks a column, or there is no row in it.
+        UserError: It cannot be read, lacks a column, or has no row.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; give 1 or more")
@@ -62,7 +62,7 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
             seen[texts] = number
             found.rows.append(Input(number, row.place, texts))
     if not found.rows:
-        raise UserError(f"--data {path}: there is no row to ask about ({len(found.rejects)} blank or repeated)")
+        raise UserError(f"--data {path}: no row is left to ask about ({len(found.rejects)} blank or repeated)")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Questions in, answers out: from the store where they are there, asked within bounds where they are not."""
+"""From questions to answers: an answer comes from the store if it is known, and is asked for within bounds if not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         question: The question.
         model: Who was asked.
-        answer: None where there is no usable one.
+        answer: The answer; None if no usable one was given.
         verdicts: Reason and detail of each answer that was not usable, or why there is none.
         replies: Everything that was said, the last last.
         keys: Their names in the store.
@@ -64,12 +64,12 @@ class Job:
     """Asks one labeller.
 
     Args:
-        labeller: Who answers.
-        store: Where answers are kept.
+        labeller: The model that answers.
+        store: The store that keeps the answers.
         meter: Limits; shared with other jobs of the same command.
         attempts: Most answers to one question, until one is usable.
-        give_up: The job ends after so many questions in a row without any answer.
-        interrupted: Says whether Ctrl-C was pressed.
+        give_up: The job ends after this many questions, one after the other, without any answer.
+        interrupted: A function that says whether Ctrl-C was pressed.
     """
 
     def __init__(

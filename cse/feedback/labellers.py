@@ -26,9 +26,9 @@ class Chat:
 
     Attributes:
         key: Its name in the store, and the address of its randomness.
-        prompt: What is asked.
-        fields: Of what.
-        messages: Both in words.
+        prompt: The question.
+        fields: The input fields that the question is about.
+        messages: Question and input in words.
     """
 
     key: str
@@ -98,11 +98,11 @@ def weights(option: str, name: str) -> tuple[Path, str, str]:
     """The folder of a model's weights, the model's name, and a hash of the weights.
 
     Args:
-        option: Who asks, for the message.
+        option: The option that names the model, for the message.
         name: A folder, `asset:NAME` or a Hub id.
 
     Raises:
-        UserError: There is no such model.
+        UserError: No such model exists.
     """
     folder = _folder(option, name)
     files = sorted({file for pattern in _WEIGHTS for file in folder.rglob(pattern) if file.is_file()})
@@ -122,5 +122,7 @@ def _folder(option: str, name: str) -> Path:
     if folder.is_dir() and any(folder.glob("*.json")):
         return folder
     if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id")
+        raise UserError(
+            f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id"
+        )
     return snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")

@@ -16,8 +16,8 @@ def mask(text: str, rate: float, *, seed: int, row: int) -> str:
     Args:
         text: The sentence; words are what white space separates.
         rate: In [0, 1).
-        seed: Of the job.
-        row: Of the sentence; with seed and rate it fixes which words go.
+        seed: The job's seed.
+        row: Number of the sentence's row; with seed and rate it determines which words are masked.
     """
     from cse.seeding import python_rng
 

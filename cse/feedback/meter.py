@@ -68,7 +68,7 @@ class Meter:
     Where the reservations of requests that are under way would break a cap, the next one waits for them.
 
     Args:
-        limits: See there.
+        limits: The limits to enforce; see `Limits`.
         clock: Seconds that only grow.
         halted: Set when the job is to end; a wait then raises.
     """

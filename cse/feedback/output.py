@@ -29,12 +29,12 @@ def check(out: Path) -> None:
     """Look at where the output will go, before anything is asked.
 
     Raises:
-        UserError: It is no .jsonl file, cannot be written, or is there and not of this command's making.
+        UserError: Its name does not end in .jsonl, it cannot be written, or it exists and this command did not make it.
     """
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out}: give a name that ends in .jsonl")
     if out.exists() and not _is_ours(manifest_path(out)):
-        raise UserError(f"--out {out}: is there, and was not made by `{MADE_BY}`\nGive another name, or move it away.")
+        raise UserError(f"--out {out} exists and was not made by `{MADE_BY}`\nfix: give another name, or move it away")
     try:
         with atomic_file(manifest_path(out).with_suffix(".probe")) as scratch:
             scratch.touch()

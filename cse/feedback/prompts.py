@@ -40,10 +40,10 @@ class Prompt:
     """One question.
 
     Attributes:
-        name: Which of our prompts it is, or replaces.
+        name: Name of the built-in prompt that it is, or replaces.
         version: Raised by its author when the words change.
-        sha256: Of the words, so that a change is seen even if the version was not raised.
-        temperature: Of sampling, in [0, 2].
+        sha256: Hash of the words, so that a change is seen even if the version was not raised.
+        temperature: Sampling temperature, in [0, 2].
         max_tokens: Most tokens of an answer.
         system: Who the model is to be.
         user: The question; `$field` is replaced by the input, `$$` is a dollar.
@@ -113,7 +113,7 @@ def subjects(kind: str, path: Path | None) -> list[str]:
         raise UserError(f"--{kind} {path}: cannot be read as UTF-8 text: {error}") from error
     found = list(dict.fromkeys(line for line in lines if line))
     if not found:
-        raise UserError(f"--{kind} {path}: there is no line in it\nGive one of the {kind} a line.")
+        raise UserError(f"--{kind} {path}: the file is empty\nfix: give the {kind}, one per line")
     return found
 
 
@@ -153,7 +153,7 @@ def _checked(path: Path) -> dict[str, Any]:
             f"--prompt {path}: is not a prompt\nIts keys are {wanted} and, if you like, examples; see {FOLDER}"
         )
     if not isinstance(content.get("examples", []), list):
-        raise UserError(f"--prompt {path}: examples is no list\nEach example has `input` and `answer`.")
+        raise UserError(f"--prompt {path}: examples is not a list\nfix: give a list of `input` and `answer` pairs")
     for key, kind in _KINDS.items():
         if not isinstance(content[key], kind) or isinstance(content[key], bool):
             raise UserError(f"--prompt {path}: {key} is {content[key]!r}, of another type than in {FOLDER}")

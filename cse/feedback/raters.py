@@ -17,13 +17,13 @@ DIGITS = 4  # kept of a score: more would be the noise of batching
 
 
 class EncoderRater:
-    """Cosine of two embeddings; the score is the cosine, 0 where it is negative.
+    """Cosine of two embeddings; the score is the cosine, or 0 if it is negative.
 
     Args:
-        folder: Of a sentence-transformers model, such as a checkpoint of ours.
-        name: For provenance.
-        weights: A hash of them.
-        chunk: Pairs at once.
+        folder: Folder of a sentence-transformers model, such as a checkpoint.
+        name: The model's name, for provenance.
+        weights: Hash of the weights.
+        chunk: Number of pairs that are rated at once.
     """
 
     prompted, prompts, workers = False, RATED, 1
@@ -55,10 +55,10 @@ class CrossEncoderRater:
     """The score of a cross-encoder with one output, through a sigmoid.
 
     Args:
-        folder: Of a sentence-transformers cross-encoder.
-        name: For provenance.
-        weights: A hash of them.
-        chunk: Pairs at once.
+        folder: Folder of a sentence-transformers cross-encoder.
+        name: The model's name, for provenance.
+        weights: Hash of the weights.
+        chunk: Number of pairs that are rated at once.
 
     Raises:
         UserError: It has more than one output: a classifier, which gives no similarity.

@@ -30,13 +30,13 @@ class Endpoint:
 
     Args:
         name: The model, as the endpoint knows it.
-        base_url: Of the endpoint; None for OpenAI's, or OPENAI_BASE_URL.
+        base_url: Address of the endpoint; None for OpenAI's, or OPENAI_BASE_URL.
         key_env: The environment variable with the key. None: OPENAI_API_KEY for the default endpoint, and no key for a
             `base_url`, so that the key of one provider is not sent to another.
-        workers: Requests at once.
-        retries: Most tries after the first, where the endpoint fails.
+        workers: Number of requests at once.
+        retries: Number of further tries if the endpoint fails.
         backoff: Seconds before the first retry, doubled from then on; half of it is random.
-        timeout: Seconds that a request may take.
+        timeout: Seconds before a request is given up.
         response_format: `json_schema`, `json_object`, or `text` for endpoints that know neither.
         extra: Further parameters of the request; null takes one of ours out.
 
@@ -141,7 +141,7 @@ class Endpoint:
             return self._refused(error)
         except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
             raise Unanswered("connection", self._redact(f"{error} {error.__cause__ or ''}")) from error
-        except (ValueError, TypeError, AttributeError, LookupError) as error:  # a body that is no completion
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # a body that is not a completion
             raise Unanswered("broken_body", self._redact(str(error))) from error
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _reply(completion: Any, chat: Chat) -> Reply:
     """The words of a completion, and what it took.
 
     Raises:
-        ValueError, TypeError, AttributeError, LookupError: It is no completion.
+        ValueError, TypeError, AttributeError, LookupError: It is not a completion.
     """
     choice = completion.choices[0]
     text = choice.message.content or ""

@@ -32,8 +32,8 @@ class Reply:
     Attributes:
         text: Its words.
         finish: `stop`, `length` (cut at the token limit) or `refusal`.
-        input_tokens: Of the question.
-        output_tokens: Of the words.
+        input_tokens: Tokens of the question.
+        output_tokens: Tokens of the answer.
         estimated: Whether the two are our estimate, since the endpoint did not say.
         time: When it was answered, ISO 8601 in UTC.
     """
@@ -76,7 +76,7 @@ class Store:
             raise UserError(f"--cache {path}: cannot be used: {error}\nGive another folder.") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
-        """The replies that are there."""
+        """The replies that the store has."""
         found: dict[str, Reply] = {}
         for start in range(0, len(keys), _MANY):
             for row in self._select(f"SELECT key, {_FIELDS} FROM answers", keys[start : start + _MANY]):
@@ -84,7 +84,7 @@ class Store:
         return found
 
     def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
-        """Keep replies, all of them or none; what is there already stays.
+        """Keep replies, all of them or none; a reply that the store has stays.
 
         Raises:
             UserError: They cannot be written.

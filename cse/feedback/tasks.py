@@ -146,14 +146,14 @@ def fill(
 
     Args:
         rows: Sentences.
-        prompts: By name.
+        prompts: The prompts by name.
         writer: Fills the gaps, and paraphrases where the rate is 0.
         rater: Scores the pairs.
         rates: Shares of words to mask (the authors': 0, 0.1 ... 0.8).
         smoothing: A score s becomes (1 - 2 x smoothing) s + smoothing (the authors': 0.1).
         random_pairs: Pairs of a sentence and another row's, scored 0 without being asked about (the authors': 2).
         per_score: Most versions of a sentence with one score (the authors': 2); 0 for all.
-        seed: Of masks and random pairs.
+        seed: Seed of masks and random pairs.
 
     Deviations from the authors' program: rate 0 always asks for a paraphrase (there only for the first sentence of a
     batch), and the order does not depend on hash seeds.
@@ -167,7 +167,7 @@ def fill(
         if outcome.answer is None:
             result.rejects.append(_unanswered(row, outcome, mask_rate=share))
         elif same(outcome.answer.sentence, row.texts[0]) or (row.row, outcome.answer.sentence) in seen:
-            detail = "the sentence itself, or a version that is there already"
+            detail = "the sentence itself, or a version that was written before"
             texts = [row.texts[0], outcome.answer.sentence]
             result.rejects.append(set_aside(row.row, row.place, "duplicate", detail, texts, mask_rate=share))
         else:

@@ -29,11 +29,11 @@ class TextFile:
     """The rows of a file, one text each.
 
     Attributes:
-        path: As `cse.data.sources.read` takes it.
-        column: Of a table.
-        rows: How many.
-        blank: How many of them are empty.
-        sha256: Of all of them.
+        path: The source; see `cse.data.sources.read`.
+        column: The column of a table that holds the texts.
+        rows: Number of rows.
+        blank: Number of rows that are empty.
+        sha256: Hash of all texts.
     """
 
     path: str
@@ -54,11 +54,11 @@ class TextFile:
             digest.update(f"{len(text)}:{text}".encode())  # so that no two lists of texts read the same
             rows, blank = rows + 1, blank + (not text.strip())
         if not rows:
-            raise UserError(f"texts {path}: there is nothing in it")
+            raise UserError(f"texts {path}: the file is empty")
         return cls(path, column, rows, blank, digest.hexdigest())
 
     def windows(self, rows: int, skip: int = 0) -> Iterator[list[str]]:
-        """All texts in lists of at most so many rows and `WINDOW_LETTERS`, without the first `skip` texts.
+        """All texts in lists of at most `rows` rows and `WINDOW_LETTERS`, without the first `skip` texts.
 
         Where a window ends depends on the texts alone if `skip` is itself the end of one.
         """
@@ -87,25 +87,25 @@ def encode_file(
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row each and in their order; an empty text has a vector too.
 
-    What is there of an earlier, killed call with the same arguments is kept, and the file comes out with the same
-    bytes as if it had not been killed (on the same machine and number of threads).
+    A call that was killed resumes if it is repeated with the same arguments, and the file has the same bytes as if it
+    had not been killed (on the same machine and number of threads).
 
     Args:
-        encoder: What encodes.
+        encoder: The encoder.
         texts: The rows.
         out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D.
-        precision: As in `Encoder.encode`.
+        precision: See `Encoder.encode`.
         normalize: Scale each vector to length 1.
         dims: Keep this many first components (before scaling); None: all.
         window: Rows that are encoded, and saved, at a time.
-        progress: Called with the number of rows that are done, at first and after each window.
+        progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
         (n, D).
 
     Raises:
-        UserError: An argument is out of range, there is a partial file of other texts, checkpoint or options, or the
-            disk is full.
+        UserError: An argument is out of range, a partial file of other texts, checkpoint or options exists, or
+            the disk is full.
     """
     check_out(out)
     size = _dims(dims, encoder.dim)
@@ -191,7 +191,7 @@ def _written(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"--out {out} cannot be written: {error.strerror or error}\n"
-            "fix: make room and run the same again; it goes on where it stopped"
+            "fix: make room and run the same command again; it resumes where it stopped"
         ) from error
 
 

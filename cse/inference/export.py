@@ -59,7 +59,7 @@ class OnnxEncoder:
         threads: Processor threads; None: as many as torch uses.
 
     Raises:
-        UserError: The folder is no export, or onnxruntime is not installed.
+        UserError: The folder is not an export, or onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
@@ -85,7 +85,7 @@ class OnnxEncoder:
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, max_tokens: int = 1024
     ) -> NDArray[np.float32]:
-        """Vectors (n, D) of texts, in their order; arguments as of `Encoder.encode`."""
+        """Vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
         clean = [text.strip().lower() if self.about["do_lower_case"] else text.strip() for text in texts]
         pad = int(self.about["pad_token_id"])
         ids = [encoding.ids or [pad] for encoding in self.tokenizer.encode_batch(clean)]
@@ -109,7 +109,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
     """Write `out`, whole or not at all, once onnxruntime gives the encoder's vectors.
 
     Args:
-        encoder: As `Encoder.load` gives it: LoRA is merged there.
+        encoder: An encoder from `Encoder.load`, which merges LoRA.
         out: A new folder, or an export to replace.
         quantize: `int8` stores the weights in 8 bits and computes products in them, with the scale of the activations
             found at run time, one for a whole batch: a vector then depends a little on its batch.

@@ -63,7 +63,7 @@ def whiten(encoder: Encoder, texts: Sequence[str], k: int) -> Encoder:
     """The encoder with whitening, fitted on what it makes of the texts, and unit length appended to what it exports.
 
     Raises:
-        UserError: As `fit_whitening`.
+        UserError: Same as `fit_whitening`.
     """
     dense = fit_whitening(encoder.encode(texts), k)
     encoder.post.extend([dense.to(encoder.device), Normalize()])
@@ -88,7 +88,7 @@ def whiten_checkpoint(
         columns: Those of a table whose texts are taken.
         k: Dimensions to keep.
         out: A new folder, or a checkpoint to replace.
-        limit: Read the first so many rows; None: all.
+        limit: Number of rows to read, from the first; None reads all.
         pooler: For a plain Hugging Face model.
 
     Returns:
@@ -107,7 +107,7 @@ def whiten_checkpoint(
     rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
     texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
     if not texts:
-        raise UserError(f"--data {data}: there is no text in it\nfix: give a file with sentences")
+        raise UserError(f"--data {data} has no text\nfix: give a file with sentences")
     encoder = Encoder.load(checkpoint, pooler=pooler)
     before = encoder.dim
     whiten(encoder, texts, k).save(out)

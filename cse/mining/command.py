@@ -46,7 +46,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A teacher, and from which similarity on its word drops a candidate; see `cse.mining.search.TeacherRule`."""
+    """A teacher, and the similarity above which it drops a candidate; see `cse.mining.search.TeacherRule`."""
 
     model: Model
     max_similarity: float | None
@@ -71,8 +71,8 @@ def mine_file(
             are followed by mined ones.
         out: A .parquet file of columns anchor, positive, negative_1 and so on, null where a row has fewer. Beside it
             lies the manifest, .json.
-        miner: Which chooses.
-        k: Negatives a row, at most.
+        miner: The miner that selects the negatives.
+        k: Negatives per row, at most.
         pool: Texts that may become negatives. None: those of the data, but anchors that have a positive of their own.
         judge: A teacher that drops false negatives.
 
@@ -80,7 +80,7 @@ def mine_file(
         The manifest.
 
     Raises:
-        UserError: Something cannot be read or had, or nothing is left to choose from.
+        UserError: Data or model cannot be loaded, or no text is left to choose from.
     """
     if k < 1:
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")

@@ -37,14 +37,14 @@ def cached_vectors(
 ) -> NDArray[np.float32]:
     """(n, D) unit vectors of texts, from the cache as far as they were encoded before.
 
-    The array lies on disk, so that memory does not grow with the texts. A job that was killed goes on where it was,
+    The array lies on disk, so that memory does not grow with the texts. A job that was killed resumes where it was
     and ends with the same vectors.
 
     Args:
-        encoder: Which encodes.
-        model_hash: Its `encoder_hash`.
-        texts: n texts.
-        precision: As of `Encoder.encode`.
+        encoder: The encoder.
+        model_hash: Hash of the encoder.
+        texts: The n texts.
+        precision: See `Encoder.encode`.
 
     Raises:
         UserError: The cache cannot be written.

@@ -366,7 +366,7 @@ def test_what_it_refuses_before_anything_is_asked(tmp_path, capsys):
             (["--rater", "encoder:x"], "for fill"),
             (["--workers", "0"], "--workers is 0"),
             (["--extra", "[1]"], "--extra"),
-            (["--model", f"encoder:{tmp_path}"], "no folder of a model"),
+            (["--model", f"encoder:{tmp_path}"], "is not the folder of a model"),
         ]:
             assert cli.main([*command(tmp_path, server.url), *more]) == 2, more
             assert word in capsys.readouterr().err

@@ -307,7 +307,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
         (["good.txt", "--out", "folder.npy"], ["folder.npy is a folder"]),
         (["good.txt", "--out", "good.txt/v.npy"], ["good.txt", "not a folder"]),
         (["missing.txt", "--out", "v.npy"], ["texts is missing.txt", "no such file"]),
-        (["empty.txt", "--out", "v.npy"], ["texts empty.txt", "nothing in it"]),
+        (["empty.txt", "--out", "v.npy"], ["texts empty.txt", "the file is empty"]),
         (["latin1.txt", "--out", "v.npy"], ["latin1.txt:2", "UTF-8"]),
         (["table.csv", "--out", "v.npy"], ["--column", "'text'", "'said'"]),
         (["good.txt", "--out", "v.npy", "--dims", "0"], ["--dims is 0", "1 to 16"]),
