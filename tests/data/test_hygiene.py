@@ -262,7 +262,7 @@ def test_augment_shows_each_kind_on_a_file(tmp_path, capsys):
     [
         (["augment"], "--show RECIPE or --data FILE"),
         (["augment", "--data", "x.txt", "--rows", "0"], "--rows is 0"),
-        (["augment", "--data", "x.txt", "--seed=4"], "no recipe that --seed=4"),
+        (["augment", "--data", "x.txt", "--seed=4"], "--seed=4 is an option of a recipe"),
         (["check", "nowhere"], "nowhere"),
     ],
 )
@@ -274,5 +274,5 @@ def test_bad_arguments_are_named(arguments, named, capsys):
 def test_a_collator_without_texts_is_named():
     from cse.commands.augment import views_of
 
-    with pytest.raises(UserError, match="SimpleNamespace makes no texts"):
+    with pytest.raises(UserError, match="SimpleNamespace does not say which texts"):
         views_of(SimpleNamespace(), [], epoch=0, seed=0)
