@@ -10,7 +10,6 @@ table of methods from the headers of the recipes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from cse.errors import UserError
 from cse.evaluation import methods
-from cse.files import write_text
+from cse.files import read_json, write_text
 from eval import method_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +30,7 @@ FEW = ("simcse-unsup", "dclr", "simcse-sup", "esimcse", "claif", "untrained-last
 
 def read(name: str) -> dict[str, Any]:
     """A committed summary."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(RESULTS / f"{name}.json")
     return found
 
 

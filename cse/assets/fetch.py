@@ -39,7 +39,7 @@ class Fetched:
     """An asset made of a wheel.
 
     Attributes:
-        wheel: Where it comes from.
+        wheel: The wheel that holds it.
         convert: Fills a new folder from the wheel's file.
         revision: Raised when `convert` changes what it writes, so that an older cache is not taken for it.
         main: The file in the folder that the asset's name stands for; empty for the folder itself.

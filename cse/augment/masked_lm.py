@@ -26,8 +26,8 @@ class MaskedLMSubstitution(Augmentation):
     `candidates` likeliest whole words, drawn by their probabilities; the original word is not among them. A text in
     which the mask token itself is written stays as it is.
 
-    The model has its own vocabulary: any model goes with any backbone. It is no part of the encoder and no checkpoint
-    holds it. It is loaded at first use, in every worker process that prepares batches, and runs on the CPU.
+    The model has its own vocabulary: any model goes with any backbone. The encoder and its checkpoints do not
+    hold it. It is loaded at first use, in every worker process that prepares batches, and runs on the CPU.
 
     Args:
         model: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.

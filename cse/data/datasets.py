@@ -255,7 +255,7 @@ def _collect(
     extras: Mapping[str, Parse] | None = None,
     negatives: int = 0,
 ) -> _Rows:
-    """Read rows to the end or the limit; `extras` take the last cells, and before them lie so many `negatives`."""
+    """Read rows to the end or the limit; `extras` take the last cells, and before them lie the `negatives`."""
     require_at_least(2, "data", limit=limit)
     parses = dict(extras or {})
     rows = _Rows(extras={name: [] for name in parses})

@@ -33,7 +33,7 @@ import numpy as np
 
 from cse.errors import UserError
 from cse.evaluation.sts import Vector
-from cse.files import atomic_file, write_text
+from cse.files import atomic_file, read_json, write_text
 
 SCHEMA = 1
 
@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: It is missing or of another schema.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as results: {error}\nfix: score the checkpoint again") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:

@@ -25,8 +25,8 @@ def _text_key(text: str) -> str:
 class Corpus:
     """The texts of rows and of a pool, each once.
 
-    A text of the pool is no negative of a row if it is the same text as the row's anchor, a positive of any row with
-    the same anchor, or a negative that the row has already.
+    A text of the pool cannot be a negative of a row if it is the same text as the row's anchor, a positive of any
+    row with the same anchor, or a negative that the row has already.
 
     Args:
         data: The M rows. One text alone is its own positive, by dropout or augmentation.
@@ -118,11 +118,11 @@ def mine(
     """Up to k negatives, rows of the pool, for each of these rows, `CHUNK` of them at a time.
 
     Args:
-        miner: Which has received `vectors[: corpus.size]`.
+        miner: The miner, set up with `vectors[: corpus.size]`.
         corpus: The texts.
         vectors: (T, D) unit vectors of the texts, which may lie on disk.
         k: Negatives a row.
-        rows: Which rows, one after the other.
+        rows: The rows to mine for, one after the other.
         teacher: A rule on false negatives.
     """
     chosen, counts = np.empty((len(rows), k), dtype=np.int64), Counter[str]()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast import shared_prefix
 from cse.encoder.model import Encoder
+from tests.models import save_tiny
 
 TEMPLATE = "the cat sat on a {text} mat dog"
 
@@ -17,26 +17,8 @@ def causal(tiny_bert, tmp_path_factory):
     """A function that makes a tiny causal backbone of a type, with the tiny vocabulary."""
 
     def make(kind: str) -> str:
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-        folder = tmp_path_factory.mktemp(kind)
-        tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-        config = AutoConfig.for_model(
-            kind,
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=32,
-            max_position_embeddings=64,
-            head_dim=8,
-            pad_token_id=0,
-        )
-        torch.manual_seed(0)
-        AutoModel.from_config(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return str(folder)
+        sizes = {"num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
+        return save_tiny(kind, tiny_bert, tmp_path_factory.mktemp(kind), **sizes)
 
     return make
 
