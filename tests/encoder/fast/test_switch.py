@@ -1,0 +1,94 @@
+"""One switch: with it off, vectors and gradients are the same, and nothing of the folder is in use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from cse.encoder import fast
+from cse.encoder.dropout import Dropout
+from cse.encoder.fast.batching import length_chunks
+from cse.encoder.model import Encoder
+from tests.objectives.test_diffcse import save
+
+TEXTS = [
+    "a cat sat on a mat the cat",
+    "a cat sat on a mat",
+    "a cat sat on a mat the red house ran fast",
+    "a cat sat on it",
+]
+
+
+@pytest.fixture(params=["bert", "llama"])
+def backbone(request, tiny_bert, tmp_path):
+    if request.param == "bert":
+        return tiny_bert
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
+    return save(LlamaModel(config), tiny_bert, tmp_path / "llama")
+
+
+def silent(backbone, pooler):
+    """An encoder without dropout; a Llama has none on hidden states."""
+    hidden = None if backbone.endswith("llama") else 0.0
+    return Encoder(backbone, pooler=pooler, dropout=Dropout(attention=0.0, hidden=hidden))
+
+
+def result(backbone, pooler, training):
+    """Vectors, and the gradient of every weight, of a sum that weighs each coordinate otherwise."""
+    encoder = silent(backbone, pooler).train(training)
+    ids, mask = encoder.pad(encoder.tokenize(TEXTS))
+    vectors = encoder(ids, mask).embedding
+    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+    gradients = {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
+    return vectors.detach(), gradients, torch.from_numpy(encoder.encode(TEXTS)), encoder
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("pooler", ["cls", "mean", "last"])
+def test_on_and_off_agree(backbone, pooler, training):
+    vectors, gradients, encoded, encoder = result(backbone, pooler, training)
+    with fast.off():
+        plain_vectors, plain_gradients, plain_encoded, plain = result(backbone, pooler, training)
+    assert torch.allclose(vectors, plain_vectors, rtol=0, atol=1e-6)
+    assert torch.allclose(encoded, plain_encoded, rtol=0, atol=1e-6)
+    assert gradients.keys() == plain_gradients.keys()
+    for name, want in plain_gradients.items():
+        assert (gradients[name] - want).abs().max() <= 1e-5 * max(want.abs().max().item(), 1e-3), name
+    assert any("cse" in type(m).__module__ for m in encoder.backbone.modules())
+    assert not any("cse" in type(m).__module__ for m in plain.backbone.modules())
+    assert plain.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_model_built_with_it_runs_plainly_when_it_is_off(backbone):
+    encoder = silent(backbone, "mean").train()
+    ids, mask = encoder.pad(encoder.tokenize(TEXTS))
+    want = encoder(ids, mask).embedding
+    with fast.off():
+        assert not fast.enabled()
+        assert length_chunks([3, 9, 1], 0) == [[0, 1, 2]]
+        assert torch.allclose(encoder(ids, mask).embedding, want, rtol=0, atol=1e-6)
+    assert fast.enabled()
+
+
+def test_off_installs_nothing():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    with fast.off():
+        fast.install(model)
+    assert [type(m) for m in model] == [nn.Linear, nn.Dropout]
+
+
+@pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("1", "True"), (None, "True")])
+def test_the_environment_switches(value, enabled):
+    environment = {name: old for name, old in os.environ.items() if name != "CSE_FAST"}
+    environment |= {} if value is None else {"CSE_FAST": value}
+    script = "from cse.encoder.fast.switch import enabled; print(enabled())"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == enabled

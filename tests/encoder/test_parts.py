@@ -1,0 +1,141 @@
+"""The typed parts of an encoder in recipes and on the command line, and the layout that a checkpoint is read by."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cse import recipe as recipes
+from cse.encoder.layout import Layout
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+
+
+@pytest.fixture
+def build(tiny_bert):
+    """The encoder of `simcse-unsup` with options on top."""
+
+    def build(*options):
+        plain = (f"--encoder.backbone={tiny_bert}", "--encoder.layers=null", "--encoder.template=null")
+        recipe = recipes.load("simcse-unsup", [*plain, *options])
+        return recipes._make(recipe.config.encoder)
+
+    return build
+
+
+def test_an_adapter_is_an_option(build):
+    lora = build("--encoder.adapter.rank=3", "--encoder.adapter.targets=[query]").adapter
+    assert isinstance(lora, Lora)
+    assert (lora.rank, lora.alpha, lora.targets) == (3, 3.0, ["query"])
+    whole = build("--encoder.adapter=null")
+    assert whole.adapter is None
+    assert all(parameter.requires_grad for parameter in whole.parameters())
+    prompts = build("--encoder.adapter=cse.encoder.SoftPrompts", "--encoder.adapter.length=4").adapter
+    assert isinstance(prompts, SoftPrompts)
+    assert prompts.prompts.weight.shape[0] == 4
+
+
+def test_dropout_is_an_option(build):
+    encoder = build("--encoder.adapter=null", "--encoder.dropout.attention=0.25", "--encoder.dropout.token_cutoff=0.5")
+    assert encoder.backbone.config.attention_probs_dropout_prob == 0.25
+    assert encoder.backbone.config.hidden_dropout_prob == 0.1  # the backbone's own
+    assert encoder._cutoff.token_cutoff == 0.5
+
+
+def test_soft_prompts_of_two_encoders_are_two_parts(tiny_bert):
+    prompts = SoftPrompts()
+    Encoder(tiny_bert, adapter=prompts)
+    with pytest.raises(UserError, match="belong to another encoder"):
+        Encoder(tiny_bert, adapter=prompts)
+
+
+def test_the_layout_says_what_was_saved(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, pooler="first_last_embeddings", head="mlp", export_head=True, max_length=20)
+    encoder.lower_case, encoder.prompts, encoder.default_prompt_name = True, {"query": "find: "}, "query"
+    encoder.save(tmp_path / "model")
+    found = Layout.read(tmp_path / "model")
+    assert (found.pooler, found.dim, found.max_length, found.lower_case) == ("first_last_embeddings", 16, 20, True)
+    assert [module.kind for module in found.post] == ["Dense"]
+    assert (found.prompts, found.default_prompt_name, found.default_prompt) == ({"query": "find: "}, "query", "find: ")
+    assert not any((found.soft_prompts, found.needs_code, found.unsupported, found.adapter))
+    again = Encoder.load(str(tmp_path / "model"))
+    again.save(tmp_path / "again")
+    kept = Layout.read(tmp_path / "again")
+    assert (kept.modules, kept.prompts, kept.default_prompt_name) == (
+        found.modules,
+        found.prompts,
+        found.default_prompt_name,
+    )
+
+
+def test_reading_a_layout_needs_no_model_code(tiny_bert, tmp_path):
+    Encoder(tiny_bert, adapter=SoftPrompts(length=3)).save(tmp_path / "model")
+    script = f"""
+import sys
+from pathlib import Path
+from cse.encoder.layout import Layout
+assert Layout.read(Path({str(tmp_path / "model")!r})).reference.backbone == {tiny_bert!r}
+assert not {{"torch", "transformers", "peft", "sentence_transformers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["cse.prefix_module.PrefixTransformer", "elsewhere.PrefixTransformer"])
+def test_the_last_name_of_a_module_decides(tiny_bert, tmp_path, name):
+    encoder = Encoder(tiny_bert, adapter=SoftPrompts(length=3)).eval()
+    encoder.save(tmp_path / "model")
+    path = tmp_path / "model" / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[0]["type"] = name
+    path.write_text(json.dumps(modules))
+    again = Encoder.load(str(tmp_path / "model"))
+    assert np.array_equal(again.encode(["the cat"]), encoder.encode(["the cat"]))
+
+
+def test_no_other_file_reads_the_layout():
+    """`prefix_module.py` runs without cse; the others only list the names of files."""
+    package = Path(recipes.__file__).parent
+    names = ("modules.json", "sentence_bert_config", "config_sentence_transformers", "1_Pooling")
+    reads = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if any(name in line for name in names) and ("json.loads" in line or "read_json" in line or "read_text" in line)
+    }
+    assert not reads
+
+
+@pytest.mark.parametrize("what", ["backbone", "generator"])
+def test_a_missing_model_is_one_short_error_within_seconds(tmp_path, what):
+    """With a Hub that nothing listens at, as on a machine without a network."""
+    make = {
+        "backbone": "from cse.encoder.model import Encoder; Encoder('nobody/nothing')",
+        "generator": "from cse.encoder.masked_lm import load_masked_lm as load\n"
+        "    load('nobody/nothing', option='encoder.backbone')",
+    }[what]
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and "proxy" not in k.lower()}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    script = f"""
+import time
+import cse.encoder.model, cse.errors
+began = time.monotonic()
+try:
+    {make}
+except cse.errors.UserError as error:
+    print(error)
+print(time.monotonic() - began)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("encoder.backbone 'nobody/nothing' cannot be loaded: ")
+    assert len(lines) <= 4
+    assert done.stderr == ""
+    assert float(lines[-1]) < 5
