@@ -1,11 +1,16 @@
-"""One number for a checkpoint: scores and models that carry the same belong together."""
+"""The identity of a model: scores, vectors and answers that carry the same hash belong to the same model."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cse.files import sha256_file
+
+if TYPE_CHECKING:
+    from cse.encoder.model import Encoder
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".npz")
 SETTINGS = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
@@ -20,8 +25,17 @@ TOKENIZER = (
 EXPORTED = ("export.json", "model.onnx", "model.onnx.data")  # of `cse export`
 
 
-def model_hash(folder: Path) -> str:
-    """Hash of the weights, the settings and the tokenizer: all that a vector depends on, and no training state."""
+def model_hash(model: Path | Encoder) -> str:
+    """The sha256 of all that a model's vectors depend on besides the text, and of no training state.
+
+    A folder is hashed without being loaded: weights, settings and tokenizer, whoever wrote them. An encoder in memory
+    is hashed by its tensors, tokenizer and settings, so that it has an identity while it is trained. The two hashes of
+    one model differ: compare folders with folders and encoders with encoders.
+    """
+    return _hash_folder(model) if isinstance(model, Path) else _hash_encoder(model)
+
+
+def _hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
@@ -30,4 +44,19 @@ def model_hash(folder: Path) -> str:
         relevant = relevant and inside[0] != "adapter"  # a LoRA run's, which is in the weights already
         if relevant and path.is_file() and not any(part.startswith(".") for part in inside):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hash_encoder(encoder: Encoder) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    vocabulary = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+    vocabulary |= {"truncation": None, "padding": None}  # every call sets them
+    post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
+    settings = (type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post)
+    digest.update(json.dumps([vocabulary, settings], sort_keys=True).encode())
     return digest.hexdigest()

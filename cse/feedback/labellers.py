@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cse.assets.hub import snapshot
+from cse.encoder.identity import model_hash
 from cse.errors import UserError
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply
-from cse.files import sha256_file
 
 KINDS = ("openai", "encoder", "cross-encoder")
 RATED = frozenset({"score", "rate"})  # the prompts that a rater can answer without reading them
@@ -105,11 +104,7 @@ def weights(option: str, name: str) -> tuple[Path, str, str]:
         UserError: No such model exists.
     """
     folder = _folder(option, name)
-    files = sorted({file for pattern in _WEIGHTS for file in folder.rglob(pattern) if file.is_file()})
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_file(file)}\n".encode())
-    return folder, folder.resolve().name if Path(name).exists() else name, digest.hexdigest()[:12]
+    return folder, folder.resolve().name if Path(name).exists() else name, model_hash(folder)[:12]
 
 
 def _folder(option: str, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from cse.data.sources import Column, read
+from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder, Precision, uses_bf16
 from cse.errors import UserError
 from cse.inference.vectors import resumable, unit
@@ -114,7 +114,7 @@ def encode_file(
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = {
         "texts": texts.sha256,
-        "checkpoint": fingerprint(encoder),
+        "checkpoint": model_hash(encoder),
         "precision": computed,
         "normalize": normalize,
         "dims": size,
@@ -148,20 +148,6 @@ def check_out(out: Path) -> None:
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"--out {out}: {folder} is not a folder that can be written to\nfix: give another place")
-
-
-def fingerprint(encoder: Encoder) -> str:
-    """Hash of all that a vector depends on besides its text: weights, pooler, tokenizer, length."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    backend = encoder.tokenizer.backend_tokenizer
-    vocabulary = {**json.loads(backend.to_str()), "truncation": None, "padding": None}  # set by each call
-    post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
-    settings = (type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post)
-    digest.update(json.dumps([vocabulary, settings], sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def _read(path: str, column: str) -> Iterator[str]:

@@ -135,11 +135,12 @@ def _texts(pool: Source) -> list[str]:
 
 def _encode(model: Model, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
     """The texts' unit vectors (T, D), and the encoder's hash."""
+    from cse.encoder.identity import model_hash
     from cse.encoder.model import Encoder
-    from cse.mining.vectors import cached_vectors, encoder_hash
+    from cse.mining.vectors import cached_vectors
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler)
-    digest = encoder_hash(encoder)
+    digest = model_hash(encoder)
     return cached_vectors(encoder, digest, texts, model.precision), digest
 
 

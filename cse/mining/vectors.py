@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 CHUNK = 8_192  # texts between two marks of how far an encoding is
 
 
-def encoder_hash(encoder: Encoder) -> str:
-    """The sha256 of what an encoder's vectors depend on: weights, tokenizer, pooler, length."""
-    import torch
-
-    about = (encoder.pooler, encoder.max_length, encoder.lower_case, repr(encoder.post))
-    digest = hashlib.sha256(repr(about).encode() + encoder.tokenizer.backend_tokenizer.to_str().encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def cached_vectors(
     encoder: Encoder, model_hash: str, texts: Sequence[str], precision: Precision
 ) -> NDArray[np.float32]:
@@ -42,7 +30,7 @@ def cached_vectors(
 
     Args:
         encoder: The encoder.
-        model_hash: Hash of the encoder.
+        model_hash: The encoder's `encoder.identity.model_hash`.
         texts: The n texts.
         precision: See `Encoder.encode`.
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from cse import cli
+from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference import encode as encode_file
-from cse.inference.encode import TextFile, check_out, fingerprint
+from cse.inference.encode import TextFile, check_out
 from cse.inference.encode import encode_file as encode
 from cse.inference.vectors import Rows, partial_files
 from tests.conftest import WORDS
@@ -246,22 +247,22 @@ def test_two_at_once_are_refused(encoder, file, tmp_path):
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
-def test_fingerprint_sees_whatever_a_vector_depends_on(tiny_bert):
+def test_the_hash_sees_whatever_a_vector_depends_on(tiny_bert):
     def change(encoder, how):
         if how == "weight":
             with torch.no_grad():
                 next(encoder.backbone.parameters())[0, 0] += 1e-3
         elif how == "lower case":
             encoder.lower_case = True
-        return fingerprint(encoder)
+        return model_hash(encoder)
 
     template = Encoder(tiny_bert, template="the cat {text}")
     prints = [change(Encoder(tiny_bert), how) for how in ("none", "weight", "lower case")]
-    prints += [fingerprint(e) for e in (template, Encoder(tiny_bert, max_length=9), Encoder(tiny_bert, pooler="mean"))]
+    prints += [model_hash(e) for e in (template, Encoder(tiny_bert, max_length=9), Encoder(tiny_bert, pooler="mean"))]
     assert len(set(prints)) == 6
     used = Encoder(tiny_bert)
     used.encode(["the cat", "a dog ran"])  # leaves its truncation in the tokenizer
-    assert fingerprint(used) == prints[0]
+    assert model_hash(used) == prints[0]
 
 
 # -- Memory ----------------------------------------------------------------------------------------------------------

@@ -60,8 +60,9 @@ def test_on_and_off_agree(backbone, pooler, training):
     assert torch.allclose(vectors, plain_vectors, rtol=0, atol=1e-6)
     assert torch.allclose(encoded, plain_encoded, rtol=0, atol=1e-6)
     assert gradients.keys() == plain_gradients.keys()
+    largest = max(gradient.abs().max() for gradient in plain_gradients.values())
     for name, want in plain_gradients.items():
-        assert (gradients[name] - want).abs().max() <= 1e-5 * max(want.abs().max().item(), 1e-3), name
+        assert (gradients[name] - want).abs().max() <= 1e-6 * max(1, largest), name
     assert any("cse" in type(m).__module__ for m in encoder.backbone.modules())
     assert not any("cse" in type(m).__module__ for m in plain.backbone.modules())
     assert plain.backbone.config._attn_implementation == "sdpa"
