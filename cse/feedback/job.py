@@ -100,7 +100,7 @@ class Job:
         for name in sorted({q.prompt.name for q in questions} - self.labeller.prompts):
             can = ", ".join(sorted(self.labeller.prompts))
             raise UserError(
-                f"--model {self.labeller.model}: a rater cannot answer {name!r}, only {can}\nGive a language model."
+                f"--model {self.labeller.model}: a rater cannot answer {name!r}, only {can}\nfix: give a language model"
             )
         keys = [self._key(question, 0) for question in questions]
         unique = dict(zip(keys, questions, strict=True))

@@ -74,7 +74,7 @@ class CrossEncoderRater:
         outputs = self._encoder.config.num_labels
         if outputs != 1:
             raise UserError(
-                f"--model cross-encoder:{folder}: has {outputs} outputs; a rater has one\nGive one for STS."
+                f"--model cross-encoder:{folder}: has {outputs} outputs; a rater has one\nfix: give one for STS"
             )
 
     def parameters(self, _: Prompt) -> dict[str, object]:
@@ -99,7 +99,10 @@ def _loaded(kind: Any, folder: Path) -> Any:
     try:
         return kind(str(folder), device=None, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model {folder}: cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+        raise UserError(
+            f"--model {folder}: cannot be loaded: {str(error).splitlines()[0][:300]}\n"
+            "fix: give the folder of a whole model"
+        ) from error
 
 
 def _reply(raw: float) -> Reply:

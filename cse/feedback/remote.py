@@ -166,7 +166,7 @@ class Endpoint:
         if status in {401, 403, 404}:
             raise UserError(
                 f"--model openai:{self._name}: {self.endpoint} answers {status}\n{detail}\n"
-                "Check the model's name, --base-url and the key (OPENAI_API_KEY, or --key-env NAME)."
+                "fix: check the model's name, --base-url and the key (OPENAI_API_KEY, or --key-env NAME)"
             ) from None  # the error itself holds the request
         again = status >= 500 or status in {408, 409, 425, 429}
         hint = "" if again else " (an endpoint that knows no JSON schema: --response-format text)"
@@ -188,7 +188,7 @@ def _key(base_url: str | None, key_env: str | None) -> str | None:
     if not key:
         raise UserError(
             f"the environment variable {variable} has no key\n"
-            f"Set it: export {variable}=...   another variable: --key-env NAME   your own endpoint: --base-url URL"
+            f"fix: export {variable}=..., or name another variable: --key-env NAME, or an endpoint: --base-url URL"
         )
     return key
 

@@ -73,7 +73,7 @@ class Store:
             self._database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
             self._database.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"--cache {path}: cannot be used: {error}\nGive another folder.") from error
+            raise UserError(f"--cache {path}: cannot be used: {error}\nfix: give another folder") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The replies that the store has."""
@@ -95,7 +95,7 @@ class Store:
                 self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:  # a full disk, above all: better to stop than to pay for what is not kept
             raise UserError(
-                f"--cache {self.path}: answers cannot be kept: {error}\nMake room and start again."
+                f"--cache {self.path}: answers cannot be kept: {error}\nfix: make room and start again"
             ) from error
 
     def fault(self, key: str, kind: str) -> None:

@@ -1,0 +1,83 @@
+"""The layers: a file imports only from its own folder and from lower ones, wherever in the file the import stands."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = [  # low to high; what stands on one line is one layer, whose folders do not know each other
+    {"errors", "seeding", "distributed", "files", "environment", "console"},
+    {"batch"},
+    {"assets"},
+    {"encoder"},
+    {"interfaces"},
+    {"augment"},
+    {"data"},
+    {"teachers"},
+    {"objectives"},
+    {"inference"},
+    {"mining", "feedback"},
+    {"evaluation"},
+    {"training", "recipe"},
+    {"publish"},
+    {"commands"},
+    {"cli", "__main__", "__init__"},
+]
+MUTUAL = [LAYERS[0], {"training", "recipe"}, LAYERS[-1]]  # these may import each other, short of a circle of files
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.glob("cse/**/*.py")
+}
+
+
+def imports(module: str) -> set[str]:
+    """The modules of cse that a module imports: at its top, under TYPE_CHECKING or within a function."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name in FILES} - {module}
+
+
+GRAPH = {module: imports(module) for module in FILES}
+
+
+def part(module: str) -> str:
+    """The folder or file at the top of cse that a module belongs to."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def level(name: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_imports_go_down():
+    wrong = []
+    for module, imported in GRAPH.items():
+        for other in imported:
+            a, b = part(module), part(other)
+            same = a == b or any({a, b} <= layer for layer in MUTUAL)
+            if not same and level(b) >= level(a):
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
+def test_no_circle_of_files():
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", ["cse.cli", "cse.training.trainer"])
+def test_imports_are_seen_wherever_they_stand(module):
+    """That the walk finds something: both import from several folders."""
+    assert len({part(other) for other in GRAPH[module]}) > 2
+
+
+def test_few_files_lie_at_the_top():
+    at_the_top = sorted(path.name for path in (ROOT / "cse").glob("*.py"))
+    assert len(at_the_top) <= 12, at_the_top
