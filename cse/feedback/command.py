@@ -77,14 +77,17 @@ def run(a: argparse.Namespace) -> int:
 def _check(a: argparse.Namespace) -> None:
     """Raise for options that are out of range, or do not go together."""
     if (a.data is None) != (a.task == "write"):
-        raise UserError("cse feedback write takes no --data" if a.data else f"cse feedback {a.task} needs --data")
+        what, fix = ("takes no --data", "omit it") if a.data else ("needs texts", "give --data FILE")
+        raise UserError(f"cse feedback {a.task} {what}\nfix: {fix}")
     if a.rater and a.task != "fill":
-        raise UserError(f"--rater is for fill; in {a.task} --model answers")
+        raise UserError(f"--rater is for fill, not for {a.task}\nfix: omit it; --model answers")
     wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
     if a.columns and len(a.columns) != wanted:
-        raise UserError(f"--columns is {' '.join(a.columns)}; {a.task} needs {wanted}")
+        raise UserError(
+            f"--columns is {' '.join(a.columns)}, but {a.task} needs {wanted}\nfix: name that number of columns"
+        )
     if a.max_cost is not None and (a.price_in is None or a.price_out is None):
-        raise UserError("--max-cost needs --price-in and --price-out, dollars a million tokens")
+        raise UserError("--max-cost needs prices\nfix: give --price-in and --price-out, dollars per million tokens")
     _check_ranges(a)
 
 
@@ -95,18 +98,18 @@ def _check_ranges(a: argparse.Namespace) -> None:
     for name in at_least_one.split():
         value = getattr(a, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give 1 or more")
     for name in ("retries", "backoff", "random_pairs", "per_score", "price_in", "price_out", "max_cost"):
         value = getattr(a, name)
         if value is not None and not value >= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give 0 or more")
+            raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give 0 or more")
     for name, most in (("smoothing", 0.5), ("least_positive", 1.0), ("most_negative", 1.0)):
         if not 0 <= getattr(a, name) <= most:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(a, name)}; give 0 to {most:g}")
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(a, name)}\nfix: give 0 to {most:g}")
     if not all(0 <= rate < 1 for rate in a.rates) or len(set(a.rates)) < len(a.rates):
-        raise UserError(f"--rates is {a.rates}; give different ones from 0 to less than 1")
+        raise UserError(f"--rates is {a.rates}\nfix: give different ones from 0 to less than 1")
     if not a.timeout > 0:
-        raise UserError(f"--timeout is {a.timeout}; give more than 0 seconds")
+        raise UserError(f"--timeout is {a.timeout}\nfix: give more than 0 seconds")
 
 
 def _inputs(a: argparse.Namespace) -> inputs.Inputs:
@@ -128,7 +131,7 @@ def _store(folder: Path) -> Iterator[Store]:
             yield store
     except Timeout as error:
         raise UserError(
-            f"--cache {folder}: another job is using it\nWait until it ends, or give another folder: --cache DIR"
+            f"--cache {folder}: another job is using it\nfix: wait until it ends, or give another folder: --cache DIR"
         ) from error
     finally:
         store.close()
@@ -162,9 +165,13 @@ def _extra(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text or "{}")
     except ValueError as error:
-        raise UserError(f"--extra is not JSON: {error}") from error
+        raise UserError(
+            f"--extra is not JSON: {error}\nfix: quote it for the shell: --extra '{{\"top_p\": 0.9}}'"
+        ) from error
     if not isinstance(found, dict) or {"model", "messages"} & set(found):
-        raise UserError("--extra is not a JSON object of further parameters; it cannot set the model or the messages")
+        raise UserError(
+            "--extra is not a JSON object, or sets the model or the messages\nfix: give an object without them"
+        )
     return found
 
 

@@ -47,7 +47,7 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
         UserError: It cannot be read, lacks a column, or has no row.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; give 1 or more")
+        raise UserError(f"--limit is {limit}\nfix: give 1 or more")
     names: list[str | int] = [int(c) if c.isdecimal() else c for c in columns]
     found, seen = Inputs(), dict[tuple[str, ...], int]()
     for number, row in enumerate(read(path, [Column("--columns", name) for name in names], split), 1):
@@ -62,7 +62,10 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
             seen[texts] = number
             found.rows.append(Input(number, row.place, texts))
     if not found.rows:
-        raise UserError(f"--data {path}: no row is left to ask about ({len(found.rejects)} blank or repeated)")
+        raise UserError(
+            f"--data {path}: no row is left to ask about ({len(found.rejects)} blank or repeated)\n"
+            "fix: give a file with texts"
+        )
     return found
 
 

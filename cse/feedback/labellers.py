@@ -87,7 +87,7 @@ def split(option: str, spec: str) -> tuple[str, str]:
     kind, colon, name = spec.partition(":")
     if kind not in KINDS or not colon or not name:
         raise UserError(
-            f"{option} is {spec!r}; give KIND:NAME with a kind of {', '.join(KINDS)}\n"
+            f"{option} is {spec!r}\nfix: give KIND:NAME with a kind of {', '.join(KINDS)}, "
             "such as openai:gpt-4o-mini, encoder:runs/.../best"
         )
     return kind, name

@@ -32,7 +32,7 @@ def check(out: Path) -> None:
         UserError: Its name does not end in .jsonl, it cannot be written, or it exists and this command did not make it.
     """
     if out.suffix != ".jsonl":
-        raise UserError(f"--out {out}: give a name that ends in .jsonl")
+        raise UserError(f"--out {out} is not a .jsonl file\nfix: give a name that ends in .jsonl")
     if out.exists() and not _is_ours(manifest_path(out)):
         raise UserError(f"--out {out} exists and was not made by `{MADE_BY}`\nfix: give another name, or move it away")
     try:
@@ -40,7 +40,9 @@ def check(out: Path) -> None:
             scratch.touch()
         manifest_path(out).with_suffix(".probe").unlink()
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+        raise UserError(
+            f"--out {out}: cannot be written: {error.strerror or error}\nfix: give a path that can be"
+        ) from error
 
 
 def rejects_path(out: Path) -> Path:

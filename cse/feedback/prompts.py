@@ -93,7 +93,7 @@ def load(replacements: Sequence[Path] = (), *, temperature: float | None = None)
     for path in replacements:
         prompt = _read(path, temperature)
         if prompt.name in replaced:
-            raise UserError(f"--prompt {path} and {replaced[prompt.name]} both replace {prompt.name!r}\nGive one.")
+            raise UserError(f"--prompt {path} and {replaced[prompt.name]} both replace {prompt.name!r}\nfix: give one")
         replaced[prompt.name] = path
         prompts[prompt.name] = prompt
     return prompts
@@ -110,7 +110,7 @@ def subjects(kind: str, path: Path | None) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--{kind} {path}: cannot be read as UTF-8 text: {error}") from error
+        raise UserError(f"--{kind} {path}: cannot be read as UTF-8 text: {error}\nfix: give a text file") from error
     found = list(dict.fromkeys(line for line in lines if line))
     if not found:
         raise UserError(f"--{kind} {path}: the file is empty\nfix: give the {kind}, one per line")
@@ -122,7 +122,7 @@ def _read(path: Path, temperature: float | None) -> Prompt:
     if temperature is not None:
         content["temperature"] = temperature
     if not 0 <= content["temperature"] <= 2:
-        raise UserError(f"--temperature is {content['temperature']}; give 0 to 2")
+        raise UserError(f"--temperature is {content['temperature']}\nfix: give 0 to 2")
     examples = tuple(_example(path, content, example) for example in content.pop("examples", []))
     words = [content["system"], content["user"], *(text for example in examples for text in example)]
     digest = hashlib.sha256("\x1f".join(words).encode()).hexdigest()
@@ -137,8 +137,8 @@ def _example(path: Path, content: dict[str, Any], example: Any) -> tuple[str, st
         return string.Template(content["user"]).substitute(example["input"]).rstrip(), answer
     except (Unusable, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"--prompt {path}: an example is none: {error}\n"
-            f"Each has `input`, with {', '.join(sorted(FIELDS[content['name']]))}, and `answer`."
+            f"--prompt {path}: an example cannot be used: {error}\n"
+            f"fix: each has `input`, with {', '.join(sorted(FIELDS[content['name']]))}, and `answer`"
         ) from error
 
 
@@ -146,21 +146,26 @@ def _checked(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}\nfix: correct that place"
+        ) from error
     wanted = ", ".join(_KINDS)
     if not isinstance(content, dict) or set(content) - {"examples"} != set(_KINDS):
         raise UserError(
-            f"--prompt {path}: is not a prompt\nIts keys are {wanted} and, if you like, examples; see {FOLDER}"
+            f"--prompt {path}: is not a prompt\nfix: its keys must be {wanted} and, optionally, examples; see {FOLDER}"
         )
     if not isinstance(content.get("examples", []), list):
         raise UserError(f"--prompt {path}: examples is not a list\nfix: give a list of `input` and `answer` pairs")
     for key, kind in _KINDS.items():
         if not isinstance(content[key], kind) or isinstance(content[key], bool):
-            raise UserError(f"--prompt {path}: {key} is {content[key]!r}, of another type than in {FOLDER}")
+            raise UserError(
+                f"--prompt {path}: {key} is {content[key]!r}, of another type than ours\n"
+                f"fix: see the prompts in {FOLDER}"
+            )
     if content["name"] not in FIELDS:
-        raise UserError(f"--prompt {path}: name is {content['name']!r}; give one of {', '.join(FIELDS)}")
+        raise UserError(f"--prompt {path}: name is {content['name']!r}\nfix: give one of {', '.join(FIELDS)}")
     if content["max_tokens"] < 1:
-        raise UserError(f"--prompt {path}: max_tokens is {content['max_tokens']}; give 1 or more")
+        raise UserError(f"--prompt {path}: max_tokens is {content['max_tokens']}\nfix: give 1 or more")
     _require_fields(path, content["name"], string.Template(content["user"]))
     return content
 
@@ -170,5 +175,5 @@ def _require_fields(path: Path, name: str, template: string.Template) -> None:
         names = ", ".join(f"${field}" for field in sorted(FIELDS[name]))
         raise UserError(
             f"--prompt {path}: the user text of {name!r} must have {names} and no other $name\n"
-            "Write a dollar sign as $$."
+            "fix: name these fields and no others; write a dollar sign as $$"
         )

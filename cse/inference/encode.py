@@ -54,7 +54,7 @@ class TextFile:
             digest.update(f"{len(text)}:{text}".encode())  # so that no two lists of texts read the same
             rows, blank = rows + 1, blank + (not text.strip())
         if not rows:
-            raise UserError(f"texts {path}: the file is empty")
+            raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
         return cls(path, column, rows, blank, digest.hexdigest())
 
     def windows(self, rows: int, skip: int = 0) -> Iterator[list[str]]:
@@ -110,7 +110,7 @@ def encode_file(
     check_out(out)
     size = _dims(dims, encoder.dim)
     if window < 1:
-        raise UserError(f"--window is {window}; give 1 or more")
+        raise UserError(f"--window is {window}\nfix: give an integer >= 1")
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = {
         "texts": texts.sha256,
@@ -142,9 +142,9 @@ def check_out(out: Path) -> None:
         UserError: Its name ends otherwise, it is a folder, or its folder is not to be written to.
     """
     if out.suffix not in FORMATS:
-        raise UserError(f"--out is {out}; give a name that ends in {' or '.join(FORMATS)}")
+        raise UserError(f"--out is {out}\nfix: give a name that ends in {' or '.join(FORMATS)}")
     if out.is_dir():
-        raise UserError(f"--out {out} is a folder; give a file in it, such as {out / ('vectors' + out.suffix)}")
+        raise UserError(f"--out {out} is a folder\nfix: give a file in it, such as {out / ('vectors' + out.suffix)}")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"--out {out}: {folder} is not a folder that can be written to\nfix: give another place")
@@ -162,7 +162,7 @@ def _read(path: str, column: str) -> Iterator[str]:
 
 def _dims(dims: int | None, most: int) -> int:
     if dims is not None and not 1 <= dims <= most:
-        raise UserError(f"--dims is {dims}; this checkpoint's vectors have {most}: give a number from 1 to {most}")
+        raise UserError(f"--dims is {dims}, but the vectors have {most} components\nfix: give 1 to {most}")
     return dims or most
 
 
