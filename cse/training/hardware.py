@@ -17,6 +17,7 @@ from cse.encoder.fast.batching import native_bf16
 from cse.training.settings import Settings
 
 ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
 
 
 def problems(settings: Settings) -> Iterator[str]:
@@ -27,7 +28,8 @@ def problems(settings: Settings) -> Iterator[str]:
         if name not in LOGGER_TYPE_TO_CLASS:
             yield f"trainer.trackers has {name!r}, which is unknown\nfix: use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
         elif name not in map(str, get_available_trackers()):
-            yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install 'cse-embeddings[trackers]'"
+            package = "'cse-embeddings[trackers]'" if name in EXTRA else name.replace("_", "-")
+            yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install {package}"
 
 
 def accelerator(settings: Settings, folder: Path) -> Accelerator:

@@ -16,7 +16,10 @@ from cse.training.settings import Settings
 
 
 class Callback(ABC):  # noqa: B024 - no event is required
-    """Watches a run. Each method does nothing unless overridden, and none may change training."""
+    """Watches a run. Each method does nothing unless overridden, and none may change training.
+
+    One exception: `on_eval` may end the run before its last step, by `run.ended = True`.
+    """
 
     def on_start(self, run: Run) -> None:  # noqa: B027
         """Called before the first step, when everything is built."""
@@ -80,6 +83,7 @@ class Run:
         truncated: Distinct texts that are longer than `collator.max_length`.
         hardware: Device, number of processes and precision.
         interrupted: Whether Ctrl-C stopped the run before its end.
+        ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
     """
 
     name: str
@@ -99,3 +103,4 @@ class Run:
     truncated: int = 0
     hardware: str = ""
     interrupted: bool = False
+    ended: bool = False

@@ -19,7 +19,7 @@ from cse.data.loader import Rows, StepBatches
 from cse.data.tokens import TokenStore
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import gradcache, hardware, preflight
+from cse.training import gradcache, hardware, preflight, tracking
 from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
 from cse.training.learner import Learner, diagnostics
 from cse.training.run import Callbacks, Run
@@ -93,10 +93,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.log.cut(run.progress.log_bytes)  # steps after the last saved state are taken again
         if self.settings.trackers:
-            self.accelerator.init_trackers("cse", config={"recipe": run.name, "seed": run.seed})
+            tracking.start(self.accelerator, run.folder, f"{run.name}-{run.folder.name}", tracking.settings_of(run))
         if not run.progress.finished:
             with self.interrupt:
                 self._train()
+        if not run.interrupted:
+            tracking.log_result(self.accelerator, run)
         self.callbacks.on_end(run)
         self.accelerator.end_training()
         return run
@@ -145,12 +147,12 @@ class Trainer:
         self._save_state()
 
     def _complete(self) -> bool:
-        """Whether the run is over: it has taken all steps, or no evaluation of the last few was an improvement."""
+        """Whether the run is over: all steps are taken, a callback ended it, or the last evaluations were no better."""
         progress, patience = self.run.progress, self.settings.early_stopping
         if patience is None or progress.best_step is None:
-            return progress.step >= self.run.max_steps
+            return progress.step >= self.run.max_steps or self.run.ended
         waited = (progress.step - progress.best_step) // self.settings.eval_every
-        return progress.step >= self.run.max_steps or waited >= patience
+        return progress.step >= self.run.max_steps or self.run.ended or waited >= patience
 
     def _load(self, rows: Sequence[Example], first: int, until: int | None) -> Iterator[list[Batch]]:
         """For each step from `first` to before `until`: this process's share of its batch, in `accumulation` parts."""
@@ -227,7 +229,10 @@ class Trainer:
         run.objective.after_step(self._context(step, 0, parts[-1]))
         metrics = {"loss": total, "lr": rate, "grad_norm": norm}
         metrics |= {name: float(value) for name, value in output.metrics.items()}
-        return metrics | (diagnostics(encoded, parts[-1].num_positives) if probe else {})
+        if probe:
+            return metrics | diagnostics(encoded, parts[-1].num_positives)
+        self.accelerator.log(metrics, step=step + 1)  # a step that is probed is logged with its evaluation
+        return metrics
 
     def _evaluate(self, metrics: dict[str, float]) -> None:
         """Score the encoder, keep it if it is the best so far, log, and save the state."""
@@ -247,9 +252,9 @@ class Trainer:
         record = {"step": progress.step, **metrics, **scores}
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log.append({**record, "seconds": round(progress.seconds, 3)})
-        if self.settings.trackers:
-            self.accelerator.log(record, step=progress.step)
+        self.accelerator.log(record, step=progress.step)
         self.callbacks.on_eval(run, record)
+        run.ended = distributed.any_process(run.ended)  # callbacks are called on one process only
         self._save_state()
 
     def _save_state(self) -> None:

@@ -135,35 +135,6 @@ def test_the_loop_asks_a_source_when_its_rows_change_and_keeps_its_state(tiny_be
     assert again.source.asked == []  # the run was complete
 
 
-# -- Trackers --------------------------------------------------------------------------------------------------------
-
-
-def test_a_tracker_that_is_not_installed_is_refused_with_its_pip_line(tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr("cse.training.hardware.get_available_trackers", list)
-    run = make_run(tmp_path, tiny_bert, trackers=["tensorboard"])
-    with pytest.raises(UserError, match=r"trainer.trackers has 'tensorboard'(.|\n)*cse-embeddings\[trackers\]"):
-        Trainer(run)
-    assert not run.folder.exists()
-
-
-def test_an_unknown_tracker_is_refused_with_those_that_exist(tiny_bert, tmp_path):
-    run = make_run(tmp_path, tiny_bert, trackers=["tensorbord"])
-    with pytest.raises(UserError, match=r"'tensorbord'(.|\n)*tensorboard"):
-        Trainer(run)
-
-
-def test_tensorboard_receives_every_evaluation(tiny_bert, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = make_run(tmp_path, tiny_bert, trackers=["tensorboard"])
-    Trainer(run).fit()
-    events = EventAccumulator(str(run.folder / "trackers" / "cse")).Reload()
-    want = [(line["step"], line["dev"]) for line in metrics(run.folder)]
-    got = [(event.step, event.value) for event in events.Scalars("dev")]
-    assert got == [(step, pytest.approx(value, rel=1e-6)) for step, value in want]
-
-
 # -- Windows ---------------------------------------------------------------------------------------------------------
 
 

@@ -313,3 +313,28 @@ def test_state_json_says_where_the_run_is(tiny_bert, tmp_path):
     about = json.loads((run.folder / "state" / "state.json").read_text())
     assert about["progress"]["step"] == 6
     assert about["progress"]["finished"]
+
+
+class Ends(Callback):
+    """Ends the run at an evaluation."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_eval(self, run, metrics):
+        run.ended = run.progress.step == self.step
+
+
+def test_a_callback_may_end_a_run_at_an_evaluation(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert)
+    run.callbacks = [Ends(4)]
+    Trainer(run).fit()
+    assert [line["step"] for line in metrics(run.folder)] == [0, 2, 4]
+    assert run.progress.finished
+    assert not run.interrupted
+    whole = make_run(tmp_path / "whole", tiny_bert)
+    Trainer(whole).fit()
+    assert metrics(run.folder) == metrics(whole.folder)[:3]
+    again = make_run(tmp_path, tiny_bert)
+    Trainer(again).fit(resume=True)
+    assert again.progress.step == 4
