@@ -9,9 +9,9 @@ How the ids relate to the text, exactly:
 
     ids(template with text) == before + ids(prefix) + ids(text) + ids(suffix) + after
 
-where each part is tokenised on its own, without special tokens, and before and after are what the tokenizer adds to a
+where each part is tokenized on its own, without special tokens, and before and after are what the tokenizer adds to a
 text by itself ([CLS] and [SEP], <s> and </s>, or nothing). Special tokens written out in the template ([MASK]) become
-their ids. This is not always what tokenising the whole string gives: nothing merges across the seams. Where a word has
+their ids. Tokenizing the whole string may give other ids, because nothing merges across the seams. If a word has
 other ids after a space (GPT-2, Llama, RoBERTa), end the prefix with a character that takes no space after it, such as a
 quotation mark: of 'query: {text}' such a tokenizer makes a lone space, then the text as if a line began with it.
 """
@@ -74,18 +74,19 @@ def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str
         template = template_of(tokenizer)
         what = f"the template {template!r} takes" if template else "special tokens take"
         raise UserError(
-            f"{field} is {max_length}, and {what} {added} of it: no room for a text\nGive {added + 16} or more."
+            f"{field} is {max_length}, and {what} {added} of it: no room for a text\n"
+            f"fix: set {field} to {added + 16} or more"
         )
 
 
 def _cut(template: str) -> tuple[str, str]:
-    """What stands before and after the text."""
+    """The parts of the template before and after the text."""
     count = template.count(FIELD)
     if count != 1:
-        raise UserError(f"encoder.template is {template!r}, with {count} times {FIELD}\nWrite {FIELD} once in it.")
+        raise UserError(f"encoder.template is {template!r}, with {count} times {FIELD}\nfix: write {FIELD} once in it")
     prefix, suffix = template.split(FIELD)
     if not (prefix or suffix):
-        raise UserError(f"encoder.template is {FIELD} alone, which changes nothing; leave it out")
+        raise UserError(f"encoder.template is {FIELD} alone, which changes nothing\nfix: remove the option")
     return prefix, suffix
 
 
