@@ -8,7 +8,8 @@
 `path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
 `org/name:file`, or `stream:org/name`, which keeps no copy on disk and with `limit` fetches only that many rows. White
 space around a text is dropped. Blank rows and exact repetitions of a row are left out, and counted in `report`; a
-missing cell becomes one space, as in SimCSE, and is counted too.
+missing cell becomes one space, as in SimCSE, and is counted too. `path` may also be an object in memory: a list of
+strings, of tuples in the order of the columns, or of dicts; a pandas or polars DataFrame; a `datasets.Dataset`.
 
 A `weight_column` says how much each row counts in the mean of an objective, and a `label_column` which class or cluster
 it is of, for samplers; its values may be any text or number.
@@ -18,13 +19,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, overload
 
 from cse.batch import Example
-from cse.data.sources import Column, Row, read
+from cse.data.memory import label, read, save
+from cse.data.sources import Column, Row
 from cse.errors import UserError, require_at_least
 
 SPACE = " "
@@ -44,16 +47,19 @@ class Dataset(Sequence[Example]):
     """Rows in memory, in the order of the source.
 
     Attributes:
-        name: The path as it was given.
+        name: The path as it was given, or the type of the object that held the rows.
+        path: What was read: a path, or an object in memory.
+        asked: The columns that were read.
         report: Counts: `blank` and `duplicate` rows left out, `missing` cells, and what a class adds.
         hash: The sha256 of the content.
     """
 
     unit = "rows"
 
-    def __init__(self, name: str, rows: _Rows) -> None:
-        _require_distinct(name, rows)
-        self.name, self.report = name, rows.report
+    def __init__(self, source: str | Path | Sized, asked: Sequence[Column], rows: _Rows) -> None:
+        self.path: str | Sized = str(source) if isinstance(source, Path) else source
+        self.name, self.asked, self.report = label(source), list(asked), rows.report
+        _require_distinct(f"data is a {self.name}" if self.in_memory else f"data.path is {self.name}", rows)
         self._texts, self._extras = rows.texts, rows.extras
         self.hash = _hash(rows)
 
@@ -71,6 +77,16 @@ class Dataset(Sequence[Example]):
         row = range(len(self))[index]
         extras: dict[str, Any] = {name: values[row] for name, values in self._extras.items()}
         return Example(self._texts[row], row_id=row, **extras)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows came from an object in memory, which no recipe can name."""
+        return not isinstance(self.path, str)
+
+    def save_source(self, target: Path) -> None:
+        """Write the rows that came from memory, as they were before anything was left out; see `cse.data.memory`."""
+        if not isinstance(self.path, str):
+            save(self.path, self.asked, target)
 
     @property
     def ragged(self) -> bool:
@@ -112,7 +128,7 @@ class Texts(Dataset):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path | Sized,
         *,
         column: int | str = "text",
         split: str = "train",
@@ -124,8 +140,10 @@ class Texts(Dataset):
     ) -> None:
         require_at_least(0, "data", min_words=min_words)
         require_at_least(max(1, min_words), "data", max_words=max_words)
+        self.column, self.split, self.limit, self.min_words, self.max_words = column, split, limit, min_words, max_words
+        self.weight_column, self.label_column = weight_column, label_column
         marks, extras = _marks(weight_column, label_column)
-        source = read(path, [Column("data.column", column), *marks], split)
+        asked = [Column("data.column", column), *marks]
 
         def wanted(texts: tuple[str, ...], report: dict[str, int]) -> bool:
             words = len(texts[0].split())
@@ -134,7 +152,8 @@ class Texts(Dataset):
                 report[verdict] = report.get(verdict, 0) + 1
             return verdict is None
 
-        super().__init__(path, _collect(source, limit=limit, wanted=wanted, extras=extras))
+        source = read(path, asked, split)
+        super().__init__(path, asked, _collect(source, limit=limit, wanted=wanted, extras=extras))
 
 
 class Pairs(Dataset):
@@ -156,7 +175,7 @@ class Pairs(Dataset):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path | Sized,
         *,
         columns: Sequence[int | str] = ("sentence1", "sentence2"),
         split: str = "train",
@@ -164,9 +183,11 @@ class Pairs(Dataset):
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
     ) -> None:
+        self.columns, self.split, self.limit = columns, split, limit
+        self.weight_column, self.label_column = weight_column, label_column
         marks, extras = _marks(weight_column, label_column)
         asked = [*_columns(columns, exactly=2), *marks]
-        super().__init__(path, _collect(read(path, asked, split), limit=limit, extras=extras))
+        super().__init__(path, asked, _collect(read(path, asked, split), limit=limit, extras=extras))
 
 
 class Triplets(Dataset):
@@ -193,7 +214,7 @@ class Triplets(Dataset):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path | Sized,
         *,
         columns: Sequence[int | str] = ("premise", "entailment", "contradiction"),
         score_column: int | str | None = None,
@@ -202,13 +223,16 @@ class Triplets(Dataset):
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
     ) -> None:
+        self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
+        self.weight_column, self.label_column = weight_column, label_column
         asked, extras = _columns(columns, at_least=3), {}
         if score_column is not None:
             asked.append(Column("data.score_column", score_column))
             extras["score"] = partial(_score, low=0.0, high=1.0)
         marks, more = _marks(weight_column, label_column)
-        source = read(path, [*asked, *marks], split)
-        super().__init__(path, _collect(source, limit=limit, extras=extras | more, negatives=len(columns) - 2))
+        asked += marks
+        source = read(path, asked, split)
+        super().__init__(path, asked, _collect(source, limit=limit, extras=extras | more, negatives=len(columns) - 2))
 
 
 class ScoredPairs(Dataset):
@@ -231,7 +255,7 @@ class ScoredPairs(Dataset):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path | Sized,
         *,
         columns: Sequence[int | str] = ("sentence1", "sentence2"),
         score_column: int | str = "score",
@@ -242,9 +266,11 @@ class ScoredPairs(Dataset):
     ) -> None:
         if not min_score < max_score:
             raise UserError(f"data.max_score is {max_score}\nfix: give more than data.min_score, {min_score}")
+        self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
+        self.min_score, self.max_score = min_score, max_score
         asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
         scored: dict[str, Parse] = {"score": partial(_score, low=min_score, high=max_score)}
-        super().__init__(path, _collect(read(path, asked, split), limit=limit, extras=scored))
+        super().__init__(path, asked, _collect(read(path, asked, split), limit=limit, extras=scored))
 
 
 def _collect(
@@ -344,17 +370,16 @@ def _columns(names: Sequence[int | str], *, exactly: int | None = None, at_least
     return [Column("data.columns", name) for name in names]
 
 
-def _require_distinct(name: str, rows: _Rows) -> None:
+def _require_distinct(what: str, rows: _Rows) -> None:
     """Raise unless there are two rows to tell apart."""
     if len(rows.texts) > 1:
         return
     counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "no line at all"
     if not rows.texts:
-        raise UserError(f"data.path is {name}: there is no text in it ({counts})\nfix: give a file with texts")
-    what = "every row is the same" if rows.report["duplicate"] else "it has one row"
+        raise UserError(f"{what}: there is no text in it ({counts})\nfix: give rows with texts")
+    why = "every row is the same" if rows.report["duplicate"] else "it has one row"
     raise UserError(
-        f"data.path is {name}: {what}: {rows.texts[0][0][:60]!r}\n"
-        "fix: give a file with different texts, which training contrasts"
+        f"{what}: {why}: {rows.texts[0][0][:60]!r}\nfix: give rows with different texts, which training contrasts"
     )
 
 

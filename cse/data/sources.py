@@ -189,7 +189,7 @@ def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence
         at, width = [int(c.name) for c in columns], 0
     else:
         header = next(lines, (0, []))[1]
-        at, width = [_index(c, header, file) for c in columns], len(header)
+        at, width = [require_column(c, header, file) for c in columns], len(header)
     for number, cells in lines:
         place = f"{file}:{number}"
         if not any(cells):
@@ -220,7 +220,7 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
         if not checked:
             _require(columns, list(record), file)
             checked = True
-        yield Row(tuple(_cell(record.get(str(c.name)), c, place) for c in columns), place)
+        yield Row(tuple(cell(record.get(str(c.name)), c, place) for c in columns), place)
 
 
 # -- Tables of another's making ----------------------------------------------------------------------------------------
@@ -293,10 +293,15 @@ def _no_hub(path: str, error: Exception) -> UserError:
 def _records(records: Any, columns: Sequence[Column], where: str) -> Iterator[Row]:
     for number, record in enumerate(records, 1):
         place = f"{where} row {number}"
-        yield Row(tuple(_cell(record[str(c.name)], c, place) for c in columns), place)
+        yield Row(tuple(cell(record[str(c.name)], c, place) for c in columns), place)
 
 
-def _cell(value: Any, column: Column, place: str) -> str | None:
+def cell(value: Any, column: Column, place: str) -> str | None:
+    """A value of a row as text; None if it is missing.
+
+    Raises:
+        UserError: It is neither a text nor a number, or has half a character.
+    """
     if value is None or isinstance(value, str):
         if value and not value.isascii() and re.search("[\ud800-\udfff]", value):
             raise UserError(
@@ -314,10 +319,15 @@ def _cell(value: Any, column: Column, place: str) -> str | None:
 
 def _require(columns: Sequence[Column], names: Sequence[str], where: Path | str) -> None:
     for column in columns:
-        _index(column, names, where)
+        require_column(column, names, where)
 
 
-def _index(column: Column, names: Sequence[str], where: Path | str) -> int:
+def require_column(column: Column, names: Sequence[str], where: Path | str) -> int:
+    """The place of a column among the names of a table's columns.
+
+    Raises:
+        UserError: There is no such column.
+    """
     if column.name not in names:
         shown = ", ".join(map(repr, names[:12])) if names else "none, it is empty"
         raise UserError(
