@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from cse.errors import UserError
+from cse.training.objects import insert_parts, merge, require_objects
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
+UNNAMED = "custom"  # a recipe that is no file
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Recipe:
         text: The same as YAML, which parses to the same recipe.
         expect: The band that the authors of the recipe saw, if any.
         own: The file, if it is not one of the package's, whose name it may share.
+        objects: Parts that exist already, by name: an objective, a data set; `rows` are those that the data reads.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Recipe:
     text: str
     expect: dict[str, Any]
     own: Path | None = None
+    objects: Mapping[str, Any] = field(default_factory=dict)
 
 
 def folder() -> Path:
@@ -121,43 +125,50 @@ def read(path: Path) -> dict[str, Any]:
     return merge(inherited, content)
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge `over` on top of `base`, mapping by mapping."""
-    switched = "class_path" in over and over["class_path"] != base.get("class_path")
-    merged = {} if switched else dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load(
+    recipe: str | Mapping[str, Any], overrides: Sequence[str] = (), parts: Mapping[str, Any] | None = None
+) -> Recipe:
     """Parse and check a recipe without building anything heavy.
 
     Args:
-        name: A name of the package's, or a path that ends in .yaml.
+        recipe: A name of the package's, a path that ends in .yaml, or what such a file holds.
         overrides: Options such as `--trainer.max_steps=50`.
+        parts: Mappings that are merged with the recipe's parts of the same names, and objects that take their places;
+            `rows` are in memory, and the recipe's data class reads them.
 
     Raises:
         UserError: An option is unknown, of the wrong type, or missing.
     """
-    path = find(name)
-    content = read(path)
+    path, content = None, {}
+    if isinstance(recipe, Mapping):
+        content = dict(recipe)
+    else:
+        path = find(recipe)
+        content = read(path)
+    name = UNNAMED if path is None else path.stem if path.parent.name != "paper" else f"paper-{path.stem}"
+    objects = {name: part for name, part in (parts or {}).items() if name == "rows" or not isinstance(part, Mapping)}
     expect = content.pop("expect", None) or {}
-    parser = _parser()
-    arguments = [f"--config={yaml.safe_dump(content)}", *overrides]
+    require_objects(content.pop("objects", None) or {}, objects, path)
+    unwritten = insert_parts(content, parts or {}, path)
+    parser = _parser(unwritten)
     try:
-        config = parser.parse_args(arguments)
+        config = parser.parse_args([f"--config={yaml.safe_dump(content)}", *overrides])
+    except yaml.representer.RepresenterError as error:
+        raise UserError(
+            f"recipe {name}: {str(error.args[-1])[:80]} is an object of Python within a mapping\n"
+            "fix: give the whole part as an object, or its class_path and init_args"
+        ) from error
     except Exception as error:  # jsonargparse raises several kinds
         what, _, fix = _explain(str(error)).partition("\nfix: ")
-        fix = fix or f"`cse recipe show {name} --defaults` lists every option with its default"
-        raise UserError(f"recipe {path.stem}: {what}\nfix: {fix}") from error
+        show = f"`cse recipe show {'simcse-unsup' if path is None else recipe} --defaults`"
+        fix = fix or f"{show} lists every option with its default"
+        raise UserError(f"recipe {name if path is None else path.stem}: {what}\nfix: {fix}") from error
     config.pop("config", None)
     text = parser.dump(config, skip_none=False)
-    if expect:
-        text += yaml.safe_dump({"expect": expect})
-    own = None if path.resolve().is_relative_to(folder().resolve()) else path
-    return Recipe(path.stem if path.parent.name != "paper" else f"paper-{path.stem}", config, text, expect, own)
+    for key, lines in (("expect", expect), ("objects", unwritten)):
+        text += yaml.safe_dump({key: lines}) if lines else ""
+    own = None if path is None or path.resolve().is_relative_to(folder().resolve()) else path
+    return Recipe(name, config, text, expect, own, objects)
 
 
 def build(recipe: Recipe) -> Any:
@@ -176,8 +187,14 @@ def build(recipe: Recipe) -> Any:
     built = SimpleNamespace()
     for part in (*COMPONENTS, "trainer", "callbacks"):
         try:
-            value = recipe.config[part]
-            setattr(built, part, Settings(**vars(value)) if part == "trainer" else _make(value))
+            value = recipe.config.get(part)
+            if part in recipe.objects:
+                value = recipe.objects[part]
+            elif part == "data" and "rows" in recipe.objects:
+                value = _make(value, path=recipe.objects["rows"])
+            else:
+                value = Settings(**vars(value)) if part == "trainer" else _make(value)
+            setattr(built, part, value)
         except ValueError as error:
             what, _, fix = str(error).partition("\nfix: ")
             fix = fix or f"give `{part}` other arguments, in the recipe or on the command line"
@@ -185,8 +202,8 @@ def build(recipe: Recipe) -> Any:
     return built
 
 
-def _make(value: Any) -> Any:
-    """Build what a class_path with init_args names, also within lists and arguments.
+def _make(value: Any, **known: Any) -> Any:
+    """Build what a class_path with init_args names, also within lists and arguments; `known` are arguments as they are.
 
     jsonargparse could build it, but would bury the message of a constructor among its own.
     """
@@ -202,24 +219,31 @@ def _make(value: Any) -> Any:
             hint = get_type_hints(component.__init__)[key]
             part = next(kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind))
             arguments[key] = part(**vars(options))
-    return component(**arguments)
+    return component(**arguments | known)
 
 
-def _parser() -> Any:
-    from jsonargparse import ArgumentParser
-
+def bases() -> dict[str, type]:
+    """The class that each part of a recipe is an object of."""
     from cse.data.datasets import Dataset
     from cse.encoder.model import Encoder
     from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
+
+    return dict(zip(COMPONENTS, (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RowSource), strict=True))
+
+
+def _parser(absent: Collection[str] = ()) -> Any:
+    """The parser of recipes in which some parts may be absent."""
+    from jsonargparse import ArgumentParser
+
     from cse.training.run import Callback
     from cse.training.settings import Settings
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
     parser.add_argument("--seed", type=int, default=42, help="seed of everything that is drawn at random")
-    classes = (Dataset, Collator, Encoder, Objective, Evaluator, Sampler, RowSource)
-    for component, base in zip(COMPONENTS, classes, strict=True):
-        parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
+    for component, base in bases().items():
+        if component not in absent:
+            parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
     parser.add_class_arguments(Settings, "trainer")
     parser.add_argument("--callbacks", type=list[Callback], default=[], help="further callbacks of the run")
     return parser

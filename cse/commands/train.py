@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train; returns 0, or 130 if Ctrl-C stopped the run."""
-    from cse.console import quiet
-    from cse.training.start import resume, train
+    from cse.api.training import resume, train
 
     if (arguments.recipe is None) == (arguments.resume is None):
         raise UserError(
@@ -31,9 +30,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         )
     if arguments.resume is not None and overrides:
         raise UserError(f"--resume uses the recipe of the run and takes no options\nfix: remove {' '.join(overrides)}")
-    quiet()
     if arguments.resume is not None:
         done = resume(arguments.resume)
     else:
-        done = train(arguments.recipe, overrides, arguments.run_dir)
-    return 130 if done.interrupted else 0
+        done = train(arguments.recipe, overrides=overrides, run_dir=arguments.run_dir)
+    return 0 if done.finished else 130

@@ -14,6 +14,7 @@ from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
 from cse.files import write_json, write_text
 from cse.recipe import Recipe
+from cse.training.objects import ROWS
 from cse.training.run import Callback, Run
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
@@ -126,7 +127,7 @@ def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:
 
 
 class RunFiles(Callback):
-    """Writes the resolved recipe and the environment beside the weights, and keeps other processes out of the folder.
+    """Writes recipe, environment and rows from memory beside the weights, and keeps other processes out of the folder.
 
     Args:
         recipe: The recipe of the run.
@@ -138,7 +139,7 @@ class RunFiles(Callback):
         self.lock = FileLock(folder / ".lock")
 
     def on_start(self, run: Run) -> None:
-        """Lock the folder, and write both files at the start of a new run.
+        """Lock the folder, and write the files at the start of a new run.
 
         Raises:
             UserError: Another process is training in the folder.
@@ -154,6 +155,8 @@ class RunFiles(Callback):
         if self.recipe.own is not None:
             say("recipe", str(self.recipe.own))
         if run.progress.step == 0:
+            if run.data.in_memory:
+                run.data.save_source(run.folder / ROWS)
             write_json(run.folder / "env.json", environment(self.recipe.name, self.recipe.config.seed))
             # The recipe comes last: it is what makes the folder a run that can be resumed.
             write_text(run.folder / "recipe.yaml", self.recipe.text)

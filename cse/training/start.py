@@ -1,11 +1,12 @@
-"""Begin a run from a recipe, or resume one: what `cse train` does."""
+"""Begin a run from a recipe, or resume one: what `cse train` and `cse.train` do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cse.data.loader import FixedRows
 from cse.errors import UserError
@@ -13,17 +14,28 @@ from cse.files import read_json, recover
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import load_progress
-from cse.training.run import Run
+from cse.training.given import as_options, resolve
+from cse.training.run import Callback, Run
 from cse.training.trainer import Trainer
 
 
-def train(recipe: str, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Run:
+def train(
+    recipe: str | Path | Mapping[str, Any] | None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    run_dir: str | Path | None = None,
+    *,
+    parts: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Train a recipe.
 
     Args:
-        recipe: The recipe's name, or a path that ends in .yaml.
-        overrides: Options of the recipe, such as `--trainer.max_steps=50`.
+        recipe: The recipe's name, a path that ends in .yaml, or the content of such a file. None: the parts say
+            everything.
+        overrides: Options of the recipe, such as `--trainer.max_steps=50`, or their values by name.
         run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
+        parts: What takes the place of the recipe's parts; see `cse.training.given.resolve`.
+        callbacks: Further watchers of the run. The run's recipe does not name them.
 
     Returns:
         The run; best/ and last/ in its folder are checkpoints. `interrupted` says whether Ctrl-C stopped it.
@@ -32,45 +44,62 @@ def train(recipe: str, overrides: Sequence[str] = (), run_dir: Path | None = Non
         UserError: The recipe cannot be trained, or the folder holds a run already.
         FloatingPointError: The loss is not finite.
     """
-    loaded = load(recipe, overrides)
+    require_callbacks(callbacks)
+    named, options, given = resolve(recipe, parts or {})
+    loaded = load(named, [*options, *as_options(overrides, given)], given)
     seed = loaded.config.seed
-    folder = run_dir or Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+    folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     if (folder / "state").exists():
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
-    return _fit(loaded, folder, is_resume=False)
+    return _fit(loaded, folder, callbacks, is_resume=False)
 
 
-def resume(run_dir: Path) -> Run:
+def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callbacks: Sequence[Callback] = ()) -> Run:
     """Resume a run that was interrupted or killed; see `train`.
 
     Args:
         run_dir: The folder of the run.
+        parts: The objects that the run was started with and that its recipe cannot name.
+        callbacks: Further watchers.
 
     Returns:
         The run, which ends as if nothing had interrupted it.
 
     Raises:
-        UserError: The folder does not hold a run, or its state is damaged.
+        UserError: The folder does not hold a run, its state is damaged, or an object is missing.
         FloatingPointError: The loss is not finite.
     """
-    path = run_dir / "recipe.yaml"
+    require_callbacks(callbacks)
+    folder = Path(run_dir)
+    path = folder / "recipe.yaml"
     if not path.is_file():
         raise UserError(
-            f"--resume {run_dir}: is not a run, since {path} does not exist\n"
+            f"--resume {folder}: is not a run, since {path} does not exist\n"
             "fix: give the folder that training printed as `run`"
         )
-    recover(run_dir / "state")
-    begun = (run_dir / "state").exists()  # a run that was killed before its first evaluation ended starts again
+    recover(folder / "state")
+    begun = (folder / "state").exists()  # a run that was killed before its first evaluation ended starts again
     if begun:
-        load_progress(run_dir / "state")  # a damaged state is refused before the data and the model are loaded
+        load_progress(folder / "state")  # a damaged state is refused before the data and the model are loaded
     try:
-        name = str(read_json(run_dir / "env.json")["recipe"])  # recipe.yaml does not hold the name
+        name = str(read_json(folder / "env.json")["recipe"])  # recipe.yaml does not hold the name
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--resume {run_dir}: its env.json is missing or damaged\nfix: start the run again") from error
-    return _fit(replace(load(str(path)), name=name, own=None), run_dir, is_resume=begun)
+        raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
+    _, options, given = resolve(str(path), parts or {})
+    return _fit(replace(load(str(path), options, given), name=name, own=None), folder, callbacks, is_resume=begun)
 
 
-def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> Run:
+def require_callbacks(callbacks: Sequence[object]) -> None:
+    """Raise unless all are objects."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"callbacks has {str(callback)[:60]!r}, of type {type(callback).__name__}\n"
+                "fix: give objects of subclasses of cse.Callback"
+            )
+
+
+def _fit(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], *, is_resume: bool) -> Run:
     built = build(recipe)
     run = Run(
         name=recipe.name,
@@ -84,6 +113,6 @@ def _fit(recipe: Recipe, folder: Path, *, is_resume: bool) -> Run:
         sampler=built.sampler,
         source=built.negatives or FixedRows(),
         settings=built.trainer,
-        callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks],
+        callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks, *callbacks],
     )
     return Trainer(run).fit(resume=is_resume)

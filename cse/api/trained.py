@@ -1,0 +1,135 @@
+"""A run as its folder tells it: scores, checkpoints, curves, and what one does with them next."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from cse.encoder.model import Encoder
+    from cse.publish.hub import Upload
+    from cse.training.checkpoint import Progress
+
+
+class TrainedRun:
+    """A run that is on disk. `cse.train` returns one, and `cse.TrainedRun("runs/mine")` opens one of an earlier day.
+
+    Args:
+        folder: The run's folder.
+
+    Attributes:
+        folder: The run's folder, as `cse train` writes it.
+        best: The checkpoint with the best dev score; without an evaluator, the last one.
+        last: The checkpoint of the last step, once the run is finished.
+
+    Raises:
+        UserError: The folder does not hold a run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.best, self.last = self.folder / "best", self.folder / "last"
+        if not (self.folder / "recipe.yaml").is_file():
+            raise UserError(
+                f"run {self.folder} is not a run, since {self.folder / 'recipe.yaml'} does not exist\n"
+                "fix: give the folder that training printed as `run`"
+            )
+
+    def __repr__(self) -> str:
+        """Such as `TrainedRun('runs/mine', finished, step 12, dev 70.19 -> 74.99)`."""
+        progress = self._progress
+        state = "finished" if progress.finished else "not finished"
+        scores = f", dev {progress.first:.2f} -> {progress.best:.2f}" if self.scores else ""
+        return f"TrainedRun({str(self.folder)!r}, {state}, step {progress.step}{scores})"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Dev scores: `first`, before training, and `best`, at `best_step`. Empty without an evaluator."""
+        p = self._progress
+        if p.first is None or p.best is None or p.best_step is None:
+            return {}
+        return {"first": p.first, "best": p.best, "best_step": p.best_step}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete; otherwise `cse.resume` continues it."""
+        return self._progress.finished
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record for each evaluation: `step`, `loss`, `dev` and so on, from metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the best checkpoint: the one that is scored and published. It is loaded on first use.
+
+        The weights of the last step are `cse.Encoder.load(run.last)`.
+
+        Raises:
+            UserError: The run has saved no checkpoint yet.
+        """
+        import torch
+
+        from cse.encoder.model import Encoder
+
+        return Encoder.load(str(self.checkpoint)).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def checkpoint(self) -> Path:
+        """`best`, if it exists.
+
+        Raises:
+            UserError: The run has saved no checkpoint yet.
+        """
+        if not self.best.is_dir():
+            raise UserError(f"run {self.folder} has no checkpoint yet\nfix: cse.resume({str(self.folder)!r})")
+        return self.best
+
+    def push(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        message: str | None = None,
+        results: Path | None = None,
+        licence: str | None = None,
+        adapter: bool = False,
+        base: str | None = None,
+        dry_run: bool = False,
+    ) -> Upload:
+        """Publish the best checkpoint to the Hugging Face Hub; see `cse.push` for the arguments.
+
+        Raises:
+            UserError: The run has no checkpoint, it does not pass the verification, or the Hub refuses.
+        """
+        from cse.publish.hub import push
+
+        return push(
+            self.checkpoint,
+            repo,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            message=message,
+            results=results,
+            licence=licence,
+            adapter=adapter,
+            base=base,
+            dry_run=dry_run,
+        )
+
+    @property
+    def _progress(self) -> Progress:
+        from cse.training.checkpoint import Progress, load_progress
+
+        state = self.folder / "state"
+        return load_progress(state) if state.is_dir() else Progress()

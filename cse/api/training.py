@@ -1,0 +1,124 @@
+"""`cse.train` and `cse.resume`: a run from Python, which is the run that `cse train` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cse.api.trained import TrainedRun
+
+if TYPE_CHECKING:
+    from cse.data.datasets import Dataset
+    from cse.encoder.model import Encoder
+    from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
+    from cse.training.run import Callback
+
+Part = str | Mapping[str, Any]  # a part as a recipe has it
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    *,
+    data: str | Path | Sized | Dataset | None = None,
+    encoder: str | Path | Mapping[str, Any] | Encoder | None = None,
+    objective: Part | Objective | None = None,
+    collator: Part | Collator | None = None,
+    evaluator: Part | Evaluator | None = None,
+    sampler: Part | Sampler | None = None,
+    negatives: Part | RowSource | None = None,
+    callbacks: Sequence[Callback] = (),
+    steps: int | None = None,
+    seed: int | None = None,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> TrainedRun:
+    """Train a recipe, and what takes the place of its parts.
+
+    A part may be the path of a class, a mapping with `class_path` and `init_args` as a recipe has it, or an object. The
+    run's folder is the one that `cse train` writes. What a recipe cannot name is saved beside it if it is data, and has
+    to be given again to `resume` if it is an object.
+
+    Args:
+        recipe: The recipe's name, a path that ends in .yaml, or the content of such a file. None: the parts say
+            everything.
+        data: Rows for the recipe's data class: a list of strings, of tuples in the order of its columns, or of dicts; a
+            pandas or polars DataFrame; a `datasets.Dataset`; a path, `asset:NAME` or Hub id. Or a data set, such as
+            `cse.Pairs(frame)`. None: the recipe's.
+        encoder: A model to start from: a folder, `asset:NAME` or Hub id. Or an encoder. None: the recipe's.
+        objective: The training loss.
+        collator: Makes batches of rows.
+        evaluator: Scores the encoder, to select the best checkpoint.
+        sampler: Chooses which rows share a batch.
+        negatives: Adds rows or texts that change during training, such as mined negatives.
+        callbacks: Watchers of the run.
+        steps: Optimizer steps; the option `trainer.max_steps`.
+        seed: The seed of everything that is drawn at random.
+        run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
+        overrides: Other options of the recipe: `{"trainer.batch_size": 32}`, `{"trainer": {"batch_size": 32}}`, or as
+            on the command line: `["--trainer.batch_size=32"]`.
+
+    Returns:
+        The run. After Ctrl-C its `finished` is False, and `resume` continues it.
+
+    Raises:
+        UserError: The recipe cannot be trained, or the folder holds a run already. Nothing is written.
+        FloatingPointError: The loss is not finite.
+    """
+    from cse.console import quiet
+    from cse.training import start
+    from cse.training.given import as_options
+
+    quiet()
+    parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
+    more = {"trainer.max_steps": steps, "seed": seed}
+    given = {name: value for name, value in more.items() if value is not None}
+    options = [*as_options(overrides, {}), *as_options(given, {})]
+    return TrainedRun(start.train(recipe, options, run_dir, parts=parts, callbacks=callbacks).folder)
+
+
+def resume(
+    run_dir: str | Path | TrainedRun,
+    *,
+    data: Dataset | None = None,
+    encoder: Encoder | None = None,
+    objective: Objective | None = None,
+    collator: Collator | None = None,
+    evaluator: Evaluator | None = None,
+    sampler: Sampler | None = None,
+    negatives: RowSource | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainedRun:
+    """Resume a run that was interrupted or killed; it ends as if nothing had interrupted it.
+
+    Args:
+        run_dir: The run, or its folder.
+        data: This and the others: the objects that the run was started with, if its recipe cannot name them.
+        encoder: See `data`.
+        objective: See `data`.
+        collator: See `data`.
+        evaluator: See `data`.
+        sampler: See `data`.
+        negatives: See `data`.
+        callbacks: Watchers of the run.
+
+    Raises:
+        UserError: The folder does not hold a run, its state is damaged, or an object is missing.
+        FloatingPointError: The loss is not finite.
+    """
+    from cse.console import quiet
+    from cse.training import start
+
+    quiet()
+    folder = run_dir.folder if isinstance(run_dir, TrainedRun) else Path(run_dir)
+    parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
+    return TrainedRun(start.resume(folder, parts=parts, callbacks=callbacks).folder)
+
+
+def _parts(*values: object) -> dict[str, object]:
+    """The parts that are given, by name."""
+    from cse.recipe import COMPONENTS
+
+    names = ("data", "encoder", "objective", "collator", "evaluator", "sampler", "negatives")
+    assert set(names) == set(COMPONENTS)
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}

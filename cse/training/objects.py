@@ -1,0 +1,103 @@
+"""Objects in place of a recipe's parts: how a recipe writes them, and what it says of one that it cannot write."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cse.errors import UserError
+
+ROWS = "rows.parquet"  # in a run's folder: the rows that the run was given in memory
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `over` on top of `base`, mapping by mapping."""
+    switched = "class_path" in over and over["class_path"] != base.get("class_path")
+    merged = {} if switched else dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def require_objects(named: Mapping[str, str], objects: Mapping[str, Any], path: Path | None) -> None:
+    """Raise if a run was made with objects that no recipe can name, and they are not given again."""
+    for part, what in named.items():
+        if part not in objects:
+            raise UserError(
+                f"recipe {path}: the {part} of the run was an object in Python, {what}, which a recipe cannot name\n"
+                f"fix: cse.resume({str(path.parent if path else '...')!r}, {part}=...) in Python, with the same object"
+            )
+
+
+def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path | None) -> dict[str, str]:
+    """Put mappings and objects into a recipe's content; returns the objects that cannot be written, in words."""
+    unwritten = {}
+    for part, made in parts.items():
+        if part == "rows":
+            continue
+        if isinstance(made, Mapping):
+            content[part] = merge(content.get(part) or {}, made)
+            continue
+        inserted = written(made, path=ROWS) if getattr(made, "in_memory", False) else written(made)
+        content.pop(part, None)
+        if inserted is not None:
+            content[part] = inserted
+        else:
+            unwritten[part] = made.describe() if part == "objective" else type(made).__name__
+    data = content.get("data") or {}
+    arguments = data.get("init_args") or {}
+    if "rows" in parts and not data.get("class_path"):
+        raise UserError("data: no recipe says which class reads the rows\nfix: give an object, such as cse.Texts(rows)")
+    saved = path.parent / ROWS if path else None
+    if "rows" in parts:
+        content["data"] = {**data, "init_args": {**arguments, "path": ROWS}}
+    elif saved and saved.is_file() and arguments.get("path") == ROWS:  # wherever the run's folder was moved to
+        content["data"] = {**data, "init_args": {**arguments, "path": str(saved)}}
+    return unwritten
+
+
+def written(part: object, **known: Any) -> dict[str, Any] | None:
+    """An object as a recipe writes it, `class_path` and `init_args`; None if it cannot be written.
+
+    It can if a module holds its class, and if the object keeps the arguments of its constructor as attributes of the
+    same names, which are numbers, texts, lists, or objects of which the same is true.
+
+    Args:
+        part: The object.
+        known: Arguments to write in place of the attributes.
+    """
+    kind = type(part)
+    module, package = kind.__module__, kind.__module__.rpartition(".")[0]
+    if module in {"__main__", "builtins"} or "<locals>" in kind.__qualname__ or module.startswith(("torch", "numpy")):
+        return None
+    arguments = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} or not hasattr(part, name):
+            return None
+        value = known[name] if name in known else _value_written(getattr(part, name))
+        if value is _UNWRITTEN:
+            return None
+        arguments[name] = value
+    public = package and getattr(import_module(package), kind.__name__, None) is kind  # cse.data.Texts is promised
+    return {"class_path": f"{package if public else module}.{kind.__qualname__}", "init_args": arguments}
+
+
+_UNWRITTEN = object()
+
+
+def _value_written(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple) or type(value).__name__ == "ModuleList":
+        items = [_value_written(item) for item in value]
+        return _UNWRITTEN if _UNWRITTEN in items else items
+    if isinstance(value, Mapping):
+        named = {str(key): _value_written(item) for key, item in value.items()}
+        return _UNWRITTEN if _UNWRITTEN in named.values() else named
+    return written(value) or _UNWRITTEN
