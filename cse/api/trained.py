@@ -75,11 +75,7 @@ class TrainedRun:
         Raises:
             UserError: The run has saved no checkpoint yet.
         """
-        import torch
-
-        from cse.encoder.model import Encoder
-
-        return Encoder.load(str(self.checkpoint)).to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_encoder(str(self.checkpoint))
 
     @property
     def checkpoint(self) -> Path:
@@ -133,3 +129,12 @@ class TrainedRun:
 
         state = self.folder / "state"
         return load_progress(state) if state.is_dir() else Progress()
+
+
+def load_encoder(checkpoint: str) -> Encoder:
+    """An encoder on the GPU if there is one, or else on the CPU."""
+    import torch
+
+    from cse.encoder.model import Encoder
+
+    return Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,24 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Encode and write."""
-    from cse.console import progress, quiet, say
+    from cse.api.models import encode
+    from cse.console import say
 
-    quiet()
-    import torch
-
-    from cse.encoder.model import Encoder
-    from cse.inference.encode import TextFile, check_out, encode_file
-
-    check_out(arguments.out)
-    texts = TextFile.scan(arguments.texts, arguments.column)
-    blank = f", {texts.blank:,} of them blank, encoded as the empty text" if texts.blank else ""
-    say("texts", f"{arguments.texts} {texts.rows:,} rows{blank}")
-    encoder = Encoder.load(arguments.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     a = arguments
     options = {"precision": a.precision, "normalize": a.normalize, "dims": a.dims, "window": a.window}
     try:
-        with progress("encoded", texts.rows) as advance:
-            rows, dims = encode_file(encoder, texts, a.out, progress=advance, **options)
+        rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     except KeyboardInterrupt:
         say("stopped", "whole windows are saved; the same command resumes")
         return 130

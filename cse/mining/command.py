@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.data.datasets import Dataset, Pairs, Texts, Triplets
-from cse.data.sources import Column, read
+from cse.data.memory import label, read
+from cse.data.sources import Column
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import atomic_file, sha256_file, write_json
@@ -28,9 +29,9 @@ ROWS = 8_192  # rows that are mined and written at once
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of text: where they are, and which columns of them."""
+    """Rows of text: a path or an object in memory, and which columns of them."""
 
-    path: str
+    path: str | Path | Sized
     columns: Sequence[str]
     limit: int | None = None
 
@@ -111,8 +112,8 @@ def mine_file(
         "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
         "teacher": about_teacher,
         "checkpoint": {"name": model.checkpoint, "sha256": model_hash, "precision": model.precision},
-        "data": {"path": data.path, "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
-        "pool": {"path": pool.path, "columns": list(pool.columns)} if pool else None,
+        "data": {"path": label(data.path), "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
+        "pool": {"path": label(pool.path), "columns": list(pool.columns)} if pool else None,
         "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
         "versions": versions(LIBRARIES),
     }

@@ -71,7 +71,7 @@ class _Finished:
 
 
 def push(
-    checkpoint: Path,
+    checkpoint: str | Path,
     repo: str,
     *,
     private: bool = False,
@@ -109,6 +109,7 @@ def push(
     from cse.publish.adapter import find_adapter, stage_adapter
     from cse.publish.stage import stage
 
+    checkpoint = Path(checkpoint)
     check_name(repo)
     if base is not None and not adapter:
         raise UserError(f"--base {base} names the backbone of an adapter alone; add --adapter, or leave it out")

@@ -1,0 +1,228 @@
+"""`cse.evaluate`, `cse.compare`, `cse.encode`, `cse.mine`: what one does with a run, or with any other checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cse.api.trained import TrainedRun, load_encoder
+
+if TYPE_CHECKING:
+    from cse.data.datasets import Dataset, Triplets
+    from cse.encoder.model import Precision
+    from cse.evaluation.comparison import Difference
+    from cse.evaluation.results import Scored
+    from cse.mining.command import Judge
+    from cse.mining.miners import Miner
+
+Model = TrainedRun | str | Path  # of a run, its best checkpoint
+
+
+def name_of(model: Model) -> str:
+    """The checkpoint of a model: a folder, `asset:NAME` or Hub id."""
+    return str(model.checkpoint) if isinstance(model, TrainedRun) else str(model)
+
+
+def evaluate(
+    model: Model,
+    tasks: str = "sts-mini",
+    *,
+    data: str | None = None,
+    precision: str = "auto",
+    folds: int = 10,
+    check: bool = True,
+    out: str | Path | None = None,
+) -> Scored:
+    """Score a run or another checkpoint on STS and transfer tasks, as `cse eval` does.
+
+    Args:
+        model: A run, or a folder or Hub id.
+        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...
+        data: A folder with the rows of the tasks. None: CSE_DATA, then the Hub; sts-mini is part of the package.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        folds: Folds of the transfer tasks that are cross-validated.
+        check: Whether to refuse rows that are not the known sets.
+        out: The file to write. None: of a run, results.json in its folder, which the model card shows; of another
+            checkpoint nothing is written.
+
+    Raises:
+        UserError: A task is unknown, the checkpoint cannot be loaded, or rows are malformed.
+    """
+    from cse.console import quiet
+    from cse.evaluation import results, scoring
+
+    quiet()
+    name = name_of(model)
+    default = results.default_out(name, tasks) if isinstance(model, TrainedRun) else None
+    return scoring.evaluate(
+        name,
+        tasks,
+        data=data,
+        precision=precision,
+        folds=folds,
+        check=check,
+        out=default if out is None else Path(out),
+    )
+
+
+def compare(
+    a: Model | Scored,
+    b: Model | Scored,
+    *,
+    tasks: str = "sts-mini",
+    data: str | None = None,
+    precision: str = "auto",
+    check: bool = True,
+) -> dict[str, Difference]:
+    """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
+
+    Args:
+        a: A run, what `evaluate` returned, a results.json, or another checkpoint, which is then scored.
+        b: The same; differences are B minus A.
+        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
+        data: A folder with the rows of the tasks.
+        precision: fp32, bf16 or auto.
+        check: Whether to refuse rows that are not the known sets.
+
+    Returns:
+        Differences by task, and of the averages if both have the same complete set of tasks. `verdict` is in words.
+
+    Raises:
+        UserError: They have no task in common, or were scored on different rows.
+    """
+    from cse.console import quiet
+    from cse.evaluation import comparison
+
+    quiet()
+    first, second = (name_of(model) if isinstance(model, TrainedRun) else model for model in (a, b))
+    return comparison.compare(first, second, tasks=tasks, data=data, precision=precision, check=check)
+
+
+def encode(
+    model: Model,
+    texts: str | Path,
+    out: str | Path,
+    *,
+    column: str = "text",
+    precision: Precision = "auto",
+    normalize: bool = False,
+    dims: int | None = None,
+    window: int = 32_768,
+) -> tuple[int, int]:
+    """Write the vectors of a file's texts. For texts in memory use `run.encoder.encode(texts)`.
+
+    The same call continues after a kill or Ctrl-C, and the file comes out the same.
+
+    Args:
+        model: A run, or a folder, `asset:NAME` or Hub id.
+        texts: A .txt, .csv, .tsv, .jsonl or .parquet file, or `asset:NAME`.
+        out: A .npy or .parquet file.
+        column: The column of a table that holds the texts.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        normalize: Scale each vector to length 1.
+        dims: Keep this many first components. None: all.
+        window: Rows that are encoded, and saved, at a time.
+
+    Returns:
+        Number of rows and size of the vectors.
+
+    Raises:
+        UserError: A file cannot be read or written, or an argument is out of range.
+    """
+    from cse.console import progress, quiet, say
+    from cse.inference.encode import TextFile, check_out, encode_file
+
+    quiet()
+    check_out(Path(out))
+    rows = TextFile.scan(str(texts), column)
+    blank = f", {rows.blank:,} of them blank, encoded as the empty text" if rows.blank else ""
+    say("texts", f"{texts} {rows.rows:,} rows{blank}")
+    encoder = load_encoder(name_of(model))
+    with progress("encoded", rows.rows) as advance:
+        return encode_file(
+            encoder,
+            rows,
+            Path(out),
+            precision=precision,
+            normalize=normalize,
+            dims=dims,
+            window=window,
+            progress=advance,
+        )
+
+
+def mine(
+    model: Model,
+    rows: str | Path | Sized | Dataset,
+    *,
+    k: int = 1,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+    pool: str | Path | Sized | None = None,
+    pool_columns: Sequence[str] = ("text",),
+    miner: Miner | None = None,
+    judge: Judge | None = None,
+    precision: Precision = "auto",
+    out: str | Path | None = None,
+) -> Triplets:
+    """Choose hard negatives for rows of text, as `cse mine` does.
+
+    Args:
+        model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors.
+        rows: Texts, or rows of an anchor, a positive, and negatives that stay: in memory, as a path, or as a data set.
+        k: Negatives a row, at most.
+        columns: Names of the columns of a table. None: `text`, or those of tuples by their number.
+        limit: Mine for this many first rows. None: all.
+        pool: Texts that may become negatives. None: those of the rows.
+        pool_columns: Names of the columns of a table of them.
+        miner: Chooses the negatives. None: `TopK()`, the 50 nearest neighbors.
+        judge: A teacher that drops false negatives.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        out: A .parquet file to write, with its manifest beside it. None: nothing is written.
+
+    Returns:
+        The rows with their negatives, to train on: `cse.train("simcse-sup", data=cse.mine(run, rows))`.
+
+    Raises:
+        UserError: Rows or model cannot be loaded, or no text is left to choose from.
+    """
+    import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+
+    from cse.console import quiet
+    from cse.data.datasets import Triplets
+    from cse.mining.command import Model as Searched
+    from cse.mining.command import Source, mine_file
+    from cse.mining.miners import TopK
+
+    quiet()
+    found, names = _source(rows, columns)
+    with tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
+        target = Path(scratch, "mined.parquet") if out is None else Path(out)
+        manifest = mine_file(
+            Searched(name_of(model), precision=precision),
+            Source(found, names, limit),
+            target,
+            miner or TopK(),
+            k=k,
+            pool=None if pool is None else Source(pool, pool_columns),
+            judge=judge,
+        )
+        if out is not None:
+            return Triplets(str(target), columns=manifest["out"]["columns"])
+        return Triplets(pyarrow.parquet.read_table(target), columns=manifest["out"]["columns"])
+
+
+def _source(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str]]:
+    """Rows as `cse.mining.command.Source` takes them, and the names of their columns."""
+    from cse.data.datasets import Dataset
+
+    if isinstance(rows, Dataset):
+        width = max(len(example.texts) for example in rows)
+        rows = [example.texts + (None,) * (width - len(example.texts)) for example in rows]
+    if columns is not None:
+        return rows, columns
+    first = rows[0] if isinstance(rows, list | tuple) and rows else ""
+    width = 1 if isinstance(first, str | Mapping) else len(first) if isinstance(first, list | tuple) else 1
+    return rows, ["text"] if width == 1 else ["anchor", "positive", *(f"negative_{i}" for i in range(1, width - 1))]
