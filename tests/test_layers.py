@@ -24,6 +24,7 @@ LAYERS = [  # low to high; what stands on one line is one layer, whose folders d
     {"evaluation"},
     {"training", "recipe"},
     {"publish"},
+    {"api"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]
