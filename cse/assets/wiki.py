@@ -23,7 +23,7 @@ NOTICE = f"""\
 sentences.txt: sentences of the English Wikipedia, one a line.
 
 Text        the authors of Wikipedia, https://en.wikipedia.org, the leads of its vital articles
-Licence     Creative Commons Attribution-ShareAlike 4.0 International (CC BY-SA 4.0),
+License     Creative Commons Attribution-ShareAlike 4.0 International (CC BY-SA 4.0),
             https://creativecommons.org/licenses/by-sa/4.0/
 Taken from  {WHEEL.package} {WHEEL.version} on the Python package index, file {MEMBER},
             wheel sha256 {WHEEL.sha256}

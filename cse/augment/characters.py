@@ -11,10 +11,10 @@ ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of a keyboard, each half a key 
 
 
 class CharacterNoise(Augmentation):
-    """Each letter may be mistyped: left out, doubled, swapped with the next, or a neighbouring key in its place.
+    """Each letter may be mistyped: left out, doubled, swapped with the next, or a neighboring key in its place.
 
     The four are equally likely; where one is not possible (a last letter has no next one, and a letter that is not on
-    a QWERTY keyboard has no neighbours), the letter is left out. Digits, punctuation and spaces stay. A word keeps at
+    a QWERTY keyboard has no neighbors), the letter is left out. Digits, punctuation and spaces stay. A word keeps at
     least one character.
 
     Args:
@@ -40,19 +40,19 @@ class CharacterNoise(Augmentation):
             if not letter.isalpha() or rng.random() >= self.probability:
                 typed.append(letter)
                 continue
-            error = rng.choice(("omit", "double", "swap", "neighbour"))
+            error = rng.choice(("omit", "double", "swap", "neighbor"))
             if error == "double":
                 typed += [letter, letter]
             elif error == "swap" and at < len(letters) and letters[at].isalpha():
                 typed += [letters[at], letter]
                 at += 1
-            elif error == "neighbour" and letter.lower() in NEIGHBOURS:
-                key = rng.choice(NEIGHBOURS[letter.lower()])
+            elif error == "neighbor" and letter.lower() in NEIGHBORS:
+                key = rng.choice(NEIGHBORS[letter.lower()])
                 typed.append(key.upper() if letter.isupper() else key)
         return "".join(typed)
 
 
-def _neighbours() -> dict[str, str]:
+def _neighbors() -> dict[str, str]:
     """The keys that touch each letter's."""
     places = {key: (row, column + row / 2) for row, keys in enumerate(ROWS) for column, key in enumerate(keys)}
     return {
@@ -63,4 +63,4 @@ def _neighbours() -> dict[str, str]:
     }
 
 
-NEIGHBOURS = _neighbours()
+NEIGHBORS = _neighbors()

@@ -95,7 +95,7 @@ class WordNet:
         self.synonyms = lru_cache(maxsize=100_000)(self._synonyms)
 
     def _read_index(self, name: str) -> None:
-        """`lemma pos synsets pointers [pointer ...] synsets tagged offset [offset ...]`; a licence comes first.
+        """`lemma pos synsets pointers [pointer ...] synsets tagged offset [offset ...]`; a license comes first.
 
         Of a lemma in several classes the one that is tagged most often in WordNet's texts is kept.
         """

@@ -71,7 +71,7 @@ def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     texts, words, tokens = report["texts"], report["words"], report["tokens"]
     yield (
         "texts",
-        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalised']:,} but for case and "
+        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalized']:,} but for case and "
         f"punctuation; {texts['same_in_row']:,} rows have one text twice",
     )
     yield from _histogram("words", words)

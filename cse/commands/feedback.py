@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="KIND:NAME", help="who answers")
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; rejects and manifest go beside it")
     _add_data(parser.add_argument_group("what is asked about"))
-    _add_labeller(parser.add_argument_group("the model"))
+    _add_labeler(parser.add_argument_group("the model"))
     _add_limits(parser.add_argument_group("limits"))
     _add_tasks(parser.add_argument_group("tasks"))
 
@@ -47,7 +47,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cache", type=Path, help="folder of the answers; default: feedback in CSE_CACHE")
 
 
-def _add_labeller(group: argparse._ArgumentGroup) -> None:
+def _add_labeler(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model-name", metavar="NAME", help="of a folder, for provenance; default: the folder's own")
     group.add_argument("--rater", metavar="KIND:NAME", help="who scores in fill; default: --model")
     group.add_argument("--base-url", help="of an OpenAI-compatible endpoint; default: OpenAI's")

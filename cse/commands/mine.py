@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool-columns", nargs="+", default=["text"], help="of a table; default: text")
     parser.add_argument("--out", type=Path, required=True, help="a .parquet file; beside it lies its manifest, .json")
     parser.add_argument("--k", type=int, default=1, help="negatives per row, at most; default: 1")
-    ranks = "the band of neighbours' ranks to choose from, from 1; default: 1 50"
+    ranks = "the band of neighbors' ranks to choose from, from 1; default: 1 50"
     parser.add_argument("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
     parser.add_argument("--margin", type=float, help="least difference of the positive's and a negative's cosine")
     parser.add_argument("--relative-margin", type=float, help="the same as a share of the positive's cosine")

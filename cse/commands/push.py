@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="ID", help="with --adapter: where the Hub has the run's local backbone")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; contacts nothing")
     parser.add_argument("--results", type=Path, metavar="JSON", help="default: results.json of the checkpoint's run")
-    parser.add_argument("--licence", metavar="ID", help="as the Hub names it: apache-2.0, mit ...")
+    parser.add_argument("--license", metavar="ID", help="as the Hub names it: apache-2.0, mit ...")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         create_pr=a.pr,
         message=a.message,
         results=a.results,
-        licence=a.licence,
+        license=a.license,
         adapter=a.adapter,
         base=a.base,
         dry_run=a.dry_run,

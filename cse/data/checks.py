@@ -39,11 +39,11 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
 
     Args:
         data: The training rows.
-        tokens: Their texts, tokenised for training.
+        tokens: Their texts, tokenized for training.
         sets: The evaluation sets at hand.
 
     Returns:
-        `rows` and `left_out` (by reason, as the reader counted); `texts`: `all`, `distinct`, `distinct_normalised`
+        `rows` and `left_out` (by reason, as the reader counted); `texts`: `all`, `distinct`, `distinct_normalized`
         (see `same_text_key`) and `same_in_row`, rows of which two texts are one; `words` and `tokens`: lengths, with a
         histogram; `scripts` and `languages`: shares of a sample; `overlap`: see there.
     """
@@ -89,13 +89,13 @@ def _counts(data: Dataset, keys: Mapping[str, str]) -> dict[str, int]:
     return {
         "all": sum(map(len, rows)),
         "distinct": len(keys),
-        "distinct_normalised": len(set(keys.values())),
+        "distinct_normalized": len(set(keys.values())),
         "same_in_row": sum(len({keys[text] for text in row}) < len(row) for row in rows),
     }
 
 
 def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) -> dict[str, dict[str, Any]]:
-    """How much of each evaluation set is in the training text, normalised; of pairs, in whatever order.
+    """How much of each evaluation set is in the training text, normalized; of pairs, in whatever order.
 
     Args:
         data: The training rows.
@@ -127,7 +127,7 @@ def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) 
 
 
 def _together(data: Iterable[Any], found: Mapping[str, str]) -> set[frozenset[str]]:
-    """Pairs of normalised texts, each of an evaluation set, that stand in one training row."""
+    """Pairs of normalized texts, each of an evaluation set, that stand in one training row."""
     if not found:
         return set()
     rows = ([found[text] for text in example.texts if text in found] for example in data)

@@ -40,7 +40,7 @@ class TextViews(Collator):
         self.views = views
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenised texts."""
+        """Receive the tokenized texts."""
         self.tokens = tokens
 
     def needs_dropout(self, example: Example) -> bool:
@@ -70,7 +70,7 @@ class TextViews(Collator):
         )
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
-        """The texts of every view, row by row, as a run of this seed tokenises them; for a reader, without `setup`."""
+        """The texts of every view, row by row, as a run of this seed tokenizes them; for a reader, without `setup`."""
         return [list(row) for row in self._rows(examples)]
 
     def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
@@ -102,7 +102,7 @@ class Masked(Collator):
         self.provides = views.provides | {"masked_ids", "mlm_labels"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenised texts and the run's seed."""
+        """Receive the tokenized texts and the run's seed."""
         if tokens.mask_id is None:
             raise UserError(
                 "collator Masked: the tokenizer of this backbone has no mask token\n"
@@ -168,7 +168,7 @@ class AugmentedViews(TextViews):
         self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenised texts and the run's seed."""
+        """Receive the tokenized texts and the run's seed."""
         super().setup(tokens, seed)
         self.seed = seed
 

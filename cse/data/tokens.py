@@ -1,4 +1,4 @@
-"""Texts tokenised once, ahead of training, and kept in the cache as memory-mapped arrays."""
+"""Texts tokenized once, ahead of training, and kept in the cache as memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to kee
 
 
 class TokenStore:
-    """Token ids of a data set's texts: each distinct text once, as the encoder would tokenise it.
+    """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
 
     The ids lie on disk (a flat array and the offsets of its rows, memory-mapped); a dict from text to row stays in
     memory, about 200 bytes a text, which is right for some millions of texts.
@@ -59,7 +59,7 @@ class TokenStore:
 
     @classmethod
     def build(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenStore:
-        """The store of these texts, from the cache if they were tokenised before.
+        """The store of these texts, from the cache if they were tokenized before.
 
         Args:
             texts: In any number and order; repeated ones are stored once.
@@ -77,7 +77,7 @@ class TokenStore:
         folder = cache_dir() / "tokens" / _key(distinct, rust, pad_id)
         with writing_cache("tokens"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenises
+            with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenizes
                 if not _whole(folder):
                     with atomic_dir(folder) as fresh:
                         _write(fresh, distinct, rust, pad_id)
@@ -167,5 +167,5 @@ def _whole(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         good = False
     if not good:
-        log.warning("tokens     the cache entry %s is damaged; tokenising again", folder)
+        log.warning("tokens     the cache entry %s is damaged; tokenizing again", folder)
     return good

@@ -2,7 +2,7 @@
 
     schema              1
     model               name, sha256, loader, max_length, prompt
-    tasks.<TASK>        task, split, version, licence, metric, aggregation, n
+    tasks.<TASK>        task, split, version, license, metric, aggregation, n
                         all, mean, wmean {spearman, pearson}; mean and wmean are null where subsets are unknown
                         interval [low, high] of all.spearman; subsets.<SUBSET> {n, spearman, pearson}
                         data {kind, where, layout, text, sha256, blank, checked}

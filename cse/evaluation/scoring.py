@@ -46,8 +46,8 @@ def evaluate(
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, or vectors are not finite.
     """
-    sts, labelled = transfer.split_names(tasks or sources.default_tasks(data))
-    if sts or not labelled:
+    sts, labeled = transfer.split_names(tasks or sources.default_tasks(data))
+    if sts or not labeled:
         suite.resolve(sts)  # a misspelled name fails before a model is loaded
     if out:
         results.check_writable(out)
@@ -58,9 +58,9 @@ def evaluate(
     if sts:
         outcome = score_tasks(model.encoder, sts, data, precision=precision, check=check, progress=progress)
     found = describe.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision))
-    if labelled:
+    if labeled:
         embed = embedder(model.encoder, precision, progress)
-        found |= describe.build_transfer(labelled, data, embed, folds=folds, check=check)
+        found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
     if out:
         results.write(found, out, describe.similarities(outcome) or None)

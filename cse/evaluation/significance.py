@@ -39,7 +39,7 @@ class _Ranker:
         group[order] = np.cumsum(new) - 1
         return cls(order, np.flatnonzero(new), group)
 
-    def centred(self, counts: Samples) -> tuple[Samples, Vector]:
+    def centered(self, counts: Samples) -> tuple[Samples, Vector]:
         """Ranks minus their mean (b, n), and their sums of squares (b,), when pair i was drawn counts[:, i] times."""
         drawn = np.add.reduceat(counts[:, self.order], self.starts, axis=1)  # (b, distinct values)
         middle = np.cumsum(drawn, axis=1) - (drawn + counts.sum(1, keepdims=True)) / 2
@@ -65,11 +65,11 @@ def bootstrap(cosines: Sequence[Vector], gold: Vector, name: str, resamples: int
     for start in range(0, resamples, max(1, CELLS // n)):
         size = min(max(1, CELLS // n), resamples - start)
         counts = _counts(rng, size, n)
-        y, yy = target.centred(counts)
+        y, yy = target.centered(counts)
         weighted = counts * y
         rows = []
         for ranker in rankers:
-            x, xx = ranker.centred(counts)
+            x, xx = ranker.centered(counts)
             with np.errstate(invalid="ignore", divide="ignore"):
                 rows.append(100 * np.einsum("bn,bn->b", weighted, x) / np.sqrt(xx * yy))
         parts.append(np.stack(rows))

@@ -156,7 +156,7 @@ def _hub_rows(path: str, revision: str, split: str) -> Mapping[str, list[Any]]:
 
 
 def _cut(task: Task, joined: Pairs, where: str) -> Pairs:
-    """The part of SICK-R's joined rows that is this task's, found by recognising the training and dev parts."""
+    """The part of SICK-R's joined rows that is this task's, found by recognizing the training and dev parts."""
     sizes = {"train": 4500, "dev": 500, "test": 4927}
     for order in permutations(sizes):
         parts, start = {}, 0
@@ -167,7 +167,7 @@ def _cut(task: Task, joined: Pairs, where: str) -> Pairs:
             pairs.sha256({"": _slice(joined, parts[split])}) == known for split, known in SICKR_HASHES.items()
         ):
             return _slice(joined, parts[task.split])
-    raise Missing(f"Hub {where}: its rows are not in an order in which the {task.split} split can be recognised")
+    raise Missing(f"Hub {where}: its rows are not in an order in which the {task.split} split can be recognized")
 
 
 def _slice(rows: Pairs, part: slice) -> Pairs:

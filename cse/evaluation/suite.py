@@ -1,4 +1,4 @@
-"""The tasks that exist: a task is data, with a version, a licence and known pair counts (`tasks/*.yaml`)."""
+"""The tasks that exist: a task is data, with a version, a license and known pair counts (`tasks/*.yaml`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task:
         split: train, dev or test.
         title: What it is, in words.
         version: Raised when scores are no longer comparable.
-        licence: Licence of the data.
+        license: License of the data.
         scale: Lowest and highest gold score possible.
         counts: Known number of pairs with a gold score, by subset.
         aliases: Other names of the benchmark.
@@ -40,7 +40,7 @@ class Task:
     split: str
     title: str
     version: int
-    licence: str
+    license: str
     scale: tuple[float, float]
     counts: Mapping[str, int]
     aliases: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ def _task(spec: Mapping[str, Any], split: str) -> Task:
         split=split,
         title=spec["title"],
         version=spec["version"],
-        licence=spec["licence"],
+        license=spec["license"],
         scale=(float(spec["scale"][0]), float(spec["scale"][1])),
         counts=spec["splits"][split],
         aliases=tuple(spec["aliases"]),

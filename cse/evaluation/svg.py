@@ -1,4 +1,4 @@
-"""Charts as SVG text: no library and no network; colours and fonts come from the page's style sheet."""
+"""Charts as SVG text: no library and no network; colors and fonts come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = 8  # classes c0..c7 of the style sheet
+COLORS = 8  # classes c0..c7 of the style sheet
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
 
 
@@ -43,13 +43,13 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, width: int = 720
     for i, s in enumerate(series):
         points = [(x(a), y(b)) for a, b in zip(s.x, s.y, strict=True)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        dashes = f' stroke-dasharray="{2 * (i // COLOURS) + 2} 3"' if i >= COLOURS else ""
-        parts.append(f'<polyline class="line c{i % COLOURS}" points="{path}"{dashes}/>')
+        dashes = f' stroke-dasharray="{2 * (i // COLORS) + 2} 3"' if i >= COLORS else ""
+        parts.append(f'<polyline class="line c{i % COLORS}" points="{path}"{dashes}/>')
         for (a, b), u, v in zip(points, s.x, s.y, strict=True):
             title = f"<title>{escape(s.name)}: {u:g}, {v:.4g}</title>"
-            parts.append(f'<circle class="dot c{i % COLOURS}" cx="{a:.1f}" cy="{b:.1f}" r="3">{title}</circle>')
+            parts.append(f'<circle class="dot c{i % COLORS}" cx="{a:.1f}" cy="{b:.1f}" r="3">{title}</circle>')
         a, b = points[-1]
-        parts.append(f'<circle class="end c{i % COLOURS}" cx="{a:.1f}" cy="{b:.1f}" r="6"/>')
+        parts.append(f'<circle class="end c{i % COLORS}" cx="{a:.1f}" cy="{b:.1f}" r="6"/>')
     label = f"{y_label} against {x_label} of {', '.join(s.name for s in series)}"
     return _svg(parts, width, height, label) + legend([s.name for s in series])
 
@@ -67,7 +67,7 @@ def ridges(counts: Sequence[Sequence[int]], names: Sequence[str], low: float, hi
             if count:
                 left, wide = x(low + k * step), x(low + step) - x(low) - 1
                 parts.append(
-                    f'<rect class="bar c{i % COLOURS}" x="{left:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" '
+                    f'<rect class="bar c{i % COLORS}" x="{left:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" '
                     f'height="{tall:.1f}"><title>{escape(name)}: {count} of {total}</title></rect>'
                 )
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{base}" y2="{base}"/>')
@@ -91,8 +91,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def legend(names: Sequence[str]) -> str:
-    """Names beside their colours."""
-    items = "".join(f'<li><span class="swatch c{i % COLOURS}"></span>{escape(n)}</li>' for i, n in enumerate(names))
+    """Names beside their colors."""
+    items = "".join(f'<li><span class="swatch c{i % COLORS}"></span>{escape(n)}</li>' for i, n in enumerate(names))
     return f'<ul class="legend">{items}</ul>'
 
 

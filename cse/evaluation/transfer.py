@@ -1,7 +1,7 @@
 """SentEval's transfer tasks: how well a logistic regression on frozen vectors does.
 
 Folds, seeds, order of rows, features of pairs, the grid of regularization and one class against the rest are SentEval's
-(of its own scikit-learn classifier). Deviations: that one, liblinear's, also regularised the intercept. The numbers in
+(of its own scikit-learn classifier). Deviations: that one, liblinear's, also regularized the intercept. The numbers in
 papers come from SentEval's other classifier, a softmax layer trained by Adam with early stopping (kfold 10, batch 64,
 tenacity 5, epoch_size 4), where this one is solved to its optimum. SentEval sorts rows by the number of Moses tokens,
 which are counted here as words between spaces.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cse.errors import UserError
 from cse.evaluation.sts import Embed, checked
-from cse.evaluation.transfer_data import Labelled, Row, specs
+from cse.evaluation.transfer_data import Labeled, Row, specs
 
 SEED = 1111  # SentEval's
 FOLDS = 10  # as in SentEval's full setting; its quick one has 5
@@ -68,7 +68,7 @@ def split_names(names: str) -> tuple[str, list[str]]:
     return ",".join(rest), list(dict.fromkeys(found))
 
 
-def score(data: Labelled, embed: Embed, folds: int = FOLDS) -> Accuracy:
+def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     """Score one task."""
     splits = {name: _prepared(rows, embed) for name, rows in data.splits.items()}
     if data.protocol == "folds":

@@ -21,14 +21,14 @@ LATIN = "latin-1"  # MR, CR, SUBJ, MPQA and TREC are distributed in it
 
 @dataclass(frozen=True)
 class Row:
-    """A labelled sentence, or pair of sentences."""
+    """A labeled sentence, or pair of sentences."""
 
     label: str
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A task with its rows by split, and where they were read."""
 
     name: str
@@ -44,7 +44,7 @@ def specs() -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def load(name: str, data: str | None, *, check: bool = True) -> Labelled:
+def load(name: str, data: str | None, *, check: bool = True) -> Labeled:
     """Rows of a task from the first folder that has them.
 
     Raises:
@@ -60,7 +60,7 @@ def load(name: str, data: str | None, *, check: bool = True) -> Labelled:
             (folder / "downstream", _senteval),
         ):
             try:
-                found = Labelled(name, specs()[name]["protocol"], read(name, root), str(root))
+                found = Labeled(name, specs()[name]["protocol"], read(name, root), str(root))
             except FileNotFoundError as absent:
                 looked = [*([] if "no --data" in looked[0] else looked), str(absent)]
                 continue
@@ -70,7 +70,7 @@ def load(name: str, data: str | None, *, check: bool = True) -> Labelled:
     raise Missing("; ".join(looked))
 
 
-def _check(data: Labelled) -> None:
+def _check(data: Labeled) -> None:
     for split, known in specs()[data.name]["counts"].items():
         if len(data.splits[split]) not in known:
             raise UserError(

@@ -6,7 +6,7 @@ answers.py    what an answer must look like, and why one is not usable
 job.py        questions -> answers: cached, retried within bounds, resumable, in any order
 store.py      the answers on disk: nothing is asked twice
 meter.py      rate limits, caps on requests, tokens and cost
-labellers.py  who answers: remote.py (an OpenAI-compatible endpoint), raters.py (a sentence-transformers encoder or
+labelers.py  who answers: remote.py (an OpenAI-compatible endpoint), raters.py (a sentence-transformers encoder or
               cross-encoder)
 output.py     the data file, the rejects and the manifest
 """

@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 from cse.console import Interrupt, quiet, say
 from cse.data.sources import column_names
 from cse.errors import UserError
-from cse.feedback import inputs, labellers, output, tasks
+from cse.feedback import inputs, labelers, output, tasks
 from cse.feedback import prompts as words
 from cse.feedback.job import Job
-from cse.feedback.labellers import Labeller
+from cse.feedback.labelers import Labeler
 from cse.feedback.meter import Limits, Meter, Stop
 from cse.feedback.store import Store
 from cse.feedback.tasks import Result
@@ -49,16 +49,16 @@ def run(a: argparse.Namespace) -> int:
     with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
         meter = Meter(limits)
 
-        def job(labeller: Labeller) -> Job:
+        def job(labeler: Labeler) -> Job:
             return Job(
-                labeller, store, meter,
+                labeler, store, meter,
                 attempts=a.attempts, give_up=a.give_up, interrupted=lambda: interrupt.wanted,
             )  # fmt: skip
 
-        jobs = [job(_labeller(a, "--model", a.model))]
+        jobs = [job(_labeler(a, "--model", a.model))]
         if a.rater is not None:
-            jobs.append(job(_labeller(a, "--rater", a.rater)))
-        say("model", " · ".join(j.labeller.model for j in jobs))
+            jobs.append(job(_labeler(a, "--rater", a.rater)))
+        say("model", " · ".join(j.labeler.model for j in jobs))
         try:
             result = _task(a, given.rows, prompts, jobs)
         except Stop as stop:
@@ -67,7 +67,7 @@ def run(a: argparse.Namespace) -> int:
         result.rejects += given.rejects
         options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
         data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
-        read = sorted({q.question.prompt.name for j in jobs if j.labeller.prompted for q in j.outcomes.values()})
+        read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
         manifest = output.save(a.out, result, head, jobs, limits)
     _finished(a.out, manifest)
@@ -137,8 +137,8 @@ def _store(folder: Path) -> Iterator[Store]:
         store.close()
 
 
-def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
-    kind, name = labellers.split(option, spec)
+def _labeler(a: argparse.Namespace, option: str, spec: str) -> Labeler:
+    kind, name = labelers.split(option, spec)
     if kind == "openai":
         from cse.feedback.remote import Endpoint
 
@@ -154,7 +154,7 @@ def _labeller(a: argparse.Namespace, option: str, spec: str) -> Labeller:
             extra=_extra(a.extra),
         )
     quiet()
-    folder, found, weights = labellers.weights(option, name)
+    folder, found, weights = labelers.weights(option, name)
     shown = (a.model_name if option == "--model" else None) or found
     from cse.feedback.raters import CrossEncoderRater, EncoderRater
 
@@ -196,20 +196,20 @@ def _stopped(stop: Stop) -> None:
 
 
 def _finished(out: Path, manifest: dict[str, Any]) -> None:
-    for labeller in manifest["labellers"]:
-        tokens, cost = labeller["tokens"], labeller["cost_usd"]
+    for labeler in manifest["labelers"]:
+        tokens, cost = labeler["tokens"], labeler["cost_usd"]
         price = "" if cost is None else f"  ${cost:.4f}"
         say(
             "answers",
-            f"{labeller['answered']:,} of {labeller['questions']:,} questions by {labeller['model']}  "
+            f"{labeler['answered']:,} of {labeler['questions']:,} questions by {labeler['model']}  "
             f"{tokens['input']:,} + {tokens['output']:,} tokens{price}",
         )
         for kind in ("unusable", "failed_requests"):
-            if labeller[kind]:
-                counts = "  ".join(f"{number} {reason}" for reason, number in labeller[kind].items())
+            if labeler[kind]:
+                counts = "  ".join(f"{number} {reason}" for reason, number in labeler[kind].items())
                 say("", f"{kind.replace('_', ' ')}: {counts}")
-        if labeller["unanswered"]:
-            say("", f"{labeller['unanswered']:,} questions had no answer; the same command asks them again")
+        if labeler["unanswered"]:
+            say("", f"{labeler['unanswered']:,} questions had no answer; the same command asks them again")
     aside = manifest["counts"]["set_aside"]
     if aside:
         counts = "  ".join(f"{number} {reason}" for reason, number in aside.items())

@@ -12,7 +12,7 @@ from typing import Any
 from cse.console import progress, say
 from cse.errors import UserError
 from cse.feedback.answers import Unusable, parse
-from cse.feedback.labellers import Chat, Labeller, Unanswered
+from cse.feedback.labelers import Chat, Labeler, Unanswered
 from cse.feedback.meter import Halted, Meter, Stop
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, Store, key_of
@@ -61,10 +61,10 @@ class Outcome:
 
 
 class Job:
-    """Asks one labeller.
+    """Asks one labeler.
 
     Args:
-        labeller: The model that answers.
+        labeler: The model that answers.
         store: The store that keeps the answers.
         meter: Limits; shared with other jobs of the same command.
         attempts: Most answers to one question, until one is usable.
@@ -74,7 +74,7 @@ class Job:
 
     def __init__(
         self,
-        labeller: Labeller,
+        labeler: Labeler,
         store: Store,
         meter: Meter,
         *,
@@ -82,7 +82,7 @@ class Job:
         give_up: int = 10,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.labeller, self.store, self.meter = labeller, store, meter
+        self.labeler, self.store, self.meter = labeler, store, meter
         self.attempts, self.give_up, self.interrupted = attempts, give_up, interrupted
         self.outcomes: dict[str, Outcome] = {}  # by key, in the order of the questions
         self._lock = threading.Lock()
@@ -95,12 +95,12 @@ class Job:
 
         Raises:
             Stop: A cap, Ctrl-C, or an endpoint that does not answer. What was answered is in the store.
-            UserError: The labeller cannot be asked, or cannot answer this prompt.
+            UserError: The labeler cannot be asked, or cannot answer this prompt.
         """
-        for name in sorted({q.prompt.name for q in questions} - self.labeller.prompts):
-            can = ", ".join(sorted(self.labeller.prompts))
+        for name in sorted({q.prompt.name for q in questions} - self.labeler.prompts):
+            can = ", ".join(sorted(self.labeler.prompts))
             raise UserError(
-                f"--model {self.labeller.model}: a rater cannot answer {name!r}, only {can}\nfix: give a language model"
+                f"--model {self.labeler.model}: a rater cannot answer {name!r}, only {can}\nfix: give a language model"
             )
         keys = [self._key(question, 0) for question in questions]
         unique = dict(zip(keys, questions, strict=True))
@@ -108,7 +108,7 @@ class Job:
         settled = 0
         try:
             with progress("answered", len(unique)) as advance:
-                for outcomes in self._run(_chunks(unique, self.labeller.chunk), unique):
+                for outcomes in self._run(_chunks(unique, self.labeler.chunk), unique):
                     self.outcomes |= outcomes
                     settled += len(outcomes)
                     advance(settled, self._note())
@@ -122,9 +122,9 @@ class Job:
     def _run(self, chunks: list[list[str]], unique: dict[str, Question]) -> Iterator[dict[str, Outcome]]:
         """Settle chunks in several threads; the first thing that ends the job is raised when all have come to rest."""
         ahead, pending, cause = iter(chunks), set[Future[dict[str, Outcome]]](), None
-        with ThreadPoolExecutor(self.labeller.workers) as pool:
+        with ThreadPoolExecutor(self.labeler.workers) as pool:
             while True:
-                while cause is None and len(pending) < 2 * self.labeller.workers and (chunk := next(ahead, None)):
+                while cause is None and len(pending) < 2 * self.labeler.workers and (chunk := next(ahead, None)):
                     pending.add(pool.submit(self._settle_or_halt, chunk, unique))
                 if not pending:
                     break
@@ -155,7 +155,7 @@ class Job:
     def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
         """Ask a chunk until each question has a usable answer or no attempt left."""
         prompt = self._shown
-        outcomes = {k: Outcome(unique[k], self.labeller.model, prompt(unique[k])) for k in keys}
+        outcomes = {k: Outcome(unique[k], self.labeler.model, prompt(unique[k])) for k in keys}
         still = list(outcomes.values())
         asked = 0
         for attempt in range(self.attempts):
@@ -177,7 +177,7 @@ class Job:
         if self.meter.halted.is_set():
             raise Halted
         try:
-            replies = self.labeller.ask(chats, self.meter, lambda kind: self._fault(first, kind))
+            replies = self.labeler.ask(chats, self.meter, lambda kind: self._fault(first, kind))
         except Unanswered as error:
             self._count_failure(error)
             return {}, error
@@ -219,11 +219,11 @@ class Job:
 
     def _key(self, question: Question, attempt: int) -> str:
         prompt = question.prompt
-        words = [prompt.name, prompt.version, prompt.sha256] if self.labeller.prompted else []
-        return key_of(self.labeller.identity, self.labeller.parameters(prompt), words, question.fields, attempt)
+        words = [prompt.name, prompt.version, prompt.sha256] if self.labeler.prompted else []
+        return key_of(self.labeler.identity, self.labeler.parameters(prompt), words, question.fields, attempt)
 
     def _shown(self, question: Question) -> str | None:
-        return question.prompt.label if self.labeller.prompted else None
+        return question.prompt.label if self.labeler.prompted else None
 
 
 def _chunks(questions: dict[str, Question], size: int) -> list[list[str]]:

@@ -119,7 +119,7 @@ _SIDES = ("contradiction", "entailment")
 
 def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
     """Who answered, how often in vain, and what it took: over all answers that the output rests on."""
-    labellers = []
+    labelers = []
     for job in jobs:
         outcomes = list(job.outcomes.values())
         replies = [reply for outcome in outcomes for reply in outcome.replies]
@@ -127,10 +127,10 @@ def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
         silent = sum(len(outcome.verdicts) > len(outcome.unusable) for outcome in outcomes)
         tokens_in, tokens_out = sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies)
         times = sorted(reply.time for reply in replies)
-        parameters = {o.question.prompt.name: job.labeller.parameters(o.question.prompt) for o in outcomes}
-        labellers.append(
+        parameters = {o.question.prompt.name: job.labeler.parameters(o.question.prompt) for o in outcomes}
+        labelers.append(
             {
-                "model": job.labeller.model,
+                "model": job.labeler.model,
                 "parameters": parameters,
                 "questions": len(outcomes),
                 "answered": sum(outcome.answer is not None for outcome in outcomes),
@@ -144,4 +144,4 @@ def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
                 "last_answer": times[-1] if times else None,
             }
         )
-    return {"labellers": labellers}
+    return {"labelers": labelers}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.feedback.labellers import RATED, Chat
+from cse.feedback.labelers import RATED, Chat
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now

@@ -27,7 +27,7 @@ _MANY = 500  # keys a query; SQLite allows 999 in old versions
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a labeller said.
+    """What a labeler said.
 
     Attributes:
         text: Its words.

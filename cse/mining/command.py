@@ -67,7 +67,7 @@ def mine_file(
     """Mine negatives for every row of `data` and write them, whole or not at all.
 
     Args:
-        model: Whose space the miner looks for neighbours in.
+        model: Whose space the miner looks for neighbors in.
         data: One column: texts that are their own positives. Two: anchors and positives. More: negatives that stay, and
             are followed by mined ones.
         out: A .parquet file of columns anchor, positive, negative_1 and so on, null where a row has fewer. Beside it

@@ -13,7 +13,7 @@ from cse.batch import Example
 from cse.data.same_text import same_text_key
 from cse.errors import UserError
 from cse.mining.miners import Allowed, Mined, Miner, Queries
-from cse.mining.neighbours import cosines
+from cse.mining.neighbors import cosines
 
 CHUNK = 512  # anchors that are searched at once
 

@@ -1,4 +1,4 @@
-"""Masked language modelling: BERT (Devlin et al., NAACL 2019, arXiv:1810.04805, section 3.1)."""
+"""Masked language modeling: BERT (Devlin et al., NAACL 2019, arXiv:1810.04805, section 3.1)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def push(
     create_pr: bool = False,
     message: str | None = None,
     results: Path | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     adapter: bool = False,
     base: str | None = None,
     dry_run: bool = False,
@@ -97,7 +97,7 @@ def push(
         create_pr: Open a pull request rather than commit.
         message: Of the commit; None: one with the score.
         results: What `cse eval` wrote. None: what lies in the checkpoint or its run.
-        licence: The Hub's identifier, for the card.
+        license: The Hub's identifier, for the card.
         adapter: Publish a LoRA run's adapter alone, which others load on its backbone; see `cse.publish.adapter`.
         base: For an adapter, where its backbone is on the Hub, if it was not from there.
         dry_run: Only say what would go. Contacts nothing.
@@ -124,7 +124,7 @@ def push(
         remote = None if dry_run else _remote(repo, private=private, revision=revision, create_pr=create_pr)
         stage(checkpoint, folder) if alone is None else stage_adapter(alone, folder)
 
-        finish = partial(_finish, folder, checkpoint, repo, results, licence, alone)
+        finish = partial(_finish, folder, checkpoint, repo, results, license, alone)
         if remote is None:
             return finish(None).uploaded("", [], message, changed=False)
         return _upload(remote, folder, finish, message)
@@ -135,7 +135,7 @@ def _finish(
     checkpoint: Path,
     repo: str,
     results: Path | None,
-    licence: str | None,
+    license: str | None,
     adapter: Adapter | None,
     previous: str | None,
 ) -> _Finished:
@@ -144,7 +144,7 @@ def _finish(
     from cse.publish.verify import verify, verify_adapter
 
     run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
-    write_card(folder, repo, run=run, results=results, licence=licence, previous=previous, adapter=adapter)
+    write_card(folder, repo, run=run, results=results, license=license, previous=previous, adapter=adapter)
     files, others = published(folder)
     for path in others:
         (folder / path).unlink()

@@ -242,7 +242,7 @@ def small_llama(tmp_path_factory):
     """The folder that the converter makes of a small GGUF, and the weights that went in."""
     folder = tmp_path_factory.mktemp("smollm2")
     weights = write_gguf(folder / "small.gguf")
-    inside = {smollm2.MEMBER: (folder / "small.gguf").read_bytes(), smollm2.LICENCE: "Apache"}
+    inside = {smollm2.MEMBER: (folder / "small.gguf").read_bytes(), smollm2.LICENSE: "Apache"}
     out = folder / "out"
     out.mkdir()
     smollm2.convert(make_wheel(folder, files=inside), out)

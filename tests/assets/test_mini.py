@@ -25,7 +25,7 @@ def test_it_is_at_most_12_mb_and_says_where_it_comes_from():
     folder = resolve("asset:mini")
     assert (folder / "model.safetensors").stat().st_size <= 12e6
     notice = (folder / "NOTICE").read_text()
-    for word in ("sha256", "licence", "command", "loss"):
+    for word in ("sha256", "license", "command", "loss"):
         assert word in notice.lower()
 
 

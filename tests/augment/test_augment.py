@@ -28,7 +28,7 @@ from cse.augment import (
     WordRepetition,
     render,
 )
-from cse.augment.characters import NEIGHBOURS
+from cse.augment.characters import NEIGHBORS
 from cse.batch import Example
 from cse.data.collators import AugmentedViews
 from cse.data.tokens import TokenStore
@@ -182,7 +182,7 @@ def test_five_spans_of_two_words_fall_out_of_forty():
         assert kept == sorted(kept)
         assert len(kept) == 30
         gone = [i for i in range(40) if i not in kept]
-        assert all(len(run) % 2 == 0 for run in runs(gone))  # neighbours may touch
+        assert all(len(run) % 2 == 0 for run in runs(gone))  # neighbors may touch
         places.update(gone)
     assert min(places.values()) > 0  # any word may go
     assert sum(places.values()) == 10 * len(SEEDS)
@@ -247,19 +247,19 @@ def test_sentences_are_shuffled_whole():
 # -- Characters ------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_has_the_neighbours_that_it_has_on_a_keyboard():
-    assert set(NEIGHBOURS["g"]) == set("tyfhvb")
-    assert set(NEIGHBOURS["q"]) == set("wa")
-    assert all(key in NEIGHBOURS[other] for key, others in NEIGHBOURS.items() for other in others)
+def test_a_key_has_the_neighbors_that_it_has_on_a_keyboard():
+    assert set(NEIGHBORS["g"]) == set("tyfhvb")
+    assert set(NEIGHBORS["q"]) == set("wa")
+    assert all(key in NEIGHBORS[other] for key, others in NEIGHBORS.items() for other in others)
 
 
 @pytest.mark.parametrize(
-    ("error", "want"), [("omit", "gt"), ("double", "gott"), ("swap", "gto"), ("neighbour", "gpt")], ids=str
+    ("error", "want"), [("omit", "gt"), ("double", "gott"), ("swap", "gto"), ("neighbor", "gpt")], ids=str
 )
 def test_each_typing_error_by_pencil(error, want):
     class Typist(Fixed):
         def choice(self, options):
-            return error if isinstance(options, tuple) else max(options)  # of o's neighbours i k l p: p
+            return error if isinstance(options, tuple) else max(options)  # of o's neighbors i k l p: p
 
     rng = Typist(0.9, 0.9 if error == "double" else 0.0, 0.0 if error == "double" else 0.9)
     assert CharacterNoise(probability=0.5)("got", rng) == want
@@ -350,10 +350,10 @@ def test_ranges_are_checked(build, named):
 # -- Views -----------------------------------------------------------------------------------------------------------
 
 
-def view_ids(collator, tokens, seed, epoch, row, neighbours=0):
+def view_ids(collator, tokens, seed, epoch, row, neighbors=0):
     text = " ".join(WORDS)
     collator.setup(tokens, seed)
-    batch = collator([Example((text,), row_id=row), *[Example((text,), row_id=99)] * neighbours], epoch)
+    batch = collator([Example((text,), row_id=row), *[Example((text,), row_id=99)] * neighbors], epoch)
     views = zip(batch.input_ids[0], batch.attention_mask[0], strict=True)
     return tuple(tuple(i[m == 1].tolist()) for i, m in views), batch
 
@@ -364,7 +364,7 @@ def test_views_depend_on_seed_epoch_row_and_view_alone(tiny_bert):
     first, batch = view_ids(collator, tokens, 1, 0, 5)
     assert first[0] != first[1]
     assert batch.text_id.tolist() == [[0, 0]]  # one text, however it is rendered
-    assert view_ids(collator, tokens, 1, 0, 5, neighbours=3)[0] == first
+    assert view_ids(collator, tokens, 1, 0, 5, neighbors=3)[0] == first
     others = [(2, 0, 5), (1, 1, 5), (1, 0, 6)]
     assert len({first, *(view_ids(collator, tokens, *address)[0] for address in others)}) == 4
 

@@ -40,7 +40,7 @@ def wordnet(tmp_path_factory) -> Path:
     """A WordNet of six synsets, as the manual page wndb(5WN) says."""
     folder = tmp_path_factory.mktemp("wordnet")
     for name, synsets in SYNSETS.items():
-        data, offsets = "  1 a licence | with a bar\n", []
+        data, offsets = "  1 a license | with a bar\n", []
         for members in synsets:
             offsets.append(len(data.encode()))
             words = " ".join(f"{word} 0" for word in members)
@@ -48,7 +48,7 @@ def wordnet(tmp_path_factory) -> Path:
                 f'{offsets[-1]:08d} 05 {name[0]} {len(members):02x} {words} 001 @ 00000001 n 0000 | a gloss; "dog"\n'
             )
         (folder / f"data.{name}").write_text(data)
-        lines = ["  1 a licence"]
+        lines = ["  1 a license"]
         for lemma, (tagged, senses) in SENSES[name].items():
             places = " ".join(f"{offsets[i]:08d}" for i in senses)
             lines.append(f"{lemma} {name[0]} {len(senses)} 2 @ ~ {len(senses)} {tagged} {places}  ")

@@ -117,7 +117,7 @@ def test_a_report_by_pencil(data_of, tiny_bert):
     report = examine(data, tokens, SETS)
     assert report["rows"] == 3
     assert report["left_out"] == {"blank": 1, "duplicate": 1}
-    assert report["texts"] == {"all": 6, "distinct": 6, "distinct_normalised": 4, "same_in_row": 1}
+    assert report["texts"] == {"all": 6, "distinct": 6, "distinct_normalized": 4, "same_in_row": 1}
     assert report["words"]["histogram"] == {"0-4": 6}
     assert report["words"]["mean"] == round((2 + 2 + 4 + 2 + 2 + 4) / 6, 2)
     assert report["tokens"]["histogram"] == {"0-4": 4, "5-8": 2}  # [CLS] and [SEP] besides; four words are cut to three

@@ -18,7 +18,7 @@ from tests.runs import make_run, metrics, weights
 from tests.training.test_trainer import Dies
 
 
-def labelled(*counts: int) -> list[Example]:
+def labeled(*counts: int) -> list[Example]:
     """So many rows of label 0, 1, ..., every text different."""
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     return [Example((f"text {row}",), label=label, row_id=row) for row, label in enumerate(labels)]
@@ -40,7 +40,7 @@ def test_no_text_twice_in_a_batch():
 
 
 def test_without_duplicates_every_full_batch_is_there():
-    data = labelled(103)
+    data = labeled(103)
     batches = NoDuplicates().batches(data, 10, 1, 0)
     assert batches.shape == (10, 10)
     assert len(set(batches.flatten())) == 100
@@ -63,7 +63,7 @@ def test_a_text_in_half_of_the_rows_by_pencil():
 
 
 def test_p_labels_with_k_rows_each():
-    data = labelled(9, 8, 3, 2, 8)
+    data = labeled(9, 8, 3, 2, 8)
     batches = LabelBatches(labels=2).batches(data, 8, 0, 0)  # K = 4: labels 0, 1 and 4 have groups, two each
     assert len(batches) == 3
     assert len(set(batches.flatten())) == 24
@@ -77,12 +77,12 @@ def test_p_labels_with_k_rows_each():
 @pytest.mark.parametrize(
     ("sampler", "data", "size", "named"),
     [
-        (LabelBatches(labels=3), labelled(4, 4), 6, "sampler.labels is 3, but only 2 labels have the 2 rows"),
-        (LabelBatches(labels=2), labelled(4, 1), 6, "only 1 labels have the 3 rows"),
-        (LabelBatches(labels=3), labelled(4, 4, 4), 8, "does not divide a batch of 8"),
+        (LabelBatches(labels=3), labeled(4, 4), 6, "sampler.labels is 3, but only 2 labels have the 2 rows"),
+        (LabelBatches(labels=2), labeled(4, 1), 6, "only 1 labels have the 3 rows"),
+        (LabelBatches(labels=3), labeled(4, 4, 4), 8, "does not divide a batch of 8"),
         (LabelBatches(labels=2), [Example(("a",)), Example(("b",))], 2, "needs labels(.|\n)*label_column"),
         (ClusterBatches(), [Example(("a",)), Example(("b",))], 2, "needs labels"),
-        (ClusterBatches(), labelled(3, 3), 4, "no cluster of the data has the 4 rows"),
+        (ClusterBatches(), labeled(3, 3), 4, "no cluster of the data has the 4 rows"),
     ],
 )
 def test_what_cannot_be_drawn_is_named_with_its_fix(sampler, data, size, named):
@@ -97,7 +97,7 @@ def test_a_batch_of_one_label_is_refused():
 
 
 def test_batches_of_one_cluster():
-    data = labelled(10, 3, 7, 4)
+    data = labeled(10, 3, 7, 4)
     batches = ClusterBatches().batches(data, 4, 0, 0)
     assert sorted(data[batch[0]].label for batch in batches) == [0, 0, 2, 3]
     assert all(len({data[row].label for row in batch}) == 1 for batch in batches)
@@ -106,10 +106,10 @@ def test_batches_of_one_cluster():
 
 
 SAMPLERS = {
-    "none": (None, labelled(90)),
+    "none": (None, labeled(90)),
     "duplicates": (NoDuplicates(), repeated(90, 25)),
-    "labels": (LabelBatches(labels=3), labelled(30, 17, 25, 18)),
-    "clusters": (ClusterBatches(), labelled(30, 17, 25, 18)),
+    "labels": (LabelBatches(labels=3), labeled(30, 17, 25, 18)),
+    "clusters": (ClusterBatches(), labeled(30, 17, 25, 18)),
 }
 
 

@@ -120,7 +120,7 @@ def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
 
 
 @EVERY
-def test_padding_and_neighbours_change_nothing(any_backbone):
+def test_padding_and_neighbors_change_nothing(any_backbone):
     encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), pooler="mean").eval()
     with torch.no_grad():
         encoder.adapter.prompts.weight.normal_()

@@ -18,8 +18,8 @@ def test_equals_scipy_on_every_resample():
     """The slow way: draw the pairs that the counts say, and let scipy rank them."""
     cosine, gold = data(37)
     counts = _counts(np.random.default_rng(1), 25, 37)
-    x, xx = _Ranker.of(cosine).centred(counts)
-    y, yy = _Ranker.of(gold).centred(counts)
+    x, xx = _Ranker.of(cosine).centered(counts)
+    y, yy = _Ranker.of(gold).centered(counts)
     ours = (counts * x * y).sum(1) / np.sqrt(xx * yy)
     for row, value in zip(counts.astype(int), ours, strict=True):
         drawn = np.repeat(np.arange(37), row)

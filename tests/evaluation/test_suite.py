@@ -16,7 +16,7 @@ def test_the_seven_tasks_and_their_known_sizes():
 def test_every_task_says_what_it_is():
     for task in suite.tasks().values():
         assert task.version >= 1
-        assert task.licence
+        assert task.license
         assert task.shipped or (task.senteval and len(task.hub["revision"]) == 40)
 
 

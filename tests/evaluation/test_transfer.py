@@ -6,7 +6,7 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation import describe, transfer, transfer_data
 from cse.evaluation.sources import Missing
-from cse.evaluation.transfer_data import Labelled, Row
+from cse.evaluation.transfer_data import Labeled, Row
 
 
 def rows(n, seed, classes=("0", "1")):
@@ -25,7 +25,7 @@ def telling(labels, noise):
 
 
 def task(protocol, splits, name="MR"):
-    return Labelled(name, protocol, splits, "here")
+    return Labeled(name, protocol, splits, "here")
 
 
 def test_separable_classes_are_separated():

@@ -17,13 +17,13 @@ class Server:
     """Answers a question about a text that has `s=0.37` in it with {"score": 0.37}.
 
     Args:
-        plans: To a word, what happens to the questions that have it in them, one behaviour after the other; then all is
-            well. See `_Handler` for the behaviours.
+        plans: To a word, what happens to the questions that have it in them, one behavior after the other; then all is
+            well. See `_Handler` for the behaviors.
         before: Called with the number of the request, from 1, before each answer.
     """
 
     def __init__(self, plans=None, before=lambda number: None):
-        self.plans = {word: list(behaviours) for word, behaviours in (plans or {}).items()}
+        self.plans = {word: list(behaviors) for word, behaviors in (plans or {}).items()}
         self.before = before
         self.requests: list[dict] = []  # the bodies, in the order of arrival
         self.times: list[float] = []
@@ -41,11 +41,11 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
 
-    def behaviour(self, question: str) -> str:
+    def behavior(self, question: str) -> str:
         with self.lock:
-            for word, behaviours in self.plans.items():
-                if f"{word} id=" in question and behaviours:
-                    return behaviours.pop(0)
+            for word, behaviors in self.plans.items():
+                if f"{word} id=" in question and behaviors:
+                    return behaviors.pop(0)
         return "well"
 
     def asked(self) -> Counter:
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner.keys.add(self.headers.get("Authorization", ""))
         owner.before(number)
         question = body["messages"][-1]["content"]
-        kind, _, value = owner.behaviour(question).partition(":")
+        kind, _, value = owner.behavior(question).partition(":")
         getattr(self, f"do_{kind}")(value, question)
 
     # -- Answers ---------------------------------------------------------------------------------------------------

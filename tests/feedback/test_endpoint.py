@@ -119,7 +119,7 @@ def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path):
     assert [(r["row"], r["reason"]) for r in rejects[-2:]] == [(25, "duplicate"), (26, "blank")]
     assert next(r for r in rejects if r["reason"] == "out_of_range")["attempts"] == ["out_of_range"] * 3
     counted = manifest(tmp_path)
-    [answers] = counted["labellers"]
+    [answers] = counted["labelers"]
     failed = {"http_500": 1 + 4, "http_503": 1, "http_429": 2, "timeout": 1, "connection": 2, "http_400": 1}
     assert answers["failed_requests"] == failed | {"broken_body": 4}  # half, html, hollow, inside
     unusable = {"malformed": 1, "wrong_type": 1, "out_of_range": 2 + 3, "truncated": 1, "refusal": 4 * 3}
@@ -152,7 +152,7 @@ def test_a_quarter_of_2000_questions_goes_wrong_and_each_is_answered(tmp_path):
         assert cli.main(command(tmp_path, server.url, "--workers", "16")) == 0
     assert [r["score"] for r in lines(tmp_path / "out.jsonl")] == [score_of(i) for i in range(2000)]
     assert lines(tmp_path / "out.rejects.jsonl") == []
-    [answers] = manifest(tmp_path)["labellers"]
+    [answers] = manifest(tmp_path)["labelers"]
     times = Counter({name: each * n for name, n in Counter([*failing.values(), *useless.values()]).items()})
     assert answers["failed_requests"] == {name: times[name] for name in set(failing.values())}
     assert answers["unusable"] == {name: times[name] for name in set(useless.values())}
@@ -219,7 +219,7 @@ def test_a_cap_stops_cleanly_and_the_job_goes_on(tmp_path, capsys):
         assert [cli.main(run), cli.main(run), cli.main(run)] == [3, 0, 0]
         assert server.asked() == {f"id=q{i}z": 1 for i in range(12)}
     assert [r["score"] for r in lines(tmp_path / "out.jsonl")] == [score_of(i) for i in range(12)]
-    assert manifest(tmp_path)["labellers"][0]["answers"] == 12
+    assert manifest(tmp_path)["labelers"][0]["answers"] == 12
 
 
 def test_the_cost_is_counted_and_capped(tmp_path):
@@ -230,7 +230,7 @@ def test_the_cost_is_counted_and_capped(tmp_path):
         assert 3 <= len(server.requests) <= 9  # never past the cap, reservations being larger than what is used
         assert cli.main(command(tmp_path, server.url, *prices)) == 0
         assert len(server.requests) == 10
-    [answers] = manifest(tmp_path)["labellers"]
+    [answers] = manifest(tmp_path)["labelers"]
     assert answers["cost_usd"] == pytest.approx(0.0020)
     assert answers["tokens"] == {"input": 1000, "output": 100, "estimated": False}
 

@@ -1,4 +1,4 @@
-"""What becomes of answers, with a labeller that answers by rule; and that recipes read what comes out."""
+"""What becomes of answers, with a labeler that answers by rule; and that recipes read what comes out."""
 
 from __future__ import annotations
 

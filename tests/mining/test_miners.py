@@ -12,7 +12,7 @@ from cse.batch import Example
 from cse.errors import UserError
 from cse.inference.vectors import unit
 from cse.mining.miners import Queries, Random, TopK
-from cse.mining.neighbours import open_pool
+from cse.mining.neighbors import open_pool
 from cse.mining.search import Corpus, TeacherRule, mine
 
 
@@ -134,8 +134,8 @@ def cloud():
 def test_every_anchor_of_a_cloud(cloud, monkeypatch, index, first, last, margin):
     if index != "exact":
         pytest.importorskip("faiss")
-    monkeypatch.setattr("cse.mining.neighbours.BLOCK", 50)
-    monkeypatch.setattr("cse.mining.neighbours.STRIP", 2)
+    monkeypatch.setattr("cse.mining.neighbors.BLOCK", 50)
+    monkeypatch.setattr("cse.mining.neighbors.STRIP", 2)
     anchor, positive, pool, banned = cloud
     options = {"first": first, "last": last, "absolute_margin": margin, "index": index}
     found = topk(pool, queries(anchor, positive, banned), 4, **options)

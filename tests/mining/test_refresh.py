@@ -79,7 +79,7 @@ def test_they_are_the_nearest_of_the_encoder_as_it_is(tiny_bert, tmp_path, monke
     monkeypatch.setattr(RefreshNegatives, "mine", spy)
     Trainer(run).fit()
     assert list(seen) == [0, 2, 4, 6]
-    assert seen[0] != seen[6]  # the encoder has learnt, and its neighbours with it
+    assert seen[0] != seen[6]  # the encoder has learnt, and its neighbors with it
     assert len({len(texts) for rows in seen.values() for texts in rows}) > 1  # unequal numbers
 
 

@@ -1,4 +1,4 @@
-"""Masked language modelling against transformers' own BertForMaskedLM and RobertaForMaskedLM, and by limits."""
+"""Masked language modeling against transformers' own BertForMaskedLM and RobertaForMaskedLM, and by limits."""
 
 from __future__ import annotations
 

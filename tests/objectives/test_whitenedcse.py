@@ -98,7 +98,7 @@ def test_whitening_by_pencil():
 
 def test_loss_by_pencil():
     # Whitened, B = 4 corners of a square; the head keeps them (tanh only scales alike channels). Each anchor meets
-    # itself (cosine 1), two neighbours (0) and the opposite (-1), with each of two positives.
+    # itself (cosine 1), two neighbors (0) and the opposite (-1), with each of two positives.
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     objective = set_up(2, group_size=1, temperature=0.5)
     with torch.no_grad():

@@ -125,7 +125,7 @@ def test_in_a_clean_process_it_gives_the_runs_vectors(best, cached, tmp_path):
     adapter = find_adapter(checkpoint, None)
     assert adapter == Adapter(checkpoint, BASE, COMMIT, cached, known=True)
     stage_adapter(adapter, tmp_path / "staged")
-    write_card(tmp_path / "staged", "me/lora", run=None, results=None, licence=None, previous=None, adapter=adapter)
+    write_card(tmp_path / "staged", "me/lora", run=None, results=None, license=None, previous=None, adapter=adapter)
     report = verify_adapter(tmp_path / "staged", adapter)
     assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
     assert set(report.weights) == {"adapter_model.safetensors"}

@@ -26,7 +26,7 @@ from cse.inference.whiten import whiten
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.citation import ARXIV, citations
 from cse.publish.card.facts import portable
-from cse.publish.card.licences import of_folder
+from cse.publish.card.licenses import of_folder
 from cse.publish.scan import scan
 from cse.publish.stage import stage
 from tests.runs import write_texts
@@ -121,8 +121,8 @@ def results(tmp_path):
     return path
 
 
-def card(folder, *, run=None, results=None, licence="mit", previous=None):
-    write_card(folder, REPO, run=run, results=results, licence=licence, previous=previous)
+def card(folder, *, run=None, results=None, license="mit", previous=None):
+    write_card(folder, REPO, run=run, results=results, license=license, previous=previous)
     return ModelCard.load(folder / "README.md")
 
 
@@ -264,36 +264,36 @@ def test_half_a_marker_is_an_error(folder, previous):
     assert not (folder / "README.md").exists()
 
 
-def test_licences(folder, run):
-    with pytest.raises(UserError, match=r"licence 'apache2' is none .*\n.*nearest are apache-2\.0"):
-        card(folder, licence="apache2")
-    with pytest.raises(UserError, match=r"licence: not given, .*bert-base-uncased"):
-        card(folder, run=run, licence=None)
-    assert card(folder, licence="CC-BY-4.0").data.license == "cc-by-4.0"
-    (folder / "NOTICE").write_text("A model.\nLicence     Apache License 2.0; see it\n")
-    assert card(folder, licence=None).data.license == "apache-2.0"
-    assert card(folder, licence="mit").data.license == "mit"
-    (folder / "NOTICE").write_text("A model.\nLicence     CC BY-NC 4.0\n")
-    assert card(folder, licence=None).data.license == "cc-by-nc-4.0"
+def test_licenses(folder, run):
+    with pytest.raises(UserError, match=r"license 'apache2' is none .*\n.*nearest are apache-2\.0"):
+        card(folder, license="apache2")
+    with pytest.raises(UserError, match=r"license: not given, .*bert-base-uncased"):
+        card(folder, run=run, license=None)
+    assert card(folder, license="CC-BY-4.0").data.license == "cc-by-4.0"
+    (folder / "NOTICE").write_text("A model.\nLicense     Apache License 2.0; see it\n")
+    assert card(folder, license=None).data.license == "apache-2.0"
+    assert card(folder, license="mit").data.license == "mit"
+    (folder / "NOTICE").write_text("A model.\nLicense     CC BY-NC 4.0\n")
+    assert card(folder, license=None).data.license == "cc-by-nc-4.0"
     with pytest.raises(UserError, match=r"the backbone is under cc-by-nc-4\.0, .*\n.*give cc-by-nc-4\.0"):
-        card(folder, licence="mit")
+        card(folder, license="mit")
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "licence"),
+    ("file", "content", "license"),
     [
         ("LICENSE", "MIT License\n\nCopyright", "mit"),
         ("LICENSE.txt", "   Apache License\n      Version 2.0, January 2004", "apache-2.0"),
-        ("NOTICE", "x\nLicence     apache-2.0\n", "apache-2.0"),
+        ("NOTICE", "x\nLicense     apache-2.0\n", "apache-2.0"),
         ("LICENSE", "All rights are mine, which permits nothing", None),
     ],
 )
-def test_licences_in_words(tmp_path, file, content, licence):
+def test_licenses_in_words(tmp_path, file, content, license):
     (tmp_path / file).write_text(content)
-    assert of_folder(tmp_path) == licence
+    assert of_folder(tmp_path) == license
 
 
-def test_a_backbones_licence_travels_with_it(tiny_bert, tmp_path):
+def test_a_backbones_license_travels_with_it(tiny_bert, tmp_path):
     from shutil import copytree
 
     copytree(tiny_bert, tmp_path / "backbone")
@@ -301,13 +301,13 @@ def test_a_backbones_licence_travels_with_it(tiny_bert, tmp_path):
     Encoder(str(tmp_path / "backbone")).save(tmp_path / "best")
     stage(tmp_path / "best", tmp_path / "staged")
     assert (tmp_path / "staged" / "LICENSE").read_text() == "MIT License\n"
-    assert card(tmp_path / "staged", licence=None).data.license == "mit"
+    assert card(tmp_path / "staged", license=None).data.license == "mit"
 
 
 def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
-    labeller = {"model": "gpt-x", "questions": 10, "answers": 12, "cost_usd": 0.5}
+    labeler = {"model": "gpt-x", "questions": 10, "answers": 12, "cost_usd": 0.5}
     manifest = {"made_by": "cse feedback", "task": "score", "prompts": {"score": {"version": "3"}}}
-    manifest |= {"counts": {"rows": 9, "set_aside": {"refused": 1}}, "labellers": [labeller]}
+    manifest |= {"counts": {"rows": 9, "set_aside": {"refused": 1}}, "labelers": [labeler]}
     manifest |= {"score_histogram": {"0.0-0.1": 4, "0.1-0.2": 0, "0.9-1.0": 5}}
     (tmp_path / "pairs.manifest.json").write_text(json.dumps(manifest))
     mined = {"miner": {"class": "TopK"}, "k": 2, "checkpoint": {"name": "/home/me/runs/best"}}

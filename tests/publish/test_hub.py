@@ -79,7 +79,7 @@ def hub(monkeypatch, tmp_path, caplog):
     """A Hub where TOKEN is "me", and nothing says TOKEN but the headers that must."""
     caplog.set_level("DEBUG")
     with HubServer(page=3) as hub:
-        hub.users[TOKEN] = User("me", organisations=("team",))
+        hub.users[TOKEN] = User("me", organizations=("team",))
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"

@@ -13,7 +13,7 @@ from cse.errors import UserError
 from cse.files import write_text
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
-from cse.publish.card.licences import choose
+from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
 from cse.publish.card.scores import average, read_results, rows, seeds_of, transfer
 from cse.publish.card.usage import (
@@ -23,7 +23,7 @@ from cse.publish.card.usage import (
     sentence_transformers_code,
     transformers_code,
 )
-from cse.publish.card.words import POOLING, after, licence_text, limits, summary
+from cse.publish.card.words import POOLING, after, license_text, limits, summary
 
 if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
@@ -39,7 +39,7 @@ def write_card(
     *,
     run: Path | None,
     results: Path | None,
-    licence: str | None,
+    license: str | None,
     previous: str | None,
     adapter: Adapter | None = None,
 ) -> None:
@@ -50,18 +50,18 @@ def write_card(
         repo_id: Where it is published: you/name.
         run: The run's folder: recipe, environment and data are read from it. None: the card says they are not recorded.
         results: results.json of `cse eval`. None: the card says that the model is not scored.
-        licence: An identifier of the Hub's. None: the backbone's.
+        license: An identifier of the Hub's. None: the backbone's.
         previous: The README that is published now; what stands between its markers is kept.
         adapter: What the folder holds of it, where it holds an adapter alone.
 
     Raises:
-        UserError: A file is damaged, the licence is unknown or not allowed, or `previous` has one marker only.
+        UserError: A file is damaged, the license is unknown or not allowed, or `previous` has one marker only.
     """
     from huggingface_hub import ModelCard
 
     layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
     scored = read_results(results) if results is not None else None
-    chosen, base = choose(licence, folder, facts.backbone)
+    chosen, base = choose(license, folder, facts.backbone)
     card = ModelCard.from_template(
         metadata(folder, repo_id, chosen, facts, layout, scored, adapter.base if adapter else None),
         template_path=str(Path(__file__).with_name("card.md")),
@@ -81,7 +81,7 @@ def write_card(
         seed=facts.seed,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",
         limits=limits(layout, facts, scored),
-        licence_text=licence_text(chosen, base, facts),
+        license_text=license_text(chosen, base, facts),
         citations=citations(facts.recipe),
         **_scores(scored, run),
     )

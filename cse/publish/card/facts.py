@@ -113,11 +113,11 @@ def _absolute(value: str) -> bool:
 
 
 def _data(source: str, recorded: Mapping[str, Any]) -> dict[str, str]:
-    """Name, rows, hash, licence and counts."""
+    """Name, rows, hash, license and counts."""
     found = {"source": f"`{portable(source)}`" if source else NO_RUN}
     found["rows"] = _cell(recorded.get("rows")) or NO_RUN
     found["sha256 of the rows"] = _cell(recorded.get("sha256")) or NO_RUN
-    found["licence"] = _licence(source) or NO_RUN
+    found["license"] = _license(source) or NO_RUN
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in (recorded.get("left_out") or {}).items())
     tokens, mined = recorded.get("tokens") or {}, _json(_beside(source, ".json"))
     found["left out or mended"] = left_out
@@ -135,7 +135,7 @@ def _shared(found: Mapping[str, Any]) -> str:
     return f"{found['shared_texts']:,} of {found['texts']:,} texts{pairs}"
 
 
-def _licence(source: str) -> str | None:
+def _license(source: str) -> str | None:
     """What an asset's NOTICE says, where the asset is on this machine. Nothing is fetched."""
     if source in AI_MADE:
         return SHIPPED
@@ -148,7 +148,7 @@ def _licence(source: str) -> str | None:
     notice = asset.folder(name) / "NOTICE" if asset else None
     if notice is None or not notice.is_file():
         return None
-    stated = re.search(r"^Licence\s+(.+)$", notice.read_text(encoding="utf-8"), re.MULTILINE)
+    stated = re.search(r"^Licen[cs]e\s+(.+)$", notice.read_text(encoding="utf-8"), re.MULTILINE)
     return stated[1].rstrip(",") if stated else None
 
 
@@ -170,11 +170,11 @@ def _feedback(source: str) -> dict[str, str]:
         "scores": ", ".join(f"{k}: {n:,}" for k, n in (manifest.get("score_histogram") or {}).items() if n),
         "sha256": _cell((manifest.get("output") or {}).get("sha256")),
     }
-    for labeller in manifest.get("labellers") or []:
-        answers = f"{labeller.get('answers', 0):,} answers to {labeller.get('questions', 0):,} questions"
-        cost = labeller.get("cost_usd")
-        when = f", {labeller['first_answer']} to {labeller['last_answer']}" if labeller.get("first_answer") else ""
-        found[f"model `{labeller.get('model')}`"] = f"{answers}{f', {cost} USD' if cost else ''}{when}"
+    for labeler in manifest.get("labelers") or []:
+        answers = f"{labeler.get('answers', 0):,} answers to {labeler.get('questions', 0):,} questions"
+        cost = labeler.get("cost_usd")
+        when = f", {labeler['first_answer']} to {labeler['last_answer']}" if labeler.get("first_answer") else ""
+        found[f"model `{labeler.get('model')}`"] = f"{answers}{f', {cost} USD' if cost else ''}{when}"
     return {key: text for key, text in found.items() if text}
 
 

@@ -17,7 +17,7 @@ from cse.publish.card.scores import evaluations
 def metadata(
     folder: Path,
     repo_id: str,
-    licence: str,
+    license: str,
     facts: Facts,
     layout: Layout,
     scored: Mapping[str, Any] | None,
@@ -39,7 +39,7 @@ def metadata(
         optional["datasets"] = [data["repo"]]
     optional |= {"eval_results": found, "model_name": repo_id} if found else {}
     return ModelCardData(
-        license=licence,
+        license=license,
         library_name="peft" if adapter_base else "sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=tags,

@@ -59,12 +59,12 @@ def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> li
     return lines
 
 
-def licence_text(licence: str, base: str | None, facts: Facts) -> str:
+def license_text(license: str, base: str | None, facts: Facts) -> str:
     """Of the model, the backbone and the training text."""
-    text = f"`{licence}`."
+    text = f"`{license}`."
     if base is not None:
         text += f" The backbone{f' (`{facts.backbone}`)' if facts.backbone else ''} is under `{base}`"
         text += "; its notices are in this folder where it came with them." if facts.backbone else "."
-    if facts.data.get("licence", NO_RUN) != NO_RUN:
-        text += f" Training text: {facts.data['licence']}; none of it is part of this folder."
+    if facts.data.get("license", NO_RUN) != NO_RUN:
+        text += f" Training text: {facts.data['license']}; none of it is part of this folder."
     return text

@@ -26,7 +26,7 @@ def test_the_share_dropped_and_the_expectation(probability, dtype):
     assert torch.allclose(kept, torch.tensor(1 / (1 - probability)), rtol=5e-3)
 
 
-def test_neighbours_are_independent():
+def test_neighbors_are_independent():
     torch.manual_seed(1)
     dropped = (dropout(torch.ones(400_000), 0.25) == 0).float() - 0.25
     for lag in range(1, 9):  # four share a random number

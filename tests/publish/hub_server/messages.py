@@ -59,7 +59,7 @@ class Fault:
 class User:
     name: str
     role: str = "write"
-    organisations: tuple[str, ...] = ()
+    organizations: tuple[str, ...] = ()
 
 
 class Answer(Exception):

@@ -42,7 +42,7 @@ def signed_in(ask: Handler) -> User:
 
 def owns(ask: Handler, namespace: str) -> bool:
     user = sender(ask)
-    return user is not None and namespace in (user.name, *user.organisations)
+    return user is not None and namespace in (user.name, *user.organizations)
 
 
 def readable(ask: Handler, repo: str) -> Repository:
@@ -71,9 +71,9 @@ def at(repository: Repository, revision: str) -> str:
 
 def whoami(ask: Handler) -> object:
     user = signed_in(ask)
-    organisations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in user.organisations]
+    organizations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in user.organizations]
     access = {"type": "access_token", "accessToken": {"displayName": "test", "role": user.role}}
-    return {"type": "user", "id": "1", "name": user.name, "orgs": organisations, "auth": access}
+    return {"type": "user", "id": "1", "name": user.name, "orgs": organizations, "auth": access}
 
 
 def create(ask: Handler) -> object:

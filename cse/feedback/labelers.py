@@ -21,7 +21,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A question as a labeller gets it.
+    """A question as a labeler gets it.
 
     Attributes:
         key: Its name in the store, and the address of its randomness.
@@ -37,14 +37,14 @@ class Chat:
 
 
 class Unanswered(Exception):
-    """The labeller gave no answer. `kind` is one word, such as `http_500`; `again`: another try may help."""
+    """The labeler gave no answer. `kind` is one word, such as `http_500`; `again`: another try may help."""
 
     def __init__(self, kind: str, detail: str, *, again: bool = True, retry_after: float | None = None) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail, self.again, self.retry_after = kind, detail, again, retry_after
 
 
-class Labeller(Protocol):
+class Labeler(Protocol):
     """Answers questions.
 
     Attributes:
@@ -73,7 +73,7 @@ class Labeller(Protocol):
         Raises:
             Unanswered: There is none, after all tries.
             Stop: A cap is reached.
-            UserError: The labeller cannot be asked at all.
+            UserError: The labeler cannot be asked at all.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Under which licence a model is published: the Hub's identifiers, and what the backbone's own licence allows."""
+"""Under which license a model is published: the Hub's identifiers, and what the backbone's own license allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from cse.errors import UserError
 
 # huggingface.co/docs/hub/repositories-licenses
-LICENCES = frozenset(
+LICENSES = frozenset(
     """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
     afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
@@ -23,7 +23,7 @@ LICENCES = frozenset(
     other
     """.split()  # noqa: SIM905
 )
-# Those under which a changed work may be published under another licence.
+# Those under which a changed work may be published under another license.
 PERMISSIVE = frozenset(
     """
     apache-2.0 mit bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear isc zlib unlicense cc0-1.0 cc-by-4.0 bsl-1.0 wtfpl
@@ -40,51 +40,51 @@ IN_WORDS = (  # how a NOTICE or a LICENSE names some of them
 )
 
 
-def choose(licence: str | None, folder: Path, backbone: str | None) -> tuple[str, str | None]:
-    """The licence to publish under, and that of the backbone where it is known.
+def choose(license: str | None, folder: Path, backbone: str | None) -> tuple[str, str | None]:
+    """The license to publish under, and that of the backbone where it is known.
 
     Args:
-        licence: As asked for; None: the backbone's.
+        license: As asked for; None: the backbone's.
         folder: The published folder, which holds the backbone's LICENSE and NOTICE where it had them.
         backbone: As the recipe names it.
 
     Raises:
-        UserError: The Hub does not know the licence, the backbone's forbids it, or there is none to take.
+        UserError: The Hub does not know the license, the backbone's forbids it, or there is none to take.
     """
     base = of_folder(folder) or _of_cached(backbone)
-    if licence is None:
+    if license is None:
         if base is None:
             raise UserError(
-                f"licence: not given, and that of the backbone {backbone or ''} is not recorded here\n"
-                "fix: look it up and give the same or one that it allows: --licence apache-2.0"
+                f"license: not given, and that of the backbone {backbone or ''} is not recorded here\n"
+                "fix: look it up and give the same or one that it allows: --license apache-2.0"
             )
         return base, base
-    chosen = licence.strip().lower()
-    if chosen not in LICENCES:
-        near = difflib.get_close_matches(chosen, sorted(LICENCES), n=3, cutoff=0.3) or ["apache-2.0", "mit", "other"]
-        raise UserError(f"licence {licence!r} is none that the Hub knows\nfix: the nearest are {', '.join(near)}")
+    chosen = license.strip().lower()
+    if chosen not in LICENSES:
+        near = difflib.get_close_matches(chosen, sorted(LICENSES), n=3, cutoff=0.3) or ["apache-2.0", "mit", "other"]
+        raise UserError(f"license {license!r} is none that the Hub knows\nfix: the nearest are {', '.join(near)}")
     if base is not None and base not in PERMISSIVE and chosen != base:
         raise UserError(
-            f"licence {licence!r}: the backbone is under {base}, which a model made from it keeps\nfix: give {base}"
+            f"license {license!r}: the backbone is under {base}, which a model made from it keeps\nfix: give {base}"
         )
     return chosen, base
 
 
 def of_folder(folder: Path) -> str | None:
-    """The licence that a folder's NOTICE, LICENSE or card states."""
+    """The license that a folder's NOTICE, LICENSE or card states."""
     notice = _text(folder / "NOTICE")
     stated = re.search(r"^\W*licen[cs]e\b[\s:]+(.+)$", notice, re.IGNORECASE | re.MULTILINE)
     for text in (stated[1] if stated else "", *(_text(folder / f"LICENSE{end}")[:600] for end in ("", ".txt", ".md"))):
         for pattern, identifier in IN_WORDS:
             if re.search(pattern, text, re.IGNORECASE):
                 return identifier
-        if text.strip().lower() in LICENCES:
+        if text.strip().lower() in LICENSES:
             return text.strip().lower()
     return None
 
 
 def _of_cached(backbone: str | None) -> str | None:
-    """The licence on the card of a Hub model or of a folder, if that is on this machine. Nothing is fetched."""
+    """The license on the card of a Hub model or of a folder, if that is on this machine. Nothing is fetched."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -107,7 +107,7 @@ def _on_card(path: Path) -> str | None:
         stated = (yaml.safe_load(header[1]) or {}).get("license") if header else None
     except (yaml.YAMLError, AttributeError):
         return None
-    return stated if isinstance(stated, str) and stated in LICENCES else None
+    return stated if isinstance(stated, str) and stated in LICENSES else None
 
 
 def _text(path: Path) -> str:

@@ -17,7 +17,7 @@ TRAINING = 100_000  # most vectors that an index is trained on
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows of the pool, -1 where there is no more, and cosines
 
 
-class Neighbours(Protocol):
+class Neighbors(Protocol):
     """A pool that can be searched."""
 
     def search(self, anchors: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
@@ -36,7 +36,7 @@ def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
 
 
-def open_pool(pool: NDArray[np.float32], index: str) -> Neighbours:
+def open_pool(pool: NDArray[np.float32], index: str) -> Neighbors:
     """The pool (N, D) behind an index.
 
     Args:
@@ -59,7 +59,7 @@ class Exact:
         self.pool, self.device = pool, torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def search(self, anchors: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
-        """See `Neighbours`."""
+        """See `Neighbors`."""
         import torch
 
         queries = torch.from_numpy(np.ascontiguousarray(anchors)).to(self.device)  # (M, D)
@@ -99,7 +99,7 @@ class Faiss:
             ) from error
 
     def search(self, anchors: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
-        """See `Neighbours`."""
+        """See `Neighbors`."""
         wanted = min(depth + banned.shape[1], self.index.ntotal)
         scores, rows = self.index.search(np.ascontiguousarray(anchors), wanted)  # (M, wanted)
         out = contained(rows, banned) | (rows < 0)
