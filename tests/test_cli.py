@@ -215,7 +215,8 @@ def test_options_have_hyphens_and_the_old_underscores_still_work(tiny_bert, tmp_
     assert cli.main(["train", tiny_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
     assert (run / "best").is_dir()
     words = ["--run_dir", "a_b", "--run_dir=a_b", "--trainer.max_steps=1", "--objective.init_args.x_y=z_z", "a--b_c"]
-    assert [cli._hyphens(word) for word in words] == ["--run-dir", "a_b", "--run-dir=a_b", *words[3:]]
+    assert [cli._current_spelling(word) for word in words] == ["--run-dir", "a_b", "--run-dir=a_b", *words[3:]]
+    assert [cli._current_spelling(word) for word in ("--licence", "--licence=mit")] == ["--license", "--license=mit"]
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():
