@@ -1,1 +1,1 @@
-"""From a run's checkpoint to a model that anyone loads: staged, given its card, verified, uploaded."""
+"""Publishing a checkpoint: it is staged in a folder, described by a model card, verified, and uploaded to the Hub."""

@@ -1,4 +1,4 @@
-"""A LoRA run's adapter alone: small, and loaded on its backbone, which everyone fetches for himself."""
+"""Publishing only the adapter of a LoRA run: a small file that users load on a backbone from the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter that works for others.
+    """An adapter that other people can load.
 
     Attributes:
-        checkpoint: Of the run, which holds the adapter and the merged model.
-        base: The Hub id of its backbone.
-        revision: The backbone's commit.
-        folder: Where the backbone lies on this machine.
-        known: Whether that is the Hub's; False where `base` is only said to hold the same.
+        checkpoint: The run's checkpoint, which holds the adapter and the merged model.
+        base: The Hub id of the backbone.
+        revision: The backbone's commit on the Hub; None if it is unknown.
+        folder: The backbone's folder on this machine.
+        known: Whether `folder` was fetched from `base`; False if the user only states that `base` has the same weights.
     """
 
     checkpoint: Path
@@ -38,39 +38,43 @@ class Adapter:
 
 
 def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
-    """The adapter of a checkpoint, if others can load it on a backbone of the Hub.
+    """The adapter of a checkpoint, if other people can load it on a backbone from the Hub.
 
     Args:
-        checkpoint: A LoRA run's best/ or last/.
-        base: Where the Hub has the backbone that the run took from elsewhere.
+        checkpoint: The folder best/ or last/ of a LoRA run.
+        base: The Hub id of the backbone, if the run took the backbone from elsewhere.
 
     Raises:
-        UserError: It is no checkpoint or a damaged one, or the adapter alone does not make its vectors for others.
+        UserError: `checkpoint` is not a checkpoint or is damaged, or the adapter alone cannot reproduce its vectors.
     """
     from transformers import AutoConfig
 
     layout = require_checkpoint(checkpoint)
     if not layout.adapter:
-        raise _refusal(checkpoint, f"holds no {ADAPTER}/: it was trained without LoRA, or its LoRA is merged away")
+        raise _refusal(
+            checkpoint, f"has no {ADAPTER}/: it was trained without LoRA, or its LoRA was merged and discarded"
+        )
     check_sums(checkpoint)
     if dense := [module.path for module in layout.post if module.dense is not None]:
-        raise _refusal(checkpoint, f"ends in {dense[0]}, and a LoRA adapter has no place for a Dense")
+        raise _refusal(checkpoint, f"has the Dense layer {dense[0]} after pooling, which a LoRA adapter cannot hold")
     settings = read_json(checkpoint / ADAPTER / CONFIG)
     source = str(settings["base_model_name_or_path"])
     folder, commit = _backbone(checkpoint, source, settings.get("revision"))
     kept, whole = (AutoConfig.from_pretrained(path).num_hidden_layers for path in (checkpoint, folder))
     if kept != whole:
-        raise _refusal(checkpoint, f"keeps {kept} of the {whole} layers of {source}, and the Hub has the whole one")
+        raise _refusal(
+            checkpoint, f"has only {kept} of the {whole} layers of {source}, and users would load all {whole}"
+        )
     known = base in {None, source} and not _local(source)
     if base is None and not known:
-        what = f"has the backbone {source}, which others do not have"
-        raise _refusal(checkpoint, what, "; or give the Hub id of the very same weights: --base ID")
+        what = f"has the backbone {source}, which other people do not have"
+        raise _refusal(checkpoint, what, ", or give the Hub id of the same weights with --base ID")
     _check_id(base)
     return Adapter(checkpoint, base or source, commit if known else None, folder, known)
 
 
 def stage_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write the adapter as it is published: peft's two files, the tokenizer, notices; replacing `folder` as a whole."""
+    """Write the adapter to publish, replacing `folder`: the two files of peft, the tokenizer and the notices."""
     source = adapter.checkpoint / ADAPTER
     with atomic_dir(folder) as out:
         shutil.copyfile(source / WEIGHTS, out / WEIGHTS)
@@ -83,13 +87,13 @@ def stage_adapter(adapter: Adapter, folder: Path) -> None:
 
 
 def _backbone(checkpoint: Path, source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Where this machine has the backbone, and which commit of the Hub's it is, if it is."""
+    """The backbone's folder on this machine, and its commit on the Hub; None if it does not come from the Hub."""
     from cse.encoder.backbone import locate
 
     try:
         folder = Path(locate(source)) if _local(source) else snapshot(source, revision=revision, cached=True)
     except UserError:
-        what = f"has the backbone {source}, which is not on this machine any more, so nothing can be verified"
+        what = f"has the backbone {source}, which is no longer on this machine, so the adapter cannot be verified"
         raise _refusal(checkpoint, what) from None
     return folder, folder.name if COMMIT.fullmatch(folder.name) else None
 
@@ -100,11 +104,11 @@ def _local(source: str) -> bool:
 
 def _check_id(base: str | None) -> None:
     if base is not None and not is_repo_id(base):
-        raise UserError(f"--base {base} is not the id of a model on the Hub\nfix: give its id there, owner/name")
+        raise UserError(f"--base {base} is not the id of a model on the Hub\nfix: give an id of the form owner/name")
 
 
 def _refusal(checkpoint: Path, what: str, otherwise: str = "") -> UserError:
     return UserError(
         f"--adapter: checkpoint {checkpoint} {what}\n"
-        f"fix: push without --adapter: the merged model loads anywhere{otherwise}"
+        f"fix: push without --adapter, since the merged model loads without its backbone{otherwise}"
     )

@@ -1,6 +1,6 @@
 """Publishing a checkpoint to the Hugging Face Hub: staged, verified, and uploaded as one commit.
 
-The token is the Hub's own: HF_TOKEN or `hf auth login`. It goes to the Hub in a header and nowhere else.
+The token is that of huggingface_hub (HF_TOKEN or `hf auth login`). It is sent to the Hub in a header and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
     from cse.publish.remote import Repository
 
-ROUNDS = 3  # how often to begin anew where someone else commits meanwhile
+ROUNDS = 3  # attempts to commit; an attempt fails if someone else commits to the branch in the meantime
 MODEL = re.compile(
     r"""modules\.json | config_sentence_transformers\.json | sentence_bert_config\.json | config\.json
       | (tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json | (vocab|merges)\.txt
@@ -34,17 +34,17 @@ TEXT = re.compile(r"README\.md|LICENSE(\.txt|\.md)?|NOTICE")
 
 @dataclass(frozen=True)
 class Upload:
-    """What went to the Hub, or would.
+    """What was sent to the Hub, or what a dry run would have sent.
 
     Attributes:
-        url: Where it can be seen: the repository, its branch, or the pull request.
-        files: Sizes in bytes by path in the repository.
-        left_out: What the checkpoint holds beyond that.
-        verified: What `cse.publish.verify` found, a line each.
-        results: Where the scores on the card are from.
+        url: The address of the repository, its branch, or the pull request; empty for a dry run.
+        files: The sizes of the files in bytes, by path in the repository.
+        left_out: Files of the checkpoint that are not published.
+        verified: The findings of `cse.publish.verify`, one line for each.
+        results: The file that the scores on the card come from.
         removed: Files of an earlier upload that the model no longer has.
-        message: Of the commit.
-        changed: Whether there is a new commit; False too where nothing was sent.
+        message: The commit message.
+        changed: Whether a new commit was made; False for a dry run.
     """
 
     url: str
@@ -59,7 +59,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A staged folder with its card, verified; as `Upload`."""
+    """A staged folder that has its card and is verified; the attributes are those of `Upload`."""
 
     files: dict[str, int]
     left_out: list[str]
@@ -84,27 +84,28 @@ def push(
     base: str | None = None,
     dry_run: bool = False,
 ) -> Upload:
-    """Publish a checkpoint as a model that anyone loads.
+    """Publish a checkpoint as a model on the Hub.
 
-    It is staged in a temporary folder, given its card, reloaded and compared there, and uploaded as one commit, so that
-    the Hub holds the old model or the new one, and never a part. Large files that are there already are not sent again.
+    The checkpoint is staged in a temporary folder, where a card is written and the model is reloaded and compared with
+    the run. The folder is uploaded as one commit, so the Hub never holds parts of two models. Large files that the Hub
+    has already are not sent again.
 
     Args:
-        checkpoint: A run's best/ or last/, which is only read.
-        repo: owner/name; created where it is not there.
-        private: Of a repository that is created.
-        revision: A branch, created from main where it is not there. None: main.
-        create_pr: Open a pull request rather than commit.
-        message: Of the commit; None: one with the score.
-        results: What `cse eval` wrote. None: what lies in the checkpoint or its run.
-        license: The Hub's identifier, for the card.
-        adapter: Publish a LoRA run's adapter alone, which others load on its backbone; see `cse.publish.adapter`.
-        base: For an adapter, where its backbone is on the Hub, if it was not from there.
-        dry_run: Only say what would go. Contacts nothing.
+        checkpoint: The folder best/ or last/ of a run. It is only read.
+        repo: The repository, owner/name. It is created if it does not exist.
+        private: Whether a repository that is created is private.
+        revision: The branch to commit to; it is created from main if it does not exist. None: main.
+        create_pr: Open a pull request instead of committing to the branch.
+        message: The commit message. None: a message with the score.
+        results: The results.json written by `cse eval`. None: the one in the checkpoint or its run, if there is one.
+        license: The license on the card, as an identifier of the Hub. None: the license of the backbone.
+        adapter: Publish only the adapter of a LoRA run, which users load on its backbone; see `cse.publish.adapter`.
+        base: With `adapter`, the Hub id of the backbone if the run took the backbone from elsewhere.
+        dry_run: Only return what would be sent; the Hub is not contacted.
 
     Raises:
-        UserError: It is not a checkpoint or does not stand the verification, an argument is wrong, or the Hub is not
-            reached or refuses.
+        UserError: `checkpoint` is not a checkpoint or fails the verification, an argument is wrong, or the Hub cannot
+            be reached or refuses the upload.
     """
     from cse.publish.adapter import find_adapter, stage_adapter
     from cse.publish.stage import stage
@@ -112,9 +113,12 @@ def push(
     checkpoint = Path(checkpoint)
     check_name(repo)
     if base is not None and not adapter:
-        raise UserError(f"--base {base} names the backbone of an adapter alone; add --adapter, or leave it out")
+        raise UserError(f"--base {base} only applies with --adapter\nfix: add --adapter, or leave out --base")
     if create_pr and revision not in {None, "main"}:
-        raise UserError(f"--revision {revision} with --pr: the Hub opens pull requests against main; leave out one")
+        raise UserError(
+            f"--revision {revision} with --pr: the Hub opens pull requests against main only\n"
+            "fix: leave out one of the two"
+        )
     results = results or find_results(checkpoint)
     _check_results(results, checkpoint)
     message = message or describe(results)
@@ -139,7 +143,7 @@ def _finish(
     adapter: Adapter | None,
     previous: str | None,
 ) -> _Finished:
-    """Write the card, on top of the one that is there, and verify what is then uploaded as it is."""
+    """Write the card, keeping the user's part of the published one, and verify the files that are uploaded."""
     from cse.publish.card import write_card
     from cse.publish.verify import verify, verify_adapter
 
@@ -153,7 +157,7 @@ def _finish(
 
 
 def _check_results(results: Path | None, checkpoint: Path) -> None:
-    """Refuse scores of another model."""
+    """Refuse results that belong to another model."""
     from cse.encoder.identity import model_hash
 
     if results is None:
@@ -161,11 +165,11 @@ def _check_results(results: Path | None, checkpoint: Path) -> None:
     try:
         scored = read_json(results)["model"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # the card says what is wrong with it
+        return  # write_card reports what is wrong with the file
     if scored != model_hash(checkpoint):
         raise UserError(
-            f"--results {results} are the scores of another model than {checkpoint}\n"
-            f"fix: cse eval {checkpoint}, or give the file with its scores"
+            f"--results {results} holds the scores of a model other than {checkpoint}\n"
+            f"fix: run `cse eval {checkpoint}`, or give the file with the scores of this checkpoint"
         )
 
 
@@ -176,7 +180,7 @@ def _remote(repo: str, *, private: bool, revision: str | None, create_pr: bool) 
 
 
 def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], _Finished], message: str) -> Upload:
-    """Finish the folder on top of what is there, and commit it; anew where that is no longer what is there."""
+    """Commit the folder on top of the branch; if the branch moves meanwhile, write the card again and repeat."""
     from cse.publish.remote import Moved
 
     for _ in range(ROUNDS):
@@ -188,7 +192,9 @@ def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], _Fi
         except Moved:
             continue
         return found.uploaded(url, stale, message, changed=changed)
-    raise UserError(f"repository {remote.repo}: others commit to it faster than this upload ends\nfix: try again later")
+    raise UserError(
+        f"repository {remote.repo}: others committed to it during each of {ROUNDS} uploads\nfix: try again later"
+    )
 
 
 @contextmanager
@@ -197,16 +203,16 @@ def _room(scratch: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the model is put together in {scratch}, which fails: {error.strerror or error}\n"
-            "fix: set TMPDIR to a folder with room for a copy of the model"
+            f"the model cannot be staged in {scratch}: {error.strerror or error}\n"
+            "fix: set TMPDIR to a writable folder with enough space for a copy of the model"
         ) from error
 
 
 def published(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """The sizes of the files that may go, by path, and the paths of those that may not.
+    """The sizes of the files that may be published, by path, and the paths of those that may not.
 
-    What may go is the layout of `cse.encoder.layout`: weights, settings, tokenizer, the card, and the files of
-    Python that modules.json names.
+    Files of the layout of `cse.encoder.layout` may be published: weights, settings, the tokenizer, the card, and the
+    Python files that modules.json names.
     """
     paths, code = _paths(folder), _code(folder)
     going = [path for path in paths if MODEL.fullmatch(path) or TEXT.fullmatch(path) or path in code]
@@ -219,7 +225,7 @@ def _paths(folder: Path) -> list[str]:
 
 
 def _code(folder: Path) -> set[str]:
-    """Files of Python in the root that modules.json names, and those beside them that they import."""
+    """Python files in the root folder that modules.json names, and the files beside them that they import."""
     import ast
 
     from cse.encoder.layout import Layout
@@ -237,10 +243,10 @@ def _code(folder: Path) -> set[str]:
 
 
 def check_name(repo: str) -> None:
-    """Refuse what cannot be a repository's name.
+    """Check the name of a repository.
 
     Raises:
-        UserError: It says what is wrong with it.
+        UserError: `repo` cannot be the name of a repository.
     """
     owner, slash, name = repo.partition("/")
     wrong = None
@@ -251,13 +257,13 @@ def check_name(repo: str) -> None:
     elif not owner or not name:
         wrong = f"lacks the {'name' if owner else 'owner'}"
     elif odd := sorted(set(re.findall(r"[^A-Za-z0-9._-]", owner + name))):
-        wrong = f"holds {', '.join(map(repr, odd))}; letters, digits, '-', '_' and '.' may be used"
+        wrong = f"contains {', '.join(map(repr, odd))}; only letters, digits, '-', '_' and '.' are allowed"
     elif found := next((s for s in ("--", "..") if s in repo), None):
-        wrong = f"holds {found!r}"
+        wrong = f"contains {found!r}"
     elif edge := next((part for part in (owner, name) if part[0] in "-." or part[-1] in "-."), None):
         wrong = f"has {edge!r}, which starts or ends with '-' or '.'"
     elif long := next((part for part in (owner, name) if len(part) > 96), None):
-        wrong = f"has {len(long)} characters in {long[:20]}..., and may have 96"
+        wrong = f"has {len(long)} characters in {long[:20]}...; at most 96 are allowed"
     elif name.endswith(".git"):
         wrong = "ends with .git"
     if wrong:
@@ -265,10 +271,13 @@ def check_name(repo: str) -> None:
 
 
 def find_results(checkpoint: Path) -> Path | None:
-    """The results of a checkpoint: in it, or in its run as `cse eval` names them, on STS or else the only ones.
+    """The results file of a checkpoint; None if there is none.
+
+    It lies in the checkpoint, or in its run under the name that `cse eval` gives it. Results on STS come first; without
+    them, the only other results file is taken.
 
     Raises:
-        UserError: There are several, none of them on STS.
+        UserError: There are several results files, and none of them is on STS.
     """
     start = "results" if checkpoint.name == "best" else f"results-{checkpoint.name}"
     whole = [checkpoint / "results.json", checkpoint.parent / f"{start}.json"]
@@ -279,12 +288,14 @@ def find_results(checkpoint: Path) -> Path | None:
         others = [path for path in others if not path.name.startswith("results-last")]
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
-        raise UserError(f"--results: {checkpoint.parent} holds {names}\nfix: give the one to publish, --results FILE")
+        raise UserError(
+            f"--results is not given, and {checkpoint.parent} has {names}\nfix: choose one with --results FILE"
+        )
     return others[0] if others else None
 
 
 def describe(results: Path | None) -> str:
-    """A commit's message, with the score where there is one.
+    """The commit message, with the score if there is one.
 
     Raises:
         UserError: The results cannot be read.
@@ -298,5 +309,5 @@ def describe(results: Path | None) -> str:
 
 
 def shown_size(count: int) -> str:
-    """Bytes for people."""
+    """A size in bytes as text: B below a million, else MB."""
     return f"{count:,} B" if count < 1_000_000 else f"{count / 1e6:,.1f} MB"

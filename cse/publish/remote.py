@@ -1,4 +1,4 @@
-"""A model repository on the Hub: what is there, and one commit on top of it. What stands in the way is said."""
+"""A model repository on the Hub: its present state, and one commit on top of it. Failures are explained to the user."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before asking again, where the Hub does not say how long
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry, unless the Hub says how long to wait
 LONGEST_WAIT = 300.0
-PASSING = {408, 429, 500, 502, 503, 504}  # statuses that may be gone when asked again
-NOTHING_DONE = {429, 503}  # those of them that say that nothing was done
-AGAIN = "what was uploaded is not sent again when the same command runs again"
+PASSING = {408, 429, 500, 502, 503, 504}  # statuses of failures that may be temporary
+NOTHING_DONE = {429, 503}  # of these, the statuses of a request that had no effect
+AGAIN = "the same command does not upload again what is already uploaded"
 
 
 class Moved(Exception):
-    """Someone committed since `Repository.look`."""
+    """Someone else committed to the branch after `Repository.look`."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a branch holds: its commit (None where there is no repository), paths and README.md."""
+    """The state of a branch: its commit (None if the repository does not exist), paths and README.md."""
 
     sha: str | None
     files: frozenset[str]
@@ -39,19 +39,19 @@ class State:
 
 
 class Repository:
-    """A repository on the Hub that is about to be written to.
+    """A repository on the Hub to upload to.
 
-    huggingface_hub asks again by itself while it uploads large files; its other requests are repeated here.
+    huggingface_hub retries the upload of large files by itself; this class retries all other requests.
 
     Args:
-        repo: owner/name.
-        private: Of a repository that is created.
-        revision: A branch, created from main where it is not there. None: main.
-        create_pr: Open a pull request rather than commit.
+        repo: The repository, owner/name.
+        private: Whether a repository that is created is private.
+        revision: The branch to commit to; it is created from main if it does not exist. None: main.
+        create_pr: Open a pull request instead of committing to the branch.
 
     Raises:
-        UserError: There is no token or it may not write, the Hub is not reached, a pull request has no repository to
-            go to, or `private` is asked of one that is public.
+        UserError: There is no token or it cannot write, the Hub cannot be reached, `create_pr` is set and the
+            repository does not exist, or `private` is set and the repository is public.
     """
 
     def __init__(self, repo: str, *, private: bool, revision: str | None, create_pr: bool) -> None:
@@ -62,21 +62,21 @@ class Repository:
             raise UserError("HF_HUB_OFFLINE is set, so the Hub cannot be reached\nfix: unset it, or give --dry-run")
         token = get_token()
         if not token:
-            raise UserError("there is no token for the Hub\nfix: log in with `hf auth login`, or set HF_TOKEN")
+            raise UserError("no token for the Hub was found\nfix: log in with `hf auth login`, or set HF_TOKEN")
         self._private, self._token, self._user = private, token, "you"
         self._api = HfApi(token=token, library_name="cse")
         self.url = f"{self._api.endpoint}/{repo}"
         me = self._ask(self._api.whoami)
         self._user = me["name"]
         if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
-            raise UserError(f"the token of {self._user} may only read\nfix: log in with a token that may write")
+            raise UserError(f"the token of {self._user} is read-only\nfix: log in with a token that can write")
         self._exists = self._check_existing()
 
     def look(self) -> State:
-        """What the branch holds, or main where it is not there yet; nothing where there is no repository.
+        """The state of the branch, or of main if the branch does not exist yet; empty if the repository does not exist.
 
         Raises:
-            UserError: It cannot be read.
+            UserError: The repository cannot be read.
         """
         if not self._exists:
             return State(None, frozenset(), None)
@@ -89,14 +89,14 @@ class Repository:
     def commit(
         self, folder: Path, adds: list[str], removes: list[str], message: str, *, onto: State
     ) -> tuple[str, bool]:
-        """Upload files and commit them, all at once or not at all, to a repository and branch that are made if need be.
+        """Upload files and commit them all at once; the repository and the branch are created if they do not exist.
 
         Returns:
-            Where it can be seen, and whether there is anything new.
+            The address of the branch or pull request, and whether the commit changed anything.
 
         Raises:
-            Moved: The branch is not what it was.
-            UserError: The Hub refuses, or the connection breaks for good; the branch is as it was.
+            Moved: Someone else committed to the branch after `onto` was read.
+            UserError: The Hub refuses, or the connection is lost for good. The branch is unchanged.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -112,7 +112,7 @@ class Repository:
         return self._ask(lambda: self._commit([*additions, *deletions], message, parent))
 
     def _prepare(self, onto: State) -> str:
-        """Create what is not there; returns the commit to build on."""
+        """Create the repository and the branch if they do not exist; return the commit to build on."""
         sha = onto.sha
         if sha is None:
             self._ask(self._create)
@@ -138,10 +138,12 @@ class Repository:
     def _check_existing(self) -> bool:
         info = self._ask(self._info)
         if info is None and self.create_pr:
-            raise UserError(f"repository {self.repo} is not there, so --pr has nothing to go to\nfix: leave out --pr")
+            raise UserError(
+                f"repository {self.repo} does not exist, so --pr cannot open a pull request\nfix: leave out --pr"
+            )
         if info is not None and self._private and not info.private:
             raise UserError(
-                f"repository {self.repo} is there and public, and --private only applies to one that is created\n"
+                f"repository {self.repo} exists and is public, and --private only applies to one that is created\n"
                 f"fix: make it private at {self.url}/settings, or give another name"
             )
         return info is not None
@@ -162,9 +164,9 @@ class Repository:
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
                 raise
-            if not self._check_existing():  # else the answer to an earlier try was lost
+            if not self._check_existing():  # if it exists, an earlier try created it and the answer was lost
                 raise UserError(
-                    f"repository {self.repo}: the name is taken, by one that {self._user} may not see\n"
+                    f"repository {self.repo}: the name is taken by a repository that {self._user} cannot see\n"
                     "fix: give another name"
                 ) from None
 
@@ -195,10 +197,10 @@ class Repository:
         return done.pr_url or where, done.oid != parent
 
     def _ask(self, call: Callable[[], T], *, again: bool = True) -> T:
-        """What the Hub answers, asked again where the trouble may pass.
+        """The answer of the Hub; failures that may be temporary are retried.
 
         Raises:
-            UserError: It does not pass. The token is not in it, nor in what it is raised from.
+            UserError: The request failed for good. Neither the message nor the traceback contains the token.
         """
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that it uses
 
@@ -207,14 +209,16 @@ class Repository:
                 return call()
             except (HTTPError, OSError, RuntimeError, ValueError) as error:
                 cause = _cause(error)
-                said = _said(cause).replace(self._token, "<token>")  # a server may give back what it was sent
+                said = _said(cause).replace(self._token, "<token>")  # a server may quote the request
                 if wait is None or not _passes(cause, opens=self.create_pr):
                     text = self._explain(cause, said)
                     break
                 pause = min(_retry_after(cause) or wait, LONGEST_WAIT)
-                logger.warning("the Hub: %s; again in %.0f s", said, pause)
+                logger.warning("the Hub: %s; retrying in %.0f s", said, pause)
                 time.sleep(pause)
-        raise UserError(text)  # out here, so that it drags no request along
+        raise UserError(
+            text
+        )  # raised here so that the traceback keeps no reference to the request, which holds the token
 
     def _explain(self, error: BaseException, said: str) -> str:
         status, where = _status(error), f"repository {self.repo}"
@@ -222,23 +226,23 @@ class Repository:
             return f"the Hub does not accept the token: {said}\nfix: log in again, or set HF_TOKEN to a valid one"
         if status == 403:
             return (
-                f"{where}: {self._user} may not write there: {said}\n"
-                f"fix: give {self._user}/{self.repo.split('/')[1]}, a token with that right, or --pr"
+                f"{where}: {self._user} cannot write to it: {said}\n"
+                f"fix: push to {self._user}/{self.repo.split('/')[1]}, use a token that can write there, or add --pr"
             )
         if "/xet-" in str(error) and "404" in str(error):
             return f"the Hub at {self._api.endpoint} has no xet storage\nfix: set HF_HUB_DISABLE_XET=1; {AGAIN}"
         if status in PASSING or _is_transport(error):
             fix = (
-                f"see whether {self.url}/discussions has it already; if not, try later"
+                f"check whether {self.url}/discussions already lists the pull request; if not, try later"
                 if self.create_pr
                 else "try later"
             )
-            return f"{where}: the Hub is not reached, busy, or cuts the connection: {said}\nfix: {fix}; {AGAIN}"
+            return f"{where}: the Hub cannot be reached, is busy, or closed the connection: {said}\nfix: {fix}; {AGAIN}"
         return f"{where}: {said}\nfix: see {self.url}"
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Below what huggingface_hub wraps around the failure of a file, or of a download."""
+    """The original failure, below the errors that huggingface_hub wraps around that of a file or a download."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and not isinstance(error, HfHubHTTPError)
@@ -251,14 +255,15 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_transport(error: BaseException) -> bool:
-    """Whether there was no answer: not reached, cut, or too slow."""
+    """Whether no answer came: the server was not reached, closed the connection, or was too slow."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and _status(error) is None
 
 
 def _passes(error: BaseException, *, opens: bool) -> bool:
-    """Whether to ask again. A pull request may be open though the answer was lost, and is not opened twice."""
+    """Whether to retry. `opens`: the request opens a pull request."""
+    # The pull request may exist although the answer was lost; a retry would open a second one.
     status = _status(error)
     if status is not None:
         return status in (NOTHING_DONE if opens else PASSING)
@@ -266,7 +271,7 @@ def _passes(error: BaseException, *, opens: bool) -> bool:
 
 
 def _retry_after(error: BaseException) -> float | None:
-    """Seconds that the Hub asks to wait: in its own header for limits, or the standard one."""
+    """Seconds to wait, as the Hub's own rate-limit header or the standard Retry-After header says."""
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # public, not in __all__
 
     headers = getattr(getattr(error, "response", None), "headers", {})
@@ -277,7 +282,7 @@ def _retry_after(error: BaseException) -> float | None:
 
 
 def _said(error: BaseException) -> str:
-    """The server's own words, or the first line of the error, with the status."""
+    """The status, and the server's message or the first line of the error."""
     status = _status(error)
     lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
     return (f"{status}, " if status else "") + lines[0][:200]

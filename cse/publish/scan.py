@@ -1,4 +1,4 @@
-"""What must not be published: training state, weights that run code when read, secrets, paths of this machine."""
+"""Refuses what must not be published: training state, weights that can run code, secrets, paths of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cse.errors import UserError
 BINARY = frozenset({".safetensors", ".onnx", ".onnx_data", ".model", ".png", ".jpg", ".jpeg", ".gif", ".webp"})
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npz", ".npy"})
 TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|trainer_state|training_args|state)\b", re.I)
-VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # their entries may look like paths
+VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # whose entries may look like paths
 HIDDEN = frozenset({".gitattributes"})
 LORA = re.compile(r"base_model\.model\..+\.lora_(embedding_)?[AB](\.weight)?")  # as peft names it in an adapter
 SECRETS = {
@@ -33,10 +33,10 @@ HOMES = r"(?<![\w.:/-])/(?:home|Users|root|tmp|var/folders|mnt|scratch)/[\w.-]+|
 
 
 def scan(folder: Path) -> list[Path]:
-    """Every file of a folder that is to be published, after looking at each.
+    """Check every file of a folder, and return their paths.
 
     Raises:
-        UserError: One must not be; the message names it and says why. A secret itself is never in the message.
+        UserError: A file must not be published; the message names it and the reason, and never quotes a secret.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     secrets, paths = _secrets(), _paths()
@@ -45,9 +45,9 @@ def scan(folder: Path) -> list[Path]:
         _check_name(path, name)
         text = _text(path, name)
         for number, what in _found(text, secrets):
-            raise UserError(f"{name}:{number} holds {what}\nfix: remove it, and revoke it if it was ever shared")
+            raise UserError(f"{name}:{number} contains {what}\nfix: remove it, and revoke it if it was ever shared")
         for number, what in _found(text, paths["own"] if path.name in VOCABULARY else paths["any"]):
-            raise UserError(f"{name}:{number} holds {what}\nfix: remove it; it means nothing on another machine")
+            raise UserError(f"{name}:{number} contains {what}\nfix: remove it; it is useless on another machine")
     _check_weights(folder, files)
     return files
 
@@ -55,17 +55,19 @@ def scan(folder: Path) -> list[Path]:
 def _check_name(path: Path, name: str) -> None:
     parts = Path(name).parts
     if path.is_symlink():
-        raise UserError(f"{name} is a link to elsewhere\nfix: put the file itself there, or remove it")
+        raise UserError(f"{name} is a symbolic link\nfix: replace it by the file itself, or remove it")
     if any(part.startswith(".") for part in parts) and path.name not in HIDDEN:
-        raise UserError(f"{name} is hidden, and no part of a model\nfix: remove it")
+        raise UserError(f"{name} is a hidden file, which a model does not need\nfix: remove it")
     if TRAINING.match(path.name) or "state" in parts[:-1]:
-        raise UserError(f"{name} is state of training, which a published model does not need\nfix: remove it")
+        raise UserError(f"{name} is training state, which a published model does not need\nfix: remove it")
     if path.suffix.lower() in PICKLED:
-        raise UserError(f"{name} is not safetensors: such files can run code when they are read\nfix: remove it")
+        raise UserError(
+            f"{name} is not in safetensors: files of its format can run code when they are read\nfix: remove it"
+        )
 
 
 def _text(path: Path, name: str) -> str:
-    """The text of a file; of safetensors, what its header says beside the tensors."""
+    """The text of a file; for safetensors, the metadata in its header."""
     if path.suffix.lower() == ".safetensors":
         return _header(path, name)[1]
     if path.suffix.lower() in BINARY:
@@ -73,16 +75,16 @@ def _text(path: Path, name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{name} is neither text nor weights in safetensors\nfix: remove it") from None
+        raise UserError(f"{name} is neither a text file nor weights in safetensors\nfix: remove it") from None
 
 
 def _header(path: Path, name: str) -> tuple[list[str], str]:
-    """The tensors' names of a safetensors file, and its free text."""
+    """The names of the tensors in a safetensors file, and its metadata as JSON."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if not 0 < size < 100_000_000:
-                raise ValueError("its header has no sensible length")
+                raise ValueError(f"its header claims a length of {size} bytes")
             header = json.loads(file.read(size))
         return [key for key in header if key != "__metadata__"], json.dumps(header.get("__metadata__") or {})
     except (OSError, ValueError, AttributeError) as error:
@@ -90,7 +92,7 @@ def _header(path: Path, name: str) -> tuple[list[str], str]:
 
 
 def _check_weights(folder: Path, files: list[Path]) -> None:
-    """Refuse weights that no module of the model reads, and tensors of an optimizer or an unmerged LoRA."""
+    """Refuse weights that no module of the model reads, and tensors of an optimizer or of an unmerged LoRA."""
     if not is_checkpoint(folder):
         _check_adapter(folder, files)
         return
@@ -100,24 +102,28 @@ def _check_weights(folder: Path, files: list[Path]) -> None:
         if path.suffix != ".safetensors":
             continue
         if name.parent not in known:
-            raise UserError(f"{name} belongs to no module in modules.json: a head of training?\nfix: remove it")
+            raise UserError(
+                f"{name} belongs to no module in modules.json; it may be a training-only head\nfix: remove it"
+            )
         for tensor in _header(path, str(name))[0]:
             if re.search(r"lora_[AB]|\.base_layer\.|exp_avg|momentum_buffer", tensor):
-                raise UserError(f"{name} holds {tensor}, which serves training only\nfix: save the checkpoint with cse")
+                raise UserError(
+                    f"{name} contains {tensor}, which is only used in training\nfix: save the checkpoint with cse"
+                )
 
 
 def _check_adapter(folder: Path, files: list[Path]) -> None:
-    """Refuse weights that are no part of an adapter alone."""
+    """Refuse weights that do not belong to a LoRA adapter."""
     for path in (path for path in files if path.suffix == ".safetensors"):
         name = path.relative_to(folder).as_posix()
         strange = [tensor for tensor in _header(path, name)[0] if not LORA.fullmatch(tensor)]
         if name != "adapter_model.safetensors" or strange:
-            what = f"holds {strange[0]}, which" if strange else "beside adapter_model.safetensors"
-            raise UserError(f"{name} {what} is no part of a LoRA adapter\nfix: save the checkpoint with cse")
+            what = f"{name} contains {strange[0]}, which does" if strange else f"{name} does"
+            raise UserError(f"{what} not belong to a LoRA adapter\nfix: save the checkpoint with cse")
 
 
 def _secrets() -> list[tuple[str, re.Pattern[str]]]:
-    """Patterns of secrets, and this machine's own: values of variables that are named as such."""
+    """Patterns of well-known secrets, and the values of environment variables whose names say that they are secret."""
     found = [(what, re.compile(pattern)) for what, pattern in SECRETS.items()]
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value) >= 12:
@@ -126,7 +132,7 @@ def _secrets() -> list[tuple[str, re.Pattern[str]]]:
 
 
 def _paths() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """Patterns of this machine's folders, and of any machine's homes."""
+    """Patterns of this machine's folders (`own`), and of these and any machine's home folders (`any`)."""
     own = {Path.cwd(), Path.home(), Path(tempfile.gettempdir())}
     names = "|".join(re.escape(str(path)) for path in sorted(own) if len(path.parts) > 1)
     exact = [("a path of this machine", re.compile(rf"(?<![\w.:/-])(?:{names})/[\w.-]"))] if names else []

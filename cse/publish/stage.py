@@ -1,4 +1,4 @@
-"""From a checkpoint of a run to a folder that anyone loads."""
+"""Staging: a checkpoint is written as a complete folder that can be published."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
 
 
 def stage(checkpoint: Path, folder: Path, *, dimensions: int | None = None) -> None:
-    """Write the checkpoint as it is published: backbone included, nothing of training, replacing `folder` as a whole.
+    """Write the checkpoint as it is published, replacing `folder`: with its backbone, and without training state.
 
-    What sentence-transformers has modules for (every pooler, Dense, whitening, fewer dimensions, LoRA merged, a
-    template in the tokenizer) needs no code. Soft prompts travel with the file of their module.
+    Every pooler, Dense, whitening, merged LoRA and template (kept in the tokenizer) loads with the modules of
+    sentence-transformers. Soft prompts need code, so the file of their module is written too.
 
     Args:
         checkpoint: A run's best/ or last/, or any folder that `Encoder.load` reads.
-        folder: Where to.
-        dimensions: Keep the first so many; see `truncate`.
+        folder: The folder to write.
+        dimensions: The number of leading dimensions to keep; see `truncate`. None: all.
 
     Raises:
-        UserError: It is no checkpoint, its weights are not those that were saved, or `dimensions` is out of range.
+        UserError: `checkpoint` is not a checkpoint, its weights differ from those that were saved, or `dimensions` is
+            out of range.
     """
     from cse.encoder.layout import require_checkpoint
     from cse.encoder.model import Encoder
@@ -38,20 +39,20 @@ def stage(checkpoint: Path, folder: Path, *, dimensions: int | None = None) -> N
 
 
 def truncate(encoder: Encoder, dimensions: int) -> Encoder:
-    """The encoder cut to the first dimensions of its vectors, as a Dense: what `truncate_dim` does, for every loader.
+    """Cut the vectors of an encoder to their first dimensions, as `truncate_dim` does, for every loader.
 
-    A last Dense loses its other rows; without one, a Dense that keeps the first dimensions is appended. Where vectors
-    had unit length, those cut have it again.
+    If the encoder ends in a Dense, the other rows of its weight are removed; otherwise, a Dense that keeps the first
+    dimensions is appended. If vectors had unit length, the shorter vectors are scaled to unit length too.
 
     Raises:
-        UserError: `dimensions` is not between 1 and those there are.
+        UserError: `dimensions` is not between 1 and the dimension of the encoder.
     """
     import torch
 
     from cse.encoder.heads import Dense, Normalize
 
     if not 1 <= dimensions <= encoder.dim:
-        raise UserError(f"dimensions is {dimensions}; the vectors have {encoder.dim}: give 1 to {encoder.dim}")
+        raise UserError(f"dimensions is {dimensions}, but the vectors have {encoder.dim}\nfix: give 1 to {encoder.dim}")
     modules = list(encoder.post)
     ending = [modules.pop()] if modules and isinstance(modules[-1], Normalize) else []
     if modules and isinstance(last := modules[-1], Dense):

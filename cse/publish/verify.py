@@ -1,4 +1,4 @@
-"""Before a folder is published: does it give the run's vectors, on a machine that has neither cse nor a network?"""
+"""Verifies that a staged folder gives the vectors of the run on a machine without cse and without network."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from cse.publish.adapter import Adapter
 
-TOLERANCE = 1e-6  # of a vector's length where that is above 1
-TEXTS = (  # of several lengths, and one that is cut
+TOLERANCE = 1e-6  # per coordinate; times the length of the vector if that is above 1
+TEXTS = (  # several lengths, and one text that is longer than max_length
     "Yes.",
     "A cat sat on the mat.",
     "The committee will meet on 14 March 2025 to vote on the new budget, won't it?",
@@ -39,17 +39,17 @@ TEXTS = (  # of several lengths, and one that is cut
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found to be in order.
+    """The findings about a folder that passed.
 
     Attributes:
-        files: What would be uploaded, and each one's size in bytes.
-        weights: sha256 of each weights file that the folder's record names, as recorded and as found.
-        difference: By loader, the largest difference of a coordinate from the run's vectors, in units of the vector's
-            length where that is above 1.
-        dimensions: D.
-        code: Whether loading runs the folder's own code.
-        versions: Of the libraries that loaded it.
-        needs: What it takes to load it.
+        files: The sizes of the files to upload in bytes, by path.
+        weights: The sha256 of each file of weights, which agrees with the one recorded in the folder.
+        difference: The largest difference of a coordinate from the run's vectors, by loader; divided by the length of
+            the vector if that is above 1.
+        dimensions: The dimension D of the vectors.
+        code: Whether loading runs Python code from the folder.
+        versions: The versions of the libraries that loaded the folder.
+        needs: What loading the folder needs, in words.
     """
 
     files: dict[str, int]
@@ -61,12 +61,12 @@ class Report:
     needs: str
 
     def lines(self) -> list[str]:
-        """The report in words, a line each."""
+        """The report in words, one line for each finding."""
         size = sum(self.files.values()) / 1e6
-        loaders = ", ".join(f"{name} (off by {value:.1e})" for name, value in self.difference.items())
+        loaders = ", ".join(f"{name} (within {value:.1e})" for name, value in self.difference.items())
         return [
             f"{len(self.files)} files, {size:,.1f} MB: no training state, no secrets, no local paths",
-            f"the run's vectors, {self.dimensions} numbers each, in {loaders}",
+            f"the vectors of the run ({self.dimensions} dimensions) in {loaders}",
             self.needs,
         ]
 
@@ -74,35 +74,37 @@ class Report:
 def verify(folder: Path, *, against: Path) -> Report:
     """Check a folder that is to be published.
 
-    It is scanned (`cse.publish.scan`), its weights are hashed, and a process of its own, without network, cse, or any
-    cache, loads it with sentence-transformers and with the code that the card shows for transformers alone. Where the
-    folder keeps fewer dimensions than the run, those are compared.
+    The folder is scanned (`cse.publish.scan`) and its weights are hashed. Then a separate process without network, cse
+    or any cache loads it with sentence-transformers, and with the code that the card shows for plain transformers. If
+    the folder keeps fewer dimensions than the run, only those are compared.
 
     Args:
-        folder: As `cse.publish.stage.stage` makes it.
-        against: The run's checkpoint that it was made from.
+        folder: A folder that `cse.publish.stage.stage` wrote and that has its card.
+        against: The checkpoint that the folder was made from.
 
     Raises:
-        UserError: Something is wrong; the message names the file and the reason.
+        UserError: The folder does not pass; the message names the file and the reason.
     """
     layout = read_published(folder)
     code = transformers_code(layout, str(folder.resolve()), local=True)
-    needs = "needs trust_remote_code=True" if layout.needs_code else "needs no code of its own"
+    needs = "needs trust_remote_code=True" if layout.needs_code else "needs no code from the folder"
     spec = {"code": code, "by": "transformers", "whole": True}
     return _verify(folder, against, layout, spec, needs)
 
 
 def verify_adapter(folder: Path, adapter: Adapter) -> Report:
-    """Check an adapter's folder in the same way, by the card's code with peft, on this machine's copy of the backbone.
+    """Check the folder of an adapter in the same way, with the card's code for peft and the backbone on this machine.
 
     Raises:
-        UserError: Something is wrong; the message names the file and the reason.
+        UserError: The folder does not pass; the message names the file and the reason.
     """
     layout = read_published(adapter.checkpoint)
     code = adapter_code(layout, str(folder.resolve()), str(adapter.folder.resolve()))
-    needs = f"needs peft and the backbone {adapter.base}" + (f" as of {adapter.revision}" if adapter.revision else "")
+    needs = f"needs peft and the backbone {adapter.base}" + (
+        f" at commit {adapter.revision}" if adapter.revision else ""
+    )
     if not adapter.known:
-        needs += f"; verified on {adapter.folder}, which was not compared with what the Hub holds under that name"
+        needs += f"; verified with {adapter.folder}, which was not compared with the model of that name on the Hub"
     return _verify(folder, adapter.checkpoint, layout, {"code": code, "by": "peft", "whole": False}, needs)
 
 
@@ -125,27 +127,27 @@ def _verify(folder: Path, against: Path, layout: Layout, spec: dict[str, Any], n
 
 
 def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str) -> float:
-    """The largest difference of a coordinate, in units of the vector's length where that is above 1.
+    """The largest difference of a coordinate, divided by the length of the vector if that is above 1.
 
     Raises:
-        UserError: It is above 1e-6, or there are other shapes or numbers that are not finite.
+        UserError: The difference is above 1e-6 or not finite, or the shapes differ.
     """
     import numpy as np
 
     if found.shape != want.shape:
         raise UserError(
-            f"{loader} makes vectors of {found.shape[1]} numbers of the folder, and the run has {want.shape[1]}\n"
+            f"{loader} gives vectors of {found.shape[1]} dimensions, but those of the run have {want.shape[1]}\n"
             "fix: stage the folder again from this run"
         )
     scale = np.maximum(1.0, np.linalg.norm(want.astype(np.float64), axis=1, keepdims=True))  # (n, 1)
     off = np.abs(found.astype(np.float64) - want) / scale
     worst = float(off.max())
-    if not worst <= TOLERANCE:  # nan too
+    if not worst <= TOLERANCE:  # true for nan as well
         text = TEXTS[int(off.max(1).argmax())] if len(want) == len(TEXTS) else ""
         raise UserError(
-            f"{loader} does not give the run's vectors: off by {worst:.1e} for {text[:40]!r}, and {TOLERANCE:.0e} is "
-            "allowed\n"
-            "fix: stage the folder again from this run; modules.json and config.json say how it is loaded"
+            f"{loader} does not give the vectors of the run: they differ by {worst:.1e} for {text[:40]!r}, and "
+            f"{TOLERANCE:.0e} is allowed\n"
+            "fix: stage the folder again from this run; modules.json and config.json define how it is loaded"
         )
     return worst
 
@@ -153,22 +155,20 @@ def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str
 def _as_many(
     found: NDArray[np.floating], want: NDArray[np.floating], layout: Layout
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Both vectors, the run's in as many dimensions as the folder keeps.
-
-    Where those have unit length again, they are brought back to what the run's have left of theirs: a vector with
-    little in its first dimensions would else show rounding, scaled up, as a difference.
-    """
+    """Both arrays of vectors, with those of the run cut to the dimensions that the folder keeps."""
     import numpy as np
 
     if layout.dim >= want.shape[1]:
         return found, want
     want = want[:, : layout.dim]
+    # The folder scales the shorter vectors to unit length again. They are scaled back here, since a vector with little
+    # in its first dimensions would show its rounding error, scaled up, as a difference.
     unit = bool(layout.post) and layout.post[-1].dense is None
     return (found * np.linalg.norm(want, axis=1, keepdims=True) if unit else found), want
 
 
 def _load_elsewhere(folder: Path, spec: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Run the child; what it prints at last."""
+    """Run verify_child.py in a separate process; return the JSON that it prints last."""
     spec = spec | {"folder": str(folder.resolve()), "texts": TEXTS, "out": str(scratch)}
     (scratch / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     script = shutil.copyfile(Path(__file__).with_name("verify_child.py"), scratch / "child.py")
@@ -180,21 +180,21 @@ def _load_elsewhere(folder: Path, spec: dict[str, Any], scratch: Path) -> dict[s
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         reason = next((line for line in reversed(said) if _names_error(line)), said[-1])
         raise UserError(
-            f"folder {folder} does not load without cse and network: {reason[:300]}\n"
-            "fix: stage it again from the run's checkpoint"
+            f"folder {folder} cannot be loaded without cse and network: {reason[:300]}\n"
+            "fix: stage it again from the checkpoint of the run"
         )
     about: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return about
 
 
 def _names_error(line: str) -> bool:
-    """Whether a line of a traceback is its last: Kind: reason."""
+    """Whether a line has the form of the last line of a traceback, `Kind: reason`."""
     kind = line.partition(":")[0]
     return kind.replace(".", "").replace("_", "").isalnum() and kind.endswith(("Error", "Exception"))
 
 
 def _environment(scratch: Path) -> dict[str, str]:
-    """This process's, without its secrets, caches and accelerators."""
+    """The environment of this process, without its secrets, caches and accelerators."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not SECRET_NAMES.search(k)}
     return kept | {
         "HF_HOME": str(scratch / "hub"),
@@ -210,8 +210,8 @@ def _environment(scratch: Path) -> dict[str, str]:
 def _check_keys(about: Mapping[str, Any]) -> None:
     """Refuse weights that are missing or that the backbone does not read."""
     said = {
-        "missing": "lacks {}, which config.json asks for",
-        "unexpected": "holds {}, which the model does not read: a head of training?",
+        "missing": "lacks {}, which config.json requires",
+        "unexpected": "contains {}, which the model does not read; it may be a training-only head",
     }
     for key, text in said.items():
         names = about[key]

@@ -1,4 +1,4 @@
-"""Runs by itself in a clean process without network and without cse: loads a folder as a stranger would, and embeds.
+"""Loads a folder as a user without cse would, in a separate process without network, and encodes texts with it.
 
     python verify_child.py SPEC.json      SPEC: folder, texts, code (or null), by, whole, trust, out
 
@@ -16,16 +16,16 @@ from typing import Any
 
 
 class WithoutCse(importlib.abc.MetaPathFinder):
-    """Makes importing cse fail, as it does on a machine that has it not."""
+    """Makes importing cse fail, as it does on a machine where cse is not installed."""
 
     def find_spec(self, fullname: str, *_: Any) -> None:
-        """Refuse cse; leave everything else to others."""
+        """Refuse cse; leave every other module to the next finder."""
         if fullname.partition(".")[0] == "cse":
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def cut_off() -> None:
-    """Refuse every connection and every look-up of a name."""
+    """Refuse every connection and every look-up of a host name."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError("the network is blocked while a folder is verified")
@@ -36,7 +36,7 @@ def cut_off() -> None:
 
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:
-    """Embed with sentence-transformers if the model is whole, and with the card's own code where there is some."""
+    """Encode with sentence-transformers if the model is whole, and with the code on the card if there is any."""
     import numpy as np
     import sentence_transformers
     import torch
@@ -52,9 +52,9 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["code"] is not None:
         names: dict[str, Any] = {}
         exec(compile(spec["code"], "the card's code", "exec"), names)
-        *short, long = spec["texts"]  # padding the short ones to the long one would take minutes for a large model
+        *short, long = spec["texts"]  # padding all texts to the longest would take minutes for a large model
         np.save(out / f"{spec['by']}.npy", torch.cat([names["encode"](short), names["encode"]([long])]).numpy())
-        names.clear()  # the model in it
+        names.clear()  # frees the model
     if spec["code"] is not None and spec["whole"]:
         options = {"add_pooling_layer": False} if spec["drops_pooler"] else {}
         _, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)

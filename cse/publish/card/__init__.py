@@ -1,4 +1,4 @@
-"""The model card: README.md of a published folder, for readers and for the Hub. Nothing here asks the network."""
+"""The model card, README.md of a published folder. Nothing here uses the network."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def write_card(
     """Write `folder/README.md`.
 
     Args:
-        folder: What is published, as `cse.publish.stage.stage` makes it.
-        repo_id: Where it is published: you/name.
-        run: The run's folder: recipe, environment and data are read from it. None: the card says they are not recorded.
-        results: results.json of `cse eval`. None: the card says that the model is not scored.
-        license: An identifier of the Hub's. None: the backbone's.
-        previous: The README that is published now; what stands between its markers is kept.
-        adapter: What the folder holds of it, where it holds an adapter alone.
+        folder: The folder to publish, as `cse.publish.stage.stage` writes it.
+        repo_id: The repository on the Hub, you/name.
+        run: The folder of the run, with its recipe, environment and data. None: the card says they are not recorded.
+        results: The results.json of `cse eval`. None: the card says that the model is not scored.
+        license: The license, as an identifier of the Hub. None: the license of the backbone.
+        previous: The README that is published now; the text between its markers is kept.
+        adapter: The adapter, if the folder holds an adapter alone.
 
     Raises:
-        UserError: A file is damaged, the license is unknown or not allowed, or `previous` has one marker only.
+        UserError: A file is damaged, the license is unknown or not allowed, or `previous` has only one marker.
     """
     from huggingface_hub import ModelCard
 
@@ -85,27 +85,27 @@ def write_card(
         citations=citations(facts.recipe),
         **_scores(scored, run),
     )
-    text = re.sub(r"\n{3,}", "\n\n", str(card))  # what a template's empty sections leave
+    text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines
     text = text.replace(HINT, _yours(previous), 1)
     write_text(folder / "README.md", text.strip() + "\n")
 
 
 def _yours(previous: str | None) -> str:
-    """The user's own part of the card that is published, markers included."""
+    """The user's own part of the published card, with its markers."""
     if previous is None or (BEGIN not in previous and END not in previous):
         return HINT
     start, end = previous.find(BEGIN), previous.rfind(END)
     if start < 0 or end < start:
         missing = BEGIN if start < 0 or end >= 0 else END
         raise UserError(
-            f"the published README.md has no line {missing} where one belongs, so your part of it cannot be told\n"
-            f"fix: put your text between {BEGIN} and {END} there"
+            f"the published README.md lacks the marker {missing}, so your own part of it cannot be found\n"
+            f"fix: put your text between the lines {BEGIN} and {END}"
         )
     return previous[start : end + len(END)]
 
 
 def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any]:
-    """What the template says of scores."""
+    """The fields of the template about scores."""
     if scored is None:
         return {"rows": [], "transfer": [], "geometry": None}
     space = scored.get("geometry") or {}

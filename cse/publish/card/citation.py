@@ -1,4 +1,4 @@
-"""What to cite: the docstring of a method says which paper it is of, and `citations.bib` how that is cited."""
+"""The papers to cite: the docstring of a method names its paper, and `citations.bib` has the entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 def citations(recipe: Mapping[str, Any]) -> list[str]:
-    """BibTeX entries of the papers whose methods a resolved recipe uses, each once."""
+    """BibTeX entries of the papers whose methods a resolved recipe uses, without repeats."""
     known = _entries()
     found: dict[str, str] = {}
     for class_path in (*_classes(recipe.get("objective")), *_classes(recipe.get("encoder"))):
@@ -23,7 +23,7 @@ def citations(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _classes(component: Any) -> Iterator[str]:
-    """The class_path of a component and of those in its arguments."""
+    """The class_path of a component, and those of the components among its arguments."""
     if isinstance(component, list):
         for item in component:
             yield from _classes(item)
@@ -35,12 +35,12 @@ def _classes(component: Any) -> Iterator[str]:
 
 
 def _papers(class_path: str) -> list[tuple[str, str]]:
-    """(arXiv id, title in the docstring) of a class's module, or of the class where its module says none."""
+    """(arXiv id, title) in the docstring of the module of a class, or of the class if the module names no paper."""
     module, _, name = class_path.rpartition(".")
     try:
         loaded = import_module(module)
         docs = [inspect.getdoc(loaded) or "", inspect.getdoc(getattr(loaded, name)) or ""]
-    except (ImportError, AttributeError):  # a class of the user's own, which is not here
+    except (ImportError, AttributeError):  # a class of the user that cannot be imported here
         return []
     for doc in docs:
         if ARXIV.search(doc):
@@ -57,6 +57,6 @@ def _entries() -> dict[str, str]:
 
 
 def _made(paper: str, title: str) -> str:
-    """An entry of what is known."""
+    """An entry for a paper that `citations.bib` lacks, from its title and address."""
     where = f"https://arxiv.org/abs/{paper}" if re.fullmatch(r"\d{4}\.\d+", paper) else f"https://{paper}"
     return f"@misc{{{paper.replace('/', '-')},\n  title = {{{title}}},\n  url   = {{{where}}}\n}}"

@@ -1,4 +1,4 @@
-"""What a run's folder says of how a model was made, in words, without a path of the machine that made it."""
+"""Facts about the training of a model, read from the folder of its run, without paths of the machine it ran on."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from cse.files import read_json
 SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
 AI_MADE = ("asset:triplets-mini", "asset:feedback-mini")
 NO_RUN = "not recorded"
-MOSTLY = 0.9  # share of sampled texts from which a language is said to be the model's
+MOSTLY = 0.9  # share of the sampled texts from which a language is named as the language of the model
 
 
 @dataclass(slots=True)
 class Facts:
-    """What is known; empty where nothing is.
+    """Facts about a run; a field is empty if nothing is known.
 
     Attributes:
-        recipe: The resolved recipe, local paths reduced to names.
-        name: Of the recipe.
-        seed: The run's.
-        environment: Versions and machine.
-        data: What it was trained on: a mapping to show.
-        language: That of nearly all of it, as ISO 639 has it.
-        overlap: Of the training text with evaluation sets, by set.
-        feedback: Provenance of scores and texts that a language model made.
+        recipe: The resolved recipe, with absolute paths reduced to names.
+        name: The name of the recipe.
+        seed: The seed of the run.
+        environment: Versions and the machine.
+        data: The training data, as rows of a table.
+        language: The ISO 639 code of the language of nearly all training texts.
+        overlap: The texts that the training data share with evaluation sets, by set.
+        feedback: The provenance of scores and texts that a language model made.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class Facts:
 
     @property
     def backbone(self) -> str | None:
-        """As the recipe names it."""
+        """The backbone, as the recipe names it."""
         name = _arguments(self.recipe, "encoder").get("backbone")
         return str(name) if name else None
 
     @property
     def path(self) -> str | None:
-        """Of the data, as the recipe names it."""
+        """The path of the data, as the recipe names it."""
         path = _arguments(self.recipe, "data").get("path")
         return None if path is None or str(path).startswith("LOCAL/") else str(path)
 
@@ -72,17 +72,20 @@ def read_facts(run: Path | None) -> Facts:
     """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.data.checks`), the last two if they exist.
 
     Raises:
-        UserError: It holds no recipe, or a file of it is damaged.
+        UserError: The folder has no recipe, or one of its files is damaged.
     """
     if run is None:
         return Facts()
     path = run / "recipe.yaml"
     if not path.is_file():
-        raise UserError(f"run {run} is not one (there is no {path})\nfix: give what training printed as `run`")
+        raise UserError(
+            f"{run} is not a run, since {path} does not exist\nfix: give the folder that training printed as `run`"
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"run {run}: its recipe.yaml cannot be read: {' '.join(str(error).split())[:160]}") from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"recipe {path} cannot be read: {reason}\nfix: restore the file") from None
     environment, recorded = _json(run / "env.json"), _json(run / "data.json")
     source = str(_arguments(raw, "data").get("path") or "")
     return Facts(
@@ -98,7 +101,7 @@ def read_facts(run: Path | None) -> Facts:
 
 
 def portable(value: Any) -> Any:
-    """The same with every absolute path cut to its name: what lies where concerns one machine only."""
+    """The same value with every absolute path cut to its last part; the folders of one machine mean nothing to others."""
     if isinstance(value, Mapping):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -113,30 +116,32 @@ def _absolute(value: str) -> bool:
 
 
 def _data(source: str, recorded: Mapping[str, Any]) -> dict[str, str]:
-    """Name, rows, hash, license and counts."""
+    """The source of the data, and the rows, hash, license and counts that were recorded."""
     found = {"source": f"`{portable(source)}`" if source else NO_RUN}
     found["rows"] = _cell(recorded.get("rows")) or NO_RUN
     found["sha256 of the rows"] = _cell(recorded.get("sha256")) or NO_RUN
     found["license"] = _license(source) or NO_RUN
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in (recorded.get("left_out") or {}).items())
     tokens, mined = recorded.get("tokens") or {}, _json(_beside(source, ".json"))
-    found["left out or mended"] = left_out
+    found["left out or repaired"] = left_out
     found["cut"] = f"{tokens['truncated']:,} texts, to {tokens['max_length']} tokens" if tokens.get("truncated") else ""
     found["languages"] = ", ".join(f"{c} {s:.0%}" for c, s in (recorded.get("languages") or {}).items())
     if "miner" in mined:
         checkpoint = portable((mined.get("checkpoint") or {}).get("name"))
-        found["hard negatives"] = f"mined with `{checkpoint}` by {mined['miner'].get('class')}, {mined.get('k')} a row"
+        found["hard negatives"] = (
+            f"mined with `{checkpoint}` by {mined['miner'].get('class')}, {mined.get('k')} per row"
+        )
     return {key: text for key, text in found.items() if text}
 
 
 def _shared(found: Mapping[str, Any]) -> str:
-    """How much of an evaluation set is in the training text."""
+    """The share of an evaluation set that occurs in the training text."""
     pairs = f"; {found['shared_pairs']:,} of {found['pairs']:,} pairs" if found.get("pairs") else ""
     return f"{found['shared_texts']:,} of {found['texts']:,} texts{pairs}"
 
 
 def _license(source: str) -> str | None:
-    """What an asset's NOTICE says, where the asset is on this machine. Nothing is fetched."""
+    """The license in the NOTICE of an asset, if the asset is on this machine. Nothing is fetched."""
     if source in AI_MADE:
         return SHIPPED
     name = source.removeprefix("asset:")
@@ -153,7 +158,7 @@ def _license(source: str) -> str | None:
 
 
 def _feedback(source: str) -> dict[str, str]:
-    """What the manifest of `cse feedback` beside a data file says: who was asked what, and what came of it."""
+    """The manifest of `cse feedback` beside a data file: which models were asked, which prompts, and the outcome."""
     if source in AI_MADE:
         return {"made by": SHIPPED}
     manifest = portable(_json(_beside(source, ".manifest.json")))
@@ -193,7 +198,7 @@ def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _cell(value: Any) -> str:
-    """A value on one line; nothing for None."""
+    """A value on one line; an empty text for None."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
@@ -204,10 +209,10 @@ def _arguments(recipe: Mapping[str, Any], component: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file.
+    """A JSON object; {} if the file does not exist.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The file is damaged.
     """
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Under which license a model is published: the Hub's identifiers, and what the backbone's own license allows."""
+"""The license of a published model: the identifiers that the Hub knows, and what the backbone's license allows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LICENSES = frozenset(
     other
     """.split()  # noqa: SIM905
 )
-# Those under which a changed work may be published under another license.
+# Licenses that allow a changed work to be published under another license.
 PERMISSIVE = frozenset(
     """
     apache-2.0 mit bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear isc zlib unlicense cc0-1.0 cc-by-4.0 bsl-1.0 wtfpl
     cdla-permissive-2.0 ncsa postgresql pddl unknown other
     """.split()  # noqa: SIM905
 )
-IN_WORDS = (  # how a NOTICE or a LICENSE names some of them
+IN_WORDS = (  # names of some licenses in a NOTICE or LICENSE
     (r"apache(?: software)? licen[cs]e,?\s+(?:version )?2\.0", "apache-2.0"),
     (r"\bmit\b(?: licen[cs]e)?", "mit"),
     (r"cc[ -]by[ -]sa[ -]4\.0", "cc-by-sa-4.0"),
@@ -41,37 +41,40 @@ IN_WORDS = (  # how a NOTICE or a LICENSE names some of them
 
 
 def choose(license: str | None, folder: Path, backbone: str | None) -> tuple[str, str | None]:
-    """The license to publish under, and that of the backbone where it is known.
+    """The license to publish under, and the license of the backbone if it is known.
 
     Args:
-        license: As asked for; None: the backbone's.
-        folder: The published folder, which holds the backbone's LICENSE and NOTICE where it had them.
-        backbone: As the recipe names it.
+        license: The license that the user asks for. None: the license of the backbone.
+        folder: The published folder, which has the LICENSE and NOTICE of the backbone if the backbone had them.
+        backbone: The backbone, as the recipe names it.
 
     Raises:
-        UserError: The Hub does not know the license, the backbone's forbids it, or there is none to take.
+        UserError: The Hub does not know the license, the license of the backbone forbids it, or neither is known.
     """
     base = of_folder(folder) or _of_cached(backbone)
     if license is None:
         if base is None:
             raise UserError(
-                f"license: not given, and that of the backbone {backbone or ''} is not recorded here\n"
-                "fix: look it up and give the same or one that it allows: --license apache-2.0"
+                f"--license is not given, and the license of the backbone {backbone or ''} is not known here\n"
+                "fix: look it up, and give the same license or one that it allows, such as --license apache-2.0"
             )
         return base, base
     chosen = license.strip().lower()
     if chosen not in LICENSES:
         near = difflib.get_close_matches(chosen, sorted(LICENSES), n=3, cutoff=0.3) or ["apache-2.0", "mit", "other"]
-        raise UserError(f"license {license!r} is none that the Hub knows\nfix: the nearest are {', '.join(near)}")
+        raise UserError(
+            f"--license is {license!r}, which the Hub does not know\nfix: the nearest are {', '.join(near)}"
+        )
     if base is not None and base not in PERMISSIVE and chosen != base:
         raise UserError(
-            f"license {license!r}: the backbone is under {base}, which a model made from it keeps\nfix: give {base}"
+            f"--license is {license!r}, but the backbone is under {base}, which a model made from it must keep\n"
+            f"fix: give --license {base}"
         )
     return chosen, base
 
 
 def of_folder(folder: Path) -> str | None:
-    """The license that a folder's NOTICE, LICENSE or card states."""
+    """The license stated by the NOTICE or LICENSE of a folder; None if they name none that the Hub knows."""
     notice = _text(folder / "NOTICE")
     stated = re.search(r"^\W*licen[cs]e\b[\s:]+(.+)$", notice, re.IGNORECASE | re.MULTILINE)
     for text in (stated[1] if stated else "", *(_text(folder / f"LICENSE{end}")[:600] for end in ("", ".txt", ".md"))):
@@ -84,7 +87,7 @@ def of_folder(folder: Path) -> str | None:
 
 
 def _of_cached(backbone: str | None) -> str | None:
-    """The license on the card of a Hub model or of a folder, if that is on this machine. Nothing is fetched."""
+    """The license on the card of a Hub model or of a folder, if it is on this machine. Nothing is fetched."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

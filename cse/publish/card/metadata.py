@@ -1,4 +1,4 @@
-"""The card's header, which the Hub reads."""
+"""The header of the card, which the Hub reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def metadata(
     scored: Mapping[str, Any] | None,
     adapter_base: str | None,
 ) -> Any:
-    """The card's header, in the Hub's own class, which checks it; `adapter_base`: of an adapter alone, the backbone."""
+    """The header, in the class of huggingface_hub that checks it. `adapter_base`: the backbone of an adapter alone."""
     from huggingface_hub import ModelCardData
 
     tags = ["lora" if adapter_base else "sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
@@ -49,7 +49,7 @@ def metadata(
 
 
 def _base_model(folder: Path, facts: Facts) -> str | None:
-    """The backbone's Hub id: the recipe's, or the one that its NOTICE gives."""
+    """The Hub id of the backbone: the one in the recipe, or the one in the NOTICE of an asset."""
     name = facts.backbone
     if name is None or name.startswith("LOCAL/"):
         return None

@@ -1,4 +1,4 @@
-"""The scores of results.json: as rows of the card's table, and as the Hub's `model-index`."""
+"""The scores of results.json as rows of the card's tables, and as the `model-index` of the Hub."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from typing import Any
 from cse.errors import UserError
 from cse.files import read_json
 
-SCHEMA = 1  # of eval/results.py
+SCHEMA = 1  # the schema that cse/evaluation/results.py writes
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """The content of a results.json.
 
     Raises:
-        UserError: It is missing or is none.
+        UserError: The file is missing, or is not a results file.
     """
     try:
         found: Any = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"results {path} cannot be read: {error}\nfix: run cse eval CKPT, or omit --results") from None
+        raise UserError(
+            f"results {path} cannot be read: {error}\nfix: run `cse eval CHECKPOINT`, or omit --results"
+        ) from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("tasks"), dict):
-        raise UserError(f"results {path} is no results file of schema {SCHEMA}\nfix: score the checkpoint again")
+        raise UserError(
+            f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again: cse eval CHECKPOINT"
+        )
     return found
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row a task: task, split, spearman, interval, mean, wmean, n, data."""
+    """One row for each STS task: task, split, spearman, interval, mean, wmean, n, data."""
     found = []
     for name, task in results["tasks"].items():
         data = task.get("data") or {}
@@ -48,7 +52,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def average(results: Mapping[str, Any]) -> dict[str, str] | None:
-    """The average over the tasks asked for; None where one is missing, or where there is one only."""
+    """The average over the tasks asked for; None if one of them is missing or there is only one."""
     mean = results.get("average") or {}
     score = (mean.get("all") or {}).get("spearman")
     if score is None or len(results["tasks"]) < 2:
@@ -57,7 +61,7 @@ def average(results: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def transfer(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row a transfer task."""
+    """One row for each transfer task: task, accuracy, interval, n."""
     return [
         {"task": n, "accuracy": _number(t["accuracy"]), "interval": _interval(t.get("interval")), "n": f"{t['n']:,}"}
         for n, t in (results.get("transfer") or {}).items()
@@ -65,7 +69,7 @@ def transfer(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
-    """EvalResults for the card's metadata, in [-1, 1] as sentence-transformers writes them."""
+    """EvalResults for the header of the card; correlations are in [-1, 1], as sentence-transformers writes them."""
     from huggingface_hub import EvalResult
 
     found = []
@@ -92,7 +96,7 @@ def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
 
 
 def seeds_of(run: Path | None) -> dict[str, Any] | None:
-    """What `make reproduce` found over seeds, where this run is one of those: {n, mean, sd, tasks, seeds}."""
+    """The summary of `make reproduce` over seeds, if this run is one of them: {n, mean, sd, tasks, seeds}."""
     path = run.parent / "reproduce.json" if run is not None and run.name.startswith("reproduce-s") else None
     if path is None or not path.is_file():
         return None
@@ -102,7 +106,7 @@ def seeds_of(run: Path | None) -> dict[str, Any] | None:
         tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
         seeds = list(summary["scores"])
         return {"n": len(seeds), "mean": _number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
-    except (OSError, ValueError, KeyError, TypeError):  # of another program; the card does without
+    except (OSError, ValueError, KeyError, TypeError):  # written by another program; the card does without it
         return None
 
 

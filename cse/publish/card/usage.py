@@ -1,4 +1,4 @@
-"""How a published folder is used, as code: the card shows it, and `cse.publish.verify` runs it."""
+"""Code that uses a published folder: the card shows it, and `cse.publish.verify` runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cse.encoder.poolers import LAYERS
 from cse.errors import UserError
 
 EXAMPLES = '["A cat sat on the mat.", "A feline rested on the rug.", "The bank raised its rates."]'
-STATES = {  # of one layer (n, L, H) to vectors (n, H)
+STATES = {  # from the states of one layer (n, L, H) to vectors (n, H)
     "cls": "vectors = states[:, 0]",
     "last": "vectors = states[torch.arange(len(states)), mask.sum(1) - 1]",
     "mean": "vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
@@ -19,16 +19,16 @@ ACTIVATIONS = {"identity": "{}", "tanh": "torch.tanh({})", "relu": "torch.relu({
 
 
 def read_published(folder: Path) -> Layout:
-    """The layout of a folder that is complete by itself and that cse loads.
+    """The layout of a folder that cse can load without a backbone from elsewhere.
 
     Raises:
-        UserError: A file is missing or cannot be read, or the folder needs a backbone from elsewhere.
+        UserError: A file is missing or cannot be read, or the folder only refers to its backbone.
     """
     layout = require_checkpoint(folder)
     if layout.reference is not None:
         raise UserError(
-            f"folder {folder} refers to the backbone {layout.reference.backbone}, which is no part of it\n"
-            "fix: publish it whole, as cse.publish.stage.stage writes it"
+            f"folder {folder} refers to the backbone {layout.reference.backbone}, which it does not contain\n"
+            "fix: publish it with its backbone, as `cse push` does"
         )
     if layout.pooler is None:
         raise UserError(layout.unsupported)
@@ -38,7 +38,7 @@ def read_published(folder: Path) -> Layout:
 
 
 def drops_pooler(layout: Layout) -> bool:
-    """Whether the backbone's class would add a pooling layer of its own, without weights."""
+    """Whether the class of the backbone would add a pooling layer that has no weights in the folder."""
     from transformers import CONFIG_MAPPING
 
     from cse.encoder.backbone import no_pooler
@@ -47,7 +47,7 @@ def drops_pooler(layout: Layout) -> bool:
 
 
 def sentence_transformers_code(layout: Layout, name: str) -> str:
-    """Code that embeds with sentence-transformers; `name` is a Hub id or a folder."""
+    """Code that encodes with sentence-transformers; `name` is a Hub id or a folder."""
     trust = ", trust_remote_code=True" if layout.needs_code else ""
     return f"""\
 from sentence_transformers import SentenceTransformer
@@ -59,12 +59,12 @@ print(model.similarity(vectors, vectors))
 
 
 def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str | None:
-    """Code that defines `encode(texts)` with transformers and torch alone; None where the folder needs its own code.
+    """Code that defines `encode(texts)` with transformers and torch alone; None if the folder needs its own code.
 
     Args:
-        layout: The folder's.
+        layout: The layout of the folder.
         name: A Hub id, or a folder.
-        local: Whether it is a folder.
+        local: Whether `name` is a folder.
     """
     if layout.soft_prompts:
         return None
@@ -90,13 +90,13 @@ def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str 
 def adapter_code(layout: Layout, name: str, base: str, revision: str | None = None) -> str:
     """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
 
-    Merged, it is as fast as the backbone and gives the vectors of the merged model.
+    The code merges the adapter, so encoding is as fast as with the backbone and gives the vectors of the merged model.
 
     Args:
-        layout: The merged model's.
-        name: Of the adapter, a Hub id or a folder.
-        base: Of the backbone, the same.
-        revision: Of the backbone.
+        layout: The layout of the merged model.
+        name: The Hub id or folder of the adapter.
+        base: The Hub id or folder of the backbone.
+        revision: The commit of the backbone on the Hub.
     """
     options = f", revision={json.dumps(revision)}" if revision else ""
     options += ", dtype=torch.float32" + (", add_pooling_layer=False" if drops_pooler(layout) else "")

@@ -1,4 +1,4 @@
-"""What the card says in words."""
+"""The sentences of the card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POOLING = {
 
 
 def summary(layout: Layout, facts: Facts) -> str:
-    """Two sentences."""
+    """Two sentences: what the model does, and what it was trained from."""
     first = (
         f"A sentence encoder: it maps a text to a vector of {layout.dim} numbers, and the cosine of two vectors says "
         "how close the texts are in meaning."
@@ -34,7 +34,7 @@ def summary(layout: Layout, facts: Facts) -> str:
 
 
 def after(module: Module) -> str:
-    """A module after pooling."""
+    """A module after pooling, in words."""
     if module.dense is None:
         return "unit length"
     activation = ACTIVATION_PATHS[module.dense.activation].rpartition(".")[2]
@@ -42,29 +42,29 @@ def after(module: Module) -> str:
 
 
 def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> list[str]:
-    """What one should not take the model for."""
-    lines = [f"Texts beyond {layout.max_length} tokens are cut; long documents need splitting first."]
+    """The limits of the model, one sentence or two for each."""
+    lines = [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
     if scored and scored["tasks"]:
         lines.append(
-            f"What the scores show is similarity of meaning on {', '.join(scored['tasks'])}. Retrieval, other "
+            f"The scores measure similarity of meaning on {', '.join(scored['tasks'])}. Retrieval, other "
             "languages and other kinds of text were not measured."
         )
         if facts.seed is not None:
-            lines.append("The table is of one seed; another seed gives somewhat other numbers.")
+            lines.append("The scores are those of one seed; other seeds give somewhat different scores.")
     else:
-        lines.append("Nothing was measured on it, so nothing is known of how good it is.")
+        lines.append("The model was not scored, so its quality is unknown.")
     if not facts.overlap:
         lines.append("Whether training text occurs in the evaluation sets is not recorded.")
-    lines.append("It has whatever biases its backbone and training text have.")
+    lines.append("The model has the biases of its backbone and of its training text.")
     return lines
 
 
 def license_text(license: str, base: str | None, facts: Facts) -> str:
-    """Of the model, the backbone and the training text."""
+    """The license of the model, of the backbone and of the training text."""
     text = f"`{license}`."
     if base is not None:
         text += f" The backbone{f' (`{facts.backbone}`)' if facts.backbone else ''} is under `{base}`"
-        text += "; its notices are in this folder where it came with them." if facts.backbone else "."
+        text += "; its notices, if it came with any, are in this folder." if facts.backbone else "."
     if facts.data.get("license", NO_RUN) != NO_RUN:
         text += f" Training text: {facts.data['license']}; none of it is part of this folder."
     return text
