@@ -148,7 +148,7 @@ def test_another_adapter_is_seen(best, tmp_path):
     stage_adapter(adapter, tmp_path / "staged")
     path = tmp_path / "staged" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 7.9}))
-    with pytest.raises(UserError, match=r"peft does not give the run's vectors: off by"):
+    with pytest.raises(UserError, match=r"peft does not give the vectors of the run: they differ by"):
         verify_adapter(tmp_path / "staged", adapter)
 
 
@@ -167,8 +167,8 @@ def test_what_is_published(best, hub, tmp_path, monkeypatch):  # noqa: F811
     held = hub.repositories["me/lora"].files()
     assert set(held) == {*alone.files, ".gitattributes"}
     assert held["adapter_model.safetensors"] == (best / "adapter" / "adapter_model.safetensors").read_bytes()
-    assert "was not compared" in held["README.md"].decode()
-    assert "which was not compared with what the Hub holds" in alone.verified[-1]
+    assert "was not verified" in held["README.md"].decode()
+    assert "which was not compared with the model of that name on the Hub" in alone.verified[-1]
     assert set(push(best, "me/lora").removed) == {"adapter_config.json", "adapter_model.safetensors"}
 
 
@@ -187,21 +187,21 @@ def test_where_it_cannot_work_for_others(best, tiny_bert, cached, tmp_path):
     gone = named(best, tmp_path / "gone", "org/other")
     moved = named(best, tmp_path / "moved", "./moved/bert")
     cases = [
-        (best, None, r"has the backbone .*, which others do not have\n.*; or give .*--base ID"),
-        (tmp_path / "cut", BASE, "keeps 1 of the 2 layers"),
-        (tmp_path / "dense", BASE, "ends in 2_Dense, and a LoRA adapter has no place for a Dense"),
-        (tmp_path / "merged", BASE, "holds no adapter/: .* or its LoRA is merged away"),
-        (gone, None, "has the backbone org/other, which is not on this machine any more"),
-        (moved, BASE, "has the backbone ./moved/bert, which is not on this machine any more"),
+        (best, None, r"has the backbone .*, which other people do not have\n.*, or give .*--base ID"),
+        (tmp_path / "cut", BASE, "has only 1 of the 2 layers"),
+        (tmp_path / "dense", BASE, "has the Dense layer 2_Dense after pooling, which a LoRA adapter cannot hold"),
+        (tmp_path / "merged", BASE, "has no adapter/: .* or its LoRA was merged and discarded"),
+        (gone, None, "has the backbone org/other, which is no longer on this machine"),
+        (moved, BASE, "has the backbone ./moved/bert, which is no longer on this machine"),
     ]
     for checkpoint, base, reason in cases:
         with pytest.raises(UserError, match=reason) as error:
             push(checkpoint, "me/lora", adapter=True, base=base, dry_run=True)
-        assert "fix: push without --adapter: the merged model loads anywhere" in str(error.value)
+        assert "fix: push without --adapter, since the merged model loads without its backbone" in str(error.value)
     for base in ("./bert", "a/b/c", tiny_bert):
         with pytest.raises(UserError, match=f"--base {base} is not the id of a model on the Hub"):
             find_adapter(best, base)
-    with pytest.raises(UserError, match="--base org/tiny names the backbone of an adapter alone"):
+    with pytest.raises(UserError, match="--base org/tiny only applies with --adapter"):
         push(best, "me/lora", base=BASE)
     renamed = find_adapter(named(best, tmp_path / "renamed", BASE), "org/moved-to")
     assert (renamed.base, renamed.revision, renamed.folder, renamed.known) == ("org/moved-to", None, cached, False)
@@ -220,7 +220,7 @@ def test_a_damaged_adapter_and_foreign_weights(best, tmp_path):
     state = load_file(tmp_path / "staged" / "adapter_model.safetensors")
     for file, name in [("adapter_model", "head.weight"), ("model", "base_model.model.x.lora_A.weight")]:
         save_file(state | {name: torch.zeros(2)}, tmp_path / "staged" / f"{file}.safetensors")
-        with pytest.raises(UserError, match=rf"{file}\.safetensors .*is no part of a LoRA adapter"):
+        with pytest.raises(UserError, match=rf"{file}\.safetensors .*does not belong to a LoRA adapter"):
             scan(tmp_path / "staged")
         save_file(state, tmp_path / "staged" / "adapter_model.safetensors")
         (tmp_path / "staged" / "model.safetensors").unlink(missing_ok=True)

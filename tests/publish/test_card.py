@@ -265,9 +265,11 @@ def test_half_a_marker_is_an_error(folder, previous):
 
 
 def test_licenses(folder, run):
-    with pytest.raises(UserError, match=r"license 'apache2' is none .*\n.*nearest are apache-2\.0"):
+    with pytest.raises(
+        UserError, match=r"--license is 'apache2', which the Hub does not know\n.*nearest are apache-2\.0"
+    ):
         card(folder, license="apache2")
-    with pytest.raises(UserError, match=r"license: not given, .*bert-base-uncased"):
+    with pytest.raises(UserError, match=r"--license is not given, .*bert-base-uncased"):
         card(folder, run=run, license=None)
     assert card(folder, license="CC-BY-4.0").data.license == "cc-by-4.0"
     (folder / "NOTICE").write_text("A model.\nLicense     Apache License 2.0; see it\n")
@@ -275,7 +277,7 @@ def test_licenses(folder, run):
     assert card(folder, license="mit").data.license == "mit"
     (folder / "NOTICE").write_text("A model.\nLicense     CC BY-NC 4.0\n")
     assert card(folder, license=None).data.license == "cc-by-nc-4.0"
-    with pytest.raises(UserError, match=r"the backbone is under cc-by-nc-4\.0, .*\n.*give cc-by-nc-4\.0"):
+    with pytest.raises(UserError, match=r"the backbone is under cc-by-nc-4\.0, .*\n.*give --license cc-by-nc-4\.0"):
         card(folder, license="mit")
 
 
@@ -285,6 +287,7 @@ def test_licenses(folder, run):
         ("LICENSE", "MIT License\n\nCopyright", "mit"),
         ("LICENSE.txt", "   Apache License\n      Version 2.0, January 2004", "apache-2.0"),
         ("NOTICE", "x\nLicense     apache-2.0\n", "apache-2.0"),
+        ("NOTICE", "x\nLicence     apache-2.0\n", "apache-2.0"),
         ("LICENSE", "All rights are mine, which permits nothing", None),
     ],
 )
@@ -315,11 +318,11 @@ def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
     recipe = RECIPE | {"data": {"class_path": "x", "init_args": {"path": str(tmp_path / "pairs.jsonl")}}}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     text = card(folder, run=run).text
-    assert "Feedback of a language model was used" in text
+    assert "Feedback from a language model was used" in text
     for line in ("| prompts | score 3 |", "| set aside | 1 refused |", "| scores | 0.0-0.1: 4, 0.9-1.0: 5 |"):
         assert line in text
     assert "| model `gpt-x` | 12 answers to 10 questions, 0.5 USD |" in text
-    assert "| hard negatives | mined with `LOCAL/best` by TopK, 2 a row |" in text
+    assert "| hard negatives | mined with `LOCAL/best` by TopK, 2 per row |" in text
     scan(folder)
 
 
@@ -367,7 +370,7 @@ def test_terms_and_encoders_are_cited_too():
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [(None, "cannot be read"), ("{", "cannot be read"), ('{"schema": 9}', "no results file of schema 1")],
+    [(None, "cannot be read"), ("{", "cannot be read"), ('{"schema": 9}', "is not a results file of schema 1")],
 )
 def test_results_that_are_none(folder, results, content, named):
     results.unlink() if content is None else results.write_text(content)
@@ -380,7 +383,7 @@ def test_a_run_that_is_none(folder, run):
     with pytest.raises(UserError, match=r"env\.json cannot be read"):
         card(folder, run=run)
     (run / "recipe.yaml").unlink()
-    with pytest.raises(UserError, match="is not one"):
+    with pytest.raises(UserError, match="is not a run"):
         card(folder, run=run)
 
 

@@ -170,7 +170,7 @@ def test_fewer_dimensions_are_the_first_ones(tiny_bert, tmp_path):
     assert np.abs(np.linalg.norm(cut, axis=1) - 1).max() < 1e-6
     assert np.abs(cut * np.linalg.norm(whole[:, :3], axis=1, keepdims=True) - whole[:, :3]).max() < 1e-6
     for wrong in (0, 9):
-        with pytest.raises(UserError, match=f"dimensions is {wrong}; the vectors have 8"):
+        with pytest.raises(UserError, match=f"dimensions is {wrong}, but the vectors have 8"):
             stage(tmp_path / "best", tmp_path / "staged", dimensions=wrong)
 
 

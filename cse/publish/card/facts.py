@@ -101,7 +101,7 @@ def read_facts(run: Path | None) -> Facts:
 
 
 def portable(value: Any) -> Any:
-    """The same value with every absolute path cut to its last part; the folders of one machine mean nothing to others."""
+    """The same value with every absolute path cut to its last part: a folder of one machine means nothing to others."""
     if isinstance(value, Mapping):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
