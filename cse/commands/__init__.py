@@ -1,6 +1,6 @@
-"""One file a command of `cse`; nothing to edit when one is added.
+"""The commands of `cse`, one file for each; a new file is found without an edit elsewhere.
 
-A command's file is named after it and has `HELP`, `add_arguments(parser)` and `run(arguments, overrides) -> exit code`.
-At its top it imports nothing heavy, so that `cse --help` is quick. `TAKES_OVERRIDES = True` lets options of a recipe
-through to `run`; elsewhere they are errors. `ACTIONS` names subcommands, of which the first is meant if none is named.
+The file of a command has its name, and defines `HELP`, `add_arguments(parser)` and `run(arguments, overrides) -> exit
+code`. It imports nothing heavy at the top, so that `cse --help` is quick. With `TAKES_OVERRIDES = True`, options of a
+recipe are passed to `run`; otherwise they are errors. `ACTIONS` names the subcommands; the first one is the default.
 """

@@ -1,4 +1,4 @@
-"""cse augment: what the collator of a recipe, or each augmentation, makes of texts."""
+"""cse augment: show the views that a recipe, or each augmentation, makes of texts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from cse.batch import Example
     from cse.interfaces import Augmentation, Collator
 
-HELP = "show the views that a recipe makes of its texts, or what each augmentation makes of a file's"
+HELP = "show the views that a recipe makes of its texts, or what each augmentation does to the texts of a file"
 TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Options of a recipe are given as --collator.views=3, and --seed=43"
-    parser.add_argument("--show", metavar="RECIPE", help="the views of this recipe, of its own data or of --data")
-    parser.add_argument("--data", metavar="FILE", help="texts; without a recipe each augmentation is shown on them")
-    parser.add_argument("--column", default="text", help="of a table in --data; default: text")
-    parser.add_argument("--rows", type=int, default=5, help="how many texts, from the first; default: 5")
-    parser.add_argument("--epoch", type=int, default=0, help="whose views; default: 0, the first")
+    parser.epilog = "Options of the recipe are given as --collator.views=3 or --seed=43."
+    parser.add_argument("--show", metavar="RECIPE", help="show the views of this recipe, for its own data or --data")
+    parser.add_argument("--data", metavar="FILE", help="texts to show; without --show, each augmentation is applied")
+    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=5, help="number of texts to show (default: %(default)s)")
+    parser.add_argument(
+        "--epoch", type=int, default=0, help="epoch whose views are shown (default: %(default)s, the first)"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -32,13 +34,13 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     quiet()
     a = arguments
     if a.show is None and a.data is None:
-        raise UserError("cse augment has nothing to show\nfix: give --show RECIPE or --data FILE")
+        raise UserError("cse augment needs a recipe or texts\nfix: give --show RECIPE or --data FILE")
     if a.rows < 1:
         raise UserError(f"--rows is {a.rows}\nfix: give an integer >= 1")
     if a.show is None:
         if overrides:
             raise UserError(
-                f"{' '.join(overrides)} is an option of a recipe, but none is given\nfix: add --show RECIPE"
+                f"{' '.join(overrides)} is an option of a recipe, but no recipe is given\nfix: add --show RECIPE"
             )
         return _show_each(_read(a.data, a.column, a.rows))
     return _show_recipe(a, overrides)
@@ -65,10 +67,10 @@ def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, seed: int) -> list[list[str]]:
-    """The texts of every view, row by row; of a masking collator those that it masks.
+    """The texts of every view, row by row. Of a collator that masks tokens, these are the texts before masking.
 
     Raises:
-        UserError: The collator does not say what texts it makes.
+        UserError: The collator does not tell which texts it makes.
     """
     from cse.data.collators import Masked, TextViews
 
@@ -76,8 +78,8 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
         collator = collator.views
     if not isinstance(collator, TextViews):
         raise UserError(
-            f"collator {type(collator).__name__} does not say which texts it makes\n"
-            "fix: name a recipe whose collator is, or wraps, TextViews"
+            f"collator {type(collator).__name__} does not tell which texts it makes\n"
+            "fix: give a recipe whose collator is, or wraps, TextViews"
         )
     return collator.texts(examples, epoch=epoch, seed=seed)
 
@@ -96,13 +98,13 @@ def _show_each(examples: Sequence[Example]) -> int:
             continue
         say(name, "")
         for example, text in zip(examples, texts, strict=True):
-            say("  of", example.texts[0])
-            say("  made", text)
+            say("  text", example.texts[0])
+            say("  view", text)
     return 0
 
 
 def each() -> list[Augmentation]:
-    """One augmentation of every kind, as its defaults are."""
+    """One augmentation of every kind, with its default settings."""
     from cse import augment as a
 
     return [

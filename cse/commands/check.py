@@ -1,4 +1,4 @@
-"""cse check: parse and validate recipes without training; of a recipe that is named, look at its data too."""
+"""cse check: validate recipes without training, and report on the data of those that are named."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cse.recipe import Recipe
 
-HELP = "validate recipes without training, and look at the training text of those that are named"
+HELP = "validate recipes without training, and report on the data of those that are named"
 TAKES_OVERRIDES = True
-WIDTH = 40  # of the longest bar of a histogram
+WIDTH = 40  # characters of the longest bar of a histogram
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Options of a recipe are given as --data.path=my.txt"
-    parser.add_argument("recipes", nargs="*", metavar="recipe", help="default: all, parsed only")
-    parser.add_argument("--no-data", action="store_true", help="parse only; nothing is read or fetched")
-    parser.add_argument("--eval-data", metavar="DIR", help="more evaluation sets to look for, besides CSE_DATA")
+    parser.epilog = "Options of a recipe are given as --data.path=my.txt."
+    parser.add_argument(
+        "recipes", nargs="*", metavar="recipe", help="recipes to check; default: all of them, without their data"
+    )
+    parser.add_argument("--no-data", action="store_true", help="only validate the recipe; no data are read or fetched")
+    parser.add_argument(
+        "--eval-data", metavar="DIR", help="folder of more evaluation sets, besides CSE_DATA, to compare with"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Validate each; the first that fails raises."""
+    """Validate each recipe; the first one that fails raises."""
     from cse.console import quiet, say
     from cse.recipe import load, names
 
@@ -55,7 +59,7 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Which columns are read, and which are there besides."""
+    """The columns that are read, and the other columns of the file."""
     from cse.data.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
@@ -71,8 +75,8 @@ def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     texts, words, tokens = report["texts"], report["words"], report["tokens"]
     yield (
         "texts",
-        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalized']:,} but for case and "
-        f"punctuation; {texts['same_in_row']:,} rows have one text twice",
+        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalized']:,} if case and "
+        f"punctuation are ignored; {texts['same_in_row']:,} rows have the same text twice",
     )
     yield from _histogram("words", words)
     yield from _histogram("tokens", tokens)
@@ -98,9 +102,12 @@ def _histogram(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str
 
 
 def _overlap(overlap: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A line for each set that shares texts, and one for all that do not."""
+    """One line for each evaluation set that shares texts with the data, and one line for all others."""
     if not overlap:
-        yield "overlap", "no evaluation set at hand: give the recipe an evaluator, and a folder in CSE_DATA"
+        yield (
+            "overlap",
+            "not checked, since there is no evaluation set: give the recipe an evaluator, or set CSE_DATA to a folder",
+        )
     clean = {name: each["texts"] for name, each in overlap.items() if not each["shared_texts"]}
     for name, each in overlap.items():
         if name not in clean:

@@ -1,12 +1,12 @@
-"""cse encode: the lines of a file as vectors."""
+"""cse encode: encode the texts of a file as vectors."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "turn the lines of a file into vectors"
-EPILOG = "A command that was killed resumes after its last whole window if it is repeated, and writes the same file."
+HELP = "encode the texts of a file as vectors"
+EPILOG = "If the command is killed, the same command resumes after the last complete window and writes the same file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,16 +14,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file (text also .gz), or asset:NAME")
-    parser.add_argument("--out", type=Path, required=True, help="a .npy or .parquet file of float32, one row a line")
-    parser.add_argument("--column", default="text", help="of a table (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text"
+    )
+    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where native")
     parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
     parser.add_argument("--dims", type=int, metavar="K", help="keep the first K components")
-    parser.add_argument("--window", type=int, default=32_768, help="lines encoded and saved at a time (%(default)s)")
+    parser.add_argument(
+        "--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Encode and write."""
+    """Encode the texts and write the vectors."""
     from cse.api.models import encode
     from cse.console import say
 
@@ -32,7 +36,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     try:
         rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     except KeyboardInterrupt:
-        say("stopped", "whole windows are saved; the same command resumes")
+        say("stopped", "complete windows are saved, and the same command resumes after them")
         return 130
     say("wrote", f"{arguments.out}   {rows:,} × {dims} float32")
     return 0

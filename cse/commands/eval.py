@@ -1,4 +1,4 @@
-"""cse eval: score a checkpoint, compare two, report on a folder of runs, run tasks of MTEB."""
+"""cse eval: score a checkpoint, compare two checkpoints, report on a folder of runs, or run tasks of MTEB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
-ACTIONS = ("score", "compare", "report", "mteb")  # without a name, the first one is meant: cse eval CHECKPOINT
+ACTIONS = ("score", "compare", "report", "mteb")  # the first one is the default: cse eval CHECKPOINT
 EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse eval score --help` lists its options."
 
 
@@ -21,24 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     score = action("score", "score a checkpoint, print a table, and write results.json into its run")
     score.add_argument(
-        "checkpoint", help="folder or Hub id: of cse, of sentence-transformers, a plain model, an export"
+        "checkpoint",
+        help="folder or Hub id of a checkpoint of cse or sentence-transformers, of a plain model, or of an export",
     )
-    score.add_argument("--out", type=Path, help="where to write results.json (default: the run of the checkpoint)")
+    score.add_argument("--out", type=Path, help="the results.json to write (default: in the run of the checkpoint)")
     score.add_argument(
         "--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s; SentEval's quick: 5)"
     )
     add_scoring(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
-    compare.add_argument("a", help="a results.json, or a checkpoint, which is then scored first")
+    compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
     compare.add_argument("b", help="the same")
-    compare.add_argument("--out", type=Path, help="where to write the comparison as JSON")
+    compare.add_argument("--out", type=Path, help="JSON file to write the comparison to")
     add_scoring(compare)
     _add_report(action("report", "write report.md and report.html of the runs in a folder"))
     mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
     mteb.add_argument("checkpoint", help="folder or Hub id")
     mteb.add_argument("--benchmark", help='name of a benchmark, such as "MTEB(eng, v2)", in place of --tasks')
     mteb.add_argument("--out", type=Path, required=True, help="folder for results")
-    mteb.add_argument("--overwrite", action="store_true", help="run the tasks again that have a result")
+    mteb.add_argument("--overwrite", action="store_true", help="run tasks again that have a result")
     add_scoring(mteb)
 
 
@@ -49,7 +50,9 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
-    parser.add_argument("--unchecked", action="store_true", help="score data that are not the known sets")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="score even if the data are not the known evaluation sets"
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,14 @@
-"""cse export: a checkpoint as an ONNX graph."""
+"""cse export: write a checkpoint as an ONNX graph."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "write a checkpoint as one ONNX graph, pooling and head inside"
-DOUBTFUL = 0.98  # mean cosine: at 0.99 no loss in STS was seen (a MiniLM), at 0.94 one of 19 points (asset:smollm2)
+HELP = "write a checkpoint as one ONNX graph that includes pooling and head"
+DOUBTFUL = 0.98  # mean cosine; no loss in STS was measured at 0.99 (a MiniLM), 19 points at 0.94 (asset:smollm2)
 EPILOG = """\
-What it writes runs without torch and transformers:
+The export runs without torch and transformers:
 
   import numpy as np, onnxruntime, tokenizers
   rows = tokenizers.Tokenizer.from_file("DIR/tokenizer.json").encode_batch([text.strip() for text in texts])
@@ -22,12 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, other vectors")
-    parser.add_argument("--pooler", help="of a plain Hugging Face model (mean)")
+    parser.add_argument(
+        "--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, but the vectors change"
+    )
+    parser.add_argument("--pooler", help="pooler for a plain Hugging Face model (default: mean)")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Export, check, say what came out."""
+    """Export the checkpoint, check the graph, and print the findings."""
     from cse.console import quiet, say
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import POOLERS
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     quiet()
     if arguments.pooler not in {None, *POOLERS}:
-        raise UserError(f"--pooler is {arguments.pooler}\nfix: give one of {', '.join(POOLERS)}")
+        raise UserError(f"--pooler is {arguments.pooler}, which does not exist\nfix: give one of {', '.join(POOLERS)}")
     out: Path = arguments.out
     about = export(Encoder.load(arguments.checkpoint, pooler=arguments.pooler), out, quantize=arguments.quantize)
     size = sum(path.stat().st_size for path in out.glob(f"{MODEL}*")) / 1e6
@@ -48,6 +50,6 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         near = about["cosine_int8"]
         say("int8", f"cosine with torch {near['mean']:.4f} on average, {near['min']:.4f} at least")
         if near["mean"] < DOUBTFUL:
-            say("warning", "these are other vectors: score them before use, and keep float32 if they lose")
-        say("next", f"cse eval compare {arguments.checkpoint} {out} --tasks sts-mini    (what it costs)")
+            say("warning", "the vectors have changed: score them before use, and keep float32 if the scores are lower")
+        say("next", f"cse eval compare {arguments.checkpoint} {out} --tasks sts-mini    (measures the loss)")
     return 0

@@ -1,4 +1,4 @@
-"""cse mine: hard negatives for rows of text."""
+"""cse mine: choose hard negatives for rows of text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from cse.mining.command import Judge
     from cse.mining.miners import Miner
 
-HELP = "choose hard negatives for rows of text, as a file to train on"
-EPILOG = "Train on it: --data.class_path=cse.data.Triplets --data.path=mined.parquet, with the columns printed"
+HELP = "choose hard negatives for rows of text, and write a file to train on"
+EPILOG = "To train on the file: --data.class_path=cse.data.Triplets --data.path=mined.parquet, with the columns printed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,32 +21,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("--data", required=True, help="rows to mine for: a file, asset:NAME or Hub id")
-    columns = "one: texts; two: anchor, positive; more: negatives that stay. Default: text"
+    columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: text"
     parser.add_argument("--columns", nargs="+", default=["text"], help=columns)
     parser.add_argument("--limit", type=int, help="rows to mine for; default: all")
-    parser.add_argument("--pool", help="texts that may become negatives; default: those of the data")
-    parser.add_argument("--pool-columns", nargs="+", default=["text"], help="of a table; default: text")
-    parser.add_argument("--out", type=Path, required=True, help="a .parquet file; beside it lies its manifest, .json")
-    parser.add_argument("--k", type=int, default=1, help="negatives per row, at most; default: 1")
-    ranks = "the band of neighbors' ranks to choose from, from 1; default: 1 50"
+    parser.add_argument("--pool", help="file of texts that may become negatives; default: the texts of --data")
+    parser.add_argument(
+        "--pool-columns", nargs="+", default=["text"], help="columns of --pool if it is a table; default: text"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a .parquet file; its manifest, a .json file, is written beside it"
+    )
+    parser.add_argument("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
+    ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
     parser.add_argument("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
-    parser.add_argument("--margin", type=float, help="least difference of the positive's and a negative's cosine")
-    parser.add_argument("--relative-margin", type=float, help="the same as a share of the positive's cosine")
+    parser.add_argument(
+        "--margin", type=float, help="smallest difference between the cosines of the positive and of a negative"
+    )
+    parser.add_argument(
+        "--relative-margin", type=float, help="the same difference, as a share of the cosine of the positive"
+    )
     parser.add_argument("--max-similarity", type=float, help="largest cosine of a negative")
-    parser.add_argument("--random", action="store_true", help="any texts of the pool instead: a baseline")
-    parser.add_argument("--seed", type=int, default=42, help="of --random")
+    parser.add_argument("--random", action="store_true", help="choose texts of the pool at random, as a baseline")
+    parser.add_argument("--seed", type=int, default=42, help="seed of --random; default: 42")
     parser.add_argument("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
-    parser.add_argument("--teacher-max", type=float, help="drop what the teacher finds more similar to the anchor")
-    positive = "drop what the teacher finds as similar to the anchor as the positive"
+    parser.add_argument(
+        "--teacher-max", type=float, help="drop candidates whose cosine with the anchor is above this for the teacher"
+    )
+    positive = "drop candidates that are at least as similar to the anchor as the positive, for the teacher"
     parser.add_argument("--teacher-positive", action="store_true", help=positive)
-    index = "exact, or an index of faiss such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
+    index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     parser.add_argument("--index", default="exact", help=index)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    parser.add_argument("--pooler", choices=["cls", "mean", "last"], help="of a plain Hugging Face model (mean)")
+    parser.add_argument(
+        "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
+    )
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Mine and write."""
+    """Mine the negatives and write the file."""
     a, miner, judge = arguments, _miner(arguments), _judge(arguments)
     from cse.console import quiet, say
     from cse.mining.command import Model, Source, mine_file
@@ -69,7 +81,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         f"{counts['negatives']:,} from {counts['pool']:,} texts; {', '.join(f'{n} {c:,}' for n, c in dropped.items())}",
     )
     say("columns", ",".join(manifest["out"]["columns"]))
-    say("wrote", f"{a.out}   {a.out.with_suffix('.json').name} says how")
+    say("wrote", f"{a.out}   settings and counts: {a.out.with_suffix('.json').name}")
     return 0
 
 
@@ -95,13 +107,15 @@ def _judge(a: argparse.Namespace) -> Judge | None:
     rules = a.teacher_max is not None or a.teacher_positive
     if rules and not a.teacher:
         raise UserError(
-            "--teacher-max and --teacher-positive say when a teacher drops a candidate, but there is no teacher\n"
-            "fix: give --teacher too"
+            "--teacher-max and --teacher-positive need a teacher, but none is given\nfix: add --teacher CHECKPOINT"
         )
     if not a.teacher:
         return None
     if not rules:
-        raise UserError(f"--teacher is {a.teacher}, but nothing says when it drops a candidate\nfix: --teacher-max 0.9")
+        raise UserError(
+            f"--teacher is {a.teacher}, but no rule for dropping candidates is given\n"
+            "fix: add --teacher-positive, or --teacher-max with a cosine such as 0.9"
+        )
     if a.teacher_max is not None and not -1 <= a.teacher_max <= 1:
         raise UserError(f"--teacher-max is {a.teacher_max}\nfix: give a cosine in [-1, 1]")
     return Judge(Model(a.teacher, a.pooler, a.precision), a.teacher_max, a.teacher_positive)

@@ -63,7 +63,9 @@ def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
     from cse.files import write_text
 
     if out.suffix not in {".yaml", ".yml"}:
-        raise UserError(f"{out} does not end in .yaml\nfix: give a name that does, as `cse train` tells files by it")
+        raise UserError(
+            f"{out} does not end in .yaml, by which `cse train` recognizes a file\nfix: give a name that ends in .yaml"
+        )
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists\nfix: give another file, or --force to overwrite it")
     note = f"# copied     from {path.stem} of cse {cse_version()}, its parents merged; train it: cse train {out}\n"
@@ -72,7 +74,7 @@ def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
 
 
 def _entry(name: str) -> str:
-    """One recipe in the list: its name, and what its header says below it."""
+    """One recipe in the list: its name, and the fields of its header below it."""
     from cse.recipe import find, header, read
 
     path = find(name)

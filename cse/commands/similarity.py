@@ -1,4 +1,4 @@
-"""cse similarity: a quick look at how alike two sentences, or the lines of two files, are to a checkpoint."""
+"""cse similarity: print the cosine similarity of two sentences, or of the texts of two files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HELP = "cosine similarity of two sentences, or of the lines of two files"
+HELP = "print the cosine similarity of two sentences, or of the texts of two files"
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".gz")
-ROWS = 1024  # of A that are compared with all of B at a time
+ROWS = 1024  # texts of A that are compared with all of B at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("a", help="a sentence; or a file of texts, as `cse encode` takes it")
+    parser.add_argument("a", help="a sentence, or a file of texts as for `cse encode`")
     parser.add_argument("b", help="the same")
-    parser.add_argument("--top-k", type=int, metavar="K", help="of files: for each text of A the K most similar of B")
-    parser.add_argument("--column", default="text", help="of a table (default: %(default)s)")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A"
+    )
+    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where native")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Encode and show."""
+    """Encode the texts and print their similarities."""
     files = [_is_file(text) for text in (arguments.a, arguments.b)]
     if files[0] != files[1]:
         names = [arguments.a, arguments.b]
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         )
     if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
         raise UserError(
-            f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files rather than two sentences"
+            f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files instead of two sentences"
         )
     from cse.console import quiet
 
@@ -48,8 +50,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     texts = [_texts(a, arguments.column) if files[0] else [a] for a in (arguments.a, arguments.b)]
     if arguments.top_k is None and len(texts[0]) != len(texts[1]):
         raise UserError(
-            f"{arguments.a} has {len(texts[0]):,} rows, {arguments.b} has {len(texts[1]):,}; a pair is a line of each\n"
-            "fix: give files of equal length, or --top-k 3 for the most similar of all"
+            f"{arguments.a} has {len(texts[0]):,} rows and {arguments.b} has {len(texts[1]):,}\n"
+            "fix: give files of equal length to compare row by row, or --top-k 3 for the most similar texts"
         )
     a, b = _encode(arguments.checkpoint, texts, arguments.precision)
     if not files[0]:
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 def top_k(
     a: NDArray[np.float32], b: NDArray[np.float32], texts: Sequence[Sequence[str]], k: int
 ) -> Iterable[tuple[Any, ...]]:
-    """For each row of unit vectors a (n, D) the k most similar rows of b (m, D), best first."""
+    """The k most similar rows of b (m, D) for each row of a (n, D), most similar first. All rows are unit vectors."""
     import numpy as np
 
     k = min(k, len(b))
@@ -78,7 +80,7 @@ def top_k(
 
 
 def _is_file(text: str) -> bool:
-    """Whether a sentence or a file is meant; what is named like a file and is not there is an error when read."""
+    """Whether an argument names a file. A name of a file that does not exist leads to an error when it is read."""
     named_so = not any(c.isspace() for c in text) and Path(text).suffix.lower() in KINDS
     return named_so or text.startswith("asset:") or (len(text) < 1024 and Path(text).is_file())
 
@@ -91,7 +93,7 @@ def _texts(path: str, column: str) -> list[str]:
 
 
 def _encode(checkpoint: str, texts: Sequence[list[str]], precision: Any) -> list[NDArray[np.float32]]:
-    """Unit vectors (n, D) of each list."""
+    """The unit vectors (n, D) of each list of texts."""
     import torch
 
     from cse.encoder.model import Encoder

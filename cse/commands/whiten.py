@@ -12,15 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
-    parser.add_argument("--columns", nargs="+", default=["text"], help="of a table; default: text")
+    parser.add_argument("--columns", nargs="+", default=["text"], help="columns of a table; default: text")
     parser.add_argument("--limit", type=int, help="rows to fit on; default: all")
     parser.add_argument("--k", type=int, default=256, help="dimensions to keep; default: 256 (arXiv:2103.15316)")
-    parser.add_argument("--out", type=Path, required=True, help="the new checkpoint's folder")
-    parser.add_argument("--pooler", choices=["cls", "mean", "last"], help="of a plain Hugging Face model (mean)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    parser.add_argument(
+        "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
+    )
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Fit and write."""
+    """Fit the whitening and write the new checkpoint."""
     from cse.console import quiet, say
     from cse.inference.whiten import whiten_checkpoint
 

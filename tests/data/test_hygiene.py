@@ -225,7 +225,7 @@ def test_check_says_what_the_data_are(recipe, capsys):
     assert f"ok         {recipe}" in out
     assert "rows.tsv 15 sentences; left out: nothing" in out
     assert "columns    text; not used: id, note" in out
-    assert "texts      15; 15 distinct, 15 but for case and punctuation; 0 rows have one text twice" in out
+    assert "texts      15; 15 distinct, 15 if case and punctuation are ignored; 0 rows have the same text twice" in out
     assert "cut        0 at 8 tokens (0.0%)" in out
     assert "overlap    pairs: 1 of 4 texts, 0 of 3 pairs   such as 'A man, running.'" in out
     assert "overlap    none with singles, more (3 texts)" in out
@@ -274,5 +274,5 @@ def test_bad_arguments_are_named(arguments, named, capsys):
 def test_a_collator_without_texts_is_named():
     from cse.commands.augment import views_of
 
-    with pytest.raises(UserError, match="SimpleNamespace does not say which texts"):
+    with pytest.raises(UserError, match="SimpleNamespace does not tell which texts"):
         views_of(SimpleNamespace(), [], epoch=0, seed=0)
