@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_data(parser.add_argument_group("data"))
     _add_labeler(parser.add_argument_group("the model"))
-    _add_limits(parser.add_argument_group("limits"))
+    _add_limits(parser.add_argument_group("limits of this invocation"))
     _add_tasks(parser.add_argument_group("tasks"))
 
 
@@ -76,13 +76,9 @@ def _add_labeler(group: argparse._ArgumentGroup) -> None:
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--requests-per-minute", type=int, metavar="N", help="largest rate of requests")
     group.add_argument("--tokens-per-minute", type=int, metavar="N", help="largest rate of tokens")
-    group.add_argument("--max-requests", type=int, metavar="N", help="stop after N requests of this command")
-    group.add_argument(
-        "--max-tokens", type=int, metavar="N", help="stop after N tokens of questions and answers in this command"
-    )
-    group.add_argument(
-        "--max-cost", type=float, metavar="USD", help="stop when this command has cost this much; needs both prices"
-    )
+    group.add_argument("--max-requests", type=int, metavar="N", help="stop after N requests")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens of questions and answers")
+    group.add_argument("--max-cost", type=float, metavar="USD", help="stop at this cost; needs both prices")
     group.add_argument("--price-in", type=float, metavar="USD", help="price of a million tokens of questions")
     group.add_argument("--price-out", type=float, metavar="USD", help="price of a million tokens of answers")
     group.add_argument("--attempts", type=int, default=3, help="times to ask a question until its answer is usable (3)")

@@ -1,4 +1,4 @@
-"""What an answer must look like; and, where it does not, one word for why."""
+"""The form that an answer must have, and one word for each reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ class Unusable(Exception):
 
 
 class Answer(BaseModel):
-    """What all answers have in common. Fields that were not asked for, such as a reason, are left out.
+    """The base of all answers. Fields that were not asked for, such as an explanation, are ignored.
 
-    The context of validation is the input, field by field.
+    The validation context is the mapping of the input fields.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True)
 
     def texts(self) -> list[str]:
-        """Every text in it."""
+        """All texts of the answer."""
         values = [v if isinstance(v, list) else [v] for v in self.__dict__.values()]
         return [text for value in values for text in value if isinstance(text, str)]
 
 
 class Score(Answer):
-    """A similarity in [0, 1]. A number in quotation marks is of the wrong type.
+    """A similarity in [0, 1]. A number in quotation marks has the wrong type.
 
     Attributes:
-        raw: What a rater found before it was brought into the range, such as a negative cosine.
+        score: The similarity.
+        raw: The similarity before a rater clipped it to the range, such as a negative cosine; None for other models.
     """
 
     score: Annotated[float, Field(ge=0.0, le=1.0, strict=True, allow_inf_nan=False)]
@@ -59,7 +60,7 @@ class Score(Answer):
 
 
 class Sentence(Answer):
-    """One sentence, other than the input and without a gap."""
+    """One sentence that differs from the input and has no gap."""
 
     sentence: Text
 
@@ -68,13 +69,13 @@ class Sentence(Answer):
     def _is_new(cls, value: str, info: ValidationInfo) -> str:
         _require_text(value)
         if MARK in value:
-            raise PydanticCustomError("gap", "a gap was left")
+            raise PydanticCustomError("gap", "a gap was not filled")
         _require_other(value, *(info.context or {}).values())
         return value
 
 
 class Contrast(Answer):
-    """A positive and a contradiction, other than the sentence and each other."""
+    """A positive and a contradiction that differ from the sentence and from each other."""
 
     positive: Text
     contradiction: Text
@@ -89,7 +90,7 @@ class Contrast(Answer):
 
 
 class Sentences(Answer):
-    """One sentence or more; a repetition is seen to where all answers are together."""
+    """One or more sentences. Repeated sentences are allowed here and removed by `cse.feedback.tasks.write`."""
 
     sentences: Annotated[list[Text], Field(min_length=1)]
 
@@ -111,20 +112,20 @@ SCHEMAS: Mapping[str, type[Answer]] = {
 
 
 def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "stop") -> Answer:
-    """The answer in a model's reply; prose around the JSON object is allowed.
+    """The answer in the reply of a model; text around the JSON object is ignored.
 
     Args:
-        prompt: The prompt's name, which says what is expected.
+        prompt: The name of the prompt, which determines the form of the answer.
         text: The reply.
-        fields: The input, which the answer may not repeat.
-        finish: Why the model stopped: `refusal` for its own refusal or a filter's, `length` at the token limit.
+        fields: The input, which the answer must not repeat.
+        finish: Why the model stopped: `refusal` if it or a filter refused, `length` at the token limit, else `stop`.
 
     Raises:
-        Unusable: With reason refusal, truncated, malformed, ambiguous, missing_field, wrong_type, out_of_range, empty,
-            same_text or gap.
+        Unusable: The reply cannot be used. The reason is refusal, truncated, malformed, ambiguous, missing_field,
+            wrong_type, out_of_range, empty, same_text or gap.
     """
     if finish == "refusal":
-        raise Unusable("refusal", text[:200] or "the model or a filter declined")
+        raise Unusable("refusal", text[:200] or "the model or a filter refused to answer")
     found = _objects(text)
     if not found:
         if _REFUSAL.match(text):
@@ -166,12 +167,12 @@ def _unusable(error: ValidationError) -> Unusable:
 def _require_text(*values: str) -> None:
     for value in values:
         if _REFUSAL.match(value):
-            raise PydanticCustomError("refusal", "a refusal in place of a sentence")
+            raise PydanticCustomError("refusal", "a refusal instead of a sentence")
 
 
 def _require_other(value: str, *others: str) -> None:
     if any(same(value, other) for other in others):
-        raise PydanticCustomError("same_text", "the same text again")
+        raise PydanticCustomError("same_text", "the same text as another one")
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

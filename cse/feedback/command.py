@@ -1,4 +1,4 @@
-"""The command's work: check the options, build who answers, run the task, write, and say how to resume."""
+"""Runs `cse feedback`: checks the options, builds the labelers, runs the task, and writes the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cse.feedback.tasks import Result
 from cse.files import cache_dir
 
 _TEXT = [["text"], ["sentence"]]
-_COLUMNS = {  # the names that the data classes, the assets and the commands' own files use, the default first
+_COLUMNS = {  # column names used by the data classes, the assets and the files of these commands; the default first
     "score": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
     "rate": [["premise", "entailment", "contradiction"], ["anchor", "positive", "negative_1"]],
     "contrast": _TEXT,
@@ -40,7 +40,7 @@ _OPTIONS = {
 
 
 def run(a: argparse.Namespace) -> int:
-    """Do a task; returns the exit code."""
+    """Run a task and return the exit code."""
     _check(a)
     limits = Limits(**{name: getattr(a, name) for name in Limits.__slots__})
     prompts = words.load(a.prompt, temperature=a.temperature)
@@ -75,12 +75,12 @@ def run(a: argparse.Namespace) -> int:
 
 
 def _check(a: argparse.Namespace) -> None:
-    """Raise for options that are out of range, or do not go together."""
+    """Raise a UserError for options that are out of range or cannot be combined."""
     if (a.data is None) != (a.task == "write"):
         what, fix = ("takes no --data", "omit it") if a.data else ("needs texts", "give --data FILE")
         raise UserError(f"cse feedback {a.task} {what}\nfix: {fix}")
     if a.rater and a.task != "fill":
-        raise UserError(f"--rater is for fill, not for {a.task}\nfix: omit it; --model answers")
+        raise UserError(f"--rater is {a.rater}, but {a.task} takes no rater\nfix: omit it; --model answers")
     wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
     if a.columns and len(a.columns) != wanted:
         raise UserError(
@@ -107,7 +107,7 @@ def _check_ranges(a: argparse.Namespace) -> None:
         if not 0 <= getattr(a, name) <= most:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(a, name)}\nfix: give 0 to {most:g}")
     if not all(0 <= rate < 1 for rate in a.rates) or len(set(a.rates)) < len(a.rates):
-        raise UserError(f"--rates is {a.rates}\nfix: give different ones from 0 to less than 1")
+        raise UserError(f"--rates is {a.rates}\nfix: give different numbers in [0, 1)")
     if not a.timeout > 0:
         raise UserError(f"--timeout is {a.timeout}\nfix: give more than 0 seconds")
 
@@ -124,7 +124,8 @@ def _inputs(a: argparse.Namespace) -> inputs.Inputs:
 
 @contextmanager
 def _store(folder: Path) -> Iterator[Store]:
-    """The answers, for one job at a time: two that ask the same at once would pay twice."""
+    """The store of answers, locked for one job."""
+    # Two jobs that ask the same questions at once would pay for them twice.
     store = Store(folder / "answers.sqlite")
     try:
         with FileLock(folder / "answers.lock", timeout=0):
@@ -170,7 +171,7 @@ def _extra(text: str | None) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or {"model", "messages"} & set(found):
         raise UserError(
-            "--extra is not a JSON object, or sets the model or the messages\nfix: give an object without them"
+            "--extra is not a JSON object, or sets `model` or `messages`\nfix: give an object without these two"
         )
     return found
 
@@ -191,7 +192,7 @@ def _task(a: argparse.Namespace, rows: list[inputs.Input], prompts: dict[str, wo
 
 def _stopped(stop: Stop) -> None:
     say("stopped", stop.reason)
-    say("", f"{stop.settled}; every answer is kept, nothing was written")
+    say("", f"{stop.settled}; every answer is kept, but no file was written")
     say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
 
 

@@ -1,4 +1,4 @@
-"""The rows that are asked about, each with its number; blank and repeated ones are set aside, not lost."""
+"""The rows to ask about, with their numbers. Blank and repeated rows are set aside and reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cse.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A row: its number from 1, where it stands, its texts."""
+    """A row: its number, counted from 1, its place in the file, and its texts."""
 
     row: int
     place: str
@@ -23,14 +23,14 @@ class Input:
 
 @dataclass(slots=True)
 class Inputs:
-    """Rows to ask about, those that were set aside before, and a hash of the texts of the former."""
+    """The rows to ask about, the rows that were set aside, and a hash of the texts to ask about."""
 
     rows: list[Input] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def sha256(self) -> str:
-        """Of the texts, row by row."""
+        """The hash of the texts, row by row."""
         return hashlib.sha256(json.dumps([row.texts for row in self.rows]).encode()).hexdigest()
 
 
@@ -40,11 +40,11 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
     Args:
         path: A source, in the same form as in the data classes of recipes.
         columns: Names, or numbers from 0 in a csv or tsv file without a header.
-        limit: Number of rows to take, from the first; None takes all.
+        limit: Number of rows to read. None: all.
         split: Split of a data set on the Hub.
 
     Raises:
-        UserError: It cannot be read, lacks a column, or has no row.
+        UserError: The source cannot be read, lacks a column, or has no usable row.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}\nfix: give 1 or more")
@@ -63,8 +63,8 @@ def load(path: str, columns: Sequence[str], *, limit: int | None, split: str = "
             found.rows.append(Input(number, row.place, texts))
     if not found.rows:
         raise UserError(
-            f"--data {path}: no row is left to ask about ({len(found.rejects)} blank or repeated)\n"
-            "fix: give a file with texts"
+            f"--data {path} has no usable row ({len(found.rejects)} are blank or repeated)\n"
+            "fix: give a file with texts in these columns"
         )
     return found
 

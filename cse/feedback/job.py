@@ -1,4 +1,4 @@
-"""From questions to answers: an answer comes from the store if it is known, and is asked for within bounds if not."""
+"""Asks questions: an answer that the store has is reused; otherwise the labeler is asked, within bounds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cse.feedback.meter import Halted, Meter, Stop
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, Store, key_of
 
-_LOOK = 0.2  # seconds between two looks for Ctrl-C
+_LOOK = 0.2  # seconds between two checks for Ctrl-C
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and the input that it is about."""
+    """A prompt and its input."""
 
     prompt: Prompt
     fields: dict[str, str]
@@ -30,15 +30,16 @@ class Question:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a question.
+    """The result of a question.
 
     Attributes:
         question: The question.
-        model: Who was asked.
+        model: The model that was asked.
+        prompt: The label of the prompt; None if the model does not read prompts.
         answer: The answer; None if no usable one was given.
-        verdicts: Reason and detail of each answer that was not usable, or why there is none.
-        replies: Everything that was said, the last last.
-        keys: Their names in the store.
+        verdicts: Reason and detail of each answer that was not usable, or of the failure to get one.
+        replies: All replies, in order.
+        keys: The keys of the replies in the store.
     """
 
     question: Question
@@ -51,24 +52,24 @@ class Outcome:
 
     @property
     def unusable(self) -> list[str]:
-        """Why answers could not be used, without the failures to get one."""
+        """The reasons why answers could not be used, without failures to get an answer."""
         return [reason for reason, _ in self.verdicts[: len(self.replies)]]
 
     @property
     def provenance(self) -> dict[str, str | None]:
-        """Who answered what, when."""
+        """The model that answered, the prompt, and the time."""
         return {"model": self.model, "prompt": self.prompt, "time": self.replies[-1].time}
 
 
 class Job:
-    """Asks one labeler.
+    """Puts questions to one labeler.
 
     Args:
         labeler: The model that answers.
         store: The store that keeps the answers.
-        meter: Limits; shared with other jobs of the same command.
-        attempts: Most answers to one question, until one is usable.
-        give_up: The job ends after this many questions, one after the other, without any answer.
+        meter: The meter that enforces the limits; it is shared by all jobs of a command.
+        attempts: Largest number of answers to one question until one is usable.
+        give_up: The job ends after this number of questions in succession without any answer.
         interrupted: A function that says whether Ctrl-C was pressed.
     """
 
@@ -91,10 +92,10 @@ class Job:
         self._trouble: Counter[str] = Counter()
 
     def ask(self, what: str, questions: Sequence[Question]) -> list[Outcome]:
-        """An outcome to each question, in their order; equal questions are asked once.
+        """The outcome of each question, in their order; equal questions are asked once.
 
         Raises:
-            Stop: A cap, Ctrl-C, or an endpoint that does not answer. What was answered is in the store.
+            Stop: A cap was reached, Ctrl-C was pressed, or the endpoint does not answer. All answers so far are kept.
             UserError: The labeler cannot be asked, or cannot answer this prompt.
         """
         for name in sorted({q.prompt.name for q in questions} - self.labeler.prompts):
@@ -116,11 +117,11 @@ class Job:
             stop.settled = f"{settled:,} of {len(unique):,} questions of {what!r} are settled"
             raise
         before = [key for key in self.outcomes if key not in unique]
-        self.outcomes = {key: self.outcomes[key] for key in [*before, *unique]}  # not in the order of arrival
+        self.outcomes = {key: self.outcomes[key] for key in [*before, *unique]}  # answers arrive in any order
         return [self.outcomes[key] for key in keys]
 
     def _run(self, chunks: list[list[str]], unique: dict[str, Question]) -> Iterator[dict[str, Outcome]]:
-        """Settle chunks in several threads; the first thing that ends the job is raised when all have come to rest."""
+        """Settle chunks in several threads; the first cause that ends the job is raised when all have finished."""
         ahead, pending, cause = iter(chunks), set[Future[dict[str, Outcome]]](), None
         with ThreadPoolExecutor(self.labeler.workers) as pool:
             while True:
@@ -143,7 +144,7 @@ class Job:
             raise cause
 
     def _settle_or_halt(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
-        """`_settle`; what ends the job ends it here, before this worker takes the next questions."""
+        """`_settle`, but an error halts the job at once, before this worker takes its next questions."""
         try:
             return self._settle(keys, unique)
         except Halted:
@@ -153,7 +154,7 @@ class Job:
             raise
 
     def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
-        """Ask a chunk until each question has a usable answer or no attempt left."""
+        """Ask a chunk until each of its questions has a usable answer or has used all attempts."""
         prompt = self._shown
         outcomes = {k: Outcome(unique[k], self.labeler.model, prompt(unique[k])) for k in keys}
         still = list(outcomes.values())
@@ -170,7 +171,7 @@ class Job:
         return outcomes
 
     def _missing(self, chats: list[Chat]) -> tuple[dict[str, Reply], Unanswered | None]:
-        """Ask for answers that are not in the store, and keep them."""
+        """Ask for the answers that are not in the store, and keep them there."""
         if not chats:
             return {}, None
         first = chats[0].key
@@ -198,7 +199,7 @@ class Job:
         with self._lock:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= self.give_up:
-                raise Stop(f"{self._failed_in_a_row} questions in a row had no answer: {error}", code=1)
+                raise Stop(f"{self._failed_in_a_row} questions in succession had no answer: {error}", code=1)
 
     def _report(self, outcomes: dict[str, Outcome], asked: int) -> None:
         with self._lock:
@@ -227,7 +228,7 @@ class Job:
 
 
 def _chunks(questions: dict[str, Question], size: int) -> list[list[str]]:
-    """Keys that are asked together: of one prompt, the same whatever is in the store already."""
+    """The keys that are asked together. All have one prompt; the chunks do not depend on what the store has."""
     found = []
     for name in dict.fromkeys(question.prompt.name for question in questions.values()):
         keys = [key for key, question in questions.items() if question.prompt.name == name]
@@ -236,7 +237,7 @@ def _chunks(questions: dict[str, Question], size: int) -> list[list[str]]:
 
 
 def _judge(outcome: Outcome, key: str, reply: Reply | None, failure: Unanswered | None) -> None:
-    """Take a reply as the answer, or say why not."""
+    """Record a reply as the answer, or the reason why it cannot be used."""
     outcome.keys.append(key)
     if reply is None:
         outcome.verdicts.append((failure.kind, failure.detail) if failure else ("unanswered", ""))
@@ -246,7 +247,7 @@ def _judge(outcome: Outcome, key: str, reply: Reply | None, failure: Unanswered 
     try:
         answer = parse(question.prompt.name, reply.text, question.fields, finish=reply.finish)
         if question.prompt.copied(answer.texts()):
-            raise Unusable("copied", "a text of the prompt's examples")
+            raise Unusable("copied", "a text from the examples of the prompt")
         outcome.answer = answer
     except Unusable as error:
         outcome.verdicts.append((error.reason, error.detail))

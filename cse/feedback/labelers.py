@@ -1,4 +1,4 @@
-"""Who answers: one interface for an endpoint and a rater; and how one is named on the command line."""
+"""Labelers: the interface of all models that answer questions, and how they are named on the command line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply
 
 KINDS = ("openai", "encoder", "cross-encoder")
-RATED = frozenset({"score", "rate"})  # the prompts that a rater can answer without reading them
+RATED = frozenset({"score", "rate"})  # prompts whose questions a rater can answer
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A question as a labeler gets it.
+    """A question in the form that a labeler receives.
 
     Attributes:
-        key: Its name in the store, and the address of its randomness.
-        prompt: The question.
+        key: The key of its answer in the store.
+        prompt: The prompt.
         fields: The input fields that the question is about.
-        messages: Question and input in words.
+        messages: The chat with prompt and input.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Chat:
 
 
 class Unanswered(Exception):
-    """The labeler gave no answer. `kind` is one word, such as `http_500`; `again`: another try may help."""
+    """The labeler gave no answer. `kind` is one word, such as `http_500`; `again` says whether a retry may help."""
 
     def __init__(self, kind: str, detail: str, *, again: bool = True, retry_after: float | None = None) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -48,12 +48,13 @@ class Labeler(Protocol):
     """Answers questions.
 
     Attributes:
-        model: Its name for provenance and, for weights on this machine, a hash of them.
-        identity: What an answer is kept under: the hash alone where there is one, since a folder may be renamed.
-        prompted: Whether it reads the prompt, so that other words may get another answer.
+        model: Its name for provenance, with a hash of the weights if they are on this machine.
+        identity: The part of an answer's key that stands for the model. It is the hash alone if there is one, since a
+            folder may be renamed.
+        prompted: Whether it reads the prompt, so that its answer depends on the wording.
         prompts: Names of the prompts that it can answer.
-        chunk: How many questions it takes at once.
-        workers: How many threads may ask it at once.
+        chunk: Number of questions that it takes at once.
+        workers: Number of threads that may ask it at once.
     """
 
     model: str
@@ -64,14 +65,14 @@ class Labeler(Protocol):
     workers: int
 
     def parameters(self, prompt: Prompt) -> dict[str, object]:
-        """All else that an answer depends on, as JSON."""
+        """Everything else that an answer depends on, as JSON."""
         ...
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
-        """An answer to each; `fault` is told of each request that failed, by kind.
+        """The answer to each question. `fault` is called with the kind of each request that fails.
 
         Raises:
-            Unanswered: There is none, after all tries.
+            Unanswered: No answer was given after all tries.
             Stop: A cap is reached.
             UserError: The labeler cannot be asked at all.
         """
@@ -82,12 +83,12 @@ def split(option: str, spec: str) -> tuple[str, str]:
     """Kind and name of `openai:NAME`, `encoder:FOLDER` or `cross-encoder:FOLDER`.
 
     Raises:
-        UserError: It is none of these.
+        UserError: `spec` does not have one of these forms.
     """
     kind, colon, name = spec.partition(":")
     if kind not in KINDS or not colon or not name:
         raise UserError(
-            f"{option} is {spec!r}\nfix: give KIND:NAME with a kind of {', '.join(KINDS)}, "
+            f"{option} is {spec!r}\nfix: give KIND:NAME, where KIND is one of {', '.join(KINDS)}, "
             "such as openai:gpt-4o-mini, encoder:runs/.../best"
         )
     return kind, name

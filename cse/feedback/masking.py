@@ -1,4 +1,4 @@
-"""Words taken out of a sentence, for a model to put others in their place (CLAIF, arXiv:2305.01918, section 3.1)."""
+"""Masks words of a sentence, which a model then fills with others (CLAIF, arXiv:2305.01918, section 3.1)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import math
 
 from cse.feedback.answers import MARK
 
-MERGE = 0.5  # the authors' chance that gaps side by side become one
+MERGE = 0.5  # the authors' probability that adjacent gaps become one
 
 
 def mask(text: str, rate: float, *, seed: int, row: int) -> str:
-    """Replace ceil(rate x words) random words by a mark; with probability 1/2 marks side by side become one.
+    """Replace ceil(rate x words) random words by a mark; with probability 1/2, adjacent marks become one.
 
     Args:
-        text: The sentence; words are what white space separates.
-        rate: In [0, 1).
-        seed: The job's seed.
+        text: The sentence; its words are separated by white space.
+        rate: The share of words to mask, in [0, 1).
+        seed: The seed of the job.
         row: Number of the sentence's row; with seed and rate it determines which words are masked.
     """
     from cse.seeding import python_rng

@@ -1,4 +1,4 @@
-"""How fast and how much may be asked: rate limits, and caps that end a job cleanly."""
+"""Limits on requests: rate limits, and caps that end a job in an orderly way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _WINDOW = 60.0  # seconds of a rate limit
-_NAP = 0.05  # seconds between two looks while waiting
+_NAP = 0.05  # seconds between two checks while waiting
 
 
 class Halted(Exception):
@@ -17,26 +17,26 @@ class Halted(Exception):
 
 
 class Stop(Exception):
-    """The job ends here, cleanly: what was answered is kept. `code` is the exit code."""
+    """The job ends in an orderly way, and all answers are kept. `code` is the exit code."""
 
     def __init__(self, reason: str, *, code: int = 3) -> None:
         super().__init__(reason)
         self.reason, self.code = reason, code
-        self.settled = ""  # how far the job came, in words
+        self.settled = ""  # the progress of the job, in words
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one invocation; None where there is none.
+    """Limits of one invocation; None means no limit.
 
     Attributes:
-        requests_per_minute: Most requests in any minute.
-        tokens_per_minute: Most tokens, of question and answer, in any minute.
-        max_requests: Most requests, repeated ones counted again.
-        max_tokens: Most tokens, of question and answer.
-        max_cost: Most dollars, at the two prices.
-        price_in: Dollars a million tokens of questions.
-        price_out: Dollars a million tokens of answers.
+        requests_per_minute: Largest number of requests in any minute.
+        tokens_per_minute: Largest number of tokens of questions and answers in any minute.
+        max_requests: Largest number of requests; retries count.
+        max_tokens: Largest number of tokens of questions and answers.
+        max_cost: Largest cost in dollars, at the two prices.
+        price_in: Price of a million tokens of questions, in dollars.
+        price_out: Price of a million tokens of answers, in dollars.
     """
 
     requests_per_minute: int | None = None
@@ -48,7 +48,7 @@ class Limits:
     price_out: float | None = None
 
     def cost(self, tokens_in: int, tokens_out: int) -> float | None:
-        """Dollars, where the prices are known."""
+        """The cost in dollars; None if a price is unknown."""
         if self.price_in is None or self.price_out is None:
             return None
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
@@ -62,15 +62,15 @@ class _Sum:
 
 
 class Meter:
-    """Lets requests through one by one; shared by all threads.
+    """Admits requests one by one; all threads share it.
 
-    Before a request its tokens are reserved, by an estimate on the safe side, and afterwards replaced by those it took.
-    Where the reservations of requests that are under way would break a cap, the next one waits for them.
+    Before a request, an upper estimate of its tokens is reserved; after it, the reservation is replaced by the tokens
+    that it used. If the reservations of requests in progress could exceed a cap, the next request waits for them.
 
     Args:
         limits: The limits to enforce; see `Limits`.
-        clock: Seconds that only grow.
-        halted: Set when the job is to end; a wait then raises.
+        clock: A function that returns seconds and never decreases.
+        halted: An event that is set when the job is to end; a wait then raises `Halted`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Meter:
         self._not_before = 0.0
 
     def admit(self, tokens_in: int, tokens_out: int) -> None:
-        """Wait until one request of about these sizes may be made, and reserve it.
+        """Wait until a request with these numbers of tokens is allowed, and reserve it.
 
         Raises:
             Stop: A cap is reached.
@@ -103,7 +103,7 @@ class Meter:
             self.halted.wait(min(wait, 1.0))
 
     def settle(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
-        """Replace a reservation by what the request took: (0, 0) if it was not answered."""
+        """Replace a reservation by the tokens that the request used: (0, 0) if it was not answered."""
         with self._lock:
             self._held.requests -= 1
             self._held.tokens_in -= reserved[0]
@@ -112,7 +112,7 @@ class Meter:
             self.used.tokens_out += used[1]
 
     def hold(self, seconds: float) -> None:
-        """Let nobody through for so long: the endpoint asked for it."""
+        """Admit no request for this number of seconds, as the endpoint asked."""
         with self._lock:
             self._not_before = max(self._not_before, self._clock() + seconds)
 
@@ -124,7 +124,7 @@ class Meter:
         self._recent.append((self._clock(), tokens_in + tokens_out))
 
     def _wait(self, tokens_in: int, tokens_out: int) -> float:
-        """Seconds until the request may be made; 0 or less for now."""
+        """Seconds until the request is allowed; 0 or less if it is allowed now."""
         cap = self._cap(tokens_in, tokens_out)
         if cap is not None:
             if not self._held.requests:
@@ -136,7 +136,7 @@ class Meter:
         return max(self._not_before - moment, self._rate_wait(moment, tokens_in + tokens_out))
 
     def _rate_wait(self, moment: float, tokens: int) -> float:
-        """Seconds until enough of the last minute's requests are a minute old; a request on its own is let through."""
+        """Seconds until enough of the last minute's requests are a minute old. A request alone is always allowed."""
         requests, spent, wait = len(self._recent), sum(size for _, size in self._recent), 0.0
         most, most_tokens = self.limits.requests_per_minute, self.limits.tokens_per_minute
         for at, size in self._recent:
@@ -146,7 +146,7 @@ class Meter:
         return wait
 
     def _cap(self, tokens_in: int, tokens_out: int) -> str | None:
-        """Which cap this request would break."""
+        """The cap that this request could exceed, in words; None if it exceeds no cap."""
         limits, total_in = self.limits, self.used.tokens_in + self._held.tokens_in + tokens_in
         total_out = self.used.tokens_out + self._held.tokens_out + tokens_out
         if limits.max_requests is not None and self.used.requests >= limits.max_requests:

@@ -1,6 +1,6 @@
-"""What a job leaves: the data file, the rejects and the manifest, each whole or not there.
+"""The files that a job writes: the data file, the rejects and the manifest. A file is never left incomplete.
 
-All three depend on the input and on the answers in the store alone, not on when or in how many goes they were given.
+All three depend only on the input and on the answers in the store, and not on the number of times the job was resumed.
 """
 
 from __future__ import annotations
@@ -22,41 +22,42 @@ from cse.files import atomic_file, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
 _WORD = re.compile(r"[a-z']+")
-_FREQUENT = 10  # how many one-sided words the manifest names
+_FREQUENT = 10  # number of one-sided words in the manifest
 
 
 def check(out: Path) -> None:
-    """Look at where the output will go, before anything is asked.
+    """Check the path of the output before any question is asked.
 
     Raises:
-        UserError: Its name does not end in .jsonl, it cannot be written, or it exists and this command did not make it.
+        UserError: The name does not end in .jsonl, or the file cannot be written, or it exists and was not written by
+            this command.
     """
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out} is not a .jsonl file\nfix: give a name that ends in .jsonl")
     if out.exists() and not _is_ours(manifest_path(out)):
-        raise UserError(f"--out {out} exists and was not made by `{MADE_BY}`\nfix: give another name, or move it away")
+        raise UserError(
+            f"--out {out} exists and was not written by `{MADE_BY}`\nfix: give another name, or move the file"
+        )
     try:
         with atomic_file(manifest_path(out).with_suffix(".probe")) as scratch:
             scratch.touch()
         manifest_path(out).with_suffix(".probe").unlink()
     except OSError as error:
-        raise UserError(
-            f"--out {out}: cannot be written: {error.strerror or error}\nfix: give a path that can be"
-        ) from error
+        raise UserError(f"--out {out} cannot be written: {error.strerror or error}\nfix: give another path") from error
 
 
 def rejects_path(out: Path) -> Path:
-    """`pairs.rejects.jsonl` beside `pairs.jsonl`."""
+    """The path of the rejects: `pairs.rejects.jsonl` beside `pairs.jsonl`."""
     return out.with_name(f"{out.stem}.rejects.jsonl")
 
 
 def manifest_path(out: Path) -> Path:
-    """`pairs.manifest.json` beside `pairs.jsonl`."""
+    """The path of the manifest: `pairs.manifest.json` beside `pairs.jsonl`."""
     return out.with_name(f"{out.stem}.manifest.json")
 
 
 def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
-    """Write the three files; returns the manifest."""
+    """Write the three files and return the manifest."""
     rejects = sorted(result.rejects, key=lambda reject: int(reject["row"]))
     _write_lines(rejects_path(out), rejects)
     _write_lines(out, result.records)
@@ -66,7 +67,7 @@ def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], 
 
 
 def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: dict[str, Any]) -> dict[str, Any]:
-    """The head of a manifest: what was asked for."""
+    """The head of a manifest: the task, the data, the prompts and the options."""
     shown = {p.name: {"version": p.version, "sha256": p.sha256} for p in prompts}
     made_by = {"made_by": MADE_BY, "version": cse_version()}
     return {**made_by, "task": task, "data": data, "prompts": shown, "options": options}
@@ -98,16 +99,16 @@ def _outcome(out: Path, result: Result) -> dict[str, Any]:
 
 
 def histogram(scores: Sequence[float]) -> dict[str, int]:
-    """How many scores lie in each tenth; 1.0 belongs to the last."""
+    """The number of scores in each tenth of [0, 1]; the last tenth includes 1.0."""
     tenths = Counter(min(9, int(score * 10 + 1e-9)) for score in scores)
     return {f"{i / 10:.1f}-{(i + 1) / 10:.1f}": tenths[i] for i in range(10)}
 
 
 def one_sided_words(records: Sequence[Record]) -> dict[str, list[int]]:
-    """Words that stand far more often in contradictions than in positives: a model may learn them instead of meaning.
+    """Words that are far more frequent in contradictions than in positives; a model may learn them instead of meaning.
 
     Returns:
-        The most lopsided words, each with its number of contradictions and of positives that have it.
+        The words with the largest difference, each with the numbers of contradictions and of positives that contain it.
     """
     sides = [Counter(w for r in records for w in set(_WORD.findall(r[side].lower()))) for side in _SIDES]
     by_excess = sorted(sides[0], key=lambda word: (sides[1][word] - sides[0][word], word))
@@ -118,7 +119,7 @@ _SIDES = ("contradiction", "entailment")
 
 
 def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
-    """Who answered, how often in vain, and what it took: over all answers that the output rests on."""
+    """The models that answered, with counts, failures, tokens and cost, over all answers that the output depends on."""
     labelers = []
     for job in jobs:
         outcomes = list(job.outcomes.values())

@@ -1,4 +1,4 @@
-"""The questions in words: small YAML files, versioned, and replaced one by one with a user's own."""
+"""The wording of the questions: versioned YAML files, each of which a user can replace by their own."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question.
+    """The wording of one kind of question.
 
     Attributes:
-        name: Name of the built-in prompt that it is, or replaces.
-        version: Raised by its author when the words change.
-        sha256: Hash of the words, so that a change is seen even if the version was not raised.
+        name: The name of the built-in prompt, also for a prompt that replaces it.
+        version: A number that its author raises when the wording changes.
+        sha256: A hash of the wording, so that a change is noticed even if the version was not raised.
         temperature: Sampling temperature, in [0, 2].
-        max_tokens: Most tokens of an answer.
-        system: Who the model is to be.
-        user: The question; `$field` is replaced by the input, `$$` is a dollar.
-        examples: Questions and answers that stand in the chat before it.
+        max_tokens: Largest number of tokens of an answer.
+        system: The system message, which gives the model its role.
+        user: The question; `$field` is replaced by a field of the input, and `$$` by a dollar sign.
+        examples: Questions and answers that precede the question in the chat.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Prompt:
 
     @property
     def label(self) -> str:
-        """Such as `score v1 3f0a91c2`, for provenance."""
+        """A name for provenance, such as `score v1 3f0a91c2`."""
         return f"{self.name} v{self.version} {self.sha256[:8]}"
 
     def messages(self, fields: Mapping[str, str], complaint: str = "") -> list[dict[str, str]]:
-        """The chat that asks it of one input; `complaint` says what was wrong with the answer before."""
+        """The chat that asks about one input; `complaint` says what was wrong with the previous answer."""
         question = string.Template(self.user).substitute(fields).rstrip()
         if complaint:
             question += f"\n\nAn earlier answer could not be used ({complaint}). Answer with the JSON object only."
@@ -74,19 +74,19 @@ class Prompt:
         return [{"role": role, "content": content} for role, content in chat]
 
     def copied(self, values: Iterable[str]) -> bool:
-        """Whether one of the texts is from an example, which small models like to repeat."""
+        """Whether one of the texts comes from an example; small models often repeat those."""
         return any(json.dumps(value, ensure_ascii=False) in answer for value in values for _, answer in self.examples)
 
 
 def load(replacements: Sequence[Path] = (), *, temperature: float | None = None) -> dict[str, Prompt]:
-    """Every prompt by name, ours or the replacement.
+    """All prompts by name, with replacements applied.
 
     Args:
-        replacements: Files of the same form as ours; each says by its `name` which prompt it replaces.
-        temperature: Takes the place of every prompt's own.
+        replacements: Files in the form of the built-in prompts; the `name` in a file says which prompt it replaces.
+        temperature: The temperature of all prompts. None: the one in each prompt.
 
     Raises:
-        UserError: A file is not a prompt, lacks a field of the input, or two replace the same.
+        UserError: A file is not a prompt or lacks a field of the input, or two files replace the same prompt.
     """
     prompts = {name: _read(FOLDER / f"{name}.yaml", temperature) for name in FIELDS}
     replaced: dict[str, Path] = {}
@@ -100,10 +100,10 @@ def load(replacements: Sequence[Path] = (), *, temperature: float | None = None)
 
 
 def subjects(kind: str, path: Path | None) -> list[str]:
-    """The topics or genres: a user's file, one a line, or ours.
+    """The topics or genres: those in the user's file, one on each line, or those of cse.
 
     Raises:
-        UserError: The file cannot be read or has no line.
+        UserError: The file cannot be read or is empty.
     """
     if path is None:
         return list(yaml.safe_load((FOLDER / "subjects.yaml").read_text(encoding="utf-8"))[kind])
@@ -130,7 +130,7 @@ def _read(path: Path, temperature: float | None) -> Prompt:
 
 
 def _example(path: Path, content: dict[str, Any], example: Any) -> tuple[str, str]:
-    """An example as question and answer, the answer being one that we would take."""
+    """An example as question and answer; the answer must be usable."""
     try:
         answer = json.dumps(example["answer"], ensure_ascii=False)
         parse(content["name"], answer, example["input"])
@@ -147,19 +147,19 @@ def _checked(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}\nfix: correct that place"
+            f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}\nfix: correct the file"
         ) from error
     wanted = ", ".join(_KINDS)
     if not isinstance(content, dict) or set(content) - {"examples"} != set(_KINDS):
         raise UserError(
-            f"--prompt {path}: is not a prompt\nfix: its keys must be {wanted} and, optionally, examples; see {FOLDER}"
+            f"--prompt {path} is not a prompt\nfix: its keys must be {wanted} and, optionally, examples; see {FOLDER}"
         )
     if not isinstance(content.get("examples", []), list):
         raise UserError(f"--prompt {path}: examples is not a list\nfix: give a list of `input` and `answer` pairs")
     for key, kind in _KINDS.items():
         if not isinstance(content[key], kind) or isinstance(content[key], bool):
             raise UserError(
-                f"--prompt {path}: {key} is {content[key]!r}, of another type than ours\n"
+                f"--prompt {path}: {key} is {content[key]!r}, which has the wrong type\n"
                 f"fix: see the prompts in {FOLDER}"
             )
     if content["name"] not in FIELDS:

@@ -1,4 +1,4 @@
-"""Raters: a sentence-transformers encoder or cross-encoder says how similar two texts are. They read no prompt."""
+"""Raters: a sentence-transformers encoder or cross-encoder that scores the similarity of two texts without a prompt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
 
-DIGITS = 4  # kept of a score: more would be the noise of batching
+DIGITS = 4  # decimals of a score; further ones vary with the batch
 
 
 class EncoderRater:
-    """Cosine of two embeddings; the score is the cosine, or 0 if it is negative.
+    """Scores two texts by the cosine of their embeddings, or 0 if it is negative.
 
     Args:
         folder: Folder of a sentence-transformers model, such as a checkpoint.
@@ -35,11 +35,11 @@ class EncoderRater:
         self._encoder: Any = _loaded(SentenceTransformer, folder)
 
     def parameters(self, _: Prompt) -> dict[str, object]:
-        """How a score is made."""
+        """The kind of score."""
         return {"rater": "cosine"}
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
-        """Encode both sides at once."""
+        """Score the pairs; both sides are encoded in one batch."""
         for _ in chats:
             meter.admit(0, 0)
             meter.settle((0, 0), (0, 0))
@@ -52,7 +52,7 @@ class EncoderRater:
 
 
 class CrossEncoderRater:
-    """The score of a cross-encoder with one output, through a sigmoid.
+    """Scores two texts by the sigmoid of a cross-encoder's single output.
 
     Args:
         folder: Folder of a sentence-transformers cross-encoder.
@@ -61,7 +61,7 @@ class CrossEncoderRater:
         chunk: Number of pairs that are rated at once.
 
     Raises:
-        UserError: It has more than one output: a classifier, which gives no similarity.
+        UserError: The model has several outputs; it is a classifier, which gives no similarity.
     """
 
     prompted, prompts, workers = False, RATED, 1
@@ -74,11 +74,12 @@ class CrossEncoderRater:
         outputs = self._encoder.config.num_labels
         if outputs != 1:
             raise UserError(
-                f"--model cross-encoder:{folder}: has {outputs} outputs; a rater has one\nfix: give one for STS"
+                f"--model cross-encoder:{folder} has {outputs} outputs, but a rater must have one\n"
+                "fix: give a model for STS"
             )
 
     def parameters(self, _: Prompt) -> dict[str, object]:
-        """How a score is made."""
+        """The kind of score."""
         return {"rater": "sigmoid"}
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
@@ -100,8 +101,8 @@ def _loaded(kind: Any, folder: Path) -> Any:
         return kind(str(folder), device=None, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--model {folder}: cannot be loaded: {str(error).splitlines()[0][:300]}\n"
-            "fix: give the folder of a whole model"
+            f"--model {folder} cannot be loaded: {str(error).splitlines()[0][:300]}\n"
+            "fix: give the folder of a complete model"
         ) from error
 
 

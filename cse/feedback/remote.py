@@ -1,7 +1,7 @@
-"""Any endpoint that speaks OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama. One request a question.
+"""Endpoints for OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama. There is one request for each question.
 
-What goes wrong on the way is retried with back-off, counted, and never mistaken for an answer. The key is sent to the
-endpoint and nowhere else: it is taken out of every message that could repeat it.
+Failed requests are retried with back-off and counted, and never taken for an answer. The key is sent to the endpoint
+and nowhere else; it is removed from every message that could repeat it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from cse.feedback.meter import Meter, Stop
 from cse.feedback.prompts import FIELDS, Prompt
 from cse.feedback.store import Reply, now
 
-BYTES_PER_TOKEN = 2  # fewer than any common tokenizer needs for prose, so that a reservation is on the safe side
+BYTES_PER_TOKEN = 2  # less than with any common tokenizer, so that a reservation is an upper estimate
 LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
 _DEFAULT_KEY = "OPENAI_API_KEY"
 
 
 class Endpoint:
-    """Answers of an endpoint.
+    """Asks a model at an endpoint.
 
     Args:
         name: The model, as the endpoint knows it.
-        base_url: Address of the endpoint; None for OpenAI's, or OPENAI_BASE_URL.
+        base_url: Address of the endpoint. None: OPENAI_BASE_URL if it is set, else that of OpenAI.
         key_env: The environment variable with the key. None: OPENAI_API_KEY for the default endpoint, and no key for a
             `base_url`, so that the key of one provider is not sent to another.
-        workers: Number of requests at once.
-        retries: Number of further tries if the endpoint fails.
-        backoff: Seconds before the first retry, doubled from then on; half of it is random.
-        timeout: Seconds before a request is given up.
-        response_format: `json_schema`, `json_object`, or `text` for endpoints that know neither.
-        extra: Further parameters of the request; null takes one of ours out.
+        workers: Number of simultaneous requests.
+        retries: Number of retries of a request that fails.
+        backoff: Seconds before the first retry, doubled for each further one; half of the time is random.
+        timeout: Timeout of a request in seconds.
+        response_format: `json_schema`, `json_object`, or `text` for endpoints that support neither.
+        extra: More parameters of the request; null removes a parameter.
 
     Raises:
         UserError: The client is not installed, or the key is not set.
@@ -66,11 +66,11 @@ class Endpoint:
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
         url = urlsplit(str(self._client.base_url))
         port = f":{url.port}" if url.port else ""
-        self.endpoint = f"{url.scheme}://{url.hostname}{port}{url.path}".rstrip("/")  # never a password in it
+        self.endpoint = f"{url.scheme}://{url.hostname}{port}{url.path}".rstrip("/")  # without a user name and password
         self.model = self.identity = name
 
     def parameters(self, prompt: Prompt) -> dict[str, object]:
-        """What is sent besides the chat, and where."""
+        """The address and the parameters of a request, without the chat."""
         return {
             "endpoint": self.endpoint,
             "temperature": prompt.temperature,
@@ -80,7 +80,7 @@ class Endpoint:
         }
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
-        """Ask, and ask again where the endpoint fails."""
+        """Ask each question; requests that fail are retried."""
         import tenacity
 
         tries = tenacity.Retrying(
@@ -93,7 +93,7 @@ class Endpoint:
         return [tries(self._once, chat, meter, fault) for chat in chats]
 
     def _wait(self, state: Any) -> float:
-        """Seconds before the next try; where the endpoint named a time, the meter holds everybody back instead."""
+        """Seconds before the next try. If the endpoint named a time, it is 0, since the meter delays all requests."""
         import random
 
         error: Unanswered = state.outcome.exception()
@@ -126,7 +126,7 @@ class Endpoint:
         meter.hold(seconds)
 
     def _request(self, chat: Chat) -> Reply:
-        """One request; every way in which it can fail becomes an Unanswered, a Stop or a UserError."""
+        """Make one request; every failure becomes an Unanswered, a Stop or a UserError."""
         import openai
 
         messages: Any = chat.messages
@@ -136,12 +136,12 @@ class Endpoint:
             )
             return _reply(completion, chat)
         except openai.APITimeoutError as error:
-            raise Unanswered("timeout", "no answer in time") from error
+            raise Unanswered("timeout", "no answer within the timeout") from error
         except openai.APIStatusError as error:
             return self._refused(error)
         except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
             raise Unanswered("connection", self._redact(f"{error} {error.__cause__ or ''}")) from error
-        except (ValueError, TypeError, AttributeError, LookupError) as error:  # a body that is not a completion
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # the body is not a completion
             raise Unanswered("broken_body", self._redact(str(error))) from error
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
@@ -156,20 +156,20 @@ class Endpoint:
         return {key: value for key, value in (body | self._extra).items() if value is not None}
 
     def _refused(self, error: Any) -> Reply:
-        """What a status other than 200 means."""
+        """The reply or the exception for a status other than 200."""
         status, code = int(error.status_code), str(error.code or "")
         detail = self._redact(str(error))
         if code == "content_filter":
             return Reply("", "refusal", time=now())
         if code == "insufficient_quota":
-            raise Stop(f"the endpoint says that the account is used up: {detail}") from error
+            raise Stop(f"the quota of the account is used up: {detail}") from error
         if status in {401, 403, 404}:
             raise UserError(
                 f"--model openai:{self._name}: {self.endpoint} answers {status}\n{detail}\n"
                 "fix: check the model's name, --base-url and the key (OPENAI_API_KEY, or --key-env NAME)"
-            ) from None  # the error itself holds the request
+            ) from None  # the original error contains the request, and with it the key
         again = status >= 500 or status in {408, 409, 425, 429}
-        hint = "" if again else " (an endpoint that knows no JSON schema: --response-format text)"
+        hint = "" if again else " (if the endpoint does not support JSON schemas: --response-format text)"
         retry_after = read_retry_after(error.response.headers) if again else None
         raise Unanswered(f"http_{status}", detail + hint, again=again, retry_after=retry_after) from None
 
@@ -187,7 +187,7 @@ def _key(base_url: str | None, key_env: str | None) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(
-            f"the environment variable {variable} has no key\n"
+            f"the environment variable {variable} is not set or empty\n"
             f"fix: export {variable}=..., or name another variable: --key-env NAME, or an endpoint: --base-url URL"
         )
     return key
@@ -198,10 +198,10 @@ def _sleep(halted: threading.Event, seconds: float) -> None:
 
 
 def _reply(completion: Any, chat: Chat) -> Reply:
-    """The words of a completion, and what it took.
+    """The text of a completion, and the tokens that it used.
 
     Raises:
-        ValueError, TypeError, AttributeError, LookupError: It is not a completion.
+        ValueError, TypeError, AttributeError, LookupError: The object is not a completion.
     """
     choice = completion.choices[0]
     text = choice.message.content or ""

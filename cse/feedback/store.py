@@ -1,4 +1,4 @@
-"""The answers on disk: what was once answered, and paid, is never asked again."""
+"""The answers on disk, so that a question that was answered, and paid for, is never asked again."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ CREATE TABLE IF NOT EXISTS faults (key TEXT, kind TEXT, count INTEGER NOT NULL, 
 """
 _FIELDS = "text, finish, input_tokens, output_tokens, estimated, time"
 _WAIT = 60.0  # seconds that one process waits while another writes
-_MANY = 500  # keys a query; SQLite allows 999 in old versions
+_MANY = 500  # keys of one query; old versions of SQLite allow 999
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a labeler said.
+    """The reply of a labeler.
 
     Attributes:
-        text: Its words.
+        text: The text of the reply.
         finish: `stop`, `length` (cut at the token limit) or `refusal`.
         input_tokens: Tokens of the question.
         output_tokens: Tokens of the answer.
-        estimated: Whether the two are our estimate, since the endpoint did not say.
-        time: When it was answered, ISO 8601 in UTC.
+        estimated: Whether the two numbers are estimates, because the endpoint did not report them.
+        time: The time of the reply, ISO 8601 in UTC.
     """
 
     text: str
@@ -47,14 +47,14 @@ class Reply:
 
 
 def now() -> str:
-    """The time in UTC, to the second; that of SOURCE_DATE_EPOCH where it is set, as reproducible builds have it."""
+    """The time in UTC, to the second; that of SOURCE_DATE_EPOCH if it is set, as for reproducible builds."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def key_of(*address: Any) -> str:
-    """The name of an answer: a hash of all that it depends on."""
+    """The key of an answer: a hash of everything that the answer depends on."""
     return hashlib.sha256(json.dumps(address, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -62,7 +62,7 @@ class Store:
     """Replies by key, in an SQLite file that survives a kill at any moment; safe to use from several threads.
 
     Raises:
-        UserError: The file cannot be opened, or is something else.
+        UserError: The file cannot be opened, or is not such a store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Store:
             self._database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
             self._database.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"--cache {path}: cannot be used: {error}\nfix: give another folder") from error
+            raise UserError(f"--cache {path} cannot be used: {error}\nfix: give another folder") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The replies that the store has."""
@@ -84,22 +84,22 @@ class Store:
         return found
 
     def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
-        """Keep replies, all of them or none; a reply that the store has stays.
+        """Add replies, all of them or none; a reply that the store has already is not replaced.
 
         Raises:
-            UserError: They cannot be written.
+            UserError: The replies cannot be written.
         """
         rows = [(k, r.text, r.finish, r.input_tokens, r.output_tokens, r.estimated, r.time) for k, r in replies]
         try:
             with self._lock, self._database:
                 self._database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error as error:  # a full disk, above all: better to stop than to pay for what is not kept
+        except sqlite3.Error as error:  # such as a full disk; stopping is better than paying for answers that are lost
             raise UserError(
-                f"--cache {self.path}: answers cannot be kept: {error}\nfix: make room and start again"
+                f"--cache {self.path}: the answers cannot be written: {error}\nfix: free some space and start again"
             ) from error
 
     def fault(self, key: str, kind: str) -> None:
-        """Count a request that was not answered: a refusal of service, a broken connection."""
+        """Count a request that was not answered, such as an overloaded server or a lost connection."""
         with self._lock, self._database:
             self._database.execute(
                 "INSERT INTO faults VALUES (?, ?, 1) ON CONFLICT (key, kind) DO UPDATE SET count = count + 1",
@@ -107,7 +107,7 @@ class Store:
             )
 
     def faults(self, keys: Sequence[str]) -> dict[str, int]:
-        """How many requests of these keys were not answered, by kind."""
+        """The number of requests for these keys that were not answered, by kind."""
         total: dict[str, int] = {}
         for start in range(0, len(keys), _MANY):
             for _, kind, count in self._select("SELECT key, kind, count FROM faults", keys[start : start + _MANY]):

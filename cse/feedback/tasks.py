@@ -1,13 +1,13 @@
-"""What is asked, and what becomes of the answers. Each task is a function from rows to records of a training file.
+"""The tasks: each is a function that asks questions about rows and makes records of a training file.
 
     score     pairs -> text_a, text_b, score                      CLAIF (arXiv:2305.01918); for cse.data.ScoredPairs
     fill      sentences -> text_a, text_b, score                  CLAIF's data: mask, fill, score
     contrast  sentences -> premise, entailment, contradiction     SynCSE-partial (arXiv:2305.12599); for Triplets
-    write     topics and genres -> text                           SynCSE-scratch, its first half; for Texts
-    rate      triplets -> triplets that hold, with their scores   MultiCSR's second stage; for Triplets
+    write     topics and genres -> text                           the first half of SynCSE-scratch; for Texts
+    rate      triplets -> good triplets, with their scores        the second stage of MultiCSR; for Triplets
 
-Records come in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with
-its reason.
+Records are in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with a
+reason.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SHOWN = 2000  # characters of an unusable answer that are kept in the rejects
 
 @dataclass(slots=True)
 class Result:
-    """Records for training, and what was set aside."""
+    """The records for training, and the rows that were set aside."""
 
     records: list[Record] = field(default_factory=list)
     rejects: list[Record] = field(default_factory=list)
 
 
 def score(rows: Sequence[Input], prompts: Prompts, rater: Job) -> Result:
-    """Say how similar the two texts of each row are."""
+    """Score the similarity of the two texts of each row."""
     result = Result()
     questions = [Question(prompts["score"], _pair(*row.texts)) for row in rows]
     for row, outcome in zip(rows, rater.ask("score", questions), strict=True):
@@ -53,10 +53,11 @@ def rate(
 ) -> Result:
     """Keep the triplets whose positive is similar to the anchor and whose negative is less so.
 
-    MultiCSR's filter: positive >= 3 and negative <= 3 of 5, and not equal; where the negative is the more similar, the
-    two change places before. `score` is the positive's, so that CLHAIF trains on the file.
+    This is the filter of MultiCSR: positive >= 3 and negative <= 3 of 5, and not equal. If the negative is more similar
+    than the positive, the two are swapped first. `score` is that of the positive, so that CLHAIF can train on the file.
 
-    The rater must know a contradiction: cosines of an encoder are high for those as well, and swap good triplets.
+    The rater must recognize contradictions. The cosines of an encoder are high for those too, so it would swap good
+    triplets.
     """
     result = Result()
     questions = [Question(prompts["rate"], _pair(row.texts[0], row.texts[side])) for row in rows for side in (1, 2)]
@@ -77,9 +78,9 @@ def rate(
 
 
 def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
-    """Write a positive and a contradiction to each sentence.
+    """Write a positive and a contradiction for each sentence.
 
-    A text that was written to several sentences says nothing of any of them: all those rows are set aside.
+    A text that was written for several sentences is specific to none of them, so all those rows are set aside.
     """
     result = Result()
     questions = [Question(prompts["contrast"], {"sentence": row.texts[0]}) for row in rows]
@@ -91,7 +92,7 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
             continue
         repeated = next((text for text in outcome.answer.texts() if times[text] > 1), None)
         if repeated is not None:
-            detail = f"written to {times[repeated]} sentences: {repeated[:200]!r}"
+            detail = f"written for {times[repeated]} sentences: {repeated[:200]!r}"
             result.rejects.append(set_aside(row.row, row.place, "repeated", detail, row.texts, model=outcome.model))
             continue
         texts = {"entailment": outcome.answer.positive, "contradiction": outcome.answer.contradiction}
@@ -102,7 +103,7 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
 def write(
     topics: Sequence[str], genres: Sequence[str], prompts: Prompts, writer: Job, *, requests: int, count: int, seed: int
 ) -> Result:
-    """Write sentences, `count` a request, for topic and genre at random, no combination again before all were used."""
+    """Write `count` sentences per request about random topics and genres. No combination repeats before all are used."""
     from cse.seeding import python_rng
 
     combinations = [(topic, genre) for topic in topics for genre in genres]
@@ -142,20 +143,20 @@ def fill(
     per_score: int,
     seed: int,
 ) -> Result:
-    """Make versions of each sentence, from paraphrase to another sentence, and score them against it.
+    """Make versions of each sentence, from paraphrases to different sentences, and score their similarity to it.
 
     Args:
         rows: Sentences.
         prompts: The prompts by name.
-        writer: Fills the gaps, and paraphrases where the rate is 0.
+        writer: Fills the gaps, or paraphrases if the rate is 0.
         rater: Scores the pairs.
         rates: Shares of words to mask (the authors': 0, 0.1 ... 0.8).
         smoothing: A score s becomes (1 - 2 x smoothing) s + smoothing (the authors': 0.1).
-        random_pairs: Pairs of a sentence and another row's, scored 0 without being asked about (the authors': 2).
-        per_score: Most versions of a sentence with one score (the authors': 2); 0 for all.
+        random_pairs: Number of pairs with sentences of other rows, which get score 0 unasked (the authors': 2).
+        per_score: Largest number of versions of a sentence with the same score (the authors': 2); 0 for all.
         seed: Seed of masks and random pairs.
 
-    Deviations from the authors' program: rate 0 always asks for a paraphrase (there only for the first sentence of a
+    Deviations from the authors' program: rate 0 always asks for a paraphrase (there, only for the first sentence of a
     batch), and the order does not depend on hash seeds.
     """
     result = Result()
@@ -167,7 +168,7 @@ def fill(
         if outcome.answer is None:
             result.rejects.append(_unanswered(row, outcome, mask_rate=share))
         elif same(outcome.answer.sentence, row.texts[0]) or (row.row, outcome.answer.sentence) in seen:
-            detail = "the sentence itself, or a version that was written before"
+            detail = "the same as the sentence or as an earlier version"
             texts = [row.texts[0], outcome.answer.sentence]
             result.rejects.append(set_aside(row.row, row.place, "duplicate", detail, texts, mask_rate=share))
         else:
@@ -222,7 +223,7 @@ def _scored(a: str, b: str, outcome: Outcome, smoothing: float = 0.0) -> Record:
 
 
 def _rated(row: Input, positive: Outcome, negative: Outcome) -> Record:
-    """The triplet with its scores, the more similar text as the positive."""
+    """The triplet with its scores; the more similar text becomes the positive."""
     anchor, first, second = row.texts
     swapped = positive.answer.score < negative.answer.score
     if swapped:
@@ -246,7 +247,7 @@ def _raw(outcome: Outcome) -> float:
 
 
 def _unanswered(row: Input, outcome: Outcome, **more: Any) -> Record:
-    """The line of a row without a usable answer: why each attempt failed, and what was said last."""
+    """The reject for a row without a usable answer: why each attempt failed, and the last reply."""
     reason, detail = outcome.verdicts[-1]
     said = outcome.replies[-1].text[:_SHOWN] if outcome.replies else None
     tries = [verdict for verdict, _ in outcome.verdicts]

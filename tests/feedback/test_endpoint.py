@@ -241,11 +241,11 @@ def test_an_endpoint_that_is_dead_or_out_of_money_ends_the_job(tmp_path, capsys)
         run = command(tmp_path, server.url, "--workers", "1", "--retries", "1", "--give-up", "4")
         assert cli.main(run) == 1
         assert len(server.requests) == 3 + 4 * 2
-    assert "4 questions in a row" in capsys.readouterr().out
+    assert "4 questions in succession" in capsys.readouterr().out
     with Server({"fine": ["quota"]}) as server:
         assert cli.main(command(tmp_path, server.url, "--workers", "1")) == 3
         assert len(server.requests) == 1
-    assert "used up" in capsys.readouterr().out
+    assert "the quota of the account is used up" in capsys.readouterr().out
     with Server() as server:  # another port is another endpoint: its answers are its own
         assert cli.main(command(tmp_path, server.url)) == 0
         assert len(server.requests) == 30
@@ -276,7 +276,7 @@ def test_a_key_is_asked_for_by_name_and_not_sent_to_another_provider(tmp_path, c
         assert "sk-of-openai" not in "".join(server.keys)
     monkeypatch.delenv("OPENAI_API_KEY")
     assert cli.main([x for x in without if x not in ("--base-url", "URL")]) == 2
-    assert "OPENAI_API_KEY has no key" in capsys.readouterr().err
+    assert "OPENAI_API_KEY is not set or empty" in capsys.readouterr().err
 
 
 def start(folder: Path, url: str, *more: str) -> subprocess.Popen:
@@ -358,7 +358,7 @@ def test_what_it_refuses_before_anything_is_asked(tmp_path, capsys):
     with Server() as server:
         for more, word in [
             (["--out", str(tmp_path / "out.csv")], ".jsonl"),
-            (["--out", str(tmp_path / "theirs.jsonl")], "was not made by"),
+            (["--out", str(tmp_path / "theirs.jsonl")], "was not written by"),
             (["--columns", "sentence1"], "needs 2"),
             (["--columns", "sentence1", "other"], "no column 'other'"),
             (["--max-cost", "1"], "--price-in"),

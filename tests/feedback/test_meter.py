@@ -137,7 +137,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 def test_answers_that_cannot_be_kept_end_the_job(tmp_path):
     store = Store(tmp_path / "answers.sqlite")
     store._database.execute("PRAGMA query_only = 1")
-    with pytest.raises(UserError, match="cannot be kept"):
+    with pytest.raises(UserError, match="cannot be written"):
         store.put([("key", Reply("text"))])
 
 
