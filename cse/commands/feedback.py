@@ -63,7 +63,7 @@ def _add_labeler(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--rater", metavar="KIND:NAME", help="fill: the model that scores; default: --model")
     group.add_argument("--base-url", help="address of an OpenAI-compatible endpoint; default: that of OpenAI")
-    group.add_argument("--key-env", metavar="NAME", help="environment variable with the API key; default: OPENAI_API_KEY, "
+    group.add_argument("--key-env", metavar="NAME", help="environment variable of the key; default: OPENAI_API_KEY, "
                        "or none with --base-url")  # fmt: skip
     group.add_argument("--temperature", type=float, help="sampling temperature; default: that of the prompt")
     group.add_argument("--response-format", choices=["json_schema", "json_object", "text"], default="json_schema")

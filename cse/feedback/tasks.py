@@ -103,7 +103,7 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
 def write(
     topics: Sequence[str], genres: Sequence[str], prompts: Prompts, writer: Job, *, requests: int, count: int, seed: int
 ) -> Result:
-    """Write `count` sentences per request about random topics and genres. No combination repeats before all are used."""
+    """Write `count` sentences per request. Topics and genres are random; all combinations come before one repeats."""
     from cse.seeding import python_rng
 
     combinations = [(topic, genre) for topic in topics for genre in genres]

@@ -178,7 +178,7 @@ def test_without_run_and_results_it_says_so(folder):
     assert found.data.eval_results is None
     assert "Not scored: no results were given" in found.text
     assert found.text.count("Not recorded") == 3
-    assert "nothing is known of how good it is" in found.text
+    assert "was not scored, so its quality is unknown" in found.text
     assert "\n\n\n" not in found.text
 
 
