@@ -1,4 +1,4 @@
-"""Where fetched and derived files live, and how anything is written to disk: whole, or not at all."""
+"""The cache folder, and writing to disk in a way that never leaves an incomplete file or folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def writing_cache(what: str) -> Iterator[None]:
-    """Say in words that the cache cannot be written: no room, no permission.
+    """Turn a failure to write to the cache, such as a full disk, into a message for the user.
 
     Raises:
         UserError: The block raised an OSError.
@@ -37,17 +37,17 @@ def writing_cache(what: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{what}: cannot write to the cache {cache_dir()}: {error.strerror or error}\n"
-            "Set CSE_CACHE to a folder that can be written and has room, about 1 GB."
+            "fix: set CSE_CACHE to a writable folder with about 1 GB of free space"
         ) from error
 
 
 @contextmanager
 def atomic_dir(target: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `target` when the block ends well.
+    """A new folder to fill, which replaces `target` when the block ends without an error.
 
-    A failure in the block, a kill or a full disk leaves the old `target` as it was. Folders that killed runs left
-    beside it are removed. Processes that may write one target at once need a lock of their own for `target` to be
-    written once; without it the last one wins, whole.
+    After an error, a kill or a full disk, the old `target` is unchanged. Folders that killed processes left beside it
+    are removed. If several processes write one target at once, the last one wins; they need a lock of their own if only
+    one of them is to do the work.
 
     Yields:
         An empty folder beside `target`, on the same file system.
@@ -61,15 +61,15 @@ def atomic_dir(target: Path) -> Iterator[Path]:
         _fsync_tree(scratch)
         _put(scratch, target)
     finally:
-        _remove(scratch)  # by now the old folder, if there was one
+        _remove(scratch)  # after the exchange, this is the old folder
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `target` when the block ends well; as `atomic_dir`.
+    """A path to write to, which replaces `target` when the block ends without an error; see `atomic_dir`.
 
     Yields:
-        A path beside `target`, where nothing is yet.
+        The path of a file beside `target` that does not exist yet.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
@@ -84,13 +84,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, completely or not at all."""
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file that people can read, whole or not at all."""
+    """Write an indented JSON file, completely or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -99,13 +99,13 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not JSON, or not UTF-8.
+        ValueError: The file is not JSON, or not UTF-8.
     """
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def recover(target: Path) -> None:
-    """Clear what dead processes left beside `target`, and put the old one back if one died between two renames."""
+    """Remove the leftovers of dead processes beside `target`; restore the old one if a process died between renames."""
     for old in _leftovers(target, "old"):
         if target.exists():
             _remove(old)
@@ -125,24 +125,24 @@ def sha256_file(path: Path) -> str:
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """A hidden name beside `target` that says whose it is: `.NAME.HOST.PID.N.KIND`."""
+    """A hidden path beside `target` that names its process: `.NAME.HOST.PID.N.KIND`."""
     return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{next(_counter)}.{kind}")
 
 
 def _leftovers(target: Path, kind: str) -> list[Path]:
-    """Hidden names beside `target` that dead processes of this machine made, oldest name first."""
+    """Hidden paths beside `target` that dead processes of this machine left, sorted by name."""
     start, end = f".{target.name}.{_host()}.", f".{kind}"
     names = sorted(n for n in os.listdir(target.parent) if n.startswith(start) and n.endswith(end))
     return [target.with_name(n) for n in names if _dead(n.removeprefix(start).removesuffix(end).split(".")[0])]
 
 
 def _host() -> str:
-    """This machine's name without dots; a process id means nothing on another machine of a shared disk."""
+    """The name of this machine, without dots. On a shared disk, process ids only have a meaning with it."""
     return socket.gethostname().replace(".", "-")
 
 
 def _dead(pid: str) -> bool:
-    """Whether no process has this id. A text that is not an id is not ours, and counts as alive."""
+    """Whether no process has this id. A text that is not an id counts as alive, since another program wrote it."""
     if sys.platform == "win32":  # there `os.kill` would end the process, whatever the signal
         import psutil
 
@@ -157,11 +157,11 @@ def _dead(pid: str) -> bool:
 
 
 def _put(scratch: Path, target: Path) -> None:
-    """Rename `scratch` to `target`; an old `target` is then found under the name of `scratch`."""
+    """Rename `scratch` to `target`; afterwards, an old `target` has the name of `scratch`."""
     if not os.path.lexists(target):
         os.rename(scratch, target)
     elif not _exchange(scratch, target):
-        aside = _beside(target, "old")  # `recover` puts it back if we die before the next line is done
+        aside = _beside(target, "old")  # `recover` restores it if the process dies before the next line is done
         os.rename(target, aside)
         os.rename(scratch, target)
         os.rename(aside, scratch)
@@ -169,7 +169,7 @@ def _put(scratch: Path, target: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two names in one step, so that `b` exists at every moment. Only Linux can; False elsewhere."""
+    """Swap two paths in one step, so that `b` exists at every moment. False on systems other than Linux."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -182,7 +182,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _fsync_tree(folder: Path) -> None:
-    """Have every file and folder below, and the folder itself, on the disk: a rename may not overtake the contents."""
+    """Force a folder with all its content to the disk, since a rename may reach it before the content does."""
     for path, _, names in os.walk(folder):
         for name in names:
             _fsync(Path(path, name))
@@ -190,7 +190,7 @@ def _fsync_tree(folder: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    if sys.platform == "win32":  # which syncs neither folders nor files that are open for reading
+    if sys.platform == "win32":  # Windows syncs neither folders nor files that are open for reading
         return
     handle = os.open(path, os.O_RDONLY)
     try:

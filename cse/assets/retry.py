@@ -1,4 +1,4 @@
-"""How long a server asks its clients to wait."""
+"""Reads the time that a server asks its clients to wait."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from email.utils import parsedate_to_datetime
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of the header Retry-After, which is a number or a date; None if there is none that can be read.
+    """The seconds in the header Retry-After, a number or a date; None if it is missing or cannot be read.
 
     Args:
-        headers: The response's headers, which find a name in any case, as those of httpx and requests do.
+        headers: The headers of a response, with case-insensitive names, as httpx and requests have them.
     """
     value = headers.get("retry-after")
     if value is None:

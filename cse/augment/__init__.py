@@ -1,4 +1,4 @@
-"""Augmentations: a changed rendering of a text, its randomness from the generator that it is given and nothing else.
+"""Augmentations: functions that change a text, with randomness from the given generator only.
 
     words        WordDeletion, WordReordering, WordRepetition
     spans        SpanDeletion, SpanReordering, Crop, SentenceShuffle
@@ -8,8 +8,8 @@
     compose      Sometimes, OneOf, InOrder
     batched      many texts at once: render
 
-White space divides words. A text is never made empty: where nothing would be left, it stays as it was. What is changed
-in the vectors instead of the text, token and feature cutoff, is in `cse.encoder.cutoff`.
+Words are separated by white space. A text never becomes empty; if nothing would be left, it stays as it is. Token and
+feature cutoff, which change vectors instead of texts, are in `cse.encoder.cutoff`.
 """
 
 from cse.augment.batched import render

@@ -1,4 +1,4 @@
-"""Typing errors."""
+"""Augmentation by typing errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import random
 from cse.errors import require_within
 from cse.interfaces import Augmentation
 
-ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of a keyboard, each half a key to the right of the one above
+ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # rows of keys, each half a key to the right of the one above
 
 
 class CharacterNoise(Augmentation):
-    """Each letter may be mistyped: left out, doubled, swapped with the next, or a neighboring key in its place.
+    """Mistypes letters: a letter is left out, doubled, swapped with the next one, or replaced by a neighboring key.
 
-    The four are equally likely; where one is not possible (a last letter has no next one, and a letter that is not on
-    a QWERTY keyboard has no neighbors), the letter is left out. Digits, punctuation and spaces stay. A word keeps at
+    The four errors are equally likely. If one is impossible (the last letter has no next one, and a letter that is not
+    on a QWERTY keyboard has no neighbors), the letter is left out. Digits, punctuation and spaces stay. A word keeps at
     least one character.
 
     Args:
         probability: Probability that a letter is mistyped.
 
     Raises:
-        UserError: It is outside (0, 1).
+        UserError: The probability is outside (0, 1).
     """
 
     def __init__(self, *, probability: float = 0.05) -> None:
@@ -53,7 +53,7 @@ class CharacterNoise(Augmentation):
 
 
 def _neighbors() -> dict[str, str]:
-    """The keys that touch each letter's."""
+    """The keys that touch the key of each letter."""
     places = {key: (row, column + row / 2) for row, keys in enumerate(ROWS) for column, key in enumerate(keys)}
     return {
         key: "".join(

@@ -1,4 +1,4 @@
-"""Augmentations made of others."""
+"""Augmentations that are composed of other augmentations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cse.interfaces import Augmentation
 
 
 class Sometimes(Augmentation):
-    """An augmentation that a text undergoes with a probability, and else stays as it is.
+    """Applies an augmentation to a text with a given probability.
 
     Args:
         augmentation: The augmentation to apply.
-        probability: How often.
+        probability: The probability that it is applied.
 
     Raises:
         UserError: The probability is outside (0, 1].
@@ -27,7 +27,7 @@ class Sometimes(Augmentation):
         self.probability = probability
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text, or what the augmentation makes of it."""
+        """The text, augmented or as it is."""
         return self.batch([text], [rng])[0]
 
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
@@ -37,14 +37,14 @@ class Sometimes(Augmentation):
 
 
 class OneOf(Augmentation):
-    """One of several augmentations, drawn for each text.
+    """Applies one of several augmentations, drawn for each text.
 
     Args:
         augmentations: The augmentations to choose from.
-        weights: How often each, in proportion. None: all alike.
+        weights: The relative probabilities of the augmentations. None: all are equally likely.
 
     Raises:
-        UserError: There are none, or not one weight above 0 for each.
+        UserError: The list is empty, or there is not one weight > 0 for each augmentation.
     """
 
     def __init__(self, *, augmentations: list[Augmentation], weights: list[float] | None = None) -> None:
@@ -57,7 +57,7 @@ class OneOf(Augmentation):
         self.augmentations, self.weights = augmentations, weights
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """What the one that is drawn makes of the text."""
+        """The text, changed by the augmentation that is drawn."""
         return self.batch([text], [rng])[0]
 
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
@@ -71,13 +71,13 @@ class OneOf(Augmentation):
 
 
 class InOrder(Augmentation):
-    """Several augmentations, one after another: what `OneOf` and `Sometimes` take for one.
+    """Applies several augmentations in order, so that `OneOf` and `Sometimes` can take them as one.
 
     Args:
         augmentations: The augmentations, in the order in which they apply.
 
     Raises:
-        UserError: There are none.
+        UserError: The list is empty.
     """
 
     def __init__(self, *, augmentations: list[Augmentation]) -> None:
@@ -86,7 +86,7 @@ class InOrder(Augmentation):
         self.augmentations = augmentations
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """What all of them make of the text."""
+        """The text, changed by all augmentations."""
         return self.batch([text], [rng])[0]
 
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
@@ -100,7 +100,7 @@ class InOrder(Augmentation):
 def _some(
     augmentation: Augmentation, texts: Sequence[str], rngs: Sequence[random.Random], chosen: Sequence[int]
 ) -> list[str]:
-    """The texts, the chosen ones augmented."""
+    """The texts, with the chosen ones augmented."""
     result = list(texts)
     if chosen:
         changed = apply(augmentation, [texts[i] for i in chosen], [rngs[i] for i in chosen])

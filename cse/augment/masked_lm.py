@@ -1,4 +1,4 @@
-"""Words that a masked language model would put in their place."""
+"""Augmentation by words that a masked language model predicts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from cse.interfaces import Augmentation
 if TYPE_CHECKING:
     from torch import Tensor
 
-CORE = re.compile(r"^(\W*)(\w[\w'’-]*?)(\W*)$")  # a word, and the punctuation about it
-MAX_TOKENS = 512  # of a text; words behind them stay
-BATCH_TOKENS = 4096  # in one pass of the model, padding included
+CORE = re.compile(r"^(\W*)(\w[\w'’-]*?)(\W*)$")  # a word, with the punctuation around it
+MAX_TOKENS = 512  # tokens of a text that the model sees; words after them stay
+BATCH_TOKENS = 4096  # tokens of one pass of the model, padding included
 
 
 class MaskedLMSubstitution(Augmentation):
-    """Some words give place to what a frozen masked language model reads into the gap (arXiv:1805.06201).
+    """Replaces words by predictions of a frozen masked language model (arXiv:1805.06201).
 
-    Words to replace are drawn with a probability each and masked together. Each gap takes one of the model's
-    `candidates` likeliest whole words, drawn by their probabilities; the original word is not among them. A text in
-    which the mask token itself is written stays as it is.
+    Each word is drawn with a given probability, and the drawn words are masked together. Each mask is filled with one
+    of the `candidates` most likely whole words other than the original, drawn by their probabilities. A text that
+    contains the mask token itself stays as it is.
 
-    The model has its own vocabulary: any model goes with any backbone. The encoder and its checkpoints do not
-    hold it. It is loaded at first use, in every worker process that prepares batches, and runs on the CPU.
+    The model has its own vocabulary, so any model works with any backbone. It is not a part of the encoder and its
+    checkpoints. It is loaded at first use, in every worker process that prepares batches, and runs on the CPU.
 
     Args:
-        model: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.
+        model: A model with a masked-LM head: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
         probability: Probability that a word is replaced.
-        candidates: How many words are drawn from.
+        candidates: Number of most likely words to draw from.
 
     Raises:
-        UserError: An argument is out of range. On first use: the model cannot be had, or has no masked-LM head or mask
-            token.
+        UserError: An argument is out of range. At first use: the model cannot be loaded, or has no masked-LM head or no
+            mask token.
 
     Deviations:
-        Contextual augmentation conditions the model on a label; there is none here. The model's rounding depends on
-        the other texts of a batch, so that a text may be rendered otherwise in another batch, where two words are
+        Contextual augmentation conditions the model on a label, which does not exist here. The rounding of the model
+        depends on the other texts of a batch, so a text may be changed differently in another batch if two words are
         equally likely to about six digits.
     """
 
@@ -51,7 +51,7 @@ class MaskedLMSubstitution(Augmentation):
         self.probability, self.candidates = probability, candidates
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with other words that fit."""
+        """The text with some words replaced."""
         return self.batch([text], [rng])[0]
 
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
@@ -64,7 +64,7 @@ class MaskedLMSubstitution(Augmentation):
         result = list(texts)
         for i, logits in zip(chosen, self._filler.logits(masked), strict=True):
             words = split[i]
-            for at, row in zip(gaps[i], logits, strict=False):  # fewer rows where the text was cut
+            for at, row in zip(gaps[i], logits, strict=False):  # there are fewer rows if the text was cut
                 words[at] = self._fill(words[at], row, rngs[i])
             result[i] = " ".join(words)
         return result
@@ -79,9 +79,9 @@ class MaskedLMSubstitution(Augmentation):
         return " ".join(shown)
 
     def _fill(self, word: str, logits: Tensor, rng: random.Random) -> str:
-        """Another word for this one; `logits` are (vocabulary,), -inf where no whole word is."""
+        """Another word for this one; `logits` is (vocabulary,), with -inf for ids that are not whole words."""
         parts = CORE.match(word)
-        assert parts is not None  # it was chosen so
+        assert parts is not None  # `_choose` only takes words that match
         top = logits.topk(min(self.candidates + 1, len(logits)))
         likely = zip(top.indices.tolist(), top.values.softmax(0).tolist(), strict=True)
         found = [(self._filler.words[i], p) for i, p in likely if p > 0]
@@ -96,7 +96,7 @@ class MaskedLMSubstitution(Augmentation):
         return Filler(self.model)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model: a worker process loads its own."""
+        """The state without the model, since a worker process loads its own."""
         return {name: value for name, value in vars(self).items() if name != "_filler"}
 
 
@@ -124,7 +124,7 @@ class Filler:
         self.none[[i for i, word in enumerate(self.words) if word]] = 0.0
 
     def logits(self, texts: Sequence[str]) -> list[Tensor]:
-        """For each text (gaps, vocabulary) at its masks, -inf where no whole word is."""
+        """The logits (gaps, vocabulary) at the masks of each text, with -inf for ids that are not whole words."""
         import numpy as np
         import torch
 
@@ -147,9 +147,9 @@ class Filler:
 
 
 def _whole_words(tokenizer: Any) -> list[str]:
-    """The word that each id is; empty for special ids, parts of words, and what is not all letters.
+    """The word of each id; empty for special ids, parts of words, and tokens that are not all letters.
 
-    WordPiece marks what continues a word (##), byte-level BPE and SentencePiece what begins one (Ġ, ▁).
+    WordPiece marks tokens that continue a word (##); byte-level BPE and SentencePiece mark those that begin one (Ġ, ▁).
     """
     vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
     marked = any(token.startswith(("Ġ", "▁")) for token in vocabulary)

@@ -12,28 +12,28 @@ SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+")
 
 
 class SpanDeletion(Augmentation):
-    """Whole phrases are left out (CLEAR, arXiv:2012.15466: 5 spans of 5% of the text each).
+    """Deletes spans of words (CLEAR, arXiv:2012.15466: 5 spans of 5% of the text each).
 
     A span has max(1, round(rate N)) of the N words. Spans do not overlap, and every placement is as likely as any
-    other. A short text, whose spans cannot be shorter than a word, loses fewer of them, so that the share that is
-    lost stays near spans * rate; one span is always lost, but never the last word.
+    other. A short text loses fewer spans, since a span has at least one word, so that the share of lost words stays
+    near spans * rate. At least one span is lost, but never the last word that is left.
 
     Args:
-        spans: How many.
-        rate: Share of the words in each.
+        spans: Number of spans.
+        rate: Share of the words in each span.
 
     Raises:
-        UserError: spans is below 1, rate outside (0, 1), or their product 1 or more.
+        UserError: spans is below 1, rate is outside (0, 1), or their product is 1 or more.
 
     Deviations:
-        CLEAR puts a [DEL] token where words were; here there is nothing, as no pretrained model knows the token.
+        CLEAR puts a [DEL] token in place of each span. It is left out here, since no pretrained model knows the token.
     """
 
     def __init__(self, *, spans: int = 5, rate: float = 0.05) -> None:
         self.spans, self.rate = _spans("SpanDeletion", "spans", spans, rate, most=1.0)
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text without the phrases that fell out."""
+        """The text without the deleted spans."""
         words = text.split()
         size, count = _plan(len(words), self.spans, self.rate, most=len(words) - 1)
         gone = {i for start in _starts(len(words), size, count, rng) for i in range(start, start + size)}
@@ -41,23 +41,23 @@ class SpanDeletion(Augmentation):
 
 
 class SpanReordering(Augmentation):
-    """Pairs of phrases change places (CLEAR, arXiv:2012.15466: 5 pairs, each span 5% of the text).
+    """Swaps pairs of spans (CLEAR, arXiv:2012.15466: 5 pairs, each span 5% of the text).
 
     Spans are as in `SpanDeletion`. A text of one word stays as it is.
 
     Args:
-        pairs: How many.
+        pairs: Number of pairs.
         rate: Share of the words in each span.
 
     Raises:
-        UserError: pairs is below 1, rate outside (0, 1), or 2 * pairs * rate above 1.
+        UserError: pairs is below 1, rate is outside (0, 1), or 2 * pairs * rate is above 1.
     """
 
     def __init__(self, *, pairs: int = 5, rate: float = 0.05) -> None:
         self.pairs, self.rate = _spans("SpanReordering", "pairs", pairs, rate, most=0.5)
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The same words, some phrases in each other's place."""
+        """The text with pairs of spans swapped."""
         words = text.split()
         size, count = _plan(len(words), self.pairs, self.rate, most=len(words) // 2)
         starts = _starts(len(words), size, 2 * count, rng)
@@ -71,14 +71,14 @@ class SpanReordering(Augmentation):
 
 
 class Crop(Augmentation):
-    """One contiguous part of the text; its share is uniform, and so is its place.
+    """Keeps one contiguous part of the text. Its share of the words and its place are uniformly distributed.
 
     Args:
-        min_share: Least share of the words to keep.
-        max_share: Largest.
+        min_share: Smallest share of the words to keep.
+        max_share: Largest share of the words to keep.
 
     Raises:
-        UserError: They are not 0 < min_share <= max_share <= 1.
+        UserError: 0 < min_share <= max_share <= 1 does not hold.
     """
 
     def __init__(self, *, min_share: float = 0.5, max_share: float = 0.9) -> None:
@@ -90,7 +90,7 @@ class Crop(Augmentation):
         self.min_share, self.max_share = min_share, max_share
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The part."""
+        """The part of the text that is kept."""
         words = text.split()
         size = max(1, round(rng.uniform(self.min_share, self.max_share) * len(words)))
         start = rng.randint(0, max(0, len(words) - size))
@@ -98,14 +98,14 @@ class Crop(Augmentation):
 
 
 class SentenceShuffle(Augmentation):
-    """The sentences of a document in another order; a single sentence stays as it is.
+    """Puts the sentences of a document in random order; a single sentence stays as it is.
 
-    A sentence ends in one of . ! ? … or the full stops of Chinese and Japanese, closing quotes and brackets included,
-    before white space. An abbreviation therefore ends one too.
+    A sentence ends with one of . ! ? … or a full stop of Chinese or Japanese, perhaps with closing quotes and brackets,
+    before white space. An abbreviation therefore ends a sentence too.
     """
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The same sentences."""
+        """The text with its sentences in random order."""
         ends = [match.end() for match in SENTENCE_END.finditer(text)]
         sentences = [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
         sentences = [sentence for sentence in sentences if sentence]
@@ -120,20 +120,20 @@ def _spans(owner: str, name: str, count: int, rate: float, *, most: float) -> tu
     require_within("(0, 1)", owner, rate=rate)
     if count * rate > most or (most == 1 and count * rate == 1):
         raise UserError(
-            f"{owner}.{name} is {count} and rate {rate}: together {count * rate:g} of a text\n"
-            f"fix: give fewer or shorter ones: {name} times rate must be {'< 1' if most == 1 else f'<= {most}'}"
+            f"{owner}.{name} is {count} and rate is {rate}, together {count * rate:g} of a text\n"
+            f"fix: give smaller numbers: {name} times rate must be {'< 1' if most == 1 else f'<= {most}'}"
         )
     return count, rate
 
 
 def _plan(words: int, count: int, rate: float, *, most: int) -> tuple[int, int]:
-    """Length and number of spans; `most` words may be in them all."""
+    """Length and number of spans; together they have at most `most` words."""
     size = max(1, round(rate * words))
     wanted = max(1, min(count, round(count * rate * words / size)))
     return size, max(0, min(wanted, most // size))
 
 
 def _starts(words: int, size: int, count: int, rng: random.Random) -> list[int]:
-    """Where `count` spans of `size` words begin that do not overlap, in order; uniform over all such placements."""
-    free = words - count * (size - 1)  # each span taken as one place
+    """The sorted starts of `count` spans of `size` words that do not overlap; all placements are equally likely."""
+    free = words - count * (size - 1)  # the number of places if each span is one place
     return [start + i * (size - 1) for i, start in enumerate(sorted(rng.sample(range(max(0, free)), count)))]

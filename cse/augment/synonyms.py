@@ -1,4 +1,4 @@
-"""Synonyms, from a WordNet that is on this machine."""
+"""Augmentation by synonyms from a WordNet on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FUNCTION_WORDS = """
     should so some such than that the their theirs them then there these they this those to too under until up us very
     was we were what when where which while who whom whose why will with would you your yours
 """
-CORE = re.compile(r"^(\W*)([^\W\d_]+)(\W*)$")  # a word of letters, and the punctuation about it
+CORE = re.compile(r"^(\W*)([^\W\d_]+)(\W*)$")  # a word of letters, with the punctuation around it
 PLACES = (
     "/usr/share/wordnet",
     "/usr/local/share/wordnet",
@@ -29,23 +29,23 @@ _FUNCTION_WORDS = frozenset(FUNCTION_WORDS.split())
 
 
 class SynonymSubstitution(Augmentation):
-    """Some words give place to a synonym (CLEAR, arXiv:2012.15466: 30% of the words; EDA, arXiv:1901.11196: 10%).
+    """Replaces words by synonyms (CLEAR, arXiv:2012.15466: 30% of the words; EDA, arXiv:1901.11196: 10%).
 
-    Synonyms are the other members of a word's first senses in WordNet, in the class (noun, verb, adjective, adverb)
-    in which its text collection has the word most often. A word that has none, as one that is inflected, stays, and so
-    does a function word.
+    The synonyms of a word are the other members of its first senses in WordNet, in the class (noun, verb, adjective,
+    adverb) in which the word is most frequent in WordNet's text collection. Function words and words without synonyms,
+    such as inflected forms, stay.
 
     Args:
         probability: Probability that a word with a synonym is replaced.
-        senses: How many of the word's senses, the most frequent first.
-        folder: Where WordNet's files are (`index.noun`, `data.noun`, ...). None: WNSEARCHDIR, or where Debian and
-            NLTK put them.
+        senses: Number of senses of a word to use, the most frequent first.
+        folder: The folder of WordNet's files (`index.noun`, `data.noun`, ...). None: the one in WNSEARCHDIR, or a usual
+            folder of Debian or NLTK.
 
     Raises:
-        UserError: An argument is out of range. On first use: there is no WordNet, or its files are damaged.
+        UserError: An argument is out of range. At first use: WordNet is not found, or its files are damaged.
 
     Deviations:
-        CLEAR takes the nearest word vector. English only.
+        CLEAR takes the word with the nearest vector. This class is for English only.
     """
 
     def __init__(self, *, probability: float = 0.3, senses: int = 1, folder: str | None = None) -> None:
@@ -55,7 +55,7 @@ class SynonymSubstitution(Augmentation):
         self.folder = folder
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with other words for the same."""
+        """The text with some words replaced by synonyms."""
         wordnet = _wordnet(self.folder, os.environ.get("WNSEARCHDIR"))
         return " ".join(self._word(word, wordnet, rng) for word in text.split())
 
@@ -70,13 +70,13 @@ class SynonymSubstitution(Augmentation):
 
 
 class WordNet:
-    """Synonyms from WordNet's database files (their format: the manual page wndb(5WN)).
+    """Synonyms from the database files of WordNet; the manual page wndb(5WN) describes their format.
 
     Args:
-        folder: That holds them.
+        folder: The folder of the files.
 
     Raises:
-        UserError: One is missing or damaged.
+        UserError: A file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,15 +89,15 @@ class WordNet:
                 self._read_index(name)
         except (OSError, ValueError, IndexError) as error:
             raise UserError(
-                f"SynonymSubstitution.folder {folder}: not a WordNet: {error}\n"
+                f"SynonymSubstitution.folder is {folder}, which is not a WordNet: {error}\n"
                 "fix: give a folder with the index and data files of WordNet 3"
             ) from error
         self.synonyms = lru_cache(maxsize=100_000)(self._synonyms)
 
     def _read_index(self, name: str) -> None:
-        """`lemma pos synsets pointers [pointer ...] synsets tagged offset [offset ...]`; a license comes first.
+        """Read `lemma pos synsets pointers [pointer ...] synsets tagged offset [offset ...]`, after the license.
 
-        Of a lemma in several classes the one that is tagged most often in WordNet's texts is kept.
+        For a lemma in several classes, the class that is tagged most often in WordNet's texts is kept.
         """
         for line in (self.folder / f"index.{name}").read_text(encoding="utf-8").splitlines():
             if line.startswith(" "):
@@ -109,7 +109,7 @@ class WordNet:
                 self._index[lemma] = tagged, name, offsets
 
     def _synonyms(self, word: str, senses: int) -> tuple[str, ...]:
-        """Other words for the first senses of a word in small letters, in WordNet's order."""
+        """The other words for the first senses of a lower-case word, in the order of WordNet."""
         if word not in self._index:
             return ()
         _, name, offsets = self._index[word]
@@ -117,7 +117,7 @@ class WordNet:
         return tuple(dict.fromkeys(lemma for lemma in found if lemma.lower() != word))
 
     def _members(self, name: str, offset: int) -> list[str]:
-        """Of `offset file type count word id [word id ...]`, count in hexadecimal; `word(a)` is an adjective's mark."""
+        """The words of `offset file type count word id [word id ...]`; count is hexadecimal, adjectives may have (a)."""
         end = self._data[name].index(b"|", offset)
         cells = self._data[name][offset:end].decode("utf-8").split()
         words = cells[4 : 4 + 2 * int(cells[3], 16) : 2]
@@ -133,7 +133,7 @@ def _wordnet(folder: str | None, searched: str | None) -> WordNet:
         if (path / "index.noun").is_file():
             return WordNet(path)
     raise UserError(
-        "SynonymSubstitution needs WordNet, and there is none on this machine\n"
-        "fix: apt install wordnet-base; or python -m nltk.downloader wordnet, unzipped; or give its folder: "
-        "init_args.folder or WNSEARCHDIR"
+        "SynonymSubstitution needs WordNet, which was not found on this machine\n"
+        "fix: apt install wordnet-base; or python -m nltk.downloader wordnet, unzipped; or set "
+        "SynonymSubstitution.folder or WNSEARCHDIR to its folder"
     )

@@ -1,4 +1,4 @@
-"""Augmentations of single words."""
+"""Augmentations that change single words."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cse.interfaces import Augmentation
 
 
 class WordDeletion(Augmentation):
-    """Each word is left out with a probability; a text of which nothing is left stays whole.
+    """Deletes each word with a given probability. A text of which nothing would be left stays as it is.
 
-    SimCSE compares it with dropout as a source of views (arXiv:2104.08821, table 1). White space divides words.
+    SimCSE compares it with dropout as a source of views (arXiv:2104.08821, table 1).
 
     Args:
-        probability: Probability that a word is left out.
+        probability: Probability that a word is deleted.
 
     Raises:
-        UserError: It is outside (0, 1).
+        UserError: The value is outside (0, 1).
     """
 
     def __init__(self, *, probability: float) -> None:
@@ -25,20 +25,20 @@ class WordDeletion(Augmentation):
         self.probability = probability
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text without the words that fell out."""
+        """The text without the deleted words."""
         kept = [word for word in text.split() if rng.random() >= self.probability]
         return " ".join(kept) or text
 
 
 class WordReordering(Augmentation):
-    """Words change places: near ones, or all.
+    """Reorders words, locally or in the whole text.
 
-    Word i is sorted by i + U[0, distance + 1), so that none moves farther than `distance` (Lample et al., ICLR 2018,
-    arXiv:1711.00043, section 2.3). Without a distance any order is as likely as any other, which is ConSERT's token
-    shuffling (arXiv:2105.11741, section 3.2) on words.
+    Words are sorted by i + U[0, distance + 1), where i is the position, so that no word moves farther than `distance`
+    (Lample et al., ICLR 2018, arXiv:1711.00043, section 2.3). Without a distance, all orders are equally likely, as in
+    the token shuffling of ConSERT (arXiv:2105.11741, section 3.2), here on words.
 
     Args:
-        distance: The farthest that a word may move (Lample et al.: 3). None: anywhere.
+        distance: The largest number of places that a word may move (Lample et al.: 3). None: no limit.
 
     Raises:
         UserError: The distance is below 1.
@@ -52,7 +52,7 @@ class WordReordering(Augmentation):
         self.distance = distance
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The same words in another order."""
+        """The text with its words in another order."""
         words = text.split()
         reach = len(words) if self.distance is None else self.distance + 1
         start = 0 if self.distance is None else 1
@@ -61,9 +61,9 @@ class WordReordering(Augmentation):
 
 
 class WordRepetition(Augmentation):
-    """Some words are said twice, so that length stops telling positives from negatives (ESimCSE).
+    """Repeats some words, so that length does not distinguish positives from negatives (ESimCSE).
 
-        n ~ U{0, ..., max(2, int(rate N))};  n of the N words, drawn without replacement, are each repeated on the spot
+        n ~ U{0, ..., max(2, int(rate N))};  n of the N words, drawn without replacement, are repeated in place
 
     Wu et al., COLING 2022, arXiv:2109.04380, equations 3 and 4.
 
@@ -71,10 +71,10 @@ class WordRepetition(Augmentation):
         rate: Largest share of words to repeat (ESimCSE: 0.32).
 
     Raises:
-        UserError: It is outside (0, 1).
+        UserError: The value is outside (0, 1).
 
     Deviations:
-        Words, not sub-words, so that it is the same whatever the tokenizer. n is N at most.
+        Words are repeated instead of sub-words, so that the result does not depend on the tokenizer. n is at most N.
     """
 
     def __init__(self, *, rate: float = 0.32) -> None:
@@ -82,7 +82,7 @@ class WordRepetition(Augmentation):
         self.rate = rate
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with some words twice."""
+        """The text with some words repeated."""
         words = text.split()
         count = min(len(words), rng.randint(0, max(2, int(self.rate * len(words)))))
         twice = set(rng.sample(range(len(words)), count))

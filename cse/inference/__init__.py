@@ -1,1 +1,1 @@
-"""What is done with a trained encoder: encode files, export to ONNX, whiten."""
+"""Use of a trained encoder: encoding files, export to ONNX, whitening."""

@@ -1,4 +1,4 @@
-"""Vectors of a file of any size, a window of rows at a time; a killed job resumes after its last whole window."""
+"""Encodes a file of any size, one window of rows at a time; a killed job resumes after its last complete window."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cse.inference.vectors import resumable, unit
 
 FORMATS = (".npy", ".parquet")
 WINDOW = 32_768  # rows
-WINDOW_LETTERS = 1 << 22  # a window ends here too, so that long texts do not make it large in memory
+WINDOW_LETTERS = 1 << 22  # characters after which a window ends too, which bounds the memory for long texts
 
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """The rows of a file, one text each.
+    """A file of texts, one in each row.
 
     Attributes:
         path: The source; see `cse.data.sources.read`.
@@ -44,14 +44,16 @@ class TextFile:
 
     @classmethod
     def scan(cls, path: str, column: str = "text") -> TextFile:
-        """Read the file once, so that what is wrong with its last row is said before any work.
+        """Read the file once, so that an error in any row is reported before the work starts.
 
         Raises:
-            UserError: It cannot be read, or has no rows.
+            UserError: The file cannot be read, or has no rows.
         """
         digest, rows, blank = hashlib.sha256(), 0, 0
         for text in _read(path, column):
-            digest.update(f"{len(text)}:{text}".encode())  # so that no two lists of texts read the same
+            digest.update(
+                f"{len(text)}:{text}".encode()
+            )  # with lengths, so that different lists of texts differ in the hash
             rows, blank = rows + 1, blank + (not text.strip())
         if not rows:
             raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
@@ -60,7 +62,7 @@ class TextFile:
     def windows(self, rows: int, skip: int = 0) -> Iterator[list[str]]:
         """All texts in lists of at most `rows` rows and `WINDOW_LETTERS`, without the first `skip` texts.
 
-        Where a window ends depends on the texts alone if `skip` is itself the end of one.
+        The ends of the windows depend only on the texts if `skip` is itself the end of a window.
         """
         window: list[str] = []
         letters = 0
@@ -85,27 +87,27 @@ def encode_file(
     window: int = WINDOW,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
-    """Write the vectors of texts, one row each and in their order; an empty text has a vector too.
+    """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
 
-    A call that was killed resumes if it is repeated with the same arguments, and the file has the same bytes as if it
-    had not been killed (on the same machine and number of threads).
+    If the call is killed, the same call resumes, and the file has the same bytes as without the interruption (on the
+    same machine with the same number of threads).
 
     Args:
         encoder: The encoder.
         texts: The rows.
         out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D.
         precision: See `Encoder.encode`.
-        normalize: Scale each vector to length 1.
-        dims: Keep this many first components (before scaling); None: all.
-        window: Rows that are encoded, and saved, at a time.
+        normalize: Whether to scale each vector to length 1.
+        dims: Number of leading components to keep, before scaling. None: all.
+        window: Number of rows that are encoded and saved at a time.
         progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
         (n, D).
 
     Raises:
-        UserError: An argument is out of range, a partial file of other texts, checkpoint or options exists, or
-            the disk is full.
+        UserError: An argument is out of range, the disk is full, or there is a partial file that was made from other
+            texts, another checkpoint or other options.
     """
     check_out(out)
     size = _dims(dims, encoder.dim)
@@ -130,16 +132,18 @@ def encode_file(
             written.append(unit(vectors) if normalize else vectors)
             progress(written.done)
         if written.done != texts.rows:
-            raise UserError(f"texts {texts.path}: it changed while it was read\nfix: run again when it is complete")
+            raise UserError(
+                f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
+            )
         written.finish(_to_parquet if out.suffix == ".parquet" else None)
     return shape
 
 
 def check_out(out: Path) -> None:
-    """Refuse a file that cannot be written, before any work.
+    """Check that a file can be written, before the work starts.
 
     Raises:
-        UserError: Its name ends otherwise, it is a folder, or its folder is not to be written to.
+        UserError: The name has another ending, the path is a folder, or its folder is not writable.
     """
     if out.suffix not in FORMATS:
         raise UserError(f"--out is {out}\nfix: give a name that ends in {' or '.join(FORMATS)}")
@@ -147,16 +151,16 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out {out} is a folder\nfix: give a file in it, such as {out / ('vectors' + out.suffix)}")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--out {out}: {folder} is not a folder that can be written to\nfix: give another place")
+        raise UserError(f"--out {out}: {folder} is not a writable folder\nfix: give another path")
 
 
 def _read(path: str, column: str) -> Iterator[str]:
-    """The texts of all rows; an empty one for a blank line or an empty cell."""
+    """The texts of all rows; a blank line or an empty cell gives an empty text."""
     try:
         for row in read(path, [Column("--column", column)]):
             yield row.cells[0] or ""
-    except UserError as error:  # the reader speaks of a recipe's option
-        message = str(error).replace("data.path", "texts").replace("--data.init_args.path=my.txt", "my.txt")
+    except UserError as error:  # the message of the reader names an option of recipes
+        message = str(error).replace("--data.path=my.txt", "my.txt").replace("data.path", "texts")
         raise UserError(message) from error
 
 
@@ -171,18 +175,18 @@ def _dims(dims: int | None, most: int) -> int:
 
 @contextmanager
 def _written(out: Path) -> Iterator[None]:
-    """Say in words that the disk is full or fails; what is whole so far stays."""
+    """Turn a full disk or a failure of it into a message for the user; complete windows stay."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"--out {out} cannot be written: {error.strerror or error}\n"
-            "fix: make room and run the same command again; it resumes where it stopped"
+            "fix: free some space and run the same command again; it resumes where it stopped"
         ) from error
 
 
 def _to_parquet(source: Path, target: Path) -> None:
-    """The same rows as a table, a row group for each `WINDOW`."""
+    """Write the same rows as a parquet file, with one row group for each `WINDOW`."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 

@@ -1,10 +1,10 @@
-"""A checkpoint as one ONNX graph, from token ids to the vector, that runs where torch and transformers are not.
+"""Exports a checkpoint as one ONNX graph, from token ids to vectors, that runs without torch and transformers.
 
     model.onnx       input_ids, attention_mask (n, L) int64 -> embedding (n, D) float32
     tokenizer.json   with truncation and padding set, so that `tokenizers` alone makes the inputs
-    export.json      what else there is to know
+    export.json      dimension, longest text, lower-casing and other facts
 
-Pooling, head, whitening and unit length are part of the graph, as far as the checkpoint has them.
+The graph includes pooling, and the head, whitening and scaling to unit length if the checkpoint has them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MODEL, TOKENIZER, ABOUT = "model.onnx", "tokenizer.json", "export.json"
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "embedding"
-COSINE = 0.9999  # the least between a float32 graph's vector and torch's
-MOST_IN_ONE_FILE = 1.8e9  # bytes of weights; an ONNX file ends at 2 GB, and larger ones keep theirs in a second file
+COSINE = 0.9999  # smallest cosine allowed between the vectors of a float32 graph and of torch
+MOST_IN_ONE_FILE = 1.8e9  # bytes of weights; an ONNX file is limited to 2 GB, so larger models use a second file
 BATCHES = (1, 3, 64)
 SENTENCES = (
     "Rain is expected by noon.",
@@ -52,11 +52,11 @@ SENTENCES = (
 
 
 class OnnxEncoder:
-    """An exported folder as an encoder: texts -> vectors, without torch's model or transformers.
+    """Encodes texts with an exported folder, without the model in torch and without transformers.
 
     Args:
-        folder: What `export` wrote.
-        threads: Processor threads; None: as many as torch uses.
+        folder: A folder that `export` wrote.
+        threads: Number of processor threads. None: the number that torch uses.
 
     Raises:
         UserError: The folder is not an export, or onnxruntime is not installed.
@@ -69,7 +69,9 @@ class OnnxEncoder:
 
         missing = [name for name in (MODEL, TOKENIZER, ABOUT) if not (self.folder / name).is_file()]
         if missing:
-            raise UserError(f"{folder} is not an exported model: it lacks {', '.join(missing)}\nfix: cse export CKPT")
+            raise UserError(
+                f"{folder} is not an export: it lacks {', '.join(missing)}\nfix: cse export CHECKPOINT --out {folder}"
+            )
         self.about: dict[str, Any] = read_json(self.folder / ABOUT)
         self.max_length, self.dim = int(self.about["max_length"]), int(self.about["dim"])
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
@@ -79,13 +81,13 @@ class OnnxEncoder:
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(str(self.folder / MODEL), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for every status, of no common base
-            raise UserError(f"{self.folder / MODEL} does not load: {_line(error)}\nfix: export it again") from error
+        except Exception as error:  # every status of onnxruntime has its own class, without a common base
+            raise UserError(f"{self.folder / MODEL} cannot be loaded: {_line(error)}\nfix: export it again") from error
 
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, max_tokens: int = 1024
     ) -> NDArray[np.float32]:
-        """Vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
+        """The vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
         clean = [text.strip().lower() if self.about["do_lower_case"] else text.strip() for text in texts]
         pad = int(self.about["pad_token_id"])
         ids = [encoding.ids or [pad] for encoding in self.tokenizer.encode_batch(clean)]
@@ -96,7 +98,7 @@ class OnnxEncoder:
         return out
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Vectors (n, D) of token ids of unequal length, as one batch."""
+        """The vectors (n, D) of rows of token ids, as one batch; the rows may have unequal lengths."""
         tokens = np.full((len(rows), max(map(len, rows))), self.about["pad_token_id"], dtype=np.int64)
         mask = np.zeros_like(tokens)
         for i, row in enumerate(rows):
@@ -106,20 +108,21 @@ class OnnxEncoder:
 
 
 def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = None) -> dict[str, Any]:
-    """Write `out`, whole or not at all, once onnxruntime gives the encoder's vectors.
+    """Write an export to `out` after checking that onnxruntime gives the vectors of the encoder.
 
     Args:
         encoder: An encoder from `Encoder.load`, which merges LoRA.
         out: A new folder, or an export to replace.
-        quantize: `int8` stores the weights in 8 bits and computes products in them, with the scale of the activations
-            found at run time, one for a whole batch: a vector then depends a little on its batch.
+        quantize: `int8` stores the weights in 8 bits and computes products in 8 bits. The scale of the activations is
+            computed at run time for the whole batch, so a vector depends a little on its batch.
 
     Returns:
-        What export.json says: `cosine` is the least between float32 graph and torch over `SENTENCES`, in batches of
-        several sizes; for int8 `cosine_int8` has the mean and the least between int8 graph and torch.
+        The content of export.json. `cosine` is the smallest cosine between the vectors of the float32 graph and those of
+        torch over `SENTENCES`, in batches of several sizes; `cosine_int8` has the mean and the smallest for int8.
 
     Raises:
-        UserError: `out` is something else, a package is missing, or the graph cannot be made or gives other vectors.
+        UserError: `out` exists and is not an export, a package is missing, or the graph cannot be made or gives other
+            vectors.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name, extra="onnx", user="cse export")
@@ -140,7 +143,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
 
 
 class Graph(nn.Module):
-    """What is traced: an encoder's whole way from ids to vector, without the cutting into sub-batches."""
+    """The module that is traced: an encoder from ids to vectors, without its division into sub-batches."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -157,7 +160,7 @@ class Graph(nn.Module):
 
 
 def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
-    """Graph, tokenizer and facts."""
+    """Write the graph, the tokenizer and export.json."""
     large = sum(p.numel() * p.element_size() for p in encoder.parameters()) > MOST_IN_ONE_FILE
     program = _trace(encoder)
     program.save(str(folder / MODEL), external_data=large)
@@ -194,7 +197,7 @@ def _trace(encoder: Encoder) -> Any:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever an architecture raises under a tracer
+    except Exception as error:  # an architecture can raise anything under a tracer
         raise _refusal(encoder, _line(error)) from error
     finally:
         encoder.train(training)
@@ -202,7 +205,7 @@ def _trace(encoder: Encoder) -> Any:
     if any(isinstance(size, int) for value in graph.inputs for size in value.shape):
         raise _refusal(encoder, "its code fixes the number of rows or tokens")
     for value in (value for node in graph for value in node.outputs if value.name == OUTPUT):
-        value.name = f"token_{OUTPUT}"  # a name may stand for one thing only
+        value.name = f"token_{OUTPUT}"  # names must be unique
     graph.outputs[0].name = OUTPUT
     return program
 
@@ -215,16 +218,16 @@ def _refusal(encoder: Encoder, reason: str) -> UserError:
 
 
 def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
-    """The least cosine; both directions and lengths must agree.
+    """The smallest cosine between rows; directions and lengths must agree.
 
     Raises:
-        UserError: They do not.
+        UserError: They do not agree.
     """
     cosine = float(_cosines(got, want).min())
     apart = float((np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1).clip(1e-12)).max())
     if not (cosine >= COSINE and apart <= np.sqrt(2 - 2 * COSINE)):
         raise UserError(
-            f"the exported graph gives other vectors than the checkpoint: cosine {cosine:.6f}, {apart:.1%} off\n"
+            f"the vectors of the graph differ from those of the checkpoint: cosine {cosine:.6f}, {apart:.1%} apart\n"
             "nothing was written\n"
             "fix: use the checkpoint itself, and report the architecture and your versions of torch and onnxruntime"
         )
@@ -232,14 +235,14 @@ def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
 
 
 def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) of rows (n, D)."""
+    """The cosines (n,) of the rows of two arrays (n, D)."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: NDArray[np.float32] = (a * b).sum(1) / lengths.clip(1e-12)
     return cosines
 
 
 def _quantize(model: Path) -> None:
-    """Replace a float32 graph by its int8 one, with a scale for each output channel of a weight."""
+    """Replace a float32 graph by an int8 graph, with one scale for each output channel of a weight."""
     tool = require_package("onnxruntime.quantization", extra="onnx", user="cse export --quantize")
     small = model.with_name("int8.onnx")
     with _silence():
@@ -251,7 +254,7 @@ def _quantize(model: Path) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the exporters' advice, which is for those who write them."""
+    """Silence the warnings of the exporters, which are meant for their developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

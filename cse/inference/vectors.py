@@ -1,7 +1,7 @@
-"""Vectors as rows of an array: scaled to length 1, and written to disk so that a killed job resumes.
+"""Arrays of vectors: scaling rows to length 1, and writing rows to disk so that a killed job resumes.
 
-While a file is written, PATH.partial holds the rows so far, as the .npy file that it will become, and
-PATH.partial.json says how many of them are whole and what they were made from.
+While a file is written, PATH.partial holds the rows so far in the format of the final .npy file, and PATH.partial.json
+holds the number of complete rows and what they were made from.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ F = TypeVar("F", bound=np.floating[Any])
 
 
 def unit(vectors: NDArray[F]) -> NDArray[F]:
-    """Rows (n, D) scaled to length 1; a row of zeros stays."""
+    """The rows (n, D) scaled to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[F] = vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
     return scaled
 
 
 def partial_files(path: Path) -> tuple[Path, Path]:
-    """Where the rows of an unfinished `path` lie, and the note about them."""
+    """The two files of an unfinished `path`: its rows, and the note about them."""
     return path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.partial.json")
 
 
 class Rows:
-    """The rows that are on disk so far.
+    """The rows that have been written so far.
 
     Attributes:
-        done: Number of whole rows.
+        done: Number of complete rows.
     """
 
     def __init__(self, path: Path, file: IO[bytes], made_from: dict[str, Any], done: int) -> None:
@@ -47,17 +47,17 @@ class Rows:
         self.done = done
 
     def append(self, vectors: NDArray[np.float32]) -> None:
-        """Write rows (n, D) behind the others, and count them when they are on the disk."""
+        """Append rows (n, D), and count them when they are on the disk."""
         self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
         self._file.flush()
         os.fsync(self._file.fileno())
         self.done += len(vectors)
-        # The note follows the rows: a kill between the two costs these rows and no more.
+        # The note is written after the rows, so a kill between the two loses only these rows.
         write_json(partial_files(self._path)[1], {"rows": self.done, "made_from": self._made_from})
 
     def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
-        """Give the file its name; or have `convert(rows, file)` make a file of another kind from the rows."""
-        self._file.close()  # Windows renames no open file
+        """Rename the file to its final name, or let `convert(rows, file)` write a file of another format."""
+        self._file.close()  # Windows cannot rename an open file
         vectors, about = partial_files(self._path)
         if convert is None:
             os.replace(vectors, self._path)
@@ -70,15 +70,16 @@ class Rows:
 
 @contextmanager
 def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[Rows]:
-    """Open the unfinished `path` behind its last whole rows; nobody else may have it open.
+    """Open an unfinished `path` after its last complete row, for this process alone.
 
     Args:
-        path: The file to be. It does not exist before `Rows.finish`; its rows are in `partial_files`.
-        shape: (n, D) of the whole.
-        made_from: What the rows depend on, as JSON. A file of other rows is refused.
+        path: The final file. It does not exist before `Rows.finish`; its rows are in `partial_files`.
+        shape: The shape (n, D) of the complete array.
+        made_from: Everything that the rows depend on, as JSON. A partial file that was made from something else is
+            refused.
 
     Raises:
-        UserError: Another process is writing it, or it was begun from something else.
+        UserError: Another process is writing the file, or the partial file was made from something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     vectors, _ = partial_files(path)
@@ -87,7 +88,7 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"--out {path}: another process is writing it\nfix: wait for it, or give another file"
+            f"--out {path}: another process is writing this file\nfix: wait until it ends, or give another file"
         ) from None
     try:
         with os.fdopen(os.open(vectors, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
@@ -99,16 +100,16 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
             yield Rows(path, file, made_from, done)
     finally:
         lock.release()
-        if not vectors.exists():  # finished: the lock has no further use
+        if not vectors.exists():  # the file is finished, so the lock is no longer needed
             with suppress(OSError):
                 Path(lock.lock_file).unlink()
 
 
 def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> int:
-    """How many rows of the partial file are whole; 0 if it is new.
+    """The number of complete rows in the partial file; 0 if it is new.
 
     Raises:
-        UserError: It was made from something else.
+        UserError: The partial file was made from something else.
     """
     vectors, about = partial_files(path)
     size = vectors.stat().st_size
@@ -117,7 +118,7 @@ def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) ->
         before, rows = dict(known["made_from"]), int(known["rows"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-    if not size:  # killed when all was done, before the note was removed
+    if not size:  # the process was killed after the last step, before it removed the note
         return 0
     changed = [_change(name, before.get(name), value) for name, value in made_from.items() if before.get(name) != value]
     if changed:
@@ -135,7 +136,7 @@ def _change(name: str, before: Any, now: Any) -> str:
 
 
 def _header(shape: tuple[int, int]) -> bytes:
-    """What numpy.save writes before (n, D) float32."""
+    """The bytes that numpy.save writes before an array (n, D) of float32."""
     buffer = io.BytesIO()
     about: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, about)

@@ -1,4 +1,4 @@
-"""After training: a linear map, fitted once on sentence vectors, saved with the model and applied by `encode`."""
+"""Whitening after training: a linear map that is fitted on sentence vectors and saved as a part of the model."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
         y = (x - mu) K,    Sigma = U diag(s) U^T, s descending,    K = U diag(s^{-1/2}), first k columns
 
     mu and Sigma (unbiased) are those of the vectors; y has mean 0 and covariance I on them. BERT-whitening (Su et al.,
-    2021, arXiv:2103.15316, algorithm 1: whitening-k). Columns are determined up to sign, cosines wholly.
+    2021, arXiv:2103.15316, algorithm 1: whitening-k). The columns of K are unique up to sign; the cosines are unique.
 
     Args:
-        vectors: X (n, H), n above k.
-        k: Dimensions to keep (paper: 256 for base and 384 for large models).
+        vectors: The sentence vectors X (n, H), with n > k.
+        k: Number of dimensions to keep (paper: 256 for base and 384 for large models).
 
     Returns:
-        H -> k, with weight K^T and bias -mu K, computed in float64 and held in float32.
+        A layer H -> k with weight K^T and bias -mu K, computed in float64 and stored in float32.
 
     Raises:
-        UserError: The vectors do not vary in k directions.
+        UserError: k is out of range, or the vectors vary in fewer than k directions.
 
     Source: bojone/BERT-whitening, eng/utils.py, compute_kernel_bias.
     """
@@ -50,7 +50,9 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
     values, directions = values[::-1], directions[:, ::-1]  # descending
     rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
     if k > rank:
-        raise UserError(f"k is {k}, but {len(x):,} sentences vary in {rank} directions\nfix: give more, or a smaller k")
+        raise UserError(
+            f"k is {k}, but {len(x):,} sentences vary in {rank} directions\nfix: give more sentences, or a smaller k"
+        )
     kernel = directions[:, :k] / np.sqrt(values[:k])  # (H, k)
     dense = Dense(x.shape[1], k, activation="identity")
     with torch.no_grad():
@@ -60,7 +62,7 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
 
 
 def whiten(encoder: Encoder, texts: Sequence[str], k: int) -> Encoder:
-    """The encoder with whitening, fitted on what it makes of the texts, and unit length appended to what it exports.
+    """Append whitening, fitted on the vectors of the texts, and scaling to unit length to the encoder.
 
     Raises:
         UserError: Same as `fit_whitening`.
@@ -80,22 +82,22 @@ def whiten_checkpoint(
     limit: int | None = None,
     pooler: PoolerName | None = None,
 ) -> tuple[int, int]:
-    """Load a checkpoint, whiten it on the texts of `data` and save it as `out`, whole or not at all.
+    """Load a checkpoint, whiten it on the texts of `data`, and save it as `out`.
 
     Args:
         checkpoint: A folder, `asset:NAME` or Hub id.
-        data: A file, `asset:NAME` or Hub id, as in recipes. Every cell counts, repeated ones as often as they occur.
-        columns: Those of a table whose texts are taken.
+        data: A file, `asset:NAME` or Hub id, as in recipes. A repeated text counts as often as it occurs.
+        columns: The columns of a table to take texts from.
         k: Dimensions to keep.
         out: A new folder, or a checkpoint to replace.
-        limit: Number of rows to read, from the first; None reads all.
-        pooler: For a plain Hugging Face model.
+        limit: Number of rows to read. None: all.
+        pooler: The pooler of a plain Hugging Face model.
 
     Returns:
-        How many texts it was fitted on, and the dimensions before.
+        The number of texts, and the dimension before whitening.
 
     Raises:
-        UserError: The checkpoint or the data cannot be read, k is out of range, or `out` is something else.
+        UserError: The checkpoint or the data cannot be read, k is out of range, or `out` exists but is not a checkpoint.
     """
     from cse.data.sources import Column, read
     from cse.encoder.model import Encoder

@@ -1,1 +1,1 @@
-"""Hard negatives: chosen once by `cse mine`, or anew while training by `RefreshNegatives`."""
+"""Hard negatives: chosen once by `cse mine`, or repeatedly during training by `RefreshNegatives`."""

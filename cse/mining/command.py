@@ -1,4 +1,4 @@
-"""`cse mine`: hard negatives for rows of text, as a file that `Triplets` trains on, and what was done beside it."""
+"""Runs `cse mine`: writes hard negatives for rows of text as a file that `Triplets` reads, with a manifest."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from cse.encoder.poolers import PoolerName
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
-ROWS = 8_192  # rows that are mined and written at once
+ROWS = 8_192  # rows that are mined and written at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of text: a path or an object in memory, and which columns of them."""
+    """Rows of text (a path or an object in memory), the columns to read, and the number of rows (None: all)."""
 
     path: str | Path | Sized
     columns: Sequence[str]
@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An encoder: a folder, `asset:NAME` or Hub id; the pooler of a plain Hugging Face model; how it computes."""
+    """An encoder (folder, `asset:NAME` or Hub id), the pooler of a plain Hugging Face model, and the precision."""
 
     checkpoint: str
     pooler: PoolerName | None = None
@@ -47,7 +47,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A teacher, and the similarity above which it drops a candidate; see `cse.mining.search.TeacherRule`."""
+    """A teacher and its rules for dropping candidates; see `cse.mining.search.TeacherRule`."""
 
     model: Model
     max_similarity: float | None
@@ -64,24 +64,24 @@ def mine_file(
     pool: Source | None = None,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Mine negatives for every row of `data` and write them, whole or not at all.
+    """Mine negatives for every row of `data`, and write the rows with their negatives.
 
     Args:
-        model: Whose space the miner looks for neighbors in.
-        data: One column: texts that are their own positives. Two: anchors and positives. More: negatives that stay, and
-            are followed by mined ones.
-        out: A .parquet file of columns anchor, positive, negative_1 and so on, null where a row has fewer. Beside it
-            lies the manifest, .json.
+        model: The encoder whose vectors the miner compares.
+        data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
+            which stay and are followed by the mined ones.
+        out: A .parquet file with columns anchor, positive, negative_1 and so on; null if a row has fewer negatives. The
+            manifest, a .json file of the same name, is written beside it.
         miner: The miner that selects the negatives.
-        k: Negatives per row, at most.
-        pool: Texts that may become negatives. None: those of the data, but anchors that have a positive of their own.
+        k: Largest number of negatives per row.
+        pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
         judge: A teacher that drops false negatives.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: Data or model cannot be loaded, or no text is left to choose from.
+        UserError: The data or the model cannot be loaded, or there are fewer than two texts to choose from.
     """
     if k < 1:
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
@@ -129,13 +129,13 @@ def _rows(data: Source) -> Dataset:
 
 
 def _texts(pool: Source) -> list[str]:
-    """Every cell of the pool's columns."""
+    """The texts in the columns of the pool."""
     rows = read(pool.path, [Column("--pool-columns", column) for column in pool.columns])
     return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
 
 
 def _encode(model: Model, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
-    """The texts' unit vectors (T, D), and the encoder's hash."""
+    """The unit vectors (T, D) of texts, and the hash of the encoder."""
     from cse.encoder.identity import model_hash
     from cse.encoder.model import Encoder
     from cse.mining.vectors import cached_vectors
@@ -154,7 +154,7 @@ def _mined(
     teacher: TeacherRule | None,
     counts: dict[str, int],
 ) -> Iterator[list[tuple[str, ...]]]:
-    """Rows with their negatives, block by block; `counts` grows with them."""
+    """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
     for start in range(0, len(rows), ROWS):
         block = range(start, min(start + ROWS, len(rows)))
         found = mine(miner, corpus, vectors, k, block, teacher)
@@ -170,7 +170,7 @@ def _mined(
 
 
 def _write(file: Path, blocks: Iterator[list[tuple[str, ...]]], names: Sequence[str]) -> None:
-    """Write blocks of rows as parquet, each row filled up with nulls."""
+    """Write blocks of rows as parquet; short rows are filled up with nulls."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 

@@ -27,7 +27,7 @@ class Queries:
         positive: (M, D), which margins compare with.
         banned: (M, E) rows of the pool that are never the anchor's negative: its own text and its positives, filled
             up with -1.
-        key: (M,) a number per anchor that seeds its randomness.
+        key: (M,) a number for each anchor that seeds its random draws.
     """
 
     anchor: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""The nearest rows of a pool, exactly or by an index of faiss. Vectors have unit length; the pool may lie on disk."""
+"""Search for the nearest rows of a pool, exact or with faiss. Vectors have unit length; the pool may be on disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from cse.errors import UserError, require_package
 
 EXACT = "exact"
-BLOCK = 16_384  # rows of the pool that are compared at once: the memory of a search is M x BLOCK, whatever the pool's
-STRIP = 64  # columns of vectors that are fetched at once, for the same reason
-TRAINING = 100_000  # most vectors that an index is trained on
+BLOCK = 16_384  # rows of the pool that are compared at once, so that a search needs memory for M x BLOCK numbers
+STRIP = 64  # candidates whose vectors are fetched at once, for the same reason
+TRAINING = 100_000  # largest number of vectors that an index is trained on
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows of the pool, -1 where there is no more, and cosines
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows of the pool, filled up with -1, and cosines
 
 
 class Neighbors(Protocol):
@@ -26,32 +26,32 @@ class Neighbors(Protocol):
 
 
 def cosines(anchor: NDArray[np.float32], pool: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(M, C) of anchors (M, D) with their own rows (M, C) of the pool (N, D), a few columns at a time."""
+    """The cosines (M, C) of anchors (M, D) with their rows (M, C) of the pool (N, D), a few columns at a time."""
     parts = [np.einsum("md,mcd->mc", anchor, pool[rows[:, i : i + STRIP]]) for i in range(0, rows.shape[1], STRIP)]
     return np.concatenate([np.empty((len(rows), 0), dtype=np.float32), *parts], axis=1)
 
 
 def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(M, C) whether each of rows (M, C) is among the banned ones (M, E) of its row."""
+    """Whether each entry of rows (M, C) is among the banned ones (M, E) of its row: (M, C)."""
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
 
 
 def open_pool(pool: NDArray[np.float32], index: str) -> Neighbors:
-    """The pool (N, D) behind an index.
+    """Open a pool for searches with an index.
 
     Args:
-        pool: Unit vectors; a memory-mapped array is read block by block.
-        index: `exact`, or a factory string of faiss with parameters of its search after a semicolon, such as `Flat`,
-            `HNSW32` or `IVF1024,Flat;nprobe=16`.
+        pool: Unit vectors (N, D); a memory-mapped array is read block by block.
+        index: `exact`, or a factory string of faiss, with search parameters after a semicolon, such as `Flat`, `HNSW32`
+            or `IVF1024,Flat;nprobe=16`.
 
     Raises:
-        UserError: faiss is not installed, or does not know the index.
+        UserError: faiss is not installed, or cannot build the index.
     """
     return Exact(pool) if index == EXACT else Faiss(pool, index)
 
 
 class Exact:
-    """Every row of the pool is compared, in blocks, where there is a GPU on it."""
+    """Compares anchors with every row of the pool, block by block, on a GPU if there is one."""
 
     def __init__(self, pool: NDArray[np.float32]) -> None:
         import torch
@@ -78,7 +78,7 @@ class Exact:
 
 
 class Faiss:
-    """An index of faiss over inner products, in memory. What is banned is searched too and then left out."""
+    """A faiss index over inner products, in memory. Banned rows are found too and then left out."""
 
     def __init__(self, pool: NDArray[np.float32], index: str) -> None:
         faiss = require_package("faiss", extra="faiss", user=f"--index {index}")
@@ -94,8 +94,8 @@ class Faiss:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(
-                f"index {index!r}: faiss refuses it for {len(pool):,} vectors of {pool.shape[1]} dimensions: {reason}\n"
-                "fix: exact, Flat, HNSW32, or IVF1024,Flat;nprobe=16 with fewer cells than vectors"
+                f"index {index!r} cannot be built for {len(pool):,} vectors of {pool.shape[1]} dimensions: {reason}\n"
+                "fix: give exact, Flat, HNSW32, or IVF1024,Flat;nprobe=16 with fewer cells than vectors"
             ) from error
 
     def search(self, anchors: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
@@ -103,7 +103,7 @@ class Faiss:
         wanted = min(depth + banned.shape[1], self.index.ntotal)
         scores, rows = self.index.search(np.ascontiguousarray(anchors), wanted)  # (M, wanted)
         out = contained(rows, banned) | (rows < 0)
-        order = np.argsort(out, axis=1, kind="stable")[:, :depth]  # what is left first, nearest first
+        order = np.argsort(out, axis=1, kind="stable")[:, :depth]  # first the rows that are not banned, nearest first
         gone = np.take_along_axis(out, order, 1)
         rows = np.where(gone, -1, np.take_along_axis(rows, order, 1))
         scores = np.where(gone, -np.inf, np.take_along_axis(scores, order, 1)).astype(np.float32)

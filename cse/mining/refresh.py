@@ -74,7 +74,7 @@ class RefreshNegatives(RowSource):
         return self._corpus.texts
 
     def widest(self) -> RowsWithNegatives:
-        """The rows with `k` negatives each, whatever these are."""
+        """The rows with `k` arbitrary negatives each."""
         return self.with_negatives(np.zeros((len(self._data), self.hard_negatives), dtype=np.int64))
 
     def rows(self, step: int, encoder: Encoder) -> tuple[RowsWithNegatives, int]:
@@ -98,7 +98,7 @@ class RefreshNegatives(RowSource):
         return f"{type(self.miner).__name__}, {self.hard_negatives} more per row, mined anew as the encoder learns"
 
     def mine(self, encoder: Encoder, step: int) -> NDArray[np.int64]:
-        """(M, k) negatives of every row, as numbers of texts; each process does its share, and all get all."""
+        """The negatives (M, k) of every row, as numbers of texts. Each process mines a share and receives all."""
         vectors = _shared_vectors(encoder, self._corpus.texts, self.precision)
         self.miner.setup(vectors[: self._corpus.size])
         share = -(-len(self._data) // distributed.world_size())
@@ -116,7 +116,7 @@ class RefreshNegatives(RowSource):
 
 
 class RowsWithNegatives(Sequence[Example]):
-    """A data set whose rows have mined negatives after their own: `chosen` (M, k), numbers of `texts`, -1 for none."""
+    """A data set with mined negatives after those of each row. `chosen` (M, k) are numbers of `texts`; -1 is none."""
 
     def __init__(self, data: Sequence[Example], texts: Sequence[str], chosen: NDArray[np.int64]) -> None:
         self.data, self.texts, self.chosen = data, texts, chosen
@@ -138,7 +138,7 @@ class RowsWithNegatives(Sequence[Example]):
 
 
 def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision) -> NDArray[np.float32]:
-    """(T, D) unit vectors of the texts; each process encodes a share."""
+    """The unit vectors (T, D) of the texts; each process encodes a share."""
     share = -(-len(texts) // distributed.world_size())
     first = distributed.rank() * share
     own = unit(encoder.encode(texts[first : first + share], precision=precision))
@@ -146,7 +146,7 @@ def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision
 
 
 def _gathered(own: NDArray[Any], share: int, encoder: Encoder) -> NDArray[Any]:
-    """The rows of all processes, each padded to its share."""
+    """The rows of all processes; each process pads its rows to the size of a share."""
     filled = np.concatenate([own, np.zeros((share - len(own), *own.shape[1:]), dtype=own.dtype)])
     with torch.no_grad():
         every: NDArray[Any] = distributed.gather(torch.from_numpy(filled).to(encoder.device)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Mining, whatever asks for it: which texts there are, which of them are no negatives of which, and the loop."""
+"""The search for negatives: the texts, the texts that must not be negatives of a row, and the loop over rows."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ CHUNK = 512  # anchors that are searched at once
 
 
 def _text_key(text: str) -> str:
-    return same_text_key(text) or text  # texts of punctuation alone differ
+    return same_text_key(text) or text  # texts of punctuation alone have an empty key, and still differ
 
 
 class Corpus:
-    """The texts of rows and of a pool, each once.
+    """The texts of rows and of a pool, without repeats.
 
     A text of the pool cannot be a negative of a row if it is the same text as the row's anchor, a positive of any
     row with the same anchor, or a negative that the row has already.
 
     Args:
-        data: The M rows. One text alone is its own positive, by dropout or augmentation.
-        pool: Texts that may become negatives. None: those of the rows after the anchor, or the texts that are alone.
+        data: The M rows. A single text is its own positive, by dropout or augmentation.
+        pool: Texts that may become negatives. None: the texts after the anchor of each row, and single texts.
 
     Attributes:
-        texts: T texts, first the pool, of which no two have the same `same_text_key`.
-        size: N, how many of them are the pool.
-        anchor: (M,) the rows' anchors among the texts.
-        positive: (M,) the rows' first positives among the texts.
+        texts: T texts. The pool comes first, and no two texts of it have the same `same_text_key`.
+        size: The number N of texts in the pool.
+        anchor: (M,) the index in `texts` of the anchor of each row.
+        positive: (M,) the index in `texts` of the first positive of each row.
 
     Raises:
-        UserError: There is nothing to choose from.
+        UserError: The pool has fewer than two texts.
     """
 
     def __init__(self, data: Sequence[Example], pool: Sequence[str] | None = None) -> None:
@@ -51,7 +51,10 @@ class Corpus:
                 self.texts.append(text)
         self.size = len(self.texts)
         if self.size < 2:
-            raise UserError(f"there are {self.size} different texts to mine in\nfix: give a larger --pool or --data")
+            raise UserError(
+                f"the pool has {self.size} different texts, and mining needs 2 or more\n"
+                "fix: give a larger --pool or --data"
+            )
         at = {text: row for row, text in enumerate(self.texts)}
         self.anchor = np.array([self._place(row[0], at) for row in rows], dtype=np.int64)
         self.positive = np.array([self._place(row[1], at) for row in rows], dtype=np.int64)
@@ -62,20 +65,20 @@ class Corpus:
             self._remember(row, example.num_positives)
 
     def _place(self, text: str, at: dict[str, int]) -> int:
-        """The row of a text, which is appended if it is new."""
+        """The index of a text, which is appended if it is new."""
         if at.setdefault(text, len(self.texts)) == len(self.texts):
             self.texts.append(text)
         return at[text]
 
     def _remember(self, row: tuple[str, ...], positives: int) -> None:
-        """Note which rows of the pool a row's texts are."""
+        """Remember the places in the pool of the texts of a row."""
         found = [self._pool_row.get(_text_key(text), -1) for text in row]
         self._key.append(_text_key(row[0]))
         self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
         self._own.append(tuple(found[1 + positives :]))
 
     def banned(self, rows: range) -> NDArray[np.int64]:
-        """(len(rows), E) rows of the pool that are no negatives of these rows; -1 fills."""
+        """The rows (len(rows), E) of the pool that must not be negatives of these rows, filled up with -1."""
         lists = [sorted({*self._positives[self._key[row]], *self._own[row]} - {-1}) for row in rows]
         width = max(map(len, lists), default=0)
         return np.array([each + [-1] * (width - len(each)) for each in lists], dtype=np.int64).reshape(len(rows), width)
@@ -83,12 +86,12 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class TeacherRule:
-    """A second encoder's word on false negatives: who is too similar to the anchor is none.
+    """A rule that drops false negatives: candidates that are too similar to the anchor for a second encoder.
 
     Attributes:
-        vectors: (T, D) the teacher's unit vectors of the corpus's texts.
-        max_similarity: A candidate whose cosine with the anchor is above it is dropped. None: no such limit.
-        below_positive: Whether one is dropped that is at least as similar to the anchor as the positive is.
+        vectors: (T, D) the unit vectors that the teacher gives to the texts of the corpus.
+        max_similarity: Candidates whose cosine with the anchor is above this are dropped. None: no limit.
+        below_positive: Whether to drop candidates that are at least as similar to the anchor as the positive.
     """
 
     vectors: NDArray[np.float32]
@@ -115,15 +118,15 @@ class TeacherRule:
 def mine(
     miner: Miner, corpus: Corpus, vectors: NDArray[np.float32], k: int, rows: range, teacher: TeacherRule | None = None
 ) -> Mined:
-    """Up to k negatives, rows of the pool, for each of these rows, `CHUNK` of them at a time.
+    """Up to k negatives for each of these rows, as rows of the pool; `CHUNK` rows are searched at a time.
 
     Args:
         miner: The miner, set up with `vectors[: corpus.size]`.
         corpus: The texts.
-        vectors: (T, D) unit vectors of the texts, which may lie on disk.
-        k: Negatives a row.
-        rows: The rows to mine for, one after the other.
-        teacher: A rule on false negatives.
+        vectors: (T, D) unit vectors of the texts, which may be on disk.
+        k: Number of negatives per row.
+        rows: A contiguous range of rows to mine for.
+        teacher: A rule that drops false negatives.
     """
     chosen, counts = np.empty((len(rows), k), dtype=np.int64), Counter[str]()
     for start in range(0, len(rows), CHUNK):

@@ -17,20 +17,20 @@ from cse.inference.vectors import resumable, unit
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder, Precision
 
-CHUNK = 8_192  # texts between two marks of how far an encoding is
+CHUNK = 8_192  # texts that are encoded before the rows are saved
 
 
 def cached_vectors(
     encoder: Encoder, model_hash: str, texts: Sequence[str], precision: Precision
 ) -> NDArray[np.float32]:
-    """(n, D) unit vectors of texts, from the cache as far as they were encoded before.
+    """The unit vectors (n, D) of texts, from the cache if they were encoded before.
 
-    The array lies on disk, so that memory does not grow with the texts. A job that was killed resumes where it was
-    and ends with the same vectors.
+    The array is on disk, so memory does not grow with the texts. A job that was killed resumes where it stopped and
+    gives the same vectors.
 
     Args:
         encoder: The encoder.
-        model_hash: The encoder's `encoder.identity.model_hash`.
+        model_hash: The hash of the encoder; see `cse.encoder.identity.model_hash`.
         texts: The n texts.
         precision: See `Encoder.encode`.
 

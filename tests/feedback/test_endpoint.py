@@ -363,7 +363,7 @@ def test_what_it_refuses_before_anything_is_asked(tmp_path, capsys):
             (["--columns", "sentence1", "other"], "no column 'other'"),
             (["--max-cost", "1"], "--price-in"),
             (["--model", "gpt-4"], "KIND:NAME"),
-            (["--rater", "encoder:x"], "for fill"),
+            (["--rater", "encoder:x"], "takes no rater"),
             (["--workers", "0"], "--workers is 0"),
             (["--extra", "[1]"], "--extra"),
             (["--model", f"encoder:{tmp_path}"], "is not the folder of a model"),

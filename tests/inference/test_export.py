@@ -256,5 +256,5 @@ def test_what_is_no_export_or_a_damaged_one(bert, tmp_path):
     shutil.copytree(folder / "onnx", tmp_path / "onnx")
     model = tmp_path / "onnx" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"model.onnx does not load.*\nfix: export it again"):
+    with pytest.raises(UserError, match=r"model.onnx cannot be loaded.*\nfix: export it again"):
         OnnxEncoder(tmp_path / "onnx")
