@@ -117,7 +117,7 @@ class WordNet:
         return tuple(dict.fromkeys(lemma for lemma in found if lemma.lower() != word))
 
     def _members(self, name: str, offset: int) -> list[str]:
-        """The words of `offset file type count word id [word id ...]`; count is hexadecimal, adjectives may have (a)."""
+        """The words of `offset file type count word id [word id ...]`; count is hexadecimal; some words have (a)."""
         end = self._data[name].index(b"|", offset)
         cells = self._data[name][offset:end].decode("utf-8").split()
         words = cells[4 : 4 + 2 * int(cells[3], 16) : 2]

@@ -1,4 +1,4 @@
-"""Rows of text on their way to a batch: sources, data sets, tokens, collators, samplers, checks."""
+"""The path of rows of text to a batch: sources, data sets, tokens, collators, samplers, checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader should know of the training text before anything is trained on it, and what a model card says of it."""
+"""Checks of the training text before training: counts, lengths, languages, and overlap with evaluation sets."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.data.tokens import TokenStore
 
-FILE = "data.json"  # in a run's folder
-BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the histogram's bars
-SAMPLE = 500  # texts whose language is looked at, evenly from all
-LETTERS = 20  # that a text needs for that: of shorter ones the language is not to be told
-SURE = 0.5  # probability from which a language counts as told
-SHOWN = 5  # texts that are shown of an overlap
+FILE = "data.json"  # in the folder of a run
+BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the bars of a histogram
+SAMPLE = 500  # number of texts, evenly spaced, whose language is guessed
+LETTERS = 20  # smallest number of letters for which a language is guessed
+SURE = 0.5  # probability from which a guess counts as sure
+SHOWN = 5  # number of shared texts that are listed as examples
 
 EvaluationSets = Mapping[str, Sequence[tuple[str, ...]]]  # name -> rows of one text or two
 
 
 @runtime_checkable
 class KnowsTexts(Protocol):
-    """What an evaluator may have besides `__call__`: the texts of the evaluation sets at hand."""
+    """An evaluator that can also list the texts of the evaluation sets on this machine."""
 
     def texts(self, data: str | None = None) -> EvaluationSets:
-        """Rows of every evaluation set at hand, by name; `data` is a folder with more of them."""
+        """The rows of every evaluation set on this machine, by name; `data` is a folder with more sets."""
         ...
 
 
 def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
-    """Counts, lengths, scripts and languages of the training text, and its overlap with evaluation sets, as JSON.
+    """Count the training texts, their lengths, scripts and languages, and their overlap with evaluation sets.
 
     Args:
         data: The training rows.
-        tokens: Their texts, tokenized for training.
-        sets: The evaluation sets at hand.
+        tokens: The texts of the rows, tokenized for training.
+        sets: The evaluation sets to compare with.
 
     Returns:
-        `rows` and `left_out` (by reason, as the reader counted); `texts`: `all`, `distinct`, `distinct_normalized`
-        (see `same_text_key`) and `same_in_row`, rows of which two texts are one; `words` and `tokens`: lengths, with a
-        histogram; `scripts` and `languages`: shares of a sample; `overlap`: see there.
+        A mapping to write as JSON. `rows` and `left_out` (by reason) are counts of the reader. `texts` has `all`,
+        `distinct`, `distinct_normalized` (see `same_text_key`) and `same_in_row`, the rows with the same text twice.
+        `words` and `tokens` are lengths with a histogram. `scripts` and `languages` are shares in a sample. `overlap`
+        is the result of the function `overlap`.
     """
     texts = data.unique_texts()
     keys = {text: same_text_key(text) for text in texts}
@@ -65,7 +66,7 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
 
 
 def lengths(values: Sequence[int]) -> dict[str, Any]:
-    """Mean, quantiles and a histogram: `5-8` counts the texts of 5 to 8."""
+    """Mean, quantiles and a histogram of lengths; `5-8` counts the texts of length 5 to 8."""
     ordered = sorted(values)
     bars: dict[str, int] = {}
     low = 0
@@ -95,16 +96,17 @@ def _counts(data: Dataset, keys: Mapping[str, str]) -> dict[str, int]:
 
 
 def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) -> dict[str, dict[str, Any]]:
-    """How much of each evaluation set is in the training text, normalized; of pairs, in whatever order.
+    """Count the texts and pairs of each evaluation set that occur in the training data, up to `same_text_key`.
 
     Args:
         data: The training rows.
-        keys: Their distinct texts, each with what `same_text_key` makes of it.
+        keys: The `same_text_key` of each distinct text of the rows.
         sets: The evaluation sets.
 
     Returns:
-        For each set: `texts`, how many distinct ones it has, and `shared_texts`, how many of them are training texts;
-        `pairs` and `shared_pairs`, of which both are in one training row; `examples`, a few of the shared texts.
+        For each set: `texts`, the number of distinct texts, and `shared_texts`, the number of those that are training
+        texts; `pairs`, and `shared_pairs`, the number of pairs whose two texts are in one training row, in any order;
+        `examples`, a few of the shared texts.
     """
     wanted = {same_text_key(text) for rows in sets.values() for row in rows for text in row} - {""}
     found = {text: key for text, key in keys.items() if key in wanted}
@@ -127,7 +129,7 @@ def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) 
 
 
 def _together(data: Iterable[Any], found: Mapping[str, str]) -> set[frozenset[str]]:
-    """Pairs of normalized texts, each of an evaluation set, that stand in one training row."""
+    """The pairs of keys of evaluation texts that occur in one training row."""
     if not found:
         return set()
     rows = ([found[text] for text in example.texts if text in found] for example in data)
@@ -135,10 +137,10 @@ def _together(data: Iterable[Any], found: Mapping[str, str]) -> set[frozenset[st
 
 
 def _languages(texts: Sequence[str]) -> dict[str, Any]:
-    """Shares of scripts and of suspected languages among some texts.
+    """The shares of scripts and of guessed languages in a sample of texts.
 
-    A language is guessed by its letters' statistics (py3langid); of a short text the guess is weak, and one that is
-    not sure counts as `unsure`. What is rarer than 1% is noise, and left out.
+    The language is guessed from statistics of letters (py3langid). The guess is weak for short texts; a guess that is
+    not sure counts as `unsure`. Shares below 1% are noise and left out.
     """
     every = max(1, len(texts) // SAMPLE)
     sample = [text for text in texts[::every] if sum(map(str.isalpha, text)) >= LETTERS][:SAMPLE]
@@ -150,7 +152,7 @@ def _languages(texts: Sequence[str]) -> dict[str, Any]:
 
 @cache
 def _script(char: str) -> str:
-    """`LATIN` of LATIN SMALL LETTER A."""
+    """The script of a letter: `LATIN` for LATIN SMALL LETTER A."""
     return unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
 
 
@@ -167,9 +169,9 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
 
 
 def overlap_warnings(report: Mapping[str, Any]) -> list[str]:
-    """What of a report nobody should have to look for: one line, or none."""
+    """Warnings about overlap that are worth showing without opening the report: one line or none."""
     shared = {name: each for name, each in report["overlap"].items() if each["shared_texts"]}
     if not shared:
         return []
     parts = [f"{name} {each['shared_texts']} of {each['texts']:,}" for name, each in shared.items()]
-    return [f"evaluation texts are among the training texts: {', '.join(parts)}; scores on them flatter the model"]
+    return [f"evaluation texts are among the training texts: {', '.join(parts)}; scores on these sets will be too high"]

@@ -1,4 +1,4 @@
-"""Collators: how rows become views."""
+"""Collators make views, and thus batches, from rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TextViews(Collator):
     Rows may have unequal numbers of hard negatives: `Batch.view_mask` says which exist.
 
     Args:
-        max_length: Most tokens of a text, template and special tokens included (SimCSE: 32).
-        views: How often a row of one text is repeated; 1 is for objectives that do not contrast.
+        max_length: Largest number of tokens of a text, template and special tokens included (SimCSE: 32).
+        views: Number of views of a row of one text; 1 is for objectives that do not contrast.
 
     Raises:
         UserError: max_length or views is out of range.
@@ -70,7 +70,7 @@ class TextViews(Collator):
         )
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
-        """The texts of every view, row by row, as a run of this seed tokenizes them; for a reader, without `setup`."""
+        """The texts of every view, row by row, as a run with this seed tokenizes them. It works without `setup`."""
         return [list(row) for row in self._rows(examples)]
 
     def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
@@ -82,7 +82,7 @@ class TextViews(Collator):
 
 
 class Masked(Collator):
-    """Another collator's batch, with a masked copy of its token ids beside it (BERT, arXiv:1810.04805, section 3.1).
+    """Adds a masked copy of the token ids to the batch of another collator (BERT, arXiv:1810.04805, section 3.1).
 
     Each position that is neither special, nor of the template, nor padding is chosen with `probability`; of the
     chosen, 80% become the mask token, 10% a random token and 10% stay. Every view has masks of its own.
@@ -115,7 +115,7 @@ class Masked(Collator):
         self.ordinary = ordinary
 
     def needs_dropout(self, example: Example) -> bool:
-        """As the collator of the views."""
+        """Same as for the collator of the views."""
         return self.views.needs_dropout(example)
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
@@ -143,16 +143,16 @@ class Masked(Collator):
 
 
 class AugmentedViews(TextViews):
-    """`TextViews` with every view of a text changed by augmentations, one after another, each view on its own.
+    """`TextViews` that changes every view by augmentations, in order and independently of the other views.
 
-    `Batch.text_id` stays that of the text as it was, so that two renderings of one text are never negatives.
+    `Batch.text_id` is that of the original text, so that two versions of one text are never negatives of each other.
 
     Args:
-        augmentations: What is done to a text, in this order.
-        anchor_augmentations: What is done to the anchor, view 0, instead; an empty list leaves it as it is (ESimCSE).
-            None: the same as to the others.
-        max_length: Most tokens of a text, template and special tokens included.
-        views: How often a row of one text is repeated.
+        augmentations: The augmentations, in the order in which they are applied.
+        anchor_augmentations: The augmentations of the anchor, view 0; an empty list leaves it as it is (ESimCSE). None:
+            the same as for the other views.
+        max_length: Largest number of tokens of a text, template and special tokens included.
+        views: Number of views of a row of one text.
     """
 
     def __init__(
@@ -173,11 +173,11 @@ class AugmentedViews(TextViews):
         self.seed = seed
 
     def needs_dropout(self, example: Example) -> bool:
-        """False where anything is done to any view: they are different texts then."""
+        """False if any view is augmented, since the views are then different texts."""
         return not (self.augmentations or self.anchor_augmentations) and super().needs_dropout(example)
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
-        """The texts of every view, row by row, as the augmentations make them in a run of this seed."""
+        """The texts of every view, row by row, as a run with this seed augments them."""
         return self._rendered(examples, self._rows(examples), epoch, seed)
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:

@@ -1,18 +1,20 @@
-"""Data sets of Example, from a file, an asset or the Hub. A constructor reads and checks everything.
+"""Data sets of `Example`, read from a file, an asset or the Hub. The constructor reads and checks all rows.
 
-    Texts        one text a row; its views are made by the collator
-    Pairs        two texts that mean the same
+    Texts        one text in each row; the collator makes its views
+    Pairs        two texts with the same meaning
     Triplets     anchor, positive, hard negatives
-    ScoredPairs  two texts and how similar they are
+    ScoredPairs  two texts and their similarity
 
 `path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
-`org/name:file`, or `stream:org/name`, which keeps no copy on disk and with `limit` fetches only that many rows. White
-space around a text is dropped. Blank rows and exact repetitions of a row are left out, and counted in `report`; a
-missing cell becomes one space, as in SimCSE, and is counted too. `path` may also be an object in memory: a list of
-strings, of tuples in the order of the columns, or of dicts; a pandas or polars DataFrame; a `datasets.Dataset`.
+`org/name:file`, or `stream:org/name`, which keeps no copy on disk and fetches only `limit` rows. `path` may also be an
+object in memory: a list of strings, of tuples in the order of the columns, or of dicts; a pandas or polars DataFrame; a
+`datasets.Dataset`.
 
-A `weight_column` says how much each row counts in the mean of an objective, and a `label_column` which class or cluster
-it is of, for samplers; its values may be any text or number.
+White space around a text is removed. Blank rows and exact repetitions of a row are left out and counted in `report`; a
+missing cell becomes one space, as in SimCSE, and is counted too.
+
+A `weight_column` gives the weight of each row in the mean of an objective. A `label_column` gives the class or cluster
+of each row, for samplers; its values may be any text or number.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ from cse.data.sources import Column, Row
 from cse.errors import UserError, require_at_least
 
 SPACE = " "
-Parse = Callable[[str | None, str], float]  # of a cell and its place
+Parse = Callable[[str | None, str], float]  # from a cell and its place to a number
 
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows on the way in: what is kept, and counts of what is left out or mended."""
+    """Rows while they are read: the rows that are kept, and counts of those that are left out or repaired."""
 
     texts: list[tuple[str, ...]] = field(default_factory=list)
     extras: dict[str, list[float]] = field(default_factory=dict)
@@ -47,10 +49,10 @@ class Dataset(Sequence[Example]):
     """Rows in memory, in the order of the source.
 
     Attributes:
-        name: The path as it was given, or the type of the object that held the rows.
-        path: What was read: a path, or an object in memory.
+        name: The path that was given, or the type of the object that held the rows.
+        path: The source that was read: a path, or an object in memory.
         asked: The columns that were read.
-        report: Counts: `blank` and `duplicate` rows left out, `missing` cells, and what a class adds.
+        report: Counts of `blank` and `duplicate` rows that are left out, of `missing` cells, and of what a class adds.
         hash: The sha256 of the content.
     """
 
@@ -99,26 +101,26 @@ class Dataset(Sequence[Example]):
         return "weight" in self._extras
 
     def unique_texts(self) -> list[str]:
-        """Every text of every row once, in the order of first sight."""
+        """The distinct texts of all rows, in order of their first occurrence."""
         return list(dict.fromkeys(text for row in self._texts for text in row))
 
     def describe(self) -> str:
-        """Such as `asset:wiki 36,310 sentences`."""
+        """A description such as `asset:wiki 36,310 sentences`."""
         return f"{self.name} {len(self):,} {self.unit}"
 
 
 class Texts(Dataset):
-    """One text a row.
+    """Rows of one text.
 
     Args:
-        path: The source of the rows; see the module.
-        column: Its name, or its number in a csv or tsv file without a header. A .txt file needs none.
+        path: The source of the rows; see the docstring of the module.
+        column: The name of the column, or its number in a csv or tsv file without a header; ignored for a .txt file.
         split: Split of a data set on the Hub.
-        limit: Number of rows to keep, from the first; None keeps all.
-        min_words: Leave out shorter texts; `report` counts them as `short`.
-        max_words: Leave out longer texts; `report` counts them as `long`.
-        weight_column: Name or number of each row's weight, 0 or more. None: all count alike.
-        label_column: Name or number of each row's class or cluster. None: there is none.
+        limit: Number of rows to keep. None: all.
+        min_words: Smallest number of words; shorter texts are left out and counted as `short` in `report`.
+        max_words: Largest number of words; longer texts are left out and counted as `long`. None: no limit.
+        weight_column: Name or number of the column of weights, which must be >= 0. None: all rows have weight 1.
+        label_column: Name or number of the column of classes or clusters. None: rows have no labels.
 
     Raises:
         UserError: An argument is out of range, or the source cannot be read.
@@ -157,13 +159,13 @@ class Texts(Dataset):
 
 
 class Pairs(Dataset):
-    """An anchor and its positive a row.
+    """Rows of an anchor and its positive.
 
     Args:
-        path: The source of the rows; see the module.
+        path: The source of the rows; see the docstring of the module.
         columns: Two names, or two numbers in a csv or tsv file without a header.
         split: Split of a data set on the Hub.
-        limit: Number of rows to keep, from the first; None keeps all.
+        limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
 
@@ -191,17 +193,18 @@ class Pairs(Dataset):
 
 
 class Triplets(Dataset):
-    """An anchor, its positive and one or more hard negatives a row.
+    """Rows of an anchor, its positive and one or more hard negatives.
 
-    Of several negatives those that are missing are left out, so that rows may have unequal numbers of them. A single
-    negative is left out where it is null (parquet, jsonl); an empty one is a missing cell.
+    If there are several columns of negatives, missing ones are left out, so rows may have unequal numbers of negatives.
+    If there is one, it is left out where it is null (parquet, jsonl), and an empty cell is a missing cell.
 
     Args:
-        path: The source of the rows; see the module.
-        columns: Names of anchor, positive, negative, further negatives; or numbers, as for `Pairs`.
-        score_column: Name or number of a similarity of anchor and positive, in [0, 1] (CLHAIF). None: there is none.
+        path: The source of the rows; see the docstring of the module.
+        columns: Names of anchor, positive, negative and further negatives; or numbers, as for `Pairs`.
+        score_column: Name or number of the column with the similarity of anchor and positive, in [0, 1] (CLHAIF). None:
+            rows have no scores.
         split: Split of a data set on the Hub.
-        limit: Number of rows to keep, from the first; None keeps all.
+        limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
 
@@ -236,16 +239,16 @@ class Triplets(Dataset):
 
 
 class ScoredPairs(Dataset):
-    """Two texts and their similarity a row; `Example.score` is (score - min_score) / (max_score - min_score).
+    """Rows of two texts and their similarity; `Example.score` is (score - min_score) / (max_score - min_score).
 
     Args:
-        path: The source of the rows; see the module.
+        path: The source of the rows; see the docstring of the module.
         columns: Two names, or two numbers in a csv or tsv file without a header.
-        score_column: Name or number.
+        score_column: Name or number of the column of scores.
         min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1).
-        max_score: The score of texts that mean the same (STS and SICK-R: 5).
+        max_score: The score of texts with the same meaning (STS and SICK-R: 5).
         split: Split of a data set on the Hub.
-        limit: Number of rows to keep, from the first; None keeps all.
+        limit: Number of rows to keep. None: all.
 
     Raises:
         UserError: An argument is out of range, the source cannot be read, or a score is not a number in the range.
@@ -265,7 +268,7 @@ class ScoredPairs(Dataset):
         limit: int | None = None,
     ) -> None:
         if not min_score < max_score:
-            raise UserError(f"data.max_score is {max_score}\nfix: give more than data.min_score, {min_score}")
+            raise UserError(f"data.max_score is {max_score}\nfix: give a number > data.min_score, which is {min_score}")
         self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
         self.min_score, self.max_score = min_score, max_score
         asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
@@ -281,7 +284,7 @@ def _collect(
     extras: Mapping[str, Parse] | None = None,
     negatives: int = 0,
 ) -> _Rows:
-    """Read rows to the end or the limit; `extras` take the last cells, and before them lie the `negatives`."""
+    """Read rows up to the end or the limit. `extras` parse the last cells; before them are `negatives` cells."""
     require_at_least(2, "data", limit=limit)
     parses = dict(extras or {})
     rows = _Rows(extras={name: [] for name in parses})
@@ -308,7 +311,7 @@ def _collect(
 
 
 def _filled(cells: Sequence[str | None], negatives: int) -> tuple[str, ...]:
-    """One space for a missing cell; nothing for a null negative, nor for an empty one of several."""
+    """The texts of a row: a missing cell becomes one space; null negatives are left out, and empty ones of several."""
     kept = len(cells) - negatives
     return tuple(c or SPACE for i, c in enumerate(cells) if c or i < kept or (negatives == 1 and c is not None))
 
@@ -318,13 +321,13 @@ def _score(cell: str | None, place: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise UserError(
             f"data.score_column: {place} has the score {cell!r}, which must be a number in [{low:g}, {high:g}]\n"
-            "fix: correct or remove that row, or set the ends of the scale: data.min_score and data.max_score"
+            "fix: correct or remove that row, or set the scale: --data.min_score and --data.max_score"
         )
     return (value - low) / (high - low)
 
 
 def _marks(weight: int | str | None, label: int | str | None) -> tuple[list[Column], dict[str, Parse]]:
-    """The columns of weights and labels that are asked for, and how their cells are read."""
+    """The columns of weights and labels that are asked for, and the functions that parse their cells."""
     chosen: dict[str, tuple[int | str | None, Parse]] = {"weight": (weight, _weight), "label": (label, _Labels())}
     columns = [Column(f"data.{name}_column", column) for name, (column, _) in chosen.items() if column is not None]
     return columns, {name: parse for name, (column, parse) in chosen.items() if column is not None}
@@ -341,7 +344,7 @@ def _weight(cell: str | None, place: str) -> float:
 
 
 class _Labels:
-    """Numbers for labels, in the order of first sight."""
+    """Numbers labels in the order of their first occurrence."""
 
     def __init__(self) -> None:
         self.known: dict[str, int] = {}
@@ -371,15 +374,15 @@ def _columns(names: Sequence[int | str], *, exactly: int | None = None, at_least
 
 
 def _require_distinct(what: str, rows: _Rows) -> None:
-    """Raise unless there are two rows to tell apart."""
+    """Raise a UserError unless there are two different rows."""
     if len(rows.texts) > 1:
         return
-    counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "no line at all"
+    counts = ", ".join(f"{count} {kind}" for kind, count in rows.report.items() if count) or "it is empty"
     if not rows.texts:
         raise UserError(f"{what}: there is no text in it ({counts})\nfix: give rows with texts")
     why = "every row is the same" if rows.report["duplicate"] else "it has one row"
     raise UserError(
-        f"{what}: {why}: {rows.texts[0][0][:60]!r}\nfix: give rows with different texts, which training contrasts"
+        f"{what}: {why}: {rows.texts[0][0][:60]!r}\nfix: give rows with different texts, since training contrasts them"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a DataLoader loads: which rows make each step of a run, and the batch of given rows of an epoch."""
+"""The data of a DataLoader: the rows of each step of a run, and the batch made from given rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cse.interfaces import Collator, RowSource
 
 
 class Rows(torch.utils.data.Dataset[Batch]):
-    """Batches by their list of (epoch, row)."""
+    """A data set of batches, addressed by lists of (epoch, row)."""
 
     def __init__(self, data: Sequence[Example], collator: Collator) -> None:
         self.data, self.collator = data, collator
 
     def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        """The batch of these rows, all of one epoch."""
+        """The batch of these rows, which belong to one epoch."""
         return self.collator([self.data[row] for _, row in items], items[0][0])
 
     @staticmethod
@@ -40,7 +40,7 @@ class FixedRows(RowSource):
         self._data = data
 
     def texts(self) -> Sequence[str]:
-        """None besides those of the data."""
+        """No texts besides those of the data."""
         return ()
 
     def widest(self) -> Sequence[Example]:
@@ -48,31 +48,32 @@ class FixedRows(RowSource):
         return self._data
 
     def rows(self, step: int, encoder: Encoder) -> tuple[Sequence[Example], None]:
-        """The rows of the data, to the end of the run."""
+        """The rows of the data; they are valid to the end of the run."""
         return self._data, None
 
     def describe(self) -> str:
-        """Nothing: this is what a reader expects."""
+        """An empty text, since unchanged rows need no description."""
         return ""
 
 
 class StepBatches:
-    """The rows of every optimizer step, as a function of the step: a run can start at any, on any number of processes.
+    """The rows of every optimizer step as a function of the step, so that a run can start at any step.
 
-    Each epoch is its own permutation of the data; the rows left over at its end are dropped, since a smaller batch
-    would have fewer negatives.
+    The rows do not depend on the number of processes. Each epoch is a new permutation of the data; rows left over at
+    its end are dropped, since a smaller batch would have fewer negatives.
 
     Args:
-        rows: Size of the data, at least one batch.
-        batch_size: Rows of an optimizer step, over all processes.
-        accumulation: Parts of a step, each with its own negatives.
-        seed: The run's.
-        max_steps: Steps of the run. None: as many as `epochs` gives.
-        epochs: Passes over the data, each as long as the first.
-        draw: An epoch's parts (n, batch_size / accumulation) as a `Sampler` draws them. None: a random order.
+        rows: Number of rows in the data, at least one batch.
+        batch_size: Number of rows of an optimizer step, over all processes.
+        accumulation: Number of parts of a step, each with its own negatives.
+        seed: The seed of the run.
+        max_steps: Number of steps of the run. None: computed from `epochs`.
+        epochs: Number of passes over the data, each as long as the first.
+        draw: A function that draws the parts (n, batch_size / accumulation) of an epoch, as a `Sampler` does. None: a
+            random order.
 
     Raises:
-        UserError: An epoch has fewer parts than a step.
+        UserError: An epoch has fewer parts than one step.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class StepBatches:
         self.max_steps = max_steps or max(1, round(self.steps_per_epoch * epochs))
 
     def of_step(self, step: int) -> tuple[int, list[int]]:
-        """Epoch and rows of a step, over all processes."""
+        """The epoch and the rows of a step, over all processes."""
         while not self._ends or self._ends[-1] <= step:
             self._end(len(self._ends))
         epoch = bisect_right(self._ends, step)
@@ -102,17 +103,17 @@ class StepBatches:
         return epoch, chosen
 
     def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
-        """What one process loads from `step` on, to before `last`: its share of each part of each step."""
+        """The share of one process of each part of each step, from `step` to before `last`."""
         return ProcessBatches(self, step, rank, processes, self.max_steps if last is None else last)
 
     def _end(self, epoch: int) -> int:
-        """The step after an epoch, once those before are known."""
+        """The step after an epoch; those of earlier epochs must be known."""
         if epoch == len(self._ends):
             steps = len(self._draw(epoch)) // self.accumulation
             if not steps:
                 raise UserError(
                     f"trainer.accumulation is {self.accumulation}, but the sampler finds fewer batches in the data\n"
-                    "fix: a smaller trainer.accumulation or trainer.batch_size"
+                    "fix: give a smaller trainer.accumulation or trainer.batch_size"
                 )
             self._ends.append(steps + (self._ends[-1] if epoch else 0))
         return self._ends[epoch]
@@ -124,7 +125,7 @@ class StepBatches:
 
 
 class ProcessBatches:
-    """A DataLoader's batch sampler: a list of (epoch, row) for each part of each step."""
+    """A batch sampler for a DataLoader: a list of (epoch, row) for each part of each step."""
 
     def __init__(self, batches: StepBatches, first_step: int, rank: int, processes: int, last_step: int) -> None:
         self.batches, self.first_step, self.last_step = batches, first_step, last_step

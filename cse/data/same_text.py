@@ -1,4 +1,4 @@
-"""When two texts count as the same: the one answer that data checks, mining and feedback share."""
+"""Decides whether two texts count as the same; data checks, mining and feedback share it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def same_text_key(text: str) -> str:
 
 
 class _Dropped(dict[int, int | None]):
-    """A table for `str.translate`, filled as characters are met."""
+    """A table for `str.translate` that is filled when a character first occurs."""
 
     def __missing__(self, code: int) -> int | None:
         kind = unicodedata.category(chr(code))

@@ -1,4 +1,4 @@
-"""Which rows share a batch."""
+"""Samplers decide which rows share a batch."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
 from cse.seeding import torch_rng
 
-Batches = NDArray[np.int64]  # (n, size) row numbers
-TRIES = 64  # batches that are tried for an item
+Batches = NDArray[np.int64]  # (n, size) numbers of rows
+TRIES = 64  # number of batches that are tried for an item
 
 
 class NoDuplicates(Sampler):
-    """No text stands in two rows of a batch, so that nothing is masked as a false negative.
+    """Puts no text into two rows of a batch, so that nothing is masked as a false negative.
 
-    Rows are taken in a random order, each into the first batch that has room and none of its texts. Batches that are
-    not full at the end of the data are dropped. Texts are compared as they are, and as they are in the data: negatives
-    that are mined during training do not move a row.
+    Rows are taken in a random order; each goes into the first batch that has room and contains none of its texts.
+    Batches that are not full at the end of the data are dropped. Texts must be exactly equal to count as the same, and
+    negatives that are mined during training are not considered.
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """(n, size) row numbers of an epoch's batches.
+        """The batches of an epoch: numbers of rows (n, size).
 
         Raises:
-            UserError: There are fewer rows of different texts than a batch has.
+            UserError: No batch can be filled with rows without a common text.
         """
         order = shuffled(len(data), seed, epoch)
         packed = pack(order, [set(data[row].texts) for row in order], size)
         if not len(packed):
             raise UserError(
-                f"sampler NoDuplicates: no {size} of the data's {len(data)} rows are without a text in common\n"
-                "fix: a smaller trainer.batch_size, or leave the sampler out: equal texts are masked in the loss"
+                f"sampler NoDuplicates finds no {size} of the {len(data)} rows without a common text\n"
+                "fix: give a smaller trainer.batch_size, or omit the sampler, since the loss masks equal texts"
             )
         return packed
 
 
 class LabelBatches(Sampler):
-    """P labels x K rows of each, for objectives that contrast labels (PK batches, arXiv:1703.07737, section 2).
+    """Draws K rows of each of P labels, for objectives that contrast labels (PK batches, arXiv:1703.07737, section 2).
 
-    A batch of `size` rows holds K = size / P rows of each of P labels, the rows of a label side by side. Each epoch
-    cuts every label's rows into random groups of K; rows left over wait for another epoch, and a label with fewer
-    than K rows is never seen.
+    A batch of `size` rows has K = size / P rows of each of P labels; rows of one label are adjacent. Each epoch divides
+    the rows of every label into random groups of K. Rows left over are not seen in this epoch, and labels with fewer
+    than K rows are never seen.
 
     Args:
-        labels: P, the labels in a batch.
+        labels: The number P of labels in a batch.
     """
 
     def __init__(self, *, labels: int) -> None:
-        require_at_least(2, "sampler", labels=labels)  # with one label there is nothing to tell apart
+        require_at_least(2, "sampler", labels=labels)  # one label alone has nothing to contrast with
         self.labels = labels
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """(n, size) row numbers of an epoch's batches.
+        """The batches of an epoch: numbers of rows (n, size).
 
         Raises:
             UserError: P does not divide the batch, rows have no label, or fewer than P labels have K rows.
@@ -65,7 +65,7 @@ class LabelBatches(Sampler):
         if size % self.labels:
             raise UserError(
                 f"sampler.labels is {self.labels}, which does not divide a batch of {size} rows\n"
-                "fix: a trainer.batch_size (over trainer.accumulation) that is a multiple of sampler.labels"
+                "fix: make trainer.batch_size / trainer.accumulation a multiple of sampler.labels"
             )
         each = size // self.labels
         groups = _groups(data, each, seed, epoch, "LabelBatches")
@@ -73,22 +73,22 @@ class LabelBatches(Sampler):
         if enough < self.labels:
             raise UserError(
                 f"sampler.labels is {self.labels}, but only {enough} labels have the {each} rows that a batch takes\n"
-                "fix: a smaller sampler.labels or trainer.batch_size, or more rows a label"
+                "fix: give a smaller sampler.labels or trainer.batch_size, or more rows for each label"
             )
         order = shuffled(len(groups), seed, epoch)
-        packed = pack(order, [{groups[i][0]} for i in order], self.labels)  # (n, P) numbers of groups
+        packed = pack(order, [{groups[i][0]} for i in order], self.labels)  # (n, P) indices of groups
         return np.array([group for _, group in groups])[packed].reshape(len(packed), size)
 
 
 class ClusterBatches(Sampler):
-    """Every batch is of one label, such as a cluster's number, so that in-batch negatives are hard.
+    """Draws every batch from one label, such as the number of a cluster, so that in-batch negatives are hard.
 
-    Each epoch cuts every cluster's rows into random batches, and mixes their order. Rows left over wait for another
-    epoch, and a cluster with fewer rows than a batch is never seen.
+    Each epoch divides the rows of every cluster into random batches, in random order. Rows left over are not seen in
+    this epoch, and clusters with fewer rows than a batch are never seen.
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """(n, size) row numbers of an epoch's batches.
+        """The batches of an epoch: numbers of rows (n, size).
 
         Raises:
             UserError: Rows have no label, or no label has enough rows for a batch.
@@ -97,13 +97,13 @@ class ClusterBatches(Sampler):
         if not groups:
             raise UserError(
                 f"sampler ClusterBatches: no cluster of the data has the {size} rows of a batch\n"
-                "fix: a smaller trainer.batch_size, or fewer and larger clusters"
+                "fix: give a smaller trainer.batch_size, or fewer and larger clusters"
             )
         return np.array([groups[i][1] for i in shuffled(len(groups), seed, epoch)])
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of an epoch."""
+    """The random permutation of an epoch."""
     import torch
 
     order: list[int] = torch.randperm(count, generator=torch_rng(seed, "order", epoch)).tolist()
@@ -111,30 +111,32 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str) -> list[tuple[int, list[int]]]:
-    """(label, rows) of random groups of `size` rows of one label."""
+    """Random groups of `size` rows with the same label, as (label, rows)."""
     rows_of: dict[int, list[int]] = {}
     for row in shuffled(len(data), seed, epoch):
         label = data[row].label
         if label is None:
-            raise UserError(f"sampler {name} needs labels, and the data has none\nfix: data.init_args.label_column")
+            raise UserError(f"sampler {name} needs labels, but the data has none\nfix: --data.label_column=NAME")
         rows_of.setdefault(label, []).append(row)
     return [(c, r[i : i + size]) for c, r in rows_of.items() for i in range(0, len(r) - size + 1, size)]
 
 
 def pack(items: Sequence[int], keys: Sequence[set[Any]], size: int) -> NDArray[np.int64]:
-    """(n, size) items in batches without a key in common, each into the first batch that has room and none of its keys.
+    """Pack items into batches (n, size) in which no two items have a common key.
 
-    After TRIES batches with one of its keys an item goes behind the last of them, so that a key of very many items
-    takes no quadratic time.
+    Each item goes into the first batch that has room and contains none of its keys. Batches that are not full are
+    dropped.
     """
     batches: list[list[int]] = []
     room = _Room(size, batches)
-    within: dict[Hashable, set[int]] = {}  # the batches that hold a key
-    after: dict[Hashable, int] = {}  # the first batch behind them
+    within: dict[Hashable, set[int]] = {}  # the batches that contain a key
+    after: dict[Hashable, int] = {}  # the first batch after all of these
     for item, own in zip(items, keys, strict=True):
         at, tries = room.first(0), 0
         while any(at in within.get(key, ()) for key in own):
             tries += 1
+            # After TRIES batches, the item goes behind the last batch with one of its keys, since a key of very many
+            # items would take quadratic time otherwise.
             at = room.first(at + 1 if tries < TRIES else max(after.get(key, 0) for key in own))
         if at == len(batches):
             batches.append([])
@@ -146,13 +148,13 @@ def pack(items: Sequence[int], keys: Sequence[set[Any]], size: int) -> NDArray[n
 
 
 class _Room:
-    """Which batches are not full: a forest over those that are, whose paths are halved as they are walked."""
+    """Finds batches that are not full: a union-find forest over the full ones, with path halving."""
 
     def __init__(self, size: int, batches: list[list[int]]) -> None:
         self.size, self.batches, self._next = size, batches, dict[int, int]()
 
     def first(self, at: int) -> int:
-        """The first batch from `at` on that has room; a new one if there is none."""
+        """The index of the first batch from `at` on that has room; that of a new batch if there is none."""
         while at < len(self.batches) and len(self.batches[at]) == self.size:
             following = self._next.get(at, at + 1)
             self._next[at] = self._next.get(following, following)

@@ -1,4 +1,4 @@
-"""Rows of text from a file, an asset or the Hub. What is wrong with them is said with file and line."""
+"""Reads rows of text from a file, an asset or the Hub. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ csv.field_size_limit(1 << 28)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that is asked for, and the option that asks.
+    """A column to read, and the option that asks for it.
 
     Attributes:
-        field: Such as `data.columns`.
-        name: Its name in the header; or its number, from 0, in a csv or tsv file without a header.
+        field: The option, such as `data.columns`.
+        name: The name of the column, or its number, from 0, in a csv or tsv file without a header.
     """
 
     field: str
@@ -41,23 +41,23 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The cells asked for, in the order asked for; None where there is nothing. `place` is file:line."""
+    """The cells of the columns to read, in their order; None for a missing cell. `place` is file:line."""
 
     cells: tuple[str | None, ...]
     place: str
 
 
 def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator[Row]:
-    """The rows of `path`, one after the other.
+    """Read the rows of `path` one by one.
 
     Args:
         path: A .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
             `org/name:file`, or `stream:org/name`, whose rows are read as they arrive, without a copy on disk.
-        columns: What to take of each row. A .txt file has one, whatever its name.
+        columns: The columns to read. A .txt file has one column, whatever its name.
         split: Split of a data set on the Hub.
 
     Raises:
-        UserError: It cannot be found or read, or lacks a column.
+        UserError: The source does not exist, cannot be read, or lacks a column.
     """
     if path.startswith(STREAM):
         return _stream_hub(path, split, columns)
@@ -66,9 +66,9 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
 
 
 def column_names(path: str, split: str = "train") -> list[str]:
-    """The columns that a source has, whether they are used or not; none for a .txt file.
+    """The names of all columns of a source; none for a .txt file.
 
-    Of a csv or tsv file these are the cells of its first line, be it a header or not.
+    For a csv or tsv file, these are the cells of the first line, even if it is not a header.
 
     Raises:
         UserError: Same as `read`.
@@ -87,7 +87,7 @@ def column_names(path: str, split: str = "train") -> list[str]:
 
 
 def _locate(path: str) -> Path | None:
-    """The file that a path names, downloaded if need be; None for a data set of the Hub."""
+    """The file that a path names, downloaded if necessary; None for a data set on the Hub."""
     if path.startswith("asset:"):
         from cse.assets import resolve
 
@@ -103,7 +103,7 @@ def _locate(path: str) -> Path | None:
 def _require_file(file: Path, path: str) -> None:
     if file.is_dir():
         raise UserError(
-            f"data.path is {path}: that is a folder\n"
+            f"data.path is {path}, which is a folder\n"
             f"fix: give a file in it: {', '.join(_inside(file)[:12]) or 'it is empty'}"
         )
     if not file.exists():
@@ -119,7 +119,9 @@ def _read_file(file: Path, path: str, columns: Sequence[Column]) -> Iterator[Row
     _require_file(file, path)
     reader = _READERS.get(_kind(file))
     if reader is None:
-        raise UserError(f"data.path is {path}: the kind of file is unknown\nfix: name it {', '.join(KINDS)}")
+        raise UserError(
+            f"data.path is {path}, whose format is unknown\nfix: give a file that ends in {', '.join(KINDS)}"
+        )
     return reader(file, columns)
 
 
@@ -151,7 +153,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
             f"fix: iconv -f LATIN1 -t UTF-8 {file.name} > utf8-{file.name}"
         ) from error
     except (EOFError, zlib.error, OSError) as error:
-        raise UserError(f"data.path is {file}: cannot be read: {error}\nfix: give a whole, readable file") from error
+        raise UserError(
+            f"data.path is {file}, which cannot be read: {error}\nfix: give a complete, readable file"
+        ) from error
 
 
 def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
@@ -164,7 +168,7 @@ def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _read_tsv(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    """No quoting: a quotation mark is a character as any other."""
+    """Rows of a tsv file, in which a quotation mark is an ordinary character."""
     return _table(((number, line.split("\t")) for number, line in _lines(file)), file, columns)
 
 
@@ -184,7 +188,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _table(lines: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    """Rows of a file with a header, or without one where the columns are given by number."""
+    """Rows of a table. The first line is a header unless all columns are given by number."""
     if all(isinstance(c.name, int) for c in columns):
         at, width = [int(c.name) for c in columns], 0
     else:
@@ -223,7 +227,7 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
         yield Row(tuple(cell(record.get(str(c.name)), c, place) for c in columns), place)
 
 
-# -- Tables of another's making ----------------------------------------------------------------------------------------
+# -- Tables with typed columns ----------------------------------------------------------------------------------------
 
 
 def _read_parquet(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
@@ -241,7 +245,9 @@ def _parquet(file: Path) -> Any:
     try:
         return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())) if file.suffix.lower() == ".gz" else file)
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data.path is {file}: not a parquet file: {error}\nfix: give a whole .parquet file") from error
+        raise UserError(
+            f"data.path is {file}, which is not a parquet file: {error}\nfix: give a complete .parquet file"
+        ) from error
 
 
 def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
@@ -250,14 +256,14 @@ def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]
     try:
         with without_retries():
             table = load_dataset(path, split=split)
-    except Exception as error:  # the Hub, its client and the network fail in many ways; all mean that there is no data
+    except Exception as error:  # the Hub, its client and the network raise many kinds of errors
         raise _no_hub(path, error) from error
     _require(columns, table.column_names, path)
     return _records(table.select_columns([str(c.name) for c in columns]), columns, path)
 
 
 def _stream_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
-    """As `_read_hub`; what columns there are is known from the first row on."""
+    """Same as `_read_hub`, but the columns are only known from the first row."""
     from datasets import load_dataset
 
     def arriving() -> Iterator[dict[str, Any]]:
@@ -305,14 +311,14 @@ def cell(value: Any, column: Column, place: str) -> str | None:
     if value is None or isinstance(value, str):
         if value and not value.isascii() and re.search("[\ud800-\udfff]", value):
             raise UserError(
-                f"data.path: {place}, column {column.name!r} has half a character (a lone surrogate)\n"
+                f"data.path: {place}, column {column.name!r} contains half a character (a lone surrogate)\n"
                 "fix: remove it, or write the file as UTF-8 again"
             )
         return value
     if isinstance(value, int | float):
         return repr(value)
     raise UserError(
-        f"{column.field}: {place}, column {column.name!r} is a {type(value).__name__}, not a text\n"
+        f"{column.field}: {place}, column {column.name!r} has a {type(value).__name__} instead of a text\n"
         "fix: name a column of texts"
     )
 
@@ -329,9 +335,9 @@ def require_column(column: Column, names: Sequence[str], where: Path | str) -> i
         UserError: There is no such column.
     """
     if column.name not in names:
-        shown = ", ".join(map(repr, names[:12])) if names else "none, it is empty"
+        shown = ", ".join(map(repr, names[:12])) if names else "none, since it is empty"
         raise UserError(
-            f"{column.field}: {where} has no column {column.name!r}; its columns: {shown}"[:600]
+            f"{column.field}: {where} has no column {column.name!r}; its columns are {shown}"[:600]
             + "\nfix: give one of these names, or its number from 0 for a csv or tsv file without a header line"
         )
     return list(names).index(str(column.name))

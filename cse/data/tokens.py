@@ -28,16 +28,16 @@ class TokenStore:
     """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
 
     The ids lie on disk (a flat array and the offsets of its rows, memory-mapped); a dict from text to row stays in
-    memory, about 200 bytes a text, which is right for some millions of texts.
+    memory; it takes about 200 bytes for each text, which is acceptable for some millions of texts.
 
     Attributes:
-        max_length: Most ids of a text, template and special tokens included.
-        truncated: How many distinct texts were longer.
-        pad_id: Fills the right of a short row.
+        max_length: Largest number of ids of a text, template and special tokens included.
+        truncated: Number of distinct texts that were longer.
+        pad_id: The id that fills up short rows on the right.
         mask_id: The mask token; None for a tokenizer without one.
-        special_ids: Ids that stand for no text of its own.
-        vocab_size: Ids are below it.
-        added: How many ids the tokenizer puts before and after every text: special tokens and template.
+        special_ids: Ids of special tokens.
+        vocab_size: Size of the vocabulary; all ids are smaller.
+        added: Numbers of ids that the tokenizer puts before and after every text: special tokens and template.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TokenStore:
         Args:
             texts: In any number and order; repeated ones are stored once.
             tokenizer: A fast tokenizer with a pad token.
-            max_length: Most ids of a text, template and special tokens included.
+            max_length: Largest number of ids of a text, template and special tokens included.
 
         Raises:
             UserError: max_length leaves no room for a text, or the cache cannot be written.
@@ -84,23 +84,23 @@ class TokenStore:
         return cls(distinct, tokenizer, rust, max_length, folder)
 
     def __len__(self) -> int:
-        """How many distinct texts."""
+        """The number of distinct texts."""
         return len(self._rows)
 
     def text_id(self, text: str) -> int:
         """The row of a text.
 
         Raises:
-            KeyError: It is not one of the texts that the store was built of.
+            KeyError: The store was built without this text.
         """
         return self._rows[text]
 
     def ids(self, text_id: int) -> NDArray[np.int32]:
-        """(L,) the ids of a row."""
+        """The ids (L,) of a row."""
         return self._flat[self._offsets[text_id] : self._offsets[text_id + 1]]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text made on the fly, as the rows'."""
+        """The ids of a text that is not in the store, tokenized in the same way."""
         return list(self._rust.encode(text).ids) or [self.pad_id]
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ class TokenStore:
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
-    """The tokenizer without its Python half: the same ids, cut to max_length, several times as fast."""
+    """The Rust part of a tokenizer, which gives the same ids, cut to max_length, several times as fast."""
     from tokenizers import Tokenizer
 
     rust = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -129,7 +129,7 @@ def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Token
 
 
 def _key(texts: Sequence[str], rust: Tokenizer, pad_id: int) -> str:
-    """A name for what the ids depend on: the texts, and the tokenizer with its max_length."""
+    """A hash of everything that the ids depend on: the texts, and the tokenizer with its max_length."""
     digest = hashlib.sha256(f"{rust.to_str()} {pad_id}".encode())
     for text in texts:
         raw = text.encode()
@@ -157,7 +157,7 @@ def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> 
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a cache entry exists and holds what was written. A damaged entry is built again."""
+    """Whether a cache entry exists and is undamaged; a damaged entry is built again."""
     if not folder.exists():
         return False
     try:

@@ -117,7 +117,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
             computed at run time for the whole batch, so a vector depends a little on its batch.
 
     Returns:
-        The content of export.json. `cosine` is the smallest cosine between the vectors of the float32 graph and those of
+        The content of export.json. `cosine` is the smallest cosine between the vectors of the float32 graph and of
         torch over `SENTENCES`, in batches of several sizes; `cosine_int8` has the mean and the smallest for int8.
 
     Raises:

@@ -97,7 +97,7 @@ def whiten_checkpoint(
         The number of texts, and the dimension before whitening.
 
     Raises:
-        UserError: The checkpoint or the data cannot be read, k is out of range, or `out` exists but is not a checkpoint.
+        UserError: The checkpoint or the data cannot be read, k is out of range, or `out` is not a checkpoint.
     """
     from cse.data.sources import Column, read
     from cse.encoder.model import Encoder

@@ -198,11 +198,11 @@ def test_a_file_that_is_not_there(write, tmp_path):
 
 def test_a_folder(write, tmp_path):
     write("mine.txt", "x")
-    fails(lambda: Texts(str(tmp_path)), "that is a folder", "mine.txt")
+    fails(lambda: Texts(str(tmp_path)), "which is a folder", "mine.txt")
 
 
 def test_another_kind_of_file(write):
-    fails(lambda: Texts(write("mine.docx", "x")), "kind of file is unknown", ".jsonl")
+    fails(lambda: Texts(write("mine.docx", "x")), "whose format is unknown", ".jsonl")
     fails(lambda: Texts(write("my.parquet", "x")), "not a parquet file")
     fails(lambda: Pairs(write("my.txt", "x")), "one text per line", "data.columns names 2")
 
@@ -245,7 +245,7 @@ def test_a_gz_that_is_none_or_is_cut(write, tmp_path):
         ("a.csv", 'text\na\n"b"c\n', ("a.csv:3 is not csv",)),
         ("a.jsonl", '{"text": "a"}\n{"text"\n', ("a.jsonl:2 is not JSON",)),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', ("a.jsonl:2 is not a JSON object",)),
-        ("a.jsonl", '{"text": "a"}\n{"text": ["b"]}\n', ("a.jsonl:2", "is a list, not a text")),
+        ("a.jsonl", '{"text": "a"}\n{"text": ["b"]}\n', ("a.jsonl:2", "has a list instead of a text")),
         ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', ("a.jsonl:2", "half a character")),
     ],
 )

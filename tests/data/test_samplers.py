@@ -48,7 +48,7 @@ def test_without_duplicates_every_full_batch_is_there():
 
 def test_one_text_everywhere():
     data = [Example(("same", f"p{i}")) for i in range(9)]
-    with pytest.raises(UserError, match=r"no 2 of the data's 9 rows(.|\n)*fix"):
+    with pytest.raises(UserError, match=r"no 2 of the 9 rows(.|\n)*fix"):
         NoDuplicates().batches(data, 2, 0, 0)
     assert NoDuplicates().batches(data, 1, 0, 0).shape == (9, 1)
 

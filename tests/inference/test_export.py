@@ -205,7 +205,7 @@ def test_a_graph_that_gives_other_vectors_is_not_written(bert, tiny_bert, tmp_pa
     other = Encoder.load(str(folder / "best"))
     with torch.no_grad():
         next(other.post.parameters()).mul_(1.5)
-    with pytest.raises(UserError, match="other vectors than the checkpoint: cosine 0"):
+    with pytest.raises(UserError, match="the vectors of the graph differ from those of the checkpoint: cosine 0"):
         export.export(other, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -129,7 +129,7 @@ def test_in_a_clean_process_it_gives_the_runs_vectors(best, cached, tmp_path):
     report = verify_adapter(tmp_path / "staged", adapter)
     assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
     assert set(report.weights) == {"adapter_model.safetensors"}
-    assert report.lines()[-1] == f"needs peft and the backbone {BASE} as of {COMMIT}"
+    assert report.lines()[-1] == f"needs peft and the backbone {BASE} at commit {COMMIT}"
     settings = json.loads((tmp_path / "staged" / "adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, COMMIT)
     card = ModelCard.load(tmp_path / "staged" / "README.md")
