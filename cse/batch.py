@@ -21,10 +21,10 @@ class Example:
 
     Attributes:
         texts: Anchor first. If there is a single text, the collator makes the views of it.
-        num_positives: How many of the texts after the anchor are positives; the rest are hard negatives.
+        num_positives: Number of texts after the anchor that are positives; the rest are hard negatives.
         score: Graded similarity in [0, 1], for scored pairs.
         label: A class, for label-aware samplers and objectives.
-        weight: How much the row counts in an objective, >= 0; a row of weight 2 counts as two. None: 1.
+        weight: Weight of the row in an objective, >= 0; a row of weight 2 counts as two. None: 1.
         row_id: Position in the data set, which seeds everything random about the row.
     """
 

@@ -16,7 +16,7 @@ class Adapter(nn.Module, ABC):
     """A part of one `Encoder`, which attaches it to its backbone; `Lora` and `SoftPrompts` are the two kinds.
 
     Attributes:
-        positions: How many of the backbone's positions the adapter takes from every text.
+        positions: Number of the backbone's positions that the adapter takes from every text.
         has_dropout: Whether the adapter itself drops anything in training.
     """
 

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
     Args:
         backbone: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        pooler: How hidden states become one vector; see `cse.encoder.poolers`.
+        pooler: The pooling of hidden states to one vector; see `cse.encoder.poolers`.
         head: `mlp` adds SimCSE's Linear + tanh after the pooler, newly initialized.
         export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
         layers: Keep this many of the backbone's first layers.

@@ -26,7 +26,7 @@ class Outcome:
         data: The rows that were scored, by task.
         scores: The scores, by task.
         missing: The reason why a requested task has no score, by task.
-        seconds: How long reading, encoding and scoring took.
+        seconds: The seconds that reading, encoding and scoring took.
         row: The row of `vectors` of each distinct sentence.
         vectors: (n, D), one row per distinct sentence.
     """
@@ -127,10 +127,10 @@ class _Kept:
 
 
 def require_complete(outcome: Outcome) -> Outcome:
-    """The outcome, unless a task is missing.
+    """The outcome, if no task is missing.
 
     Raises:
-        UserError: One is.
+        UserError: The data of a task are missing.
     """
     if outcome.missing:
         name, reason = next(iter(outcome.missing.items()))

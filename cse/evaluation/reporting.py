@@ -35,14 +35,14 @@ def report(
         title: Title of the page.
         baseline: A recipe that all others are compared with, in a table of its own.
         tasks: Report only the results on these tasks, named as they were when they were scored.
-        summary: Where to write the table of methods as JSON; it needs a baseline that was scored on one set of tasks.
+        summary: A JSON file for the table of methods; it needs a baseline that was scored on one set of tasks.
         note: Text about the conditions of the runs, kept in the summary.
 
     Returns:
-        What was found.
+        The results and curves that were found.
 
     Raises:
-        UserError: The folder holds nothing to report, or no complete results of the baseline.
+        UserError: The folder has nothing to report, or no complete results of the baseline.
     """
     out = out or runs
     if summary and not baseline:
@@ -55,7 +55,9 @@ def report(
         found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])
     if not found.entries and (tasks or not found.curves):
         what = f"no results on {tasks}" if tasks else "no results.json and no metrics.jsonl of a run"
-        raise UserError(f"{runs} holds {what}\nfix: score a checkpoint first: cse eval CKPT --out {runs}/results.json")
+        raise UserError(
+            f"{runs} has {what}\nfix: score a checkpoint first: cse eval CHECKPOINT --out {runs}/results.json"
+        )
     text = markdown(found.entries)
     if baseline:
         compared = summaries(found.entries, baseline, note)

@@ -52,7 +52,7 @@ class Scored:
         """Read results.json and the arrays beside it.
 
         Raises:
-            UserError: One is missing, or they are not of one run.
+            UserError: A file is missing or damaged.
         """
         found = read(path)
         try:
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read results.json.
 
     Raises:
-        UserError: It is missing or of another schema.
+        UserError: The file is missing, or has another schema.
     """
     try:
         found: dict[str, Any] = read_json(path)
@@ -89,7 +89,7 @@ def write(
     *,
     option: str = "--out",
 ) -> None:
-    """Write results.json, and the similarities of the pairs beside it, each whole or not at all.
+    """Write results.json, and the similarities of the pairs beside it; neither file is ever left incomplete.
 
     Args:
         results: The content.
@@ -98,7 +98,7 @@ def write(
         option: The option that gave the path.
 
     Raises:
-        UserError: The place cannot be written to.
+        UserError: The file cannot be written.
     """
     try:
         if similarities is not None:
@@ -106,7 +106,7 @@ def write(
                 np.savez_compressed(file, **similarities)  # type: ignore[arg-type]
         write_text(out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
-        raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give a path that can be") from None
+        raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give another path") from None
 
 
 def default_out(checkpoint: str, requested: str) -> Path | None:
@@ -125,17 +125,17 @@ def name_for(checkpoint: str, requested: str) -> str:
 
 
 def check_writable(out: Path, option: str = "--out") -> None:
-    """Refuse, before any work, a place where results could not be written.
+    """Check that a file can be written, before the work starts.
 
     Args:
         out: The path of the file.
         option: The option that gave it.
 
     Raises:
-        UserError: It cannot be written to.
+        UserError: The file cannot be written.
     """
     parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if out.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {out} cannot be written\nfix: give the path of a file in a folder that can be")
+        raise UserError(f"{option} {out} cannot be written\nfix: give the path of a file in a writable folder")

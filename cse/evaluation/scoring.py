@@ -37,7 +37,7 @@ def evaluate(
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
-        out: Where to write results.json, and the similarities of the pairs beside it; None: nowhere.
+        out: The results.json to write, with the similarities of the pairs beside it. None: write no file.
 
     Returns:
         The content of results.json as `results`, with the similarity of every pair. `missing` in it names the tasks

@@ -29,7 +29,7 @@ class CLHAIF(Objective):
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
         hard_negative_weight: Added to the logit of the row's own hard negatives, as in `SimCSE`.
-        smooth: Which entries are softened (run_clhaif_simcse.sh: positive).
+        smooth: The entries that are softened (run_clhaif_simcse.sh: positive).
 
     Raises:
         UserError: The temperature is not positive.

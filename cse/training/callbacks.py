@@ -103,7 +103,7 @@ def header(run: Run) -> list[tuple[str, str]]:
 
 
 def _negatives(run: Run, rows: int) -> str:
-    """How many negatives an anchor is compared with."""
+    """The number of negatives for each anchor, in words."""
     if not run.objective.contrasts:
         return ""
     example = run.data[0]

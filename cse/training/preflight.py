@@ -106,6 +106,7 @@ def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Setting
         learner(batch, ctx, encoded)
     except ValueError as error:
         raise UserError(
-            f"objective {type(learner.objective).__name__}: {error}\n"
-            f"(trainer.batch_size {settings.batch_size}, trainer.accumulation {settings.accumulation})"
+            f"objective {type(learner.objective).__name__}: {error} "
+            f"(trainer.batch_size {settings.batch_size}, trainer.accumulation {settings.accumulation})\n"
+            "fix: give data, a collator and a batch size that suit this objective"
         ) from error

@@ -67,7 +67,7 @@ class Run:
 
     Attributes:
         name: The recipe's name.
-        folder: Where the run is written.
+        folder: The folder that the run writes to.
         seed: The seed of everything random.
         data: The rows to train on.
         collator: Makes batches of rows.
@@ -78,7 +78,7 @@ class Run:
         sampler: Chooses which rows share a batch. None: a random order.
         source: Gives the rows where they change during training, such as rows with mined negatives.
         callbacks: Watchers of the run.
-        progress: How far the run is.
+        progress: The progress of the run.
         max_steps: Optimizer steps of the whole run; set by the trainer, as are the following.
         truncated: Distinct texts that are longer than `collator.max_length`.
         hardware: Device, number of processes and precision.

@@ -28,8 +28,8 @@ class Settings:
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
-        trackers: Where to send settings, curves and the final table, by the names of Accelerate (tensorboard, trackio,
-            wandb). Trackers that write files, such as tensorboard, write to trackers/ in the run's folder.
+        trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
+            final table. Trackers that write files, such as tensorboard, write to trackers/ in the run's folder.
 
     Raises:
         UserError: A value is out of range.

@@ -25,7 +25,7 @@ def start(accelerator: Accelerator, folder: Path, name: str, settings: dict[str,
     """
     files = folder / "trackers"
     files.mkdir(parents=True, exist_ok=True)
-    # The same folder is the same run: after a resume, its curves go on where they ended.
+    # The same folder is the same run: after a resume, its curves continue where they ended.
     identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     options = {
         "wandb": {"name": name, "id": identity, "resume": "allow", "dir": str(files)},

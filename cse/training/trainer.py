@@ -147,7 +147,7 @@ class Trainer:
         self._save_state()
 
     def _complete(self) -> bool:
-        """Whether the run is over: all steps are taken, a callback ended it, or the last evaluations were no better."""
+        """Whether the run is over: all steps are taken, a callback ended it, or the score stopped improving."""
         progress, patience = self.run.progress, self.settings.early_stopping
         if patience is None or progress.best_step is None:
             return progress.step >= self.run.max_steps or self.run.ended
