@@ -80,32 +80,38 @@ def strings(node: ast.AST) -> str:
     return "".join(n.value for n in sorted(parts, key=lambda n: (n.lineno, n.col_offset)))
 
 
+def docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[int, str]]:
+    """Bad patterns of the docstring of a module, class or function."""
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        for offset, text in (*found(first.value.value), *arguments(first.value.value)):
+            yield first.value.lineno + offset, text
+
+
+def raised(message: str) -> Iterator[str]:
+    """Bad patterns of the message of an exception."""
+    yield from (text for _, text in found(message))
+    line = SECOND_LINE.search(message)
+    if line and "\nfix: " not in message:
+        yield f"second line of a message is not 'fix: ...': {line[1]!r}"
+
+
+def option(message: str) -> Iterator[str]:
+    """Bad patterns of the help text of an option or a command."""
+    yield from (text for _, text in found(message))
+    if re.match(r"(of|as|which|from|by|how|where|whose|who)\b", message):
+        yield f"help text: {message[:100]!r}"
+
+
 def python(source: str) -> Iterator[tuple[int, str]]:
     """Bad patterns of the docstrings, comments, raised messages and help texts of a file."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                for offset, text in (*found(first.value.value), *arguments(first.value.value)):
-                    yield first.value.lineno + offset, text
+            yield from docstring(node)
         elif isinstance(node, ast.Raise) and node.exc is not None:
-            message = strings(node.exc)
-            for _, text in found(message):
-                yield node.lineno, text
-            line = SECOND_LINE.search(message)
-            if line and "\nfix: " not in message:
-                yield node.lineno, f"second line of a message is not 'fix: ...': {line[1]!r}"
+            yield from ((node.lineno, text) for text in raised(strings(node.exc)))
         elif isinstance(node, ast.keyword) and node.arg in {"help", "description", "epilog"}:
-            message = strings(node.value)
-            for _, text in found(message):
-                yield node.value.lineno, text
-            if re.match(r"(of|as|which|from|by|how|where|whose|who)\b", message):
-                yield node.value.lineno, f"help text: {message[:100]!r}"
+            yield from ((node.value.lineno, text) for text in option(strings(node.value)))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             for _, text in found(token.string):
