@@ -186,7 +186,9 @@ def _cut(config: PretrainedConfig, layers: int | None) -> None:
         return
     depth = int(config.num_hidden_layers)
     if not 1 <= layers <= depth:
-        raise UserError(f"encoder.layers is {layers}; this backbone has {depth}: give a number from 1 to {depth}")
+        raise UserError(
+            f"encoder.layers is {layers}, but this backbone has {depth}\nfix: give an integer from 1 to {depth}"
+        )
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]

@@ -401,7 +401,10 @@ class Encoder(nn.Module):
         if max_length is None:
             return min(limit, DEFAULT_MAX_LENGTH)
         if not 1 <= max_length <= limit:
-            raise UserError(f"encoder.max_length is {max_length}; {self.source} can position 1 to {limit} tokens")
+            raise UserError(
+                f"encoder.max_length is {max_length}, but {self.source} has {limit} positions\n"
+                f"fix: give an integer from 1 to {limit}"
+            )
         return max_length
 
 

@@ -33,14 +33,20 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
     """A copy of the tokenizer that puts every text into the template.
 
     Raises:
-        UserError: The template has no `{text}`, or two, or nothing beside it, or no room for a text beside it; or the
-            tokenizer has a template already, or is not a fast one.
+        UserError: The template does not have exactly one `{text}` with something beside it, or leaves no room for a
+            text; or the tokenizer has a template already, or is not a fast one.
     """
     prefix, suffix = _cut(template)
     if template_of(tokenizer) is not None:
-        raise UserError(f"encoder.template is {template!r}; the tokenizer has one already: {template_of(tokenizer)!r}")
+        raise UserError(
+            f"encoder.template is {template!r}, but the tokenizer has one already: {template_of(tokenizer)!r}\n"
+            "fix: omit encoder.template, or give a backbone without a template"
+        )
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"encoder.template needs a fast tokenizer; {type(tokenizer).__name__} has no tokenizer.json")
+        raise UserError(
+            f"encoder.template needs a fast tokenizer, but {type(tokenizer).__name__} has no tokenizer.json\n"
+            "fix: omit encoder.template, or give a backbone with tokenizer.json"
+        )
     before, after = added_ids(tokenizer)
     baked = _plain(tokenizer)
     baked.backend_tokenizer.post_processor = _processor(

@@ -62,23 +62,24 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
     if (folder / EXPORTED[0]).is_file():
         return _exported(name, folder)
     prompt, sha256 = Layout.read(folder).default_prompt or None, model_hash(folder)
-    if prompt is None and not (
-        use_prompts and prompts(folder)
-    ):  # our encoder adds no prompts, so what needs one runs in its own library
+    # Our encoder adds no prompts, so a model that needs one runs in its own library.
+    if prompt is None and not (use_prompts and prompts(folder)):
         try:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
         except UserError as error:
             refusal = error
-        except Exception as error:  # damaged files surface as whatever the library at hand raises
+        except Exception as error:  # damaged files can raise anything, by the library that reads them
             reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
             refusal = UserError(
                 f"{name} cannot be loaded: {type(error).__name__}: {reason}\nfix: give a complete checkpoint"
             )
     else:
-        refusal = UserError(f"{name}: sentence-transformers, which its default prompt needs, does not load it")
+        refusal = UserError(
+            f"{name} has a default prompt, and sentence-transformers cannot load it\nfix: give a complete checkpoint"
+        )
     try:
         return Model(_sentence_transformer(folder), name, folder, sha256, "sentence-transformers", prompt)
-    except Exception:  # its loaders raise anything; what our own loader said is the better message
+    except Exception:  # its loaders can raise anything; the message of our own loader is better
         raise refusal from None
 
 
