@@ -20,7 +20,7 @@ from cse.training.objects import insert_parts, merge, require_objects
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
-UNNAMED = "custom"  # a recipe that is no file
+UNNAMED = "custom"  # the name of a recipe without a file
 
 
 @dataclass(frozen=True, slots=True)

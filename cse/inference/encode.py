@@ -151,7 +151,7 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out {out} is a folder\nfix: give a file in it, such as {out / ('vectors' + out.suffix)}")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--out {out}: {folder} is not a writable folder\nfix: give another path")
+        raise UserError(f"--out {out}: {folder} is not a folder, or not a writable one\nfix: give another path")
 
 
 def _read(path: str, column: str) -> Iterator[str]:

@@ -79,10 +79,10 @@ def test_pairs_are_mined_for_in_every_form(run):
 
 
 def test_push_says_what_would_go(run):
-    upload = run.push("me/name", dry_run=True, licence="mit")
+    upload = run.push("me/name", dry_run=True, license="mit")
     assert {"README.md", "modules.json", "config.json"} <= set(upload.files)
     assert upload.url == ""
-    assert set(cse.push(str(run.best), "me/name", dry_run=True, licence="mit").files) == set(upload.files)
+    assert set(cse.push(str(run.best), "me/name", dry_run=True, license="mit").files) == set(upload.files)
 
 
 def test_what_a_run_has_not_yet_is_said(tmp_path):

@@ -230,9 +230,9 @@ def test_not_utf8(write):
 def test_a_gz_that_is_none_or_is_cut(write, tmp_path):
     path = tmp_path / "cut.txt.gz"
     path.write_bytes(gzip.compress(b"some text\n" * 1000)[:-12])
-    fails(lambda: Texts(str(path)), "cut.txt.gz: cannot be read")
+    fails(lambda: Texts(str(path)), "cut.txt.gz, which cannot be read")
     path.write_bytes(b"plain")
-    fails(lambda: Texts(str(path)), "cut.txt.gz: cannot be read")
+    fails(lambda: Texts(str(path)), "cut.txt.gz, which cannot be read")
 
 
 @pytest.mark.parametrize(
