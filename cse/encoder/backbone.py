@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cse.assets.hub import snapshot
 from cse.encoder import fast
+from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
 from cse.encoder.lora import merged_state
 from cse.encoder.provenance import copy_notices
@@ -34,6 +35,7 @@ def load_backbone(
     revision: str | None = None,
     layers: int | None = None,
     dropout: Dropout | None = None,
+    attention: Attention = "own",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a transformer without pooler or language-model head, in float32, and its tokenizer.
 
@@ -42,9 +44,10 @@ def load_backbone(
         revision: Commit, tag or branch, for a Hub id.
         layers: Keep this many of the first layers; None keeps all.
         dropout: Overrides of the checkpoint's attention and hidden dropout.
+        attention: Whether a causal model attends to later tokens too.
 
     Raises:
-        UserError: The backbone cannot be loaded, lacks weights, has fewer layers, or has no such dropout.
+        UserError: The backbone cannot be loaded, lacks weights, has fewer layers, or has no such dropout or attention.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -74,6 +77,8 @@ def load_backbone(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    if attention == "bidirectional":
+        make_bidirectional(model, source)
     fast.install(model)
     return model, tokenizer
 

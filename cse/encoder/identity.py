@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cse.encoder.bidirectional import is_bidirectional
 from cse.files import sha256_file
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def _hash_encoder(encoder: Encoder) -> str:
     vocabulary = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
     vocabulary |= {"truncation": None, "padding": None}  # every call sets them
     post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
-    settings = (type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post)
+    settings = [type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post]
+    settings += ["bidirectional"] if is_bidirectional(encoder.backbone.config) else []
     digest.update(json.dumps([vocabulary, settings], sort_keys=True).encode())
     return digest.hexdigest()

@@ -11,6 +11,8 @@
 This is the legacy layout of sentence-transformers, which its versions from 5.1 to 6.x both read. A pooler of two layers
 is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. Both are modules of
 sentence-transformers, so only soft prompts need code of their own. Heads that serve training only are not saved.
+Bidirectional attention is `is_causal: false` in config.json. transformers 4 would ignore it in silence; the first
+module is therefore named as sentence-transformers 6 names it, so that versions for transformers 4 fail to load.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from cse.files import read_json, write_json
 MODULES, SETTINGS, ABOUT = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 ADAPTER = "adapter"  # loaders of transformers and peft look for an adapter in the root only
 LEGACY = "sentence_transformers.models."
+NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
 TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # what turns text into token embeddings
 POOLING_KEYS: dict[PoolerName, str] = {
     "cls": "pooling_mode_cls_token",
@@ -94,6 +97,7 @@ class Layout:
         width: H, the size of the backbone's states, if the folder says so.
         depth: The number of the backbone's layers; needed to write a pooler of two layers.
         architecture: The backbone's `model_type`, if the folder holds the backbone.
+        bidirectional: Whether a causal backbone attends to later tokens too, by a flag of its config.json.
         max_length: The most tokens of a text.
         lower_case: Whether texts are lower-cased first.
         template: The text that the tokenizer puts around every text.
@@ -110,6 +114,7 @@ class Layout:
     width: int | None = None
     depth: int | None = None
     architecture: str | None = None
+    bidirectional: bool = False
     max_length: int | None = None
     lower_case: bool = False
     template: str | None = None
@@ -269,6 +274,7 @@ def _read(folder: Path) -> Layout:
         width=config.get("hidden_size") or width,
         depth=config.get("num_hidden_layers"),
         architecture=config.get("model_type"),
+        bidirectional=config.get("is_causal") is False,
         max_length=None if length is None else int(length),
         lower_case=bool(settings.get("do_lower_case")),
         template=settings.get("template") or tokenizer.get("cse_template"),

@@ -15,6 +15,7 @@ from cse.batch import EncoderOutput
 from cse.encoder import soft_prompts
 from cse.encoder.adapter import Adapter
 from cse.encoder.backbone import fetch, load_backbone, max_positions, write_backbone
+from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.cutoff import Cutoff
 from cse.encoder.dropout import Dropout, has_dropout
 from cse.encoder.fast import enabled
@@ -25,7 +26,7 @@ from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.heads import Dense, load_module
-from cse.encoder.layout import LEGACY, TRANSFORMER, Layout, Reference, module_list
+from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, module_list
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
@@ -56,6 +57,8 @@ class Encoder(nn.Module):
             None: what the backbone can position, up to 512.
         adapter: What is trained instead of the backbone: `Lora` or `SoftPrompts`. None trains the whole backbone.
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
+        attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
+            then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
         revision: Commit, tag or branch of a Hub id.
 
     Raises:
@@ -74,11 +77,19 @@ class Encoder(nn.Module):
         max_length: int | None = None,
         adapter: Adapter | None = None,
         dropout: Dropout | None = None,
+        attention: Attention = "own",
         revision: str | None = None,
     ) -> None:
         super().__init__()
+        if attention == "bidirectional" and isinstance(adapter, SoftPrompts):
+            raise UserError(
+                "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
+                "look back only\nfix: use Lora, or train the whole backbone"
+            )
         dropout = dropout or Dropout()
-        self.backbone, self.tokenizer = load_backbone(backbone, revision=revision, layers=layers, dropout=dropout)
+        self.backbone, self.tokenizer = load_backbone(
+            backbone, revision=revision, layers=layers, dropout=dropout, attention=attention
+        )
         if template is not None:
             from cse.encoder.template import bake
 
@@ -296,13 +307,15 @@ class Encoder(nn.Module):
             f"dim {self.dim}",
             f"pooler {self.pooler}",
         ]
+        parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
         parts += ["template"] if self.template else []
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
     def layout(self, *, whole: bool = True, with_code: bool = False) -> Layout:
         """What a checkpoint of this encoder is made of; the arguments are those of `save`."""
-        first, reference = f"{LEGACY}{TRANSFORMER}", None
+        bidirectional = is_bidirectional(self.backbone.config)
+        first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
         if isinstance(self.adapter, SoftPrompts):
             first = soft_prompts.MODULE.removeprefix("cse.encoder.") if with_code else soft_prompts.MODULE
             local = Path(self.source).is_dir()
@@ -314,6 +327,7 @@ class Encoder(nn.Module):
             pooler=self.pooler,
             width=self.hidden_size,
             depth=int(self.backbone.config.num_hidden_layers),
+            bidirectional=bidirectional,
             max_length=self.max_length,
             lower_case=self.lower_case,
             template=self.template,

@@ -57,6 +57,8 @@ def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
     check_sums(checkpoint)
     if dense := [module.path for module in layout.post if module.dense is not None]:
         raise _refusal(checkpoint, f"has the Dense layer {dense[0]} after pooling, which a LoRA adapter cannot hold")
+    if layout.bidirectional:
+        raise _refusal(checkpoint, "has bidirectional attention, and a LoRA adapter leaves its backbone causal")
     settings = read_json(checkpoint / ADAPTER / CONFIG)
     source = str(settings["base_model_name_or_path"])
     folder, commit = _backbone(checkpoint, source, settings.get("revision"))

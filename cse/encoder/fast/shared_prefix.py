@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cse.encoder.bidirectional import is_bidirectional
 from cse.encoder.fast.switch import enabled
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def shared_length(rows: Sequence[list[int]]) -> int:
 
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model is causal, so that the states of a prefix do not depend on what follows it."""
-    return enabled() and model.config.model_type in CAUSAL
+    return enabled() and model.config.model_type in CAUSAL and not is_bidirectional(model.config)
 
 
 def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options: Any) -> SharedPrefix:

@@ -17,6 +17,8 @@ STATES = {  # from the states of one layer (n, L, H) to vectors (n, H)
 }
 ACTIVATIONS = {"identity": "{}", "tanh": "torch.tanh({})", "relu": "torch.relu({})", "gelu": "F.gelu({})"}
 
+BIDIRECTIONAL = "# Its attention is bidirectional, which needs {} or later.\n"
+
 
 def read_published(folder: Path) -> Layout:
     """The layout of a folder that cse can load without a backbone from elsewhere.
@@ -50,6 +52,7 @@ def sentence_transformers_code(layout: Layout, name: str) -> str:
     """Code that encodes with sentence-transformers; `name` is a Hub id or a folder."""
     trust = ", trust_remote_code=True" if layout.needs_code else ""
     return f"""\
+{BIDIRECTIONAL.format("sentence-transformers 6 and transformers 5.2") if layout.bidirectional else ""}\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({json.dumps(name)}{trust})
@@ -75,6 +78,7 @@ def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str 
     imports += ["from transformers import AutoModel, AutoTokenizer"]
     no_pooler = ", add_pooling_layer=False" if drops_pooler(layout) else ""
     lines = [
+        *([BIDIRECTIONAL.format("transformers 5.2").strip()] if layout.bidirectional else []),
         *imports,
         "",
         f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
