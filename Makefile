@@ -46,7 +46,7 @@ report: setup  ## table and page of every run under runs/
 reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the band that it declares
 	@$(BIN)/python -m eval reproduce $(RECIPE) --seeds $(SEEDS) $(ARGS)
 
-tables: setup  ## write the tables of the documentation anew, from eval/results
+tables: setup  ## update the tables of the documentation from eval/results
 	@$(BIN)/python -m eval tables
 
 docs: setup  ## build the documentation site into site/; any warning fails it

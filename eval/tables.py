@@ -78,7 +78,7 @@ def pages() -> list[Path]:
 
 
 def filled(text: str, page: str) -> str:
-    """A page's text with its tables made anew.
+    """The text of a page with up-to-date tables.
 
     Raises:
         UserError: The page names a table that does not exist, or does not end one.
@@ -95,7 +95,7 @@ def filled(text: str, page: str) -> str:
 
 
 def write(check: bool = False) -> list[Path]:
-    """Make the tables of every page anew.
+    """Update the tables of every page.
 
     Args:
         check: Change nothing.

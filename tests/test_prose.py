@@ -31,6 +31,8 @@ EVERYWHERE = {
     r"\bgo(?:es)? on(?:\.|;|$)",
     "'as of': same as in": r"\b[Aa]s of [`A-Z]",
     "'so many': N": r"\bso many\b",
+    "'anew': again": r"\banew\b",
+    "'whole or not at all': completely": r"\bwhole or not at all\b",
     "'mend': fix": r"\b[Mm]end(?:s|ed|ing)?\b",
     "'is no X': is not a X": r"(?<![Tt]here )(?<!here )\b(?:is|are|was|were|be) no (?!longer\b|more than\b|less than\b|"
     r"later\b|earlier\b|larger\b|smaller\b|one\b)\w+",
@@ -40,6 +42,7 @@ EVERYWHERE = {
     "'see there'": r"\b[Ss]ee there\b|\bin its own words\b",
     "'Of what'": r"\bOf what\.",
 }
+EXCEPTION = re.compile(r"\s*\w+(?:Error|Exception): (?:As|It|They|There is none)\b")
 ARGUMENT = re.compile(r"\s*(?:\w+: )?(Of|As|Which|From|By|How|Where|Whose|Who)\b(?!:)")
 SECTION = re.compile(
     r"\s*(Args|Arguments|Attributes|Returns|Raises|Yields|Deviations|Example|Examples|Note|Notes):\s*$"
@@ -70,8 +73,8 @@ def arguments(doc: str) -> Iterator[tuple[int, str]]:
             text = re.match(r"\s*\*{0,2}\w+: +(.*)", line) if depth == indent else None
             if text and ARGUMENT.match(text[1]):
                 yield number, f"argument text: {line.strip()[:100]!r}"
-        elif not line.strip():
-            continue
+        elif EXCEPTION.match(line):
+            yield number, f"exception without its subject: {line.strip()[:100]!r}"
 
 
 def strings(node: ast.AST) -> str:

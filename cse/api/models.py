@@ -1,4 +1,4 @@
-"""`cse.evaluate`, `cse.compare`, `cse.encode`, `cse.mine`: what one does with a run, or with any other checkpoint."""
+"""`cse.evaluate`, `cse.compare`, `cse.encode` and `cse.mine`, for a run or any other checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cse.mining.command import Judge
     from cse.mining.miners import Miner
 
-Model = TrainedRun | str | Path  # of a run, its best checkpoint
+Model = TrainedRun | str | Path  # a run stands for its best checkpoint
 
 
 def name_of(model: Model) -> str:
@@ -44,8 +44,8 @@ def evaluate(
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
-        out: The file to write. None: of a run, results.json in its folder, which the model card shows; of another
-            checkpoint nothing is written.
+        out: The file to write. None: results.json in the folder of a run, from which the model card takes the scores;
+            for another checkpoint, nothing is written.
 
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or rows are malformed.
@@ -79,9 +79,9 @@ def compare(
     """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
 
     Args:
-        a: A run, what `evaluate` returned, a results.json, or another checkpoint, which is then scored.
-        b: The same; differences are B minus A.
-        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
+        a: A run, a result of `evaluate`, a results.json, or another checkpoint, which is scored first.
+        b: Same as `a`; differences are B minus A.
+        tasks: The tasks that a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
@@ -90,7 +90,7 @@ def compare(
         Differences by task, and of the averages if both have the same complete set of tasks. `verdict` is in words.
 
     Raises:
-        UserError: They have no task in common, or were scored on different rows.
+        UserError: `a` and `b` have no task in common, or were scored on different rows.
     """
     from cse.console import quiet
     from cse.evaluation import comparison
@@ -111,9 +111,9 @@ def encode(
     dims: int | None = None,
     window: int = 32_768,
 ) -> tuple[int, int]:
-    """Write the vectors of a file's texts. For texts in memory use `run.encoder.encode(texts)`.
+    """Write the vectors of the texts in a file. For texts in memory, use `run.encoder.encode(texts)`.
 
-    The same call continues after a kill or Ctrl-C, and the file comes out the same.
+    After a kill or Ctrl-C, the same call resumes and writes the same file.
 
     Args:
         model: A run, or a folder, `asset:NAME` or Hub id.
@@ -121,9 +121,9 @@ def encode(
         out: A .npy or .parquet file.
         column: The column of a table that holds the texts.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
-        normalize: Scale each vector to length 1.
-        dims: Keep this many first components. None: all.
-        window: Rows that are encoded, and saved, at a time.
+        normalize: Whether to scale each vector to length 1.
+        dims: Number of leading components to keep. None: all.
+        window: Number of rows that are encoded and saved at a time.
 
     Returns:
         Number of rows and size of the vectors.
@@ -137,7 +137,7 @@ def encode(
     quiet()
     check_out(Path(out))
     rows = TextFile.scan(str(texts), column)
-    blank = f", {rows.blank:,} of them blank, encoded as the empty text" if rows.blank else ""
+    blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
     encoder = load_encoder(name_of(model))
     with progress("encoded", rows.rows) as advance:

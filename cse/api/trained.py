@@ -1,4 +1,4 @@
-"""A run as its folder tells it: scores, checkpoints, curves, and what one does with them next."""
+"""A trained run, read from its folder: scores, checkpoints, curves, and the next steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TrainedRun:
-    """A run that is on disk. `cse.train` returns one, and `cse.TrainedRun("runs/mine")` opens one of an earlier day.
+    """A run that is on disk. `cse.train` returns one, and `cse.TrainedRun("runs/mine")` opens an earlier one.
 
     Args:
         folder: The run's folder.
@@ -27,7 +27,7 @@ class TrainedRun:
         last: The checkpoint of the last step, once the run is finished.
 
     Raises:
-        UserError: The folder does not hold a run.
+        UserError: The folder is not that of a run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -40,7 +40,7 @@ class TrainedRun:
             )
 
     def __repr__(self) -> str:
-        """Such as `TrainedRun('runs/mine', finished, step 12, dev 70.19 -> 74.99)`."""
+        """A text such as `TrainedRun('runs/mine', finished, step 12, dev 70.19 -> 74.99)`."""
         progress = self._progress
         state = "finished" if progress.finished else "not finished"
         scores = f", dev {progress.first:.2f} -> {progress.best:.2f}" if self.scores else ""

@@ -1,4 +1,4 @@
-"""`cse.train` and `cse.resume`: a run from Python, which is the run that `cse train` makes."""
+"""`cse.train` and `cse.resume`: the same runs as with the command `cse train`, from Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
     from cse.training.run import Callback
 
-Part = str | Mapping[str, Any]  # a part as a recipe has it
+Part = str | Mapping[str, Any]  # a part in the form of a recipe
 
 
 def train(
@@ -33,14 +33,14 @@ def train(
     run_dir: str | Path | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> TrainedRun:
-    """Train a recipe, and what takes the place of its parts.
+    """Train a recipe, with parts of it replaced by those that are given.
 
-    A part may be the path of a class, a mapping with `class_path` and `init_args` as a recipe has it, or an object. The
-    run's folder is the one that `cse train` writes. What a recipe cannot name is saved beside it if it is data, and has
-    to be given again to `resume` if it is an object.
+    A part may be the path of a class, a mapping with `class_path` and `init_args` as in a recipe, or an object. The run
+    has the same folder as with `cse train`. Data that a recipe cannot name are saved in that folder; objects that it
+    cannot name must be given again to `resume`.
 
     Args:
-        recipe: The recipe's name, a path that ends in .yaml, or the content of such a file. None: the parts say
+        recipe: The name of a recipe, a path that ends in .yaml, or the content of such a file. None: the parts define
             everything.
         data: Rows for the recipe's data class: a list of strings, of tuples in the order of its columns, or of dicts; a
             pandas or polars DataFrame; a `datasets.Dataset`; a path, `asset:NAME` or Hub id. Or a data set, such as
@@ -62,7 +62,7 @@ def train(
         The run. After Ctrl-C its `finished` is False, and `resume` continues it.
 
     Raises:
-        UserError: The recipe cannot be trained, or the folder holds a run already. Nothing is written.
+        UserError: The recipe cannot be trained, or the folder has a run already. Nothing is written.
         FloatingPointError: The loss is not finite.
     """
     from cse.console import quiet
@@ -103,7 +103,7 @@ def resume(
         callbacks: Watchers of the run.
 
     Raises:
-        UserError: The folder does not hold a run, its state is damaged, or an object is missing.
+        UserError: The folder is not that of a run, its state is damaged, or an object is missing.
         FloatingPointError: The loss is not finite.
     """
     from cse.console import quiet

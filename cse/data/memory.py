@@ -1,4 +1,4 @@
-"""Rows in memory: lists, data frames, tables. They pass the checks of a file's rows, and can be saved as one."""
+"""Rows in memory: lists, data frames, tables. They are checked like the rows of a file, and can be saved as one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(source: str | Path | Sized, columns: Sequence[Column], split: str = "tr
     a dict, a data frame and a table the columns have names.
 
     Raises:
-        UserError: The source cannot be read, is not a kind of rows, or has no such column.
+        UserError: The source cannot be read, is not a collection of rows, or lacks a column.
     """
     if isinstance(source, str | Path):
         return sources.read(str(source), columns, split)
@@ -32,15 +32,15 @@ def read(source: str | Path | Sized, columns: Sequence[Column], split: str = "tr
 
 
 def label(source: str | Path | Sized) -> str:
-    """The name of a source for a reader: the path, or such as `list in memory`."""
+    """The name of a source in messages: the path, or a text such as `list in memory`."""
     return str(source) if isinstance(source, str | Path) else f"{type(source).__name__} in memory"
 
 
 def save(source: Sized, columns: Sequence[Column], target: Path) -> None:
-    """Write the columns asked for as parquet, whole or not at all; reading the file gives the same cells.
+    """Write columns as a parquet file; reading the file gives the same cells.
 
     Raises:
-        UserError: As `read`.
+        UserError: Same as for `read`.
     """
     import pyarrow  # type: ignore[import-untyped, unused-ignore]
     from pyarrow.parquet import write_table  # type: ignore[import-untyped, unused-ignore]
@@ -61,7 +61,7 @@ def _rows(source: object, columns: Sequence[Column]) -> Iterator[Row]:
         place = f"row {number}"
         if isinstance(record, Mapping):
             named = {str(key): value for key, value in record.items()}
-            if names is None and number == 1:  # of a list of dicts, the first says which columns there are
+            if names is None and number == 1:  # in a list of dicts, the first one defines the columns
                 for column in columns:
                     sources.require_column(column, list(named), what)
             cells = [named.get(str(column.name)) for column in columns]
@@ -71,7 +71,7 @@ def _rows(source: object, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy as one of Python; None for NaN, which is how data frames say that a cell is missing."""
+    """A value of numpy as one of Python; None for NaN, which marks missing cells in data frames."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
 
@@ -98,9 +98,9 @@ def _cells(record: object, columns: Sequence[Column], place: str) -> list[Any]:
 
 
 def _table(source: Any) -> tuple[list[str] | None, Iterable[Any]]:
-    """Names of the columns, or None for rows without a header, and the rows.
+    """The names of the columns (None for rows without a header), and the rows.
 
-    Libraries of tables are recognized by what their objects can do, since none of them needs to be installed.
+    Tables are recognized by their methods, since none of their libraries needs to be installed.
     """
     if hasattr(source, "notna") and hasattr(source, "columns"):  # pandas: a missing cell is NaN, NaT or NA
         whole = source.astype(object).where(source.notna(), None)

@@ -306,7 +306,7 @@ def cell(value: Any, column: Column, place: str) -> str | None:
     """A value of a row as text; None if it is missing.
 
     Raises:
-        UserError: It is neither a text nor a number, or has half a character.
+        UserError: The value is neither a text nor a number, or contains half a character.
     """
     if value is None or isinstance(value, str):
         if value and not value.isascii() and re.search("[\ud800-\udfff]", value):

@@ -87,7 +87,7 @@ def locate(source: str) -> str:
     """The folder of an asset or a path; a Hub id as it is.
 
     Raises:
-        UserError: It looks like a path and is not a folder.
+        UserError: `source` looks like a path, but is not a folder.
     """
     if source.startswith("asset:"):
         from cse.assets import resolve

@@ -15,7 +15,7 @@ from cse.errors import UserError
 class Cutoff:
     """Sets whole rows or columns of each text's embedding matrix (L, H) to 0 before the first layer.
 
-        token:    floor(token_cutoff * L_i) of the L_i tokens of text i, drawn anew in every pass
+        token:    floor(token_cutoff * L_i) of the L_i tokens of text i, redrawn in every pass
         feature:  floor(feature_cutoff * H) of the H dimensions, for all tokens of the text
 
     Shen et al., 2020, arXiv:2009.13818, section 3; ConSERT (Yan et al., ACL 2021, arXiv:2105.11741, section 3.2).
@@ -33,7 +33,7 @@ class Cutoff:
         self.token_cutoff, self.feature_cutoff = token_cutoff, feature_cutoff
 
     def __bool__(self) -> bool:
-        """Whether it does anything."""
+        """Whether anything is cut off."""
         return self.token_cutoff > 0 or self.feature_cutoff > 0
 
     def __call__(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:

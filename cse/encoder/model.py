@@ -337,7 +337,7 @@ class Encoder(nn.Module):
         )
 
     def save(self, folder: str | Path, *, whole: bool = False, with_code: bool = False) -> None:
-        """Write the model in the sentence-transformers layout, replacing the folder as a whole or not at all.
+        """Write the model in the sentence-transformers layout, replacing the folder as a whole.
 
         `SentenceTransformer(folder)` loads it; with soft prompts, it needs `trust_remote_code=True`. Both options
         concern soft prompts only: every other encoder is saved whole and needs no code.

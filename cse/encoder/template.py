@@ -70,10 +70,10 @@ def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]
 
 
 def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str = "max_length") -> None:
-    """Raise unless at least one id of a text fits beside what the tokenizer adds to it.
+    """Check that at least one id of a text fits beside the ids that the tokenizer adds to it.
 
     Raises:
-        UserError: It does not fit.
+        UserError: No id of a text fits.
     """
     added = sum(map(len, added_ids(tokenizer)))
     if added >= max_length:

@@ -62,16 +62,16 @@ def compare(
     """Differences by task, and of the averages if both have the same complete set of tasks.
 
     Args:
-        a: What `evaluate` returned, a results.json, a folder that holds one, or a checkpoint, which is then scored.
-        b: The same; differences are B minus A.
-        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
+        a: A result of `evaluate`, a results.json, a folder that contains one, or a checkpoint, which is scored first.
+        b: Same as `a`; differences are B minus A.
+        tasks: The tasks that a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
         resamples: Number of resamples of the pairs.
 
     Raises:
-        UserError: They have no task in common, or were scored on different rows.
+        UserError: `a` and `b` have no task in common, or were scored on different rows.
     """
     both = [read_or_score(name, tasks, data=data, precision=precision, check=check) for name in (a, b)]
     return compare_all(both, resamples)[0, 1]

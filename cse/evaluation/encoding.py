@@ -1,4 +1,4 @@
-"""One fast way to embed texts with whatever model: longest first, in batches of about equal numbers of tokens."""
+"""One fast way to embed texts with any model: longest first, in batches of about equal numbers of tokens."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _encode_sorted(encoder: Any, texts: list[str], precision: str) -> NDArray[np
 
 
 def to_numpy(vectors: Any) -> NDArray[np.floating]:
-    """What an encoder returned, as a float array."""
+    """The vectors that an encoder returned, as a float array."""
     if isinstance(vectors, torch.Tensor):
         return vectors.detach().float().cpu().numpy()
     if isinstance(vectors, list):

@@ -54,7 +54,7 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
         use_prompts: Whether prompts other than the default one will be needed.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: The checkpoint cannot be loaded.
     """
     from cse.encoder.model import Encoder
 

@@ -67,7 +67,7 @@ def meta(model: Model) -> ModelMeta:
 
 
 def adapt(model: Model, precision: str = "auto") -> Any:
-    """What goes to `mteb.evaluate`: models with prompts stay in mteb's own wrapper, which knows when to use which."""
+    """The model for `mteb.evaluate`. Models with prompts stay in the wrapper of mteb, which selects the prompts."""
     if model.loader == "cse":
         return Adapter(model, precision)
     wrapped = SentenceTransformerEncoderWrapper(model.encoder)

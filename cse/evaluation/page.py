@@ -114,7 +114,7 @@ def _histograms(entry: Entry) -> Markup | None:
 
 
 def _embedded(pairwise: Pairwise) -> dict[str, Any]:
-    """What `page.js` compares checkpoints with."""
+    """The data with which `page.js` compares checkpoints."""
     pairs = {
         f"{i},{j}": {
             name: {"a": d.a, "b": d.b, "low": d.interval[0], "high": d.interval[1], "p": d.adjusted}

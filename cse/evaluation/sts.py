@@ -105,7 +105,7 @@ def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlatio
     """Both correlations, times 100.
 
     Raises:
-        UserError: One side is constant, so that there is none.
+        UserError: One side is constant, so no correlation is defined.
     """
     if len(gold) < 2 or np.ptp(gold) == 0:
         raise UserError(

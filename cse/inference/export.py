@@ -221,7 +221,7 @@ def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     """The smallest cosine between rows; directions and lengths must agree.
 
     Raises:
-        UserError: They do not agree.
+        UserError: Directions or lengths do not agree.
     """
     cosine = float(_cosines(got, want).min())
     apart = float((np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1).clip(1e-12)).max())

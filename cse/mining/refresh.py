@@ -1,4 +1,4 @@
-"""Hard negatives that follow the encoder: mined anew at regular intervals while it trains."""
+"""Hard negatives that follow the encoder: they are mined at regular intervals during training."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class RefreshNegatives(RowSource):
 
     def describe(self) -> str:
         """The miner, and how many negatives it adds."""
-        return f"{type(self.miner).__name__}, {self.hard_negatives} more per row, mined anew as the encoder learns"
+        return f"{type(self.miner).__name__}, {self.hard_negatives} more per row, mined again as the encoder learns"
 
     def mine(self, encoder: Encoder, step: int) -> NDArray[np.int64]:
         """The negatives (M, k) of every row, as numbers of texts. Each process mines a share and receives all."""

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder to be resumed bit for bit: state/, whole or not at all, and metrics.jsonl."""
+"""The files from which a run resumes bit for bit: state/, which is replaced as a whole, and metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from cse.training.settings import Settings
 
 
 def check(run: Run) -> None:
-    """Refuse data, collator, objective, encoder and settings that do not go together.
+    """Check that data, collator, objective, encoder and settings work together.
 
     Raises:
-        UserError: They do not. The message names every problem, each on lines of its own.
+        UserError: Some of them do not. The message names every problem, each on its own lines.
     """
     problems = [*hardware.problems(run.settings), *_of_views(run), *_of_objective(run), *_of_batch(run)]
     if problems:
