@@ -13,12 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = EPILOG
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file (text also .gz), or asset:NAME")
+    parser.add_argument("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
     parser.add_argument(
         "--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text"
     )
     parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where native")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto is bf16 if the hardware computes it natively",
+    )
     parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
     parser.add_argument("--dims", type=int, metavar="K", help="keep the first K components")
     parser.add_argument(

@@ -49,7 +49,12 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         "--tasks", help="tasks and groups, separated by commas (default: sts; without --data and CSE_DATA sts-mini)"
     )
     parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where native")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16"),
+        help="auto is bf16 if the hardware computes it natively",
+    )
     parser.add_argument(
         "--unchecked", action="store_true", help="score even if the data are not the known evaluation sets"
     )

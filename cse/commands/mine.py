@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from cse.mining.miners import Miner
 
 HELP = "choose hard negatives for rows of text, and write a file to train on"
-EPILOG = "To train on the file: --data.class_path=cse.data.Triplets --data.path=mined.parquet, with the columns printed"
+EPILOG = (
+    "To train on the file: cse train simcse-sup --data.path=mined.parquet --data.columns=[anchor,positive,negative_1]"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="rows to mine for: a file, asset:NAME or Hub id")
     columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: text"
     parser.add_argument("--columns", nargs="+", default=["text"], help=columns)
-    parser.add_argument("--limit", type=int, help="rows to mine for; default: all")
+    parser.add_argument("--limit", type=int, help="number of rows to mine for; default: all")
     parser.add_argument("--pool", help="file of texts that may become negatives; default: the texts of --data")
     parser.add_argument(
         "--pool-columns", nargs="+", default=["text"], help="columns of --pool if it is a table; default: text"
@@ -45,13 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=42, help="seed of --random; default: 42")
     parser.add_argument("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
     parser.add_argument(
-        "--teacher-max", type=float, help="drop candidates whose cosine with the anchor is above this for the teacher"
+        "--teacher-max",
+        type=float,
+        help="drop candidates to which the teacher gives a cosine with the anchor above this",
     )
-    positive = "drop candidates that are at least as similar to the anchor as the positive, for the teacher"
+    positive = "drop candidates that, for the teacher, are at least as similar to the anchor as the positive"
     parser.add_argument("--teacher-positive", action="store_true", help=positive)
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     parser.add_argument("--index", default="exact", help=index)
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto is bf16 if the hardware computes it natively",
+    )
     parser.add_argument(
         "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
     )

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A"
     )
     parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where native")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto is bf16 if the hardware computes it natively",
+    )
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:

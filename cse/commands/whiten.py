@@ -13,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
     parser.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
     parser.add_argument("--columns", nargs="+", default=["text"], help="columns of a table; default: text")
-    parser.add_argument("--limit", type=int, help="rows to fit on; default: all")
-    parser.add_argument("--k", type=int, default=256, help="dimensions to keep; default: 256 (arXiv:2103.15316)")
+    parser.add_argument("--limit", type=int, help="number of rows to fit on; default: all")
+    parser.add_argument(
+        "--k", type=int, default=256, help="number of dimensions to keep; default: 256 (arXiv:2103.15316)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     parser.add_argument(
         "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
