@@ -41,7 +41,7 @@ ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a collator makes of a list of examples. View 0 is the anchor, 1..P the positives, the rest hard negatives.
+    """The tensors that a collator makes. View 0 is the anchor, views 1..P the positives, the rest hard negatives.
 
     An objective sees the row fields (`ROW_FIELDS`) gathered over all processes, as it sees the embeddings. The token
     fields are those of this process, at `StepContext.local_rows` of the gathered batch.
@@ -55,7 +55,7 @@ class Batch:
         row_id: (B,) positions in the data set.
         score: (B,) graded similarity in [0, 1].
         label: (B,) classes.
-        weight: (B,) how much each row counts, >= 0. None: all alike.
+        weight: (B,) weight of each row, >= 0. None: all rows count equally.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
     """

@@ -1,4 +1,4 @@
-"""What a command prints: lines of `key  text`, and the progress of long work; and how Ctrl-C stops it."""
+"""The output of commands: lines of `key  text` and the progress of long work; and how Ctrl-C stops the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes: the only file that imports torch.distributed. On one process every function is the identity."""
+"""Communication between processes, the only file that imports torch.distributed. On one process, nothing is sent."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def rank() -> int:
 
 
 def local_rows(size: int) -> slice:
-    """Where this process's `size` rows lie after `gather`."""
+    """The places of this process's `size` rows after `gather`."""
     return slice(rank() * size, (rank() + 1) * size)
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate over processes; backward sums what every process's loss says of the local rows.
+    """Concatenate over processes; backward sums the gradients of all processes' losses for the local rows.
 
     A gather that keeps the local gradient only gives 1/W of the true gradient once DDP has averaged. Summing first,
     then averaging, is exact, whether each process computes the whole loss or its own rows of it.

@@ -1,4 +1,4 @@
-"""What a reader needs to know to get the same numbers: versions, commit, machine."""
+"""The environment of a run, which a reader needs to get the same numbers: versions, commit, machine."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What an objective may use besides embeddings and batch.
+    """The information that an objective may use besides embeddings and batch.
 
     Attributes:
         encoder: The encoder in training, for objectives that encode more than the batch's views.
@@ -234,7 +234,7 @@ class RowSource(ABC):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs to train on the same rows; it is saved with the run's state."""
+        """The state that a resumed run needs to train on the same rows; it is saved with the state of the run."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - a source may have no state
@@ -242,11 +242,11 @@ class RowSource(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What the source does, as a run's header shows it."""
+        """A description of the source for the header of a run."""
 
 
 class Augmentation(ABC):
-    """A changed rendering of a text. All its randomness comes from `rng`."""
+    """A function that changes a text. All its randomness comes from `rng`."""
 
     @abstractmethod
     def __call__(self, text: str, rng: random.Random) -> str:

@@ -1,6 +1,6 @@
-"""Randomness by address: every draw depends on where in the run it is made, never on what was drawn before it.
+"""Randomness by address: every random draw depends on its place in the run, and never on earlier draws.
 
-That is what makes a run resumable bit for bit without saving any generator, and a view the same on every machine.
+A run therefore resumes bit for bit without a saved generator, and a view is the same on every machine.
 """
 
 from __future__ import annotations

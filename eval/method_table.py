@@ -67,7 +67,7 @@ def paper(text: str) -> str:
 
 
 def data(component: dict[str, Any]) -> str:
-    """What a row of the data is, in words: `Triplets` with a score column are triplets with a score."""
+    """The kind of a row of the data, in words: `Triplets` with a score column are triplets with a score."""
     kind = re.sub(r"(?<!^)([A-Z])", r" \1", component["class_path"].rpartition(".")[2]).lower()
     scored = (component.get("init_args") or {}).get("score_column") and "score" not in kind
     return f"{kind} with a score" if scored else kind

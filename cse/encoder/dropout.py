@@ -18,7 +18,7 @@ HIDDEN = ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop")
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """What an encoder drops in training.
+    """The dropout of an encoder in training.
 
     Args:
         attention: Probability of dropping an attention weight. None: the backbone's own.

@@ -89,7 +89,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a checkpoint folder is made of.
+    """The structure of a checkpoint folder.
 
     Attributes:
         modules: The entries of modules.json in their order; empty for a plain Hugging Face model.

@@ -313,7 +313,7 @@ class Encoder(nn.Module):
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
     def layout(self, *, whole: bool = True, with_code: bool = False) -> Layout:
-        """What a checkpoint of this encoder is made of; the arguments are those of `save`."""
+        """The structure of a checkpoint of this encoder; the arguments are those of `save`."""
         bidirectional = is_bidirectional(self.backbone.config)
         first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
         if isinstance(self.adapter, SoftPrompts):

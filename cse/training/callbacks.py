@@ -1,4 +1,4 @@
-"""What watches a run: the console, the files beside the weights, the check of the training text."""
+"""Callbacks that watch a run: the console, the files beside the weights, the check of the training text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cse.recipe import Recipe
 from cse.training.objects import ROWS
 from cse.training.run import Callback, Run
 
-COLLAPSED = 0.995  # mean cosine of different sentences above which nothing tells them apart
-DROP = 5.0  # points below the best dev score
+COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
+DROP = 5.0  # points below the best dev score that cause a warning
 FIGURES = {
     "loss": "loss {:.3f}",
     "mlm_accuracy": "mlm acc {:.3f}",
@@ -80,7 +80,7 @@ class Console(Callback):
 
 
 def header(run: Run) -> list[tuple[str, str]]:
-    """What a run prints before it starts: a key and a text per line."""
+    """The lines that a run prints before it starts, each with a key and a text."""
     settings = run.settings
     parts = settings.batch_size // settings.accumulation
     batch = f"{settings.batch_size} rows × {run.max_steps} steps{_negatives(run, parts)}"

@@ -19,7 +19,7 @@ TENSORS, ABOUT = "state.pt", "state.json"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: Optimizer steps taken.
@@ -63,7 +63,7 @@ def save_state(
 
 
 def load_progress(folder: Path) -> Progress:
-    """How far the run is, after checking that its saved state is whole.
+    """The progress of the run, after a check that its saved state is undamaged.
 
     Raises:
         UserError: There is no state, or it is damaged.
@@ -110,7 +110,7 @@ def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimi
 
 
 class MetricsLog:
-    """metrics.jsonl: one line per evaluation, only ever appended to, or cut back to what the saved state has seen."""
+    """metrics.jsonl: one line for each evaluation. It is only appended to, or cut to the length in the saved state."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

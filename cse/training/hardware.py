@@ -21,7 +21,7 @@ EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name i
 
 
 def problems(settings: Settings) -> Iterator[str]:
-    """What the settings ask for and this machine does not have, each problem with its fix."""
+    """The settings that this machine cannot satisfy, each as a problem with its fix."""
     if settings.device in ACCELERATORS and not ACCELERATORS[settings.device]():
         yield f"trainer.device is {settings.device}, but this machine has no such device\nfix: use auto or cpu"
     for name in settings.trackers:

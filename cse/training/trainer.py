@@ -178,7 +178,7 @@ class Trainer:
         return batch.to(self.accelerator.device)
 
     def _context(self, step: int, part: int, batch: Batch) -> StepContext:
-        """What an objective may know about a part of a step."""
+        """The context of a part of a step, for the objective."""
         return StepContext(
             encoder=self.run.encoder,
             step=step,

@@ -116,7 +116,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _bias(mask: Tensor | None, scores: Tensor, causal: bool) -> Tensor | None:
-    """What is added to the scores: 0 where attended, the least number elsewhere."""
+    """The term to add to the scores: 0 for positions that are attended, the smallest number for others."""
     length, reach = scores.shape[-2:]
     if mask is None:
         if not causal or length == 1:
