@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from cse.evaluation import geometry, significance, transfer, transfer_data
 from cse.evaluation.harness import Outcome
 from cse.evaluation.results import SCHEMA
 from cse.evaluation.sources import POOLED, Missing, TaskData
-from cse.evaluation.sts import Correlation, Embed, TaskScore, Vector
+from cse.evaluation.sts import Embed, TaskScore, Vector
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy", "scipy")
 
@@ -31,9 +32,16 @@ def build(
         resamples: Number of resamples for the intervals; 0 leaves them out.
     """
     start = time.perf_counter()
-    samples = _samples(outcome, resamples)
+    samples = {
+        name: significance.bootstrap([score.cosine], score.gold, name, resamples)[0]
+        for name, score in outcome.scores.items()
+        if resamples
+    }
     tasks = {n: _task(outcome.data[n], score, samples.get(n)) for n, score in outcome.scores.items()}
-    average, space = _average(outcome, samples), _geometry(outcome)
+    average, space = _average(outcome, samples), None
+    if outcome.vectors is not None:
+        subsets = {name: data.subsets for name, data in outcome.data.items()}
+        space = geometry.measure(outcome.vectors, outcome.row, subsets, outcome.scores)
     seconds = {**outcome.seconds, "describe": time.perf_counter() - start}
     return {
         "schema": SCHEMA,
@@ -79,20 +87,6 @@ def similarities(outcome: Outcome) -> dict[str, Vector]:
     return arrays
 
 
-def _samples(outcome: Outcome, resamples: int) -> dict[str, Vector]:
-    if not resamples:
-        return {}
-    return {n: significance.bootstrap([s.cosine], s.gold, n, resamples)[0] for n, s in outcome.scores.items()}
-
-
-def _geometry(outcome: Outcome) -> dict[str, Any] | None:
-    if outcome.vectors is None:
-        return None
-    return geometry.measure(
-        outcome.vectors, outcome.row, {n: d.subsets for n, d in outcome.data.items()}, outcome.scores
-    )
-
-
 def _task(data: TaskData, score: TaskScore, samples: Vector | None) -> dict[str, Any]:
     known = list(score.subsets) != [POOLED]
     return {
@@ -103,12 +97,12 @@ def _task(data: TaskData, score: TaskScore, samples: Vector | None) -> dict[str,
         "metric": "spearman",
         "aggregation": "all",
         "n": len(score.gold),
-        "all": _pair(score.all),
-        "mean": _pair(score.mean) if known else None,
-        "wmean": _pair(score.wmean) if known else None,
+        "all": asdict(score.all),
+        "mean": asdict(score.mean) if known else None,
+        "wmean": asdict(score.wmean) if known else None,
         "interval": None if samples is None else significance.interval(samples),
-        "subsets": {s: {"n": score.sizes[s], **_pair(c)} for s, c in score.subsets.items()} if known else {},
-        "data": data.source.as_dict(),
+        "subsets": {s: {"n": score.sizes[s], **asdict(c)} for s, c in score.subsets.items()} if known else {},
+        "data": asdict(data.source),
         "worst": geometry.worst(data.subsets, score),
     }
 
@@ -127,7 +121,3 @@ def _average(outcome: Outcome, samples: Mapping[str, Vector]) -> dict[str, Any]:
         "interval": significance.interval(np.mean(list(samples.values()), axis=0)) if complete and samples else None,
         "missing": list(outcome.missing),
     }
-
-
-def _pair(scores: Correlation) -> dict[str, float]:
-    return {"spearman": scores.spearman, "pearson": scores.pearson}

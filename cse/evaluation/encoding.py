@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any, Literal
 
 import numpy as np
@@ -77,15 +77,12 @@ def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floatin
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(cores) as pool:
-            yield lambda work, parts: pool.map(lambda part, context: context.run(work, part), parts, _contexts(parts))
+            yield lambda work, parts: pool.map(  # a thread of a pool begins without this thread's context
+                lambda part, context: context.run(work, part), parts, [copy_context() for _ in parts]
+            )
     finally:
         torch.set_num_threads(cores)
         encoder.train(training)
-
-
-def _contexts(parts: Sequence[object]) -> list[Context]:
-    """This thread's, one for each part: a thread of a pool begins with none."""
-    return [copy_context() for _ in parts]
 
 
 def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDArray[np.floating]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from cse.errors import UserError
-from cse.evaluation.harness import read_data, require_complete, score_data
-from cse.evaluation.texts import texts_at_hand
+from cse.evaluation import sources, suite, transfer_data
+from cse.evaluation.harness import read_data, score_data
+from cse.evaluation.sources import Missing
 from cse.interfaces import Evaluator, SentenceEncoder
 
 
@@ -31,11 +34,29 @@ class STSEvaluator(Evaluator):
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
-        outcome = require_complete(score_data(encoder, self.tasks, self._found, {}, precision=self.precision))
-        average = outcome.average
-        assert average is not None  # complete, so there is one
-        return {"dev": average} | {name: score.all.spearman for name, score in outcome.scores.items()}
+        scores = score_data(encoder, self.tasks, self._found, {}, precision=self.precision).scores
+        by_task = {name: score.all.spearman for name, score in scores.items()}
+        return {"dev": sum(by_task.values()) / len(by_task)} | by_task
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The rows of every evaluation set on this machine; `cse.data.checks` looks for them in the training text."""
-        return texts_at_hand(data or self.data)
+        """Rows of every evaluation set on this machine, in which `cse.data.checks` looks for the training text.
+
+        Nothing is fetched. Sets whose size is not the known one are included: only their text matters here.
+
+        Args:
+            data: A folder with evaluation sets, in addition to those in CSE_DATA and the shipped ones.
+
+        Raises:
+            UserError: There is no such folder, or a set in it is malformed.
+        """
+        data = data or self.data
+        found: dict[str, list[tuple[str, ...]]] = {}
+        for name, task in suite.tasks().items():
+            with contextlib.suppress(Missing):
+                subsets = sources.load(task, data, check=False, hub=False).subsets.values()
+                found[name] = [row for pairs in subsets for row in zip(pairs.first, pairs.second, strict=True)]
+        for name in transfer_data.specs():
+            with contextlib.suppress(Missing):
+                splits = transfer_data.load(name, data, check=False).splits
+                found[name] = [row.texts for rows in splits.values() for row in rows]
+        return found

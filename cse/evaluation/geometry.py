@@ -97,9 +97,7 @@ def jaccard(a: str, b: str) -> float:
 def _alignment(unit: Vector, row: Mapping[str, int], pairs: Sequence[Pairs]) -> float | None:
     first = [row[t] for p in pairs for t, g in zip(p.first, p.gold, strict=True) if g >= POSITIVE]
     second = [row[t] for p in pairs for t, g in zip(p.second, p.gold, strict=True) if g >= POSITIVE]
-    if not first:
-        return None
-    return float(alignment(torch.from_numpy(unit[first]), torch.from_numpy(unit[second])))
+    return float(alignment(torch.from_numpy(unit[first]), torch.from_numpy(unit[second]))) if first else None
 
 
 def _spearman(cosines: Vector, gold: Vector) -> float | None:

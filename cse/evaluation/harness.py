@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.errors import UserError
 from cse.evaluation import sources, suite
 from cse.evaluation.encoding import embedder
 from cse.evaluation.sources import Missing, TaskData
@@ -97,9 +96,8 @@ def score_data(
 ) -> Outcome:
     """Score an encoder on rows that were read before; see `score_tasks`."""
     start = time.perf_counter()
-    subsets = {name: item.subsets for name, item in found.items()}
     embed = _Kept(embedder(encoder, precision, progress))
-    scores = score_all(subsets, embed) if found else {}
+    scores = score_all({name: item.subsets for name, item in found.items()}, embed) if found else {}
     end = time.perf_counter()
     return Outcome(
         requested=requested,
@@ -124,15 +122,3 @@ class _Kept:
         self.texts, self.vectors = texts, self.embed(texts)
         self.seconds = time.perf_counter() - start
         return self.vectors
-
-
-def require_complete(outcome: Outcome) -> Outcome:
-    """The outcome, if no task is missing.
-
-    Raises:
-        UserError: The data of a task are missing.
-    """
-    if outcome.missing:
-        name, reason = next(iter(outcome.missing.items()))
-        raise UserError(f"no data for task {name}: {reason}\nfix: give --data DIR or set CSE_DATA")
-    return outcome

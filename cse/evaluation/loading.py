@@ -60,9 +60,11 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
 
     folder = _folder(name)
     if (folder / EXPORTED[0]).is_file():
-        return _exported(name, folder)
+        from cse.inference.export import OnnxEncoder
+
+        exported = OnnxEncoder(folder)
+        return Model(exported, name, folder, model_hash(folder), f"onnxruntime {exported.about['weights']}")
     prompt, sha256 = Layout.read(folder).default_prompt or None, model_hash(folder)
-    # Our encoder adds no prompts, so a model that needs one runs in its own library.
     if prompt is None and not (use_prompts and prompts(folder)):
         try:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
@@ -70,15 +72,15 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
             refusal = error
         except Exception as error:  # damaged files can raise anything, by the library that reads them
             reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
-            refusal = UserError(
-                f"{name} cannot be loaded: {type(error).__name__}: {reason}\nfix: give a complete checkpoint"
-            )
-    else:
-        refusal = UserError(
-            f"{name} has a default prompt, and sentence-transformers cannot load it\nfix: give a complete checkpoint"
-        )
+            what = f"{name} cannot be loaded: {type(error).__name__}: {reason}"
+            refusal = UserError(f"{what}\nfix: give a complete checkpoint")
+    else:  # our encoder adds no prompts, so a model that needs one runs in its own library
+        what = f"{name} has a default prompt, and sentence-transformers cannot load it"
+        refusal = UserError(f"{what}\nfix: give a complete checkpoint")
     try:
-        return Model(_sentence_transformer(folder), name, folder, sha256, "sentence-transformers", prompt)
+        from sentence_transformers import SentenceTransformer
+
+        return Model(SentenceTransformer(str(folder)), name, folder, sha256, "sentence-transformers", prompt)
     except Exception:  # its loaders can raise anything; the message of our own loader is better
         raise refusal from None
 
@@ -103,16 +105,3 @@ def _folder(name: str) -> Path:
     if Path(place).is_dir():
         return Path(place)
     return snapshot(name, ignore=NOT_NEEDED, what=f"checkpoint {name!r}")
-
-
-def _exported(name: str, folder: Path) -> Model:
-    from cse.inference.export import OnnxEncoder
-
-    encoder = OnnxEncoder(folder)
-    return Model(encoder, name, folder, model_hash(folder), f"onnxruntime {encoder.about['weights']}")
-
-
-def _sentence_transformer(folder: Path) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder))

@@ -199,5 +199,4 @@ def _over_seeds(runs: Sequence[Entry], drawn: Mapping[int, Vector], resamples: i
         0, len(runs), size=(len(runs), resamples)
     )
     samples = np.stack([drawn[id(e)] for e in runs])
-    mean: Vector = np.take_along_axis(samples, chosen, axis=0).mean(0)
-    return mean
+    return np.asarray(np.take_along_axis(samples, chosen, axis=0).mean(0))

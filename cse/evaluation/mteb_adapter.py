@@ -30,10 +30,7 @@ from cse.evaluation.loading import Model, prompts
 from cse.evaluation.sources import Missing, TaskData
 from cse.files import read_json, write_json
 
-OURS = {"STS12": "STS12", "STS13": "STS13", "STS14": "STS14", "STS15": "STS15", "STS16": "STS16"} | {
-    "STSBenchmark": "STSB",
-    "SICK-R": "SICKR",
-}
+OURS = {f"STS{year}": f"STS{year}" for year in range(12, 17)} | {"STSBenchmark": "STSB", "SICK-R": "SICKR"}
 JOINED = {"SICK-R": ("SICKR-train", "SICKR-dev", "SICKR")}  # mteb's one split holds all three
 
 
@@ -115,7 +112,7 @@ def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
         What was given; None if the task is not one of the seven or the folder lacks rows: mteb then asks the Hub.
     """
     name = task.metadata.name
-    if name not in OURS or not sources.local(data):
+    if name not in OURS or not sources.folders(data):
         return None
     try:
         wanted = JOINED.get(name, (OURS[name],))
@@ -145,7 +142,8 @@ def run(
     """
     resolved = resolve_precision(model.encoder, precision)
     adapted, cache = adapt(model, precision), mteb.ResultCache(cache_path=out / resolved)
-    before = _before(out / "mteb.json")
+    # A score on other rows must not be taken for one on these.
+    before = read_json(out / "mteb.json").get("tasks", {}) if (out / "mteb.json").is_file() else {}
     summary: dict[str, Any] = {
         "model": model.as_dict(),
         "precision": resolved,
@@ -161,8 +159,10 @@ def run(
         same = not overwrite and before.get(name, {}).get("data", given) == given
         strategy = "only-missing" if same else "always"
         try:
-            if not task.data_loaded and not cache.load_task_result(name, adapted.mteb_model_meta):
-                _ask_hub(task)
+            kept = task.data_loaded or cache.load_task_result(name, adapted.mteb_model_meta)
+            if not kept and not hub.reachable():  # fails at once, where mteb would retry for half a minute
+                dataset = task.metadata.dataset
+                hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
             result = mteb.evaluate(adapted, [task], cache=cache, overwrite_strategy=strategy, show_progress_bar=False)
             summary["tasks"][name] = _summary(result.task_results[0], given)
         except hub.HubError as error:
@@ -175,19 +175,6 @@ def run(
             )
         write_json(out / "mteb.json", summary)
     return summary
-
-
-def _before(path: Path) -> dict[str, Any]:
-    """The tasks of an earlier summary: a score on other rows must not be taken for one on these."""
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return dict(found.get("tasks", {}))
-
-
-def _ask_hub(task: Any) -> None:
-    """Fail at once without a network: mteb would retry for half a minute per task."""
-    if not hub.reachable():
-        dataset = task.metadata.dataset
-        hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
 
 
 def rows(parts: list[TaskData]) -> Dataset:

@@ -41,12 +41,7 @@ class Pairs:
         return len(self.first)
 
 
-@dataclass(frozen=True)
-class _Row:
-    gold: str
-    first: str
-    second: str
-    where: str  # file:line
+_Row = tuple[str, str, str, str]  # gold, first, second, and file:line
 
 
 def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
@@ -63,11 +58,10 @@ def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
 
 def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
     """Subsets of a shipped file, whose fourth column names the subset of each row."""
-    require([path])
     rows = defaultdict(list)
     for line, where in lines(path, skip=1):
         gold, first, second, subset = fields(line, 4, where)[:4]
-        rows[subset].append(_Row(gold, first, second, where))
+        rows[subset].append((gold, first, second, where))
     return {subset: _pairs(found) for subset, found in sorted(rows.items())}
 
 
@@ -139,39 +133,34 @@ def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
 
 def make_pairs(gold: Iterable[Any], first: Iterable[str], second: Iterable[str], where: str) -> Pairs:
     """Checked pairs from columns, for data that was not read from a file of lines."""
-    rows = [_Row(str(g), a, b, f"{where} row {i}") for i, (g, a, b) in enumerate(zip(gold, first, second, strict=True))]
-    return _pairs(rows)
+    rows = zip(gold, first, second, strict=True)
+    return _pairs((str(g), a, b, f"{where} row {i}") for i, (g, a, b) in enumerate(rows))
 
 
 def _pairs(rows: Iterable[_Row]) -> Pairs:
-    kept: list[tuple[float, str, str]] = []
-    blank = 0
-    for row in rows:
-        if not row.gold.strip():
+    scores, firsts, seconds, blank = list[float](), list[str](), list[str](), 0
+    for gold, first, second, where in rows:
+        if not gold.strip():
             blank += 1
             continue
-        for text in (row.first, row.second):
-            if not text.strip():
-                raise UserError(f"{row.where}: a sentence is empty\nfix: remove or correct the row")
-        kept.append((_gold(row), row.first, row.second))
-    first, second = tuple(r[1] for r in kept), tuple(r[2] for r in kept)
-    return Pairs(first, second, np.array([r[0] for r in kept], dtype=np.float64), blank)
-
-
-def _gold(row: _Row) -> float:
-    try:
-        gold = float(row.gold)
-    except ValueError:
-        gold = math.nan
-    if not math.isfinite(gold):
-        raise UserError(f"{row.where}: the gold score {row.gold[:40]!r} is not a number\nfix: correct the row")
-    return gold
+        if not first.strip() or not second.strip():
+            raise UserError(f"{where}: a sentence is empty\nfix: remove or correct the row")
+        try:
+            score = float(gold)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise UserError(f"{where}: the gold score {gold[:40]!r} is not a number\nfix: correct the row")
+        scores.append(score)
+        firsts.append(first)
+        seconds.append(second)
+    return Pairs(tuple(firsts), tuple(seconds), np.array(scores, dtype=np.float64), blank)
 
 
 def _tsv_rows(path: Path) -> Iterator[_Row]:
     for line, where in lines(path, skip=1):
         gold, first, second = fields(line, 3, where)[:3]
-        yield _Row(gold, first, second, where)
+        yield gold, first, second, where
 
 
 def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
@@ -182,14 +171,14 @@ def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
         )
     for (line, where), (gold, _) in zip(rows, scores, strict=True):
         first, second = fields(line, 2, where)[:2]
-        yield _Row(gold, first, second, where)
+        yield gold, first, second, where
 
 
 def _column_rows(path: Path, layout: Mapping[str, Any]) -> Iterator[_Row]:
     columns = layout["columns"]
     for line, where in lines(path, skip=int(layout["header"])):
         cells = fields(line, max(columns.values()) + 1, where)
-        yield _Row(cells[columns["gold"]], cells[columns["first"]], cells[columns["second"]], where)
+        yield cells[columns["gold"]], cells[columns["first"]], cells[columns["second"]], where
 
 
 def lines(

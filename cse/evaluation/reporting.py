@@ -62,8 +62,13 @@ def report(
     if baseline:
         compared = summaries(found.entries, baseline, note)
         text = "\n".join([*(_titled(one) for one in compared), text])
+        if summary and len(compared) > 1:
+            names = "; ".join(one["requested"] for one in compared)
+            raise UserError(
+                f"--json: {baseline} was scored on several sets of tasks: {names}\nfix: name one with --tasks"
+            )
         if summary:
-            results.write(_only(compared, baseline), summary, option="--json")
+            results.write(compared[0], summary, option="--json")
     html = page.render(found, differences(found.entries), title)
     for name, content in (("report.md", text), ("report.html", html)):
         write_text(out / name, content)
@@ -116,10 +121,3 @@ def markdown(entries: Sequence[Entry]) -> str:
 def _titled(summary: dict[str, Any]) -> str:
     title = f"Spearman × 100 over all pairs, `{summary['requested']}`: methods, mean ± standard deviation over seeds"
     return f"{title}\n\n{methods.markdown(summary)}"
-
-
-def _only(compared: Sequence[dict[str, Any]], baseline: str) -> dict[str, Any]:
-    if len(compared) > 1:
-        names = "; ".join(one["requested"] for one in compared)
-        raise UserError(f"--json: {baseline} was scored on several sets of tasks: {names}\nfix: name one with --tasks")
-    return compared[0]

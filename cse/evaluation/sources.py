@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 from cse.assets.hub import HubError, snapshot
 from cse.errors import UserError
@@ -51,10 +50,6 @@ class Source:
     blank: int
     checked: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """For results.json."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class TaskData:
@@ -63,11 +58,6 @@ class TaskData:
     task: Task
     subsets: Mapping[str, Pairs]
     source: Source
-
-
-def local(data: str | None) -> bool:
-    """Whether any folder was given to read from."""
-    return bool(folders(data))
 
 
 def default_tasks(data: str | None) -> str:
@@ -134,9 +124,15 @@ def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
 
 
 def _from_hub(task: Task, check: bool) -> TaskData:
+    from datasets import load_dataset
+
     path, revision = task.hub["path"], task.hub["revision"]
     where = f"{path}@{revision[:8]}"
-    rows = _hub_rows(path, revision, task.hub["splits"][task.split] if "splits" in task.hub else task.hub["joined"])
+    split = task.hub["splits"][task.split] if "splits" in task.hub else task.hub["joined"]
+    try:
+        rows = load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
+    except HubError as error:
+        raise Missing(f"Hub: {path}: {error.reason}") from error
     found = pairs.make_pairs(rows["score"], rows["sentence1"], rows["sentence2"], where)
     if "joined" in task.hub:
         found = _cut(task, found, where)
@@ -145,33 +141,19 @@ def _from_hub(task: Task, check: bool) -> TaskData:
     return _found(task, {subset: found}, ("hub", where, "hub", "raw"), check)
 
 
-def _hub_rows(path: str, revision: str, split: str) -> Mapping[str, list[Any]]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
-    except HubError as error:
-        raise Missing(f"Hub: {path}: {error.reason}") from error
-    return {name: list(rows[name]) for name in ("score", "sentence1", "sentence2")}
-
-
 def _cut(task: Task, joined: Pairs, where: str) -> Pairs:
     """The part of SICK-R's joined rows that is this task's, found by recognizing the training and dev parts."""
     sizes = {"train": 4500, "dev": 500, "test": 4927}
     for order in permutations(sizes):
-        parts, start = {}, 0
+        parts, start = dict[str, Pairs](), 0
         for name in order:
-            parts[name] = slice(start, start + sizes[name])
+            part = slice(start, start + sizes[name])
+            parts[name] = Pairs(joined.first[part], joined.second[part], joined.gold[part], joined.blank)
             start += sizes[name]
-        if len(joined) == start and all(
-            pairs.sha256({"": _slice(joined, parts[split])}) == known for split, known in SICKR_HASHES.items()
-        ):
-            return _slice(joined, parts[task.split])
+        known = all(pairs.sha256({"": parts[split]}) == digest for split, digest in SICKR_HASHES.items())
+        if len(joined) == start and known:
+            return parts[task.split]
     raise Missing(f"Hub {where}: its rows are not in an order in which the {task.split} split can be recognized")
-
-
-def _slice(rows: Pairs, part: slice) -> Pairs:
-    return Pairs(rows.first[part], rows.second[part], rows.gold[part], rows.blank)
 
 
 def _found(task: Task, subsets: Mapping[str, Pairs], origin: tuple[str, str, str, str], check: bool) -> TaskData:

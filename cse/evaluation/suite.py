@@ -61,9 +61,7 @@ def tasks() -> Mapping[str, Task]:
     for path in sorted(TASKS.glob("*.yaml")):
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
         if "splits" in spec:
-            for split in spec["splits"]:
-                task = _task(spec, split)
-                found[task.name] = task
+            found |= {task.name: task for task in (_task(spec, split) for split in spec["splits"])}
     return found
 
 
@@ -82,9 +80,7 @@ def resolve(names: str) -> list[Task]:
     """
     found: dict[str, Task] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
-        for member in groups().get(name.lower(), (name,)):
-            task = _find(member)
-            found[task.name] = task
+        found |= {task.name: task for task in map(_find, groups().get(name.lower(), (name,)))}
     if not found:
         raise UserError(f"--tasks {names!r} names no task\nfix: use one of {', '.join([*groups(), *tasks()])}")
     return list(found.values())

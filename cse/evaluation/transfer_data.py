@@ -51,32 +51,22 @@ def load(name: str, data: str | None, *, check: bool = True) -> Labeled:
         Missing: No folder has them.
         UserError: The rows are malformed, or their number is not the known one.
     """
-    looked = ["no --data and no CSE_DATA"]
+    spec, looked = specs()[name], []
     for folder in sources.folders(data):
-        for root, read in (
-            (folder, _tsv),
-            (folder / "transfer", _tsv),
-            (folder, _senteval),
-            (folder / "downstream", _senteval),
-        ):
+        for place, read in (("", _tsv), ("transfer", _tsv), ("", _senteval), ("downstream", _senteval)):
             try:
-                found = Labeled(name, specs()[name]["protocol"], read(name, root), str(root))
+                splits = read(name, folder / place)
             except FileNotFoundError as absent:
-                looked = [*([] if "no --data" in looked[0] else looked), str(absent)]
+                looked.append(str(absent))
                 continue
-            if check:
-                _check(found)
-            return found
-    raise Missing("; ".join(looked))
-
-
-def _check(data: Labeled) -> None:
-    for split, known in specs()[data.name]["counts"].items():
-        if len(data.splits[split]) not in known:
-            raise UserError(
-                f"{data.name}: {split} in {data.where} has {len(data.splits[split])} rows where {known[0]} are known.\n"
-                f"fix: fetch the set again, or pass --unchecked if another set is intended"
-            )
+            for split, known in spec["counts"].items():
+                if check and len(splits[split]) not in known:
+                    raise UserError(
+                        f"{name}: {split} in {folder / place} has {len(splits[split])} rows where {known[0]} are known."
+                        "\nfix: fetch the set again, or pass --unchecked if another set is intended"
+                    )
+            return Labeled(name, spec["protocol"], splits, str(folder / place))
+    raise Missing("; ".join(looked) or "no --data and no CSE_DATA")
 
 
 def _tsv(name: str, root: Path) -> dict[str, list[Row]]:
