@@ -17,7 +17,6 @@ from typing import Any
 from cse.errors import UserError
 
 _counter = itertools.count()
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def cache_dir() -> Path:
@@ -81,6 +80,24 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _fsync(target.parent)
     finally:
         _remove(scratch)
+
+
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Check that a file can be written, before the work starts.
+
+    Args:
+        out: The path of the file.
+        option: The option that gave it.
+
+    Raises:
+        UserError: It is a folder, or lies in a folder that cannot be written.
+    """
+    if out.is_dir():
+        raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "is not a folder" if not folder.is_dir() else "is not a writable folder"
+        raise UserError(f"{option} {out} cannot be written: {folder} {what}\nfix: give another path")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -160,25 +177,12 @@ def _put(scratch: Path, target: Path) -> None:
     """Rename `scratch` to `target`; afterwards, an old `target` has the name of `scratch`."""
     if not os.path.lexists(target):
         os.rename(scratch, target)
-    elif not _exchange(scratch, target):
+    else:
         aside = _beside(target, "old")  # `recover` restores it if the process dies before the next line is done
         os.rename(target, aside)
         os.rename(scratch, target)
         os.rename(aside, scratch)
     _fsync(target.parent)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two paths in one step, so that `b` exists at every moment. False on systems other than Linux."""
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    failed: int = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
-    return not failed
 
 
 def _fsync_tree(folder: Path) -> None:

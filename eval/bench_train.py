@@ -7,13 +7,11 @@ its peak memory is its own, and the two take turns. The first steps are not coun
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +31,12 @@ def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, 
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     for number in range(rounds):
         for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            command = [
-                sys.executable,
-                "-m",
-                "eval.bench_train",
-                name,
-                backbone,
-                corpus,
-                str(steps),
-                precision,
-                str(length),
-            ]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found[name].append(json.loads(printed.strip().splitlines()[-1]))
-            last = found[name][-1]
-            say(
-                "round",
-                f"{number + 1}/{rounds}  {name:5s} "
-                f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB",
-            )
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as process:
+                measure = ours if name == "ours" else peer
+                last = process.submit(measure, backbone, corpus, steps, precision, length).result()
+            found[name].append(last)
+            measured = f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB"
+            say("round", f"{number + 1}/{rounds}  {name:5s} {measured}")
     speed = {name: [one["sentences_per_s"] for one in ones] for name, ones in found.items()}
     memory = {name: [one["peak_mb"] for one in ones] for name, ones in found.items()}
     ratios = [a / b for a, b in zip(speed["ours"], speed["peer"], strict=True)]
@@ -201,23 +186,3 @@ def _peer_callback(clock: _Clock) -> Any:
             clock.tick()
 
     return Tick()
-
-
-def main() -> None:
-    """One measurement, printed as JSON."""
-    quiet()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("who", choices=["ours", "peer"])
-    parser.add_argument("backbone")
-    parser.add_argument("corpus")
-    parser.add_argument("steps", type=int)
-    parser.add_argument("precision", choices=["fp32", "bf16"])
-    parser.add_argument("length", type=int)
-    options = parser.parse_args()
-    measure = ours if options.who == "ours" else peer
-    found = measure(options.backbone, options.corpus, options.steps, options.precision, options.length)
-    sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -57,10 +57,10 @@ def bench(arguments: list[str]) -> int:
     add_scoring(parser)
     options = parser.parse_args(arguments)
     quiet()
-    from cse.evaluation import results
+    from cse.files import check_writable
     from eval import bench as benching
 
-    results.check_writable(options.out)
+    check_writable(options.out)
     found: dict[str, Any] = {"machine": options.machine} if options.machine else {}
     if options.only != "eval":
         found |= _bench_training(options)

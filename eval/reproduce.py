@@ -22,6 +22,7 @@ from cse.errors import UserError
 from cse.evaluation import results
 from cse.files import read_json, write_json
 from cse.recipe import Recipe, load
+from cse.training.checkpoint import load_progress
 
 FIRST_SEED = 42
 PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band declared"
@@ -97,18 +98,12 @@ def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) ->
         )
     known = (folder / "state").exists()
     command = ["train", "--resume", str(folder)] if known else ["train", name, "--run-dir", str(folder), *overrides]
-    if known and _finished(folder):
+    if known and load_progress(folder / "state").finished:
         return
     if subprocess.run([sys.executable, "-m", "cse", *command], check=False).returncode:
         raise UserError(
             f"training into {folder} failed; its message is above\nfix: run the command again, which resumes it"
         )
-
-
-def _finished(folder: Path) -> bool:
-    from cse.training.checkpoint import load_progress
-
-    return load_progress(folder / "state").finished
 
 
 def _scored(folder: Path, tasks: str | None, score: Score) -> float:

@@ -40,12 +40,12 @@ def resolve(name: str) -> Path:
     name = name.removeprefix(PREFIX)
     if name in FETCHED:
         return provide(name, FETCHED[name])
-    if name in SHIPPED:
-        return _shipped(name)
-    raise UserError(_unknown(name))
-
-
-def _shipped(name: str) -> Path:
+    if name not in SHIPPED:
+        known = sorted([*SHIPPED, *FETCHED])
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+        assets = ", ".join(PREFIX + asset for asset in known)
+        raise UserError(f"{PREFIX}{name} does not exist\nfix: {hint}the assets are {assets}")
     path = Path(__file__).parent / SHIPPED[name]
     if not path.exists():
         raise UserError(
@@ -53,10 +53,3 @@ def _shipped(name: str) -> Path:
             "fix: pip install --force-reinstall cse-embeddings"
         )
     return path
-
-
-def _unknown(name: str) -> str:
-    known = sorted([*SHIPPED, *FETCHED])
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
-    return f"{PREFIX}{name} does not exist\nfix: {hint}the assets are {', '.join(PREFIX + k for k in known)}"

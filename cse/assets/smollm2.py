@@ -64,7 +64,8 @@ def convert(wheel: Path, folder: Path) -> None:
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     reader = GGUFReader(gguf_file)
     fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
-    write_config(folder, llama_config(fields))
+    config = json.dumps(llama_config(fields), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     _write_weights(folder, reader, fields)
     _write_tokenizer(folder, fields)
 
@@ -86,10 +87,10 @@ def llama_config(fields: dict[str, Any]) -> dict[str, Any]:
         "head_dim": size // heads,
         "hidden_act": "silu",
         "max_position_embeddings": llama["context_length"],
-        "rms_norm_eps": float(
-            f"{llama['attention.layer_norm_rms_epsilon']:.3g}"
-        ),  # a float32 that was read as a double
+        "rms_norm_eps": float(f"{llama['attention.layer_norm_rms_epsilon']:.3g}"),  # read from a float32
+        # Version 5 of transformers reads `rope_parameters`. Version 4 reads `rope_theta`, and takes 10000 without it.
         "rope_parameters": {"rope_type": "default", "rope_theta": llama["rope.freq_base"]},
+        "rope_theta": llama["rope.freq_base"],
         "initializer_range": 0.02,
         "attention_bias": False,
         "mlp_bias": False,
@@ -98,16 +99,6 @@ def llama_config(fields: dict[str, Any]) -> dict[str, Any]:
         "eos_token_id": fields["tokenizer.ggml.eos_token_id"],
         "pad_token_id": fields["tokenizer.ggml.padding_token_id"],
     }
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write config.json so that transformers 5 and 4 read the same rotary base.
-
-    Version 5 reads `rope_parameters`; version 4 reads `rope_theta`, and silently assumes 10000 if it is missing.
-    """
-    rope = config.get("rope_parameters") or {}
-    both = config | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
-    (folder / "config.json").write_text(json.dumps(both, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_weights(folder: Path, reader: Any, fields: dict[str, Any]) -> None:

@@ -103,9 +103,10 @@ def _score(a: argparse.Namespace) -> int:
 
 def _compare(a: argparse.Namespace) -> int:
     from cse.evaluation import comparison, results
+    from cse.files import check_writable
 
     if a.out:
-        results.check_writable(a.out)
+        check_writable(a.out)
     options = {"data": a.data, "precision": a.precision, "check": not a.unchecked, "progress": sys.stderr.isatty()}
     first, second = (comparison.read_or_score(name, a.tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second)

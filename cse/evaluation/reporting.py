@@ -12,7 +12,7 @@ from cse.evaluation import methods, page, results
 from cse.evaluation.collect import Entry, Found, collect
 from cse.evaluation.comparison import Difference, compare_all
 from cse.evaluation.score_table import score_tables
-from cse.files import write_text
+from cse.files import check_writable, write_text
 
 MOST = 24  # checkpoints of one set of tasks that are compared with each other
 
@@ -47,9 +47,9 @@ def report(
     out = out or runs
     if summary and not baseline:
         raise UserError("--json writes the table of methods, which needs a baseline\nfix: add --baseline RECIPE")
-    results.check_writable(out / "report.html")
+    check_writable(out / "report.html")
     if summary:
-        results.check_writable(summary, "--json")
+        check_writable(summary, "--json")
     found = collect(runs)
     if tasks:
         found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])

@@ -22,7 +22,6 @@ similarity of every pair lies beside it in `<name>.npz`: arrays `<TASK>/cosine` 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,20 +121,3 @@ def name_for(checkpoint: str, requested: str) -> str:
     parts = [] if checkpoint == "best" else [checkpoint]
     parts += [] if requested == "sts" else [re.sub(r"[^\w]+", "-", requested)[:60]]
     return f"{'-'.join(['results', *parts])}.json"
-
-
-def check_writable(out: Path, option: str = "--out") -> None:
-    """Check that a file can be written, before the work starts.
-
-    Args:
-        out: The path of the file.
-        option: The option that gave it.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if out.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {out} cannot be written\nfix: give the path of a file in a writable folder")

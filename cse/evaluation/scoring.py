@@ -13,6 +13,7 @@ from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.harness import Outcome, score_tasks
 from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.results import Scored
+from cse.files import check_writable
 
 
 def evaluate(
@@ -50,7 +51,7 @@ def evaluate(
     if sts or not labeled:
         suite.resolve(sts)  # a misspelled name fails before a model is loaded
     if out:
-        results.check_writable(out)
+        check_writable(out)
     start = time.perf_counter()
     model = load_model(str(checkpoint))
     loading = time.perf_counter() - start
@@ -102,7 +103,7 @@ def run_mteb(
     from cse.evaluation import mteb_adapter
 
     found = mteb_adapter.get_tasks(tasks, benchmark)
-    results.check_writable(out / "mteb.json")
+    check_writable(out / "mteb.json")
     model = load_model(str(checkpoint), use_prompts=True)
     for name, prompt in prompts(model.folder).items():
         say("prompt", f"{name}: {prompt!r}")

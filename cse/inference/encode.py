@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cse.data.sources import Column, read
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder, Precision, uses_bf16
 from cse.errors import UserError
+from cse.files import check_writable
 from cse.inference.vectors import resumable, unit
 
 FORMATS = (".npy", ".parquet")
@@ -110,7 +110,11 @@ def encode_file(
             texts, another checkpoint or other options.
     """
     check_out(out)
-    size = _dims(dims, encoder.dim)
+    if dims is not None and not 1 <= dims <= encoder.dim:
+        raise UserError(
+            f"--dims is {dims}, but the vectors have {encoder.dim} components\nfix: give 1 to {encoder.dim}"
+        )
+    size = dims or encoder.dim
     if window < 1:
         raise UserError(f"--window is {window}\nfix: give an integer >= 1")
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
@@ -143,15 +147,11 @@ def check_out(out: Path) -> None:
     """Check that a file can be written, before the work starts.
 
     Raises:
-        UserError: The name has another ending, the path is a folder, or its folder is not writable.
+        UserError: Its name has another ending, or `check_writable` refuses it.
     """
     if out.suffix not in FORMATS:
         raise UserError(f"--out is {out}\nfix: give a name that ends in {' or '.join(FORMATS)}")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder\nfix: give a file in it, such as {out / ('vectors' + out.suffix)}")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--out {out}: {folder} is not a folder, or not a writable one\nfix: give another path")
+    check_writable(out)
 
 
 def _read(path: str, column: str) -> Iterator[str]:
@@ -162,12 +162,6 @@ def _read(path: str, column: str) -> Iterator[str]:
     except UserError as error:  # the message of the reader names an option of recipes
         message = str(error).replace("--data.path=my.txt", "my.txt").replace("data.path", "texts")
         raise UserError(message) from error
-
-
-def _dims(dims: int | None, most: int) -> int:
-    if dims is not None and not 1 <= dims <= most:
-        raise UserError(f"--dims is {dims}, but the vectors have {most} components\nfix: give 1 to {most}")
-    return dims or most
 
 
 # -- On disk -----------------------------------------------------------------------------------------------------------

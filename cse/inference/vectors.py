@@ -120,19 +120,17 @@ def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) ->
         return 0
     if not size:  # the process was killed after the last step, before it removed the note
         return 0
-    changed = [_change(name, before.get(name), value) for name, value in made_from.items() if before.get(name) != value]
+    changed = [
+        f"the {name} changed" if name in {"texts", "checkpoint"} else f"{name} was {before.get(name)} and is {value}"
+        for name, value in made_from.items()
+        if before.get(name) != value
+    ]
     if changed:
         raise UserError(
             f"{vectors} belongs to an unfinished run with different settings: {', '.join(changed)}\n"
             "fix: run with the same settings to resume it, or remove the file to start over"
         )
     return rows if size >= header + rows * row else 0
-
-
-def _change(name: str, before: Any, now: Any) -> str:
-    if name in {"texts", "checkpoint"}:
-        return f"the {name} changed"
-    return f"{name} was {before} and is {now}"
 
 
 def _header(shape: tuple[int, int]) -> bytes:
