@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,37 +37,24 @@ class Upload:
     """What was sent to the Hub, or what a dry run would have sent.
 
     Attributes:
-        url: The address of the repository, its branch, or the pull request; empty for a dry run.
         files: The sizes of the files in bytes, by path in the repository.
         left_out: Files of the checkpoint that are not published.
         verified: The findings of `cse.publish.verify`, one line for each.
         results: The file that the scores on the card come from.
-        removed: Files of an earlier upload that the model no longer has.
         message: The commit message.
+        url: The address of the repository, its branch, or the pull request; empty for a dry run.
+        removed: Files of an earlier upload that the model no longer has.
         changed: Whether a new commit was made; False for a dry run.
     """
 
-    url: str
     files: dict[str, int]
     left_out: list[str]
     verified: list[str]
     results: Path | None
-    removed: list[str]
     message: str
-    changed: bool
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """A staged folder that has its card and is verified; the attributes are those of `Upload`."""
-
-    files: dict[str, int]
-    left_out: list[str]
-    verified: list[str]
-    results: Path | None
-
-    def uploaded(self, url: str, removed: list[str], message: str, *, changed: bool) -> Upload:
-        return Upload(url, self.files, self.left_out, self.verified, self.results, removed, message, changed)
+    url: str = ""
+    removed: Sequence[str] = ()
+    changed: bool = False
 
 
 def push(
@@ -108,6 +95,7 @@ def push(
             be reached or refuses the upload.
     """
     from cse.publish.adapter import find_adapter, stage_adapter
+    from cse.publish.remote import Repository
     from cse.publish.stage import stage
 
     checkpoint = Path(checkpoint)
@@ -125,13 +113,10 @@ def push(
     alone = find_adapter(checkpoint, base) if adapter else None
     with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):
         folder = Path(scratch) / "model"
-        remote = None if dry_run else _remote(repo, private=private, revision=revision, create_pr=create_pr)
+        remote = None if dry_run else Repository(repo, private=private, revision=revision, create_pr=create_pr)
         stage(checkpoint, folder) if alone is None else stage_adapter(alone, folder)
-
-        finish = partial(_finish, folder, checkpoint, repo, results, license, alone)
-        if remote is None:
-            return finish(None).uploaded("", [], message, changed=False)
-        return _upload(remote, folder, finish, message)
+        finish = partial(_finish, folder, checkpoint, repo, results, license, alone, message)
+        return _upload(remote, folder, finish) if remote else finish(None)
 
 
 def _finish(
@@ -141,8 +126,9 @@ def _finish(
     results: Path | None,
     license: str | None,
     adapter: Adapter | None,
+    message: str,
     previous: str | None,
-) -> _Finished:
+) -> Upload:
     """Write the card, keeping the user's part of the published one, and verify the files that are uploaded."""
     from cse.publish.card import write_card
     from cse.publish.verify import verify, verify_adapter
@@ -153,7 +139,8 @@ def _finish(
     for path in others:
         (folder / path).unlink()
     report = verify(folder, against=checkpoint) if adapter is None else verify_adapter(folder, adapter)
-    return _Finished(files, sorted({*others, *_paths(checkpoint)} - set(files)), report.lines(), results)
+    left_out = sorted({*others, *_paths(checkpoint)} - set(files))
+    return Upload(files, left_out, report.lines(), results, message)
 
 
 def _check_results(results: Path | None, checkpoint: Path) -> None:
@@ -173,13 +160,7 @@ def _check_results(results: Path | None, checkpoint: Path) -> None:
         )
 
 
-def _remote(repo: str, *, private: bool, revision: str | None, create_pr: bool) -> Repository:
-    from cse.publish.remote import Repository
-
-    return Repository(repo, private=private, revision=revision, create_pr=create_pr)
-
-
-def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], _Finished], message: str) -> Upload:
+def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], Upload]) -> Upload:
     """Commit the folder on top of the branch; if the branch moves meanwhile, write the card again and repeat."""
     from cse.publish.remote import Moved
 
@@ -188,10 +169,10 @@ def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], _Fi
         found = finish(state.readme)
         stale = sorted(path for path in state.files if MODEL.fullmatch(path) and path not in found.files)
         try:
-            url, changed = remote.commit(folder, list(found.files), stale, message, onto=state)
+            url, changed = remote.commit(folder, list(found.files), stale, found.message, onto=state)
         except Moved:
             continue
-        return found.uploaded(url, stale, message, changed=changed)
+        return replace(found, url=url, removed=stale, changed=changed)
     raise UserError(
         f"repository {remote.repo}: others committed to it during each of {ROUNDS} uploads\nfix: try again later"
     )
@@ -248,26 +229,16 @@ def check_name(repo: str) -> None:
     Raises:
         UserError: `repo` cannot be the name of a repository.
     """
-    owner, slash, name = repo.partition("/")
-    wrong = None
-    if not slash:
-        wrong = "lacks the owner"
-    elif "/" in name:
-        wrong = f"has {repo.count('/')} slashes"
-    elif not owner or not name:
-        wrong = f"lacks the {'name' if owner else 'owner'}"
-    elif odd := sorted(set(re.findall(r"[^A-Za-z0-9._-]", owner + name))):
-        wrong = f"contains {', '.join(map(repr, odd))}; only letters, digits, '-', '_' and '.' are allowed"
-    elif found := next((s for s in ("--", "..") if s in repo), None):
-        wrong = f"contains {found!r}"
-    elif edge := next((part for part in (owner, name) if part[0] in "-." or part[-1] in "-."), None):
-        wrong = f"has {edge!r}, which starts or ends with '-' or '.'"
-    elif long := next((part for part in (owner, name) if len(part) > 96), None):
-        wrong = f"has {len(long)} characters in {long[:20]}...; at most 96 are allowed"
-    elif name.endswith(".git"):
-        wrong = "ends with .git"
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
+
+    wrong = "" if "/" in repo else "the owner is missing"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        wrong = str(error)
     if wrong:
-        raise UserError(f"repository {repo!r} {wrong}\nfix: give owner/name, such as me/my-encoder")
+        raise UserError(f"repository {repo!r}: {wrong}\nfix: give owner/name, such as me/my-encoder")
 
 
 def find_results(checkpoint: Path) -> Path | None:
@@ -300,9 +271,9 @@ def describe(results: Path | None) -> str:
     Raises:
         UserError: The results cannot be read.
     """
-    from cse.publish.card.scores import read_results
+    from cse.evaluation.results import read
 
-    average = {} if results is None else read_results(results).get("average") or {}
+    average = {} if results is None else read(results).get("average") or {}
     score = (average.get("all") or {}).get("spearman")
     said = "" if score is None else f": {average['requested']} {score:.2f} (Spearman × 100, all)"
     return f"Upload sentence encoder{said}"

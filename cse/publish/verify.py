@@ -43,21 +43,15 @@ class Report:
 
     Attributes:
         files: The sizes of the files to upload in bytes, by path.
-        weights: The sha256 of each file of weights, which agrees with the one recorded in the folder.
         difference: The largest difference of a coordinate from the run's vectors, by loader; divided by the length of
             the vector if that is above 1.
         dimensions: The dimension D of the vectors.
-        code: Whether loading runs Python code from the folder.
-        versions: The versions of the libraries that loaded the folder.
         needs: What loading the folder needs, in words.
     """
 
     files: dict[str, int]
-    weights: dict[str, str]
     difference: dict[str, float]
     dimensions: int
-    code: bool
-    versions: dict[str, str]
     needs: str
 
     def lines(self) -> list[str]:
@@ -75,8 +69,7 @@ def verify(folder: Path, *, against: Path) -> Report:
     """Check a folder that is to be published.
 
     The folder is scanned (`cse.publish.scan`) and its weights are hashed. Then a separate process without network, cse
-    or any cache loads it with sentence-transformers, and with the code that the card shows for plain transformers. If
-    the folder keeps fewer dimensions than the run, only those are compared.
+    or any cache loads it with sentence-transformers, and with the code that the card shows for plain transformers.
 
     Args:
         folder: A folder that `cse.publish.stage.stage` wrote and that has its card.
@@ -115,15 +108,15 @@ def _verify(folder: Path, against: Path, layout: Layout, spec: dict[str, Any], n
 
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in scan(folder)}
     check_sums(against)
-    weights = check_sums(folder)
+    check_sums(folder)
     spec |= {"trust": layout.needs_code, "drops_pooler": drops_pooler(layout)}
     with tempfile.TemporaryDirectory(prefix="cse-verify-") as scratch:
         about = _load_elsewhere(folder, spec, Path(scratch))
         found = {path.stem: np.load(path) for path in sorted(Path(scratch).glob("*.npy"))}
     _check_keys(about)
     want = Encoder.load(str(against)).encode(list(TEXTS))
-    difference = {loader: compare(*_as_many(vectors, want, layout), loader) for loader, vectors in found.items()}
-    return Report(files, weights, difference, layout.dim, layout.needs_code, about["versions"], needs)
+    difference = {loader: compare(vectors, want, loader) for loader, vectors in found.items()}
+    return Report(files, difference, layout.dim, needs)
 
 
 def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str) -> float:
@@ -150,21 +143,6 @@ def compare(found: NDArray[np.floating], want: NDArray[np.floating], loader: str
             "fix: stage the folder again from this run; modules.json and config.json define how it is loaded"
         )
     return worst
-
-
-def _as_many(
-    found: NDArray[np.floating], want: NDArray[np.floating], layout: Layout
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Both arrays of vectors, with those of the run cut to the dimensions that the folder keeps."""
-    import numpy as np
-
-    if layout.dim >= want.shape[1]:
-        return found, want
-    want = want[:, : layout.dim]
-    # The folder scales the shorter vectors to unit length again. They are scaled back here, since a vector with little
-    # in its first dimensions would show its rounding error, scaled up, as a difference.
-    unit = bool(layout.post) and layout.post[-1].dense is None
-    return (found * np.linalg.norm(want, axis=1, keepdims=True) if unit else found), want
 
 
 def _load_elsewhere(folder: Path, spec: dict[str, Any], scratch: Path) -> dict[str, Any]:

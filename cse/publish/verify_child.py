@@ -2,7 +2,7 @@
 
     python verify_child.py SPEC.json      SPEC: folder, texts, code (or null), by, whole, trust, out
 
-Writes `out`/<loader>.npy for each loader, and prints as its last line JSON: versions, missing, unexpected.
+Writes `out`/<loader>.npy for each loader, and prints as its last line JSON: missing, unexpected.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         options = {"add_pooling_layer": False} if spec["drops_pooler"] else {}
         _, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
         about = {"missing": sorted(info["missing_keys"]), "unexpected": sorted(info["unexpected_keys"])}
-    modules = (sentence_transformers, transformers, torch)
-    return about | {"versions": {module.__name__: module.__version__ for module in modules}}
+    return about
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from cse.encoder.heads import Normalize
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
+from cse.encoder.provenance import check_sums
 from cse.errors import UserError
 from cse.publish.adapter import Adapter, find_adapter, stage_adapter
 from cse.publish.card import write_card
@@ -128,7 +129,7 @@ def test_in_a_clean_process_it_gives_the_runs_vectors(best, cached, tmp_path):
     write_card(tmp_path / "staged", "me/lora", run=None, results=None, license=None, previous=None, adapter=adapter)
     report = verify_adapter(tmp_path / "staged", adapter)
     assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
-    assert set(report.weights) == {"adapter_model.safetensors"}
+    assert set(check_sums(tmp_path / "staged")) == {"adapter_model.safetensors"}
     assert report.lines()[-1] == f"needs peft and the backbone {BASE} at commit {COMMIT}"
     settings = json.loads((tmp_path / "staged" / "adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, COMMIT)

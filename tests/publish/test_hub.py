@@ -13,15 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.publish.hub import check_name, find_results, published, push
+from cse.publish.hub import find_results, published, push
 from tests.publish.hub_server import Blob, HubServer, User
 from tests.runs import weights
 
@@ -402,39 +401,20 @@ def test_someone_elses_commit_is_not_overwritten(published_once, best, hub, monk
 @pytest.mark.parametrize(
     ("repo", "wrong"),
     [
-        ("encoder", "lacks the owner"),
-        ("me/", "lacks the name"),
-        ("https://huggingface.co/me/encoder", "slashes"),
-        ("me/has space", "' '"),
-        ("-bad/name", "'-bad'"),
-        ("me/name.", r"'name\.'"),
-        ("me/a--b", "'--'"),
-        ("me/" + "n" * 97, "97 characters"),
+        ("encoder", "the owner is missing"),
+        ("me/", "alphanumeric"),
+        ("https://huggingface.co/me/encoder", "namespace/repo_name"),
+        ("me/has space", "alphanumeric"),
+        ("-bad/name", "start or end with '-'"),
+        ("me/name.", r"start or end with '-' or '\.'"),
+        ("me/a--b", "--"),
+        ("me/" + "n" * 97, "96"),
         ("me/name.git", r"\.git"),
     ],
 )
 def test_a_bad_name_is_refused_with_what_is_wrong(best, repo, wrong):
-    with pytest.raises(UserError, match=wrong):
+    with pytest.raises(UserError, match=rf"{wrong}(.|\n)*fix: give owner/name"):
         push(best, repo)
-
-
-def test_names_are_those_that_huggingface_hub_takes():
-    """Its own check is the oracle, on names made of what may and may not be in one."""
-    random = np.random.default_rng(0)
-    pieces = ["a", "B", "0", "-", ".", "_", "--", "..", ".git", " ", "é", "/", "x" * 95, "ab"]
-    taken = set()
-    for _ in range(4000):
-        first, second = ("".join(random.choice(pieces, random.integers(1, 5))) for _ in range(2))
-        outcomes = []
-        for check in (check_name, validate_repo_id):
-            try:
-                check(f"{first}/{second}")
-                outcomes.append(True)
-            except (UserError, HFValidationError):
-                outcomes.append(False)
-        assert outcomes[0] == outcomes[1], f"{first}/{second}"
-        taken.add(outcomes[0])
-    assert taken == {True, False}
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):

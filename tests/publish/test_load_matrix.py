@@ -16,7 +16,7 @@ from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
-from cse.publish.stage import stage, truncate
+from cse.publish.stage import stage
 from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
 
@@ -31,9 +31,6 @@ KINDS = {
     "first_last_layer1": {"pooler": "first_last_layer1", "max_length": 20},
     "supervised": {"head": "mlp", "export_head": True},
     "whitened": {"pooler": "first_last_embeddings"},
-    "truncated": {"head": "mlp", "export_head": True},
-    "truncated whitened": {"pooler": "mean"},
-    "truncated plain": {},
     "lora": {"pooler": "mean", **LORA},
     "template": {"pooler": "last", "template": "the {text} sat on", "max_length": 20},
 }
@@ -58,7 +55,7 @@ def make(kind: str, backbone: str, folder: Path) -> Encoder:
             torch.nn.init.normal_(parameter)
     if "whitened" in kind:
         whiten(encoder, write_texts(folder, 40).read_text().splitlines(), 8)
-    return truncate(encoder, 5) if "truncated" in kind else encoder
+    return encoder
 
 
 def by_transformers(folder: Path, encoder: Encoder):
@@ -157,21 +154,6 @@ def test_code_travels_where_it_is_needed_and_nowhere_else(kind, published):
     kinds = {m["type"] for m in json.loads((folder / "modules.json").read_text())}
     ours = {name for name in kinds if not name.startswith("sentence_transformers.models.")}
     assert ours == ({"prefix_module.PrefixTransformer"} if kind in PROMPTED else set())
-
-
-def test_fewer_dimensions_are_the_first_ones(tiny_bert, tmp_path):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_bert, pooler="mean").eval()
-    whiten(encoder, write_texts(tmp_path, 40).read_text().splitlines(), 8)
-    encoder.save(tmp_path / "best")
-    whole = encoder.encode(TEXTS)
-    stage(tmp_path / "best", tmp_path / "staged", dimensions=3)
-    cut = Encoder.load(str(tmp_path / "staged")).encode(TEXTS)
-    assert np.abs(np.linalg.norm(cut, axis=1) - 1).max() < 1e-6
-    assert np.abs(cut * np.linalg.norm(whole[:, :3], axis=1, keepdims=True) - whole[:, :3]).max() < 1e-6
-    for wrong in (0, 9):
-        with pytest.raises(UserError, match=f"dimensions is {wrong}, but the vectors have 8"):
-            stage(tmp_path / "best", tmp_path / "staged", dimensions=wrong)
 
 
 def test_layers_averaged_otherwise_are_refused(tiny_bert, tmp_path):

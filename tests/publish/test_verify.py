@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cse.encoder.model import Encoder
+from cse.encoder.provenance import check_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.publish import verify_child
@@ -43,9 +44,9 @@ def test_a_staged_folder_gives_the_runs_vectors(best, staged):
     report = verify(staged, against=best)
     assert set(report.difference) == {"sentence-transformers", "transformers"}
     assert max(report.difference.values()) < 1e-6
-    assert set(report.weights) == {p.relative_to(staged).as_posix() for p in staged.rglob("*.safetensors")}
+    assert set(check_sums(staged)) == {p.relative_to(staged).as_posix() for p in staged.rglob("*.safetensors")}
     assert set(report.files) == {p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()}
-    assert (report.dimensions, report.code) == (16, False)
+    assert (report.dimensions, report.needs) == (16, "needs no code from the folder")
 
 
 @pytest.mark.slow  # a process that loads torch and transformers, as are the two below
@@ -55,7 +56,7 @@ def test_soft_prompts_load_without_cse(tiny_bert, tmp_path):
     encoder.save(tmp_path / "best")
     stage(tmp_path / "best", tmp_path / "staged")
     report = verify(tmp_path / "staged", against=tmp_path / "best")
-    assert report.code
+    assert report.needs == "needs trust_remote_code=True"
     assert set(report.difference) == {"sentence-transformers"}
     encoder.save(tmp_path / "needs cse", whole=True)
     with pytest.raises(UserError, match=r"cannot be loaded without cse and network: .*cse"):

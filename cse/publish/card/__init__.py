@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cse.errors import UserError
+from cse.evaluation import results as results_file
 from cse.files import write_text
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
-from cse.publish.card.scores import average, read_results, rows, seeds_of, transfer
+from cse.publish.card.scores import average, rows, seeds_of, transfer
 from cse.publish.card.usage import (
     EXAMPLES,
     adapter_code,
@@ -60,7 +61,7 @@ def write_card(
     from huggingface_hub import ModelCard
 
     layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
-    scored = read_results(results) if results is not None else None
+    scored = results_file.read(results) if results is not None else None
     chosen, base = choose(license, folder, facts.backbone)
     card = ModelCard.from_template(
         metadata(folder, repo_id, chosen, facts, layout, scored, adapter.base if adapter else None),

@@ -6,29 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cse.errors import UserError
 from cse.files import read_json
-
-SCHEMA = 1  # the schema that cse/evaluation/results.py writes
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json.
-
-    Raises:
-        UserError: The file is missing, or is not a results file.
-    """
-    try:
-        found: Any = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"results {path} cannot be read: {error}\nfix: run `cse eval CHECKPOINT`, or omit --results"
-        ) from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("tasks"), dict):
-        raise UserError(
-            f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again: cse eval CHECKPOINT"
-        )
-    return found
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
