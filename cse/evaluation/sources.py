@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from cse.assets.hub import HubError, snapshot
 from cse.errors import UserError
@@ -124,21 +125,24 @@ def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
 
 
 def _from_hub(task: Task, check: bool) -> TaskData:
-    from datasets import load_dataset
-
     path, revision = task.hub["path"], task.hub["revision"]
     where = f"{path}@{revision[:8]}"
-    split = task.hub["splits"][task.split] if "splits" in task.hub else task.hub["joined"]
-    try:
-        rows = load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
-    except HubError as error:
-        raise Missing(f"Hub: {path}: {error.reason}") from error
+    rows = _hub_rows(path, revision, task.hub["splits"][task.split] if "splits" in task.hub else task.hub["joined"])
     found = pairs.make_pairs(rows["score"], rows["sentence1"], rows["sentence2"], where)
     if "joined" in task.hub:
         found = _cut(task, found, where)
     # The Hub's sets do not say which rows belong to which subset, except where there is but one.
     subset = POOLED if len(task.counts) > 1 else next(iter(task.counts))
     return _found(task, {subset: found}, ("hub", where, "hub", "raw"), check)
+
+
+def _hub_rows(path: str, revision: str, split: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(str(snapshot(path, kind="dataset", revision=revision)), split=split)
+    except HubError as error:
+        raise Missing(f"Hub: {path}: {error.reason}") from error
 
 
 def _cut(task: Task, joined: Pairs, where: str) -> Pairs:

@@ -113,9 +113,7 @@ def _chosen(
     best = max(by_c, key=lambda c: by_c[c])  # the first of equals, as SentEval's argmax
     predicted = _fit(*train, best).predict(test[0])
     correct = 100 * float(np.mean(predicted == test[1]))
-    both = np.sum((predicted == "1") & (test[1] == "1"))
-    either = max(1, np.sum(predicted == "1") + np.sum(test[1] == "1"))
-    return Accuracy(correct, 100 * by_c[best], len(test[1]), float(100 * 2 * both / either) if f1 else None)
+    return Accuracy(correct, 100 * by_c[best], len(test[1]), _f1(predicted, test[1]) if f1 else None)
 
 
 def _fit(x: Matrix, y: Labels, c: float) -> Any:
@@ -136,3 +134,8 @@ def _folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.int
         raise UserError("a class has fewer than two rows, so no folds can be made\nfix: check the data")
     parts = StratifiedKFold(n_splits=min(folds, int(rarest)), shuffle=True, random_state=SEED)
     return list(parts.split(np.zeros(len(y)), y))
+
+
+def _f1(predicted: Labels, gold: Labels) -> float:
+    both = np.sum((predicted == "1") & (gold == "1"))
+    return float(100 * 2 * both / max(1, np.sum(predicted == "1") + np.sum(gold == "1")))

@@ -30,13 +30,7 @@ _COLUMNS = {  # column names used by the data classes, the assets and the files 
     "contrast": _TEXT,
     "fill": _TEXT,
 }
-_OPTIONS = {
-    "score": [],
-    "contrast": [],
-    "fill": ["rates", "smoothing", "random_pairs", "per_score", "seed"],
-    "write": ["requests", "count", "seed"],
-    "rate": ["least_positive", "most_negative"],
-}
+_OPTIONS = {"fill": ["seed"], "write": ["requests", "count", "seed"]}  # those of a task, for the manifest
 
 
 def run(a: argparse.Namespace) -> int:
@@ -48,24 +42,19 @@ def run(a: argparse.Namespace) -> int:
     given = _inputs(a)
     with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
         meter = Meter(limits)
-
-        def job(labeler: Labeler) -> Job:
-            return Job(
-                labeler, store, meter,
-                attempts=a.attempts, give_up=a.give_up, interrupted=lambda: interrupt.wanted,
-            )  # fmt: skip
-
-        jobs = [job(_labeler(a, "--model", a.model))]
-        if a.rater is not None:
-            jobs.append(job(_labeler(a, "--rater", a.rater)))
-        say("model", " · ".join(j.labeler.model for j in jobs))
+        models = {"--model": a.model} | ({"--rater": a.rater} if a.rater else {})
+        asked = [_labeler(a, option, spec) for option, spec in models.items()]
+        jobs = [Job(labeler, store, meter, interrupted=lambda: interrupt.wanted) for labeler in asked]
+        say("model", " · ".join(labeler.model for labeler in asked))
+        options = {name: getattr(a, name) for name in _OPTIONS.get(a.task, [])}
         try:
-            result = _task(a, given.rows, prompts, jobs)
+            result = _task(a, given.rows, prompts, jobs, options)
         except Stop as stop:
-            _stopped(stop)
+            say("stopped", stop.reason)
+            say("", f"{stop.settled}; every answer is kept, but no file was written")
+            say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
             return stop.code
         result.rejects += given.rejects
-        options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
         data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
         read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
@@ -88,28 +77,11 @@ def _check(a: argparse.Namespace) -> None:
         )
     if a.max_cost is not None and (a.price_in is None or a.price_out is None):
         raise UserError("--max-cost needs prices\nfix: give --price-in and --price-out, dollars per million tokens")
-    _check_ranges(a)
-
-
-def _check_ranges(a: argparse.Namespace) -> None:
-    at_least_one = (
-        "workers attempts give_up requests count requests_per_minute tokens_per_minute max_requests max_tokens"
-    )
-    for name in at_least_one.split():
+    least = {"workers": 1, "requests": 1, "count": 1, "requests_per_minute": 1, "max_requests": 1}
+    for name, smallest in (least | {"price_in": 0, "price_out": 0, "max_cost": 0}).items():
         value = getattr(a, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give 1 or more")
-    for name in ("retries", "backoff", "random_pairs", "per_score", "price_in", "price_out", "max_cost"):
-        value = getattr(a, name)
-        if value is not None and not value >= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give 0 or more")
-    for name, most in (("smoothing", 0.5), ("least_positive", 1.0), ("most_negative", 1.0)):
-        if not 0 <= getattr(a, name) <= most:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(a, name)}\nfix: give 0 to {most:g}")
-    if not all(0 <= rate < 1 for rate in a.rates) or len(set(a.rates)) < len(a.rates):
-        raise UserError(f"--rates is {a.rates}\nfix: give different numbers in [0, 1)")
-    if not a.timeout > 0:
-        raise UserError(f"--timeout is {a.timeout}\nfix: give more than 0 seconds")
+        if value is not None and not value >= smallest:
+            raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give {smallest} or more")
 
 
 def _inputs(a: argparse.Namespace) -> inputs.Inputs:
@@ -148,18 +120,13 @@ def _labeler(a: argparse.Namespace, option: str, spec: str) -> Labeler:
             base_url=a.base_url,
             key_env=a.key_env,
             workers=a.workers,
-            retries=a.retries,
-            backoff=a.backoff,
-            timeout=a.timeout,
             response_format=a.response_format,
             extra=_extra(a.extra),
         )
     quiet()
-    folder, found, weights = labelers.weights(option, name)
-    shown = (a.model_name if option == "--model" else None) or found
     from cse.feedback.raters import CrossEncoderRater, EncoderRater
 
-    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(folder, shown, weights)
+    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(*labelers.weights(option, name))
 
 
 def _extra(text: str | None) -> dict[str, Any]:
@@ -176,24 +143,19 @@ def _extra(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _task(a: argparse.Namespace, rows: list[inputs.Input], prompts: dict[str, words.Prompt], jobs: list[Job]) -> Result:
-    options = {name: getattr(a, name) for name in _OPTIONS[a.task]}
-    if a.task == "score":
-        return tasks.score(rows, prompts, jobs[0])
-    if a.task == "rate":
-        return tasks.rate(rows, prompts, jobs[0], **options)
-    if a.task == "contrast":
-        return tasks.contrast(rows, prompts, jobs[0])
+def _task(
+    a: argparse.Namespace,
+    rows: list[inputs.Input],
+    prompts: dict[str, words.Prompt],
+    jobs: list[Job],
+    options: dict[str, Any],
+) -> Result:
     if a.task == "fill":
         return tasks.fill(rows, prompts, jobs[0], jobs[-1], **options)
-    topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
-    return tasks.write(topics, genres, prompts, jobs[0], **options)
-
-
-def _stopped(stop: Stop) -> None:
-    say("stopped", stop.reason)
-    say("", f"{stop.settled}; every answer is kept, but no file was written")
-    say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
+    if a.task == "write":
+        topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
+        return tasks.write(topics, genres, prompts, jobs[0], **options)
+    return {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast}[a.task](rows, prompts, jobs[0])
 
 
 def _finished(out: Path, manifest: dict[str, Any]) -> None:

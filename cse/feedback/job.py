@@ -17,6 +17,8 @@ from cse.feedback.meter import Halted, Meter, Stop
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, Store, key_of
 
+ATTEMPTS = 3  # times to ask a question until its answer is usable
+GIVE_UP = 10  # questions in succession without an answer, after which a job ends
 _LOOK = 0.2  # seconds between two checks for Ctrl-C
 
 
@@ -68,8 +70,6 @@ class Job:
         labeler: The model that answers.
         store: The store that keeps the answers.
         meter: The meter that enforces the limits; it is shared by all jobs of a command.
-        attempts: Largest number of answers to one question until one is usable.
-        give_up: The job ends after this number of questions in succession without any answer.
         interrupted: A function that says whether Ctrl-C was pressed.
     """
 
@@ -79,12 +79,10 @@ class Job:
         store: Store,
         meter: Meter,
         *,
-        attempts: int = 3,
-        give_up: int = 10,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.labeler, self.store, self.meter = labeler, store, meter
-        self.attempts, self.give_up, self.interrupted = attempts, give_up, interrupted
+        self.interrupted = interrupted
         self.outcomes: dict[str, Outcome] = {}  # by key, in the order of the questions
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
@@ -155,11 +153,11 @@ class Job:
 
     def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
         """Ask a chunk until each of its questions has a usable answer or has used all attempts."""
-        prompt = self._shown
-        outcomes = {k: Outcome(unique[k], self.labeler.model, prompt(unique[k])) for k in keys}
+        labels = {key: unique[key].prompt.label if self.labeler.prompted else None for key in keys}
+        outcomes = {key: Outcome(unique[key], self.labeler.model, labels[key]) for key in keys}
         still = list(outcomes.values())
         asked = 0
-        for attempt in range(self.attempts):
+        for attempt in range(ATTEMPTS):
             chats = [self._chat(outcome, attempt) for outcome in still]
             known = self.store.get([chat.key for chat in chats])
             new, failure = self._missing([chat for chat in chats if chat.key not in known])
@@ -167,7 +165,9 @@ class Job:
             for outcome, chat in zip(still, chats, strict=True):
                 _judge(outcome, chat.key, (known | new).get(chat.key), failure)
             still = [o for o in still if o.answer is None and failure is None]
-        self._report(outcomes, asked)
+        with self._lock:
+            self._asked += asked
+            self._trouble.update(reason for outcome in outcomes.values() for reason in outcome.unusable)
         return outcomes
 
     def _missing(self, chats: list[Chat]) -> tuple[dict[str, Reply], Unanswered | None]:
@@ -198,13 +198,8 @@ class Job:
             raise Halted
         with self._lock:
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= self.give_up:
+            if self._failed_in_a_row >= GIVE_UP:
                 raise Stop(f"{self._failed_in_a_row} questions in succession had no answer: {error}", code=1)
-
-    def _report(self, outcomes: dict[str, Outcome], asked: int) -> None:
-        with self._lock:
-            self._asked += asked
-            self._trouble.update(reason for o in outcomes.values() for reason in o.unusable)
 
     def _note(self) -> str:
         with self._lock:
@@ -222,9 +217,6 @@ class Job:
         prompt = question.prompt
         words = [prompt.name, prompt.version, prompt.sha256] if self.labeler.prompted else []
         return key_of(self.labeler.identity, self.labeler.parameters(prompt), words, question.fields, attempt)
-
-    def _shown(self, question: Question) -> str | None:
-        return question.prompt.label if self.labeler.prompted else None
 
 
 def _chunks(questions: dict[str, Question], size: int) -> list[list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cse.assets import resolve
 from cse.assets.hub import snapshot
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
@@ -104,21 +105,11 @@ def weights(option: str, name: str) -> tuple[Path, str, str]:
     Raises:
         UserError: No such model exists.
     """
-    folder = _folder(option, name)
+    folder = resolve(name) if name.startswith("asset:") else Path(name).expanduser()
+    if not (folder.is_dir() and any(folder.glob("*.json"))):
+        if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
+            raise UserError(
+                f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id"
+            )
+        folder = snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")
     return folder, folder.resolve().name if Path(name).exists() else name, model_hash(folder)[:12]
-
-
-def _folder(option: str, name: str) -> Path:
-    if name.startswith("asset:"):
-        from cse.assets import resolve
-
-        folder = resolve(name)
-    else:
-        folder = Path(name).expanduser()
-    if folder.is_dir() and any(folder.glob("*.json")):
-        return folder
-    if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
-        raise UserError(
-            f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id"
-        )
-    return snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")

@@ -31,18 +31,14 @@ class Limits:
 
     Attributes:
         requests_per_minute: Largest number of requests in any minute.
-        tokens_per_minute: Largest number of tokens of questions and answers in any minute.
         max_requests: Largest number of requests; retries count.
-        max_tokens: Largest number of tokens of questions and answers.
         max_cost: Largest cost in dollars, at the two prices.
         price_in: Price of a million tokens of questions, in dollars.
         price_out: Price of a million tokens of answers, in dollars.
     """
 
     requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
     max_requests: int | None = None
-    max_tokens: int | None = None
     max_cost: float | None = None
     price_in: float | None = None
     price_out: float | None = None
@@ -82,7 +78,7 @@ class Meter:
         self._held = _Sum()
         self._clock = clock
         self._lock = threading.Lock()
-        self._recent: deque[tuple[float, int]] = deque()  # (time, tokens) of the last minute
+        self._recent = deque[float]()  # the times of the requests of the last minute
         self._not_before = 0.0
 
     def admit(self, tokens_in: int, tokens_out: int) -> None:
@@ -121,7 +117,7 @@ class Meter:
         self._held.requests += 1
         self._held.tokens_in += tokens_in
         self._held.tokens_out += tokens_out
-        self._recent.append((self._clock(), tokens_in + tokens_out))
+        self._recent.append(self._clock())
 
     def _wait(self, tokens_in: int, tokens_out: int) -> float:
         """Seconds until the request is allowed; 0 or less if it is allowed now."""
@@ -131,19 +127,12 @@ class Meter:
                 raise Stop(cap)
             return _NAP
         moment = self._clock()
-        while self._recent and self._recent[0][0] <= moment - _WINDOW:
+        while self._recent and self._recent[0] <= moment - _WINDOW:
             self._recent.popleft()
-        return max(self._not_before - moment, self._rate_wait(moment, tokens_in + tokens_out))
-
-    def _rate_wait(self, moment: float, tokens: int) -> float:
-        """Seconds until enough of the last minute's requests are a minute old. A request alone is always allowed."""
-        requests, spent, wait = len(self._recent), sum(size for _, size in self._recent), 0.0
-        most, most_tokens = self.limits.requests_per_minute, self.limits.tokens_per_minute
-        for at, size in self._recent:
-            if (most is None or requests < most) and (most_tokens is None or spent + tokens <= most_tokens):
-                break
-            requests, spent, wait = requests - 1, spent - size, at + _WINDOW - moment
-        return wait
+        most, wait = self.limits.requests_per_minute, 0.0
+        if most is not None and len(self._recent) >= most:
+            wait = self._recent[-most] + _WINDOW - moment
+        return max(self._not_before - moment, wait)
 
     def _cap(self, tokens_in: int, tokens_out: int) -> str | None:
         """The cap that this request could exceed, in words; None if it exceeds no cap."""
@@ -151,8 +140,6 @@ class Meter:
         total_out = self.used.tokens_out + self._held.tokens_out + tokens_out
         if limits.max_requests is not None and self.used.requests >= limits.max_requests:
             return f"the cap of {limits.max_requests:,} requests is reached (--max-requests)"
-        if limits.max_tokens is not None and total_in + total_out > limits.max_tokens:
-            return f"the next request could pass the cap of {limits.max_tokens:,} tokens (--max-tokens)"
         cost = limits.cost(total_in, total_out)
         if limits.max_cost is not None and cost is not None and cost > limits.max_cost:
             return f"the next request could pass the cap of ${limits.max_cost:g} (--max-cost)"

@@ -18,7 +18,7 @@ from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
 from cse.feedback.tasks import Record, Result
-from cse.files import atomic_file, read_json, sha256_file, write_json
+from cse.files import atomic_file, check_writable, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
 _WORD = re.compile(r"[a-z']+")
@@ -38,12 +38,7 @@ def check(out: Path) -> None:
         raise UserError(
             f"--out {out} exists and was not written by `{MADE_BY}`\nfix: give another name, or move the file"
         )
-    try:
-        with atomic_file(manifest_path(out).with_suffix(".probe")) as scratch:
-            scratch.touch()
-        manifest_path(out).with_suffix(".probe").unlink()
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}\nfix: give another path") from error
+    check_writable(out)
 
 
 def rejects_path(out: Path) -> Path:

@@ -8,9 +8,10 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cse.errors import UserError
 from cse.feedback.answers import Unusable, parse
@@ -25,14 +26,36 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "paraphrase": frozenset({"sentence"}),
     "write": frozenset({"topic", "genre", "count", "draw"}),
 }
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "name": str,
-    "version": int,
-    "temperature": (int, float),
-    "max_tokens": int,
-    "system": str,
-    "user": str,
-}
+
+
+class _Example(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    input: dict[str, str]
+    answer: dict[str, Any]
+
+
+class _File(BaseModel):
+    """The form of a prompt's file; see `Prompt`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    version: int
+    temperature: Annotated[int | float, Field(ge=0, le=2)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    system: str
+    user: str
+    examples: list[_Example] = []
+
+    @model_validator(mode="after")
+    def _fits(self) -> _File:
+        fields = FIELDS.get(self.name)
+        if fields is None:
+            raise ValueError(f"name must be one of {', '.join(FIELDS)}")
+        found = string.Template.pattern.finditer(self.user)
+        if {m["named"] or m["braced"] for m in found if not m["escaped"]} != fields:
+            names = ", ".join(f"${field}" for field in sorted(fields))
+            raise ValueError(f"user must have {names} and no other $name; a dollar sign is written $$")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,8 @@ def load(replacements: Sequence[Path] = (), *, temperature: float | None = None)
     Raises:
         UserError: A file is not a prompt or lacks a field of the input, or two files replace the same prompt.
     """
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise UserError(f"--temperature is {temperature}\nfix: give 0 to 2")
     prompts = {name: _read(FOLDER / f"{name}.yaml", temperature) for name in FIELDS}
     replaced: dict[str, Path] = {}
     for path in replacements:
@@ -118,62 +143,29 @@ def subjects(kind: str, path: Path | None) -> list[str]:
 
 
 def _read(path: Path, temperature: float | None) -> Prompt:
-    content = _checked(path)
-    if temperature is not None:
-        content["temperature"] = temperature
-    if not 0 <= content["temperature"] <= 2:
-        raise UserError(f"--temperature is {content['temperature']}\nfix: give 0 to 2")
-    examples = tuple(_example(path, content, example) for example in content.pop("examples", []))
-    words = [content["system"], content["user"], *(text for example in examples for text in example)]
-    digest = hashlib.sha256("\x1f".join(words).encode()).hexdigest()
-    return Prompt(sha256=digest, examples=examples, **content)
-
-
-def _example(path: Path, content: dict[str, Any], example: Any) -> tuple[str, str]:
-    """An example as question and answer; the answer must be usable."""
     try:
-        answer = json.dumps(example["answer"], ensure_ascii=False)
-        parse(content["name"], answer, example["input"])
-        return string.Template(content["user"]).substitute(example["input"]).rstrip(), answer
-    except (Unusable, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"--prompt {path}: an example cannot be used: {error}\n"
-            f"fix: each has `input`, with {', '.join(sorted(FIELDS[content['name']]))}, and `answer`"
-        ) from error
-
-
-def _checked(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        examples = tuple(_turns(file, example) for example in file.examples)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}\nfix: correct the file"
         ) from error
-    wanted = ", ".join(_KINDS)
-    if not isinstance(content, dict) or set(content) - {"examples"} != set(_KINDS):
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the prompt"
+        raise UserError(f"--prompt {path}: {place}: {first['msg']}\nfix: see the prompts in {FOLDER}") from error
+    except (Unusable, KeyError) as error:
         raise UserError(
-            f"--prompt {path} is not a prompt\nfix: its keys must be {wanted} and, optionally, examples; see {FOLDER}"
-        )
-    if not isinstance(content.get("examples", []), list):
-        raise UserError(f"--prompt {path}: examples is not a list\nfix: give a list of `input` and `answer` pairs")
-    for key, kind in _KINDS.items():
-        if not isinstance(content[key], kind) or isinstance(content[key], bool):
-            raise UserError(
-                f"--prompt {path}: {key} is {content[key]!r}, which has the wrong type\n"
-                f"fix: see the prompts in {FOLDER}"
-            )
-    if content["name"] not in FIELDS:
-        raise UserError(f"--prompt {path}: name is {content['name']!r}\nfix: give one of {', '.join(FIELDS)}")
-    if content["max_tokens"] < 1:
-        raise UserError(f"--prompt {path}: max_tokens is {content['max_tokens']}\nfix: give 1 or more")
-    _require_fields(path, content["name"], string.Template(content["user"]))
-    return content
+            f"--prompt {path}: an example cannot be used: {error}\n"
+            f"fix: each has `input`, with {', '.join(sorted(FIELDS[file.name]))}, and `answer`"
+        ) from error
+    words = [file.system, file.user, *(text for example in examples for text in example)]
+    content = file.model_dump(exclude={"examples"}) | ({} if temperature is None else {"temperature": temperature})
+    return Prompt(sha256=hashlib.sha256("\x1f".join(words).encode()).hexdigest(), examples=examples, **content)
 
 
-def _require_fields(path: Path, name: str, template: string.Template) -> None:
-    if not template.is_valid() or set(template.get_identifiers()) != FIELDS[name]:
-        names = ", ".join(f"${field}" for field in sorted(FIELDS[name]))
-        raise UserError(
-            f"--prompt {path}: the user text of {name!r} must have {names} and no other $name\n"
-            "fix: name these fields and no others; write a dollar sign as $$"
-        )
+def _turns(file: _File, example: _Example) -> tuple[str, str]:
+    """An example as question and answer; the answer must be usable."""
+    answer = json.dumps(example.answer, ensure_ascii=False)
+    parse(file.name, answer, example.input)
+    return string.Template(file.user).substitute(example.input).rstrip(), answer

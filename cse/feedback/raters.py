@@ -13,6 +13,7 @@ from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
 
+CHUNK = 64  # pairs that are rated at once
 DIGITS = 4  # decimals of a score; further ones vary with the batch
 
 
@@ -23,15 +24,14 @@ class EncoderRater:
         folder: Folder of a sentence-transformers model, such as a checkpoint.
         name: The model's name, for provenance.
         weights: Hash of the weights.
-        chunk: Number of pairs that are rated at once.
     """
 
-    prompted, prompts, workers = False, RATED, 1
+    prompted, prompts, workers, chunk = False, RATED, 1, CHUNK
 
-    def __init__(self, folder: Path, name: str, weights: str, *, chunk: int = 64) -> None:
+    def __init__(self, folder: Path, name: str, weights: str) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.model, self.identity, self.chunk = f"{name}@{weights}", weights, chunk
+        self.model, self.identity = f"{name}@{weights}", weights
         self._encoder: Any = _loaded(SentenceTransformer, folder)
 
     def parameters(self, _: Prompt) -> dict[str, object]:
@@ -40,9 +40,6 @@ class EncoderRater:
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
         """Score the pairs; both sides are encoded in one batch."""
-        for _ in chats:
-            meter.admit(0, 0)
-            meter.settle((0, 0), (0, 0))
         texts = [chat.fields[side] for side in ("text_a", "text_b") for chat in chats]
         vectors = self._encoder.encode(
             texts, batch_size=len(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
@@ -58,18 +55,17 @@ class CrossEncoderRater:
         folder: Folder of a sentence-transformers cross-encoder.
         name: The model's name, for provenance.
         weights: Hash of the weights.
-        chunk: Number of pairs that are rated at once.
 
     Raises:
         UserError: The model has several outputs; it is a classifier, which gives no similarity.
     """
 
-    prompted, prompts, workers = False, RATED, 1
+    prompted, prompts, workers, chunk = False, RATED, 1, CHUNK
 
-    def __init__(self, folder: Path, name: str, weights: str, *, chunk: int = 64) -> None:
+    def __init__(self, folder: Path, name: str, weights: str) -> None:
         from sentence_transformers import CrossEncoder as Model
 
-        self.model, self.identity, self.chunk = f"{name}@{weights}", weights, chunk
+        self.model, self.identity = f"{name}@{weights}", weights
         self._encoder: Any = _loaded(Model, folder)
         outputs = self._encoder.config.num_labels
         if outputs != 1:
@@ -86,9 +82,6 @@ class CrossEncoderRater:
         """Score the pairs."""
         from torch.nn import Sigmoid
 
-        for _ in chats:
-            meter.admit(0, 0)
-            meter.settle((0, 0), (0, 0))
         pairs = [(chat.fields["text_a"], chat.fields["text_b"]) for chat in chats]
         scores = self._encoder.predict(
             pairs, batch_size=len(pairs), activation_fn=Sigmoid(), convert_to_numpy=True, show_progress_bar=False

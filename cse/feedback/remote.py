@@ -7,7 +7,6 @@ and nowhere else; it is removed from every message that could repeat it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,9 @@ from cse.feedback.prompts import FIELDS, Prompt
 from cse.feedback.store import Reply, now
 
 BYTES_PER_TOKEN = 2  # less than with any common tokenizer, so that a reservation is an upper estimate
+RETRIES = 6  # of a request that fails
+BACKOFF = 1.0  # seconds: the longest wait before the first retry, doubled for each further one
+TIMEOUT = 120.0  # seconds of a request
 LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
 _DEFAULT_KEY = "OPENAI_API_KEY"
 
@@ -34,9 +36,6 @@ class Endpoint:
         key_env: The environment variable with the key. None: OPENAI_API_KEY for the default endpoint, and no key for a
             `base_url`, so that the key of one provider is not sent to another.
         workers: Number of simultaneous requests.
-        retries: Number of retries of a request that fails.
-        backoff: Seconds before the first retry, doubled for each further one; half of the time is random.
-        timeout: Timeout of a request in seconds.
         response_format: `json_schema`, `json_object`, or `text` for endpoints that support neither.
         extra: More parameters of the request; null removes a parameter.
 
@@ -53,17 +52,13 @@ class Endpoint:
         base_url: str | None = None,
         key_env: str | None = None,
         workers: int = 8,
-        retries: int = 6,
-        backoff: float = 1.0,
-        timeout: float = 120.0,
         response_format: str = "json_schema",
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         openai = require_package("openai", extra="feedback", user="--model openai:")
         self._name, self._key = name, _key(base_url, key_env)
-        self.workers, self._retries, self._backoff = workers, retries, backoff
-        self._format, self._extra = response_format, dict(extra or {})
-        self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+        self.workers, self._format, self._extra = workers, response_format, dict(extra or {})
+        self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=0)
         url = urlsplit(str(self._client.base_url))
         port = f":{url.port}" if url.port else ""
         self.endpoint = f"{url.scheme}://{url.hostname}{port}{url.path}".rstrip("/")  # without a user name and password
@@ -85,22 +80,12 @@ class Endpoint:
 
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Unanswered) and error.again),
-            stop=tenacity.stop_after_attempt(self._retries + 1) | tenacity.stop_when_event_set(meter.halted),
-            wait=self._wait,
-            sleep=lambda seconds: _sleep(meter.halted, seconds),
+            stop=tenacity.stop_after_attempt(RETRIES + 1) | tenacity.stop_when_event_set(meter.halted),
+            wait=tenacity.wait_random_exponential(multiplier=BACKOFF, max=60),
+            sleep=tenacity.sleep_using_event(meter.halted),
             reraise=True,
         )
         return [tries(self._once, chat, meter, fault) for chat in chats]
-
-    def _wait(self, state: Any) -> float:
-        """Seconds before the next try. If the endpoint named a time, it is 0, since the meter delays all requests."""
-        import random
-
-        error: Unanswered = state.outcome.exception()
-        if error.retry_after is not None:
-            return 0.0
-        full = min(60.0, self._backoff * 2.0 ** (int(state.attempt_number) - 1))
-        return full * random.uniform(0.5, 1.0)
 
     def _once(self, chat: Chat, meter: Meter, fault: Callable[[str], None]) -> Reply:
         size = sum(len(m["content"].encode()) for m in chat.messages) // BYTES_PER_TOKEN + 16
@@ -114,16 +99,12 @@ class Endpoint:
         except Unanswered as error:
             fault(error.kind)
             if error.retry_after is not None:
-                self._hold(meter, error)
+                if error.retry_after > LONGEST_WAIT:
+                    raise Stop(f"the endpoint asks to wait {error.retry_after:,.0f} s ({error.detail})") from error
+                meter.hold(error.retry_after)
             raise
         finally:
             meter.settle(reserved, used)
-
-    def _hold(self, meter: Meter, error: Unanswered) -> None:
-        seconds = error.retry_after or 0.0
-        if seconds > LONGEST_WAIT:
-            raise Stop(f"the endpoint asks to wait {seconds:,.0f} s ({error.detail})") from error
-        meter.hold(seconds)
 
     def _request(self, chat: Chat) -> Reply:
         """Make one request; every failure becomes an Unanswered, a Stop or a UserError."""
@@ -191,10 +172,6 @@ def _key(base_url: str | None, key_env: str | None) -> str | None:
             f"fix: export {variable}=..., or name another variable: --key-env NAME, or an endpoint: --base-url URL"
         )
     return key
-
-
-def _sleep(halted: threading.Event, seconds: float) -> None:
-    halted.wait(seconds)
 
 
 def _reply(completion: Any, chat: Chat) -> Reply:

@@ -25,6 +25,7 @@ from cse.feedback.prompts import Prompt
 
 Record = dict[str, Any]
 Prompts = Mapping[str, Prompt]
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # CLAIF: shares of words to mask
 _SHOWN = 2000  # characters of an unusable answer that are kept in the rejects
 
 
@@ -137,11 +138,11 @@ def fill(
     writer: Job,
     rater: Job,
     *,
-    rates: Sequence[float],
-    smoothing: float,
-    random_pairs: int,
-    per_score: int,
     seed: int,
+    rates: Sequence[float] = RATES,
+    smoothing: float = 0.1,
+    random_pairs: int = 2,
+    per_score: int = 2,
 ) -> Result:
     """Make versions of each sentence, from paraphrases to different sentences, and score their similarity to it.
 
@@ -150,11 +151,11 @@ def fill(
         prompts: The prompts by name.
         writer: Fills the gaps, or paraphrases if the rate is 0.
         rater: Scores the pairs.
-        rates: Shares of words to mask (the authors': 0, 0.1 ... 0.8).
-        smoothing: A score s becomes (1 - 2 x smoothing) s + smoothing (the authors': 0.1).
-        random_pairs: Number of pairs with sentences of other rows, which get score 0 unasked (the authors': 2).
-        per_score: Largest number of versions of a sentence with the same score (the authors': 2); 0 for all.
         seed: Seed of masks and random pairs.
+        rates: Shares of words to mask. The defaults, here and below, are the authors'.
+        smoothing: A score s becomes (1 - 2 x smoothing) s + smoothing.
+        random_pairs: Number of pairs with sentences of other rows, which get score 0 unasked.
+        per_score: Largest number of versions of a sentence with the same score; 0 for all.
 
     Deviations from the authors' program: rate 0 always asks for a paraphrase (there, only for the first sentence of a
     batch), and the order does not depend on hash seeds.

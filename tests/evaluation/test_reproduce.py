@@ -48,7 +48,7 @@ def world(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reproduce, "load", load)
     monkeypatch.setattr(reproduce.subprocess, "run", train)
-    monkeypatch.setattr(reproduce, "_finished", lambda folder: (folder / "state" / "finished").exists())
+    monkeypatch.setattr(reproduce, "load_progress", lambda at: SimpleNamespace(finished=(at / "finished").exists()))
     return SimpleNamespace(done=done, runs=tmp_path, go=lambda n: reproduce.run("r", n, [], None, tmp_path, score))
 
 

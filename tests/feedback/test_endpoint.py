@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cse import cli
+from cse.feedback import job, remote
 from tests.feedback.server import Server
 
 pytest.importorskip("openai")
@@ -28,6 +29,8 @@ def _environment(monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr(remote, "BACKOFF", 0.01)
+    monkeypatch.setattr(remote, "TIMEOUT", 3.0)
 
 
 def score_of(i: int) -> float:
@@ -52,7 +55,7 @@ def command(folder: Path, url: str, *more: str) -> list[str]:
         "--cache",
         str(folder / "cache"),
     ]
-    options += ["--base-url", url, "--key-env", "MY_KEY", "--backoff", "0.01", "--timeout", "3"]
+    options += ["--base-url", url, "--key-env", "MY_KEY"]
     return ["feedback", "score", "--model", "openai:m", *options, *more]
 
 
@@ -68,7 +71,8 @@ def outputs(folder: Path) -> list[bytes]:
     return [(folder / f"out{end}").read_bytes() for end in (".jsonl", ".rejects.jsonl", ".manifest.json")]
 
 
-def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path):
+def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "RETRIES", 3)
     plans = {
         # failed requests, retried by themselves
         "limited": ["status:429:0.05", "status:429"],
@@ -102,7 +106,7 @@ def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path):
     with (tmp_path / "pairs.tsv").open("a") as file:
         file.write(f"limited id=q0z\ts={score_of(0):g}\n\ts=0.5\n")  # a repetition and a hole
     with Server(plans) as server:
-        assert cli.main(command(tmp_path, server.url, "--retries", "3", "--workers", "4")) == 0
+        assert cli.main(command(tmp_path, server.url, "--workers", "4")) == 0
     refused = dict.fromkeys(["sorry", "filter", "declined", "blocked"], "refusal")
     lost = refused | {"range": "out_of_range", "dead": "http_500", "wrong": "http_400"}
     records, rejects = lines(tmp_path / "out.jsonl"), lines(tmp_path / "out.rejects.jsonl")
@@ -178,17 +182,18 @@ def test_retry_after_as_a_date_and_a_wait_that_is_too_long(tmp_path, capsys):
     assert "86,400 s" in capsys.readouterr().out
 
 
-def test_nothing_is_asked_twice_and_the_order_of_answers_does_not_matter(tmp_path):
+def test_nothing_is_asked_twice_and_the_order_of_answers_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT", 9.0)
     for folder, workers, slow in (("a", "1", []), ("b", "8", ["hang"])):
         write_pairs(tmp_path / folder, ["first", *["fine"] * 19])
         with Server({"first": slow}) as server:
-            run = [*command(tmp_path / folder, server.url, "--workers", workers), "--timeout", "9"]
+            run = command(tmp_path / folder, server.url, "--workers", workers)
             assert cli.main(run) == 0
             before = outputs(tmp_path / folder)
             assert cli.main(run) == 0
             assert len(server.requests) == 20
             assert outputs(tmp_path / folder) == before
-            assert cli.main([*run, "--limit", "7", "--attempts", "1"]) == 0  # another job about the same texts
+            assert cli.main([*run, "--limit", "7"]) == 0  # another job about the same texts
             assert len(server.requests) == 20
             assert cli.main([*run, "--temperature", "0.5", "--limit", "3"]) == 0  # another question
             assert len(server.requests) == 23
@@ -235,10 +240,12 @@ def test_the_cost_is_counted_and_capped(tmp_path):
     assert answers["tokens"] == {"input": 1000, "output": 100, "estimated": False}
 
 
-def test_an_endpoint_that_is_dead_or_out_of_money_ends_the_job(tmp_path, capsys):
+def test_an_endpoint_that_is_dead_or_out_of_money_ends_the_job(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    monkeypatch.setattr(job, "GIVE_UP", 4)
     write_pairs(tmp_path, ["fine"] * 30)
     with Server({"fine": ["well"] * 3 + ["status:503"] * 99}) as server:
-        run = command(tmp_path, server.url, "--workers", "1", "--retries", "1", "--give-up", "4")
+        run = command(tmp_path, server.url, "--workers", "1")
         assert cli.main(run) == 1
         assert len(server.requests) == 3 + 4 * 2
     assert "4 questions in succession" in capsys.readouterr().out

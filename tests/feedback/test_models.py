@@ -53,7 +53,7 @@ def test_an_encoder_rates_by_cosine(tmp_path, pairs, tiny_encoder, monkeypatch):
     from sentence_transformers import SentenceTransformer
 
     rater = ["--model", f"encoder:{tiny_encoder}", "--data", pairs]
-    assert feedback(tmp_path, "score", *rater, "--model-name", "tiny") == 0
+    assert feedback(tmp_path, "score", *rater) == 0
     records = lines(tmp_path / "out.jsonl")
     model = SentenceTransformer(str(tiny_encoder), device="cpu")
     for record, (a, b) in zip(records, PAIRS, strict=True):
@@ -61,11 +61,11 @@ def test_an_encoder_rates_by_cosine(tmp_path, pairs, tiny_encoder, monkeypatch):
         cosine = float(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
         assert record["raw_score"] == pytest.approx(cosine, abs=1e-4)
         assert record["score"] == max(0.0, record["raw_score"])
-        assert record["model"].startswith("tiny@")
+        assert record["model"].startswith(f"{tiny_encoder.name}@")
         assert record["prompt"] is None
     before = (tmp_path / "out.jsonl").read_bytes()
     monkeypatch.setattr("cse.feedback.raters.EncoderRater.ask", None)  # a second time there is nothing to ask
-    assert feedback(tmp_path, "score", *rater, "--model-name", "tiny") == 0
+    assert feedback(tmp_path, "score", *rater) == 0
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert feedback(tmp_path, "score", "--model", f"encoder:{tiny_encoder}", "--data", pairs, out="other") == 0
 
