@@ -96,8 +96,7 @@ def check_writable(out: Path, option: str = "--out") -> None:
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        what = "is not a folder" if not folder.is_dir() else "is not a writable folder"
-        raise UserError(f"{option} {out} cannot be written: {folder} {what}\nfix: give another path")
+        raise UserError(f"{option} {out} cannot be written: {folder} is not a folder that can be written\nfix: give another path")
 
 
 def write_text(path: Path, text: str) -> None:
