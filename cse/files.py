@@ -96,7 +96,9 @@ def check_writable(out: Path, option: str = "--out") -> None:
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {out} cannot be written: {folder} is not a folder that can be written\nfix: give another path")
+        raise UserError(
+            f"{option} {out} cannot be written: {folder} is not a folder that can be written\nfix: give another path"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

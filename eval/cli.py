@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cse import cli
-from cse.commands.eval import add_scoring
+from cse.commands.eval import add_scoring, scoring_options
 from cse.console import quiet, say
 from cse.errors import UserError
 
@@ -31,25 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
-    parser = _parser(
-        "bench", "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="asset:mini",
-        help="the model to score, and the backbone to train (default: %(default)s)",
-    )
+    text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
+    parser = _parser("bench", text)
+    model = "the model to score, and the backbone to train (default: %(default)s)"
+    parser.add_argument("checkpoint", nargs="?", default="asset:mini", help=model)
     parser.add_argument("--corpus", default="asset:wiki", help="sentences to train on (default: %(default)s)")
-    parser.add_argument(
-        "--length", type=int, default=64, help="maximum tokens of a sentence in training (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=30,
-        help="training steps, the first 5 of which are not counted (default: %(default)s)",
-    )
+    parser.add_argument("--length", type=int, default=64, help="largest number of tokens in training (%(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="training steps; the first 5 do not count (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument("--only", choices=("train", "eval"), help="time only one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"), help="default: %(default)s")
@@ -75,14 +63,8 @@ def bench(arguments: list[str]) -> int:
 def _bench_training(options: argparse.Namespace) -> dict[str, Any]:
     from eval import bench_train
 
-    return bench_train.run(
-        options.checkpoint,
-        options.corpus,
-        steps=options.steps,
-        rounds=options.rounds,
-        precision=options.precision,
-        length=options.length,
-    )
+    settings = {name: getattr(options, name) for name in ("steps", "rounds", "precision", "length")}
+    return bench_train.run(options.checkpoint, options.corpus, **settings)
 
 
 def _bench_scoring(options: argparse.Namespace) -> dict[str, Any]:
@@ -118,16 +100,8 @@ def reproduce(arguments: list[str]) -> int:
     suite.resolve(options.tasks)
 
     def into(checkpoint: Path, out: Path) -> None:
-        evaluate(
-            checkpoint,
-            options.tasks,
-            data=options.data,
-            precision=options.precision,
-            folds=options.folds,
-            check=not options.unchecked,
-            progress=sys.stderr.isatty(),
-            out=out,
-        )
+        progress = sys.stderr.isatty()
+        evaluate(checkpoint, options.tasks, folds=options.folds, progress=progress, out=out, **scoring_options(options))
 
     summary = reproducing.run(options.recipe, options.seeds, overrides, options.tasks, options.runs, into)
     sys.stdout.write("\n".join(reproducing.lines(summary)) + "\n")

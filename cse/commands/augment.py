@@ -19,14 +19,13 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add = parser.add_argument
     parser.epilog = "Options of the recipe are given as --collator.views=3 or --seed=43."
-    parser.add_argument("--show", metavar="RECIPE", help="show the views of this recipe, for its own data or --data")
-    parser.add_argument("--data", metavar="FILE", help="texts to show; without --show, each augmentation is applied")
-    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=5, help="number of texts to show (default: %(default)s)")
-    parser.add_argument(
-        "--epoch", type=int, default=0, help="epoch whose views are shown (default: %(default)s, the first)"
-    )
+    add("--show", metavar="RECIPE", help="show the views of this recipe, for its own data or --data")
+    add("--data", metavar="FILE", help="texts to show; without --show, each augmentation is applied")
+    add("--column", default="text", help="column of a table (default: %(default)s)")
+    add("--rows", type=int, default=5, help="number of texts to show (default: %(default)s)")
+    add("--epoch", type=int, default=0, help="epoch whose views are shown (default: %(default)s, the first)")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -107,15 +106,6 @@ def each() -> list[Augmentation]:
     """One augmentation of every kind, with its default settings."""
     from cse import augment as a
 
-    return [
-        a.WordDeletion(probability=0.3),
-        a.WordReordering(),
-        a.WordRepetition(),
-        a.SpanDeletion(),
-        a.SpanReordering(),
-        a.Crop(),
-        a.SentenceShuffle(),
-        a.CharacterNoise(),
-        a.SynonymSubstitution(),
-        a.MaskedLMSubstitution(),
-    ]
+    words = [a.WordDeletion(probability=0.3), a.WordReordering(), a.WordRepetition(), a.CharacterNoise()]
+    spans = [a.SpanDeletion(), a.SpanReordering(), a.Crop(), a.SentenceShuffle()]
+    return [*words, *spans, a.SynonymSubstitution(), a.MaskedLMSubstitution()]

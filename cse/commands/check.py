@@ -16,14 +16,11 @@ WIDTH = 40  # characters of the longest bar of a histogram
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add = parser.add_argument
     parser.epilog = "Options of a recipe are given as --data.path=my.txt."
-    parser.add_argument(
-        "recipes", nargs="*", metavar="recipe", help="recipes to check; default: all of them, without their data"
-    )
-    parser.add_argument("--no-data", action="store_true", help="only validate the recipe; no data are read or fetched")
-    parser.add_argument(
-        "--eval-data", metavar="DIR", help="folder of more evaluation sets, besides CSE_DATA, to compare with"
-    )
+    add("recipes", nargs="*", metavar="recipe", help="recipes to check; default: all of them, without their data")
+    add("--no-data", action="store_true", help="only validate the recipe; no data are read or fetched")
+    add("--eval-data", metavar="DIR", help="folder of more evaluation sets, besides CSE_DATA, to compare with")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -73,25 +70,16 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A report of `cse.data.checks.examine` as lines."""
     texts, words, tokens = report["texts"], report["words"], report["tokens"]
-    yield (
-        "texts",
-        f"{texts['all']:,}; {texts['distinct']:,} distinct, {texts['distinct_normalized']:,} if case and "
-        f"punctuation are ignored; {texts['same_in_row']:,} rows have the same text twice",
-    )
+    distinct = f"{texts['distinct']:,} distinct, {texts['distinct_normalized']:,} if case and punctuation are ignored"
+    yield "texts", f"{texts['all']:,}; {distinct}; {texts['same_in_row']:,} rows have the same text twice"
     yield from _histogram("words", words)
     yield from _histogram("tokens", tokens)
     yield "cut", f"{tokens['truncated']:,} at {tokens['max_length']} tokens ({tokens['truncated_share']:.1%})"
     scripts = ", ".join(f"{name.capitalize()} {share:.0%}" for name, share in report["scripts"].items())
     languages = ", ".join(f"{name} {share:.0%}" for name, share in report["languages"].items())
-    yield (
-        "language",
-        f"{languages or 'too short to tell'}   letters: {scripts or 'none'} (guessed on {_sample(report)})",
-    )
+    guessed = f"guessed on {report['languages_sample']:,} texts"
+    yield "language", f"{languages or 'too short to tell'}   letters: {scripts or 'none'} ({guessed})"
     yield from _overlap(report["overlap"])
-
-
-def _sample(report: Mapping[str, Any]) -> str:
-    return f"{report['languages_sample']:,} texts"
 
 
 def _histogram(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -104,10 +92,7 @@ def _histogram(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, str
 def _overlap(overlap: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """One line for each evaluation set that shares texts with the data, and one line for all others."""
     if not overlap:
-        yield (
-            "overlap",
-            "not checked, since there is no evaluation set: give the recipe an evaluator, or set CSE_DATA to a folder",
-        )
+        yield "overlap", "not checked without an evaluation set: give the recipe an evaluator, or set CSE_DATA"
     clean = {name: each["texts"] for name, each in overlap.items() if not each["shared_texts"]}
     for name, each in overlap.items():
         if name not in clean:

@@ -11,24 +11,21 @@ EPILOG = "If the command is killed, the same command resumes after the last comp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add = parser.add_argument
     parser.epilog = EPILOG
-    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text"
-    )
-    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
-    parser.add_argument(
+    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
+    add("--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text")
+    add("--column", default="text", help="column of a table (default: %(default)s)")
+    add(
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
         help="auto is bf16 if the hardware computes it natively",
     )
-    parser.add_argument("--normalize", action="store_true", help="scale every vector to length 1")
-    parser.add_argument("--dims", type=int, metavar="K", help="keep the first K components")
-    parser.add_argument(
-        "--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)"
-    )
+    add("--normalize", action="store_true", help="scale every vector to length 1")
+    add("--dims", type=int, metavar="K", help="keep the first K components")
+    add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:

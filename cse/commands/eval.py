@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
 ACTIONS = ("score", "compare", "report", "mteb")  # the first one is the default: cse eval CHECKPOINT
@@ -78,6 +79,11 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     return {"score": _score, "compare": _compare, "report": _report, "mteb": _mteb}[arguments.action](arguments)
 
 
+def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
+    """The options that every way of scoring has; see `add_scoring`."""
+    return {"data": a.data, "precision": a.precision, "check": not a.unchecked}
+
+
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
     from cse.evaluation import results, sources, table
@@ -85,16 +91,7 @@ def _score(a: argparse.Namespace) -> int:
 
     tasks = a.tasks or sources.default_tasks(a.data)
     out = a.out or results.default_out(a.checkpoint, tasks)
-    scored = evaluate(
-        a.checkpoint,
-        tasks,
-        data=a.data,
-        precision=a.precision,
-        folds=a.folds,
-        check=not a.unchecked,
-        progress=sys.stderr.isatty(),
-        out=out,
-    )
+    scored = evaluate(a.checkpoint, tasks, folds=a.folds, out=out, progress=sys.stderr.isatty(), **scoring_options(a))
     table.show(scored.results)
     if out:
         say("wrote", str(out))
@@ -107,7 +104,7 @@ def _compare(a: argparse.Namespace) -> int:
 
     if a.out:
         check_writable(a.out)
-    options = {"data": a.data, "precision": a.precision, "check": not a.unchecked, "progress": sys.stderr.isatty()}
+    options = {"progress": sys.stderr.isatty(), **scoring_options(a)}
     first, second = (comparison.read_or_score(name, a.tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second)
     comparison.show(first, second, found)
@@ -135,15 +132,7 @@ def _mteb(a: argparse.Namespace) -> int:
     from cse.evaluation import table
     from cse.evaluation.scoring import run_mteb
 
-    found = run_mteb(
-        a.checkpoint,
-        a.tasks or "sts",
-        a.out,
-        benchmark=a.benchmark,
-        data=a.data,
-        precision=a.precision,
-        check=not a.unchecked,
-        overwrite=a.overwrite,
-    )
+    options = {"benchmark": a.benchmark, "overwrite": a.overwrite, **scoring_options(a)}
+    found = run_mteb(a.checkpoint, a.tasks or "sts", a.out, **options)
     table.show_mteb(found)
     return 1 if found["failed"] else 0

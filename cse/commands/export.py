@@ -19,13 +19,12 @@ The export runs without torch and transformers:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add = parser.add_argument
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument(
-        "--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, but the vectors change"
-    )
-    parser.add_argument("--pooler", help="pooler for a plain Hugging Face model (default: mean)")
+    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("--out", type=Path, required=True, help="the folder to write")
+    add("--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, but the vectors change")
+    add("--pooler", help="pooler for a plain Hugging Face model (default: mean)")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:

@@ -20,50 +20,41 @@ EPILOG = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add = parser.add_argument
     parser.epilog = EPILOG
-    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("--data", required=True, help="rows to mine for: a file, asset:NAME or Hub id")
+    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("--data", required=True, help="rows to mine for: a file, asset:NAME or Hub id")
     columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: text"
-    parser.add_argument("--columns", nargs="+", default=["text"], help=columns)
-    parser.add_argument("--limit", type=int, help="number of rows to mine for; default: all")
-    parser.add_argument("--pool", help="file of texts that may become negatives; default: the texts of --data")
-    parser.add_argument(
-        "--pool-columns", nargs="+", default=["text"], help="columns of --pool if it is a table; default: text"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="a .parquet file; its manifest, a .json file, is written beside it"
-    )
-    parser.add_argument("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
+    add("--columns", nargs="+", default=["text"], help=columns)
+    add("--limit", type=int, help="number of rows to mine for; default: all")
+    add("--pool", help="file of texts that may become negatives; default: the texts of --data")
+    add("--pool-columns", nargs="+", default=["text"], help="columns of --pool if it is a table; default: text")
+    add("--out", type=Path, required=True, help="a .parquet file; its manifest, a .json file, is written beside it")
+    add("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
     ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
-    parser.add_argument("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
-    parser.add_argument(
-        "--margin", type=float, help="smallest difference between the cosines of the positive and of a negative"
-    )
-    parser.add_argument(
-        "--relative-margin", type=float, help="the same difference, as a share of the cosine of the positive"
-    )
-    parser.add_argument("--max-similarity", type=float, help="largest cosine of a negative")
-    parser.add_argument("--random", action="store_true", help="choose texts of the pool at random, as a baseline")
-    parser.add_argument("--seed", type=int, default=42, help="seed of --random; default: 42")
-    parser.add_argument("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
-    parser.add_argument(
+    add("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
+    add("--margin", type=float, help="smallest difference between the cosines of the positive and of a negative")
+    add("--relative-margin", type=float, help="the same difference, as a share of the cosine of the positive")
+    add("--max-similarity", type=float, help="largest cosine of a negative")
+    add("--random", action="store_true", help="choose texts of the pool at random, as a baseline")
+    add("--seed", type=int, default=42, help="seed of --random; default: 42")
+    add("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
+    add(
         "--teacher-max",
         type=float,
         help="drop candidates to which the teacher gives a cosine with the anchor above this",
     )
     positive = "drop candidates that, for the teacher, are at least as similar to the anchor as the positive"
-    parser.add_argument("--teacher-positive", action="store_true", help=positive)
+    add("--teacher-positive", action="store_true", help=positive)
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
-    parser.add_argument("--index", default="exact", help=index)
-    parser.add_argument(
+    add("--index", default="exact", help=index)
+    add(
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
         help="auto is bf16 if the hardware computes it natively",
     )
-    parser.add_argument(
-        "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
-    )
+    add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -73,22 +64,14 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.mining.command import Model, Source, mine_file
 
     quiet()
-    manifest = mine_file(
-        Model(a.checkpoint, a.pooler, a.precision),
-        Source(a.data, a.columns, a.limit),
-        a.out,
-        miner,
-        k=a.k,
-        pool=Source(a.pool, a.pool_columns) if a.pool else None,
-        judge=judge,
-    )
+    model, data = Model(a.checkpoint, a.pooler, a.precision), Source(a.data, a.columns, a.limit)
+    pool = Source(a.pool, a.pool_columns) if a.pool else None
+    manifest = mine_file(model, data, a.out, miner, k=a.k, pool=pool, judge=judge)
     counts = manifest["counts"]
     say("rows", f"{counts['anchors']:,}, of them {counts['rows_without_negatives']:,} without a negative")
     dropped = {n: c for n, c in counts.items() if n not in {"anchors", "pool", "negatives", "rows_without_negatives"}}
-    say(
-        "mined",
-        f"{counts['negatives']:,} from {counts['pool']:,} texts; {', '.join(f'{n} {c:,}' for n, c in dropped.items())}",
-    )
+    rules = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
+    say("mined", f"{counts['negatives']:,} from {counts['pool']:,} texts; {rules}")
     say("columns", ",".join(manifest["out"]["columns"]))
     say("wrote", f"{a.out}   settings and counts: {a.out.with_suffix('.json').name}")
     return 0
@@ -99,15 +82,8 @@ def _miner(a: argparse.Namespace) -> Miner:
 
     if a.random:
         return Random(seed=a.seed)
-    first, last = a.ranks
-    return TopK(
-        first=first,
-        last=last,
-        absolute_margin=a.margin,
-        relative_margin=a.relative_margin,
-        max_similarity=a.max_similarity,
-        index=a.index,
-    )
+    limits = {"absolute_margin": a.margin, "relative_margin": a.relative_margin, "max_similarity": a.max_similarity}
+    return TopK(first=a.ranks[0], last=a.ranks[1], index=a.index, **limits)
 
 
 def _judge(a: argparse.Namespace) -> Judge | None:

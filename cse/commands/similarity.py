@@ -21,14 +21,13 @@ ROWS = 1024  # texts of A that are compared with all of B at a time
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("a", help="a sentence, or a file of texts as for `cse encode`")
-    parser.add_argument("b", help="the same")
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A"
-    )
-    parser.add_argument("--column", default="text", help="column of a table (default: %(default)s)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("a", help="a sentence, or a file of texts as for `cse encode`")
+    add("b", help="the same")
+    add("--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A")
+    add("--column", default="text", help="column of a table (default: %(default)s)")
+    add(
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",

@@ -10,17 +10,14 @@ HELP = "append PCA whitening, fitted on sentences, to a checkpoint"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", help="a folder, asset:NAME or Hub id")
-    parser.add_argument("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
-    parser.add_argument("--columns", nargs="+", default=["text"], help="columns of a table; default: text")
-    parser.add_argument("--limit", type=int, help="number of rows to fit on; default: all")
-    parser.add_argument(
-        "--k", type=int, default=256, help="number of dimensions to keep; default: 256 (arXiv:2103.15316)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
-    parser.add_argument(
-        "--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean"
-    )
+    add = parser.add_argument
+    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
+    add("--columns", nargs="+", default=["text"], help="columns of a table; default: text")
+    add("--limit", type=int, help="number of rows to fit on; default: all")
+    add("--k", type=int, default=256, help="number of dimensions to keep; default: 256 (arXiv:2103.15316)")
+    add("--out", type=Path, required=True, help="folder of the new checkpoint")
+    add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
