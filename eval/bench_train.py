@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cse.console import quiet, say
 
 WARMUP = 5
@@ -23,8 +25,6 @@ BATCH, RATE = 64, 3e-5
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
-    import torch
-
     from cse.encoder.model import uses_bf16
 
     precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
@@ -59,12 +59,17 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     from cse.encoder.model import Encoder
     from cse.objectives.simcse import SimCSE
     from cse.seeding import seed_dropout
-    from cse.training.run import Run
+    from cse.training.run import Callback, Run
     from cse.training.settings import Settings
     from cse.training.trainer import Trainer
 
     seed_dropout(42)
     clock = _Clock()
+
+    class Tick(Callback):
+        def on_step(self, run: Any, metrics: dict[str, float]) -> None:
+            clock.tick()
+
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             batch_size=BATCH,
@@ -83,7 +88,7 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
             objective=SimCSE(),
             evaluator=None,
             settings=settings,
-            callbacks=[_ours_callback(clock)],
+            callbacks=[Tick()],
         )
         Trainer(run).fit()
     return clock.result(steps)
@@ -91,7 +96,6 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
 
 def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
     """One measurement of sentence-transformers' trainer."""
-    import torch
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -100,6 +104,7 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     )
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import Pooling, Transformer
+    from transformers import TrainerCallback
 
     from cse.data.datasets import Texts
     from cse.encoder.backbone import locate
@@ -110,6 +115,11 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "cls")], device=_device())
     texts = [example.texts[0] for example in Texts(corpus)]
     clock = _Clock()
+
+    class Tick(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=folder,
@@ -131,7 +141,7 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
             args=arguments,
             train_dataset=Dataset.from_dict({"anchor": texts, "positive": texts}),
             loss=MultipleNegativesRankingLoss(model),
-            callbacks=[_peer_callback(clock)],
+            callbacks=[Tick()],
         ).train()
     return clock.result(steps)
 
@@ -148,8 +158,6 @@ class _Clock:
         self.processor.append(time.process_time())
 
     def result(self, steps: int) -> dict[str, float]:
-        import torch
-
         from cse.training.hardware import peak_memory
 
         seconds = self.ends[steps - 1] - self.ends[WARMUP - 1]
@@ -163,26 +171,4 @@ class _Clock:
 
 
 def _device() -> str:
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _ours_callback(clock: _Clock) -> Any:
-    from cse.training.run import Callback
-
-    class Tick(Callback):
-        def on_step(self, run: Any, metrics: dict[str, float]) -> None:
-            clock.tick()
-
-    return Tick()
-
-
-def _peer_callback(clock: _Clock) -> Any:
-    from transformers import TrainerCallback
-
-    class Tick(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.tick()
-
-    return Tick()

@@ -26,15 +26,7 @@ _HOMES = {
     "report": "reporting",
     "run_mteb": "scoring",
 }
-__all__ = [
-    "Difference",
-    "STSEvaluator",
-    "Scored",
-    "compare",
-    "evaluate",
-    "report",
-    "run_mteb",
-]
+__all__ = ["Difference", "STSEvaluator", "Scored", "compare", "evaluate", "report", "run_mteb"]
 
 
 def __getattr__(name: str) -> Any:

@@ -124,9 +124,9 @@ def _labeler(a: argparse.Namespace, option: str, spec: str) -> Labeler:
             extra=_extra(a.extra),
         )
     quiet()
-    from cse.feedback.raters import CrossEncoderRater, EncoderRater
+    from cse.feedback.raters import Rater
 
-    return (EncoderRater if kind == "encoder" else CrossEncoderRater)(*labelers.weights(option, name))
+    return Rater(kind, *labelers.weights(option, name))
 
 
 def _extra(text: str | None) -> dict[str, Any]:

@@ -13,91 +13,69 @@ from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
 
-CHUNK = 64  # pairs that are rated at once
 DIGITS = 4  # decimals of a score; further ones vary with the batch
 
-
-class EncoderRater:
-    """Scores two texts by the cosine of their embeddings, or 0 if it is negative.
-
-    Args:
-        folder: Folder of a sentence-transformers model, such as a checkpoint.
-        name: The model's name, for provenance.
-        weights: Hash of the weights.
-    """
-
-    prompted, prompts, workers, chunk = False, RATED, 1, CHUNK
-
-    def __init__(self, folder: Path, name: str, weights: str) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self.model, self.identity = f"{name}@{weights}", weights
-        self._encoder: Any = _loaded(SentenceTransformer, folder)
-
-    def parameters(self, _: Prompt) -> dict[str, object]:
-        """The kind of score."""
-        return {"rater": "cosine"}
-
-    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
-        """Score the pairs; both sides are encoded in one batch."""
-        texts = [chat.fields[side] for side in ("text_a", "text_b") for chat in chats]
-        vectors = self._encoder.encode(
-            texts, batch_size=len(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )  # (2 n, D)
-        cosines = (vectors[: len(chats)] * vectors[len(chats) :]).sum(axis=1)  # (n,)
-        return [_reply(min(1.0, round(float(cosine), DIGITS))) for cosine in cosines]
+Rate = Callable[[list[tuple[str, str]]], Sequence[float]]  # the similarities of pairs of texts
 
 
-class CrossEncoderRater:
-    """Scores two texts by the sigmoid of a cross-encoder's single output.
+class Rater:
+    """Scores two texts by the cosine of their embeddings, or by the sigmoid of a cross-encoder's single output.
 
     Args:
-        folder: Folder of a sentence-transformers cross-encoder.
+        kind: `encoder` or `cross-encoder`.
+        folder: Folder of a model of sentence-transformers, such as a checkpoint.
         name: The model's name, for provenance.
         weights: Hash of the weights.
 
     Raises:
-        UserError: The model has several outputs; it is a classifier, which gives no similarity.
+        UserError: The model cannot be loaded, or a cross-encoder has several outputs: a classifier gives no similarity.
     """
 
-    prompted, prompts, workers, chunk = False, RATED, 1, CHUNK
+    prompted, prompts, workers, chunk = False, RATED, 1, 64
 
-    def __init__(self, folder: Path, name: str, weights: str) -> None:
-        from sentence_transformers import CrossEncoder as Model
-
+    def __init__(self, kind: str, folder: Path, name: str, weights: str) -> None:
         self.model, self.identity = f"{name}@{weights}", weights
-        self._encoder: Any = _loaded(Model, folder)
-        outputs = self._encoder.config.num_labels
-        if outputs != 1:
+        self.score, load = ("cosine", _encoder) if kind == "encoder" else ("sigmoid", _cross_encoder)
+        try:
+            self._rate = load(str(folder))
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"--model cross-encoder:{folder} has {outputs} outputs, but a rater must have one\n"
-                "fix: give a model for STS"
-            )
+                f"--model {folder} cannot be loaded: {str(error).splitlines()[0][:300]}\n"
+                "fix: give the folder of a complete model"
+            ) from error
 
     def parameters(self, _: Prompt) -> dict[str, object]:
         """The kind of score."""
-        return {"rater": "sigmoid"}
+        return {"rater": self.score}
 
     def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
-        """Score the pairs."""
-        from torch.nn import Sigmoid
-
-        pairs = [(chat.fields["text_a"], chat.fields["text_b"]) for chat in chats]
-        scores = self._encoder.predict(
-            pairs, batch_size=len(pairs), activation_fn=Sigmoid(), convert_to_numpy=True, show_progress_bar=False
-        )  # (n,)
-        return [_reply(round(float(score), DIGITS)) for score in scores]
+        """Score the pairs as one batch; a negative cosine is the score 0."""
+        scores = self._rate([(chat.fields["text_a"], chat.fields["text_b"]) for chat in chats])
+        rounded = [min(1.0, round(float(score), DIGITS)) for score in scores]
+        return [Reply(json.dumps({"score": max(0.0, raw), "raw": raw}), time=now()) for raw in rounded]
 
 
-def _loaded(kind: Any, folder: Path) -> Any:
-    try:
-        return kind(str(folder), device=None, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"--model {folder} cannot be loaded: {str(error).splitlines()[0][:300]}\n"
-            "fix: give the folder of a complete model"
-        ) from error
+def _encoder(folder: str) -> Rate:
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = SentenceTransformer(folder, local_files_only=True)
+    options = {"normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
+
+    def rate(pairs: list[tuple[str, str]]) -> Sequence[float]:
+        texts = [pair[side] for side in (0, 1) for pair in pairs]
+        vectors = model.encode(texts, batch_size=len(texts), **options)  # (2 n, D)
+        return list((vectors[: len(pairs)] * vectors[len(pairs) :]).sum(axis=1))
+
+    return rate
 
 
-def _reply(raw: float) -> Reply:
-    return Reply(json.dumps({"score": max(0.0, raw), "raw": raw}), time=now())
+def _cross_encoder(folder: str) -> Rate:
+    from sentence_transformers import CrossEncoder
+    from torch.nn import Sigmoid
+
+    model: Any = CrossEncoder(folder, local_files_only=True)
+    if (outputs := model.config.num_labels) != 1:
+        what = f"--model cross-encoder:{folder} has {outputs} outputs, but a rater must have one"
+        raise UserError(f"{what}\nfix: give a model for STS")
+    options = {"activation_fn": Sigmoid(), "convert_to_numpy": True, "show_progress_bar": False}
+    return lambda pairs: list(model.predict(pairs, batch_size=len(pairs), **options))

@@ -64,7 +64,7 @@ def test_an_encoder_rates_by_cosine(tmp_path, pairs, tiny_encoder, monkeypatch):
         assert record["model"].startswith(f"{tiny_encoder.name}@")
         assert record["prompt"] is None
     before = (tmp_path / "out.jsonl").read_bytes()
-    monkeypatch.setattr("cse.feedback.raters.EncoderRater.ask", None)  # a second time there is nothing to ask
+    monkeypatch.setattr("cse.feedback.raters.Rater.ask", None)  # a second time there is nothing to ask
     assert feedback(tmp_path, "score", *rater) == 0
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert feedback(tmp_path, "score", "--model", f"encoder:{tiny_encoder}", "--data", pairs, out="other") == 0
