@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -59,9 +60,7 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
     Raises:
         UserError: The source does not exist, cannot be read, or lacks a column.
     """
-    if path.startswith(STREAM):
-        return _stream_hub(path, split, columns)
-    file = _locate(path)
+    file = None if path.startswith(STREAM) else _locate(path)
     return _read_hub(path, split, columns) if file is None else _read_file(file, path, columns)
 
 
@@ -75,7 +74,7 @@ def column_names(path: str, split: str = "train") -> list[str]:
     """
     file = None if path.startswith(STREAM) else _locate(path)
     if file is None:
-        return _hub_columns(path, split)
+        return _open_hub(path, split)[1]
     _require_file(file, path)
     kind = _kind(file)
     if kind == ".parquet":
@@ -251,49 +250,39 @@ def _parquet(file: Path) -> Any:
 
 
 def _read_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    try:
-        with without_retries():
-            table = load_dataset(path, split=split)
-    except Exception as error:  # the Hub, its client and the network raise many kinds of errors
-        raise _no_hub(path, error) from error
-    _require(columns, table.column_names, path)
-    return _records(table.select_columns([str(c.name) for c in columns]), columns, path)
+    records, names = _open_hub(path, split)
+    _require(columns, names, path)
+    if not path.startswith(STREAM):
+        records = records.select_columns([str(c.name) for c in columns])
+    return _records(records, columns, path)
 
 
-def _stream_hub(path: str, split: str, columns: Sequence[Column]) -> Iterator[Row]:
-    """Same as `_read_hub`, but the columns are only known from the first row."""
-    from datasets import load_dataset
-
-    def arriving() -> Iterator[dict[str, Any]]:
-        try:
-            with without_retries():
-                rows = load_dataset(path.removeprefix(STREAM), split=split, streaming=True)
-            yield from rows
-        except Exception as error:  # as above
-            raise _no_hub(path, error) from error
-
-    rows = arriving()
-    first = list(islice(rows, 1))
-    _require(columns, [name for row in first for name in row], path)
-    return _records(chain(first, rows), columns, path)
-
-
-def _hub_columns(path: str, split: str) -> list[str]:
+def _open_hub(path: str, split: str) -> tuple[Any, list[str]]:
+    """The records of a data set on the Hub, and the names of its columns: of a stream, those of its first record."""
     from datasets import load_dataset
 
     streaming = path.startswith(STREAM)
-    try:
+    with _hub_errors(path):
         with without_retries():
             table = load_dataset(path.removeprefix(STREAM), split=split, **({"streaming": True} if streaming else {}))
-        return list(next(iter(table), {}) if streaming else table.column_names)
-    except Exception as error:  # as above
-        raise _no_hub(path, error) from error
+        if not streaming:
+            return table, list(table.column_names)
+        rows = iter(table)
+        first = list(islice(rows, 1))
+
+    def arriving() -> Iterator[dict[str, Any]]:
+        with _hub_errors(path):
+            yield from chain(first, rows)
+
+    return arriving(), [name for row in first for name in row]
 
 
-def _no_hub(path: str, error: Exception) -> UserError:
-    return explain(f"data.path {path}", error, fix=FIX)
+@contextmanager
+def _hub_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the Hub, its client and the network raise many kinds of errors
+        raise explain(f"data.path {path}", error, fix=FIX) from error
 
 
 def _records(records: Any, columns: Sequence[Column], where: str) -> Iterator[Row]:
