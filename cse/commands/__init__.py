@@ -4,3 +4,13 @@ The file of a command has its name, and defines `HELP`, `add_arguments(parser)` 
 code`. It imports nothing heavy at the top, so that `cse --help` is quick. With `TAKES_OVERRIDES = True`, options of a
 recipe are passed to `run`; otherwise they are errors. `ACTIONS` names the subcommands; the first one is the default.
 """
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Declare --precision, the same for every command that encodes."""
+    text = "auto is bf16 if the hardware computes it natively"
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help=text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cse.commands import add_precision
+
 HELP = "encode the texts of a file as vectors"
 EPILOG = "If the command is killed, the same command resumes after the last complete window and writes the same file."
 
@@ -17,12 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
     add("--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text")
     add("--column", default="text", help="column of a table (default: %(default)s)")
-    add(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="auto is bf16 if the hardware computes it natively",
-    )
+    add_precision(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dims", type=int, metavar="K", help="keep the first K components")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cse.commands import add_precision
+
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
 ACTIONS = ("score", "compare", "report", "mteb")  # the first one is the default: cse eval CHECKPOINT
 EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse eval score --help` lists its options."
@@ -50,12 +52,7 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         "--tasks", help="tasks and groups, separated by commas (default: sts; without --data and CSE_DATA sts-mini)"
     )
     parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "fp32", "bf16"),
-        help="auto is bf16 if the hardware computes it natively",
-    )
+    add_precision(parser)
     parser.add_argument(
         "--unchecked", action="store_true", help="score even if the data are not the known evaluation sets"
     )

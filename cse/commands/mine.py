@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cse.commands import add_precision
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,12 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--teacher-positive", action="store_true", help=positive)
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     add("--index", default="exact", help=index)
-    add(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="auto is bf16 if the hardware computes it natively",
-    )
+    add_precision(parser)
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cse.commands import add_precision
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,12 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("b", help="the same")
     add("--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A")
     add("--column", default="text", help="column of a table (default: %(default)s)")
-    add(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="auto is bf16 if the hardware computes it natively",
-    )
+    add_precision(parser)
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
