@@ -16,7 +16,8 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from cse.errors import UserError
-from cse.training.objects import insert_parts, merge, require_objects
+from cse.training.objects import insert_parts, require_objects
+from cse.training.sections import extend, shorthands, specialize
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
@@ -34,6 +35,7 @@ class Recipe:
         expect: The band that the authors of the recipe saw, if any.
         own: The file, if it is not one of the package's, whose name it may share.
         objects: Parts that exist already, by name: an objective, a data set; `rows` are those that the data reads.
+        chosen: What the recipe chose for a model that it does not name, and why, in words for the run's header.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Recipe:
     expect: dict[str, Any]
     own: Path | None = None
     objects: Mapping[str, Any] = field(default_factory=dict)
+    chosen: str = ""
 
 
 def folder() -> Path:
@@ -99,7 +102,8 @@ def read(path: Path) -> dict[str, Any]:
     """The recipe's mapping, merged on top of the one that it extends.
 
     A list replaces its parent's, and a new class_path drops the arguments of the parent's class. `expect` is never
-    inherited: the scores that a parent reached say nothing about a recipe that changes it.
+    inherited: the scores that a parent reached say nothing about a recipe that changes it. What the recipe itself says
+    also takes precedence over its parent's sections in `for`; see `cse.training.sections`.
 
     Raises:
         UserError: The file is not YAML, is not a mapping, or extends a file that does not exist.
@@ -122,7 +126,7 @@ def read(path: Path) -> dict[str, Any]:
         )
     inherited = read(base)
     inherited.pop("expect", None)
-    return merge(inherited, content)
+    return extend(inherited, content)
 
 
 def load(
@@ -132,12 +136,13 @@ def load(
 
     Args:
         recipe: A name of the package's, a path that ends in .yaml, or what such a file holds.
-        overrides: Options such as `--trainer.max_steps=50`.
+        overrides: Options such as `--trainer.max_steps=50`. `--encoder MODEL` and `--data FILE` are short for
+            `--encoder.backbone` and `--data.path`.
         parts: Mappings that are merged with the recipe's parts of the same names, and objects that take their places;
             `rows` are in memory, and the recipe's data class reads them.
 
     Raises:
-        UserError: An option is unknown, of the wrong type, or missing.
+        UserError: An option is unknown, of the wrong type, or missing; or the model cannot be an encoder.
     """
     path, content = None, {}
     if isinstance(recipe, Mapping):
@@ -149,6 +154,8 @@ def load(
     objects = {name: part for name, part in (parts or {}).items() if name == "rows" or not isinstance(part, Mapping)}
     expect = content.pop("expect", None) or {}
     require_objects(content.pop("objects", None) or {}, objects, path)
+    overrides = shorthands(overrides)
+    content, describe = specialize(content, overrides, parts or {})
     unwritten = insert_parts(content, parts or {}, path)
     parser = _parser(unwritten)
     try:
@@ -168,7 +175,7 @@ def load(
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
     own = None if path is None or path.resolve().is_relative_to(folder().resolve()) else path
-    return Recipe(name, config, text, expect, own, objects)
+    return Recipe(name, config, text, expect, own, objects, describe(config))
 
 
 def build(recipe: Recipe) -> Any:

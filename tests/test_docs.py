@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from cse import cli
 from cse import recipe as recipes
 from eval import method_table
+from tests.models import save_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -58,7 +60,11 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("path", "line"), SHOWN, ids=[f"{name(p)}-{i}" for i, (p, _) in enumerate(SHOWN)])
-def test_a_command_that_it_shows_parses(path, line):
+def test_a_command_that_it_shows_parses(path, line, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # in a folder with the models that they name
+    for model in ("my-bert", "my-embedder", "WORK/backbone"):
+        shutil.copytree(tiny_bert, tmp_path / model)
+    save_tiny("llama", tiny_bert, tmp_path / "my-llama")
     given = shlex.split(line, comments=True)[1:]
     if given[0] in {"0.1.0", "--help"}:  # the first line that a run prints
         return

@@ -20,6 +20,7 @@ from cse.errors import UserError
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
+from cse.training.objects import merge
 from tests.runs import write_texts
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -61,6 +62,10 @@ def test_it_parses_and_its_resolved_text_parses_to_the_same(path, tmp_path):
     assert recipes.find(recipe_name(path)).resolve() == path
     given = recipes.read(path)
     given.pop("expect", None)
+    sections = given.pop("for", {})
+    for name in (given["data"]["init_args"]["path"], given["encoder"]["init_args"]["backbone"]):
+        given = merge(given, sections.get(name, {}))
+    assert "for" not in yaml.safe_load(recipe.text)
     assert within(given, yaml.safe_load(recipe.text)) == []
 
 
@@ -87,6 +92,38 @@ def test_every_class_that_it_names_is_there(path):
     for class_path in paths:
         module, _, name = class_path.rpartition(".")
         assert isinstance(getattr(import_module(module), name), type), class_path
+
+
+# Of every recipe on its own backbone, as they were when the results in recipes/README.md were measured: layers, pooler,
+# adapter, batch size, steps, learning rate, max_length, words of a text.
+MEASURED = {
+    "claif": (26, "last", "Lora", 32, 24, 2e-4, 64, None),
+    "clhaif": (26, "last", "Lora", 32, 12, 8e-4, 64, None),
+    "dclr": (26, "last", "Lora", 64, 12, 8e-4, 64, (4, 16)),
+    "esimcse": (26, "last", "Lora", 64, 12, 4e-4, 64, (4, 16)),
+    "promcse-sup": (26, "last", "SoftPrompts", 32, 12, 2e-2, 64, None),
+    "promcse-unsup": (26, "last", "SoftPrompts", 64, 12, 5e-3, 64, (4, 16)),
+    "simcse-mined": (26, "last", "Lora", 32, 12, 8e-4, 64, None),
+    "simcse-sup": (26, "last", "Lora", 32, 12, 8e-4, 64, None),
+    "simcse-unsup": (26, "last", "Lora", 64, 12, 8e-4, 64, (4, 16)),
+    "syncse": (26, "last", "Lora", 32, 12, 8e-4, 64, None),
+    "whitenedcse": (26, "last", "Lora", 64, 12, 2e-4, 64, (4, 16)),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_demo_backbone_keeps_the_settings_that_its_results_were_measured_with(name):
+    config = load(name).config
+    encoder, trainer = config.encoder.init_args, config.trainer
+    adapter = encoder.adapter.class_path.rpartition(".")[2]
+    words = config.data.init_args.get("min_words"), config.data.init_args.get("max_words")
+    found = (encoder.layers, encoder.pooler, adapter, trainer.batch_size, trainer.max_steps, trainer.learning_rate)
+    assert (*found, config.collator.init_args.max_length, words if words[1] else None) == MEASURED[name]
+    assert encoder.template.startswith("After thinking step by step")
+    assert encoder.head == "none"
+    if adapter == "Lora":
+        lora = encoder.adapter.init_args
+        assert (lora.rank, lora.alpha, lora.targets) == (16, None, ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
 EXAMPLE = """\
@@ -191,16 +228,16 @@ def test_show_prints_what_a_recipe_gives_or_every_option(capsys):
 def test_merging_by_pencil():
     base = {"a": {"x": 1, "y": [1, 2, 3]}, "b": {"class_path": "m.A", "init_args": {"p": 1, "q": {"r": 2}}}, "c": 5}
     over = {"a": {"y": [9]}, "b": {"class_path": "m.A", "init_args": {"q": {"s": 3}}}, "d": 6}
-    assert recipes.merge(base, over) == {
+    assert merge(base, over) == {
         "a": {"x": 1, "y": [9]},  # a list replaces its parent's
         "b": {"class_path": "m.A", "init_args": {"p": 1, "q": {"r": 2, "s": 3}}},
         "c": 5,
         "d": 6,
     }
-    assert recipes.merge(base, {"b": {"init_args": {"p": 7}}})["b"]["init_args"] == {"p": 7, "q": {"r": 2}}
-    switched = recipes.merge(base, {"b": {"class_path": "m.B", "init_args": {"z": 0}}})
+    assert merge(base, {"b": {"init_args": {"p": 7}}})["b"]["init_args"] == {"p": 7, "q": {"r": 2}}
+    switched = merge(base, {"b": {"class_path": "m.B", "init_args": {"z": 0}}})
     assert switched["b"] == {"class_path": "m.B", "init_args": {"z": 0}}  # the other class's arguments are gone
-    assert recipes.merge(base, {"b": {"class_path": "m.B"}})["b"] == {"class_path": "m.B"}
+    assert merge(base, {"b": {"class_path": "m.B"}})["b"] == {"class_path": "m.B"}
     assert base["a"]["y"] == [1, 2, 3]
 
 

@@ -118,7 +118,7 @@ class Filler:
 
         self.model, self.tokenizer = load_masked_lm(source, option="MaskedLMSubstitution.model")
         self.mask: str = self.tokenizer.mask_token
-        self.max_length = min(MAX_TOKENS, max_positions(self.model.config))
+        self.max_length = min(MAX_TOKENS, max_positions(self.model.config.to_dict()))
         self.words = _whole_words(self.tokenizer)
         self.none = torch.full((self.model.config.vocab_size,), float("-inf"))
         self.none[[i for i, word in enumerate(self.words) if word]] = 0.0

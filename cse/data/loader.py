@@ -68,6 +68,7 @@ class StepBatches:
         accumulation: Number of parts of a step, each with its own negatives.
         seed: The seed of the run.
         max_steps: Number of steps of the run. None: computed from `epochs`.
+        cap_steps: Most steps that `epochs` may give; None sets no limit.
         epochs: Number of passes over the data, each as long as the first.
         draw: A function that draws the parts (n, batch_size / accumulation) of an epoch, as a `Sampler` does. None: a
             random order.
@@ -84,6 +85,7 @@ class StepBatches:
         seed: int,
         *,
         max_steps: int | None,
+        cap_steps: int | None = None,
         epochs: float,
         draw: Callable[[int], Batches] | None = None,
     ) -> None:
@@ -91,7 +93,8 @@ class StepBatches:
         self._draw = lru_cache(maxsize=2)(draw or self._permutation)
         self._ends: list[int] = []  # the step after each epoch
         self.steps_per_epoch = self._end(0)
-        self.max_steps = max_steps or max(1, round(self.steps_per_epoch * epochs))
+        by_epochs = max(1, round(self.steps_per_epoch * epochs))
+        self.max_steps = max_steps or (by_epochs if cap_steps is None else min(by_epochs, cap_steps))
 
     def of_step(self, step: int) -> tuple[int, list[int]]:
         """The epoch and the rows of a step, over all processes."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cse.assets.hub import snapshot
@@ -32,6 +33,7 @@ BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, whic
 def load_backbone(
     source: str,
     *,
+    root: str = "",
     revision: str | None = None,
     layers: int | None = None,
     dropout: Dropout | None = None,
@@ -41,6 +43,7 @@ def load_backbone(
 
     Args:
         source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
+        root: The folder of the transformer in it, for a checkpoint whose modules.json names one.
         revision: Commit, tag or branch, for a Hub id.
         layers: Keep this many of the first layers; None keeps all.
         dropout: Overrides of the checkpoint's attention and hidden dropout.
@@ -51,7 +54,7 @@ def load_backbone(
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    where = str(fetch(source, revision))
+    where = str(fetch(source, revision) / root)
     with explained(source):
         config = AutoConfig.from_pretrained(where)
         tokenizer = AutoTokenizer.from_pretrained(where)
@@ -68,14 +71,23 @@ def load_backbone(
             f"backbone {source!r} lacks the weights {_some(info['missing_keys'])}, which would be random\n"
             "fix: give a complete checkpoint"
         )
-    strange = [k for k in info["unexpected_keys"] if k.startswith(BODY) and not k.endswith("position_ids")]
+    names = [name.removeprefix(f"{model.base_model_prefix}.") for name in info["unexpected_keys"]]
+    strange = [name for name in names if name.startswith(BODY) and not name.endswith("position_ids")]
     if strange and layers is None:
         raise UserError(
             f"backbone {source!r}: its config.json does not describe the weights {_some(strange)} of its file\n"
             "fix: give a checkpoint whose config.json and weights belong together"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"backbone {source!r} has a tokenizer without tokenizer.json\n"
+            "fix: convert it: AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(FOLDER)"
+        )
+    if tokenizer.vocab_size > model.get_input_embeddings().weight.shape[0]:
+        raise UserError(
+            f"backbone {source!r}: its tokenizer has {tokenizer.vocab_size} tokens and the model embeds "
+            f"{model.get_input_embeddings().weight.shape[0]}\nfix: give a model and a tokenizer that belong together"
+        )
     tokenizer.padding_side = "right"
     if attention == "bidirectional":
         make_bidirectional(model, source)
@@ -84,30 +96,37 @@ def load_backbone(
 
 
 def locate(source: str) -> str:
-    """The folder of an asset or a path; a Hub id as it is.
+    """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is.
 
     Raises:
-        UserError: `source` looks like a path, but is not a folder.
+        UserError: `source` looks like a path, but is not a folder; or it is a run that has saved nothing yet.
     """
     if source.startswith("asset:"):
         from cse.assets import resolve
 
         return str(resolve(source))
-    path = Path(source)
+    path = Path(source).expanduser()
+    if (path / "recipe.yaml").is_file() and (path / "env.json").is_file():  # a run
+        if not (path / "best").is_dir():
+            raise UserError(f"backbone {source!r} is a run without best/\nfix: train it first, or resume it")
+        return str(path / "best")
     if path.is_dir():
-        return source
+        return str(path)
+    if source.endswith(".gguf"):
+        raise UserError(f"backbone {source!r} is a GGUF file, for inference\nfix: give the original model's weights")
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise UserError(f"backbone {source!r} is not a folder\nfix: give a folder in Hugging Face layout, or a Hub id")
     return source
 
 
-def fetch(source: str, revision: str | None = None, *, option: str = "encoder.backbone") -> Path:
+def fetch(source: str, revision: str | None = None, *, option: str = "encoder.backbone", weights: bool = True) -> Path:
     """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
 
     Args:
         source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
         revision: Commit, tag or branch, for a Hub id.
         option: The option that names the source, for error messages.
+        weights: Whether the weights of a Hub id are needed, and not its settings alone.
 
     Raises:
         UserError: The model cannot be found.
@@ -116,6 +135,8 @@ def fetch(source: str, revision: str | None = None, *, option: str = "encoder.ba
     if Path(where).is_dir():
         return Path(where)
     ignored, what = [*NOT_NEEDED, "*.bin"], f"{option} {source!r}"
+    if not weights:
+        return snapshot(where, revision=revision, ignore=[*ignored, "*.safetensors", "*.gguf"], what=what, fix=FIX)
     folder = snapshot(where, revision=revision, ignore=ignored, what=what, fix=FIX)
     if not any(folder.glob("*.safetensors")):  # an old model, which has its weights as pytorch_model.bin
         folder = snapshot(where, revision=revision, ignore=NOT_NEEDED, what=what, fix=FIX)
@@ -134,12 +155,12 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     return found
 
 
-def max_positions(config: PretrainedConfig) -> int:
-    """The most tokens that the backbone can tell apart by position."""
-    positions = int(getattr(config, "max_position_embeddings", 0) or 1_000_000)
-    shifted = config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}  # positions start after the pad id
-    padding = 1 if config.model_type == "mpnet" else config.pad_token_id  # MPNet's is fixed in its code
-    return positions - 1 - padding if shifted else positions
+def max_positions(config: Mapping[str, Any]) -> int:
+    """The most tokens that a backbone of this config.json can tell apart by position."""
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 1_000_000)
+    shifted = config["model_type"] in {"roberta", "xlm-roberta", "camembert", "mpnet"}  # they start after the pad id
+    padding = 1 if config["model_type"] == "mpnet" else config.get("pad_token_id")  # MPNet's is fixed in its code
+    return positions - 1 - (1 if padding is None else int(padding)) if shifted else positions
 
 
 def write_backbone(
@@ -182,6 +203,24 @@ def write_backbone(
     copy_notices(Path(model.name_or_path), out)
 
 
+def mend_padding(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Give a tokenizer without a pad token one; returns whether it had none."""
+    if tokenizer.pad_token is not None:
+        return False
+    # Padding is masked, so any token of the vocabulary will do; a new one would have no row in the embeddings.
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return True
+
+
+def lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer lower-case every text first, as `do_lower_case` of sentence-transformers asks."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    rust = tokenizer.backend_tokenizer
+    if rust.normalizer is None or "A" in rust.normalizer.normalize_str("A"):
+        rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
+
+
 def _some(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)[:3])
 
@@ -213,6 +252,8 @@ def explained(source: str, option: str = "encoder.backbone") -> Iterator[None]:
     """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
+            reason = "the weights of its file have other sizes than its config.json says"
         raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {FIX}") from error

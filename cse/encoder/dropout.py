@@ -49,7 +49,7 @@ class Dropout:
         """
         for option, value, names in (("attention", self.attention, ATTENTION), ("hidden", self.hidden, HIDDEN)):
             known = [name for name in names if hasattr(config, name)]
-            if value is not None and not known:
+            if value and not known:  # 0 is what an architecture without such a dropout does anyway
                 raise UserError(
                     f"encoder.dropout.{option} is {value}, but a {config.model_type} backbone has no such dropout\n"
                     f"fix: remove the option, or use encoder.dropout.embedding"

@@ -106,6 +106,7 @@ class Layout:
         prompts: Texts that may be put before every text, by name, as in sentence-transformers.
         default_prompt_name: The prompt that is put before every text unless another one is asked for.
         similarity: The similarity function that the vectors are made for.
+        model_type: The class of sentence-transformers that wrote the checkpoint, if it says so.
         unsupported: Why cse cannot load the folder; empty if it can.
     """
 
@@ -123,6 +124,7 @@ class Layout:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str | None = "cosine"
+    model_type: str | None = None
     unsupported: str = ""
 
     @property
@@ -283,6 +285,7 @@ def _read(folder: Path) -> Layout:
         prompts={name: str(text) for name, text in (about.get("prompts") or {}).items() if text is not None},
         default_prompt_name=about.get("default_prompt_name"),
         similarity=about.get("similarity_fn_name"),
+        model_type=about.get("model_type"),
         unsupported=unsupported,
     )
 

@@ -28,7 +28,8 @@ class Lora(Adapter):
         rank: The rank of the differences (the paper's, for RoBERTa: 8).
         alpha: Their scale is alpha / rank. None: equal to the rank, so the scale is 1.
         dropout: Dropout on the input of the differences.
-        targets: Names of the linear layers that get one.
+        targets: Names of the linear layers that get one. None: those of the attention, whatever the architecture calls
+            them (q_proj, k_proj, v_proj and o_proj in Llama and its relatives).
 
     Raises:
         UserError: An argument is out of range.
@@ -40,22 +41,21 @@ class Lora(Adapter):
         rank: int = 8,
         alpha: float | None = None,
         dropout: float = 0.0,
-        targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        targets: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, "encoder.adapter", rank=rank)
         require_within("[0, 1)", "encoder.adapter", dropout=dropout)
         self.rank, self.alpha = rank, float(rank) if alpha is None else alpha
-        self.dropout, self.targets = dropout, list(targets)
+        self.dropout, self.targets = dropout, None if targets is None else list(targets)
 
     def attach(self, backbone: PreTrainedModel) -> None:
         """Freeze the backbone and give every target layer a trainable difference."""
         from peft import LoraConfig, inject_adapter_in_model
 
         backbone.requires_grad_(False)
-        config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(self.targets)
-        )
+        targets = attention_layers(backbone) if self.targets is None else list(self.targets)
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
         try:
             inject_adapter_in_model(config, backbone)
         except ValueError as error:
@@ -86,6 +86,35 @@ class Lora(Adapter):
             folder / ADAPTER / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
+
+
+def attention_layers(backbone: nn.Module) -> list[str]:
+    """The shortest names, as peft matches them, of the linear layers in the attention of every layer.
+
+    A name that a layer outside the attention bears too, such as BERT's `dense`, is given with the modules around it.
+
+    Raises:
+        UserError: The backbone has no such layers.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    inside: set[tuple[str, ...]] = set()  # each with what leads to it from the attention: ("self_attn", "q_proj")
+    outside: set[str] = set()
+    for name, module in backbone.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            continue
+        *around, leaf = name.split(".")
+        first = next((i for i, part in enumerate(around) if "att" in part.lower()), None)
+        if first is None:
+            outside.add(leaf)
+        else:
+            inside.add((*around[first:], leaf))
+    if not inside:
+        raise UserError(
+            "encoder.adapter: the linear layers of this backbone's attention cannot be told by their names\n"
+            "fix: name the layers to train: --encoder.adapter.targets=[...]"
+        )
+    return sorted({path[-1] if path[-1] not in outside else ".".join(path) for path in inside})
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:

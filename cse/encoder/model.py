@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from cse.batch import EncoderOutput
 from cse.encoder import soft_prompts
 from cse.encoder.adapter import Adapter
-from cse.encoder.backbone import fetch, load_backbone, max_positions, write_backbone
+from cse.encoder.backbone import (
+    fetch,
+    load_backbone,
+    locate,
+    lower_cased,
+    max_positions,
+    mend_padding,
+    write_backbone,
+)
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.cutoff import Cutoff
 from cse.encoder.dropout import Dropout, has_dropout
@@ -26,6 +34,7 @@ from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.heads import Dense, load_module
+from cse.encoder.kinds import detect
 from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, module_list
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.provenance import write_sums
@@ -47,14 +56,17 @@ class Encoder(nn.Module):
     """Text to vector: backbone (L, H) -> pooler (H) -> exported modules (D) -> training head (D').
 
     Args:
-        backbone: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        pooler: The pooling of hidden states to one vector; see `cse.encoder.poolers`.
-        head: `mlp` adds SimCSE's Linear + tanh after the pooler, newly initialized.
+        backbone: `asset:NAME`, a folder in Hugging Face layout, a Hub id, or a run. Of a sentence-transformers model
+            (a folder with modules.json), the modules after pooling are kept and trained, and prompts, lower-casing and
+            `max_length` are kept.
+        pooler: The pooling of hidden states to one vector; see `cse.encoder.poolers`. None: that of the model's
+            modules.json, or `cls` if it has none.
+        head: `mlp` adds SimCSE's Linear + tanh after the pooler and what follows it, newly initialized.
         export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
         layers: Keep this many of the backbone's first layers.
         template: A text with one `{text}`, put around every text and saved in the tokenizer; see `encoder.template`.
         max_length: Most tokens of a text in `encode`, template and special tokens included, soft prompts excluded.
-            None: what the backbone can position, up to 512.
+            None: what modules.json says, or what the backbone can position, up to 512.
         adapter: What is trained instead of the backbone: `Lora` or `SoftPrompts`. None trains the whole backbone.
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
@@ -69,7 +81,7 @@ class Encoder(nn.Module):
         self,
         backbone: str,
         *,
-        pooler: PoolerName = "cls",
+        pooler: PoolerName | None = None,
         head: Literal["none", "mlp"] = "none",
         export_head: bool = False,
         layers: int | None = None,
@@ -87,31 +99,53 @@ class Encoder(nn.Module):
                 "look back only\nfix: use Lora, or train the whole backbone"
             )
         dropout = dropout or Dropout()
+        kind = detect(backbone, revision)
+        if kind.quantized is not None and adapter is None:
+            raise UserError(
+                f"encoder.backbone {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
+                "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
+            )
+        if kind.layout.soft_prompts and not isinstance(adapter, SoftPrompts):
+            raise UserError(
+                f"encoder.backbone {backbone!r} holds soft prompts, which would be lost\n"
+                "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
+            )
+        layout, root = kind.layout, kind.layout.modules[0].path if kind.layout.modules else ""
         self.backbone, self.tokenizer = load_backbone(
-            backbone, revision=revision, layers=layers, dropout=dropout, attention=attention
+            backbone, root=root, revision=revision, layers=layers, dropout=dropout, attention=attention
         )
+        self.causal = kind.causal and not is_bidirectional(self.backbone.config)
+        self.mended_padding = mend_padding(self.tokenizer)
+        self.lower_case = layout.lower_case
+        if layout.lower_case:
+            lower_cased(self.tokenizer)
         if template is not None:
             from cse.encoder.template import bake
 
             self.tokenizer = bake(self.tokenizer, template)
         self.source, self.template, self.layers, self.revision = backbone, template, layers, revision
-        self.pooler: PoolerName = pooler
-        self.pool = get_pooler(pooler)
-        self.max_positions = max_positions(self.backbone.config) - (adapter.positions if adapter is not None else 0)
+        self.pooler: PoolerName = pooler or layout.pooler or "cls"
+        self.pool = get_pooler(self.pooler)
+        taken = adapter.positions if adapter is not None else 0
+        self.max_positions = max_positions(self.backbone.config.to_dict()) - taken
+        if max_length is None and layout.max_length is not None and layout.max_length <= self.max_positions:
+            max_length = layout.max_length  # some checkpoints state lengths that no position has
         self.max_length = self._check_length(max_length)
         self.embedding_dropout = dropout.embedding
         self._cutoff = Cutoff(dropout.token_cutoff, dropout.feature_cutoff)
         if adapter is not None:
             adapter.attach(self.backbone)
-        mlp = Dense(self.hidden_size, self.hidden_size) if head == "mlp" else None
-        self.post = nn.Sequential(*([mlp] if mlp is not None and export_head else []))
+        self.post = nn.Sequential(*(load_module(module, fetch(backbone, revision)) for module in layout.post))
+        mlp = Dense(self.dim, self.dim) if head == "mlp" else None
+        if mlp is not None and export_head:
+            self.post.append(mlp)
         self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
         if adapter is not None:
             adapter.initialize(self.backbone)
         self.adapter = adapter
-        self.lower_case = False
-        self.prompts: dict[str, str] = {}  # texts that sentence-transformers may put before every text, by name
-        self.default_prompt_name: str | None = None
+        self.prompts = dict(layout.prompts)  # texts that sentence-transformers may put before every text, by name
+        self.default_prompt_name = layout.default_prompt_name
+        self.similarity = layout.similarity
 
     @property
     def hidden_size(self) -> int:
@@ -309,6 +343,7 @@ class Encoder(nn.Module):
         ]
         parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
         parts += ["template"] if self.template else []
+        parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
@@ -318,8 +353,8 @@ class Encoder(nn.Module):
         first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
         if isinstance(self.adapter, SoftPrompts):
             first = soft_prompts.MODULE.removeprefix("cse.encoder.") if with_code else soft_prompts.MODULE
-            local = Path(self.source).is_dir()
-            source = str(Path(self.source).resolve()) if local else self.source
+            found = Path(self.source if self.source.startswith("asset:") else locate(self.source))
+            source = str(found.resolve()) if found.is_dir() else self.source
             reference = None if whole else Reference(source, self.revision, self.layers)
         post = [module.describe() if isinstance(module, Dense) else None for module in self.post]
         return Layout(
@@ -334,6 +369,7 @@ class Encoder(nn.Module):
             reference=reference,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
+            similarity=self.similarity,
         )
 
     def save(self, folder: str | Path, *, whole: bool = False, with_code: bool = False) -> None:
@@ -383,31 +419,26 @@ class Encoder(nn.Module):
         folder = fetch(path, option="checkpoint")
         layout = Layout.read(folder)
         if not layout.modules:
-            return cls(str(folder), pooler=pooler or "mean", max_length=max_length).eval()
-        if layout.pooler is None:
-            raise UserError(layout.unsupported)
-        root = folder / layout.modules[0].path
-        table = soft_prompts.read_table(root) if layout.soft_prompts else None
-        adapter = SoftPrompts(length=len(table)) if table is not None else None
-        named = layout.reference
+            return cls(path, pooler=pooler or "mean", max_length=max_length).eval()
+        if not layout.soft_prompts or layout.pooler is None:
+            return cls(path, max_length=max_length).eval()
+        table = soft_prompts.read_table(folder / layout.modules[0].path)
+        adapter, named = SoftPrompts(length=len(table)), layout.reference
         encoder = cls(
-            named.backbone if named is not None else str(root),
+            str(folder / layout.modules[0].path) if named is None else named.backbone,
             pooler=layout.pooler,
             layers=named.layers if named is not None else None,
             template=layout.template if named is not None else None,  # otherwise the tokenizer has it already
+            max_length=max_length,
             adapter=adapter,
             revision=named.revision if named is not None else None,
         )
-        if adapter is not None and table is not None:
-            adapter.load(table, folder)
-        else:
-            encoder.source = path
-        length = max_length or layout.max_length
-        if length is not None and length <= encoder.max_positions:  # checkpoints state lengths that no position has
-            encoder.max_length = length
-        encoder.lower_case, encoder.prompts = layout.lower_case, dict(layout.prompts)
-        encoder.default_prompt_name = layout.default_prompt_name
-        encoder.post.extend(load_module(module, folder) for module in layout.post)
+        adapter.load(table, folder)
+        encoder.post = nn.Sequential(*(load_module(module, folder) for module in layout.post))  # not the backbone's
+        encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
+        encoder.prompts, encoder.default_prompt_name = dict(layout.prompts), layout.default_prompt_name
+        if max_length is None and layout.max_length is not None and layout.max_length <= encoder.max_positions:
+            encoder.max_length = layout.max_length
         return encoder.eval()
 
     def _check_length(self, max_length: int | None) -> int:

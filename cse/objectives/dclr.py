@@ -32,6 +32,7 @@ class DCLR(Objective):
     Args:
         complement: The complementary encoder, a `cse.teachers.frozen.FrozenEncoder`: a checkpoint's folder,
             `asset:NAME` or a Hub id, with the vocabulary of the encoder (paper: the released unsupervised SimCSE).
+            None: the encoder's backbone before training, with the encoder's pooler.
         complement_pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
         temperature: t, dimensionless, > 0 (paper: 0.05).
         threshold: phi, a cosine (run.sh: 0.9 for BERT, 0.85 for RoBERTa). 1 removes nothing.
@@ -60,7 +61,7 @@ class DCLR(Objective):
     def __init__(
         self,
         *,
-        complement: str,
+        complement: str | None = None,
         complement_pooler: PoolerName | None = None,
         temperature: float = 0.05,
         threshold: float = 0.9,
@@ -74,12 +75,15 @@ class DCLR(Objective):
         require_within("[-1, 1]", "objective", threshold=threshold)
         require_at_least(0, "objective", noise_ratio=noise_ratio, ascent_steps=ascent_steps)
         self.complement, self.complement_pooler = complement, complement_pooler
-        self.teacher = FrozenEncoder(source=complement, pooler=complement_pooler)
         self.temperature, self.threshold, self.noise_ratio = temperature, threshold, noise_ratio
         self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form
 
     def setup(self, encoder: Encoder) -> None:
         """Load the complementary encoder."""
+        source, pooler = self.complement, self.complement_pooler
+        if source is None:
+            source, pooler = encoder.source, pooler or encoder.pooler
+        self.teacher = FrozenEncoder(source=source, pooler=pooler)
         self.teacher.setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -34,7 +34,7 @@ class DiffCSE(Objective):
 
     Args:
         generator: The masked LM, with the backbone's tokenizer: `asset:NAME`, a folder or a Hub id (authors:
-            distilbert-base-uncased for BERT, distilroberta-base for RoBERTa).
+            distilbert-base-uncased for BERT, distilroberta-base for RoBERTa). None: the backbone itself.
         temperature: Temperature of the contrast, > 0 (paper: 0.05).
         rtd_weight: lambda, >= 0 (paper: 0.005 for STS, 0.05 for transfer tasks).
         generation: `argmax` takes the generator's most probable token (authors' program), `sample` draws one (paper).
@@ -62,7 +62,7 @@ class DiffCSE(Objective):
     def __init__(
         self,
         *,
-        generator: str,
+        generator: str | None = None,
         temperature: float = 0.05,
         rtd_weight: float = 0.005,
         generation: Literal["argmax", "sample"] = "argmax",
@@ -83,8 +83,9 @@ class DiffCSE(Objective):
         """Build discriminator, projector and generator."""
         self.discriminator = Discriminator(encoder)
         self.projector = projector(encoder.dim, encoder.hidden_size)
+        source = self.generator or encoder.source
         self.masked_lm = TokenGenerator(
-            self.generator, encoder.tokenizer, dropout=self.generator_dropout, option="objective.generator"
+            source, encoder.tokenizer, dropout=self.generator_dropout, option="objective.generator"
         )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 
 PRETRAINED_HEADS = {  # where BERT and RoBERTa keep the head's weights
@@ -46,7 +47,16 @@ class MaskedLM(Objective):
         self.output = output
 
     def setup(self, encoder: Encoder) -> None:
-        """Build the head."""
+        """Build the head.
+
+        Raises:
+            UserError: The backbone reads from left to right, and cannot see what follows a masked position.
+        """
+        if encoder.causal:
+            raise UserError(
+                f"objective MaskedLM needs a bidirectional backbone, and {encoder.source} reads from left to right\n"
+                "fix: use a BERT-like encoder, or a recipe without masked language modelling, such as simcse-unsup"
+            )
         config, embeddings = encoder.backbone.config, encoder.backbone.get_input_embeddings().weight
         epsilon = getattr(config, "layer_norm_eps", 1e-12)  # BERT 1e-12, RoBERTa 1e-5; DistilBERT fixes 1e-12
         self.head = MaskedLMHead(encoder.hidden_size, config.vocab_size, epsilon)

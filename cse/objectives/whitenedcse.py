@@ -33,6 +33,7 @@ class WhitenedCSE(Objective):
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
         group_size: Channels in a group. The authors' program has 128 groups: 6 channels at H = 768 and 8 at H = 1024.
+            None: 128 groups, or groups of the largest size up to 8 that divides the embedding.
         shuffle: `per_view`: each view is whitened over the batch, in an order of its own (the paper). `contiguous`: the
             B V rows in sentence order are cut into V blocks of B, each whitened in an order of its own, so that the
             views of a sentence share one order (the authors' program, shuffled_group_whitening.py:24-77).
@@ -57,7 +58,7 @@ class WhitenedCSE(Objective):
         self,
         *,
         temperature: float = 0.05,
-        group_size: int = 8,
+        group_size: int | None = 8,
         shuffle: Literal["per_view", "contiguous"] = "per_view",
         covariance: Covariance = "detached",
     ) -> None:
@@ -68,7 +69,10 @@ class WhitenedCSE(Objective):
         self.shuffle, self.covariance = shuffle, covariance
 
     def setup(self, encoder: Encoder) -> None:
-        """Build the head."""
+        """Build the head, and choose the group size if none is given."""
+        if self.group_size is None:
+            divisors = [size for size in range(1, 9) if encoder.dim % size == 0]
+            self.group_size = encoder.dim // 128 if encoder.dim % 128 == 0 else divisors[-1]
         self.head = Dense(encoder.dim, encoder.dim)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
@@ -86,6 +90,7 @@ class WhitenedCSE(Objective):
 
     def _whiten(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """(B, V, D) -> (B, V, D)."""
+        assert self.group_size is not None  # setup chose it
         _, count, channels = rows.shape
         blocks = rows.unbind(1) if self.shuffle == "per_view" else rows.flatten(0, 1).chunk(count)  # V of (B, D)
         orders = [torch.randperm(channels, generator=generator).to(rows.device) for _ in range(count)]

@@ -34,9 +34,14 @@ FIGURES = {
 
 
 class Console(Callback):
-    """Prints a header, one line per evaluation, and a progress bar if there is a terminal."""
+    """Prints a header, one line per evaluation, and a progress bar if there is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        chosen: What the recipe chose for a model that it does not name, and why.
+    """
+
+    def __init__(self, chosen: str = "") -> None:
+        self.chosen = chosen
         self.bar = ExitStack()  # open from on_start to on_end
         self.advance: Advance = lambda done, note="": None
 
@@ -44,6 +49,8 @@ class Console(Callback):
         """Print the header, and start the bar."""
         for key, value in header(run):
             say(key, value)
+            if key == "encoder" and self.chosen:
+                say("chosen", self.chosen)
         if run.progress.step:
             say("resume", f"from step {run.progress.step}")
         shown = progress("training", run.max_steps, done=run.progress.step, lines=False)

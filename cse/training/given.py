@@ -9,7 +9,7 @@ from typing import Any
 
 from cse.errors import UserError
 from cse.recipe import bases, find, read
-from cse.training.objects import merge
+from cse.training.sections import extend
 
 SHORT = {"data": "data.path", "encoder": "encoder.backbone"}  # the option that a string given for a part sets
 
@@ -34,7 +34,7 @@ def resolve(
         if parent is not None:
             base = read(find(str(parent)))
             base.pop("expect", None)
-            content = merge(base, content)
+            content = extend(base, content)
     parts = {part: content.pop(part) for part in bases() if is_object(part, content.get(part))}
     options: list[str] = []
     for part, value in given.items():

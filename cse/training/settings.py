@@ -15,6 +15,7 @@ class Settings:
         batch_size: Anchors per optimizer step, over all processes.
         max_steps: Optimizer steps. None: the number of steps in `epochs`.
         epochs: Passes over the data; ignored if `max_steps` is given.
+        cap_steps: Most steps that `epochs` may amount to; ignored if `max_steps` is given. None sets no limit.
         learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
         weight_decay: Weight decay of AdamW.
         warmup_steps: Steps over which the rate rises from 0.
@@ -41,6 +42,7 @@ class Settings:
         batch_size: int = 64,
         max_steps: int | None = None,
         epochs: float = 1.0,
+        cap_steps: int | None = None,
         learning_rate: float = 3e-5,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -56,10 +58,10 @@ class Settings:
         trackers: Sequence[str] = (),
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        require_at_least(1, "trainer", max_steps=max_steps, chunk_size=chunk_size)
+        require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps, chunk_size=chunk_size)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)
-        self.batch_size, self.max_steps, self.epochs = batch_size, max_steps, epochs
+        self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
         self.accumulation, self.chunk_size = accumulation, chunk_size

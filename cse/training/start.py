@@ -113,6 +113,6 @@ def _fit(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], *, is_resu
         sampler=built.sampler,
         source=built.negatives or FixedRows(),
         settings=built.trainer,
-        callbacks=[RunFiles(recipe, folder), Console(), DataCheck(), *built.callbacks, *callbacks],
+        callbacks=[RunFiles(recipe, folder), Console(recipe.chosen), DataCheck(), *built.callbacks, *callbacks],
     )
     return Trainer(run).fit(resume=is_resume)

