@@ -90,14 +90,14 @@ def check_writable(out: Path, option: str = "--out") -> None:
         option: The option that gave it.
 
     Raises:
-        UserError: It is a folder, or lies in a folder that cannot be written.
+        UserError: The path is a folder, or is in a folder that is not writable.
     """
     if out.is_dir():
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(
-            f"{option} {out} cannot be written: {folder} is not a folder that can be written\nfix: give another path"
+            f"{option} {out} cannot be written: {folder} is not a folder, or not a writable one\nfix: give another path"
         )
 
 

@@ -162,4 +162,6 @@ def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", 
         return "encoder"
     if causal:
         return "causal"
-    raise UserError(f"{what} is no text encoder that cse knows: its architecture is {model_type}\nfix: {_EMBEDDER}")
+    raise UserError(
+        f"{what} has the architecture {model_type}, which is not a text encoder that cse knows\nfix: {_EMBEDDER}"
+    )

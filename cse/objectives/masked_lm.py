@@ -55,7 +55,7 @@ class MaskedLM(Objective):
         if encoder.causal:
             raise UserError(
                 f"objective MaskedLM needs a bidirectional backbone, and {encoder.source} reads from left to right\n"
-                "fix: use a BERT-like encoder, or a recipe without masked language modelling, such as simcse-unsup"
+                "fix: use a BERT-like encoder, or a recipe without masked language modeling, such as simcse-unsup"
             )
         config, embeddings = encoder.backbone.config, encoder.backbone.get_input_embeddings().weight
         epsilon = getattr(config, "layer_norm_eps", 1e-12)  # BERT 1e-12, RoBERTa 1e-5; DistilBERT fixes 1e-12

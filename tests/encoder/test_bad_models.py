@@ -88,7 +88,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "encoder-decoder, by its flag": (config(is_encoder_decoder=True), "is an encoder-decoder (bert)"),
     "T5": (config(model_type="t5"), "is an encoder-decoder (t5)"),
     "BART": (config(model_type="bart"), "is an encoder-decoder (bart)"),
-    "CLIP": (config(model_type="clip"), "is no text encoder that cse knows: its architecture is clip"),
+    "CLIP": (config(model_type="clip"), "has the architecture clip, which is not a text encoder that cse knows"),
     "ViT": (config(model_type="vit"), "its architecture is vit"),
     "speech": (config(model_type="wav2vec2"), "its architecture is wav2vec2"),
     "vision and language": (config(model_type="gemma3", vision_config={}), "reads more than texts (gemma3)"),
