@@ -143,6 +143,7 @@ class Encoder(nn.Module):
         if adapter is not None:
             adapter.initialize(self.backbone)
         self.adapter = adapter
+        self.recomputes = False  # whether layers are computed again in the backward pass of training
         self.prompts = dict(layout.prompts)  # texts that sentence-transformers may put before every text, by name
         self.default_prompt_name = layout.default_prompt_name
         self.similarity = layout.similarity
@@ -233,7 +234,9 @@ class Encoder(nn.Module):
 
     def _shares_prefix(self) -> bool:
         """Whether rows may share the states of their prefix: not under dropout, which every row draws for itself."""
-        return can_share(self.backbone) and not (self.training and self.has_dropout)
+        if self.training and (self.has_dropout or self.recomputes):  # a layer that is recomputed takes no cache
+            return False
+        return can_share(self.backbone)
 
     def model_inputs(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> dict[str, Any]:
         """The backbone's arguments for n rows of token ids (n, L), as in `hidden_states`."""
@@ -265,11 +268,40 @@ class Encoder(nn.Module):
         words: Tensor | None = None,
         prefix: SharedPrefix | None = None,
     ) -> Tensor:
-        first_only = only_first_token(self.backbone) if self.pooler == "cls" else nullcontext()
+        # The hook of `only_first_token` is gone when the backward pass computes the layer again.
+        first = self.pooler == "cls" and not (self.training and self.recomputes)
+        first_only = only_first_token(self.backbone) if first else nullcontext()
         cut = self._cutoff.on(self.backbone, attention_mask) if self.training and self._cutoff else nullcontext()
         with first_only, cut:
             states = self.hidden_states(input_ids, attention_mask, words, prefix)
         return self.pool(states, attention_mask)
+
+    def cannot_recompute(self) -> str:
+        """Why layers cannot be computed again in the backward pass; empty if they can."""
+        if not self.backbone.supports_gradient_checkpointing:
+            return f"a {self.backbone.config.model_type} backbone does not support it"
+        if isinstance(self.adapter, SoftPrompts):
+            return "a layer that is computed again would not see the soft prompts"
+        if self._cutoff:
+            return "a first layer that is computed again would see the tokens and features that the cutoff removed"
+        return ""
+
+    def recompute(self) -> None:
+        """From here on, keep only each layer's input in training, and compute the rest again in the backward pass.
+
+        Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost". Dropout draws the same masks both times, so
+        the gradient is the same up to rounding.
+
+        Raises:
+            UserError: The encoder cannot; see `cannot_recompute`.
+        """
+        if reason := self.cannot_recompute():
+            raise UserError(f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing")
+        model: Any = self.backbone
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        model.disable_input_require_grads()  # only the reentrant kind needs gradients of the embeddings
+        self.recomputes = True
 
     def encode(
         self,

@@ -71,6 +71,8 @@ def _of_objective(run: Run) -> Iterator[str]:
             "batch, so its gradient cannot be cached\n"
             "fix: remove trainer.chunk_size"
         )
+    if run.settings.gradient_checkpointing and (reason := run.encoder.cannot_recompute()):
+        yield f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing"
 
 
 def _of_batch(run: Run) -> Iterator[str]:

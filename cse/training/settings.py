@@ -24,6 +24,8 @@ class Settings:
         accumulation: Cut each batch into this many parts. It saves memory; the negatives are those of the part.
         chunk_size: Cache gradients, and encode this many anchors at a time. It saves memory; the negatives are still
             those of the whole batch. None: encode the batch at once.
+        gradient_checkpointing: Compute the backbone's layers again in the backward pass instead of keeping their
+            states. It saves memory and takes about a third more time; the gradient is the same.
         precision: `auto` is bf16 if the hardware computes it natively, else fp32. Similarities are always fp32.
         device: `auto` is the accelerator of this machine, or the CPU.
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
@@ -50,6 +52,7 @@ class Settings:
         clip: float = 1.0,
         accumulation: int = 1,
         chunk_size: int | None = None,
+        gradient_checkpointing: bool = False,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         eval_every: int = 125,
@@ -65,6 +68,7 @@ class Settings:
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
         self.accumulation, self.chunk_size = accumulation, chunk_size
+        self.gradient_checkpointing = gradient_checkpointing
         self.precision, self.device = precision, device
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)

@@ -40,6 +40,8 @@ class Trainer:
         self.run, self.settings = run, settings
         self.accelerator = hardware.accelerator(settings, run.folder)  # first: it starts the process group
         preflight.check(run)
+        if settings.gradient_checkpointing:
+            run.encoder.recompute()
 
         size, accumulation = settings.batch_size, settings.accumulation
         self.batches = StepBatches(

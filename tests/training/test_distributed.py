@@ -43,7 +43,7 @@ def share(rank, size):
     return slice(rank * each, (rank + 1) * each)
 
 
-def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
+def loss_and_gradients(rank, backbone, path, kind, chunk_size=None, recompute=False):
     """The loss, and the gradient of every weight after DDP, in float64 and without dropout."""
     seed_dropout("init")
     objective = OBJECTIVES[kind]()
@@ -51,6 +51,8 @@ def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
     encoder = Encoder(backbone, head=head, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5  # fresh weights are so small that all sentences are alike
+    if recompute:
+        encoder.recompute()
     objective.setup(encoder)
     learner = Learner(encoder, objective).double().train()
     data = Triplets(path)
@@ -70,12 +72,21 @@ def loss_and_gradients(rank, backbone, path, kind, chunk_size=None):
 
 
 @pytest.mark.parametrize(
-    ("kind", "chunk_size"), [("simcse", None), ("simcse", 3), ("masked_lm", None), ("weighted_sum", None)]
+    ("kind", "chunk_size", "recompute"),
+    [
+        ("simcse", None, False),
+        ("simcse", 3, False),
+        ("simcse", None, True),
+        ("simcse", 3, True),
+        ("masked_lm", None, False),
+        ("weighted_sum", None, False),
+        ("weighted_sum", None, True),
+    ],
 )
-def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, chunk_size):
+def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, chunk_size, recompute):
     path = str(write_triplets(tmp_path))
     loss, want = loss_and_gradients(0, tiny_bert, path, kind)
-    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, chunk_size):
+    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, chunk_size, recompute):
         assert got_loss == pytest.approx(loss, rel=1e-12)
         assert got.keys() == want.keys()
         assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-12
