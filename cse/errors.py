@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -76,3 +79,24 @@ def require_package(package: str, *, extra: str, user: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise UserError(f"{user} needs {package} ({error})\nfix: pip install 'cse-embeddings[{extra}]'") from error
+
+
+def on_demand(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+    """`__getattr__` and `__all__` of a package whose names are imported on first use.
+
+    The names are those that the package's stub, `__init__.pyi`, imports. Type checkers read the same stub.
+
+    Args:
+        package: The package's `__name__`.
+        file: The package's `__file__`.
+    """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: str(node.module) for node in imports for alias in node.names}
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(homes[name]), name)
+
+    return find, sorted(homes)

@@ -1,0 +1,13 @@
+"""The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
+
+from cse.data.collators import AugmentedViews as AugmentedViews
+from cse.data.collators import Masked as Masked
+from cse.data.collators import TextViews as TextViews
+from cse.data.datasets import Dataset as Dataset
+from cse.data.datasets import Pairs as Pairs
+from cse.data.datasets import ScoredPairs as ScoredPairs
+from cse.data.datasets import Texts as Texts
+from cse.data.datasets import Triplets as Triplets
+from cse.data.samplers import ClusterBatches as ClusterBatches
+from cse.data.samplers import LabelBatches as LabelBatches
+from cse.data.samplers import NoDuplicates as NoDuplicates
