@@ -111,7 +111,7 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
 
     torch.manual_seed(42)
     body = Transformer(locate(backbone), max_seq_length=length)
-    body.float()  # as ours: weights in float32, whatever the file holds
+    body.float()  # same as ours: weights in float32, whatever the type in the file
     model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "cls")], device=_device())
     texts = [example.texts[0] for example in Texts(corpus)]
     clock = _Clock()

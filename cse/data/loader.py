@@ -68,7 +68,7 @@ class StepBatches:
         accumulation: Number of parts of a step, each with its own negatives.
         seed: The seed of the run.
         max_steps: Number of steps of the run. None: computed from `epochs`.
-        cap_steps: Most steps that `epochs` may give; None sets no limit.
+        cap_steps: Largest number of steps that `epochs` may give. None: no limit.
         epochs: Number of passes over the data, each as long as the first.
         draw: A function that draws the parts (n, batch_size / accumulation) of an epoch, as a `Sampler` does. None: a
             random order.

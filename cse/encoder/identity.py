@@ -23,7 +23,7 @@ TOKENIZER = (
     "merges.txt",
     "sentencepiece.bpe.model",
 )
-EXPORTED = ("export.json", "model.onnx", "model.onnx.data")  # of `cse export`
+EXPORTED = ("export.json", "model.onnx", "model.onnx.data")  # the files of `cse export`
 
 
 def model_hash(model: Path | Encoder) -> str:

@@ -32,7 +32,7 @@ MODULES, SETTINGS, ABOUT = "modules.json", "sentence_bert_config.json", "config_
 ADAPTER = "adapter"  # loaders of transformers and peft look for an adapter in the root only
 LEGACY = "sentence_transformers.models."
 NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
-TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # what turns text into token embeddings
+TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # modules that turn texts into token embeddings
 POOLING_KEYS: dict[PoolerName, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FIELD = "{text}"
-_KEPT_AS = "cse_template"  # where tokenizer_config.json says what was baked in
+_KEPT_AS = "cse_template"  # the key of the template in tokenizer_config.json
 
 
 def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:

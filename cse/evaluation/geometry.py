@@ -17,7 +17,7 @@ from cse.evaluation.sts import TaskScore, Vector, correlation
 from cse.inference.vectors import unit
 from cse.objectives.functional import alignment, uniformity
 
-POSITIVE = 4.0  # of 5: pairs at or above it count as having one meaning, as in the field (DCLR's evaluation)
+POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR
 SAMPLE = 2048  # vectors whose distances uniformity looks at
 SPECTRUM = 64  # directions whose share of the variance is kept
 WORD = re.compile(r"\w+")

@@ -115,7 +115,7 @@ def folders(data: str | None) -> list[Path]:
 
 def _from_folder(task: Task, folder: Path, check: bool) -> TaskData:
     """SentEval's layout has an STS or SICK folder, at the top or in `downstream`; ours has the task's."""
-    for root in (folder, folder / "downstream"):  # of SentEval
+    for root in (folder, folder / "downstream"):  # the layout of SentEval
         # By listing, since `sts` is `STS` to some file systems.
         if task.senteval and root.is_dir() and {"STS", "SICK"} & set(os.listdir(root)):
             return _found(task, pairs.read_senteval(task, root), ("folder", str(root), "senteval", "tokenized"), check)

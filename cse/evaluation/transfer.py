@@ -22,7 +22,7 @@ from cse.evaluation.sts import Embed, checked
 from cse.evaluation.transfer_data import Labeled, Row, specs
 
 SEED = 1111  # SentEval's
-FOLDS = 10  # as in SentEval's full setting; its quick one has 5
+FOLDS = 10  # same as in SentEval's full setting; its quick setting has 5
 GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularization
 NEWTON_FEATURES = 2048  # with more of them Newton's Hessian is expensive
 LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones

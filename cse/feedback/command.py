@@ -30,7 +30,7 @@ _COLUMNS = {  # column names used by the data classes, the assets and the files 
     "contrast": _TEXT,
     "fill": _TEXT,
 }
-_OPTIONS = {"fill": ["seed"], "write": ["requests", "count", "seed"]}  # those of a task, for the manifest
+_OPTIONS = {"fill": ["seed"], "write": ["requests", "count", "seed"]}  # the options of a task that its manifest lists
 
 
 def run(a: argparse.Namespace) -> int:

@@ -20,9 +20,9 @@ from cse.feedback.prompts import FIELDS, Prompt
 from cse.feedback.store import Reply, now
 
 BYTES_PER_TOKEN = 2  # less than with any common tokenizer, so that a reservation is an upper estimate
-RETRIES = 6  # of a request that fails
+RETRIES = 6  # retries of a request that fails
 BACKOFF = 1.0  # seconds: the longest wait before the first retry, doubled for each further one
-TIMEOUT = 120.0  # seconds of a request
+TIMEOUT = 120.0  # timeout of a request in seconds
 LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
 _DEFAULT_KEY = "OPENAI_API_KEY"
 

@@ -13,7 +13,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 
-PRETRAINED_HEADS = {  # where BERT and RoBERTa keep the head's weights
+PRETRAINED_HEADS = {  # the places of the head's weights in BERT and RoBERTa
     "dense": ("cls.predictions.transform.dense", "lm_head.dense"),
     "layer_norm": ("cls.predictions.transform.LayerNorm", "lm_head.layer_norm"),
     "bias": ("cls.predictions.bias", "lm_head.bias"),

@@ -202,7 +202,7 @@ class Repository:
         Raises:
             UserError: The request failed for good. Neither the message nor the traceback contains the token.
         """
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that it uses
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the HTTP client's error
 
         for wait in (*WAITS, None) if again else (None,):
             try:
