@@ -291,19 +291,19 @@ def bad_rows():
         "several splits": (datasets.DatasetDict(), "data is a DatasetDict\nfix: give a list of rows, or one split"),
         "a number": (5, "data is a int\nfix: give a list of strings"),
         "bytes": (b"ab", "data: row 1 is '97', of type int"),
-        "dicts without the column": ([{"sentence": "a"}], "no column 'text'; its columns: 'sentence'"),
+        "dicts without the column": ([{"sentence": "a"}], "no column 'text'; its columns are 'sentence'"),
         "a frame without the column": (pandas.DataFrame({"a": ["b"]}), "the DataFrame in memory has no column 'text'"),
-        "a frame without names": (pandas.DataFrame([["a"], ["b"]]), "no column 'text'; its columns: '0'"),
+        "a frame without names": (pandas.DataFrame([["a"], ["b"]]), "no column 'text'; its columns are '0'"),
         "a frame of dates": (
             pandas.DataFrame({"text": pandas.to_datetime(["2020-01-01"])}),
-            "is a Timestamp, not a text",
+            "has a Timestamp instead of a text",
         ),
-        "a frame of lists": (pandas.DataFrame({"text": [["a"]]}), "row 1, column 'text' is a list, not a text"),
+        "a frame of lists": (pandas.DataFrame({"text": [["a"]]}), "row 1, column 'text' has a list instead of a text"),
         "pairs for a recipe of texts": (
             [("a", "b")] * 3,
             "data: row 1 has 2 cells; expected 1: text\nfix: use the data",
         ),
-        "half a character": (["a", "\ud800"], "row 2, column 'text' has half a character"),
+        "half a character": (["a", "\ud800"], "row 2, column 'text' contains half a character"),
         "one text": (["a", "a"], "every row is the same"),
     }
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
 
 from cse import cli
 from cse.encoder.identity import model_hash
@@ -273,6 +274,7 @@ class Wide:
 
     dim, device, pooler, max_length, lower_case, post = 1024, torch.device("cpu"), "cls", 8, False, ()
     tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: "{}"))
+    backbone = SimpleNamespace(config=BertConfig())
 
     def state_dict(self):
         return {}
