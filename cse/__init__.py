@@ -13,7 +13,7 @@ from __future__ import annotations
 from cse.errors import on_demand
 
 __version__ = "0.1.0"
-__getattr__, __all__ = on_demand(__name__, __file__)  # `cse --help` does not pay for torch
+__getattr__, __all__ = on_demand(__name__)  # `cse --help` does not pay for torch
 
 
 def __dir__() -> list[str]:

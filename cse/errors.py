@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any
 
 
@@ -81,16 +81,15 @@ def require_package(package: str, *, extra: str, user: str) -> Any:
         raise UserError(f"{user} needs {package} ({error})\nfix: pip install 'cse-embeddings[{extra}]'") from error
 
 
-def on_demand(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+def on_demand(package: str) -> tuple[Callable[[str], Any], list[str]]:
     """`__getattr__` and `__all__` of a package whose names are imported on first use.
 
     The names are those that the package's stub, `__init__.pyi`, imports. Type checkers read the same stub.
 
     Args:
         package: The package's `__name__`.
-        file: The package's `__file__`.
     """
-    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    stub = ast.parse(get_data(package, "__init__.pyi") or b"")
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: str(node.module) for node in imports for alias in node.names}
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from cse.errors import on_demand
 
-__getattr__, __all__ = on_demand(__name__, __file__)
+__getattr__, __all__ = on_demand(__name__)
