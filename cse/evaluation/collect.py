@@ -84,15 +84,15 @@ def collect(folder: Path) -> Found:
         if content.get("tasks"):
             found.entries.append(_entry(path, folder, content))
     for path in sorted(folder.rglob("metrics.jsonl")):
-        records = _records(path)
-        if records:
-            found.curves.append(Curve(_label(path.parent, folder), records))
+        lines = records(path)
+        if lines:
+            found.curves.append(Curve(_label(path.parent, folder), lines))
     return found
 
 
 def speed(entries: Sequence[Entry]) -> float | None:
     """Optimizer steps per second, the median over runs of each one's fastest stretch; None if no log has it."""
-    runs = [_records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
+    runs = [records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
     fastest = [max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if "steps_per_s" in run[-1]]
     return statistics.median(fastest) if fastest else None
 
@@ -132,7 +132,7 @@ def _label(run: Path, folder: Path) -> str:
     return run.relative_to(folder).as_posix() if run != folder else run.name
 
 
-def _records(path: Path) -> list[dict[str, float]]:
+def records(path: Path) -> list[dict[str, float]]:
     """The log's lines; the last may be half written."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():

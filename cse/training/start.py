@@ -51,7 +51,7 @@ def train(
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     if (folder / "state").exists():
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
-    return _fit(loaded, folder, callbacks, is_resume=False)
+    return fit(loaded, folder, is_resume=False, watchers=[Console(loaded.chosen), DataCheck(), *callbacks])
 
 
 def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callbacks: Sequence[Callback] = ()) -> Run:
@@ -77,8 +77,7 @@ def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callb
             f"--resume {folder}: is not a run, since {path} does not exist\n"
             "fix: give the folder that training printed as `run`"
         )
-    recover(folder / "state")
-    begun = (folder / "state").exists()  # a run that was killed before its first evaluation ended starts again
+    begun = is_begun(folder)
     if begun:
         load_progress(folder / "state")  # a damaged state is refused before the data and the model are loaded
     try:
@@ -86,7 +85,8 @@ def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callb
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
     _, options, given = resolve(str(path), parts or {})
-    return _fit(replace(load(str(path), options, given), name=name, own=None), folder, callbacks, is_resume=begun)
+    loaded = replace(load(str(path), options, given), name=name, own=None)
+    return fit(loaded, folder, is_resume=begun, watchers=[Console(loaded.chosen), DataCheck(), *callbacks])
 
 
 def require_callbacks(callbacks: Sequence[object]) -> None:
@@ -99,7 +99,22 @@ def require_callbacks(callbacks: Sequence[object]) -> None:
             )
 
 
-def _fit(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], *, is_resume: bool) -> Run:
+def is_begun(folder: Path) -> bool:
+    """Whether a folder has a state to resume from; a run killed before its first evaluation ended starts again."""
+    if folder.is_dir():
+        recover(folder / "state")
+    return (folder / "state").exists()
+
+
+def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Callback]) -> Run:
+    """Build a recipe's objects and train them; what `train` and `resume` do with the recipe that they have read.
+
+    Args:
+        recipe: The recipe.
+        folder: The folder to write.
+        is_resume: Whether to resume from the state in the folder.
+        watchers: Callbacks besides those of the recipe and the one that writes the files of the run.
+    """
     built = build(recipe)
     run = Run(
         name=recipe.name,
@@ -113,6 +128,6 @@ def _fit(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], *, is_resu
         sampler=built.sampler,
         source=built.negatives or FixedRows(),
         settings=built.trainer,
-        callbacks=[RunFiles(recipe, folder), Console(recipe.chosen), DataCheck(), *built.callbacks, *callbacks],
+        callbacks=[RunFiles(recipe, folder), *watchers, *built.callbacks],
     )
     return Trainer(run).fit(resume=is_resume)

@@ -1,0 +1,210 @@
+"""The search: measure, try settings, train the chosen one with every seed, score, compare. What `cse search` does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from cse.console import Interrupt, say
+from cse.errors import UserError, require_at_least
+from cse.evaluation.harness import read_data
+from cse.files import write_text
+from cse.recipe import Recipe
+from cse.training import hardware
+from cse.training.search.measure import load, measure
+from cse.training.search.plan import Budget, divide
+from cse.training.search.report import conclude
+from cse.training.search.runner import RECIPE, Runner, Stopped
+from cse.training.search.state import FILE, Contender, State
+from cse.training.search.tuning import optuna, own_setting
+from cse.training.search.verdict import Line, Verdict
+from cse.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        folder: Its folder; search.json, table.md and the runs lie in it.
+        table: The rows of the table, from high to low; empty if the search was interrupted.
+        verdict: What follows from it.
+        recipe: The recipe of the method to take, for `cse train`; None if the untrained encoder does as well.
+        interrupted: Whether Ctrl-C stopped it.
+    """
+
+    folder: Path
+    table: Sequence[Line] = ()
+    verdict: Verdict | None = None
+    recipe: Path | None = None
+    interrupted: bool = False
+
+
+def search(
+    names: Sequence[str] = (),
+    *,
+    data: str,
+    dev: str = "sts-mini-dev",
+    dev_data: str | None = None,
+    test: str = "",
+    budget: str = "30m",
+    trials: int = 6,
+    seeds: int = 3,
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Search:
+    """Find the method for a text: train several under one budget, tune each, and compare them.
+
+    Args:
+        names: Recipes, by name or path. None: those of the package that fit the columns of the data.
+        data: The training data: a file, `asset:NAME` or a Hub id.
+        dev: STS tasks that select settings and checkpoints, separated by commas.
+        dev_data: A folder with the rows of `dev` and `test`; None: CSE_DATA, the Hub, or the shipped sets.
+        test: STS tasks that only score the final checkpoints, separated by commas.
+        budget: What all training may cost: a time such as `30m`, or steps such as `2000steps`. Each method has the same
+            share. Measuring costs before, and scoring final checkpoints after, is not part of it.
+        trials: Settings that are tried per method; the first is the recipe's own. 0: the recipe's own is taken.
+        seeds: Final runs of each method, with the seed of the recipe and the ones after it.
+        overrides: Options for all recipes, such as `--encoder.backbone=./my-bert`.
+        folder: The folder to write. None: `runs/search/TIME`.
+
+    Returns:
+        The table and the verdict; `interrupted` says whether Ctrl-C stopped the search, which `resume` continues.
+
+    Raises:
+        UserError: The arguments are wrong, a recipe cannot be trained, or the budget is too small. Nothing is written.
+    """
+    _require(budget, trials, seeds)
+    folder = folder or Path("runs/search") / f"{datetime.now():%Y%m%d-%H%M%S}"
+    if (folder / FILE).exists():
+        raise UserError(f"{folder} holds a search already\nfix: cse search --resume {folder}, or another --run-dir")
+    _require_tasks("--dev", dev, dev_data)
+    if test:
+        _require_tasks("--test", test, dev_data)
+    evaluator = ["--evaluator=cse.evaluation.STSEvaluator", f"--evaluator.tasks={dev}"]
+    evaluator += [f"--evaluator.data={dev_data}"] if dev_data else []
+    options = [f"--data.path={data}", *evaluator, *overrides]
+    found, left_out = load(names, data, options)
+    first = found[0].config.seed
+    state = State(
+        data=data,
+        dev=dev,
+        dev_data=dev_data,
+        test=test,
+        budget=budget,
+        trials=trials,
+        seeds=list(range(first, first + seeds)),
+        overrides=list(overrides),
+        left_out=left_out,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for recipe in found:
+            try:
+                contender = _measured(recipe, Path(scratch, recipe.name))
+            except UserError as error:
+                if names:
+                    raise
+                left_out[recipe.name] = str(error).splitlines()[0]
+                continue
+            if contender is None:
+                say("stopped", "before the search began; nothing is written")
+                return Search(folder, interrupted=True)
+            state.contenders.append(contender)
+        _divide(state)
+        for contender in state.contenders:
+            shutil.copytree(Path(scratch, contender.name), folder / contender.name, dirs_exist_ok=True)
+    state.write(folder)  # last: it is what makes the folder a search that can be resumed
+    return resume(folder)
+
+
+def resume(folder: Path) -> Search:
+    """Continue a search that was interrupted or killed; see `search`. One that has ended prints its table again.
+
+    Args:
+        folder: The folder of the search.
+
+    Raises:
+        UserError: The folder does not hold a search, or another process runs it.
+    """
+    state = State.read(folder)
+    _header(state, folder)
+    with _locked(folder), Interrupt() as interrupt:
+        try:
+            for contender in state.contenders:
+                Runner(state, contender, folder, interrupt).run()
+            table, verdict, recipe = conclude(state, folder, interrupt)
+        except Stopped:
+            say("stopped", "everything is saved")
+            say("next", f"cse search --resume {folder}")
+            return Search(folder, interrupted=True)
+    return Search(folder, table, verdict, recipe)
+
+
+def _require(budget: str, trials: int, seeds: int) -> None:
+    require_at_least(0, "search", trials=trials)
+    require_at_least(1, "search", seeds=seeds)
+    Budget.parse(budget)
+    if trials:
+        optuna()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("cse search runs in one process\nfix: start it without accelerate launch or torchrun")
+
+
+def _require_tasks(option: str, tasks: str, data: str | None) -> None:
+    if Path(tasks).suffix in {".csv", ".tsv", ".jsonl", ".parquet"}:
+        raise UserError(f"{option} is {tasks}: files of scored pairs cannot be scored yet\nfix: name STS tasks")
+    missing = read_data(tasks, data)[1]
+    for name, reason in missing.items():
+        raise UserError(f"{option}: no data for {name}: {reason}\nfix: give --dev-data DIR or set CSE_DATA")
+
+
+def _measured(recipe: Recipe, keep: Path) -> Contender | None:
+    for problem in hardware.problems(Settings(**vars(recipe.config.trainer))):
+        raise UserError(problem)
+    say("measuring", recipe.name)
+    cost = measure(recipe, keep)
+    content = yaml.safe_load(recipe.text)
+    content.pop("expect", None)  # the scores of another text say nothing about this one
+    write_text(keep / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return None if cost is None else Contender(recipe.name, own_setting(recipe), cost, steps=0)
+
+
+def _divide(state: State) -> None:
+    """Give each contender its steps."""
+    if not state.contenders:
+        raise UserError(f"no recipe can be trained: {next(iter(state.left_out.values()))}\nfix: name a recipe")
+    costs = {contender.name: contender.cost for contender in state.contenders}
+    steps = divide(Budget.parse(state.budget), costs, state.trials + len(state.seeds))
+    for contender in state.contenders:
+        contender.steps = steps[contender.name]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"search {folder} is being run by another process\nfix: wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _header(state: State, folder: Path) -> None:
+    say("search", f"{len(state.contenders)} methods, budget {state.budget} for all, dev {state.dev}; {folder}")
+    for name, reason in state.left_out.items():
+        say("left out", f"{name}: {reason}")
+    for c in state.contenders:
+        cost = f"{c.cost.step:.3g} s a step, {c.cost.evaluation:.3g} s an evaluation, {c.cost.start:.3g} s to start"
+        say("plan", f"{c.name}   {state.trials} trials and {len(state.seeds)} seeds of {c.steps} steps   {cost}")

@@ -1,0 +1,130 @@
+"""Before a search: the recipes that fit the data, and what a few steps of each cost."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cse import recipe as recipes
+from cse.console import Interrupt
+from cse.data import checks
+from cse.data.sources import column_names
+from cse.errors import UserError
+from cse.recipe import Recipe
+from cse.training.callbacks import DataCheck
+from cse.training.run import Callback, Run
+from cse.training.search.plan import Cost
+from cse.training.start import fit
+
+STEPS = 4  # that are timed; the first is left out, since libraries prepare themselves in it
+
+
+def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[list[Recipe], dict[str, str]]:
+    """The recipes to search.
+
+    Args:
+        names: Their names or paths. None: the recipes of the package, those in paper/ aside, that have an evaluator
+            and read columns that the data have.
+        data: The training data.
+        overrides: Options for all of them.
+
+    Returns:
+        The recipes, and why others do not fit, if no names were given.
+
+    Raises:
+        UserError: A recipe that is named does not exist, cannot take the options, or reads other columns.
+    """
+    there = column_names(data)
+    found, left_out = [], {}
+    for name in names or [n for n in recipes.names() if "/" not in n]:
+        try:
+            if not names and "evaluator" not in recipes.read(recipes.find(name)):
+                continue  # it trains no sentence vectors, such as masked-LM pretraining
+            found.append(_fitting(recipes.load(name, overrides), there, data))
+        except UserError as error:
+            if names:
+                raise
+            left_out[name] = str(error).splitlines()[0]
+    if not found:
+        raise UserError(
+            f"no recipe fits {data}: {next(iter(left_out.values()))}\n"
+            "fix: name recipes, or the columns: --data.columns=[a,b], --data.column=a for texts"
+        )
+    twice = {r.name for r in found if [other.name for other in found].count(r.name) > 1}
+    if twice:
+        raise UserError(f"two recipes have the name {twice.pop()}\nfix: rename the file of one")
+    return found, left_out
+
+
+def _fitting(recipe: Recipe, there: Sequence[str], data: str) -> Recipe:
+    """The recipe, if the data have the columns that it reads. A file of lines has one column, whatever its name."""
+    options = vars(recipe.config.data.init_args)
+    single = [options[name] for name in ("column", "score_column") if options.get(name) is not None]
+    asked = [*(options.get("columns") or ()), *single]
+    absent = [c for c in asked if (c >= len(there) if isinstance(c, int) else c not in there)]
+    if absent if there else asked[1:]:
+        have = f"the columns {', '.join(there)[:120]}" if there else "one text a line"
+        raise UserError(
+            f"recipe {recipe.name} reads {', '.join(map(str, asked))}, but {data} has {have}\n"
+            "fix: name a recipe that fits, or the columns: --data.columns=[a,b], --data.column=a for texts"
+        )
+    return recipe
+
+
+class _Stopwatch(Callback):
+    """Times the parts of a run, and keeps its encoder as it was before the first step."""
+
+    def __init__(self, untrained: Path) -> None:
+        self.began, self.untrained = time.perf_counter(), untrained
+        self.start, self.evaluation = 0.0, 0.0
+        self.ends: list[float] = []
+
+    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """Note the end of a step."""
+        self.ends.append(time.perf_counter())
+
+    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
+        """Note how long it took to get here."""
+        if run.progress.step == 0:
+            self.start = time.perf_counter() - self.began
+            run.encoder.save(self.untrained)
+        else:
+            self.evaluation = time.perf_counter() - self.ends[-1]
+
+    def cost(self) -> Cost:
+        """What was measured."""
+        steps = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
+        return Cost(round(self.start, 4), round(statistics.median(steps), 6), round(self.evaluation, 4))
+
+
+def measure(recipe: Recipe, keep: Path) -> Cost | None:
+    """Train a few steps, and throw them away.
+
+    Args:
+        recipe: The recipe.
+        keep: A folder that gets `untrained`, the encoder before the first step, and data.json, the check of the data.
+
+    Returns:
+        The cost; None if Ctrl-C stopped it.
+
+    Raises:
+        UserError: The recipe cannot be trained.
+    """
+    options = [f"--trainer.max_steps={STEPS}", f"--trainer.eval_every={STEPS}", "--trainer.trackers=[]"]
+    keep.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch, Interrupt() as interrupt:
+        path = Path(scratch, "recipe.yaml")
+        path.write_text(recipe.text, encoding="utf-8")
+        short = recipes.load(str(path), options)
+        watch = _Stopwatch(keep / "untrained")
+        run = fit(replace(short, name=recipe.name, own=None), Path(scratch, "run"), is_resume=False, watchers=[watch])
+        if run.interrupted or interrupt.wanted:
+            return None
+        DataCheck().on_start(run)
+        shutil.copy(Path(scratch, "run", checks.FILE), keep)
+    return watch.cost()
