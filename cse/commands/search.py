@@ -8,7 +8,7 @@ from pathlib import Path
 from cse.errors import UserError
 
 HELP = "find the method for a text: train recipes under one budget, tune each, compare"
-EPILOG = "Options for all recipes are given as --encoder.backbone=./my-bert --data.column=sentence"
+EPILOG = "Options for all recipes are given as --trainer.batch_size=32 --data.column=sentence"
 TAKES_OVERRIDES = True
 
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = "recipes, by name or path (default: those whose data class fits the columns of the data)"
     parser.add_argument("recipes", nargs="*", metavar="recipe", help=names)
     parser.add_argument("--data", help="the training data: a file, asset:NAME or a Hub id")
+    parser.add_argument("--encoder", metavar="MODEL", help="the model to train (default: that of each recipe)")
     dev = "STS tasks that select settings and checkpoints (default: %(default)s)"
     parser.add_argument("--dev", default="sts-mini-dev", help=dev)
     parser.add_argument("--dev-data", metavar="DIR", help="folder with the rows of --dev and --test, as of cse eval")
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from cse.training.search import resume, search
 
     a = arguments
-    if a.resume is not None and (a.recipes or a.data or overrides):
+    if a.resume is not None and (a.recipes or a.data or a.encoder or overrides):
         raise UserError("--resume continues a search as it was begun, and takes no options\nfix: remove them")
     if a.resume is None and a.data is None:
         raise UserError("cse search needs data or --resume SEARCH\nfix: cse search --data my.txt --dev STSB-dev")
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     done = search(
         a.recipes,
         data=a.data,
+        encoder=a.encoder,
         dev=a.dev,
         dev_data=a.dev_data,
         test=a.test,

@@ -53,6 +53,7 @@ def search(
     names: Sequence[str] = (),
     *,
     data: str,
+    encoder: str | None = None,
     dev: str = "sts-mini-dev",
     dev_data: str | None = None,
     test: str = "",
@@ -67,6 +68,7 @@ def search(
     Args:
         names: Recipes, by name or path. None: those of the package that fit the columns of the data.
         data: The training data: a file, `asset:NAME` or a Hub id.
+        encoder: The model to train, in place of that of each recipe.
         dev: STS tasks that select settings and checkpoints, separated by commas.
         dev_data: A folder with the rows of `dev` and `test`; None: CSE_DATA, the Hub, or the shipped sets.
         test: STS tasks that only score the final checkpoints, separated by commas.
@@ -74,7 +76,7 @@ def search(
             share. Measuring costs before, and scoring final checkpoints after, is not part of it.
         trials: Settings that are tried per method; the first is the recipe's own. 0: the recipe's own is taken.
         seeds: Final runs of each method, with the seed of the recipe and the ones after it.
-        overrides: Options for all recipes, such as `--encoder.backbone=./my-bert`.
+        overrides: Further options for all recipes, such as `--trainer.batch_size=32`.
         folder: The folder to write. None: `runs/search/TIME`.
 
     Returns:
@@ -92,6 +94,8 @@ def search(
         _require_tasks("--test", test, dev_data)
     evaluator = ["--evaluator=cse.evaluation.STSEvaluator", f"--evaluator.tasks={dev}"]
     evaluator += [f"--evaluator.data={dev_data}"] if dev_data else []
+    model = [f"--encoder={encoder}"] if encoder else []
+    overrides = [*model, *overrides]
     options = [f"--data.path={data}", *evaluator, *overrides]
     found, left_out = load(names, data, options)
     first = found[0].config.seed
@@ -171,6 +175,8 @@ def _measured(recipe: Recipe, keep: Path) -> Contender | None:
     for problem in hardware.problems(Settings(**vars(recipe.config.trainer))):
         raise UserError(problem)
     say("measuring", recipe.name)
+    if recipe.chosen:
+        say("chosen", recipe.chosen)
     cost = measure(recipe, keep)
     content = yaml.safe_load(recipe.text)
     content.pop("expect", None)  # the scores of another text say nothing about this one
