@@ -89,8 +89,8 @@ MODELS: dict[str, tuple[Change, str]] = {
     "T5": (config(model_type="t5"), "is an encoder-decoder (t5)"),
     "BART": (config(model_type="bart"), "is an encoder-decoder (bart)"),
     "CLIP": (config(model_type="clip"), "has the architecture clip, which is not a text encoder that cse knows"),
-    "ViT": (config(model_type="vit"), "its architecture is vit"),
-    "speech": (config(model_type="wav2vec2"), "its architecture is wav2vec2"),
+    "ViT": (config(model_type="vit"), "has the architecture vit, which is not a text encoder"),
+    "speech": (config(model_type="wav2vec2"), "has the architecture wav2vec2, which is not a text encoder"),
     "vision and language": (config(model_type="gemma3", vision_config={}), "reads more than texts (gemma3)"),
     "code of its own": (
         config(model_type="foo", auto_map={"AutoModel": "modeling_foo.Foo"}),
