@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+from dataclasses import replace
 
 from cse.errors import UserError
 from cse.evaluation import sources, suite, transfer_data
-from cse.evaluation.harness import read_data, score_data
+from cse.evaluation.harness import Outcome, read_data, score_data
 from cse.evaluation.sources import Missing
 from cse.interfaces import Evaluator, SentenceEncoder
 
@@ -19,23 +21,44 @@ class STSEvaluator(Evaluator):
         data: A folder with their rows; None: CSE_DATA, the Hub, or the shipped sets.
         precision: fp32, bf16, or auto: bf16 where native.
 
+    Attributes:
+        scored: The scores of the last encoder with the similarity of every pair, for paired comparisons; None at first.
+
     Raises:
         UserError: A task is unknown or its data are missing, so that a run stops before its first step.
     """
 
     primary = "dev"
+    scored: Outcome | None = None
 
     def __init__(self, tasks: str = "sts-mini-dev", data: str | None = None, precision: str = "auto") -> None:
-        self.tasks, self.data, self.precision = tasks, data, precision
-        self._found, missing = read_data(tasks, data)
+        self.data, self.precision = data, precision
+        self._read(tasks)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its tasks."""
+        return list(self._found)
+
+    def with_tasks(self, tasks: str) -> STSEvaluator:
+        """An evaluator on other tasks that is otherwise the same."""
+        other = copy.copy(self)
+        other.scored = None
+        other._read(tasks)
+        return other
+
+    def _read(self, tasks: str) -> None:
+        self.tasks = tasks
+        self._found, missing = read_data(tasks, self.data)
         if missing:
             name, reason = next(iter(missing.items()))
             raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
-        scores = score_data(encoder, self.tasks, self._found, {}, precision=self.precision).scores
-        by_task = {name: score.all.spearman for name, score in scores.items()}
+        outcome = score_data(encoder, self.tasks, self._found, {}, precision=self.precision)
+        self.scored = replace(outcome, row={}, vectors=None)  # the vectors are large, and no comparison needs them
+        by_task = {name: score.all.spearman for name, score in outcome.scores.items()}
         return {"dev": sum(by_task.values()) / len(by_task)} | by_task
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:

@@ -10,7 +10,7 @@ from cse import distributed
 from cse.batch import Batch
 from cse.errors import UserError
 from cse.interfaces import StepContext
-from cse.training import gradcache, hardware
+from cse.training import gradcache, hardware, merge
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Run
 from cse.training.settings import Settings
@@ -23,6 +23,8 @@ def check(run: Run) -> None:
         UserError: Some of them do not. The message names every problem, each on its own lines.
     """
     problems = [*hardware.problems(run.settings), *_of_views(run), *_of_objective(run), *_of_batch(run)]
+    if run.settings.merge_initial is not None:
+        problems += merge.problems(run.encoder)
     if problems:
         raise UserError("\n".join(problems))
 

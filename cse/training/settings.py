@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cse.errors import require_at_least, require_positive
+from cse.errors import require_at_least, require_positive, require_within
 
 
 class Settings:
@@ -33,6 +33,11 @@ class Settings:
         workers: Processes that prepare batches ahead.
         trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
             final table. Trackers that write files, such as tensorboard, write to trackers/ in the run's folder.
+        compare_initial: Whether the run ends with a table of scores before and after training, on the dev set and on a
+            general one: helped.json in its folder. `auto`: if the backbone is a sentence encoder already, or
+            `merge_initial` is given.
+        merge_initial: Also save merged/, the average of the last weights and the initial ones, in which the last ones
+            have this share (WiSE-FT, arXiv:2109.01903, whose authors use 0.5 by default). None: it is not saved.
 
     Raises:
         UserError: A value is out of range.
@@ -59,10 +64,13 @@ class Settings:
         early_stopping: int | None = None,
         workers: int = 0,
         trackers: Sequence[str] = (),
+        compare_initial: Literal["auto", "always", "never"] = "auto",
+        merge_initial: float | None = None,
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps, chunk_size=chunk_size)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        require_within("[0, 1]", "trainer", merge_initial=merge_initial)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)
         self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -72,6 +80,7 @@ class Settings:
         self.precision, self.device = precision, device
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
+        self.compare_initial, self.merge_initial = compare_initial, merge_initial
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""

@@ -15,6 +15,7 @@ from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import load_progress
 from cse.training.given import as_options, resolve
+from cse.training.helped import Helped
 from cse.training.run import Callback, Run
 from cse.training.trainer import Trainer
 
@@ -51,7 +52,7 @@ def train(
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     if (folder / "state").exists():
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
-    return fit(loaded, folder, is_resume=False, watchers=[Console(loaded.chosen), DataCheck(), *callbacks])
+    return fit(loaded, folder, is_resume=False, watchers=_watchers(loaded, callbacks))
 
 
 def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callbacks: Sequence[Callback] = ()) -> Run:
@@ -86,7 +87,12 @@ def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callb
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
     _, options, given = resolve(str(path), parts or {})
     loaded = replace(load(str(path), options, given), name=name, own=None)
-    return fit(loaded, folder, is_resume=begun, watchers=[Console(loaded.chosen), DataCheck(), *callbacks])
+    return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
+
+
+def _watchers(recipe: Recipe, callbacks: Sequence[Callback]) -> list[Callback]:
+    """What watches a run that a user asked for; the table comes before the console's last lines."""
+    return [Helped(), Console(recipe.chosen), DataCheck(), *callbacks]
 
 
 def require_callbacks(callbacks: Sequence[object]) -> None:

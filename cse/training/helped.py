@@ -1,0 +1,160 @@
+"""Did it help, and what did it cost? The table that ends a run on a sentence encoder, and the merged checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from cse.console import say
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.evaluation import before_after, results, significance
+from cse.evaluation.before_after import DEV, GENERAL, Row
+from cse.evaluation.encoding import resolve_precision
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.results import Scored
+from cse.files import read_json, write_json
+from cse.training.merge import backbone_layout, merge
+from cse.training.run import Callback, Run
+
+TABLE = "helped.json"
+BEFORE = "before.json"  # with before.npz: what was scored before training, since only the run begins with that encoder
+INITIAL, MERGED = "initial", "merged"
+
+
+class Helped(Callback):
+    """Scores the encoder before training, writes merged/ after it, and compares; see `trainer.compare_initial`.
+
+    All that the end of the run needs is written at its beginning, so that a resumed run ends with the same table.
+    """
+
+    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
+        """Score and save the initial encoder, at the evaluation before the first step."""
+        if metrics["step"] != 0:
+            return
+        if run.settings.merge_initial is not None:
+            run.encoder.save(run.folder / INITIAL)
+        if wants_table(run):
+            start = time.perf_counter()
+            before = _score(run.encoder, "before", run, dev_scored=True)
+            about = dict(before.results) | {"seconds": {"before": round(time.perf_counter() - start, 3)}}
+            results.write(about, run.folder / BEFORE, _arrays(before))
+
+    def on_end(self, run: Run) -> None:
+        """Write the merged checkpoint and the table, unless the run is not over or has them already."""
+        if run.interrupted:
+            return
+        share, initial = run.settings.merge_initial, run.folder / INITIAL
+        if share is not None and initial.is_dir():
+            merge(initial, run.folder / "last", run.folder / MERGED, share)
+            say("merged", f"{run.folder / MERGED} = {share:g} × last/ + {1 - share:g} × the initial weights")
+        if (run.folder / BEFORE).is_file() and not (run.folder / TABLE).is_file():
+            try:
+                _write_table(run)
+            except UserError as error:  # the run is complete, with or without its table
+                say("warning", f"the scores before and after training cannot be compared: {error}")
+        if initial.is_dir():
+            shutil.rmtree(initial)  # last: until here a killed run needs it to end the same way
+
+
+def wants_table(run: Run) -> bool:
+    """Whether the run ends with a table of scores before and after training."""
+    wish = run.settings.compare_initial
+    if wish != "auto":
+        return wish == "always"
+    return run.settings.merge_initial is not None or bool(backbone_layout(run.encoder).modules)
+
+
+def checkpoints(run: Run) -> list[str]:
+    """The checkpoints to compare: best/, merged/ if there is one, and last/ if best/ does not show what training did."""
+    progress, has_merged = run.progress, (run.folder / MERGED).is_dir()
+    differs = progress.best_step is not None and progress.best_step != progress.step
+    names = ["best"]
+    names += ["last"] if differs and (has_merged or progress.best_step == 0) else []
+    return names + [MERGED] * has_merged
+
+
+def _write_table(run: Run) -> None:
+    """Score the checkpoints of a finished run, one in memory at a time, and compare them with the beginning."""
+    start = time.perf_counter()
+    before = Scored.read(run.folder / BEFORE)
+    after, rows = [], list[Row]()
+    for name in checkpoints(run):
+        scores, others = _score_checkpoint(run, name)
+        after.append(scores)
+        rows += others
+    dev = _dev_tasks(run)
+    for part, tasks in ((DEV, dev), (GENERAL, [task for task in before.cosine if task not in dev])):
+        rows += before_after.compare_part(part, tasks, before, after) if tasks else []
+    order = [model.name for model in after]
+    rows.sort(key=lambda row: order.index(row.checkpoint))  # dev stays before general
+    found = before_after.warnings(rows)
+    seconds = {
+        "training": round(run.progress.seconds, 3),
+        "before": read_json(run.folder / BEFORE)["seconds"]["before"],
+        "after": round(time.perf_counter() - start, 3),
+    }
+    for key, text in before_after.lines(rows):
+        say(key, text)
+    for text in before_after.verdicts(rows):
+        say("verdict", text)
+    for text in found:
+        say("warning", text)
+    if found and run.settings.merge_initial is None:
+        say("", f"--trainer.merge_initial={before_after.MERGE_SHARE:g} also saves an average with the initial weights")
+    spent = f"{seconds['before']:.1f} s before and {seconds['after']:.1f} s after"
+    say("cost", f"{seconds['training']:.0f} s of training and evaluation; {spent} for this table")
+    content = {
+        "encoder": run.encoder.source,
+        "recipe": run.name,
+        "steps": run.progress.step,
+        "best_step": run.progress.best_step,
+        "merge_initial": run.settings.merge_initial,
+        "metric": "Spearman x 100, all",
+        "bootstrap": {"level": significance.LEVEL, "resamples": significance.RESAMPLES, "seed": significance.SEED},
+        "rows": [row.as_dict() for row in rows],
+        "warnings": found,
+        "seconds": seconds,
+    }
+    write_json(run.folder / TABLE, content)
+
+
+def _score_checkpoint(run: Run, name: str) -> tuple[Scored, list[Row]]:
+    """Score a checkpoint of the run; the row is that of an evaluator without pairs, if the run has such a one."""
+    encoder = Encoder.load(str(run.folder / name)).to(run.encoder.device)
+    rows = []
+    if run.evaluator is not None and not isinstance(run.evaluator, STSEvaluator) and run.progress.first is not None:
+        key = run.evaluator.primary
+        rows.append(Row(name, DEV, key, run.progress.first, run.evaluator(encoder)[key]))
+    return _score(encoder, name, run), rows
+
+
+def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -> Scored:
+    """Score an encoder on the dev set, if that has pairs, and on the general set.
+
+    Args:
+        encoder: The encoder.
+        name: Its name in the table.
+        run: The run.
+        dev_scored: Whether the evaluator has just scored this encoder.
+    """
+    dev = run.evaluator if isinstance(run.evaluator, STSEvaluator) else None
+    base = dev or STSEvaluator("sts-mini")
+    parts = [dev] if dev is not None else []
+    if dev is not None and not dev_scored:
+        dev(encoder)
+    general = before_after.general_tasks(base.data, apart_from=_dev_tasks(run))
+    if general:  # a run may have been selected on all that this machine has
+        parts.append(base.with_tasks(",".join(general)))
+        parts[-1](encoder)
+    outcomes = [part.scored for part in parts if part.scored is not None]
+    return before_after.scored(name, outcomes, resolve_precision(encoder, base.precision))
+
+
+def _dev_tasks(run: Run) -> list[str]:
+    return run.evaluator.names if isinstance(run.evaluator, STSEvaluator) else []
+
+
+def _arrays(scored: Scored) -> dict[str, results.Vector]:
+    cosine = {f"{task}/cosine": values for task, values in scored.cosine.items()}
+    return cosine | {f"{task}/gold": values for task, values in scored.gold.items()}
