@@ -15,9 +15,7 @@ from cse.evaluation.results import Scored
 from cse.evaluation.sources import Missing
 
 DEV, GENERAL = "dev", "general"
-MERGE_SHARE = (
-    0.5  # what the warning proposes, as WiSE-FT does (arXiv:2109.01903) where nothing speaks for another share
-)
+MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of WiSE-FT (arXiv:2109.01903)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from cse.evaluation.before_after import DEV, GENERAL, Row
 from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.results import Scored
+from cse.evaluation.sts import Vector
 from cse.files import read_json, write_json
 from cse.training.merge import backbone_layout, merge
 from cse.training.run import Callback, Run
@@ -66,7 +67,7 @@ def wants_table(run: Run) -> bool:
 
 
 def checkpoints(run: Run) -> list[str]:
-    """The checkpoints to compare: best/, merged/ if there is one, and last/ if best/ does not show what training did."""
+    """The checkpoints to compare: best/, merged/ if it exists, and last/ if it is another and tells something more."""
     progress, has_merged = run.progress, (run.folder / MERGED).is_dir()
     differs = progress.best_step is not None and progress.best_step != progress.step
     names = ["best"]
@@ -155,6 +156,6 @@ def _dev_tasks(run: Run) -> list[str]:
     return run.evaluator.names if isinstance(run.evaluator, STSEvaluator) else []
 
 
-def _arrays(scored: Scored) -> dict[str, results.Vector]:
+def _arrays(scored: Scored) -> dict[str, Vector]:
     cosine = {f"{task}/cosine": values for task, values in scored.cosine.items()}
     return cosine | {f"{task}/gold": values for task, values in scored.gold.items()}

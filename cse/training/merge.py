@@ -50,7 +50,7 @@ def merge(initial: Path, trained: Path, out: Path, share: float) -> None:
 
 
 def average(initial: Tensor, trained: Tensor, share: float) -> Tensor:
-    """Share * trained + (1 - share) * initial, computed in float32 at least; integers are those of `trained`."""
+    """The mean of two tensors, computed in float32 at least; integers are those of `trained`."""
     if not trained.is_floating_point():
         return trained
     wide = torch.promote_types(trained.dtype, torch.float32)
@@ -61,17 +61,17 @@ def problems(encoder: Encoder) -> Iterator[str]:
     """Why an encoder has no initial weights worth an average, each with its fix."""
     if isinstance(encoder.adapter, SoftPrompts):
         yield (
-            "trainer.merge_initial is set, but the soft prompts of encoder.adapter start at random, so that there are no "
+            "trainer.merge_initial is set, but the soft prompts of encoder.adapter start at random, so there are no "
             "initial ones to average with\nfix: remove trainer.merge_initial, or train with cse.encoder.Lora"
         )
     known = [module for module in backbone_layout(encoder).post if module.dense is not None]
     if len([module for module in encoder.post if isinstance(module, Dense)]) > len(known):
         yield (
-            "trainer.merge_initial is set, but the exported head of the encoder starts at random, so that there is no "
+            "trainer.merge_initial is set, but the exported head of the encoder starts at random, so there is no "
             "initial one to average with\nfix: remove trainer.merge_initial, or set encoder.export_head to false"
         )
 
 
 def backbone_layout(encoder: Encoder) -> Layout:
-    """The layout of the folder that the backbone was read from; it has modules if that is a sentence encoder already."""
+    """The layout of the folder that the backbone was read from; a sentence encoder has modules, a plain model none."""
     return Layout.read(Path(encoder.backbone.name_or_path))
