@@ -35,11 +35,16 @@ class Helped(Callback):
             return
         if run.settings.merge_initial is not None:
             run.encoder.save(run.folder / INITIAL)
-        if wants_table(run):
-            start = time.perf_counter()
+        if not wants_table(run):
+            return
+        start = time.perf_counter()
+        try:
             before = _score(run.encoder, "before", run, dev_scored=True)
-            about = dict(before.results) | {"seconds": {"before": round(time.perf_counter() - start, 3)}}
-            results.write(about, run.folder / BEFORE, _arrays(before))
+        except UserError as error:
+            say("warning", f"the run ends without a table, since the general set cannot be scored: {error}")
+            return
+        about = dict(before.results) | {"seconds": {"before": round(time.perf_counter() - start, 3)}}
+        results.write(about, run.folder / BEFORE, _arrays(before))
 
     def on_end(self, run: Run) -> None:
         """Write the merged checkpoint and the table, unless the run is not over or has them already."""

@@ -1,0 +1,187 @@
+"""The table that ends a run on a sentence encoder, and merged/: what is scored, when, and after a kill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cse import cli
+from cse.encoder.model import Encoder
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.results import Scored
+from cse.training.helped import Helped
+from cse.training.run import Callback
+from cse.training.trainer import Trainer
+from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_triplets
+
+TASKS = "sts-mini-dev"
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch):
+    monkeypatch.delenv("CSE_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_bert, tmp_path_factory) -> str:
+    """A tiny sentence encoder, as a folder: what sentence-transformers would load."""
+    folder = tmp_path_factory.mktemp("embedder") / "model"
+    Encoder(tiny_bert, pooler="mean").save(folder)
+    return str(folder)
+
+
+def fit(folder, backbone, *, resume=False, before=(), sts=True, **trainer):
+    """Train 4 steps with the callback of the table."""
+    encoder = Encoder(backbone, pooler="mean")
+    run = make_run(folder, backbone, encoder=encoder, max_steps=4, **{"learning_rate": 1e-2, **trainer})
+    if sts:
+        run.evaluator = STSEvaluator(TASKS, precision="fp32")
+    run.callbacks = [*before, Helped()]
+    return Trainer(run).fit(resume=resume)
+
+
+def table(run):
+    return json.loads((run.folder / "helped.json").read_text())
+
+
+class Dies(Callback):
+    def __init__(self, event, step):
+        self.event, self.at = event, step
+
+    def on_step(self, run, metrics):
+        if self.event == "step" and run.progress.step == self.at:
+            raise RuntimeError("killed")
+
+    def on_end(self, run):
+        if self.event == "end":
+            raise RuntimeError("killed")
+
+
+def test_a_run_on_a_sentence_encoder_ends_with_the_table(embedder, tmp_path, capsys):
+    run = fit(tmp_path, embedder)
+    found = table(run)
+    rows = {(row["checkpoint"], row["part"]): row for row in found["rows"]}
+    log = metrics(run.folder)
+    assert rows["best", "dev"]["before"] == pytest.approx(log[0]["dev"], abs=1e-9)
+    assert rows["best", "dev"]["after"] == pytest.approx(max(line["dev"] for line in log), abs=1e-3)
+    general = STSEvaluator("sts-mini-test", precision="fp32")
+    assert rows["best", "general"]["before"] == pytest.approx(general(Encoder.load(embedder))["dev"], abs=1e-3)
+    best = general(Encoder.load(str(run.folder / "best")))["dev"]
+    assert rows["best", "general"]["after"] == pytest.approx(best, abs=1e-9)
+    assert rows["best", "general"]["task"] == "sts-mini-test"
+    assert found["seconds"].keys() == {"training", "before", "after"}
+    printed = capsys.readouterr().out
+    assert "helped     Spearman × 100" in printed
+    assert "verdict    best/" in printed
+    assert "cost       " in printed
+    assert set(Scored.read(run.folder / "before.json").cosine) == {"sts-mini-dev", "sts-mini-test"}
+    assert not (run.folder / "merged").exists()
+    assert not (run.folder / "initial").exists()
+
+
+def test_the_best_step_may_be_the_start_and_then_last_is_shown_too(embedder, tmp_path):
+    run = fit(tmp_path, embedder, learning_rate=10.0)  # which ruins it
+    assert run.progress.best_step == 0
+    rows = table(run)["rows"]
+    assert [row["checkpoint"] for row in rows] == ["best", "best", "last", "last"]
+    assert [row["difference"] for row in rows[:2]] == pytest.approx([0, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("plain", "trainer", "shown"),
+    [
+        (True, {}, False),
+        (True, {"compare_initial": "always"}, True),
+        (True, {"merge_initial": 0.5}, True),
+        (False, {"compare_initial": "never"}, False),
+        (False, {"compare_initial": "never", "merge_initial": 0.5}, False),
+    ],
+)
+def test_who_gets_a_table(embedder, tiny_bert, tmp_path, plain, trainer, shown):
+    run = fit(tmp_path, tiny_bert if plain else embedder, **trainer)
+    assert (run.folder / "helped.json").exists() == (run.folder / "before.json").exists() == shown
+    assert (run.folder / "merged").exists() == ("merge_initial" in trainer)
+
+
+def test_a_score_without_pairs_is_in_the_table(embedder, tmp_path):
+    run = fit(tmp_path, embedder, sts=False)
+    dev, *general = table(run)["rows"]
+    assert (dev["part"], dev["task"], dev["interval"]) == ("dev", "spread", None)
+    assert dev["before"] == run.progress.first
+    assert dev["after"] == pytest.approx(run.progress.best, rel=1e-5)
+    assert {row["task"] for row in general} == {"sts-mini-dev", "sts-mini-test", "average"}
+
+
+def test_without_an_evaluator_the_general_set_is_compared(embedder, tmp_path):
+    run = fit(tmp_path, embedder, sts=False, evaluator=False)
+    assert {(row["checkpoint"], row["part"]) for row in table(run)["rows"]} == {("best", "general")}
+
+
+def test_merged_is_the_mean_of_last_and_the_source(embedder, tmp_path):
+    run = fit(tmp_path, embedder, merge_initial=0.25)
+    start = load_file(f"{embedder}/model.safetensors")
+    last = load_file(run.folder / "last" / "model.safetensors")
+    for name, value in load_file(run.folder / "merged" / "model.safetensors").items():
+        want = 0.75 * start[name].double() + 0.25 * last[name].double()
+        torch.testing.assert_close(value.double(), want, rtol=1e-6, atol=1e-7)
+    assert not torch.equal(last[name], start[name])
+    rows = [row for row in table(run)["rows"] if row["checkpoint"] == "merged"]
+    scored = STSEvaluator(TASKS, precision="fp32")(Encoder.load(str(run.folder / "merged")))["dev"]
+    assert rows[0]["after"] == pytest.approx(scored, abs=1e-9)
+    assert not (run.folder / "initial").exists()
+
+
+@pytest.mark.parametrize(("event", "step"), [("step", 3), ("end", 4)])
+def test_a_killed_run_ends_with_the_same_merged_weights_and_table(embedder, tmp_path, event, step):
+    whole = fit(tmp_path / "whole", embedder, merge_initial=0.5)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "killed", embedder, merge_initial=0.5, before=[Dies(event, step)])
+    again = fit(tmp_path / "killed", embedder, merge_initial=0.5, resume=True)
+    assert weights(again.folder / "merged") == weights(whole.folder / "merged")
+    assert table(again)["rows"] == table(whole)["rows"]
+    assert not (again.folder / "initial").exists()
+
+
+def test_the_table_changes_no_weight(embedder, tmp_path):
+    with_table = fit(tmp_path / "with", embedder)
+    without = fit(tmp_path / "without", embedder, compare_initial="never")
+    for name in ("best", "last"):
+        assert weights(with_table.folder / name) == weights(without.folder / name)
+
+
+def test_a_table_that_cannot_be_made_does_not_fail_the_run(embedder, tmp_path, capsys):
+    class Changes(Callback):
+        def on_end(self, run):
+            path = run.folder / "before.json"
+            content = json.loads(path.read_text())
+            content["tasks"]["sts-mini-test"]["data"]["sha256"] = "other"
+            path.write_text(json.dumps(content))
+
+    run = fit(tmp_path, embedder, before=[Changes()])
+    assert run.progress.finished
+    assert "cannot be compared: the rows of sts-mini-test have changed" in capsys.readouterr().out
+    assert not (run.folder / "helped.json").exists()
+
+
+def command(rank, *arguments):
+    return cli.main(list(arguments))
+
+
+def test_two_processes_merge_and_compare_as_one(two_processes, embedder, tmp_path):
+    init = {"path": str(write_triplets(tmp_path))}
+    trainer = {"merge_initial": 0.5, "max_steps": 4}
+    evaluator = {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"tasks": TASKS, "precision": "fp32"}}
+    encoder = {"backbone": embedder, **NO_DROPOUT}
+    recipe = write_recipe(tmp_path, "Triplets", init, encoder, trainer=trainer, evaluator=evaluator)
+    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
+    one, two = (load_file(tmp_path / name / "merged" / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    tables = [json.loads((tmp_path / name / "helped.json").read_text())["rows"] for name in ("one", "two")]
+    for a, b in zip(*tables, strict=True):
+        assert (a["checkpoint"], a["task"]) == (b["checkpoint"], b["task"])
+        assert b["before"] == pytest.approx(a["before"], abs=1e-6)

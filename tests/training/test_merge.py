@@ -1,0 +1,110 @@
+"""The average of the last weights and the initial ones: by arithmetic, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cse.encoder.heads import Dense
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.provenance import check_sums
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from cse.training.merge import average, merge
+from cse.training.settings import Settings
+from cse.training.trainer import Trainer
+from tests.runs import make_run
+
+
+def moved(encoder, seed=3):
+    """Change every weight, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in encoder.parameters():
+        weight.data += torch.randn(weight.shape, generator=generator)
+
+
+@pytest.fixture
+def pair(tiny_bert, tmp_path):
+    """The folders of an encoder with an exported Dense, before and after its weights moved."""
+    encoder = Encoder(tiny_bert, pooler="mean")
+    encoder.post.append(Dense(16, 8))
+    encoder.save(tmp_path / "initial")
+    moved(encoder)
+    encoder.save(tmp_path / "last")
+    return tmp_path / "initial", tmp_path / "last"
+
+
+def tensors(folder):
+    return {
+        f"{path.relative_to(folder)}:{name}": value
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_every_weight_is_the_mean_by_arithmetic(pair, tmp_path, share):
+    initial, last = pair
+    merge(initial, last, tmp_path / "merged", share)
+    a, b, found = tensors(initial), tensors(last), tensors(tmp_path / "merged")
+    assert found.keys() == a.keys() == b.keys()
+    assert any("Dense" in name for name in found)
+    for name, value in found.items():
+        if share in (0.0, 1.0):
+            assert torch.equal(value, (a if share == 0 else b)[name])
+        want = (1 - share) * a[name].double() + share * b[name].double()
+        torch.testing.assert_close(value.double(), want, rtol=1e-6, atol=1e-6)
+    check_sums(tmp_path / "merged")
+    assert Encoder.load(str(tmp_path / "merged")).encode(["the cat sat"]).shape == (1, 8)
+
+
+def test_integers_are_those_of_the_trained_weights_and_types_stay():
+    assert torch.equal(average(torch.tensor([1, 2]), torch.tensor([3, 8]), 0.5), torch.tensor([3, 8]))
+    half = average(torch.tensor([1.0]).bfloat16(), torch.tensor([2.0]).bfloat16(), 0.5)
+    assert half.dtype == torch.bfloat16
+    assert half.item() == 1.5
+
+
+def test_lora_gets_a_share_of_its_difference(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, pooler="mean", adapter=Lora(rank=2, alpha=6, targets=["query"]))
+    encoder.save(tmp_path / "initial")
+    for name, weight in encoder.named_parameters():
+        if "lora_" in name:
+            weight.data.normal_(generator=torch.Generator().manual_seed(len(name)))
+    encoder.save(tmp_path / "last")
+    merge(tmp_path / "initial", tmp_path / "last", tmp_path / "merged", 0.25)
+    name = "encoder.layer.1.attention.self.query"
+    adapter = load_file(tmp_path / "last" / "adapter" / "adapter_model.safetensors")
+    low, high = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    start = load_file(tmp_path / "initial" / "model.safetensors")[f"{name}.weight"]
+    want = start + 0.25 * (6 / 2) * high @ low
+    torch.testing.assert_close(load_file(tmp_path / "merged" / "model.safetensors")[f"{name}.weight"], want)
+    about = json.loads((tmp_path / "merged" / "adapter" / "adapter_config.json").read_text())
+    assert about["lora_alpha"] == 0.25 * 6
+    kept = load_file(tmp_path / "merged" / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(kept[key], value) for key, value in adapter.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [({"adapter": SoftPrompts(length=2)}, "soft prompts"), ({"head": "mlp", "export_head": True}, "exported head")],
+)
+def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, tmp_path, arguments, what):
+    run = make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, **arguments), merge_initial=0.5)
+    with pytest.raises(UserError, match=f"(?s)trainer.merge_initial.*{what}.*fix: "):
+        Trainer(run)
+    assert not run.folder.exists()
+
+
+def test_a_head_for_training_only_is_no_obstacle(tiny_bert, tmp_path):
+    Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"), merge_initial=0.5))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_outside_0_and_1_is_refused(share):
+    with pytest.raises(UserError, match=r"trainer.merge_initial is .*\nfix: give a number in \[0, 1\]"):
+        Settings(merge_initial=share)
