@@ -134,7 +134,16 @@ def _finish(
     from cse.publish.verify import verify, verify_adapter
 
     run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
-    write_card(folder, repo, run=run, results=results, license=license, previous=previous, adapter=adapter)
+    write_card(
+        folder,
+        repo,
+        run=run,
+        results=results,
+        license=license,
+        previous=previous,
+        adapter=adapter,
+        checkpoint=checkpoint.name,
+    )
     files, others = published(folder)
     for path in others:
         (folder / path).unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 
 from cse.console import say
 from cse.encoder.model import Encoder
@@ -86,7 +87,7 @@ def _write_table(run: Run) -> None:
     before = Scored.read(run.folder / BEFORE)
     after, rows = [], list[Row]()
     for name in checkpoints(run):
-        scores, others = _score_checkpoint(run, name)
+        scores, others = _score_checkpoint(run, name, before)
         after.append(scores)
         rows += others
     dev = _dev_tasks(run)
@@ -125,14 +126,15 @@ def _write_table(run: Run) -> None:
     write_json(run.folder / TABLE, content)
 
 
-def _score_checkpoint(run: Run, name: str) -> tuple[Scored, list[Row]]:
+def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list[Row]]:
     """Score a checkpoint of the run; the row is that of an evaluator without pairs, if the run has such a one."""
-    encoder = Encoder.load(str(run.folder / name)).to(run.encoder.device)
-    rows = []
-    if run.evaluator is not None and not isinstance(run.evaluator, STSEvaluator) and run.progress.first is not None:
+    start = name == "best" and run.progress.best_step == 0  # then it is what was scored before training
+    encoder = None if start else Encoder.load(str(run.folder / name)).to(run.encoder.device)
+    rows, first = [], run.progress.first
+    if run.evaluator is not None and not isinstance(run.evaluator, STSEvaluator) and first is not None:
         key = run.evaluator.primary
-        rows.append(Row(name, DEV, key, run.progress.first, run.evaluator(encoder)[key]))
-    return _score(encoder, name, run), rows
+        rows.append(Row(name, DEV, key, first, first if encoder is None else run.evaluator(encoder)[key]))
+    return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
 
 
 def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -> Scored:

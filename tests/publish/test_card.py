@@ -190,6 +190,29 @@ def test_missing_tasks_leave_no_average(folder, results):
     assert "there is no average: STS13." in text
 
 
+def test_what_training_changed_is_on_the_card_of_that_checkpoint(folder, run):
+    row = {
+        "checkpoint": "best",
+        "part": "dev",
+        "task": "STSB-dev",
+        "before": 86.732,
+        "after": 86.55,
+        "difference": -0.182,
+    }
+    row |= {"interval": [-0.38, 0.02], "verdict": "no difference shown"}
+    other = {**row, "checkpoint": "merged", "task": "average", "part": "general", "interval": None}
+    (run / "helped.json").write_text(json.dumps({"rows": [row, other]}))
+    text = card(folder, run=run).text
+    assert "| STSB-dev (dev) | 86.73 | 86.55 | -0.18 | -0.38 to +0.02 | no difference shown |" in text
+    assert "general" not in text.partition("### What training changed")[2].partition("##")[0].partition("| set |")[2]
+    write_card(folder, REPO, run=run, results=None, license="mit", previous=None, checkpoint="merged")
+    merged = ModelCard.load(folder / "README.md").text
+    assert "| average (general) | 86.73 | 86.55 | -0.18 | - | no difference shown |" in merged
+    assert "STSB-dev (dev)" not in merged
+    (run / "helped.json").write_text("{}")
+    assert "What training changed" not in card(folder, run=run).text
+
+
 def test_scores_over_seeds(folder, run, results):
     moved = run.rename(run.with_name("reproduce-s42"))
     summary = {"scores": {"42": 75.0, "43": 76.0}, "mean": 75.5, "sd": 0.7071, "expect": {"tasks": "sts-mini-dev"}}

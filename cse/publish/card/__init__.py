@@ -16,7 +16,7 @@ from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
-from cse.publish.card.scores import average, rows, seeds_of, transfer
+from cse.publish.card.scores import average, changes, rows, seeds_of, transfer
 from cse.publish.card.usage import (
     EXAMPLES,
     adapter_code,
@@ -43,6 +43,7 @@ def write_card(
     license: str | None,
     previous: str | None,
     adapter: Adapter | None = None,
+    checkpoint: str = "best",
 ) -> None:
     """Write `folder/README.md`.
 
@@ -54,6 +55,7 @@ def write_card(
         license: The license, as an identifier of the Hub. None: the license of the backbone.
         previous: The README that is published now; the text between its markers is kept.
         adapter: The adapter, if the folder holds an adapter alone.
+        checkpoint: The name of the checkpoint's folder in the run, by which the run compared it with its beginning.
 
     Raises:
         UserError: A file is damaged, the license is unknown or not allowed, or `previous` has only one marker.
@@ -84,6 +86,7 @@ def write_card(
         limits=limits(layout, facts, scored),
         license_text=license_text(chosen, base, facts),
         citations=citations(facts.recipe),
+        changes=changes(run, checkpoint),
         **_scores(scored, run),
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines

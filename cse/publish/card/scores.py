@@ -73,6 +73,28 @@ def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
     return found
 
 
+def changes(run: Path | None, checkpoint: str) -> list[dict[str, str]]:
+    """One row per set that the run scored before training, too: task, before, after, change, interval, verdict."""
+    path = run / "helped.json" if run is not None else None
+    if path is None or not path.is_file():
+        return []
+    try:
+        found = [row for row in read_json(path)["rows"] if row["checkpoint"] == checkpoint]
+        return [
+            {
+                "task": f"{row['task']} ({row['part']})",
+                "before": _number(row["before"]),
+                "after": _number(row["after"]),
+                "change": f"{row['difference']:+.2f}",
+                "interval": "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "-",
+                "verdict": str(row["verdict"]),
+            }
+            for row in found
+        ]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # damaged; the card does without
+        return []
+
+
 def seeds_of(run: Path | None) -> dict[str, Any] | None:
     """The summary of `make reproduce` over seeds, if this run is one of them: {n, mean, sd, tasks, seeds}."""
     path = run.parent / "reproduce.json" if run is not None and run.name.startswith("reproduce-s") else None
