@@ -12,10 +12,11 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.results import Scored
+from cse.interfaces import Evaluator
 from cse.training.helped import Helped
 from cse.training.run import Callback
 from cse.training.trainer import Trainer
-from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_triplets
+from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
 
 TASKS = "sts-mini-dev"
 
@@ -33,12 +34,11 @@ def embedder(tiny_bert, tmp_path_factory) -> str:
     return str(folder)
 
 
-def fit(folder, backbone, *, resume=False, before=(), sts=True, **trainer):
+def fit(folder, backbone, *, resume=False, before=(), evaluator=None, **trainer):
     """Train 4 steps with the callback of the table."""
     encoder = Encoder(backbone, pooler="mean")
     run = make_run(folder, backbone, encoder=encoder, max_steps=4, **{"learning_rate": 1e-2, **trainer})
-    if sts:
-        run.evaluator = STSEvaluator(TASKS, precision="fp32")
+    run.evaluator = STSEvaluator(TASKS, precision="fp32") if evaluator is None else evaluator or None
     run.callbacks = [*before, Helped()]
     return Trainer(run).fit(resume=resume)
 
@@ -82,12 +82,27 @@ def test_a_run_on_a_sentence_encoder_ends_with_the_table(embedder, tmp_path, cap
     assert not (run.folder / "initial").exists()
 
 
-def test_the_best_step_may_be_the_start_and_then_last_is_shown_too(embedder, tmp_path):
-    run = fit(tmp_path, embedder, learning_rate=10.0)  # which ruins it
+class Falls(Evaluator):
+    """A score that falls with every evaluation."""
+
+    primary = "falls"
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, encoder):
+        self.calls += 1
+        return {"falls": 10.0 - self.calls}
+
+
+def test_if_the_best_step_is_the_start_last_is_shown_too(embedder, tmp_path, capsys):
+    run = fit(tmp_path, embedder, evaluator=Falls())
     assert run.progress.best_step == 0
     rows = table(run)["rows"]
-    assert [row["checkpoint"] for row in rows] == ["best", "best", "last", "last"]
-    assert [row["difference"] for row in rows[:2]] == pytest.approx([0, 0], abs=1e-3)
+    assert [row["checkpoint"] for row in rows if row["headline"]] == ["best", "best", "last", "last"]
+    assert all(row["difference"] == 0 for row in rows if row["checkpoint"] == "best")
+    assert rows[0]["before"] == 9.0
+    assert "verdict    best/ has the scores of the encoder before training" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -107,7 +122,7 @@ def test_who_gets_a_table(embedder, tiny_bert, tmp_path, plain, trainer, shown):
 
 
 def test_a_score_without_pairs_is_in_the_table(embedder, tmp_path):
-    run = fit(tmp_path, embedder, sts=False)
+    run = fit(tmp_path, embedder, evaluator=Spread())
     dev, *general = table(run)["rows"]
     assert (dev["part"], dev["task"], dev["interval"]) == ("dev", "spread", None)
     assert dev["before"] == run.progress.first
@@ -116,7 +131,7 @@ def test_a_score_without_pairs_is_in_the_table(embedder, tmp_path):
 
 
 def test_without_an_evaluator_the_general_set_is_compared(embedder, tmp_path):
-    run = fit(tmp_path, embedder, sts=False, evaluator=False)
+    run = fit(tmp_path, embedder, evaluator=False)
     assert {(row["checkpoint"], row["part"]) for row in table(run)["rows"]} == {("best", "general")}
 
 
