@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 from cse.console import say
+from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import before_after, results, significance
@@ -16,7 +17,7 @@ from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.evaluation.sts import Vector
 from cse.files import read_json, write_json
-from cse.training.merge import backbone_layout, merge
+from cse.training.merge import merge
 from cse.training.run import Callback, Run
 
 TABLE = "helped.json"
@@ -69,7 +70,9 @@ def wants_table(run: Run) -> bool:
     wish = run.settings.compare_initial
     if wish != "auto":
         return wish == "always"
-    return run.settings.merge_initial is not None or bool(backbone_layout(run.encoder).modules)
+    if run.settings.merge_initial is not None:
+        return True
+    return detect(run.encoder.source, run.encoder.revision).name == "sentence-transformers"
 
 
 def checkpoints(run: Run) -> list[str]:

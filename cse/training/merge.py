@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cse.encoder.heads import Dense
-from cse.encoder.layout import ADAPTER, Layout
+from cse.encoder.kinds import detect
+from cse.encoder.layout import ADAPTER
 from cse.encoder.model import Encoder
 from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
@@ -64,14 +65,9 @@ def problems(encoder: Encoder) -> Iterator[str]:
             "trainer.merge_initial is set, but the soft prompts of encoder.adapter start at random, so there are no "
             "initial ones to average with\nfix: remove trainer.merge_initial, or train with cse.encoder.Lora"
         )
-    known = [module for module in backbone_layout(encoder).post if module.dense is not None]
+    known = [module for module in detect(encoder.source, encoder.revision).layout.post if module.dense is not None]
     if len([module for module in encoder.post if isinstance(module, Dense)]) > len(known):
         yield (
             "trainer.merge_initial is set, but the exported head of the encoder starts at random, so there is no "
             "initial one to average with\nfix: remove trainer.merge_initial, or set encoder.export_head to false"
         )
-
-
-def backbone_layout(encoder: Encoder) -> Layout:
-    """The layout of the folder that the backbone was read from; a sentence encoder has modules, a plain model none."""
-    return Layout.read(Path(encoder.backbone.name_or_path))
