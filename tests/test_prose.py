@@ -22,8 +22,8 @@ COUNTED = (
     "keys?|numbers?|vectors?|samples?|marks?|times|questions?|answers?|batch|batches|pairs?|weights?"
 )
 EVERYWHERE = {
-    "British spelling": r"\w*(?:normalis|tokenis|initialis|optimis|quantis|minimis|maximis|organis|generalis|summaris|"
-    r"serialis|parallelis|recognis|penalis|standardis|vectoris|randomis|synchronis|materialis|utilis|customis|categoris|"
+    "British spelling": r"\w*(?:normalis|tokenis|initialis|optimis(?!tic|m)|quantis|minimis|maximis|organis|generalis|"
+    r"summaris|serialis|parallelis|recognis|penalis|standardis|vectoris|randomis|synchronis|materialis|utilis|customis|categoris|"
     r"honour|neighbour|colour|behaviour|favour|labell(?:ed|ing|er)|modell(?:ed|ing)|cancell(?:ed|ing)|analys(?:e|ed|ing)\b|"
     r"licence|artefact|catalogue|centred?\b|whilst|judgement)\w*",
     "'to be had'": r"\b(?:to be|be|can be|cannot be) had\b",

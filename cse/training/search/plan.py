@@ -56,7 +56,7 @@ class Cost:
     """Measured seconds of a method.
 
     Attributes:
-        start: From nothing to the end of the evaluation before the first step.
+        start: Seconds up to the end of the evaluation before the first step.
         step: An optimizer step.
         evaluation: An evaluation, with the saving of the state after it.
     """

@@ -40,7 +40,7 @@ def conclude(state: State, folder: Path, interrupt: Interrupt) -> tuple[list[Lin
         if contender not in kept:
             say("left out", f"{contender.name}: the loss of its runs is not finite")
     if not kept:
-        raise FloatingPointError("every loss is not finite\nfix: search anew with a lower --trainer.learning_rate")
+        raise FloatingPointError("every loss is not finite\nfix: search again with a lower --trainer.learning_rate")
     costs = {c.name: c.cost.step for c in kept}
     settings = {c.name: c.chosen or {} for c in kept}
 

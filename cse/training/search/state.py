@@ -23,7 +23,7 @@ class Trial:
         params: The setting.
         state: running, complete, pruned, or failed if its loss was not finite.
         scores: Its dev scores by step, without the one before the first step.
-        seconds: How long it trained.
+        seconds: The seconds that it trained.
     """
 
     number: int
@@ -107,7 +107,7 @@ class State:
         return max(self.seeds) + 1
 
     def write(self, folder: Path) -> None:
-        """Write search.json, whole or not at all."""
+        """Write search.json, completely or not at all."""
         write_json(folder / FILE, asdict(self))
 
     @classmethod
@@ -115,7 +115,7 @@ class State:
         """Read search.json.
 
         Raises:
-            UserError: It does not exist, or is damaged.
+            UserError: The file does not exist, or is damaged.
         """
         path = folder / FILE
         if not path.is_file():

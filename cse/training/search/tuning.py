@@ -1,6 +1,6 @@
 """Which setting to try next, and whether to stop a trial: optuna's answers, from the trials that search.json holds.
 
-Optuna's own storage is not used: a study is made anew, in memory, from the trials so far. So there is one record of a
+Optuna's own storage is not used: a study is made again, in memory, from the trials so far. So there is one record of a
 search, and a search that was killed asks the same questions and gets the same answers.
 """
 
@@ -28,7 +28,7 @@ def optuna() -> Any:
     """The package.
 
     Raises:
-        UserError: It is not installed.
+        UserError: Optuna is not installed.
     """
     found = require_package("optuna", extra="search", user="cse search")
     found.logging.set_verbosity(found.logging.WARNING)
