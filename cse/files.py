@@ -17,6 +17,7 @@ from typing import Any
 from cse.errors import UserError
 
 _counter = itertools.count()
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def cache_dir() -> Path:
@@ -178,12 +179,25 @@ def _put(scratch: Path, target: Path) -> None:
     """Rename `scratch` to `target`; afterwards, an old `target` has the name of `scratch`."""
     if not os.path.lexists(target):
         os.rename(scratch, target)
-    else:
+    elif not _exchange(scratch, target):
         aside = _beside(target, "old")  # `recover` restores it if the process dies before the next line is done
         os.rename(target, aside)
         os.rename(scratch, target)
         os.rename(aside, scratch)
     _fsync(target.parent)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two paths in one step, so that `b` exists at every moment. False on systems other than Linux."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    failed: int = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    return not failed
 
 
 def _fsync_tree(folder: Path) -> None:
