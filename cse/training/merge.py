@@ -27,7 +27,7 @@ def merge(initial: Path, trained: Path, out: Path, share: float) -> None:
     Args:
         initial: The checkpoint from before training.
         trained: The checkpoint from after training; everything but weights is taken from it.
-        out: The folder to write, as a whole or not at all.
+        out: The folder to write. It appears only when it is complete.
         share: The share of the trained weights, in [0, 1]; 0 gives the initial weights and 1 the trained ones, exactly.
     """
     from safetensors import safe_open
