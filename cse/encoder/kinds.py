@@ -43,7 +43,11 @@ class Kind:
 
     def describe(self) -> str:
         """A few words, such as `bert encoder of 12 layers`."""
-        words = {"encoder": "encoder", "causal": "language model", "sentence-transformers": "sentence-transformers"}
+        words = {
+            "encoder": "encoder",
+            "causal": "language model",
+            "sentence-transformers": "sentence-transformers model",
+        }
         return f"{self.architecture} {words[self.name]}" + (f" of {self.layers} layers" if self.layers else "")
 
 
