@@ -43,12 +43,8 @@ class Kind:
 
     def describe(self) -> str:
         """A few words, such as `bert encoder of 12 layers`."""
-        words = {
-            "encoder": "encoder",
-            "causal": "language model",
-            "sentence-transformers": "sentence-transformers model",
-        }
-        return f"{self.architecture} {words[self.name]}" + (f" of {self.layers} layers" if self.layers else "")
+        name = {"encoder": "encoder", "causal": "language model"}.get(self.name, "sentence-transformers model")
+        return f"{self.architecture} {name}" + (f" of {self.layers} layers" if self.layers else "")
 
 
 def detect(source: str, revision: str | None = None, *, option: str = "encoder.backbone") -> Kind:

@@ -82,7 +82,11 @@ def why_not(name: str, kind: str) -> str:
     if kind in CAUSAL and name in {"clear", "pretrain-mini"}:
         return "objective MaskedLM needs a bidirectional backbone, .* reads from left to right\nfix: use a BERT-like"
     if kind in CAUSAL and name == "diffcse":
-        return "llama backbone"
+        return rf"by the sentence's vector, which a {kind} backbone does not allow\nfix: use a BERT or RoBERTa backbone"
+    if (name == "diffcse" and kind in EMBEDDERS) or (name, kind) == ("diffcse", "run"):
+        return r"objective.generator .* is not a trained masked language model: it lacks the weight .*\nfix: give a "
+    if (name, kind) == ("pretrain-mini", "cls-dense"):
+        return "nothing would train encoder.head or a Dense after pooling: objective MaskedLM does not use sentence"
     return ""
 
 
