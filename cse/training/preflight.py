@@ -59,7 +59,8 @@ def _of_objective(run: Run) -> Iterator[str]:
         )
     if not run.objective.uses_views and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
         yield (
-            f"nothing would train encoder.head or a Dense after pooling: objective {name} does not use sentence vectors\n"
+            "nothing would train encoder.head or a Dense after pooling: "
+            f"objective {name} does not use sentence vectors\n"
             "fix: remove encoder.head and encoder.export_head, or give a model without Dense"
         )
     if run.data.weighted and not run.objective.weighs_rows:
