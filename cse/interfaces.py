@@ -7,6 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
@@ -130,6 +131,7 @@ class Tokens(Protocol):
         special_ids: Ids that represent no text, such as [CLS].
         vocab_size: All ids are smaller.
         added: Numbers of ids that the tokenizer adds before and after every text: special tokens and template.
+        prompt_ids: The ids of each distinct prompt that is put before texts; empty without prompts.
     """
 
     max_length: int
@@ -139,17 +141,18 @@ class Tokens(Protocol):
     special_ids: tuple[int, ...]
     vocab_size: int
     added: tuple[int, int]
+    prompt_ids: tuple[tuple[int, ...], ...]
 
     def text_id(self, text: str) -> int:
-        """The number of one of the run's texts."""
+        """The number of one of the run's texts, the same whatever prompt is before it."""
         ...
 
-    def ids(self, text_id: int) -> NDArray[np.int32]:
-        """(L,) the ids of a text, given its number."""
+    def ids(self, text_id: int, role: str = "anchor") -> NDArray[np.int32]:
+        """(L,) the ids of a text, given its number, behind the prompt of a role: anchor, positive or negative."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text that was made during training."""
+    def encode(self, text: str, role: str = "anchor") -> list[int]:
+        """The ids of a text that was made during training, behind the prompt of a role."""
         ...
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
@@ -163,10 +166,13 @@ class Collator(ABC):
     Attributes:
         max_length: Most tokens of a text in training, template and special tokens included.
         provides: Names of the optional Batch fields that it fills.
+        prompts: The name of the encoder's prompt for the texts of a role (anchor, positive, negative); None for none.
+            A role that is missing has the encoder's default prompt.
     """
 
     max_length: int
     provides: frozenset[str] = frozenset()
+    prompts: Mapping[str, str | None] = MappingProxyType({})
 
     @abstractmethod
     def setup(self, tokens: Tokens, seed: int) -> None:
@@ -210,9 +216,11 @@ class RowSource(ABC):
 
     Attributes:
         hard_negatives: Most hard negatives that a row gets after its own.
+        prompts: The text that is put before the texts of each role (anchor, positive, negative); set before `setup`.
     """
 
     hard_negatives: int = 0
+    prompts: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
@@ -293,9 +301,11 @@ class Evaluator(ABC):
 
     Attributes:
         primary: The key of the score that selects checkpoints; larger is better.
+        prompt: The name of the encoder's prompt that it scores with; None: the encoder's default prompt.
     """
 
     primary: str
+    prompt: str | None = None
 
     @abstractmethod
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:

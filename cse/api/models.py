@@ -34,6 +34,7 @@ def evaluate(
     folds: int = 10,
     check: bool = True,
     out: str | Path | None = None,
+    prompt: str | None = None,
 ) -> Scored:
     """Score a run or another checkpoint on STS and transfer tasks, as `cse eval` does.
 
@@ -46,6 +47,7 @@ def evaluate(
         check: Whether to refuse rows that are not the known sets.
         out: The file to write. None: results.json in the folder of a run, from which the model card takes the scores;
             for another checkpoint, nothing is written.
+        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
 
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or rows are malformed.
@@ -55,7 +57,7 @@ def evaluate(
 
     quiet()
     name = name_of(model)
-    default = results.default_out(name, tasks) if isinstance(model, TrainedRun) else None
+    default = results.default_out(name, tasks, prompt) if isinstance(model, TrainedRun) else None
     return scoring.evaluate(
         name,
         tasks,
@@ -63,6 +65,7 @@ def evaluate(
         precision=precision,
         folds=folds,
         check=check,
+        prompt=prompt,
         out=default if out is None else Path(out),
     )
 
@@ -110,6 +113,7 @@ def encode(
     normalize: bool = False,
     dims: int | None = None,
     window: int = 32_768,
+    prompt: str | None = None,
 ) -> tuple[int, int]:
     """Write the vectors of the texts in a file. For texts in memory, use `run.encoder.encode(texts)`.
 
@@ -124,6 +128,7 @@ def encode(
         normalize: Whether to scale each vector to length 1.
         dims: Number of leading components to keep. None: all.
         window: Number of rows that are encoded and saved at a time.
+        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
 
     Returns:
         Number of rows and size of the vectors.
@@ -132,6 +137,7 @@ def encode(
         UserError: A file cannot be read or written, or an argument is out of range.
     """
     from cse.console import progress, quiet, say
+    from cse.encoder.prompts import choose_prompt
     from cse.inference.encode import TextFile, check_out, encode_file
 
     quiet()
@@ -140,6 +146,9 @@ def encode(
     blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
     encoder = load_encoder(name_of(model))
+    before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
+    if before:
+        say("prompt", f"{before!r} before every text")
     with progress("encoded", rows.rows) as advance:
         return encode_file(
             encoder,
@@ -149,6 +158,7 @@ def encode(
             normalize=normalize,
             dims=dims,
             window=window,
+            prompt=before,
             progress=advance,
         )
 
@@ -165,6 +175,8 @@ def mine(
     miner: Miner | None = None,
     judge: Judge | None = None,
     precision: Precision = "auto",
+    prompt: str | None = None,
+    pool_prompt: str | None = None,
     out: str | Path | None = None,
 ) -> Triplets:
     """Choose hard negatives for rows of text, as `cse mine` does.
@@ -180,6 +192,8 @@ def mine(
         miner: Chooses the negatives. None: `TopK()`, the 50 nearest neighbors.
         judge: A teacher that drops false negatives.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
+        pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
         out: A .parquet file to write, with its manifest beside it. None: nothing is written.
 
     Returns:
@@ -201,7 +215,7 @@ def mine(
     with tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
         target = Path(scratch, "mined.parquet") if out is None else Path(out)
         manifest = mine_file(
-            Searched(name_of(model), precision=precision),
+            Searched(name_of(model), precision=precision, prompt=prompt, pool_prompt=pool_prompt),
             Source(found, names, limit),
             target,
             miner or TopK(),

@@ -44,7 +44,8 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
     from cse.recipe import build
 
     built = build(recipe)
-    tokens = TokenStore.build(built.data.unique_texts(), built.encoder.tokenizer, built.collator.max_length)
+    prompts = built.encoder.prompts_by_role(built.collator.prompts)
+    tokens = TokenStore.build(built.data.unique_texts(), built.encoder.tokenizer, built.collator.max_length, prompts)
     sets = built.evaluator.texts(eval_data) if isinstance(built.evaluator, KnowsTexts) else {}
     report = examine(built.data, tokens, sets)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"].items())

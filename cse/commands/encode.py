@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
     add("--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text")
     add("--column", default="text", help="column of a table (default: %(default)s)")
+    add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
     add_precision(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dims", type=int, metavar="K", help="keep the first K components")
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     a = arguments
     options = {"precision": a.precision, "normalize": a.normalize, "dims": a.dims, "window": a.window}
+    options |= {"prompt": a.prompt}
     try:
         rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     except KeyboardInterrupt:

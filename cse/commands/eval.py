@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s; SentEval's quick: 5)"
     )
+    score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
     add_scoring(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
     compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
@@ -87,8 +88,9 @@ def _score(a: argparse.Namespace) -> int:
     from cse.evaluation.scoring import evaluate
 
     tasks = a.tasks or sources.default_tasks(a.data)
-    out = a.out or results.default_out(a.checkpoint, tasks)
-    scored = evaluate(a.checkpoint, tasks, folds=a.folds, out=out, progress=sys.stderr.isatty(), **scoring_options(a))
+    out = a.out or results.default_out(a.checkpoint, tasks, a.prompt)
+    options = {"folds": a.folds, "prompt": a.prompt, "progress": sys.stderr.isatty(), **scoring_options(a)}
+    scored = evaluate(a.checkpoint, tasks, out=out, **options)
     table.show(scored.results)
     if out:
         say("wrote", str(out))

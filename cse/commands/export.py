@@ -13,6 +13,7 @@ The export runs without torch and transformers:
   import numpy as np, onnxruntime, tokenizers
   rows = tokenizers.Tokenizer.from_file("DIR/tokenizer.json").encode_batch([text.strip() for text in texts])
   feed = {"input_ids": np.array([r.ids for r in rows]), "attention_mask": np.array([r.attention_mask for r in rows])}
+  # with prompts (see export.json): (prompt + text).strip() in place of text.strip()
   vectors = onnxruntime.InferenceSession("DIR/model.onnx").run(["embedding"], feed)[0]
 """
 

@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     add("--index", default="exact", help=index)
     add_precision(parser)
+    add("--prompt", metavar="NAME", help="prompt of the checkpoint before anchors; default: its default prompt")
+    add(
+        "--pool-prompt",
+        metavar="NAME",
+        help="prompt of the checkpoint before all other texts; default likewise",
+    )
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
 
@@ -60,7 +66,10 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.mining.command import Model, Source, mine_file
 
     quiet()
-    model, data = Model(a.checkpoint, a.pooler, a.precision), Source(a.data, a.columns, a.limit)
+    model, data = (
+        Model(a.checkpoint, a.pooler, a.precision, a.prompt, a.pool_prompt),
+        Source(a.data, a.columns, a.limit),
+    )
     pool = Source(a.pool, a.pool_columns) if a.pool else None
     manifest = mine_file(model, data, a.out, miner, k=a.k, pool=pool, judge=judge)
     counts = manifest["counts"]

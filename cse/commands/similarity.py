@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("b", help="the same")
     add("--top-k", type=int, metavar="K", help="with two files: print the K most similar texts of B for each text of A")
     add("--column", default="text", help="column of a table (default: %(default)s)")
+    add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
+    add("--prompt-b", metavar="NAME", help="prompt of the checkpoint for b (default: the same as for a)")
     add_precision(parser)
 
 
@@ -53,7 +55,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
             f"{arguments.a} has {len(texts[0]):,} rows and {arguments.b} has {len(texts[1]):,}\n"
             "fix: give files of equal length to compare row by row, or --top-k 3 for the most similar texts"
         )
-    a, b = _encode(arguments.checkpoint, texts, arguments.precision)
+    prompts = {"--prompt": arguments.prompt, "--prompt-b": arguments.prompt_b or arguments.prompt}
+    a, b = _encode(arguments.checkpoint, texts, prompts, arguments.precision)
     if not files[0]:
         print(f"{float(a[0] @ b[0]):.4f}")  # noqa: T201
     elif arguments.top_k is None:
@@ -92,15 +95,20 @@ def _texts(path: str, column: str) -> list[str]:
     return [text for window in texts.windows(texts.rows) for text in window]
 
 
-def _encode(checkpoint: str, texts: Sequence[list[str]], precision: Any) -> list[NDArray[np.float32]]:
-    """The unit vectors (n, D) of each list of texts."""
+def _encode(
+    checkpoint: str, texts: Sequence[list[str]], prompts: Mapping[str, str | None], precision: Any
+) -> list[NDArray[np.float32]]:
+    """The unit vectors (n, D) of each list of texts, behind the prompt that its option names."""
     import torch
 
     from cse.encoder.model import Encoder
+    from cse.encoder.prompts import choose_prompt
     from cse.inference.vectors import unit
 
     encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-    return [unit(encoder.encode(rows, precision=precision)) for rows in texts]
+    own, default = encoder.prompts, encoder.default_prompt_name
+    chosen = [choose_prompt(own, default, name, option=option) for option, name in prompts.items()]
+    return [unit(encoder.encode(r, precision=precision, prompt=p)) for r, p in zip(texts, chosen, strict=True)]
 
 
 def _show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

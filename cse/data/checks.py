@@ -50,7 +50,7 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
     """
     texts = data.unique_texts()
     keys = {text: same_text_key(text) for text in texts}
-    cut = tokens.truncated
+    cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
     return {
         "data": data.name,
         "sha256": data.hash,
@@ -58,8 +58,8 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
         "left_out": {name: count for name, count in data.report.items() if count},
         "texts": _counts(data, keys),
         "words": lengths([len(text.split()) for text in texts]),
-        "tokens": lengths([len(tokens.ids(i)) for i in range(len(tokens))])
-        | {"max_length": tokens.max_length, "truncated": cut, "truncated_share": round(cut / max(1, len(texts)), 4)},
+        "tokens": lengths(behind.tolist())
+        | {"max_length": tokens.max_length, "truncated": cut, "truncated_share": round(cut / max(1, len(behind)), 4)},
         **_languages(texts),
         "overlap": overlap(data, keys, sets),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from cse.augment import render
 from cse.batch import Batch, Example
+from cse.encoder.prompts import ROLES
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import derive, python_rng
@@ -24,18 +26,25 @@ class TextViews(Collator):
     Rows may have unequal numbers of hard negatives: `Batch.view_mask` says which exist.
 
     Args:
-        max_length: Largest number of tokens of a text, template and special tokens included (SimCSE: 32).
+        max_length: Largest number of tokens of a text, template, special tokens and prompt included (SimCSE: 32).
         views: Number of views of a row of one text; 1 is for objectives that do not contrast.
+        prompts: The name of the encoder's prompt for each role: `{anchor: query, positive: document, negative:
+            document}`. A role that is missing has the encoder's default prompt; null means no prompt. A view with the
+            anchor's own text has the anchor's prompt.
 
     Raises:
-        UserError: max_length or views is out of range.
+        UserError: max_length or views is out of range, or a role is unknown.
     """
 
     provides = frozenset({"text_id", "row_id", "score", "label", "weight"})
 
-    def __init__(self, *, max_length: int = 32, views: int = 2) -> None:
+    def __init__(self, *, max_length: int = 32, views: int = 2, prompts: dict[str, str | None] | None = None) -> None:
         require_at_least(2, "collator", max_length=max_length)
         require_at_least(1, "collator", views=views)
+        for role in prompts or {}:
+            if role not in ROLES:
+                raise UserError(f"collator.prompts names the role {role!r}\nfix: give roles of {', '.join(ROLES)}")
+        self.prompts = dict(prompts or {})
         self.max_length = max_length
         self.views = views
 
@@ -78,13 +87,15 @@ class TextViews(Collator):
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         """Token ids of every view, row by row."""
-        return [self.tokens.ids(self.tokens.text_id(text)) for row in rows for text in row]
+        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, e.num_positives))
+        texts = chain.from_iterable(rows)
+        return [self.tokens.ids(self.tokens.text_id(text), role) for text, role in zip(texts, roles, strict=True)]
 
 
 class Masked(Collator):
     """Adds a masked copy of the token ids to the batch of another collator (BERT, arXiv:1810.04805, section 3.1).
 
-    Each position that is neither special, nor of the template, nor padding is chosen with `probability`; of the
+    Each position that is neither special, nor of template or prompt, nor padding is chosen with `probability`; of the
     chosen, 80% become the mask token, 10% a random token and 10% stay. Every view has masks of its own.
 
     Args:
@@ -98,7 +109,7 @@ class Masked(Collator):
     def __init__(self, *, views: Collator, probability: float = 0.15) -> None:
         require_within("(0, 1)", "collator", probability=probability)
         self.views, self.probability = views, probability
-        self.max_length = views.max_length
+        self.max_length, self.prompts = views.max_length, views.prompts
         self.provides = views.provides | {"masked_ids", "mlm_labels"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
@@ -132,6 +143,7 @@ class Masked(Collator):
     def _mask(self, ids: NDArray[np.int64], labels: NDArray[np.int64], length: int, rng: np.random.Generator) -> None:
         """Mask one view in place."""
         before, after = self.tokens.added
+        before += max((len(p) for p in self.tokens.prompt_ids if (*ids[before : before + len(p)],) == p), default=0)
         text = slice(before, max(before, length - after))
         original = ids[text].copy()
         chance, fate = rng.random((2, len(original)))
@@ -153,6 +165,7 @@ class AugmentedViews(TextViews):
             the same as for the other views.
         max_length: Largest number of tokens of a text, template and special tokens included.
         views: Number of views of a row of one text.
+        prompts: See `TextViews`; augmentations do not change the prompt.
     """
 
     def __init__(
@@ -162,8 +175,9 @@ class AugmentedViews(TextViews):
         anchor_augmentations: list[Augmentation] | None = None,
         max_length: int = 32,
         views: int = 2,
+        prompts: dict[str, str | None] | None = None,
     ) -> None:
-        super().__init__(max_length=max_length, views=views)
+        super().__init__(max_length=max_length, views=views, prompts=prompts)
         self.augmentations = augmentations
         self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
 
@@ -182,7 +196,8 @@ class AugmentedViews(TextViews):
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         rendered = self._rendered(examples, rows, epoch, self.seed)
-        return [self.tokens.encode(text) for row in rendered for text in row]
+        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, e.num_positives))
+        return [self.tokens.encode(text, role) for text, role in zip(chain.from_iterable(rendered), roles, strict=True)]
 
     def _rendered(
         self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
@@ -195,6 +210,12 @@ class AugmentedViews(TextViews):
             for (row, view), text in zip(where, texts, strict=True):
                 rendered[row][view] = text
         return rendered
+
+
+def _roles(row: Sequence[str], positives: int) -> Iterator[str]:
+    """The role of each view. A view of the anchor's own text is another rendering of the anchor."""
+    for view, text in enumerate(row):
+        yield "anchor" if text == row[0] else "positive" if view <= positives else "negative"
 
 
 def _num_positives(examples: Sequence[Example], views: int) -> int:

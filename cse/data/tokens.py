@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cse.console import progress
+from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, require_room
 from cse.files import atomic_dir, cache_dir, read_json, sha256_file, write_json, writing_cache
 
@@ -28,20 +30,28 @@ class TokenStore:
     """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
 
     The ids lie on disk (a flat array and the offsets of its rows, memory-mapped); a dict from text to row stays in
-    memory; it takes about 200 bytes for each text, which is acceptable for some millions of texts.
+    memory; it takes about 200 bytes for each text, which is acceptable for some millions of texts. With
+    prompts, each text is stored behind each prompt; its number stays that of the bare text.
 
     Attributes:
         max_length: Largest number of ids of a text, template and special tokens included.
-        truncated: Number of distinct texts that were longer.
+        truncated: Number of distinct texts, each behind each prompt, that were longer.
         pad_id: The id that fills up short rows on the right.
         mask_id: The mask token; None for a tokenizer without one.
         special_ids: Ids of special tokens.
         vocab_size: Size of the vocabulary; all ids are smaller.
         added: Numbers of ids that the tokenizer puts before and after every text: special tokens and template.
+        prompt_ids: The ids of each distinct prompt; empty without prompts.
     """
 
     def __init__(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, rust: Tokenizer, max_length: int, folder: Path
+        self,
+        texts: Sequence[str],
+        tokenizer: PreTrainedTokenizerFast,
+        rust: Tokenizer,
+        max_length: int,
+        folder: Path,
+        prompts: Mapping[str, str],
     ) -> None:
         """Open a filled folder; use `build`."""
         self._flat: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
@@ -56,15 +66,28 @@ class TokenStore:
         self.vocab_size = len(tokenizer)
         before, after = added_ids(tokenizer)
         self.added = len(before), len(after)
+        self._prompts, distinct = {role: prompts.get(role, "") for role in ROLES}, _distinct(prompts)
+        self._block = {role: distinct.index(prompt) for role, prompt in self._prompts.items()}
+        # Without the space at its end: in many vocabularies that space belongs to the first word behind it.
+        ids = (tokenizer(prompt.strip(), add_special_tokens=False)["input_ids"] for prompt in distinct if prompt)
+        self.prompt_ids: tuple[tuple[int, ...], ...] = tuple(map(tuple, ids))
 
     @classmethod
-    def build(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenStore:
+    def build(
+        cls,
+        texts: Sequence[str],
+        tokenizer: PreTrainedTokenizerFast,
+        max_length: int,
+        prompts: Mapping[str, str] = MappingProxyType({}),
+    ) -> TokenStore:
         """The store of these texts, from the cache if they were tokenized before.
 
         Args:
             texts: In any number and order; repeated ones are stored once.
             tokenizer: A fast tokenizer with a pad token.
-            max_length: Largest number of ids of a text, template and special tokens included.
+            max_length: Largest number of ids of a text, template, special tokens and prompt included. Longer texts are
+                cut at their end, so that the prompt stays.
+            prompts: The text that is put before the texts of each role; see `cse.encoder.prompts.prompts_by_role`.
 
         Raises:
             UserError: max_length leaves no room for a text, or the cache cannot be written.
@@ -72,16 +95,19 @@ class TokenStore:
         from filelock import FileLock
 
         require_room(tokenizer, max_length, field="max_length")
+        for prompt in _distinct(prompts):
+            require_prompt_room(tokenizer, max_length, prompt, field="collator.max_length")
         distinct = list(dict.fromkeys(texts))
+        stored = [put_before(prompt, text) for prompt in _distinct(prompts) for text in distinct]
         rust, pad_id = rust_tokenizer(tokenizer, max_length), int(tokenizer.pad_token_id)
-        folder = cache_dir() / "tokens" / _key(distinct, rust, pad_id)
+        folder = cache_dir() / "tokens" / _key(stored, rust, pad_id)
         with writing_cache("tokens"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenizes
                 if not _whole(folder):
                     with atomic_dir(folder) as fresh:
-                        _write(fresh, distinct, rust, pad_id)
-        return cls(distinct, tokenizer, rust, max_length, folder)
+                        _write(fresh, stored, rust, pad_id)
+        return cls(distinct, tokenizer, rust, max_length, folder, prompts)
 
     def __len__(self) -> int:
         """The number of distinct texts."""
@@ -95,13 +121,18 @@ class TokenStore:
         """
         return self._rows[text]
 
-    def ids(self, text_id: int) -> NDArray[np.int32]:
-        """The ids (L,) of a row."""
-        return self._flat[self._offsets[text_id] : self._offsets[text_id + 1]]
+    def ids(self, text_id: int, role: str = "anchor") -> NDArray[np.int32]:
+        """The ids (L,) of a row, behind the prompt of a role."""
+        row = self._block[role] * len(self._rows) + text_id
+        return self._flat[self._offsets[row] : self._offsets[row + 1]]
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text that is not in the store, tokenized in the same way."""
-        return list(self._rust.encode(text).ids) or [self.pad_id]
+    def encode(self, text: str, role: str = "anchor") -> list[int]:
+        """The ids of a text that is not in the store, tokenized in the same way, behind the prompt of a role."""
+        return list(self._rust.encode(put_before(self._prompts[role], text)).ids) or [self.pad_id]
+
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of ids (n,) of every text behind every prompt."""
+        return np.diff(self._offsets)
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Lay n rows of ids side by side.
@@ -126,6 +157,11 @@ def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Token
     rust.no_padding()
     rust.enable_truncation(max_length)
     return rust
+
+
+def _distinct(prompts: Mapping[str, str]) -> list[str]:
+    """The different prompts of all roles."""
+    return list(dict.fromkeys(prompts.get(role, "") for role in ROLES))
 
 
 def _key(texts: Sequence[str], rust: Tokenizer, pad_id: int) -> str:

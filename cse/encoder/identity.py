@@ -58,7 +58,8 @@ def _hash_encoder(encoder: Encoder) -> str:
     vocabulary = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
     vocabulary |= {"truncation": None, "padding": None}  # every call sets them
     post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
-    settings = [type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post]
+    settings: list[object] = [type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post]
     settings += ["bidirectional"] if is_bidirectional(encoder.backbone.config) else []
+    settings += [encoder.prompts, encoder.default_prompt_name] if encoder.prompts else []
     digest.update(json.dumps([vocabulary, settings], sort_keys=True).encode())
     return digest.hexdigest()

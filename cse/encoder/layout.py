@@ -317,7 +317,10 @@ def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None
     else:
         on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
         found = next((name for name, key in POOLING_KEYS.items() if [key] == on), None)
-    if found is None or config.get("include_prompt") is False:
+    if config.get("include_prompt") is False:  # INSTRUCTOR: a vector would depend on where the prompt ends
+        what = f"the pooling in {path} leaves the prompt out (include_prompt: false), which no pooler of cse does"
+        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    if found is None:
         what = f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
         return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
     if after == 3:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,7 @@ from cse.encoder.heads import Dense, load_module
 from cse.encoder.kinds import detect
 from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, module_list
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, put_before, require_prompt_room
 from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
@@ -72,6 +73,10 @@ class Encoder(nn.Module):
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
             then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
         revision: Commit, tag or branch of a Hub id.
+        prompts: Texts that can be put before every text, by name, and are saved with the model: `{query: "query: "}`.
+            `keep`: those of the backbone, if it is a checkpoint or a sentence-transformers model; None: none.
+        default_prompt_name: The prompt that is put before every text unless another one is asked for. None: with
+            `prompts: keep` the backbone's, otherwise none.
 
     Raises:
         UserError: An argument is out of range, or the backbone cannot be loaded or cannot have the adapter.
@@ -91,6 +96,8 @@ class Encoder(nn.Module):
         dropout: Dropout | None = None,
         attention: Attention = "own",
         revision: str | None = None,
+        prompts: dict[str, str] | Literal["keep"] | None = "keep",
+        default_prompt_name: str | None = None,
     ) -> None:
         super().__init__()
         if attention == "bidirectional" and isinstance(adapter, SoftPrompts):
@@ -144,8 +151,7 @@ class Encoder(nn.Module):
             adapter.initialize(self.backbone)
         self.adapter = adapter
         self.recomputes = False  # whether layers are computed again in the backward pass of training
-        self.prompts = dict(layout.prompts)  # texts that sentence-transformers may put before every text, by name
-        self.default_prompt_name = layout.default_prompt_name
+        self.prompts, self.default_prompt_name = self._check_prompts(prompts, default_prompt_name, layout)
         self.similarity = layout.similarity
 
     @property
@@ -310,22 +316,29 @@ class Encoder(nn.Module):
         batch_size: int | None = None,
         precision: Precision = "fp32",
         max_tokens: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> NDArray[np.float32]:
         """Vectors of texts, in their order.
 
         Args:
-            texts: n texts; longer ones are cut to `max_length` tokens.
+            texts: n texts; longer ones are cut to `max_length` tokens, prompt included.
             batch_size: Most texts in a batch; None: limited by `max_tokens` only.
             precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
             max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
+            prompt_name: The name of the prompt that is put before every text; None: the default one, if it exists.
+            prompt: The text of a prompt, instead of a name; an empty one switches the default prompt off.
 
         Returns:
             (n, D) float32.
+
+        Raises:
+            UserError: The encoder has no prompt of this name.
         """
         import numpy as np
 
         device = self.device
-        ids = self.tokenize(texts)
+        ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
         budget = max_tokens or ENCODE_TOKENS.get(device.type, 16384)
         out = np.empty((len(ids), self.dim), dtype=np.float32)
         was_training = self.training
@@ -346,9 +359,21 @@ class Encoder(nn.Module):
             self.train(was_training)
         return out
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, cut to `max_length`; an empty text has one padding token, so it has a vector."""
-        clean = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
+    def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
+        """The text that is put before every text, empty if there is none; see `encode` for the arguments."""
+        return choose_prompt(self.prompts, self.default_prompt_name, name, prompt)
+
+    def prompts_by_role(self, names: Mapping[str, str | None]) -> dict[str, str]:
+        """The text that is put before the texts of each role in training, given prompts' names; see `Collator`."""
+        return prompts_by_role(self.prompts, self.default_prompt_name, names)
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+        """The token ids of each text behind a prompt, cut to `max_length`.
+
+        An empty text has one padding token, so that it has a vector.
+        """
+        clean = [put_before(prompt, text).strip() for text in texts]
+        clean = [text.lower() for text in clean] if self.lower_case else clean
         if not clean:
             return []
         ids: list[list[int]] = self.tokenizer(clean, truncation=True, max_length=self.max_length)["input_ids"]
@@ -375,9 +400,14 @@ class Encoder(nn.Module):
         ]
         parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
         parts += ["template"] if self.template else []
+        parts += [f"prompts {self._shown_prompts()}"] if any(self.prompts.values()) else []
         parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
+
+    def _shown_prompts(self) -> str:
+        default = f"; {self.default_prompt_name} by default" if self.default_prompt_name else ""
+        return ", ".join(f"{name} {text!r}" for name, text in self.prompts.items() if text) + default
 
     def layout(self, *, whole: bool = True, with_code: bool = False) -> Layout:
         """The structure of a checkpoint of this encoder; the arguments are those of `save`."""
@@ -464,14 +494,25 @@ class Encoder(nn.Module):
             max_length=max_length,
             adapter=adapter,
             revision=named.revision if named is not None else None,
+            prompts=None,
         )
         adapter.load(table, folder)
         encoder.post = nn.Sequential(*(load_module(module, folder) for module in layout.post))  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
-        encoder.prompts, encoder.default_prompt_name = dict(layout.prompts), layout.default_prompt_name
+        encoder.prompts, encoder.default_prompt_name = check_prompts(layout.prompts, layout.default_prompt_name)
         if max_length is None and layout.max_length is not None and layout.max_length <= encoder.max_positions:
             encoder.max_length = layout.max_length
         return encoder.eval()
+
+    def _check_prompts(
+        self, prompts: dict[str, str] | Literal["keep"] | None, default: str | None, layout: Layout
+    ) -> tuple[dict[str, str], str | None]:
+        if prompts == "keep":
+            prompts, default = dict(layout.prompts), default or layout.default_prompt_name
+        checked, default = check_prompts(prompts, default)
+        for prompt in checked.values():
+            require_prompt_room(self.tokenizer, self.max_length, prompt, field="encoder.max_length")
+        return checked, default
 
     def _check_length(self, max_length: int | None) -> int:
         limit = self.max_positions

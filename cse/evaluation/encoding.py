@@ -31,7 +31,7 @@ def resolve_precision(encoder: Any, precision: str) -> str:
     return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
 
 
-def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> Embed:
+def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prompt: str | None = None) -> Embed:
     """A function from texts to (n, D) float vectors.
 
     Args:
@@ -39,11 +39,12 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False) -> E
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively. An encoder that
             is not a torch module uses its own.
         progress: Whether to show a bar on a terminal.
+        prompt: The name of the encoder's prompt that is put before every text; None: what the encoder does by default.
     """
     resolved = resolve_precision(encoder, precision)
 
     def encode(texts: list[str]) -> NDArray[np.floating]:
-        return checked(_encode(encoder, texts, resolved), texts)
+        return checked(_encode(encoder, texts, resolved, prompt), texts)
 
     def embed(texts: list[str]) -> NDArray[np.floating]:
         longest_first = np.argsort([-len(text) for text in texts], kind="stable")
@@ -92,17 +93,17 @@ def _tracked(parts: Iterable[NDArray[np.floating]], total: int) -> Iterator[NDAr
             yield part
 
 
-def _encode(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:
+def _encode(encoder: Any, texts: list[str], precision: str, prompt: str | None) -> NDArray[np.floating]:
     if isinstance(encoder, Encoder):
         resolved: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
         budget = CORE_TOKENS[resolved] if encoder.device.type == "cpu" else None
-        return encoder.encode(texts, precision=resolved, max_tokens=budget)
+        return encoder.encode(texts, precision=resolved, max_tokens=budget, prompt_name=prompt)
     if _is_sentence_transformer(encoder):
-        return _encode_sorted(encoder, texts, precision)
-    return to_numpy(encoder.encode(texts, batch_size=64))
+        return _encode_sorted(encoder, texts, precision, prompt)
+    return to_numpy(encoder.encode(texts, batch_size=64, **({"prompt_name": prompt} if prompt is not None else {})))
 
 
-def _encode_sorted(encoder: Any, texts: list[str], precision: str) -> NDArray[np.floating]:
+def _encode_sorted(encoder: Any, texts: list[str], precision: str, prompt: str | None) -> NDArray[np.floating]:
     """sentence-transformers sorts by length but fixes the number of rows; here short texts share larger batches."""
     device = _device(encoder)
     lengths = np.array([3 + len(text) // LETTERS for text in texts], dtype=np.int64)
@@ -111,7 +112,8 @@ def _encode_sorted(encoder: Any, texts: list[str], precision: str) -> NDArray[np
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for batch in token_budget_batches(lengths, TOKENS.get(device.type, 16384)):
             chunk = [texts[i] for i in batch]
-            parts.append(to_numpy(encoder.encode(chunk, batch_size=len(chunk), show_progress_bar=False)))
+            options = {"batch_size": len(chunk), "show_progress_bar": False, "prompt_name": prompt}
+            parts.append(to_numpy(encoder.encode(chunk, **options)))
             rows.append(batch)
     return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
 

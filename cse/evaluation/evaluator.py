@@ -20,6 +20,7 @@ class STSEvaluator(Evaluator):
         tasks: Names of tasks and groups, separated by commas.
         data: A folder with their rows; None: CSE_DATA, the Hub, or the shipped sets.
         precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
 
     Attributes:
         scored: The scores of the last encoder with the similarity of every pair, for paired comparisons; None at first.
@@ -31,8 +32,14 @@ class STSEvaluator(Evaluator):
     primary = "dev"
     scored: Outcome | None = None
 
-    def __init__(self, tasks: str = "sts-mini-dev", data: str | None = None, precision: str = "auto") -> None:
-        self.data, self.precision = data, precision
+    def __init__(
+        self,
+        tasks: str = "sts-mini-dev",
+        data: str | None = None,
+        precision: str = "auto",
+        prompt: str | None = None,
+    ) -> None:
+        self.data, self.precision, self.prompt = data, precision, prompt
         self._read(tasks)
 
     @property
@@ -56,7 +63,7 @@ class STSEvaluator(Evaluator):
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
-        outcome = score_data(encoder, self.tasks, self._found, {}, precision=self.precision)
+        outcome = score_data(encoder, self.tasks, self._found, {}, precision=self.precision, prompt=self.prompt)
         self.scored = replace(outcome, row={}, vectors=None)  # the vectors are large, and no comparison needs them
         by_task = {name: score.all.spearman for name, score in outcome.scores.items()}
         return {"dev": sum(by_task.values()) / len(by_task)} | by_task

@@ -65,6 +65,7 @@ def score_tasks(
     precision: str = "auto",
     check: bool = True,
     progress: bool = False,
+    prompt: str | None = None,
 ) -> Outcome:
     """Score an encoder.
 
@@ -75,13 +76,16 @@ def score_tasks(
         precision: fp32, bf16 or auto.
         check: Whether to refuse data that are not the known sets.
         progress: Whether to show a bar while encoding.
+        prompt: The name of the encoder's prompt that is put before every text; None: the encoder's default prompt.
 
     Raises:
         UserError: The data are malformed or the model's output is unusable.
     """
     start = time.perf_counter()
     found, missing = read_data(tasks, data, check=check)
-    return score_data(encoder, tasks, found, missing, precision=precision, progress=progress, since=start)
+    return score_data(
+        encoder, tasks, found, missing, precision=precision, progress=progress, prompt=prompt, since=start
+    )
 
 
 def score_data(
@@ -92,11 +96,12 @@ def score_data(
     *,
     precision: str = "auto",
     progress: bool = False,
+    prompt: str | None = None,
     since: float | None = None,
 ) -> Outcome:
     """Score an encoder on rows that were read before; see `score_tasks`."""
     start = time.perf_counter()
-    embed = _Kept(embedder(encoder, precision, progress))
+    embed = _Kept(embedder(encoder, precision, progress, prompt))
     scores = score_all({name: item.subsets for name, item in found.items()}, embed) if found else {}
     end = time.perf_counter()
     return Outcome(

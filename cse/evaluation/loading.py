@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cse.assets.hub import snapshot
 from cse.encoder.identity import EXPORTED, model_hash
 from cse.encoder.layout import Layout
+from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 
 NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
@@ -24,7 +25,8 @@ class Model:
         folder: The folder of its files.
         sha256: Hash of everything that its vectors depend on.
         loader: The library that runs it.
-        prompt: Text that the model puts before every text by default, and that was applied.
+        prompt_name: The name of the prompt that is put before every text; None: none is.
+        prompt: Its text.
     """
 
     encoder: Any
@@ -32,6 +34,7 @@ class Model:
     folder: Path
     sha256: str
     loader: str
+    prompt_name: str | None = None
     prompt: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,30 +45,38 @@ class Model:
             "sha256": self.sha256,
             "loader": self.loader,
             "max_length": length,
+            "prompt_name": self.prompt_name,
             "prompt": self.prompt,
         }
 
 
-def load_model(name: str, *, use_prompts: bool = False) -> Model:
+def load_model(name: str, *, prompt: str | None = None, use_prompts: bool = False) -> Model:
     """Load a checkpoint to score.
 
     Args:
         name: A folder (also one that `cse export` wrote), `asset:NAME` or a Hub id.
-        use_prompts: Whether prompts other than the default one will be needed.
+        prompt: The name of the prompt that is put before every text. None: the model's default prompt, if it has one.
+        use_prompts: Whether the caller chooses a prompt for each call, as mteb does with sentence-transformers.
 
     Raises:
-        UserError: The checkpoint cannot be loaded.
+        UserError: The checkpoint cannot be loaded, or does not have the prompt.
     """
+    model = _load(name, _folder(name), use_prompts=use_prompts)
+    encoder = model.encoder
+    text = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
+    return replace(model, prompt_name=prompt or (encoder.default_prompt_name if text else None), prompt=text or None)
+
+
+def _load(name: str, folder: Path, *, use_prompts: bool) -> Model:
     from cse.encoder.model import Encoder
 
-    folder = _folder(name)
     if (folder / EXPORTED[0]).is_file():
         from cse.inference.export import OnnxEncoder
 
         exported = OnnxEncoder(folder)
         return Model(exported, name, folder, model_hash(folder), f"onnxruntime {exported.about['weights']}")
-    prompt, sha256 = Layout.read(folder).default_prompt or None, model_hash(folder)
-    if prompt is None and not (use_prompts and prompts(folder)):
+    sha256 = model_hash(folder)
+    if not (use_prompts and prompts(folder)):
         try:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
         except UserError as error:
@@ -74,13 +85,13 @@ def load_model(name: str, *, use_prompts: bool = False) -> Model:
             reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
             what = f"{name} cannot be loaded: {type(error).__name__}: {reason}"
             refusal = UserError(f"{what}\nfix: give a complete checkpoint")
-    else:  # our encoder adds no prompts, so a model that needs one runs in its own library
-        what = f"{name} has a default prompt, and sentence-transformers cannot load it"
+    else:
+        what = f"{name} has prompts for mteb, and sentence-transformers cannot load it"
         refusal = UserError(f"{what}\nfix: give a complete checkpoint")
     try:
         from sentence_transformers import SentenceTransformer
 
-        return Model(SentenceTransformer(str(folder)), name, folder, sha256, "sentence-transformers", prompt)
+        return Model(SentenceTransformer(str(folder)), name, folder, sha256, "sentence-transformers")
     except Exception:  # its loaders can raise anything; the message of our own loader is better
         raise refusal from None
 

@@ -1,7 +1,7 @@
 """results.json: what was scored, on which rows, with which model, and how sure one may be. `SCHEMA` says its version.
 
     schema              1
-    model               name, sha256, loader, max_length, prompt
+    model               name, sha256, loader, max_length, prompt_name, prompt
     tasks.<TASK>        task, split, version, license, metric, aggregation, n
                         all, mean, wmean {spearman, pearson}; mean and wmean are null where subsets are unknown
                         interval [low, high] of all.spearman; subsets.<SUBSET> {n, spearman, pearson}
@@ -108,16 +108,17 @@ def write(
         raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give another path") from None
 
 
-def default_out(checkpoint: str, requested: str) -> Path | None:
+def default_out(checkpoint: str, requested: str, prompt: str | None = None) -> Path | None:
     """The default output path of a checkpoint's results: a file in its run, or None if it does not belong to a run."""
     folder = Path(checkpoint)
     if not folder.is_dir() or not (folder.parent / "metrics.jsonl").is_file():
         return None
-    return folder.parent / name_for(folder.name, requested)
+    return folder.parent / name_for(folder.name, requested, prompt)
 
 
-def name_for(checkpoint: str, requested: str) -> str:
+def name_for(checkpoint: str, requested: str, prompt: str | None = None) -> str:
     """The file name of a checkpoint's results in its run: results.json for the best one on all of STS."""
     parts = [] if checkpoint == "best" else [checkpoint]
     parts += [] if requested == "sts" else [re.sub(r"[^\w]+", "-", requested)[:60]]
+    parts += [] if prompt is None else [re.sub(r"[^\w]+", "-", f"prompt-{prompt}")[:60]]
     return f"{'-'.join(['results', *parts])}.json"

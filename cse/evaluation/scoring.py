@@ -26,6 +26,7 @@ def evaluate(
     check: bool = True,
     progress: bool = False,
     out: Path | None = None,
+    prompt: str | None = None,
 ) -> Scored:
     """Score a checkpoint on STS and transfer tasks.
 
@@ -39,6 +40,7 @@ def evaluate(
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
         out: The results.json to write, with the similarities of the pairs beside it. None: write no file.
+        prompt: The name of the checkpoint's prompt that is put before every text. None: its default prompt, if any.
 
     Returns:
         The content of results.json as `results`, with the similarity of every pair. `missing` in it names the tasks
@@ -53,14 +55,16 @@ def evaluate(
     if out:
         check_writable(out)
     start = time.perf_counter()
-    model = load_model(str(checkpoint))
+    model = load_model(str(checkpoint), prompt=prompt)
     loading = time.perf_counter() - start
     outcome = Outcome(sts, {}, {}, {})
     if sts:
-        outcome = score_tasks(model.encoder, sts, data, precision=precision, check=check, progress=progress)
+        outcome = score_tasks(
+            model.encoder, sts, data, precision=precision, check=check, progress=progress, prompt=prompt
+        )
     found = describe.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision))
     if labeled:
-        embed = embedder(model.encoder, precision, progress)
+        embed = embedder(model.encoder, precision, progress, prompt)
         found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
     if out:

@@ -40,7 +40,8 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
     if model.get("prompt"):
-        console.print(f"prompt before every text: {model['prompt']!r}", highlight=False, markup=False)
+        name = f" ({model['prompt_name']})" if model.get("prompt_name") else ""
+        console.print(f"prompt before every text{name}: {model['prompt']!r}", highlight=False, markup=False)
     if average["missing"]:
         console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
 

@@ -85,6 +85,8 @@ def encode_file(
     normalize: bool = False,
     dims: int | None = None,
     window: int = WINDOW,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
@@ -100,6 +102,8 @@ def encode_file(
         normalize: Whether to scale each vector to length 1.
         dims: Number of leading components to keep, before scaling. None: all.
         window: Number of rows that are encoded and saved at a time.
+        prompt_name: See `Encoder.encode`.
+        prompt: See `Encoder.encode`.
         progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
@@ -117,11 +121,13 @@ def encode_file(
     size = dims or encoder.dim
     if window < 1:
         raise UserError(f"--window is {window}\nfix: give an integer >= 1")
+    before = encoder.prompt_text(prompt_name, prompt)
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = {
         "texts": texts.sha256,
         "checkpoint": model_hash(encoder),
         "precision": computed,
+        "prompt": before,
         "normalize": normalize,
         "dims": size,
         "window": window,
@@ -132,7 +138,7 @@ def encode_file(
     with _written(out), resumable(out, shape, made_from) as written:
         progress(written.done)
         for rows in texts.windows(window, skip=written.done):
-            vectors = encoder.encode(rows, precision=computed)[:, :size]
+            vectors = encoder.encode(rows, precision=computed, prompt=before)[:, :size]
             written.append(unit(vectors) if normalize else vectors)
             progress(written.done)
         if written.done != texts.rows:

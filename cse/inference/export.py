@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
+from cse.encoder.prompts import choose_prompt, put_before
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, read_json, write_json
 
@@ -74,6 +75,8 @@ class OnnxEncoder:
             )
         self.about: dict[str, Any] = read_json(self.folder / ABOUT)
         self.max_length, self.dim = int(self.about["max_length"]), int(self.about["dim"])
+        self.prompts: dict[str, str] = self.about.get("prompts", {})  # exports of older versions do not state them
+        self.default_prompt_name: str | None = self.about.get("default_prompt_name")
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
         self.tokenizer.no_padding()  # batches are formed by length first
         options = ort.SessionOptions()
@@ -85,10 +88,18 @@ class OnnxEncoder:
             raise UserError(f"{self.folder / MODEL} cannot be loaded: {_line(error)}\nfix: export it again") from error
 
     def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, max_tokens: int = 1024
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        max_tokens: int = 1024,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> NDArray[np.float32]:
         """The vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
-        clean = [text.strip().lower() if self.about["do_lower_case"] else text.strip() for text in texts]
+        before = choose_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
+        clean = [put_before(before, text).strip() for text in texts]
+        clean = [text.lower() for text in clean] if self.about["do_lower_case"] else clean
         pad = int(self.about["pad_token_id"])
         ids = [encoding.ids or [pad] for encoding in self.tokenizer.encode_batch(clean)]
         out = np.empty((len(ids), self.dim), dtype=np.float32)
@@ -176,6 +187,8 @@ def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "max_length": encoder.max_length,
         "do_lower_case": encoder.lower_case,
         "pad_token_id": tokenizer.pad_token_id,
+        "prompts": encoder.prompts,
+        "default_prompt_name": encoder.default_prompt_name,
     }
     write_json(folder / ABOUT, about)
     return about

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cse.data.datasets import Dataset, Pairs, Texts, Triplets
 from cse.data.memory import label, read
 from cse.data.sources import Column
+from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import atomic_file, sha256_file, write_json
@@ -38,11 +39,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An encoder (folder, `asset:NAME` or Hub id), the pooler of a plain Hugging Face model, and the precision."""
+    """An encoder, and how it encodes.
+
+    Attributes:
+        checkpoint: A folder, `asset:NAME` or Hub id.
+        pooler: The pooler of a plain Hugging Face model.
+        precision: See `Encoder.encode`.
+        prompt: The name of the prompt that is put before anchors. None: the encoder's default prompt, if it has one.
+        pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
+    """
 
     checkpoint: str
     pooler: PoolerName | None = None
     precision: Precision = "fp32"
+    prompt: str | None = None
+    pool_prompt: str | None = None
+
+
+class Encoded(NamedTuple):
+    """Unit vectors (T, D) of a corpus's texts, and (Q, D) of its anchors if their prompt is another one."""
+
+    vectors: NDArray[np.float32]
+    anchors: NDArray[np.float32] | None
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,29 +108,29 @@ def mine_file(
         raise UserError(f"--out {out} is not a .parquet file\nfix: give a name that ends in .parquet")
     rows = _rows(data)
     corpus = Corpus(rows, _texts(pool) if pool else None)
-    vectors, model_hash = _encode(model, corpus.texts)
+    encoded = _encode(model, corpus)
     teacher, about_teacher = None, None
     if judge:
-        judged, teacher_hash = _encode(judge.model, corpus.texts)
-        teacher = TeacherRule(judged, judge.max_similarity, judge.below_positive)
+        judged = _encode(judge.model, corpus)
+        teacher = TeacherRule(judged.vectors, judge.max_similarity, judge.below_positive, judged.anchors)
         about_teacher = {
             "checkpoint": judge.model.checkpoint,
-            "sha256": teacher_hash,
+            **judged.about,
             "max_similarity": judge.max_similarity,
             "below_positive": judge.below_positive,
         }
-    miner.setup(vectors[: corpus.size])
+    miner.setup(encoded.vectors[: corpus.size])
     counts: dict[str, int] = {"anchors": len(rows), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
     widest = max(0, max(len(example.texts) for example in rows) - 2) + k
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     with atomic_file(out) as scratch:
-        _write(scratch, _mined(rows, corpus, miner, vectors, k, teacher, counts), columns)
+        _write(scratch, _mined(rows, corpus, miner, encoded, k, teacher, counts), columns)
     manifest = {
         "counts": counts,
         "k": k,
         "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
         "teacher": about_teacher,
-        "checkpoint": {"name": model.checkpoint, "sha256": model_hash, "precision": model.precision},
+        "checkpoint": {"name": model.checkpoint, **encoded.about, "precision": model.precision},
         "data": {"path": label(data.path), "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
         "pool": {"path": label(pool.path), "columns": list(pool.columns)} if pool else None,
         "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
@@ -134,22 +153,31 @@ def _texts(pool: Source) -> list[str]:
     return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
 
 
-def _encode(model: Model, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
-    """The unit vectors (T, D) of texts, and the hash of the encoder."""
+def _encode(model: Model, corpus: Corpus) -> Encoded:
+    """The unit vectors of the texts of a corpus, and the hash and the prompts of the encoder."""
     from cse.encoder.identity import model_hash
     from cse.encoder.model import Encoder
     from cse.mining.vectors import cached_vectors
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler)
+    options = {"--prompt": model.prompt, "--pool-prompt": model.pool_prompt}
+    before, prompt = (
+        choose_prompt(encoder.prompts, encoder.default_prompt_name, name, option=option)
+        for option, name in options.items()
+    )
     digest = model_hash(encoder)
-    return cached_vectors(encoder, digest, texts, model.precision), digest
+    vectors = cached_vectors(encoder, digest, corpus.texts, model.precision, prompt)
+    anchors = None
+    if before != prompt:
+        anchors = cached_vectors(encoder, digest, corpus.anchor_texts, model.precision, before)
+    return Encoded(vectors, anchors, {"sha256": digest, "prompt": before, "pool_prompt": prompt})
 
 
 def _mined(
     rows: Dataset,
     corpus: Corpus,
     miner: Miner,
-    vectors: NDArray[np.float32],
+    encoded: Encoded,
     k: int,
     teacher: TeacherRule | None,
     counts: dict[str, int],
@@ -157,7 +185,7 @@ def _mined(
     """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
     for start in range(0, len(rows), ROWS):
         block = range(start, min(start + ROWS, len(rows)))
-        found = mine(miner, corpus, vectors, k, block, teacher)
+        found = mine(miner, corpus, encoded.vectors, k, block, teacher, encoded.anchors)
         done = []
         for row, chosen in zip(block, found.rows.tolist(), strict=True):
             texts = rows[row].texts if len(rows[row].texts) > 1 else rows[row].texts * 2

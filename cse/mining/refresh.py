@@ -28,9 +28,10 @@ log = logging.getLogger("cse")
 class RefreshNegatives(RowSource):
     """Gives the rows negatives that a miner finds with the encoder under training (ANCE, arXiv:2007.00808, section 4).
 
-    At the first step, and every `epochs` or `steps` after it, all texts are encoded without dropout, and up to `k`
-    mined negatives follow each row's own. Rows of one text are followed by it as their positive, to be told apart by
-    dropout or augmentation. The negatives that rows have between two refreshes are part of the run's state.
+    At the first step, and every `epochs` or `steps` after it, all texts are encoded without dropout, anchors behind
+    their prompt and all others behind that of negatives, and up to `k` mined negatives follow each row's own. Rows of
+    one text are followed by it as their positive, to be told apart by dropout or augmentation. The negatives that rows
+    have between two refreshes are part of the run's state.
 
     Args:
         miner: The miner that selects the negatives.
@@ -99,12 +100,14 @@ class RefreshNegatives(RowSource):
 
     def mine(self, encoder: Encoder, step: int) -> NDArray[np.int64]:
         """The negatives (M, k) of every row, as numbers of texts. Each process mines a share and receives all."""
-        vectors = _shared_vectors(encoder, self._corpus.texts, self.precision)
-        self.miner.setup(vectors[: self._corpus.size])
+        corpus, before, prompt = self._corpus, self.prompts.get("anchor", ""), self.prompts.get("negative", "")
+        vectors = _shared_vectors(encoder, corpus.texts, self.precision, prompt)
+        anchors = None if before == prompt else _shared_vectors(encoder, corpus.anchor_texts, self.precision, before)
+        self.miner.setup(vectors[: corpus.size])
         share = -(-len(self._data) // distributed.world_size())
         first = min(distributed.rank() * share, len(self._data))
         share_of_rows = range(first, min(first + share, len(self._data)))
-        own = mine(self.miner, self._corpus, vectors, self.hard_negatives, share_of_rows).rows
+        own = mine(self.miner, corpus, vectors, self.hard_negatives, share_of_rows, anchors=anchors).rows
         chosen = _gathered(own, share, encoder)[: len(self._data)]
         if not distributed.rank():
             log.info("negatives  mined before step %d: %.2f per row", step + 1, (chosen >= 0).sum(1).mean())
@@ -137,11 +140,11 @@ class RowsWithNegatives(Sequence[Example]):
         return replace(example, texts=(*texts, *(self.texts[i] for i in self.chosen[index].tolist() if i >= 0)))
 
 
-def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision) -> NDArray[np.float32]:
+def _shared_vectors(encoder: Encoder, texts: Sequence[str], precision: Precision, prompt: str) -> NDArray[np.float32]:
     """The unit vectors (T, D) of the texts; each process encodes a share."""
     share = -(-len(texts) // distributed.world_size())
     first = distributed.rank() * share
-    own = unit(encoder.encode(texts[first : first + share], precision=precision))
+    own = unit(encoder.encode(texts[first : first + share], precision=precision, prompt=prompt))
     return _gathered(own, share, encoder)[: len(texts)]
 
 

@@ -37,6 +37,7 @@ class Corpus:
         size: The number N of texts in the pool.
         anchor: (M,) the index in `texts` of the anchor of each row.
         positive: (M,) the index in `texts` of the first positive of each row.
+        anchor_texts: The Q distinct anchors.
 
     Raises:
         UserError: The pool has fewer than two texts.
@@ -58,6 +59,8 @@ class Corpus:
         at = {text: row for row, text in enumerate(self.texts)}
         self.anchor = np.array([self._place(row[0], at) for row in rows], dtype=np.int64)
         self.positive = np.array([self._place(row[1], at) for row in rows], dtype=np.int64)
+        distinct, self._query = np.unique(self.anchor, return_inverse=True)
+        self.anchor_texts = [self.texts[i] for i in distinct]
         self._positives: dict[str, set[int]] = {}
         self._key: list[str] = []
         self._own: list[tuple[int, ...]] = []
@@ -77,6 +80,12 @@ class Corpus:
         self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
         self._own.append(tuple(found[1 + positives :]))
 
+    def queries(
+        self, rows: slice, vectors: NDArray[np.float32], anchors: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """(M', D) the vectors of these rows' anchors: rows of `anchors` (Q, D), or of `vectors` (T, D) without any."""
+        return vectors[self.anchor[rows]] if anchors is None else anchors[self._query[rows]]
+
     def banned(self, rows: range) -> NDArray[np.int64]:
         """The rows (len(rows), E) of the pool that must not be negatives of these rows, filled up with -1."""
         lists = [sorted({*self._positives[self._key[row]], *self._own[row]} - {-1}) for row in rows]
@@ -92,15 +101,17 @@ class TeacherRule:
         vectors: (T, D) the unit vectors that the teacher gives to the texts of the corpus.
         max_similarity: Candidates whose cosine with the anchor is above this are dropped. None: no limit.
         below_positive: Whether to drop candidates that are at least as similar to the anchor as the positive.
+        anchors: (Q, D) the teacher's vectors of the anchors of the corpus, if their prompt is another one.
     """
 
     vectors: NDArray[np.float32]
     max_similarity: float | None = None
     below_positive: bool = False
+    anchors: NDArray[np.float32] | None = None
 
     def of(self, corpus: Corpus, rows: slice) -> Allowed:
         """The rule for candidates of these rows."""
-        anchor = self.vectors[corpus.anchor[rows]]  # (M, D)
+        anchor = corpus.queries(rows, self.vectors, self.anchors)  # (M, D)
         own = (anchor * self.vectors[corpus.positive[rows]]).sum(1, keepdims=True)
 
         def allowed(candidates: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -116,7 +127,13 @@ class TeacherRule:
 
 
 def mine(
-    miner: Miner, corpus: Corpus, vectors: NDArray[np.float32], k: int, rows: range, teacher: TeacherRule | None = None
+    miner: Miner,
+    corpus: Corpus,
+    vectors: NDArray[np.float32],
+    k: int,
+    rows: range,
+    teacher: TeacherRule | None = None,
+    anchors: NDArray[np.float32] | None = None,
 ) -> Mined:
     """Up to k negatives for each of these rows, as rows of the pool; `CHUNK` rows are searched at a time.
 
@@ -127,13 +144,14 @@ def mine(
         k: Number of negatives per row.
         rows: A contiguous range of rows to mine for.
         teacher: A rule that drops false negatives.
+        anchors: (Q, D) unit vectors of `corpus.anchor_texts`, if their prompt is not that of `vectors`.
     """
     chosen, counts = np.empty((len(rows), k), dtype=np.int64), Counter[str]()
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         place = slice(part.start, part.stop)
         queries = Queries(
-            anchor=vectors[corpus.anchor[place]],
+            anchor=corpus.queries(place, vectors, anchors),
             positive=vectors[corpus.positive[place]],
             banned=corpus.banned(part),
             key=np.arange(part.start, part.stop),

@@ -180,7 +180,8 @@ class DataCheck(Callback):
         """Examine the text, unless the result exists already: a resumed run has it."""
         if (run.folder / checks.FILE).exists():
             return
-        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length)
+        prompts = run.encoder.prompts_by_role(run.collator.prompts)
+        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
         sets: checks.EvaluationSets = run.evaluator.texts() if isinstance(run.evaluator, checks.KnowsTexts) else {}
         report = checks.examine(run.data, tokens, sets)
         write_json(run.folder / checks.FILE, report)

@@ -8,6 +8,7 @@ import torch
 
 from cse import distributed
 from cse.batch import Batch
+from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.training import gradcache, hardware, merge
@@ -22,7 +23,8 @@ def check(run: Run) -> None:
     Raises:
         UserError: Some of them do not. The message names every problem, each on its own lines.
     """
-    problems = [*hardware.problems(run.settings), *_of_views(run), *_of_objective(run), *_of_batch(run)]
+    problems = [*hardware.problems(run.settings), *_of_views(run), *_of_prompts(run)]
+    problems += [*_of_objective(run), *_of_batch(run)]
     if run.settings.merge_initial is not None:
         problems += merge.problems(run.encoder)
     if problems:
@@ -46,6 +48,28 @@ def _of_views(run: Run) -> Iterator[str]:
             f"{run.encoder.max_positions} tokens\n"
             f"fix: set collator.max_length to {run.encoder.max_positions} or less"
         )
+
+
+def _of_prompts(run: Run) -> Iterator[str]:
+    """Prompts that the encoder does not have, or that no text of the data would get."""
+    encoder, row = run.encoder, run.data[0]
+    asked = {f"collator.prompts.{role}": name for role, name in run.collator.prompts.items()}
+    asked["evaluator.prompt"] = run.evaluator.prompt if run.evaluator is not None else None
+    for option, name in asked.items():
+        try:
+            choose_prompt(encoder.prompts, encoder.default_prompt_name, name, option=option)
+        except UserError as error:
+            yield str(error)
+    hard = len(row.texts) > 1 + row.num_positives or run.data.ragged or run.source.hard_negatives > 0
+    has = {"anchor": True, "positive": len(row.texts) > 1, "negative": hard}
+    for role in run.collator.prompts:
+        if not has[role]:
+            roles = " and ".join(name for name, there in has.items() if there)
+            yield (
+                f"collator.prompts.{role} is {run.collator.prompts[role]!r}, but the rows of {run.data.describe()} "
+                f"have the role {roles} only\n"
+                f"fix: remove {role} from collator.prompts, or name its column in data.columns"
+            )
 
 
 def _of_objective(run: Run) -> Iterator[str]:

@@ -54,9 +54,11 @@ class Trainer:
             epochs=settings.epochs,
             draw=partial(run.sampler.batches, run.data, size // accumulation, run.seed) if run.sampler else None,
         )
+        prompts = run.encoder.prompts_by_role(run.collator.prompts)
+        run.source.prompts = prompts
         run.source.setup(run.data, self.batches.steps_per_epoch)
         tokens = TokenStore.build(
-            [*run.data.unique_texts(), *run.source.texts()], run.encoder.tokenizer, run.collator.max_length
+            [*run.data.unique_texts(), *run.source.texts()], run.encoder.tokenizer, run.collator.max_length, prompts
         )
         run.collator.setup(tokens, run.seed)
         run.objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds

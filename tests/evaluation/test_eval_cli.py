@@ -135,7 +135,7 @@ def test_bf16_is_within_0_05_of_fp32_or_so_recorded(plain, tmp_path):
 
 def test_a_default_prompt_is_applied_and_recorded(transformer, tmp_path):
     model = load_model(str(prompted(transformer, tmp_path / "p", default="sts")))
-    assert (model.prompt, model.loader) == ("same : ", "sentence-transformers")
+    assert (model.prompt_name, model.prompt, model.loader) == ("sts", "same : ", "cse")
     bare = load_model(str(transformer))
     assert (bare.prompt, bare.loader) == (None, "cse")
     np.testing.assert_allclose(

@@ -51,12 +51,18 @@ def drops_pooler(layout: Layout) -> bool:
 def sentence_transformers_code(layout: Layout, name: str) -> str:
     """Code that encodes with sentence-transformers; `name` is a Hub id or a folder."""
     trust = ", trust_remote_code=True" if layout.needs_code else ""
+    prompts = [prompt for prompt, text in layout.prompts.items() if text]
+    before = "".join(
+        f"# the prompt {json.dumps(p)} puts {json.dumps(layout.prompts[p])} before every text\n" for p in prompts
+    )
+    before += f"# the default prompt is {json.dumps(layout.default_prompt_name)}\n" if layout.default_prompt else ""
+    asked = f", prompt_name={json.dumps(prompts[0])}" if prompts and not layout.default_prompt else ""
     return f"""\
 {BIDIRECTIONAL.format("sentence-transformers 6 and transformers 5.2") if layout.bidirectional else ""}\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({json.dumps(name)}{trust})
-vectors = model.encode({EXAMPLES})  # (3, {layout.dim})
+{before}vectors = model.encode({EXAMPLES}{asked})  # (3, {layout.dim})
 print(model.similarity(vectors, vectors))
 """
 
@@ -119,8 +125,10 @@ def adapter_code(layout: Layout, name: str, base: str, revision: str | None = No
 
 def _function(layout: Layout) -> list[str]:
     """The lines of `encode`."""
+    prompted = any(layout.prompts.values())
     texts = "[text.lower() for text in texts]" if layout.lower_case else "texts"
-    lines = [
+    lines = ["texts = [prompt + text for text in texts]"] if prompted else []
+    lines += [
         f'options = {{"padding": True, "truncation": True, "max_length": {layout.max_length}, "return_tensors": "pt"}}',
         f"tokens = tokenizer({texts}, **options)",
         'mask = tokens["attention_mask"]',
@@ -144,4 +152,5 @@ def _function(layout: Layout) -> list[str]:
         activation = ACTIVATIONS[dense.activation]
         lines.append("vectors = " + activation.format(f'vectors @ dense{number}["linear.weight"].T{bias}'))
         number += 1
-    return ["def encode(texts):", *[f"    {line}" for line in lines], "    return vectors"]
+    prompt = f", prompt={json.dumps(layout.default_prompt)}" if prompted else ""
+    return [f"def encode(texts{prompt}):", *[f"    {line}" for line in lines], "    return vectors"]
