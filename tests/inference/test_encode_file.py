@@ -275,6 +275,10 @@ class Wide:
     dim, device, pooler, max_length, lower_case, post = 1024, torch.device("cpu"), "cls", 8, False, ()
     tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: "{}"))
     backbone = SimpleNamespace(config=BertConfig())
+    prompts, default_prompt_name = {}, None
+
+    def prompt_text(self, *_):
+        return ""
 
     def state_dict(self):
         return {}
