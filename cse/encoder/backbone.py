@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
 from cse.encoder.lora import merged_state
 from cse.encoder.provenance import copy_notices
+from cse.encoder.weights import KEPT_AS, Weights, loading
 from cse.errors import UserError
 from cse.files import read_json, write_json
 
@@ -38,8 +40,9 @@ def load_backbone(
     layers: int | None = None,
     dropout: Dropout | None = None,
     attention: Attention = "own",
+    weights: Weights = "fp32",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a transformer without pooler or language-model head, in float32, and its tokenizer.
+    """Load a transformer without pooler or language-model head, and its tokenizer.
 
     Args:
         source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
@@ -48,6 +51,7 @@ def load_backbone(
         layers: Keep this many of the first layers; None keeps all.
         dropout: Overrides of the checkpoint's attention and hidden dropout.
         attention: Whether a causal model attends to later tokens too.
+        weights: The number format of the weights.
 
     Raises:
         UserError: The backbone cannot be loaded, lacks weights, has fewer layers, or has no such dropout or attention.
@@ -62,9 +66,13 @@ def load_backbone(
     if dropout is not None:
         dropout.configure(config)
     config.use_cache = False
+    if weights != "fp32":
+        setattr(config, KEPT_AS, "bf16")  # as it is saved: others need no bitsandbytes
+    elif hasattr(config, KEPT_AS):
+        delattr(config, KEPT_AS)
     with explained(source):
         model, info = AutoModel.from_pretrained(
-            where, config=config, dtype=torch.float32, output_loading_info=True, **no_pooler(config)
+            where, config=config, output_loading_info=True, **loading(weights), **no_pooler(config)
         )
     if info["missing_keys"]:
         raise UserError(
@@ -181,7 +189,10 @@ def write_backbone(
         all_layers: Whether a pooler reads more than the last layer.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items()}
-    model.save_pretrained(out, state_dict=state)
+    if getattr(model, "is_quantized", False):
+        _save_unquantized(model, state, out)
+    else:
+        model.save_pretrained(out, state_dict=state)
     tokenizer.model_max_length = max_length
     tokenizer.backend_tokenizer.no_truncation()  # otherwise tokenizer.json would keep what the last call asked for
     tokenizer.backend_tokenizer.no_padding()
@@ -219,6 +230,17 @@ def lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
     rust = tokenizer.backend_tokenizer
     if rust.normalizer is None or "A" in rust.normalizer.normalize_str("A"):
         rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
+
+
+def _save_unquantized(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -> None:
+    """What `save_pretrained` writes, without a word of the quantization, which the weights no longer have."""
+    from huggingface_hub import save_torch_state_dict
+
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    config.dtype, config.architectures = torch.bfloat16, [type(model).__name__]
+    config.save_pretrained(out)
+    save_torch_state_dict({k: v.to(torch.bfloat16) for k, v in state.items()}, out)
 
 
 def _some(names: Iterable[str]) -> str:

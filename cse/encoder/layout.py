@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -98,6 +98,7 @@ class Layout:
         depth: The number of the backbone's layers; needed to write a pooler of two layers.
         architecture: The backbone's `model_type`, if the folder holds the backbone.
         bidirectional: Whether a causal backbone attends to later tokens too, by a flag of its config.json.
+        weights: The number format of the weights, in which they are loaded again.
         max_length: The most tokens of a text.
         lower_case: Whether texts are lower-cased first.
         template: The text that the tokenizer puts around every text.
@@ -116,6 +117,7 @@ class Layout:
     depth: int | None = None
     architecture: str | None = None
     bidirectional: bool = False
+    weights: Literal["fp32", "bf16"] = "fp32"
     max_length: int | None = None
     lower_case: bool = False
     template: str | None = None
@@ -181,6 +183,8 @@ class Layout:
             settings |= {"backbone": self.reference.backbone, "revision": self.reference.revision}
             settings |= {"layers": self.reference.layers, "template": self.template}
         write_json(folder / SETTINGS, settings)
+        if self.weights == "bf16" and any(module.dense for module in self.post):
+            settings["model_args"] = {"torch_dtype": "float32"}  # sentence-transformers fails on two number formats
         for module in self.modules[1:]:
             (folder / module.path).mkdir(exist_ok=True)
             write_json(folder / module.path / "config.json", self._config(module))
@@ -277,6 +281,7 @@ def _read(folder: Path) -> Layout:
         depth=config.get("num_hidden_layers"),
         architecture=config.get("model_type"),
         bidirectional=config.get("is_causal") is False,
+        weights="bf16" if config.get("cse_weights") == "bf16" else "fp32",
         max_length=None if length is None else int(length),
         lower_case=bool(settings.get("do_lower_case")),
         template=settings.get("template") or tokenizer.get("cse_template"),

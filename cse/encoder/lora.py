@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from cse.encoder.adapter import Adapter
@@ -15,6 +16,8 @@ from cse.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+QUANTIZED = {"Params4bit", "Int8Params"}  # the weights of bitsandbytes
 
 
 class Lora(Adapter):
@@ -64,6 +67,9 @@ class Lora(Adapter):
                 f"encoder.adapter.targets is {self.targets}, and the backbone has no such layers\n"
                 f"fix: name some of its linear layers: {', '.join(linear)}"
             ) from error
+        for parameter in backbone.parameters():
+            if parameter.requires_grad:  # in bfloat16, small steps of the optimizer would be rounded away
+                parameter.data = parameter.data.float()
 
     def describe(self) -> str:
         """A few words for the run's header."""
@@ -118,10 +124,19 @@ def attention_layers(backbone: nn.Module) -> list[str]:
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights with every LoRA difference added in, under the names of the plain model. The model is untouched."""
+    """The weights with every LoRA difference added in, under the names of the plain model. The model is untouched.
+
+    Weights of 8 and 4 bits are given in bfloat16, which every loader reads; what was lost by rounding stays lost.
+    """
     from peft.tuners.lora import LoraLayer
+    from peft.utils.integrations import dequantize_module_weight
 
     state = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
+    for name, module in model.named_modules():
+        if type(getattr(module, "weight", None)).__name__ in QUANTIZED and not isinstance(module, LoraLayer):
+            plain = name.removesuffix(".base_layer")
+            state = {k: v for k, v in state.items() if not k.startswith(f"{plain}.") or k == f"{plain}.bias"}
+            state[f"{plain}.weight"] = dequantize_module_weight(module).to(torch.bfloat16)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             weight = state[f"{name}.weight"]

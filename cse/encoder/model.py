@@ -40,6 +40,8 @@ from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, put_before, require_prompt_room
 from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
+from cse.encoder.weights import Weights
+from cse.encoder.weights import check as check_weights
 from cse.errors import UserError
 from cse.files import atomic_dir
 
@@ -72,6 +74,9 @@ class Encoder(nn.Module):
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
             then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
+        weights: The number format of the backbone's weights. `bf16` halves their memory; training them as a whole then
+            rounds small steps away, and LoRA does not. `int8` and `int4` are quantized by bitsandbytes, on a CUDA GPU
+            and under `Lora` only (QLoRA); their checkpoints hold bf16.
         revision: Commit, tag or branch of a Hub id.
         prompts: Texts that can be put before every text, by name, and are saved with the model: `{query: "query: "}`.
             `keep`: those of the backbone, if it is a checkpoint or a sentence-transformers model; None: none.
@@ -95,6 +100,7 @@ class Encoder(nn.Module):
         adapter: Adapter | None = None,
         dropout: Dropout | None = None,
         attention: Attention = "own",
+        weights: Weights = "fp32",
         revision: str | None = None,
         prompts: dict[str, str] | Literal["keep"] | None = "keep",
         default_prompt_name: str | None = None,
@@ -105,6 +111,7 @@ class Encoder(nn.Module):
                 "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
                 "look back only\nfix: use Lora, or train the whole backbone"
             )
+        check_weights(weights, adapter)
         dropout = dropout or Dropout()
         kind = detect(backbone, revision)
         if kind.quantized is not None and adapter is None:
@@ -119,8 +126,15 @@ class Encoder(nn.Module):
             )
         layout, root = kind.layout, kind.layout.modules[0].path if kind.layout.modules else ""
         self.backbone, self.tokenizer = load_backbone(
-            backbone, root=root, revision=revision, layers=layers, dropout=dropout, attention=attention
+            backbone,
+            root=root,
+            revision=revision,
+            layers=layers,
+            dropout=dropout,
+            attention=attention,
+            weights=weights,
         )
+        self.weights: Weights = weights
         self.causal = kind.causal and not is_bidirectional(self.backbone.config)
         self.mended_padding = mend_padding(self.tokenizer)
         self.lower_case = layout.lower_case
@@ -147,6 +161,8 @@ class Encoder(nn.Module):
         if mlp is not None and export_head:
             self.post.append(mlp)
         self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
+        self.post.to(self.backbone.device)  # bitsandbytes puts the backbone on the GPU
+        self.head.to(self.backbone.device)
         if adapter is not None:
             adapter.initialize(self.backbone)
         self.adapter = adapter
@@ -223,9 +239,11 @@ class Encoder(nn.Module):
             prefix: The prefix that all rows share, if it was read already.
         """
         if prefix is not None:
-            return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
-        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
-        return output.hidden_states or (output.last_hidden_state,)
+            states = shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
+        else:
+            output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
+            states = output.hidden_states or (output.last_hidden_state,)
+        return states if self.weights == "fp32" else [state.float() for state in states]  # heads are in float32
 
     def _layers(self) -> dict[str, bool]:
         return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
@@ -399,6 +417,7 @@ class Encoder(nn.Module):
             f"pooler {self.pooler}",
         ]
         parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
+        parts += [f"{self.weights} weights"] if self.weights != "fp32" else []
         parts += ["template"] if self.template else []
         parts += [f"prompts {self._shown_prompts()}"] if any(self.prompts.values()) else []
         parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
@@ -425,6 +444,7 @@ class Encoder(nn.Module):
             width=self.hidden_size,
             depth=int(self.backbone.config.num_hidden_layers),
             bidirectional=bidirectional,
+            weights="fp32" if self.weights == "fp32" else "bf16",
             max_length=self.max_length,
             lower_case=self.lower_case,
             template=self.template,
@@ -483,7 +503,7 @@ class Encoder(nn.Module):
         if not layout.modules:
             return cls(path, pooler=pooler or "mean", max_length=max_length).eval()
         if not layout.soft_prompts or layout.pooler is None:
-            return cls(path, max_length=max_length).eval()
+            return cls(path, max_length=max_length, weights=layout.weights).eval()
         table = soft_prompts.read_table(folder / layout.modules[0].path)
         adapter, named = SoftPrompts(length=len(table)), layout.reference
         encoder = cls(

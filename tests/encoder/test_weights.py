@@ -1,0 +1,175 @@
+"""Weights in bfloat16, 8 and 4 bits: what is trained, what is saved, and what is refused before loading."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cse.encoder import weights as formats
+from cse.encoder.dropout import Dropout
+from cse.encoder.layout import Layout
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.objectives.weighted_sum import WeightedSum
+from cse.seeding import seed_dropout
+from cse.training.trainer import Trainer
+from tests.models import save_tiny
+from tests.runs import make_run
+
+TEXTS = ["the cat sat on a mat dog ran fast", "red house", "", "the blue tree ran"]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_bert, tmp_path_factory):
+    sizes = {"num_key_value_heads": 1, "hidden_size": 64, "intermediate_size": 128}
+    return save_tiny("llama", tiny_bert, tmp_path_factory.mktemp("llama"), **sizes)
+
+
+def dtypes(folder):
+    from safetensors.torch import load_file
+
+    return {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bf16_is_trained_saved_and_loaded(tiny_bert, llama, tmp_path, kind, precision):
+    from sentence_transformers import SentenceTransformer
+
+    backbone = tiny_bert if kind == "bert" else llama
+    encoder = Encoder(backbone, pooler="mean", head="mlp", dropout=Dropout(attention=0.1), weights="bf16")
+    assert {p.dtype for p in encoder.backbone.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in encoder.head.parameters()} == {torch.float32}
+    assert "bf16 weights" in encoder.describe()
+    before = encoder.eval().encode(TEXTS)
+    run = make_run(tmp_path, backbone, encoder=encoder, max_steps=2, precision=precision, learning_rate=1e-2)
+    Trainer(run).fit()
+    want, last = encoder.eval().encode(TEXTS), run.folder / "last"
+    assert np.abs(want - before).max() > 1e-3
+    assert dtypes(last) == {torch.bfloat16}
+    config = json.loads((last / "config.json").read_text())
+    assert (config["dtype"], config["torch_dtype"]) == ("bfloat16", "bfloat16")
+    assert Layout.read(last).weights == "bf16"
+    again = Encoder.load(str(last))
+    assert again.weights == "bf16"
+    assert np.array_equal(again.encode(TEXTS), want)
+    scale = float(np.abs(want).max())
+    assert np.abs(SentenceTransformer(str(last)).encode(TEXTS) - want).max() < 2**-6 * scale  # its mean is in bf16
+    # As the backbone of another run, it has the weights that the run asks for.
+    wide = Encoder(str(last), pooler="mean")
+    assert {p.dtype for p in wide.backbone.parameters()} == {torch.float32}
+    assert wide.layout().weights == "fp32"
+    assert np.abs(wide.eval().encode(TEXTS) - want).max() < 2**-5 * scale
+
+
+def test_a_dense_after_bf16_works_in_sentence_transformers(tiny_bert, tmp_path):
+    """torch refuses to multiply bf16 states by fp32 weights; the checkpoint asks for fp32 throughout."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = Encoder(tiny_bert, head="mlp", export_head=True, weights="bf16").eval()
+    encoder.save(tmp_path / "best")
+    want = encoder.encode(TEXTS)
+    assert dtypes(tmp_path / "best") == {torch.bfloat16}
+    assert np.array_equal(Encoder.load(str(tmp_path / "best")).encode(TEXTS), want)
+    found = SentenceTransformer(str(tmp_path / "best")).encode(TEXTS)
+    assert np.abs(found - want).max() < 2**-5 * np.abs(want).max()
+
+
+def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):
+    encoder = Encoder(llama, pooler="last", adapter=Lora(rank=2, dropout=0.1), weights="bf16")
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    run = make_run(tmp_path, llama, encoder=encoder, max_steps=2, learning_rate=1e-1)
+    Trainer(run).fit()
+    want = encoder.eval().encode(TEXTS)
+    again = Encoder.load(str(run.folder / "last"))
+    assert dtypes(run.folder / "last") == {torch.bfloat16}
+    assert np.abs(again.encode(TEXTS) - want).max() < 2**-5 * float(np.abs(want).max())  # merged weights are rounded
+    assert np.abs(Encoder(llama, pooler="last", weights="bf16").eval().encode(TEXTS) - want).max() > 1e-2
+
+
+def test_an_objective_that_reads_tokens_trains_bf16(tiny_bert, tmp_path):
+    seed_dropout("init")
+    from cse.data.collators import Masked, TextViews
+
+    encoder = Encoder(tiny_bert, head="mlp", weights="bf16")
+    both = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1])
+    collator = Masked(views=TextViews(max_length=12))
+    run = make_run(tmp_path, tiny_bert, encoder=encoder, objective=both, collator=collator, max_steps=2)
+    Trainer(run).fit()
+    assert run.progress.finished
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_refusals_before_anything_is_loaded(weights, monkeypatch):
+    missing = "no/such/backbone"
+    for adapter in (None, SoftPrompts()):
+        with pytest.raises(UserError, match=rf"encoder.weights is {weights}, and .*\nfix: "):
+            Encoder(missing, weights=weights, adapter=adapter)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=rf"{weights}, which needs a CUDA GPU.*\nfix: set encoder.weights to bf16"):
+        Encoder(missing, weights=weights, adapter=Lora())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    with pytest.raises(
+        UserError, match=rf"encoder.weights={weights} needs bitsandbytes.*\nfix: pip install '.*\[bnb\]'"
+    ):
+        Encoder(missing, weights=weights, adapter=Lora())
+    with pytest.raises(UserError, match="soft prompts need fp32"):
+        Encoder(missing, weights="bf16", adapter=SoftPrompts())
+
+
+def test_what_the_loader_is_asked_for(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    eight, four = formats.loading("int8"), formats.loading("int4")
+    for arguments in (eight, four):
+        assert arguments["dtype"] is torch.bfloat16
+        assert arguments["device_map"] == {"": 1}
+    assert eight["quantization_config"].load_in_8bit
+    settings = four["quantization_config"]
+    assert settings.load_in_4bit
+    assert settings.bnb_4bit_quant_type == "nf4"
+    assert settings.bnb_4bit_use_double_quant
+    assert settings.bnb_4bit_compute_dtype is torch.bfloat16
+    assert formats.loading("fp32") == {"dtype": torch.float32}
+
+
+def quantized_run(llama, folder, weights, device):
+    """Two steps of QLoRA; the checkpoint holds plain bfloat16 and nearly the vectors of the run."""
+    encoder = Encoder(llama, pooler="last", adapter=Lora(rank=2, dropout=0.1), weights=weights, attention="own")
+    names = {type(module.weight).__name__ for module in encoder.backbone.modules() if hasattr(module, "weight")}
+    assert {"int8": "Int8Params", "int4": "Params4bit"}[weights] in names
+    run = make_run(folder, llama, encoder=encoder, max_steps=2, learning_rate=1e-1, device=device)
+    Trainer(run).fit()
+    want, last = encoder.eval().encode(TEXTS), run.folder / "last"
+    assert dtypes(last) == {torch.bfloat16}
+    assert "quantization_config" not in json.loads((last / "config.json").read_text())
+    again = Encoder.load(str(last))
+    assert again.weights == "bf16"
+    off = np.linalg.norm(again.encode(TEXTS) - want, axis=1) / np.linalg.norm(want, axis=1)
+    assert off.max() < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_qlora_on_a_gpu(llama, tmp_path, weights):
+    pytest.importorskip("bitsandbytes")
+    quantized_run(llama, tmp_path, weights, "cuda")
+
+
+def test_qlora_by_the_slow_kernels_of_a_cpu(llama, tmp_path, monkeypatch):
+    """bitsandbytes 0.50 has some for 4 bits; its backward pass for 8 bits fails on a CPU. Users are refused both."""
+    pytest.importorskip("bitsandbytes")
+    weights = "int4"
+    real = formats.loading
+    monkeypatch.setattr(formats, "check", lambda *_: None)
+    monkeypatch.setattr("cse.encoder.model.check_weights", lambda *_: None)
+    monkeypatch.setattr("cse.encoder.backbone.loading", lambda w: real(w) | {"device_map": {"": "cpu"}})
+    quantized_run(llama, tmp_path, weights, "cpu")
