@@ -20,7 +20,7 @@ def check(weights: Weights, adapter: Adapter | None) -> None:
     """Refuse weights that the adapter or the machine cannot have, before anything is loaded.
 
     Raises:
-        UserError: They cannot.
+        UserError: The weights cannot be held in this format.
     """
     if weights != "fp32" and isinstance(adapter, SoftPrompts):
         raise UserError(
