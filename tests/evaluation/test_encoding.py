@@ -56,7 +56,7 @@ class SlowLearner(encoding.Encoder):
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.seen = []
 
-    def encode(self, texts, *, batch_size=None, precision="fp32", max_tokens=None):
+    def encode(self, texts, *, batch_size=None, precision="fp32", max_tokens=None, prompt_name=None):
         self.seen.append((self.training, torch.get_num_threads(), precision))
         return np.array([[float(len(t)), 1.0] for t in texts], dtype=np.float32)
 

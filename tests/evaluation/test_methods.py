@@ -113,7 +113,7 @@ def test_the_table_as_json_is_what_is_committed(add, tmp_path, capsys):
     [
         (["--json", "{tmp}/x.json"], "cse: --json writes the table of methods, which needs a baseline"),
         (["--baseline", "simcse", "--json", "/proc/x.json"], "cse: --json /proc/x.json cannot be written"),
-        (["--tasks", "STS12"], "holds no results on STS12"),
+        (["--tasks", "STS12"], "has no results on STS12"),
     ],
 )
 def test_a_report_that_cannot_be_made(add, tmp_path, capsys, options, message):

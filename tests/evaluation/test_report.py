@@ -85,7 +85,7 @@ def test_page_is_well_formed_and_self_contained(runs):
 
 
 def test_nothing_to_report(tmp_path):
-    with pytest.raises(UserError, match=r"holds no results\.json"):
+    with pytest.raises(UserError, match=r"has no results\.json"):
         reporting.report(tmp_path, tmp_path)
     with pytest.raises(UserError, match="no folder of runs"):
         reporting.report(tmp_path / "nowhere", tmp_path)
