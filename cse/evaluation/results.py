@@ -37,14 +37,31 @@ from cse.files import atomic_file, read_json, write_text
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scored:
-    """A results file with its pairs' similarities."""
+    """What `cse.evaluate` returns: a results file with its pairs' similarities.
+
+    Attributes:
+        name: The checkpoint's name.
+        results: The content of results.json, as this module describes it.
+        cosine: The cosine of every pair, by task.
+        gold: The rating of every pair, by task.
+    """
 
     name: str
     results: Mapping[str, Any]
     cosine: Mapping[str, Vector]
     gold: Mapping[str, Vector]
+
+    def __repr__(self) -> str:
+        """Such as `Scored('runs/mine/best', STSB-dev 80.71)`, since the arrays would fill a screen."""
+        return f"Scored({self.name!r}, {', '.join(f'{task} {score:.2f}' for task, score in self.scores.items())})"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The score of each task times 100: Spearman with aggregation `all`, and accuracy for transfer tasks."""
+        found = {task: float(about["all"]["spearman"]) for task, about in self.results["tasks"].items()}
+        return found | {task: float(about["accuracy"]) for task, about in self.results.get("transfer", {}).items()}
 
     @classmethod
     def read(cls, path: Path) -> Scored:

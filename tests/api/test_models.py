@@ -31,6 +31,10 @@ def test_evaluate_writes_the_results_that_the_card_shows(run):
     scored = cse.evaluate(run)
     written = json.loads((run.folder / "results-sts-mini.json").read_text())
     assert set(scored.results["tasks"]) == set(written["tasks"]) == {"sts-mini-dev", "sts-mini-test"}
+    assert scored.scores == {task: about["all"]["spearman"] for task, about in written["tasks"].items()}
+    test = f"sts-mini-test {written['tasks']['sts-mini-test']['all']['spearman']:.2f}"
+    assert test in repr(scored)
+    assert len(repr(scored)) < 200
     found = cse.compare(scored, run)["sts-mini-test"]
     assert found.a == found.b == scored.results["tasks"]["sts-mini-test"]["all"]["spearman"]
     assert found.verdict == "no difference shown"
