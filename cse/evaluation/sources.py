@@ -107,7 +107,7 @@ def folders(data: str | None) -> list[Path]:
             folder = Path(given).expanduser()
             if not folder.is_dir():
                 raise UserError(
-                    f"{name}: there is no folder {given!r}\nfix: give a folder that holds STS12/, STSB/, ..."
+                    f"{name}: the folder {given!r} does not exist\nfix: give a folder that holds STS12/, STSB/, ..."
                 )
             found.append(folder)
     return found

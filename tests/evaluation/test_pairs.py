@@ -88,7 +88,7 @@ def test_missing_says_where_it_was_looked_for(tmp_path, write_task):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(UserError, match="--data: there is no folder"):
+    with pytest.raises(UserError, match=r"--data: the folder .* does not exist"):
         load(tmp_path / "nowhere")
 
 

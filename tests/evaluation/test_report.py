@@ -87,7 +87,7 @@ def test_page_is_well_formed_and_self_contained(runs):
 def test_nothing_to_report(tmp_path):
     with pytest.raises(UserError, match=r"has no results\.json"):
         reporting.report(tmp_path, tmp_path)
-    with pytest.raises(UserError, match="no folder of runs"):
+    with pytest.raises(UserError, match=r"the folder of runs .* does not exist"):
         reporting.report(tmp_path / "nowhere", tmp_path)
 
 

@@ -20,7 +20,7 @@ class Case:
     `backbone` is the folder of a tiny BERT.
 
     Attributes:
-        arguments: Of the constructor.
+        arguments: The arguments of the constructor.
         texts: Texts of a row: anchor, positive and hard negative by default.
     """
 
