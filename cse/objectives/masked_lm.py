@@ -73,7 +73,6 @@ class MaskedLM(Objective):
         target = labels[labels != -100]  # (M,)
         tied = self.output == "tied"
         output = ctx.encoder.backbone.get_input_embeddings().weight if tied else self.decoder  # (vocabulary, H)
-        output = output.float() if output.dtype == torch.bfloat16 else output  # the head is in float32
         logits = self.head(states, output)  # (M, vocabulary)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         hits = (logits.argmax(-1) == target).sum()
@@ -102,6 +101,7 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, states: Tensor, output: Tensor) -> Tensor:
         """Logits from states (M, H) and the output matrix (vocabulary, H)."""
+        output = output.float() if output.dtype == torch.bfloat16 else output  # the head is in float32
         return F.linear(self.layer_norm(F.gelu(self.dense(states))), output, self.bias)
 
     def load_pretrained(self, source: str) -> None:
