@@ -25,6 +25,7 @@ class Example:
         score: Graded similarity in [0, 1], for scored pairs.
         label: A class, for label-aware samplers and objectives.
         weight: Weight of the row in an objective, >= 0; a row of weight 2 counts as two. None: 1.
+        relevance: Relevance of each positive to the anchor, >= 0; 0 makes it a negative. None: all count alike.
         row_id: Position in the data set, which seeds everything random about the row.
     """
 
@@ -34,9 +35,10 @@ class Example:
     label: int | None = None
     row_id: int = -1
     weight: float | None = None
+    relevance: tuple[float, ...] | None = None
 
 
-ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight")
+ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Batch:
         score: (B,) graded similarity in [0, 1].
         label: (B,) classes.
         weight: (B,) weight of each row, >= 0. None: all rows count equally.
+        relevance: (B, P) relevance of each positive, >= 0.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
     """
@@ -69,6 +72,7 @@ class Batch:
     score: Tensor | None = None
     label: Tensor | None = None
     weight: Tensor | None = None
+    relevance: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
 

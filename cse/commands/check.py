@@ -61,7 +61,8 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from cse.data.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
-    used = [str(name) for name in [*options.get("columns", ()), *asked] if name is not None]
+    asked += [*options.get("columns", ()), *(options.get("relevance_columns") or ())]
+    used = [str(name) for name in asked if name is not None]
     there = column_names(str(options["path"]), str(options.get("split", "train"))) if "path" in options else []
     if there:
         others = [name for name in there if name not in used]

@@ -36,7 +36,7 @@ class TextViews(Collator):
         UserError: max_length or views is out of range, or a role is unknown.
     """
 
-    provides = frozenset({"text_id", "row_id", "score", "label", "weight"})
+    provides = frozenset({"text_id", "row_id", "score", "label", "weight", "relevance"})
 
     def __init__(self, *, max_length: int = 32, views: int = 2, prompts: dict[str, str | None] | None = None) -> None:
         require_at_least(2, "collator", max_length=max_length)
@@ -76,6 +76,7 @@ class TextViews(Collator):
             score=_optional([e.score for e in examples], torch.float32),
             label=_optional([e.label for e in examples], torch.int64),
             weight=_optional([e.weight for e in examples], torch.float32),
+            relevance=_optional([e.relevance for e in examples], torch.float32),
         )
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
@@ -225,5 +226,5 @@ def _num_positives(examples: Sequence[Example], views: int) -> int:
     return counts.pop()
 
 
-def _optional(values: Sequence[float | int | None], dtype: torch.dtype) -> torch.Tensor | None:
+def _optional(values: Sequence[float | tuple[float, ...] | None], dtype: torch.dtype) -> torch.Tensor | None:
     return None if any(v is None for v in values) else torch.tensor(values, dtype=dtype)

@@ -1,7 +1,7 @@
 """Data sets of `Example`, read from a file, an asset or the Hub. The constructor reads and checks all rows.
 
     Texts        one text in each row; the collator makes its views
-    Pairs        two texts with the same meaning
+    Pairs        two texts with the same meaning, or an anchor and several positives
     Triplets     anchor, positive, hard negatives
     ScoredPairs  two texts and their similarity
 
@@ -14,7 +14,7 @@ White space around a text is removed. Blank rows and exact repetitions of a row 
 missing cell becomes one space, as in SimCSE, and is counted too.
 
 A `weight_column` gives the weight of each row in the mean of an objective. A `label_column` gives the class or cluster
-of each row, for samplers; its values may be any text or number.
+of each row, for samplers; its values may be any text or number. `relevance_columns` grade the positives of each row.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Rows:
     """Rows while they are read: the rows that are kept, and counts of those that are left out or repaired."""
 
     texts: list[tuple[str, ...]] = field(default_factory=list)
-    extras: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, list[Any]] = field(default_factory=dict)
     report: dict[str, int] = field(default_factory=lambda: {"blank": 0, "duplicate": 0, "missing": 0})
 
 
@@ -57,6 +57,7 @@ class Dataset(Sequence[Example]):
     """
 
     unit = "rows"
+    num_positives = 1
 
     def __init__(self, source: str | Path | Sized, asked: Sequence[Column], rows: _Rows) -> None:
         self.path: str | Sized = str(source) if isinstance(source, Path) else source
@@ -78,7 +79,7 @@ class Dataset(Sequence[Example]):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]
         extras: dict[str, Any] = {name: values[row] for name, values in self._extras.items()}
-        return Example(self._texts[row], row_id=row, **extras)
+        return Example(self._texts[row], num_positives=self.num_positives, row_id=row, **extras)
 
     @property
     def in_memory(self) -> bool:
@@ -99,6 +100,11 @@ class Dataset(Sequence[Example]):
     def weighted(self) -> bool:
         """Whether rows have weights."""
         return "weight" in self._extras
+
+    @property
+    def graded(self) -> bool:
+        """Whether positives have relevances."""
+        return "relevance" in self._extras
 
     def unique_texts(self) -> list[str]:
         """The distinct texts of all rows, in order of their first occurrence."""
@@ -159,18 +165,21 @@ class Texts(Dataset):
 
 
 class Pairs(Dataset):
-    """Rows of an anchor and its positive.
+    """Rows of an anchor and its positive, or of an anchor and several positives.
 
     Args:
         path: The source of the rows; see the docstring of the module.
-        columns: Two names, or two numbers in a csv or tsv file without a header.
+        columns: Two names, or two numbers in a csv or tsv file without a header; more are those of further positives.
+        relevance_columns: Names or numbers of the columns with the relevance of each positive, a number >= 0 (GCL); one
+            for each positive. None: positives are not graded.
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
 
     Raises:
-        UserError: An argument is out of range, the source cannot be read, or a weight is not a number >= 0.
+        UserError: An argument is out of range, the source cannot be read, or a weight or a relevance is not a number
+            >= 0.
     """
 
     unit = "pairs"
@@ -180,16 +189,25 @@ class Pairs(Dataset):
         path: str | Path | Sized,
         *,
         columns: Sequence[int | str] = ("sentence1", "sentence2"),
+        relevance_columns: Sequence[int | str] | None = None,
         split: str = "train",
         limit: int | None = None,
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
     ) -> None:
-        self.columns, self.split, self.limit = columns, split, limit
+        self.columns, self.relevance_columns, self.split, self.limit = columns, relevance_columns, split, limit
         self.weight_column, self.label_column = weight_column, label_column
+        self.num_positives = len(columns) - 1
+        grades = [Column("data.relevance_columns", name) for name in relevance_columns or ()]
+        if grades and len(grades) != self.num_positives:
+            raise UserError(
+                f"data.relevance_columns has {len(grades)} columns for {self.num_positives} positives\n"
+                "fix: give one column for each positive, in the order of data.columns"
+            )
         marks, extras = _marks(weight_column, label_column)
-        asked = [*_columns(columns, exactly=2), *marks]
-        super().__init__(path, asked, _collect(read(path, asked, split), limit=limit, extras=extras))
+        asked = [*_columns(columns), *grades, *marks]
+        source = read(path, asked, split)
+        super().__init__(path, asked, _collect(source, limit=limit, extras=extras, grades=len(grades)))
 
 
 class Triplets(Dataset):
@@ -283,27 +301,36 @@ def _collect(
     wanted: Callable[[tuple[str, ...], dict[str, int]], bool] | None = None,
     extras: Mapping[str, Parse] | None = None,
     negatives: int = 0,
+    grades: int = 0,
 ) -> _Rows:
-    """Read rows up to the end or the limit. `extras` parse the last cells; before them are `negatives` cells."""
+    """Read rows up to the end or the limit. `extras` parse the last cells; before them are `grades` cells of relevance.
+
+    Before those are `negatives` cells.
+    """
     require_at_least(2, "data", limit=limit)
     parses = dict(extras or {})
-    rows = _Rows(extras={name: [] for name in parses})
-    seen: set[tuple[tuple[str, ...], tuple[float, ...]]] = set()
+    rows = _Rows(extras={name: [] for name in (*["relevance"][:grades], *parses)})
+    seen: set[tuple[tuple[str, ...], tuple[Any, ...]]] = set()
     for row in source:
-        end = len(row.cells) - len(parses)
+        last = len(row.cells) - len(parses)
+        end = last - grades
         cells = [cell if cell is None else cell.strip() for cell in row.cells[:end]]
         if not any(cells):
             rows.report["blank"] += 1
             continue
         texts = _filled(cells, negatives)
-        values = tuple(parse(cell, row.place) for parse, cell in zip(parses.values(), row.cells[end:], strict=True))
+        values: tuple[Any, ...] = tuple(
+            parse(cell, row.place) for parse, cell in zip(parses.values(), row.cells[last:], strict=True)
+        )
+        if grades:
+            values = (tuple(_amount("relevance_columns", cell, row.place) for cell in row.cells[end:last]), *values)
         if (texts, values) in seen:
             rows.report["duplicate"] += 1
         elif wanted is None or wanted(texts, rows.report):
             seen.add((texts, values))
             rows.report["missing"] += sum(not cell for cell in cells)
             rows.texts.append(texts)
-            for name, value in zip(parses, values, strict=True):
+            for name, value in zip(rows.extras, values, strict=True):
                 rows.extras[name].append(value)
             if len(rows.texts) == limit:
                 break
@@ -334,10 +361,15 @@ def _marks(weight: int | str | None, label: int | str | None) -> tuple[list[Colu
 
 
 def _weight(cell: str | None, place: str) -> float:
+    return _amount("weight_column", cell, place)
+
+
+def _amount(option: str, cell: str | None, place: str) -> float:
     value = _number(cell)
     if not 0 <= value < math.inf:
+        what = option.partition("_")[0]
         raise UserError(
-            f"data.weight_column: {place} has the weight {cell!r}, which must be a number >= 0\n"
+            f"data.{option}: {place} has the {what} {cell!r}, which must be a number >= 0\n"
             "fix: correct or remove that row"
         )
     return value
@@ -391,7 +423,7 @@ def _hash(rows: _Rows) -> str:
     for texts in rows.texts:
         digest.update("\x1f".join(texts).encode() + b"\x1e")
     digest.update(repr(rows.extras.get("score", [])).encode())
-    for name in ("weight", "label"):
+    for name in ("weight", "label", "relevance"):
         if name in rows.extras:
             digest.update(f"{name}{rows.extras[name]}".encode())
     return digest.hexdigest()

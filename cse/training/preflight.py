@@ -92,6 +92,11 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"data.weight_column gives rows weights, which objective {name} does not use\n"
             "fix: remove data.weight_column, or use an objective that weighs rows, such as SimCSE"
         )
+    if run.data.graded and "relevance" not in run.objective.requires:
+        yield (
+            f"data.relevance_columns grades the positives, which objective {name} does not use\n"
+            "fix: remove data.relevance_columns, or use an objective that reads them, such as GradedGCL"
+        )
     if run.settings.chunk_size is not None and not run.objective.cacheable:
         yield (
             f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "

@@ -66,8 +66,12 @@ def test_unequal_numbers_of_hard_negatives(encoder):
 
 
 def test_scores_and_labels_are_kept_where_every_row_has_one(encoder):
-    examples = [Example(("the cat", "a cat"), score=0.25, label=3), Example(("red", "blue"), score=1.0)]
+    examples = [
+        Example(("the cat", "a cat"), score=0.25, label=3, relevance=(2.0,)),
+        Example(("red", "blue"), score=1.0, relevance=(0.5,)),
+    ]
     batch = ready(TextViews(max_length=8), encoder, examples)(examples)
+    assert batch.relevance.tolist() == [[2.0], [0.5]]
     assert batch.score.tolist() == [0.25, 1.0]
     assert batch.label is None
 

@@ -98,6 +98,26 @@ def test_pairs_by_name_and_by_number(write):
     assert Pairs(write("bare.tsv", rows), columns=[1, 0]).hash != named.hash
 
 
+def test_several_positives_with_relevance(write):
+    table = "q\td1\td2\tr1\tr2\tw\na\tb\tc\t1\t0.5\t2\nd\te\t\t3\t0\t1\na\tb\tc\t1\t0\t2\na\tb\tc\t1\t0\t2\n"
+    path = write("my.tsv", table)
+    graded = {"columns": ("q", "d1", "d2"), "relevance_columns": ("r1", "r2")}
+    dataset = Pairs(path, **graded, weight_column="w")
+    assert dataset[0] == Example(("a", "b", "c"), num_positives=2, row_id=0, weight=2.0, relevance=(1.0, 0.5))
+    assert [e.relevance for e in dataset] == [(1.0, 0.5), (3.0, 0.0), (1.0, 0.0)]
+    assert dataset.graded
+    assert texts_of(dataset)[1] == ("d", "e", " ")
+    plain = Pairs(path, columns=("q", "d1", "d2"))
+    assert (plain[0].num_positives, plain[0].relevance, plain.graded) == (2, None, False)
+    assert len({plain.hash, dataset.hash, Pairs(path, **graded).hash}) == 3
+    rows = [("a", "b", "c", 1, 0.5), ("d", "e", "f", 0, 2)]
+    assert [e.relevance for e in Pairs(rows, **graded)] == [(1.0, 0.5), (0.0, 2.0)]
+    fails(lambda: Pairs(path, columns=("q", "d1", "d2"), relevance_columns=("r1",)), "has 1 columns for 2 positives")
+    for bad in ("much", "-1", "inf", ""):
+        path = write("bad.tsv", f"q\td1\td2\tr1\tr2\na\tb\tc\t1\t{bad}\n")
+        fails(lambda path=path: Pairs(path, **graded), "data.relevance_columns", "bad.tsv:2", f"relevance {bad!r}")
+
+
 def test_a_missing_cell_becomes_one_space(write):
     path = write("my.tsv", "premise\tentailment\tcontradiction\np\te\tc\n\te\t\n\t\t\n")
     dataset = Triplets(path)
@@ -267,8 +287,8 @@ def test_numbers_are_of_no_use_where_columns_have_names(write):
         (lambda p: Texts(p, limit=1), "data.limit is 1"),
         (lambda p: Texts(p, min_words=-1), "data.min_words is -1"),
         (lambda p: Texts(p, min_words=5, max_words=4), "data.max_words is 4"),
-        (lambda p: Pairs(p, columns=("a",)), "give 2 different"),
-        (lambda p: Pairs(p, columns=("a", "a")), "give 2 different"),
+        (lambda p: Pairs(p, columns=("a",)), "give 2 or more different"),
+        (lambda p: Pairs(p, columns=("a", "a")), "give 2 or more different"),
         (lambda p: Pairs(p, columns=("a", 0)), "not both"),
         (lambda p: Pairs(p, columns=(-1, 0)), "numbers from 0"),
         (lambda p: Triplets(p, columns=("a", "b")), "give 3 or more"),

@@ -124,7 +124,8 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
     examples = [
-        Example(row, score=(i % 5) / 4, label=i % 3, row_id=i, weight=(1 + i % 4) / 2) for i, row in enumerate(rows)
+        Example(row, score=(i % 5) / 4, label=i % 3, row_id=i, weight=(1 + i % 4) / 2, relevance=((1 + i % 5) / 4,))
+        for i, row in enumerate(rows)
     ]
     collator = Masked(views=TextViews(max_length=12), probability=0.4)
     collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 1)
