@@ -112,9 +112,8 @@ def compare_all(
     for task in dict.fromkeys(t for m in models for t in m.cosine):
         for rows in dict.fromkeys(_rows(m, task) for m in models if task in m.cosine):
             who = [i for i, m in enumerate(models) if task in m.cosine and _rows(m, task) == rows]
-            sample = significance.bootstrap(
-                [models[i].cosine[task] for i in who], models[who[0]].gold[task], task, resamples
-            )
+            arrays = [(models[i].cosine[task], models[i].gold[task]) for i in who]
+            sample = significance.bootstrap("spearman", arrays, task, resamples)
             drawn[task, rows] = dict(zip(who, sample, strict=True))
     found = {}
     for i, a in enumerate(models):

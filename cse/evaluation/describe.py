@@ -33,7 +33,7 @@ def build(
     """
     start = time.perf_counter()
     samples = {
-        name: significance.bootstrap([score.cosine], score.gold, name, resamples)[0]
+        name: significance.bootstrap("spearman", [(score.cosine, score.gold)], name, resamples)[0]
         for name, score in outcome.scores.items()
         if resamples
     }

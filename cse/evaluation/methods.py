@@ -188,7 +188,7 @@ def _averages(entries: Sequence[Entry], resamples: int) -> Mapping[int, Vector]:
         hashes = {str(s.results["tasks"].get(task, {}).get("data", {}).get("sha256")) for s in scored}
         if len(hashes) > 1:
             raise UserError(f"{task} was scored on different rows\nfix: score all checkpoints with the same --data")
-        total += significance.bootstrap([s.cosine[task] for s in scored], scored[0].gold[task], task, resamples)
+        total += significance.bootstrap("spearman", [(s.cosine[task], s.gold[task]) for s in scored], task, resamples)
     return {id(entry): row / len(tasks) for entry, row in zip(entries, total, strict=True)}
 
 

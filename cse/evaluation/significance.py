@@ -1,79 +1,43 @@
-"""How sure one may be of a score: bootstrap over pairs, of one model and of the difference of two.
+"""How sure one may be of a score: bootstrap over its units, of one model and of the difference of two.
 
-Pairs are drawn with replacement within a task, and tasks independently of each other. Sentences that occur in several
-pairs, and pairs that occur in several tasks (STS-B was drawn from STS12-16), are treated as independent, as is usual.
+Units (pairs, queries, triplets, texts) are drawn with replacement within a task, and tasks independently of each other.
+Sentences that occur in several pairs, and pairs that occur in several tasks (STS-B was drawn from STS12-16), are
+treated as independent, as is usual.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cse.evaluation.sts import Vector
+from cse.evaluation.statistic import STATISTICS, Models, Samples, Vector
 
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 42
-CELLS = 1 << 19  # (resamples x pairs) at a time: fits the processor's cache
-
-Samples = NDArray[np.float64]
+CELLS = 1 << 19  # (resamples x units) at a time: fits the processor's cache
 
 
-@dataclass(frozen=True)
-class _Ranker:
-    """Mid-ranks of one column in every resample, by counting how often each of its distinct values was drawn."""
-
-    order: NDArray[np.intp]
-    starts: NDArray[np.intp]
-    group: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, values: Vector) -> _Ranker:
-        order = np.argsort(values, kind="stable")
-        new = np.r_[True, np.diff(values[order]) != 0]
-        group = np.empty(len(values), dtype=np.intp)
-        group[order] = np.cumsum(new) - 1
-        return cls(order, np.flatnonzero(new), group)
-
-    def centered(self, counts: Samples) -> tuple[Samples, Vector]:
-        """Ranks minus their mean (b, n), and their sums of squares (b,), when pair i was drawn counts[:, i] times."""
-        drawn = np.add.reduceat(counts[:, self.order], self.starts, axis=1)  # (b, distinct values)
-        middle = np.cumsum(drawn, axis=1) - (drawn + counts.sum(1, keepdims=True)) / 2
-        return middle[:, self.group], (drawn * middle * middle).sum(1)
-
-
-def bootstrap(cosines: Sequence[Vector], gold: Vector, name: str, resamples: int = RESAMPLES) -> Samples:
-    """Spearman x 100 of several models on the same resamples of a task's pairs.
+def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMPLES) -> Samples:
+    """A statistic of several models on the same resamples of a task's units, times 100.
 
     Args:
-        cosines: (n,) similarities of each of k models.
-        gold: (n,) gold scores.
+        statistic: Its name in `cse.evaluation.statistic.STATISTICS`.
+        models: The arrays (n,) of each of k models.
         name: Name of the task, which fixes its random draws: any two models are compared on the same ones.
         resamples: Number of resamples.
 
     Returns:
-        (k, resamples); nan if a resample has one distinct value only.
+        (k, resamples); nan where the statistic is undefined, as a correlation is if all values are equal.
     """
-    n = len(gold)
+    n = len(models[0][0])
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-    target, rankers = _Ranker.of(gold), [_Ranker.of(c) for c in cosines]
-    parts = []
-    for start in range(0, resamples, max(1, CELLS // n)):
-        size = min(max(1, CELLS // n), resamples - start)
-        counts = _counts(rng, size, n)
-        y, yy = target.centered(counts)
-        weighted = counts * y
-        rows = []
-        for ranker in rankers:
-            x, xx = ranker.centered(counts)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                rows.append(100 * np.einsum("bn,bn->b", weighted, x) / np.sqrt(xx * yy))
-        parts.append(np.stack(rows))
-    return np.concatenate(parts, axis=1)
+    draw = STATISTICS[statistic](models)
+    size = max(1, CELLS // n)
+    sizes = [min(size, resamples - start) for start in range(0, resamples, size)]
+    return np.concatenate([draw(_counts(rng, rows, n)) for rows in sizes], axis=1)
 
 
 def interval(samples: Vector, level: float = LEVEL) -> list[float]:
@@ -99,6 +63,6 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _counts(rng: np.random.Generator, rows: int, n: int) -> Samples:
-    """How often each of n pairs is drawn in each of `rows` resamples of size n: (rows, n)."""
+    """How often each of n units is drawn in each of `rows` resamples of size n: (rows, n)."""
     drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)

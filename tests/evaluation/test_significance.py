@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from cse.evaluation import significance
-from cse.evaluation.significance import _counts, _Ranker, bootstrap, holm, interval, p_value
+from cse.evaluation.significance import _counts, bootstrap, holm, interval, p_value
+from cse.evaluation.statistic import _Ranker
 
 
 def data(n, seed=0, noise=1.0):
@@ -34,9 +35,9 @@ def test_counts_are_resamples():
 
 def test_chunks_do_not_matter(monkeypatch):
     cosine, gold = data(50)
-    whole = bootstrap([cosine], gold, "T", 101)
+    whole = bootstrap("spearman", [(cosine, gold)], "T", 101)
     monkeypatch.setattr(significance, "CELLS", 50 * 7)
-    chunked = bootstrap([cosine], gold, "T", 101)
+    chunked = bootstrap("spearman", [(cosine, gold)], "T", 101)
     assert whole.shape == chunked.shape == (1, 101)
     # The draws of numpy's generator do not depend on how many are asked for at once.
     np.testing.assert_allclose(whole, chunked)
@@ -48,7 +49,7 @@ def test_interval_is_about_fishers():
     n, r = 1500, 0.7
     x = rng.normal(size=n)
     y = r * x + np.sqrt(1 - r * r) * rng.normal(size=n)
-    low, high = interval(bootstrap([x], y, "T")[0])
+    low, high = interval(bootstrap("spearman", [(x, y)], "T")[0])
     rho = stats.spearmanr(x, y)[0]
     spread = 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))
     assert low == pytest.approx(100 * np.tanh(np.arctanh(rho) - spread), abs=0.6)
@@ -57,7 +58,7 @@ def test_interval_is_about_fishers():
 
 def test_a_model_does_not_differ_from_itself():
     cosine, gold = data(80)
-    a, b = bootstrap([cosine, cosine * 3 + 1], gold, "T", 200)
+    a, b = bootstrap("spearman", [(cosine, gold), (cosine * 3 + 1, gold)], "T", 200)
     np.testing.assert_allclose(a, b)
     assert p_value(b - a) == 1.0
 
@@ -65,7 +66,7 @@ def test_a_model_does_not_differ_from_itself():
 def test_paired_resamples_show_what_separate_ones_would_not():
     cosine, gold = data(400, noise=2.0)
     better = cosine + 0.1 * gold
-    a, b = bootstrap([cosine, better], gold, "T", 1000)
+    a, b = bootstrap("spearman", [(cosine, gold), (better, gold)], "T", 1000)
     assert p_value(b - a) < 0.01
     (low_a, high_a), (low_b, _) = interval(a), interval(b)
     assert low_a < low_b < high_a  # their own intervals overlap
@@ -76,8 +77,8 @@ def test_false_alarms_are_as_rare_as_promised():
     alarms = 0
     for trial in range(200):
         gold = rng.normal(size=120)
-        models = [gold + rng.normal(size=120) for _ in range(2)]
-        a, b = bootstrap(models, gold, f"T{trial}", 200)
+        models = [(gold + rng.normal(size=120), gold) for _ in range(2)]
+        a, b = bootstrap("spearman", models, f"T{trial}", 200)
         alarms += p_value(b - a) < 0.05
     assert alarms <= 20  # 10 expected; 20 or more has a probability of 0.3 %
 

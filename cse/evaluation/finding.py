@@ -1,0 +1,162 @@
+"""What an evaluator finds on one set of rows: scores, and the arrays from which each score is computed again.
+
+With the arrays, every score has an interval, and two models are compared on the same rows without loading either.
+An evaluator is written as
+
+    def __call__(self, encoder):
+        self.found = self.measure(encoder)
+        return scores(self.found)
+
+where `measure` returns one `Finding.of(...)` for each set of rows. Everything else (intervals, `cse eval compare`,
+results.json, reports, the model card, the table that ends a run) needs no more than the findings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cse.errors import UserError
+from cse.evaluation.statistic import STATISTICS, Vector
+from cse.interfaces import SentenceEncoder
+
+MEAN = "mean"  # the key of the mean over sets of rows, for an evaluator that has several
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A score, and what it is computed from.
+
+    Attributes:
+        value: The score, times 100; larger is better.
+        statistic: The name of its function in `cse.evaluation.statistic.STATISTICS`.
+        of: Names of the arrays that the function takes; the first is the model's own.
+    """
+
+    value: float
+    statistic: str
+    of: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The scores of one encoder on one set of rows.
+
+    Attributes:
+        name: The name of the set, which is unique among those of an evaluator.
+        kind: What was done with the rows, such as `retrieval`.
+        primary: The measure that stands for the others.
+        measures: The scores, by name.
+        arrays: Arrays (n,) with one number for each unit.
+        unit: What a unit is: queries, pairs, triplets, texts.
+        sha256: Hash of the rows: only findings on the same rows are compared.
+        where: The place that the rows came from.
+        about: Facts for results.json: counts of rows that were left out, settings, a threshold.
+    """
+
+    name: str
+    kind: str
+    primary: str
+    measures: Mapping[str, Measure]
+    arrays: Mapping[str, Vector]
+    unit: str
+    sha256: str
+    where: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        kind: str,
+        measures: Mapping[str, tuple[str, ...]],
+        arrays: Mapping[str, Any],
+        primary: str,
+        unit: str,
+        sha256: str,
+        where: str,
+        about: Mapping[str, Any] | None = None,
+    ) -> Finding:
+        """A finding whose scores are computed from its arrays.
+
+        Args:
+            name: See `Finding` for this and the others.
+            kind: What was done.
+            measures: The statistic and the names of its arrays, by the name of the score:
+                `{"ap": ("average_precision", "cosine", "label")}`.
+            arrays: Arrays (n,) of numbers.
+            primary: A name in `measures`.
+            unit: What a unit is.
+            sha256: Hash of the rows.
+            where: The place of the rows.
+            about: Facts for results.json.
+
+        Raises:
+            UserError: A score is undefined on these rows, as a correlation is if all values are equal.
+        """
+        columns = {key: np.asarray(values, dtype=np.float64) for key, values in arrays.items()}
+        found = {}
+        for key, (statistic, *of) in measures.items():
+            models = [[columns[column] for column in of]]
+            value = float(STATISTICS[statistic](models)(np.ones((1, len(models[0][0]))))[0, 0])
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name}: {key} is undefined on {len(models[0][0])} {unit}: all values of an array are equal\n"
+                    "fix: check the rows; if they are right, the model has collapsed"
+                )
+            found[key] = Measure(value, statistic, tuple(of))
+        return cls(name, kind, primary, found, columns, unit, sha256, where, about or {})
+
+    @property
+    def n(self) -> int:
+        """Number of units of the primary score."""
+        return len(self.arrays[self.measures[self.primary].of[0]])
+
+    @property
+    def value(self) -> float:
+        """The primary score."""
+        return self.measures[self.primary].value
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """An evaluator whose scores have intervals and can be compared, since it keeps what they are computed from.
+
+    Attributes:
+        found: The findings of the last encoder; None at first.
+    """
+
+    primary: str
+    found: Sequence[Finding] | None
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """Score an encoder on each set of rows."""
+        ...
+
+
+def scores(findings: Sequence[Finding]) -> dict[str, float]:
+    """The scores by name, as an evaluator returns them.
+
+    One finding gives its measures: `{"ndcg@10": 61.2, "recall@100": 93.0}`. Several give `SET/MEASURE` each, and the
+    mean of their primary scores as `mean`, if these are of one measure.
+    """
+    if len(findings) == 1:
+        return {key: measure.value for key, measure in findings[0].measures.items()}
+    found = {f"{f.name}/{key}": measure.value for f in findings for key, measure in f.measures.items()}
+    if len({f.primary for f in findings}) == 1:
+        found[MEAN] = sum(f.value for f in findings) / len(findings)
+    return found
+
+
+def rows_hash(rows: Iterable[Iterable[object]]) -> str:
+    """Hash of rows of texts and numbers, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
+    return digest.hexdigest()

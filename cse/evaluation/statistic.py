@@ -1,0 +1,158 @@
+"""The statistics that a score can be, each as a function of how often every unit was drawn.
+
+A unit is what a bootstrap draws: a pair, a query, a text. A statistic takes the arrays of k models on the same n units,
+and gives a function from counts (b, n) to k scores for each of b draws, times 100. Counts of 1 give the score itself.
+The first array of a model is its own; the others, such as gold scores and labels, are the same for all models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+Samples = NDArray[np.float64]
+Models = Sequence[Sequence[Vector]]  # k models, each with the arrays (n,) of the statistic
+Draw = Callable[[Samples], Samples]  # counts (b, n) -> scores (k, b)
+
+
+def mean(models: Models) -> Draw:
+    """The mean of one number for each unit: nDCG of queries, whether a triplet is in the right order."""
+    values = np.stack([arrays[0] for arrays in models])  # (k, n)
+    return lambda counts: 100 * (values @ counts.T) / counts.sum(1)
+
+
+def spearman(models: Models) -> Draw:
+    """Rank correlation of similarities with gold scores; nan where one of the two has one distinct value only."""
+    target, rankers = _Ranker.of(models[0][1]), [_Ranker.of(arrays[0]) for arrays in models]
+
+    def draw(counts: Samples) -> Samples:
+        y, yy = target.centered(counts)
+        weighted = counts * y
+        rows = []
+        for ranker in rankers:
+            x, xx = ranker.centered(counts)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                rows.append(100 * np.einsum("bn,bn->b", weighted, x) / np.sqrt(xx * yy))
+        return np.stack(rows)
+
+    return draw
+
+
+def pearson(models: Models) -> Draw:
+    """Linear correlation of similarities with gold scores; nan where one of the two is constant."""
+    return _each(models, _pearson)
+
+
+def average_precision(models: Models) -> Draw:
+    """The area under precision and recall of similarities, with labels 0 and 1; equal similarities are one threshold.
+
+    Source: `sklearn.metrics.average_precision_score`.
+    """
+    return _each(models, _average_precision)
+
+
+def f1(models: Models) -> Draw:
+    """F1 of predictions 0 and 1, made at a threshold that is fixed, with labels 0 and 1."""
+    return _each(models, _f1)
+
+
+def v_measure(models: Models) -> Draw:
+    """The harmonic mean of homogeneity and completeness of cluster numbers with label numbers.
+
+    Source: Rosenberg and Hirschberg, 2007, equation 3 with beta = 1.
+    """
+    return _each(models, _v_measure)
+
+
+STATISTICS: Mapping[str, Callable[[Models], Draw]] = {
+    made.__name__: made for made in (mean, spearman, pearson, average_precision, f1, v_measure)
+}
+
+
+@dataclass(frozen=True)
+class _Ranker:
+    """Mid-ranks of one column in every resample, by counting how often each of its distinct values was drawn."""
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    group: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, values: Vector) -> _Ranker:
+        order = np.argsort(values, kind="stable")
+        new = np.r_[True, np.diff(values[order]) != 0]
+        group = np.empty(len(values), dtype=np.intp)
+        group[order] = np.cumsum(new) - 1
+        return cls(order, np.flatnonzero(new), group)
+
+    def centered(self, counts: Samples) -> tuple[Samples, Vector]:
+        """Ranks minus their mean (b, n), and their sums of squares (b,), when pair i was drawn counts[:, i] times."""
+        drawn = self.sums(counts)  # (b, distinct values)
+        middle = np.cumsum(drawn, axis=1) - (drawn + counts.sum(1, keepdims=True)) / 2
+        return middle[:, self.group], (drawn * middle * middle).sum(1)
+
+    def sums(self, counts: Samples) -> Samples:
+        """The sum of counts (b, n) over each distinct value, in ascending order: (b, distinct values)."""
+        return np.add.reduceat(counts[:, self.order], self.starts, axis=1)
+
+
+def _each(models: Models, one: Callable[..., Callable[[Samples], Vector]]) -> Draw:
+    """A statistic that shares nothing between models, from that of one model."""
+    found = [one(*arrays) for arrays in models]
+    return lambda counts: np.stack([100 * draw(counts) for draw in found])
+
+
+def _pearson(x: Vector, y: Vector) -> Callable[[Samples], Vector]:
+    def draw(counts: Samples) -> Vector:
+        total = counts.sum(1)
+        mx, my = counts @ x / total, counts @ y / total
+        xy, xx, yy = counts @ (x * y) / total, counts @ (x * x) / total, counts @ (y * y) / total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((xy - mx * my) / np.sqrt((xx - mx * mx) * (yy - my * my)))
+
+    x, y = x - x.mean(), y - y.mean()
+    return draw
+
+
+def _average_precision(score: Vector, label: Vector) -> Callable[[Samples], Vector]:
+    thresholds = _Ranker.of(-score)
+
+    def draw(counts: Samples) -> Vector:
+        hits, drawn = thresholds.sums(counts * label), thresholds.sums(counts)  # (b, thresholds)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.nan_to_num(np.cumsum(hits, axis=1) / np.cumsum(drawn, axis=1))
+            return np.asarray((hits * precision).sum(1) / hits.sum(1))
+
+    return draw
+
+
+def _f1(predicted: Vector, label: Vector) -> Callable[[Samples], Vector]:
+    def draw(counts: Samples) -> Vector:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(2 * (counts @ (predicted * label)) / (counts @ predicted + counts @ label))
+
+    return draw
+
+
+def _v_measure(cluster: Vector, label: Vector) -> Callable[[Samples], Vector]:
+    columns = cluster, label, cluster * (label.max(initial=0) + 1) + label
+    rankers = [_Ranker.of(column) for column in columns]
+
+    def draw(counts: Samples) -> Vector:
+        clusters, labels, both = (_entropy(ranker.sums(counts)) for ranker in rankers)
+        shared = np.maximum(clusters + labels - both, 0.0)  # mutual information
+        with np.errstate(invalid="ignore", divide="ignore"):
+            homogeneity = np.where(labels > 0, shared / labels, 1.0)
+            completeness = np.where(clusters > 0, shared / clusters, 1.0)
+            return np.nan_to_num(2 * homogeneity * completeness / (homogeneity + completeness))
+
+    return draw
+
+
+def _entropy(drawn: Samples) -> Vector:
+    share = drawn / drawn.sum(1, keepdims=True)
+    return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
