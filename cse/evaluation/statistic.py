@@ -148,7 +148,7 @@ def _v_measure(cluster: Vector, label: Vector) -> Callable[[Samples], Vector]:
         with np.errstate(invalid="ignore", divide="ignore"):
             homogeneity = np.where(labels > 0, shared / labels, 1.0)
             completeness = np.where(clusters > 0, shared / clusters, 1.0)
-            return np.nan_to_num(2 * homogeneity * completeness / (homogeneity + completeness))
+            return np.asarray(np.nan_to_num(2 * homogeneity * completeness / (homogeneity + completeness)))
 
     return draw
 
