@@ -6,7 +6,7 @@ L tokens, D embedding size, N candidates, W processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class Example:
 
 
 ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance")
+VIEW_FIELDS = ("input_ids", "attention_mask", "text_id", "view_mask", "masked_ids", "mlm_labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,10 @@ class Batch:
         """The same batch on another device."""
         return self.with_tensors({name: t.to(device, non_blocking=True) for name, t in self.tensors().items()})
 
+    def with_views(self, views: Sequence[int]) -> Batch:
+        """The same rows with these of their views, in this order; `num_positives` stays."""
+        return self.with_tensors({n: t[:, list(views)] if n in VIEW_FIELDS else t for n, t in self.tensors().items()})
+
     def widened(self, views: int) -> Batch:
         """The same rows with `views` views each and a `view_mask`; the added views repeat the anchor.
 
@@ -109,8 +114,8 @@ class Batch:
         extra, tensors = views - self.views, self.tensors()
         present = tensors.get("view_mask", torch.ones_like(self.input_ids[..., 0], dtype=torch.bool))
         tensors["view_mask"] = torch.cat([present, torch.zeros_like(present[:, :1]).expand(-1, extra)], 1)
-        for name in ("input_ids", "attention_mask", "text_id", "masked_ids", "mlm_labels"):
-            if name in tensors:
+        for name in VIEW_FIELDS:
+            if name in tensors and name != "view_mask":
                 value = tensors[name]
                 tensors[name] = torch.cat([value, value[:, :1].expand(-1, extra, *value.shape[2:])], 1)
         if "mlm_labels" in tensors:

@@ -25,7 +25,7 @@ from tests.runs import write_texts
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if not p.name.startswith("_"))
-HEADER = ("paper", "expected", "cost", "run")
+HEADER = ("paper", "data", "expected", "cost", "choose", "run")
 every_recipe = pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
 
 
@@ -130,8 +130,10 @@ EXAMPLE = """\
 # Method: what it does, in one sentence.
 #
 # paper      Authors, venue year (arXiv:0000.00000), equation 1
+# data       one text a row
 # expected   sts-mini-dev 75.6 ± 0.5: Spearman x 100, "all", seeds 42-44
 # cost       2 forward passes per row; minutes on 2 CPU cores
+# choose     when you have unlabeled text only.
 # run        cse train method
 """
 
@@ -142,6 +144,8 @@ def faults(path: Path, name: str) -> list[str]:
     found = [f"a line `{field}`" for field in HEADER if field not in said]
     if not re.match(r"\d+ forward pass(es)? per row", said.get("cost", "")):
         found.append("a cost that begins with `N forward passes per row`")
+    if not re.fullmatch(r"when [^.]+(\.\d[^.]*)*\.", said.get("choose", "")):
+        found.append("one sentence `choose     when ....`")
     if f"cse train {name}" not in said.get("run", ""):
         found.append("a command that names the recipe")
     return found + ([] if said["title"].endswith(".") else ["a title that is a sentence"])
@@ -159,7 +163,7 @@ def test_the_example_of_a_header_is_one(tmp_path):
     path.write_text(EXAMPLE)
     assert faults(path, "method") == []
     path.write_text("# a title\n")
-    assert len(faults(path, "method")) == len(HEADER) + 3
+    assert len(faults(path, "method")) == len(HEADER) + 4
 
 
 # -- Where they are found --------------------------------------------------------------------------------------------

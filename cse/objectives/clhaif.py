@@ -65,7 +65,7 @@ class CLHAIF(Objective):
             raise ValueError(f"CLHAIF needs one positive per row, as a score has; got {views.positive.shape[1]}")
         pairs = in_batch(views, batch)
         result = contrast(
-            pairs.cosine / self.temperature,  # (B, N)
+            pairs.similarity / self.temperature,  # (B, N)
             _soften(pairs, score) if self.smooth == "all" else pairs.positive,
             mask=pairs.mask,
             bias=pairs.own_negative * self.hard_negative_weight,
@@ -77,7 +77,7 @@ class CLHAIF(Objective):
 
 def _soften(pairs: InBatch, score: Tensor) -> Tensor:
     """(B, N) rows that sum to 1: the score on the positive, and the rest spread evenly over the other candidates."""
-    present = torch.ones_like(pairs.cosine) if pairs.mask is None else pairs.mask.to(pairs.cosine.dtype)
+    present = torch.ones_like(pairs.similarity) if pairs.mask is None else pairs.mask.to(pairs.similarity.dtype)
     others = (present.sum(1) - 1).clamp_min(1)  # (B,)
     rest = ((1 - score) / others)[:, None] * present
     return torch.where(pairs.positive > 0, score[:, None].to(rest.dtype), rest)

@@ -92,7 +92,7 @@ class DCLR(Objective):
         noise = torch.randn(int(size * self.noise_ratio), width, generator=ctx.generator)  # (K, D')
         noise = noise.to(views.anchor.device, torch.promote_types(views.anchor.dtype, noise.dtype))
         vectors = self.teacher.embed(batch, ctx)  # (B, V, Dt)
-        judged = in_batch(Views.split(vectors, vectors, batch.num_positives), batch).cosine  # (B, N)
+        judged = in_batch(Views.split(vectors, vectors, batch.num_positives), batch).similarity  # (B, N)
         return self.loss(views, batch, judged, noise)
 
     def loss(self, views: Views, batch: Batch, judged: Tensor, noise: Tensor) -> LossOutput:
@@ -100,7 +100,7 @@ class DCLR(Objective):
         pairs = in_batch(views, batch)
         removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
         noise = self._ascend(noise, views.anchor.detach(), pairs, batch.weight)
-        logits = torch.cat([pairs.cosine, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
+        logits = torch.cat([pairs.similarity, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
         present = torch.ones_like(removed) if pairs.mask is None else pairs.mask
         target = _widen(pairs.positive, len(noise), 0.0)
         mask, gone = _widen(present, len(noise), True), _widen(removed, len(noise), False)
@@ -112,7 +112,7 @@ class DCLR(Objective):
 
     def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch, weight: Tensor | None = None) -> Tensor:
         """Noise (K, D') after its ascent on the loss without removed negatives."""
-        logits = pairs.cosine.detach() / self.temperature
+        logits = pairs.similarity.detach() / self.temperature
         target = _widen(pairs.positive, len(noise), 0.0)
         mask = None if pairs.mask is None else _widen(pairs.mask, len(noise), True)
         for _ in range(self.ascent_steps if len(noise) else 0):

@@ -93,7 +93,7 @@ class DiffCSE(Objective):
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
         projected = self.projector(rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
         pairs = in_batch(Views.split(projected, views.embedding, batch.num_positives), batch)
-        logits = pairs.cosine / self.temperature  # (B, N)
+        logits = pairs.similarity / self.temperature  # (B, N)
         contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
         rtd, metrics = self.detection(projected, batch, ctx)
         metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}

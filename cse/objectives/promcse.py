@@ -56,9 +56,9 @@ class PromCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         pairs = in_batch(views, batch)
-        logits = pairs.cosine / self.temperature  # (B, N)
+        logits = pairs.similarity / self.temperature  # (B, N)
         bias = pairs.own_negative * self.hard_negative_weight
         ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
-        hinge = energy_hinge(pairs.cosine, pairs.positive, margin=self.margin, mask=pairs.mask, weight=batch.weight)
+        hinge = energy_hinge(pairs.similarity, pairs.positive, margin=self.margin, mask=pairs.mask, weight=batch.weight)
         metrics = {"ntxent": ntxent.loss.detach(), "hinge": hinge.detach(), "skipped": ntxent.skipped.float()}
         return LossOutput(ntxent.loss + self.hinge_weight * hinge, metrics)

@@ -44,7 +44,7 @@ class SimCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         pairs = in_batch(views, batch)
-        logits = pairs.cosine / self.temperature  # (B, N)
+        logits = pairs.similarity / self.temperature  # (B, N)
         bias = pairs.own_negative * self.hard_negative_weight
         result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})

@@ -80,7 +80,7 @@ class WhitenedCSE(Objective):
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
         projected = self.head(self._whiten(rows, ctx.generator))  # (B, V, D)
         pairs = in_batch(Views.split(projected, views.embedding, views.positive.shape[1]), batch)
-        logits = pairs.cosine / self.temperature  # (B, N)
+        logits = pairs.similarity / self.temperature  # (B, N)
         everything = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
         results = [
             contrast(logits, pairs.positive, mask=everything & one, weight=batch.weight)
