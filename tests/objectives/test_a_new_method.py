@@ -124,9 +124,7 @@ def test_a_bad_method_fails_alone_and_says_what_is_missing(project):
     (folder / "undeclared.py").write_text(OBJECTIVE.replace("Cascade", "Undeclared"))
     (project / "tests/objectives/test_undeclared.py").write_text("")
     (folder / "forgetful.py").write_text(
-        OBJECTIVE.replace("Cascade", "Forgetful").replace(
-            "self.inherit_flags(term)", "self.requires = term.requires"
-        )
+        OBJECTIVE.replace("Cascade", "Forgetful").replace("self.inherit_flags(term)", "self.requires = term.requires")
     )
     (project / "tests/objectives/test_forgetful.py").write_text(
         TEST.replace("Cascade", "Forgetful").replace("cascade", "forgetful")
