@@ -130,7 +130,7 @@ EXAMPLE = """\
 # Method: what it does, in one sentence.
 #
 # paper      Authors, venue year (arXiv:0000.00000), equation 1
-# data       one text a row
+# data       one text per row
 # expected   sts-mini-dev 75.6 ± 0.5: Spearman x 100, "all", seeds 42-44
 # cost       2 forward passes per row; minutes on 2 CPU cores
 # choose     when you have unlabeled text only.

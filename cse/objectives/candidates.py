@@ -34,7 +34,7 @@ class AllPairs(NamedTuple):
     """The A = B + B P anchors and positives of the batch against these and the B K hard negatives, N = A + B K.
 
     Columns are all anchors, then the candidates of `InBatch` in their order; rows are the first A columns. With one
-    positive a row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors against positives.
+    positive per row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors against positives.
 
     Attributes:
         similarity: (A, N), cosines unless another similarity was asked for.

@@ -65,7 +65,7 @@ def test_it_is_the_mean_over_sizes():
 RECIPE = """# Cascade: SimCSE at several sizes.
 #
 # paper      Kusupati et al., NeurIPS 2022 (arXiv:2205.13147)
-# data       one text a row
+# data       one text per row
 # expected   not measured yet; Spearman x 100, aggregation "all", on sts-mini-dev
 # cost       2 forward passes per row; minutes on 2 CPU cores
 # choose     when vectors of several sizes are wanted.
