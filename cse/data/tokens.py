@@ -140,13 +140,9 @@ class TokenStore:
         Returns:
             input_ids and attention_mask, both (n, L) int64, padded on the right to the longest row.
         """
-        import torch
+        from cse.encoder.texts import pad
 
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (n, L)
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else []
-        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+        return pad(rows, self.pad_id)
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:

@@ -127,6 +127,12 @@ def locate(source: str) -> str:
     return source
 
 
+def absolute(source: str) -> str:
+    """A source as a checkpoint elsewhere can name it: the whole path of a folder; an asset or a Hub id as it is."""
+    found = Path(source if source.startswith("asset:") else locate(source))
+    return str(found.resolve()) if found.is_dir() else source
+
+
 def fetch(source: str, revision: str | None = None, *, option: str = "encoder.backbone", weights: bool = True) -> Path:
     """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
 

@@ -85,6 +85,12 @@ def prompts_by_role(prompts: Mapping[str, str], default: str | None, names: Mapp
     return found
 
 
+def shown(prompts: Mapping[str, str], default: str | None) -> str:
+    """The prompts that add something, for the run's header."""
+    named = ", ".join(f"{name} {text!r}" for name, text in prompts.items() if text)
+    return named + (f"; {default} by default" if default else "")
+
+
 def put_before(prompt: str, text: str) -> str:
     """A text with its prompt, as the tokenizer gets it."""
     return (prompt + text).strip() if prompt else text

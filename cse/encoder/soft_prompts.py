@@ -112,6 +112,11 @@ class SoftPrompts(Adapter):
             self.prompts.weight.copy_(table)
 
 
+def module(*, with_code: bool) -> str:
+    """The path of the class that reads a checkpoint: in cse, or in the code beside its weights."""
+    return MODULE.removeprefix("cse.encoder.") if with_code else MODULE
+
+
 def read_table(folder: Path) -> Tensor:
     """The table of prompts of a checkpoint.
 

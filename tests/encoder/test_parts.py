@@ -49,7 +49,7 @@ def test_dropout_is_an_option(build):
     encoder = build("--encoder.adapter=null", "--encoder.dropout.attention=0.25", "--encoder.dropout.token_cutoff=0.5")
     assert encoder.backbone.config.attention_probs_dropout_prob == 0.25
     assert encoder.backbone.config.hidden_dropout_prob == 0.1  # the backbone's own
-    assert encoder._cutoff.token_cutoff == 0.5
+    assert encoder.dropout.token_cutoff == 0.5
 
 
 def test_soft_prompts_of_two_encoders_are_two_parts(tiny_bert):

@@ -30,7 +30,7 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
     ids, mask = encoder.pad(encoder.tokenize(["red house", "moon", "blue tree ran fast slow"]))
     results = []
     for worth in (shared_prefix.WORTH, 10**6):
-        monkeypatch.setattr("cse.encoder.model.WORTH", worth)
+        monkeypatch.setattr("cse.encoder.passes.WORTH", worth)
         encoder.zero_grad()
         vectors = encoder(ids, mask).embedding
         vectors.pow(3).sum().backward()
@@ -45,16 +45,16 @@ def test_it_is_used(causal, monkeypatch):
     encoder = Encoder(causal("llama"), pooler="last", template=TEMPLATE).eval()
     seen = []
     real = shared_prefix.read
-    monkeypatch.setattr("cse.encoder.model.read_prefix", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr("cse.encoder.passes.read_prefix", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     encoder.encode(["red", "blue tree"], batch_size=1)
     assert seen == [6]  # [CLS] and five words, read once for both batches
 
 
 def test_not_under_dropout_nor_in_a_model_that_looks_both_ways(causal, tiny_bert):
     dropping = Encoder(causal("llama"), pooler="last", dropout=Dropout(attention=0.1))
-    assert dropping.eval()._shares_prefix()
-    assert not dropping.train()._shares_prefix()
-    assert not Encoder(tiny_bert).eval()._shares_prefix()
+    assert dropping.eval().passes.shares_prefix()
+    assert not dropping.train().passes.shares_prefix()
+    assert not Encoder(tiny_bert).eval().passes.shares_prefix()
 
 
 def test_every_row_keeps_a_token_of_its_own():

@@ -1,0 +1,212 @@
+"""The passes of a backbone over rows of token ids, up to pooled vectors, without work that can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cse.encoder.adapter import Adapter
+from cse.encoder.cutoff import Cutoff
+from cse.encoder.dropout import Dropout, has_dropout
+from cse.encoder.fast import enabled
+from cse.encoder.fast.batching import chunk_overhead, length_chunks, token_budget_batches
+from cse.encoder.fast.first_token import only_first_token
+from cse.encoder.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
+from cse.encoder.fast.shared_prefix import read as read_prefix
+from cse.encoder.fast.shared_prefix import states as shared_states
+from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.encoder.weights import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SubBatch = tuple[Tensor, Tensor, Tensor | None, SharedPrefix | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How an encoder runs its backbone at one moment; the encoder makes one whenever it encodes.
+
+    Attributes:
+        backbone: The transformer.
+        adapter: What is trained instead of it.
+        pooler: The pooling of hidden states to one vector.
+        weights: The number format of the backbone's weights.
+        dropout: What is dropped from the embedded text, in training.
+        training: Whether anything is dropped.
+        recomputes: Whether layers are computed again in the backward pass of training.
+    """
+
+    backbone: PreTrainedModel
+    adapter: Adapter | None
+    pooler: PoolerName
+    weights: Weights
+    dropout: Dropout
+    training: bool
+    recomputes: bool
+
+    @property
+    def cutoff(self) -> Cutoff:
+        """What is cut from the embedded text, in training."""
+        return Cutoff(self.dropout.token_cutoff, self.dropout.feature_cutoff)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether two passes over the same text differ in training."""
+        adapter = self.adapter is not None and self.adapter.has_dropout
+        return adapter or self.dropout.embedding > 0 or bool(self.cutoff) or has_dropout(self.backbone)
+
+    def rows(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pooled vectors (n, H) of rows of token ids (n, L), in length-sorted sub-batches that waste little padding."""
+        rows, parts = [], []
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
+            rows.append(index)
+            parts.append(self.pooled(*sub_batch))
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def batches(
+        self,
+        ids: Sequence[list[int]],
+        pad: Callable[[list[list[int]]], tuple[Tensor, Tensor]],
+        max_tokens: int,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Row numbers and pooled vectors (n, H) of rows of token ids, batch by batch.
+
+        Args:
+            ids: The rows.
+            pad: Makes ids and attention mask (n, L) of some of them.
+            max_tokens: Most tokens in a batch, padding included.
+            batch_size: Most rows in a batch; None: limited by `max_tokens` only.
+        """
+        device, prefix = self.backbone.device, self.prefix(ids)
+        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
+            for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
+                tokens, mask = pad([ids[i] for i in part])
+                yield part, self.pooled(tokens.to(device), mask.to(device), prefix=prefix)
+
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
+        """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
+        states, positions = [], []
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
+            last = self.hidden_states(*sub_batch)[-1]
+            chosen = where[index, : last.shape[1]]
+            states.append(last[chosen])
+            row, column = chosen.nonzero(as_tuple=True)
+            positions.append(index[row] * where.shape[1] + column)
+        return torch.cat(states)[torch.cat(positions).argsort()]
+
+    def _sub_batches(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, SubBatch]]:
+        """Row numbers, and the arguments of `hidden_states` for them, padded to the longest of these rows only."""
+        lengths = attention_mask.sum(1).tolist()
+        prefix = self.prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
+        input_ids, words = self._words(input_ids)
+        for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
+            longest = max(lengths[i] for i in rows)
+            index = torch.tensor(rows, device=input_ids.device)
+            yield index, (input_ids[index, :longest], attention_mask[index, :longest], words, prefix)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        prefix: SharedPrefix | None = None,
+    ) -> Sequence[Tensor]:
+        """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H).
+
+        Args:
+            input_ids: (n, L), ids of the vocabulary, or rows of `words` if that is given.
+            attention_mask: (n, L).
+            words: (U, E), the embeddings of the distinct tokens of the whole batch.
+            prefix: The prefix that all rows share, if it was read already.
+        """
+        if prefix is not None:
+            states = shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
+        else:
+            output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
+            states = output.hidden_states or (output.last_hidden_state,)
+        return states if self.weights == "fp32" else [state.float() for state in states]  # heads are in float32
+
+    def _layers(self) -> dict[str, bool]:
+        return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
+
+    def prefix(self, rows: Sequence[list[int]]) -> SharedPrefix | None:
+        """The states of the prefix that all rows of token ids share, if sharing them is exact and saves time."""
+        length = shared_length(rows) if self.shares_prefix() else 0
+        if length < WORTH:
+            return None
+        tokens = torch.tensor([rows[0][:length]], device=self.backbone.device)
+        return read_prefix(self.backbone, length, self.model_inputs(tokens, torch.ones_like(tokens)), **self._layers())
+
+    def shares_prefix(self) -> bool:
+        """Whether rows may share the states of their prefix: not under dropout, which every row draws for itself."""
+        if self.training and (self.has_dropout or self.recomputes):  # a layer that is recomputed takes no cache
+            return False
+        return can_share(self.backbone)
+
+    def model_inputs(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> dict[str, Any]:
+        """The backbone's arguments for n rows of token ids (n, L), as in `hidden_states`."""
+        dropout = self.dropout.embedding if self.training else 0.0
+        if words is None and not dropout:
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        else:
+            table = self.backbone.get_input_embeddings()
+            embedded = table(input_ids) if words is None else F.embedding(input_ids, words)
+            inputs = {"inputs_embeds": F.dropout(embedded, dropout), "attention_mask": attention_mask}
+        return inputs | (self.adapter.inputs(self.backbone, attention_mask) if self.adapter is not None else {})
+
+    def _words(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A batch's tokens as rows of a table of its distinct words (U, E), if the embeddings are trained.
+
+        The gradient of the whole matrix is then computed once, and not once per sub-batch.
+        """
+        embeddings = self.backbone.get_input_embeddings()
+        trained = self.training and torch.is_grad_enabled() and embeddings.weight.requires_grad
+        if not (enabled() and trained) or self.shares_prefix():
+            return input_ids, None
+        distinct, rows = torch.unique(input_ids, return_inverse=True)
+        return rows, embeddings(distinct)
+
+    def pooled(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        words: Tensor | None = None,
+        prefix: SharedPrefix | None = None,
+    ) -> Tensor:
+        """Pooled vectors (n, H) of the rows that `hidden_states` takes."""
+        # The hook of `only_first_token` is gone when the backward pass computes the layer again.
+        first = self.pooler == "cls" and not (self.training and self.recomputes)
+        first_only = only_first_token(self.backbone) if first else nullcontext()
+        cut = self.cutoff.on(self.backbone, attention_mask) if self.training and self.cutoff else nullcontext()
+        with first_only, cut:
+            states = self.hidden_states(input_ids, attention_mask, words, prefix)
+        return get_pooler(self.pooler)(states, attention_mask)
+
+    def cannot_recompute(self) -> str:
+        """Why layers cannot be computed again in the backward pass; empty if they can."""
+        if not self.backbone.supports_gradient_checkpointing:
+            return f"a {self.backbone.config.model_type} backbone does not support it"
+        if isinstance(self.adapter, SoftPrompts):
+            return "a layer that is computed again would not see the soft prompts"
+        if self.cutoff:
+            return "a first layer that is computed again would see the tokens and features that the cutoff removed"
+        return ""
+
+
+def recompute_layers(backbone: PreTrainedModel) -> None:
+    """From here on, keep only each layer's input in training, and compute the rest again in the backward pass."""
+    model: Any = backbone
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # only the reentrant kind needs gradients of the embeddings

@@ -1,0 +1,44 @@
+"""Texts to rows of token ids, and rows of unequal length side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cse.encoder.prompts import put_before
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int, lower_case: bool
+) -> list[list[int]]:
+    """The token ids of each text behind a prompt, cut to `max_length`.
+
+    An empty text has one padding token, so that it has a vector.
+    """
+    clean = [put_before(prompt, text).strip() for text in texts]
+    clean = [text.lower() for text in clean] if lower_case else clean
+    if not clean:
+        return []
+    ids: list[list[int]] = tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
+    return [row or [tokenizer.pad_token_id] for row in ids]
+
+
+def pad(rows: Sequence[Sequence[int] | NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Lay n rows of ids side by side.
+
+    Returns:
+        input_ids and attention_mask, both (n, L) int64, padded on the right to the longest row.
+    """
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (n, L)
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else []
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
