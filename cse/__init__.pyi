@@ -64,6 +64,7 @@ from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
+from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder
 from cse.training.run import Callback as Callback
 from cse.training.run import Run as Run
 from cse.training.settings import Settings as Settings

@@ -35,6 +35,7 @@ class StepContext:
         max_steps: Number of optimizer steps of the whole run.
         generator: The randomness of this step, the same on every process and after a resume.
         local_rows: The place of this process's rows in the gathered batch.
+        texts: The texts of the run by number, as `Batch.text_id` counts them, for teachers that read texts.
     """
 
     encoder: Encoder
@@ -42,6 +43,7 @@ class StepContext:
     max_steps: int = 1
     generator: torch.Generator | None = None
     local_rows: slice = field(default_factory=lambda: slice(None))
+    texts: Sequence[str] = ()
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes, with gradient, for objectives that reduce over this process's tokens."""
@@ -105,15 +107,22 @@ class Objective(nn.Module, ABC):
         The default shows the constructor's arguments that the object keeps under their own names, also those that are
         objectives or lists of objectives. None and what is neither a number nor a string are left out.
         """
-        named = {name: _shown(getattr(self, name, None)) for name in inspect.signature(type(self)).parameters}
-        settings = [f"{name}={text}" for name, text in named.items() if text is not None]
-        return f"{type(self).__name__}({', '.join(settings)})"
+        return _described(self)
+
+
+def _described(part: object) -> str:
+    """A class and its settings: the constructor's arguments that the object keeps under their own names."""
+    named = {name: _shown(getattr(part, name, None)) for name in inspect.signature(type(part)).parameters}
+    settings = [f"{name}={text}" for name, text in named.items() if text is not None]
+    return f"{type(part).__name__}({', '.join(settings)})"
 
 
 def _shown(value: object) -> str | None:
     """A constructor's argument in words; None for what has no short form."""
     if isinstance(value, Objective):
         return value.describe()
+    if isinstance(value, Teacher):
+        return _described(value)
     if isinstance(value, list | tuple | nn.ModuleList):
         items = [_shown(item) for item in value]
         return f"[{', '.join(item for item in items if item is not None)}]" if None not in items else None
@@ -266,7 +275,12 @@ class Teacher(nn.Module, ABC):
 
     A teacher is never trained by gradient and never exported. It stays in evaluation mode while the objective trains,
     so that its opinion does not change with dropout.
+
+    Attributes:
+        requires: Names of the optional Batch fields that `embed` reads; the objective adds them to its own.
     """
+
+    requires: frozenset[str] = frozenset()
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder. The objective calls it in its own `setup`."""
@@ -276,7 +290,7 @@ class Teacher(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The teacher's vectors (B, V, Dt) of the views of all processes, without gradient."""
+        """The teacher's vectors (B, V, Dt) of the views of all processes, for cosines, without gradient."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever `mode` is."""

@@ -103,7 +103,7 @@ def _encode(
 
     from cse.encoder.model import Encoder
     from cse.encoder.prompts import choose_prompt
-    from cse.inference.vectors import unit
+    from cse.encoder.vectors import unit
 
     encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     own, default = encoder.prompts, encoder.default_prompt_name

@@ -34,6 +34,7 @@ class TokenStore:
     prompts, each text is stored behind each prompt; its number stays that of the bare text.
 
     Attributes:
+        texts: The distinct texts by number.
         max_length: Largest number of ids of a text, template and special tokens included.
         truncated: Number of distinct texts, each behind each prompt, that were longer.
         pad_id: The id that fills up short rows on the right.
@@ -56,6 +57,7 @@ class TokenStore:
         """Open a filled folder; use `build`."""
         self._flat: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
+        self.texts = texts
         self._rows = {text: row for row, text in enumerate(texts)}
         self._rust = rust
         self.max_length = max_length

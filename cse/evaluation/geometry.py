@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
 from cse.evaluation.sts import TaskScore, Vector, correlation
-from cse.inference.vectors import unit
 from cse.objectives.functional import alignment, uniformity
 
 POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR

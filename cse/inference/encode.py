@@ -15,9 +15,9 @@ import torch
 from cse.data.sources import Column, read
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder, Precision, uses_bf16
+from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import check_writable
-from cse.inference.vectors import resumable, unit
 
 FORMATS = (".npy", ".parquet")
 WINDOW = 32_768  # rows

@@ -155,9 +155,9 @@ def _texts(pool: Source) -> list[str]:
 
 def _encode(model: Model, corpus: Corpus) -> Encoded:
     """The unit vectors of the texts of a corpus, and the hash and the prompts of the encoder."""
+    from cse.encoder.cached import cached_vectors
     from cse.encoder.identity import model_hash
     from cse.encoder.model import Encoder
-    from cse.mining.vectors import cached_vectors
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler)
     options = {"--prompt": model.prompt, "--pool-prompt": model.pool_prompt}

@@ -16,8 +16,8 @@ from cse import distributed
 from cse.batch import Example
 from cse.data.datasets import Texts
 from cse.encoder.model import Encoder, Precision
+from cse.encoder.vectors import unit
 from cse.errors import require_at_least, require_positive
-from cse.inference.vectors import unit
 from cse.interfaces import RowSource
 from cse.mining.miners import Miner
 from cse.mining.search import Corpus, mine

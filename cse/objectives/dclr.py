@@ -15,7 +15,7 @@ from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
-from cse.teachers.frozen import FrozenEncoder
+from cse.teachers.frozen import FrozenViewEncoder
 
 
 class DCLR(Objective):
@@ -30,7 +30,7 @@ class DCLR(Objective):
     rows have weights (`Batch.weight`), the mean over rows is weighted, and the ascent follows the weighted loss.
 
     Args:
-        complement: The complementary encoder, a `cse.teachers.frozen.FrozenEncoder`: a checkpoint's folder,
+        complement: The complementary encoder, a `cse.teachers.frozen.FrozenViewEncoder`: a checkpoint's folder,
             `asset:NAME` or a Hub id, with the vocabulary of the encoder (paper: the released unsupervised SimCSE).
             None: the encoder's backbone before training, with the encoder's pooler.
         complement_pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
@@ -83,7 +83,7 @@ class DCLR(Objective):
         source, pooler = self.complement, self.complement_pooler
         if source is None:
             source, pooler = encoder.source, pooler or encoder.pooler
-        self.teacher = FrozenEncoder(source=source, pooler=pooler)
+        self.teacher = FrozenViewEncoder(source=source, pooler=pooler)
         self.teacher.setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

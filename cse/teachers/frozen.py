@@ -1,46 +1,100 @@
-"""A teacher that never changes."""
+"""Teachers that never change: a trained encoder that reads the texts, or the token ids, of the batch."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from cse.batch import Batch
-from cse.encoder.model import Encoder
+from cse.encoder.cached import cached_vectors
+from cse.encoder.identity import model_hash
+from cse.encoder.model import Encoder, Precision
 from cse.encoder.poolers import PoolerName
-from cse.errors import UserError, require_at_least
+from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class FrozenEncoder(Teacher):
-    """A trained encoder that stands still and reads the token ids of the batch.
+    """A trained encoder of any vocabulary, which reads the text behind each view with its own tokenizer.
 
-    The encoder is held outside the module tree: no optimizer, checkpoint or DDP wrapper sees its weights.
+    Every text of the run is encoded once, before the first step, and its vector is kept on the disk, under the texts
+    and the teacher: a killed run resumes there, and a further run with the same texts encodes nothing. Views that are
+    augmented renderings of one text have one vector, that of the text. After the texts are encoded, the encoder is
+    dropped from memory; no optimizer, checkpoint or DDP wrapper ever sees its weights.
+
+    Args:
+        source: A checkpoint's folder, `asset:NAME` or a Hub id.
+        pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
+        prompt_name: The name of the teacher's prompt that is put before every text; None: its default one.
+        precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
+
+    Raises:
+        UserError: In `setup`: the encoder cannot be loaded, or has no prompt of this name.
+    """
+
+    requires = frozenset({"text_id"})
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        pooler: PoolerName | None = None,
+        prompt_name: str | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        self.source, self.pooler, self.prompt_name, self.precision = source, pooler, prompt_name, precision
+        self._held: tuple[Encoder, ...] = ()
+        self._vectors: NDArray[np.float32] | None = None
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the encoder."""
+        self._held = (_load(self.source, self.pooler),)  # a tuple hides it from nn.Module
+        self._prompt = self._held[0].prompt_text(self.prompt_name)
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """The unit vectors (B, V, Dt) of the texts behind the views of all processes, float32."""
+        text_id = batch.require("text_id", f"{type(self).__name__} {self.source}")  # (B, V)
+        if self._vectors is None:
+            (encoder,) = self._held
+            encoder.to(text_id.device)
+            self._vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
+            self._held = ()
+        return torch.from_numpy(self._vectors[text_id.cpu().numpy()]).to(text_id.device)
+
+
+class FrozenViewEncoder(Teacher):
+    """A trained encoder with the vocabulary of the encoder in training, which reads the token ids of the views.
+
+    It judges each view as the student sees it, words that were deleted included, and encodes every batch again. The
+    encoder is held outside the module tree: no optimizer, checkpoint or DDP wrapper sees its weights.
 
     Args:
         source: A checkpoint's folder, `asset:NAME` or a Hub id. It must have the vocabulary of the encoder in training.
         pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
-        cache_size: Keep the vectors of this many distinct texts, those that come first, and do not encode them again.
-            Useful if texts come back (several epochs, few positives). A kept vector may differ in its last bits from
-            one computed in another batch, so that a resumed run is no longer bit-identical. 0 keeps none.
 
     Raises:
-        UserError: `cache_size` is negative. In `setup`: the encoder cannot be loaded, or has another vocabulary.
+        UserError: In `setup`: the encoder cannot be loaded, or has another vocabulary.
     """
 
-    def __init__(self, *, source: str, pooler: PoolerName | None = None, cache_size: int = 0) -> None:
+    def __init__(self, *, source: str, pooler: PoolerName | None = None) -> None:
         super().__init__()
-        require_at_least(0, "teacher", cache_size=cache_size)
-        self.source, self.pooler, self.cache_size = source, pooler, cache_size
-        self._kept: dict[tuple[int, ...], Tensor] = {}
+        self.source, self.pooler = source, pooler
 
     def setup(self, encoder: Encoder) -> None:
         """Load the encoder."""
-        other = Encoder.load(self.source, pooler=self.pooler).requires_grad_(False).eval()
+        other = _load(self.source, self.pooler)
         if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
             raise UserError(
                 f"teacher {self.source} has another vocabulary than encoder {encoder.source}\n"
-                "fix: give a checkpoint that was trained from the same backbone"
+                "fix: give a checkpoint that was trained from the same backbone, or a FrozenEncoder, which reads texts"
             )
         self._held = (other,)  # a tuple hides it from nn.Module
 
@@ -55,24 +109,12 @@ class FrozenEncoder(Teacher):
         ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L), this process's
         same = bool((ids == ids[:, :1]).all())  # views that differ by dropout only have one vector here
         width = 1 if same else batch.views
-        vectors = self._vectors(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1))
+        self.encoder.to(ids.device)
+        vectors = self.encoder(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()
         vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, Dt)
         return ctx.gather(vectors.contiguous())
 
-    def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(n, Dt) for token ids and mask (n, L)."""
-        self.encoder.to(ids.device)
-        vectors: Tensor
-        if not self.cache_size:
-            vectors = self.encoder(ids, mask).embedding.float()
-            return vectors
-        lengths = mask.sum(1).tolist()
-        keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths, strict=True)]
-        new = {key: i for i, key in enumerate(keys) if key not in self._kept}
-        rows = torch.tensor(list(new.values()), device=ids.device, dtype=torch.int64)
-        fresh = dict(zip(new, self.encoder(ids[rows], mask[rows]).embedding.float(), strict=True)) if new else {}
-        vectors = torch.stack([fresh[key] if key in fresh else self._kept[key].to(ids.device) for key in keys])
-        for key, vector in fresh.items():
-            if len(self._kept) < self.cache_size:
-                self._kept[key] = vector.cpu().clone()  # a clone, since a view would keep the whole batch alive
-        return vectors
+
+def _load(source: str, pooler: PoolerName | None) -> Encoder:
+    """A checkpoint that stands still."""
+    return Encoder.load(source, pooler=pooler).requires_grad_(False).eval()

@@ -62,6 +62,7 @@ class Trainer:
         )
         run.collator.setup(tokens, run.seed)
         run.objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
+        self.texts = tokens.texts
         run.max_steps, run.truncated = self.batches.max_steps, tokens.truncated
         run.hardware = hardware.describe(self.accelerator)
 
@@ -190,6 +191,7 @@ class Trainer:
             max_steps=self.run.max_steps,
             generator=torch_rng(self.run.seed, "objective", step, part),
             local_rows=distributed.local_rows(batch.size),
+            texts=self.texts,
         )
 
     def _step(self, parts: list[Batch], *, probe: bool) -> dict[str, float]:

@@ -20,11 +20,11 @@ from transformers import BertConfig
 from cse import cli
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
+from cse.encoder.vectors import Rows, partial_files
 from cse.errors import UserError
 from cse.inference import encode as encode_file
 from cse.inference.encode import TextFile, check_out
 from cse.inference.encode import encode_file as encode
-from cse.inference.vectors import Rows, partial_files
 from tests.conftest import WORDS
 
 WINDOW = 8

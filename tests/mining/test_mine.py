@@ -165,7 +165,7 @@ def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint
 
 
 def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("cse.mining.vectors.CHUNK", 5)
+    monkeypatch.setattr("cse.encoder.cached.CHUNK", 5)
     texts = write_texts(tmp_path, 23)
     real, asked = Encoder.encode, []
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cse.batch import Example
+from cse.encoder.vectors import unit
 from cse.errors import UserError
-from cse.inference.vectors import unit
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbors import open_pool
 from cse.mining.search import Corpus, TeacherRule, mine

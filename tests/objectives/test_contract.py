@@ -31,7 +31,7 @@ from tests.conftest import WORDS
 from tests.objectives.helpers import Case
 
 ROWS = 12
-
+TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
 SHARED = {"functional", "candidates", "whitening"}  # what several methods use
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "weighs_rows")
@@ -120,7 +120,7 @@ def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
 def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
     width = case_of(name, encoder.source).texts
-    texts = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * width)]
+    texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
     examples = [
@@ -128,13 +128,20 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
         for i, row in enumerate(rows)
     ]
     collator = Masked(views=TextViews(max_length=12), probability=0.4)
-    collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 1)
+    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
     return collator(examples[part])
 
 
 def context(encoder: Encoder, batch: Batch) -> StepContext:
     rows = distributed.local_rows(batch.size)
-    return StepContext(encoder=encoder, step=3, max_steps=10, generator=torch_rng("contract"), local_rows=rows)
+    return StepContext(
+        encoder=encoder,
+        step=3,
+        max_steps=10,
+        generator=torch_rng("contract"),
+        local_rows=rows,
+        texts=list(dict.fromkeys(TEXTS)),
+    )
 
 
 def gradients(learner: torch.nn.Module) -> dict[str, np.ndarray]:

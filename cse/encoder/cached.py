@@ -1,4 +1,4 @@
-"""Unit vectors of many texts, encoded once and kept in the cache as a memory-mapped array."""
+"""Unit vectors of many texts, encoded once and kept in the cache as a memory-mapped array, for miners and teachers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.console import progress
+from cse.encoder.vectors import resumable, unit
 from cse.files import cache_dir, writing_cache
-from cse.inference.vectors import resumable, unit
 
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder, Precision

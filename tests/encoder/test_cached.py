@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cse.encoder import cached
 from cse.encoder.model import Encoder
-from cse.mining import vectors
 from tests.conftest import WORDS
 
 
@@ -16,7 +16,7 @@ class Killed(BaseException):
 
 def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(vectors, "CHUNK", 4)
+    monkeypatch.setattr(cached, "CHUNK", 4)
     encoder = Encoder(tiny_bert, pooler="mean").eval()
     texts = [f"{WORDS[i]} {WORDS[i + 1]}" for i in range(10)]
     real, asked = encoder.encode, []
@@ -29,12 +29,12 @@ def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeyp
 
     monkeypatch.setattr(encoder, "encode", encode)
     with pytest.raises(Killed):
-        vectors.cached_vectors(encoder, "model", texts, "fp32")
+        cached.cached_vectors(encoder, "model", texts, "fp32")
     assert not list(tmp_path.rglob("*.npy"))
-    found = vectors.cached_vectors(encoder, "model", texts, "fp32")
+    found = cached.cached_vectors(encoder, "model", texts, "fp32")
     assert asked == [4, 4, 2, 2]  # the last of them twice, and nothing else
     by_hand = np.concatenate([real(texts[i : i + 4]) for i in (0, 4, 8)]).astype(np.float64)
     by_hand /= np.sqrt((by_hand**2).sum(1, keepdims=True))
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
-    assert np.array_equal(vectors.cached_vectors(encoder, "model", texts, "fp32"), found)
+    assert np.array_equal(cached.cached_vectors(encoder, "model", texts, "fp32"), found)
     assert len(asked) == 4
