@@ -17,9 +17,10 @@ import yaml
 
 from cse.errors import UserError
 from cse.training.objects import insert_parts, require_objects
+from cse.training.recipe_file import COMPONENTS, parse, require_shape, require_trusted, trusted_modules
 from cse.training.sections import extend, shorthands, specialize
+from cse.training.settings import Settings
 
-COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
 UNNAMED = "custom"  # the name of a recipe without a file
 
@@ -98,58 +99,75 @@ def header(path: Path) -> dict[str, str]:
     return said
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The recipe's mapping, merged on top of the one that it extends.
 
     A list replaces its parent's, and a new class_path drops the arguments of the parent's class. `expect` is never
     inherited: the scores that a parent reached say nothing about a recipe that changes it. What the recipe itself says
     also takes precedence over its parent's sections in `for`; see `cse.training.sections`.
 
+    Args:
+        path: The file of the recipe.
+        heirs: The files that extend it, the last one directly.
+
     Raises:
-        UserError: The file is not YAML, is not a mapping, or extends a file that does not exist.
+        UserError: The file is not YAML, is not a mapping, is too large, or extends itself or a file that does not
+            exist.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"recipe {path}: cannot be read: {reason}\nfix: correct the YAML at that place") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path}: is not a mapping of options\nfix: write `option: value` at its top level")
+    content = parse(path)
     parent = content.pop("extends", None)
     if parent is None:
         return content
-    base = path.parent / parent
-    if not base.is_file():
+    base = path.parent / str(parent)
+    if not isinstance(parent, str) or not base.is_file():
         raise UserError(
             f"recipe {path}: extends {parent!r}, but {base} does not exist\n"
             "fix: give the parent's path from this recipe's folder, or copy it: cse recipe copy NAME"
         )
-    inherited = read(base)
+    chain = (*heirs, path)
+    if base.resolve() in [heir.resolve() for heir in chain]:
+        circle = " -> ".join(str(heir) for heir in (*chain, base))
+        raise UserError(f"recipe {path}: extends in a circle: {circle}\nfix: remove `extends` from one of them")
+    inherited = read(base, chain)
     inherited.pop("expect", None)
     return extend(inherited, content)
 
 
 def load(
-    recipe: str | Mapping[str, Any], overrides: Sequence[str] = (), parts: Mapping[str, Any] | None = None
+    recipe: str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    parts: Mapping[str, Any] | None = None,
+    *,
+    trusted: Collection[str] | None = (),
 ) -> Recipe:
     """Parse and check a recipe without building anything heavy.
 
     Args:
         recipe: A name of the package's, a path that ends in .yaml, or what such a file holds.
         overrides: Options such as `--trainer.max_steps=50`. `--encoder MODEL` and `--data FILE` are short for
-            `--encoder.backbone` and `--data.path`.
+            `--encoder.backbone` and `--data.path`. `--trusted-modules=a,b` adds to `trusted`.
         parts: Mappings that are merged with the recipe's parts of the same names, and objects that take their places;
             `rows` are in memory, and the recipe's data class reads them.
+        trusted: Modules besides this package whose classes the file may name. None: all. A recipe of the package, and
+            one that is not a file, may name all.
 
     Raises:
-        UserError: An option is unknown, of the wrong type, or missing; or the model cannot be an encoder.
+        UserError: An option is unknown, of the wrong type, out of range, or missing; the model cannot be an encoder;
+            or the file names a class of another module.
     """
     path, content = None, {}
     if isinstance(recipe, Mapping):
         content = dict(recipe)
+        require_shape(content, "recipe")
     else:
         path = find(recipe)
         content = read(path)
+    overrides, allowed = trusted_modules(overrides)
+    if any(option.partition("=")[0] == "--config" for option in overrides):
+        raise UserError("option --config is unknown\nfix: give the file in the recipe's place: cse train FILE.yaml")
+    own = None if path is None or path.resolve().is_relative_to(folder().resolve()) else path
+    if own is not None and trusted is not None:
+        require_trusted(content, own, overrides, {*trusted, *allowed})
     name = UNNAMED if path is None else path.stem if path.parent.name != "paper" else f"paper-{path.stem}"
     objects = {name: part for name, part in (parts or {}).items() if name == "rows" or not isinstance(part, Mapping)}
     expect = content.pop("expect", None) or {}
@@ -171,10 +189,10 @@ def load(
         fix = fix or f"{show} lists every option with its default"
         raise UserError(f"recipe {name if path is None else path.stem}: {what}\nfix: {fix}") from error
     config.pop("config", None)
+    Settings(**vars(config.trainer))  # which checks their ranges
     text = parser.dump(config, skip_none=False)
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
-    own = None if path is None or path.resolve().is_relative_to(folder().resolve()) else path
     return Recipe(name, config, text, expect, own, objects, describe(config))
 
 
@@ -188,7 +206,6 @@ def build(recipe: Recipe) -> Any:
         UserError: A component refuses its arguments.
     """
     from cse.seeding import seed_dropout
-    from cse.training.settings import Settings
 
     seed_dropout(recipe.config.seed, "init")
     built = SimpleNamespace()
@@ -243,7 +260,6 @@ def _parser(absent: Collection[str] = ()) -> Any:
     from jsonargparse import ArgumentParser
 
     from cse.training.run import Callback
-    from cse.training.settings import Settings
 
     parser = ArgumentParser(prog="cse train RECIPE", exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="more options, as YAML")
@@ -275,6 +291,8 @@ def _explain(message: str) -> str:
     refused = re.search(r"Option '([\w.]+)' is not accepted", message)
     if refused:
         name = refused.group(1)
+        if not class_path:  # at the top level of the recipe
+            return f"option {name} is unknown{_nearest(name, [*COMPONENTS, 'trainer', 'seed', 'callbacks'])}"
         return f"option {where}.{name} is unknown to {class_path}{_nearest(name, _arguments(class_path))}"
     details = [line.strip(" -") for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
     return f"{where}: {_plain(details[0] if details else message)}"[:400] + _value(message)
@@ -297,8 +315,6 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _options() -> list[str]:
-    from cse.training.settings import Settings
-
     trainer = [f"trainer.{name}" for name in inspect.signature(Settings).parameters]
     return [*trainer, "seed", *[f"{c}.{end}" for c in COMPONENTS for end in ("class_path", "init_args")]]
 

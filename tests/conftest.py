@@ -14,6 +14,7 @@ import pytest
 from tests.models import save_tiny
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CSE_TRUSTED_MODULES"] = "tests"  # recipes that tests write name classes in them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]

@@ -88,6 +88,7 @@ def resume(
     sampler: Sampler | None = None,
     negatives: RowSource | None = None,
     callbacks: Sequence[Callback] = (),
+    trusted_modules: Sequence[str] = (),
 ) -> TrainedRun:
     """Resume a run that was interrupted or killed; it ends as if nothing had interrupted it.
 
@@ -101,6 +102,7 @@ def resume(
         sampler: See `data`.
         negatives: See `data`.
         callbacks: Watchers of the run.
+        trusted_modules: Modules besides this package whose classes the run's recipe may name.
 
     Raises:
         UserError: The folder is not that of a run, its state is damaged, or an object is missing.
@@ -112,12 +114,12 @@ def resume(
     quiet()
     folder = run_dir.folder if isinstance(run_dir, TrainedRun) else Path(run_dir)
     parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
-    return TrainedRun(start.resume(folder, parts=parts, callbacks=callbacks).folder)
+    return TrainedRun(start.resume(folder, parts=parts, callbacks=callbacks, trusted=trusted_modules).folder)
 
 
 def _parts(*values: object) -> dict[str, object]:
     """The parts that are given, by name."""
-    from cse.recipe import COMPONENTS
+    from cse.training.recipe_file import COMPONENTS
 
     names = ("data", "encoder", "objective", "collator", "evaluator", "sampler", "negatives")
     assert set(names) == set(COMPONENTS)

@@ -17,7 +17,10 @@ WIDTH = 40  # characters of the longest bar of a histogram
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    parser.epilog = "Options of a recipe are given as --data.path=my.txt."
+    parser.epilog = (
+        "Options of a recipe are given as --data.path=my.txt. A recipe is code: a file may "
+        "name classes of this package, and of other modules with --trusted-modules=MODULE,MODULE."
+    )
     add("recipes", nargs="*", metavar="recipe", help="recipes to check; default: all of them, without their data")
     add("--no-data", action="store_true", help="only validate the recipe; no data are read or fetched")
     add("--eval-data", metavar="DIR", help="folder of more evaluation sets, besides CSE_DATA, to compare with")
@@ -27,9 +30,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Validate each recipe; the first one that fails raises."""
     from cse.console import quiet, say
     from cse.recipe import load, names
+    from cse.training.hardware import require_machine
+    from cse.training.settings import Settings
 
     for name in arguments.recipes or names():
         recipe = load(name, overrides)
+        require_machine(Settings(**vars(recipe.config.trainer)))
         say("ok", name)
         if arguments.recipes and not arguments.no_data:
             quiet()

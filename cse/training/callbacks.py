@@ -44,6 +44,7 @@ class Console(Callback):
         self.chosen = chosen
         self.bar = ExitStack()  # open from on_start to on_end
         self.advance: Advance = lambda done, note="": None
+        self.last: float | None = None  # the dev score of the last evaluation
 
     def on_start(self, run: Run) -> None:
         """Print the header, and start the bar."""
@@ -51,6 +52,8 @@ class Console(Callback):
             say(key, value)
             if key == "encoder" and self.chosen:
                 say("chosen", self.chosen)
+        for warning in start_warnings(run):
+            say("warning", warning)
         if run.progress.step:
             say("resume", f"from step {run.progress.step}")
         shown = progress("training", run.max_steps, done=run.progress.step, lines=False)
@@ -63,6 +66,7 @@ class Console(Callback):
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
         """Print one line of figures, and warnings in words."""
         step, best = run.progress.step, run.progress.best_step
+        self.last = metrics.get("dev")
         dev = f"dev {metrics['dev']:.2f}" if "dev" in metrics else ""
         if step == 0:
             say("step     0", f"{dev}   (before training)" if dev else "no evaluator")
@@ -82,8 +86,13 @@ class Console(Callback):
             return
         if p.best is not None and p.first is not None:
             say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
+        for warning in end_warnings(run, self.last):
+            say("warning", warning)
         say("run", str(run.folder))
-        say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
+        if p.best_step == 0:
+            say("next", f"cse train {run.name} --trainer.learning_rate={run.settings.learning_rate / 3:.1g}")
+        else:
+            say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
 
 
 def header(run: Run) -> list[tuple[str, str]]:
@@ -116,6 +125,41 @@ def _negatives(run: Run, rows: int) -> str:
     example = run.data[0]
     hard = rows * (max(0, len(example.texts) - 1 - example.num_positives) + run.source.hard_negatives)
     return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
+
+
+def start_warnings(run: Run) -> list[str]:
+    """Settings that have no effect in a run of this length, in words."""
+    settings, found = run.settings, []
+    if settings.warmup_steps >= run.max_steps:
+        found.append(
+            f"trainer.warmup_steps is {settings.warmup_steps} in a run of {run.max_steps} steps: "
+            f"the rate never reaches {settings.learning_rate:g}"
+        )
+    if run.evaluator is not None and settings.early_stopping is not None:
+        evaluations = -(-run.max_steps // settings.eval_every)
+        if settings.early_stopping >= evaluations:
+            found.append(
+                f"trainer.early_stopping is {settings.early_stopping} in a run of {evaluations} evaluations: "
+                "it never stops the run"
+            )
+    return found
+
+
+def end_warnings(run: Run, last: float | None) -> list[str]:
+    """What a finished run should say of itself besides its best score, in words.
+
+    Args:
+        run: The run.
+        last: The dev score of its last evaluation.
+    """
+    first, best = run.progress.first, run.progress.best_step
+    if best == 0:
+        return ["best/ is the untrained model, since no step had a better dev score; last/ is the trained one"]
+    if first is not None and last is not None and last < first:
+        return [
+            f"last/ has dev {last:.2f}, below the {first:.2f} before training; best/ is step {run.progress.best_step}"
+        ]
+    return []
 
 
 def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:

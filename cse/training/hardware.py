@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from cse import distributed
 from cse.encoder.fast.batching import native_bf16
+from cse.errors import UserError
 from cse.training.settings import Settings
 
 ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
@@ -30,6 +31,16 @@ def problems(settings: Settings) -> Iterator[str]:
         elif name not in map(str, get_available_trackers()):
             package = "'cse-embeddings[trackers]'" if name in EXTRA else name.replace("_", "-")
             yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install {package}"
+
+
+def require_machine(settings: Settings) -> None:
+    """Check that this machine can satisfy the settings.
+
+    Raises:
+        UserError: The machine cannot. The message names all problems.
+    """
+    if found := list(problems(settings)):
+        raise UserError("\n".join(found))
 
 
 def accelerator(settings: Settings, folder: Path) -> Accelerator:

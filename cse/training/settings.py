@@ -69,6 +69,7 @@ class Settings:
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps, chunk_size=chunk_size)
+        require_at_least(1, "trainer", early_stopping=early_stopping)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("[0, 1]", "trainer", merge_initial=merge_initial)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)

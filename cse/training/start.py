@@ -55,13 +55,20 @@ def train(
     return fit(loaded, folder, is_resume=False, watchers=_watchers(loaded, callbacks))
 
 
-def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callbacks: Sequence[Callback] = ()) -> Run:
+def resume(
+    run_dir: str | Path,
+    *,
+    parts: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    trusted: Sequence[str] = (),
+) -> Run:
     """Resume a run that was interrupted or killed; see `train`.
 
     Args:
         run_dir: The folder of the run.
         parts: The objects that the run was started with and that its recipe cannot name.
         callbacks: Further watchers.
+        trusted: Modules besides this package whose classes the run's recipe may name.
 
     Returns:
         The run, which ends as if nothing had interrupted it.
@@ -86,7 +93,7 @@ def resume(run_dir: str | Path, *, parts: Mapping[str, Any] | None = None, callb
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
     _, options, given = resolve(str(path), parts or {})
-    loaded = replace(load(str(path), options, given), name=name, own=None)
+    loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None)
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
 
 

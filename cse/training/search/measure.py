@@ -120,7 +120,7 @@ def measure(recipe: Recipe, keep: Path) -> Cost | None:
     with tempfile.TemporaryDirectory() as scratch, Interrupt() as interrupt:
         path = Path(scratch, "recipe.yaml")
         path.write_text(recipe.text, encoding="utf-8")
-        short = recipes.load(str(path), options)
+        short = recipes.load(str(path), options, trusted=None)  # the recipe is loaded already
         watch = _Stopwatch(keep / "untrained")
         run = fit(replace(short, name=recipe.name, own=None), Path(scratch, "run"), is_resume=False, watchers=[watch])
         if run.interrupted or interrupt.wanted:

@@ -120,7 +120,7 @@ def _difference(method: Method) -> dict[str, Any]:
 
 def _track(state: State, table: Sequence[Line], folder: Path) -> None:
     """Log the table to the trackers that the runs were given."""
-    options = recipes.load(str(folder / state.contenders[0].name / RECIPE)).config.trainer
+    options = recipes.load(str(folder / state.contenders[0].name / RECIPE), trusted=None).config.trainer
     if not options.trackers:
         return
     accelerator = hardware.accelerator(Settings(**vars(options)), folder)

@@ -110,9 +110,12 @@ class Runner:
         options = [f"--{OPTIONS[name]}={value!r}" for name, value in params.items()]
         options += [f"--seed={seed}", f"--trainer.max_steps={steps}", f"--trainer.eval_every={steps // EVALUATIONS}"]
         options += ["--trainer.early_stopping=null"]  # it would end runs of one method at different steps
-        own = recipes.load(str(self.folder / RECIPE)).config.trainer.warmup_steps
+        path = str(self.folder / RECIPE)
+        own = recipes.load(path, trusted=None).config.trainer.warmup_steps
         options += [f"--trainer.warmup_steps={min(own, steps // 10)}"]  # of a run that may be shorter than the recipe's
-        return replace(recipes.load(str(self.folder / RECIPE), options), name=self.contender.name, own=None)
+        return replace(
+            recipes.load(str(self.folder / RECIPE), options, trusted=None), name=self.contender.name, own=None
+        )
 
     def _named(self, params: dict[str, float]) -> str:
         values = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in params.items())
