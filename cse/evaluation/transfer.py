@@ -74,7 +74,7 @@ def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     if data.protocol == "folds":
         return _nested(*splits["all"], folds)
     if data.protocol == "split":
-        return _chosen(splits["train"], splits["test"], lambda c: _fit(*splits["train"], c).score(*splits["dev"]))
+        return _chosen(splits["train"], splits["test"], lambda c: fit_logistic(*splits["train"], c).score(*splits["dev"]))
     x, y = splits["train"]
     return _chosen(splits["train"], splits["test"], _inner(x, y, folds), f1=specs()[data.name].get("pairs", False))
 
@@ -93,7 +93,7 @@ def _prepared(rows: Sequence[Row], embed: Embed) -> tuple[Matrix, Labels]:
 def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
     """Each fold is tested once by a model whose regularization the other folds chose among themselves."""
     tests, devs = [], []
-    for train, test in _folds(y, folds):
+    for train, test in make_folds(y, folds):
         found = _chosen((x[train], y[train]), (x[test], y[test]), _inner(x[train], y[train], folds))
         tests.append(found.test)
         devs.append(found.dev)
@@ -102,8 +102,8 @@ def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
 
 def _inner(x: Matrix, y: Labels, folds: int) -> Callable[[float], float]:
     """Mean accuracy over inner folds, as a function of the regularization."""
-    parts = _folds(y, folds)
-    return lambda c: float(np.mean([_fit(x[train], y[train], c).score(x[dev], y[dev]) for train, dev in parts]))
+    parts = make_folds(y, folds)
+    return lambda c: float(np.mean([fit_logistic(x[train], y[train], c).score(x[dev], y[dev]) for train, dev in parts]))
 
 
 def _chosen(
@@ -111,12 +111,13 @@ def _chosen(
 ) -> Accuracy:
     by_c = {c: dev(c) for c in GRID}
     best = max(by_c, key=lambda c: by_c[c])  # the first of equals, as SentEval's argmax
-    predicted = _fit(*train, best).predict(test[0])
+    predicted = fit_logistic(*train, best).predict(test[0])
     correct = 100 * float(np.mean(predicted == test[1]))
     return Accuracy(correct, 100 * by_c[best], len(test[1]), _f1(predicted, test[1]) if f1 else None)
 
 
-def _fit(x: Matrix, y: Labels, c: float) -> Any:
+def fit_logistic(x: Matrix, y: Labels, c: float) -> Any:
+    """Logistic regression of each class against the rest, of inverse regularization `c`, as scikit-learn's model."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -126,7 +127,12 @@ def _fit(x: Matrix, y: Labels, c: float) -> Any:
     return (model if len(np.unique(y)) == 2 else OneVsRestClassifier(model)).fit(x, y)
 
 
-def _folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def make_folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """The rows to train on and to test on of each fold, every class in each: at most as many as the rarest has rows.
+
+    Raises:
+        UserError: A class has one row.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     rarest = min(np.unique(y, return_counts=True)[1])

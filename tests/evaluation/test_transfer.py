@@ -138,7 +138,7 @@ def test_a_fit_is_the_optimum_of_each_class_against_the_rest(length, classes):
     x *= length / np.linalg.norm(x, axis=1, keepdims=True)
     noisy = x @ rng.normal(size=(6, classes)) / length + rng.normal(size=(300, classes))
     y, c = noisy.argmax(1).astype(str), 0.5
-    model = transfer._fit(x, y, c)
+    model = transfer.fit_logistic(x, y, c)
     for label, fit in zip("012", getattr(model, "estimators_", [model]), strict=False):
         target = y == ("1" if classes == 2 else label)
         weight = fit.coef_[0]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors, probe
+
+
+@pytest.fixture
+def rows():
+    """Vectors that tell four labels apart, not always."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(["a", "b", "c", "d"], 120)
+    centers = dict(zip("abcd", rng.normal(size=(4, 6)), strict=True))
+    x = np.stack([centers[label] for label in y]) + rng.normal(size=(120, 6))
+    return (x[:80], y[:80]), (x[80:], y[80:])
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_nearest_mean_against_a_loop(rows):
+    (x, y), (new, _) = rows
+    means = {label: np.mean([v for v, t in zip(unit(x), y, strict=True) if t == label], axis=0) for label in "abcd"}
+    wanted = [min("abcd", key=lambda label, v=v: np.linalg.norm(v - means[label])) for v in unit(new)]
+    assert nearest_mean(x, y, new).tolist() == wanted
+
+
+@pytest.mark.parametrize("k", [1, 4, 80])
+def test_nearest_neighbors_against_a_loop(rows, k):
+    (x, y), (new, _) = rows
+    wanted = []
+    for v in unit(new):
+        votes = Counter(y[np.argsort(-(unit(x) @ v))[:k]].tolist())
+        wanted.append(min(votes, key=lambda label: (-votes[label], label)))
+    assert nearest_neighbors(k)(x, y, new).tolist() == wanted
+
+
+def test_the_probe_is_scikit_learns(rows):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    (x, y), (new, _) = rows
+    model = OneVsRestClassifier(LogisticRegression(max_iter=5000, tol=1e-8)).fit(x, y)
+    assert probe(x, y, new).tolist() == model.predict(new).tolist()
+
+
+def test_few_shot_equals_mteb(rows):
+    task = pytest.importorskip("mteb.abstasks.classification").AbsTaskClassification
+    from datasets import Dataset
+    from sklearn.linear_model import LogisticRegression
+
+    (x, y), (new, truth) = rows
+    table = Dataset.from_dict({"label": y.tolist()})
+    settings = SimpleNamespace(seed=42, label_column_name="label", samples_per_label=5)
+    accuracy, order = [], None
+    for repetition in range(10):
+        _, order, drawn = task._undersample_data(settings, table, repetition, order)
+        model = LogisticRegression(max_iter=100, random_state=42).fit(x[drawn], y[drawn])
+        accuracy.append((model.predict(new) == truth).mean())
+    found = few_shot(x, y, new, truth, shots=5, repetitions=10, seed=42)
+    assert found.shape == (40,)
+    assert found.mean() == pytest.approx(np.mean(accuracy), abs=1e-9)
+    assert len(set(accuracy)) > 1  # the draws differ
+
+
+def test_what_the_rows_cannot_give(rows):
+    (x, y), (new, truth) = rows
+    with pytest.raises(UserError, match="evaluator.neighbors is 81, but labels are predicted from 80 rows"):
+        nearest_neighbors(81)(x, y, new)
+    y = np.array(["e", *y[1:]])
+    with pytest.raises(UserError, match="evaluator.shots is 3, but only 1 rows have the label 'e'"):
+        few_shot(x, y, new, truth, shots=3, repetitions=1, seed=0)

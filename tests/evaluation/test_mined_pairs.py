@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.evaluation import mined_pairs
+from cse.evaluation.mined_pairs import judge, keys, mine_pairs
+
+
+def unit(n, dim, seed):
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def every_pair(vectors):
+    n = len(vectors)
+    similarity = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    return sorted(((similarity[i, j], i * n + j) for i in range(n) for j in range(i + 1, n)), reverse=True)
+
+
+def test_mined_pairs_are_the_nearest_of_all(monkeypatch):
+    monkeypatch.setattr(mined_pairs, "CHUNK", 7)
+    vectors = unit(40, 5, 0)
+    found = mine_pairs(vectors, neighbors=39, keep=10_000)
+    wanted = every_pair(vectors)
+    assert len(found.key) == len(wanted) == 40 * 39 // 2
+    assert found.key.tolist() == [key for _, key in wanted]
+    np.testing.assert_allclose(found.similarity, [s for s, _ in wanted], atol=1e-6)
+
+
+def test_only_so_many_neighbors_and_pairs_are_kept(monkeypatch):
+    monkeypatch.setattr(mined_pairs, "CHUNK", 7)
+    vectors = unit(40, 5, 1)
+    similarity = vectors @ vectors.T - 2 * np.eye(40)
+    near = np.argsort(-similarity, axis=1)[:, :3]
+    wanted = {int(min(i, j) * 40 + max(i, j)) for i, row in enumerate(near) for j in row}
+    assert set(mine_pairs(vectors, neighbors=3, keep=1000).key.tolist()) == wanted
+    best = [key for _, key in every_pair(vectors) if key in wanted][:15]
+    assert mine_pairs(vectors, neighbors=3, keep=15).key.tolist() == best
+
+
+def test_judgement_by_pencil():
+    # right, wrong, (right, wrong at one similarity), and one known pair that was not mined
+    found = mined_pairs.MinedPairs(np.array([1, 2, 3, 4]), np.array([0.9, 0.8, 0.5, 0.5], dtype=np.float32))
+    judged = judge(found, np.array([3, 1, 99]))
+    np.testing.assert_allclose(judged.precision, [2 / 4, 1, 0])
+    assert judged.f1 == pytest.approx(2 * 2 / (4 + 3))  # against 2 * 1 / (1 + 3) of the first pair alone
+    assert judged.threshold == pytest.approx(0.5)
+
+
+class Given:
+    """A model for sentence-transformers that looks its vectors up."""
+
+    model_card_data = None
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def encode(self, texts, **_):
+        import torch
+
+        return torch.from_numpy(self.vectors[[int(t) for t in texts]])
+
+
+@pytest.mark.parametrize(("top_k", "keep"), [(100, 500_000), (4, 500_000), (100, 60)])
+def test_judgement_equals_sentence_transformers(top_k, keep):
+    from sentence_transformers.sentence_transformer.evaluation import ParaphraseMiningEvaluator
+
+    vectors = unit(50, 6, 3)
+    rng = np.random.default_rng(4)
+    near = vectors + 0.6 * unit(50, 6, 5)  # half of the texts have a partner
+    vectors = np.concatenate([vectors, near / np.linalg.norm(near, axis=1, keepdims=True)])
+    pairs = [(i, 50 + i) for i in rng.choice(50, 30, replace=False)]
+    names = {str(i): str(i) for i in range(100)}
+    evaluator = ParaphraseMiningEvaluator(
+        names, [(str(i), str(j)) for i, j in pairs], top_k=top_k, max_pairs=keep, write_csv=False
+    )
+    evaluator.store_metrics_in_model_card_data = lambda *_: None
+    theirs = evaluator(Given(vectors))
+    first, second = np.array(pairs).T
+    ours = judge(mine_pairs(vectors, top_k, keep), keys(first, second, 100))
+    assert ours.precision.mean() == pytest.approx(theirs["average_precision"], abs=1e-6)
+    assert ours.f1 == pytest.approx(theirs["f1"], abs=1e-6)
+    assert ours.threshold == pytest.approx(theirs["threshold"], abs=1e-6)

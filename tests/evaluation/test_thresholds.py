@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation.thresholds import fit
+
+
+def slow(similarity, positive, measure):
+    """Try the middle between every two neighbors, from above."""
+    values = sorted(set(similarity), reverse=True)
+    best, where = -1.0, None
+    for high, low in zip(values, values[1:], strict=False):
+        found = measure(similarity >= (high + low) / 2, positive.astype(bool))
+        if found > best:
+            best, where = found, (high + low) / 2
+    return where
+
+
+def f1(predicted, positive):
+    both = (predicted & positive).sum()
+    return 2 * both / (predicted.sum() + positive.sum())
+
+
+def accuracy(predicted, positive):
+    return (predicted == positive).mean()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_thresholds_against_every_cut(seed):
+    rng = np.random.default_rng(seed)
+    positive = (rng.random(60) < [0.1, 0.5, 0.9][seed % 3]).astype(float)
+    positive[:2] = 0, 1
+    similarity = np.round(rng.normal(size=60) + positive, 1 + seed % 2)  # with ties
+    found = fit(similarity, positive)
+    assert found.f1 == pytest.approx(slow(similarity, positive, f1))
+    assert found.accuracy == pytest.approx(slow(similarity, positive, accuracy))
+
+
+def test_thresholds_by_pencil():
+    # 0.9 + | 0.8 - | 0.6 + | 0.1 -: F1 is 2/3, 2/4, 4/5 at the three cuts; 3, 2 and 3 of 4 are correct
+    found = fit(np.array([0.1, 0.9, 0.6, 0.8]), np.array([0.0, 1.0, 1.0, 0.0]))
+    assert found.f1 == pytest.approx(0.35)
+    assert found.accuracy == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thresholds_equal_mtebs(seed):
+    task = pytest.importorskip("mteb.abstasks.pair_classification").AbsTaskPairClassification
+    rng = np.random.default_rng(seed)
+    positive = rng.integers(0, 2, 80)
+    similarity = np.round(rng.normal(size=80) + positive, 1)
+    found = fit(similarity, positive.astype(float))
+    by_f1 = task._find_best_f1_and_threshold(None, similarity.tolist(), positive, True)
+    by_accuracy = task._find_best_acc_and_threshold(None, similarity.tolist(), positive, True)
+    assert found.f1 == pytest.approx(by_f1[3], abs=1e-12)
+    assert found.accuracy == pytest.approx(by_accuracy[1], abs=1e-12)
+
+
+def test_one_label_or_one_similarity_has_no_threshold():
+    with pytest.raises(UserError, match=r"all 3 rows .* same label"):
+        fit(np.arange(3.0), np.ones(3))
+    with pytest.raises(UserError, match="all 2 pairs the same similarity, 0.5"):
+        fit(np.full(2, 0.5), np.array([0.0, 1.0]))
