@@ -43,6 +43,7 @@ class _Rows:
     texts: list[tuple[str, ...]] = field(default_factory=list)
     extras: dict[str, list[Any]] = field(default_factory=dict)
     report: dict[str, int] = field(default_factory=lambda: {"blank": 0, "duplicate": 0, "missing": 0})
+    label_names: list[str] = field(default_factory=list)
 
 
 class Dataset(Sequence[Example]):
@@ -54,6 +55,7 @@ class Dataset(Sequence[Example]):
         asked: The columns that were read.
         report: Counts of `blank` and `duplicate` rows that are left out, of `missing` cells, and of what a class adds.
         hash: The sha256 of the content.
+        label_names: The class or cluster that each `Example.label` stands for; empty without labels.
     """
 
     unit = "rows"
@@ -63,7 +65,7 @@ class Dataset(Sequence[Example]):
         self.path: str | Sized = str(source) if isinstance(source, Path) else source
         self.name, self.asked, self.report = label(source), list(asked), rows.report
         _require_distinct(f"data is a {self.name}" if self.in_memory else f"data.path is {self.name}", rows)
-        self._texts, self._extras = rows.texts, rows.extras
+        self._texts, self._extras, self.label_names = rows.texts, rows.extras, rows.label_names
         self.hash = _hash(rows)
 
     def __len__(self) -> int:
@@ -263,8 +265,8 @@ class ScoredPairs(Dataset):
         path: The source of the rows; see the docstring of the module.
         columns: Two names, or two numbers in a csv or tsv file without a header.
         score_column: Name or number of the column of scores.
-        min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1).
-        max_score: The score of texts with the same meaning (STS and SICK-R: 5).
+        min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1). None: the smallest of the rows.
+        max_score: The score of texts with the same meaning (STS and SICK-R: 5). None: the largest of the rows.
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
 
@@ -280,18 +282,21 @@ class ScoredPairs(Dataset):
         *,
         columns: Sequence[int | str] = ("sentence1", "sentence2"),
         score_column: int | str = "score",
-        min_score: float = 0.0,
-        max_score: float = 1.0,
+        min_score: float | None = 0.0,
+        max_score: float | None = 1.0,
         split: str = "train",
         limit: int | None = None,
     ) -> None:
-        if not min_score < max_score:
+        if min_score is not None and max_score is not None and not min_score < max_score:
             raise UserError(f"data.max_score is {max_score}\nfix: give a number > data.min_score, which is {min_score}")
         self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
         self.min_score, self.max_score = min_score, max_score
         asked = [*_columns(columns, exactly=2), Column("data.score_column", score_column)]
-        scored: dict[str, Parse] = {"score": partial(_score, low=min_score, high=max_score)}
-        super().__init__(path, asked, _collect(read(path, asked, split), limit=limit, extras=scored))
+        low, high = -math.inf if min_score is None else min_score, math.inf if max_score is None else max_score
+        scored: dict[str, Parse] = {"score": partial(_score, low=low, high=high)}
+        rows = _collect(read(path, asked, split), limit=limit, extras=scored)
+        _rescale(rows.extras["score"], min_score, max_score)
+        super().__init__(path, asked, rows)
 
 
 def _collect(
@@ -334,6 +339,7 @@ def _collect(
                 rows.extras[name].append(value)
             if len(rows.texts) == limit:
                 break
+    rows.label_names = list(getattr(parses.get("label"), "known", ()))
     return rows
 
 
@@ -345,12 +351,19 @@ def _filled(cells: Sequence[str | None], negatives: int) -> tuple[str, ...]:
 
 def _score(cell: str | None, place: str, low: float, high: float) -> float:
     value = _number(cell)
-    if not low <= value <= high:
+    if not low <= value <= high or math.isinf(value):
         raise UserError(
             f"data.score_column: {place} has the score {cell!r}, which must be a number in [{low:g}, {high:g}]\n"
             "fix: correct or remove that row, or set the scale: --data.min_score and --data.max_score"
         )
-    return (value - low) / (high - low)
+    return value
+
+
+def _rescale(scores: list[float], low: float | None, high: float | None) -> None:
+    """Map a scale to [0, 1]; an end that is not given is that of the scores. Equal scores become 0."""
+    if scores:
+        least, most = min(scores) if low is None else low, max(scores) if high is None else high
+        scores[:] = [(score - least) / (most - least or 1.0) for score in scores]
 
 
 def _marks(weight: int | str | None, label: int | str | None) -> tuple[list[Column], dict[str, Parse]]:

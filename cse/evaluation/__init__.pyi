@@ -1,9 +1,15 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
+from cse.evaluation.clustering import Clustering as Clustering
 from cse.evaluation.comparison import Difference as Difference
 from cse.evaluation.comparison import compare as compare
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
+from cse.evaluation.labels import Labels as Labels
+from cse.evaluation.pair_classification import PairClassification as PairClassification
+from cse.evaluation.paraphrases import Paraphrases as Paraphrases
 from cse.evaluation.reporting import report as report
 from cse.evaluation.results import Scored as Scored
 from cse.evaluation.scoring import evaluate as evaluate
 from cse.evaluation.scoring import run_mteb as run_mteb
+from cse.evaluation.similarity import Similarity as Similarity
+from cse.evaluation.triplets import Triplets as Triplets

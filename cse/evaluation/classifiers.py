@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.evaluation.transfer import Labels, Matrix, fit_logistic
 
@@ -26,61 +27,59 @@ def nearest_mean(x: Matrix, y: Labels, new: Matrix) -> Labels:
     """The class with the nearest mean of unit vectors, by Euclidean distance."""
     from sklearn.neighbors import NearestCentroid
 
-    return np.asarray(NearestCentroid().fit(_unit(x), y).predict(_unit(new)))
+    return np.asarray(NearestCentroid().fit(unit(x), y).predict(unit(new)))
 
 
-def nearest_neighbors(k: int) -> Predict:
-    """The majority among the k rows with the largest cosine; of equally many, the class that sorts first.
+def nearest_neighbors(k: int, x: Matrix, y: Labels, new: Matrix) -> Labels:
+    """The majority among the k rows with the largest cosine; of equally many, the class that sorts first."""
+    from sklearn.neighbors import KNeighborsClassifier
 
-    Args:
-        k: Number of rows.
-    """
-
-    def predict(x: Matrix, y: Labels, new: Matrix) -> Labels:
-        from sklearn.neighbors import KNeighborsClassifier
-
-        if k > len(y):
-            raise UserError(
-                f"evaluator.neighbors is {k}, but labels are predicted from {len(y)} rows\n"
-                "fix: give fewer neighbors or more rows"
-            )
-        return np.asarray(KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, y).predict(new))
-
-    return predict
+    return np.asarray(KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, y).predict(new))
 
 
-def few_shot(x: Matrix, y: Labels, new: Matrix, truth: Labels, shots: int, repetitions: int, seed: int) -> Right:
-    """The share of repetitions that get each row right, after training on `shots` rows of each class.
+def few_shot(shots: int, draws: int, seed: int, x: Matrix, y: Labels, new: Matrix, truth: Labels) -> Right:
+    """The share of draws that get each row right, after training on `shots` rows of each class.
 
     Source: mteb's classification tasks (`AbsTaskClassification`), whose draws and classifier these are.
 
     Args:
+        shots: Rows of each class.
+        draws: Number of draws.
+        seed: Seed of the draws.
         x: (m, D) training vectors.
         y: (m,) their labels.
         new: (n, D) vectors to label.
         truth: (n,) the right labels.
-        shots: Rows of each class.
-        repetitions: Number of draws.
-        seed: Seed of the draws.
-
-    Raises:
-        UserError: A class has fewer rows.
     """
     from sklearn.linear_model import LogisticRegression
 
-    classes, sizes = np.unique(y, return_counts=True)
-    if sizes.min() < shots:
-        raise UserError(
-            f"evaluator.shots is {shots}, but only {sizes.min()} rows have the label {str(classes[sizes.argmin()])!r}\n"
-            "fix: give a smaller evaluator.shots, or more rows of that label"
-        )
     order, right = list(range(len(y))), np.zeros(len(truth))
-    for _ in range(repetitions):
+    for _ in range(draws):
         np.random.RandomState(seed).shuffle(order)  # each draw shuffles the order of the one before
         drawn = _first_of_each(order, y, shots)
         model = LogisticRegression(max_iter=FEW_SHOT_STEPS, random_state=seed).fit(x[drawn], y[drawn])
         right += model.predict(new) == truth
-    return right / repetitions
+    return right / draws
+
+
+def require_rows(y: Labels, neighbors: int | None, shots: int | None) -> None:
+    """Check that training rows with these labels suffice.
+
+    Raises:
+        UserError: There are fewer rows than neighbors, or a label has fewer than shots.
+    """
+    if neighbors is not None and neighbors > len(y):
+        raise UserError(
+            f"evaluator.neighbors is {neighbors}, but labels are predicted from {len(y)} rows\n"
+            "fix: give fewer neighbors, or more rows"
+        )
+    classes, sizes = np.unique(y, return_counts=True)
+    if shots is not None and shots > sizes.min():
+        rarest = str(classes[sizes.argmin()])
+        raise UserError(
+            f"evaluator.shots is {shots}, but only {sizes.min()} training rows have the label {rarest!r}\n"
+            "fix: give fewer shots, or more rows of that label"
+        )
 
 
 def _first_of_each(order: list[int], y: Labels, shots: int) -> list[int]:
@@ -91,7 +90,3 @@ def _first_of_each(order: list[int], y: Labels, shots: int) -> list[int]:
             taken[y[i]] += 1
             drawn.append(i)
     return drawn
-
-
-def _unit(x: Matrix) -> Matrix:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)

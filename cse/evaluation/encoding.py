@@ -60,6 +60,14 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prom
     return embed
 
 
+def encode_distinct(
+    encoder: Any, texts: Iterable[str], precision: str = "auto", prompt: str | None = None
+) -> tuple[NDArray[np.floating], dict[str, int]]:
+    """The vectors (n, D) of the n distinct texts, and the row of each text. See `embedder` for the arguments."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return embedder(encoder, precision, prompt=prompt)(list(row)), row
+
+
 @contextmanager
 def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floating]]]]:
     """A `map` that keeps every core busy.

@@ -64,31 +64,28 @@ class Mined:
     Attributes:
         precision: (p,) the share of known pairs among those that are at least as similar as each known pair; 0 for a
             known pair that was not mined. Its mean is the average precision.
-        f1: The highest F1 of any threshold.
-        threshold: The similarity of that F1, in the middle between two neighboring ones.
+        f1_share: (p,) the part of each known pair in the highest F1 of any threshold; its mean is that F1.
+        threshold: The threshold, in the middle between two neighboring similarities.
     """
 
     precision: NDArray[np.float64]
-    f1: float
+    f1_share: NDArray[np.float64]
     threshold: float
 
 
 def judge(found: MinedPairs, known: NDArray[np.int64]) -> Mined:
-    """Compare mined pairs with known ones, given as keys without repeats.
+    """Compare mined pairs with known ones, given as ascending keys without repeats.
 
     Source: `ParaphraseMiningEvaluator` of sentence-transformers.
     """
-    right = np.isin(found.key, known)
+    place = np.minimum(np.searchsorted(known, found.key), len(known) - 1)
+    right = known[place] == found.key
     ends = np.flatnonzero(np.r_[np.diff(found.similarity) != 0, True])  # the last pair of each similarity
-    hits = np.cumsum(right)[ends]
-    extracted = ends + 1
-    f1 = 2 * hits / (extracted + len(known))
-    best = int(np.argmax(f1))
-    following = found.similarity[np.minimum(ends + 1, len(found.key) - 1)]
-    precision = np.zeros(len(known))
+    hits, extracted = np.cumsum(right)[ends], ends + 1
     at = np.searchsorted(ends, np.flatnonzero(right))  # the threshold at which each known pair was found
-    place = {int(key): i for i, key in enumerate(known)}
-    for key, value in zip(found.key[right], hits[at] / extracted[at], strict=True):
-        precision[place[int(key)]] = value
-    threshold = (float(found.similarity[ends[best]]) + float(following[best])) / 2
-    return Mined(precision, float(f1[best]), threshold if hits[best] else 0.0)
+    precision, f1_share = np.zeros(len(known)), np.zeros(len(known))
+    precision[place[right]] = (hits / extracted)[at]
+    best = int(np.argmax(hits / (extracted + len(known))))
+    f1_share[place[right][at <= best]] = 2 * len(known) / (extracted[best] + len(known))
+    after = found.similarity[min(ends[best] + 1, len(found.key) - 1)]
+    return Mined(precision, f1_share, (float(found.similarity[ends[best]]) + float(after)) / 2)

@@ -61,7 +61,10 @@ def f1(models: Models) -> Draw:
 
 
 def v_measure(models: Models) -> Draw:
-    """The harmonic mean of homogeneity and completeness of cluster numbers with label numbers.
+    """The harmonic mean of homogeneity and completeness of clusters with labels; the mean over several clusterings.
+
+    The arrays are the clusters (n, R) of R clusterings, the labels (n,), and how often each unit counts in each
+    clustering (n, R), 0 if it was not clustered.
 
     Source: Rosenberg and Hirschberg, 2007, equation 3 with beta = 1.
     """
@@ -138,19 +141,27 @@ def _f1(predicted: Vector, label: Vector) -> Callable[[Samples], Vector]:
     return draw
 
 
-def _v_measure(cluster: Vector, label: Vector) -> Callable[[Samples], Vector]:
-    columns = cluster, label, cluster * (label.max(initial=0) + 1) + label
-    rankers = [_Ranker.of(column) for column in columns]
+def _v_measure(clusters: Vector, label: Vector, times: Vector) -> Callable[[Samples], Vector]:
+    clusterings = []
+    for cluster in clusters.T:
+        columns = cluster, label, cluster * (label.max(initial=0) + 1) + label
+        clusterings.append([_Ranker.of(column) for column in columns])
 
     def draw(counts: Samples) -> Vector:
-        clusters, labels, both = (_entropy(ranker.sums(counts)) for ranker in rankers)
-        shared = np.maximum(clusters + labels - both, 0.0)  # mutual information
-        with np.errstate(invalid="ignore", divide="ignore"):
-            homogeneity = np.where(labels > 0, shared / labels, 1.0)
-            completeness = np.where(clusters > 0, shared / clusters, 1.0)
-            return np.asarray(np.nan_to_num(2 * homogeneity * completeness / (homogeneity + completeness)))
+        found = [_v(*(ranker.sums(counts * n) for ranker in r)) for r, n in zip(clusterings, times.T, strict=True)]
+        return np.asarray(np.mean(found, axis=0))
 
     return draw
+
+
+def _v(clusters: Samples, labels: Samples, both: Samples) -> Vector:
+    """V-measure (b,) of the sizes of clusters, labels and their intersections."""
+    of_clusters, of_labels, of_both = map(_entropy, (clusters, labels, both))
+    shared = np.maximum(of_clusters + of_labels - of_both, 0.0)  # mutual information
+    with np.errstate(invalid="ignore", divide="ignore"):
+        homogeneity = np.where(of_labels > 0, shared / of_labels, 1.0)
+        completeness = np.where(of_clusters > 0, shared / of_clusters, 1.0)
+        return np.asarray(np.nan_to_num(2 * homogeneity * completeness / (homogeneity + completeness)))
 
 
 def _entropy(drawn: Samples) -> Vector:

@@ -74,7 +74,8 @@ def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     if data.protocol == "folds":
         return _nested(*splits["all"], folds)
     if data.protocol == "split":
-        return _chosen(splits["train"], splits["test"], lambda c: fit_logistic(*splits["train"], c).score(*splits["dev"]))
+        train, dev = splits["train"], splits["dev"]
+        return _chosen(train, splits["test"], lambda c: fit_logistic(*train, c).score(*dev))
     x, y = splits["train"]
     return _chosen(splits["train"], splits["test"], _inner(x, y, folds), f1=specs()[data.name].get("pairs", False))
 

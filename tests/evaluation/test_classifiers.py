@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors, probe
+from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors, probe, require_rows
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_nearest_neighbors_against_a_loop(rows, k):
     for v in unit(new):
         votes = Counter(y[np.argsort(-(unit(x) @ v))[:k]].tolist())
         wanted.append(min(votes, key=lambda label: (-votes[label], label)))
-    assert nearest_neighbors(k)(x, y, new).tolist() == wanted
+    assert nearest_neighbors(k, x, y, new).tolist() == wanted
 
 
 def test_the_probe_is_scikit_learns(rows):
@@ -63,16 +63,16 @@ def test_few_shot_equals_mteb(rows):
         _, order, drawn = task._undersample_data(settings, table, repetition, order)
         model = LogisticRegression(max_iter=100, random_state=42).fit(x[drawn], y[drawn])
         accuracy.append((model.predict(new) == truth).mean())
-    found = few_shot(x, y, new, truth, shots=5, repetitions=10, seed=42)
+    found = few_shot(5, 10, 42, x, y, new, truth)
     assert found.shape == (40,)
     assert found.mean() == pytest.approx(np.mean(accuracy), abs=1e-9)
     assert len(set(accuracy)) > 1  # the draws differ
 
 
 def test_what_the_rows_cannot_give(rows):
-    (x, y), (new, truth) = rows
-    with pytest.raises(UserError, match="evaluator.neighbors is 81, but labels are predicted from 80 rows"):
-        nearest_neighbors(81)(x, y, new)
-    y = np.array(["e", *y[1:]])
-    with pytest.raises(UserError, match="evaluator.shots is 3, but only 1 rows have the label 'e'"):
-        few_shot(x, y, new, truth, shots=3, repetitions=1, seed=0)
+    (_, y), _ = rows
+    require_rows(y, neighbors=80, shots=5)
+    with pytest.raises(UserError, match=r"evaluator.neighbors is 81, but labels are predicted from 80 rows"):
+        require_rows(y, neighbors=81, shots=None)
+    with pytest.raises(UserError, match=r"evaluator.shots is 3, but only 1 training rows have the label 'e'"):
+        require_rows(np.array(["e", *y[1:]]), neighbors=None, shots=3)

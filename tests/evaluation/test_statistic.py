@@ -15,7 +15,8 @@ SCORE = np.round(RNG.normal(size=N), 1)  # with ties
 GOLD = RNG.integers(0, 6, size=N) / 1.0
 LABEL = RNG.integers(0, 2, size=N) / 1.0
 PREDICTED = RNG.integers(0, 2, size=N) / 1.0
-CLUSTER, CLASS = RNG.integers(0, 4, size=N) / 1.0, RNG.integers(0, 3, size=N) / 1.0
+CLUSTER, CLASS = RNG.integers(0, 4, size=(N, 3)) / 1.0, RNG.integers(0, 3, size=N) / 1.0
+TIMES = RNG.integers(0, 3, size=(N, 3)) / 1.0  # how often a clustering drew each unit
 COUNTS = np.stack([np.ones(N), *(np.bincount(RNG.integers(0, N, N), minlength=N) for _ in range(20))]).astype(float)
 
 CASES = {
@@ -24,8 +25,16 @@ CASES = {
     "pearson": ((SCORE, GOLD), lambda x, y: stats.pearsonr(x, y)[0]),
     "average_precision": ((SCORE, LABEL), lambda x, y: metrics.average_precision_score(y, x)),
     "f1": ((PREDICTED, LABEL), lambda x, y: metrics.f1_score(y, x)),
-    "v_measure": ((CLUSTER, CLASS), lambda x, y: metrics.v_measure_score(y, x)),
+    "v_measure": (
+        (CLUSTER, CLASS, TIMES),
+        lambda x, y, times: np.mean([_v(x[:, r], times[:, r], y) for r in range(3)]),
+    ),
 }
+
+
+def _v(cluster, times, label):
+    drawn = np.repeat(np.arange(len(label)), times.astype(int))
+    return metrics.v_measure_score(label[drawn], cluster[drawn])
 
 
 def test_every_statistic_has_a_case():
@@ -45,6 +54,6 @@ def test_equals_the_library_on_every_resample(name):
 
 
 def test_one_cluster_and_one_class_agree():
-    ones = np.ones(5)
-    assert STATISTICS["v_measure"]([(ones, ones)])(np.ones((1, 5)))[0, 0] == 100
-    assert STATISTICS["v_measure"]([(ones, np.arange(5.0))])(np.ones((1, 5)))[0, 0] == 0
+    ones, once = np.ones((5, 1)), np.ones((5, 1))
+    assert STATISTICS["v_measure"]([(ones, ones[:, 0], once)])(np.ones((1, 5)))[0, 0] == 100
+    assert STATISTICS["v_measure"]([(ones, np.arange(5.0), once)])(np.ones((1, 5)))[0, 0] == 0

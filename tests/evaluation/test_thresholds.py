@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ def slow(similarity, positive, measure):
     """Try the middle between every two neighbors, from above."""
     values = sorted(set(similarity), reverse=True)
     best, where = -1.0, None
-    for high, low in zip(values, values[1:], strict=False):
+    for high, low in pairwise(values):
         found = measure(similarity >= (high + low) / 2, positive.astype(bool))
         if found > best:
             best, where = found, (high + low) / 2
@@ -61,5 +63,5 @@ def test_thresholds_equal_mtebs(seed):
 def test_one_label_or_one_similarity_has_no_threshold():
     with pytest.raises(UserError, match=r"all 3 rows .* same label"):
         fit(np.arange(3.0), np.ones(3))
-    with pytest.raises(UserError, match="all 2 pairs the same similarity, 0.5"):
+    with pytest.raises(UserError, match=r"all 2 pairs the same similarity, 0.5"):
         fit(np.full(2, 0.5), np.array([0.0, 1.0]))

@@ -1,0 +1,152 @@
+"""Labels: how well do simple classifiers tell the labels of texts by their vectors?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sized
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cse.data.datasets import Texts
+from cse.errors import UserError, require_at_least
+from cse.evaluation.classifiers import (
+    Predict,
+    Right,
+    few_shot,
+    nearest_mean,
+    nearest_neighbors,
+    probe,
+    require_rows,
+)
+from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.row_sets import described, labeled_texts, set_name
+from cse.evaluation.transfer import Labels as Names
+from cse.evaluation.transfer import Matrix, make_folds
+from cse.interfaces import Evaluator, SentenceEncoder
+
+Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored
+
+
+class Labels(Evaluator):
+    """Accuracy x 100 of classifiers on vectors: `probe`, `nearest_mean`, and where asked `neighbors` and `few_shot`.
+
+    Without training rows, the rows are split into folds, and those of each fold are labeled by classifiers of the
+    others.
+
+    Args:
+        data: Texts with labels, or what `cse.data.Texts` reads them from: its column `label` then has the labels.
+        train: The same, to train the classifiers on. None: the other folds of `data`.
+        folds: Number of folds without `train`; fewer if a label has fewer rows. Rows whose label occurs once are left
+            out and counted.
+        neighbors: Number of nearest rows that vote (`neighbors`). None: no such score.
+        shots: Number of training rows of each label (`few_shot`), the mean over draws. None: no such score.
+        draws: Number of draws of these rows.
+        seed: Seed of the draws.
+        precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+
+    Attributes:
+        found: What was found of the last encoder; None at first.
+
+    Raises:
+        UserError: The rows cannot be read, have fewer than two labels, or do not suffice for a classifier; or a label
+            of `data` does not occur in `train`.
+
+    Source:
+        `probe` is SentEval's logistic regression (`cse.evaluation.transfer`) with the regularization C = 1, and
+        `few_shot` is mteb's classification (`AbsTaskClassification`: 8 shots, 10 draws, seed 42).
+    """
+
+    primary = "probe"
+    found: list[Finding] | None = None
+
+    def __init__(
+        self,
+        data: Texts | str | Path | Sized,
+        *,
+        train: Texts | str | Path | Sized | None = None,
+        folds: int = 5,
+        neighbors: int | None = None,
+        shots: int | None = None,
+        draws: int = 10,
+        seed: int = 42,
+        precision: str = "auto",
+        prompt: str | None = None,
+    ) -> None:
+        require_at_least(1, "evaluator", neighbors=neighbors, shots=shots, draws=draws)
+        require_at_least(2, "evaluator", folds=folds)
+        self.data, self.train, self.folds, self.neighbors = data, train, folds, neighbors
+        self.shots, self.draws, self.seed, self.precision, self.prompt = shots, draws, seed, precision, prompt
+        self._data, self._texts, labels = labeled_texts(data, "data")
+        self._single = 0
+        if train is None:
+            often = Counter(labels)
+            kept = [i for i, label in enumerate(labels) if often[label] > 1]
+            self._single = len(labels) - len(kept)
+            self._texts, labels = [self._texts[i] for i in kept], [labels[i] for i in kept]
+            if len(set(labels)) < 2:
+                raise UserError(
+                    f"evaluator.data: {self._single} rows of {self._data.name} have a label that occurs once, which "
+                    f"leaves {len(set(labels))} labels\nfix: give more rows of each label, or evaluator.train"
+                )
+            self._label, self._train_hash = np.array(labels), ""
+            self._splits = make_folds(self._label, folds)
+        else:
+            given, texts, names = labeled_texts(train, "train")
+            unknown = sorted(set(labels) - set(names))
+            if unknown:
+                raise UserError(
+                    f"evaluator.train: {given.name} has no row with the label {unknown[0]!r}, which "
+                    f"{labels.count(unknown[0])} rows of {self._data.name} have ({len(unknown)} such labels)\n"
+                    "fix: give training rows of every label"
+                )
+            ends = len(labels), len(labels) + len(names)
+            self._label, self._train_hash = np.array([*labels, *names]), given.hash
+            self._texts += texts
+            self._splits = [(np.arange(*ends), np.arange(ends[0]))]
+        for rows, _ in self._splits:
+            require_rows(self._label[rows], neighbors, shots)
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """Score an encoder."""
+        self.found = self.measure(encoder)
+        return scores(self.found)
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """Score an encoder, with the texts that each classifier gets right."""
+        vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
+        x, y = vectors[[row[text] for text in self._texts]], self._label  # (n, D), (n,)
+        judges = self._judges()
+        scored = np.concatenate([test for _, test in self._splits])
+        right = {name: np.empty(len(scored)) for name in judges}
+        for train, test in self._splits:
+            for name, judge in judges.items():
+                right[name][test] = judge(x[train], y[train], x[test], y[test])
+        found = Finding.of(
+            set_name(self._data),
+            kind="labels",
+            measures={name: ("mean", name) for name in judges},
+            arrays=right,
+            primary=self.primary,
+            unit="texts",
+            sha256=rows_hash([[self._data.hash, self._train_hash, len(self._splits), self.neighbors, self.shots]]),
+            where=self._data.name,
+            about=described(self._data, {"label_once": self._single}, labels=len(set(y)), folds=len(self._splits)),
+        )
+        return [found]
+
+    def _judges(self) -> dict[str, Judge]:
+        """The classifiers by the name of their score."""
+        found: dict[str, Judge] = {"probe": _judge(probe), "nearest_mean": _judge(nearest_mean)}
+        if self.neighbors is not None:
+            found["neighbors"] = _judge(partial(nearest_neighbors, self.neighbors))
+        if self.shots is not None:
+            found["few_shot"] = partial(few_shot, self.shots, self.draws, self.seed)
+        return found
+
+
+def _judge(predict: Predict) -> Judge:
+    return lambda x, y, new, truth: (predict(x, y, new) == truth).astype(np.float64)

@@ -1,0 +1,146 @@
+"""Pairs with a label, 1 or 0: do positive pairs have larger cosines than negative ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from pathlib import Path
+
+import numpy as np
+
+from cse.batch import Example
+from cse.data.datasets import Dataset, ScoredPairs
+from cse.data.same_text import same_text_key
+from cse.errors import UserError, require_within
+from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.statistic import Vector
+from cse.evaluation.sts import cosine
+from cse.evaluation.thresholds import fit
+from cse.interfaces import Evaluator, SentenceEncoder
+from cse.seeding import python_rng
+
+
+class PairClassification(Evaluator):
+    """Average precision x 100 of all pairs (`ap`), and `f1` and `accuracy` of those that fitted no threshold.
+
+    A pair is predicted to be positive if its cosine reaches a threshold, which is fitted for each of the two measures
+    on dev rows, and reported.
+
+    Args:
+        data: Pairs with labels 0 and 1 as their scores, or what `cse.data.ScoredPairs` reads them from.
+        dev: The same, to fit the thresholds on; pairs that are among those of `data` are left out and counted. None: a
+            share of `data`, on which F1 and accuracy are then not scored.
+        dev_share: That share, in (0, 1), of the pairs of each label.
+        seed: Seed of the choice of that share.
+        precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
+
+    Attributes:
+        found: What was found of the last encoder; None at first.
+
+    Raises:
+        UserError: The rows cannot be read, a label is neither 0 nor 1, or one of the two does not occur.
+
+    Deviations:
+        mteb and sentence-transformers fit the thresholds on the pairs that are scored, so their F1 and accuracy are
+        the highest possible ones.
+    """
+
+    primary = "ap"
+    found: list[Finding] | None = None
+
+    def __init__(
+        self,
+        data: ScoredPairs | str | Path | Sized,
+        *,
+        dev: ScoredPairs | str | Path | Sized | None = None,
+        dev_share: float = 0.2,
+        seed: int = 0,
+        precision: str = "auto",
+        prompt: str | None = None,
+    ) -> None:
+        require_within("(0, 1)", "evaluator", dev_share=dev_share)
+        self.data, self.dev, self.dev_share, self.seed = data, dev, dev_share, seed
+        self.precision, self.prompt = precision, prompt
+        self._data = data if isinstance(data, Dataset) else ScoredPairs(data)
+        self._pairs, self._label = _labeled(self._data, "data")
+        known = {_key(row) for row in self._data}
+        if dev is None:
+            chosen = _share(self._label, dev_share, seed)
+            self._dev, self._dev_label = [self._pairs[i] for i in chosen], self._label[chosen]
+            self._scored, self._shared = np.setdiff1d(np.arange(len(self._label)), chosen), 0
+        else:
+            rows = dev if isinstance(dev, Dataset) else ScoredPairs(dev)
+            apart = [row for row in rows if _key(row) not in known]
+            self._dev, self._dev_label = _labeled(apart, "dev")
+            self._scored, self._shared = np.arange(len(self._label)), len(rows) - len(apart)
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """Score an encoder."""
+        self.found = self.measure(encoder)
+        return scores(self.found)
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """Score an encoder, with the cosine of each pair and the thresholds."""
+        pairs = [*self._pairs, *self._dev]
+        vectors, row = encode_distinct(encoder, (text for pair in pairs for text in pair), self.precision, self.prompt)
+        similarity = cosine(vectors, [row[first] for first, _ in pairs], [row[second] for _, second in pairs])
+        similarity, dev = similarity[: len(self._pairs)], similarity[len(self._pairs) :]
+        thresholds = fit(dev, self._dev_label)
+        judged, label = similarity[self._scored], self._label[self._scored]
+        facts = {"threshold_f1": thresholds.f1, "threshold_accuracy": thresholds.accuracy, "dev_rows": len(dev)}
+        found = Finding.of(
+            set_name(self._data),
+            kind="pair classification",
+            measures={
+                "ap": ("average_precision", "cosine", "label"),
+                "f1": ("f1", "predicted", "judged"),
+                "accuracy": ("mean", "right"),
+            },
+            arrays={
+                "cosine": similarity,
+                "label": self._label,
+                "predicted": judged >= thresholds.f1,
+                "judged": label,
+                "right": (judged >= thresholds.accuracy) == label,
+            },
+            primary=self.primary,
+            unit="pairs",
+            sha256=rows_hash([[self._data.hash], self._scored]),
+            where=self._data.name,
+            about=described(self._data, {"dev_among_scored": self._shared}, **facts),
+        )
+        return [found]
+
+
+def _key(row: Example) -> tuple[str, ...]:
+    return tuple(sorted(map(same_text_key, row.texts)))
+
+
+def _labeled(rows: Sequence[Example], option: str) -> tuple[list[tuple[str, ...]], Vector]:
+    label = np.array([row.score for row in rows], dtype=np.float64)
+    other = np.flatnonzero((label != 0) & (label != 1))
+    if len(other):
+        raise UserError(
+            f"evaluator.{option}: row {other[0] + 1} has the label {label[other[0]]:g}, which must be 0 or 1\n"
+            "fix: give pairs with labels 0 and 1, or use cse.evaluation.Similarity for graded ones"
+        )
+    if len(set(label)) < 2:
+        only = f"all {len(label)} pairs have the label {label[0]:g}" if len(label) else "no pair is left"
+        raise UserError(f"evaluator.{option}: {only}\nfix: give pairs with both labels, 0 and 1")
+    return [row.texts for row in rows], label
+
+
+def _share(label: Vector, share: float, seed: int) -> list[int]:
+    """Row numbers of a share of each label, at least one, and not all unless there is one row only."""
+    rng, chosen = python_rng("pair classification", seed), list[int]()
+    for value in (0, 1):
+        rows = np.flatnonzero(label == value).tolist()
+        if len(rows) < 2:
+            raise UserError(
+                f"evaluator.data: one pair has the label {value}, and it cannot both fit a threshold and be scored\n"
+                "fix: give evaluator.dev, or more pairs of that label"
+            )
+        chosen += rng.sample(rows, min(len(rows) - 1, max(1, round(share * len(rows)))))
+    return sorted(chosen)

@@ -1,0 +1,66 @@
+"""Scored pairs: does the cosine of two texts rank them as people do?"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from pathlib import Path
+
+import numpy as np
+
+from cse.data.datasets import Dataset, ScoredPairs
+from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.finding import Finding, scores
+from cse.evaluation.row_sets import columns_of, described, set_name
+from cse.evaluation.sts import correlation, cosine
+from cse.interfaces import Evaluator, SentenceEncoder
+
+
+class Similarity(Evaluator):
+    """Correlation x 100 of cosines with scores: `spearman` and `pearson`.
+
+    Args:
+        data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale.
+        precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
+
+    Attributes:
+        found: What was found of the last encoder; None at first.
+
+    Raises:
+        UserError: The rows cannot be read, or all scores are equal.
+    """
+
+    primary = "spearman"
+    found: list[Finding] | None = None
+
+    def __init__(
+        self, data: ScoredPairs | str | Path | Sized, *, precision: str = "auto", prompt: str | None = None
+    ) -> None:
+        self.data, self.precision, self.prompt = data, precision, prompt
+        self._rows = data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None)
+        self._name, (self._first, self._second) = set_name(self._rows), columns_of(self._rows)
+        self._gold = np.array([row.score for row in self._rows])
+        correlation(np.arange(float(len(self._gold))), self._gold, self._name)  # refuses equal scores
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """Score an encoder."""
+        self.found = self.measure(encoder)
+        return scores(self.found)
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """Score an encoder, with the cosine of each pair."""
+        vectors, row = encode_distinct(encoder, [*self._first, *self._second], self.precision, self.prompt)
+        similarity = cosine(vectors, [row[text] for text in self._first], [row[text] for text in self._second])
+        correlation(similarity, self._gold, self._name)  # refuses equal cosines
+        found = Finding.of(
+            self._name,
+            kind="similarity",
+            measures={name: (name, "cosine", "gold") for name in ("spearman", "pearson")},
+            arrays={"cosine": similarity, "gold": self._gold},
+            primary=self.primary,
+            unit="pairs",
+            sha256=self._rows.hash,
+            where=self._rows.name,
+            about=described(self._rows),
+        )
+        return [found]

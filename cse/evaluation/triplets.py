@@ -1,0 +1,84 @@
+"""Triplets: is the anchor nearer to its positive than to its negatives?"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from cse.data import datasets
+from cse.data.same_text import same_text_key
+from cse.errors import UserError
+from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.finding import Finding, scores
+from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.sts import cosine
+from cse.interfaces import Evaluator, SentenceEncoder
+
+
+class Triplets(Evaluator):
+    """Share x 100 of the triplets whose anchor has a larger cosine with its positive than with every negative.
+
+    A row without a negative, or with a negative that is the same text as its positive, is left out and counted.
+
+    Args:
+        data: Triplets, or what `cse.data.Triplets` reads them from.
+        precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+
+    Attributes:
+        found: What was found of the last encoder; None at first.
+
+    Raises:
+        UserError: The rows cannot be read, or none is left.
+
+    Source:
+        `TripletEvaluator` of sentence-transformers, for one negative: equal cosines count as wrong.
+    """
+
+    primary = "accuracy"
+    found: list[Finding] | None = None
+
+    def __init__(
+        self, data: datasets.Triplets | str | Path | Sized, *, precision: str = "auto", prompt: str | None = None
+    ) -> None:
+        self.data, self.precision, self.prompt = data, precision, prompt
+        self._data = data if isinstance(data, datasets.Dataset) else datasets.Triplets(data)
+        rows = [row.texts for row in self._data]
+        without = [len(texts) < 3 for texts in rows]
+        same = [same_text_key(texts[1]) in map(same_text_key, texts[2:]) for texts in rows]
+        self._left_out = {"without_negative": sum(without), "same_as_negative": sum(same)}
+        self._rows = [texts for texts, *out in zip(rows, without, same, strict=True) if not any(out)]
+        if not self._rows:
+            raise UserError(
+                f"evaluator.data: no triplet of {self._data.name} is left: {sum(without)} have no negative, and "
+                f"{sum(same)} have a negative that is their positive\nfix: give rows of anchor, positive and negative"
+            )
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """Score an encoder."""
+        self.found = self.measure(encoder)
+        return scores(self.found)
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """Score an encoder, with the rows that it gets right."""
+        texts = [text for row in self._rows for text in row]
+        vectors, row = encode_distinct(encoder, texts, self.precision, self.prompt)
+        anchors = [row[texts[0]] for texts in self._rows for _ in texts[1:]]
+        similarity = cosine(vectors, anchors, [row[text] for texts in self._rows for text in texts[1:]])
+        starts = np.cumsum([0, *(len(texts) - 1 for texts in self._rows)])
+        right = [similarity[a] > similarity[a + 1 : b].max() for a, b in pairwise(starts)]
+        found = Finding.of(
+            set_name(self._data),
+            kind="triplets",
+            measures={"accuracy": ("mean", "right")},
+            arrays={"right": right},
+            primary=self.primary,
+            unit="triplets",
+            sha256=self._data.hash,
+            where=self._data.name,
+            about=described(self._data, self._left_out),
+        )
+        return [found]

@@ -1,0 +1,244 @@
+"""Evaluators on rows of one's own: each score against another library's on the same rows."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+from sklearn import metrics
+
+from cse import data
+from cse.evaluation import Clustering, Labels, PairClassification, Paraphrases, Similarity, Triplets
+from tests.conftest import WORDS
+
+RNG = random.Random(7)
+
+
+def sentence():
+    """Words, and one that no other sentence has, so that no two vectors are equal."""
+    return " ".join([*RNG.choices(WORDS, k=RNG.randint(3, 7)), f"n{RNG.random():.9f}"])
+
+
+def near(text):
+    """The text with one word changed."""
+    words = text.split()
+    words[RNG.randrange(len(words) - 1)] = RNG.choice(WORDS)
+    return " ".join(words)
+
+
+PAIRS = [(a, near(a)) if i % 3 == 0 else (a, sentence()) for i, a in enumerate(sentence() for _ in range(120))]
+LABELED = [(sentence() + f" {word}" * 2, word) for word in ("sun", "moon", "tree") for _ in range(40)]
+NAMED = [{"text": text, "label": label} for text, label in LABELED]
+
+
+class Counting:
+    """The texts that an encoder was given."""
+
+    def __init__(self, encoder):
+        self.encoder, self.texts = encoder, []
+
+    def encode(self, texts, *, batch_size=64):
+        self.texts += texts
+        return self.encoder.encode(texts)
+
+
+@pytest.fixture
+def encoder(hash_encoder):
+    return hash_encoder()
+
+
+def cosines(encoder, pairs):
+    first, second = (encoder.encode(list(side)).astype(np.float64) for side in zip(*pairs, strict=True))
+    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+
+def test_similarity_on_any_scale(encoder):
+    gold = [RNG.choice([-3.0, 10.0, 250.5]) for _ in PAIRS]
+    found = Similarity([(*pair, score) for pair, score in zip(PAIRS, gold, strict=True)])(encoder)
+    similarity = cosines(encoder, PAIRS)
+    assert found["spearman"] == pytest.approx(100 * spearmanr(similarity, gold)[0], abs=1e-6)
+    assert found["pearson"] == pytest.approx(100 * pearsonr(similarity, gold)[0], abs=1e-6)
+
+
+def test_triplets_equal_sentence_transformers(encoder):
+    rows = [(a, near(a), near(a) if i % 2 else sentence()) for i, (a, _) in enumerate(PAIRS)]
+    rows = [row for row in rows if row[1] != row[2]]
+    anchors, positives, negatives = map(list, zip(*rows, strict=True))
+    near_ones, far_ones = (cosines(encoder, zip(anchors, others, strict=True)) for others in (positives, negatives))
+    right = near_ones > far_ones
+    evaluator = Triplets(rows_as(rows, "premise", "entailment", "contradiction"))
+    assert evaluator(encoder) == {"accuracy": pytest.approx(100 * right.mean(), abs=1e-6)}
+    assert evaluator.found[0].n == len(rows)
+
+
+def rows_as(rows, *names):
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_a_triplet_is_right_if_its_positive_is_nearer_than_every_negative(encoder):
+    rows = [{"a": "cat mat", "p": "cat mat dog", "n1": "sun moon", "n2": n2} for n2 in ("red blue", "cat mat")]
+    evaluator = Triplets(data.Triplets(rows, columns=["a", "p", "n1", "n2"]))
+    assert evaluator(encoder) == {"accuracy": 50.0}
+    assert evaluator.found[0].arrays["right"].tolist() == [1, 0]
+
+
+def test_triplets_whose_positive_is_a_negative_are_counted(encoder):
+    rows = [("cat", "cat mat", "Cat mat!"), ("dog", "dog ran", "sun"), ("moon", "moon", "red")]
+    evaluator = Triplets(rows_as(rows, "premise", "entailment", "contradiction"))
+    evaluator(encoder)
+    assert evaluator.found[0].n == 2
+    assert evaluator.found[0].about["left_out"] == {"same_as_negative": 1}
+
+
+def test_pair_classification(encoder):
+    label = [int(i % 3 == 0) for i in range(len(PAIRS))]
+    rows = [(*pair, value) for pair, value in zip(PAIRS, label, strict=True)]
+    scored, dev = rows[:90], rows[90:]
+    evaluator = PairClassification(scored, dev=dev)
+    found = evaluator(encoder)
+    similarity, dev_similarity = cosines(encoder, PAIRS[:90]), cosines(encoder, PAIRS[90:])
+    assert found["ap"] == pytest.approx(100 * metrics.average_precision_score(label[:90], similarity), abs=1e-6)
+    cuts = np.sort(dev_similarity)
+    cuts = (cuts[1:] + cuts[:-1]) / 2
+    for name, measure in (("f1", metrics.f1_score), ("accuracy", metrics.accuracy_score)):
+        best = max(cuts[::-1], key=lambda cut, measure=measure: measure(label[90:], dev_similarity >= cut))
+        assert evaluator.found[0].about[f"threshold_{name}"] == pytest.approx(best, abs=1e-6)
+        assert found[name] == pytest.approx(100 * measure(label[:90], similarity >= best), abs=1e-6)
+
+
+def test_a_threshold_is_never_fitted_on_rows_that_are_scored_with_it(encoder):
+    rows = [(*pair, int(i % 3 == 0)) for i, pair in enumerate(PAIRS)]
+    evaluator = PairClassification(rows, dev_share=0.25)
+    evaluator(encoder)
+    found = evaluator.found[0]
+    assert found.n == 120  # average precision needs no threshold
+    assert len(found.arrays["predicted"]) == 90
+    assert found.about["dev_rows"] == 30
+    again = PairClassification(rows, dev_share=0.25)
+    again(encoder)
+    assert again.found[0].about == found.about
+    overlapping = PairClassification(rows[:90], dev=rows[80:])
+    overlapping(encoder)
+    assert overlapping.found[0].about["left_out"] == {"dev_among_scored": 10}
+
+
+def test_paraphrases_equal_sentence_transformers(encoder):
+    from sentence_transformers.sentence_transformer.evaluation import ParaphraseMiningEvaluator
+
+    pairs = [pair for i, pair in enumerate(PAIRS) if i % 3 == 0 and pair[0] != pair[1]]
+    more = [sentence() for _ in range(60)]
+    texts = list(dict.fromkeys([*(text for pair in pairs for text in pair), *more]))
+    theirs = ParaphraseMiningEvaluator({text: text for text in texts}, pairs, write_csv=False)
+    theirs.store_metrics_in_model_card_data = lambda *_: None
+    wanted = theirs(AsTensors(encoder))
+    evaluator = Paraphrases(pairs, texts=more)
+    found = evaluator(encoder)
+    assert found == {key: pytest.approx(100 * wanted[theirs_key], abs=1e-4) for key, theirs_key in
+                     (("ap", "average_precision"), ("f1", "f1"))}  # fmt: skip
+    assert evaluator.found[0].about["threshold_f1"] == pytest.approx(wanted["threshold"], abs=1e-5)
+    assert evaluator.found[0].about["texts"] == len(texts)
+
+
+class AsTensors:
+    """The encoder as sentence-transformers asks it."""
+
+    model_card_data = None
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+
+    def encode(self, texts, **_):
+        import torch
+
+        return torch.from_numpy(self.encoder.encode(texts))
+
+
+def test_clustering_equals_mtebs(encoder):
+    mteb = pytest.importorskip("mteb.abstasks.clustering")
+
+    texts, labels = zip(*dict.fromkeys(LABELED), strict=True)
+    wanted, _ = mteb._evaluate_clustering_bootstrapped(
+        encoder.encode(texts), [[label] for label in labels], n_clusters=4, cluster_size=300, kmean_batch_size=64,
+        max_depth=None, rng_state=random.Random(42), seed=42,
+    )  # fmt: skip
+    found = Clustering(NAMED, repetitions=4, sample=300, batch_size=64)(encoder)
+    assert found["v_measure"] == pytest.approx(100 * np.mean(wanted["v_measure"]["Level 0"]), abs=1e-6)
+
+
+def test_labels_with_training_rows(encoder):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rows = list(NAMED)
+    random.Random(0).shuffle(rows)
+    train, scored = rows[:70], rows[70:]
+    found = Labels(scored, train=train, neighbors=5, shots=4)(encoder)
+    (x, y), (new, truth) = (
+        (encoder.encode([row["text"] for row in part]).astype(np.float64), [row["label"] for row in part])
+        for part in (train, scored)
+    )
+    probe = OneVsRestClassifier(LogisticRegression(max_iter=5000)).fit(x, y)
+    assert found["probe"] == pytest.approx(100 * probe.score(new, truth), abs=1e-6)
+    voters = KNeighborsClassifier(5, metric="cosine").fit(x, y)
+    assert found["neighbors"] == pytest.approx(100 * voters.score(new, truth), abs=1e-6)
+    assert list(found) == ["probe", "nearest_mean", "neighbors", "few_shot"]
+
+
+def test_labels_without_training_rows_are_told_by_the_other_folds(encoder):
+    """A text whose label occurs nowhere else cannot be told, and is counted; all others are labeled once."""
+    evaluator = Labels([*NAMED, {"text": "red red", "label": "odd"}], folds=4)
+    found = evaluator(encoder)
+    assert evaluator.found[0].n == len(dict.fromkeys(LABELED))
+    assert evaluator.found[0].about["left_out"]["label_once"] == 1
+    assert found["probe"] > 80  # the label's word is in each text, twice
+    shuffled = [{**row, "label": random.Random(i).choice("abc")} for i, row in enumerate(NAMED)]
+    assert Labels(shuffled, folds=4)(encoder)["probe"] < 60
+
+
+MADE = {
+    "similarity": lambda: Similarity([(*pair, i % 5) for i, pair in enumerate(PAIRS)]),
+    "triplets": lambda: Triplets([{"premise": a, "entailment": b, "contradiction": "the sun"} for a, b in PAIRS]),
+    "pair_classification": lambda: PairClassification([(*pair, i % 2) for i, pair in enumerate(PAIRS)]),
+    "paraphrases": lambda: Paraphrases(PAIRS),
+    "clustering": lambda: Clustering(NAMED, repetitions=1, sample=100),
+    "labels": lambda: Labels(NAMED),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_text_is_encoded_once(name, encoder):
+    counting = Counting(encoder)
+    evaluator = MADE[name]()
+    scores = evaluator(counting)
+    assert len(counting.texts) == len(set(counting.texts)) > 0
+    assert evaluator.primary in scores
+    assert scores[evaluator.primary] == evaluator.found[0].value
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_score_has_an_interval(name, encoder):
+    from cse.evaluation.significance import bootstrap, interval
+
+    evaluator = MADE[name]()
+    evaluator(encoder)
+    (found,) = evaluator.found
+    for key, measure in found.measures.items():
+        arrays = [found.arrays[column] for column in measure.of]
+        low, high = interval(bootstrap(measure.statistic, [arrays], key, 200)[0])
+        assert low <= measure.value <= high
+
+
+class Nan:
+    def encode(self, texts, *, batch_size=64):
+        return np.full((len(texts), 4), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_vectors_that_are_not_finite_are_refused(name):
+    from cse.errors import UserError
+
+    with pytest.raises(UserError, match="the model returned nan or infinity for"):
+        MADE[name]()(Nan())
