@@ -27,6 +27,7 @@ class Example:
         weight: Weight of the row in an objective, >= 0; a row of weight 2 counts as two. None: 1.
         relevance: Relevance of each positive to the anchor, >= 0; 0 makes it a negative. None: all count alike.
         row_id: Position in the data set, which seeds everything random about the row.
+        source: The name of the row's source in a mixture; empty without a mixture.
     """
 
     texts: tuple[str, ...]
@@ -36,6 +37,7 @@ class Example:
     row_id: int = -1
     weight: float | None = None
     relevance: tuple[float, ...] | None = None
+    source: str = ""
 
 
 ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance")
@@ -62,6 +64,7 @@ class Batch:
         relevance: (B, P) relevance of each positive, >= 0.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
+        source: The name of the source of all rows in a mixture; empty without a mixture.
     """
 
     input_ids: Tensor
@@ -76,6 +79,7 @@ class Batch:
     relevance: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
+    source: str = ""
 
     @property
     def size(self) -> int:
@@ -89,12 +93,12 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that is present, by field name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "num_positives"}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"num_positives", "source"}}
         return {name: value for name, value in found.items() if value is not None}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
         """The same batch over other tensors, named as `tensors()` names them."""
-        return Batch(num_positives=self.num_positives, **tensors)
+        return Batch(num_positives=self.num_positives, source=self.source, **tensors)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,14 +19,21 @@ from cse.interfaces import Collator, RowSource
 
 
 class Rows(torch.utils.data.Dataset[Batch]):
-    """A data set of batches, addressed by lists of (epoch, row)."""
+    """A data set of batches, addressed by lists of (epoch, row).
 
-    def __init__(self, data: Sequence[Example], collator: Collator) -> None:
-        self.data, self.collator = data, collator
+    Args:
+        data: The rows.
+        collators: The collator of each source of the rows, by name; that of "" without a mixture.
+    """
+
+    def __init__(self, data: Sequence[Example], collators: Mapping[str, Collator]) -> None:
+        self.data, self.collators = data, collators
 
     def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        """The batch of these rows, which belong to one epoch."""
-        return self.collator([self.data[row] for _, row in items], items[0][0])
+        """The batch of these rows, which belong to one source and one epoch of it."""
+        examples = [self.data[row] for _, row in items]
+        source = examples[0].source
+        return replace(self.collators[source](examples, items[0][0]), source=source)
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
@@ -56,11 +65,51 @@ class FixedRows(RowSource):
         return ""
 
 
-class StepBatches:
+class Steps(ABC):
     """The rows of every optimizer step as a function of the step, so that a run can start at any step.
 
-    The rows do not depend on the number of processes. Each epoch is a new permutation of the data; rows left over at
-    its end are dropped, since a smaller batch would have fewer negatives.
+    The rows do not depend on the number of processes.
+
+    Attributes:
+        accumulation: Number of parts of a step, each with its own negatives.
+        steps_per_epoch: Number of steps of the first pass over the data.
+        max_steps: Number of steps of the run.
+    """
+
+    accumulation: int
+    steps_per_epoch: int
+    max_steps: int
+
+    @abstractmethod
+    def of_step(self, step: int) -> tuple[int, list[int]]:
+        """The epoch and the rows of a step, over all processes."""
+
+    @abstractmethod
+    def firsts(self) -> list[tuple[int, list[int]]]:
+        """The epoch and the rows of the first step of every source of rows, to try them before the run begins."""
+
+    @abstractmethod
+    def figures(self, step: int) -> dict[str, float]:
+        """What to log of the choice of rows in the steps before `step`."""
+
+    def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
+        """The share of one process of each part of each step, from `step` to before `last`."""
+        return ProcessBatches(self, step, rank, processes, self.max_steps if last is None else last)
+
+    def divided(self, epoch: int, rows: Sequence[int], rank: int, processes: int) -> Iterator[list[tuple[int, int]]]:
+        """The share of one process of each part of a step's rows, as lists of (epoch, row)."""
+        size = len(rows) // self.accumulation
+        share = size // processes
+        for part in range(self.accumulation):
+            start = part * size + rank * share
+            yield [(epoch, row) for row in rows[start : start + share]]
+
+
+class StepBatches(Steps):
+    """The steps of one data set.
+
+    Each epoch is a new permutation of the data; rows left over at its end are dropped, since a smaller batch would have
+    fewer negatives.
 
     Args:
         rows: Number of rows in the data, at least one batch.
@@ -93,8 +142,7 @@ class StepBatches:
         self._draw = lru_cache(maxsize=2)(draw or self._permutation)
         self._ends: list[int] = []  # the step after each epoch
         self.steps_per_epoch = self._end(0)
-        by_epochs = max(1, round(self.steps_per_epoch * epochs))
-        self.max_steps = max_steps or (by_epochs if cap_steps is None else min(by_epochs, cap_steps))
+        self.max_steps = steps_of_run(self.steps_per_epoch, max_steps, cap_steps, epochs)
 
     def of_step(self, step: int) -> tuple[int, list[int]]:
         """The epoch and the rows of a step, over all processes."""
@@ -105,9 +153,13 @@ class StepBatches:
         chosen: list[int] = self._draw(epoch)[start : start + self.accumulation].flatten().tolist()
         return epoch, chosen
 
-    def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
-        """The share of one process of each part of each step, from `step` to before `last`."""
-        return ProcessBatches(self, step, rank, processes, self.max_steps if last is None else last)
+    def firsts(self) -> list[tuple[int, list[int]]]:
+        """The first step."""
+        return [self.of_step(0)]
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Nothing, since every row has the same chance."""
+        return {}
 
     def _end(self, epoch: int) -> int:
         """The step after an epoch; those of earlier epochs must be known."""
@@ -127,21 +179,22 @@ class StepBatches:
         return order.reshape(-1, self.batch_size // self.accumulation)
 
 
+def steps_of_run(each: int, max_steps: int | None, cap_steps: int | None, epochs: float) -> int:
+    """The steps of a run: `max_steps`, or else those of `epochs` passes of `each` steps, up to `cap_steps`."""
+    by_epochs = max(1, round(each * epochs))
+    return max_steps or (by_epochs if cap_steps is None else min(by_epochs, cap_steps))
+
+
 class ProcessBatches:
     """A batch sampler for a DataLoader: a list of (epoch, row) for each part of each step."""
 
-    def __init__(self, batches: StepBatches, first_step: int, rank: int, processes: int, last_step: int) -> None:
-        self.batches, self.first_step, self.last_step = batches, first_step, last_step
+    def __init__(self, steps: Steps, first_step: int, rank: int, processes: int, last_step: int) -> None:
+        self.steps, self.first_step, self.last_step = steps, first_step, last_step
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
-        return (self.last_step - self.first_step) * self.batches.accumulation
+        return (self.last_step - self.first_step) * self.steps.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.batches.batch_size // self.batches.accumulation
-        share = size // self.processes
         for step in range(self.first_step, self.last_step):
-            epoch, rows = self.batches.of_step(step)
-            for part in range(self.batches.accumulation):
-                start = part * size + self.rank * share
-                yield [(epoch, row) for row in rows[start : start + share]]
+            yield from self.steps.divided(*self.steps.of_step(step), self.rank, self.processes)

@@ -58,7 +58,7 @@ def backward(
             again = _encode(learner, chunk, seed, i)
             # Its gradient is what the chain rule carries from the embeddings of this chunk into the weights.
             surrogate = sum((e * g.to(e.dtype)).sum() for e, g in zip(again, gradient, strict=True))
-            accelerator.backward(surrogate + _touch(learner) if final else surrogate)
+            accelerator.backward(surrogate + _touch(learner, batch) if final else surrogate)
     return Encoded(*(t.detach() for t in encoded)), LossOutput(output.loss.detach(), output.metrics)
 
 
@@ -79,8 +79,8 @@ def _gradient(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def _touch(learner: nn.Module) -> Tensor:
+def _touch(learner: nn.Module, batch: Batch) -> Tensor:
     """0 as a function of the objective's weights. They have their gradient already, but DDP waits for every weight."""
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
-    return torch.stack([0.0 * p.sum() for p in inner.objective.parameters()] or [torch.zeros(())]).sum()
+    return torch.stack([0.0 * p.sum() for p in inner.objective_of(batch).parameters()] or [torch.zeros(())]).sum()

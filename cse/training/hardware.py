@@ -43,7 +43,7 @@ def require_machine(settings: Settings) -> None:
         raise UserError("\n".join(found))
 
 
-def accelerator(settings: Settings, folder: Path) -> Accelerator:
+def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> Accelerator:
     """Accelerate on the device and in the precision that the settings ask for.
 
     What the machine does not have is left out here and reported by `problems`: the accelerator comes first, since it
@@ -52,6 +52,8 @@ def accelerator(settings: Settings, folder: Path) -> Accelerator:
     Args:
         settings: The settings of the run.
         folder: The run's folder. Trackers that write files write to trackers/ in it.
+        several: Whether a run has several objectives, of which a step takes one. Weights of the others then have no
+            gradient in that step, on one process or many, and the optimizer leaves them as they are.
     """
     available = [device for device, is_available in ACCELERATORS.items() if is_available()]
     wanted = available if settings.device == "auto" else [d for d in available if d == settings.device]
@@ -65,7 +67,7 @@ def accelerator(settings: Settings, folder: Path) -> Accelerator:
         log_with=[name for name in settings.trackers if name in installed] or None,
         project_dir=str(folder / "trackers") if settings.trackers else None,
         # Buffers are the same on every process already: each computes them from the gathered batch.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several)],
     )
 
 

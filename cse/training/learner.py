@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,24 @@ class Encoded(NamedTuple):
 
 
 class Learner(nn.Module):
-    """Encodes a batch's views in one pass, gathers them from all processes, and asks the objective."""
+    """Encodes a batch's views in one pass, gathers them from all processes, and asks the objective.
 
-    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+    Args:
+        encoder: The encoder.
+        objective: The objective; or that of each source of a mixture, by name. Several sources may have the same one.
+    """
+
+    def __init__(self, encoder: Encoder, objective: Objective | Mapping[str, Objective]) -> None:
         super().__init__()
+        self._of_source = objective if isinstance(objective, Mapping) else {"": objective}
+        first, *others = dict.fromkeys(self._of_source.values())  # each once, so that its state is saved once
         self.encoder = encoder
-        self.objective = objective
+        self.objective = first
+        self.others = nn.ModuleList(others)
+
+    def objective_of(self, batch: Batch) -> Objective:
+        """The objective of the batch's source."""
+        return self._of_source[batch.source]
 
     def forward(
         self, batch: Batch, ctx: StepContext | None = None, encoded: Encoded | None = None
@@ -38,7 +51,7 @@ class Learner(nn.Module):
 
     def encode(self, batch: Batch) -> Encoded:
         """All views of the batch in one pass over (b V, L) rows; (b, V, 0) if the objective does not use views."""
-        if not self.objective.uses_views:
+        if not self.objective_of(batch).uses_views:
             nothing = torch.zeros(batch.size, batch.views, 0, device=batch.input_ids.device)
             return Encoded(nothing, nothing)
         output = self.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
@@ -48,7 +61,7 @@ class Learner(nn.Module):
     def loss(self, batch: Batch, encoded: Encoded, ctx: StepContext) -> LossOutput:
         """The objective on the batch of all processes: the same number on each."""
         views = gather_views(encoded, batch.num_positives)
-        output: LossOutput = self.objective(views, gather_rows(batch), ctx)
+        output: LossOutput = self.objective_of(batch)(views, gather_rows(batch), ctx)
         return output
 
 

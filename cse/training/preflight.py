@@ -8,6 +8,8 @@ import torch
 
 from cse import distributed
 from cse.batch import Batch
+from cse.data.loader import FixedRows
+from cse.data.mixture import Mixture
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 from cse.interfaces import StepContext
@@ -15,6 +17,7 @@ from cse.training import gradcache, hardware, merge
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Run
 from cse.training.settings import Settings
+from cse.training.sources import named, sources
 
 
 def check(run: Run) -> None:
@@ -23,12 +26,39 @@ def check(run: Run) -> None:
     Raises:
         UserError: Some of them do not. The message names every problem, each on its own lines.
     """
-    problems = [*hardware.problems(run.settings), *_of_views(run), *_of_prompts(run)]
-    problems += [*_of_objective(run), *_of_batch(run)]
+    problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
     if run.settings.merge_initial is not None:
         problems += merge.problems(run.encoder)
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _of_sources(run: Run) -> list[str]:
+    """The problems of every source; what all have in common is a problem of the recipe, and is said once."""
+    each = sources(run)
+    found: dict[str, list[str]] = {}  # the problem as each source has it
+    for name, source in each.items():
+        for problem in (*_of_views(source), *_of_prompts(source), *_of_objective(source), *_of_batch(source)):
+            found.setdefault(problem, []).append(named(run, name, problem))
+    common = {p for p, texts in found.items() if len(texts) == len(each) and all(t.endswith(p) for t in texts)}
+    return [text for problem, texts in found.items() for text in ([problem] if problem in common else texts)]
+
+
+def _of_mixture(run: Run) -> Iterator[str]:
+    if isinstance(run.data, Mixture) and not isinstance(run.source, FixedRows):
+        yield (
+            f"negatives is {type(run.source).__name__}, which finds the negatives of all rows among the same texts, and "
+            "the sources of a mixture share no texts\n"
+            "fix: remove negatives, and mine those of a source into a file before training: cse mine"
+        )
+    trained = [source for source in sources(run).values() if source.objective.uses_views]
+    if not trained and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
+        name = type(run.objective).__name__
+        yield (
+            "nothing would train encoder.head or a Dense after pooling: "
+            f"objective {name} does not use sentence vectors\n"
+            "fix: remove encoder.head and encoder.export_head, or give a model without Dense"
+        )
 
 
 def _of_views(run: Run) -> Iterator[str]:
@@ -80,12 +110,6 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"objective {name} needs Batch.{', Batch.'.join(missing)}, "
             f"which collator {type(run.collator).__name__} does not provide\n"
             "fix: use a collator that provides it, or another objective"
-        )
-    if not run.objective.uses_views and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
-        yield (
-            "nothing would train encoder.head or a Dense after pooling: "
-            f"objective {name} does not use sentence vectors\n"
-            "fix: remove encoder.head and encoder.export_head, or give a model without Dense"
         )
     if run.data.weighted and not run.objective.weighs_rows:
         yield (

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
-from cse.data.loader import Rows, StepBatches
+from cse.data.loader import Rows
 from cse.data.tokens import TokenStore
+from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import gradcache, hardware, preflight, tracking
+from cse.training import gradcache, hardware, preflight, sources, tracking
 from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
 from cse.training.learner import Learner, diagnostics
 from cse.training.run import Callbacks, Run
@@ -38,35 +39,34 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         settings = run.settings
         self.run, self.settings = run, settings
-        self.accelerator = hardware.accelerator(settings, run.folder)  # first: it starts the process group
+        self.sources = sources.sources(run)
+        self.collators = {name: source.collator for name, source in self.sources.items()}
+        objectives = {name: source.objective for name, source in self.sources.items()}
+        several = len(set(objectives.values())) > 1
+        self.accelerator = hardware.accelerator(settings, run.folder, several=several)  # it starts the process group
         preflight.check(run)
         if settings.gradient_checkpointing:
             run.encoder.recompute()
 
-        size, accumulation = settings.batch_size, settings.accumulation
-        self.batches = StepBatches(
-            len(run.data),
-            size,
-            accumulation,
-            run.seed,
-            max_steps=settings.max_steps,
-            cap_steps=settings.cap_steps,
-            epochs=settings.epochs,
-            draw=partial(run.sampler.batches, run.data, size // accumulation, run.seed) if run.sampler else None,
-        )
-        prompts = run.encoder.prompts_by_role(run.collator.prompts)
-        run.source.prompts = prompts
+        self.batches = sources.steps(run)
+        run.source.prompts = run.encoder.prompts_by_role(run.collator.prompts)
         run.source.setup(run.data, self.batches.steps_per_epoch)
-        tokens = TokenStore.build(
-            [*run.data.unique_texts(), *run.source.texts()], run.encoder.tokenizer, run.collator.max_length, prompts
-        )
-        run.collator.setup(tokens, run.seed)
-        run.objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
-        self.texts = tokens.texts
-        run.max_steps, run.truncated = self.batches.max_steps, tokens.truncated
+        self.texts: dict[str, Sequence[str]] = {}  # of each source, whose text ids count them
+        for name, source in self.sources.items():
+            tokens = TokenStore.build(
+                [*source.data.unique_texts(), *run.source.texts()],
+                run.encoder.tokenizer,
+                source.collator.max_length,
+                run.encoder.prompts_by_role(source.collator.prompts),
+            )
+            source.collator.setup(tokens, run.seed)
+            self.texts[name], source.truncated = tokens.texts, tokens.truncated
+        for objective in dict.fromkeys(objectives.values()):
+            objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
+        run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 
-        self.learner = Learner(run.encoder, run.objective)
+        self.learner = Learner(run.encoder, objectives)
         optimizer = torch.optim.AdamW(
             [p for p in self.learner.parameters() if p.requires_grad],
             lr=settings.learning_rate,
@@ -110,10 +110,17 @@ class Trainer:
         return run
 
     def _rehearse(self) -> None:
-        """Take the loss of the first batch once, so that the objective can refuse it before anything is written."""
-        first = next(iter(self.batches.of_process(0, distributed.rank(), distributed.world_size())))
-        batch = self._placed(Rows(self.run.source.widest(), self.run.collator).__getitems__(first))
-        preflight.rehearse(self.learner, batch, self._context(0, 0, batch), self.settings)
+        """Take the loss of every source's first batch, so that it can be refused before anything is written."""
+        rows, problems = Rows(self.run.source.widest(), self.collators), []
+        for epoch, first in self.batches.firsts():
+            part = next(self.batches.divided(epoch, first, distributed.rank(), distributed.world_size()))
+            batch = self._placed(rows.__getitems__(part))
+            try:
+                preflight.rehearse(self.learner, batch, self._context(0, 0, batch), self.sources[batch.source].settings)
+            except UserError as error:
+                problems.append(sources.named(self.run, batch.source, str(error)))
+        if problems:
+            raise UserError("\n".join(problems))
 
     def _train(self) -> None:
         run, settings, progress = self.run, self.settings, self.run.progress
@@ -128,7 +135,8 @@ class Trainer:
                 due = (progress.step + 1) % settings.eval_every == 0 or progress.step + 1 == run.max_steps
                 metrics = self._step(parts, probe=due)
                 progress.step += 1
-                sentences, steps = sentences + settings.batch_size * parts[0].views, steps + 1
+                rows_of_step = distributed.world_size() * sum(part.size for part in parts)
+                sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
                 self.callbacks.on_step(run, metrics)
                 # Ctrl-C may reach one process only; all must stop at the same step, or the others wait for it.
                 run.interrupted = distributed.any_process(self.interrupt.wanted)
@@ -164,7 +172,7 @@ class Trainer:
         """For each step from `first` to before `until`: this process's share of its batch, in `accumulation` parts."""
         last = self.run.max_steps if until is None else min(until, self.run.max_steps)
         loader = DataLoader(
-            Rows(rows, self.run.collator),
+            Rows(rows, self.collators),
             batch_sampler=self.batches.of_process(first, distributed.rank(), distributed.world_size(), last),
             collate_fn=Rows.collate,  # type: ignore[arg-type]  # it receives what __getitems__ returns
             num_workers=self.settings.workers,
@@ -179,7 +187,7 @@ class Trainer:
 
     def _placed(self, batch: Batch) -> Batch:
         """The batch on this process's device, with as many views as on every other process."""
-        if self.run.data.ragged or self.run.source.hard_negatives:
+        if self.sources[batch.source].data.ragged or self.run.source.hard_negatives:
             batch = batch.widened(distributed.all_max(batch.views))  # processes gather views of one shape
         return batch.to(self.accelerator.device)
 
@@ -191,7 +199,7 @@ class Trainer:
             max_steps=self.run.max_steps,
             generator=torch_rng(self.run.seed, "objective", step, part),
             local_rows=distributed.local_rows(batch.size),
-            texts=self.texts,
+            texts=self.texts[batch.source],
         )
 
     def _step(self, parts: list[Batch], *, probe: bool) -> dict[str, float]:
@@ -233,8 +241,9 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.clip))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        run.objective.after_step(self._context(step, 0, parts[-1]))
+        self.learner.objective_of(parts[-1]).after_step(self._context(step, 0, parts[-1]))
         metrics = {"loss": total, "lr": rate, "grad_norm": norm}
+        metrics |= {f"loss_{part.source}": total for part in parts if part.source}
         metrics |= {name: float(value) for name, value in output.metrics.items()}
         if probe:
             return metrics | diagnostics(encoded, parts[-1].num_positives)
@@ -256,7 +265,7 @@ class Trainer:
                     if self.accelerator.is_main_process:
                         run.encoder.save(run.folder / "best")
         progress.seconds = time.perf_counter() - self.began
-        record = {"step": progress.step, **metrics, **scores}
+        record = {"step": progress.step, **metrics, **scores, **self.batches.figures(progress.step)}
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log.append({**record, "seconds": round(progress.seconds, 3)})
         self.accelerator.log(record, step=progress.step)

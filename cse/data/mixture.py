@@ -1,0 +1,194 @@
+"""Several sources of rows in one run, each with settings of its own; `cse.data.schedule` draws that of each step."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import overload
+
+from cse.batch import Example
+from cse.data.datasets import Dataset
+from cse.data.loader import StepBatches, steps_of_run
+from cse.data.schedule import MixedBatches, Schedule, require_schedule, shares
+from cse.encoder.prompts import ROLES
+from cse.errors import UserError, require_at_least, require_within
+from cse.interfaces import Collator, Objective, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set of a mixture, and what its steps have of their own. What is None is that of the recipe.
+
+    Args:
+        data: The rows.
+        weight: Factor of the share of steps, >= 0; see `Mixture`. 0 leaves the source out.
+        batch_size: Anchors per optimizer step, over all processes.
+        prompts: The name of the encoder's prompt for each role; see `cse.data.TextViews`.
+        collator: Makes batches of the rows.
+        sampler: Chooses which rows share a batch.
+        objective: The loss of the steps of this source.
+    """
+
+    data: Dataset
+    _: KW_ONLY
+    weight: float = 1.0
+    batch_size: int | None = None
+    prompts: dict[str, str | None] | None = None
+    collator: Collator | None = None
+    sampler: Sampler | None = None
+    objective: Objective | None = None
+
+
+class Mixture(Dataset):
+    """The rows of several sources, one source after the other. A step of training takes rows of one source.
+
+    Args:
+        sources: The sources by name: letters, digits, `_` and `-`.
+        schedule: The share of each source in the steps of a run: `proportional` to weight and size, `weights` for the
+            weights alone, `temperature` for something between the two, `round_robin` for all sources in turn. See
+            `cse.data.schedule`.
+        temperature: The exponent of the schedule `temperature`, in [0, 1]: 1 is `proportional`, 0 is `weights`.
+
+    Raises:
+        UserError: There is no source, or an argument is out of range.
+    """
+
+    unit = "rows"
+
+    def __init__(
+        self, sources: dict[str, Source], *, schedule: Schedule = "proportional", temperature: float | None = None
+    ) -> None:
+        self.sources, self.schedule, self.temperature = require_sources(sources), schedule, temperature
+        require_schedule(schedule, temperature, {name: source.weight for name, source in self.sources.items()})
+        datasets = [source.data for source in self.sources.values()]
+        self.path = ""  # of each source
+        self.name = "mixture of " + ", ".join(self.sources)
+        self.asked = [column for data in datasets for column in data.asked]
+        self.report = dict(sum((Counter(data.report) for data in datasets), Counter()))
+        named = [f"{name} {data.hash}" for name, data in zip(self.sources, datasets, strict=True)]
+        self.hash = hashlib.sha256("\n".join(named).encode()).hexdigest()
+        self.firsts = [0, *accumulate(map(len, datasets))]  # the number of the first row of each source; then the count
+
+    def __len__(self) -> int:
+        return self.firsts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        """The row at a position, or the rows of a slice. A row has the `row_id` that it has in its source."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        place = bisect_right(self.firsts, row) - 1
+        name = list(self.sources)[place]
+        return replace(self.sources[name].data[row - self.firsts[place]], source=name)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows of a source came from an object in memory."""
+        return any(source.data.in_memory for source in self.sources.values())
+
+    def save_source(self, target: Path) -> None:
+        """Write the rows of each source in memory beside `target`; see `source_file`."""
+        for name, source in self.sources.items():
+            if source.data.in_memory:
+                source.data.save_source(source_file(target, name))
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows of a source have unequal numbers of texts."""
+        return any(source.data.ragged for source in self.sources.values())
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows of a source have weights."""
+        return any(source.data.weighted for source in self.sources.values())
+
+    @property
+    def graded(self) -> bool:
+        """Whether positives of a source have relevances."""
+        return any(source.data.graded for source in self.sources.values())
+
+    def unique_texts(self) -> list[str]:
+        """The distinct texts of all sources, in order of their first occurrence."""
+        return list(dict.fromkeys(text for source in self.sources.values() for text in source.data.unique_texts()))
+
+    def describe(self) -> str:
+        """The sources, the number of all rows, and the schedule."""
+        schedule = f"temperature {self.temperature:g}" if self.schedule == "temperature" else self.schedule
+        return f"{self.name}: {len(self):,} {self.unit}, {schedule.replace('_', ' ')}"
+
+    def steps(
+        self,
+        sources: Mapping[str, StepBatches],
+        seed: int,
+        *,
+        max_steps: int | None,
+        cap_steps: int | None,
+        epochs: float,
+    ) -> MixedBatches:
+        """The steps of a run.
+
+        Args:
+            sources: The steps of each source alone.
+            seed: The seed of the run.
+            max_steps: See `StepBatches`, also for the others. An epoch has the steps of one pass over every source.
+            cap_steps: See `max_steps`.
+            epochs: See `max_steps`.
+        """
+        weights = {name: source.weight for name, source in self.sources.items()}
+        each = {name: steps.steps_per_epoch for name, steps in sources.items()}
+        per_epoch = sum(count for name, count in each.items() if weights[name])
+        return MixedBatches(
+            list(sources.values()),
+            self.firsts,
+            shares(self.schedule, self.temperature, weights, each),
+            None if self.schedule == "round_robin" else seed,
+            steps_per_epoch=per_epoch,
+            max_steps=steps_of_run(per_epoch, max_steps, cap_steps, epochs),
+        )
+
+
+def source_file(target: Path, name: str) -> Path:
+    """The file of a source beside `target`: rows-nli.parquet for the source `nli` and rows.parquet."""
+    return target.with_stem(f"{target.stem}-{name}")
+
+
+def require_sources(sources: object) -> dict[str, Source]:
+    """The sources by name.
+
+    Raises:
+        UserError: There is none, one has no proper name or no rows, or an argument of one is out of range.
+    """
+    if not isinstance(sources, Mapping) or not sources:
+        what = f"of type {type(sources).__name__}" if sources else "empty"
+        raise UserError(f"data.sources is {what}\nfix: give sources by name, such as {{nli: {{data: ..., weight: 2}}}}")
+    for name, source in sources.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise UserError(
+                f"data.sources has a source of the name {name!r}\nfix: give a name of letters, digits, _ and -"
+            )
+        option = f"data.sources.{name}"
+        if not isinstance(source, Source):
+            raise UserError(
+                f"{option} is of type {type(source).__name__}\nfix: give a cse.Source, such as cse.Source(data, weight=2)"
+            )
+        if not isinstance(source.data, Dataset) or isinstance(source.data, Mixture):
+            raise UserError(
+                f"{option}.data is of type {type(source.data).__name__}\n"
+                "fix: give a data set other than a mixture, such as cse.Pairs(rows)"
+            )
+        require_within("[0, inf)", option, weight=source.weight)
+        require_at_least(1, option, batch_size=source.batch_size)
+        for role in source.prompts or {}:
+            if role not in ROLES:
+                raise UserError(f"{option}.prompts names the role {role!r}\nfix: give roles of {', '.join(ROLES)}")
+    return dict(sources)

@@ -1,0 +1,138 @@
+"""The source of every step of a mixture.
+
+    share of the steps of source i = w_i s_i^a / sum_j w_j s_j^a
+
+w is the weight of a source and s the number of steps of one pass over it. The exponent a is 1 for the schedule
+`proportional`, so that every source is passed over equally often if weights are equal; 0 for `weights`; the temperature
+for `temperature` (mT5, arXiv:2010.11934, section 3.2, where it is alpha; T5, arXiv:1910.10683, section 3.5.2, has 1/T).
+In the schedule `round_robin` the sources take turns.
+
+A step has one source, on all processes and in all of its accumulated parts. So it is a step of that source's own run: one
+objective has one batch size and one loss, which gradient caching takes on all vectors at once, and the mean over the
+parts is a mean of like losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.data.loader import StepBatches, Steps
+from cse.errors import UserError, require_within
+from cse.seeding import derive
+
+Schedule = Literal["proportional", "temperature", "weights", "round_robin"]
+BLOCK = 100  # steps within which the sources have their shares, but for rounding
+
+
+class MixedBatches(Steps):
+    """The steps of a mixture. The n-th step that a source gets has the rows of the n-th step of a run on it alone.
+
+    In every `BLOCK` steps, each source has its share of them, rounded up or down at random, in a random order.
+
+    Args:
+        sources: The steps of each source alone.
+        firsts: The number of the first row of each source.
+        shares: The share of the steps of each source, by name.
+        seed: The seed of the run. None: the sources have their steps in turn.
+        steps_per_epoch: Number of steps of one pass over every source.
+        max_steps: Number of steps of the run.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[StepBatches],
+        firsts: Sequence[int],
+        shares: Mapping[str, float],
+        seed: int | None,
+        *,
+        steps_per_epoch: int,
+        max_steps: int,
+    ) -> None:
+        self.sources, self.first_rows, self.shares, self.seed = sources, firsts, shares, seed
+        self.accumulation = sources[0].accumulation
+        self.steps_per_epoch, self.max_steps = steps_per_epoch, max_steps
+        self._block = lru_cache(maxsize=2)(self._drawn)
+        self._before = [np.zeros(len(sources), dtype=np.int64)]  # the steps of each source before each block
+
+    def of_step(self, step: int) -> tuple[int, list[int]]:
+        """The epoch of the source of a step, and the rows of the step, over all processes."""
+        block, place = divmod(step, BLOCK)
+        source = int(self._block(block)[place])
+        return self._of_source(source, int(self._counts(step)[source]))
+
+    def firsts(self) -> list[tuple[int, list[int]]]:
+        """The first step of every source."""
+        return [self._of_source(source, 0) for source in range(len(self.sources))]
+
+    def figures(self, step: int) -> dict[str, float]:
+        """The share of each source in the steps so far, as `drawn_NAME`, and what was asked for, as `asked_NAME`."""
+        counts = self._counts(step) / max(1, step)
+        drawn = {f"drawn_{name}": round(float(count), 4) for name, count in zip(self.shares, counts, strict=True)}
+        return drawn | {f"asked_{name}": round(share, 4) for name, share in self.shares.items()}
+
+    def _of_source(self, source: int, visit: int) -> tuple[int, list[int]]:
+        epoch, rows = self.sources[source].of_step(visit)
+        return epoch, [self.first_rows[source] + row for row in rows]
+
+    def _counts(self, step: int) -> NDArray[np.int64]:
+        """The steps of each source (S,) before a step."""
+        block, place = divmod(step, BLOCK)
+        while len(self._before) <= block:
+            self._before.append(self._before[-1] + self._count(self._block(len(self._before) - 1)))
+        return self._before[block] + self._count(self._block(block)[:place])
+
+    def _count(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(drawn, minlength=len(self.sources)).astype(np.int64)
+
+    def _drawn(self, block: int) -> NDArray[np.int64]:
+        """The source (BLOCK,) of each step of a block."""
+        if self.seed is None:
+            return (block * BLOCK + np.arange(BLOCK)) % len(self.sources)
+        rng = np.random.default_rng(derive(self.seed, "source", block))
+        ends = np.cumsum(list(self.shares.values()))
+        points = (np.arange(BLOCK) + rng.random()) / BLOCK  # evenly spaced: a share of 30% gets 30 of 100
+        return rng.permutation(np.searchsorted(ends / ends[-1], points, "right"))
+
+
+def shares(
+    schedule: Schedule, temperature: float | None, weights: Mapping[str, float], steps: Mapping[str, int]
+) -> dict[str, float]:
+    """The share of each source in the steps of a run, by name; their sum is 1.
+
+    Args:
+        schedule: See the docstring of the module.
+        temperature: The exponent of the schedule `temperature`.
+        weights: The weights, by name of the source.
+        steps: The steps of one pass over each source.
+    """
+    power = {"proportional": 1.0, "temperature": temperature or 0.0}.get(schedule, 0.0)
+    raw = {name: weight * steps[name] ** power for name, weight in weights.items()}
+    return {name: value / sum(raw.values()) for name, value in raw.items()}
+
+
+def require_schedule(schedule: str, temperature: float | None, weights: Mapping[str, float]) -> None:
+    """Raise a UserError unless schedule, temperature and weights go together."""
+    if schedule not in get_args(Schedule):
+        raise UserError(f"data.schedule is {schedule!r}\nfix: give one of {', '.join(get_args(Schedule))}")
+    require_within("[0, 1]", "data", temperature=temperature)
+    if (schedule == "temperature") != (temperature is not None):
+        value = "not given" if temperature is None else temperature
+        raise UserError(
+            f"data.schedule is {schedule}, and data.temperature is {value}\n"
+            "fix: give both, such as schedule: temperature and temperature: 0.5, or another schedule alone"
+        )
+    if not sum(weights.values()):
+        raise UserError(
+            "data.sources: the weights of all sources are 0\nfix: give the weight of one source or more a number > 0"
+        )
+    uneven = [name for name, weight in weights.items() if weight != 1]
+    if schedule == "round_robin" and uneven:
+        raise UserError(
+            f"data.schedule is round_robin, in which all sources have the same share, and data.sources.{uneven[0]}.weight "
+            f"is {weights[uneven[0]]:g}\nfix: use the schedule weights, or remove the weight"
+        )

@@ -1,0 +1,185 @@
+"""Runs on several sources: each step is a step of one source's own run."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from cse.data.collators import TextViews
+from cse.data.datasets import Pairs, ScoredPairs, Triplets
+from cse.data.mixture import Mixture, Source
+from cse.data.samplers import NoDuplicates
+from cse.objectives.cosent import CoSENT
+from cse.objectives.simcse import SimCSE
+from cse.training.trainer import Trainer
+from tests.conftest import WORDS
+from tests.runs import make_run, metrics, weights
+
+TEXTS = [" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 4), 0, 9_000, 30)]
+
+
+def nli(rows=24):
+    return Triplets([tuple(TEXTS[3 * i : 3 * i + 3]) for i in range(rows)])
+
+
+def qa(rows=40):
+    return Pairs([(TEXTS[-2 * i - 1], TEXTS[-2 * i - 2]) for i in range(rows)])
+
+
+def graded(rows=30):
+    return ScoredPairs([(TEXTS[5 * i], TEXTS[5 * i + 7], (i % 5) / 4) for i in range(rows)])
+
+
+def three(**changes):
+    """Sources that differ in everything that a source may have of its own."""
+    made = {
+        "nli": Source(nli(), weight=2),
+        "qa": Source(qa(), batch_size=6, sampler=NoDuplicates(), objective=SimCSE(temperature=0.1)),
+        "graded": Source(graded(), batch_size=10, collator=TextViews(max_length=8), objective=CoSENT()),
+    }
+    return made | changes
+
+
+def mixture_run(folder, backbone, sources, *, schedule="proportional", temperature=None, **options):
+    run = make_run(folder, backbone, **options)
+    run.data = Mixture(sources, schedule=schedule, temperature=temperature)
+    return run
+
+
+def plain_run(folder, backbone, source: Source, **options):
+    """The run of a source alone."""
+    options = {"batch_size": source.batch_size or 8} | options
+    run = make_run(
+        folder,
+        backbone,
+        collator=source.collator,
+        objective=source.objective,
+        **options,
+    )
+    run.data, run.sampler = source.data, source.sampler
+    return run
+
+
+@pytest.mark.parametrize("name", ["nli", "qa", "graded"])
+def test_a_mixture_of_one_source_is_the_run_of_that_source(tiny_bert, tmp_path, name):
+    plain = plain_run(tmp_path / "plain", tiny_bert, three()[name])
+    Trainer(plain).fit()
+    only = {other: Source(s.data, weight=0) for other, s in three().items() if other != name}
+    run = mixture_run(tmp_path / "mixture", tiny_bert, {**only, name: three()[name]})
+    Trainer(run).fit()
+    assert weights(run.folder / "last") == weights(plain.folder / "last")
+    for a, b in zip(metrics(run.folder), metrics(plain.folder), strict=True):
+        assert {key: a[key] for key in b} == b
+        assert a[f"asked_{name}"] == 1
+    single = mixture_run(tmp_path / "single", tiny_bert, {name: three()[name]})
+    Trainer(single).fit()
+    assert weights(single.folder / "last") == weights(plain.folder / "last")
+
+
+def recorded(trainer):
+    """Whatever the trainer's steps compute: the weights before each step, and the gradients of it."""
+    seen, real = [], trainer.accelerator.clip_grad_norm_
+
+    def note(parameters, clip):
+        named = dict(trainer.learner.named_parameters())
+        seen.append(
+            (
+                {n: p.detach().clone() for n, p in named.items()},
+                {n: p.grad.clone() for n, p in named.items() if p.grad is not None},
+            )
+        )
+        return real(parameters, clip)
+
+    trainer.accelerator.clip_grad_norm_ = note
+    return seen
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulation": 2}, {"chunk_size": 3}, {"chunk_size": 2, "accumulation": 2}])
+def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, options):
+    """Bit for bit: the n-th step of a source has the rows, dropout and gradient of the n-th step of its own run."""
+    run = mixture_run(tmp_path, tiny_bert, three(), max_steps=9, **options)
+    trainer = Trainer(run)
+    seen = recorded(trainer)
+    trainer.fit()
+    visits = dict.fromkeys(three(), 0)
+    for step, (before, gradient) in enumerate(seen):
+        figures = [trainer.batches.figures(s) for s in (step, step + 1)]
+        drawn = {
+            n: round(figures[1][f"drawn_{n}"] * (step + 1)) - round(figures[0][f"drawn_{n}"] * step) for n in visits
+        }
+        (name,) = [n for n, count in drawn.items() if count]
+        plain = Trainer(plain_run(tmp_path / f"plain{step}", tiny_bert, three()[name], max_steps=9, **options))
+        own = recorded(plain)
+        plain.learner.encoder.load_state_dict(
+            {n.removeprefix("encoder."): w for n, w in before.items() if n.startswith("encoder.")}, strict=False
+        )
+        parts = list(plain._load(plain.run.data, visits[name], visits[name] + 1))[0]
+        plain.run.progress.step = step
+        plain.wrapped.train()
+        plain._step(parts, probe=False)
+        assert own[0][1].keys() == gradient.keys()
+        assert all(torch.equal(own[0][1][n], gradient[n]) for n in gradient)
+        visits[name] += 1
+    assert all(visits.values())
+
+
+def test_a_killed_run_ends_as_the_unbroken_one(tiny_bert, tmp_path, monkeypatch):
+    options = {"schedule": "temperature", "temperature": 0.5, "max_steps": 12}
+    whole = mixture_run(tmp_path / "whole", tiny_bert, three(), **options)
+    Trainer(whole).fit()
+    run = mixture_run(tmp_path / "cut", tiny_bert, three(), **options)
+    trainer = Trainer(run)
+    real = trainer._step
+
+    def step(parts, *, probe):
+        if run.progress.step == 7:
+            raise RuntimeError("killed")
+        return real(parts, probe=probe)
+
+    monkeypatch.setattr(trainer, "_step", step)
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit()
+    again = mixture_run(tmp_path / "cut", tiny_bert, three(), **options)
+    Trainer(again).fit(resume=True)
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
+
+
+class WithHead(SimCSE):
+    """An objective with weights of its own."""
+
+    def setup(self, encoder):
+        self.head = torch.nn.Linear(encoder.dim, encoder.dim)
+
+    def forward(self, views, batch, ctx):
+        moved = type(views).split(self.head(views.embedding), views.embedding, 1)
+        return super().forward(moved, batch, ctx)
+
+
+def test_weights_of_an_objective_move_in_its_own_steps_alone(tiny_bert, tmp_path):
+    sources = {"nli": Source(nli()), "qa": Source(qa(), objective=WithHead()), "more": Source(qa(32))}
+    run = mixture_run(tmp_path, tiny_bert, sources, schedule="round_robin", max_steps=6, weight_decay=0.1)
+    trainer = Trainer(run)
+    seen = recorded(trainer)
+    trainer.fit()
+    head = next(n for n in seen[0][0] if "head.weight" in n and not n.startswith("encoder."))
+    moved = [not torch.equal(a[0][head], b[0][head]) for a, b in itertools.pairwise(seen)]
+    assert moved == [False, True, False, False, True]
+    state = torch.load(run.folder / "state" / "state.pt", weights_only=True)
+    assert head in state["learner"]
+    assert "head" not in " ".join(str(p) for p in (run.folder / "last").rglob("*"))
+    assert [line.get("loss_qa") for line in metrics(run.folder)][1:] == [
+        line["loss"] if "loss_qa" in line else None for line in metrics(run.folder)
+    ][1:]
+
+
+def test_the_shares_that_were_drawn_are_logged_beside_those_asked_for(tiny_bert, tmp_path):
+    run = mixture_run(tmp_path, tiny_bert, three(), schedule="weights", max_steps=4, eval_every=4)
+    Trainer(run).fit()
+    last = metrics(run.folder)[-1]
+    assert [last[f"asked_{name}"] for name in three()] == [0.5, 0.25, 0.25]
+    drawn = [last[f"drawn_{name}"] for name in three()]
+    assert sum(drawn) == 1
+    assert all((4 * share).is_integer() for share in drawn)
