@@ -35,7 +35,7 @@ class StepContext:
         max_steps: Number of optimizer steps of the whole run.
         generator: The randomness of this step, the same on every process and after a resume.
         local_rows: The place of this process's rows in the gathered batch.
-        texts: The texts of the run by number, as `Batch.text_id` counts them, for teachers that read texts.
+        texts: The texts of the batch's source by number, as `Batch.text_id` counts them, for teachers that read texts.
     """
 
     encoder: Encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,21 +46,25 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
-    from cse.data.checks import KnowsTexts, examine, overlap_warnings
-    from cse.data.tokens import TokenStore
-    from cse.recipe import build
+    from cse.data.checks import EvaluationSets, KnowsTexts, overlap_warnings
+    from cse.training.callbacks import examine
+    from cse.training.sources import sources
+    from cse.training.start import assemble
 
-    built = build(recipe)
-    prompts = built.encoder.prompts_by_role(built.collator.prompts)
-    tokens = TokenStore.build(built.data.unique_texts(), built.encoder.tokenizer, built.collator.max_length, prompts)
-    sets = built.evaluator.texts(eval_data) if isinstance(built.evaluator, KnowsTexts) else {}
-    report = examine(built.data, tokens, sets)
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"].items())
-    yield "data", f"{built.data.describe()}; left out: {left_out or 'nothing'}"
-    yield from _columns(vars(recipe.config.data.init_args))
-    yield from describe(report)
-    for warning in overlap_warnings(report):
-        yield "warning", warning
+    run = assemble(recipe, Path("unwritten"))
+    sets: EvaluationSets = run.evaluator.texts(eval_data) if isinstance(run.evaluator, KnowsTexts) else {}
+    for name, source in sources(run).items():
+        options = vars(recipe.config.data.init_args)
+        if name:
+            yield "source", name
+            options = vars(options["sources"][name].data.init_args)
+        report = examine(source, sets)
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"].items())
+        yield "data", f"{source.data.describe()}; left out: {left_out or 'nothing'}"
+        yield from _columns(options)
+        yield from describe(report)
+        for warning in overlap_warnings(report):
+            yield "warning", warning
 
 
 def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,17 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
     }
 
 
+def of_sources(data: Dataset, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The report on a mixture: its counts, and in `sources` the report on each source."""
+    return {
+        "data": data.name,
+        "sha256": data.hash,
+        "rows": len(data),
+        "left_out": {name: count for name, count in data.report.items() if count},
+        "sources": dict(reports),
+    }
+
+
 def lengths(values: Sequence[int]) -> dict[str, Any]:
     """Mean, quantiles and a histogram of lengths; `5-8` counts the texts of length 5 to 8."""
     ordered = sorted(values)

@@ -166,7 +166,7 @@ def require_sources(sources: object) -> dict[str, Source]:
     """The sources by name.
 
     Raises:
-        UserError: There is none, one has no proper name or no rows, or an argument of one is out of range.
+        UserError: No source is given, one has no proper name or no rows, or an argument of one is out of range.
     """
     if not isinstance(sources, Mapping) or not sources:
         what = f"of type {type(sources).__name__}" if sources else "empty"
@@ -179,7 +179,8 @@ def require_sources(sources: object) -> dict[str, Source]:
         option = f"data.sources.{name}"
         if not isinstance(source, Source):
             raise UserError(
-                f"{option} is of type {type(source).__name__}\nfix: give a cse.Source, such as cse.Source(data, weight=2)"
+                f"{option} is of type {type(source).__name__}\n"
+                "fix: give a cse.Source, such as cse.Source(data, weight=2)"
             )
         if not isinstance(source.data, Dataset) or isinstance(source.data, Mixture):
             raise UserError(

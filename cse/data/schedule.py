@@ -7,9 +7,9 @@ w is the weight of a source and s the number of steps of one pass over it. The e
 for `temperature` (mT5, arXiv:2010.11934, section 3.2, where it is alpha; T5, arXiv:1910.10683, section 3.5.2, has 1/T).
 In the schedule `round_robin` the sources take turns.
 
-A step has one source, on all processes and in all of its accumulated parts. So it is a step of that source's own run: one
-objective has one batch size and one loss, which gradient caching takes on all vectors at once, and the mean over the
-parts is a mean of like losses.
+A step has one source, on all processes and in all of its accumulated parts. So it is a step of that source's own run:
+one objective has one batch size and one loss, which gradient caching takes on all vectors at once, and the mean over
+the parts is a mean of like losses.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ def require_schedule(schedule: str, temperature: float | None, weights: Mapping[
     uneven = [name for name, weight in weights.items() if weight != 1]
     if schedule == "round_robin" and uneven:
         raise UserError(
-            f"data.schedule is round_robin, in which all sources have the same share, and data.sources.{uneven[0]}.weight "
-            f"is {weights[uneven[0]]:g}\nfix: use the schedule weights, or remove the weight"
+            "data.schedule is round_robin, in which all sources have the same share, and "
+            f"data.sources.{uneven[0]}.weight is {weights[uneven[0]]:g}\n"
+            "fix: use the schedule weights, or remove the weight"
         )

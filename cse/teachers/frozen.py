@@ -26,7 +26,8 @@ class FrozenEncoder(Teacher):
     Every text of the run is encoded once, before the first step, and its vector is kept on the disk, under the texts
     and the teacher: a killed run resumes there, and a further run with the same texts encodes nothing. Views that are
     augmented renderings of one text have one vector, that of the text. After the texts are encoded, the encoder is
-    dropped from memory; no optimizer, checkpoint or DDP wrapper ever sees its weights.
+    dropped from memory, and loaded again for another source of a mixture; no optimizer, checkpoint or DDP wrapper ever
+    sees its weights.
 
     Args:
         source: A checkpoint's folder, `asset:NAME` or a Hub id.
@@ -51,7 +52,7 @@ class FrozenEncoder(Teacher):
         super().__init__()
         self.source, self.pooler, self.prompt_name, self.precision = source, pooler, prompt_name, precision
         self._held: tuple[Encoder, ...] = ()
-        self._vectors: NDArray[np.float32] | None = None
+        self._vectors: dict[str, NDArray[np.float32]] = {}  # of the texts of each source
 
     def setup(self, encoder: Encoder) -> None:
         """Load the encoder."""
@@ -62,12 +63,12 @@ class FrozenEncoder(Teacher):
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The unit vectors (B, V, Dt) of the texts behind the views of all processes, float32."""
         text_id = batch.require("text_id", f"{type(self).__name__} {self.source}")  # (B, V)
-        if self._vectors is None:
-            (encoder,) = self._held
+        if batch.source not in self._vectors:
+            (encoder,) = self._held or (_load(self.source, self.pooler),)
             encoder.to(text_id.device)
-            self._vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
-            self._held = ()
-        return torch.from_numpy(self._vectors[text_id.cpu().numpy()]).to(text_id.device)
+            vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
+            self._vectors[batch.source], self._held = vectors, ()
+        return torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()]).to(text_id.device)
 
 
 class FrozenViewEncoder(Teacher):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +17,7 @@ from cse.files import write_json, write_text
 from cse.recipe import Recipe
 from cse.training.objects import ROWS
 from cse.training.run import Callback, Run
+from cse.training.sources import sources
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
 DROP = 5.0  # points below the best dev score that cause a warning
@@ -73,6 +75,8 @@ class Console(Callback):
             return
         figures = [text.format(metrics[key]) for key, text in FIGURES.items() if key in metrics] + [dev]
         say(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
+        if shown := drawn(run, metrics):
+            say("sources", shown)
         for warning in run_warnings(run, metrics):
             say("warning", warning)
 
@@ -97,34 +101,61 @@ class Console(Callback):
 
 def header(run: Run) -> list[tuple[str, str]]:
     """The lines that a run prints before it starts, each with a key and a text."""
-    settings = run.settings
-    parts = settings.batch_size // settings.accumulation
-    batch = f"{settings.batch_size} rows × {run.max_steps} steps{_negatives(run, parts)}"
-    if settings.accumulation > 1:
-        batch += f" (among the {parts} rows of a part: accumulation adds none)"
-    if settings.chunk_size:
-        batch += f"; gradients cached, {settings.chunk_size} rows at a time"
-    cut = f" ({run.truncated:,} texts cut)" if run.truncated else ""
+    single, caching = sources(run).get(""), run.settings.chunk_size
+    batch = f"; gradients cached, {caching} rows at a time" if caching else ""
     lines = [
         ("cse", f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"),
         ("data", run.data.describe()),
-        ("collator", f"{type(run.collator).__name__}, max {run.collator.max_length} tokens{cut}"),
-        ("encoder", run.encoder.describe()),
-        ("objective", run.objective.describe()),
-        ("batch", batch),
-        ("sampler", type(run.sampler).__name__ if run.sampler is not None else ""),
-        ("negatives", run.source.describe()),
     ]
+    if single is None:
+        lines += [("source", f"{name}: {_of_source(source)}") for name, source in sources(run).items()]
+        lines += [("encoder", run.encoder.describe()), ("batch", f"{run.max_steps} steps of one source each{batch}")]
+    else:
+        lines += [
+            ("collator", _collator(run)),
+            ("encoder", run.encoder.describe()),
+            ("objective", run.objective.describe()),
+            ("batch", f"{run.settings.batch_size} rows × {run.max_steps} steps{_negatives(run)}{batch}"),
+            ("sampler", type(run.sampler).__name__ if run.sampler is not None else ""),
+            ("negatives", run.source.describe()),
+        ]
     return [(key, text) for key, text in lines if text]
 
 
-def _negatives(run: Run, rows: int) -> str:
+def _of_source(run: Run) -> str:
+    """A source of a mixture on one line: rows, share of the steps, batch, objective, and what else is its own."""
+    parts = [
+        f"{run.data.describe()}, {run.share:.0%} of steps",
+        f"{run.settings.batch_size} rows{_negatives(run)}",
+        run.objective.describe(),
+        _collator(run),
+        type(run.sampler).__name__ if run.sampler is not None else "",
+        ", ".join(f"{role} {name}" for role, name in run.collator.prompts.items() if name is not None),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _collator(run: Run) -> str:
+    cut = f" ({run.truncated:,} texts cut)" if run.truncated else ""
+    return f"{type(run.collator).__name__}, max {run.collator.max_length} tokens{cut}"
+
+
+def _negatives(run: Run) -> str:
     """The number of negatives for each anchor, in words."""
+    rows, parts = run.settings.batch_size // run.settings.accumulation, run.settings.accumulation
+    of_part = f" (among the {rows} rows of a part: accumulation adds none)" if parts > 1 else ""
     if not run.objective.contrasts:
-        return ""
+        return of_part
     example = run.data[0]
     hard = rows * (max(0, len(example.texts) - 1 - example.num_positives) + run.source.hard_negatives)
-    return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives")
+    return f"; {rows - 1} in-batch" + (f" and {hard} hard negatives" if hard else " negatives") + of_part
+
+
+def drawn(run: Run, metrics: dict[str, float]) -> str:
+    """The share of the steps that each source of a mixture had so far, and the share that it is asked to have."""
+    names = [name for name in sources(run) if f"drawn_{name}" in metrics]
+    shares = [f"{name} {metrics[f'drawn_{name}']:.1%} of {metrics[f'asked_{name}']:.1%}" for name in names]
+    return f"drawn: {', '.join(shares)} asked" if shares else ""
 
 
 def start_warnings(run: Run) -> list[str]:
@@ -224,10 +255,16 @@ class DataCheck(Callback):
         """Examine the text, unless the result exists already: a resumed run has it."""
         if (run.folder / checks.FILE).exists():
             return
-        prompts = run.encoder.prompts_by_role(run.collator.prompts)
-        tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
         sets: checks.EvaluationSets = run.evaluator.texts() if isinstance(run.evaluator, checks.KnowsTexts) else {}
-        report = checks.examine(run.data, tokens, sets)
-        write_json(run.folder / checks.FILE, report)
-        for warning in checks.overlap_warnings(report):
-            say("warning", warning)
+        reports = {name: examine(source, sets) for name, source in sources(run).items()}
+        write_json(run.folder / checks.FILE, reports.get("") or checks.of_sources(run.data, reports))
+        for name, report in reports.items():
+            for warning in checks.overlap_warnings(report):
+                say("warning", f"{name}: {warning}" if name else warning)
+
+
+def examine(run: Run, sets: checks.EvaluationSets) -> dict[str, Any]:
+    """The check of the text of a run, or of a source of it; see `cse.data.checks.examine`."""
+    prompts = run.encoder.prompts_by_role(run.collator.prompts)
+    tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
+    return checks.examine(run.data, tokens, sets)

@@ -47,8 +47,8 @@ def _of_sources(run: Run) -> list[str]:
 def _of_mixture(run: Run) -> Iterator[str]:
     if isinstance(run.data, Mixture) and not isinstance(run.source, FixedRows):
         yield (
-            f"negatives is {type(run.source).__name__}, which finds the negatives of all rows among the same texts, and "
-            "the sources of a mixture share no texts\n"
+            f"negatives is {type(run.source).__name__}, which finds the negatives of all rows among the same texts, "
+            "and a batch of a mixture has texts of one source\n"
             "fix: remove negatives, and mine those of a source into a file before training: cse mine"
         )
     trained = [source for source in sources(run).values() if source.objective.uses_views]

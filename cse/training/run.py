@@ -84,7 +84,9 @@ class Run:
         hardware: Device, number of processes and precision.
         interrupted: Whether Ctrl-C stopped the run before its end.
         ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
-        by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
+        share: The share of the steps that a source of a mixture is asked to have.
+        share: float = 1.0
+    by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
     """
 
     name: str
@@ -105,4 +107,5 @@ class Run:
     hardware: str = ""
     interrupted: bool = False
     ended: bool = False
+    share: float = 1.0
     by_source: dict[str, Run] = field(default_factory=dict, init=False)

@@ -1,4 +1,4 @@
-"""The sources of a run: each is trained as a run of its own would be, and a run without a mixture is its only source."""
+"""The sources of a run: each trains as a run of its own would. A run without a mixture is its own source."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ def steps(run: Run) -> Steps:
     each = {name: _steps_of(source) for name, source in sources(run).items()}
     if not isinstance(run.data, Mixture):
         return each[""]
-    return run.data.steps(
+    found = run.data.steps(
         each, run.seed, max_steps=settings.max_steps, cap_steps=settings.cap_steps, epochs=settings.epochs
     )
+    for name, source in sources(run).items():
+        source.share = found.shares[name]
+    return found
 
 
 def _steps_of(run: Run) -> StepBatches:

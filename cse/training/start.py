@@ -128,8 +128,14 @@ def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Cal
         is_resume: Whether to resume from the state in the folder.
         watchers: Callbacks besides those of the recipe and the one that writes the files of the run.
     """
+    run = assemble(recipe, folder, watchers)
+    return Trainer(run).fit(resume=is_resume)
+
+
+def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) -> Run:
+    """The run of a recipe, with all of its objects; nothing is written. See `fit`."""
     built = build(recipe)
-    run = Run(
+    return Run(
         name=recipe.name,
         folder=folder,
         seed=recipe.config.seed,
@@ -143,4 +149,3 @@ def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Cal
         settings=built.trainer,
         callbacks=[RunFiles(recipe, folder), *watchers, *built.callbacks],
     )
-    return Trainer(run).fit(resume=is_resume)

@@ -62,7 +62,7 @@ def test_shares_by_pencil(schedule, temperature, weights, want):
 
 def test_rounding_is_fair():
     """A source with a third of a step in each block gets a third of a step in each block in the mean."""
-    mixture, steps, _ = mixed("weights", None, (1, 1 / (3 * BLOCK), 0))
+    _, steps, _ = mixed("weights", None, (1, 1 / (3 * BLOCK), 0))
     assert 60 < steps.figures(300 * BLOCK)["drawn_b"] * 300 * BLOCK < 140
 
 

@@ -115,7 +115,7 @@ def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, opti
         plain.learner.encoder.load_state_dict(
             {n.removeprefix("encoder."): w for n, w in before.items() if n.startswith("encoder.")}, strict=False
         )
-        parts = list(plain._load(plain.run.data, visits[name], visits[name] + 1))[0]
+        parts = next(iter(plain._load(plain.run.data, visits[name], visits[name] + 1)))
         plain.run.progress.step = step
         plain.wrapped.train()
         plain._step(parts, probe=False)
