@@ -30,6 +30,7 @@ class Clustering(Evaluator):
         batch_size: Number of rows in a batch of k-means.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -53,11 +54,13 @@ class Clustering(Evaluator):
         batch_size: int = 512,
         precision: str = "auto",
         prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         require_at_least(1, "evaluator", repetitions=repetitions, sample=sample, batch_size=batch_size)
         self.data, self.repetitions, self.sample, self.batch_size = data, repetitions, sample, batch_size
         self.precision, self.prompt = precision, prompt
         self._data, self._texts, labels = labeled_texts(data, "data")
+        self.name = name or set_name(self._data)
         self._classes, self._label = np.unique(labels, return_inverse=True)
         if sample < len(self._classes):
             raise UserError(
@@ -70,13 +73,17 @@ class Clustering(Evaluator):
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for text in self._texts]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the cluster of each text in each clustering."""
         vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         ordered = vectors[[row[text] for text in self._texts]]  # (n, D)
         made = cluster(ordered, len(self._classes), self.repetitions, self.sample, self.batch_size)
         found = Finding.of(
-            set_name(self._data),
+            self.name,
             kind="clustering",
             measures={"v_measure": ("v_measure", "cluster", "label", "drawn")},
             arrays={"cluster": made.cluster, "label": self._label, "drawn": made.drawn},

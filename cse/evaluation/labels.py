@@ -47,6 +47,7 @@ class Labels(Evaluator):
         seed: Seed of the draws.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -75,12 +76,14 @@ class Labels(Evaluator):
         seed: int = 42,
         precision: str = "auto",
         prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         require_at_least(1, "evaluator", neighbors=neighbors, shots=shots, draws=draws)
         require_at_least(2, "evaluator", folds=folds)
         self.data, self.train, self.folds, self.neighbors = data, train, folds, neighbors
         self.shots, self.draws, self.seed, self.precision, self.prompt = shots, draws, seed, precision, prompt
         self._data, self._texts, labels = labeled_texts(data, "data")
+        self.name = name or set_name(self._data)
         self._single = 0
         if train is None:
             often = Counter(labels)
@@ -115,6 +118,10 @@ class Labels(Evaluator):
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for text in self._texts]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the texts that each classifier gets right."""
         vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
@@ -126,7 +133,7 @@ class Labels(Evaluator):
             for name, judge in judges.items():
                 right[name][test] = judge(x[train], y[train], x[test], y[test])
         found = Finding.of(
-            set_name(self._data),
+            self.name,
             kind="labels",
             measures={name: ("mean", name) for name in judges},
             arrays=right,

@@ -35,6 +35,7 @@ class PairClassification(Evaluator):
         seed: Seed of the choice of that share.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -59,11 +60,13 @@ class PairClassification(Evaluator):
         seed: int = 0,
         precision: str = "auto",
         prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         require_within("(0, 1)", "evaluator", dev_share=dev_share)
         self.data, self.dev, self.dev_share, self.seed = data, dev, dev_share, seed
         self.precision, self.prompt = precision, prompt
         self._data = data if isinstance(data, Dataset) else ScoredPairs(data)
+        self.name = name or set_name(self._data)
         self._pairs, self._label = _labeled(self._data, "data")
         known = {_key(row) for row in self._data}
         if dev is None:
@@ -81,6 +84,10 @@ class PairClassification(Evaluator):
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(*pair,) for pair in self._pairs]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the cosine of each pair and the thresholds."""
         pairs = [*self._pairs, *self._dev]
@@ -91,7 +98,7 @@ class PairClassification(Evaluator):
         judged, label = similarity[self._scored], self._label[self._scored]
         facts = {"threshold_f1": thresholds.f1, "threshold_accuracy": thresholds.accuracy, "dev_rows": len(dev)}
         found = Finding.of(
-            set_name(self._data),
+            self.name,
             kind="pair classification",
             measures={
                 "ap": ("average_precision", "cosine", "label"),

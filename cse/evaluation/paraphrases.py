@@ -20,15 +20,16 @@ from cse.interfaces import Evaluator, SentenceEncoder
 class Paraphrases(Evaluator):
     """Average precision x 100 of mined pairs against known ones (`ap`), and the highest F1 of any threshold (`f1`).
 
-    The texts are those of the known pairs and of `texts`, each once; all of their pairs are compared.
+    The texts are those of the known pairs and of `more`, each once; all of their pairs are compared.
 
     Args:
         data: Pairs of texts that are known to be paraphrases, or what `cse.data.Pairs` reads them from.
-        texts: More texts to search in, or what `cse.data.Texts` reads them from. None: those of the pairs only.
+        more: Further texts to search in, or what `cse.data.Texts` reads them from. None: those of the pairs only.
         neighbors: Number of other texts that are searched for each text.
         keep: Number of the most similar pairs that are judged.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -51,18 +52,20 @@ class Paraphrases(Evaluator):
         self,
         data: Pairs | str | Path | Sized,
         *,
-        texts: Texts | str | Path | Sized | None = None,
+        more: Texts | str | Path | Sized | None = None,
         neighbors: int = 100,
         keep: int = 500_000,
         precision: str = "auto",
         prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         require_at_least(1, "evaluator", neighbors=neighbors, keep=keep)
-        self.data, self.texts, self.neighbors, self.keep = data, texts, neighbors, keep
+        self.data, self.more, self.neighbors, self.keep = data, more, neighbors, keep
         self.precision, self.prompt = precision, prompt
         self._data = data if isinstance(data, Dataset) else Pairs(data)
-        more = texts if isinstance(texts, Dataset) or texts is None else Texts(texts)
-        distinct = dict.fromkeys([*self._data.unique_texts(), *(more.unique_texts() if more else ())])
+        self.name = name or set_name(self._data)
+        others = more if isinstance(more, Dataset) or more is None else Texts(more)
+        distinct = dict.fromkeys([*self._data.unique_texts(), *(others.unique_texts() if others else ())])
         at = {text: i for i, text in enumerate(distinct)}
         pairs = [(at[row.texts[0]], at[other]) for row in self._data for other in row.texts[1 : 1 + row.num_positives]]
         apart = np.array([pair for pair in pairs if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
@@ -79,13 +82,17 @@ class Paraphrases(Evaluator):
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for text in self._texts]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the precision at which each known pair was found."""
         vectors, _ = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         judged = judge(mine_pairs(unit(vectors.astype(np.float32)), self.neighbors, self.keep), self._known)
         facts = {"texts": len(self._texts), "threshold_f1": judged.threshold}
         found = Finding.of(
-            set_name(self._data),
+            self.name,
             kind="paraphrases",
             measures={"ap": ("mean", "precision"), "f1": ("mean", "f1_share")},
             arrays={"precision": judged.precision, "f1_share": judged.f1_share},

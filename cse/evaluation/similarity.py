@@ -22,6 +22,7 @@ class Similarity(Evaluator):
         data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -34,26 +35,36 @@ class Similarity(Evaluator):
     found: list[Finding] | None = None
 
     def __init__(
-        self, data: ScoredPairs | str | Path | Sized, *, precision: str = "auto", prompt: str | None = None
+        self,
+        data: ScoredPairs | str | Path | Sized,
+        *,
+        precision: str = "auto",
+        prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
         self._rows = data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None)
-        self._name, (self._first, self._second) = set_name(self._rows), columns_of(self._rows)
+        self._first, self._second = columns_of(self._rows)
+        self.name = name or set_name(self._rows)
         self._gold = np.array([row.score for row in self._rows])
-        correlation(np.arange(float(len(self._gold))), self._gold, self._name)  # refuses equal scores
+        correlation(np.arange(float(len(self._gold))), self._gold, self.name)  # refuses equal scores
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(*pair,) for pair in zip(self._first, self._second, strict=True)]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the cosine of each pair."""
         vectors, row = encode_distinct(encoder, [*self._first, *self._second], self.precision, self.prompt)
         similarity = cosine(vectors, [row[text] for text in self._first], [row[text] for text in self._second])
-        correlation(similarity, self._gold, self._name)  # refuses equal cosines
+        correlation(similarity, self._gold, self.name)  # refuses equal cosines
         found = Finding.of(
-            self._name,
+            self.name,
             kind="similarity",
             measures={name: (name, "cosine", "gold") for name in ("spearman", "pearson")},
             arrays={"cosine": similarity, "gold": self._gold},

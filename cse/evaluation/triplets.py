@@ -27,6 +27,7 @@ class Triplets(Evaluator):
         data: Triplets, or what `cse.data.Triplets` reads them from.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
 
     Attributes:
         found: What was found of the last encoder; None at first.
@@ -42,10 +43,16 @@ class Triplets(Evaluator):
     found: list[Finding] | None = None
 
     def __init__(
-        self, data: datasets.Triplets | str | Path | Sized, *, precision: str = "auto", prompt: str | None = None
+        self,
+        data: datasets.Triplets | str | Path | Sized,
+        *,
+        precision: str = "auto",
+        prompt: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
         self._data = data if isinstance(data, datasets.Dataset) else datasets.Triplets(data)
+        self.name = name or set_name(self._data)
         rows = [row.texts for row in self._data]
         without = [len(texts) < 3 for texts in rows]
         same = [same_text_key(texts[1]) in map(same_text_key, texts[2:]) for texts in rows]
@@ -62,6 +69,10 @@ class Triplets(Evaluator):
         self.found = self.measure(encoder)
         return scores(self.found)
 
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for row in self._rows for text in row]}
+
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the rows that it gets right."""
         texts = [text for row in self._rows for text in row]
@@ -71,7 +82,7 @@ class Triplets(Evaluator):
         starts = np.cumsum([0, *(len(texts) - 1 for texts in self._rows)])
         right = [similarity[a] > similarity[a + 1 : b].max() for a, b in pairwise(starts)]
         found = Finding.of(
-            set_name(self._data),
+            self.name,
             kind="triplets",
             measures={"accuracy": ("mean", "right")},
             arrays={"right": right},

@@ -133,7 +133,7 @@ def test_paraphrases_equal_sentence_transformers(encoder):
     theirs = ParaphraseMiningEvaluator({text: text for text in texts}, pairs, write_csv=False)
     theirs.store_metrics_in_model_card_data = lambda *_: None
     wanted = theirs(AsTensors(encoder))
-    evaluator = Paraphrases(pairs, texts=more)
+    evaluator = Paraphrases(pairs, more=more)
     found = evaluator(encoder)
     assert found == {key: pytest.approx(100 * wanted[theirs_key], abs=1e-4) for key, theirs_key in
                      (("ap", "average_precision"), ("f1", "f1"))}  # fmt: skip
@@ -216,6 +216,14 @@ def test_every_text_is_encoded_once(name, encoder):
     assert len(counting.texts) == len(set(counting.texts)) > 0
     assert evaluator.primary in scores
     assert scores[evaluator.primary] == evaluator.found[0].value
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_text_that_is_scored_is_known(name, encoder):
+    counting = Counting(encoder)
+    evaluator = MADE[name]()
+    evaluator(counting)
+    assert {text for row in evaluator.texts()["rows"] for text in row} == set(counting.texts)
 
 
 @pytest.mark.parametrize("name", MADE)
