@@ -17,6 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CSE_TRUSTED_MODULES"] = "tests"  # recipes that tests write name classes in them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+ORACLES = Path(os.environ.get("CSE_ORACLES", Path(__file__).resolve().parents[2] / "shared" / "oracles"))
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
 
@@ -68,10 +69,9 @@ def two_processes(_pairs):
 
 @pytest.fixture(scope="session")
 def oracles() -> Path:
-    folder = Path(os.environ.get("CSE_ORACLES", Path(__file__).resolve().parents[2] / "shared" / "oracles"))
-    if not folder.is_dir():
-        pytest.skip(f"no oracles: {folder} is not there; set CSE_ORACLES")
-    return folder
+    if not ORACLES.is_dir():
+        pytest.skip(f"no oracles: {ORACLES} is not there; set CSE_ORACLES")
+    return ORACLES
 
 
 @pytest.fixture(scope="session")

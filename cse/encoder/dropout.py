@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -60,8 +62,36 @@ class Dropout:
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether any part of the model drops anything in training."""
-    return any(
-        (isinstance(m, nn.Dropout) and m.p > 0) or (float(getattr(m, "attention_dropout", 0.0) or 0.0) > 0)
-        for m in model.modules()
-        if not hasattr(getattr(m, "attention_dropout", 0.0), "forward")
-    )
+    return any(rate > 0 for _, _, rate in dropouts(model))
+
+
+def dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
+    """Every dropout of a model, also those of rate 0: the module, the name of its attribute, and the rate."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            yield module, "p", module.p
+        rate = getattr(module, "attention_dropout", None)
+        if isinstance(rate, int | float):  # other architectures have a module of this name
+            yield module, "attention_dropout", float(rate)
+
+
+@contextmanager
+def dropout_rate(model: nn.Module, rate: float) -> Iterator[None]:
+    """Within, every dropout of a model has one rate, also those that are switched off; afterwards each has its own.
+
+    Args:
+        model: The model, such as an encoder's backbone. What an encoder drops from the embedded text stays.
+        rate: The probability, in [0, 1).
+
+    Raises:
+        UserError: The rate is not in [0, 1).
+    """
+    require_within("[0, 1)", "dropout", rate=rate)
+    before = list(dropouts(model))
+    try:
+        for module, name, _ in before:
+            setattr(module, name, rate)
+        yield
+    finally:
+        for module, name, own in before:
+            setattr(module, name, own)

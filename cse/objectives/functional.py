@@ -125,6 +125,25 @@ def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: T
     return torch.logaddexp(scores, alone)  # (A, N)
 
 
+def log_hardness(logits: Tensor, negative: Tensor, beta: float) -> Tensor:
+    """The log of weights by which hard negatives count more (arXiv:2010.04592, equation 4).
+
+        w_aj = n e^{b S_aj} / sum_k e^{b S_ak}        over the n negatives k of a, so that a row of w sums to n
+
+    Args:
+        logits: (A, N) S, similarities already divided by the temperature.
+        negative: (A, N) True at the negatives.
+        beta: b; 0 weighs all alike.
+
+    Returns:
+        (A, N), and 0 where the candidate is not a negative.
+    """
+    scores = (beta * logits).masked_fill(~negative, -torch.inf)
+    scores = scores.masked_fill(~negative.any(-1, keepdim=True), 0.0)
+    count = negative.sum(-1, keepdim=True).clamp_min(1).to(scores.dtype)
+    return (count.log() + torch.log_softmax(scores, -1)).masked_fill(~negative, 0.0)
+
+
 def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of each row's softmax p, averaged over all unmasked entries: DCLR's program.
 

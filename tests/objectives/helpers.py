@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 
 from cse.batch import Batch, Views
 from cse.interfaces import StepContext
+from tests.conftest import ORACLES
 
 
 @dataclass
@@ -31,6 +33,32 @@ class Case:
 def settings(oracles, method):
     """The cases of a method."""
     return json.loads((oracles / f"{method}.json").read_text())
+
+
+def oracle_cases(method, **about):
+    """The names of a method's oracles that have a loss, and these settings; none without the oracles' folder."""
+    if not (ORACLES / f"{method}.json").is_file():
+        return []
+    found = settings(ORACLES, method)
+    return [n for n, case in found.items() if "loss" in case and all(case.get(k) == v for k, v in about.items())]
+
+
+def load(oracles, method, case):
+    """The settings and the arrays of a case; those of floating point as float32."""
+    arrays = np.load(oracles / f"{method}_{case}.npz")
+    return settings(oracles, method)[case], {name: torch.tensor(arrays[name]) for name in arrays.files}
+
+
+def assert_pairs_match(objective, about, data, suffix="", factor=1):
+    """Loss and gradients of pairs, times a factor, are those of a case; `suffix` names its gradients."""
+    anchor, positive = (data[name].clone().requires_grad_() for name in ("anchor", "positive"))
+    output = run(objective, torch.stack([anchor, positive], 1))
+    loss = factor * output.loss
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    loss.backward()
+    close(anchor.grad, data[f"grad_anchor{suffix}"])
+    close(positive.grad, data[f"grad_positive{suffix}"])
+    return output
 
 
 def batch_of(size, views, positives=1, **fields):

@@ -1,0 +1,100 @@
+"""DCL and DCLW: Decoupled Contrastive Learning (Yeh et al., ECCV 2022, arXiv:2110.06848)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import AllPairs, all_pairs
+from cse.objectives.functional import contrast, weighted_mean
+
+
+class DCL(Objective):
+    """NT-Xent over all views without the positive in the denominator.
+
+        l_a = - cos(z_a, z_p)/t + log sum_k e^{cos(z_a, z_k)/t}
+
+    The paper's L_DC: every view is an anchor, p the other view of its row, and k runs over all views of other rows. In
+    NT-Xent, a positive that is already near scales down the gradient of all negatives, and the more so the smaller the
+    batch. With several positives the loss of a view is the mean over them. The batch's loss is the mean over views,
+    weighted if rows have weights (`Batch.weight`).
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.1).
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows have no positive, or the batch has one row.
+
+    Deviations:
+        The directions are averaged, as in lightly's program; raminnakhli's sums them. Views with a common text are
+        masked, as in `SimCSE`.
+
+    Source: lightly-ai/lightly, lightly/loss/dcl_loss.py:13-247; raminnakhli/Decoupled-Contrastive-Learning,
+    loss/dcl.py.
+    """
+
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.temperature = temperature
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's views."""
+        pairs = all_pairs(views, batch)
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
+        return decoupled(pairs, self.temperature, weight)
+
+
+class DCLW(Objective):
+    """DCL in which a positive that is near already counts less.
+
+        l_a = - w_a c_a/t + log sum_k e^{cos(z_a, z_k)/t},    c_a = cos(z_a, z_p)
+        w_a = 2 - e^{c_a/s} / mean_i e^{c_i/s}
+
+    The paper's L_DCW, a negative von Mises-Fisher weighting whose mean over the batch is 1. With several positives c is
+    the mean over them.
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.1).
+        sigma: s, dimensionless, > 0 (paper: 0.5). The larger, the nearer is w to 1.
+        detach_weights: Whether no gradient flows through w, as in lightly's program; it flows in raminnakhli's.
+
+    Raises:
+        UserError: An argument is not positive.
+        ValueError: Rows have no positive, or the batch has one row.
+
+    Deviations:
+        Those of `DCL`.
+
+    Source: those of `DCL`.
+    """
+
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 0.1, sigma: float = 0.5, detach_weights: bool = True) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature, sigma=sigma)
+        self.temperature, self.sigma, self.detach_weights = temperature, sigma, detach_weights
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's views."""
+        pairs = all_pairs(views, batch)
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
+        plain = decoupled(pairs, self.temperature, weight)
+        cosine = (pairs.similarity * pairs.positive).sum(1) / pairs.positive.sum(1).clamp_min(1)  # (A,)
+        scores = (cosine / self.sigma).exp()
+        near = scores / weighted_mean(scores, weight)  # (A,)
+        excess = ((near.detach() if self.detach_weights else near) - 1) * cosine / self.temperature  # (1 - w) cos/t
+        return LossOutput(plain.loss + weighted_mean(excess, weight), plain.metrics)
+
+
+def decoupled(pairs: AllPairs, temperature: float, weight: Tensor | None) -> LossOutput:
+    """The loss of DCL on all pairs of views, whose anchors have weights (A,)."""
+    logits = pairs.similarity / temperature  # (A, N)
+    result = contrast(logits, pairs.positive, mask=pairs.mask, weight=weight, denominator="none")
+    return LossOutput(result.loss, {"skipped": result.skipped.float()})

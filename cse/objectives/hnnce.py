@@ -1,0 +1,77 @@
+"""HN-NCE: hard-negative noise contrastive estimation of DiHT (Radenovic et al., CVPR 2023, arXiv:2301.02280)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch, swapped
+from cse.objectives.functional import contrast, log_hardness
+
+
+class HNNCE(Objective):
+    """Contrast in both directions in which a negative weighs more the more similar it is.
+
+        l_i = - s_ii + log( a e^{s_ii} + sum_{j != i} w_ij e^{s_ij} ),    s = cos/t
+        w_ij = (B - 1) e^{b s_ij} / sum_{k != i} e^{b s_ik}
+
+    The paper's loss, summed over the directions from anchors to positives and back; each is a mean over rows. With
+    b = 0 and a = 1 it is InfoNCE. b multiplies the logits, temperature included. Hard negatives join the negatives of
+    the anchors, and the weights of a row sum to the number of its negatives. If rows have weights (`Batch.weight`),
+    both means are weighted.
+
+    Args:
+        temperature: t, dimensionless, > 0 (SimCSE's 0.05; the paper learns it, for images).
+        alpha: a, >= 0 (CoVR's program: 1). 0 leaves the positive out of the denominator.
+        beta: b, >= 0 (CoVR's program: 0.5). Large values leave one negative to each row.
+        detach_weights: Whether no gradient flows through w. The paper does not say; the programs of CoVR and HCL let it
+            flow.
+
+    Raises:
+        UserError: The temperature is not positive, or alpha or beta is negative.
+        ValueError: A row does not have one positive, or a batch has no in-batch negatives.
+
+    Deviations:
+        The authors released no training loss: this is the paper's equation. CoVR's program divides the weights of a row
+        by the sum of another in one direction. Candidates with the text of the anchor are masked, as in `SimCSE`.
+
+    Source: the paper's equation; lucas-ventura/CoVR, src/model/blip/loss.py:27-88, for the defaults.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self, *, temperature: float = 0.05, alpha: float = 1.0, beta: float = 0.5, detach_weights: bool = False
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        require_at_least(0, "objective", alpha=alpha, beta=beta)
+        self.temperature, self.alpha, self.beta, self.detach_weights = temperature, alpha, beta, detach_weights
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The sum of both directions."""
+        there = self._direction(views, batch)
+        back = self._direction(*swapped(views, batch))
+        metrics = {"anchor_to_positive": there.detach(), "positive_to_anchor": back.detach()}
+        return LossOutput(there + back, metrics)
+
+    def _direction(self, views: Views, batch: Batch) -> Tensor:
+        """The mean of l over the rows."""
+        pairs = in_batch(views, batch)
+        logits = pairs.similarity / self.temperature  # (B, N)
+        positive = pairs.positive > 0
+        negative = ~positive if pairs.mask is None else ~positive & pairs.mask
+        bias = log_hardness(logits.detach() if self.detach_weights else logits, negative, self.beta)  # (B, N)
+        log_alpha = torch.tensor(self.alpha or 1.0).log().item()
+        result = contrast(
+            logits,
+            pairs.positive,
+            mask=pairs.mask,
+            bias=torch.where(positive, log_alpha, bias),
+            weight=batch.weight,
+            denominator="all" if self.alpha else "none",
+        )
+        return result.loss + log_alpha  # the kernel puts a into the numerator as well

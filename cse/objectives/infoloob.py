@@ -1,0 +1,77 @@
+"""InfoLOOB, as in CLOOB with its Hopfield retrieval (Fürst et al., NeurIPS 2022, arXiv:2110.11316)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch, swapped
+from cse.objectives.functional import contrast, normalize
+
+
+class InfoLOOB(Objective):
+    """Contrast in both directions without the positive in the denominator, on vectors retrieved from the batch.
+
+        L = t ( l(x, y) + l(y, x) ),    l(x, y) = mean_i ( - s(u_i, v_i) + log sum_{j != i} e^{s(u_i, v_j)} )
+        u = r(x, x),  v = r(y, x),  r(q, M) = softmax(b q M^T) M on unit vectors,  s = cos/t
+
+    x are the anchors and y the positives. The leave-one-out bound does not saturate where the positive fills the
+    denominator. Each direction compares retrievals from its own memory, l(x, y) from the anchors and l(y, x) from the
+    positives, which brings out what vectors have in common with the rest of the batch. The paper's loss is the sum of
+    the directions. It has no lower bound, so that its value says little. Hard negatives are candidates of the anchors.
+    If rows have weights (`Batch.weight`), both means are weighted.
+
+    Args:
+        temperature: t, > 0 (authors' Conceptual Captions setting: 1/30; their program's default: 1/14.3).
+        hopfield_beta: b, > 0 (that setting: 8; their program's default: 14.3). None: no retrieval, u = x and v = y.
+
+    Raises:
+        UserError: An argument is not positive.
+        ValueError: A row does not have one positive, or a batch has no in-batch negatives.
+
+    Deviations:
+        Candidates with the text of the anchor are masked, as in `SimCSE`; the retrieval sees them.
+
+    Source: ml-jku/cloob, src/training/methods.py:5-53.
+    """
+
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 1 / 30, hopfield_beta: float | None = 8.0) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature, hopfield_beta=hopfield_beta)
+        self.temperature, self.hopfield_beta = temperature, hopfield_beta
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The sum of both directions."""
+        there = self._direction(views, batch)
+        back = self._direction(*swapped(views, batch))
+        metrics = {"anchor_to_positive": there.detach(), "positive_to_anchor": back.detach()}
+        return LossOutput(there + back, metrics)
+
+    def _direction(self, views: Views, batch: Batch) -> Tensor:
+        """The mean loss times t, from the views' anchors to their positives."""
+        pairs = in_batch(self._retrieved(views), batch)
+        logits = pairs.similarity / self.temperature  # (B, N)
+        result = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight, denominator="none")
+        return self.temperature * result.loss
+
+    def _retrieved(self, views: Views) -> Views:
+        """Every view as it is retrieved from the anchors."""
+        if self.hopfield_beta is None:
+            return views
+        memory, beta = normalize(views.anchor), self.hopfield_beta  # (B, D')
+        anchor, positive, negative = (
+            _retrieve(x, memory, beta) for x in (views.anchor, views.positive, views.negative)
+        )
+        return Views(anchor, positive, negative, views.embedding)
+
+
+def _retrieve(query: Tensor, memory: Tensor, beta: float) -> Tensor:
+    """softmax(beta q M^T) M for queries (..., D') and a memory of unit vectors (B, D'): (..., D')."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores = beta * normalize(query).to(memory.dtype) @ memory.T  # (..., B)
+        return torch.softmax(scores, -1) @ memory

@@ -1,0 +1,77 @@
+"""SupCon: Supervised Contrastive Learning (Khosla et al., NeurIPS 2020, arXiv:2004.11362)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import all_pairs
+from cse.objectives.functional import contrast
+
+
+class SupCon(Objective):
+    """Every view attracts all views of its label, against all other views of the batch.
+
+        l_a = - t/t_0 1/|P(a)| sum_{p in P(a)} log e^{cos(z_a, z_p)/t} / sum_{k != a} e^{cos(z_a, z_k)/t}
+
+    Equation 2 of the paper, where P(a) are the other views with the label of a: the views of its row and those of other
+    rows. With `reduce: in` it is equation 3, where the mean over P(a) stands inside the logarithm. The loss is the mean
+    over the views that have a positive. Hard negatives have no label: they are candidates, and neither anchors nor
+    positives. If rows have weights (`Batch.weight`), the mean over views is weighted.
+
+    Args:
+        temperature: t, dimensionless, > 0 (paper: 0.1).
+        base_temperature: t_0, > 0, which scales the loss (authors' program: 0.07). None: equal to t, so that the scale
+            is 1, as in the paper's equation.
+        reduce: `out` or `in`, the place of the mean over positives (paper: `out` trains better).
+        anchors: `all` takes every view as an anchor. `one` takes the first view of each row only, as the authors'
+            program does with `contrast_mode="one"`.
+
+    Raises:
+        UserError: A temperature is not positive.
+        ValueError: Rows have no labels, or the batch has one row.
+
+    Deviations:
+        A view without a positive is left out of the mean; in the authors' program it counts as 0. Copies of a text in
+        different rows (`Batch.text_id`) are neither positives nor negatives of each other.
+
+    Source: HobbitLong/SupContrast, losses.py:21-103.
+    """
+
+    requires = frozenset({"label"})
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        base_temperature: float | None = None,
+        reduce: Literal["out", "in"] = "out",
+        anchors: Literal["all", "one"] = "all",
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature, base_temperature=base_temperature)
+        self.temperature, self.base_temperature = temperature, base_temperature
+        self.reduce: Literal["out", "in"] = reduce
+        self.anchors = anchors
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's views."""
+        label = batch.require("label", type(self).__name__)  # (B,)
+        pairs = all_pairs(views, batch, single=True)
+        count = len(pairs.similarity)  # A
+        same = label[pairs.item[:count], None] == label[pairs.item]  # (A, N)
+        same[:, count:] = False  # a hard negative does not have the label of its row
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
+        rows = slice(len(views.anchor) if self.anchors == "one" else None)
+        result = contrast(
+            pairs.similarity[rows] / self.temperature,
+            same[rows],
+            mask=pairs.mask[rows],
+            weight=None if weight is None else weight[rows],
+            reduce=self.reduce,
+        )
+        scale = self.temperature / (self.base_temperature or self.temperature)
+        return LossOutput(scale * result.loss, {"skipped": result.skipped.float()})

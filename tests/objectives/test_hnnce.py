@@ -1,0 +1,69 @@
+"""HN-NCE against an independent program, by pencil, and in the limit in which it is InfoNCE."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.errors import UserError
+from cse.objectives.functional import log_hardness
+from cse.objectives.hnnce import HNNCE
+from cse.objectives.simcse import SimCSE
+from tests.objectives.helpers import assert_pairs_match, close, load, oracle_cases, run
+
+CASES = oracle_cases("hnnce", layout="pairs")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("held", [False, True])
+def test_against_an_independent_program(case, held, oracles):
+    about, data = load(oracles, "hnnce", case)
+    objective = HNNCE(temperature=about["temperature"], alpha=about["alpha"], beta=about["beta"], detach_weights=held)
+    output = assert_pairs_match(objective, about, data, suffix="_weights_held" if held else "")
+    for name, metric in {"forward": "anchor_to_positive", "backward": "positive_to_anchor"}.items():
+        assert output.metrics[metric].item() == pytest.approx(about[f"loss_{name}"], rel=1e-5)
+
+
+def test_by_pencil():
+    # Cosine 1 with the positive and 0 with the two others, t = 1: all weights are 1, l = -1 + log(a e + 2), twice
+    x = torch.eye(3)[:, None].expand(-1, 2, -1)
+    for alpha in (1.0, 0.5, 0.0):
+        got = run(HNNCE(temperature=1.0, alpha=alpha, beta=2.0), x).loss.item()
+        assert got == pytest.approx(2 * (math.log(alpha * math.e + 2) - 1), rel=1e-6)
+
+
+def test_weights_by_pencil_and_their_sum():
+    # e^{2 S}: 1 and 9 over two negatives: weights 2/10 and 18/10
+    logits = torch.tensor([[5.0, 0.0, math.log(3.0)]], dtype=torch.float64)
+    negative = torch.tensor([[False, True, True]])
+    assert log_hardness(logits, negative, 2.0).exp().tolist() == [pytest.approx([1.0, 0.2, 1.8])]
+    x = torch.randn(4, 7, dtype=torch.float64)
+    negative = torch.rand(4, 7) > 0.4
+    negative[3] = False
+    total = (log_hardness(x, negative, 1.5).exp() * negative).sum(1)
+    close(total, negative.sum(1).double(), 1e-12)
+
+
+def test_without_hardness_it_is_infonce_in_both_directions():
+    x = torch.randn(5, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    want = run(SimCSE(), x).loss + run(SimCSE(), x[:, [1, 0]]).loss
+    assert run(HNNCE(temperature=0.05, beta=0.0), x).loss.item() == pytest.approx(want.item(), rel=1e-9)
+
+
+def test_copies_of_a_text_are_no_negatives():
+    """The third row repeats the first, so that each of the two has one negative instead of two."""
+    x = torch.randn(2, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    twice = torch.cat([x, x[:1]])
+    ids = torch.tensor([[0, 0], [1, 1], [0, 0]])
+    weight = torch.tensor([1.0, 0.0, 0.0])
+    got = run(HNNCE(), twice, text_id=ids, weight=weight).loss.item()
+    assert got == pytest.approx(run(HNNCE(), x, weight=weight[:2]).loss.item(), rel=1e-9)
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="alpha is -1"):
+        HNNCE(alpha=-1.0)
+    with pytest.raises(UserError, match="beta is -1"):
+        HNNCE(beta=-1.0)

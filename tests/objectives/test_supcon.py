@@ -1,0 +1,93 @@
+"""SupCon against its authors' program, by pencil, and in the limit in which it is NT-Xent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.batch import Views
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives.supcon import SupCon
+from tests.objectives.helpers import batch_of, close, load, oracle_cases, run
+
+
+@pytest.mark.parametrize("case", oracle_cases("supcon"))
+def test_against_the_authors_program(case, oracles):
+    about, data = load(oracles, "supcon", case)
+    x = data["x"].requires_grad_()
+    label = data.get("label", torch.arange(about["B"]))
+    objective = SupCon(
+        temperature=about["temperature"], base_temperature=about["base_temperature"], anchors=about["contrast_mode"]
+    )
+    output = run(objective, x, about["V"] - 1, label=label)
+    # Views without a positive count as 0 in the authors' mean over all anchors, and are left out here.
+    anchors = about["B"] * (about["V"] if about["contrast_mode"] == "all" else 1)
+    loss = output.loss * (anchors - output.metrics["skipped"]) / anchors
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    if "loss_pytorch_metric_learning" in about:  # this program leaves them out, and has no base temperature
+        plain = output.loss * about["base_temperature"] / about["temperature"]
+        assert plain.item() == pytest.approx(about["loss_pytorch_metric_learning"], rel=1e-5)
+    loss.backward()
+    close(x.grad, data["grad_x"])
+
+
+def test_by_pencil():
+    # Three rows of one view at t = 1: two equal vectors of one label and an orthogonal one of another. Each of the two
+    # has one positive at cosine 1 and one negative at 0: -log e / (e + 1). The third has no positive.
+    x = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]])
+    output = run(SupCon(temperature=1.0), x, 0, label=torch.tensor([4, 4, 7]))
+    assert output.loss.item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
+    assert output.metrics["skipped"] == 1
+
+
+@pytest.mark.parametrize("reduce", ["out", "in"])
+def test_by_a_loop_over_views_with_weights(reduce):
+    x = torch.randn(5, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    label, weight = [0, 1, 0, 2, 1], [1.0, 2.0, 0.5, 0.0, 1.0]
+    u = torch.nn.functional.normalize(x, dim=-1)
+    views = [(i, v) for i in range(5) for v in range(2)]
+    total = mass = 0.0
+    for a in views:
+        others = [k for k in views if k != a]
+        below = sum(math.exp(float(u[a] @ u[k]) / 0.1) for k in others)
+        ratios = [math.exp(float(u[a] @ u[k]) / 0.1) / below for k in others if label[k[0]] == label[a[0]]]
+        mean = sum(ratios) / len(ratios) if reduce == "in" else None
+        loss = -math.log(mean) if mean is not None else -sum(map(math.log, ratios)) / len(ratios)
+        total, mass = total + weight[a[0]] * loss, mass + weight[a[0]]
+    got = run(SupCon(reduce=reduce), x, 1, label=torch.tensor(label), weight=torch.tensor(weight))
+    assert got.loss.item() == pytest.approx(total / mass, rel=1e-9)
+
+
+def test_labels_that_all_differ_give_nt_xent():
+    x = torch.randn(4, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    flat = torch.nn.functional.normalize(torch.cat([x[:, 0], x[:, 1]]), dim=-1)
+    logits = (flat @ flat.T / 0.1).fill_diagonal_(-math.inf)
+    want = torch.nn.functional.cross_entropy(logits, torch.arange(8).roll(4))
+    assert run(SupCon(), x, 1, label=torch.arange(4)).loss.item() == pytest.approx(want.item(), rel=1e-9)
+
+
+def test_the_order_of_a_rows_views_does_not_matter():
+    x = torch.randn(4, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    label = torch.tensor([0, 0, 1, 1])
+    losses = [run(SupCon(), rows, 2, label=label).loss.item() for rows in (x, x[:, [2, 0, 1]])]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+
+
+def test_a_hard_negative_is_never_a_positive():
+    """It lies on the anchor of its own row, and counts against every anchor."""
+    x = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    views = Views.split(x, x, 0)
+    output = SupCon(temperature=1.0)(views, batch_of(2, 2, 0, label=torch.tensor([3, 3])), StepContext(encoder=None))
+    assert output.loss.item() == pytest.approx(math.log(3), rel=1e-6)  # one positive and two hard negatives, all alike
+
+
+def test_refusals():
+    with pytest.raises(UserError, match=r"temperature is 0"):
+        SupCon(temperature=0.0)
+    with pytest.raises(UserError, match=r"base_temperature is -1"):
+        SupCon(base_temperature=-1.0)
+    with pytest.raises(ValueError, match=r"SupCon needs Batch\.label"):
+        run(SupCon(), torch.randn(3, 2, 4))
