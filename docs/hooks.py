@@ -1,4 +1,4 @@
-"""A page `--8<-- path` of the site is that file of the repository, with its links made to work on the site."""
+"""A page `--8<-- path` of the site is that file of the repository, and links to the repository's files work."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def pages() -> dict[str, str]:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
-    """Put the file in place of the line that includes it."""
+    """Put the file in place of the line that includes it, and make links out of docs/ work."""
     include = INCLUDE.fullmatch(markdown)
-    if include is None:
-        return markdown
-    known, source = pages(), include[1]
+    known, source = pages(), include[1] if include else f"docs/{page.file.src_uri}"
 
     def moved(link: re.Match[str]) -> str:
         """A link to a file that is a page leads there, and another one to the file in the repository."""
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[1]))
+        if target.endswith(".md") and target.startswith("docs/"):
+            return posixpath.relpath(target[5:], posixpath.dirname(page.file.src_uri) or ".") + (link[2] or "")
         if not (ROOT / target).exists():
             raise ValueError(f"{source}: the link {link[1]} leads to no file")
         if target in known:
@@ -39,4 +39,4 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         kind = "tree" if (ROOT / target).is_dir() else "blob"
         return f"{config.repo_url.rstrip('/')}/{kind}/main/{target}{link[2] or ''}"
 
-    return LINK.sub(moved, (ROOT / source).read_text(encoding="utf-8"))
+    return LINK.sub(moved, (ROOT / source).read_text(encoding="utf-8") if include else markdown)

@@ -1,12 +1,18 @@
-"""The table of methods in README.md, from the headers and parts of the recipes and the docstrings of the objectives."""
+"""What the pages say of every method, from the headers and parts of the recipes and the docstrings of the objectives.
+
+`table` and `sections` are on docs/methods.md, and `short` is in README.md.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from pkgutil import walk_packages
+from textwrap import dedent
 from typing import Any
 
 import cse.objectives
@@ -16,48 +22,131 @@ from cse.interfaces import Objective
 ROOT = Path(__file__).resolve().parents[1]
 PASSES = re.compile(r"(\d+) forward pass(?:es)? per row(?: \([^)]*\))?(?:, and (\d+) of the frozen)?")
 PAPER = re.compile(r"(.*?) \(arXiv:(\d{4}\.\d{4,5})\)")
-HEADINGS = ("method", "paper", "recipe", "class", "data", "forward passes per row")
+CITED = re.compile(r"\(([^()]*), (?:arXiv:(\d{4}\.\d{4,5})|([\w.-]+\.\w+/[\w/.-]+))\)")
+HEADINGS = ("method", "paper", "class", "recipe", "data", "forward passes per row", "choose it")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A recipe outside recipes/paper, or an objective that no recipe names.
+
+    Attributes:
+        title: Its name.
+        paper: Its paper, with a link where it has an arXiv number.
+        classes: The class paths of its objective and of the terms of that.
+        recipe: The stem of the recipe's file; empty for an objective without one.
+        published: Number of its settings in recipes/paper.
+        rows: The rows that it takes, in words.
+        kind: The kind of these rows in one word or two, by which the short list is grouped.
+        passes: Number of forward passes per row.
+        choose: When to choose it.
+    """
+
+    title: str
+    paper: str
+    classes: tuple[str, ...]
+    recipe: str = ""
+    published: int = 0
+    rows: str = ""
+    kind: str = ""
+    passes: str = ""
+    choose: str = ""
+
+
+def methods() -> list[Method]:
+    """Every method, by title."""
+    own = sorted((ROOT / "recipes").glob("[!_]*.yaml"))
+    published = [path.stem for path in (ROOT / "recipes" / "paper").glob("[!_]*.yaml")]
+    found = []
+    for path in own:
+        said, parts = recipes.header(path), recipes.read(path)
+        longer = [other.stem for other in own if other.stem.startswith(f"{path.stem}-")]
+        mine = [s for s in published if s.startswith(f"{path.stem}-") and not s.startswith(tuple(longer))]
+        found.append(
+            Method(
+                title=said["title"].partition(":")[0],
+                paper=paper(said["paper"]),
+                classes=tuple(class_paths(parts["objective"])),
+                recipe=path.stem,
+                published=len(mine),
+                rows=said["data"].partition(";")[0],
+                kind=kind(parts["data"]),
+                passes=passes(said["cost"]),
+                choose=said["choose"].rstrip("."),
+            )
+        )
+    named = {path for method in found for path in method.classes}
+    found += [without_recipe(o) for o in objectives() if f"{o.__module__}.{o.__name__}" not in named]
+    return sorted(found, key=lambda method: method.title.lower())
 
 
 def table() -> str:
-    """A row per recipe outside recipes/paper, then a row per objective that no recipe names."""
-    own = sorted((ROOT / "recipes").glob("[!_]*.yaml"))
-    published = sorted((ROOT / "recipes" / "paper").glob("[!_]*.yaml"))
-    named: set[str] = set()
-    rows = []
-    for path in own:
-        said, parts = recipes.header(path), recipes.read(path)
-        classes = class_paths(parts["objective"])
-        named |= set(classes)
-        count = sum(other.stem.startswith(f"{path.stem}-") for other in published)
-        more = f", [{count} published setting{'s' * (count > 1)}](recipes/paper)" if count else ""
-        rows.append(
-            [
-                said["title"].partition(":")[0],
-                paper(said["paper"]),
-                f"[{path.stem}](recipes/{path.name}){more}",
-                ", ".join(map(link, classes)),
-                data(parts["data"]),
-                passes(said["cost"]),
-            ]
-        )
-    for found in objectives():
-        if f"{found.__module__}.{found.__name__}" not in named:
-            rows.append(without_recipe(found))
-    lines = [HEADINGS, (":--",) * len(HEADINGS), *sorted(rows, key=lambda row: row[0].lower())]
+    """A row for each method."""
+    lines = [HEADINGS, (":--",) * len(HEADINGS)]
+    for method in methods():
+        classes = ", ".join(map(link, method.classes))
+        count = method.published
+        more = f", [{count} published setting{'s' * (count > 1)}](../recipes/paper)" if count else ""
+        named = f"[{method.recipe}](../recipes/{method.recipe}.yaml){more}"
+        named = named if method.recipe else f"any, with `--objective={method.classes[0]}`"
+        lines.append((method.title, method.paper, classes, named, method.rows, method.passes, method.choose))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def short() -> str:
+    """A line for each kind of data, with its methods, and one for those without a recipe."""
+    lines = []
+    found = methods()
+    for name in sorted({method.kind for method in found if method.recipe}):
+        mine = [f"[{m.title}](recipes/{m.recipe}.yaml)" for m in found if m.recipe and m.kind == name]
+        lines.append(f"- **{name}**: {' · '.join(mine)}\n")
+    bare = [f"`{m.classes[0]}`" for m in found if not m.recipe]
+    return "".join(lines) + (f"- **with `--objective=`**: {' · '.join(bare)}\n" if bare else "")
+
+
+def sections() -> str:
+    """A section for each objective: what it is, its equation, its paper, and the recipes that use it."""
+    found, parts = methods(), []
+    for objective in sorted(objectives(), key=lambda o: o.__name__.lower()):
+        path = f"{objective.__module__}.{objective.__name__}"
+        summary, equation = of_docstring(objective)
+        _, url = cited(objective)
+        users = [f"[{m.recipe}](../recipes/{m.recipe}.yaml)" for m in found if m.recipe and path in m.classes]
+        about = [f"[{path}]({file_of(path)})", *([f"[paper]({url})"] if url else []), *users]
+        shown = f"```text\n{equation}\n```\n\n" if equation else ""
+        parts.append(f"### {objective.__name__}\n\n{summary}\n\n{shown}{' · '.join(about)}\n")
+    return "\n".join(parts)
+
+
+def of_docstring(objective: type[Objective]) -> tuple[str, str]:
+    """The first paragraph of a docstring, and what is indented right after the paragraphs that follow it."""
+    summary, *rest = (inspect.getdoc(objective) or "").split("\n\n")
+    blocks = takewhile(is_indented, dropwhile(lambda block: not is_indented(block), rest))
+    return " ".join(summary.split()), dedent("\n\n".join(blocks))
+
+
+def is_indented(block: str) -> bool:
+    """Whether a paragraph is an equation or the like."""
+    return block.startswith("    ")
+
+
 def class_paths(component: dict[str, Any]) -> list[str]:
-    """The class of an objective, then those of its terms."""
-    terms = (component.get("init_args") or {}).get("terms") or []
-    return [component["class_path"], *(path for term in terms for path in class_paths(term))]
+    """The class of an objective, then those of its terms and of objectives among its arguments."""
+    arguments = component.get("init_args") or {}
+    inner = [part for value in arguments.values() for part in (value if isinstance(value, list) else [value])]
+    inner = [part for part in inner if isinstance(part, dict) and ".objectives." in part.get("class_path", "")]
+    return [component["class_path"], *(path for part in inner for path in class_paths(part))]
+
+
+def file_of(class_path: str) -> str:
+    """The file of a class, from docs/."""
+    return f"../{class_path.rpartition('.')[0].replace('.', '/')}.py"
 
 
 def link(class_path: str) -> str:
-    """A class with a link to its file."""
-    module, _, name = class_path.rpartition(".")
-    return f"[{name}]({module.replace('.', '/')}.py)"
+    """A class with a link to its section."""
+    name = class_path.rpartition(".")[2]
+    return f"[{name}](#{name.lower()})"
 
 
 def paper(text: str) -> str:
@@ -66,11 +155,21 @@ def paper(text: str) -> str:
     return f"[{found[1]}](https://arxiv.org/abs/{found[2]})" if found else text
 
 
-def data(component: dict[str, Any]) -> str:
-    """The kind of a row of the data, in words: `Triplets` with a score column are triplets with a score."""
-    kind = re.sub(r"(?<!^)([A-Z])", r" \1", component["class_path"].rpartition(".")[2]).lower()
-    scored = (component.get("init_args") or {}).get("score_column") and "score" not in kind
-    return f"{kind} with a score" if scored else kind
+def cited(objective: type[Objective]) -> tuple[str, str]:
+    """The paper that the docstring of an objective's module names first: authors and venue, and address."""
+    found = CITED.search((inspect.getdoc(import_module(objective.__module__)) or "").splitlines()[0])
+    if found is None:
+        return "", ""
+    return found[1], f"https://arxiv.org/abs/{found[2]}" if found[2] else f"https://{found[3]}"
+
+
+def kind(component: dict[str, Any]) -> str:
+    """The kind of the rows of the data, in words: `Triplets` with a score column are triplets with a score."""
+    arguments = component.get("init_args") or {}
+    words = re.sub(r"(?<!^)([A-Z])", r" \1", component["class_path"].rpartition(".")[2]).lower()
+    extras = ["score"] if arguments.get("score_column") and "score" not in words else []
+    extras += ["label"] if arguments.get("label_column") else []
+    return f"{words} with a {' and a '.join(extras)}" if extras else words
 
 
 def passes(cost: str) -> str:
@@ -91,16 +190,13 @@ def objectives() -> list[type[Objective]]:
     return found
 
 
-def without_recipe(objective: type[Objective]) -> list[str]:
-    """The row of an objective that a user names on the command line, from its module's docstring."""
-    doc = (inspect.getdoc(import_module(objective.__module__)) or "").splitlines()[0]
-    cited = re.search(r"\(([^()]*), ([\w.-]+\.\w+/[\w/.-]+)\)", doc)
-    path = f"{objective.__module__}.{objective.__name__}"
-    return [
-        objective.__name__,
-        f"[{cited[1]}](https://{cited[2]})" if cited else "",
-        f"any, with `--objective={path}`",
-        link(path),
-        "scored pairs" if "score" in objective.requires else "",
-        "",
-    ]
+def without_recipe(objective: type[Objective]) -> Method:
+    """An objective that a user names on the command line, from its module's docstring."""
+    text, url = cited(objective)
+    rows = [name for name in ("score", "label", "relevance") if name in objective.requires]
+    return Method(
+        title=objective.__name__,
+        paper=f"[{text}]({url})" if url else "",
+        classes=(f"{objective.__module__}.{objective.__name__}",),
+        rows=f"rows with a {' and a '.join(rows)}" if rows else "",
+    )

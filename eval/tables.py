@@ -4,8 +4,8 @@
     ...
     <!-- end -->
 
-A page may hold any of the tables in `TABLES`, any number of times. Numbers come from `eval/results/*.json`, and the
-table of methods from the headers of the recipes.
+A page may hold any of the tables in `TABLES`, any number of times. Numbers come from `eval/results/*.json`, and what is
+said of methods from the headers of the recipes and the docstrings of the objectives.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def speed() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
+    "methods-short": method_table.short,
+    "objectives": method_table.sections,
     "results": lambda: methods.markdown(read("methods")),
     "results-few": lambda: methods.markdown(read("methods"), only=FEW, tasks=["STSB-dev"]),
     "results-mini": lambda: methods.markdown(read("methods-mini")),

@@ -12,12 +12,15 @@ import pytest
 
 from cse import cli
 from cse import recipe as recipes
+from cse.objectives.simcse import SimCSE
 from eval import method_table
 from tests.models import save_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    p for pattern in ("*.md", ".github/*.md", "recipes/*.md", "eval/*.md", "cse/**/*.md") for p in ROOT.glob(pattern)
+    p
+    for pattern in ("*.md", ".github/*.md", "docs/methods.md", "recipes/*.md", "eval/*.md", "cse/**/*.md")
+    for p in ROOT.glob(pattern)
 )
 RECIPES = sorted(p for p in (ROOT / "recipes").rglob("*.yaml") if not p.name.startswith("_"))
 BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -76,12 +79,40 @@ def test_a_command_that_it_shows_parses(path, line, tiny_bert, tmp_path, monkeyp
             recipes.load(one, rest)
 
 
-def test_each_method_is_in_the_table():
-    table = method_table.table()
+def test_each_method_is_on_the_page_and_in_the_list():
+    table, short, sections = method_table.table(), method_table.short(), method_table.sections()
     for path in (ROOT / "recipes").glob("[!_]*.yaml"):
-        assert f"(recipes/{path.name})" in table
+        assert f"(../recipes/{path.name})" in table
+        assert f"(recipes/{path.name})" in short
     for objective in method_table.objectives():
-        assert method_table.link(f"{objective.__module__}.{objective.__name__}") in table
+        name = objective.__name__
+        assert f"[{name}](#{name.lower()})" in table
+        assert f"### {name}\n" in sections
+
+
+@pytest.mark.parametrize("objective", method_table.objectives(), ids=lambda o: o.__name__)
+def test_an_objective_has_a_sentence_and_an_equation_for_its_section(objective):
+    """The docstring of its class begins with a sentence, and has an indented block with the equation."""
+    summary, equation = method_table.of_docstring(objective)
+    assert summary.endswith(".")
+    assert re.search("[=(]", equation or summary)
+
+
+def test_a_section_by_pencil():
+    class Sum(SimCSE):
+        """One
+        sentence.
+
+            l = a
+                + b
+
+        More.
+        """
+
+    assert method_table.of_docstring(Sum) == ("One sentence.", "l = a\n    + b")
+    assert method_table.cited(SimCSE) == ("Gao et al., EMNLP 2021", "https://arxiv.org/abs/2104.08821")
+    data = {"class_path": "cse.data.Triplets", "init_args": {"score_column": "s", "label_column": 3}}
+    assert method_table.kind(data) == "triplets with a score and a label"
 
 
 def test_a_header_by_pencil(tmp_path):
