@@ -27,7 +27,7 @@ class SupCLSeq(Objective):
 
     Args:
         rates: The rates r, each in [0, 1) (authors' program: 0, 0.05 and 0.2).
-        temperature: Of the contrast, dimensionless, > 0 (authors' program: 0.05).
+        temperature: The temperature of the contrast, dimensionless, > 0 (authors' program: 0.05).
         base_temperature: The scale of the loss is temperature / base_temperature; None is 1. The authors' program sets
             the temperature to 0.05 and leaves this at 0.07, which multiplies the loss by 0.714.
         reduce: `out` or `in`, the place of the mean over positives; see `SupCon`.
