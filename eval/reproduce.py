@@ -111,7 +111,7 @@ def _scored(folder: Path, tasks: str | None, score: Score) -> float:
     out, best = folder / results.name_for("best", tasks or "sts"), folder / "best"
     if not out.is_file() or results.read(out)["model"]["sha256"] != model_hash(best):
         score(best, out)
-    average = results.read(out)["average"]["all"]["spearman"]
+    average = results.read(out)["average"]["value"]
     if average is None:
         raise UserError(f"{best}: a task has no score, so there is no average\nfix: give --data DIR, or other --tasks")
     return float(average)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cse.encoder.model import Precision
     from cse.evaluation.comparison import Difference
     from cse.evaluation.results import Scored
+    from cse.evaluation.scoring import Wanted
     from cse.mining.command import Judge
     from cse.mining.miners import Miner
 
@@ -27,7 +28,7 @@ def name_of(model: Model) -> str:
 
 def evaluate(
     model: Model,
-    tasks: str = "sts-mini",
+    tasks: Wanted = "sts-mini",
     *,
     data: str | None = None,
     precision: str = "auto",
@@ -36,11 +37,12 @@ def evaluate(
     out: str | Path | None = None,
     prompt: str | None = None,
 ) -> Scored:
-    """Score a run or another checkpoint on STS and transfer tasks, as `cse eval` does.
+    """Score a run or another checkpoint on STS and transfer tasks or by evaluators, as `cse eval` does.
 
     Args:
         model: A run, or a folder or Hub id.
-        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...
+        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; an evaluator,
+            such as `cse.evaluation.Retrieval("folder")`; or a list of both.
         data: A folder with the rows of the tasks. None: CSE_DATA, then the Hub; sts-mini is part of the package.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         folds: Folds of the transfer tasks that are cross-validated.
@@ -57,7 +59,9 @@ def evaluate(
 
     quiet()
     name = name_of(model)
-    default = results.default_out(name, tasks, prompt) if isinstance(model, TrainedRun) else None
+    default = (
+        results.default_out(name, scoring.requested(tasks, data), prompt) if isinstance(model, TrainedRun) else None
+    )
     return scoring.evaluate(
         name,
         tasks,
@@ -74,20 +78,22 @@ def compare(
     a: Model | Scored,
     b: Model | Scored,
     *,
-    tasks: str = "sts-mini",
+    tasks: Wanted = "sts-mini",
     data: str | None = None,
     precision: str = "auto",
     check: bool = True,
+    measures: str | None = None,
 ) -> dict[str, Difference]:
     """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
 
     Args:
         a: A run, a result of `evaluate`, a results.json, or another checkpoint, which is scored first.
         b: Same as `a`; differences are B minus A.
-        tasks: The tasks that a checkpoint is scored on; see `evaluate` for this and the next three.
+        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
+        measures: Names of measures to compare on each task, separated by commas, or `all`. None: the headline of each.
 
     Returns:
         Differences by task, and of the averages if both have the same complete set of tasks. `verdict` is in words.
@@ -100,7 +106,9 @@ def compare(
 
     quiet()
     first, second = (name_of(model) if isinstance(model, TrainedRun) else model for model in (a, b))
-    return comparison.compare(first, second, tasks=tasks, data=data, precision=precision, check=check)
+    return comparison.compare(
+        first, second, tasks=tasks, data=data, precision=precision, check=check, measures=measures
+    )
 
 
 def encode(

@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
     compare.add_argument("b", help="the same")
     compare.add_argument("--out", type=Path, help="JSON file to write the comparison to")
+    measures = "measures to compare on each task, separated by commas, or all (default: the headline of each task)"
+    compare.add_argument("--measures", metavar="NAMES", help=measures)
     add_scoring(compare)
     _add_report(action("report", "write report.md and report.html of the runs in a folder"))
     mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
@@ -105,7 +107,7 @@ def _compare(a: argparse.Namespace) -> int:
         check_writable(a.out)
     options = {"progress": sys.stderr.isatty(), **scoring_options(a)}
     first, second = (comparison.read_or_score(name, a.tasks, **options) for name in (a.a, a.b))
-    found = comparison.compare(first, second)
+    found = comparison.compare(first, second, measures=a.measures)
     comparison.show(first, second, found)
     if a.out:
         results.write(comparison.as_dict(first, second, found), a.out)

@@ -10,11 +10,13 @@ from typing import Any
 from cse.errors import UserError
 from cse.evaluation import describe, sources, suite
 from cse.evaluation.comparison import AVERAGE, NO_DIFFERENCE, Difference, compare_all
+from cse.evaluation.finding import Finding
 from cse.evaluation.harness import Outcome
 from cse.evaluation.results import Scored
 from cse.evaluation.sources import Missing
+from cse.evaluation.table import MIXED, title
 
-DEV, GENERAL = "dev", "general"
+DEV, OTHER, GENERAL = "dev", "other", "general"
 MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of WiSE-FT (arXiv:2109.01903)
 
 
@@ -24,14 +26,15 @@ class Row:
 
     Attributes:
         checkpoint: Name of the checkpoint's folder in the run.
-        part: What the scores are of: `dev`, which selected the checkpoint, or `general`.
-        task: The task; `average` is the mean of several; the name of the score for an evaluator without pairs.
+        part: What the scores are of: `dev`, which selected the checkpoint, `other` rows of the evaluator, or `general`.
+        task: The task; `average` is the mean of several; the name of the score for an evaluator that returns numbers.
         before: The score before training.
         after: The score of the checkpoint.
-        headline: Whether the row stands for its whole part.
-        pairs: Number of pairs; None for an evaluator without pairs.
-        interval: The 95 % interval of the difference, from resampled pairs; None without pairs.
-        p: Two-sided p-value after Holm's correction over the rows of the part; None without pairs.
+        headline: Whether the row stands for its part, alone or with the headlines of other metrics.
+        n: Number of pairs, queries or other units; None for an evaluator that returns numbers.
+        metric: The measure; empty for an evaluator that returns numbers.
+        interval: The 95 % interval of the difference, from resampled units; None without them.
+        p: Two-sided p-value after Holm's correction over the rows of the part; None without units.
         verdict: `better`, `worse`, `no difference shown`, or `no interval`.
     """
 
@@ -41,7 +44,8 @@ class Row:
     before: float
     after: float
     headline: bool = True
-    pairs: int | None = None
+    n: int | None = None
+    metric: str = ""
     interval: tuple[float, float] | None = None
     p: float | None = None
     verdict: str = "no interval"
@@ -53,7 +57,19 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For helped.json."""
-        names = ("checkpoint", "part", "task", "headline", "pairs", "before", "after", "difference", "p", "verdict")
+        names = (
+            "checkpoint",
+            "part",
+            "task",
+            "headline",
+            "n",
+            "metric",
+            "before",
+            "after",
+            "difference",
+            "p",
+            "verdict",
+        )
         return {name: getattr(self, name) for name in names} | {"interval": list(self.interval or []) or None}
 
 
@@ -74,31 +90,25 @@ def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[s
     return names
 
 
-def scored(name: str, outcomes: Sequence[Outcome], precision: str) -> Scored:
-    """What was scored of one encoder, in the form of results.json.
+def scored(name: str, findings: Sequence[Finding], precision: str) -> Scored:
+    """What was found of one encoder, in the form of results.json.
 
     Args:
         name: A name of the encoder.
-        outcomes: Its scores, on tasks that are all different.
+        findings: Its scores, on tasks that are all different.
         precision: The precision in which it ran.
     """
-    merged = Outcome(
-        requested=",".join(o.requested for o in outcomes),
-        data={task: rows for o in outcomes for task, rows in o.data.items()},
-        scores={task: score for o in outcomes for task, score in o.scores.items()},
-        missing={},
-    )
     about = {"name": name, "sha256": None, "loader": "cse", "max_length": None, "prompt": None}
-    found = describe.build(merged, about, precision, resamples=0)
-    cosine = {task: score.cosine for task, score in merged.scores.items()}
-    return Scored(name, found, cosine, {task: score.gold for task, score in merged.scores.items()})
+    requested = ",".join(finding.name for finding in findings)
+    found = describe.build(Outcome(requested, {}, {}, {}), about, precision, resamples=0, findings=findings)
+    return Scored(name, found, {finding.name: finding for finding in findings})
 
 
 def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequence[Scored]) -> list[Row]:
     """The rows of one part of the table for every checkpoint.
 
     Args:
-        part: `dev` or `general`.
+        part: `dev`, `other` or `general`.
         tasks: The tasks of the part.
         before: Scores before training.
         after: Scores of checkpoints, each named as its folder.
@@ -109,33 +119,33 @@ def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequenc
     rows = []
     models = [_of(model, tasks) for model in (before, *after)]
     for model in models[1:]:
-        if any(_sha256(model, task) != _sha256(models[0], task) for task in tasks):
+        if any(model.findings[task].sha256 != models[0].findings[task].sha256 for task in tasks):
             raise UserError(f"the rows of {', '.join(tasks)} have changed since the run began\nfix: restore them")
     found = compare_all(models)
     for i, model in enumerate(models[1:], start=1):
         differences = found[0, i]
-        headline = AVERAGE if AVERAGE in differences else tasks[0]
         for task, d in differences.items():
-            pairs = sum(len(model.gold[t]) for t in (tasks if task == AVERAGE else [task]))
-            verdict = _verdict(d)
-            rows.append(Row(model.name, part, task, d.a, d.b, task == headline, pairs, d.interval, d.adjusted, verdict))
+            headline = task == AVERAGE or AVERAGE not in differences
+            about = (d.n, d.metric, d.interval, d.adjusted, _verdict(d))
+            rows.append(Row(model.name, part, task, d.a, d.b, headline, *about))
     return rows
 
 
 def lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The table as a run prints it: a key and a text per line, with the headlines of every checkpoint."""
     shown = [row for row in rows if row.headline]
-    names = {(row.checkpoint, row.part): _label(row, rows) for row in shown}
-    width = max(map(len, [*names.values(), "Spearman × 100"]))
-    columns = f"{'pairs':>7s} {'before':>7s} {'after':>7s} {'change':>7s}   {'95 % of the change':18s}  verdict"
-    found = [("helped", f"{'Spearman × 100':{width}s} {columns}")]
+    what = title(row.metric for row in shown if row.metric)
+    names = {id(row): _label(row, rows, named=what == MIXED) for row in shown}
+    width = max(map(len, [*names.values(), what]))
+    columns = f"{'n':>7s} {'before':>7s} {'after':>7s} {'change':>7s}   {'95 % of the change':18s}  verdict"
+    found = [("helped", f"{what:{width}s} {columns}")]
     last = ""
     for row in shown:
-        pairs = "" if row.pairs is None else f"{row.pairs:,}"
+        n = "" if row.n is None else f"{row.n:,}"
         bounds = "" if row.interval is None else "{:+.2f} to {:+.2f}".format(*row.interval)
-        figures = f"{pairs:>7s} {row.before:7.2f} {row.after:7.2f} {row.difference:+7.2f}   {bounds:18s}  {row.verdict}"
+        figures = f"{n:>7s} {row.before:7.2f} {row.after:7.2f} {row.difference:+7.2f}   {bounds:18s}  {row.verdict}"
         key = "" if row.checkpoint == last else f"{row.checkpoint}/"
-        found.append((key, f"{names[row.checkpoint, row.part]:{width}s} {figures}"))
+        found.append((key, f"{names[id(row)]:{width}s} {figures}"))
         last = row.checkpoint
     return found
 
@@ -148,7 +158,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         if all(row.difference == 0 for row in shown):
             found.append(f"{checkpoint}/ has the scores of the encoder before training")
             continue
-        found.append(f"{checkpoint}/: " + "; ".join(f"on {row.part} {_words(row)}" for row in shown))
+        found.append(f"{checkpoint}/: " + "; ".join(f"on {_place(row, shown)} {_words(row)}" for row in shown))
     return found
 
 
@@ -171,22 +181,26 @@ def warnings(rows: Sequence[Row]) -> list[str]:
 def _of(model: Scored, tasks: Sequence[str]) -> Scored:
     """The model with these tasks only."""
     scores: Mapping[str, Any] = {task: model.results["tasks"][task] for task in tasks}
-    mean = sum(task["all"]["spearman"] for task in scores.values()) / len(scores)
-    results = {**model.results, "tasks": scores, "average": {"all": {"spearman": mean}}}
-    return Scored(model.name, results, {t: model.cosine[t] for t in tasks}, {t: model.gold[t] for t in tasks})
-
-
-def _sha256(model: Scored, task: str) -> str:
-    return str(model.results["tasks"][task]["data"]["sha256"])
+    values = [task["value"] for task in scores.values()]
+    mean = sum(values) / len(values) if len({task["metric"] for task in scores.values()}) == 1 else None
+    results = {**model.results, "tasks": scores, "average": {"value": mean}}
+    return Scored(model.name, results, {task: model.findings[task] for task in tasks})
 
 
 def _verdict(difference: Difference) -> str:
     return {"B is better": "better", "A is better": "worse"}.get(difference.verdict, NO_DIFFERENCE)
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
-    tasks = [r.task for r in rows if (r.checkpoint, r.part) == (row.checkpoint, row.part) and r.task != AVERAGE]
-    return f"{row.part}: {tasks[0] if len(tasks) == 1 else f'mean of {len(tasks)} sets'}"
+def _label(row: Row, rows: Sequence[Row], *, named: bool) -> str:
+    metric = f" {row.metric}" if named and row.metric else ""
+    if row.task != AVERAGE:
+        return f"{row.part}: {row.task}{metric}"
+    tasks = [r for r in rows if (r.checkpoint, r.part) == (row.checkpoint, row.part) and r.task != AVERAGE]
+    return f"{row.part}: mean of {len(tasks)} sets{metric}"
+
+
+def _place(row: Row, shown: Sequence[Row]) -> str:
+    return row.part if sum(other.part == row.part for other in shown) == 1 else f"{row.part} {row.task}"
 
 
 def _words(row: Row) -> str:

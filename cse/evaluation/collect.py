@@ -26,7 +26,7 @@ class Entry:
         recipe: Name of the recipe; of the model, if the results belong to no run under the folder.
         seed: Seed of the run, if its folder says it.
         results: The content of the file.
-        scored: The results with the similarities of the pairs, if these exist.
+        scored: The results with the arrays of their scores, if these exist.
         run: The run's folder.
     """
 
@@ -45,7 +45,7 @@ class Entry:
     @property
     def average(self) -> float | None:
         """The headline."""
-        value = self.results["average"]["all"]["spearman"]
+        value = self.results["average"]["value"]
         return None if value is None else float(value)
 
 

@@ -13,19 +13,20 @@ from rich.table import Table
 
 from cse.errors import UserError
 from cse.evaluation import significance
+from cse.evaluation.finding import Finding
 from cse.evaluation.results import Scored
-from cse.evaluation.scoring import evaluate
-from cse.evaluation.sts import Vector
-from cse.evaluation.table import make_console
+from cse.evaluation.scoring import Wanted, evaluate
+from cse.evaluation.statistic import Vector
+from cse.evaluation.table import make_console, title
 
 ALPHA = 0.05
-AVERAGE = "average"
+AVERAGE, ALL = "average", "all"
 NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on one task.
+    """B minus A by one measure on one task.
 
     Attributes:
         a: Score of A.
@@ -33,6 +34,8 @@ class Difference:
         interval: The 95 % interval of the resampled differences.
         p: Two-sided p-value.
         adjusted: `p` after Holm's correction over everything compared.
+        metric: The measure, such as `spearman` or `ndcg@10`.
+        n: Number of units (pairs, queries, ...) of the task.
     """
 
     a: float
@@ -40,6 +43,8 @@ class Difference:
     interval: tuple[float, float]
     p: float
     adjusted: float
+    metric: str = "spearman"
+    n: int = 0
 
     @property
     def verdict(self) -> str:
@@ -53,33 +58,36 @@ def compare(
     a: Scored | str | Path,
     b: Scored | str | Path,
     *,
-    tasks: str | None = None,
+    tasks: Wanted | None = None,
     data: str | None = None,
     precision: str = "auto",
     check: bool = True,
+    measures: str | None = None,
     resamples: int = 4 * significance.RESAMPLES,
 ) -> dict[str, Difference]:
-    """Differences by task, and of the averages if both have the same complete set of tasks.
+    """Differences by task, and of the averages if both have the same complete set of tasks of one metric.
 
     Args:
         a: A result of `evaluate`, a results.json, a folder that contains one, or a checkpoint, which is scored first.
         b: Same as `a`; differences are B minus A.
-        tasks: The tasks that a checkpoint is scored on; see `evaluate` for this and the next three.
+        tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
-        resamples: Number of resamples of the pairs.
+        measures: Names of measures to compare on each task, separated by commas, or `all`; each has its own entry
+            TASK/MEASURE. None: the headline of each task, whose entry is named after the task.
+        resamples: Number of resamples of the units: pairs, queries, ...
 
     Raises:
-        UserError: `a` and `b` have no task in common, or were scored on different rows.
+        UserError: `a` and `b` have no task or measure in common, or were scored on different rows.
     """
     both = [read_or_score(name, tasks, data=data, precision=precision, check=check) for name in (a, b)]
-    return compare_all(both, resamples)[0, 1]
+    return compare_all(both, resamples, measures)[0, 1]
 
 
 def read_or_score(
     name: Scored | str | Path,
-    tasks: str | None = None,
+    tasks: Wanted | None = None,
     *,
     data: str | None = None,
     precision: str = "auto",
@@ -98,7 +106,7 @@ def read_or_score(
 
 
 def compare_all(
-    models: Sequence[Scored], resamples: int = significance.RESAMPLES
+    models: Sequence[Scored], resamples: int = significance.RESAMPLES, measures: str | None = None
 ) -> dict[tuple[int, int], dict[str, Difference]]:
     """Differences of every two models, all on the same resamples.
 
@@ -107,31 +115,48 @@ def compare_all(
     Args:
         models: The models; the key (i, j) of the result is model j minus model i, for i < j.
         resamples: Number of resamples.
+        measures: See `compare`.
     """
-    drawn: dict[tuple[str, str], dict[int, Vector]] = {}
-    for task in dict.fromkeys(t for m in models for t in m.cosine):
-        for rows in dict.fromkeys(_rows(m, task) for m in models if task in m.cosine):
-            who = [i for i, m in enumerate(models) if task in m.cosine and _rows(m, task) == rows]
-            arrays = [(models[i].cosine[task], models[i].gold[task]) for i in who]
-            sample = significance.bootstrap("spearman", arrays, task, resamples)
-            drawn[task, rows] = dict(zip(who, sample, strict=True))
+    drawn: dict[tuple[str, str, str], dict[int, Vector]] = {}
+    for task in dict.fromkeys(t for m in models for t in m.findings):
+        for rows in dict.fromkeys(m.findings[task].sha256 for m in models if task in m.findings):
+            who = [i for i, m in enumerate(models) if task in m.findings and m.findings[task].sha256 == rows]
+            findings = [models[i].findings[task] for i in who]
+            for measure in _measures(findings, measures):
+                sample = significance.resampled(findings, measure, resamples)
+                drawn[task, rows, measure] = dict(zip(who, sample, strict=True))
     found = {}
     for i, a in enumerate(models):
         for j in range(i + 1, len(models)):
             tasks = _common(a, models[j], strict=len(models) == 2)
-            if tasks:
-                at = [drawn[task, _rows(a, task)] for task in tasks]
-                found[i, j] = _differences(a, models[j], tasks, [s[j] - s[i] for s in at])
+            samples = {
+                (task, measure): at[j] - at[i]
+                for (task, rows, measure), at in drawn.items()
+                if task in tasks and i in at and j in at and rows == a.findings[task].sha256
+            }
+            if samples:
+                found[i, j] = _differences(a, models[j], samples, headline=measures is None)
+    if len(models) == 2 and not found:
+        raise UserError(
+            f"{models[0].name} and {models[1].name} have no measure {measures!r} in common\n"
+            f"fix: name some of {', '.join(dict.fromkeys(k for f in models[0].findings.values() for k in f.measures))}"
+        )
     return found
 
 
-def _rows(model: Scored, task: str) -> str:
-    return str(model.results["tasks"][task]["data"]["sha256"])
+def _measures(findings: Sequence[Finding], wanted: str | None) -> list[str]:
+    """The measures to compare that all of these have."""
+    first = findings[0]
+    names = [first.primary] if wanted is None else list(first.measures)
+    if wanted not in (None, ALL):
+        asked = [part.strip() for part in str(wanted).split(",")]
+        names = [name for name in names if name in asked]
+    return [name for name in names if all(name in f.measures for f in findings)]
 
 
 def _common(a: Scored, b: Scored, strict: bool) -> list[str]:
-    tasks = [task for task in a.cosine if task in b.cosine]
-    other = [task for task in tasks if _rows(a, task) != _rows(b, task)]
+    tasks = [task for task in a.findings if task in b.findings]
+    other = [task for task in tasks if a.findings[task].sha256 != b.findings[task].sha256]
     if strict and (other or not tasks):
         what = f"{other[0]} was scored on different rows" if other else "they share no task"
         raise UserError(
@@ -140,18 +165,26 @@ def _common(a: Scored, b: Scored, strict: bool) -> list[str]:
     return [task for task in tasks if task not in other]
 
 
-def _differences(a: Scored, b: Scored, tasks: list[str], samples: list[Vector]) -> dict[str, Difference]:
-    scores = {task: tuple(m.results["tasks"][task]["all"]["spearman"] for m in (a, b)) for task in tasks}
-    drawn = dict(zip(tasks, samples, strict=True))
-    means = tuple(m.results["average"]["all"]["spearman"] for m in (a, b))
-    if len(tasks) > 1 and set(a.cosine) == set(b.cosine) == set(tasks) and None not in means:
-        scores[AVERAGE], drawn[AVERAGE] = means, np.mean(samples, axis=0)
+def _differences(
+    a: Scored, b: Scored, samples: Mapping[tuple[str, str], Vector], *, headline: bool
+) -> dict[str, Difference]:
+    drawn, values, units = dict[str, Vector](), dict[str, tuple[str, float, float]](), dict[str, int]()
+    for (task, measure), sample in samples.items():
+        name = task if headline else f"{task}/{measure}"
+        of = [model.findings[task] for model in (a, b)]
+        drawn[name], units[name] = sample, of[0].n
+        values[name] = measure, of[0].measures[measure].value, of[1].measures[measure].value
+    means = [model.results["average"].get("value") for model in (a, b)]
+    if headline and len(drawn) > 1 and set(a.findings) == set(b.findings) == set(drawn) and None not in means:
+        metric = next(iter(values.values()))[0]
+        drawn[AVERAGE], units[AVERAGE] = np.mean(list(drawn.values()), axis=0), sum(units.values())
+        values[AVERAGE] = metric, means[0], means[1]
     p = {name: significance.p_value(d[~np.isnan(d)]) for name, d in drawn.items()}
     adjusted = significance.holm(p)
     found = {}
-    for name, (x, y) in scores.items():
+    for name, (metric, x, y) in values.items():
         low, high = significance.interval(drawn[name])
-        found[name] = Difference(x, y, (low, high), p[name], adjusted[name])
+        found[name] = Difference(x, y, (low, high), p[name], adjusted[name], metric, units[name])
     return found
 
 
@@ -159,14 +192,15 @@ def show(a: Scored, b: Scored, found: Mapping[str, Difference], console: Console
     """Print the table."""
     console = console or make_console()
     console.print(f"A  {a.name}\nB  {b.name}", markup=False, highlight=False)
-    table = Table(title="Spearman × 100, B - A", title_justify="left")
-    for column in ("task", "A", "B", "B - A", "95 %", "p (Holm)", ""):
-        table.add_column(column, justify="left" if column in {"task", ""} else "right", no_wrap=True)
+    table = Table(title=f"{title([d.metric for d in found.values()])}, B - A", title_justify="left")
+    for column in ("task", "metric", "A", "B", "B - A", "95 %", "p (Holm)", ""):
+        table.add_column(column, justify="left" if column in {"task", "metric", ""} else "right", no_wrap=True)
     for name, d in found.items():
         if name == AVERAGE:
             table.add_section()
         bounds = f"{d.interval[0]:+.2f} {d.interval[1]:+.2f}"
-        table.add_row(name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.b - d.a:+.2f}", bounds, f"{d.adjusted:.4f}", d.verdict)
+        scores = f"{d.a:.2f}", f"{d.b:.2f}", f"{d.b - d.a:+.2f}"
+        table.add_row(name, d.metric, *scores, bounds, f"{d.adjusted:.4f}", d.verdict)
     console.print(table)
     if a.results["precision"] != b.results["precision"]:
         console.print(f"note: A ran in {a.results['precision']}, B in {b.results['precision']}", highlight=False)
@@ -178,6 +212,8 @@ def as_dict(a: Scored, b: Scored, found: Mapping[str, Difference]) -> dict[str, 
     """The comparison as JSON."""
     rows = {
         name: {
+            "metric": d.metric,
+            "n": d.n,
             "a": d.a,
             "b": d.b,
             "difference": d.b - d.a,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import replace
+from collections.abc import Sequence
 
 from cse.errors import UserError
 from cse.evaluation import sources, suite, transfer_data
-from cse.evaluation.harness import Outcome, read_data, score_data
+from cse.evaluation.finding import Finding
+from cse.evaluation.harness import read_data, score_data
 from cse.evaluation.sources import Missing
 from cse.interfaces import Evaluator, SentenceEncoder
 
@@ -23,14 +24,14 @@ class STSEvaluator(Evaluator):
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
 
     Attributes:
-        scored: The scores of the last encoder with the similarity of every pair, for paired comparisons; None at first.
+        found: The scores of the last encoder with the similarity of every pair, for paired comparisons; None at first.
 
     Raises:
         UserError: A task is unknown or its data are missing, so that a run stops before its first step.
     """
 
     primary = "dev"
-    scored: Outcome | None = None
+    found: Sequence[Finding] | None = None
 
     def __init__(
         self,
@@ -43,14 +44,14 @@ class STSEvaluator(Evaluator):
         self._read(tasks)
 
     @property
-    def names(self) -> list[str]:
-        """The names of its tasks."""
-        return list(self._found)
+    def name(self) -> str:
+        """Its tasks, as they were named."""
+        return self.tasks
 
     def with_tasks(self, tasks: str) -> STSEvaluator:
         """An evaluator on other tasks that is otherwise the same."""
         other = copy.copy(self)
-        other.scored = None
+        other.found = None
         other._read(tasks)
         return other
 
@@ -63,10 +64,13 @@ class STSEvaluator(Evaluator):
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Score an encoder."""
-        outcome = score_data(encoder, self.tasks, self._found, {}, precision=self.precision, prompt=self.prompt)
-        self.scored = replace(outcome, row={}, vectors=None)  # the vectors are large, and no comparison needs them
-        by_task = {name: score.all.spearman for name, score in outcome.scores.items()}
+        self.found = self.measure(encoder)
+        by_task = {finding.name: finding.value for finding in self.found}
         return {"dev": sum(by_task.values()) / len(by_task)} | by_task
+
+    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+        """The scores of an encoder with the similarity of every pair, by task."""
+        return score_data(encoder, self.tasks, self._found, {}, precision=self.precision, prompt=self.prompt).findings
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
         """Rows of every evaluation set on this machine, in which `cse.data.checks` looks for the training text.

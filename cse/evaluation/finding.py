@@ -23,7 +23,7 @@ import numpy as np
 
 from cse.errors import UserError
 from cse.evaluation.statistic import STATISTICS, Vector
-from cse.interfaces import SentenceEncoder
+from cse.interfaces import Evaluator, SentenceEncoder
 
 MEAN = "mean"  # the key of the mean over sets of rows, for an evaluator that has several
 
@@ -115,8 +115,8 @@ class Finding:
 
     @property
     def n(self) -> int:
-        """Number of units of the primary score."""
-        return len(self.arrays[self.measures[self.primary].of[0]])
+        """Number of units of the primary score; 0 for an evaluator that returns numbers only."""
+        return len(self.arrays[self.measures[self.primary].of[0]]) if self.arrays else 0
 
     @property
     def value(self) -> float:
@@ -129,8 +129,13 @@ class Measuring(Protocol):
     """An evaluator whose scores have intervals and can be compared, since it keeps what they are computed from.
 
     Attributes:
+        name: What it scores, for tables and file names.
+        primary: The key of the score that selects checkpoints.
         found: The findings of the last encoder; None at first.
     """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - described above
 
     primary: str
     found: Sequence[Finding] | None
@@ -138,6 +143,33 @@ class Measuring(Protocol):
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder on each set of rows."""
         ...
+
+
+def ask(evaluator: Evaluator, encoder: SentenceEncoder) -> list[Finding]:
+    """What an evaluator finds of an encoder; one that returns numbers only has one finding without arrays."""
+    if isinstance(evaluator, Measuring):
+        return evaluator.measure(encoder)
+    numbers = evaluator(encoder)
+    name = type(evaluator).__name__
+    if evaluator.primary not in numbers:
+        raise UserError(
+            f"{name}.primary is {evaluator.primary!r}, and it returned {', '.join(numbers) or 'nothing'}\n"
+            "fix: name one of the scores that it returns"
+        )
+    measures = {key: Measure(float(value), "", ()) for key, value in numbers.items()}
+    return [Finding(name, "scores", evaluator.primary, measures, {}, "", "", name)]
+
+
+def require_distinct(findings: Sequence[Finding]) -> None:
+    """Refuse two findings of one name, of which results.json could keep one only.
+
+    Raises:
+        UserError: A name occurs twice.
+    """
+    names = [finding.name for finding in findings]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two sets of rows are named {twice!r}\nfix: give the evaluators different names: name=...")
 
 
 def scores(findings: Sequence[Finding]) -> dict[str, float]:
@@ -152,6 +184,12 @@ def scores(findings: Sequence[Finding]) -> dict[str, float]:
     if len({f.primary for f in findings}) == 1:
         found[MEAN] = sum(f.value for f in findings) / len(findings)
     return found
+
+
+def chosen(primary: str, findings: Sequence[Finding]) -> list[str]:
+    """The names of the findings of which an evaluator's primary score is the mean: `SET/MEASURE` is of one set only."""
+    of = primary.rpartition("/")[0]
+    return [f.name for f in findings if not of or f.name == of or f.name.startswith(f"{of}/")]
 
 
 def rows_hash(rows: Iterable[Iterable[object]]) -> str:

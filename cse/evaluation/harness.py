@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cse.evaluation import sources, suite
 from cse.evaluation.encoding import embedder
+from cse.evaluation.finding import Finding, Measure
 from cse.evaluation.sources import Missing, TaskData
 from cse.evaluation.sts import Embed, TaskScore, score_all
 
@@ -39,11 +40,30 @@ class Outcome:
     vectors: NDArray[np.floating] | None = None
 
     @property
+    def findings(self) -> list[Finding]:
+        """The scores with what they are computed from."""
+        return [_finding(self.data[name], score) for name, score in self.scores.items()]
+
+    @property
     def average(self) -> float | None:
         """Mean of the tasks' headline scores; None unless every requested task has one."""
         if self.missing or not self.scores:
             return None
         return sum(s.all.spearman for s in self.scores.values()) / len(self.scores)
+
+
+def _finding(data: TaskData, score: TaskScore) -> Finding:
+    of = ("cosine", "gold")
+    return Finding(
+        name=data.task.name,
+        kind="sts",
+        primary="spearman",
+        measures={name: Measure(getattr(score.all, name), name, of) for name in ("spearman", "pearson")},
+        arrays={"cosine": score.cosine, "gold": score.gold},
+        unit="pairs",
+        sha256=data.source.sha256,
+        where=data.source.where,
+    )
 
 
 def read_data(tasks: str, data: str | None, *, check: bool = True) -> tuple[dict[str, TaskData], dict[str, str]]:

@@ -14,7 +14,7 @@ from cse.errors import UserError
 from cse.evaluation import significance
 from cse.evaluation.collect import Entry, speed
 from cse.evaluation.comparison import ALPHA, NO_DIFFERENCE
-from cse.evaluation.sts import Vector
+from cse.evaluation.statistic import Vector
 
 SCHEMA = 1
 
@@ -106,7 +106,7 @@ def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
     found = []
     for row in [baseline, *sorted(others, key=lambda m: -_mean(m.runs))]:
         own = speed(row.runs)
-        scores = {t: [float(e.results["tasks"][t]["all"]["spearman"]) for e in row.runs] for t in tasks}
+        scores = {t: [float(e.results["tasks"][t]["value"]) for e in row.runs] for t in tasks}
         found.append(
             {
                 "name": row.name,
@@ -123,7 +123,7 @@ def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "requested": baseline.runs[0].requested,
-        "metric": "spearman",
+        "metric": results["average"]["metric"],
         "aggregation": "all",
         "baseline": baseline.name,
         "seeds": sorted({e.seed for e in baseline.runs if e.seed is not None}),
@@ -183,12 +183,13 @@ def _averages(entries: Sequence[Entry], resamples: int) -> Mapping[int, Vector]:
     """Resampled averages over tasks, by the entry's identity."""
     scored = [e.scored for e in entries if e.scored is not None]
     total = np.zeros((len(entries), resamples))
-    tasks = list(scored[0].cosine)
+    tasks = list(scored[0].findings)
     for task in tasks:
-        hashes = {str(s.results["tasks"].get(task, {}).get("data", {}).get("sha256")) for s in scored}
+        hashes = {s.findings[task].sha256 if task in s.findings else None for s in scored}
         if len(hashes) > 1:
             raise UserError(f"{task} was scored on different rows\nfix: score all checkpoints with the same --data")
-        total += significance.bootstrap("spearman", [(s.cosine[task], s.gold[task]) for s in scored], task, resamples)
+        found = [s.findings[task] for s in scored]
+        total += significance.resampled(found, found[0].primary, resamples)
     return {id(entry): row / len(tasks) for entry, row in zip(entries, total, strict=True)}
 
 

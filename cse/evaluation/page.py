@@ -98,7 +98,7 @@ def _checkpoint(entry: Entry) -> dict[str, Any]:
             for q in (entry.results.get("geometry") or {}).get("overlap") or []
             if q["jaccard"]
         ],
-        "worst": [(name, task["worst"][:WORST]) for name, task in entry.results["tasks"].items()],
+        "worst": [(name, task["worst"][:WORST]) for name, task in entry.results["tasks"].items() if "worst" in task],
     }
 
 

@@ -114,10 +114,11 @@ def markdown(entries: Sequence[Entry]) -> str:
             name = f"**{label}**" if row.is_mean else label
             rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        parts.append(f"Spearman × 100 over all pairs, `{table.requested}`\n\n{lines}\n")
+        parts.append(f"{table.title}, `{table.requested}`\n\n{lines}\n")
     return "\n".join(parts)
 
 
 def _titled(summary: dict[str, Any]) -> str:
-    title = f"Spearman × 100 over all pairs, `{summary['requested']}`: methods, mean ± standard deviation over seeds"
+    what = "Spearman × 100 over all pairs" if summary["metric"] == "spearman" else f"{summary['metric']} × 100"
+    title = f"{what}, `{summary['requested']}`: methods, mean ± standard deviation over seeds"
     return f"{title}\n\n{methods.markdown(summary)}"

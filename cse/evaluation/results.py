@@ -1,13 +1,16 @@
 """results.json: what was scored, on which rows, with which model, and how sure one may be. `SCHEMA` says its version.
 
-    schema              1
+    schema              2
     model               name, sha256, loader, max_length, prompt_name, prompt
-    tasks.<TASK>        task, split, version, license, metric, aggregation, n
+    tasks.<TASK>        kind, metric, value, interval, n, unit: the headline
+                        measures.<MEASURE> {value, interval, statistic, of [array, ...]}
+                        data {where, sha256, ...}, about {...}
+      of kind sts, too  task, split, version, license, aggregation
                         all, mean, wmean {spearman, pearson}; mean and wmean are null where subsets are unknown
-                        interval [low, high] of all.spearman; subsets.<SUBSET> {n, spearman, pearson}
-                        data {kind, where, layout, text, sha256, blank, checked}
+                        subsets.<SUBSET> {n, spearman, pearson}; data {kind, layout, text, blank, checked}
                         worst [{sentence1, sentence2, gold, cosine, gap}]
-    average             requested, all {spearman, pearson, rounded} or null, interval, missing [names]
+    average             requested, metric, value, interval, missing [names]; value is null if a task is missing, and,
+                        like metric, if the tasks have different metrics; of STS also all {spearman, pearson, rounded}
     missing.<TASK>      why it has no score
     geometry            alignment, uniformity, mean_cosine, effective_rank, dim, spectrum [shares of variance],
                         overlap [{jaccard [from, to], n, spearman}] by quartile of shared words
@@ -15,8 +18,9 @@
     bootstrap           level, resamples, seed
     precision, sentences {total, unique}, seconds {...}, versions {...}, created
 
-All scores are times 100. `average.all.rounded` is the mean of scores rounded to two decimals, as papers print it. The
-similarity of every pair lies beside it in `<name>.npz`: arrays `<TASK>/cosine` and `<TASK>/gold`.
+All scores are times 100. `average.all.rounded` is the mean of scores rounded to two decimals, as papers print it. What
+each score is computed from lies beside it in `<name>.npz`: an array `<TASK>/<ARRAY>` for each name in `of`, such as
+`STSB/cosine` and `STSB/gold`. Files of schema 1, which knew tasks of kind sts only, are read as files of schema 2.
 """
 
 from __future__ import annotations
@@ -31,27 +35,26 @@ from typing import Any
 import numpy as np
 
 from cse.errors import UserError
-from cse.evaluation.sts import Vector
+from cse.evaluation.finding import Finding, Measure
+from cse.evaluation.statistic import Vector
 from cse.files import atomic_file, read_json, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, repr=False)
 class Scored:
-    """What `cse.evaluate` returns: a results file with its pairs' similarities.
+    """What `cse.evaluate` returns: a results file with the arrays that its scores are computed from.
 
     Attributes:
         name: The checkpoint's name.
         results: The content of results.json, as this module describes it.
-        cosine: The cosine of every pair, by task.
-        gold: The rating of every pair, by task.
+        findings: The scores with their arrays, by task; those of evaluators without arrays are in `results` only.
     """
 
     name: str
     results: Mapping[str, Any]
-    cosine: Mapping[str, Vector]
-    gold: Mapping[str, Vector]
+    findings: Mapping[str, Finding]
 
     def __repr__(self) -> str:
         """Such as `Scored('runs/mine/best', STSB-dev 80.71)`, since the arrays would fill a screen."""
@@ -59,9 +62,19 @@ class Scored:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The score of each task times 100: Spearman with aggregation `all`, and accuracy for transfer tasks."""
-        found = {task: float(about["all"]["spearman"]) for task, about in self.results["tasks"].items()}
+        """The headline of each task times 100: for STS, Spearman over all pairs; for transfer tasks, accuracy."""
+        found = {task: float(about["value"]) for task, about in self.results["tasks"].items()}
         return found | {task: float(about["accuracy"]) for task, about in self.results.get("transfer", {}).items()}
+
+    @property
+    def cosine(self) -> dict[str, Vector]:
+        """The cosine of every pair of the tasks that compare pairs with gold scores."""
+        return {task: f.arrays["cosine"] for task, f in self.findings.items() if "gold" in f.arrays}
+
+    @property
+    def gold(self) -> dict[str, Vector]:
+        """The gold score of every pair, by task."""
+        return {task: f.arrays["gold"] for task, f in self.findings.items() if "gold" in f.arrays}
 
     @classmethod
     def read(cls, path: Path) -> Scored:
@@ -72,15 +85,41 @@ class Scored:
         """
         found = read(path)
         try:
-            with np.load(path.with_suffix(".npz")) as arrays:
-                stored = {name: arrays[name].astype(np.float64) for name in arrays.files}
-            cosine = {task: stored[f"{task}/cosine"] for task in found["tasks"]}
-            gold = {task: stored[f"{task}/gold"] for task in found["tasks"]}
+            with np.load(path.with_suffix(".npz")) as stored:
+                arrays = {name: stored[name].astype(np.float64) for name in stored.files}
+            findings = {name: finding(name, about, arrays) for name, about in found["tasks"].items() if about["n"]}
         except (OSError, KeyError, ValueError) as error:
             raise UserError(
                 f"{path.with_suffix('.npz')} cannot be read: {error}\nfix: score the checkpoint again"
             ) from None
-        return cls(str(found["model"]["name"]), found, cosine, gold)
+        return cls(str(found["model"]["name"]), found, findings)
+
+
+def finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -> Finding:
+    """The finding that an entry of `tasks` was made from.
+
+    Args:
+        name: The name of the task.
+        about: The entry.
+        arrays: The arrays of the file, as `<TASK>/<ARRAY>`.
+
+    Raises:
+        KeyError: An array is missing.
+    """
+    measures = {key: Measure(m["value"], m["statistic"], tuple(m["of"])) for key, m in about["measures"].items()}
+    own = {of: arrays[f"{name}/{of}"] for measure in measures.values() for of in measure.of}
+    data = about["data"]
+    return Finding(
+        name,
+        about["kind"],
+        about["metric"],
+        measures,
+        own,
+        about["unit"],
+        str(data["sha256"]),
+        str(data["where"]),
+        about.get("about", {}),
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -93,33 +132,46 @@ def read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as results: {error}\nfix: score the checkpoint again") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(found, dict) or found.get("schema") not in (1, SCHEMA):
         raise UserError(f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again")
-    return found
+    return found if found["schema"] == SCHEMA else _upgraded(found)
+
+
+def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """A file of schema 1 as one of schema 2."""
+    for task in found.get("tasks", {}).values():
+        every, interval, of = task["all"], task.get("interval"), ["cosine", "gold"]
+        measures = {
+            "spearman": {"value": every["spearman"], "interval": interval, "statistic": "spearman", "of": of},
+            "pearson": {"value": every["pearson"], "interval": None, "statistic": "pearson", "of": of},
+        }
+        task |= {"kind": "sts", "metric": "spearman", "value": every["spearman"], "unit": "pairs", "measures": measures}
+    found["average"] |= {"metric": "spearman", "value": found["average"]["all"]["spearman"]}
+    return found | {"schema": SCHEMA}
 
 
 def write(
     results: Mapping[str, Any],
     out: Path,
-    similarities: Mapping[str, Vector] | None = None,
+    arrays: Mapping[str, Vector] | None = None,
     *,
     option: str = "--out",
 ) -> None:
-    """Write results.json, and the similarities of the pairs beside it; neither file is ever left incomplete.
+    """Write results.json, and the arrays of its scores beside it; neither file is ever left incomplete.
 
     Args:
         results: The content.
         out: The path of the file.
-        similarities: The arrays, by name.
+        arrays: The arrays, by name.
         option: The option that gave the path.
 
     Raises:
         UserError: The file cannot be written.
     """
     try:
-        if similarities is not None:
+        if arrays is not None:
             with atomic_file(out.with_suffix(".npz")) as scratch, scratch.open("wb") as file:
-                np.savez_compressed(file, **similarities)  # type: ignore[arg-type]
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         write_text(out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give another path") from None

@@ -43,9 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The scores of one set of tasks, under the name by which the tasks were asked for."""
+    """The scores of one set of tasks, under the name by which the tasks were asked for.
+
+    Attributes:
+        requested: That name.
+        title: What the scores are: `Spearman × 100 over all pairs`, or the metric of each task.
+        tasks: Names of the tasks.
+        rows: The checkpoints, then the means over seeds.
+    """
 
     requested: str
+    title: str
     tasks: list[str]
     rows: list[Row]
 
@@ -65,15 +73,24 @@ def _table(requested: str, entries: Sequence[Entry]) -> ScoreTable:
         is_best = len(entries) > 1 and e.average is not None and e.average == best
         rows.append(Row(e.label, "-" if e.seed is None else str(e.seed), cells, is_best=is_best))
     for recipe, runs in by_recipe(entries).items():
-        values = [[r.results["tasks"][t]["all"]["spearman"] for r in runs if t in r.results["tasks"]] for t in tasks]
+        values = [[r.results["tasks"][t]["value"] for r in runs if t in r.results["tasks"]] for t in tasks]
         values.append([r.average for r in runs if r.average is not None])
         cells = [Cell(spread(v)) if len(v) > 1 else Cell() for v in values]
         rows.append(Row(recipe, f"{len(runs)} seeds", cells, is_mean=True))
-    return ScoreTable(requested, tasks, rows)
+    return ScoreTable(requested, _title(entries), tasks, rows)
+
+
+def _title(entries: Sequence[Entry]) -> str:
+    metrics = {name: str(task["metric"]) for e in entries for name, task in e.results["tasks"].items()}
+    if set(metrics.values()) == {"spearman"}:
+        return "Spearman × 100 over all pairs"
+    if len(set(metrics.values())) == 1:
+        return f"{next(iter(metrics.values()))} × 100"
+    return f"scores × 100 ({', '.join(f'{name}: {metric}' for name, metric in metrics.items())})"
 
 
 def _cell(item: Mapping[str, Any] | None) -> Cell:
-    if item is None or item["all"]["spearman"] is None:
+    if item is None or item["value"] is None:
         return Cell()
     bounds = item["interval"]
-    return Cell(f"{item['all']['spearman']:.2f}", f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "")
+    return Cell(f"{item['value']:.2f}", f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "")

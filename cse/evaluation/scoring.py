@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cse.console import say
-from cse.errors import require_package
+from cse.errors import UserError, require_package
 from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
+from cse.evaluation.finding import ask, require_distinct
 from cse.evaluation.harness import Outcome, score_tasks
 from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.results import Scored
 from cse.files import check_writable
+from cse.interfaces import Evaluator
+
+Wanted = str | Evaluator | Sequence[str | Evaluator]
 
 
 def evaluate(
     checkpoint: str | Path,
-    tasks: str | None = None,
+    tasks: Wanted | None = None,
     *,
     data: str | None = None,
     precision: str = "auto",
@@ -28,29 +34,32 @@ def evaluate(
     out: Path | None = None,
     prompt: str | None = None,
 ) -> Scored:
-    """Score a checkpoint on STS and transfer tasks.
+    """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
     Args:
         checkpoint: A folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an export.
-        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; None: sts with
-            `data` or CSE_DATA, else sts-mini, which is shipped.
+        tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; an evaluator,
+            such as `cse.evaluation.Retrieval("folder")`; or a list of both. None: sts with `data` or CSE_DATA, else
+            sts-mini, which is shipped.
         data: A folder with the rows of the tasks; None: CSE_DATA, then the Hub.
-        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively; an evaluator has its own.
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
-        out: The results.json to write, with the similarities of the pairs beside it. None: write no file.
-        prompt: The name of the checkpoint's prompt that is put before every text. None: its default prompt, if any.
+        out: The results.json to write, with the arrays of the scores beside it. None: write no file.
+        prompt: The name of the checkpoint's prompt that is put before every text of a task; an evaluator has its own.
+            None: the default prompt, if any.
 
     Returns:
-        The content of results.json as `results`, with the similarity of every pair. `missing` in it names the tasks
-        whose rows were not found; the average exists only if there are none.
+        The content of results.json as `results`, with the arrays of each score. `missing` in it names the tasks whose
+        rows were not found; the average exists only if there are none.
 
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, or vectors are not finite.
     """
-    sts, labeled = transfer.split_names(tasks or sources.default_tasks(data))
-    if sts or not labeled:
+    names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
+    sts, labeled = transfer.split_names(names)
+    if sts or not (labeled or evaluators):
         suite.resolve(sts)  # a misspelled name fails before a model is loaded
     if out:
         check_writable(out)
@@ -62,16 +71,40 @@ def evaluate(
         outcome = score_tasks(
             model.encoder, sts, data, precision=precision, check=check, progress=progress, prompt=prompt
         )
-    found = describe.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision))
+    start = time.perf_counter()
+    findings = [finding for evaluator in evaluators for finding in ask(evaluator, model.encoder)]
+    require_distinct([*outcome.findings, *findings])
+    own = time.perf_counter() - start
+    outcome = replace(outcome, requested=requested(tasks, data))
+    found = describe.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision), findings=findings)
     if labeled:
         embed = embedder(model.encoder, precision, progress, prompt)
         found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
+    if evaluators:
+        found["seconds"]["evaluators"] = round(own, 3)
+    every = [f for f in [*outcome.findings, *findings] if f.arrays]
     if out:
-        results.write(found, out, describe.similarities(outcome) or None)
-    cosine = {name: score.cosine for name, score in outcome.scores.items()}
-    gold = {name: score.gold for name, score in outcome.scores.items()}
-    return Scored(model.name, found, cosine, gold)
+        results.write(found, out, describe.arrays(every) or None)
+    return Scored(model.name, found, {f.name: f for f in every})
+
+
+def split_wanted(wanted: Wanted) -> tuple[str, list[Evaluator]]:
+    """The names of tasks, joined by commas, and the evaluators."""
+    parts = [wanted] if isinstance(wanted, str | Evaluator) else list(wanted)
+    other = [part for part in parts if not isinstance(part, str | Evaluator)]
+    if other:
+        what = f"tasks: {other[0]!r} is a {type(other[0]).__name__}"
+        raise UserError(f"{what}\nfix: give names of tasks, evaluators, or a list of both")
+    names = ",".join(part for part in parts if isinstance(part, str))
+    return names, [part for part in parts if isinstance(part, Evaluator)]
+
+
+def requested(wanted: Wanted | None, data: str | None = None) -> str:
+    """What was asked for, as results name it: the STS tasks and the names of the evaluators."""
+    names, evaluators = split_wanted(sources.default_tasks(data) if wanted is None else wanted)
+    labels = [getattr(evaluator, "name", type(evaluator).__name__) for evaluator in evaluators]
+    return ",".join(filter(None, [transfer.split_names(names)[0], *labels]))
 
 
 def run_mteb(

@@ -8,10 +8,11 @@ treated as independent, as is usual.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cse.evaluation.finding import Finding
 from cse.evaluation.statistic import STATISTICS, Models, Samples, Vector
 
 RESAMPLES = 2000
@@ -38,6 +39,13 @@ def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMP
     size = max(1, CELLS // n)
     sizes = [min(size, resamples - start) for start in range(0, resamples, size)]
     return np.concatenate([draw(_counts(rng, rows, n)) for rows in sizes], axis=1)
+
+
+def resampled(findings: Sequence[Finding], measure: str, resamples: int = RESAMPLES) -> Samples:
+    """A measure of several models on one set of rows, on the same resamples: (k, resamples)."""
+    of = findings[0].measures[measure].of
+    arrays = [[finding.arrays[name] for name in of] for finding in findings]
+    return bootstrap(findings[0].measures[measure].statistic, arrays, findings[0].name, resamples)
 
 
 def interval(samples: Vector, level: float = LEVEL) -> list[float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+MIXED = "scores × 100"
 
 
 def show(results: Mapping[str, Any], console: Console | None = None) -> None:
@@ -16,7 +18,8 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     table = Table(title=f"{model['name']} · {results['precision']} · Spearman × 100", title_justify="left")
     for column in ("task", "n", "all", "95 %", "mean", "wmean", "Pearson", "text"):
         table.add_column(column, justify="left" if column in {"task", "text"} else "right", no_wrap=True)
-    for name, task in results["tasks"].items():
+    sts = {name: task for name, task in results["tasks"].items() if task["kind"] == "sts"}
+    for name, task in sts.items():
         mean, wmean = ((task[a] or {}).get("spearman") for a in ("mean", "wmean"))
         table.add_row(
             name,
@@ -31,11 +34,12 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     for name in results["missing"]:
         table.add_row(name, "-", "missing", *[""] * 5)
     average = results["average"]
-    if len(results["tasks"]) + len(results["missing"]) > 1:
+    if len(sts) + len(results["missing"]) > 1 and len(sts) == len(results["tasks"]):
         table.add_section()
-        table.add_row("average", "", number(average["all"]["spearman"]), interval(average["interval"]), *[""] * 4)
-    if results["tasks"] or results["missing"]:
+        table.add_row("average", "", number(average["value"]), interval(average["interval"]), *[""] * 4)
+    if sts or results["missing"]:
         console.print(table)
+    _show_others(results, console)
     _show_transfer(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
@@ -44,6 +48,27 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(f"prompt before every text{name}: {model['prompt']!r}", highlight=False, markup=False)
     if average["missing"]:
         console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
+
+
+def _show_others(results: Mapping[str, Any], console: Console) -> None:
+    """The tasks of evaluators: one line for each measure, the headline first."""
+    others = {name: task for name, task in results["tasks"].items() if task["kind"] != "sts"}
+    if not others:
+        return
+    table = Table(title=f"{results['model']['name']} · {results['precision']} · {MIXED}", title_justify="left")
+    for column in ("task", "n", "metric", "score", "95 %"):
+        table.add_column(column, justify="left" if column in {"task", "metric"} else "right", no_wrap=True)
+    for name, task in others.items():
+        measures = sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"])
+        for i, (key, measure) in enumerate(measures):
+            first = (name, f"{task['n']:,} {task['unit']}") if i == 0 else ("", "")
+            score = f"[bold]{measure['value']:.2f}[/bold]" if i == 0 else number(measure["value"])
+            table.add_row(*first, key, score, interval(measure["interval"]))
+    average = results["average"]
+    if average["value"] is not None and len(others) > 1:
+        table.add_section()
+        table.add_row("average", "", average["metric"], number(average["value"]), interval(average["interval"]))
+    console.print(table)
 
 
 def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
@@ -83,6 +108,15 @@ def make_console() -> Console:
     """The terminal as it is; wide enough for every table elsewhere."""
     console = Console()
     return console if console.is_terminal else Console(width=110)
+
+
+def title(metrics: Iterable[str]) -> str:
+    """What scores are: `Spearman × 100`, `ndcg@10 × 100`, or `scores × 100` if they differ."""
+    names = set(metrics)
+    if len(names) != 1:
+        return MIXED
+    name = names.pop()
+    return f"{'Spearman' if name == 'spearman' else name} × 100"
 
 
 def number(value: float | None) -> str:

@@ -283,8 +283,9 @@ def describe(results: Path | None) -> str:
     from cse.evaluation.results import read
 
     average = {} if results is None else read(results).get("average") or {}
-    score = (average.get("all") or {}).get("spearman")
-    said = "" if score is None else f": {average['requested']} {score:.2f} (Spearman × 100, all)"
+    score, metric = average.get("value"), average.get("metric")
+    what = "Spearman × 100, all" if metric == "spearman" else f"{metric} × 100"
+    said = "" if score is None else f": {average['requested']} {score:.2f} ({what})"
     return f"Upload sentence encoder{said}"
 
 

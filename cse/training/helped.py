@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cse.console import say
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation import before_after, results, significance
-from cse.evaluation.before_after import DEV, GENERAL, Row
+from cse.evaluation import before_after, describe, results, significance
+from cse.evaluation.before_after import DEV, GENERAL, OTHER, Row
 from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.finding import Finding, Measuring, chosen
 from cse.evaluation.results import Scored
-from cse.evaluation.sts import Vector
 from cse.files import read_json, write_json
+from cse.interfaces import Evaluator
 from cse.training.merge import merge
 from cse.training.run import Callback, Run
 
@@ -45,8 +47,9 @@ class Helped(Callback):
         except UserError as error:
             say("warning", f"the run ends without a table, since the general set cannot be scored: {error}")
             return
-        about = dict(before.results) | {"seconds": {"before": round(time.perf_counter() - start, 3)}}
-        results.write(about, run.folder / BEFORE, _arrays(before))
+        seconds = {"before": round(time.perf_counter() - start, 3)}
+        about = dict(before.results) | {"seconds": seconds, "parts": _parts(run.evaluator, before)}
+        results.write(about, run.folder / BEFORE, describe.arrays(before.findings.values()))
 
     def on_end(self, run: Run) -> None:
         """Write the merged checkpoint and the table, unless the run is not over or has them already."""
@@ -93,11 +96,10 @@ def _write_table(run: Run) -> None:
         scores, others = _score_checkpoint(run, name, before)
         after.append(scores)
         rows += others
-    dev = _dev_tasks(run)
-    for part, tasks in ((DEV, dev), (GENERAL, [task for task in before.cosine if task not in dev])):
+    for part, tasks in before.results["parts"].items():
         rows += before_after.compare_part(part, tasks, before, after) if tasks else []
     order = [model.name for model in after]
-    rows.sort(key=lambda row: order.index(row.checkpoint))  # dev stays before general
+    rows.sort(key=lambda row: order.index(row.checkpoint))  # dev stays before the other parts
     found = before_after.warnings(rows)
     seconds = {
         "training": round(run.progress.seconds, 3),
@@ -120,7 +122,6 @@ def _write_table(run: Run) -> None:
         "steps": run.progress.step,
         "best_step": run.progress.best_step,
         "merge_initial": run.settings.merge_initial,
-        "metric": "Spearman x 100, all",
         "bootstrap": {"level": significance.LEVEL, "resamples": significance.RESAMPLES, "seed": significance.SEED},
         "rows": [row.as_dict() for row in rows],
         "warnings": found,
@@ -130,18 +131,18 @@ def _write_table(run: Run) -> None:
 
 
 def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list[Row]]:
-    """Score a checkpoint of the run; the row is that of an evaluator without pairs, if the run has such a one."""
+    """Score a checkpoint of the run; the row is that of an evaluator that returns numbers, if there is one."""
     start = name == "best" and run.progress.best_step == 0  # then it is what was scored before training
     encoder = None if start else Encoder.load(str(run.folder / name)).to(run.encoder.device)
     rows, first = [], run.progress.first
-    if run.evaluator is not None and not isinstance(run.evaluator, STSEvaluator) and first is not None:
+    if run.evaluator is not None and not isinstance(run.evaluator, Measuring) and first is not None:
         key = run.evaluator.primary
         rows.append(Row(name, DEV, key, first, first if encoder is None else run.evaluator(encoder)[key]))
     return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
 
 
 def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -> Scored:
-    """Score an encoder on the dev set, if that has pairs, and on the general set.
+    """Score an encoder by the run's evaluator, if that says what its scores are made of, and on the general set.
 
     Args:
         encoder: The encoder.
@@ -149,23 +150,21 @@ def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -
         run: The run.
         dev_scored: Whether the evaluator has just scored this encoder.
     """
-    dev = run.evaluator if isinstance(run.evaluator, STSEvaluator) else None
-    base = dev or STSEvaluator("sts-mini")
-    parts = [dev] if dev is not None else []
-    if dev is not None and not dev_scored:
-        dev(encoder)
-    general = before_after.general_tasks(base.data, apart_from=_dev_tasks(run))
+    dev = run.evaluator if isinstance(run.evaluator, Measuring) else None
+    base = dev if isinstance(dev, STSEvaluator) else STSEvaluator("sts-mini")
+    found = list[Finding]()
+    if dev is not None:
+        found += dev.found if dev_scored and dev.found is not None else dev.measure(encoder)
+    general = before_after.general_tasks(base.data, apart_from=[finding.name for finding in found])
     if general:  # a run may have been selected on all that this machine has
-        parts.append(base.with_tasks(",".join(general)))
-        parts[-1](encoder)
-    outcomes = [part.scored for part in parts if part.scored is not None]
-    return before_after.scored(name, outcomes, resolve_precision(encoder, base.precision))
+        found += base.with_tasks(",".join(general)).measure(encoder)
+    return before_after.scored(name, found, resolve_precision(encoder, base.precision))
 
 
-def _dev_tasks(run: Run) -> list[str]:
-    return run.evaluator.names if isinstance(run.evaluator, STSEvaluator) else []
-
-
-def _arrays(scored: Scored) -> dict[str, Vector]:
-    cosine = {f"{task}/cosine": values for task, values in scored.cosine.items()}
-    return cosine | {f"{task}/gold": values for task, values in scored.gold.items()}
+def _parts(evaluator: Evaluator | None, before: Scored) -> dict[str, list[str]]:
+    """The tasks of each part of the table."""
+    names = list(before.findings)
+    own: Sequence[Finding] = (evaluator.found or ()) if isinstance(evaluator, Measuring) else ()
+    dev = chosen(evaluator.primary, own) if evaluator is not None else []
+    other = [finding.name for finding in own if finding.name not in dev]
+    return {DEV: dev, OTHER: other, GENERAL: [name for name in names if name not in [*dev, *other]]}

@@ -8,7 +8,7 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation import before_after
 from cse.evaluation.before_after import Row
-from cse.evaluation.results import Scored
+from cse.evaluation.finding import Finding, Measure
 
 GOLD = np.arange(8.0)
 UP, DOWN = GOLD / 10, -GOLD / 10  # a perfect ranking, and its reverse: every resample has +100 or -100
@@ -17,9 +17,20 @@ SWAPPED = np.array([0, 2, 1, 3, 4, 5, 6, 7]) / 10  # one swap of neighbours: 100
 
 def made(name, spearman, sha="s", **cosines):
     """A model's scores on tasks of 8 pairs."""
-    tasks = {t: {"all": {"spearman": spearman[t]}, "data": {"sha256": sha}} for t in cosines}
-    results = {"tasks": tasks, "average": {"all": {"spearman": None}}, "precision": "fp32"}
-    return Scored(name, results, cosines, dict.fromkeys(cosines, GOLD))
+    findings = {
+        task: Finding(
+            name=task,
+            kind="sts",
+            primary="spearman",
+            measures={"spearman": Measure(spearman[task], "spearman", ("cosine", "gold"))},
+            arrays={"cosine": cosine, "gold": GOLD},
+            unit="pairs",
+            sha256=sha,
+            where="by hand",
+        )
+        for task, cosine in cosines.items()
+    }
+    return before_after.scored(name, list(findings.values()), "fp32")
 
 
 BEFORE = made("before", {"A": -100.0, "B": -100.0, "G": 100.0}, A=DOWN, B=DOWN, G=UP)
@@ -38,7 +49,7 @@ def test_rows_by_arithmetic():
     keys = [("dev", "average"), ("dev", "A"), ("dev", "B"), ("general", "G")]
     mean, a, b, g = (found[("best", *key)] for key in keys)
     assert (mean.before, mean.after, mean.difference, mean.interval) == (-100.0, 0.0, 100.0, (100.0, 100.0))
-    assert (a.difference, a.interval, a.verdict, a.pairs, mean.pairs) == (200.0, (200.0, 200.0), "better", 8, 16)
+    assert (a.difference, a.interval, a.verdict, a.n, mean.n) == (200.0, (200.0, 200.0), "better", 8, 16)
     assert (b.difference, b.interval, b.verdict) == (0.0, (0.0, 0.0), "no difference shown")
     assert (g.difference, g.interval, g.verdict) == (-200.0, (-200.0, -200.0), "worse")
     # All 2,000 resamples lie on one side: p = 2 (0 + 1) / 2001; Holm multiplies the smallest of three by 3.

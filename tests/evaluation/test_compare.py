@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -35,7 +38,7 @@ def scored(write_task, tmp_path):
     def make(name, encoder, tasks="sts-dev"):
         found = score_tasks(encoder, tasks, data, check=False)
         out = tmp_path / f"{name}.json"
-        results.write(describe.build(found, {"name": name}, "fp32", resamples=50), out, describe.similarities(found))
+        results.write(describe.build(found, {"name": name}, "fp32", resamples=50), out, describe.arrays(found.findings))
         return Scored.read(out)
 
     return make
@@ -86,3 +89,29 @@ def test_similarities_must_lie_beside(scored, tmp_path):
     (tmp_path / "a.npz").unlink()
     with pytest.raises(UserError, match=r"a\.npz cannot be read"):
         Scored.read(tmp_path / "a.json")
+
+
+def test_results_of_the_first_schema_are_compared_with_new_ones(scored, tmp_path):
+    """Schema 1 had no measures: what it says of Spearman is the same."""
+    new = scored("new", Leaky(0.2))
+    old = json.loads((tmp_path / "new.json").read_text()) | {"schema": 1}
+    for task in old["tasks"].values():
+        for key in ("kind", "value", "unit", "measures", "about"):
+            del task[key]
+    for key in ("metric", "value"):
+        del old["average"][key]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    shutil.copy(tmp_path / "new.npz", tmp_path / "old.npz")
+    read = Scored.read(tmp_path / "old.json")
+    assert read.scores == new.scores
+    assert {name: d.b - d.a for name, d in compare(read, new).items()} == {"STSB-dev": 0, "SICKR-dev": 0, AVERAGE: 0}
+
+
+def test_any_measure_is_compared_by_name(scored):
+    found = compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="all")
+    assert list(found) == [f"{task}/{name}" for task in ("STSB-dev", "SICKR-dev") for name in ("spearman", "pearson")]
+    assert {d.verdict for d in found.values()} == {"B is better"}
+    found = compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="pearson")
+    assert list(found) == ["STSB-dev/pearson", "SICKR-dev/pearson"]
+    with pytest.raises(UserError, match="no measure 'ndcg' in common"):
+        compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="ndcg")

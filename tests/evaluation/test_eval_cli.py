@@ -181,7 +181,7 @@ def test_compare_scores_checkpoints_itself(plain, capsys):
         (["{plain}", "--tasks", "STSX"], "unknown task 'STSX'; the nearest is"),
         (["{plain}", "--tasks", "sts-mini", "--data", "/nowhere"], "--data: the folder '/nowhere' does not exist"),
         (["{plain}", "--tasks", "sts-mini", "--out", "/proc/x.json"], "--out /proc/x.json cannot be written"),
-        (["compare", "{plain}/config.json", "{plain}"], "is not a results file of schema 1"),
+        (["compare", "{plain}/config.json", "{plain}"], "is not a results file of schema 2"),
         (["report", "nowhere"], "the folder of runs 'nowhere' does not exist"),
     ],
 )

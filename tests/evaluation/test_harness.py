@@ -35,7 +35,7 @@ def test_results_name_what_is_missing(write_task, hash_encoder):
 def test_results_have_the_published_schema(write_task, hash_encoder, tmp_path):
     found = score_tasks(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
     out = tmp_path / "deep" / "results.json"
-    results.write(describe.build(found, {"name": "m"}, "fp32", resamples=200), out, describe.similarities(found))
+    results.write(describe.build(found, {"name": "m"}, "fp32", resamples=200), out, describe.arrays(found.findings))
     read = results.read(out)
     task = read["tasks"]["STSB-dev"]
     assert task["n"] == 40
@@ -88,5 +88,5 @@ def test_results_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read as results"):
         results.read(path)
     path.write_text(json.dumps({"schema": 99}))
-    with pytest.raises(UserError, match="not a results file of schema 1"):
+    with pytest.raises(UserError, match="not a results file of schema 2"):
         results.read(path)

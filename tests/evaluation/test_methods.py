@@ -30,12 +30,12 @@ def add(write_task, hash_encoder, tmp_path):
         found = score_tasks(hash_encoder("x"), "STSB-dev", data, check=False)
         rng = np.random.default_rng([seed, len(recipe)])
         task = "STSB-dev"
-        gold = describe.similarities(found)[f"{task}/gold"]
+        gold = found.findings[0].arrays["gold"]
         cosine = gold + noise * rng.standard_normal(len(gold))
         built = describe.build(found, {"name": recipe}, "fp32", resamples=20)
         score = 100 * float(spearmanr(cosine, gold).statistic)
-        built["tasks"][task]["all"]["spearman"] = built["average"]["all"]["spearman"] = score
-        arrays = describe.similarities(found) | {f"{task}/cosine": cosine}
+        built["tasks"][task]["value"] = built["average"]["value"] = score
+        arrays = describe.arrays(found.findings) | {f"{task}/cosine": cosine}
         results.write(built, run / "results.json", arrays)
         if seed:
             log = [{"step": i, "steps_per_s": pace} for i, pace in enumerate(steps_per_s)]

@@ -25,7 +25,7 @@ def runs(write_task, hash_encoder, tmp_path):
         run = folder / "simcse" / f"20260101-000000-s{seed}"
         found = score_tasks(hash_encoder(str(seed)), "STSB-dev", data, check=False)
         built = describe.build(found, {"name": str(run / "best")}, "fp32", resamples=50)
-        results.write(built, run / "results.json", describe.similarities(found))
+        results.write(built, run / "results.json", describe.arrays(found.findings))
         log = [{"step": 10 * i, "dev": 50 + i, "loss": 1 / (i + 1), "align": 0.1 * i, "uniform": -i} for i in range(4)]
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"step": 40, "de')
     (folder / "results-broken.json").write_text("{")

@@ -393,7 +393,7 @@ def test_terms_and_encoders_are_cited_too():
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [(None, "cannot be read"), ("{", "cannot be read"), ('{"schema": 9}', "is not a results file of schema 1")],
+    [(None, "cannot be read"), ("{", "cannot be read"), ('{"schema": 9}', "is not a results file of schema 2")],
 )
 def test_results_that_are_none(folder, results, content, named):
     results.unlink() if content is None else results.write_text(content)

@@ -17,6 +17,7 @@ from cse import cli
 from cse import recipe as recipes
 from cse.errors import UserError
 from cse.evaluation.collect import Entry
+from cse.evaluation.finding import Finding
 from cse.evaluation.results import Scored
 from cse.training.run import Callback
 from cse.training.search import search
@@ -154,9 +155,18 @@ def entry(method: str, seed: int | None, noise: float, draw: int) -> Entry:
     cosine = gold + noise * rng.normal(size=400)
     ranks = [np.argsort(np.argsort(x)) for x in (gold, cosine)]
     rho = 100 * float(np.corrcoef(*ranks)[0, 1])
-    task = {"all": {"spearman": rho}, "data": {"sha256": "same"}}
-    results = {"tasks": {"T": task}, "average": {"requested": "T", "all": {"spearman": rho}}}
-    return Entry(method, method, seed, results, Scored(method, results, {"T": cosine}, {"T": gold}), None)
+    results = {"tasks": {"T": {"value": rho}}, "average": {"requested": "T", "metric": "spearman", "value": rho}}
+    found = Finding.of(
+        "T",
+        kind="sts",
+        measures={"spearman": ("spearman", "cosine", "gold")},
+        arrays={"cosine": cosine, "gold": gold},
+        primary="spearman",
+        unit="pairs",
+        sha256="same",
+        where="by hand",
+    )
+    return Entry(method, method, seed, results, Scored(method, results, {"T": found}), None)
 
 
 def seeds(method: str, noise: float, draw: int) -> list[Entry]:

@@ -16,7 +16,7 @@ from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
-from cse.publish.card.scores import average, changes, rows, seeds_of, transfer
+from cse.publish.card.scores import average, changes, others, rows, seeds_of, transfer
 from cse.publish.card.usage import (
     EXAMPLES,
     adapter_code,
@@ -111,7 +111,7 @@ def _yours(previous: str | None) -> str:
 def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any]:
     """The fields of the template about scores."""
     if scored is None:
-        return {"rows": [], "transfer": [], "geometry": None}
+        return {"rows": [], "others": [], "transfer": [], "geometry": None}
     space = scored.get("geometry") or {}
     geometry = [space.get(key) for key in ("alignment", "uniformity", "mean_cosine")]
     cells = ["-" if value is None else f"{value:.3f}" for value in geometry]
@@ -119,6 +119,7 @@ def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any
     versions = scored.get("versions") or {}
     return {
         "rows": rows(scored),
+        "others": others(scored),
         "average": average(scored),
         "missing": sorted(scored.get("missing") or {}),
         "seeds": seeds_of(run),

@@ -57,15 +57,23 @@ class Facts:
 
     @property
     def chosen_on(self) -> str | None:
-        """The tasks by whose score the checkpoint was selected."""
-        tasks = _arguments(self.recipe, "evaluator").get("tasks")
-        return str(tasks) if tasks else None
+        """The tasks or rows by whose score the checkpoint was selected."""
+        return _chosen_on(self.recipe.get("evaluator"))
 
     @property
     def objective(self) -> str | None:
         """The class of the objective."""
         path = (self.recipe.get("objective") or {}).get("class_path")
         return str(path).rpartition(".")[2] if path else None
+
+
+def _chosen_on(evaluator: Any) -> str | None:
+    given = evaluator.get("init_args") or {} if isinstance(evaluator, dict) else {}
+    if not given:
+        return None
+    if isinstance(given.get("evaluators"), dict):  # a list of evaluators, by the one that is primary
+        return _chosen_on(given["evaluators"].get(given.get("primary")))
+    return str(given.get("tasks") or given.get("name") or str(evaluator["class_path"]).rpartition(".")[2])
 
 
 def read_facts(run: Path | None) -> Facts:

@@ -13,6 +13,8 @@ from cse.encoder.layout import Layout
 from cse.publish.card.facts import Facts
 from cse.publish.card.scores import evaluations
 
+_METRICS = {"spearman_cosine": "spearmanr"}  # the Hub's name of a metric, where it is another one
+
 
 def metadata(
     folder: Path,
@@ -43,7 +45,7 @@ def metadata(
         library_name="peft" if adapter_base else "sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=tags,
-        metrics=["spearmanr"] if found else None,
+        metrics=sorted({_METRICS.get(result.metric_type, result.metric_type) for result in found}) or None,
         **optional,
     )
 

@@ -13,6 +13,8 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row for each STS task: task, split, spearman, interval, mean, wmean, n, data."""
     found = []
     for name, task in results["tasks"].items():
+        if task["kind"] != "sts":
+            continue
         data = task.get("data") or {}
         found.append(
             {
@@ -26,6 +28,27 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
                 "data": f"{data.get('text') or '-'} `{str(data.get('sha256') or '-')[:12]}`",
             }
         )
+    return found
+
+
+def others(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row for each measure of an evaluator, the headline first: task, metric, score, interval, n, data."""
+    found = []
+    for name, task in results["tasks"].items():
+        if task["kind"] == "sts":
+            continue
+        for metric, measure in sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"]):
+            first = metric == task["metric"]
+            found.append(
+                {
+                    "task": name if first else "",
+                    "metric": metric,
+                    "score": f"**{_number(measure['value'])}**" if first else _number(measure["value"]),
+                    "interval": _interval(measure.get("interval")),
+                    "n": f"{task['n']:,} {task['unit']}" if first else "",
+                    "data": f"`{str(task['data']['sha256'] or '-')[:12]}`" if first else "",
+                }
+            )
     return found
 
 
@@ -52,21 +75,22 @@ def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
 
     found = []
     for name, task in results["tasks"].items():
-        settings: dict[str, Any] = {"aggregation": "all", "pairs": task["n"]}
+        is_sts = task["kind"] == "sts"
+        settings: dict[str, Any] = {"aggregation": "all", "pairs": task["n"]} if is_sts else {task["unit"]: task["n"]}
         if task.get("interval"):
             settings["interval_95"] = [round(bound / 100, 4) for bound in task["interval"]]
         if seed is not None:
             settings["seeds"] = [seed]
         found.append(
             EvalResult(
-                task_type="semantic-similarity",
-                task_name="Semantic Similarity",
+                task_type="semantic-similarity" if is_sts else task["kind"],
+                task_name="Semantic Similarity" if is_sts else str(task["kind"]).replace("-", " ").title(),
                 dataset_type=str(task.get("task") or name).lower(),
                 dataset_name=name,
                 dataset_split=task.get("split"),
-                metric_type="spearman_cosine",
-                metric_name="Spearman of cosine, all pairs",
-                metric_value=round(task["all"]["spearman"] / 100, 6),
+                metric_type="spearman_cosine" if is_sts else task["metric"],
+                metric_name="Spearman of cosine, all pairs" if is_sts else task["metric"],
+                metric_value=round(task["value"] / 100, 6),
                 metric_args=settings,
             )
         )

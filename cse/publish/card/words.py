@@ -45,10 +45,10 @@ def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> li
     """The limits of the model, one sentence or two for each."""
     lines = [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
     if scored and scored["tasks"]:
-        lines.append(
-            f"The scores measure similarity of meaning on {', '.join(scored['tasks'])}. Retrieval, other "
-            "languages and other kinds of text were not measured."
-        )
+        names, kinds = ", ".join(scored["tasks"]), {task["kind"] for task in scored["tasks"].values()}
+        what = "The scores measure similarity of meaning on" if kinds == {"sts"} else "The model was scored on"
+        other = "Retrieval, other languages" if kinds == {"sts"} else "Other tasks, other languages"
+        lines.append(f"{what} {names}. {other} and other kinds of text were not measured.")
         if facts.seed is not None:
             lines.append("The scores are those of one seed; other seeds give somewhat different scores.")
     else:

@@ -145,7 +145,8 @@ def _groups(untrained: Mapping[str, Entry]) -> dict[str, tuple[Entry, list[str]]
 def _same(a: Entry, b: Entry) -> bool:
     assert a.scored is not None
     assert b.scored is not None
-    return all(np.array_equal(a.scored.cosine[task], b.scored.cosine[task]) for task in a.scored.cosine)
+    pairs = [(found.arrays, b.scored.findings[task].arrays) for task, found in a.scored.findings.items()]
+    return all(np.array_equal(one[name], other[name]) for one, other in pairs for name in one)
 
 
 def _by_name(entries: Sequence[Entry]) -> dict[str, list[Entry]]:

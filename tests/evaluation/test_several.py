@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from cse.errors import UserError
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.finding import Finding, Measuring, ask, chosen, require_distinct
+from cse.evaluation.several import Several
+from cse.interfaces import Evaluator
+from tests.evaluation.test_finding import finding
+
+
+class Numbers(Evaluator):
+    """An evaluator of a user, who wrote no more than the interface asks for."""
+
+    primary = "words"
+
+    def __call__(self, encoder):
+        return {"words": 3.0, "letters": 15.0}
+
+
+class Sets(Evaluator):
+    """An evaluator of two sets of rows."""
+
+    primary, name, found = "mean", "sets", None
+
+    def measure(self, encoder):
+        return [finding("x"), finding("y", (1.0, 0.0))]
+
+    def __call__(self, encoder):
+        self.found = self.measure(encoder)
+        return {"mean": 62.5}
+
+
+def test_scores_are_named_after_the_evaluators(hash_encoder):
+    several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary="own")
+    assert isinstance(several, Measuring)
+    encoder = hash_encoder()
+    found = several(encoder)
+    assert found["own/words"] == found[several.primary] == 3.0
+    assert found["sets/mean"] == 62.5
+    assert found["general/dev"] == STSEvaluator()(encoder)["dev"]
+    assert [f.name for f in several.found] == ["sets/x", "sets/y", "general"]
+    assert [f.name for f in several.measure(encoder)] == ["own", "sets/x", "sets/y", "general"]
+
+
+@pytest.mark.parametrize(
+    ("primary", "names"),
+    [("sets", ["sets/x", "sets/y"]), ("general", ["general"]), ("own", [])],
+)
+def test_the_rows_that_select_are_told_from_the_others(hash_encoder, primary, names):
+    several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary=primary)
+    several(hash_encoder())
+    assert chosen(several.primary, several.found) == names
+
+
+def test_one_evaluator_is_chosen_by_all_its_rows(hash_encoder):
+    assert chosen("mean", Sets().measure(None)) == ["x", "y"]
+    assert chosen("accuracy", [finding("x")]) == ["x"]
+
+
+def test_an_evaluator_that_returns_numbers_has_a_finding_without_arrays():
+    (found,) = ask(Numbers(), None)
+    assert isinstance(found, Finding)
+    assert (found.name, found.value, found.n, found.arrays) == ("Numbers", 3.0, 0, {})
+
+
+def test_names_that_are_wrong():
+    with pytest.raises(UserError, match="evaluator.primary is 'b', and evaluators has a"):
+        Several({"a": Numbers()}, primary="b")
+    with pytest.raises(UserError, match="two sets of rows are named 'x'"):
+        require_distinct([finding("x"), finding("x")])
+    wrong = Numbers()
+    wrong.primary = "syllables"
+    with pytest.raises(UserError, match=r"Numbers.primary is 'syllables', and it returned words, letters"):
+        ask(wrong, None)
