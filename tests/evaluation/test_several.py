@@ -66,7 +66,7 @@ def test_an_evaluator_that_returns_numbers_has_a_finding_without_arrays():
 
 
 def test_names_that_are_wrong():
-    with pytest.raises(UserError, match="evaluator.primary is 'b', and evaluators has a"):
+    with pytest.raises(UserError, match="primary is 'b', and evaluators has a"):
         Several({"a": Numbers()}, primary="b")
     with pytest.raises(UserError, match="two sets of rows are named 'x'"):
         require_distinct([finding("x"), finding("x")])
