@@ -227,12 +227,16 @@ def build(recipe: Recipe) -> Any:
 
 
 def _make(value: Any, **known: Any) -> Any:
-    """Build what a class_path with init_args names, also within lists and arguments; `known` are arguments as they are.
+    """Build what a class_path with init_args names, also within lists, mappings and arguments.
+
+    `known` are arguments as they are.
 
     jsonargparse could build it, but would bury the message of a constructor among its own.
     """
     if isinstance(value, list):
         return [_make(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _make(item) for key, item in value.items()}
     if not hasattr(value, "class_path"):
         return value
     module, _, name = value.class_path.rpartition(".")

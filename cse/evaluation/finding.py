@@ -129,13 +129,9 @@ class Measuring(Protocol):
     """An evaluator whose scores have intervals and can be compared, since it keeps what they are computed from.
 
     Attributes:
-        name: What it scores, for tables and file names.
         primary: The key of the score that selects checkpoints.
         found: The findings of the last encoder; None at first.
     """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 - described above
 
     primary: str
     found: Sequence[Finding] | None
@@ -169,7 +165,7 @@ def require_distinct(findings: Sequence[Finding]) -> None:
     names = [finding.name for finding in findings]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two sets of rows are named {twice!r}\nfix: give the evaluators different names: name=...")
+        raise UserError(f"two sets of rows are named {twice!r}\nfix: give the evaluators names of their own: name=...")
 
 
 def scores(findings: Sequence[Finding]) -> dict[str, float]:

@@ -83,8 +83,8 @@ def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
             settings["seeds"] = [seed]
         found.append(
             EvalResult(
-                task_type="semantic-similarity" if is_sts else task["kind"],
-                task_name="Semantic Similarity" if is_sts else str(task["kind"]).replace("-", " ").title(),
+                task_type="semantic-similarity" if is_sts else str(task["kind"]).replace(" ", "-"),
+                task_name="Semantic Similarity" if is_sts else str(task["kind"]).title(),
                 dataset_type=str(task.get("task") or name).lower(),
                 dataset_name=name,
                 dataset_split=task.get("split"),

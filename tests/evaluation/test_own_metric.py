@@ -1,0 +1,102 @@
+"""Evaluators through everything that takes them: evaluate, compare, reports, the card, a recipe, the table of a run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import cse
+from cse import cli
+from cse.encoder.model import Encoder
+from cse.evaluation import Triplets
+from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.results import Scored
+from cse.publish.card import scores as card
+from tests.evaluation.test_several import Numbers
+from tests.runs import metrics, write_recipe, write_triplets
+
+TRIPLETS = [(f"a cat {i}", *([f"a cat {i * 3}", f"red moon {i * 7}"][:: 1 if i % 3 else -1])) for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_bert, tmp_path_factory):
+    """Two checkpoints, as folders."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, pooler in (("one", "mean"), ("two", "cls")):
+        Encoder(tiny_bert, pooler=pooler).save(folder / name)
+    return str(folder / "one"), str(folder / "two")
+
+
+def evaluators():
+    return [Triplets(TRIPLETS, precision="fp32"), Numbers(), "sts-mini-dev"]
+
+
+def test_lists_of_evaluators_and_tasks(checkpoints, tmp_path):
+    found = cse.evaluate(checkpoints[0], evaluators(), precision="fp32", out=tmp_path / "one.json")
+    encoder = Encoder.load(checkpoints[0])
+    assert found.scores == {
+        "sts-mini-dev": pytest.approx(STSEvaluator(precision="fp32")(encoder)["dev"]),
+        "rows": Triplets(TRIPLETS, precision="fp32")(encoder)["accuracy"],
+        "Numbers": 3.0,
+    }
+    task = json.loads((tmp_path / "one.json").read_text())["tasks"]["rows"]
+    assert (task["kind"], task["metric"], task["n"], task["unit"]) == ("triplets", "accuracy", 30, "triplets")
+    low, high = task["interval"]
+    assert low < task["value"] < high
+    read = Scored.read(tmp_path / "one.json")
+    assert set(read.findings) == {"sts-mini-dev", "rows"}
+    assert (read.findings["rows"].arrays["right"] == found.findings["rows"].arrays["right"]).all()
+    assert found.results["average"]["value"] is None  # of different metrics
+
+
+def test_two_results_files_are_compared_without_the_models(checkpoints, tmp_path, capsys):
+    for path, out in zip(checkpoints, ("one.json", "two.json"), strict=True):
+        cse.evaluate(path, Triplets(TRIPLETS, precision="fp32"), out=tmp_path / out)
+    one, two = (str(tmp_path / f"{name}.json") for name in ("one", "two"))
+    assert cli.main(["eval", "compare", one, two, "--out", str(tmp_path / "difference.json")]) == 0
+    found = json.loads((tmp_path / "difference.json").read_text())["differences"]["rows"]
+    a, b = (Scored.read(tmp_path / f"{name}.json").findings["rows"] for name in ("one", "two"))
+    assert (found["metric"], found["n"], found["difference"]) == ("accuracy", 30, b.value - a.value)
+    assert "accuracy × 100, B - A" in capsys.readouterr().out
+
+
+def test_reports_and_cards_show_any_metric(checkpoints, tmp_path, capsys):
+    for path, out in zip(checkpoints, ("one", "two"), strict=True):
+        cse.evaluate(path, Triplets(TRIPLETS, precision="fp32"), out=tmp_path / "runs" / out / "results.json")
+    assert cli.main(["eval", "report", str(tmp_path / "runs")]) == 0
+    text = (tmp_path / "runs" / "report.md").read_text()
+    assert "accuracy × 100, `rows`" in text
+    (row,) = card.others(json.loads((tmp_path / "runs" / "one" / "results.json").read_text()))
+    assert (row["task"], row["metric"], row["n"]) == ("rows", "accuracy", "30 triplets")
+
+
+def test_one_of_several_selects_the_checkpoint_of_a_recipe(checkpoints, tmp_path, capsys):
+    rows = tmp_path / "dev.jsonl"
+    names = ("premise", "entailment", "contradiction")
+    rows.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in TRIPLETS))
+    own = {"class_path": "cse.evaluation.Triplets", "init_args": {"data": str(rows), "precision": "fp32"}}
+    general = {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"precision": "fp32"}}
+    several = {"evaluators": {"domain": own, "general": general}, "primary": "domain"}
+    recipe = write_recipe(
+        tmp_path,
+        "Triplets",
+        {"path": str(write_triplets(tmp_path))},
+        {"backbone": checkpoints[0]},
+        trainer={"max_steps": 4, "compare_initial": "always"},
+        evaluator={"class_path": "cse.evaluation.Several", "init_args": several},
+    )
+    assert cli.main(["train", recipe, "--run-dir", str(tmp_path / "run")]) == 0
+    log = metrics(tmp_path / "run")
+    assert all(line["dev"] == line["domain/accuracy"] and "general/sts-mini-dev" in line for line in log)
+    parts = {
+        (row["part"], row["task"]): row for row in json.loads((tmp_path / "run" / "helped.json").read_text())["rows"]
+    }
+    assert parts["dev", "domain"]["metric"] == "accuracy"
+    assert parts["dev", "domain"]["interval"] is not None
+    assert parts["other", "general"]["metric"] == "spearman"
+    assert ("general", "average") in parts
+    resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert resolved["evaluator"]["init_args"]["primary"] == "domain"
+    assert "dev: domain accuracy" in capsys.readouterr().out
