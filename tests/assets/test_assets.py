@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import zipfile
+from collections import Counter
 
 import pytest
 
@@ -147,6 +148,14 @@ def test_triplets_mini_is_shipped():
     assert len(lines) > 300
     assert {line.count("\t") for line in lines} == {3}
     assert all(0 <= float(line.rsplit("\t", 1)[1]) <= 1 for line in lines[1:])
+
+
+def test_labels_mini_is_shipped():
+    lines = assets.resolve("asset:labels-mini").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "text\tlabel"
+    assert {line.count("\t") for line in lines} == {1}
+    assert len({line.split("\t")[0] for line in lines}) == 241
+    assert {n for n in Counter(line.split("\t")[1] for line in lines[1:]).values()} == {20}
 
 
 @pytest.mark.parametrize(

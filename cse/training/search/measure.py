@@ -64,7 +64,7 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
 def _fitting(recipe: Recipe, there: Sequence[str], data: str) -> Recipe:
     """The recipe, if the data have the columns that it reads. A file of lines has one column, whatever its name."""
     options = vars(recipe.config.data.init_args)
-    single = [options[name] for name in ("column", "score_column") if options.get(name) is not None]
+    single = [options[name] for name in ("column", "score_column", "label_column") if options.get(name) is not None]
     asked = [*(options.get("columns") or ()), *single]
     absent = [c for c in asked if (c >= len(there) if isinstance(c, int) else c not in there)]
     if absent if there else asked[1:]:
