@@ -75,6 +75,7 @@ class Objective(nn.Module, ABC):
         contrasts: Whether the other rows of a batch serve as negatives.
         uses_views: Whether `forward` reads `views`. If not, the batch's views are not encoded, and `views` is empty.
         weighs_rows: Whether the loss honors `Batch.weight`: a row of weight 2 counts as two rows.
+        encodes_views: Whether `forward` encodes the views itself, with the encoder's heads.
     """
 
     requires: frozenset[str] = frozenset()
@@ -82,14 +83,16 @@ class Objective(nn.Module, ABC):
     contrasts: bool = True
     uses_views: bool = True
     weighs_rows: bool = False
+    encodes_views: bool = False
 
     def inherit_flags(self, *terms: Objective) -> None:
-        """Set the five flags to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
+        """Set the six flags to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
         self.requires = frozenset().union(*(term.requires for term in terms))
         self.cacheable = all(term.cacheable for term in terms)
         self.contrasts = any(term.contrasts for term in terms)
         self.uses_views = any(term.uses_views for term in terms)
         self.weighs_rows = all(term.weighs_rows for term in terms)
+        self.encodes_views = any(term.encodes_views for term in terms)
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cse.encoder.depth import find_layers
 from cse.errors import UserError
 
 
@@ -71,10 +72,9 @@ def first_layer(model: nn.Module) -> nn.Module:
     Raises:
         UserError: The backbone has no list of its layers.
     """
+    if (found := find_layers(model)) is not None:
+        return found[1][0]
     config: Any = model.config
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
-            return module[0]
     raise UserError(
         f"encoder.dropout.token_cutoff and feature_cutoff: a {config.model_type} backbone has no list of its layers\n"
         "fix: set both to 0, or use another backbone"

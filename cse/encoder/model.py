@@ -156,6 +156,11 @@ class Encoder(nn.Module):
         return int(self.backbone.config.hidden_size)
 
     @property
+    def depth(self) -> int:
+        """N, the number of the backbone's layers."""
+        return int(self.backbone.config.num_hidden_layers)
+
+    @property
     def dim(self) -> int:
         """D, the size of an exported vector."""
         sizes = [m.linear.out_features for m in self.post if isinstance(m, Dense)]
@@ -181,6 +186,20 @@ class Encoder(nn.Module):
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
         embedding = self.post(self.passes.rows(input_ids, attention_mask))
         return EncoderOutput(embedding, self.head(embedding))
+
+    def layer_embeddings(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[EncoderOutput]:
+        """Encode n rows of token ids (n, L) in one pass, as the encoder cut after each of `layers` would.
+
+        Layer 0 is the output of the embeddings, and layer N (`depth`) gives what `forward` gives. An encoder is cut by
+        its argument `layers`.
+
+        Raises:
+            ValueError: There is no such layer.
+        """
+        if wrong := [layer for layer in layers if not 0 <= layer <= self.depth]:
+            raise ValueError(f"layers has {wrong[0]}, but {self.source} has the layers 0 to {self.depth}")
+        embeddings = [self.post(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
+        return [EncoderOutput(embedding, self.head(embedding)) for embedding in embeddings]
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
@@ -275,7 +294,7 @@ class Encoder(nn.Module):
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
         parts = [
-            f"{self.source} {self.backbone.config.num_hidden_layers} layers",
+            f"{self.source} {self.depth} layers",
             f"dim {self.dim}",
             f"pooler {self.pooler}",
         ]
@@ -299,7 +318,7 @@ class Encoder(nn.Module):
             modules=module_list(first, self.pooler, post),
             pooler=self.pooler,
             width=self.hidden_size,
-            depth=int(self.backbone.config.num_hidden_layers),
+            depth=self.depth,
             bidirectional=bidirectional,
             weights="fp32" if self.weights == "fp32" else "bf16",
             max_length=self.max_length,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cse.encoder.adapter import Adapter
 from cse.encoder.cutoff import Cutoff
+from cse.encoder.depth import cut_states
 from cse.encoder.dropout import Dropout, has_dropout
 from cse.encoder.fast import enabled
 from cse.encoder.fast.batching import chunk_overhead, length_chunks, token_budget_batches
@@ -44,6 +45,7 @@ class Passes:
         dropout: What is dropped from the embedded text, in training.
         training: Whether anything is dropped.
         recomputes: Whether layers are computed again in the backward pass of training.
+        every_layer: Whether the states of all layers are kept, even if the pooler does not read them.
     """
 
     backbone: PreTrainedModel
@@ -53,6 +55,7 @@ class Passes:
     dropout: Dropout
     training: bool
     recomputes: bool
+    every_layer: bool = False
 
     @property
     def cutoff(self) -> Cutoff:
@@ -72,6 +75,20 @@ class Passes:
             rows.append(index)
             parts.append(self.pooled(*sub_batch))
         return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def rows_by_layer(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Pooled vectors (n, H) of rows of token ids (n, L) after each of `layers`, in one pass; see `cut_states`."""
+        every, pool = replace(self, every_layer=True), get_pooler(self.pooler)
+        rows, parts = [], []
+        for index, sub_batch in every._sub_batches(input_ids, attention_mask):
+            rows.append(index)
+            mask = sub_batch[1]
+            with every._changed(mask):
+                states = every._states(*sub_batch)
+            cut = (self._in_float(cut_states(self.backbone, states, layer)) for layer in layers)
+            parts.append([pool(seen, mask) for seen in cut])
+        order = torch.cat(rows).argsort()
+        return [torch.cat(one)[order] for one in zip(*parts, strict=True)]
 
     def batches(
         self,
@@ -122,7 +139,7 @@ class Passes:
         words: Tensor | None = None,
         prefix: SharedPrefix | None = None,
     ) -> Sequence[Tensor]:
-        """The states that the pooler reads: at least the last layer's, at most all, each (n, L, H).
+        """The states that the pooler reads, at least the last layer's, at most all, each (n, L, H).
 
         Args:
             input_ids: (n, L), ids of the vocabulary, or rows of `words` if that is given.
@@ -130,15 +147,22 @@ class Passes:
             words: (U, E), the embeddings of the distinct tokens of the whole batch.
             prefix: The prefix that all rows share, if it was read already.
         """
+        return self._in_float(self._states(input_ids, attention_mask, words, prefix))
+
+    def _states(
+        self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None, prefix: SharedPrefix | None
+    ) -> Sequence[Tensor]:
         if prefix is not None:
-            states = shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
-        else:
-            output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
-            states = output.hidden_states or (output.last_hidden_state,)
+            return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
+        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
+        states: Sequence[Tensor] = output.hidden_states or (output.last_hidden_state,)
+        return states
+
+    def _in_float(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         return states if self.weights == "fp32" else [state.float() for state in states]  # heads are in float32
 
     def _layers(self) -> dict[str, bool]:
-        return {"output_hidden_states": True} if self.pooler in NEEDS_ALL_LAYERS else {}
+        return {"output_hidden_states": True} if self.every_layer or self.pooler in NEEDS_ALL_LAYERS else {}
 
     def prefix(self, rows: Sequence[list[int]]) -> SharedPrefix | None:
         """The states of the prefix that all rows of token ids share, if sharing them is exact and saves time."""
@@ -185,13 +209,19 @@ class Passes:
         prefix: SharedPrefix | None = None,
     ) -> Tensor:
         """Pooled vectors (n, H) of the rows that `hidden_states` takes."""
+        with self._changed(attention_mask):
+            states = self.hidden_states(input_ids, attention_mask, words, prefix)
+        return get_pooler(self.pooler)(states, attention_mask)
+
+    @contextmanager
+    def _changed(self, attention_mask: Tensor) -> Iterator[None]:
+        """Within, the backbone leaves out what the pooler does not read, and cuts off what training cuts off."""
         # The hook of `only_first_token` is gone when the backward pass computes the layer again.
         first = self.pooler == "cls" and not (self.training and self.recomputes)
         first_only = only_first_token(self.backbone) if first else nullcontext()
         cut = self.cutoff.on(self.backbone, attention_mask) if self.training and self.cutoff else nullcontext()
         with first_only, cut:
-            states = self.hidden_states(input_ids, attention_mask, words, prefix)
-        return get_pooler(self.pooler)(states, attention_mask)
+            yield
 
     def cannot_recompute(self) -> str:
         """Why layers cannot be computed again in the backward pass; empty if they can."""

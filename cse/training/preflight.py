@@ -54,7 +54,8 @@ def _of_mixture(run: Run) -> Iterator[str]:
             "and a batch of a mixture has texts of one source\n"
             "fix: remove negatives, and mine those of a source into a file before training: cse mine"
         )
-    trained = [source for source in sources(run).values() if source.objective.uses_views]
+    objectives = [source.objective for source in sources(run).values()]
+    trained = any(objective.uses_views or objective.encodes_views for objective in objectives)
     if not trained and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
         name = type(run.objective).__name__
         yield (

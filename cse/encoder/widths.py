@@ -1,0 +1,51 @@
+"""The first dimensions of a vector: which widths one may ask for, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cse.errors import UserError
+
+HALVINGS = 3  # of the widths of a model that names none: down to an eighth
+
+
+def halves(dim: int) -> list[int]:
+    """D and its halves, down to an eighth: 256, 128, 64, 32."""
+    return list(dict.fromkeys(max(1, dim >> i) for i in range(HALVINGS + 1)))
+
+
+def parse(text: str, option: str = "--dimensions") -> list[int]:
+    """Widths from a command line: `256,128,64`.
+
+    Raises:
+        UserError: A part is not an integer above 0, or occurs twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} is {text!r}\nfix: give integers of 1 or more, separated by commas, such as 256,64")
+    found = [int(part) for part in parts]
+    check(found, option=option)
+    return found
+
+
+def check(dimensions: Sequence[int], dim: int | None = None, *, option: str) -> None:
+    """Raise unless these are widths of a vector, each given once; their order does not matter.
+
+    Args:
+        dimensions: The widths.
+        dim: D, the size of a whole vector, if it is known.
+        option: The name of the option that gave them, for the error message.
+
+    Raises:
+        UserError: A width is not an integer from 1 to D, or occurs twice, or there is none.
+    """
+    most = "integers of 1 or more" if dim is None else f"integers from 1 to {dim}"
+    if not dimensions:
+        raise UserError(f"{option} names no width\nfix: give {most}")
+    for width in dimensions:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise UserError(f"{option} has {width!r}, which is not a width\nfix: give {most}")
+        if dim is not None and width > dim:
+            raise UserError(f"{option} has {width}, but the vectors have {dim} dimensions\nfix: give {most}")
+        if list(dimensions).count(width) > 1:
+            raise UserError(f"{option} has {width} twice\nfix: give every width once")

@@ -1,0 +1,128 @@
+"""Adaptive layers: 2D Matryoshka Sentence Embeddings (Li et al., 2024, arXiv:2402.14776), the part over layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, EncoderOutput, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_at_least
+from cse.interfaces import Objective, StepContext
+from cse.objectives.matryoshka import check_head, check_term, draw
+
+LayerWeighting = Literal["uniform", "linear", "log"]
+
+
+class AdaptiveLayer(Objective):
+    """An objective's loss on the last layer and on earlier ones, which also learn from the last.
+
+        L = w_last L(N) + sum_{l in S} [ w_prior w(l) L(l) / |S| + w_kl t KL( p_N || p_l ) ]
+        p_l = softmax(z_l / t) over the channels of a vector; the gradient of p_N is stopped
+
+    Section 3 of the paper, in the form of sentence-transformers. S are layers below N, drawn anew in each step; layer 0
+    is the output of the embeddings. The divergence is the mean over all views, those of heavier rows counting more if
+    rows have weights; it is not divided by |S|. Users may then train or load the encoder with fewer `layers`.
+
+    Args:
+        term: The objective. It must have no weights of its own.
+        layers_per_step: |S|, the number of earlier layers in a step (paper: 1). None: all; 0: the last layer alone.
+        last_weight: w_last (1).
+        prior_weight: w_prior (1).
+        kl_weight: w_kl (1).
+        kl_temperature: t, >= 0 (0.3); 0 leaves the divergence out.
+        layer_weighting: w(l): `uniform` 1, `linear` 1 / (1 + l), `log` 1 / (1 + ln(1 + l)).
+
+    Raises:
+        UserError: An argument is out of range, or the objective has a head of its own.
+
+    Deviations:
+        An earlier layer's vector is that of the encoder cut after it, so the final norm of a causal backbone is
+        applied. sentence-transformers pools the states before the norm.
+
+    Source: sentence-transformers 6.2.0, losses/adaptive_layer.py, AdaptiveLayerLoss.
+    """
+
+    def __init__(
+        self,
+        *,
+        term: Objective,
+        layers_per_step: int | None = 1,
+        last_weight: float = 1.0,
+        prior_weight: float = 1.0,
+        kl_weight: float = 1.0,
+        kl_temperature: float = 0.3,
+        layer_weighting: LayerWeighting = "uniform",
+    ) -> None:
+        super().__init__()
+        require_at_least(0, "objective", layers_per_step=layers_per_step, kl_temperature=kl_temperature)
+        require_at_least(0, "objective", last_weight=last_weight, prior_weight=prior_weight, kl_weight=kl_weight)
+        self.term, self.layers_per_step = term, layers_per_step
+        self.last_weight, self.prior_weight, self.kl_weight = last_weight, prior_weight, kl_weight
+        self.kl_temperature, self.layer_weighting = kl_temperature, layer_weighting
+        self.inherit_flags(term)
+        self.cacheable, self.uses_views, self.encodes_views = False, False, True
+
+    def setup(self, encoder: Encoder) -> None:
+        """Set up the objective."""
+        check_term(self.term, "AdaptiveLayer")
+        self.term.setup(encoder)
+        check_head(self.term, "AdaptiveLayer")
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The weighted sum over layers, its parts, and the metrics of the last layer."""
+        layers = draw(ctx.encoder.depth, self.layers_per_step, ctx.generator)
+        ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
+        last, *prior = ctx.encoder.layer_embeddings(ids, mask, [ctx.encoder.depth, *layers])
+        whole, teacher = self._on(last, batch, ctx)
+        loss, parts = self.last_weight * whole.loss, {"last_loss": whole.loss.detach()}
+        for layer, output in zip(layers, prior, strict=True):
+            own, student = self._on(output, batch, ctx)
+            loss = loss + self.prior_weight * layer_weight(self.layer_weighting, layer) * own.loss / len(layers)
+            parts["prior_loss"] = parts.get("prior_loss", 0.0) + own.loss.detach() / len(layers)
+            if self.kl_temperature > 0:
+                t = self.kl_temperature
+                divergence = channel_divergence(teacher.detach(), student, t, view_weight(batch, teacher))
+                loss = loss + self.kl_weight * t * divergence
+                parts["kl"] = parts.get("kl", 0.0) + divergence.detach() / len(layers)
+        return LossOutput(loss, parts | dict(whole.metrics))
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Tell the objective."""
+        self.term.after_step(ctx)
+
+    def _on(self, output: EncoderOutput, batch: Batch, ctx: StepContext) -> tuple[LossOutput, Tensor]:
+        """The objective on one layer's vectors, and the projected vectors (B, V, D') of all processes."""
+        projected = ctx.gather(output.projected.unflatten(0, (-1, batch.views)))  # (B, V, D')
+        embedding = ctx.gather(output.embedding.unflatten(0, (-1, batch.views)))  # (B, V, D)
+        found: LossOutput = self.term(Views.split(projected, embedding, batch.num_positives), batch, ctx)
+        return found, projected
+
+
+def layer_weight(weighting: LayerWeighting, layer: int) -> float:
+    """w(l)."""
+    return {"uniform": 1.0, "linear": 1 / (1 + layer), "log": 1 / (1 + math.log(1 + layer))}[weighting]
+
+
+def channel_divergence(teacher: Tensor, student: Tensor, temperature: float, weight: Tensor) -> Tensor:
+    """KL( softmax(teacher / t) || softmax(student / t) ) over the channels of vectors (B, V, D').
+
+    Returns:
+        The mean over views, weighted by `weight` (B, V); 0 if all weights are 0.
+    """
+    wide = torch.float64 if teacher.dtype == torch.float64 else torch.float32
+    log_p, log_q = ((part / temperature).log_softmax(-1, dtype=wide) for part in (teacher, student))
+    each = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, V)
+    total = weight.sum()
+    return (each * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def view_weight(batch: Batch, like: Tensor) -> Tensor:
+    """(B, V) the weight of each view's row; 0 where a row has no such view."""
+    weight = torch.ones(like.shape[:2], dtype=torch.float32, device=like.device)
+    if batch.view_mask is not None:
+        weight = weight * batch.view_mask
+    return weight if batch.weight is None else weight * batch.weight[:, None]

@@ -1,0 +1,136 @@
+"""Matryoshka representation learning (Kusupati et al., NeurIPS 2022, arXiv:2205.13147) over any objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder import widths
+from cse.encoder.model import Encoder
+from cse.errors import UserError, require_at_least
+from cse.interfaces import Objective, StepContext
+
+
+class Matryoshka(Objective):
+    """The sum of an objective's losses on the first m dimensions of the vectors, for several m.
+
+        L = sum_m c_m L( z[:m] / |z[:m]| )
+
+    Equation 1 of the paper. Users may then keep the first m dimensions of an exported vector. Vectors are scaled to
+    unit length after the cut, which objectives of cosines do not notice.
+
+    Args:
+        term: The objective. It must have no weights of its own.
+        dimensions: The widths m. None: D, D/2, D/4 and D/8, for vectors of D dimensions.
+        weights: c, one per width, >= 0. None: 1 for all (paper: 1; the sum is not divided by the number of widths).
+        dimensions_per_step: This many widths are drawn anew in each step, from all of them, D included. None: all.
+
+    Raises:
+        UserError: A width or weight is out of range, the objective has a head, or the encoder has one in training only,
+            so that the dimensions that are trained would not be those that are exported.
+
+    Source: sentence-transformers 6.2.0, losses/matryoshka.py, MatryoshkaLoss.
+    """
+
+    def __init__(
+        self,
+        *,
+        term: Objective,
+        dimensions: list[int] | None = None,
+        weights: list[float] | None = None,
+        dimensions_per_step: int | None = None,
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "objective", dimensions_per_step=dimensions_per_step)
+        if dimensions is not None:
+            widths.check(dimensions, option="objective.dimensions")
+        if weights is not None:
+            require_at_least(0, "objective", **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
+        self.term, self.dimensions, self.weights = term, dimensions, weights
+        self.dimensions_per_step = dimensions_per_step
+        self._check_weights()
+        self.inherit_flags(term)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Set up the objective, and choose the widths if none are given."""
+        check_term(self.term, "Matryoshka")
+        if [*encoder.head.parameters()]:
+            raise UserError(
+                "objective Matryoshka trains the dimensions behind encoder.head, which is not exported\n"
+                "fix: --encoder.export_head=true, or --encoder.head=none"
+            )
+        self.dimensions = widths.halves(encoder.dim) if self.dimensions is None else self.dimensions
+        widths.check(self.dimensions, encoder.dim, option="objective.dimensions")
+        self._check_weights()
+        self.term.setup(encoder)
+        check_head(self.term, "Matryoshka")
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The weighted sum over widths, the loss of each, and the metrics of the widest."""
+        assert self.dimensions is not None  # setup chose them
+        weights = self.weights or [1.0] * len(self.dimensions)
+        chosen = draw(len(self.dimensions), self.dimensions_per_step, ctx.generator)
+        outputs = {i: self.term(first_dimensions(views, self.dimensions[i]), batch, ctx) for i in chosen}
+        loss = torch.stack([weights[i] * output.loss for i, output in outputs.items()]).sum()
+        metrics = {f"loss_{self.dimensions[i]}": output.loss.detach() for i, output in outputs.items()}
+        widest = max(outputs, key=lambda i: self.dimensions[i] if self.dimensions else 0)
+        return LossOutput(loss, metrics | dict(outputs[widest].metrics))
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Tell the objective."""
+        self.term.after_step(ctx)
+
+    def _check_weights(self) -> None:
+        if None not in (self.weights, self.dimensions) and len(self.weights or ()) != len(self.dimensions or ()):
+            raise UserError(
+                f"objective.weights has {len(self.weights or ())} entries for the widths {self.dimensions}\n"
+                "fix: give one weight per width"
+            )
+
+
+def first_dimensions(views: Views, width: int) -> Views:
+    """The views with their projected vectors cut to `width` dimensions and scaled to unit length."""
+    anchor, positive, negative = (
+        F.normalize(part[..., :width], dim=-1) for part in (views.anchor, views.positive, views.negative)
+    )
+    return Views(anchor, positive, negative, views.embedding)
+
+
+def draw(count: int, some: int | None, generator: torch.Generator | None) -> Sequence[int]:
+    """`some` of the numbers 0 .. count - 1, in the order of the draw; all of them in order, and no draw, for None."""
+    if some is None or some >= count:
+        return range(count)
+    return [int(i) for i in torch.randperm(count, generator=generator)[:some]]
+
+
+def check_term(term: Objective, wrapper: str) -> None:
+    """Raise unless an objective compares the vectors of views that it is given.
+
+    Raises:
+        UserError: It does not; the message names it.
+    """
+    if not term.uses_views:
+        name = type(term).__name__
+        inside = f"put {wrapper} inside of {name}" if term.encodes_views else f"add {name} beside it by WeightedSum"
+        raise UserError(
+            f"objective.term of {wrapper} is {name}, which does not read the vectors that {wrapper} gives it\n"
+            f"fix: {inside}, or wrap another objective, such as SimCSE"
+        )
+
+
+def check_head(term: Objective, wrapper: str) -> None:
+    """Raise if an objective, after its setup, has weights of its own, which are made for whole last-layer vectors.
+
+    Raises:
+        UserError: It has; the message names it, even if it is a term within.
+    """
+    heads = [m for m in term.modules() if isinstance(m, Objective) and any(p.requires_grad for p in m.parameters())]
+    if heads:
+        name = type(heads[-1]).__name__
+        raise UserError(
+            f"objective.term of {wrapper} is or contains {name}, which has a head of its own\n"
+            f"fix: wrap an objective without a head, such as SimCSE; WeightedSum can add {name} beside {wrapper}"
+        )

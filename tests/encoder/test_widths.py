@@ -1,0 +1,42 @@
+"""Which widths of a vector one may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from cse.encoder import widths
+from cse.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("dim", "want"), [(256, [256, 128, 64, 32]), (576, [576, 288, 144, 72]), (5, [5, 2, 1]), (1, [1])]
+)
+def test_halves_by_pencil(dim, want):
+    assert widths.halves(dim) == want
+
+
+def test_a_list_in_any_order():
+    assert widths.parse("64, 32,256") == [64, 32, 256]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-4", "64,", "64;32", "x", "1.5", "64,64"])
+def test_what_is_not_a_list_of_widths(text):
+    with pytest.raises(UserError, match=r"--dimensions .*\nfix: give"):
+        widths.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "said"),
+    [
+        ([], "names no width"),
+        ([0], "has 0, which is not a width"),
+        ([True], "has True, which"),
+        ([2.5], "has 2.5, which"),
+        ([17], "has 17, but the vectors have 16 dimensions"),
+        ([4, 4], "has 4 twice"),
+    ],
+)
+def test_bad_widths_are_named(dimensions, said):
+    with pytest.raises(UserError, match=said):
+        widths.check(dimensions, 16, option="objective.dimensions")
+    widths.check([16, 1], 16, option="objective.dimensions")

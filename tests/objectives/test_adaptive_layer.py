@@ -1,0 +1,203 @@
+"""Losses on several layers, against sentence-transformers, by pencil and in their limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Batch, EncoderOutput, Views
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.poolers import get_pooler
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives import adaptive_layer, matryoshka
+from cse.objectives.adaptive_layer import AdaptiveLayer, channel_divergence, layer_weight, view_weight
+from cse.objectives.claif import CLAIF
+from cse.objectives.matryoshka_2d import Matryoshka2d
+from cse.objectives.simcse import SimCSE
+from cse.seeding import torch_rng
+from tests.models import save_tiny
+from tests.objectives.helpers import Case, batch_of, close, settings
+from tests.objectives.test_matryoshka import inner
+
+
+def contract_case(backbone):
+    return Case({"term": SimCSE(), "layers_per_step": 1, "kl_weight": 0.7, "layer_weighting": "log"})
+
+
+class Layered:
+    """Stands for an encoder whose hidden states are known: (V, layers, B, L, C), or vectors without L."""
+
+    def __init__(self, states, pooler="mean", mask=None):
+        self.states, self.depth, self.asked = states, states.shape[1] - 1, []
+        self.pool, self.mask = get_pooler(pooler), mask
+
+    def layer_embeddings(self, input_ids, attention_mask, layers):
+        self.asked.append(list(layers))
+        rows = self.states.permute(2, 0, 1, *range(3, self.states.dim())).flatten(0, 1)  # (B V, layers, ...)
+        mask = None if self.mask is None else self.mask.transpose(0, 1).flatten(0, 1)
+        vectors = [rows[:, i] if mask is None else self.pool([rows[:, i]], mask) for i in layers]
+        return [EncoderOutput(v, v) for v in vectors]
+
+
+def result(objective, encoder, generator=None, **fields):
+    views, _, size = encoder.states.shape[:3]
+    batch = batch_of(size, views, **fields)
+    empty = torch.zeros(size, views, 0)
+    return objective(Views.split(empty, empty, 1), batch, StepContext(encoder=encoder, generator=generator))
+
+
+def draws(case):
+    """The layers that a case draws, and the widths of each pass, in the order of its calls."""
+    some_dims = 0 < case.get("dims_per_step", -1) < len(case.get("dims", []))
+    some_layers = 0 < case["layers_per_step"] < case["N"]
+    samples = [list(sample) for sample in case["samples"]]
+    layers = samples.pop(1 if some_dims else 0) if some_layers else None
+    return layers, samples
+
+
+def built(case):
+    per_step = {name: case[name] if case[name] >= 0 else None for name in ("layers_per_step",)}
+    options = per_step | {
+        "last_weight": case["last_weight"],
+        "prior_weight": case["prior_weight"],
+        "kl_weight": case["kl_weight"],
+        "kl_temperature": case["kl_temperature"],
+        "layer_weighting": case["layer_weighting"],
+    }
+    if "dims" not in case:
+        return AdaptiveLayer(term=inner(case), **options)
+    options |= {"dimensions": case["dims"], "weights": case["dim_weights"]}
+    options["dimensions_per_step"] = case["dims_per_step"] if case["dims_per_step"] > 0 else None
+    return Matryoshka2d(term=inner(case), **options)
+
+
+def test_every_case_of_sentence_transformers(oracles, monkeypatch):
+    cases = {name: case for name, case in settings(oracles, "adaptive_layer").items() if "loss" in case}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"adaptive_layer_{name}.npz")
+        states = torch.tensor(data["hs"]).requires_grad_()
+        layers, widths = draws(case)
+        if layers is not None:
+            monkeypatch.setattr(adaptive_layer, "draw", lambda *_, layers=layers: layers)
+        if widths:
+            monkeypatch.setattr(matryoshka, "draw", lambda *_, widths=widths: widths.pop(0))
+        fields = {"score": torch.tensor(data["score"])} if "score" in data else {}
+        encoder = Layered(states, case["pooler"], torch.tensor(data["mask"]))
+        output = result(built(case), encoder, **fields)
+        monkeypatch.undo()
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
+        close(states.grad, data["grad_hs"])
+
+
+def test_by_pencil():
+    """One scored pair of two channels: cosine 1 on the last layer, 0 on layer 0; the divergence by hand."""
+    last, first = [[2.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]
+    states = torch.tensor([[[first[v]], [last[v]]] for v in range(2)])  # (V, layers, B, C)
+    objective = AdaptiveLayer(term=CLAIF(), last_weight=2.0, prior_weight=3.0, kl_weight=5.0, kl_temperature=0.5)
+    output = result(objective, Layered(states), score=torch.tensor([0.25]))
+
+    def divergence(p_vector, q_vector, t=0.5):
+        p, q = ([math.exp(x / t) / sum(math.exp(y / t) for y in v) for x in v] for v in (p_vector, q_vector))
+        return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+    kl = (divergence(last[0], first[0]) + divergence(last[1], first[1])) / 2
+    assert output.loss.item() == pytest.approx(2 * 0.75**2 + 3 * 0.25**2 + 5 * 0.5 * kl)
+    assert {name: value.item() for name, value in output.metrics.items()} == pytest.approx(
+        {"last_loss": 0.75**2, "prior_loss": 0.25**2, "kl": kl, "rmse": 0.75}
+    )
+
+
+def test_weights_of_layers_by_pencil():
+    assert [layer_weight("uniform", layer) for layer in (0, 5)] == [1.0, 1.0]
+    assert [layer_weight("linear", layer) for layer in (0, 3)] == [1.0, 0.25]
+    assert [layer_weight("log", layer) for layer in (0, 1)] == [1.0, pytest.approx(1 / 1.693147)]
+
+
+def test_without_earlier_layers_it_is_the_objective():
+    states = torch.randn(2, 4, 5, 6, generator=torch_rng("states"))
+    encoder = Layered(states)
+    rows = states[:, -1].transpose(0, 1)
+    batch = batch_of(5, 2)
+    want = SimCSE()(Views.split(rows, rows, 1), batch, StepContext(encoder=None)).loss
+    assert result(AdaptiveLayer(term=SimCSE(), layers_per_step=0), encoder).loss == want
+    assert encoder.asked == [[3]]
+
+
+def test_layers_that_are_alike_do_not_diverge():
+    one = torch.randn(2, 1, 5, 6, generator=torch_rng("states"))
+    output = result(AdaptiveLayer(term=SimCSE(), layers_per_step=None), Layered(one.expand(-1, 4, -1, -1)))
+    assert output.metrics["kl"].item() == pytest.approx(0, abs=1e-7)
+    assert output.loss.item() == pytest.approx(2 * output.metrics["last_loss"].item())
+
+
+def test_the_last_layer_does_not_learn_from_the_divergence():
+    states = torch.randn(2, 2, 3, 4, generator=torch_rng("states")).requires_grad_()
+    only_kl = AdaptiveLayer(term=SimCSE(), last_weight=0.0, prior_weight=0.0)
+    result(only_kl, Layered(states)).loss.backward()
+    assert states.grad[:, 0].abs().max() > 1e-3
+    assert states.grad[:, 1].abs().max() == 0
+
+
+def test_views_that_do_not_exist_and_rows_without_weight_do_not_count():
+    teacher, student = torch.randn(2, 3, 4, generator=torch_rng("vectors")), torch.zeros(2, 3, 4)
+    ids = torch.zeros(2, 3, 1, dtype=torch.int64)
+    present = torch.tensor([[True, True, False], [True, True, True]])
+    batch = Batch(ids, torch.ones_like(ids), view_mask=present, weight=torch.tensor([2.0, 1.0]))
+    each = (
+        channel_divergence(teacher, student, 1.0, torch.eye(6)[0].view(2, 3)),
+        channel_divergence(teacher, student, 1.0, torch.eye(6)[1].view(2, 3)),
+    )
+    second = [channel_divergence(teacher, student, 1.0, torch.eye(6)[i].view(2, 3)) for i in (3, 4, 5)]
+    got = channel_divergence(teacher, student, 1.0, view_weight(batch, teacher))
+    assert got.item() == pytest.approx((2 * sum(each) + sum(second)).item() / 7)
+    assert channel_divergence(teacher, student, 1.0, torch.zeros(2, 3)).item() == 0
+
+
+def test_layers_are_drawn_from_the_step():
+    states = torch.randn(2, 5, 3, 4)
+    objective = AdaptiveLayer(term=SimCSE(), layers_per_step=2)
+    encoder = Layered(states)
+    for i in range(20):
+        result(objective, encoder, generator=torch_rng("step", i))
+    first, encoder.asked = encoder.asked, []
+    for i in range(20):
+        result(objective, encoder, generator=torch_rng("step", i))
+    assert encoder.asked == first
+    assert all(asked[0] == 4 and len(set(asked[1:])) == 2 for asked in first)
+    assert set().union(*(asked[1:] for asked in first)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_every_layer_learns(tiny_bert, tmp_path, kind):
+    """Also under LoRA in a causal backbone: the loss on layer 1 alone leaves the second layer as it is."""
+    folder = save_tiny(kind, tiny_bert, tmp_path)
+    encoder = Encoder(folder, pooler="mean", adapter=Lora() if kind == "llama" else None).train()
+    ids, mask = encoder.pad(encoder.tokenize(["the cat", "a dog", "the cat ran", "a mat"]))
+    batch = Batch(ids.view(2, 2, -1), mask.view(2, 2, -1))
+    objective = AdaptiveLayer(term=SimCSE(), layers_per_step=None, last_weight=0.0, kl_weight=0.0)
+    objective.setup(encoder)
+    empty = torch.zeros(2, 2, 0)
+    objective(Views.split(empty, empty, 1), batch, StepContext(encoder=encoder)).loss.backward()
+    moved = {n for n, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any("layers.0." in n or "layer.0." in n for n in moved)
+    assert not any("layers.1." in n or "layer.1." in n for n in moved)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"layers_per_step": -1}, "objective.layers_per_step is -1"),
+        ({"kl_temperature": -0.1}, "objective.kl_temperature is -0.1"),
+        ({"prior_weight": float("nan")}, "objective.prior_weight is nan"),
+    ],
+)
+def test_bad_arguments_are_named(options, said):
+    with pytest.raises(UserError, match=said):
+        AdaptiveLayer(term=SimCSE(), **options)

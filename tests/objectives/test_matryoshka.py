@@ -1,0 +1,158 @@
+"""Sums over widths, against sentence-transformers, by pencil and in their limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.objectives import matryoshka
+from cse.objectives.adaptive_layer import AdaptiveLayer
+from cse.objectives.claif import CLAIF
+from cse.objectives.cosent import CoSENT
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.matryoshka import Matryoshka, draw
+from cse.objectives.simcse import SimCSE
+from cse.objectives.weighted_sum import WeightedSum
+from cse.objectives.whitenedcse import WhitenedCSE
+from cse.seeding import torch_rng
+from tests.objectives.helpers import Case, close, run, settings
+
+
+def contract_case(backbone):
+    return Case({"term": SimCSE(), "dimensions": [16, 8, 3], "weights": [1.0, 0.5, 2.0], "dimensions_per_step": 2})
+
+
+def inner(case):
+    """The objective that an oracle's case wraps."""
+    kinds = {"mnrl": SimCSE, "cosent": CoSENT}
+    options = {"temperature": case["inner_temperature"]} if case["inner"] in kinds else {}
+    return kinds.get(case["inner"], CLAIF)(**options)
+
+
+def rows_of(data):
+    """Rows (B, V, D) of an oracle's arrays, whether a row's positive or negative is one vector or several."""
+    parts = [torch.tensor(data[name]) for name in ("anchor", "positive", "negative") if name in data]
+    parts = [part[:, None] if part.dim() == 2 else part for part in parts]
+    return torch.cat(parts, 1).requires_grad_(), [part.shape[1] for part in parts]
+
+
+def test_every_case_of_sentence_transformers(oracles, monkeypatch):
+    cases = {name: case for name, case in settings(oracles, "matryoshka").items() if "loss" in case}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"matryoshka_{name}.npz")
+        rows, sizes = rows_of(data)
+        some = case["dims_per_step"] if case["dims_per_step"] > 0 else None
+        if case["dims_used"] is not None:
+            used = [case["dims"].index(width) for width in case["dims_used"]]
+            monkeypatch.setattr(matryoshka, "draw", lambda *_, used=used: used)
+        objective = Matryoshka(
+            term=inner(case), dimensions=case["dims"], weights=case["weights"], dimensions_per_step=some
+        )
+        fields = {"score": torch.tensor(data["score"])} if "score" in data else {}
+        output = run(objective, rows, positives=sizes[1], **fields)
+        monkeypatch.undo()
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
+        for part, gradient in zip(("anchor", "positive", "negative"), rows.grad.split(sizes, 1), strict=False):
+            close(gradient, data[f"grad_{part}"].reshape(gradient.shape))
+
+
+def test_by_pencil():
+    """Two scored pairs: at width 1, the cosines are 1 and -1; at width 2, 1/sqrt(2) and 0."""
+    rows = torch.tensor([[[1.0, 1.0], [2.0, 0.0]], [[1.0, 1.0], [-1.0, 1.0]]])
+    objective = Matryoshka(term=CLAIF(), dimensions=[1, 2], weights=[1.0, 3.0])
+    output = run(objective, rows, score=torch.tensor([1.0, 0.0]))
+    at_1, at_2 = (0 + 1) / 2, ((1 - 1 / math.sqrt(2)) ** 2 + 0) / 2
+    assert output.loss.item() == pytest.approx(at_1 + 3 * at_2)
+    assert output.metrics["loss_1"].item() == pytest.approx(at_1)
+    assert output.metrics["loss_2"].item() == pytest.approx(at_2)
+    assert output.metrics["rmse"].item() == pytest.approx(math.sqrt(at_2))  # that of the widest
+
+
+def test_the_whole_width_alone_is_the_objective():
+    rows = torch.randn(6, 3, 8, generator=torch_rng("rows"), dtype=torch.float64)
+    want = run(SimCSE(), rows).loss.item()
+    assert run(Matryoshka(term=SimCSE(), dimensions=[8]), rows).loss.item() == pytest.approx(want, rel=1e-12)
+    terms = WeightedSum(terms=[SimCSE(), SimCSE(temperature=0.1)], weights=[1.0, 0.5])
+    assert run(Matryoshka(term=terms, dimensions=[8]), rows).loss.item() == pytest.approx(run(terms, rows).loss.item())
+
+
+def test_dimensions_behind_the_cut_do_not_matter():
+    rows = torch.randn(6, 2, 8, generator=torch_rng("rows"))
+    objective = Matryoshka(term=SimCSE(), dimensions=[4])
+    changed = torch.cat([rows[..., :4], torch.randn(6, 2, 4)], -1)
+    assert run(objective, changed).loss == run(objective, rows).loss
+    assert run(objective, rows).loss.item() == pytest.approx(run(SimCSE(), rows[..., :4]).loss.item(), rel=1e-6)
+
+
+def test_draws_come_from_the_step_and_the_whole_width_is_not_always_among_them():
+    assert list(draw(3, None, None)) == list(draw(3, 3, None)) == list(draw(3, 9, None)) == [0, 1, 2]
+    generator = torch_rng("draws")
+    before = generator.get_state()
+    draw(3, None, generator)
+    assert torch.equal(generator.get_state(), before)  # nothing is drawn where all are taken
+    drawn = [draw(4, 2, generator) for _ in range(200)]
+    assert all(len(set(some)) == 2 for some in drawn)
+    counts = np.bincount(np.concatenate(drawn), minlength=4)
+    assert (np.abs(counts - 100) < 30).all()  # 200 draws of 2 of 4: each 100 times, give or take 7
+    objective = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2], dimensions_per_step=1)
+    rows = torch.randn(4, 2, 8)
+    seen = [set(run(objective, rows, generator=torch_rng("step", i)).metrics) - {"skipped"} for i in range(30)]
+    assert set().union(*seen) == {"loss_8", "loss_4", "loss_2"}
+    assert all(len(one) == 1 for one in seen)
+    again = [set(run(objective, rows, generator=torch_rng("step", i)).metrics) - {"skipped"} for i in range(30)]
+    assert seen == again
+
+
+def test_widths_follow_the_encoder(tiny_bert):
+    objective = Matryoshka(term=SimCSE())
+    objective.setup(Encoder(tiny_bert))
+    assert objective.dimensions == [16, 8, 4, 2]
+    assert "dimensions=[16, 8, 4, 2]" in objective.describe()
+    with pytest.raises(UserError, match=r"objective.dimensions has 32, but the vectors have 16 dimensions"):
+        Matryoshka(term=SimCSE(), dimensions=[32, 8]).setup(Encoder(tiny_bert))
+    with pytest.raises(UserError, match=r"objective.weights has 2 entries for the widths \[16, 8, 4, 2\]"):
+        Matryoshka(term=SimCSE(), weights=[1.0, 2.0]).setup(Encoder(tiny_bert))
+
+
+def test_a_head_that_is_not_exported_is_refused(tiny_bert):
+    with pytest.raises(UserError, match=r"encoder.head, which is not exported"):
+        Matryoshka(term=SimCSE()).setup(Encoder(tiny_bert, head="mlp"))
+    Matryoshka(term=SimCSE()).setup(Encoder(tiny_bert, head="mlp", export_head=True))
+
+
+@pytest.mark.parametrize("wrapper", [Matryoshka, AdaptiveLayer])
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        (WhitenedCSE(), "is or contains WhitenedCSE, which has a head of its own"),
+        (WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1, 1]), "is or contains MaskedLM, which has a head"),
+        (MaskedLM(), "is MaskedLM, which does not read the vectors"),
+        (AdaptiveLayer(term=SimCSE()), "put .* inside of AdaptiveLayer"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_named(tiny_bert, wrapper, term, said):
+    with pytest.raises(UserError, match=said):
+        wrapper(term=term).setup(Encoder(tiny_bert))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dimensions": [0, 4]}, "objective.dimensions has 0"),
+        ({"dimensions": []}, "objective.dimensions names no width"),
+        ({"dimensions": [4, 4]}, "objective.dimensions has 4 twice"),
+        ({"dimensions": [4, 2], "weights": [1.0]}, "objective.weights has 1 entries"),
+        ({"dimensions": [4], "weights": [-1.0]}, r"objective.weights\[0\] is -1.0"),
+        ({"dimensions_per_step": 0}, "objective.dimensions_per_step is 0"),
+    ],
+)
+def test_bad_arguments_are_named(options, said):
+    with pytest.raises(UserError, match=said):
+        Matryoshka(term=SimCSE(), **options)
