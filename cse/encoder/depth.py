@@ -29,7 +29,7 @@ def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequen
     Args:
         model: The transformer.
         states: The embeddings' output, then each layer's, each (n, L, H).
-        layer: From 0, the embeddings, to N, the last layer.
+        layer: The number of the layer: 0 for the embeddings, N for the last layer.
     """
     if layer == len(states) - 1:
         return states

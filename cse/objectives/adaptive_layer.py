@@ -23,8 +23,8 @@ class AdaptiveLayer(Objective):
         L = w_last L(N) + sum_{l in S} [ w_prior w(l) L(l) / |S| + w_kl t KL( p_N || p_l ) ]
         p_l = softmax(z_l / t) over the channels of a vector; the gradient of p_N is stopped
 
-    Section 3 of the paper, in the form of sentence-transformers. S are layers below N, drawn anew in each step; layer 0
-    is the output of the embeddings. The divergence is the mean over all views, those of heavier rows counting more if
+    Section 3 of the paper, in the form of sentence-transformers. S are layers below N, drawn in each step; layer 0 is
+    the output of the embeddings. The divergence is the mean over all views, those of heavier rows counting more if
     rows have weights; it is not divided by |S|. Users may then train or load the encoder with fewer `layers`.
 
     Args:

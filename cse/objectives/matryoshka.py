@@ -26,7 +26,7 @@ class Matryoshka(Objective):
         term: The objective. It must have no weights of its own.
         dimensions: The widths m. None: D, D/2, D/4 and D/8, for vectors of D dimensions.
         weights: c, one per width, >= 0. None: 1 for all (paper: 1; the sum is not divided by the number of widths).
-        dimensions_per_step: This many widths are drawn anew in each step, from all of them, D included. None: all.
+        dimensions_per_step: This many widths are drawn in each step, from all of them, D included. None: all.
 
     Raises:
         UserError: A width or weight is out of range, the objective has a head, or the encoder has one in training only,
@@ -110,7 +110,7 @@ def check_term(term: Objective, wrapper: str) -> None:
     """Raise unless an objective compares the vectors of views that it is given.
 
     Raises:
-        UserError: It does not; the message names it.
+        UserError: The objective does not; the message names it.
     """
     if not term.uses_views:
         name = type(term).__name__
@@ -125,7 +125,7 @@ def check_head(term: Objective, wrapper: str) -> None:
     """Raise if an objective, after its setup, has weights of its own, which are made for whole last-layer vectors.
 
     Raises:
-        UserError: It has; the message names it, even if it is a term within.
+        UserError: The objective has; the message names the term that does.
     """
     heads = [m for m in term.modules() if isinstance(m, Objective) and any(p.requires_grad for p in m.parameters())]
     if heads:

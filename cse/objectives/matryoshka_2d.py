@@ -10,7 +10,9 @@ from cse.objectives.matryoshka import Matryoshka
 
 
 class Matryoshka2d(Objective):
-    """`AdaptiveLayer` over `Matryoshka`: the loss on each layer is the sum over widths, drawn anew for each layer.
+    """`AdaptiveLayer` over `Matryoshka`: the loss on each layer is the sum over widths, which are drawn for each layer.
+
+        L = AdaptiveLayer with L(l) = sum_m c_m L( z_l[:m] / |z_l[:m]| ) as the loss on layer l
 
     The divergence between layers is that of whole vectors.
 
