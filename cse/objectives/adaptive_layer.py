@@ -96,8 +96,8 @@ class AdaptiveLayer(Objective):
 
     def _on(self, output: EncoderOutput, batch: Batch, ctx: StepContext) -> tuple[LossOutput, Tensor]:
         """The objective on one layer's vectors, and the projected vectors (B, V, D') of all processes."""
-        projected = ctx.gather(output.projected.unflatten(0, (-1, batch.views)))  # (B, V, D')
-        embedding = ctx.gather(output.embedding.unflatten(0, (-1, batch.views)))  # (B, V, D)
+        vectors = (output.projected, output.embedding)
+        projected, embedding = (ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in vectors)  # (B, V, D'), D
         found: LossOutput = self.term(Views.split(projected, embedding, batch.num_positives), batch, ctx)
         return found, projected
 
