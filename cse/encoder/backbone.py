@@ -18,7 +18,7 @@ from cse.encoder import fast
 from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
 from cse.encoder.lora import merged_state
-from cse.encoder.provenance import copy_notices
+from cse.encoder.provenance import check_sums, copy_notices
 from cse.encoder.weights import KEPT_AS, Weights, loading
 from cse.errors import UserError
 from cse.files import read_json, write_json
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FIX = """use asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Face layout,
   or the id of a model on the Hub, once the Hub can be reached or has the model in its cache (HF_HOME)"""
+INCOMPLETE = "copy the folder again, or save the model into it again: settings, weights and tokenizer"
 NOT_NEEDED = ("*.onnx", "*.h5", "*.msgpack", "*.ot", "openvino/*", "onnx/*", "coreml/*")
 BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, which are left out on purpose
 
@@ -54,11 +55,14 @@ def load_backbone(
         weights: The number format of the weights.
 
     Raises:
-        UserError: The backbone cannot be loaded, lacks weights, has fewer layers, or has no such dropout or attention.
+        UserError: The backbone cannot be loaded, lacks weights, has other weights than were saved, has fewer layers, or
+            has no such dropout or attention.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    where = str(fetch(source, revision) / root)
+    folder = fetch(source, revision)
+    check_sums(folder)
+    where = str(folder / root)
     with explained(source):
         config = AutoConfig.from_pretrained(where)
         tokenizer = AutoTokenizer.from_pretrained(where)
@@ -133,7 +137,7 @@ def absolute(source: str) -> str:
     return str(found.resolve()) if found.is_dir() else source
 
 
-def fetch(source: str, revision: str | None = None, *, option: str = "encoder.backbone", weights: bool = True) -> Path:
+def fetch(source: str, revision: str | None = None, *, option: str = "model", weights: bool = True) -> Path:
     """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
 
     Args:
@@ -276,7 +280,7 @@ def no_pooler(config: PretrainedConfig) -> dict[str, bool]:
 
 
 @contextmanager
-def explained(source: str, option: str = "encoder.backbone") -> Iterator[None]:
+def explained(source: str, option: str = "model") -> Iterator[None]:
     """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
     try:
         yield
@@ -284,4 +288,9 @@ def explained(source: str, option: str = "encoder.backbone") -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
             reason = "the weights of its file have other sizes than its config.json says"
-        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {FIX}") from error
+        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {fix_for(source)}") from error
+
+
+def fix_for(source: str) -> str:
+    """What to do about a source that cannot be loaded."""
+    return INCOMPLETE if Path(source).expanduser().is_dir() else FIX

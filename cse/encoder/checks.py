@@ -1,6 +1,9 @@
-"""What an encoder refuses: adapters that do not fit its backbone, lengths that it has no positions for."""
+"""What an encoder refuses: adapters that do not fit its backbone, lengths without positions, weights that are nan."""
 
 from __future__ import annotations
+
+import torch
+from torch import nn
 
 from cse.encoder.adapter import Adapter
 from cse.encoder.bidirectional import Attention
@@ -32,14 +35,28 @@ def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
     """
     if kind.quantized is not None and adapter is None:
         raise UserError(
-            f"encoder.backbone {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
+            f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
             "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
         )
     if kind.layout.soft_prompts and not isinstance(adapter, SoftPrompts):
         raise UserError(
-            f"encoder.backbone {backbone!r} holds soft prompts, which would be lost\n"
+            f"model {backbone!r} holds soft prompts, which would be lost\n"
             "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
         )
+
+
+def check_finite(encoder: nn.Module, source: str) -> None:
+    """Raise if a weight is nan or infinite, since every vector would be.
+
+    Raises:
+        UserError: Some are. The message names the first tensor.
+    """
+    for name, weight in encoder.state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"model {source!r}: the weights {name} hold nan or infinity, so every vector would be nan\n"
+                "fix: copy or download the model again, or train it again at a lower rate"
+            )
 
 
 def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:

@@ -47,7 +47,7 @@ class Kind:
         return f"{self.architecture} {name}" + (f" of {self.layers} layers" if self.layers else "")
 
 
-def detect(source: str, revision: str | None = None, *, option: str = "encoder.backbone") -> Kind:
+def detect(source: str, revision: str | None = None, *, option: str = "model") -> Kind:
     """The kind of a model, from config.json, modules.json and the names of its other files.
 
     Args:

@@ -25,11 +25,11 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from cse.encoder.poolers import LAYERS, NEEDS_ALL_LAYERS, PoolerName
+from cse.encoder.provenance import ADAPTER
 from cse.errors import UserError
 from cse.files import read_json, write_json
 
 MODULES, SETTINGS, ABOUT = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-ADAPTER = "adapter"  # loaders of transformers and peft look for an adapter in the root only
 LEGACY = "sentence_transformers.models."
 NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
 TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # modules that turn texts into token embeddings
@@ -169,9 +169,10 @@ class Layout:
             return _read(folder)
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
             reason = str(error).splitlines()[0][:160] if str(error) else "no reason given"
+            if isinstance(error, FileNotFoundError):
+                reason = f"{error.filename} does not exist"
             raise UserError(
-                f"checkpoint {folder} is damaged or incomplete: {type(error).__name__}: {reason}\n"
-                "fix: copy or save the checkpoint again"
+                f"checkpoint {folder} is damaged or incomplete: {reason}\nfix: copy or save the checkpoint again"
             ) from error
 
     def write(self, folder: Path) -> None:
@@ -258,17 +259,21 @@ def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tup
 
 def _read(folder: Path) -> Layout:
     modules = []
-    for entry in read_json(folder / MODULES):
+    entries = read_json(folder / MODULES)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{MODULES} is not a list of modules")
+    for entry in entries:
         module = Module(str(entry["type"]), str(entry["path"]))
+        if not (folder / module.path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{MODULES} names {module.path}, which is outside of the folder")
         if module.kind == "Dense":
             module = Module(module.type, module.path, _read_dense(folder / module.path))
         modules.append(module)
     if not modules:
         raise ValueError(f"{MODULES} lists no module")
     root = folder / modules[0].path
-    optional = [read_json(p) if p.is_file() else {} for p in (root / "config.json", root / "tokenizer_config.json")]
-    (config, tokenizer), settings = optional, read_json(root / SETTINGS) if (root / SETTINGS).is_file() else {}
-    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    files = (root / "config.json", root / "tokenizer_config.json", root / SETTINGS, folder / ABOUT)
+    config, tokenizer, settings, about = (_mapping(file) if file.is_file() else {} for file in files)
     reference = None
     if settings.get("backbone") is not None:
         reference = Reference(settings["backbone"], settings.get("revision"), settings.get("layers"))
@@ -295,6 +300,13 @@ def _read(folder: Path) -> Layout:
     )
 
 
+def _mapping(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} is not a mapping")
+    return content
+
+
 def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None, int | None, str]:
     """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
     kinds = [module.kind for module in modules]
@@ -306,7 +318,8 @@ def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None
             None,
             (
                 f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {TRANSFORMER} or {SOFT_PROMPTED} "
-                "(+ WeightedLayerPooling) + Pooling (+ Dense, Normalize)\nfix: load it with sentence-transformers"
+                "(+ WeightedLayerPooling) + Pooling (+ Dense, Normalize)\n"
+                "fix: give a checkpoint of these modules; cse runs no code of others"
             ),
         )
     for dense in (module.dense for module in modules if module.dense is not None):
@@ -314,7 +327,7 @@ def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None
             what = f"a Dense has the activation {dense.activation}, and cse has {', '.join(ACTIVATION_PATHS)}"
             return None, None, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
     path = folder / modules[after - 1].path / "config.json"
-    config = read_json(path)
+    config = _mapping(path)
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
     mode = config.get("pooling_mode")
     if mode is not None:
@@ -355,6 +368,6 @@ def _read_layers(folder: Path) -> PoolerName | None:
 
 
 def _read_dense(folder: Path) -> Dense:
-    config = read_json(folder / "config.json")
+    config = _mapping(folder / "config.json")
     activation = config["activation_function"].rpartition(".")[2].lower()
     return Dense(int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True)), activation)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.encoder.adapter import Adapter
-from cse.encoder.layout import ADAPTER
+from cse.encoder.provenance import ADAPTER
 from cse.errors import UserError, require_at_least, require_within
 from cse.files import write_json
 

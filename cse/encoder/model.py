@@ -22,7 +22,7 @@ from cse.encoder.backbone import (
     write_backbone,
 )
 from cse.encoder.bidirectional import Attention, is_bidirectional
-from cse.encoder.checks import check_adapter, check_attention, choose_length
+from cse.encoder.checks import check_adapter, check_attention, check_finite, choose_length
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast.batching import native_bf16
 from cse.encoder.fast.weights import converted_once
@@ -32,7 +32,7 @@ from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, modu
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
-from cse.encoder.provenance import write_sums
+from cse.encoder.provenance import check_sums, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.texts import pad, tokenize
 from cse.encoder.weights import Weights
@@ -148,6 +148,7 @@ class Encoder(nn.Module):
         self.prompts, self.default_prompt_name = check_prompts(prompts, default_prompt_name)
         for prompt in self.prompts.values():
             require_prompt_room(self.tokenizer, self.max_length, prompt, field="encoder.max_length")
+        check_finite(self, backbone)
         self.similarity = layout.similarity
 
     @property
@@ -393,11 +394,13 @@ class Encoder(nn.Module):
             prompts=None,
         )
         adapter.load(table, folder)
+        check_sums(folder)
         encoder.post = nn.Sequential(*(load_module(module, folder) for module in layout.post))  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
         encoder.prompts, encoder.default_prompt_name = check_prompts(layout.prompts, layout.default_prompt_name)
         if max_length is None and layout.max_length is not None and layout.max_length <= encoder.max_positions:
             encoder.max_length = layout.max_length
+        check_finite(encoder, path)
         return encoder.eval()
 
 

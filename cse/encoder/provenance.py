@@ -9,6 +9,7 @@ from cse.errors import UserError
 from cse.files import sha256_file
 
 SUMS = "weights.sha256"
+ADAPTER = "adapter"  # of a LoRA run, beside the merged weights; loaders of transformers and peft look in the root only
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
 
@@ -31,6 +32,8 @@ def check_sums(folder: Path) -> dict[str, str]:
     for line in filter(None, record.read_text(encoding="utf-8").splitlines()):
         sums[line[66:]] = line[:64]
     for name, expected in sums.items():
+        if name.startswith(f"{ADAPTER}/") and not (folder / name).is_file():
+            continue  # nothing that loads the checkpoint reads it
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} lacks {name}, which its {SUMS} names\nfix: save or copy it again")
         found = sha256_file(folder / name)

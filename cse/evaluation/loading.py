@@ -76,10 +76,13 @@ def _load(name: str, folder: Path, *, use_prompts: bool) -> Model:
         exported = OnnxEncoder(folder)
         return Model(exported, name, folder, model_hash(folder), f"onnxruntime {exported.about['weights']}")
     sha256 = model_hash(folder)
+    layout = Layout.read(folder)
     if not (use_prompts and prompts(folder)):
         try:
             return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
         except UserError as error:
+            if not layout.unsupported:  # sentence-transformers may load a damaged checkpoint, and score what it made up
+                raise
             refusal = error
         except Exception as error:  # damaged files can raise anything, by the library that reads them
             reason = (str(error).strip() or "no reason given").splitlines()[0][:160]

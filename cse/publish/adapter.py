@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cse.assets.hub import is_repo_id, snapshot
-from cse.encoder.layout import ADAPTER, require_checkpoint
-from cse.encoder.provenance import NOTICES, check_sums, write_sums
+from cse.encoder.layout import require_checkpoint
+from cse.encoder.provenance import ADAPTER, NOTICES, check_sums, write_sums
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
 

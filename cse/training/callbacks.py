@@ -94,7 +94,7 @@ class Console(Callback):
             say("warning", warning)
         say("run", str(run.folder))
         if p.best_step == 0:
-            say("next", f"cse train {run.name} --trainer.learning_rate={run.settings.learning_rate / 3:.1g}")
+            say("next", "a lower --trainer.learning_rate, or other text: --data FILE")
         else:
             say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from cse.encoder.heads import Dense
 from cse.encoder.kinds import detect
-from cse.encoder.layout import ADAPTER
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import write_sums
+from cse.encoder.provenance import ADAPTER, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.files import atomic_dir, read_json, write_json
 

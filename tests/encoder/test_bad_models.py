@@ -83,7 +83,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "modules.json is empty": (write("modules.json", "[]"), "lists no module"),
     "pooling is missing": (
         both(modules("Transformer", "Pooling"), remove("1_Pooling")),
-        "is damaged or incomplete: FileNotFoundError",
+        "1_Pooling/config.json does not exist",
     ),
     "encoder-decoder, by its flag": (config(is_encoder_decoder=True), "is an encoder-decoder (bert)"),
     "T5": (config(model_type="t5"), "is an encoder-decoder (t5)"),

@@ -121,7 +121,7 @@ def test_a_missing_model_is_one_short_error_within_seconds(tmp_path, what):
     make = {
         "backbone": "from cse.encoder.model import Encoder; Encoder('nobody/nothing')",
         "generator": "from cse.encoder.masked_lm import load_masked_lm as load\n"
-        "    load('nobody/nothing', option='encoder.backbone')",
+        "    load('nobody/nothing', option='model')",
     }[what]
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and "proxy" not in k.lower()}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -137,7 +137,7 @@ print(time.monotonic() - began)
 """
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("encoder.backbone 'nobody/nothing' cannot be loaded: ")
+    assert lines[0].startswith("model 'nobody/nothing' cannot be loaded: ")
     assert len(lines) <= 4
     assert done.stderr == ""
     assert float(lines[-1]) < 5
