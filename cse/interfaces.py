@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from cse.encoder.model import Encoder
+
+Rows = TypeVar("Rows", bound=Sequence[Example])
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,3 +329,15 @@ class Evaluator(ABC):
     @abstractmethod
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Named scores."""
+
+    def take(self, data: Rows) -> Rows:
+        """The rows to train on: all rows, without those that the evaluator takes to score an encoder on them.
+
+        Called once, on every process and after a resume, before the rows are read for training; the same rows give the
+        same answer.
+        """
+        return data
+
+    def describe(self) -> str:
+        """What is scored, for the header of a run; empty for nothing to say."""
+        return ""

@@ -6,6 +6,7 @@ from cse.evaluation.comparison import compare as compare
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
 from cse.evaluation.finding import Finding as Finding
 from cse.evaluation.finding import scores as scores
+from cse.evaluation.held_out import HeldOut as HeldOut
 from cse.evaluation.labels import Labels as Labels
 from cse.evaluation.pair_classification import PairClassification as PairClassification
 from cse.evaluation.paraphrases import Paraphrases as Paraphrases

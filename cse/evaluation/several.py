@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cse.data.checks import KnowsTexts
 from cse.errors import UserError
 from cse.evaluation.finding import Finding, ask
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import Evaluator, Rows, SentenceEncoder
 
 
 class Several(Evaluator):
@@ -15,7 +16,7 @@ class Several(Evaluator):
 
     Args:
         evaluators: The evaluators, by name.
-        primary: The name of the evaluator whose primary score selects checkpoints.
+        primary: The name of the evaluator whose primary score selects checkpoints, or one of its scores, `NAME/SCORE`.
 
     Raises:
         UserError: There is no evaluator, or `primary` names none of them.
@@ -24,11 +25,32 @@ class Several(Evaluator):
     found: Sequence[Finding] | None = None
 
     def __init__(self, evaluators: Mapping[str, Evaluator], primary: str) -> None:
-        if primary not in evaluators:
+        self.evaluators, self._asked = dict(evaluators), primary
+        named = [name for name in evaluators if f"{primary}/".startswith(f"{name}/")]
+        if not named:
             names = ", ".join(evaluators) or "nothing"
             raise UserError(f"evaluator.primary is {primary!r}, and evaluators has {names}\nfix: name one of them")
-        self.evaluators = dict(evaluators)
-        self.primary = f"{primary}/{evaluators[primary].primary}"
+        self._first = max(named, key=len)
+
+    @property
+    def primary(self) -> str:  # type: ignore[override]
+        """The score that selects checkpoints."""
+        return self._asked if self._asked != self._first else f"{self._first}/{self.evaluators[self._first].primary}"
+
+    def take(self, data: Rows) -> Rows:
+        """The rows that each of them leaves to train on."""
+        for evaluator in self.evaluators.values():
+            data = evaluator.take(data)
+        return data
+
+    def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
+        """The texts that each of them scores, as far as it says."""
+        known = [each.texts(data) for each in self.evaluators.values() if isinstance(each, KnowsTexts)]
+        return {name: rows for sets in known for name, rows in sets.items()}
+
+    def describe(self) -> str:
+        """What each of them scores."""
+        return " · ".join(filter(None, (evaluator.describe() for evaluator in self.evaluators.values())))
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from cse import distributed
 from cse.batch import Example
 from cse.data.datasets import Texts
+from cse.data.part import Part
 from cse.encoder.model import Encoder, Precision
 from cse.encoder.vectors import unit
 from cse.errors import require_at_least, require_positive
@@ -66,8 +67,11 @@ class RefreshNegatives(RowSource):
         self._pool_texts = Texts(pool).unique_texts() if pool else None
 
     def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
-        """Collect the texts to select from."""
-        self._data, self._corpus = data, Corpus(data, self._pool_texts)
+        """Collect the texts to select from, of which none is held out of training."""
+        pool = self._pool_texts
+        if pool is not None and isinstance(data, Part):
+            pool = [text for text in pool if data.keeps(text)]
+        self._data, self._corpus = data, Corpus(data, pool)
         self.interval = self.steps or max(1, round(self.epochs * steps_per_epoch))
 
     def texts(self) -> list[str]:

@@ -119,6 +119,7 @@ def header(run: Run) -> list[tuple[str, str]]:
             ("sampler", type(run.sampler).__name__ if run.sampler is not None else ""),
             ("negatives", run.source.describe()),
         ]
+    lines.append(("dev", run.evaluator.describe() if run.evaluator is not None else ""))
     return [(key, text) for key, text in lines if text]
 
 

@@ -1,0 +1,199 @@
+"""Some rows of a data set, and the division of data sets into two parts that have no text in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.batch import Example
+from cse.data.datasets import Dataset
+from cse.data.same_text import same_text_key
+from cse.seeding import derive
+
+Keys = NDArray[np.uint64]  # hashes of texts, equal for texts that count as the same
+
+
+class Part(Dataset):
+    """Some rows of a data set, in their order, perhaps without some of their hard negatives.
+
+    Args:
+        whole: The data set.
+        rows: (n,) the numbers of the rows, ascending.
+        left_out: What is added to the counts of `report`.
+        keeps: Whether a text may be a hard negative of these rows; those that may not are left out.
+        fewer: Whether that leaves rows with different numbers of texts.
+    """
+
+    def __init__(
+        self,
+        whole: Dataset,
+        rows: NDArray[np.int64],
+        left_out: dict[str, int],
+        keeps: Callable[[str], bool],
+        *,
+        fewer: bool,
+    ) -> None:
+        self.whole, self.rows, self.keeps, self._fewer = whole, rows, keeps, fewer
+        self.path, self.name, self.asked, self.unit = whole.path, whole.name, whole.asked, whole.unit
+        self.num_positives, self.label_names = whole.num_positives, whole.label_names
+        self.report = {**whole.report, **left_out}
+        self.hash = hashlib.sha256(f"{whole.hash} {sorted(left_out.items())}".encode() + rows.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        """The row at a position, or the rows of a slice. A row has the `row_id` that it has in the data set."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        example = self.whole[int(self.rows[index])]
+        first = 1 + example.num_positives
+        if len(example.texts) == first:
+            return example
+        return replace(example, texts=(*example.texts[:first], *filter(self.keeps, example.texts[first:])))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows of the data set came from an object in memory."""
+        return self.whole.in_memory
+
+    def save_source(self, target: Path) -> None:
+        """Write the rows of the whole data set: a resumed run takes the same part of them."""
+        self.whole.save_source(target)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows may have unequal numbers of texts."""
+        return self.whole.ragged or self._fewer
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.whole.weighted
+
+    @property
+    def graded(self) -> bool:
+        """Whether positives have relevances."""
+        return self.whole.graded
+
+    def unique_texts(self) -> list[str]:
+        """The distinct texts of all rows, in order of their first occurrence."""
+        return list(dict.fromkeys(text for example in self for text in example.texts))
+
+    def describe(self) -> str:
+        """The whole data set, and how many of its rows these are."""
+        return f"{self.whole.describe()}, of which {len(self):,}"
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Two parts of a data set.
+
+    Attributes:
+        kept: The rows to train on. A hard negative that is a text of `held` is not among their texts.
+        held: The rows that are held out, without their hard negatives; None if there are none.
+        linked: Number of rows that cannot be held out, since they share texts with too many others.
+        negatives: Number of hard negatives that were removed from `kept`.
+    """
+
+    kept: Part
+    held: Part | None
+    linked: int
+    negatives: int
+
+
+def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Divided]:
+    """Hold rows out of data sets, such that no text is on both sides, also not in different data sets.
+
+    Rows that share an anchor or a positive are on the same side, and so are rows that share one with these, and so on.
+    Groups of such rows are held out in an order that depends on the seed and on their texts alone, as long as there is
+    room. Hard negatives connect no rows.
+
+    Args:
+        sets: The data sets.
+        rooms: Largest number of rows of each to hold out.
+        seed: Seed of the order.
+    """
+    salt = derive("held out", seed).to_bytes(8, "big")
+    keys, rows, places = _keys(sets, salt)
+    group, first, groups = _groups(keys, rows, places[-1])
+    size = np.bincount(group, minlength=groups)
+    source = np.searchsorted(places, np.arange(places[-1]), side="right") - 1  # of each row
+    lowest, highest = np.full(groups, len(sets)), np.full(groups, -1)
+    np.minimum.at(lowest, group, source)
+    np.maximum.at(highest, group, source)
+    order = np.argsort(first, kind="stable")
+    taken = np.zeros(groups, dtype=bool)
+    for number, room in enumerate(rooms):
+        left = room
+        for each in order[(lowest[order] == number) & (highest[order] == number) & (size[order] <= room)]:
+            if size[each] <= left:
+                taken[each], left = True, left - size[each]
+            if not left:
+                break
+    out = taken[group]
+    held = np.unique(keys[out[rows]])
+
+    def keeps(text: str) -> bool:
+        key = _key(text, salt)
+        place = int(np.searchsorted(held, key))
+        return place == len(held) or held[place] != key
+
+    found = []
+    for data, room, begin, end in zip(sets, rooms, places, places[1:], strict=False):
+        linked = int((size[group[begin:end]] > room).sum()) if room else 0
+        found.append(_divided(data, out[begin:end], linked, keeps))
+    return found
+
+
+def _divided(data: Dataset, out: NDArray[np.bool_], linked: int, keeps: Callable[[str], bool]) -> Divided:
+    rows, others = np.flatnonzero(~out), np.flatnonzero(out)
+    removed = sum(not keeps(text) for i in rows for text in data[int(i)].texts[1 + data.num_positives :])
+    kept = Part(data, rows, {"held_out": len(others), "negatives_held_out": removed}, keeps, fewer=removed > 0)
+    held = Part(data, others, {"not_held_out": len(rows)}, lambda text: False, fewer=False) if len(others) else None
+    return Divided(kept, held, linked, removed)
+
+
+def _key(text: str, salt: bytes) -> np.uint64:
+    known = same_text_key(text) or text  # texts of punctuation alone have an empty key, and still differ
+    return np.uint64(int.from_bytes(hashlib.blake2b(known.encode(), digest_size=8, key=salt).digest(), "big"))
+
+
+def _keys(sets: Sequence[Dataset], salt: bytes) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
+    """The keys of all anchors and positives, their rows, and the first row of each data set with the end of the last.
+
+    Rows are numbered over all data sets.
+    """
+    places = np.cumsum([0, *map(len, sets)])
+
+    def found() -> Iterator[tuple[np.uint64, int]]:
+        for data, begin in zip(sets, places, strict=False):
+            for row, example in enumerate(data, int(begin)):
+                for text in example.texts[: 1 + example.num_positives]:
+                    yield _key(text, salt), row
+
+    pairs = np.fromiter(found(), dtype=[("key", np.uint64), ("row", np.int64)])
+    return pairs["key"], pairs["row"], places
+
+
+def _groups(keys: Keys, rows: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], Keys, int]:
+    """The group of each of n rows, the smallest key of each group, and the number of groups."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    distinct, number = np.unique(keys, return_inverse=True)
+    edges = coo_array((np.ones(len(rows), dtype=bool), (rows, n + number)), shape=(n + len(distinct),) * 2)
+    groups, group = connected_components(edges, directed=False)
+    first = np.full(groups, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(first, group[rows], keys)
+    return group[:n].astype(np.int64), first, groups
