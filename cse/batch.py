@@ -197,6 +197,20 @@ class Views:
             raise ValueError(f"{objective} compares the two texts of a row; this batch has {count}")
         return self.positive[:, 0]
 
+    def require_aligned(self, objective: str) -> Tensor:
+        """The anchor and the positives of each row (B, 1 + P, D').
+
+        Raises:
+            ValueError: Rows have no positive, or there is a single row.
+        """
+        import torch
+
+        if not self.positive.shape[1]:
+            raise ValueError(f"{objective} needs two views of a row or more; set collator.views to 2 or more")
+        if len(self.anchor) < 2:
+            raise ValueError(f"batch_size is 1: {objective} compares rows; use 2 or more")
+        return torch.cat([self.anchor[:, None], self.positive], 1)
+
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from torch import nn
 
@@ -78,6 +78,8 @@ class Objective(nn.Module, ABC):
         uses_views: Whether `forward` reads `views`. If not, the batch's views are not encoded, and `views` is empty.
         weighs_rows: Whether the loss honors `Batch.weight`: a row of weight 2 counts as two rows.
         encodes_views: Whether `forward` encodes the views itself, with the encoder's heads.
+        similarity: The function of two vectors that the loss shapes. The checkpoint names it, and is scored by it.
+        note: A sentence for the model card, on how to use vectors that were trained in this way; empty for none.
     """
 
     requires: frozenset[str] = frozenset()
@@ -86,15 +88,19 @@ class Objective(nn.Module, ABC):
     uses_views: bool = True
     weighs_rows: bool = False
     encodes_views: bool = False
+    similarity: Literal["cosine", "euclidean"] = "cosine"
+    note: str = ""
 
     def inherit_flags(self, *terms: Objective) -> None:
-        """Set the six flags to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
+        """Set these attributes to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
         self.requires = frozenset().union(*(term.requires for term in terms))
         self.cacheable = all(term.cacheable for term in terms)
         self.contrasts = any(term.contrasts for term in terms)
         self.uses_views = any(term.uses_views for term in terms)
         self.weighs_rows = all(term.weighs_rows for term in terms)
         self.encodes_views = any(term.encodes_views for term in terms)
+        self.similarity = next((term.similarity for term in terms if term.similarity != "cosine"), "cosine")
+        self.note = " ".join(dict.fromkeys(term.note for term in terms if term.note))
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""

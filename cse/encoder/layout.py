@@ -142,6 +142,14 @@ class Layout:
         return sizes[-1] if sizes else self.width or 0
 
     @property
+    def compared_by(self) -> Literal["cosine", "euclidean"]:
+        """How vectors are compared: by distance if `similarity` says so, otherwise by cosine.
+
+        The field reports cosines of all other models, also of those that were trained by dot product.
+        """
+        return "euclidean" if self.similarity == "euclidean" else "cosine"
+
+    @property
     def soft_prompts(self) -> bool:
         """Whether the folder holds soft prompts."""
         return any(module.kind == SOFT_PROMPTED for module in self.modules[:1])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.evaluation import sources, suite
-from cse.evaluation.encoding import embedder
+from cse.evaluation.encoding import embedder, geometry
 from cse.evaluation.finding import Finding, Measure
 from cse.evaluation.sources import Missing, TaskData
 from cse.evaluation.sts import Embed, TaskScore, score_all
@@ -122,7 +122,8 @@ def score_data(
     """Score an encoder on rows that were read before; see `score_tasks`."""
     start = time.perf_counter()
     embed = _Kept(embedder(encoder, precision, progress, prompt))
-    scores = score_all({name: item.subsets for name, item in found.items()}, embed) if found else {}
+    subsets = {name: item.subsets for name, item in found.items()}
+    scores = score_all(subsets, embed, geometry(encoder)) if found else {}
     end = time.perf_counter()
     return Outcome(
         requested=requested,

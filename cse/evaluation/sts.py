@@ -1,9 +1,13 @@
-"""STS scores as the field reports them: rank correlation of cosines and gold scores, under three aggregations."""
+"""STS scores as the field reports them: rank correlation of cosines and gold scores, under three aggregations.
+
+A model that was trained by distance is scored by distance.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +19,7 @@ from cse.evaluation.pairs import Pairs
 
 Embed = Callable[[list[str]], NDArray[np.floating]]
 Vector = NDArray[np.float64]
+Geometry = Literal["cosine", "euclidean"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class TaskScore:
         wmean: Mean over subsets weighted by their sizes.
         subsets: Correlation of each subset.
         sizes: Number of pairs in each subset.
-        cosine: (n,) similarity of every pair, subset after subset.
+        cosine: (n,) similarity of every pair, subset after subset: the cosine, or the negative Euclidean distance.
         gold: (n,) gold score of every pair.
     """
 
@@ -53,12 +58,15 @@ def score(subsets: Mapping[str, Pairs], embed: Embed, name: str = "task") -> Tas
     return score_all({name: subsets}, embed)[name]
 
 
-def score_all(tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed) -> dict[str, TaskScore]:
+def score_all(
+    tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed, similarity: Geometry = "cosine"
+) -> dict[str, TaskScore]:
     """Score tasks that share one pass of the encoder over the union of their sentences.
 
     Args:
         tasks: Pairs by task and subset.
         embed: Called once, with each sentence once; returns (n, D).
+        similarity: The function that compares two vectors.
 
     Raises:
         UserError: The model returns nan or the wrong number of vectors, or a correlation is undefined.
@@ -66,10 +74,10 @@ def score_all(tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed) -> dict[st
     texts = unique_texts(tasks)
     row = {text: i for i, text in enumerate(texts)}
     vectors = checked(embed(texts), texts)  # (n, D)
-    scores = {}
+    scores, compare = {}, COMPARE[similarity]
     for name, subsets in tasks.items():
         cosines = {
-            subset: cosine(vectors, [row[t] for t in p.first], [row[t] for t in p.second])
+            subset: compare(vectors, [row[t] for t in p.first], [row[t] for t in p.second])
             for subset, p in subsets.items()
         }
         scores[name] = task_score(cosines, {subset: p.gold for subset, p in subsets.items()}, name)
@@ -136,6 +144,18 @@ def cosine(vectors: NDArray[np.floating], first: list[int], second: list[int], r
         with np.errstate(invalid="ignore", divide="ignore"):
             parts.append(np.nan_to_num(row_dot(a, b) / (np.sqrt(row_dot(a, a)) * np.sqrt(row_dot(b, b)))))
     return np.concatenate(parts)
+
+
+def nearness(vectors: NDArray[np.floating], first: list[int], second: list[int], rows: int = 4096) -> Vector:
+    """The negative Euclidean distance of each pair of rows, in float64."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(first), rows):
+        apart = vectors[first[start : start + rows]].astype(np.float64) - vectors[second[start : start + rows]]
+        parts.append(-np.sqrt(row_dot(apart, apart)))  # (rows,)
+    return np.concatenate(parts)
+
+
+COMPARE = {"cosine": cosine, "euclidean": nearness}
 
 
 def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:

@@ -38,6 +38,14 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
         return u.to(wider) @ v.to(wider).T
 
 
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|^2 of every row of a (A, D) and every row of b (N, D): (A, N) >= 0, in float32 whatever the autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        wider = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        a, b = a.to(wider), b.to(wider)
+        return (a.square().sum(-1)[:, None] - 2 * a @ b.T + b.square().sum(-1)).clamp_min(0.0)
+
+
 def paired_cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of each row of a (n, D) with the same row of b (n, D): (n,), in float32 whatever the autocast."""
     with torch.autocast(a.device.type, enabled=False):
@@ -176,22 +184,37 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     return rows.mean() if weight is None else _mean(rows, torch.ones_like(rows, dtype=torch.bool), weight)
 
 
-def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+def alignment(x: Tensor, y: Tensor, alpha: float = 2.0, weight: Tensor | None = None) -> Tensor:
     """Mean distance^alpha of positive pairs x, y (n, D) on the unit sphere (arXiv:2005.10242, section 4.1.1).
 
-    0 is perfect; 4 is the largest value for alpha = 2.
+    0 is perfect; 4 is the largest value for alpha = 2. If the pairs have weights (n,), the mean is weighted.
     """
     distance = torch.linalg.vector_norm(normalize(x) - normalize(y), dim=-1)  # (n,)
-    mean: Tensor = distance.pow(alpha).mean()
-    return mean
+    return weighted_mean(distance.pow(alpha), weight)
 
 
-def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+def uniformity(x: Tensor, t: float = 2.0, *, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """Log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
 
     0 when all vectors are equal; smaller is more uniform (-2t for antipodal pairs).
+
+    Args:
+        x: (n, D).
+        t: The sharpness of the kernel, > 0.
+        mask: (n, n) True where two rows are a pair, such as those with different texts. None: everywhere.
+        weight: (n,) weight of each row; a pair has the product of its two. None: all alike.
+
+    Returns:
+        (); 0 if no pair counts.
     """
-    return torch.pdist(normalize(x)).pow(2).mul(-t).exp().mean().log()
+    kernel = torch.pdist(normalize(x)).pow(2).mul(-t).exp()  # (n (n - 1) / 2,)
+    if mask is None and weight is None:
+        return kernel.mean().log()
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)  # the order of pdist
+    counted = torch.ones_like(kernel) if weight is None else (weight[i] * weight[j]).to(kernel.dtype)
+    counted = counted if mask is None else counted * mask[i, j]
+    total = counted.sum()
+    return torch.where(total > 0, (kernel * counted).sum(), 1.0).log() - torch.where(total > 0, total, 1.0).log()
 
 
 def energy_hinge(

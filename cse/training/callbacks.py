@@ -197,7 +197,7 @@ def end_warnings(run: Run, last: float | None) -> list[str]:
 def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:
     """Signs of trouble in the figures, in words."""
     found = []
-    if metrics.get("neg_cos", 0.0) > COLLAPSED:
+    if run.encoder.similarity != "euclidean" and metrics.get("neg_cos", 0.0) > COLLAPSED:
         found.append(f"collapse: different sentences have a mean cosine of {metrics['neg_cos']:.3f}")
     best = run.progress.best
     if best is not None and metrics.get("dev", best) < best - DROP:
@@ -240,7 +240,9 @@ class RunFiles(Callback):
         if run.progress.step == 0:
             if run.data.in_memory:
                 run.data.save_source(run.folder / ROWS)
-            write_json(run.folder / "env.json", environment(self.recipe.name, self.recipe.config.seed))
+            about = environment(self.recipe.name, self.recipe.config.seed)
+            notes = dict.fromkeys(source.objective.note for source in sources(run).values() if source.objective.note)
+            write_json(run.folder / "env.json", about | ({"note": " ".join(notes)} if notes else {}))  # for the card
             # The recipe comes last: it is what makes the folder a run that can be resumed.
             write_text(run.folder / "recipe.yaml", self.recipe.text)
 

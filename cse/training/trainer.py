@@ -63,6 +63,9 @@ class Trainer:
             self.texts[name], source.truncated = tokens.texts, tokens.truncated
         for objective in dict.fromkeys(objectives.values()):
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
+        shaped = [o.similarity for o in objectives.values() if o.uses_views or o.encodes_views]
+        if shaped:  # of the checkpoints, and of the evaluator's scores
+            run.encoder.similarity = next((name for name in shaped if name != "cosine"), "cosine")
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 

@@ -52,6 +52,15 @@ def test_by_pencil():
     np.testing.assert_allclose(found.cosine, [1, 0, -1])
 
 
+def test_a_model_compared_by_distance_is_scored_by_distance():
+    p = pairs(50, 3)
+    found = score_all({"task": {"s": p}}, embed, "euclidean")["task"]
+    nearness = -np.linalg.norm(embed(p.first) - embed(p.second), axis=1)
+    np.testing.assert_allclose(found.cosine, nearness, atol=1e-12)
+    assert found.all.spearman == pytest.approx(100 * stats.spearmanr(nearness, p.gold)[0], abs=1e-9)
+    assert found.all.spearman != pytest.approx(score({"s": p}, embed).all.spearman)
+
+
 def test_every_sentence_is_embedded_once():
     seen = []
 

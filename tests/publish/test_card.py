@@ -32,6 +32,7 @@ from cse.publish.stage import stage
 from tests.runs import write_texts
 
 REPO = "me/my-encoder"
+EXAMPLES = ["A cat sat on the mat.", "A feline rested on the rug.", "The bank raised its rates."]
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30]
 RECIPE = {
     "seed": 42,
@@ -249,6 +250,28 @@ def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, 
     assert theirs["vectors"].shape == (3, made.dim)
     assert torch.allclose(plain["vectors"].norm(dim=1), torch.ones(3))
     assert capsys.readouterr().out.count("tensor(") == 2
+
+
+def test_a_model_compared_by_distance_says_so(folder, run, results, encoder, monkeypatch, capsys):
+    note = "It was trained by Euclidean distance."
+    (run / "env.json").write_text(json.dumps({"seed": 42, "note": note}))
+    usual = card(folder, run=run, results=results).text
+    assert "Euclidean" not in usual.replace(note, "")
+    assert f"## Limits\n\n- {note}\n- Texts" in usual
+    about = json.loads((folder / "config_sentence_transformers.json").read_text())
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(about | {"similarity_fn_name": "euclidean"}))
+    found = card(folder, run=run, results=results)
+    assert "the Euclidean distance of two vectors says" in found.text
+    assert "compare by Euclidean distance |" in found.text
+    assert "Spearman correlation × 100 of the Euclidean distance" in found.text
+    assert {result.metric_type for result in found.data.eval_results} == {"spearman_euclidean"}
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: str(Path(repo) / file))
+    defined = {}
+    exec(blocks(folder)[1].replace(REPO, str(folder)), defined)
+    vectors = encoder.encode(EXAMPLES)
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    assert capsys.readouterr().out.startswith("tensor([[-")
+    assert np.abs(torch.cdist(defined["vectors"], defined["vectors"]).numpy() - distances).max() < 1e-4
 
 
 def test_soft_prompts_say_what_they_need(tiny_bert, tmp_path):

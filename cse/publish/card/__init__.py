@@ -18,19 +18,18 @@ from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
 from cse.publish.card.scores import average, changes, others, rows, seeds_of, transfer
 from cse.publish.card.usage import (
-    EXAMPLES,
     adapter_code,
+    compare_code,
     read_published,
     sentence_transformers_code,
     transformers_code,
 )
-from cse.publish.card.words import POOLING, after, license_text, limits, summary
+from cse.publish.card.words import MEASURES, POOLING, after, license_text, limits, summary
 
 if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
 
 BEGIN, END = "<!-- yours: begin -->", "<!-- yours: end -->"
-SHOWN = f"\nvectors = F.normalize(encode({EXAMPLES}), dim=-1)\nprint(vectors @ vectors.T)\n"
 HINT = f"{BEGIN}\n<!-- What you write between these two lines stays when the model is published again. -->\n{END}"
 
 
@@ -65,6 +64,7 @@ def write_card(
     layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
     scored = results_file.read(results) if results is not None else None
     chosen, base = choose(license, folder, facts.backbone)
+    shown = compare_code(layout)
     card = ModelCard.from_template(
         metadata(folder, repo_id, chosen, facts, layout, scored, adapter.base if adapter else None),
         template_path=str(Path(__file__).with_name("card.md")),
@@ -74,10 +74,10 @@ def write_card(
         layout=layout,
         code=layout.needs_code,
         adapter=adapter,
-        adapter_code=adapter_code(layout, repo_id, adapter.base, adapter.revision) + SHOWN if adapter else "",
-        examples=EXAMPLES,
+        adapter_code=adapter_code(layout, repo_id, adapter.base, adapter.revision) + shown if adapter else "",
         sentence_transformers_code=sentence_transformers_code(layout, repo_id),
-        transformers_code=transformers_code(layout, repo_id),
+        transformers_code=f"{transformers_code(layout, repo_id)}{shown}",
+        measure=MEASURES[layout.compared_by],
         pooling=POOLING[layout.pooler or "mean"],
         after=[after(module) for module in layout.post],
         facts=facts,

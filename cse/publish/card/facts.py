@@ -28,6 +28,7 @@ class Facts:
         name: The name of the recipe.
         seed: The seed of the run.
         environment: Versions and the machine.
+        note: The objective's sentence on how to use the vectors.
         data: The training data, as rows of a table.
         language: The ISO 639 code of the language of nearly all training texts.
         overlap: The texts that the training data share with evaluation sets, by set.
@@ -38,6 +39,7 @@ class Facts:
     name: str | None = None
     seed: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    note: str = ""
     data: dict[str, str] = field(default_factory=dict)
     language: str | None = None
     overlap: dict[str, str] = field(default_factory=dict)
@@ -101,6 +103,7 @@ def read_facts(run: Path | None) -> Facts:
         name=environment.get("recipe"),
         seed=environment.get("seed", raw.get("seed")),
         environment=_environment(environment),
+        note=_cell(environment.get("note")),
         data=_data(source, portable(recorded)),
         language=next((code for code, share in (recorded.get("languages") or {}).items() if share >= MOSTLY), None),
         overlap={name: _shared(found) for name, found in (recorded.get("overlap") or {}).items()},

@@ -31,7 +31,7 @@ def metadata(
     tags = ["lora" if adapter_base else "sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
     tags += [f"objective:{facts.objective}"] if facts.objective else []
     tags += ["custom_code"] if layout.needs_code else []
-    found = evaluations(scored, facts.seed) if scored else []
+    found = evaluations(scored, facts.seed, layout.compared_by) if scored else []
     base = adapter_base or _base_model(folder, facts)
     optional: dict[str, Any] = {"base_model": base} if base else {}
     optional |= {"base_model_relation": "adapter"} if adapter_base else {}

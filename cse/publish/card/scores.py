@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.files import read_json
+from cse.publish.card.words import MEASURES
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -69,7 +70,7 @@ def transfer(results: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
+def evaluations(results: Mapping[str, Any], seed: int | None, compared_by: str) -> list[Any]:
     """EvalResults for the header of the card; correlations are in [-1, 1], as sentence-transformers writes them."""
     from huggingface_hub import EvalResult
 
@@ -88,8 +89,8 @@ def evaluations(results: Mapping[str, Any], seed: int | None) -> list[Any]:
                 dataset_type=str(task.get("task") or name).lower(),
                 dataset_name=name,
                 dataset_split=task.get("split"),
-                metric_type="spearman_cosine" if is_sts else task["metric"],
-                metric_name="Spearman of cosine, all pairs" if is_sts else task["metric"],
+                metric_type=f"spearman_{compared_by}" if is_sts else task["metric"],
+                metric_name=f"Spearman of {MEASURES[compared_by]}, all pairs" if is_sts else task["metric"],
                 metric_value=round(task["value"] / 100, 6),
                 metric_args=settings,
             )

@@ -97,6 +97,13 @@ def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str 
     return "\n".join([*lines, "", "", *_function(layout)]) + "\n"
 
 
+def compare_code(layout: Layout) -> str:
+    """Code that prints the similarities of three texts, after the code that defines `encode`."""
+    if layout.compared_by == "euclidean":
+        return f"\nvectors = encode({EXAMPLES})\nprint(-torch.cdist(vectors, vectors))\n"
+    return f"\nvectors = F.normalize(encode({EXAMPLES}), dim=-1)\nprint(vectors @ vectors.T)\n"
+
+
 def adapter_code(layout: Layout, name: str, base: str, revision: str | None = None) -> str:
     """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
 

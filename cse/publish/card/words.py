@@ -17,12 +17,14 @@ POOLING = {
     "first_last_layer1": "mean over tokens of the mean of hidden state 1 (the first layer) and the last layer",
 }
 
+MEASURES = {"cosine": "cosine", "euclidean": "Euclidean distance"}
+
 
 def summary(layout: Layout, facts: Facts) -> str:
     """Two sentences: what the model does, and what it was trained from."""
     first = (
-        f"A sentence encoder: it maps a text to a vector of {layout.dim} numbers, and the cosine of two vectors says "
-        "how close the texts are in meaning."
+        f"A sentence encoder: it maps a text to a vector of {layout.dim} numbers, and the "
+        f"{MEASURES[layout.compared_by]} of two vectors says how close the texts are in meaning."
     )
     if not facts.recipe:
         return f"{first} How it was trained is not recorded here."
@@ -43,7 +45,8 @@ def after(module: Module) -> str:
 
 def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> list[str]:
     """The limits of the model, one sentence or two for each."""
-    lines = [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
+    lines = [facts.note] if facts.note else []
+    lines += [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
     if scored and scored["tasks"]:
         names, kinds = ", ".join(scored["tasks"]), {task["kind"] for task in scored["tasks"].values()}
         what = "The scores measure similarity of meaning on" if kinds == {"sts"} else "The model was scored on"

@@ -1,0 +1,69 @@
+"""Alignment and uniformity as a loss (Wang and Isola, ICML 2020, arXiv:2005.10242)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.functional import alignment, uniformity
+
+
+class AlignUniform(Objective):
+    """Positives close together, and all texts spread over the unit sphere.
+
+        L = a mean_i |z_i - z+_i|^alpha + b ( U(z) + U(z+) ) / 2,    U(z) = log mean_{i < j} e^{-t |z_i - z_j|^2}
+
+    The two properties that InfoNCE has in the limit of many negatives (section 4.1), optimized directly, without a
+    temperature. As a term of a `WeightedSum` beside a contrastive loss, it narrows the gap between the two sides of
+    pairs ("It's Not a Modality Gap", arXiv:2405.18570). With P > 1, alignment is the mean over positives, and U the
+    mean over the 1 + P views; hard negatives take no part. The mean inside the logarithm is over pairs, so the value
+    depends on the batch size, and accumulated parts are not one batch. If rows have weights (`Batch.weight`), both
+    means are weighted, a pair of rows by the product of its weights.
+
+    Args:
+        alpha: The power of the distance, >= 1 (authors' program: 2).
+        t: The sharpness of the kernel, > 0 (authors' program: 2).
+        align_weight: a, >= 0 (authors' program: 1).
+        uniform_weight: b, >= 0 (authors' program: 1).
+
+    Raises:
+        UserError: An argument is out of range.
+        ValueError: Rows have no positive, or the batch has a single row.
+
+    Deviations:
+        Two rows with a text in common are not a pair of U (`Batch.text_id`); in the authors' program they repel each
+        other.
+
+    Source: SsnL/align_uniform, align_uniform/__init__.py; examples/stl10/main.py:106-108.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self, *, alpha: float = 2.0, t: float = 2.0, align_weight: float = 1.0, uniform_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "objective", alpha=alpha)
+        require_positive("objective", t=t)
+        require_at_least(0, "objective", align_weight=align_weight, uniform_weight=uniform_weight)
+        self.alpha, self.t, self.align_weight, self.uniform_weight = alpha, t, align_weight, uniform_weight
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The weighted sum of both parts."""
+        sides = views.require_aligned("AlignUniform")  # (B, 1 + P, D')
+        mask, weight = _different_texts(batch), batch.weight
+        align = torch.stack([alignment(sides[:, 0], other, self.alpha, weight) for other in sides[:, 1:].unbind(1)])
+        uniform = torch.stack([uniformity(side, self.t, mask=mask, weight=weight) for side in sides.unbind(1)])
+        loss = self.align_weight * align.mean() + self.uniform_weight * uniform.mean()
+        return LossOutput(loss, {"alignment": align.detach().mean(), "uniformity": uniform.detach().mean()})
+
+
+def _different_texts(batch: Batch) -> Tensor | None:
+    """(B, B) True where no text is an anchor or a positive of both rows; None if texts are not known."""
+    if batch.text_id is None:
+        return None
+    texts = batch.text_id[:, : 1 + batch.num_positives]  # (B, 1 + P)
+    return ~(texts[:, None, :, None] == texts[None, :, None, :]).any(-1).any(-1)

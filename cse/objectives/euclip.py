@@ -1,0 +1,63 @@
+"""EuCLIP: Embedding Geometries of Contrastive Language-Image Pre-Training (Chou and Alam, 2024, arXiv:2409.13079)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch, swapped
+from cse.objectives.functional import contrast, squared_distance
+
+
+class EuCLIP(Objective):
+    """InfoNCE in both directions by Euclidean distance, with vectors of any length.
+
+        S_ij = - s |x_i - y_j|^2 / D,    L = ( CE(S) + CE(S^T) ) / 2
+
+    D is the number of dimensions. The checkpoint says that its vectors are compared by distance. Hard negatives are
+    candidates of the anchors; the other direction has none. If rows have weights (`Batch.weight`), the mean over rows
+    is weighted.
+
+    Args:
+        temperature: 1/s before training, > 0; s is learned (authors: 1).
+        squared: Whether the distance is squared. If not, S_ij = - s |x_i - y_j| / sqrt(D).
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows do not have one positive, or the batch has a single row.
+
+    Deviations:
+        The entailment loss of the authors' program is left out. Duplicate texts are masked as in `SimCSE`.
+
+    Source: EIFY/open_clip, branch euclip, src/open_clip/loss.py:81-86 and 172-245; model.py:262 and 320.
+    """
+
+    weighs_rows = True
+    similarity = "euclidean"
+    note = "It was trained by Euclidean distance, and its vectors have any length; cosine is not its geometry."
+
+    def __init__(self, *, temperature: float = 1.0, squared: bool = True) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.temperature, self.squared = temperature, squared
+        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows, over both directions."""
+        there = self._loss(views, batch)
+        back = self._loss(*swapped(views, batch))
+        return LossOutput((there + back) / 2, {"scale": self.log_scale.detach().exp()})
+
+    def _loss(self, views: Views, batch: Batch) -> Tensor:
+        """One direction."""
+        pairs = in_batch(views, batch, self._nearness)
+        logits = pairs.similarity * self.log_scale.exp()  # (B, N)
+        return contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss
+
+    def _nearness(self, a: Tensor, b: Tensor) -> Tensor:
+        """(A, N) the distance's negative."""
+        squared = squared_distance(a, b) / a.shape[1]
+        return -squared if self.squared else -squared.clamp_min(1e-30).sqrt()

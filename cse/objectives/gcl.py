@@ -1,0 +1,90 @@
+"""GCL: Generalized Contrastive Learning for Multi-Modal Retrieval and Ranking (Zhu et al., 2024, arXiv:2404.08535)."""
+
+from __future__ import annotations
+
+import torch
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch, swapped
+from cse.objectives.functional import contrast
+
+
+class GCL(Objective):
+    """InfoNCE in both directions whose rows count by the relevance of their pair.
+
+        L = ( sum_i w_i l(x_i, y_i) + sum_i w_i l(y_i, x_i) ) / ( 2 sum_i w_i )
+        l(x_i, y_i) = - log e^{cos(x_i, y_i)/t} / sum_j e^{cos(x_i, y_j)/t}
+
+    w is the weight of the row (`Batch.weight`, `data.weight_column`): a function of how well a document answers a
+    query, such as of its rank or its clicks. Without weights, this is symmetric InfoNCE. Hard negatives are candidates
+    of the anchors; the other direction has none.
+
+    Args:
+        temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's program is not released).
+        symmetric: Whether the loss has both directions. If not, only the first.
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows do not have one positive, or the batch has a single row.
+
+    Deviations:
+        The authors released no training program; that the sum is divided by sum_i w_i, and not by B, is the equation
+        as remembered. Duplicate texts are masked as in `SimCSE`.
+    """
+
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 0.05, symmetric: bool = True) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.temperature, self.symmetric = temperature, symmetric
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The weighted mean of the batch's rows."""
+        losses = []
+        for side in [(views, batch), swapped(views, batch)] if self.symmetric else [(views, batch)]:
+            pairs = in_batch(*side)
+            logits = pairs.similarity / self.temperature  # (B, N)
+            losses.append(contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss)
+        return LossOutput(torch.stack(losses).mean())
+
+
+class GradedGCL(Objective):
+    """InfoNCE with several positives in each row, as many as the relevance of each says.
+
+        L = mean_i - sum_p ( r_ip / sum_q r_iq ) log e^{cos(x_i, y_ip)/t} / sum_{jq} e^{cos(x_i, y_jq)/t}
+
+    The cross-entropy of the softmax over all documents of the batch and the relevances r (`Batch.relevance`,
+    `data.relevance_columns`) of its own. A document of relevance 0 is a hard negative; a row without any relevance
+    is skipped and counted. With one positive in each row, this is InfoNCE. If rows have weights (`Batch.weight`), the
+    mean over rows is weighted.
+
+    Args:
+        temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's program is not released).
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows have no relevances or no positive, or there is a single candidate.
+
+    Deviations:
+        Same as for `GCL`.
+    """
+
+    requires = frozenset({"relevance"})
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 0.05) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.temperature = temperature
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        relevance = batch.require("relevance", "GradedGCL")  # (B, P)
+        pairs = in_batch(views, batch)
+        target = pairs.positive.clone()  # (B, N)
+        target[target > 0] = relevance.flatten().to(target.dtype)  # the positives of a row are neighbors, in order
+        result = contrast(pairs.similarity / self.temperature, target, mask=pairs.mask, weight=batch.weight)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})

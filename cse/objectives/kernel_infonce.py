@@ -1,0 +1,91 @@
+"""Kernel-InfoNCE: Contrastive Learning Is Spectral Clustering On Similarity Graph (Tan et al., ICLR 2024).
+
+arXiv:2303.15103.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least, require_positive, require_within
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import all_pairs
+from cse.objectives.functional import contrast, normalize, squared_distance
+
+
+class KernelInfoNCE(Objective):
+    """InfoNCE with exponential kernels of the distance in place of e^{cosine}.
+
+        L_g = - mean_{ia} log k(z_ia, z_ib) / sum_{(j, c) != (i, a)} k(z_ia, z_jc),    k(x, y) = e^{-|x - y|^g / t}
+
+    on unit vectors, over the 2B views of the batch (NT-Xent). g = 2, the Gaussian, is NT-Xent at temperature t/2. Two
+    kernels are combined as m L_g + (1 - m) L_2: `sum` takes both on the whole vector, and `product` the first on the
+    first half of the dimensions and the second on the rest. With P > 1, the loss of a view is the mean over its
+    positives, and these are not each other's negatives. If rows have weights (`Batch.weight`), the mean over rows is
+    weighted.
+
+    Args:
+        gamma: g, > 0 (authors' program: 2; its search has 0.5 and 1).
+        temperature: t, > 0 (authors' program: 0.1).
+        combination: `none` is L_g alone.
+        mix: m, in [0, 1].
+        epsilon: The denominator D becomes max(D, epsilon) + epsilon. The authors' program has 1e-6, which at a low
+            temperature exceeds the kernels of all negatives, so that they lose their gradient.
+
+    Raises:
+        UserError: An argument is out of range.
+        ValueError: Rows have one view, or the batch has a single row.
+
+    Deviations:
+        The denominator is exact by default; see `epsilon`. Duplicate texts are masked as in `SimCSE`.
+
+    Source: yifanzhang-pro/Kernel-InfoNCE, simclr_module.py:264-362.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        temperature: float = 0.1,
+        combination: Literal["none", "sum", "product"] = "none",
+        mix: float = 0.5,
+        epsilon: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", gamma=gamma, temperature=temperature)
+        require_within("[0, 1]", "objective", mix=mix)
+        require_at_least(0, "objective", epsilon=epsilon)
+        self.gamma, self.temperature, self.combination = gamma, temperature, combination
+        self.mix, self.epsilon = mix, epsilon
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss over all views of the batch."""
+        whole, half = slice(None), views.anchor.shape[1] // 2
+        if self.combination == "none":
+            return LossOutput(self._loss(views, batch, self.gamma, whole))
+        first, second = (whole, whole) if self.combination == "sum" else (slice(half), slice(half, None))
+        loss = self.mix * self._loss(views, batch, self.gamma, first)
+        return LossOutput(loss + (1 - self.mix) * self._loss(views, batch, 2.0, second))
+
+    def _loss(self, views: Views, batch: Batch, gamma: float, part: slice) -> Tensor:
+        """L_gamma on a part of the dimensions of the unit vectors."""
+
+        def nearness(a: Tensor, b: Tensor) -> Tensor:
+            squared = squared_distance(normalize(a)[:, part], normalize(b)[:, part])  # (A, N)
+            return -squared if gamma == 2 else -squared.clamp_min(1e-30).pow(gamma / 2)
+
+        pairs = all_pairs(views, batch, nearness)
+        logits, target, mask = pairs.similarity / self.temperature, pairs.positive, pairs.mask  # (A, N)
+        if self.epsilon:  # one more candidate, whose kernel is what the denominator gains
+            total = logits.masked_fill(~mask, -torch.inf).exp().sum(1, keepdim=True)  # (A, 1)
+            logits = torch.cat([logits, (self.epsilon + F.relu(self.epsilon - total)).log()], 1)
+            target, mask = F.pad(target, (0, 1)), F.pad(mask, (0, 1), value=True)
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)
+        return contrast(logits, target, mask=mask, weight=weight, denominator="self").loss

@@ -1,0 +1,88 @@
+"""Poly-View Contrastive Learning (Shidani et al., ICLR 2024, arXiv:2403.05490)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import Similarity, all_pairs
+from cse.objectives.functional import contrast, normalize
+
+
+class PolyView(Objective):
+    """Contrast of M >= 2 views of an item, each an anchor, with the other views as positives.
+
+        r_iab = e^{z_ia z_ib/t} / ( e^{z_ia z_ib/t} + sum_{j != i} sum_c e^{z_ia z_jc/t} )
+
+        geometric    L = - mean_{ia} mean_{b != a} log r_iab
+        arithmetic   L = - mean_{ia} log mean_{b != a} r_iab
+        sufficient   L = - mean_{ia} log e^{z_ia q_ia/t} / ( e^{z_ia q_ia/t} + sum_{j != i} sum_c e^{z_ia q_jc/t} )
+
+    with q_ia the mean of the views of item i other than a, scaled to unit length: the sufficient statistic of these
+    views. The views of an item are never each other's negatives. With M = 2 the three forms are equal; for every M,
+    `geometric` >= `arithmetic`. Hard negatives are negatives of every anchor. If rows have weights (`Batch.weight`),
+    the mean over items is weighted.
+
+    Args:
+        form: One of the three forms above.
+        temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's experiments are on images).
+        normalize_mean: Whether q has unit length.
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows have one view, or the batch has a single row.
+
+    Deviations:
+        The authors released no program. The equations are those of the paper as remembered, and whether q has unit
+        length is not certain. Duplicate texts are masked as in `SimCSE`.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        form: Literal["geometric", "arithmetic", "sufficient"] = "geometric",
+        temperature: float = 0.05,
+        normalize_mean: bool = True,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.form, self.temperature, self.normalize_mean = form, temperature, normalize_mean
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss over all views of the batch."""
+        if self.form == "sufficient":
+            pairs = all_pairs(views, batch, self._with_rest(views))
+            own = torch.eye(*pairs.similarity.shape, device=pairs.similarity.device)  # (A, N) q_ia belongs to z_ia
+            target, mask = own, (pairs.mask & (pairs.positive == 0)) | (own > 0)
+        else:
+            pairs = all_pairs(views, batch)
+            target, mask = pairs.positive, pairs.mask
+        result = contrast(
+            pairs.similarity / self.temperature,
+            target,
+            mask=mask,
+            weight=None if batch.weight is None else pairs.per_view(batch.weight),
+            denominator="self",
+            reduce="in" if self.form == "arithmetic" else "out",
+        )
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+    def _with_rest(self, views: Views) -> Similarity:
+        """A similarity that puts q in the place of the first A candidates, which are the views themselves."""
+        unit = normalize(views.require_aligned("PolyView"))  # (B, M, D')
+        rest = (unit.sum(1, keepdim=True) - unit) / (unit.shape[1] - 1)  # (B, M, D')
+        rest = torch.cat([rest[:, 0], rest[:, 1:].flatten(0, 1)])  # (A, D') in the order of `all_pairs`
+
+        def similarity(a: Tensor, b: Tensor) -> Tensor:
+            candidates = torch.cat([normalize(rest) if self.normalize_mean else rest, normalize(b[len(rest) :])])
+            with torch.autocast(a.device.type, enabled=False):
+                return normalize(a) @ candidates.T  # (A, N)
+
+        return similarity

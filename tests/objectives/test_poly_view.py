@@ -1,0 +1,86 @@
+"""Poly-View: a direct loop (oracles), limits, properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cse.errors import UserError
+from cse.objectives.poly_view import PolyView
+from tests.objectives.helpers import close, run, settings
+
+FORMS = ("geometric", "arithmetic", "sufficient")
+
+
+def test_every_case(oracles):
+    cases = {n: c for n, c in settings(oracles, "polyview").items() if "loss" in c}
+    assert {c["form"] for c in cases.values()} == set(FORMS)
+    for name, case in cases.items():
+        data = np.load(oracles / f"polyview_{name}.npz")
+        rows = torch.tensor(data["x"]).requires_grad_()
+        given = {k: case[k] for k in ("form", "temperature")}
+        objective = PolyView(**given, normalize_mean=case.get("normalise_mean", True))
+        loss = run(objective, rows, rows.shape[1] - 1).loss
+        loss.backward()
+        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
+        close(rows.grad, data["grad_x"])
+
+
+def losses(rows, positives, **fields):
+    return [run(PolyView(form=form, temperature=0.2), rows, positives, **fields).loss.item() for form in FORMS]
+
+
+def test_two_views_have_one_loss_and_more_an_order():
+    pair = losses(torch.randn(6, 2, 8, dtype=torch.float64), 1)
+    assert pair == pytest.approx([pair[0]] * 3, rel=1e-9)
+    geometric, arithmetic, _ = losses(torch.randn(6, 4, 8, dtype=torch.float64), 3)
+    assert geometric > arithmetic
+
+
+def test_neither_rows_nor_views_have_an_order():
+    rows = torch.randn(5, 3, 8, dtype=torch.float64)
+    want = losses(rows, 2)
+    assert losses(rows[[4, 2, 0, 1, 3]], 2) == pytest.approx(want, rel=1e-9)
+    assert losses(rows[:, [2, 0, 1]], 2) == pytest.approx(want, rel=1e-9)
+
+
+def slow(rows, form, weight, negatives, twins):
+    """View by view: items in `twins` have one text, and hard negatives are candidates of every view."""
+    z = rows / rows.norm(dim=-1, keepdim=True)
+    z, hard = z[:, : rows.shape[1] - negatives], z[:, rows.shape[1] - negatives :].flatten(0, 1)
+    (size, count, _), total = z.shape, 0.0
+    rest = torch.stack(
+        [torch.stack([z[i, [b for b in range(count) if b != a]].mean(0) for a in range(count)]) for i in range(size)]
+    )
+    rest = rest / rest.norm(dim=-1, keepdim=True)
+    others = rest if form == "sufficient" else z
+    for i in range(size):
+        foreign = [j for j in range(size) if j != i and not {i, j} <= twins]
+        for a in range(count):
+            below = sum(float((others[j] @ z[i, a] / 0.2).exp().sum()) for j in foreign)
+            below += float((hard @ z[i, a] / 0.2).exp().sum())
+            mine = rest[i, a : a + 1] if form == "sufficient" else z[i, [b for b in range(count) if b != a]]
+            own = (mine @ z[i, a] / 0.2).exp()
+            ratio = own / (own + below)
+            row = ratio.mean().log() if form == "arithmetic" else ratio.log().mean()
+            total -= weight[i] * float(row) / (count * sum(weight))
+    return total
+
+
+def test_weights_hard_negatives_and_texts_equal_a_direct_loop():
+    rows, weight = torch.randn(4, 4, 6, dtype=torch.float64), [2.0, 1.0, 0.0, 0.5]
+    texts = torch.tensor([[0, 0, 0, 4], [1, 1, 1, 5], [2, 2, 2, 6], [1, 1, 1, 7]])  # items 1 and 3 are one text
+    got = losses(rows, 2, weight=torch.tensor(weight), text_id=texts)
+    want = [slow(rows, form, weight, 1, {1, 3}) for form in FORMS]
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_errors():
+    with pytest.raises(UserError, match="temperature"):
+        PolyView(temperature=0.0)
+    for form in FORMS:
+        with pytest.raises(ValueError, match=r"collator\.views"):
+            run(PolyView(form=form), torch.randn(3, 1, 4), 0)
+        with pytest.raises(ValueError, match="batch_size is 1"):
+            run(PolyView(form=form), torch.randn(1, 3, 4), 2)

@@ -1,0 +1,88 @@
+"""A run by distance: its dev score, its checkpoints and its notes say so; a run by cosine says cosine again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
+
+import cse
+from cse.encoder.layout import Layout
+from cse.encoder.model import Encoder
+from cse.evaluation.evaluator import STSEvaluator
+from cse.objectives.align_uniform import AlignUniform
+from cse.objectives.euclip import EuCLIP
+from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.objectives.symile import Symile
+from cse.objectives.weighted_sum import WeightedSum
+from cse.training.callbacks import run_warnings
+from cse.training.trainer import Trainer
+from tests.runs import make_run, metrics
+
+CLOSE = 0.05  # of points; the last bits of vectors depend on the batch, and order pairs that are nearly tied
+
+
+@pytest.fixture(scope="module")
+def run(tiny_bert, tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("euclip"), tiny_bert, objective=EuCLIP(), max_steps=2, eval_every=1)
+    run.evaluator = STSEvaluator(tasks="sts-mini-dev", precision="fp32")
+    return Trainer(run).fit()
+
+
+def spearman_of_distances(encoder):
+    scored = STSEvaluator(tasks="sts-mini-dev")._found["sts-mini-dev"].subsets
+    first, second, gold = ([x for p in scored.values() for x in getattr(p, k)] for k in ("first", "second", "gold"))
+    vectors = np.stack([encoder.encode(first), encoder.encode(second)]).astype(np.float64)
+    return 100 * spearmanr(-cdist(*vectors).diagonal(), gold).statistic
+
+
+def test_the_dev_score_is_that_of_distances(run):
+    best = Encoder.load(str(run.folder / "best"))
+    want = spearman_of_distances(best)
+    assert max(line["dev"] for line in metrics(run.folder)) == pytest.approx(want, abs=CLOSE)
+    scored = cse.evaluate(run.folder / "best", "sts-mini-dev", precision="fp32")
+    assert scored.scores["sts-mini-dev"] == pytest.approx(want, abs=CLOSE)
+
+
+def test_sentence_transformers_compares_and_we_score_its_model_by_distance(run):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(run.folder / "best"))
+    assert model.similarity_fn_name == "euclidean"
+    got = STSEvaluator(tasks="sts-mini-dev", precision="fp32")(model)["dev"]
+    assert got == pytest.approx(spearman_of_distances(Encoder.load(str(run.folder / "best"))), abs=CLOSE)
+
+
+def test_a_run_by_cosine_says_cosine_again(run, tmp_path):
+    again = make_run(tmp_path, "", encoder=Encoder(str(run.folder / "best")), max_steps=1)
+    assert again.encoder.similarity == "euclidean"
+    Trainer(again).fit()
+    assert Layout.read(again.folder / "last").similarity == "cosine"
+    assert "collapse" in run_warnings(again, {"neg_cos": 0.999})[0]
+    assert run_warnings(run, {"neg_cos": 0.999}) == []  # a cosine says nothing about distances
+
+
+def test_what_a_sum_inherits():
+    both = WeightedSum(terms=[MaskedLM(), EuCLIP(), Symile(), EuCLIP()], weights=[1.0] * 4)
+    assert (both.similarity, both.note) == ("euclidean", f"{EuCLIP.note} {Symile.note}")
+    plain = WeightedSum(terms=[SimCSE(), AlignUniform()], weights=[1.0, 0.1])
+    assert (plain.similarity, plain.note) == ("cosine", "")
+
+
+def test_the_note_is_kept_for_the_card(tiny_bert, tmp_path):
+    data = [("the cat", "a cat"), ("the dog", "a dog"), ("red", "blue"), ("sun", "moon")]
+    common = {"encoder": cse.Encoder(tiny_bert), "evaluator": None, "collator": cse.TextViews(max_length=8)}
+    for name, objective, note in (("n", EuCLIP(), EuCLIP.note), ("o", SimCSE(), None)):
+        made = cse.train(
+            "simcse-sup",
+            overrides={"trainer.max_steps": 1, "trainer.batch_size": 4},
+            data=cse.Pairs(data),
+            objective=objective,
+            run_dir=tmp_path / name,
+            **common,
+        )
+        assert json.loads((made.folder / "env.json").read_text()).get("note") == note
