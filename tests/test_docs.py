@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,10 +156,25 @@ def test_the_readme_is_short_and_shows_the_two_commands():
     assert "make test" in text
 
 
-def test_the_site_includes_files_that_exist():
+@pytest.fixture
+def hooks():
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["index.md", "methods.md", "recipes.md"])
+def test_links_of_the_site_lead_to_its_pages_or_to_the_repository(hooks, page):
+    about = SimpleNamespace(file=SimpleNamespace(src_uri=page))
+    config = SimpleNamespace(repo_url="https://host/repo")
+    markdown = hooks.on_page_markdown((ROOT / "docs" / page).read_text(encoding="utf-8"), page=about, config=config)
+    local = {target for target, _ in LINK.findall(markdown) if target}
+    assert [target for target in local if not (ROOT / "docs" / target).is_file()] == []
+    assert "https://host/repo/blob/main/recipes/simcse-unsup.yaml" in markdown or page == "recipes.md"
+
+
+def test_the_site_includes_files_that_exist(hooks):
     pages = hooks.pages()
     assert pages["README.md"] == "index.md"
     assert [path for path in pages if not (ROOT / path).is_file()] == []
