@@ -250,3 +250,43 @@ def test_vectors_that_are_not_finite_are_refused(name):
 
     with pytest.raises(UserError, match="the model returned nan or infinity for"):
         MADE[name]()(Nan())
+
+
+FILES = {
+    "Similarity": ("sentence1\tsentence2\tscore", [(*pair, i % 5) for i, pair in enumerate(PAIRS)]),
+    "Triplets": ("premise\tentailment\tcontradiction", [(*pair, "the sun") for pair in PAIRS]),
+    "PairClassification": ("sentence1\tsentence2\tscore", [(*pair, i % 2) for i, pair in enumerate(PAIRS)]),
+    "Paraphrases": ("sentence1\tsentence2", PAIRS),
+    "Clustering": ("text\tlabel", LABELED),
+    "Labels": ("text\tlabel", LABELED),
+}
+CLASSES = {
+    "Similarity": ("ScoredPairs", {"max_score": 4.0}),
+    "Triplets": ("Triplets", {}),
+    "PairClassification": ("ScoredPairs", {}),
+    "Paraphrases": ("Pairs", {}),
+    "Clustering": ("Texts", {"label_column": "label"}),
+    "Labels": ("Texts", {"label_column": "label"}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_recipe_names_a_file_or_a_data_set(name, encoder, tmp_path):
+    from cse.recipe import build, load
+    from tests.runs import write_recipe, write_texts
+
+    header, rows = FILES[name]
+    path = tmp_path / "dev.tsv"
+    path.write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]))
+    kind, options = CLASSES[name]
+    data_set = {"class_path": f"cse.data.{kind}", "init_args": {"path": str(path), **options}}
+    found = []
+    for given in (str(path), data_set):
+        evaluator = {"class_path": f"cse.evaluation.{name}", "init_args": {"data": given}}
+        texts = {"path": str(write_texts(tmp_path))}
+        recipe = load(write_recipe(tmp_path, "Texts", texts, {"backbone": "unread"}, evaluator=evaluator))
+        recipe.config.encoder = None
+        evaluator = build(recipe).evaluator
+        assert evaluator.name == "dev"
+        found.append(evaluator(encoder))
+    assert found[0] == found[1]
