@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import overload
 
@@ -125,8 +126,10 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
         seed: Seed of the order.
     """
     salt = derive("held out", seed).to_bytes(8, "big")
-    keys, rows, places = _keys(sets, salt)
-    group, first, groups = _groups(keys, rows, places[-1])
+    places = np.cumsum([0, *map(len, sets)])  # of the first row of each data set, and the end
+    texts = _keyed(sets, salt)
+    linking = texts[~texts["negative"]]
+    group, first, groups = _groups(linking["key"], linking["row"], places[-1])
     size = np.bincount(group, minlength=groups)
     source = np.searchsorted(places, np.arange(places[-1]), side="right") - 1  # of each row
     lowest, highest = np.full(groups, len(sets)), np.full(groups, -1)
@@ -142,7 +145,8 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
             if not left:
                 break
     out = taken[group]
-    held = np.unique(keys[out[rows]])
+    held = np.unique(linking["key"][out[linking["row"]]])
+    lost = texts["row"][texts["negative"] & ~out[texts["row"]] & np.isin(texts["key"], held)]
 
     def keeps(text: str) -> bool:
         key = _key(text, salt)
@@ -151,17 +155,13 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
 
     found = []
     for data, room, begin, end in zip(sets, rooms, places, places[1:], strict=False):
+        rows, others = np.flatnonzero(~out[begin:end]), np.flatnonzero(out[begin:end])
+        removed = int(((lost >= begin) & (lost < end)).sum())
+        kept = Part(data, rows, {"held_out": len(others), "negatives_held_out": removed}, keeps, fewer=removed > 0)
+        part = Part(data, others, {"not_held_out": len(rows)}, lambda text: False, fewer=False) if len(others) else None
         linked = int((size[group[begin:end]] > room).sum()) if room else 0
-        found.append(_divided(data, out[begin:end], linked, keeps))
+        found.append(Divided(kept, part, linked, removed))
     return found
-
-
-def _divided(data: Dataset, out: NDArray[np.bool_], linked: int, keeps: Callable[[str], bool]) -> Divided:
-    rows, others = np.flatnonzero(~out), np.flatnonzero(out)
-    removed = sum(not keeps(text) for i in rows for text in data[int(i)].texts[1 + data.num_positives :])
-    kept = Part(data, rows, {"held_out": len(others), "negatives_held_out": removed}, keeps, fewer=removed > 0)
-    held = Part(data, others, {"not_held_out": len(rows)}, lambda text: False, fewer=False) if len(others) else None
-    return Divided(kept, held, linked, removed)
 
 
 def _key(text: str, salt: bytes) -> np.uint64:
@@ -169,21 +169,15 @@ def _key(text: str, salt: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(known.encode(), digest_size=8, key=salt).digest(), "big"))
 
 
-def _keys(sets: Sequence[Dataset], salt: bytes) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
-    """The keys of all anchors and positives, their rows, and the first row of each data set with the end of the last.
+def _keyed(sets: Sequence[Dataset], salt: bytes) -> NDArray[np.void]:
+    """The key of every text, its row, numbered over all data sets, and whether it is a hard negative."""
 
-    Rows are numbered over all data sets.
-    """
-    places = np.cumsum([0, *map(len, sets)])
+    def found() -> Iterator[tuple[np.uint64, int, bool]]:
+        for row, example in enumerate(chain.from_iterable(sets)):
+            for place, text in enumerate(example.texts):
+                yield _key(text, salt), row, place > example.num_positives
 
-    def found() -> Iterator[tuple[np.uint64, int]]:
-        for data, begin in zip(sets, places, strict=False):
-            for row, example in enumerate(data, int(begin)):
-                for text in example.texts[: 1 + example.num_positives]:
-                    yield _key(text, salt), row
-
-    pairs = np.fromiter(found(), dtype=[("key", np.uint64), ("row", np.int64)])
-    return pairs["key"], pairs["row"], places
+    return np.fromiter(found(), dtype=[("key", np.uint64), ("row", np.int64), ("negative", bool)])
 
 
 def _groups(keys: Keys, rows: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], Keys, int]:
