@@ -37,6 +37,7 @@ from cse.data.mixture import Source as Source
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NoDuplicates as NoDuplicates
+from cse.data.templates import InTemplates as InTemplates
 from cse.encoder.dropout import Dropout as Dropout
 from cse.encoder.lora import Lora as Lora
 from cse.encoder.model import Encoder as Encoder
@@ -54,14 +55,19 @@ from cse.interfaces import Teacher as Teacher
 from cse.mining.miners import Miner as Miner
 from cse.mining.miners import TopK as TopK
 from cse.mining.refresh import RefreshNegatives as RefreshNegatives
+from cse.objectives.angle import AnglE as AnglE
 from cse.objectives.claif import CLAIF as CLAIF
 from cse.objectives.clhaif import CLHAIF as CLHAIF
 from cse.objectives.cosent import CoSENT as CoSENT
 from cse.objectives.dclr import DCLR as DCLR
 from cse.objectives.diffcse import DiffCSE as DiffCSE
+from cse.objectives.gistembed import GISTEmbed as GISTEmbed
+from cse.objectives.gte import GTE as GTE
 from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.promcse import PromCSE as PromCSE
+from cse.objectives.promptbert import PromptBERT as PromptBERT
 from cse.objectives.simcse import SimCSE as SimCSE
+from cse.objectives.symmetric import SymmetricInfoNCE as SymmetricInfoNCE
 from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push

@@ -175,6 +175,10 @@ class Tokens(Protocol):
         """The ids of a text that was made during training, behind the prompt of a role."""
         ...
 
+    def added_in(self, template: str | None) -> tuple[list[int], list[int]]:
+        """The ids before and after every text in a template; None: in the encoder's own, as `added` counts them."""
+        ...
+
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Rows of ids as input_ids and attention_mask, both (n, L), padded on the right."""
         ...

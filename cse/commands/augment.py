@@ -66,14 +66,15 @@ def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, seed: int) -> list[list[str]]:
-    """The texts of every view, row by row. Of a collator that masks tokens, these are the texts before masking.
+    """The texts of every view, row by row, as they are before a collator masks tokens or puts them into templates.
 
     Raises:
         UserError: The collator does not tell which texts it makes.
     """
     from cse.data.collators import Masked, TextViews
+    from cse.data.templates import InTemplates
 
-    while isinstance(collator, Masked):
+    while isinstance(collator, Masked | InTemplates):
         collator = collator.views
     if not isinstance(collator, TextViews):
         raise UserError(

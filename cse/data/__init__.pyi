@@ -13,3 +13,4 @@ from cse.data.mixture import Source as Source
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NoDuplicates as NoDuplicates
+from cse.data.templates import InTemplates as InTemplates

@@ -13,7 +13,7 @@ import numpy as np
 
 from cse.console import progress
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
-from cse.encoder.template import added_ids, require_room
+from cse.encoder.template import added_ids, added_in, require_room
 from cse.files import atomic_dir, cache_dir, read_json, sha256_file, write_json, writing_cache
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class TokenStore:
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         self.texts = texts
         self._rows = {text: row for row, text in enumerate(texts)}
-        self._rust = rust
+        self._rust, self._tokenizer = rust, tokenizer
         self.max_length = max_length
         self.truncated = int(read_json(folder / "meta.json")["truncated"])
         self.pad_id = int(tokenizer.pad_token_id)
@@ -131,6 +131,14 @@ class TokenStore:
     def encode(self, text: str, role: str = "anchor") -> list[int]:
         """The ids of a text that is not in the store, tokenized in the same way, behind the prompt of a role."""
         return list(self._rust.encode(put_before(self._prompts[role], text)).ids) or [self.pad_id]
+
+    def added_in(self, template: str | None) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and after every text, if it had this template; None: as it is.
+
+        Raises:
+            UserError: The template does not have exactly one `{text}` with something beside it.
+        """
+        return added_ids(self._tokenizer) if template is None else added_in(self._tokenizer, template)
 
     def lengths(self) -> NDArray[np.int64]:
         """The number of ids (n,) of every text behind every prompt."""

@@ -176,9 +176,15 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 def max_positions(config: Mapping[str, Any]) -> int:
     """The most tokens that a backbone of this config.json can tell apart by position."""
     positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 1_000_000)
-    shifted = config["model_type"] in {"roberta", "xlm-roberta", "camembert", "mpnet"}  # they start after the pad id
+    return positions - first_position(config)
+
+
+def first_position(config: Mapping[str, Any]) -> int:
+    """The position of a text's first token: 0, or the one after the pad id in RoBERTa and its like."""
+    if config["model_type"] not in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+        return 0
     padding = 1 if config["model_type"] == "mpnet" else config.get("pad_token_id")  # MPNet's is fixed in its code
-    return positions - 1 - (1 if padding is None else int(padding)) if shifted else positions
+    return 1 + (1 if padding is None else int(padding))
 
 
 def write_backbone(

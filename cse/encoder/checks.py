@@ -59,6 +59,20 @@ def check_finite(encoder: nn.Module, source: str) -> None:
             )
 
 
+def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Attention) -> None:
+    """Raise unless a backbone of this kind can have this pooler.
+
+    Raises:
+        UserError: The pooler reads the mask token, of which a backbone that reads from left to right knows nothing.
+    """
+    if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
+        raise UserError(
+            f"encoder.pooler is mask, and encoder.backbone {backbone!r} reads from left to right: it was not trained "
+            "to fill in a mask token\nfix: use a BERT-like encoder, such as asset:mini, or the pooler last and a "
+            "template that asks for one word, as in recipe simcse-unsup"
+        )
+
+
 def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:
     """The most tokens of a text.
 

@@ -9,8 +9,10 @@
     weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
 
 This is the legacy layout of sentence-transformers, which its versions from 5.1 to 6.x both read. A pooler of two layers
-is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. Both are modules of
-sentence-transformers, so only soft prompts need code of their own. Heads that serve training only are not saved.
+is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. The pooler `mask` is
+a WordWeights, with weight 1 for the mask token and 0 for every other, and a mean over tokens, which divides by the sum
+of the weights. All are modules of sentence-transformers, so only soft prompts need code of their own. Heads that serve
+training only are not saved.
 Bidirectional attention is `is_causal: false` in config.json. transformers 4 would ignore it in silence; the first
 module is therefore named as sentence-transformers 6 names it, so that versions for transformers 4 fail to load.
 """
@@ -38,6 +40,7 @@ POOLING_KEYS: dict[PoolerName, str] = {
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
+BEFORE_POOLING: dict[PoolerName, str] = {**dict.fromkeys(LAYERS, "WeightedLayerPooling"), "mask": "WordWeights"}
 OTHER_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # since 6.x
 ACTIVATION_PATHS = {
@@ -96,6 +99,8 @@ class Layout:
         pooler: The pooler that the modules amount to; None if cse has none like it.
         width: H, the size of the backbone's states, if the folder says so.
         depth: The number of the backbone's layers; needed to write a pooler of two layers.
+        vocabulary: The tokens by id; needed to write the pooler `mask`.
+        mask_token: The mask token; needed to write the pooler `mask`.
         architecture: The backbone's `model_type`, if the folder holds the backbone.
         bidirectional: Whether a causal backbone attends to later tokens too, by a flag of its config.json.
         weights: The number format of the weights, in which they are loaded again.
@@ -115,6 +120,8 @@ class Layout:
     pooler: PoolerName | None = None
     width: int | None = None
     depth: int | None = None
+    vocabulary: tuple[str, ...] = field(default=(), repr=False)
+    mask_token: str | None = None
     architecture: str | None = None
     bidirectional: bool = False
     weights: Literal["fp32", "bf16"] = "fp32"
@@ -198,7 +205,10 @@ class Layout:
             (folder / module.path).mkdir(exist_ok=True)
             write_json(folder / module.path / "config.json", self._config(module))
             if module.kind == "WeightedLayerPooling":
-                self._write_layer_weights(folder / module.path)
+                _write_weights(folder / module.path, "layer_weights", self._layer_weights())
+            elif module.kind == "WordWeights":
+                weights = [[float(token == self.mask_token)] for token in self.vocabulary]
+                _write_weights(folder / module.path, "emb_layer.weight", weights)
         entries = [{"idx": i, "name": str(i), "path": m.path, "type": m.type} for i, m in enumerate(self.modules)]
         write_json(folder / MODULES, entries)
         about = {"prompts": dict(self.prompts), "default_prompt_name": self.default_prompt_name}
@@ -208,6 +218,9 @@ class Layout:
         """The settings of a module; even Normalize has a file, because git and some loaders drop an empty folder."""
         if module.kind == "WeightedLayerPooling":
             return {"word_embedding_dimension": self.width, "layer_start": 0, "num_hidden_layers": self.depth}
+        if module.kind == "WordWeights":
+            weights = {self.mask_token: 1.0}
+            return {"vocab": list(self.vocabulary), "word_weights": weights, "unknown_word_weight": 0.0}
         if module.kind == "Pooling":
             over_tokens = POOLING_KEYS.get(self.pooler or "mean", POOLING_KEYS["mean"])
             modes = {key: key == over_tokens for key in (*POOLING_KEYS.values(), *OTHER_KEYS)}
@@ -218,17 +231,14 @@ class Layout:
             return {**sizes, "bias": module.dense.bias, "activation_function": activation}
         return {}
 
-    def _write_layer_weights(self, folder: Path) -> None:
+    def _layer_weights(self) -> list[float]:
         """The weights of the embeddings' output and of each layer (N + 1): 1 for those that the pooler reads."""
-        import numpy as np
-        from safetensors.numpy import save_file
-
         assert self.pooler is not None  # whoever describes the pooler's modules knows its name and depth
         assert self.depth is not None
-        weights = np.zeros(self.depth + 1, dtype=np.float32)
+        weights = [0.0] * (self.depth + 1)
         for index in LAYERS[self.pooler]:
             weights[index] += 1
-        save_file({"layer_weights": weights}, folder / "model.safetensors")
+        return weights
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -256,13 +266,22 @@ def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tup
         post: A Dense, or None for a Normalize, for each module after pooling.
     """
     modules = [Module(first, "")]
-    if pooler in NEEDS_ALL_LAYERS:
-        modules.append(Module(f"{LEGACY}WeightedLayerPooling", f"{len(modules)}_WeightedLayerPooling"))
+    if pooler in BEFORE_POOLING:
+        kind = BEFORE_POOLING[pooler]
+        modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}"))
     modules.append(Module(f"{LEGACY}Pooling", f"{len(modules)}_Pooling"))
     for dense in post:
         kind = "Normalize" if dense is None else "Dense"
         modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}", dense))
     return tuple(modules)
+
+
+def _write_weights(folder: Path, name: str, weights: list[Any]) -> None:
+    """Write a module's one tensor."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({name: np.array(weights, dtype=np.float32)}, folder / "model.safetensors")
 
 
 def _read(folder: Path) -> Layout:
@@ -318,7 +337,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None, int | None, str]:
     """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
     kinds = [module.kind for module in modules]
-    after = 3 if kinds[1:2] == ["WeightedLayerPooling"] else 2  # the modules before this one make the pooled vector
+    after = 3 if kinds[1:2] and kinds[1] in BEFORE_POOLING.values() else 2  # modules that make the pooled vector
     first = kinds[0] in {TRANSFORMER, SOFT_PROMPTED}
     if not first or kinds[after - 1 : after] != ["Pooling"] or not set(kinds[after:]) <= {"Dense", "Normalize"}:
         return (
@@ -326,7 +345,7 @@ def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None
             None,
             (
                 f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {TRANSFORMER} or {SOFT_PROMPTED} "
-                "(+ WeightedLayerPooling) + Pooling (+ Dense, Normalize)\n"
+                f"(+ {' or '.join(sorted(set(BEFORE_POOLING.values())))}) + Pooling (+ Dense, Normalize)\n"
                 "fix: give a checkpoint of these modules; cse runs no code of others"
             ),
         )
@@ -350,20 +369,21 @@ def _read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None
         what = f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
         return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
     if after == 3:
-        layered = _read_layers(folder / modules[1].path) if found == "mean" else None
-        if layered is None:
-            what = f"the layers in {folder / modules[1].path} are averaged as no pooler of cse does"
-            return None, width, f"{what} ({', '.join(LAYERS)})\nfix: load it with sentence-transformers"
-        found = layered
+        read = _read_layers if kinds[1] == "WeightedLayerPooling" else _read_tokens
+        weighted = read(folder, modules) if found == "mean" else None
+        if weighted is None:
+            what = f"the states in {folder / modules[1].path} are averaged as no pooler of cse does"
+            return None, width, f"{what} ({', '.join(BEFORE_POOLING)})\nfix: load it with sentence-transformers"
+        found = weighted
     return found, width, ""
 
 
-def _read_layers(folder: Path) -> PoolerName | None:
+def _read_layers(folder: Path, modules: list[Module]) -> PoolerName | None:
     """The pooler that reads the layers that a WeightedLayerPooling weights; None if there is none."""
     from safetensors.numpy import load_file
 
-    start = read_json(folder / "config.json")["layer_start"]
-    weights = load_file(folder / "model.safetensors")["layer_weights"]
+    start = read_json(folder / modules[1].path / "config.json")["layer_start"]
+    weights = load_file(folder / modules[1].path / "model.safetensors")["layer_weights"]
     share = {start + i: w for i, w in enumerate((weights / weights.sum()).tolist()) if w}
     depth = start + len(weights)
     for name, indices in LAYERS.items():
@@ -373,6 +393,18 @@ def _read_layers(folder: Path) -> PoolerName | None:
         if share == wanted:
             return name
     return None
+
+
+def _read_tokens(folder: Path, modules: list[Module]) -> PoolerName | None:
+    """`mask` if a WordWeights weights the mask token alone; None if it weights others."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / modules[1].path / "model.safetensors")["emb_layer.weight"]  # (vocabulary, 1)
+    config = _mapping(folder / modules[1].path / "config.json")
+    tokenizer = folder / modules[0].path / "tokenizer_config.json"  # absent beside a reference to the backbone
+    mask = _mapping(tokenizer).get("mask_token") if tokenizer.is_file() else next(iter(config["word_weights"]))
+    token = mask.get("content") if isinstance(mask, dict) else mask
+    return "mask" if [config["vocab"][i] for i in weights[:, 0].nonzero()[0]] == [token] else None
 
 
 def _read_dense(folder: Path) -> Dense:

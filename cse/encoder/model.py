@@ -22,7 +22,7 @@ from cse.encoder.backbone import (
     write_backbone,
 )
 from cse.encoder.bidirectional import Attention, is_bidirectional
-from cse.encoder.checks import check_adapter, check_attention, check_finite, choose_length
+from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler, choose_length
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast.batching import native_bf16
 from cse.encoder.fast.weights import converted_once
@@ -34,6 +34,7 @@ from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
 from cse.encoder.provenance import check_sums, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
+from cse.encoder.template import bake, mask_position
 from cse.encoder.texts import pad, tokenize
 from cse.encoder.weights import Weights
 from cse.encoder.weights import check as check_weights
@@ -61,6 +62,7 @@ class Encoder(nn.Module):
         export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
         layers: Keep this many of the backbone's first layers.
         template: A text with one `{text}`, put around every text and saved in the tokenizer; see `encoder.template`.
+            The pooler `mask` needs one with `{mask}`, the mask token, whose state it reads.
         max_length: Most tokens of a text in `encode`, template and special tokens included, soft prompts excluded.
             None: what modules.json says, or what the backbone can position, up to 512.
         adapter: What is trained instead of the backbone: `Lora` or `SoftPrompts`. None trains the whole backbone.
@@ -104,6 +106,7 @@ class Encoder(nn.Module):
         self.dropout = dropout or Dropout()
         kind = detect(backbone, revision)
         check_adapter(kind, backbone, adapter)
+        check_pooler(kind, backbone, pooler, attention)
         layout, root = kind.layout, kind.layout.modules[0].path if kind.layout.modules else ""
         self.backbone, self.tokenizer = load_backbone(
             backbone,
@@ -121,12 +124,10 @@ class Encoder(nn.Module):
         if layout.lower_case:
             lower_cased(self.tokenizer)
         if template is not None:
-            from cse.encoder.template import bake
-
             self.tokenizer = bake(self.tokenizer, template)
         self.source, self.template, self.layers, self.revision = backbone, template, layers, revision
         self.pooler: PoolerName = pooler or layout.pooler or "cls"
-        self.pool = get_pooler(self.pooler)
+        self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
         taken = adapter.positions if adapter is not None else 0
         self.max_positions = max_positions(self.backbone.config.to_dict()) - taken
         self.max_length = choose_length(max_length, layout.max_length, self.max_positions, backbone)
@@ -180,7 +181,7 @@ class Encoder(nn.Module):
     @property
     def passes(self) -> Passes:
         """How the backbone is run now: in training or not, with or without recomputing layers."""
-        parts = (self.backbone, self.adapter, self.pooler, self.weights, self.dropout)
+        parts = (self.backbone, self.adapter, self.pooler, self.pool, self.weights, self.dropout)
         return Passes(*parts, training=self.training, recomputes=self.recomputes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
@@ -315,11 +316,14 @@ class Encoder(nn.Module):
             first = soft_prompts.module(with_code=with_code)
             reference = None if whole else Reference(absolute(self.source), self.revision, self.layers)
         post = [module.describe() if isinstance(module, Dense) else None for module in self.post]
+        words = self.tokenizer
         return Layout(
             modules=module_list(first, self.pooler, post),
             pooler=self.pooler,
             width=self.hidden_size,
             depth=self.depth,
+            vocabulary=tuple(words.convert_ids_to_tokens(range(len(words)))) if self.pooler == "mask" else (),
+            mask_token=words.mask_token,
             bidirectional=bidirectional,
             weights="fp32" if self.weights == "fp32" else "bf16",
             max_length=self.max_length,

@@ -23,7 +23,7 @@ from cse.encoder.fast.first_token import only_first_token
 from cse.encoder.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
-from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.encoder.poolers import NEEDS_ALL_LAYERS, Pooler, PoolerName
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.weights import Weights
 
@@ -40,7 +40,8 @@ class Passes:
     Attributes:
         backbone: The transformer.
         adapter: What is trained instead of it.
-        pooler: The pooling of hidden states to one vector.
+        pooler: The name of the pooling of hidden states to one vector.
+        pool: The pooler itself.
         weights: The number format of the backbone's weights.
         dropout: What is dropped from the embedded text, in training.
         training: Whether anything is dropped.
@@ -51,6 +52,7 @@ class Passes:
     backbone: PreTrainedModel
     adapter: Adapter | None
     pooler: PoolerName
+    pool: Pooler
     weights: Weights
     dropout: Dropout
     training: bool
@@ -78,7 +80,7 @@ class Passes:
 
     def rows_by_layer(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Pooled vectors (n, H) of rows of token ids (n, L) after each of `layers`, in one pass; see `cut_states`."""
-        every, pool = replace(self, every_layer=True), get_pooler(self.pooler)
+        every, pool = replace(self, every_layer=True), self.pool
         rows, parts = [], []
         for index, sub_batch in every._sub_batches(input_ids, attention_mask):
             rows.append(index)
@@ -138,6 +140,7 @@ class Passes:
         attention_mask: Tensor,
         words: Tensor | None = None,
         prefix: SharedPrefix | None = None,
+        positions: Tensor | None = None,
     ) -> Sequence[Tensor]:
         """The states that the pooler reads, at least the last layer's, at most all, each (n, L, H).
 
@@ -146,15 +149,22 @@ class Passes:
             attention_mask: (n, L).
             words: (U, E), the embeddings of the distinct tokens of the whole batch.
             prefix: The prefix that all rows share, if it was read already.
+            positions: (n, L), the position of each token, if it is not the backbone's own; without a prefix.
         """
-        return self._in_float(self._states(input_ids, attention_mask, words, prefix))
+        return self._in_float(self._states(input_ids, attention_mask, words, prefix, positions))
 
     def _states(
-        self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None, prefix: SharedPrefix | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        words: Tensor | None,
+        prefix: SharedPrefix | None,
+        positions: Tensor | None = None,
     ) -> Sequence[Tensor]:
         if prefix is not None:
             return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
-        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **self._layers())
+        placed = {} if positions is None else {"position_ids": positions}
+        output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **placed, **self._layers())
         states: Sequence[Tensor] = output.hidden_states or (output.last_hidden_state,)
         return states
 
@@ -207,11 +217,12 @@ class Passes:
         attention_mask: Tensor,
         words: Tensor | None = None,
         prefix: SharedPrefix | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Pooled vectors (n, H) of the rows that `hidden_states` takes."""
         with self._changed(attention_mask):
-            states = self.hidden_states(input_ids, attention_mask, words, prefix)
-        return get_pooler(self.pooler)(states, attention_mask)
+            states = self.hidden_states(input_ids, attention_mask, words, prefix, positions)
+        return self.pool(states, attention_mask)
 
     @contextmanager
     def _changed(self, attention_mask: Tensor) -> Iterator[None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1"]
+PoolerName = Literal["cls", "mean", "last", "mean_last_two", "first_last_embeddings", "first_last_layer1", "mask"]
 POOLERS: tuple[str, ...] = get_args(PoolerName)
 LAYERS: dict[PoolerName, tuple[int, int]] = {  # poolers that average two layers, and then tokens
     "mean_last_two": (-1, -2),
@@ -18,6 +19,7 @@ LAYERS: dict[PoolerName, tuple[int, int]] = {  # poolers that average two layers
 NEEDS_ALL_LAYERS = frozenset(LAYERS)
 
 HiddenStates: TypeAlias = "Sequence[Tensor]"  # the embeddings' output, then each layer's: each (n, L, H)
+Pooler: TypeAlias = "Callable[[HiddenStates, Tensor], Tensor]"  # states and attention mask (n, L) -> (n, H)
 
 
 def cls(states: HiddenStates, mask: Tensor) -> Tensor:
@@ -27,8 +29,15 @@ def cls(states: HiddenStates, mask: Tensor) -> Tensor:
 
 def last(states: HiddenStates, mask: Tensor) -> Tensor:
     """(n, H) the last layer at the last token that is not padding: the pooler of causal models."""
-    position = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (n,) right for left and right padding
-    return states[-1].gather(1, position[:, None, None].expand(-1, 1, states[-1].shape[2]))[:, 0]
+    return at(states, mask, -1)
+
+
+def at(states: HiddenStates, mask: Tensor, position: int) -> Tensor:
+    """(n, H) the last layer at one token, counted from the first, or from the last that is not padding if negative."""
+    if position >= 0:
+        return states[-1][:, position]
+    end = mask.shape[1] - mask.flip(1).argmax(1)  # (n,) right for left and right padding
+    return states[-1].gather(1, (end + position)[:, None, None].expand(-1, 1, states[-1].shape[2]))[:, 0]
 
 
 def mean(states: HiddenStates, mask: Tensor) -> Tensor:
@@ -57,13 +66,20 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp_min(1.0)
 
 
-def get_pooler(name: str) -> Callable[[HiddenStates, Tensor], Tensor]:
+def get_pooler(name: str, *, position: int = -1) -> Pooler:
     """The pooler of that name.
+
+    Args:
+        name: One of `POOLERS`.
+        position: The place of the template's mask token, for `mask`, which is `at` this place; see
+            `template.mask_position`.
 
     Raises:
         ValueError: No pooler has that name.
     """
     if name not in POOLERS:
         raise ValueError(f"pooler {name!r} is not one of {', '.join(POOLERS)}")
-    pooler: Callable[[HiddenStates, Tensor], Tensor] = globals()[name]
+    if name == "mask":
+        return partial(at, position=position)
+    pooler: Pooler = globals()[name]
     return pooler

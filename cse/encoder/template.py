@@ -14,6 +14,9 @@ text by itself ([CLS] and [SEP], <s> and </s>, or nothing). Special tokens writt
 their ids. Tokenizing the whole string may give other ids, because nothing merges across the seams. If a word has
 other ids after a space (GPT-2, Llama, RoBERTa), end the prefix with a character that takes no space after it, such as a
 quotation mark: of 'query: {text}' such a tokenizer makes a lone space, then the text as if a line began with it.
+
+`{mask}` stands for the tokenizer's mask token, so that one template serves BERT and RoBERTa: 'This sentence : "{text}"
+means {mask}.' is a template of PromptBERT, whose vectors the pooler `mask` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from cse.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FIELD = "{text}"
+FIELD, MASK = "{text}", "{mask}"
 _KEPT_AS = "cse_template"  # the key of the template in tokenizer_config.json
 
 
@@ -34,8 +37,9 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
 
     Raises:
         UserError: The template does not have exactly one `{text}` with something beside it, or leaves no room for a
-            text; or the tokenizer has a template already, or is not a fast one.
+            text; or the tokenizer has a template already, is not a fast one, or lacks the mask token that is asked for.
     """
+    template = _with_mask(tokenizer, template)
     prefix, suffix = _cut(template)
     if template_of(tokenizer) is not None:
         raise UserError(
@@ -69,6 +73,47 @@ def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]
     return ids[: own[0]], ids[own[-1] + 1 :]
 
 
+def added_in(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[list[int], list[int]]:
+    """`added_ids`, if the tokenizer had this template instead of its own, or of none.
+
+    Raises:
+        UserError: The template does not have exactly one `{text}` with something beside it.
+    """
+    before, after = added_ids(tokenizer)
+    own = template_of(tokenizer)
+    if own is not None:
+        prefix, suffix = (_ids(tokenizer, part) for part in _cut(own))
+        before, after = before[: len(before) - len(prefix)], after[len(suffix) :]
+    prefix, suffix = (_ids(tokenizer, part) for part in _cut(_with_mask(tokenizer, template)))
+    return [*before, *prefix], [*suffix, *after]
+
+
+def mask_position(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The place of the template's mask token among the ids of a text: from the end, so negative, if it is behind it.
+
+    A mask token that a text itself holds is not looked at.
+
+    Raises:
+        UserError: The tokenizer has no mask token, or its template does not hold it exactly once.
+    """
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            "encoder.pooler is mask, but the tokenizer has no mask token\n"
+            "fix: use a masked language model, such as asset:mini, or another pooler"
+        )
+    before, after = added_ids(tokenizer)
+    found = [i for i, token in enumerate(before) if token == tokenizer.mask_token_id]
+    found += [i - len(after) for i, token in enumerate(after) if token == tokenizer.mask_token_id]
+    if len(found) != 1:
+        template = template_of(tokenizer)
+        what = f"the template {template!r} holds {len(found)} mask tokens" if template else "there is no template"
+        raise UserError(
+            f"encoder.pooler is mask, but {what}\n"
+            f"fix: give encoder.template with one {MASK} in it: 'This sentence : \"{FIELD}\" means {MASK}.'"
+        )
+    return found[0]
+
+
 def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str = "max_length") -> None:
     """Check that at least one id of a text fits beside the ids that the tokenizer adds to it.
 
@@ -83,6 +128,18 @@ def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str
             f"{field} is {max_length}, and {what} {added} of it: no room for a text\n"
             f"fix: set {field} to {added + 16} or more"
         )
+
+
+def _with_mask(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """The template with the tokenizer's own mask token."""
+    if MASK not in template:
+        return template
+    if tokenizer.mask_token is None:
+        raise UserError(
+            f"the template {template!r} asks for a mask token, which the tokenizer does not have\n"
+            f"fix: use a masked language model, such as asset:mini, or a template without {MASK}"
+        )
+    return template.replace(MASK, str(tokenizer.mask_token))
 
 
 def _cut(template: str) -> tuple[str, str]:

@@ -57,11 +57,9 @@ class MaskedLM(Objective):
                 f"objective MaskedLM needs a bidirectional backbone, and {encoder.source} reads from left to right\n"
                 "fix: use a BERT-like encoder, or a recipe without masked language modeling, such as simcse-unsup"
             )
-        config, embeddings = encoder.backbone.config, encoder.backbone.get_input_embeddings().weight
-        epsilon = getattr(config, "layer_norm_eps", 1e-12)  # BERT 1e-12, RoBERTa 1e-5; DistilBERT fixes 1e-12
-        self.head = MaskedLMHead(encoder.hidden_size, config.vocab_size, epsilon)
-        self.head.load_pretrained(encoder.source)
+        self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
         if self.output == "own":
+            embeddings = encoder.backbone.get_input_embeddings().weight
             self.decoder = nn.Parameter(embeddings.detach().clone())  # (vocabulary, H)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
@@ -89,20 +87,35 @@ class MaskedLM(Objective):
 
 
 class MaskedLMHead(nn.Module):
-    """The masked-LM head of BERT and RoBERTa without its output matrix: states (M, H) -> logits (M, vocabulary)."""
+    """The masked-LM head of BERT and RoBERTa without its output matrix: states (M, H) -> logits (M, vocabulary).
 
-    def __init__(self, hidden: int, vocabulary: int, epsilon: float = 1e-12) -> None:
+    Without a vocabulary it is the head's transform alone, which comes before the output matrix: (M, H) -> (M, H).
+    """
+
+    def __init__(self, hidden: int, vocabulary: int | None, epsilon: float = 1e-12) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden, hidden)
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
         self.layer_norm = nn.LayerNorm(hidden, eps=epsilon)
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.bias = None if vocabulary is None else nn.Parameter(torch.zeros(vocabulary))
 
-    def forward(self, states: Tensor, output: Tensor) -> Tensor:
-        """Logits from states (M, H) and the output matrix (vocabulary, H)."""
+    @classmethod
+    def of(cls, encoder: Encoder, vocabulary: int | None = None) -> MaskedLMHead:
+        """The head of an encoder's backbone, with its pretrained weights, if there are any."""
+        # BERT 1e-12, RoBERTa 1e-5; DistilBERT fixes 1e-12
+        epsilon = getattr(encoder.backbone.config, "layer_norm_eps", 1e-12)
+        head = cls(encoder.hidden_size, vocabulary, epsilon)
+        head.load_pretrained(encoder.source)
+        return head
+
+    def forward(self, states: Tensor, output: Tensor | None = None) -> Tensor:
+        """Logits from states (M, H) and the output matrix (vocabulary, H); without it, what the transform makes."""
+        transformed: Tensor = self.layer_norm(F.gelu(self.dense(states)))  # (M, H)
+        if output is None:
+            return transformed
         output = output.float() if output.dtype == torch.bfloat16 else output  # the head is in float32
-        return F.linear(self.layer_norm(F.gelu(self.dense(states))), output, self.bias)
+        return F.linear(transformed, output, self.bias)
 
     def load_pretrained(self, source: str) -> None:
         """Load the head of a BERT or RoBERTa checkpoint; if the source has none, the head stays newly initialized."""
@@ -111,7 +124,7 @@ class MaskedLMHead(nn.Module):
         found = read_weights(source, tuple(name for names in PRETRAINED_HEADS.values() for name in names))
         own: dict[str, Tensor] = {}
         for part, names in PRETRAINED_HEADS.items():
-            for name in names:
+            for name in names if getattr(self, part) is not None else ():
                 own |= {part + k.removeprefix(name): v for k, v in found.items() if f"{k}.".startswith(f"{name}.")}
         if own:
             self.load_state_dict(own)

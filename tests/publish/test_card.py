@@ -23,6 +23,7 @@ from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
+from cse.objectives.promptbert import PromptBERT
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.citation import ARXIV, citations
 from cse.publish.card.facts import portable
@@ -396,6 +397,21 @@ def test_every_objective_of_a_paper_is_cited():
             assert not papers or f"{{{papers[0]}," in entry or f"abs/{papers[0]}" in entry
             cited += "author" in entry
     assert cited >= 6
+
+
+def test_what_promptbert_subtracts_in_training_is_on_the_card(tiny_bert, run, tmp_path):
+    Encoder(tiny_bert, pooler="mask", template="the {text} sat {mask} on").save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged")
+    objective = {"class_path": "cse.objectives.promptbert.PromptBERT"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"objective": objective}))
+    environment = json.loads((run / "env.json").read_text()) | {"note": PromptBERT().note}
+    (run / "env.json").write_text(json.dumps(environment))
+    text = card(tmp_path / "staged", run=run).text
+    assert "PromptBERT subtracted from the vector of a text that of its template without a text" in text
+    assert "| pooling | the last layer at the mask token" in text
+    assert "| template | `the {text} sat [MASK] on`" in text
+    assert "2201.04337" in text
+    assert PromptBERT(delta="none").note == ""
 
 
 def test_terms_and_encoders_are_cited_too():

@@ -33,6 +33,7 @@ KINDS = {
     "whitened": {"pooler": "first_last_embeddings"},
     "lora": {"pooler": "mean", **LORA},
     "template": {"pooler": "last", "template": "the {text} sat on", "max_length": 20},
+    "mask": {"pooler": "mask", "template": "the {text} sat {mask} on", "max_length": 20},
 }
 PROMPTED = {
     "prompts": {"head": "mlp"},
@@ -73,6 +74,7 @@ def by_transformers(folder: Path, encoder: Encoder):
         pooled = {
             "cls": states[2][0, 0],
             "last": states[2][0, -1],
+            "mask": states[2][0, tokens["input_ids"][0] == tokenizer.mask_token_id].mean(0),
             "mean": states[2][0].mean(0),
             "mean_last_two": (states[1] + states[2])[0].mean(0) / 2,
             "first_last_embeddings": (states[0] + states[2])[0].mean(0) / 2,

@@ -14,6 +14,7 @@ STATES = {  # from the states of one layer (n, L, H) to vectors (n, H)
     "cls": "vectors = states[:, 0]",
     "last": "vectors = states[torch.arange(len(states)), mask.sum(1) - 1]",
     "mean": "vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
+    "mask": "vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
 }
 ACTIVATIONS = {"identity": "{}", "tanh": "torch.tanh({})", "relu": "torch.relu({})", "gelu": "F.gelu({})"}
 
@@ -149,6 +150,8 @@ def _function(layout: Layout) -> list[str]:
         lines += [f"states = (layers[{first}] + layers[{second}]) / 2"]
     else:
         lines += ["    states = model(**tokens).last_hidden_state"]
+    if layout.pooler == "mask":
+        lines += ['mask = tokens["input_ids"] == tokenizer.mask_token_id']
     lines += [STATES["mean" if layers is not None else layout.pooler]]
     number = 0
     for dense in (module.dense for module in layout.post):

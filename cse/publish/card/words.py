@@ -12,6 +12,7 @@ POOLING = {
     "cls": "the last layer at the first token",
     "last": "the last layer at the last token",
     "mean": "mean of the last layer over tokens",
+    "mask": "the last layer at the mask token, which the tokenizer puts beside every text",
     "mean_last_two": "mean over tokens of the mean of the last two layers",
     "first_last_embeddings": "mean over tokens of the mean of hidden state 0 (the embeddings) and the last layer",
     "first_last_layer1": "mean over tokens of the mean of hidden state 1 (the first layer) and the last layer",
@@ -47,6 +48,8 @@ def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> li
     """The limits of the model, one sentence or two for each."""
     lines = [facts.note] if facts.note else []
     lines += [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
+    if layout.pooler == "mask":
+        lines.append("A text must not contain the mask token, or its state there becomes part of the vector.")
     if scored and scored["tasks"]:
         names, kinds = ", ".join(scored["tasks"]), {task["kind"] for task in scored["tasks"].values()}
         what = "The scores measure similarity of meaning on" if kinds == {"sts"} else "The model was scored on"

@@ -1,0 +1,167 @@
+"""The pooler `mask`: what it reads, what it refuses, and that a checkpoint is the same in every loader."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cse.encoder.layout import Layout
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.encoder.template import added_ids, added_in, mask_position
+from cse.errors import UserError
+from cse.inference.export import OnnxEncoder, export
+from cse.publish.card.usage import transformers_code
+from tests.models import ENCODERS, save_tiny
+
+TEMPLATES = {"behind": "the cat {text} sat {mask} on", "before": "a {mask} dog {text} ran"}
+TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
+
+
+def states_at_the_mask(encoder, texts):
+    """The last layer at the mask token of each text, found by its id, one text at a time."""
+    vectors = []
+    for ids in encoder.tokenize(texts):
+        (place,) = [i for i, token in enumerate(ids) if token == encoder.tokenizer.mask_token_id]
+        with torch.no_grad():
+            vectors.append(encoder.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0, place])
+    return torch.stack(vectors).numpy()
+
+
+def by_sentence_transformers(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_it_is_the_state_at_the_mask_token_in_every_loader(kind, template, tiny_bert, tmp_path):
+    backbone = save_tiny(kind, tiny_bert, tmp_path / kind)
+    encoder = Encoder(backbone, pooler="mask", template=TEMPLATES[template], max_length=20).eval()
+    want = states_at_the_mask(encoder, TEXTS)
+    assert np.abs(encoder.encode(TEXTS) - want).max() < 1e-5
+    encoder.save(tmp_path / "best")
+    again = Encoder.load(str(tmp_path / "best"))
+    assert again.pooler == Layout.read(tmp_path / "best").pooler == "mask"
+    assert np.abs(again.encode(TEXTS) - want).max() < 1e-5
+    assert np.abs(by_sentence_transformers(tmp_path / "best") - want).max() < 1e-5
+    modules = [m["type"].rpartition(".")[2] for m in json.loads((tmp_path / "best" / "modules.json").read_text())]
+    assert modules == ["Transformer", "WordWeights", "Pooling"]
+    again.save(tmp_path / "copy")
+    assert (tmp_path / "copy" / "1_WordWeights" / "config.json").read_text() == (
+        tmp_path / "best" / "1_WordWeights" / "config.json"
+    ).read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [{"adapter": Lora(rank=2)}, {"head": "mlp", "export_head": True}, {"weights": "bf16"}]
+)
+def test_with_other_parts(options, tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"], **options).eval()
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name or name.startswith("post."):
+            torch.nn.init.normal_(parameter)
+    want = encoder.encode(TEXTS)
+    encoder.save(tmp_path / "best")
+    tolerance = 0.05 if "weights" in options else 1e-5
+    assert np.abs(Encoder.load(str(tmp_path / "best")).encode(TEXTS) - want).max() < tolerance
+    assert np.abs(by_sentence_transformers(tmp_path / "best") - want).max() < tolerance
+
+
+def test_soft_prompts_shift_nothing(tiny_bert, tmp_path):
+    adapter = SoftPrompts(length=3)
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"], adapter=adapter).eval()
+    torch.nn.init.normal_(adapter.prompts.weight)
+    encoder.save(tmp_path / "best")
+    assert np.abs(Encoder.load(str(tmp_path / "best")).encode(TEXTS) - encoder.encode(TEXTS)).max() < 1e-6
+
+
+def test_the_code_on_the_card_gives_its_vectors(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"]).eval()
+    encoder.save(tmp_path / "best")
+    names: dict = {}
+    exec(transformers_code(Layout.read(tmp_path / "best"), str(tmp_path / "best"), local=True), names)
+    texts = [text.strip() for text in TEXTS if text]
+    assert np.abs(names["encode"](texts).numpy() - encoder.encode(texts)).max() < 1e-6
+
+
+def test_onnx(tiny_bert, tmp_path):
+    pytest.importorskip("onnxruntime")
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"], layers=1).eval()
+    export(encoder, tmp_path / "onnx")
+    for size in (1, 2, 5):
+        got = OnnxEncoder(tmp_path / "onnx").encode(TEXTS, batch_size=size)
+        np.testing.assert_allclose(got, encoder.encode(TEXTS), atol=2e-5)
+
+
+def test_it_trains_as_it_encodes(tiny_bert):
+    """Training renumbers the ids of a batch, so nothing may look for the mask's id there."""
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"])
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    ids, mask = encoder.pad(encoder.tokenize(TEXTS))
+    trained = encoder.train()(ids, mask).embedding
+    assert trained.requires_grad
+    assert np.abs(trained.detach().numpy() - encoder.eval().encode(TEXTS)).max() < 1e-5
+
+
+def test_the_mask_of_a_text_is_not_that_of_the_template(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"]).eval()
+    (ids,) = encoder.tokenize(["a [MASK] tree"])
+    with torch.no_grad():
+        states = encoder.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0]
+    assert np.abs(encoder.encode(["a [MASK] tree"])[0] - states[-3].numpy()).max() < 1e-5
+
+
+def test_places(tiny_bert):
+    behind, before = (Encoder(tiny_bert, pooler="mask", template=t).tokenizer for t in TEMPLATES.values())
+    assert (mask_position(behind), mask_position(before)) == (-3, 2)
+    assert added_in(behind, TEMPLATES["before"]) == added_ids(before)
+    assert added_in(before, TEMPLATES["behind"]) == added_ids(behind)
+    plain = Encoder(tiny_bert).tokenizer
+    assert added_in(plain, TEMPLATES["behind"]) == added_ids(behind)
+
+
+def test_what_it_needs_is_named(tiny_bert, tmp_path):
+    with pytest.raises(
+        UserError, match=r"encoder.pooler is mask, but there is no template\nfix: give encoder.template"
+    ):
+        Encoder(tiny_bert, pooler="mask")
+    for template, count in (("the {text} sat", 0), ("{mask} the {text} sat {mask}", 2)):
+        with pytest.raises(UserError, match=rf"holds {count} mask tokens\nfix: .* with one {{mask}} in it"):
+            Encoder(tiny_bert, pooler="mask", template=template)
+    llama = save_tiny("llama", tiny_bert, tmp_path / "llama")
+    with pytest.raises(UserError, match=r"encoder.pooler is mask, and .*llama' reads from left to right"):
+        Encoder(llama, pooler="mask", template=TEMPLATES["behind"])
+
+
+def test_a_tokenizer_without_a_mask_token_is_named(tiny_bert, tmp_path):
+    backbone = tmp_path / "maskless"
+    save_tiny("bert", tiny_bert, backbone)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = backbone / name
+        if path.is_file():
+            path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "mask_token"}))
+    with pytest.raises(UserError, match=r"asks for a mask token, which the tokenizer does not have\nfix: use a masked"):
+        Encoder(str(backbone), pooler="mask", template=TEMPLATES["behind"])
+    with pytest.raises(
+        UserError, match=r"encoder.pooler is mask, but the tokenizer has no mask token\nfix: use a masked"
+    ):
+        Encoder(str(backbone), pooler="mask", template="the {text} sat [MASK] on")
+
+
+def test_other_weights_of_words_are_refused(tiny_bert, tmp_path):
+    Encoder(tiny_bert, pooler="mask", template=TEMPLATES["behind"]).save(tmp_path / "best")
+    path = tmp_path / "best" / "1_WordWeights" / "model.safetensors"
+    weights = load_file(path)["emb_layer.weight"]
+    weights[7] = 0.5
+    save_file({"emb_layer.weight": weights}, path)
+    with pytest.raises(UserError, match="averaged as no pooler of cse does"):
+        Encoder.load(str(tmp_path / "best"))

@@ -1,0 +1,208 @@
+"""PromptBERT against its authors' program (oracles, whole models), slow computations and limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from cse.batch import Batch, Example, Views
+from cse.data.collators import TextViews
+from cse.data.templates import InTemplates
+from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives.promptbert import PromptBERT
+from cse.objectives.simcse import SimCSE
+from cse.training.learner import Learner
+from tests.models import save_tiny
+from tests.objectives.helpers import close, settings
+
+A, B = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast"
+STILL = {"dropout": Dropout(attention=0.0, hidden=0.0)}
+TEXTS = ["moon", "red house", "sun tree blue", "slow mat", "tree", "red house"]
+
+
+def oracle_encoder(case, data, state, tiny_bert, folder):
+    """An encoder with an oracle's weights. Its tokenizer serves for the number of ids beside a text alone."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    kind = case["config"]["model_type"]
+    config = AutoConfig.for_model(**{"bos_token_id": 1, "eos_token_id": 2, **case["config"]})
+    model = AutoModelForMaskedLM.from_config(config)
+    body = {k.removeprefix(f"{kind}."): v for k, v in state.items() if k.startswith(f"{kind}.")}
+    missing = model.base_model.load_state_dict(body, strict=False)
+    assert [key for key in (*missing.missing_keys, *missing.unexpected_keys) if "position_ids" not in key] == []
+    own = "mlp.LayerNorm.weight" not in state
+    if not own:
+        transform = model.cls.predictions.transform
+        transform.load_state_dict({k.removeprefix("mlp."): v for k, v in state.items() if k.startswith("mlp.")})
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    count = len(data["template"])
+    before, after = (
+        case["prefix_length"] - 1,
+        count - case["prefix_length"] - 2,
+    )  # but for [CLS], and for mask and [SEP]
+    template = " ".join(["the"] * before + ["{text}"] + ["cat"] * (after - 1) + ["{mask}"] + ["on"])
+    encoder = Encoder(str(folder), pooler="mask", template=template, head="mlp" if own else "none", **STILL)
+    if own:
+        encoder.head.linear.load_state_dict({n: state[f"mlp.dense.{n}"] for n in ("weight", "bias")})
+    assert encoder.pool.keywords == {"position": -3}
+    return encoder
+
+
+def test_every_whole_model(oracles, tiny_bert, tmp_path):
+    cases = {n: c for n, c in settings(oracles, "promptbert").items() if isinstance(c, dict) and "loss" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"promptbert_{name}.npz")
+        state = torch.load(oracles / f"promptbert_{name}_state.pt", weights_only=True)
+        encoder = oracle_encoder(case, data, state, tiny_bert, tmp_path / name)
+        objective = PromptBERT(
+            temperature=case["temperature"],
+            hard_negative_weight=case["hard_negative_weight"],
+            delta="none" if not case["delta"] else "frozen" if case["delta_freeze"] else "trained",
+            head="masked_lm" if case["head"].startswith("transform") else "encoder",
+            positions="from_zero",
+        )
+        objective.setup(encoder)
+        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
+        batch, learner = Batch(ids, mask), Learner(encoder, objective).train()
+        encoded, output = learner(batch, StepContext(encoder=encoder))
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
+        close(encoded.embedding, data["mask_states"], 1e-5)
+        close(encoded.embedding[:, 0], data["embedding_plain"], 1e-5)
+        own = {"mlp.dense": "head.linear"} if objective.head == "encoder" else {}
+        own |= {"mlp.dense": "transform.dense", "mlp.LayerNorm": "transform.layer_norm"} if not own else {}
+        kind = case["config"]["model_type"]
+        for key in data.files:
+            if key.startswith(f"grad/{kind}."):
+                got = encoder.backbone.get_parameter(key.removeprefix(f"grad/{kind}.")).grad
+            elif key.startswith("grad/mlp."):
+                part, _, last = key.removeprefix("grad/").rpartition(".")
+                holder = encoder if objective.head == "encoder" else objective
+                got = holder.get_parameter(f"{own[part]}.{last}").grad
+            else:
+                continue
+            close(torch.zeros_like(torch.tensor(data[key])) if got is None else got, data[key])
+        if case["delta"]:
+            with torch.no_grad():
+                found = objective.template_vectors(batch, StepContext(encoder=encoder))
+            n = mask.sum(-1) - len(data["template"])
+            for view in range(ids.shape[1]):
+                second = case["two_templates"] and view == 1
+                close(found[:, view], data["delta2" if second else "delta"][n[:, view].numpy()], 1e-5)
+
+
+@pytest.fixture(params=["bert", "roberta"])
+def backbone(request, tiny_bert, tmp_path):
+    return save_tiny(request.param, tiny_bert, tmp_path / request.param, masked=True, initializer_range=0.3)
+
+
+def batch_of(encoder, texts=TEXTS, collator=None):
+    examples = [Example((text,), row_id=i) for i, text in enumerate(texts)]
+    collator = collator or TextViews(max_length=16)
+    collator.setup(TokenStore.build(texts, encoder.tokenizer, 16), 1)
+    return collator(examples)
+
+
+def test_the_template_vector_of_no_text_is_its_encoding(backbone):
+    encoder = Encoder(backbone, pooler="mask", template=A, **STILL).eval()
+    objective = PromptBERT()
+    objective.setup(encoder)
+    ids, mask = encoder.pad(encoder.tokenize([""]))
+    with torch.no_grad():
+        got = objective.template_vectors(Batch(ids[:, None], mask[:, None]), StepContext(encoder=encoder))
+    assert np.abs(got[0].numpy() - encoder.encode([""])).max() < 1e-6
+    shifted = PromptBERT(positions="from_zero")
+    shifted.setup(encoder)
+    with torch.no_grad():
+        other = shifted.template_vectors(Batch(ids[:, None], mask[:, None]), StepContext(encoder=encoder))
+    assert (float((other - got).abs().max()) > 1e-3) == (encoder.backbone.config.model_type == "roberta")
+
+
+def test_template_vectors_by_a_slow_loop(backbone):
+    """One text at a time: a pass of the template's ids at the positions that they have around the text."""
+    encoder = Encoder(backbone, pooler="mask", template=A, **STILL).eval()
+    objective = PromptBERT()
+    objective.setup(encoder)
+    batch = batch_of(encoder, collator=InTemplates(views=TextViews(max_length=16), templates=[B]))
+    first = 0 if encoder.backbone.config.model_type == "bert" else encoder.backbone.config.pad_token_id + 1
+    with torch.no_grad():
+        got = objective.template_vectors(batch, StepContext(encoder=encoder))
+        for row in range(len(TEXTS)):
+            for view in range(2):
+                ids = batch.input_ids[row, view][batch.attention_mask[row, view] == 1].tolist()
+                n = len(ids) - 7
+                kept = [i for i in range(len(ids)) if not 3 <= i < 3 + n]  # [CLS] and two words before, 3 + [SEP] after
+                states = encoder.backbone(
+                    input_ids=torch.tensor([[ids[i] for i in kept]]), position_ids=torch.tensor([kept]) + first
+                ).last_hidden_state
+                assert torch.allclose(got[row, view], states[0, kept.index(len(ids) - 3)], atol=1e-6)
+
+
+def test_padding_changes_nothing(backbone):
+    encoder = Encoder(backbone, pooler="mask", template=A, head="mlp", **STILL).train()
+    objective = PromptBERT()
+    objective.setup(encoder)
+    batch, losses = batch_of(encoder), []
+    for extra in (0, 5):
+        ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
+        padded = Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
+        losses.append(Learner(encoder, objective)(padded, StepContext(encoder=encoder))[1].loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_one_template_and_no_delta_is_simcse(backbone):
+    encoder = Encoder(backbone, pooler="mask", template=A, head="mlp", **STILL).train()
+    objective, batch = PromptBERT(delta="none", temperature=0.1), batch_of(encoder)
+    objective.setup(encoder)
+    losses = [
+        Learner(encoder, o)(batch, StepContext(encoder=encoder))[1].loss.item()
+        for o in (objective, SimCSE(temperature=0.1))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert objective.cacheable
+    assert not PromptBERT().cacheable
+
+
+def test_a_frozen_delta_has_the_value_but_not_the_gradient(backbone):
+    losses, gradients = [], []
+    for delta in ("trained", "frozen"):
+        encoder = Encoder(backbone, pooler="mask", template=A, **STILL).train()
+        objective = PromptBERT(delta=delta)
+        objective.setup(encoder)
+        loss = Learner(encoder, objective)(batch_of(encoder), StepContext(encoder=encoder))[1].loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(encoder.backbone.get_input_embeddings().weight.grad)
+    assert losses[0] == losses[1]
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-3
+
+
+def test_the_transform_is_that_of_the_pretrained_head(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="mask", template=A, **STILL)
+    objective = PromptBERT(head="masked_lm", delta="none")
+    objective.setup(encoder)
+    transform = AutoModelForMaskedLM.from_pretrained(tiny_bert).cls.predictions.transform
+    h = torch.randn(3, 2, encoder.dim)
+    got = objective.denoised(Views.split(h, h, 1), Batch(torch.zeros(3, 2, 1), torch.ones(3, 2, 1)), None)
+    with torch.no_grad():
+        assert torch.allclose(got.anchor, transform(h)[:, 0], atol=1e-6)
+
+
+def test_refusals(tiny_bert):
+    with pytest.raises(UserError, match="temperature"):
+        PromptBERT(temperature=0.0)
+    with pytest.raises(UserError, match=r"objective\.head is masked_lm, and the encoder has a head"):
+        PromptBERT(head="masked_lm").setup(Encoder(tiny_bert, pooler="mask", template=A, head="mlp"))
+    prompted = Encoder(tiny_bert, pooler="mask", template=A, adapter=SoftPrompts(length=2))
+    with pytest.raises(UserError, match="cannot move the positions of the template: its layers see soft prompts"):
+        PromptBERT().setup(prompted)
+    PromptBERT(delta="none").setup(prompted)
