@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
@@ -43,12 +44,24 @@ class CoSENT(Objective):
         """One loss over all ordered pairs of the batch's pairs."""
         score = batch.require_score("CoSENT")  # (B,)
         scaled = paired_cosine(views.anchor, views.require_pair("CoSENT")) / self.temperature  # (B,)
-        ordered = score[:, None] > score[None, :]  # (B, B) row above column
-        excess = scaled[None, :] - scaled[:, None]  # (B, B) c_j - c_i
-        if batch.weight is not None:
-            log_weight = batch.weight.to(excess.dtype).log()  # (B,) -inf at 0: the row is in no pair
-            excess = excess + log_weight[None, :] + log_weight[:, None]
-        excess = excess[ordered]
-        loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess]), 0)
-        wrong = scaled.detach()[None, :] > scaled.detach()[:, None]
-        return LossOutput(loss, {"inversions": (wrong & ordered).float().sum() / ordered.sum().clamp_min(1)})
+        loss, inversions = rank_loss(scaled, score, batch.weight)
+        return LossOutput(loss, {"inversions": inversions})
+
+
+def rank_loss(scaled: Tensor, score: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The loss of `CoSENT`, and the share of ordered pairs that are in the wrong order.
+
+    Args:
+        scaled: (n,) values of the pairs of texts, divided by the temperature.
+        score: (n,) scores that they should be ordered by.
+        weight: (n,) how much each pair of texts counts. None: all alike.
+    """
+    ordered = score[:, None] > score[None, :]  # (n, n) row above column
+    excess = scaled[None, :] - scaled[:, None]  # (n, n) c_j - c_i
+    if weight is not None:
+        log_weight = weight.to(excess.dtype).log()  # (n,) -inf at 0: the pair counts nowhere
+        excess = excess + log_weight[None, :] + log_weight[:, None]
+    excess = excess[ordered]
+    loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess]), 0)
+    wrong = scaled.detach()[None, :] > scaled.detach()[:, None]
+    return loss, (wrong & ordered).float().sum() / ordered.sum().clamp_min(1)

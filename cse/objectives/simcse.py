@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torch import Tensor
+
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
+from cse.objectives.candidates import InBatch, in_batch
 from cse.objectives.functional import contrast
+
+Hardness = Literal["all", "in_batch", "hard"]
 
 
 class SimCSE(Objective):
@@ -21,9 +27,14 @@ class SimCSE(Objective):
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05, table D.2).
         hard_negative_weight: log a, added to the logit of the row's own hard negatives only (paper: 0, section 4).
+        hardness: b, >= 0. It adds b cos, taken as a constant and not divided by t, to the logit of a negative, so that
+            harder negatives weigh more (LLaVE, arXiv:2503.04812, equation 5: 9 on those of other rows; EmbeddingGemma,
+            arXiv:2509.20354: 5 on the row's own hard negatives).
+        hardness_of: The negatives that it is added to: `all`, `in_batch` (those of other rows), or `hard` (the row's
+            own hard negatives).
 
     Raises:
-        UserError: The temperature is not positive.
+        UserError: The temperature is not positive, or the hardness is negative.
         ValueError: A batch has no in-batch negatives.
 
     Deviations:
@@ -35,16 +46,32 @@ class SimCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        hardness: float = 0.0,
+        hardness_of: Hardness = "all",
+    ) -> None:
         super().__init__()
         require_positive("objective", temperature=temperature)
-        self.temperature = temperature
-        self.hard_negative_weight = hard_negative_weight
+        require_at_least(0, "objective", hardness=hardness)
+        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
+        self.hardness, self.hardness_of = hardness, hardness_of
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         pairs = in_batch(views, batch)
         logits = pairs.similarity / self.temperature  # (B, N)
         bias = pairs.own_negative * self.hard_negative_weight
+        bias = bias + hardness_bias(pairs, self.hardness, self.hardness_of)
         result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+
+def hardness_bias(pairs: InBatch, strength: float, of: Hardness) -> Tensor:
+    """(B, N) what hardness adds to the logits; see `SimCSE`."""
+    others = 1 - pairs.positive - pairs.own_negative  # (B, N) candidates of other rows
+    chosen = {"all": 1 - pairs.positive, "in_batch": others, "hard": pairs.own_negative}[of]
+    return strength * pairs.similarity.detach() * chosen

@@ -78,3 +78,22 @@ def close(got, want, tolerance=1e-4):
     got, want = np.asarray(got.detach() if isinstance(got, torch.Tensor) else got), np.asarray(want)
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= tolerance * max(1.0, np.abs(want).max())
+
+
+def raw_cases(oracles, method):
+    """Of each case of a method whose oracle gives vectors: name, settings, arrays, leaves by name, rows (B, V, D)."""
+    cases = {n: c for n, c in settings(oracles, method).items() if isinstance(c, dict) and "loss" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"{method}_{name}.npz")
+        names = [n for n in ("anchor", "positive", "negative", "x") if n in data.files]
+        leaves = {n: torch.tensor(data[n]).requires_grad_() for n in names}
+        yield name, case, data, leaves, torch.cat([t if t.dim() == 3 else t[:, None] for t in leaves.values()], 1)
+
+
+def agrees(output, case, data, leaves):
+    """The loss of a case to 1e-5 relative, and the gradients of its vectors to 1e-4."""
+    output.loss.backward()
+    assert abs(output.loss.item() - case["loss"]) <= 1e-5 * abs(case["loss"])
+    for name, leaf in leaves.items():
+        close(leaf.grad, data[f"grad_{name}"])

@@ -181,3 +181,35 @@ def test_errors():
     for name, value in {"temperature": 0.0, "threshold": 1.1, "noise_ratio": -1.0}.items():
         with pytest.raises(UserError, match=name):
             DCLR(complement="-", **{name: value})
+
+
+# -- MultiCSR, whose third stage is DCLR without noise and with hard negatives ----------------------------------------
+
+
+@pytest.mark.parametrize("form", ["weighted_logits", "removal"])
+def test_every_case_of_multicsr(oracles, form):
+    cases = {n: c for n, c in settings(oracles, "multicsr").items() if isinstance(c, dict) and "loss" in c}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"multicsr_{name}.npz")
+        rep = torch.tensor(data["rep"]).requires_grad_()  # rows item-major: anchor, positive, hard negative
+        head = [torch.tensor(data[k]) for k in ("mlp_w", "mlp_b")] if case["head"] else None
+        rows = (rep if head is None else torch.tanh(linear(rep, *head))).unflatten(0, (case["B"], -1))
+        fixed = torch.tensor(data["fix"]).unflatten(0, (case["B"], -1))
+        judged = in_batch(Views.split(fixed, fixed, 1), batch_of(*fixed.shape[:2])).similarity
+        objective = DCLR(temperature=case["temperature"], threshold=case["phi"], noise_ratio=0.0, form=form)
+        output = loss_of(objective, rows, judged, torch.zeros(0, rows.shape[-1]))
+        removed = output.metrics["removed"].item() * len(rows)
+        assert removed == pytest.approx(case["n_false_negatives"])
+        if form == "removal":
+            assert output.loss.item() == pytest.approx(case["infonce_with_removed_false_negatives"], rel=1e-5)
+            continue
+        output.loss.backward()
+        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
+        close(rep.grad, data["grad_rep"])
+
+
+def test_a_threshold_of_1_and_no_noise_are_supervised_simcse():
+    rows = torch.randn(4, 3, 8)
+    got = loss_of(DCLR(threshold=1.0, noise_ratio=0.0), rows, torch.ones(4, 8), torch.zeros(0, 8)).loss
+    assert got.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)

@@ -1,0 +1,111 @@
+"""GISTEmbed: Guided In-sample Selection of Training Negatives (Solatorio, 2024, arXiv:2402.16829)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_positive, require_within
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.candidates import all_pairs
+from cse.objectives.functional import contrast
+from cse.teachers.frozen import FrozenViewEncoder
+
+
+class GISTEmbed(Objective):
+    """In-batch contrast of anchors and of positives, without the candidates that a guide finds closer than the pair.
+
+        l_i = - log e^{s(a_i, p_i)} / sum_j ( [..] e^{s(a_i, p_j)} + [..] e^{s(a_i, a_j)} + [..] e^{s(p_i, p_j)}
+                                              + [..] e^{s(a_i, n_j)} ),        s = cos / t
+        [x, y] = 0 where g(x, y) > g(a_i, p_i) - margin        (absolute)
+                    or   g(x, y) > g(a_i, p_i) - margin |g(a_i, p_i)|        (relative)
+
+    g is the cosine of a guide, a larger model that stands still (section 3). The pair itself is always kept, and no
+    text is ever its own negative. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        guide: The guide, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the
+            encoder's backbone before training, with the encoder's pooler.
+        temperature: t, dimensionless, > 0 (authors' program: 0.01).
+        margin: How much closer than the pair a candidate may be to count as a negative, a cosine or a share of one
+            (sentence-transformers: 0). A negative margin keeps more; -2 keeps all.
+        margin_strategy: What the margin is compared with.
+        contrast_anchors: Whether other anchors are candidates.
+        contrast_positives: Whether the other positives are compared with the row's positive as well.
+
+    Raises:
+        UserError: The temperature is not positive, or the margin outside [-2, 2]. In `setup`: the guide cannot be
+            loaded.
+        ValueError: Rows do not have one positive, or there is a single row.
+
+    Deviations:
+        In the released programs a text is its own negative unless the guide's cosine of the pair is below 1, as it is
+        not where a positive repeats its anchor; here never. Duplicate texts are masked as in `SimCSE`.
+
+    Source: avsolatorio/GISTEmbed, gist_embed/trainer/loss.py:599; UKPLab/sentence-transformers, losses/gist_embed.py.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        guide: Teacher | None = None,
+        temperature: float = 0.01,
+        margin: float = 0.0,
+        margin_strategy: Literal["absolute", "relative"] = "absolute",
+        contrast_anchors: bool = True,
+        contrast_positives: bool = True,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        require_within("[-2, 2]", "objective", margin=margin)
+        self.guide, self.temperature = guide, temperature
+        self.margin, self.margin_strategy = margin, margin_strategy
+        self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
+        self.requires = frozenset() if guide is None else guide.requires
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the guide."""
+        if self.guide is None:
+            self.guide = FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler)
+        self.guide.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        assert self.guide is not None  # setup gave one
+        vectors = self.guide.embed(batch, ctx)  # (B, V, Dt)
+        return self.loss(views, batch, vectors)
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the guide move, if it is one that moves."""
+        assert self.guide is not None
+        self.guide.follow(ctx.encoder)
+
+    def loss(self, views: Views, batch: Batch, vectors: Tensor) -> LossOutput:
+        """The loss, given the guide's vectors (B, V, Dt) of the views."""
+        if views.positive.shape[1] != 1:
+            raise ValueError(f"GISTEmbed needs one positive per row; got {views.positive.shape[1]}")
+        pairs = all_pairs(views, batch)
+        judged = all_pairs(Views.split(vectors, vectors, batch.num_positives), batch).similarity
+        logits = self._blocks(pairs.similarity) / self.temperature  # (B, N), own pair on the diagonal
+        mask, guided = self._blocks(pairs.mask), self._blocks(judged)  # (B, N)
+        pair = guided.diagonal()[:, None]  # (B, 1)
+        slack = self.margin if self.margin_strategy == "absolute" else self.margin * pair.abs()
+        target = torch.eye(*logits.shape, device=logits.device)  # (B, N)
+        removed = (guided > pair - slack) & (target == 0) & mask
+        result = contrast(logits, target, mask=mask & ~removed, weight=batch.weight)
+        return LossOutput(result.loss, {"removed": removed.float().sum(1).mean()})
+
+    def _blocks(self, pairs: Tensor) -> Tensor:
+        """The candidates (B, N) of the anchors, of `all_pairs` (2 B, 2 B + B K): ap, aa, pp, an."""
+        size = len(pairs) // 2
+        anchors, positives = slice(0, size), slice(size, 2 * size)
+        blocks = [pairs[anchors, positives]]
+        blocks += [pairs[anchors, anchors]] if self.contrast_anchors else []
+        blocks += [pairs[positives, positives]] if self.contrast_positives else []
+        return torch.cat([*blocks, pairs[anchors, 2 * size :]], 1)

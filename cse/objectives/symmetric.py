@@ -1,0 +1,46 @@
+"""Symmetric InfoNCE: contrast in both directions, as in Jina Embeddings 2 (Günther et al., 2023, arXiv:2310.19923)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, Views
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import swapped
+from cse.objectives.simcse import Hardness, SimCSE
+
+
+class SymmetricInfoNCE(Objective):
+    """SimCSE from anchor to positive and from positive to anchor, averaged.
+
+        L = 1/2 ( CE(a_i -> p_i against all p_j and n_j) + CE(p_i -> a_i against all a_j) )
+
+    Hard negatives are candidates of the anchors alone. It is MultipleNegativesSymmetricRankingLoss of
+    sentence-transformers, whose cached form is `trainer.chunk_size` here. If rows have weights (`Batch.weight`), the
+    means are weighted.
+
+    Args:
+        temperature: t, dimensionless, > 0 (sentence-transformers: 0.05).
+        hardness: As in `SimCSE`, from anchor to positive.
+        hardness_of: As in `SimCSE`.
+
+    Raises:
+        UserError: The temperature is not positive, or the hardness is negative.
+        ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
+
+    Deviations:
+        Duplicate texts are masked as in `SimCSE`.
+
+    Source: UKPLab/sentence-transformers, losses/multiple_negatives_ranking.py (both directions, per direction).
+    """
+
+    weighs_rows = True
+
+    def __init__(self, *, temperature: float = 0.05, hardness: float = 0.0, hardness_of: Hardness = "all") -> None:
+        super().__init__()
+        self.temperature, self.hardness, self.hardness_of = temperature, hardness, hardness_of
+        self.there = SimCSE(temperature=temperature, hardness=hardness, hardness_of=hardness_of)
+        self.back = SimCSE(temperature=temperature)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean of both directions."""
+        there, back = self.there(views, batch, ctx), self.back(*swapped(views, batch), ctx)
+        return LossOutput((there.loss + back.loss) / 2, there.metrics)

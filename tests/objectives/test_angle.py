@@ -1,0 +1,117 @@
+"""AnglE against its authors' program and sentence-transformers (oracles), complex numbers, pencil and limits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.errors import UserError
+from cse.objectives.angle import AnglE, angle
+from cse.objectives.cosent import CoSENT
+from cse.objectives.simcse import SimCSE
+from tests.objectives.helpers import agrees, raw_cases, run
+
+ALONE = {"in_batch_weight": 0.0, "angle_weight": 1.0}
+
+
+def objective_of(case):
+    if case["kind"] == "angle":
+        return AnglE(**ALONE, angle_temperature=1 / case["scale"])
+    terms = {"in_batch": "ibn", "angle": "angle", "cosine": "cosine"}
+    weights = {f"{name}_weight": case[f"{short}_w"] for name, short in terms.items()}
+    return AnglE(**weights, **{f"{name}_temperature": 1 / case[f"{short}_tau"] for name, short in terms.items()})
+
+
+def test_every_case(oracles):
+    for _, case, data, leaves, rows in raw_cases(oracles, "angle"):
+        score = torch.tensor(data["score"]) if "score" in data.files else None
+        output = run(objective_of(case), rows, score=score)
+        agrees(output, case, data, leaves)
+        for name in {"angle", "cosine", "in_batch"} & case.keys() & output.metrics.keys():
+            assert output.metrics[name].item() == pytest.approx(case[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_the_value_of_a_pair_is_a_sum_over_complex_quotients(size):
+    x, y = torch.randn(2, 5, size, dtype=torch.float64)
+    for a, b, got in zip(x.tolist(), y.tolist(), angle(x, y).tolist(), strict=True):
+        a, b = (v + [0.0] * (size % 2) for v in (a, b))
+        half = len(a) // 2
+        u = [complex(a[i], a[half + i]) for i in range(half)]
+        w = [complex(b[i], b[half + i]) for i in range(half)]
+        product = sum(p * q.conjugate() for p, q in zip(u, w, strict=True))
+        norms = math.sqrt(sum(abs(p) ** 2 for p in u) * sum(abs(q) ** 2 for q in w))
+        assert got == pytest.approx(abs((product.real + product.imag) / norms), rel=1e-12)
+
+
+def test_the_limits_of_the_value_that_its_docstring_states():
+    x = torch.randn(1, 8, dtype=torch.float64)
+    real, imaginary = x.chunk(2, 1)
+    turned = torch.cat([real + imaginary, imaginary - real], 1) / math.sqrt(2)  # each number turned by -45 degrees
+    assert angle(x, x).item() == pytest.approx(1.0, rel=1e-12)
+    assert angle(x, -x).item() == pytest.approx(1.0, rel=1e-12)
+    assert angle(x, turned).item() == pytest.approx(math.sqrt(2), rel=1e-12)
+    assert angle(turned, x).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_ranking_by_pencil():
+    # Values 1 and 0 for pairs of score 0 and 1, t = 1: one pair in the wrong order, by 1.
+    rows = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0]]])  # s = 1 and |1 - 1| / sqrt 2 = 0
+    score = torch.tensor([0.0, 1.0])
+    got = run(AnglE(**ALONE, angle_temperature=1.0), rows, score=score).loss
+    assert got.item() == pytest.approx(math.log(1 + math.e), rel=1e-6)
+
+
+def test_pairs_of_score_1_alone_are_positives_in_the_batch():
+    rows = torch.randn(4, 2, 6, dtype=torch.float64)
+    score = torch.tensor([1.0, 0.9, 0.0, 1.0])
+    texts = torch.nn.functional.normalize(rows.flatten(0, 1), dim=-1)
+    logits = (texts @ texts.T / 0.05).fill_diagonal_(-math.inf)
+    partner = torch.arange(8) ^ 1
+    each = torch.nn.functional.cross_entropy(logits, partner, reduction="none")
+    want = (each * (score.repeat_interleave(2) == 1)).sum() / 8
+    got = run(AnglE(angle_weight=0.0), rows, score=score).loss
+    assert got.item() == pytest.approx(want.item(), rel=1e-9)
+
+
+def test_the_cosine_term_is_cosent():
+    rows, score = torch.randn(6, 2, 8), torch.rand(6)
+    options = {"in_batch_weight": 0.0, "angle_weight": 0.0, "cosine_weight": 2.0, "cosine_temperature": 0.1}
+    for weight in (None, torch.rand(6)):
+        got = run(AnglE(**options), rows, score=score, weight=weight).loss
+        want = run(CoSENT(temperature=0.1), rows, score=score, weight=weight).loss
+        assert got.item() == pytest.approx(2 * want.item(), rel=1e-6)
+
+
+def test_triplets_are_pairs_of_score_1_and_0_and_simcse():
+    rows = torch.randn(4, 4, 8, dtype=torch.float64)
+    pairs = torch.cat([rows[:, [0, side]] for side in (1, 2, 3)])
+    score = torch.tensor([1.0, 0.0, 0.0]).repeat_interleave(4)
+    want = run(AnglE(**ALONE), pairs, score=score).loss
+    assert run(AnglE(**ALONE), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
+    want = run(SimCSE(), rows).loss
+    assert run(AnglE(angle_weight=0.0), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_a_hard_negative_that_is_masked_equals_none_at_all():
+    rows, present = torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
+    present[1, 2] = False
+    changed = rows.clone()
+    changed[1, 2] = 100.0
+    losses = [run(AnglE(), r, view_mask=present).loss.item() for r in (rows, changed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    whole = run(AnglE(), rows).loss.item()
+    assert abs(whole - losses[0]) > 1e-4
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="angle_temperature"):
+        AnglE(angle_temperature=0.0)
+    with pytest.raises(UserError, match="angle_weight"):
+        AnglE(angle_weight=-1.0)
+    with pytest.raises(ValueError, match="score"):
+        run(AnglE(), torch.randn(3, 2, 4))
+    with pytest.raises(ValueError, match="one positive"):
+        run(AnglE(), torch.randn(3, 3, 4), positives=2)

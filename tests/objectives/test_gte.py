@@ -1,0 +1,45 @@
+"""GTE's joint contrast against a slow loop and limits; tests of `symmetric` compare it with the oracles."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from cse.objectives.gte import GTE
+from cse.objectives.simcse import SimCSE
+from cse.objectives.symmetric import SymmetricInfoNCE
+from tests.objectives.helpers import run
+
+
+def test_by_a_slow_loop():
+    rows, t, strength, total = torch.randn(4, 3, 6, dtype=torch.float64), 0.2, 1.5, 0.0
+
+    def cosine(a, b):
+        return cosine_similarity(rows[a], rows[b], dim=0).item()
+
+    for i in range(4):
+        query, document = (i, 0), (i, 1)
+        terms = [cosine(query, document) / t]
+        terms += [cosine(query, (j, s)) * (1 / t + strength) for j in range(4) for s in (1, 2) if (j, s) != document]
+        terms += [cosine(query, (j, 0)) / t for j in range(4) if j != i]
+        terms += [cosine((j, 0), document) / t for j in range(4)]
+        terms += [cosine((j, s), document) / t for j in range(4) for s in (1, 2) if j != i]
+        total += math.log(sum(map(math.exp, terms))) - terms[0]
+    got = run(GTE(temperature=t, hardness=strength), rows).loss
+    assert got.item() == pytest.approx(total / 4, rel=1e-12)
+
+
+def test_by_pencil():
+    # Two rows, orthogonal, each positive equal to its anchor, t = 1/2: own pair twice, one foreign text in each block.
+    rows, e2 = torch.eye(2)[:, None].expand(2, 2, 2), math.exp(2)
+    assert run(GTE(temperature=0.5), rows).loss.item() == pytest.approx(math.log((2 * e2 + 4) / e2), rel=1e-6)
+
+
+def test_a_joint_softmax_is_larger_than_each_of_its_parts():
+    rows = torch.randn(6, 3, 8)
+    joint = run(GTE(temperature=0.1), rows).loss
+    assert joint > run(SimCSE(temperature=0.1), rows).loss
+    assert joint > run(SymmetricInfoNCE(temperature=0.1), rows).loss
