@@ -21,7 +21,7 @@ class AnglE(Objective):
         s(x, y) = | cos(x, y) + (x_im . y_re - x_re . y_im) / (|x| |y|) |
 
     L_rank is the loss of `CoSENT`, with s or the cosine as the pair's value. The halves of a vector are its real and
-    imaginary part, and s is the sum over the numbers of x / y after normalization (section 3.3). L_ibn is a contrast of
+    imaginary part, and s is the sum over the numbers of x / y after normalization. L_ibn is a contrast of
     all 2B texts with each other, in which the pairs of score 1 are positives and all other rows count 0 in the mean.
     Triplets need no score: each is a pair of score 1 and a pair of score 0 for each hard negative, and L_ibn is that of
     `SimCSE`. If rows have weights (`Batch.weight`), L_ibn is a weighted mean, and L_rank weighs pairs as `CoSENT` does.

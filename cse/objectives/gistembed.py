@@ -24,7 +24,7 @@ class GISTEmbed(Objective):
         [x, y] = 0 where g(x, y) > g(a_i, p_i) - margin        (absolute)
                     or   g(x, y) > g(a_i, p_i) - margin |g(a_i, p_i)|        (relative)
 
-    g is the cosine of a guide, a larger model that stands still (section 3). The pair itself is always kept, and no
+    g is the cosine of a guide, a larger model that stands still. The pair itself is always kept, and no
     text is ever its own negative. If rows have weights (`Batch.weight`), the mean over rows is weighted.
 
     Args:

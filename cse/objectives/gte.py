@@ -13,12 +13,12 @@ from cse.objectives.simcse import Hardness, hardness_bias
 
 
 class GTE(Objective):
-    """One softmax over the candidates of both texts of a row: the paper's improved contrast.
+    """One softmax over the candidates of both texts of a row: as GTE was trained.
 
         l_i = - log e^{s(q_i, d_i)} / sum_j ( e^{s(q_i, d_j)} + e^{s(q_i, n_j)} + [j != i] e^{s(q_i, q_j)}
                                               + e^{s(q_j, d_i)} + [j != i] ( e^{s(d_j, d_i)} + e^{s(n_j, d_i)} ) )
 
-    Equation 4 of the paper. The pair itself occurs twice in the denominator. If rows have
+    The paper's improved contrastive loss. The pair itself occurs twice in the denominator. If rows have
     weights (`Batch.weight`), the mean over rows is weighted.
 
     Args:
@@ -31,7 +31,7 @@ class GTE(Objective):
         ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
 
     Deviations:
-        Hard negatives, which equation 4 does not have, join as documents of their row, as in sentence-transformers.
+        Hard negatives, which the paper's formula does not have, join as documents of their row, as in sentence-transformers.
         Duplicate texts are masked as in `SimCSE`.
 
     Source: UKPLab/sentence-transformers, losses/multiple_negatives_ranking.py (four directions, joint).

@@ -27,7 +27,7 @@ class PromptBERT(Objective):
         l_i = - log e^{cos(z_i, z+_i)/t} / sum_j ( e^{cos(z_i, z+_j)/t} + a^{[i=j]} e^{cos(z_i, z-_j)/t} )
         z   = g(h - d(n))    or    g(h) - g(d(n))
 
-    Template denoising (section 3.3, equation 6 of the paper). h is the embedding of a text of n ids in its template,
+    The paper's template denoising. h is the embedding of a text of n ids in its template,
     and d(n) that of the template alone, whose ids behind the text keep the positions that they have after n ids. Rows
     of one template and one length share a d(n), dropout included. The encoder has `pooler: mask` and a template with
     `{mask}`; `cse.data.InTemplates` gives the views of the unsupervised method another template. Other poolers work.
@@ -49,7 +49,7 @@ class PromptBERT(Objective):
 
     Raises:
         UserError: The temperature is not positive. In `setup`: the backbone takes no positions, is trained by soft
-            prompts, or the encoder has a head beside `masked_lm`.
+            prompts, or the encoder has a head or modules after pooling beside `masked_lm`.
         ValueError: A batch has no in-batch negatives.
 
     Deviations:
@@ -99,9 +99,10 @@ class PromptBERT(Objective):
         first = first_position(encoder.backbone.config.to_dict())
         self.first = 0 if self.positions == "from_zero" else first
         if self.head == "masked_lm":
-            if next(encoder.head.parameters(), None) is not None:
+            if len(encoder.post) or next(encoder.head.parameters(), None) is not None:
                 raise UserError(
-                    "objective.head is masked_lm, and the encoder has a head as well\nfix: set encoder.head to none"
+                    "objective.head is masked_lm, and the encoder has a head or modules after pooling as well\n"
+                    "fix: set encoder.head to none, or objective.head to encoder"
                 )
             self.transform = MaskedLMHead.of(encoder)
 

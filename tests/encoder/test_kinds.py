@@ -80,6 +80,8 @@ def why_not(name: str, kind: str) -> str:
         return "objective MaskedLM needs a bidirectional backbone, .* reads from left to right\nfix: use a BERT-like"
     if kind in CAUSAL and name == "diffcse":
         return rf"by the sentence's vector, which a {kind} backbone does not allow\nfix: use a BERT or RoBERTa backbone"
+    if kind in CAUSAL and name.startswith("promptbert"):
+        return rf"encoder.pooler is mask, and .*{kind}' reads from left to right: .*\nfix: use a BERT-like encoder"
     if (name == "diffcse" and kind in EMBEDDERS) or (name, kind) == ("diffcse", "run"):
         return r"objective.generator .* is not a trained masked language model: it lacks the weight .*\nfix: give a "
     if (name, kind) == ("pretrain-mini", "cls-dense"):
