@@ -31,8 +31,8 @@ class GTE(Objective):
         ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
 
     Deviations:
-        Hard negatives, which the paper's formula does not have, join as documents of their row, as in sentence-transformers.
-        Duplicate texts are masked as in `SimCSE`.
+        Hard negatives, which the paper's formula does not have, join as documents of their row, as in
+        sentence-transformers. Duplicate texts are masked as in `SimCSE`.
 
     Source: UKPLab/sentence-transformers, losses/multiple_negatives_ranking.py (four directions, joint).
     """
