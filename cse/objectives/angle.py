@@ -43,10 +43,10 @@ class AnglE(Objective):
         ValueError: Pairs have no scores, a score is outside [0, 1], or rows have several positives.
 
     Deviations:
-        In equation 3 of the paper the pair of the higher score gets the larger loss; code and text agree on the
-        opposite, which is used here. A vector of odd size is filled up with a 0, as in sentence-transformers. A score
-        of 0.9 is no positive of L_ibn, as in the authors' program, which takes the integer part of scores. Duplicate
-        texts are masked in L_ibn as in `SimCSE`.
+        Equation 3 of the paper has the opposite sign; here the pair of the higher score should have the larger value,
+        as in the authors' program and in `CoSENT`. A vector of odd size is filled up with a 0, as in
+        sentence-transformers. A score of 0.9 makes no positive in L_ibn, as in the authors' program, which takes the
+        integer part of scores. Duplicate texts are masked in L_ibn as in `SimCSE`.
 
     Source: SeanLee97/AnglE, angle_emb/loss.py:47-150, angle.py:567; UKPLab/sentence-transformers, losses/angle.py.
     """

@@ -31,7 +31,7 @@ class GISTEmbed(Objective):
         guide: The guide, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the
             encoder's backbone before training, with the encoder's pooler.
         temperature: t, dimensionless, > 0 (authors' program: 0.01).
-        margin: How much closer than the pair a candidate may be to count as a negative, a cosine or a share of one
+        margin: The distance below the pair that a negative keeps, a cosine or a share of one
             (sentence-transformers: 0). A negative margin keeps more; -2 keeps all.
         margin_strategy: What the margin is compared with.
         contrast_anchors: Whether other anchors are candidates.

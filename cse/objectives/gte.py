@@ -23,8 +23,8 @@ class GTE(Objective):
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.01; sentence-transformers: 0.05).
-        hardness: As in `SimCSE`, on the first two sums.
-        hardness_of: As in `SimCSE`.
+        hardness: The hardness of `SimCSE`, on the first two sums.
+        hardness_of: The negatives that have it, named as in `SimCSE`.
 
     Raises:
         UserError: The temperature is not positive, or the hardness is negative.

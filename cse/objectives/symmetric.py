@@ -19,8 +19,8 @@ class SymmetricInfoNCE(Objective):
 
     Args:
         temperature: t, dimensionless, > 0 (sentence-transformers: 0.05).
-        hardness: As in `SimCSE`, from anchor to positive.
-        hardness_of: As in `SimCSE`.
+        hardness: The hardness of `SimCSE`, from anchor to positive.
+        hardness_of: The negatives that have it, named as in `SimCSE`.
 
     Raises:
         UserError: The temperature is not positive, or the hardness is negative.
