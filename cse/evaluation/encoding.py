@@ -16,7 +16,7 @@ from cse import console
 from cse.encoder.fast.batching import native_bf16, token_budget_batches
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
-from cse.evaluation.sts import Embed, Geometry, checked
+from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
 
 SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding
 SLICE_ROWS = 64  # fewer are not worth a call
@@ -31,13 +31,13 @@ def resolve_precision(encoder: Any, precision: str) -> str:
     return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
 
 
-def geometry(encoder: Any) -> Geometry:
-    """How the vectors of an encoder are compared: by distance if it says `euclidean`, otherwise by cosine.
+def comparison(encoder: Any) -> Compare:
+    """How pairs of an encoder's vectors are compared: by distance if it says `euclidean`, otherwise by cosine.
 
     The field reports cosines of all other models, also of those that were trained by dot product.
     """
     named = [getattr(encoder, name, None) for name in ("similarity", "similarity_fn_name")]
-    return "euclidean" if "euclidean" in [name for name in named if isinstance(name, str)] else "cosine"
+    return nearness if "euclidean" in [name for name in named if isinstance(name, str)] else cosine
 
 
 def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prompt: str | None = None) -> Embed:

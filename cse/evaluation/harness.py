@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.evaluation import sources, suite
-from cse.evaluation.encoding import embedder, geometry
+from cse.evaluation.encoding import comparison, embedder
 from cse.evaluation.finding import Finding, Measure
 from cse.evaluation.sources import Missing, TaskData
 from cse.evaluation.sts import Embed, TaskScore, score_all
@@ -123,7 +123,7 @@ def score_data(
     start = time.perf_counter()
     embed = _Kept(embedder(encoder, precision, progress, prompt))
     subsets = {name: item.subsets for name, item in found.items()}
-    scores = score_all(subsets, embed, geometry(encoder)) if found else {}
+    scores = score_all(subsets, embed, comparison(encoder)) if found else {}
     end = time.perf_counter()
     return Outcome(
         requested=requested,

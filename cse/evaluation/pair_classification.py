@@ -11,11 +11,10 @@ from cse.batch import Example
 from cse.data.datasets import Dataset, ScoredPairs
 from cse.data.same_text import same_text_key
 from cse.errors import UserError, require_within
-from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, rows_hash, scores
 from cse.evaluation.row_sets import described, set_name
 from cse.evaluation.statistic import Vector
-from cse.evaluation.sts import cosine
 from cse.evaluation.thresholds import fit
 from cse.interfaces import Evaluator, SentenceEncoder
 from cse.seeding import python_rng
@@ -25,7 +24,8 @@ class PairClassification(Evaluator):
     """Average precision x 100 of all pairs (`ap`), and `f1` and `accuracy` of those that fitted no threshold.
 
     A pair is predicted to be positive if its cosine reaches a threshold, which is fitted for each of the two measures
-    on dev rows, and reported.
+    on dev rows, and reported. For a model that is compared by distance, the cosine is replaced by the negative
+    distance.
 
     Args:
         data: Pairs with labels 0 and 1 as their scores, or what `cse.data.ScoredPairs` reads them from.
@@ -92,7 +92,8 @@ class PairClassification(Evaluator):
         """Score an encoder, with the cosine of each pair and the thresholds."""
         pairs = [*self._pairs, *self._dev]
         vectors, row = encode_distinct(encoder, (text for pair in pairs for text in pair), self.precision, self.prompt)
-        similarity = cosine(vectors, [row[first] for first, _ in pairs], [row[second] for _, second in pairs])
+        compare = comparison(encoder)
+        similarity = compare(vectors, [row[first] for first, _ in pairs], [row[second] for _, second in pairs])
         similarity, dev = similarity[: len(self._pairs)], similarity[len(self._pairs) :]
         thresholds = fit(dev, self._dev_label)
         judged, label = similarity[self._scored], self._label[self._scored]

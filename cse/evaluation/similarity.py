@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from cse.data.datasets import Dataset, ScoredPairs
-from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, scores
 from cse.evaluation.row_sets import columns_of, described, set_name
-from cse.evaluation.sts import correlation, cosine
+from cse.evaluation.sts import correlation
 from cse.interfaces import Evaluator, SentenceEncoder
 
 
 class Similarity(Evaluator):
     """Correlation x 100 of cosines with scores: `spearman` and `pearson`.
+
+    For a model that is compared by distance, the cosine is replaced by the negative distance.
 
     Args:
         data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale.
@@ -61,7 +63,8 @@ class Similarity(Evaluator):
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the cosine of each pair."""
         vectors, row = encode_distinct(encoder, [*self._first, *self._second], self.precision, self.prompt)
-        similarity = cosine(vectors, [row[text] for text in self._first], [row[text] for text in self._second])
+        compare = comparison(encoder)
+        similarity = compare(vectors, [row[text] for text in self._first], [row[text] for text in self._second])
         correlation(similarity, self._gold, self.name)  # refuses equal cosines
         found = Finding.of(
             self.name,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from cse.evaluation.pairs import Pairs
 
 Embed = Callable[[list[str]], NDArray[np.floating]]
 Vector = NDArray[np.float64]
-Geometry = Literal["cosine", "euclidean"]
+Compare = Callable[[NDArray[np.floating], list[int], list[int]], Vector]  # vectors (n, D), pairs of rows -> (m,)
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,14 @@ def score(subsets: Mapping[str, Pairs], embed: Embed, name: str = "task") -> Tas
 
 
 def score_all(
-    tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed, similarity: Geometry = "cosine"
+    tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed, compare: Compare | None = None
 ) -> dict[str, TaskScore]:
     """Score tasks that share one pass of the encoder over the union of their sentences.
 
     Args:
         tasks: Pairs by task and subset.
         embed: Called once, with each sentence once; returns (n, D).
-        similarity: The function that compares two vectors.
+        compare: The function that compares pairs of vectors; None: `cosine`.
 
     Raises:
         UserError: The model returns nan or the wrong number of vectors, or a correlation is undefined.
@@ -74,7 +73,7 @@ def score_all(
     texts = unique_texts(tasks)
     row = {text: i for i, text in enumerate(texts)}
     vectors = checked(embed(texts), texts)  # (n, D)
-    scores, compare = {}, COMPARE[similarity]
+    scores, compare = {}, compare or cosine
     for name, subsets in tasks.items():
         cosines = {
             subset: compare(vectors, [row[t] for t in p.first], [row[t] for t in p.second])
@@ -153,9 +152,6 @@ def nearness(vectors: NDArray[np.floating], first: list[int], second: list[int],
         apart = vectors[first[start : start + rows]].astype(np.float64) - vectors[second[start : start + rows]]
         parts.append(-np.sqrt(row_dot(apart, apart)))  # (rows,)
     return np.concatenate(parts)
-
-
-COMPARE = {"cosine": cosine, "euclidean": nearness}
 
 
 def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:

@@ -11,17 +11,17 @@ import numpy as np
 from cse.data import datasets
 from cse.data.same_text import same_text_key
 from cse.errors import UserError
-from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, scores
 from cse.evaluation.row_sets import described, set_name
-from cse.evaluation.sts import cosine
 from cse.interfaces import Evaluator, SentenceEncoder
 
 
 class Triplets(Evaluator):
     """Share x 100 of the triplets whose anchor has a larger cosine with its positive than with every negative.
 
-    A row without a negative, or with a negative that is the same text as its positive, is left out and counted.
+    A row without a negative, or with a negative that is the same text as its positive, is left out and counted. For a
+    model that is compared by distance, the cosine is replaced by the negative distance.
 
     Args:
         data: Triplets, or what `cse.data.Triplets` reads them from.
@@ -78,7 +78,7 @@ class Triplets(Evaluator):
         texts = [text for row in self._rows for text in row]
         vectors, row = encode_distinct(encoder, texts, self.precision, self.prompt)
         anchors = [row[texts[0]] for texts in self._rows for _ in texts[1:]]
-        similarity = cosine(vectors, anchors, [row[text] for texts in self._rows for text in texts[1:]])
+        similarity = comparison(encoder)(vectors, anchors, [row[text] for texts in self._rows for text in texts[1:]])
         starts = np.cumsum([0, *(len(texts) - 1 for texts in self._rows)])
         right = [similarity[a] > similarity[a + 1 : b].max() for a, b in pairwise(starts)]
         found = Finding.of(

@@ -1,7 +1,4 @@
-"""ConGraT: Self-Supervised Contrastive Pretraining for Joint Graph and Text Embeddings (Brannon et al., 2024).
-
-TextGraphs-17 at ACL 2024 (arXiv:2305.14321).
-"""
+"""ConGraT: Contrastive Pretraining for Joint Graph and Text Embeddings (Brannon et al., 2024, arXiv:2305.14321)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Kernel-InfoNCE: Contrastive Learning Is Spectral Clustering On Similarity Graph (Tan et al., ICLR 2024).
-
-arXiv:2303.15103.
-"""
+"""Kernel-InfoNCE: Contrastive Learning Is Spectral Clustering (Tan et al., ICLR 2024, arXiv:2303.15103)."""
 
 from __future__ import annotations
 

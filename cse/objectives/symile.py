@@ -1,7 +1,4 @@
-"""Symile: Contrasting with Symile, simple model-agnostic representation learning for unlimited modalities.
-
-Saporta et al., NeurIPS 2024 (arXiv:2411.01053).
-"""
+"""Symile: Contrasting with Symile (Saporta et al., NeurIPS 2024, arXiv:2411.01053)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import correlation, cosine, score, score_all
+from cse.evaluation.sts import correlation, cosine, nearness, score, score_all
 
 
 def pairs(n, seed=0, prefix="t"):
@@ -54,10 +54,10 @@ def test_by_pencil():
 
 def test_a_model_compared_by_distance_is_scored_by_distance():
     p = pairs(50, 3)
-    found = score_all({"task": {"s": p}}, embed, "euclidean")["task"]
-    nearness = -np.linalg.norm(embed(p.first) - embed(p.second), axis=1)
-    np.testing.assert_allclose(found.cosine, nearness, atol=1e-12)
-    assert found.all.spearman == pytest.approx(100 * stats.spearmanr(nearness, p.gold)[0], abs=1e-9)
+    found = score_all({"task": {"s": p}}, embed, nearness)["task"]
+    want = -np.linalg.norm(embed(p.first) - embed(p.second), axis=1)
+    np.testing.assert_allclose(found.cosine, want, atol=1e-12)
+    assert found.all.spearman == pytest.approx(100 * stats.spearmanr(want, p.gold)[0], abs=1e-9)
     assert found.all.spearman != pytest.approx(score({"s": p}, embed).all.spearman)
 
 
