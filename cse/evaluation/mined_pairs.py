@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.encoder.vectors import unit
 from cse.mining.neighbors import EXACT, open_pool
 
 CHUNK = 1024  # texts whose neighbors are searched at once
@@ -18,7 +19,7 @@ class MinedPairs:
 
     Attributes:
         key: (m,) i * n + j for the pair of texts i < j of n.
-        similarity: (m,) their cosines.
+        similarity: (m,) their similarities.
     """
 
     key: NDArray[np.int64]
@@ -30,11 +31,23 @@ def keys(first: NDArray[np.int64], second: NDArray[np.int64], n: int) -> NDArray
     return np.minimum(first, second) * n + np.maximum(first, second)
 
 
-def mine_pairs(vectors: NDArray[np.float32], neighbors: int, keep: int) -> MinedPairs:
+def operands(vectors: NDArray[np.floating], *, distance: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two arrays (n, D') whose dot products are the cosines of vectors (n, D), or -d^2/2 of their distances d."""
+    if not distance:
+        scaled = unit(vectors.astype(np.float32))
+        return scaled, scaled
+    # Far from 0, rounding would hide the distances.
+    centered = (vectors - vectors.mean(0, dtype=np.float64)).astype(np.float32)
+    half, ones = -np.square(centered).sum(1, keepdims=True) / 2, np.ones((len(vectors), 1), dtype=np.float32)
+    return np.hstack([centered, ones, half]), np.hstack([centered, half, ones])
+
+
+def mine_pairs(queries: NDArray[np.float32], vectors: NDArray[np.float32], neighbors: int, keep: int) -> MinedPairs:
     """The pairs of each text with its nearest other texts, of which the most similar ones are kept.
 
     Args:
-        vectors: (n, D) unit vectors.
+        queries: (n, D) vectors whose dot product with `vectors` is the similarity of two texts; see `operands`.
+        vectors: (n, D) vectors of the same texts.
         neighbors: Number of other texts that are searched for each text.
         keep: Number of pairs that are kept.
     """
@@ -43,7 +56,7 @@ def mine_pairs(vectors: NDArray[np.float32], neighbors: int, keep: int) -> Mined
     found = MinedPairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     for start in range(0, n, CHUNK):
         own = np.arange(start, min(start + CHUNK, n))
-        rows, similarity = pool.search(vectors[own], depth, own[:, None])  # (CHUNK, depth)
+        rows, similarity = pool.search(queries[own], depth, own[:, None])  # (CHUNK, depth)
         key = keys(np.repeat(own, depth), rows.ravel(), n)
         found = _kept(np.r_[found.key, key], np.r_[found.similarity, similarity.ravel()], keep)
     return found

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
 
 from cse.data.datasets import Dataset, Pairs, Texts
-from cse.encoder.vectors import unit
 from cse.errors import UserError, require_at_least
-from cse.evaluation.encoding import encode_distinct
+from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, rows_hash, scores
-from cse.evaluation.mined_pairs import judge, keys, mine_pairs
+from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
 from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.sts import nearness
 from cse.interfaces import Evaluator, SentenceEncoder
 
 
 class Paraphrases(Evaluator):
     """Average precision x 100 of mined pairs against known ones (`ap`), and the highest F1 of any threshold (`f1`).
 
-    The texts are those of the known pairs and of `more`, each once; all of their pairs are compared.
+    A model that is compared by distance is scored by distance. The texts are those of the known pairs and of `more`,
+    each once; all of their pairs are compared.
 
     Args:
         data: Pairs of texts that are known to be paraphrases, or what `cse.data.Pairs` reads them from.
@@ -89,8 +91,10 @@ class Paraphrases(Evaluator):
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the precision at which each known pair was found."""
         vectors, _ = encode_distinct(encoder, self._texts, self.precision, self.prompt)
-        judged = judge(mine_pairs(unit(vectors.astype(np.float32)), self.neighbors, self.keep), self._known)
-        facts = {"texts": len(self._texts), "threshold_f1": judged.threshold}
+        distance = comparison(encoder) is nearness
+        judged = judge(mine_pairs(*operands(vectors, distance=distance), self.neighbors, self.keep), self._known)
+        threshold = -math.sqrt(max(0.0, -2 * judged.threshold)) if distance else judged.threshold
+        facts = {"texts": len(self._texts), "threshold_f1": threshold}
         found = Finding.of(
             self.name,
             kind="paraphrases",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cse.evaluation import mined_pairs
-from cse.evaluation.mined_pairs import judge, keys, mine_pairs
+from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
 
 
 def unit(n, dim, seed):
@@ -21,7 +21,7 @@ def every_pair(vectors):
 def test_mined_pairs_are_the_nearest_of_all(monkeypatch):
     monkeypatch.setattr(mined_pairs, "CHUNK", 7)
     vectors = unit(40, 5, 0)
-    found = mine_pairs(vectors, neighbors=39, keep=10_000)
+    found = mine_pairs(vectors, vectors, neighbors=39, keep=10_000)
     wanted = every_pair(vectors)
     assert len(found.key) == len(wanted) == 40 * 39 // 2
     assert found.key.tolist() == [key for _, key in wanted]
@@ -34,9 +34,9 @@ def test_only_so_many_neighbors_and_pairs_are_kept(monkeypatch):
     similarity = vectors @ vectors.T - 2 * np.eye(40)
     near = np.argsort(-similarity, axis=1)[:, :3]
     wanted = {int(min(i, j) * 40 + max(i, j)) for i, row in enumerate(near) for j in row}
-    assert set(mine_pairs(vectors, neighbors=3, keep=1000).key.tolist()) == wanted
+    assert set(mine_pairs(vectors, vectors, neighbors=3, keep=1000).key.tolist()) == wanted
     best = [key for _, key in every_pair(vectors) if key in wanted][:15]
-    assert mine_pairs(vectors, neighbors=3, keep=15).key.tolist() == best
+    assert mine_pairs(vectors, vectors, neighbors=3, keep=15).key.tolist() == best
 
 
 def test_judgement_by_pencil():
@@ -78,7 +78,16 @@ def test_judgement_equals_sentence_transformers(top_k, keep):
     evaluator.store_metrics_in_model_card_data = lambda *_: None
     theirs = evaluator(Given(vectors))
     first, second = np.array(pairs).T
-    ours = judge(mine_pairs(vectors, top_k, keep), np.sort(keys(first, second, 100)))
+    ours = judge(mine_pairs(vectors, vectors, top_k, keep), np.sort(keys(first, second, 100)))
     assert ours.precision.mean() == pytest.approx(theirs["average_precision"], abs=1e-6)
     assert ours.f1_share.mean() == pytest.approx(theirs["f1"], abs=1e-6)
     assert ours.threshold == pytest.approx(theirs["threshold"], abs=1e-6)
+
+
+def test_a_model_compared_by_distance_is_searched_by_distance():
+    vectors = 100 + np.random.default_rng(8).normal(size=(30, 4))
+    apart = np.square(vectors[:, None] - vectors[None]).sum(-1)
+    found = mine_pairs(*operands(vectors, distance=True), neighbors=29, keep=1000)
+    assert len(found.key) == 30 * 29 // 2
+    np.testing.assert_allclose(-2 * found.similarity, apart.ravel()[found.key], atol=1e-4)
+    assert (np.diff(found.similarity) <= 0).all()

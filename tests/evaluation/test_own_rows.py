@@ -208,6 +208,25 @@ MADE = {
 }
 
 
+class ByDistance:
+    """An encoder whose cosines say nothing: texts differ in length alone, and two words of one length are one point."""
+
+    similarity = "euclidean"
+
+    def encode(self, texts, *, batch_size=64):
+        return np.array([[float(len(text)), 0.0] for text in texts], dtype=np.float32)
+
+
+def test_a_model_that_is_compared_by_distance():
+    rows = [("a", "aa", "a" * 9), ("b" * 5, "b" * 4, "b")]
+    assert Triplets(rows_as(rows, "premise", "entailment", "contradiction"))(ByDistance()) == {"accuracy": 100.0}
+    rows = [("a", "aa", 3), ("a", "a" * 4, 2), ("a", "a" * 9, 1)]
+    assert Similarity(rows)(ByDistance())["spearman"] == pytest.approx(100)
+    rows = [("a", "aa", 1), ("b", "b" * 3, 1), ("c", "c" * 8, 0), ("d", "d" * 9, 0)]
+    assert PairClassification(rows, dev_share=0.5)(ByDistance())["ap"] == pytest.approx(100)
+    assert Paraphrases([("a", "a" * 2), ("b" * 7, "b" * 8)])(ByDistance())["ap"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_every_text_is_encoded_once(name, encoder):
     counting = Counting(encoder)
