@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pkgutil import iter_modules
 from typing import NoReturn
 
 from cse import __version__, commands
 from cse.errors import UserError
 
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character gets a replacement
+            stream.reconfigure(errors="replace")
     parser = _parser()
     words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments, rest = parser.parse_known_args(_with_action(words))
@@ -29,14 +36,29 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has enough, as in `cse recipe list | head`; the flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except UserError as error:
-        print(f"cse: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except FloatingPointError as error:
-        print(f"cse: {error}", file=sys.stderr)  # noqa: T201
-        return 1
     except KeyboardInterrupt:
+        if arguments.kept:
+            print(f"stopped    {arguments.kept}", file=sys.stderr)  # noqa: T201
         return 130
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError | FloatingPointError) else _refused_write(error)
+        if said is None:
+            raise
+        print(f"cse: {said}", file=sys.stderr)  # noqa: T201
+        return 1 if isinstance(error, FloatingPointError) else 2
+
+
+def _refused_write(error: Exception) -> str | None:
+    """What to say of a disk that cannot be written to; None if the error is another one."""
+    full = "No space left on device" in str(error)  # the writers of torch and safetensors raise errors of their own
+    if not full and not (isinstance(error, OSError) and error.errno in REFUSED):
+        return None
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None) or "the disk"
+    reason = "no space is left" if full else getattr(error, "strerror", str(error))
+    return (
+        f"{name} cannot be written: {reason}\n"
+        "fix: make room, or choose another place, and run the same again; what was complete before is unchanged"
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         command = import_module(f"cse.commands.{name}")
         subparser = subparsers.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, takes_overrides=getattr(command, "TAKES_OVERRIDES", False))
+        subparser.set_defaults(
+            run=command.run,
+            takes_overrides=getattr(command, "TAKES_OVERRIDES", False),
+            kept=getattr(command, "KEPT", ""),  # what Ctrl-C leaves, in words
+        )
     return parser
 
 

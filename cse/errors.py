@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import get_data
@@ -18,28 +19,28 @@ class UserError(Exception):
 
 
 def require_positive(owner: str, /, **values: float | None) -> None:
-    """Check that each value is > 0; None is skipped.
+    """Check that each value is finite and > 0; None is skipped.
 
     Args:
         owner: What the values belong to, as the user names it: `objective`, `trainer`, a class.
         values: The values by the name of their option.
 
     Raises:
-        UserError: A value is 0, negative or not a number.
+        UserError: A value is 0, negative, infinite or not a number.
     """
     for name, value in values.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number > 0")
 
 
 def require_at_least(minimum: float, owner: str, /, **values: float | None) -> None:
-    """Check that each value is >= `minimum`; None is skipped. See `require_positive`.
+    """Check that each value is finite and >= `minimum`; None is skipped. See `require_positive`.
 
     Raises:
-        UserError: A value is smaller or not a number.
+        UserError: A value is smaller, infinite or not a number.
     """
     for name, value in values.items():
-        if value is not None and not value >= minimum:
+        if value is not None and not minimum <= value < math.inf:
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number >= {minimum}")
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cse.errors import UserError
 
@@ -83,18 +83,21 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _remove(scratch)
 
 
-def check_writable(out: Path, option: str = "--out") -> None:
-    """Check that a file can be written, before the work starts.
+def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "folder"] = "file") -> None:
+    """Check that a file or a folder can be written, before the work starts.
 
     Args:
-        out: The path of the file.
+        out: Its path.
         option: The option that gave it.
+        kind: What is to be written.
 
     Raises:
-        UserError: The path is a folder, or is in a folder that is not writable.
+        UserError: The path is of the other kind, or is in a folder that is not writable.
     """
-    if out.is_dir():
+    if kind == "file" and out.is_dir():
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
+    if kind == "folder" and out.exists() and not out.is_dir():
+        raise UserError(f"{option} {out} is a file, and a folder is to be written\nfix: give a new folder")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(

@@ -286,7 +286,7 @@ _NOISE = re.compile(
 
 def _explain(message: str) -> str:
     """At most three lines: which option is wrong, how, and what may have been meant."""
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
     if unknown:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"
     keys = re.findall(r'Parser key "([\w.]+)"', message)
@@ -314,13 +314,17 @@ def _value(message: str) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"\nfix: did you mean {near[0]}?" if near else f"\nfix: it takes {', '.join(known[:12])}" if known else ""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"\nfix: did you mean {near[0]}?"
+    some = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return f"\nfix: it takes {some}" if known else ""
 
 
 def _options() -> list[str]:
     trainer = [f"trainer.{name}" for name in inspect.signature(Settings).parameters]
-    return [*trainer, "seed", *[f"{c}.{end}" for c in COMPONENTS for end in ("class_path", "init_args")]]
+    classes = [f"{component}.class_path" for component in COMPONENTS]
+    return [*trainer, "seed", "run-dir", "resume", "trusted-modules", *classes]
 
 
 def _arguments(class_path: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cse.commands import add_precision
 
 HELP = "encode the texts of a file as vectors"
+KEPT = "complete windows are saved, and the same command resumes after them"
 EPILOG = "If the command is killed, the same command resumes after the last complete window and writes the same file."
 
 
@@ -34,10 +35,6 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     a = arguments
     options = {"precision": a.precision, "normalize": a.normalize, "dims": a.dims, "window": a.window}
     options |= {"prompt": a.prompt}
-    try:
-        rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
-    except KeyboardInterrupt:
-        say("stopped", "complete windows are saved, and the same command resumes after them")
-        return 130
+    rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     say("wrote", f"{arguments.out}   {rows:,} × {dims} float32")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 from cse.commands import add_precision
 
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
+KEPT = "a results file is complete or unchanged"
 ACTIONS = ("score", "compare", "report", "mteb")  # the first one is the default: cse eval CHECKPOINT
 EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse eval score --help` lists its options."
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HELP = "publish a checkpoint to the Hugging Face Hub"
+KEPT = "a push that was under way is complete or absent on the Hub"
 EPILOG = "The token is that of huggingface_hub: HF_TOKEN, or the one of `hf auth login`. HF_ENDPOINT names another Hub."
 
 

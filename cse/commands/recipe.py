@@ -60,12 +60,13 @@ def merged(path: Path) -> str:
 def _copy(path: Path, out: Path, *, overwrite: bool) -> None:
     from cse.console import say
     from cse.environment import cse_version
-    from cse.files import write_text
+    from cse.files import check_writable, write_text
 
     if out.suffix not in {".yaml", ".yml"}:
         raise UserError(
             f"{out} does not end in .yaml, by which `cse train` recognizes a file\nfix: give a name that ends in .yaml"
         )
+    check_writable(out, "FILE")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists\nfix: give another file, or --force to overwrite it")
     note = f"# copied     from {path.stem} of cse {cse_version()}, its parents merged; train it: cse train {out}\n"

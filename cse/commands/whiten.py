@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 HELP = "append PCA whitening, fitted on sentences, to a checkpoint"
+KEPT = "nothing was written"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="sentences to fit on: a file, asset:NAME or Hub id")
     add("--columns", nargs="+", default=["text"], help="columns of a table; default: text")
     add("--limit", type=int, help="number of rows to fit on; default: all")
-    add("--k", type=int, default=256, help="number of dimensions to keep; default: 256 (arXiv:2103.15316)")
+    add("--k", type=int, help="number of dimensions to keep; default: 256 (arXiv:2103.15316), or as many as vary")
     add("--out", type=Path, required=True, help="folder of the new checkpoint")
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     quiet()
     a = arguments
-    count, before = whiten_checkpoint(a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler)
-    say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {a.k} dimensions")
+    count, before, after = whiten_checkpoint(
+        a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler
+    )
+    say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {after} dimensions")
     return 0

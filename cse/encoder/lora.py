@@ -56,6 +56,12 @@ class Lora(Adapter):
         """Freeze the backbone and give every target layer a trainable difference."""
         from peft import LoraConfig, inject_adapter_in_model
 
+        sizes = [max(m.in_features, m.out_features) for m in backbone.modules() if isinstance(m, nn.Linear)]
+        if self.rank > max(sizes, default=self.rank):
+            raise UserError(
+                f"encoder.adapter.rank is {self.rank}, but the layers have up to {max(sizes)} features\n"
+                f"fix: give an integer from 1 to {max(sizes)}; usual ranks are 8 to 64"
+            )
         backbone.requires_grad_(False)
         targets = attention_layers(backbone) if self.targets is None else list(self.targets)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)

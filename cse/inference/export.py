@@ -25,7 +25,7 @@ from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
 from cse.errors import UserError, require_package
-from cse.files import atomic_dir, read_json, write_json
+from cse.files import atomic_dir, check_writable, read_json, write_json
 
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder
@@ -137,7 +137,8 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name, extra="onnx", user="cse export")
-    if out.exists() and not (out / ABOUT).is_file() and (out.is_file() or any(out.iterdir())):
+    check_writable(out, kind="folder")
+    if out.exists() and not (out / ABOUT).is_file() and any(out.iterdir()):
         raise UserError(f"--out {out} exists and is not an export\nfix: give a new folder")
     want = encoder.encode(SENTENCES)  # (n, D)
     with atomic_dir(out) as folder:

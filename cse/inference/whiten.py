@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from cse.encoder.heads import Dense, Normalize
 from cse.encoder.layout import is_checkpoint
 from cse.errors import UserError
+from cse.files import check_writable
 
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import PoolerName
 
 
-def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
+DIMENSIONS = 256  # that are kept if nothing else is asked for (paper: 256 for base and 384 for large models)
+
+
+def fit_whitening(vectors: NDArray[np.floating], k: int | None = None) -> Dense:
     """PCA whitening of sentence vectors to their first k components, as a linear layer.
 
         y = (x - mu) K,    Sigma = U diag(s) U^T, s descending,    K = U diag(s^{-1/2}), first k columns
@@ -30,7 +34,7 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
 
     Args:
         vectors: The sentence vectors X (n, H), with n > k.
-        k: Number of dimensions to keep (paper: 256 for base and 384 for large models).
+        k: Number of dimensions to keep. None: `DIMENSIONS`, or as many as the vectors vary in, if these are fewer.
 
     Returns:
         A layer H -> k with weight K^T and bias -mu K, computed in float64 and stored in float32.
@@ -41,15 +45,16 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
     Source: bojone/BERT-whitening, eng/utils.py, compute_kernel_bias.
     """
     x = np.asarray(vectors, dtype=np.float64)
-    if not 1 <= k <= x.shape[1]:
+    if k is not None and not 1 <= k <= x.shape[1]:
         raise UserError(f"k is {k}, but the vectors have {x.shape[1]} dimensions\nfix: give 1 to {x.shape[1]}")
     if len(x) < 2:
-        raise UserError(f"k is {k}, but there are {len(x)} sentences\nfix: give more sentences than dimensions")
+        raise UserError(f"whitening has {len(x)} sentences to fit on\nfix: give more sentences than dimensions")
     mean = x.mean(0)  # (H,)
     values, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False).reshape(x.shape[1], -1))
     values, directions = values[::-1], directions[:, ::-1]  # descending
     rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
-    if k > rank:
+    k = min(DIMENSIONS, rank) if k is None else k
+    if not 1 <= k <= rank:
         raise UserError(
             f"k is {k}, but {len(x):,} sentences vary in {rank} directions\nfix: give more sentences, or a smaller k"
         )
@@ -61,7 +66,7 @@ def fit_whitening(vectors: NDArray[np.floating], k: int) -> Dense:
     return dense
 
 
-def whiten(encoder: Encoder, texts: Sequence[str], k: int) -> Encoder:
+def whiten(encoder: Encoder, texts: Sequence[str], k: int | None = None) -> Encoder:
     """Append whitening, fitted on the vectors of the texts, and scaling to unit length to the encoder.
 
     Raises:
@@ -76,25 +81,25 @@ def whiten_checkpoint(
     checkpoint: str,
     data: str,
     columns: Sequence[str],
-    k: int,
+    k: int | None,
     out: Path,
     *,
     limit: int | None = None,
     pooler: PoolerName | None = None,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Load a checkpoint, whiten it on the texts of `data`, and save it as `out`.
 
     Args:
         checkpoint: A folder, `asset:NAME` or Hub id.
         data: A file, `asset:NAME` or Hub id, as in recipes. A repeated text counts as often as it occurs.
         columns: The columns of a table to take texts from.
-        k: Dimensions to keep.
-        out: A new folder, or a checkpoint to replace.
+        k: Dimensions to keep; see `fit_whitening`.
+        out: A new folder, or another checkpoint to replace.
         limit: Number of rows to read. None: all.
         pooler: The pooler of a plain Hugging Face model.
 
     Returns:
-        The number of texts, and the dimension before whitening.
+        The number of texts, and the dimensions before and after whitening.
 
     Raises:
         UserError: The checkpoint or the data cannot be read, k is out of range, or `out` is not a checkpoint.
@@ -102,8 +107,11 @@ def whiten_checkpoint(
     from cse.data.sources import Column, read
     from cse.encoder.model import Encoder
 
-    if out.exists() and not is_checkpoint(out) and (out.is_file() or any(out.iterdir())):
+    check_writable(out, kind="folder")
+    if out.exists() and not is_checkpoint(out) and any(out.iterdir()):
         raise UserError(f"--out {out} exists and is not a checkpoint\nfix: give a new folder")
+    if out.resolve().is_relative_to(Path(checkpoint).resolve()):
+        raise UserError(f"--out {out} is the checkpoint {checkpoint} or in it\nfix: give a new folder beside it")
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")
     rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
@@ -113,4 +121,4 @@ def whiten_checkpoint(
     encoder = Encoder.load(checkpoint, pooler=pooler)
     before = encoder.dim
     whiten(encoder, texts, k).save(out)
-    return len(texts), before
+    return len(texts), before, encoder.dim

@@ -13,7 +13,7 @@ from cse.data.sources import Column
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import atomic_file, sha256_file, write_json
+from cse.files import atomic_file, check_writable, sha256_file, write_json
 from cse.mining.miners import Miner
 from cse.mining.search import Corpus, TeacherRule, mine
 
@@ -106,8 +106,13 @@ def mine_file(
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
     if out.suffix != ".parquet":
         raise UserError(f"--out {out} is not a .parquet file\nfix: give a name that ends in .parquet")
+    check_writable(out)
     rows = _rows(data)
     corpus = Corpus(rows, _texts(pool) if pool else None)
+    if k >= corpus.size:
+        raise UserError(
+            f"--k is {k}, but the pool has {corpus.size} texts\nfix: give 1 to {corpus.size - 1}, or more texts"
+        )
     encoded = _encode(model, corpus)
     teacher, about_teacher = None, None
     if judge:

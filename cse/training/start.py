@@ -10,7 +10,7 @@ from typing import Any
 
 from cse.data.loader import FixedRows
 from cse.errors import UserError
-from cse.files import read_json, recover
+from cse.files import check_writable, read_json, recover
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import load_progress
@@ -50,6 +50,7 @@ def train(
     loaded = load(named, [*options, *as_options(overrides, given)], given)
     seed = loaded.config.seed
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+    check_writable(folder, "--run-dir", kind="folder")
     if (folder / "state").exists():
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
     return fit(loaded, folder, is_resume=False, watchers=_watchers(loaded, callbacks))

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from cse.console import Interrupt, say
 from cse.errors import UserError, require_at_least
 from cse.evaluation.harness import read_data
-from cse.files import write_text
+from cse.files import check_writable, write_text
 from cse.recipe import Recipe
 from cse.training import hardware
 from cse.training.search.measure import load, measure
@@ -87,6 +87,7 @@ def search(
     """
     _require(budget, trials, seeds)
     folder = folder or Path("runs/search") / f"{datetime.now():%Y%m%d-%H%M%S}"
+    check_writable(folder, "--run-dir", kind="folder")
     if (folder / FILE).exists():
         raise UserError(f"{folder} holds a search already\nfix: cse search --resume {folder}, or another --run-dir")
     _require_tasks("--dev", dev, dev_data)

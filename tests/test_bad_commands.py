@@ -1,0 +1,201 @@
+"""Bad options of every command: two lines and exit code 2 before any work, and nothing that lies there is harmed."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+
+import pytest
+
+from cse import cli
+from cse.encoder.model import Encoder
+
+MINI = ["train", "simcse-unsup", "--encoder", "asset:mini", "--run-dir", "new"]
+FEEDBACK = ["feedback", "score", "--model", "encoder:ck", "--data", "pairs.jsonl", "--columns", "a", "b"]
+BAD = {  # a command line -> what the error names
+    "encode ck texts.txt --out folder": "--out is folder",
+    "encode ck texts.txt --out file/v.npy": "--out file/v.npy cannot be written",
+    "encode ck texts.txt --out v.xyz": "--out is v.xyz",
+    "encode ck texts.txt --out texts.txt": "--out is texts.txt",
+    "encode ck absent.txt --out v.npy": "absent.txt",
+    "encode absent texts.txt --out v.npy": "'absent'",
+    "encode file texts.txt --out v.npy": "'file'",
+    "encode ck texts.txt --out v.npy --dims 0": "--dims",
+    "encode ck texts.txt --out v.npy --dims 9999": "--dims",
+    "encode ck texts.txt --out v.npy --window 0": "--window",
+    "encode ck texts.txt --out v.npy --prompt nonesuch": "--prompt",
+    "mine ck --data texts.txt --out folder": "--out folder",
+    "mine ck --data texts.txt --out file/m.parquet": "--out file/m.parquet",
+    "mine ck --data texts.txt --out m.parquet --k 1000000": "--k is 1000000",
+    "mine ck --data texts.txt --out m.parquet --k 0": "--k is 0",
+    "mine ck --data texts.txt --out m.parquet --k -1": "--k is -1",
+    "mine ck --data texts.txt --out m.parquet --pool absent.txt": "absent.txt",
+    "mine absent --data texts.txt --out m.parquet": "'absent'",
+    "whiten ck --data texts.txt --out ck": "--out ck is the checkpoint",
+    "whiten ck --data texts.txt --out ck/inside": "or in it",
+    "whiten ck --data texts.txt --out folder": "--out folder",
+    "whiten ck --data texts.txt --out file": "--out file is a file",
+    "whiten ck --data texts.txt --out file/white": "--out file/white",
+    "whiten ck --data texts.txt --out white --k 0": "k is 0",
+    "whiten ck --data texts.txt --out white --k -3": "k is -3",
+    "whiten ck --data texts.txt --out white --k 9999": "k is 9999",
+    "whiten ck --data texts.txt --out white --limit 0": "--limit is 0",
+    "export ck --out ck": "--out ck",
+    "export ck --out folder": "--out folder",
+    "export ck --out file": "--out file",
+    "export ck --out file/onnx": "--out file/onnx",
+    "export absent --out onnx": "'absent'",
+    "eval ck --tasks sts-mini-dev --out folder": "--out folder",
+    "eval ck --tasks sts-mini-dev --out file/r.json": "--out file/r.json",
+    "eval ck --tasks nonsense": "'nonsense'",
+    "eval absent --tasks sts-mini-dev": "'absent'",
+    "eval report file": "file",
+    "eval report absent": "absent",
+    "eval report folder --out file": "file",
+    "eval compare ck absent --tasks sts-mini-dev": "'absent'",
+    "push file me/name --dry-run": "file",
+    "push folder me/name --dry-run": "folder",
+    "push ck name-with:colon --dry-run": "name-with:colon",
+    "recipe show nonesuch": "'nonesuch'",
+    "recipe copy nonesuch": "'nonesuch'",
+    "recipe copy simcse-unsup folder": "folder",
+    "recipe copy simcse-unsup file/own.yaml": "file/own.yaml",
+    "recipe copy simcse-unsup own.yaml": "own.yaml exists",
+    "check nonesuch": "'nonesuch'",
+    "check absent.yaml": "absent.yaml",
+    "augment --show nonesuch": "'nonesuch'",
+    "search simcse-unsup --data texts.txt --dev nonsense --budget 1m": "'nonsense'",
+    "search nonesuch --data texts.txt --dev sts-mini-dev --budget 1m": "'nonesuch'",
+    "search simcse-unsup --data texts.txt --dev sts-mini-dev --budget 1m --run-dir file": "--run-dir file",
+    "search --resume absent": "absent",
+    "train": "needs either a recipe",
+    "train nonesuch": "'nonesuch'",
+    "train simcse-unsup --resume new": "needs either",
+    "train --resume file": "--resume file",
+    "train --resume absent": "--resume absent",
+    "train --resume absent --trainer.max_steps=2": "takes no options",
+    "train simcse-unsup --nonsense=4": "--nonsense is unknown",
+    "train simcse-unsup --rundir x": "--rundir is unknown",
+    f"{' '.join(MINI[:4])} --run-dir file": "--run-dir file",
+    f"{' '.join(MINI[:4])} --run-dir file/run": "--run-dir file/run",
+    f"{' '.join(MINI)} --trainer.learning_rate=nan": "learning_rate",
+    f"{' '.join(MINI)} --trainer.learning_rate=1e999": "learning_rate",
+    f"{' '.join(MINI)} --trainer.learning_rate=0": "learning_rate is 0",
+    f"{' '.join(MINI)} --trainer.batch_size=0": "batch_size is 0",
+    f"{' '.join(MINI)} --trainer.epochs=-1": "epochs is -1",
+    f"{' '.join(MINI)} --trainer.max_steps=1.5": "max_steps",
+    f"{' '.join(MINI)} --trainer.early_stopping=0": "early_stopping is 0",
+    f"{' '.join(MINI)} --trainer.schedule=cubic": "trainer.schedule",
+    f"{' '.join(MINI)} --trainer.device=tpu": "trainer.device",
+    f"{' '.join(MINI)} --trainer.precision=fp8": "trainer.precision",
+    f"{' '.join(MINI)} --trainer.trackers=[nonsense]": "'nonsense'",
+    f"{' '.join(MINI)} --objective.temperature=0": "temperature is 0",
+    f"{' '.join(MINI)} --objective.temperature=-1": "temperature is -1",
+    f"{' '.join(MINI)} --objective.temperature=1e999": "temperature",
+    f"{' '.join(MINI)} --objective.temprature=1": "objective.temprature is unknown",
+    f"{' '.join(MINI)} --collator.max_length=0": "max_length is 0",
+    f"{' '.join(MINI)} --collator.max_length=100000": "max_length is 100000",
+    f"{' '.join(MINI)} --evaluator.tasks=nonsense": "'nonsense'",
+    f"{' '.join(MINI)} --data absent.txt": "absent.txt",
+    f"{' '.join(MINI)} --data folder/data.xyz": "folder/data.xyz",
+    f"{' '.join(MINI)} --seed=x": "seed",
+    f"{' '.join(MINI)} --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=100000": "rank is 100000",
+    f"{' '.join(MINI)} --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=0": "rank is 0",
+    f"{' '.join(FEEDBACK)} --out file/x.jsonl": "--out file/x.jsonl",
+    f"{' '.join(FEEDBACK)} --out folder": "--out folder",
+    f"{' '.join(FEEDBACK)} --out pairs.jsonl": "--out pairs.jsonl",
+    f"{' '.join(FEEDBACK[:5])} absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",
+    "feedback nonsense": "nonsense",
+    "nonsense": "nonsense",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    Encoder(tiny_bert, pooler="mean").save(folder / "ck")
+    (folder / "texts.txt").write_text("the cat sat\na dog ran\nthe sun\nthe moon\n")
+    (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
+    (folder / "file").write_text("kept")
+    (folder / "own.yaml").write_text("seed: 1\n")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "data.xyz").write_text("kept")
+    return folder
+
+
+def content(folder):
+    return {
+        p.relative_to(folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("line", BAD, ids=list(BAD))
+def test_it_is_answered_in_a_few_lines(line, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    before = content(place)
+    try:
+        code = cli.main(line.split())
+    except SystemExit as done:  # argparse
+        code = done.code
+    assert code == 2
+    error = capsys.readouterr().err
+    lines = error[error.index("cse: ") :].splitlines()
+    assert BAD[line] in lines[0]
+    assert any(text.startswith("fix: ") for text in lines)
+    assert len(lines) <= 5
+    assert content(place) == before
+
+
+def test_whitening_keeps_as_many_dimensions_as_vary(place, tmp_path, monkeypatch, capsys):
+    """By default; four texts vary in at most three directions."""
+    monkeypatch.chdir(place)
+    assert cli.main(["whiten", "ck", "--data", "texts.txt", "--out", str(tmp_path / "white")]) == 0
+    assert "16 -> 3 dimensions" in capsys.readouterr().out
+
+
+class Full(io.TextIOWrapper):
+    """A terminal that shows ASCII only."""
+
+    def __init__(self):
+        super().__init__(io.BytesIO(), encoding="ascii")
+
+
+def test_a_terminal_without_unicode_gets_replacements(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert cli.main(["similarity", "ck", "the cat 🐈", "the dog"]) == 0
+    assert cli.main(["recipe", "list"]) == 0
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "there/x"), RuntimeError("No space left on device")]
+)
+def test_a_full_disk_is_an_answer(place, monkeypatch, capsys, error):
+    monkeypatch.chdir(place)
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("cse.files._fsync", full)
+    before = content(place)
+    assert cli.main(["whiten", "ck", "--data", "texts.txt", "--k", "2", "--out", "white"]) == 2
+    assert "space" in capsys.readouterr().err
+    assert content(place) == before
+
+
+def test_ctrl_c_says_what_is_kept(place):
+    script = (
+        "import os, signal, sys\nfrom cse import cli\nimport cse.api.models as models\n"
+        "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+        "models.mine = stop\nimport cse.mining.command as command\ncommand.mine_file = stop\n"
+        "sys.exit(cli.main(['mine', 'ck', '--data', 'texts.txt', '--out', 'm.parquet']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 130 or done.returncode == -signal.SIGINT
+    assert "nothing was written" in done.stderr
+    assert "Traceback" not in done.stderr
