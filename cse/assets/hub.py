@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -72,13 +73,16 @@ def snapshot(
     return Path(found)
 
 
-def file(repo: str, name: str, *, kind: Kind = "model", what: str = "", fix: str = "") -> Path:
+def file(
+    repo: str, name: str, *, kind: Kind = "model", revision: str | None = None, what: str = "", fix: str = ""
+) -> Path:
     """One file of a repository, from the Hub's cache or downloaded.
 
     Args:
         repo: Id of the repository, owner/name.
         name: Path of the file in the repository.
         kind: Kind of repository.
+        revision: Commit, tag or branch; None: the main branch.
         what: Name of the thing in the error; the repository's id and the file by default.
         fix: What the error tells the user to do; to check name and network by default.
 
@@ -89,7 +93,8 @@ def file(repo: str, name: str, *, kind: Kind = "model", what: str = "", fix: str
 
     offline = not reachable()
     try:
-        return Path(hf_hub_download(repo, name, repo_type=kind, local_files_only=offline))
+        download = hf_hub_download if revision is None else partial(hf_hub_download, revision=revision)
+        return Path(download(repo, name, repo_type=kind, local_files_only=offline))
     except Exception as error:  # as above
         raise explain(what or repr(f"{repo}:{name}"), error, offline=offline, fix=fix) from error
 

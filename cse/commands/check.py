@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
-    from cse.data.checks import EvaluationSets, KnowsTexts, overlap_warnings
+    from cse.data.checks import EvaluationSets, KnowsTexts, overlap_warnings, remarks
     from cse.training.callbacks import examine
     from cse.training.sources import sources
     from cse.training.start import assemble
@@ -61,9 +61,12 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
         report = examine(source, sets)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"].items())
         yield "data", f"{source.data.describe()}; left out: {left_out or 'nothing'}"
-        yield from _columns(options)
+        if source.data.understood:
+            yield "columns", source.data.understood
+        else:
+            yield from _columns(options)
         yield from describe(report)
-        for warning in overlap_warnings(report):
+        for warning in (*remarks(source.data), *overlap_warnings(report)):
             yield "warning", warning
 
 
@@ -72,7 +75,7 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from cse.data.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
-    asked += [*options.get("columns", ()), *(options.get("relevance_columns") or ())]
+    asked += [*(options.get("columns") or ()), *(options.get("relevance_columns") or ())]
     used = [str(name) for name in asked if name is not None]
     there = column_names(str(options["path"]), str(options.get("split", "train"))) if "path" in options else []
     if there:

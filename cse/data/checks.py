@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from cse.data.numbering import Numbering, fingerprints
 from cse.data.same_text import same_text_key
+from cse.files import cache_dir, read_json, write_json, writing_cache
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.data.tokens import TokenStore
 
+FORMAT = 1  # to be raised when other figures are counted
 FILE = "data.json"  # in the folder of a run
 BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the bars of a histogram
 SAMPLE = 500  # number of texts, evenly spaced, whose language is guessed
@@ -37,6 +45,9 @@ class KnowsTexts(Protocol):
 def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
     """Count the training texts, their lengths, scripts and languages, and their overlap with evaluation sets.
 
+    All counts are exact, at any size, in bounded memory. They are kept in the cache, so that a second run does not read
+    all texts again.
+
     Args:
         data: The training rows.
         tokens: The texts of the rows, tokenized for training.
@@ -48,20 +59,19 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
         `words` and `tokens` are lengths with a histogram. `scripts` and `languages` are shares in a sample. `overlap`
         is the result of the function `overlap`.
     """
-    texts = data.unique_texts()
-    keys = {text: same_text_key(text) for text in texts}
     cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
     return {
         "data": data.name,
         "sha256": data.hash,
         "rows": len(data),
         "left_out": {name: count for name, count in data.report.items() if count},
-        "texts": _counts(data, keys),
-        "words": lengths([len(text.split()) for text in texts]),
-        "tokens": lengths(behind.tolist())
-        | {"max_length": tokens.max_length, "truncated": cut, "truncated_share": round(cut / max(1, len(behind)), 4)},
-        **_languages(texts),
-        "overlap": overlap(data, keys, sets),
+        **_counted(data, tokens, sets),
+        "tokens": lengths(behind)
+        | {
+            "max_length": tokens.max_length,
+            "truncated": cut,
+            "truncated_share": round(cut / max(1, behind.total()), 4),
+        },
     }
 
 
@@ -76,75 +86,127 @@ def of_sources(data: Dataset, reports: Mapping[str, Mapping[str, Any]]) -> dict[
     }
 
 
-def lengths(values: Sequence[int]) -> dict[str, Any]:
-    """Mean, quantiles and a histogram of lengths; `5-8` counts the texts of length 5 to 8."""
-    ordered = sorted(values)
+def _counted(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+    """The counts that need all texts, from the cache if they were made before."""
+    named = hashlib.sha256(f"{FORMAT} {data.hash} ".encode())
+    for name, rows in sets.items():
+        named.update(repr((name, list(rows))).encode())
+    file = cache_dir() / "checks" / f"{named.hexdigest()[:32]}.json"
+    try:
+        found: dict[str, Any] = read_json(file)
+    except (OSError, ValueError):
+        found = _count(data, tokens, sets)
+        with writing_cache("checks"):
+            write_json(file, found)
+    return found
+
+
+def _count(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+    """Read all texts once."""
+    shared, words, sample, twice, every = _Shared(sets), Counter[int](), list[str](), 0, max(1, len(tokens) // SAMPLE)
+    with TemporaryDirectory(prefix="cse-") as folder:
+        normalized, highest, size = Numbering(Path(folder)), -1, 0
+        for rows in data.blocks():
+            flat = [text for row in rows for text in row]
+            numbers = tokens.text_ids(flat)
+            before = np.maximum.accumulate(np.concatenate([[highest], numbers]))
+            keys = list(map(same_text_key, flat))
+            for i in np.flatnonzero(numbers > before[:-1]).tolist():  # the first of its kind
+                words[len(flat[i].split())] += 1
+                if numbers[i] % every == 0:
+                    sample.append(flat[i])
+            highest, size = int(before[-1]), size + len(flat)
+            normalized.add(fingerprints(keys))
+            each = iter(keys)
+            by_row = [[next(each) for _ in row] for row in rows]
+            twice += sum(len(set(row)) < len(row) for row in by_row)
+            shared.add(by_row)
+        distinct = normalized.count
+        normalized.close()
+    return {
+        "texts": {"all": size, "distinct": len(tokens), "distinct_normalized": distinct, "same_in_row": twice},
+        "words": lengths(words),
+        **_languages(sample),
+        "overlap": shared.result(),
+    }
+
+
+def lengths(counts: Mapping[int, int]) -> dict[str, Any]:
+    """Mean, quantiles and a histogram of lengths, given how often each occurs.
+
+    `5-8` counts the texts of length 5 to 8.
+    """
     bars: dict[str, int] = {}
     low = 0
     for high in BINS:
-        bars[f"{low}-{high}"] = sum(low <= v <= high for v in ordered)
+        bars[f"{low}-{high}"] = sum(count for v, count in counts.items() if low <= v <= high)
         low = high + 1
-    bars[f"{low}-"] = sum(v >= low for v in ordered)
+    bars[f"{low}-"] = sum(count for v, count in counts.items() if v >= low)
+    total = sum(counts.values())
     return {
-        "mean": round(sum(ordered) / max(1, len(ordered)), 2),
-        **{name: _quantile(ordered, q) for name, q in (("min", 0), ("median", 0.5), ("p95", 0.95), ("max", 1))},
+        "mean": round(sum(v * count for v, count in counts.items()) / max(1, total), 2),
+        **{name: _quantile(counts, total, q) for name, q in (("min", 0), ("median", 0.5), ("p95", 0.95), ("max", 1))},
         "histogram": {name: count for name, count in bars.items() if count},
     }
 
 
-def _quantile(ordered: Sequence[int], q: float) -> int:
-    return ordered[round(q * (len(ordered) - 1))] if ordered else 0
+def _quantile(counts: Mapping[int, int], total: int, q: float) -> int:
+    """The value at a place of all values in ascending order."""
+    place, before = round(q * (total - 1)), 0
+    for value in sorted(counts):
+        before += counts[value]
+        if place < before:
+            return value
+    return 0
 
 
-def _counts(data: Dataset, keys: Mapping[str, str]) -> dict[str, int]:
-    rows = [example.texts for example in data]
-    return {
-        "all": sum(map(len, rows)),
-        "distinct": len(keys),
-        "distinct_normalized": len(set(keys.values())),
-        "same_in_row": sum(len({keys[text] for text in row}) < len(row) for row in rows),
-    }
-
-
-def overlap(data: Iterable[Any], keys: Mapping[str, str], sets: EvaluationSets) -> dict[str, dict[str, Any]]:
+def overlap(data: Dataset, sets: EvaluationSets) -> dict[str, dict[str, Any]]:
     """Count the texts and pairs of each evaluation set that occur in the training data, up to `same_text_key`.
-
-    Args:
-        data: The training rows.
-        keys: The `same_text_key` of each distinct text of the rows.
-        sets: The evaluation sets.
 
     Returns:
         For each set: `texts`, the number of distinct texts, and `shared_texts`, the number of those that are training
         texts; `pairs`, and `shared_pairs`, the number of pairs whose two texts are in one training row, in any order;
         `examples`, a few of the shared texts.
     """
-    wanted = {same_text_key(text) for rows in sets.values() for row in rows for text in row} - {""}
-    found = {text: key for text, key in keys.items() if key in wanted}
-    known = set(found.values())
-    together = _together(data, found)
-    result: dict[str, dict[str, Any]] = {}
-    for name, rows in sets.items():
-        own = {same_text_key(text): text for row in rows for text in row}
-        own.pop("", None)
-        pairs = {frozenset(map(same_text_key, row)) for row in rows if len(row) == 2}
-        shared = sorted(text for key, text in own.items() if key in known)
-        result[name] = {
-            "texts": len(own),
-            "shared_texts": len(shared),
-            "pairs": len(pairs),
-            "shared_pairs": len(pairs & together),
-            "examples": shared[:SHOWN],
-        }
-    return result
+    shared = _Shared(sets)
+    for rows in data.blocks():
+        shared.add([list(map(same_text_key, row)) for row in rows])
+    return shared.result()
 
 
-def _together(data: Iterable[Any], found: Mapping[str, str]) -> set[frozenset[str]]:
-    """The pairs of keys of evaluation texts that occur in one training row."""
-    if not found:
-        return set()
-    rows = ([found[text] for text in example.texts if text in found] for example in data)
-    return {frozenset(pair) for row in rows for pair in combinations(row, 2)}
+class _Shared:
+    """Collects the keys of evaluation texts that occur in training rows, and the pairs of them in one row."""
+
+    def __init__(self, sets: EvaluationSets) -> None:
+        self._sets = sets
+        self._wanted = {same_text_key(text) for rows in sets.values() for row in rows for text in row} - {""}
+        self._known: set[str] = set()
+        self._together: set[frozenset[str]] = set()
+
+    def add(self, rows: Iterable[Sequence[str]]) -> None:
+        """Look at the keys of the texts of rows."""
+        for row in rows:
+            found = [key for key in row if key in self._wanted]
+            self._known.update(found)
+            if len(found) > 1:
+                self._together.update(map(frozenset, combinations(found, 2)))
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """What `overlap` returns."""
+        result: dict[str, dict[str, Any]] = {}
+        for name, rows in self._sets.items():
+            own = {same_text_key(text): text for row in rows for text in row}
+            own.pop("", None)
+            pairs = {frozenset(map(same_text_key, row)) for row in rows if len(row) == 2}
+            shared = sorted(text for key, text in own.items() if key in self._known)
+            result[name] = {
+                "texts": len(own),
+                "shared_texts": len(shared),
+                "pairs": len(pairs),
+                "shared_pairs": len(pairs & self._together),
+                "examples": shared[:SHOWN],
+            }
+        return result
 
 
 def _languages(texts: Sequence[str]) -> dict[str, Any]:
@@ -153,8 +215,7 @@ def _languages(texts: Sequence[str]) -> dict[str, Any]:
     The language is guessed from statistics of letters (py3langid). The guess is weak for short texts; a guess that is
     not sure counts as `unsure`. Shares below 1% are noise and left out.
     """
-    every = max(1, len(texts) // SAMPLE)
-    sample = [text for text in texts[::every] if sum(map(str.isalpha, text)) >= LETTERS][:SAMPLE]
+    sample = [text for text in texts if sum(map(str.isalpha, text)) >= LETTERS][:SAMPLE]
     scripts = Counter(_script(char) for text in sample for char in text if char.isalpha())
     guesses = [_identifier().classify(text) for text in sample]
     languages = Counter(str(code) if p >= SURE else "unsure" for code, p in guesses)
@@ -177,6 +238,11 @@ def _identifier() -> Any:
 def _shares(counts: Counter[str]) -> dict[str, float]:
     total = max(1, counts.total())
     return {name: round(count / total, 3) for name, count in counts.most_common() if count >= 0.01 * total}
+
+
+def remarks(data: Dataset) -> list[str]:
+    """What is unusual about rows that are kept, in words."""
+    return [f"{count:,} rows have a {remark}" for remark, count in data.remarks.items()]
 
 
 def overlap_warnings(report: Mapping[str, Any]) -> list[str]:

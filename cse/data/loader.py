@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 from cse.batch import Batch, Example
@@ -175,7 +174,7 @@ class StepBatches(Steps):
 
     def _permutation(self, epoch: int) -> Batches:
         kept = self.rows // self.batch_size * self.batch_size
-        order = np.array(shuffled(self.rows, self.seed, epoch)[:kept], dtype=np.int64)
+        order = shuffled(self.rows, self.seed, epoch)[:kept]
         return order.reshape(-1, self.batch_size // self.accumulation)
 
 

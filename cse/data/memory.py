@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cse.data import sources
-from cse.data.sources import Column, Row
+from cse.data.readers import PARALLEL, with_entries
+from cse.data.rows import Column, Reader, Row, RowMaker, cell, entry, passage, require
+from cse.data.sources import open_path
 from cse.errors import UserError
 from cse.files import atomic_file
 
+BLOCK = 16_384  # rows that are converted at once
 TAKES = "a list of strings, tuples or dicts, a pandas or polars DataFrame, a datasets.Dataset, or a path"
 
 
-def read(source: str | Path | Sized, columns: Sequence[Column], split: str = "train") -> Iterator[Row]:
-    """The rows of a path as `cse.data.sources.read` gives them, or those of an object in memory.
-
-    A string is a row of one cell, and a tuple has the cells of the columns in the order in which they are asked for. In
-    a dict, a data frame and a table the columns have names.
+def open_source(source: str | Path | Sized, split: str = "train") -> Reader:
+    """The source of a path or of an object in memory.
 
     Raises:
-        UserError: The source cannot be read, is not a collection of rows, or lacks a column.
+        UserError: The source does not exist, or the object is not a collection of rows.
     """
-    if isinstance(source, str | Path):
-        return sources.read(str(source), columns, split)
-    return _rows(source, columns)
+    return open_path(str(source), split) if isinstance(source, str | Path) else MemoryReader(source)
 
 
 def label(source: str | Path | Sized) -> str:
@@ -37,41 +36,89 @@ def label(source: str | Path | Sized) -> str:
 
 
 def save(source: Sized, columns: Sequence[Column], target: Path) -> None:
-    """Write columns as a parquet file; reading the file gives the same cells.
+    """Write columns as a parquet file; reading the file gives the same rows.
 
     Raises:
-        UserError: Same as for `read`.
+        UserError: The source lacks a column.
     """
     import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    from pyarrow.parquet import write_table  # type: ignore[import-untyped, unused-ignore]
+    from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped, unused-ignore]
 
-    rows = [row.cells for row in _rows(source, columns)]
-    cells = {str(column.name): [row[i] for row in rows] for i, column in enumerate(columns)}
+    names = list(dict.fromkeys(str(column.name) for column in columns))
+    plain = [Column(column.field, name) for column, name in zip(columns, names, strict=True)]
+    values = (values for values, _ in MemoryReader(source).values(columns))
     with atomic_file(target) as scratch:
-        write_table(pyarrow.table(cells, schema=pyarrow.schema([(name, pyarrow.string()) for name in cells])), scratch)
+        writer = None
+        while block := list(islice(values, BLOCK)):
+            cells = {name: [_kept(row[i], plain[i]) for row in block] for i, name in enumerate(names)}
+            if writer is None:
+                listed = {name: any(isinstance(v, list) for v in column) for name, column in cells.items()}
+                text = pyarrow.string()
+                schema = pyarrow.schema([(n, pyarrow.list_(text) if listed[n] else text) for n in names])
+                writer = ParquetWriter(scratch, schema)
+            writer.write_table(pyarrow.table(cells, schema=schema))
+        if writer is not None:
+            writer.close()
 
 
-def _rows(source: object, columns: Sequence[Column]) -> Iterator[Row]:
-    what = f"the {label(source)}" if isinstance(source, Sized) else "data"
-    names, records = _table(source)
-    if names is not None:
-        for column in columns:
-            sources.require_column(column, names, what)
-    for number, record in enumerate(records, 1):
-        place = f"row {number}"
-        if isinstance(record, Mapping):
-            named = {str(key): value for key, value in record.items()}
-            if names is None and number == 1:  # in a list of dicts, the first one defines the columns
-                for column in columns:
-                    sources.require_column(column, list(named), what)
-            cells = [named.get(str(column.name)) for column in columns]
-        else:
-            cells = _cells(record, columns, place)
-        yield Row(tuple(sources.cell(_plain(v), c, place) for v, c in zip(cells, columns, strict=True)), place)
+class MemoryReader(Reader):
+    """An object that holds rows: a list, an array, a data frame, a table.
+
+    A string is a row of one cell, and a tuple has the cells of the columns in the order in which they are asked for. In
+    a dict, a data frame and a table the columns have names.
+
+    Raises:
+        UserError: The object is not a collection of rows.
+    """
+
+    def __init__(self, source: Sized) -> None:
+        self.what = f"the {label(source)}" if isinstance(source, Sized) else "data"
+        self._source = source
+        self._names, self._records = _table(source)
+
+    def names(self) -> list[str] | None:
+        """The names of the columns of a table, or of the first row if it is a dict."""
+        if self._names is None:
+            first = next(iter(self._records()), None)
+            return [str(key) for key in with_entries(first)] if isinstance(first, Mapping) else None
+        first = next(iter(self._records()), {}) if PARALLEL in self._names else {}
+        return [*self._names, *(name for name in with_entries(first) if name not in first)]
+
+    def key(self) -> str | None:
+        """The fingerprint of a data set of the `datasets` library, which is on disk; None for others."""
+        found = getattr(self._source, "_fingerprint", None)
+        return found if isinstance(found, str) else None
+
+    def read(self, columns: Sequence[Column]) -> Iterator[Row]:
+        """The rows, one by one."""
+        rows = RowMaker(columns)
+        return (row for values, place in self.values(columns) for row in rows(values, place))
+
+    def values(self, columns: Sequence[Column]) -> Iterator[tuple[list[Any], str]]:
+        """The values of columns, with the place of each row."""
+        if self._names is not None:
+            require(columns, self._names, self.what)
+        for number, record in enumerate(self._records(), 1):
+            place = f"row {number}"
+            if isinstance(record, Mapping):
+                named = {str(key): value for key, value in record.items()}
+                if self._names is None and number == 1:  # in a list of dicts, the first one defines the columns
+                    require(columns, list(named), self.what)
+                cells = [entry(named, column) for column in columns]
+            else:
+                cells = _cells(record, columns, place)
+            yield [_plain(value) for value in cells], place
+
+
+def _kept(value: Any, column: Column) -> Any:
+    """A value as the parquet file holds it: a text, or a list of texts."""
+    return [passage(item, column, "") for item in value] if isinstance(value, list) else cell(value, column, "")
 
 
 def _plain(value: Any) -> Any:
     """A value of numpy as one of Python; None for NaN, which marks missing cells in data frames."""
+    if isinstance(value, np.ndarray | tuple):  # a list in a cell of a data frame
+        return list(value)
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
 
@@ -97,27 +144,34 @@ def _cells(record: object, columns: Sequence[Column], place: str) -> list[Any]:
     return cells
 
 
-def _table(source: Any) -> tuple[list[str] | None, Iterable[Any]]:
-    """The names of the columns (None for rows without a header), and the rows.
+def _table(source: Any) -> tuple[list[str] | None, Callable[[], Iterable[Any]]]:
+    """The names of the columns (None for rows without a header), and a function that reads the rows.
 
     Tables are recognized by their methods, since none of their libraries needs to be installed.
     """
-    if hasattr(source, "notna") and hasattr(source, "columns"):  # pandas: a missing cell is NaN, NaT or NA
-        whole = source.astype(object).where(source.notna(), None)
-        return [str(name) for name in source.columns], whole.to_dict("records")
+    if hasattr(source, "notna") and hasattr(source, "columns"):
+        return [str(name) for name in source.columns], lambda: _pandas(source)
     if hasattr(source, "iter_rows") and hasattr(source, "columns"):  # polars
-        return list(source.columns), source.iter_rows(named=True)
-    if hasattr(source, "to_pylist") and hasattr(source, "column_names"):  # pyarrow
-        return list(source.column_names), source.to_pylist()
+        return list(source.columns), lambda: source.iter_rows(named=True)
+    if hasattr(source, "to_batches") and hasattr(source, "column_names"):  # pyarrow
+        batches = partial(source.to_batches, max_chunksize=BLOCK)
+        return list(source.column_names), lambda: (row for batch in batches() for row in batch.to_pylist())
     if hasattr(source, "column_names") and hasattr(source, "__len__") and not isinstance(source, Mapping):
-        return list(source.column_names), source  # datasets.Dataset
+        return list(source.column_names), lambda: source  # datasets.Dataset
     if hasattr(source, "tolist") or hasattr(source, "to_list"):  # a column of a frame, an array
-        return None, (source.tolist if hasattr(source, "tolist") else source.to_list)()
+        return None, lambda: (source.tolist if hasattr(source, "tolist") else source.to_list)()
     if isinstance(source, Sequence):
-        return None, source
+        return None, lambda: source
     fix = f"give {TAKES}"
     if isinstance(source, Mapping):
         fix = 'give a list of rows, or one split of a datasets.DatasetDict: data["train"]'
     elif isinstance(source, Iterable):
         fix = "give list(data): training reads the rows more than once, in the same order"
     raise UserError(f"data is a {type(source).__name__}\nfix: {fix}")
+
+
+def _pandas(frame: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a data frame; a missing cell, which is NaN, NaT or NA, is None."""
+    for start in range(0, len(frame), BLOCK):
+        part = frame.iloc[start : start + BLOCK]
+        yield from part.astype(object).where(part.notna(), None).to_dict("records")

@@ -6,7 +6,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.loader import StepBatches, steps_of_run
 from cse.data.schedule import MixedBatches, Schedule, require_schedule, shares
+from cse.data.text_stream import TextStream, joined
 from cse.encoder.prompts import ROLES
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Collator, Objective, Sampler
@@ -69,8 +70,9 @@ class Mixture(Dataset):
         datasets = [source.data for source in self.sources.values()]
         self.path = ""  # of each source
         self.name = "mixture of " + ", ".join(self.sources)
-        self.asked = [column for data in datasets for column in data.asked]
+        self.understood = "; ".join(f"{name}: {s.data.understood}" for name, s in sources.items() if s.data.understood)
         self.report = dict(sum((Counter(data.report) for data in datasets), Counter()))
+        self.remarks = dict(sum((Counter(data.remarks) for data in datasets), Counter()))
         named = [f"{name} {data.hash}" for name, data in zip(self.sources, datasets, strict=True)]
         self.hash = hashlib.sha256("\n".join(named).encode()).hexdigest()
         self.firsts = [0, *accumulate(map(len, datasets))]  # the number of the first row of each source; then the count
@@ -117,9 +119,16 @@ class Mixture(Dataset):
         """Whether positives of a source have relevances."""
         return any(source.data.graded for source in self.sources.values())
 
-    def unique_texts(self) -> list[str]:
-        """The distinct texts of all sources, in order of their first occurrence."""
-        return list(dict.fromkeys(text for source in self.sources.values() for text in source.data.unique_texts()))
+    def labels(self) -> None:
+        """None: a mixture has no labels, since each source may count its own."""
+
+    def blocks(self) -> Iterator[list[list[str]]]:
+        """The texts of all rows, source by source."""
+        return (block for source in self.sources.values() for block in source.data.blocks())
+
+    def texts(self) -> TextStream:
+        """All texts, source by source."""
+        return joined(*(source.data.texts() for source in self.sources.values()))
 
     def describe(self) -> str:
         """The sources, the number of all rows, and the schedule."""

@@ -17,6 +17,7 @@ from cse.data.datasets import Dataset
 from cse.data.same_text import same_text_key
 from cse.seeding import derive
 
+BLOCK = 8_192  # rows that are read at once
 Keys = NDArray[np.uint64]  # hashes of texts, equal for texts that count as the same
 
 
@@ -41,9 +42,9 @@ class Part(Dataset):
         fewer: bool,
     ) -> None:
         self.whole, self.rows, self.keeps, self._fewer = whole, rows, keeps, fewer
-        self.path, self.name, self.asked, self.unit = whole.path, whole.name, whole.asked, whole.unit
+        self.path, self.name, self.understood, self.unit = whole.path, whole.name, whole.understood, whole.unit
         self.num_positives, self.label_names = whole.num_positives, whole.label_names
-        self.report = {**whole.report, **left_out}
+        self.report, self.remarks = {**whole.report, **left_out}, whole.remarks
         self.hash = hashlib.sha256(f"{whole.hash} {sorted(left_out.items())}".encode() + rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -87,9 +88,15 @@ class Part(Dataset):
         """Whether positives have relevances."""
         return self.whole.graded
 
-    def unique_texts(self) -> list[str]:
-        """The distinct texts of all rows, in order of their first occurrence."""
-        return list(dict.fromkeys(text for example in self for text in example.texts))
+    def labels(self) -> NDArray[np.int64] | None:
+        """The label (n,) of every row; None if rows have no labels."""
+        found = self.whole.labels()
+        return None if found is None else found[self.rows]
+
+    def blocks(self) -> Iterator[list[list[str]]]:
+        """The texts of all rows, some thousands of rows at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield [list(example.texts) for example in self[start : start + BLOCK]]
 
     def describe(self) -> str:
         """The whole data set, and how many of its rows these are."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
+from cse.data.datasets import Dataset
+from cse.data.numbering import Numbering, Numbers, Prints, fingerprints, without_collision
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
 from cse.seeding import torch_rng
 
 Batches = NDArray[np.int64]  # (n, size) numbers of rows
+BLOCK = 16_384  # rows that are read at once
 TRIES = 64  # number of batches that are tried for an item
 
 
@@ -32,7 +36,7 @@ class NoDuplicates(Sampler):
             UserError: No batch can be filled with rows without a common text.
         """
         order = shuffled(len(data), seed, epoch)
-        packed = pack(order, [set(data[row].texts) for row in order], size)
+        packed = pack(order, _repeated_texts(data, order), size)
         if not len(packed):
             raise UserError(
                 f"sampler NoDuplicates finds no {size} of the {len(data)} rows without a common text\n"
@@ -68,16 +72,16 @@ class LabelBatches(Sampler):
                 "fix: make trainer.batch_size / trainer.accumulation a multiple of sampler.labels"
             )
         each = size // self.labels
-        groups = _groups(data, each, seed, epoch, "LabelBatches")
-        enough = len({label for label, _ in groups})
+        labels, groups = _groups(data, each, seed, epoch, "LabelBatches")
+        enough = len(np.unique(labels))
         if enough < self.labels:
             raise UserError(
                 f"sampler.labels is {self.labels}, but only {enough} labels have the {each} rows that a batch takes\n"
                 "fix: give a smaller sampler.labels or trainer.batch_size, or more rows for each label"
             )
         order = shuffled(len(groups), seed, epoch)
-        packed = pack(order, [{groups[i][0]} for i in order], self.labels)  # (n, P) indices of groups
-        return np.array([group for _, group in groups])[packed].reshape(len(packed), size)
+        packed = pack(order, ({label} for label in labels[order].tolist()), self.labels)  # (n, P) numbers of groups
+        return groups[packed].reshape(len(packed), size)
 
 
 class ClusterBatches(Sampler):
@@ -93,70 +97,125 @@ class ClusterBatches(Sampler):
         Raises:
             UserError: Rows have no label, or no label has enough rows for a batch.
         """
-        groups = _groups(data, size, seed, epoch, "ClusterBatches")
-        if not groups:
+        _, groups = _groups(data, size, seed, epoch, "ClusterBatches")
+        if not len(groups):
             raise UserError(
                 f"sampler ClusterBatches: no cluster of the data has the {size} rows of a batch\n"
                 "fix: give a smaller trainer.batch_size, or fewer and larger clusters"
             )
-        return np.array([groups[i][1] for i in shuffled(len(groups), seed, epoch)])
+        return groups[shuffled(len(groups), seed, epoch)]
 
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The random permutation of an epoch."""
+def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The random permutation (count,) of an epoch."""
     import torch
 
-    order: list[int] = torch.randperm(count, generator=torch_rng(seed, "order", epoch)).tolist()
+    order: NDArray[np.int64] = torch.randperm(count, generator=torch_rng(seed, "order", epoch)).numpy()
     return order
 
 
-def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str) -> list[tuple[int, list[int]]]:
-    """Random groups of `size` rows with the same label, as (label, rows)."""
-    rows_of: dict[int, list[int]] = {}
-    for row in shuffled(len(data), seed, epoch):
-        label = data[row].label
-        if label is None:
-            raise UserError(f"sampler {name} needs labels, but the data has none\nfix: --data.label_column=NAME")
-        rows_of.setdefault(label, []).append(row)
-    return [(c, r[i : i + size]) for c, r in rows_of.items() for i in range(0, len(r) - size + 1, size)]
+def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str) -> tuple[Batches, Batches]:
+    """Random groups of `size` rows with the same label: the label (n,) and the rows (n, size) of each group."""
+    found = data.labels() if isinstance(data, Dataset) else [example.label for example in data]
+    if found is None or (isinstance(found, list) and None in found):
+        raise UserError(f"sampler {name} needs labels, but the data has none\nfix: --data.label_column=NAME")
+    order = shuffled(len(data), seed, epoch)
+    labels = np.asarray(found, dtype=np.int64)[order]
+    values, first, label_of, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    place = np.argsort(np.argsort(first))  # labels in the order in which they are drawn first
+    rows = order[np.argsort(place[label_of], kind="stable")]
+    ranked = np.argsort(first)
+    ends = np.cumsum(counts[ranked])
+    starts = ends - counts[ranked]
+    parts = [
+        rows[start : end - (end - start) % size].reshape(-1, size) for start, end in zip(starts, ends, strict=True)
+    ]
+    groups = np.concatenate(parts) if parts else np.zeros((0, size), dtype=np.int64)
+    return np.repeat(values[ranked], counts[ranked] // size), groups
 
 
-def pack(items: Sequence[int], keys: Sequence[set[Any]], size: int) -> NDArray[np.int64]:
+def _repeated_texts(data: Sequence[Example], order: NDArray[np.int64]) -> Iterator[set[int]]:
+    """For each row of an order, the numbers of those of its texts that occur more than once in the data."""
+
+    def blocks() -> Iterator[Sequence[Sequence[str]]]:
+        if isinstance(data, Dataset):
+            return data.blocks()
+        return ([data[i].texts for i in range(s, min(s + BLOCK, len(data)))] for s in range(0, len(data), BLOCK))
+
+    def prints(rows: Sequence[Sequence[str]], seed: int) -> Prints:
+        return fingerprints((text for row in rows for text in row), seed)
+
+    def collect(seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        with TemporaryDirectory(prefix="cse-") as folder:
+            numbering, again = Numbering(Path(folder)), [np.zeros(0, dtype=np.int64)]
+            for rows in blocks():
+                numbers, is_new = numbering.add(prints(rows, seed))
+                again.append(numbers[~is_new])
+            numbering.close()
+            repeated, known = np.unique(np.concatenate(again)), Numbers(Path(folder))
+            owners, texts, start = [again[0]], [again[0]], 0
+            for rows in blocks():
+                numbers = known.find(prints(rows, seed))
+                kept = np.isin(numbers, repeated)
+                owners.append(start + np.repeat(np.arange(len(rows)), list(map(len, rows)))[kept])
+                texts.append(numbers[kept])
+                start += len(rows)
+            return np.concatenate(owners), np.concatenate(texts)
+
+    owners, texts = without_collision(collect)
+    starts = np.searchsorted(owners, order)
+    ends = np.searchsorted(owners, order, side="right")
+    return (set(texts[start:end].tolist()) for start, end in zip(starts, ends, strict=True))
+
+
+def pack(items: NDArray[np.int64], keys: Iterable[set[int]], size: int) -> Batches:
     """Pack items into batches (n, size) in which no two items have a common key.
 
     Each item goes into the first batch that has room and contains none of its keys. Batches that are not full are
     dropped.
     """
-    batches: list[list[int]] = []
-    room = _Room(size, batches)
-    within: dict[Hashable, set[int]] = {}  # the batches that contain a key
-    after: dict[Hashable, int] = {}  # the first batch after all of these
+    batches = _Batches(size)
+    within: dict[int, set[int]] = {}  # the batches that contain a key
+    after: dict[int, int] = {}  # the first batch after all of these
     for item, own in zip(items, keys, strict=True):
-        at, tries = room.first(0), 0
+        at, tries = batches.first(0), 0
         while any(at in within.get(key, ()) for key in own):
             tries += 1
             # After TRIES batches, the item goes behind the last batch with one of its keys, since a key of very many
             # items would take quadratic time otherwise.
-            at = room.first(at + 1 if tries < TRIES else max(after.get(key, 0) for key in own))
-        if at == len(batches):
-            batches.append([])
-        batches[at].append(item)
+            at = batches.first(at + 1 if tries < TRIES else max(after.get(key, 0) for key in own))
+        batches.put(at, item)
         for key in own:
             within.setdefault(key, set()).add(at)
             after[key] = max(after.get(key, 0), at + 1)
-    return np.array([batch for batch in batches if len(batch) == size], dtype=np.int64).reshape(-1, size)
+    return batches.full()
 
 
-class _Room:
-    """Finds batches that are not full: a union-find forest over the full ones, with path halving."""
+class _Batches:
+    """Batches that are filled, and those of them that have room: a union-find forest over the full ones."""
 
-    def __init__(self, size: int, batches: list[list[int]]) -> None:
-        self.size, self.batches, self._next = size, batches, dict[int, int]()
+    def __init__(self, size: int) -> None:
+        self.size, self._next = size, dict[int, int]()
+        self._rows, self._filled = np.zeros((64, size), dtype=np.int64), list[int]()
 
     def first(self, at: int) -> int:
         """The index of the first batch from `at` on that has room; that of a new batch if there is none."""
-        while at < len(self.batches) and len(self.batches[at]) == self.size:
+        while at < len(self._filled) and self._filled[at] == self.size:
             following = self._next.get(at, at + 1)
             self._next[at] = self._next.get(following, following)
             at = following
         return at
+
+    def put(self, at: int, item: int) -> None:
+        """Put an item into a batch that has room, or into a new one."""
+        if at == len(self._filled):
+            self._filled.append(0)
+            if at == len(self._rows):
+                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._rows[at, self._filled[at]] = item
+        self._filled[at] += 1
+
+    def full(self) -> Batches:
+        """The batches (n, size) that are full."""
+        full: Batches = self._rows[: len(self._filled)][np.array(self._filled, dtype=np.int64) == self.size]
+        return full

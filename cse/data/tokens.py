@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, compress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cse.console import progress
+from cse.data.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
+from cse.data.store import is_whole, mark
+from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
-from cse.files import atomic_dir, cache_dir, read_json, sha256_file, write_json, writing_cache
+from cse.files import atomic_dir, cache_dir, read_json, write_json, writing_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,16 +26,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-log = logging.getLogger("cse")
+FORMAT = 3  # to be raised when other files are written
+LENGTHS = 1 << 20  # offsets that are read at once
 CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to keep its threads busy
 
 
 class TokenStore:
     """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
 
-    The ids lie on disk (a flat array and the offsets of its rows, memory-mapped); a dict from text to row stays in
-    memory; it takes about 200 bytes for each text, which is acceptable for some millions of texts. With
-    prompts, each text is stored behind each prompt; its number stays that of the bare text.
+    Everything lies on disk, memory-mapped, and is shared by the processes of a machine: a flat array of ids with the
+    offsets of its rows, and the numbers of the texts (`cse.data.numbering`). With prompts, each text is stored behind
+    each prompt; its number stays that of the bare text.
 
     Attributes:
         texts: The distinct texts by number.
@@ -47,7 +52,6 @@ class TokenStore:
 
     def __init__(
         self,
-        texts: Sequence[str],
         tokenizer: PreTrainedTokenizerFast,
         rust: Tokenizer,
         max_length: int,
@@ -55,13 +59,14 @@ class TokenStore:
         prompts: Mapping[str, str],
     ) -> None:
         """Open a filled folder; use `build`."""
+        self.texts = StoredTexts(folder)
         self._flat: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
-        self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
-        self.texts = texts
-        self._rows = {text: row for row, text in enumerate(texts)}
+        self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy", mmap_mode="r")
+        meta = read_json(folder / "meta.json")
+        self._numbers, self._seed = Numbers(folder), int(meta["seed"])
         self._rust, self._tokenizer = rust, tokenizer
         self.max_length = max_length
-        self.truncated = int(read_json(folder / "meta.json")["truncated"])
+        self.truncated = int(meta["truncated"])
         self.pad_id = int(tokenizer.pad_token_id)
         self.mask_id: int | None = tokenizer.mask_token_id
         self.special_ids = tuple(sorted(set(tokenizer.all_special_ids)))
@@ -77,7 +82,7 @@ class TokenStore:
     @classmethod
     def build(
         cls,
-        texts: Sequence[str],
+        texts: TextStream | Sequence[str],
         tokenizer: PreTrainedTokenizerFast,
         max_length: int,
         prompts: Mapping[str, str] = MappingProxyType({}),
@@ -85,7 +90,8 @@ class TokenStore:
         """The store of these texts, from the cache if they were tokenized before.
 
         Args:
-            texts: In any number and order; repeated ones are stored once.
+            texts: In any number and order; repeated ones are stored once. A stream is known by its key, and not read
+                if its texts were tokenized before.
             tokenizer: A fast tokenizer with a pad token.
             max_length: Largest number of ids of a text, template, special tokens and prompt included. Longer texts are
                 cut at their end, so that the prompt stays.
@@ -99,21 +105,21 @@ class TokenStore:
         require_room(tokenizer, max_length, field="max_length")
         for prompt in _distinct(prompts):
             require_prompt_room(tokenizer, max_length, prompt, field="collator.max_length")
-        distinct = list(dict.fromkeys(texts))
-        stored = [put_before(prompt, text) for prompt in _distinct(prompts) for text in distinct]
+        given, distinct = stream(texts), _distinct(prompts)
         rust, pad_id = rust_tokenizer(tokenizer, max_length), int(tokenizer.pad_token_id)
-        folder = cache_dir() / "tokens" / _key(stored, rust, pad_id)
+        named = f"{FORMAT} {given.key} {distinct} {pad_id} {rust.to_str()}"
+        folder = cache_dir() / "tokens" / hashlib.sha256(named.encode()).hexdigest()[:32]
         with writing_cache("tokens"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenizes
-                if not _whole(folder):
+                if not is_whole(folder, "tokens"):
                     with atomic_dir(folder) as fresh:
-                        _write(fresh, stored, rust, pad_id)
-        return cls(distinct, tokenizer, rust, max_length, folder, prompts)
+                        without_collision(lambda seed: _write(fresh, given, distinct, rust, pad_id, seed))
+        return cls(tokenizer, rust, max_length, folder, prompts)
 
     def __len__(self) -> int:
         """The number of distinct texts."""
-        return len(self._rows)
+        return len(self._numbers)
 
     def text_id(self, text: str) -> int:
         """The row of a text.
@@ -121,11 +127,22 @@ class TokenStore:
         Raises:
             KeyError: The store was built without this text.
         """
-        return self._rows[text]
+        return int(self.text_ids([text])[0])
+
+    def text_ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The rows (n,) of texts.
+
+        Raises:
+            KeyError: The store was built without one of them.
+        """
+        found = self._numbers.find(fingerprints(texts, self._seed))
+        if (found < 0).any():
+            raise KeyError(texts[int(np.argmin(found))])
+        return found
 
     def ids(self, text_id: int, role: str = "anchor") -> NDArray[np.int32]:
         """The ids (L,) of a row, behind the prompt of a role."""
-        row = self._block[role] * len(self._rows) + text_id
+        row = self._block[role] * len(self) + text_id
         return self._flat[self._offsets[row] : self._offsets[row + 1]]
 
     def encode(self, text: str, role: str = "anchor") -> list[int]:
@@ -140,9 +157,13 @@ class TokenStore:
         """
         return added_ids(self._tokenizer) if template is None else added_in(self._tokenizer, template)
 
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of ids (n,) of every text behind every prompt."""
-        return np.diff(self._offsets)
+    def lengths(self) -> Counter[int]:
+        """How many texts, each behind each prompt, have each number of ids."""
+        found = Counter[int]()
+        for start in range(0, len(self._offsets) - 1, LENGTHS):
+            sizes, counts = np.unique(np.diff(self._offsets[start : start + LENGTHS + 1]), return_counts=True)
+            found.update(dict(zip(sizes.tolist(), counts.tolist(), strict=True)))
+        return found
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Lay n rows of ids side by side.
@@ -150,9 +171,13 @@ class TokenStore:
         Returns:
             input_ids and attention_mask, both (n, L) int64, padded on the right to the longest row.
         """
-        from cse.encoder.texts import pad
+        import torch
 
-        return pad(rows, self.pad_id)
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (n, L)
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else []
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
@@ -170,44 +195,50 @@ def _distinct(prompts: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(prompts.get(role, "") for role in ROLES))
 
 
-def _key(texts: Sequence[str], rust: Tokenizer, pad_id: int) -> str:
-    """A hash of everything that the ids depend on: the texts, and the tokenizer with its max_length."""
-    digest = hashlib.sha256(f"{rust.to_str()} {pad_id}".encode())
-    for text in texts:
-        raw = text.encode()
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return digest.hexdigest()[:32]
+def _write(folder: Path, texts: TextStream, prompts: Sequence[str], rust: Tokenizer, pad_id: int, seed: int) -> None:
+    """Write ids and offsets of the distinct texts behind each prompt, and their numbers."""
+    numbering, truncated, end, done = Numbering(folder), 0, 0, 0
+    plain = TextWriter(folder)
+    ids, offsets = GrowingArray(folder / "ids.npy", np.int32), GrowingArray(folder / "offsets.npy", np.int64)
+    offsets.append(np.zeros(1))
+    with progress("tokenize", texts.size * len(prompts), lines=False) as advance:
+        for number, prompt in enumerate(prompts):
+            for block, new in _first(texts, numbering, seed) if not number else _again(texts, Numbers(folder), seed):
+                chosen = list(compress(block, new))
+                if not number:
+                    plain.append(chosen)
+                encodings = rust.encode_batch_fast([put_before(prompt, text) for text in chosen])
+                rows = [encoding.ids or [pad_id] for encoding in encodings]  # an empty text still has a vector
+                places = end + np.cumsum([len(row) for row in rows], dtype=np.int64)
+                offsets.append(places)
+                ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+                end = int(places[-1]) if len(places) else end
+                truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+                advance(done := done + len(block))
+            if not number:
+                numbering.close()
+    for array in (ids, offsets, plain):
+        array.close()
+    marks = {name: mark(folder / name) for name in ("ids.npy", "offsets.npy", *Numbers.FILES, *StoredTexts.FILES)}
+    write_json(folder / "meta.json", {"truncated": truncated, "seed": seed, "marks": marks})
 
 
-def _write(folder: Path, texts: Sequence[str], rust: Tokenizer, pad_id: int) -> None:
-    lengths = np.zeros(len(texts) + 1, dtype=np.int64)
-    parts: list[NDArray[np.int32]] = []
-    truncated = 0
-    with progress("tokenize", len(texts), lines=False) as advance:
-        for start in range(0, len(texts), CHUNK):
-            encodings = rust.encode_batch_fast(texts[start : start + CHUNK])
-            rows = [encoding.ids or [pad_id] for encoding in encodings]  # an empty text still has a vector
-            lengths[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
-            parts.append(np.concatenate([np.array(row, dtype=np.int32) for row in rows]))
-            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-            advance(start + len(rows))
-    np.save(folder / "ids.npy", np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32))
-    np.save(folder / "offsets.npy", np.cumsum(lengths))
-    sums = {name: sha256_file(folder / name) for name in ("ids.npy", "offsets.npy")}
-    write_json(folder / "meta.json", {"truncated": truncated, "sha256": sums})
+def _first(texts: TextStream, numbering: Numbering, seed: int) -> Iterator[tuple[list[str], list[bool]]]:
+    """Blocks of texts and which of them occur for the first time; those get their numbers."""
+    for block in _chunks(texts):
+        yield block, numbering.add(fingerprints(block, seed))[1].tolist()
 
 
-def _whole(folder: Path) -> bool:
-    """Whether a cache entry exists and is undamaged; a damaged entry is built again."""
-    if not folder.exists():
-        return False
-    try:
-        good = all(
-            sha256_file(folder / name) == value for name, value in read_json(folder / "meta.json")["sha256"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        good = False
-    if not good:
-        log.warning("tokens     the cache entry %s is damaged; tokenizing again", folder)
-    return good
+def _again(texts: TextStream, numbers: Numbers, seed: int) -> Iterator[tuple[list[str], list[bool]]]:
+    """The same once more: a text that occurs for the first time has a higher number than all before it."""
+    highest = -1
+    for block in _chunks(texts):
+        found = numbers.find(fingerprints(block, seed))
+        before = np.maximum.accumulate(np.concatenate([[highest], found]))
+        yield block, (found > before[:-1]).tolist()
+        highest = int(before[-1])
+
+
+def _chunks(texts: TextStream) -> Iterator[list[str]]:
+    for block in texts.blocks():
+        yield from (block[start : start + CHUNK] for start in range(0, len(block), CHUNK))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cse.data.sources import Column, read
+from cse.data.rows import Column
+from cse.data.sources import read
 from cse.errors import UserError
 
 

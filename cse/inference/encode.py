@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cse.data.sources import Column, read
+from cse.data.rows import Column
+from cse.data.sources import read
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder, Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit

@@ -104,7 +104,8 @@ def whiten_checkpoint(
     Raises:
         UserError: The checkpoint or the data cannot be read, k is out of range, or `out` is not a checkpoint.
     """
-    from cse.data.sources import Column, read
+    from cse.data.rows import Column
+    from cse.data.sources import read
     from cse.encoder.model import Encoder
 
     check_writable(out, kind="folder")

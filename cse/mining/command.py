@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cse.data.datasets import Dataset, Pairs, Texts, Triplets
-from cse.data.memory import label, read
-from cse.data.sources import Column
+from cse.data.memory import label, open_source
+from cse.data.rows import Column
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
@@ -154,7 +154,7 @@ def _rows(data: Source) -> Dataset:
 
 def _texts(pool: Source) -> list[str]:
     """The texts in the columns of the pool."""
-    rows = read(pool.path, [Column("--pool-columns", column) for column in pool.columns])
+    rows = open_source(pool.path).read([Column("--pool-columns", column) for column in pool.columns])
     return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
 
 

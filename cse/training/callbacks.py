@@ -106,6 +106,7 @@ def header(run: Run) -> list[tuple[str, str]]:
     lines = [
         ("cse", f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"),
         ("data", run.data.describe()),
+        ("columns", run.data.understood),
     ]
     if single is None:
         lines += [("source", f"{name}: {_of_source(source)}") for name, source in sources(run).items()]
@@ -262,12 +263,12 @@ class DataCheck(Callback):
         reports = {name: examine(source, sets) for name, source in sources(run).items()}
         write_json(run.folder / checks.FILE, reports.get("") or checks.of_sources(run.data, reports))
         for name, report in reports.items():
-            for warning in checks.overlap_warnings(report):
+            for warning in (*checks.remarks(sources(run)[name].data), *checks.overlap_warnings(report)):
                 say("warning", f"{name}: {warning}" if name else warning)
 
 
 def examine(run: Run, sets: checks.EvaluationSets) -> dict[str, Any]:
     """The check of the text of a run, or of a source of it; see `cse.data.checks.examine`."""
     prompts = run.encoder.prompts_by_role(run.collator.prompts)
-    tokens = TokenStore.build(run.data.unique_texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
+    tokens = TokenStore.build(run.data.texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
     return checks.examine(run.data, tokens, sets)

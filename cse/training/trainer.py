@@ -16,6 +16,7 @@ from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
+from cse.data.text_stream import joined
 from cse.data.tokens import TokenStore
 from cse.errors import UserError
 from cse.interfaces import StepContext
@@ -54,7 +55,7 @@ class Trainer:
         self.texts: dict[str, Sequence[str]] = {}  # of each source, whose text ids count them
         for name, source in self.sources.items():
             tokens = TokenStore.build(
-                [*source.data.unique_texts(), *run.source.texts()],
+                joined(source.data.texts(), run.source.texts()),
                 run.encoder.tokenizer,
                 source.collator.max_length,
                 run.encoder.prompts_by_role(source.collator.prompts),

@@ -291,7 +291,7 @@ def bad_rows():
         "several splits": (datasets.DatasetDict(), "data is a DatasetDict\nfix: give a list of rows, or one split"),
         "a number": (5, "data is a int\nfix: give a list of strings"),
         "bytes": (b"ab", "data: row 1 is '97', of type int"),
-        "dicts without the column": ([{"sentence": "a"}], "no column 'text'; its columns are 'sentence'"),
+        "dicts without the column": ([{"words": "a"}], "no column 'text'; its columns are 'words'"),
         "a frame without the column": (pandas.DataFrame({"a": ["b"]}), "the DataFrame in memory has no column 'text'"),
         "a frame without names": (pandas.DataFrame([["a"], ["b"]]), "no column 'text'; its columns are '0'"),
         "a frame of dates": (

@@ -157,7 +157,7 @@ def test_ids_are_those_of_the_prompted_text_and_cutting_keeps_the_prompt(prompte
             assert tokens.ids(tokens.text_id(text), role).tolist() == tokens.encode(text, role) == want
     assert words(prompted, tokens.ids(3, "anchor")) == "sun house" + " red" * 8  # 12 = [CLS] 2 + 8 [SEP]
     assert tokens.truncated == 2  # the long text behind each of the two prompts
-    assert sorted(tokens.lengths().tolist()) == sorted(
+    assert sorted(tokens.lengths().elements()) == sorted(
         len(tokens.ids(i, role)) for role in ("anchor", "negative") for i in range(4)
     )
 

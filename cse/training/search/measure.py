@@ -8,12 +8,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from cse import recipe as recipes
 from cse.console import Interrupt
 from cse.data import checks
-from cse.data.sources import column_names
+from cse.data.datasets import ScoredPairs, Texts, Triplets
+from cse.data.rows import Reader
+from cse.data.shapes import of_pairs, of_texts, of_triplets, score_column_of
+from cse.data.sources import open_path
 from cse.errors import UserError
 from cse.recipe import Recipe
 from cse.training.callbacks import DataCheck
@@ -39,13 +43,13 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
     Raises:
         UserError: A recipe that is named does not exist, cannot take the options, or reads other columns.
     """
-    there = column_names(data)
+    source = open_path(data)
     found, left_out = [], {}
     for name in names or [n for n in recipes.names() if "/" not in n]:
         try:
             if not names and "evaluator" not in recipes.read(recipes.find(name)):
                 continue  # it trains no sentence vectors, such as masked-LM pretraining
-            found.append(_fitting(recipes.load(name, overrides), there, data))
+            found.append(_fitting(recipes.load(name, overrides), source))
         except UserError as error:
             if names:
                 raise
@@ -61,16 +65,31 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
     return found, left_out
 
 
-def _fitting(recipe: Recipe, there: Sequence[str], data: str) -> Recipe:
+def _asked(recipe: Recipe, source: Reader) -> list[int | str]:
+    """The columns that a recipe reads: those that it names, or those that its data class recognizes."""
+    options, path = vars(recipe.config.data.init_args), recipe.config.data.class_path.rpartition(".")
+    kind = getattr(import_module(path[0]), path[2])
+    scores = options.get("score_column")
+    if issubclass(kind, Texts):
+        shape = of_texts(source, options.get("column"))
+    elif issubclass(kind, Triplets):
+        shape = of_triplets(source, options.get("columns"))
+    else:
+        shape = of_pairs(source, options.get("columns"), lists=not issubclass(kind, ScoredPairs))
+    if issubclass(kind, ScoredPairs):
+        scores = score_column_of(source, scores).name
+    texts = [column.name for column in shape.saved or shape.texts]
+    return [*texts, *(name for name in (scores, options.get("label_column")) if name is not None)]
+
+
+def _fitting(recipe: Recipe, source: Reader) -> Recipe:
     """The recipe, if the data have the columns that it reads. A file of lines has one column, whatever its name."""
-    options = vars(recipe.config.data.init_args)
-    single = [options[name] for name in ("column", "score_column", "label_column") if options.get(name) is not None]
-    asked = [*(options.get("columns") or ()), *single]
+    there, asked = source.names() or [], _asked(recipe, source)
     absent = [c for c in asked if (c >= len(there) if isinstance(c, int) else c not in there)]
     if absent if there else asked[1:]:
         have = f"the columns {', '.join(there)[:120]}" if there else "one text a line"
         raise UserError(
-            f"recipe {recipe.name} reads {', '.join(map(str, asked))}, but {data} has {have}\n"
+            f"recipe {recipe.name} reads {', '.join(map(str, asked))}, but {source.what} has {have}\n"
             "fix: name a recipe that fits, or the columns: --data.columns=[a,b], --data.column=a for texts"
         )
     return recipe

@@ -1,0 +1,80 @@
+"""Rows of a data set on the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from cse.assets.hub import explain, without_retries
+from cse.data.readers import PARALLEL, read_records, with_entries
+from cse.data.rows import Column, Reader, Row, outer_names, require
+from cse.errors import UserError
+
+STREAM = "stream:"
+FIX = "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file: --data.path=my.txt"
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[^:@]+))?(?:@(?P<revision>[\w./-]+))?")
+LISTED = re.compile(r"(?s)(Config name is missing|BuilderConfig .* not found|Unknown split).*?\[(?P<names>.*?)\]")
+
+
+class HubReader(Reader):
+    """A data set on the Hub, downloaded by the `datasets` library, or read as a stream.
+
+    Raises:
+        UserError: The data set cannot be loaded; a missing configuration or split is named with those that exist.
+    """
+
+    def __init__(self, path: str, split: str) -> None:
+        self.what = path
+        self.streaming = path.startswith(STREAM)
+        found = HUB_ID.fullmatch(path.removeprefix(STREAM))
+        name = [found["repo"], *([found["file"]] if found["file"] else [])] if found else [path.removeprefix(STREAM)]
+        options: dict[str, Any] = {"streaming": True} if self.streaming else {}
+        if found and found["revision"]:
+            options["revision"] = found["revision"]
+        with self._errors():
+            from datasets import load_dataset
+
+            with without_retries():
+                self._table = load_dataset(*name, split=split, **options)
+            self._first: list[dict[str, Any]] = list(islice(self._table, 1)) if self.streaming else []
+
+    def names(self) -> list[str]:
+        """The names of the columns; of a stream, those of its first record."""
+        if self.streaming:
+            return [name for row in self._first for name in with_entries(row)]
+        names = list(self._table.column_names)
+        return with_entries(self._table[0]) if PARALLEL in names and len(self._table) else names
+
+    def key(self) -> str | None:
+        """The fingerprint of the library; None for a stream."""
+        return None if self.streaming else str(self._table._fingerprint)
+
+    def read(self, columns: Sequence[Column]) -> Iterator[Row]:
+        """The rows; a stream starts again."""
+        require(columns, self.names(), self.what)
+        if self.streaming:
+            return read_records(self._arriving(), columns, self.what)
+        return read_records(self._table.select_columns(outer_names(columns, self.names())), columns, self.what)
+
+    def _arriving(self) -> Iterator[dict[str, Any]]:
+        with self._errors():
+            yield from self._table
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the Hub, its client and the network raise many kinds of errors
+            listed = LISTED.search(str(error))
+            if isinstance(error, ValueError) and listed:
+                names = ", ".join(listed["names"].replace("'", "").split(", ")[:20])
+                what = "split" if listed[1].startswith("Unknown") else "configuration"
+                repo = self.what.partition(":")[0] if not self.streaming else self.what
+                fix = "--data.split=NAME" if what == "split" else f"name one: --data.path={repo}:{names.split(', ')[0]}"
+                raise UserError(
+                    f"data.path {self.what} needs the name of a {what}; it has {names}\nfix: {fix}"
+                ) from error
+            raise explain(f"data.path {self.what}", error, fix=FIX) from error

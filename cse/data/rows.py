@@ -1,0 +1,226 @@
+"""Rows: which columns are asked for, what a cell has to be, and what a source of rows is."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from cse.errors import UserError
+
+Lists = Literal["", "positives", "negatives"]
+NUL = "\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column to read, and the option that asks for it.
+
+    Attributes:
+        field: The option, such as `data.columns`.
+        name: The name of the column, or its number, from 0, in a csv or tsv file without a header. `translation.en` is
+            the entry `en` of the mappings in the column `translation`.
+        lists: What a list in a cell holds, if lists are allowed: positives, each of which gives a row, or hard
+            negatives.
+    """
+
+    field: str
+    name: str | int
+    lists: Lists = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The cells of the columns to read, in their order; None for a missing cell. `place` is file:line.
+
+    Attributes:
+        skip: The reason why the row is left out, as it is counted; empty for other rows.
+        dropped: Number of empty texts that were left out of lists.
+    """
+
+    cells: tuple[str | None, ...]
+    place: str
+    skip: str = ""
+    dropped: int = 0
+
+
+class Reader(ABC):
+    """Rows that can be read any number of times.
+
+    Attributes:
+        what: The name of the source in messages.
+    """
+
+    what: str
+
+    @abstractmethod
+    def names(self) -> list[str] | None:
+        """The names of all columns; None for rows without names."""
+
+    @abstractmethod
+    def key(self) -> str | None:
+        """A text that differs if the content does; None if that is unknown before all rows are read."""
+
+    @abstractmethod
+    def read(self, columns: Sequence[Column]) -> Iterator[Row]:
+        """The rows, one by one.
+
+        Raises:
+            UserError: The source cannot be read, or lacks a column.
+        """
+
+
+class RowMaker:
+    """Makes rows of the values of records, one by one: a row, or a row for each positive of a list.
+
+    Args:
+        columns: The columns of the values.
+
+    Raises:
+        UserError: A value is not a text, a number or an allowed list of them, or a column has texts and lists.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._listed: dict[int, bool] = {}  # whether a column that may have lists has them
+
+    def __call__(self, values: Sequence[Any], place: str) -> Iterator[Row]:
+        """The rows of a record."""
+        if not any(isinstance(v, list | Mapping) for v in values) and True not in self._listed.values():
+            for i, column in enumerate(self._columns):
+                if column.lists and values[i] is not None:
+                    self._listed[i] = False
+            yield Row(tuple([cell(v, c, place) for v, c in zip(values, self._columns, strict=True)]), place)
+            return
+        parts: list[list[str | None]] = []
+        expanded, dropped = None, 0
+        for i, (value, column) in enumerate(zip(values, self._columns, strict=True)):
+            if not column.lists or not self._is_list(i, value, place):
+                parts.append([cell(value, column, place)])
+                continue
+            items = [passage(item, column, place) for item in value or ()]
+            texts: list[str | None] = [item for item in items if item and item.strip()]
+            dropped += len(items) - len(texts)
+            expanded = i if column.lists == "positives" else expanded
+            parts.append(texts)
+        if expanded is None:
+            yield Row(tuple(chain.from_iterable(parts)), place, dropped=dropped)
+        elif not parts[expanded]:
+            yield Row((), place, skip="no_positive")
+        for chosen in parts[expanded] if expanded is not None else ():
+            cells = chain.from_iterable([chosen] if i == expanded else part for i, part in enumerate(parts))
+            yield Row(tuple(cells), place, dropped=dropped)
+            dropped = 0
+
+    def _is_list(self, i: int, value: Any, place: str) -> bool:
+        """Whether a value is a list, as the earlier ones of its column are; a missing one is like them."""
+        if value is None:
+            return self._listed.get(i, False)
+        listed = isinstance(value, list)
+        if listed and not self._listed.setdefault(i, True):
+            return False  # which is then an error: a list instead of a text
+        if not listed and self._listed.get(i):
+            column = self._columns[i]
+            raise UserError(
+                f"{column.field}: {place}, column {column.name!r} has a {type(value).__name__} instead of a list\n"
+                "fix: write lists in all rows, or texts in all rows"
+            )
+        if not listed:
+            self._listed[i] = False
+        return listed
+
+
+def passage(item: Any, column: Column, place: str) -> str | None:
+    """An item of a list: a text, or a document with a title (Tevatron, BEIR).
+
+    Raises:
+        UserError: The item is neither a text nor a document with a text.
+    """
+    if isinstance(item, Mapping):
+        if "text" not in item:
+            raise UserError(
+                f"{column.field}: {place}, column {column.name!r} has a document without a text: it has "
+                f"{', '.join(map(repr, list(item)[:8])) or 'nothing'}\nfix: give each document a `text`"
+            )
+        return document(item.get("title"), item["text"], column, place)
+    return cell(item, column, place)
+
+
+def document(title: Any, text: Any, column: Column, place: str) -> str:
+    """Title and text of a document as one text, as BEIR and Tevatron join them."""
+    return " ".join(c.strip() for c in (cell(title, column, place), cell(text, column, place)) if c and c.strip())
+
+
+def cell(value: Any, column: Column, place: str) -> str | None:
+    """A value of a row as text; None if it is missing.
+
+    Raises:
+        UserError: The value is neither a text nor a number, or contains half a character or the character NUL.
+    """
+    if value is None or isinstance(value, str):
+        if value and NUL in value:
+            raise UserError(
+                f"data.path: {place}, column {column.name!r} contains the character NUL\n"
+                "fix: remove it; if the file is UTF-16, convert it: iconv -f UTF-16 -t UTF-8 FILE > utf8-FILE"
+            )
+        if value and not value.isascii() and re.search("[\ud800-\udfff]", value):
+            raise UserError(
+                f"data.path: {place}, column {column.name!r} contains half a character (a lone surrogate)\n"
+                "fix: remove it, or write the file as UTF-8 again"
+            )
+        return value
+    if isinstance(value, int | float):
+        return repr(value)
+    raise UserError(
+        f"{column.field}: {place}, column {column.name!r} has a {type(value).__name__} instead of a text\n"
+        "fix: name a column of texts"
+    )
+
+
+def entry(record: Mapping[str, Any], column: Column) -> Any:
+    """The value of a column in a record, or that of an entry of a mapping in it."""
+    name = str(column.name)
+    if name in record or "." not in name:
+        return record.get(name)
+    outer, inner = name.split(".", 1)
+    value = record.get(outer)
+    return value.get(inner) if isinstance(value, Mapping) else value
+
+
+def outer_names(columns: Sequence[Column], names: Sequence[str]) -> list[str]:
+    """The columns of a table that have to be read, without repeats."""
+    wanted = [str(c.name) if c.name in names else str(c.name).split(".", 1)[0] for c in columns]
+    return list(dict.fromkeys(wanted))
+
+
+def require(columns: Sequence[Column], names: Sequence[str], where: Path | str) -> None:
+    """Raise unless a table has all columns; see `require_column`."""
+    for column in columns:
+        require_column(column, names, where)
+
+
+def require_column(column: Column, names: Sequence[str], where: Path | str) -> int:
+    """The place of a column among the names of a table's columns.
+
+    Raises:
+        UserError: There is no such column, or there are several.
+    """
+    name = column.name
+    if name not in names and isinstance(name, str) and "." in name and name.split(".", 1)[0] in names:
+        name = name.split(".", 1)[0]
+    if name not in names:
+        shown = ", ".join(map(repr, names[:12])) if names else "none, since it is empty"
+        raise UserError(
+            f"{column.field}: {where} has no column {column.name!r}; its columns are {shown}"[:600]
+            + "\nfix: give one of these names, or its number from 0 for a csv or tsv file without a header line"
+        )
+    if list(names).count(str(name)) > 1:
+        raise UserError(
+            f"{column.field}: {where} has {list(names).count(str(name))} columns {column.name!r}\n"
+            "fix: give each column a name of its own"
+        )
+    return list(names).index(str(name))

@@ -1,0 +1,223 @@
+"""Recognizes what the columns of a source hold, by the names in use, where nobody named them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cse.data.readers import PARALLEL
+from cse.data.rows import Column, Lists, Reader, Row
+from cse.errors import UserError
+
+TEXT = (
+    "text",
+    "sentence",
+    "sentences",
+    "content",
+    "document",
+    "passage",
+    "body",
+    "query",
+    "question",
+    "title",
+    "anchor",
+)
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("sentence_A", "sentence_B"),
+    ("sentence_a", "sentence_b"),
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "pos"),
+    ("query", "positive_passages"),
+    ("question", "answer"),
+    ("question", "answers"),
+    ("query", "answer"),
+    ("query", "document"),
+    ("query", "passage"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("sent0", "sent1"),
+    ("premise", "entailment"),
+    ("premise", "hypothesis"),
+    ("source", "target"),
+    ("src", "tgt"),
+    ("english", "non_english"),
+    ("title", "abstract"),
+    ("title", "body"),
+    ("title", "text"),
+)
+TRIPLETS = (
+    ("premise", "entailment", "contradiction"),
+    ("anchor", "positive", "negative"),
+    ("query", "positive", "negative"),
+    ("query", "pos", "neg"),
+    ("query", "positive_passages", "negative_passages"),
+    ("question", "positive", "negative"),
+    ("sent0", "sent1", "hard_neg"),
+)
+SCORES = ("score", "similarity", "similarity_score", "relatedness_score", "gold_score", "label", "labels")
+LABELS = ("label", "gold_label", "labels")
+INFERENCE = (("premise", "hypothesis"), ("sentence1", "sentence2"))
+CLASSES = {"entailment": 0, "0": 0, "neutral": 1, "1": 1, "contradiction": 2, "2": 2, "-1": -1, "-": -1, "": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How rows are read from a source.
+
+    Attributes:
+        source: The source of the rows.
+        texts: The columns of texts.
+        said: What was recognized, in words; empty if the columns were named.
+        saved: The columns that hold the texts in the source itself, if it was rearranged.
+    """
+
+    source: Reader
+    texts: list[Column]
+    said: str = ""
+    saved: tuple[Column, ...] = ()
+
+
+def of_texts(source: Reader, column: int | str | None) -> Shape:
+    """The column of single texts."""
+    names = source.names() if column is None else None
+    if names is None:
+        return Shape(source, [Column("data.column", "text" if column is None else column)])
+    found = next((name for name in TEXT if name in names), None)
+    if found is None:
+        return Shape(source, [Column("data.column", "text")])  # whose absence is then an error
+    return Shape(source, [Column("data.column", found)], f"text = {found}{_unused(names, (found,))}")
+
+
+def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:
+    """The columns of an anchor and its positives, or of two texts to compare (without `lists`)."""
+    names = source.names() if columns is None else None
+    if names is None:
+        return _named(source, PAIRS[0] if columns is None else columns, "", lists)
+    labels = next((name for name in LABELS if name in names), None)
+    if lists and labels and {"premise", "hypothesis"} <= set(names) and PAIRS[0][0] not in names:
+        return _inference(source, INFERENCE[0], labels, with_contradiction=False)
+    found = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    languages = [name for name in names if name.startswith(f"{PARALLEL}.")]
+    if found is None and len(languages) > 2:
+        raise UserError(
+            f"data.columns: {source.what} has texts in {len(languages)} languages: {', '.join(languages[:12])}\n"
+            f"fix: name two of them: --data.columns=[{languages[0]},{languages[1]}]"
+        )
+    if found is None and len(languages) == 2:
+        found = (languages[0], languages[1])
+    if found is None:
+        return _named(source, PAIRS[0], "", lists)
+    return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}{_unused(names, found)}", lists)
+
+
+def of_triplets(source: Reader, columns: Sequence[int | str] | None) -> Shape:
+    """The columns of an anchor, its positive and its hard negatives."""
+    names = source.names() if columns is None else None
+    if names is None:
+        return _named(source, TRIPLETS[0] if columns is None else columns, "", True)
+    for anchor, positive, negative in TRIPLETS:
+        numbered = [name for name in names if re.fullmatch(rf"{negative}_?\d+", name)]
+        negatives = [*([negative] if negative in names else []), *numbered]
+        if anchor in names and positive in names and negatives:
+            found = (anchor, positive, *negatives)
+            said = f"anchor = {anchor}, positive = {positive}, negatives = {', '.join(negatives)}"
+            return _named(source, found, said + _unused(names, found), True)
+    labels = next((name for name in LABELS if name in names), None)
+    pair = next((pair for pair in INFERENCE if set(pair) <= set(names)), None)
+    if labels and pair:
+        return _inference(source, pair, labels, with_contradiction=True)
+    return _named(source, TRIPLETS[0], "", True)
+
+
+def score_column_of(source: Reader, column: int | str | None) -> Column:
+    """The column of scores."""
+    names = (source.names() or []) if column is None else []
+    found = next((name for name in SCORES if name in names), "score")
+    return Column("data.score_column", found if column is None else column)
+
+
+def _named(source: Reader, names: Sequence[int | str], said: str, lists: bool) -> Shape:
+    """Columns of known names. A list of positives is allowed where there is one column of them."""
+    kinds: tuple[Lists, Lists, Lists] = ("", "positives", "negatives") if lists else ("", "", "")
+    return Shape(source, [Column("data.columns", name, kinds[min(i, 2)]) for i, name in enumerate(names)], said)
+
+
+def _unused(names: Sequence[str], found: Sequence[str]) -> str:
+    rest = [name for name in names if name not in found and not name.startswith(f"{PARALLEL}.")]
+    return f"; not used: {', '.join(rest)}"[:160] if rest else ""
+
+
+# -- Natural language inference: a label for each premise and hypothesis ----------------------------------------------
+
+
+def _inference(source: Reader, pair: tuple[str, str], label: str, *, with_contradiction: bool) -> Shape:
+    read = (Column("data.columns", pair[0]), Column("data.columns", pair[1]), Column("data.columns", label))
+    names = ["premise", "entailment", *(["contradiction"] if with_contradiction else [])]
+    said = f"anchor = {pair[0]}, positive = {pair[1]} where {label} is entailment"
+    said += ", negative = where it is contradiction" if with_contradiction else ""
+    rows = _Inference(source, read, names)
+    return Shape(rows, [Column("data.columns", name) for name in names], said, saved=read)
+
+
+class _Inference(Reader):
+    """Rows of premise, entailment and contradiction, from rows of premise, hypothesis and label (SimCSE, section 4.1).
+
+    The entailments of a premise are paired with its contradictions in their order, which start again if there are
+    fewer. Hypotheses that find no partner are left out, and the texts of one source are held in memory meanwhile.
+    """
+
+    def __init__(self, source: Reader, columns: tuple[Column, Column, Column], names: list[str]) -> None:
+        self.what, self._source, self._columns, self._names = source.what, source, columns, names
+
+    def names(self) -> list[str]:
+        """The columns of the rearranged rows."""
+        return self._names
+
+    def key(self) -> str | None:
+        """The key of the source, and how it is read."""
+        key = self._source.key()
+        return None if key is None else f"inference {key} {[column.name for column in self._columns]} {self._names}"
+
+    def read(self, columns: Sequence[Column]) -> Iterator[Row]:
+        """The rows in the order of the first occurrence of their premises."""
+        wanted = [str(column.name) for column in columns]
+        for name in wanted:
+            if name not in self._names:
+                raise UserError(
+                    f"data: rows by label have no column {name!r}; they have {', '.join(self._names)}\n"
+                    "fix: name the columns (data.columns), or omit this one"
+                )
+        groups: dict[str, tuple[list[Row], list[Row]]] = {}
+        for row in self._source.read(self._columns):
+            premise, hypothesis, label = ((cell or "").strip() for cell in row.cells)
+            if not premise or not hypothesis:
+                yield Row((None,) * len(columns), row.place)
+                continue
+            kind = self._kind(label, row.place)
+            if kind in {-1, 1}:
+                yield Row((), row.place, skip="neutral" if kind == 1 else "no_label")
+                continue
+            groups.setdefault(premise, ([], []))[kind // 2].append(Row((hypothesis,), row.place))
+        for premise, (entailed, contradicted) in groups.items():
+            if len(wanted) == 2:
+                yield from (Row((premise, *row.cells), row.place) for row in entailed)
+                used = 0
+            else:
+                used = min(len(entailed), len(contradicted))
+                for i, row in enumerate(entailed if contradicted else ()):
+                    yield Row((premise, *row.cells, *contradicted[i % len(contradicted)].cells), row.place)
+                yield from (Row((), row.place, skip="unpaired") for row in (entailed if not contradicted else ()))
+            yield from (Row((), row.place, skip="unpaired") for row in contradicted[used:])
+
+    def _kind(self, label: str, place: str) -> int:
+        kind = CLASSES.get(label.lower().removesuffix(".0"))
+        if kind is None:
+            raise UserError(
+                f"data: {place} has the label {label!r} in column {self._columns[2].name!r}, which is not that of an "
+                "inference\nfix: give entailment, neutral or contradiction (0, 1, 2), or name the columns: data.columns"
+            )
+        return kind

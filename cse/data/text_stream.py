@@ -1,0 +1,104 @@
+"""Texts that are read block by block, with a key that says which texts they are without reading them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.data.numbering import GrowingArray, fingerprints
+
+BLOCK = 16_384  # texts of a block
+
+
+class TextStream(Iterable[str]):
+    """Texts in a fixed order, which can be read any number of times.
+
+    Args:
+        key: A text that differs for other texts, or for another order.
+        size: About how many texts there are, repetitions included.
+        blocks: A function that reads the texts from the start, as lists.
+    """
+
+    def __init__(self, key: str, size: int, blocks: Callable[[], Iterator[list[str]]]) -> None:
+        self.key, self.size, self.blocks = key, size, blocks
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.blocks())
+
+
+def stream(texts: TextStream | Sequence[str]) -> TextStream:
+    """Texts as a stream; the key of a list is a hash of its texts."""
+    if isinstance(texts, TextStream):
+        return texts
+    held = list(texts)
+
+    def blocks() -> Iterator[list[str]]:
+        return (held[start : start + BLOCK] for start in range(0, len(held), BLOCK))
+
+    digest = hashlib.sha256()
+    for block in blocks():
+        digest.update(fingerprints(block).tobytes())
+    return TextStream(digest.hexdigest(), len(held), blocks)
+
+
+def joined(*parts: TextStream | Sequence[str]) -> TextStream:
+    """The texts of several streams or lists, one after another."""
+    streams = [stream(part) for part in parts if isinstance(part, TextStream) or len(part)]
+    if len(streams) == 1:
+        return streams[0]
+    size = sum(part.size for part in streams)
+    return TextStream(
+        " ".join(part.key for part in streams), size, lambda: (b for part in streams for b in part.blocks())
+    )
+
+
+class TextWriter:
+    """Writes texts that `StoredTexts` reads."""
+
+    def __init__(self, folder: Path) -> None:
+        first, second = (folder / name for name in StoredTexts.FILES)
+        self._bytes, self._ends, self._end = GrowingArray(first, np.uint8), GrowingArray(second, np.int64), 0
+        self._ends.append(np.zeros(1))
+
+    def append(self, texts: Sequence[str]) -> None:
+        """Write texts behind the earlier ones."""
+        raw = [text.encode() for text in texts]
+        ends = self._end + np.cumsum(list(map(len, raw)), dtype=np.int64)
+        self._bytes.append(np.frombuffer(b"".join(raw), dtype=np.uint8))
+        self._ends.append(ends)
+        self._end = int(ends[-1]) if len(ends) else self._end
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._bytes.close()
+        self._ends.close()
+
+
+class StoredTexts(Sequence[str]):
+    """Texts on disk, memory-mapped."""
+
+    FILES = ("texts.npy", "ends.npy")
+
+    def __init__(self, folder: Path) -> None:
+        self._bytes: NDArray[np.uint8] = np.load(folder / self.FILES[0], mmap_mode="r")
+        self._ends: NDArray[np.int64] = np.load(folder / self.FILES[1], mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """The text of a number, or the texts of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        return self._bytes[self._ends[row] : self._ends[row + 1]].tobytes().decode()
