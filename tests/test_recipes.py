@@ -190,17 +190,18 @@ def test_a_recipe_knows_whether_it_is_a_file_of_the_user(tmp_path, tiny_bert):
 # -- cse recipe ------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_says_paper_data_and_cost_of_every_recipe(capsys):
+def test_the_list_says_paper_data_cost_and_choice_of_every_recipe(capsys):
     assert cli.main(["recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[::5] == recipes.names()
+    assert lines[::6] == recipes.names()
     for start, pattern in (
         (1, r"  title  [A-Z].+\."),
         (2, r"  paper  [A-Z].+\(arXiv:\d+\.\d+\).*"),
         (3, r"  data   \w+ \S+"),
         (4, r"  cost   \d+ forward pass.+"),
+        (5, r"  choose when .+\."),
     ):
-        assert [line for line in lines[start::5] if not re.fullmatch(pattern, line)] == []
+        assert [line for line in lines[start::6] if not re.fullmatch(pattern, line)] == []
 
 
 @every_recipe

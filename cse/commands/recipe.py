@@ -15,7 +15,7 @@ HELP = "list the recipes, show one, or copy one to a file of your own"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the three actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy")
-    actions.add_parser("list", help="name, paper, data and cost of every recipe")
+    actions.add_parser("list", help="name, paper, data and cost of every recipe, and when to choose it")
     show = actions.add_parser("show", help="print a recipe with its parents merged into it")
     show.add_argument("name", help="a name from `cse recipe list`, or a YAML file")
     show.add_argument("--defaults", action="store_true", help="add every option that the recipe leaves at its default")
@@ -79,8 +79,9 @@ def _entry(name: str) -> str:
     from cse.recipe import find, header, read
 
     path = find(name)
-    about = {"title": "", "paper": "", "cost": "", **header(path)}
-    fields = {"title": about["title"], "paper": about["paper"], "data": _data(read(path)), "cost": about["cost"]}
+    about = {"title": "", "paper": "", "cost": "", "choose": "", **header(path)}
+    about["data"] = _data(read(path))
+    fields = {name: about[name] for name in ("title", "paper", "data", "cost", "choose")}
     return "\n".join([name, *(f"  {key:6s} {text or '-'}" for key, text in fields.items())])
 
 

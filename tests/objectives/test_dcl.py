@@ -28,8 +28,8 @@ def test_against_the_program_that_averages_the_directions(case, oracles):
 @pytest.mark.parametrize("case", oracle_cases("dcl"))
 def test_against_the_program_that_sums_them(case, oracles):
     about, data = load(oracles, "dcl", case)
-    if about["temperature"] < 0.01:
-        pytest.skip("below t = 0.01 that program masks a view with itself by e^-103, which is not 0")
+    if 1 / about["temperature"] > 80:
+        pytest.skip("at such a t, that program masks a view with itself by e^-103, which is not small")
     about = about | {"loss": about["loss_sum_program"]}
     assert_pairs_match(build(about, detach=False), about, data, suffix="_sum_program", factor=2)
 
