@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.dropout import dropout_rate, dropouts
@@ -48,6 +47,8 @@ class SupCLSeq(Objective):
 
     requires = frozenset({"label"})
     cacheable = False
+    uses_views = False
+    encodes_views = True
     weighs_rows = True
 
     def __init__(
@@ -82,21 +83,26 @@ class SupCLSeq(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the views of all passes."""
-        passes = [views, *(self._at(rate, batch, ctx) for rate in self.rates)]  # R + 1
-        texts, count = 1 + views.positive.shape[1], len(passes)
-        positive = torch.cat(
-            [torch.cat([v.anchor[:, None], v.positive], 1) for v in passes], 1
-        )  # (B, (R + 1)(1 + P), D')
-        negative = torch.cat([v.negative for v in passes], 1)  # (B, (R + 1) K, D')
+        own = self._encode(batch, ctx)
+        passes = [own, *(self._at(rate, batch, ctx) for rate in self.rates)]  # R + 1
+        texts, count = 1 + batch.num_positives, len(passes)
+        positive = torch.cat([torch.cat([v.anchor[:, None], v.positive], 1) for v in passes], 1)  # (B, (R+1)(1+P), D')
+        negative = torch.cat([v.negative for v in passes], 1)  # (B, (R+1) K, D')
         order = list(range(texts)) * count + list(range(texts, batch.views)) * count
         wider = replace(batch.with_views(order), num_positives=texts * count - 1)
-        every = Views(positive[:, 0], positive[:, 1:], negative, views.embedding)
+        every = Views(positive[:, 0], positive[:, 1:], negative, own.embedding)
         output: LossOutput = self.contrast(every, wider, ctx)
         return output
 
     def _at(self, rate: float, batch: Batch, ctx: StepContext) -> Views:
         """The batch's views under one dropout rate, over all processes."""
         with dropout_rate(ctx.encoder.backbone, rate):
-            output = ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
-        projected: Tensor = ctx.gather(output.projected.view(batch.size, batch.views, -1))  # (B, V, D')
-        return Views.split(projected, projected, batch.num_positives)
+            return self._encode(batch, ctx)
+
+    def _encode(self, batch: Batch, ctx: StepContext) -> Views:
+        """The batch's views, over all processes."""
+        output = ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
+        projected, embedding = (
+            ctx.gather(x.view(batch.size, batch.views, -1)) for x in (output.projected, output.embedding)
+        )  # (B, V, D'), (B, V, D)
+        return Views.split(projected, embedding, batch.num_positives)
