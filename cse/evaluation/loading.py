@@ -39,6 +39,9 @@ class Model:
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
+        from cse.evaluation.encoding import comparison
+        from cse.evaluation.sts import nearness
+
         length = getattr(self.encoder, "max_length", None) or getattr(self.encoder, "max_seq_length", None)
         return {
             "name": self.name,
@@ -47,6 +50,7 @@ class Model:
             "max_length": length,
             "prompt_name": self.prompt_name,
             "prompt": self.prompt,
+            **({"similarity": "euclidean"} if comparison(self.encoder) is nearness else {}),
         }
 
 

@@ -1,7 +1,7 @@
 """results.json: what was scored, on which rows, with which model, and how sure one may be. `SCHEMA` says its version.
 
     schema              2
-    model               name, sha256, loader, max_length, prompt_name, prompt
+    model               name, sha256, loader, max_length, prompt_name, prompt, similarity where it is not the cosine
     tasks.<TASK>        kind, metric, value, interval, n, unit: the headline
                         measures.<MEASURE> {value, interval, statistic, of [array, ...]}
                         data {where, sha256, ...}, about {...}
@@ -20,7 +20,9 @@
 
 All scores are times 100. `average.all.rounded` is the mean of scores rounded to two decimals, as papers print it. What
 each score is computed from lies beside it in `<name>.npz`: an array `<TASK>/<ARRAY>` for each name in `of`, such as
-`STSB/cosine` and `STSB/gold`. Files of schema 1, which knew tasks of kind sts only, are read as files of schema 2.
+`STSB/cosine` and `STSB/gold`. A model whose `similarity` is `euclidean` is scored by negative distances, which then
+take the place of cosines, except in `geometry`. Files of schema 1, which knew tasks of kind sts only, are read as files
+of schema 2.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class OnnxEncoder:
         self.max_length, self.dim = int(self.about["max_length"]), int(self.about["dim"])
         self.prompts: dict[str, str] = self.about.get("prompts", {})  # exports of older versions do not state them
         self.default_prompt_name: str | None = self.about.get("default_prompt_name")
+        self.similarity: str | None = self.about.get("similarity_fn_name")
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
         self.tokenizer.no_padding()  # batches are formed by length first
         options = ort.SessionOptions()
@@ -188,6 +189,7 @@ def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "max_length": encoder.max_length,
         "do_lower_case": encoder.lower_case,
         "pad_token_id": tokenizer.pad_token_id,
+        "similarity_fn_name": encoder.similarity,
         "prompts": encoder.prompts,
         "default_prompt_name": encoder.default_prompt_name,
     }

@@ -13,7 +13,10 @@ import cse
 import cse.evaluation
 from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
+from cse.evaluation.encoding import comparison
 from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.sts import nearness
+from cse.inference.export import OnnxEncoder, export
 from cse.objectives.align_uniform import AlignUniform
 from cse.objectives.euclip import EuCLIP
 from cse.objectives.masked_lm import MaskedLM
@@ -47,6 +50,7 @@ def test_the_dev_score_is_that_of_distances(run):
     assert max(line["dev"] for line in metrics(run.folder)) == pytest.approx(want, abs=CLOSE)
     scored = cse.evaluate(run.folder / "best", "sts-mini-dev", precision="fp32")
     assert scored.scores["sts-mini-dev"] == pytest.approx(want, abs=CLOSE)
+    assert scored.results["model"]["similarity"] == "euclidean"
 
 
 def test_sentence_transformers_compares_and_we_score_its_model_by_distance(run):
@@ -73,6 +77,12 @@ def test_evaluators_of_own_rows_compare_by_distance(run):
     pairs = [("0", "1", 1), ("0", "5", 0), ("7", "8", 1), ("9", "1", 0)] + [(str(i), str(i + 9), 0) for i in range(9)]
     pairs += [(str(i), str(i + 2), 1) for i in range(9)]
     assert cse.evaluation.PairClassification(pairs)(Ruler())["ap"] == pytest.approx(100)
+
+
+def test_an_export_is_scored_by_distance(run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    export(Encoder.load(str(run.folder / "best")), tmp_path / "onnx")
+    assert comparison(OnnxEncoder(tmp_path / "onnx")) is nearness
 
 
 def test_a_run_by_cosine_says_cosine_again(run, tmp_path):
