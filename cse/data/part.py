@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.datasets import Dataset
+from cse.data.numbering import fingerprints
 from cse.data.same_text import same_text_key
 from cse.seeding import derive
 
@@ -132,9 +133,9 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
         rooms: Largest number of rows of each to hold out.
         seed: Seed of the order.
     """
-    salt = derive("held out", seed).to_bytes(8, "big")
+    seed = derive("held out", seed)
     places = np.cumsum([0, *map(len, sets)])  # of the first row of each data set, and the end
-    texts = _keyed(sets, salt)
+    texts = _keyed(sets, seed)
     linking = texts[~texts["negative"]]
     group, first, groups = _groups(linking["key"], linking["row"], places[-1])
     size = np.bincount(group, minlength=groups)
@@ -156,9 +157,9 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
     lost = texts["row"][texts["negative"] & ~out[texts["row"]] & np.isin(texts["key"], held)]
 
     def keeps(text: str) -> bool:
-        key = _key(text, salt)
+        key = _same_text_keys([text], seed)[0]
         place = int(np.searchsorted(held, key))
-        return place == len(held) or held[place] != key
+        return place == len(held) or bool(held[place] != key)
 
     found = []
     for data, room, begin, end in zip(sets, rooms, places, places[1:], strict=False):
@@ -171,20 +172,26 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
     return found
 
 
-def _key(text: str, salt: bytes) -> np.uint64:
-    known = same_text_key(text) or text  # texts of punctuation alone have an empty key, and still differ
-    return np.uint64(int.from_bytes(hashlib.blake2b(known.encode(), digest_size=8, key=salt).digest(), "big"))
+def _same_text_keys(texts: Iterable[str], seed: int) -> Keys:
+    """The keys (n,) of texts; one of punctuation alone has an empty `same_text_key`, and still differs from others."""
+    keys: Keys = fingerprints((same_text_key(text) or text for text in texts), seed)[:, 0]
+    return keys
 
 
-def _keyed(sets: Sequence[Dataset], salt: bytes) -> NDArray[np.void]:
+def _keyed(sets: Sequence[Dataset], seed: int) -> NDArray[np.void]:
     """The key of every text, its row, numbered over all data sets, and whether it is a hard negative."""
-
-    def found() -> Iterator[tuple[np.uint64, int, bool]]:
-        for row, example in enumerate(chain.from_iterable(sets)):
-            for place, text in enumerate(example.texts):
-                yield _key(text, salt), row, place > example.num_positives
-
-    return np.fromiter(found(), dtype=[("key", np.uint64), ("row", np.int64), ("negative", bool)])
+    parts, first = [], 0
+    for data in sets:
+        for block in data.blocks():
+            width = np.array([len(texts) for texts in block])
+            part = np.empty(width.sum(), dtype=[("key", np.uint64), ("row", np.int64), ("negative", bool)])
+            part["key"] = _same_text_keys(chain.from_iterable(block), seed)
+            part["row"] = np.repeat(np.arange(first, first + len(block)), width)
+            place = np.arange(len(part)) - np.repeat(np.cumsum(width) - width, width)
+            part["negative"] = place > data.num_positives
+            parts.append(part)
+            first += len(block)
+    return np.concatenate(parts)
 
 
 def _groups(keys: Keys, rows: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], Keys, int]:
