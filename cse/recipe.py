@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from cse.errors import UserError
+from cse.training.mixtures import require_named, with_name
 from cse.training.objects import insert_parts, require_objects
 from cse.training.recipe_file import COMPONENTS, parse, require_shape, require_trusted, trusted_modules
 from cse.training.sections import extend, shorthands, specialize
@@ -175,9 +176,14 @@ def load(
     overrides = shorthands(overrides)
     content, describe = specialize(content, overrides, parts or {})
     unwritten = insert_parts(content, parts or {}, path)
+    require_named(content, overrides)
     parser = _parser(unwritten)
+
+    def parsed(content: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+        return parser.parse_args([f"--config={yaml.safe_dump(content, sort_keys=False)}", *overrides])
+
     try:
-        config = parser.parse_args([f"--config={yaml.safe_dump(content)}", *overrides])
+        config = parsed(content, overrides)
     except yaml.representer.RepresenterError as error:
         raise UserError(
             f"recipe {name}: {str(error.args[-1])[:80]} is an object of Python within a mapping\n"
@@ -185,6 +191,7 @@ def load(
         ) from error
     except Exception as error:  # jsonargparse raises several kinds
         what, _, fix = _explain(str(error)).partition("\nfix: ")
+        what = with_name(what, content, overrides, parsed)
         show = f"`cse recipe show {'simcse-unsup' if path is None else recipe} --defaults`"
         fix = fix or f"{show} lists every option with its default"
         raise UserError(f"recipe {name if path is None else path.stem}: {what}\nfix: {fix}") from error
@@ -244,10 +251,21 @@ def _make(value: Any, **known: Any) -> Any:
     arguments = {k: _make(v) for k, v in vars(value.init_args).items()} if "init_args" in value else {}
     for key, options in arguments.items():
         if isinstance(options, type(value)):  # the options of a dataclass, which has no class_path
-            hint = get_type_hints(component.__init__)[key]
-            part = next(kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind))
-            arguments[key] = part(**vars(options))
+            arguments[key] = _make_options(get_type_hints(component.__init__)[key], options)
+        elif isinstance(options, dict) and isinstance(next(iter(options.values()), None), type(value)):
+            arguments[key] = {}
+            for name, each in options.items():
+                try:
+                    arguments[key][name] = _make_options(get_type_hints(component.__init__)[key], each)
+                except UserError as error:  # it speaks of `data.path`, which several have
+                    raise UserError(f"{key}.{name}: {error}") from error
     return component(**arguments | known)
+
+
+def _make_options(hint: Any, options: Any) -> Any:
+    """The dataclass in a type hint, with these options."""
+    part = next(kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind))
+    return part(**{name: _make(value) for name, value in vars(options).items()})
 
 
 def bases() -> dict[str, type]:

@@ -63,7 +63,7 @@ def test_it_parses_and_its_resolved_text_parses_to_the_same(path, tmp_path):
     given = recipes.read(path)
     given.pop("expect", None)
     sections = given.pop("for", {})
-    for name in (given["data"]["init_args"]["path"], given["encoder"]["init_args"]["backbone"]):
+    for name in (given["data"]["init_args"].get("path"), given["encoder"]["init_args"]["backbone"]):
         given = merge(given, sections.get(name, {}))
     assert "for" not in yaml.safe_load(recipe.text)
     assert within(given, yaml.safe_load(recipe.text)) == []

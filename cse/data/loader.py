@@ -84,8 +84,8 @@ class Steps(ABC):
         """The epoch and the rows of a step, over all processes."""
 
     @abstractmethod
-    def firsts(self) -> list[tuple[int, list[int]]]:
-        """The epoch and the rows of the first step of every source of rows, to try them before the run begins."""
+    def firsts(self) -> dict[str, tuple[int, list[int]]]:
+        """The epoch and the rows of the first step of every source, by name, to try them before the run begins."""
 
     @abstractmethod
     def figures(self, step: int) -> dict[str, float]:
@@ -152,9 +152,9 @@ class StepBatches(Steps):
         chosen: list[int] = self._draw(epoch)[start : start + self.accumulation].flatten().tolist()
         return epoch, chosen
 
-    def firsts(self) -> list[tuple[int, list[int]]]:
+    def firsts(self) -> dict[str, tuple[int, list[int]]]:
         """The first step."""
-        return [self.of_step(0)]
+        return {"": self.of_step(0)}
 
     def figures(self, step: int) -> dict[str, float]:
         """Nothing, since every row has the same chance."""

@@ -23,16 +23,19 @@ from numpy.typing import NDArray
 
 from cse.data.loader import StepBatches, Steps
 from cse.errors import UserError, require_within
-from cse.seeding import derive
+from cse.seeding import python_rng
 
 Schedule = Literal["proportional", "temperature", "weights", "round_robin"]
-BLOCK = 100  # steps within which the sources have their shares, but for rounding
+BLOCK = 1024  # steps that are drawn together
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class MixedBatches(Steps):
     """The steps of a mixture. The n-th step that a source gets has the rows of the n-th step of a run on it alone.
 
-    In every `BLOCK` steps, each source has its share of them, rounded up or down at random, in a random order.
+    The source of step t is the one in whose part of [0, 1), as long as its share, the fraction of u + t g lies, where g
+    is the golden ratio and u depends on the seed. Of all such sequences this one is spread most evenly (Knuth, The Art
+    of Computer Programming, volume 3, section 6.4, theorem S), so that shares are right within few steps from any step.
 
     Args:
         sources: The steps of each source alone.
@@ -57,6 +60,7 @@ class MixedBatches(Steps):
         self.accumulation = sources[0].accumulation
         self.steps_per_epoch, self.max_steps = steps_per_epoch, max_steps
         self._block = lru_cache(maxsize=2)(self._drawn)
+        self._start = 0.0 if seed is None else python_rng(seed, "source").random()
         self._before = [np.zeros(len(sources), dtype=np.int64)]  # the steps of each source before each block
 
     def of_step(self, step: int) -> tuple[int, list[int]]:
@@ -65,9 +69,9 @@ class MixedBatches(Steps):
         source = int(self._block(block)[place])
         return self._of_source(source, int(self._counts(step)[source]))
 
-    def firsts(self) -> list[tuple[int, list[int]]]:
+    def firsts(self) -> dict[str, tuple[int, list[int]]]:
         """The first step of every source."""
-        return [self._of_source(source, 0) for source in range(len(self.sources))]
+        return {name: self._of_source(source, 0) for source, name in enumerate(self.shares)}
 
     def figures(self, step: int) -> dict[str, float]:
         """The share of each source in the steps so far, as `drawn_NAME`, and what was asked for, as `asked_NAME`."""
@@ -91,12 +95,11 @@ class MixedBatches(Steps):
 
     def _drawn(self, block: int) -> NDArray[np.int64]:
         """The source (BLOCK,) of each step of a block."""
+        steps = np.arange(block * BLOCK, (block + 1) * BLOCK)
         if self.seed is None:
-            return (block * BLOCK + np.arange(BLOCK)) % len(self.sources)
-        rng = np.random.default_rng(derive(self.seed, "source", block))
+            return steps % len(self.sources)
         ends = np.cumsum(list(self.shares.values()))
-        points = (np.arange(BLOCK) + rng.random()) / BLOCK  # evenly spaced: a share of 30% gets 30 of 100
-        return rng.permutation(np.searchsorted(ends / ends[-1], points, "right"))
+        return np.searchsorted(ends / ends[-1], (self._start + GOLDEN * steps) % 1, "right")
 
 
 def shares(

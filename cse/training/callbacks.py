@@ -10,14 +10,13 @@ from filelock import FileLock, Timeout
 
 from cse.console import Advance, progress, say
 from cse.data import checks
-from cse.data.tokens import TokenStore
 from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
 from cse.files import write_json, write_text
 from cse.recipe import Recipe
 from cse.training.objects import ROWS
 from cse.training.run import Callback, Run
-from cse.training.sources import sources
+from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
 DROP = 5.0  # points below the best dev score that cause a warning
@@ -269,6 +268,4 @@ class DataCheck(Callback):
 
 def examine(run: Run, sets: checks.EvaluationSets) -> dict[str, Any]:
     """The check of the text of a run, or of a source of it; see `cse.data.checks.examine`."""
-    prompts = run.encoder.prompts_by_role(run.collator.prompts)
-    tokens = TokenStore.build(run.data.texts(), run.encoder.tokenizer, run.collator.max_length, prompts)
-    return checks.examine(run.data, tokens, sets)
+    return checks.examine(run.data, tokenized(run), sets)

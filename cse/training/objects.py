@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path |
         if isinstance(made, Mapping):
             content[part] = merge(content.get(part) or {}, made)
             continue
-        inserted = written(made, path=ROWS) if getattr(made, "in_memory", False) else written(made)
+        inserted = _data_written(made, ROWS) if getattr(made, "in_memory", False) else written(made)
         content.pop(part, None)
         if inserted is not None:
             content[part] = inserted
@@ -52,12 +53,44 @@ def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path |
     arguments = data.get("init_args") or {}
     if "rows" in parts and not data.get("class_path"):
         raise UserError("data: no recipe says which class reads the rows\nfix: give an object, such as cse.Texts(rows)")
-    saved = path.parent / ROWS if path else None
     if "rows" in parts:
         content["data"] = {**data, "init_args": {**arguments, "path": ROWS}}
-    elif saved and saved.is_file() and arguments.get("path") == ROWS:  # wherever the run's folder was moved to
-        content["data"] = {**data, "init_args": {**arguments, "path": str(saved)}}
+    elif path is not None and arguments:
+        content["data"] = _data_found(data, path.parent / ROWS)
     return unwritten
+
+
+def _data_written(data: Any, file: str) -> dict[str, Any] | None:
+    """A data set with rows in memory, as a recipe writes it once the rows are saved as `file`; see `written`."""
+    if not data.in_memory:
+        return written(data)
+    if not hasattr(data, "sources"):
+        return written(data, path=file)
+    from cse.data.mixture import source_file
+
+    files = {name: source_file(Path(file), name).name for name in data.sources}
+    known = {name: _data_written(source.data, files[name]) for name, source in data.sources.items()}
+    sources = {name: written(source, data=known[name]) for name, source in data.sources.items()}
+    if None in known.values() or None in sources.values():
+        return None
+    return written(data, sources={name: source["init_args"] for name, source in sources.items() if source})
+
+
+def _data_found(data: dict[str, Any], saved: Path) -> dict[str, Any]:
+    """The data of a recipe, with the saved rows wherever the run's folder was moved to."""
+    arguments = dict(data.get("init_args") or {})
+    if arguments.get("path") == saved.name and saved.is_file():
+        arguments["path"] = str(saved)
+    elif isinstance(arguments.get("sources"), Mapping):
+        from cse.data.mixture import source_file
+
+        arguments["sources"] = {
+            name: {**source, "data": _data_found(source["data"], source_file(saved, str(name)))}
+            if isinstance(source, Mapping) and isinstance(source.get("data"), Mapping)
+            else source
+            for name, source in arguments["sources"].items()
+        }
+    return {**data, "init_args": arguments}
 
 
 def written(part: object, **known: Any) -> dict[str, Any] | None:
@@ -100,4 +133,5 @@ def _value_written(value: Any) -> Any:
     if isinstance(value, Mapping):
         named = {str(key): _value_written(item) for key, item in value.items()}
         return _UNWRITTEN if _UNWRITTEN in named.values() else named
-    return written(value) or _UNWRITTEN
+    found = written(value)
+    return _UNWRITTEN if found is None else found["init_args"] if is_dataclass(value) else found

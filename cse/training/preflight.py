@@ -165,8 +165,8 @@ def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Setting
         UserError: The objective refuses the batch.
     """
     learner.eval()
-    encoded = None
-    if learner.objective.cacheable:
+    encoded, objective = None, learner.objective_of(batch)
+    if objective.cacheable:
         # The loss sees the encoder through the views only, so random views will do. Encoding one row gives their shape.
         one = learner.encode(gradcache.split(batch, 1)[0])
         encoded = Encoded(*(torch.randn(batch.size, *t.shape[1:], device=t.device) for t in one))
@@ -174,7 +174,7 @@ def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Setting
         learner(batch, ctx, encoded)
     except ValueError as error:
         raise UserError(
-            f"objective {type(learner.objective).__name__}: {error} "
+            f"objective {type(objective).__name__}: {error} "
             f"(trainer.batch_size {settings.batch_size}, trainer.accumulation {settings.accumulation})\n"
             "fix: give data, a collator and a batch size that suit this objective"
         ) from error

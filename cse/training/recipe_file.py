@@ -33,7 +33,7 @@ def parse(path: Path) -> dict[str, Any]:
         UserError: The file is not YAML, is not a mapping, or is too large or deep once its anchors are expanded.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"recipe {path}: cannot be read: {reason}\nfix: correct the YAML at that place") from error
@@ -42,6 +42,19 @@ def parse(path: Path) -> dict[str, Any]:
     _require_bounded(content, path)
     require_shape(content, f"recipe {path}")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, but a key that is given twice is an error: the last would win unseen."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping of different keys."""
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                problem = f"{key.value!r} is given twice, first at line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=problem)
+        return super().construct_mapping(node, deep)
 
 
 def require_shape(content: Mapping[str, Any], where: str) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from cse.data.loader import FixedRows, StepBatches, Steps
 from cse.data.mixture import Mixture, Source
+from cse.data.text_stream import joined
+from cse.data.tokens import TokenStore
+from cse.errors import UserError
 from cse.training.run import Run
+
+Result = TypeVar("Result")
 
 
 def sources(run: Run) -> dict[str, Run]:
@@ -41,9 +48,12 @@ def _alone(run: Run, source: Source) -> Run:
 
 
 def steps(run: Run) -> Steps:
-    """The rows of every step of a run."""
-    settings = run.settings
-    each = {name: _steps_of(source) for name, source in sources(run).items()}
+    """The rows of every step of a run.
+
+    Raises:
+        UserError: A sampler finds no batches. The message names all sources of which this is true.
+    """
+    settings, each = run.settings, for_each(run, _steps_of)
     if not isinstance(run.data, Mixture):
         return each[""]
     found = run.data.steps(
@@ -54,7 +64,7 @@ def steps(run: Run) -> Steps:
     return found
 
 
-def _steps_of(run: Run) -> StepBatches:
+def _steps_of(name: str, run: Run) -> StepBatches:
     size, accumulation = run.settings.batch_size, run.settings.accumulation
     return StepBatches(
         len(run.data),
@@ -68,17 +78,49 @@ def _steps_of(run: Run) -> StepBatches:
     )
 
 
+def for_each(run: Run, function: Callable[[str, Run], Result]) -> dict[str, Result]:
+    """What a function of each source's name and run returns, by name.
+
+    Raises:
+        UserError: The function raised it for one source or several. The message has all problems.
+    """
+    found, problems = dict[str, Result](), []
+    for name, source in sources(run).items():
+        try:
+            found[name] = function(name, source)
+        except UserError as error:
+            problems.append(named(run, name, str(error)))
+    if problems:
+        raise UserError("\n".join(problems))
+    return found
+
+
+def set_up(name: str, run: Run, more: Sequence[str]) -> Sequence[str]:
+    """Tokenize the texts of a source, and `more`, for its collator; returns the texts as text ids count them."""
+    tokens = tokenized(run, more)
+    run.collator.setup(tokens, run.seed)
+    run.truncated = tokens.truncated
+    return tokens.texts
+
+
+def tokenized(run: Run, more: Sequence[str] = ()) -> TokenStore:
+    """The texts of a source, and `more`, with the prompts and the length of the source."""
+    return TokenStore.build(
+        joined(run.data.texts(), more),
+        run.encoder.tokenizer,
+        run.collator.max_length,
+        run.encoder.prompts_by_role(run.collator.prompts),
+    )
+
+
 def named(run: Run, name: str, problem: str) -> str:
     """A problem of a source, with the options that the source has of its own in place of those of the recipe."""
     if not isinstance(run.data, Mixture):
         return problem
     source, option = run.data.sources[name], f"data.sources.{name}"
-    own = ["data"]
-    own += ["trainer.batch_size"] if source.batch_size is not None else []
-    own += ["collator.prompts"] if source.prompts is not None else []
-    own += ["collator"] if source.collator is not None else []
-    listed = "|".join(map(re.escape, own))
-    short = re.sub(
-        rf"(?<![\w.])({listed})(?=\.\w|\b(?!\.))(?!\.sources)", lambda m: f"{option}.{m[1].rpartition('.')[2]}", problem
-    )
-    return f"{option}: {short}"
+    own = [r"data(?=\.\w)(?!\.sources)"]
+    own += [r"trainer\.batch_size"] if source.batch_size is not None else []
+    own += [r"collator\.prompts"] if source.prompts is not None else []
+    own += [r"collator(?=\.\w)"] if source.collator is not None else []
+    options = rf"(?<![\w.])({'|'.join(own)})\b"
+    return f"{option}: " + re.sub(options, lambda found: f"{option}.{found[1].rpartition('.')[2]}", problem)

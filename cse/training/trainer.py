@@ -16,9 +16,6 @@ from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
-from cse.data.text_stream import joined
-from cse.data.tokens import TokenStore
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, hardware, preflight, sources, tracking
@@ -52,16 +49,7 @@ class Trainer:
         self.batches = sources.steps(run)
         run.source.prompts = run.encoder.prompts_by_role(run.collator.prompts)
         run.source.setup(run.data, self.batches.steps_per_epoch)
-        self.texts: dict[str, Sequence[str]] = {}  # of each source, whose text ids count them
-        for name, source in self.sources.items():
-            tokens = TokenStore.build(
-                joined(source.data.texts(), run.source.texts()),
-                run.encoder.tokenizer,
-                source.collator.max_length,
-                run.encoder.prompts_by_role(source.collator.prompts),
-            )
-            source.collator.setup(tokens, run.seed)
-            self.texts[name], source.truncated = tokens.texts, tokens.truncated
+        self.texts = sources.for_each(run, partial(sources.set_up, more=run.source.texts()))
         for objective in dict.fromkeys(objectives.values()):
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
         shaped = [o.similarity for o in objectives.values() if o.uses_views or o.encodes_views]
@@ -115,16 +103,14 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Take the loss of every source's first batch, so that it can be refused before anything is written."""
-        rows, problems = Rows(self.run.source.widest(), self.collators), []
-        for epoch, first in self.batches.firsts():
-            part = next(self.batches.divided(epoch, first, distributed.rank(), distributed.world_size()))
+        rows, firsts = Rows(self.run.source.widest(), self.collators), self.batches.firsts()
+
+        def rehearse(name: str, source: Run) -> None:
+            part = next(self.batches.divided(*firsts[name], distributed.rank(), distributed.world_size()))
             batch = self._placed(rows.__getitems__(part))
-            try:
-                preflight.rehearse(self.learner, batch, self._context(0, 0, batch), self.sources[batch.source].settings)
-            except UserError as error:
-                problems.append(sources.named(self.run, batch.source, str(error)))
-        if problems:
-            raise UserError("\n".join(problems))
+            preflight.rehearse(self.learner, batch, self._context(0, 0, batch), source.settings)
+
+        sources.for_each(self.run, rehearse)
 
     def _train(self) -> None:
         run, settings, progress = self.run, self.settings, self.run.progress

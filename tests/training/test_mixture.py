@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
 
-from cse.data.collators import TextViews
+from cse.data.collators import Masked, TextViews
 from cse.data.datasets import Pairs, ScoredPairs, Triplets
 from cse.data.mixture import Mixture, Source
 from cse.data.samplers import NoDuplicates
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.mining.miners import TopK
+from cse.mining.refresh import RefreshNegatives
 from cse.objectives.cosent import CoSENT
+from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
+from cse.training.callbacks import DataCheck, header
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.runs import make_run, metrics, weights
@@ -183,3 +190,145 @@ def test_the_shares_that_were_drawn_are_logged_beside_those_asked_for(tiny_bert,
     drawn = [last[f"drawn_{name}"] for name in three()]
     assert sum(drawn) == 1
     assert all((4 * share).is_integer() for share in drawn)
+
+
+def refused(run) -> list[str]:
+    with pytest.raises(UserError) as error:
+        Trainer(run).fit()
+    assert not run.folder.exists()
+    lines = str(error.value).splitlines()
+    assert all(fix.startswith("fix: ") for fix in lines[1::2])
+    return lines[::2]
+
+
+class Unweighted(SimCSE):
+    """An objective that ignores weights."""
+
+    weighs_rows = False
+
+
+WEIGHTED = [{"a": a, "b": b, "w": 1 + i % 2} for i, (a, b) in enumerate(itertools.pairwise(TEXTS[:40]))]
+BAD = {
+    "smaller than its batch": (
+        {"qa": Source(qa(), batch_size=64)},
+        ["data.sources.qa: data.sources.qa.batch_size is 64, but list in memory 40 pairs has 40 rows"],
+    ),
+    "scores are missing": (
+        {"qa": Source(qa(), objective=CoSENT())},
+        ["data.sources.qa: objective CoSENT: CoSENT needs"],
+    ),
+    "three texts": (
+        {"graded": Source(nli(), objective=CoSENT())},
+        ["data.sources.graded: objective CoSENT: CoSENT needs"],
+    ),
+    "a prompt of no column": (
+        {"graded": Source(graded(), objective=CoSENT(), prompts={"anchor": "query", "negative": "query"})},
+        ["data.sources.graded: data.sources.graded.prompts.negative is 'query', but the rows of"],
+    ),
+    "a prompt that the model has not": (
+        {"qa": Source(qa(), prompts={"anchor": "question"})},
+        ["data.sources.qa: data.sources.qa.prompts.anchor is 'question', which is not a prompt of the encoder"],
+    ),
+    "a collator that is too long": (
+        {"qa": Source(qa(), collator=TextViews(max_length=99))},
+        ["data.sources.qa: data.sources.qa.collator.max_length is 99"],
+    ),
+    "a collator without masks": (
+        {"nli": Source(nli(), objective=MaskedLM())},
+        ["data.sources.nli: objective MaskedLM needs Batch.masked_ids"],
+    ),
+    "weights that are not used": (
+        {"qa": Source(Pairs(WEIGHTED, columns=("a", "b"), weight_column="w"), objective=Unweighted())},
+        ["data.sources.qa: data.sources.qa.data.weight_column gives rows weights, which objective Unweighted"],
+    ),
+    "no batch without a common text": (
+        {"qa": Source(Pairs([("one", text) for text in TEXTS[:20]]), sampler=NoDuplicates())},
+        ["data.sources.qa: sampler NoDuplicates finds no 8"],
+    ),
+    "several at once": (
+        {"qa": Source(qa(), batch_size=64), "nli": Source(nli(), prompts={"negative": "passage"})},
+        [
+            "data.sources.nli: data.sources.nli.prompts.negative is 'passage'",
+            "data.sources.qa: data.sources.qa.batch_size is 64",
+        ],
+    ),
+    "two rehearsals": (
+        {"qa": Source(qa(), objective=CoSENT()), "nli": Source(nli(), objective=CoSENT())},
+        ["data.sources.nli: objective CoSENT", "data.sources.qa: objective CoSENT"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_source_that_cannot_train_is_named(tiny_bert, tmp_path, name):
+    changes, wanted = BAD[name]
+    encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
+    run = mixture_run(tmp_path, tiny_bert, three(**changes), encoder=encoder)
+    problems = refused(run)
+    assert len(problems) == len(wanted)
+    for problem, start in zip(problems, wanted, strict=True):
+        assert problem.startswith(start)
+
+
+def test_what_all_sources_have_in_common_is_said_once(tiny_bert, tmp_path):
+    run = mixture_run(tmp_path, tiny_bert, {"a": Source(nli()), "b": Source(qa())}, collator=TextViews(max_length=99))
+    (problem,) = refused(run)
+    assert problem.startswith("collator.max_length is 99")
+
+
+def test_mined_negatives_are_refused_with_the_reason(tiny_bert, tmp_path):
+    run = mixture_run(tmp_path, tiny_bert, three())
+    run.source = RefreshNegatives(miner=TopK())
+    (problem,) = refused(run)
+    assert problem.startswith(
+        "negatives is RefreshNegatives, which finds the negatives of all rows among the same texts"
+    )
+
+
+def test_gradient_caching_needs_an_objective_that_can_be_cached(tiny_bert, tmp_path):
+    source = Source(nli(), collator=Masked(views=TextViews(max_length=12)), objective=MaskedLM())
+    run = mixture_run(tmp_path, tiny_bert, three(nli=source), chunk_size=4)
+    (problem,) = refused(run)
+    assert problem.startswith("data.sources.nli: trainer.chunk_size is 4, but objective MaskedLM")
+
+
+def test_rows_of_a_source_may_have_unequal_numbers_of_negatives(tiny_bert, tmp_path):
+    rows = [(TEXTS[4 * i], TEXTS[4 * i + 1], TEXTS[4 * i + 2], TEXTS[4 * i + 3] if i % 2 else None) for i in range(24)]
+    ragged = Triplets(rows, columns=("a", "p", "n", "m"))
+    assert ragged.ragged
+    sources = {"ragged": Source(ragged), "even": Source(qa()), "scored": Source(graded(), objective=CoSENT())}
+    Trainer(mixture_run(tmp_path, tiny_bert, sources, schedule="round_robin")).fit()
+
+
+def test_the_header_has_a_line_for_each_source(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
+    prompts = {"anchor": "query", "positive": "document"}
+    run = mixture_run(
+        tmp_path,
+        tiny_bert,
+        three(qa=Source(qa(), prompts=prompts)),
+        encoder=encoder,
+        schedule="weights",
+        accumulation=2,
+    )
+    Trainer(run)
+    lines = header(run)
+    assert dict(lines)["data"] == "mixture of nli, qa, graded: 94 rows, weights"
+    assert dict(lines)["batch"] == "6 steps of one source each"
+    nli_line, qa_line, graded_line = (text for key, text in lines if key == "source")
+    assert nli_line.startswith(
+        "nli: list in memory 24 triplets, 50% of steps · 8 rows; 3 in-batch and 4 hard negatives (among"
+    )
+    assert qa_line.endswith("TextViews, max 12 tokens · anchor query, positive document")
+    assert "· 10 rows (among the 5 rows of a part" in graded_line
+    assert "CoSENT(temperature=0.05) · TextViews, max 8 tokens" in graded_line
+
+
+def test_the_texts_of_all_sources_are_checked(tiny_bert, tmp_path):
+    run = mixture_run(tmp_path, tiny_bert, three())
+    run.callbacks = [DataCheck()]
+    Trainer(run).fit()
+    report = json.loads((run.folder / "data.json").read_text())
+    assert report["rows"] == 94
+    assert {name: each["rows"] for name, each in report["sources"].items()} == {"nli": 24, "qa": 40, "graded": 30}
+    assert all("tokens" in each and "overlap" in each for each in report["sources"].values())

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cse.publish.card.facts import mixed
+
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
@@ -16,7 +18,8 @@ def citations(recipe: Mapping[str, Any]) -> list[str]:
     """BibTeX entries of the papers whose methods a resolved recipe uses, without repeats."""
     known = _entries()
     found: dict[str, str] = {}
-    for class_path in (*_classes(recipe.get("objective")), *_classes(recipe.get("encoder"))):
+    parts = [recipe.get("objective"), *(source.get("objective") for source in mixed(recipe).values())]
+    for class_path in (*_classes(parts), *_classes(recipe.get("encoder"))):
         for paper, title in _papers(class_path):
             found.setdefault(paper, known.get(paper) or _made(paper, title))
     return list(found.values())

@@ -63,10 +63,11 @@ class Facts:
         return _chosen_on(self.recipe.get("evaluator"))
 
     @property
-    def objective(self) -> str | None:
-        """The class of the objective."""
-        path = (self.recipe.get("objective") or {}).get("class_path")
-        return str(path).rpartition(".")[2] if path else None
+    def objectives(self) -> list[str]:
+        """The classes of the objectives: of the recipe, or of the sources of a mixture."""
+        parts = [source.get("objective") or self.recipe.get("objective") for source in mixed(self.recipe).values()]
+        paths = [part.get("class_path") for part in parts or [self.recipe.get("objective")] if part]
+        return list(dict.fromkeys(str(path).rpartition(".")[2] for path in paths if path))
 
 
 def _chosen_on(evaluator: Any) -> str | None:
@@ -98,17 +99,52 @@ def read_facts(run: Path | None) -> Facts:
         raise UserError(f"recipe {path} cannot be read: {reason}\nfix: restore the file") from None
     environment, recorded = _json(run / "env.json"), _json(run / "data.json")
     source = str(_arguments(raw, "data").get("path") or "")
+    parts = {name: str(_arguments(options, "data").get("path") or "") for name, options in mixed(raw).items()}
+    checked: dict[str, Any] = recorded.get("sources") or {"": recorded}
+    main = {
+        code for each in checked.values() for code, share in (each.get("languages") or {}).items() if share >= MOSTLY
+    }
+    overlap = [(name, each.get("overlap") or {}) for name, each in checked.items()]
+    feedback = [(name, _feedback(path)) for name, path in (parts or {"": source}).items()]
     return Facts(
         recipe=portable(raw),
         name=environment.get("recipe"),
         seed=environment.get("seed", raw.get("seed")),
         environment=_environment(environment),
         note=_cell(environment.get("note")),
-        data=_data(source, portable(recorded)),
-        language=next((code for code, share in (recorded.get("languages") or {}).items() if share >= MOSTLY), None),
-        overlap={name: _shared(found) for name, found in (recorded.get("overlap") or {}).items()},
-        feedback=_feedback(source),
+        data=_data_of_mixture(raw, parts, portable(recorded)) if parts else _data(source, portable(recorded)),
+        language=main.pop() if len(main) == 1 else None,
+        overlap={_of(name, task): _shared(found) for name, tasks in overlap for task, found in tasks.items()},
+        feedback={_of(name, key): text for name, facts in feedback for key, text in facts.items()},
     )
+
+
+def mixed(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The options of each source of a resolved recipe whose data is a mixture, by name."""
+    return dict(_arguments(recipe, "data").get("sources") or {})
+
+
+def _of(source: str, what: str) -> str:
+    return f"{source}: {what}" if source else what
+
+
+def _data_of_mixture(
+    recipe: Mapping[str, Any], paths: Mapping[str, str], recorded: Mapping[str, Any]
+) -> dict[str, str]:
+    """The same as `_data` for all sources together, and one line for each of them."""
+    each = {name: _data(path, (recorded.get("sources") or {}).get(name) or {}) for name, path in paths.items()}
+    found = {
+        "source": ", ".join(f"{facts['source']} ({name})" for name, facts in each.items()),
+        "rows": _cell(recorded.get("rows")) or NO_RUN,
+        "sha256 of the rows": _cell(recorded.get("sha256")) or NO_RUN,
+        "license": "; ".join(f"{facts['license']} ({name})" for name, facts in each.items()),
+        "schedule": _cell(_arguments(recipe, "data").get("schedule")).replace("_", " "),
+    }
+    for name, facts in each.items():
+        weight = mixed(recipe)[name].get("weight", 1)
+        more = [f"{key} {text}" for key, text in facts.items() if key not in {"source", "rows", "license"}]
+        found[f"source {name}"] = ", ".join([facts["source"], f"{facts['rows']} rows, weight {weight:g}", *more])
+    return found
 
 
 def portable(value: Any) -> Any:

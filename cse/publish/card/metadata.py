@@ -30,7 +30,7 @@ def metadata(
     from huggingface_hub import ModelCardData
 
     tags = ["lora" if adapter_base else "sentence-transformers", "feature-extraction", "sentence-similarity", "cse"]
-    tags += [f"objective:{facts.objective}"] if facts.objective else []
+    tags += [f"objective:{name}" for name in facts.objectives]
     tags += ["custom_code"] if layout.needs_code else []
     found = evaluations(scored, facts.seed, layout.compared_by) if scored else []
     base = adapter_base or _base_model(folder, facts)
