@@ -31,7 +31,8 @@ def summary(layout: Layout, facts: Facts) -> str:
         return f"{first} How it was trained is not recorded here."
     version = facts.environment.get("cse", "")
     return (
-        f"{first} It was trained from `{facts.backbone}` on {facts.data.get('source')} with {' and '.join(facts.objectives)} "
+        f"{first} It was trained from `{facts.backbone}` on {facts.data.get('source')} "
+        f"with {' and '.join(facts.objectives)} "
         f"(recipe `{facts.name or 'unnamed'}` of cse{f' {version}' if version else ''})."
     )
 
