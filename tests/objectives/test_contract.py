@@ -243,6 +243,42 @@ def test_weights_of_one_are_no_weights_and_others_count(name, tiny_bert):
     assert (abs(given - without) > 1e-6) == objective.weighs_rows
 
 
+NOT_A_MEAN = {
+    "AnglE": "it sums over pairs of rows, each with the product of its weights",
+    "CoSENT": "it sums over pairs of rows, each with the product of its weights",
+    "DCLR": "its noise follows the gradient of the weighted loss",
+}
+
+
+@every_objective
+def test_the_loss_is_the_weighted_mean_of_the_losses_of_rows(name, tiny_bert):
+    """With all weight on row i it is l_i, and with weights w it is sum_i w_i l_i / sum_i w_i."""
+    encoder, objective = build(name, tiny_bert)
+    if name in NOT_A_MEAN or not objective.weighs_rows:
+        pytest.skip(NOT_A_MEAN.get(name, "it ignores weights"))
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    weight = batch.tensors()["weight"].double()
+
+    def loss(weights):
+        given = batch.with_tensors(batch.tensors() | {"weight": weights})
+        return learner.loss(given, encoded, context(encoder, given)).loss.item()
+
+    with torch.no_grad():
+        encoded = learner.encode(batch)
+        each = torch.tensor([loss(row) for row in torch.eye(ROWS, dtype=torch.float64)])
+        assert loss(weight) == pytest.approx(((weight * each).sum() / weight.sum()).item(), rel=1e-6, abs=1e-9)
+
+
+@every_objective
+def test_labels_count_where_they_are_required_and_nowhere_else(name, tiny_bert):
+    encoder, objective = build(name, tiny_bert)
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    label = batch.tensors()["label"]
+    other = batch.with_tensors(batch.tensors() | {"label": torch.where(label == 0, 1, label)})
+    losses = [learner(b, context(encoder, b))[1].loss.item() for b in (batch, other)]
+    assert (abs(losses[0] - losses[1]) > 1e-6) == ("label" in objective.requires)
+
+
 def assert_flags(wrapper: Objective, term: Objective) -> None:
     """A wrapper of one term, or of several that are alike, has its flags."""
     for flag in FLAGS:
