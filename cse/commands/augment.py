@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cse.console import quiet, say
@@ -52,16 +53,20 @@ def _read(path: str, column: str, rows: int) -> Sequence[Example]:
 
 
 def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
-    from cse.recipe import build, load
+    from cse.recipe import load
+    from cse.training.sources import sources
+    from cse.training.start import assemble
 
-    recipe = load(a.show, overrides)
-    built = build(recipe)
-    examples = built.data[: a.rows] if a.data is None else _read(a.data, a.column, a.rows)
-    views = views_of(built.collator, examples, epoch=a.epoch, seed=recipe.config.seed)
-    for example, texts in zip(examples, views, strict=True):
-        say(f"row {example.row_id}", example.texts[0])
-        for number, text in enumerate(texts):
-            say(f"  view {number}", text)
+    run = assemble(load(a.show, overrides), Path("unwritten"))
+    for name, source in ({"": run} if a.data is not None else sources(run)).items():
+        if name:
+            say("source", name)
+        examples = source.data[: a.rows] if a.data is None else _read(a.data, a.column, a.rows)
+        views = views_of(source.collator, examples, epoch=a.epoch, seed=run.seed)
+        for example, texts in zip(examples, views, strict=True):
+            say(f"row {example.row_id}", example.texts[0])
+            for number, text in enumerate(texts):
+                say(f"  view {number}", text)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from cse.training.run import Run
+from cse.training.sources import sources
 
 PROJECT = "cse"
 
@@ -46,6 +47,8 @@ def settings_of(run: Run) -> dict[str, Any]:
         "objective": run.objective.describe(),
         "negatives": run.source.describe(),
     }
+    mixed = [(name, source) for name, source in sources(run).items() if name]
+    parts |= {f"source.{n}": f"{s.data.describe()}, {s.share:.1%}, {s.objective.describe()}" for n, s in mixed}
     trainer = {f"trainer.{name}": value for name, value in vars(run.settings).items()}
     return {**about, **{name: part for name, part in parts.items() if part}, **trainer}
 

@@ -373,6 +373,39 @@ def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
     scan(folder)
 
 
+def test_every_source_of_a_mixture_is_on_the_card(folder, run):
+    graded = {"class_path": "cse.data.ScoredPairs", "init_args": {"path": "asset:feedback-mini"}}
+    sources = {
+        "nli": {"data": {"class_path": "cse.data.Triplets", "init_args": {"path": "/home/me/nli.csv"}}, "weight": 2.0},
+        "graded": {"data": graded, "weight": 1.0, "objective": {"class_path": "cse.objectives.cosent.CoSENT"}},
+    }
+    mixture = {"class_path": "cse.data.Mixture", "init_args": {"sources": sources, "schedule": "round_robin"}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"data": mixture}, sort_keys=False))
+    nli = DATA | {"rows": 400, "sha256": "cd" * 32}
+    recorded = {
+        "rows": 1260,
+        "sha256": "ef" * 32,
+        "sources": {"nli": nli, "graded": DATA | {"rows": 860, "overlap": {}}},
+    }
+    (run / "data.json").write_text(json.dumps(recorded))
+    made = card(folder, run=run)
+    text = str(made)
+    assert "on `LOCAL/nli.csv` (nli), `asset:feedback-mini` (graded) with SimCSE and CoSENT" in text
+    assert "| rows | 1,260 |" in text
+    assert f"| sha256 of the rows | {'ef' * 32} |" in text
+    assert "| schedule | round robin |" in text
+    assert f"| source nli | `LOCAL/nli.csv`, 400 rows, weight 2, sha256 of the rows {'cd' * 32}, left out" in text
+    assert "| source graded | `asset:feedback-mini`, 860 rows, weight 1" in text
+    assert "| license | not recorded (nli); part of cse, written and graded" in text
+    assert "| nli: STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |" in text
+    assert "| graded: made by | part of cse" in text
+    assert "objective:SimCSE" in text
+    assert "objective:CoSENT" in text
+    assert "2104.08821" in text
+    assert "kexue.fm/archives/8847" in text
+    assert made.data.language == "en"
+
+
 def test_paths_of_a_machine_are_cut():
     given = {
         "a": ["/home/me/x.txt", "~/y", "C:\\Users\\me\\z.tsv"],
