@@ -80,7 +80,12 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _touch(learner: nn.Module, batch: Batch) -> Tensor:
-    """0 as a function of the objective's weights. They have their gradient already, but DDP waits for every weight."""
+    """0 as a function of the objective's weights. They have their gradient already, but DDP waits for every weight.
+
+    DDP that looks for unused weights does not wait: it has seen that these were used.
+    """
+    if getattr(learner, "find_unused_parameters", False):
+        return torch.zeros(())
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
     return torch.stack([0.0 * p.sum() for p in inner.objective_of(batch).parameters()] or [torch.zeros(())]).sum()
