@@ -86,6 +86,8 @@ def _entry(name: str) -> str:
 
 
 def _data(options: dict[str, Any]) -> str:
-    """The data class that a recipe trains on, and the path of the rows."""
+    """The data class that a recipe trains on, and the path of the rows, or those of the sources of a mixture."""
     data = options.get("data", {})
-    return f"{data.get('class_path', '').rpartition('.')[2]} {data.get('init_args', {}).get('path', '')}"
+    arguments = data.get("init_args", {})
+    paths = [source["data"]["init_args"].get("path", "") for source in arguments.get("sources", {}).values()]
+    return f"{data.get('class_path', '').rpartition('.')[2]} {arguments.get('path', '') or ','.join(paths)}"

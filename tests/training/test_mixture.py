@@ -215,11 +215,11 @@ BAD = {
     ),
     "scores are missing": (
         {"qa": Source(qa(), objective=CoSENT())},
-        ["data.sources.qa: objective CoSENT: CoSENT needs"],
+        ["data.sources.qa: objective CoSENT needs a score in every row"],
     ),
     "three texts": (
         {"graded": Source(nli(), objective=CoSENT())},
-        ["data.sources.graded: objective CoSENT: CoSENT needs"],
+        ["data.sources.graded: objective CoSENT needs a score in every row"],
     ),
     "a prompt of no column": (
         {"graded": Source(graded(), objective=CoSENT(), prompts={"anchor": "query", "negative": "query"})},
