@@ -66,7 +66,7 @@ def methods() -> list[Method]:
             Method(
                 title=said["title"].partition(":")[0],
                 paper=paper(said["paper"]),
-                classes=tuple(dict.fromkeys(path for part in trained(parts) for path in class_paths(part))),
+                classes=tuple(class_paths(parts["objective"])),
                 recipe=path.stem,
                 published=len(mine),
                 rows=said["data"].partition(";")[0],
@@ -128,12 +128,6 @@ def of_docstring(objective: type[Objective]) -> tuple[str, str]:
 def is_indented(block: str) -> bool:
     """Whether a paragraph is an equation or the like."""
     return block.startswith("    ")
-
-
-def trained(parts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objective of a recipe, and those of the sources of a mixture."""
-    sources = ((parts["data"].get("init_args") or {}).get("sources") or {}).values()
-    return [parts["objective"], *(source["objective"] for source in sources if source.get("objective"))]
 
 
 def class_paths(component: dict[str, Any]) -> list[str]:
