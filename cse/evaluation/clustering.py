@@ -24,7 +24,8 @@ class Clustering(Evaluator):
     """V-measure x 100 of clusters with labels: the mean over several clusterings by mini-batch k-means.
 
     Args:
-        data: Texts with labels, or what `cse.data.Texts` reads them from: its column `label` then has the labels.
+        data: Texts with labels, or what `cse.data.Texts` reads them from: its column `label` then has the labels. Of a
+            Hub id, the split `test`.
         repetitions: Number of clusterings.
         sample: Number of rows that each of them draws, with replacement.
         batch_size: Number of rows in a batch of k-means.

@@ -37,7 +37,8 @@ class Labels(Evaluator):
     others.
 
     Args:
-        data: Texts with labels, or what `cse.data.Texts` reads them from: its column `label` then has the labels.
+        data: Texts with labels, or what `cse.data.Texts` reads them from: its column `label` then has the labels. Of a
+            Hub id, the split `test`.
         train: The same, to train the classifiers on. None: the other folds of `data`.
         folds: Number of folds without `train`; fewer if a label has fewer rows. Rows whose label occurs once are left
             out and counted.
@@ -98,7 +99,7 @@ class Labels(Evaluator):
             self._label, self._train_hash = np.array(labels), ""
             self._splits = make_folds(self._label, folds)
         else:
-            given, texts, names = labeled_texts(train, "train")
+            given, texts, names = labeled_texts(train, "train", split="train")
             unknown = sorted(set(labels) - set(names))
             if unknown:
                 raise UserError(

@@ -13,7 +13,7 @@ from cse.data.same_text import same_text_key
 from cse.errors import UserError, require_within
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, rows_hash, scores
-from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.row_sets import TEST, described, set_name
 from cse.evaluation.statistic import Vector
 from cse.evaluation.thresholds import fit
 from cse.interfaces import Evaluator, SentenceEncoder
@@ -28,9 +28,10 @@ class PairClassification(Evaluator):
     distance.
 
     Args:
-        data: Pairs with labels 0 and 1 as their scores, or what `cse.data.ScoredPairs` reads them from.
-        dev: The same, to fit the thresholds on; pairs that are among those of `data` are left out and counted. None: a
-            share of `data`, on which F1 and accuracy are then not scored.
+        data: Pairs with labels 0 and 1 as their scores, or what `cse.data.ScoredPairs` reads them from; of a Hub
+            id, the split `test`.
+        dev: The same (split `validation`), to fit the thresholds on; pairs that are among those of `data` are left out
+            and counted. None: a share of `data`, on which F1 and accuracy are then not scored.
         dev_share: That share, in (0, 1), of the pairs of each label.
         seed: Seed of the choice of that share.
         precision: fp32, bf16, or auto: bf16 where native.
@@ -65,7 +66,7 @@ class PairClassification(Evaluator):
         require_within("(0, 1)", "evaluator", dev_share=dev_share)
         self.data, self.dev, self.dev_share, self.seed = data, dev, dev_share, seed
         self.precision, self.prompt = precision, prompt
-        self._data = data if isinstance(data, Dataset) else ScoredPairs(data)
+        self._data = data if isinstance(data, Dataset) else ScoredPairs(data, split=TEST)
         self.name = name or set_name(self._data)
         self._pairs, self._label = _labeled(self._data, "data")
         known = {_key(row) for row in self._data}
@@ -74,7 +75,7 @@ class PairClassification(Evaluator):
             self._dev, self._dev_label = [self._pairs[i] for i in chosen], self._label[chosen]
             self._scored, self._shared = np.setdiff1d(np.arange(len(self._label)), chosen), 0
         else:
-            rows = dev if isinstance(dev, Dataset) else ScoredPairs(dev)
+            rows = dev if isinstance(dev, Dataset) else ScoredPairs(dev, split="validation")
             apart = [row for row in rows if _key(row) not in known]
             self._dev, self._dev_label = _labeled(apart, "dev")
             self._scored, self._shared = np.arange(len(self._label)), len(rows) - len(apart)

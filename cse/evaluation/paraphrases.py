@@ -13,7 +13,7 @@ from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, rows_hash, scores
 from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
-from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.row_sets import TEST, described, set_name
 from cse.evaluation.sts import nearness
 from cse.interfaces import Evaluator, SentenceEncoder
 
@@ -25,7 +25,8 @@ class Paraphrases(Evaluator):
     each once; all of their pairs are compared.
 
     Args:
-        data: Pairs of texts that are known to be paraphrases, or what `cse.data.Pairs` reads them from.
+        data: Pairs of texts that are known to be paraphrases, or what `cse.data.Pairs` reads them from; of a Hub
+            id, the split `test`.
         more: Further texts to search in, or what `cse.data.Texts` reads them from. None: those of the pairs only.
         neighbors: Number of other texts that are searched for each text.
         keep: Number of the most similar pairs that are judged.
@@ -64,9 +65,9 @@ class Paraphrases(Evaluator):
         require_at_least(1, "evaluator", neighbors=neighbors, keep=keep)
         self.data, self.more, self.neighbors, self.keep = data, more, neighbors, keep
         self.precision, self.prompt = precision, prompt
-        self._data = data if isinstance(data, Dataset) else Pairs(data)
+        self._data = data if isinstance(data, Dataset) else Pairs(data, split=TEST)
         self.name = name or set_name(self._data)
-        others = more if isinstance(more, Dataset) or more is None else Texts(more)
+        others = more if isinstance(more, Dataset) or more is None else Texts(more, split=TEST)
         distinct = dict.fromkeys([*self._data.unique_texts(), *(others.unique_texts() if others else ())])
         at = {text: i for i, text in enumerate(distinct)}
         pairs = [(at[row.texts[0]], at[other]) for row in self._data for other in row.texts[1 : 1 + row.num_positives]]

@@ -9,6 +9,8 @@ from typing import Any
 from cse.data.datasets import Dataset, Texts
 from cse.errors import UserError
 
+TEST = "test"  # the split of a Hub id that is scored, unless a data set of `cse.data` says another
+
 
 def set_name(data: Dataset) -> str:
     """A short name of the rows: that of their file without its endings, or of their data set on the Hub."""
@@ -28,17 +30,20 @@ def columns_of(data: Dataset) -> list[list[str]]:
     return [list(column) for column in zip(*(row.texts for row in data), strict=True)]
 
 
-def labeled_texts(data: Texts | str | Path | Sized, option: str) -> tuple[Dataset, list[str], list[str]]:
+def labeled_texts(
+    data: Texts | str | Path | Sized, option: str, split: str = TEST
+) -> tuple[Dataset, list[str], list[str]]:
     """A data set of texts with labels, its texts, and its labels by name.
 
     Args:
         data: The data set, or what `cse.data.Texts` reads it from.
         option: The name of the evaluator's option.
+        split: The split of a data set on the Hub.
 
     Raises:
         UserError: The rows cannot be read, or have fewer than two labels.
     """
-    rows = data if isinstance(data, Dataset) else Texts(data, label_column="label")
+    rows = data if isinstance(data, Dataset) else Texts(data, label_column="label", split=split)
     if len(rows.label_names) < 2:
         only = f"one label, {rows.label_names[0]!r}" if rows.label_names else "no labels"
         raise UserError(

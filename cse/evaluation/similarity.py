@@ -10,7 +10,7 @@ import numpy as np
 from cse.data.datasets import Dataset, ScoredPairs
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, scores
-from cse.evaluation.row_sets import columns_of, described, set_name
+from cse.evaluation.row_sets import TEST, columns_of, described, set_name
 from cse.evaluation.sts import correlation
 from cse.interfaces import Evaluator, SentenceEncoder
 
@@ -21,7 +21,7 @@ class Similarity(Evaluator):
     For a model that is compared by distance, the cosine is replaced by the negative distance.
 
     Args:
-        data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale.
+        data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale; of a Hub id, the split `test`.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
@@ -45,7 +45,9 @@ class Similarity(Evaluator):
         name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
-        self._rows = data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None)
+        self._rows = (
+            data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None, split=TEST)
+        )
         self._first, self._second = columns_of(self._rows)
         self.name = name or set_name(self._rows)
         self._gold = np.array([row.score for row in self._rows])

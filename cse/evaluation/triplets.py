@@ -13,7 +13,7 @@ from cse.data.same_text import same_text_key
 from cse.errors import UserError
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, scores
-from cse.evaluation.row_sets import described, set_name
+from cse.evaluation.row_sets import TEST, described, set_name
 from cse.interfaces import Evaluator, SentenceEncoder
 
 
@@ -24,7 +24,7 @@ class Triplets(Evaluator):
     model that is compared by distance, the cosine is replaced by the negative distance.
 
     Args:
-        data: Triplets, or what `cse.data.Triplets` reads them from.
+        data: Triplets, or what `cse.data.Triplets` reads them from; of a Hub id, the split `test`.
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
@@ -51,7 +51,7 @@ class Triplets(Evaluator):
         name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
-        self._data = data if isinstance(data, datasets.Dataset) else datasets.Triplets(data)
+        self._data = data if isinstance(data, datasets.Dataset) else datasets.Triplets(data, split=TEST)
         self.name = name or set_name(self._data)
         rows = [row.texts for row in self._data]
         without = [len(texts) < 3 for texts in rows]
