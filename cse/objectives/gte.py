@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import all_pairs, in_batch
 from cse.objectives.functional import contrast
 from cse.objectives.simcse import Hardness, hardness_bias
+
+Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 
 
 class GTE(Objective):
@@ -23,11 +27,12 @@ class GTE(Objective):
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.01; sentence-transformers: 0.05).
+        directions: The sums of the denominator, by the names that sentence-transformers gives them. None: all four.
         hardness: The hardness of `SimCSE`, on the first two sums.
         hardness_of: The negatives that have it, named as in `SimCSE`.
 
     Raises:
-        UserError: The temperature is not positive, or the hardness is negative.
+        UserError: The temperature is not positive, the hardness is negative, or `query_to_doc` is not a direction.
         ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
 
     Deviations:
@@ -39,8 +44,18 @@ class GTE(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.01, hardness: float = 0.0, hardness_of: Hardness = "all") -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.01,
+        directions: list[Direction] | None = None,
+        hardness: float = 0.0,
+        hardness_of: Hardness = "all",
+    ) -> None:
         super().__init__()
+        if directions is not None and "query_to_doc" not in directions:
+            raise UserError(f"objective.directions is {directions}\nfix: add query_to_doc, which holds the pair itself")
+        self.directions = list(directions or get_args(Direction))
         require_positive("objective", temperature=temperature)
         require_at_least(0, "objective", hardness=hardness)
         self.temperature, self.hardness, self.hardness_of = temperature, hardness, hardness_of
@@ -51,13 +66,17 @@ class GTE(Objective):
             raise ValueError(f"GTE needs one positive per row; got {views.positive.shape[1]}")
         pairs, first, size = all_pairs(views, batch), in_batch(views, batch), len(views.anchor)
         own = pairs.item[:size, None] == pairs.item[None, size:]  # (B, B + B K) documents of the row itself
-        blocks = [
-            (pairs.similarity[:size, size:], pairs.mask[:size, size:]),  # query to documents
-            (pairs.similarity[:size, :size], pairs.mask[:size, :size]),  # query to queries
-            (pairs.similarity[size:, :size], pairs.mask[size:, :size]),  # document to queries
-            (pairs.similarity[size:, size:], pairs.mask[size:, size:] & ~own),  # document to documents
-        ]
-        cosine, mask = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))  # (B, N)
+        present = pairs.mask.clone()
+        present[size:, size:] &= ~own
+        queries, documents = slice(0, size), slice(size, None)
+        places = {
+            "query_to_doc": (queries, documents),
+            "query_to_query": (queries, queries),
+            "doc_to_query": (documents, queries),
+            "doc_to_doc": (documents, documents),
+        }
+        blocks = [place for name, place in places.items() if name in self.directions]  # query_to_doc comes first
+        cosine, mask = (torch.cat([t[place] for place in blocks], 1) for t in (pairs.similarity, present))  # (B, N)
         bias, target = torch.zeros_like(cosine), torch.zeros_like(cosine)
         bias[:, : own.shape[1]] = hardness_bias(first, self.hardness, self.hardness_of)
         target[:, : own.shape[1]] = first.positive

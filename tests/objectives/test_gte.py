@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from cse.errors import UserError
 from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
 from cse.objectives.symmetric import SymmetricInfoNCE
@@ -36,6 +37,18 @@ def test_by_pencil():
     # Two rows, orthogonal, each positive equal to its anchor, t = 1/2: own pair twice, one foreign text in each block.
     rows, e2 = torch.eye(2)[:, None].expand(2, 2, 2), math.exp(2)
     assert run(GTE(temperature=0.5), rows).loss.item() == pytest.approx(math.log((2 * e2 + 4) / e2), rel=1e-6)
+
+
+def test_directions_are_parts_of_the_denominator():
+    rows = torch.randn(4, 3, 6)
+    alone = run(GTE(temperature=0.2, directions=["query_to_doc"], hardness=2.0), rows).loss
+    assert alone.item() == pytest.approx(run(SimCSE(temperature=0.2, hardness=2.0), rows).loss.item(), rel=1e-6)
+    every = ["doc_to_doc", "query_to_doc", "doc_to_query", "query_to_query"]  # in any order
+    losses = [run(GTE(temperature=0.2, directions=every[:n]), rows).loss.item() for n in (2, 3, 4)]
+    assert losses == sorted(losses)
+    assert losses[-1] == pytest.approx(run(GTE(temperature=0.2), rows).loss.item(), rel=1e-6)
+    with pytest.raises(UserError, match="add query_to_doc"):
+        GTE(directions=["doc_to_doc"])
 
 
 def test_a_joint_softmax_is_larger_than_each_of_its_parts():

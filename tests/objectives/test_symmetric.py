@@ -23,8 +23,10 @@ def objective_of(case):
         "hardness": case["hardness_strength"] if case["hardness_mode"] else 0.0,
         "hardness_of": MODES[case["hardness_mode"]],
     }
+    if len(case["directions"]) == 1:
+        return SimCSE(**options)
     if case["partition"] == "joint":
-        return {1: SimCSE, 4: GTE}[len(case["directions"])](**options)
+        return GTE(directions=case["directions"], **options)
     assert case["directions"] == ["query_to_doc", "doc_to_query"]
     return SymmetricInfoNCE(**options)
 
