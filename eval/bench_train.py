@@ -25,7 +25,7 @@ BATCH, RATE = 64, 3e-5
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
-    from cse.encoder.model import uses_bf16
+    from cse.encoder.precision import uses_bf16
 
     precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}

@@ -11,7 +11,7 @@ from cse.api.trained import TrainedRun, load_encoder
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset, Triplets
-    from cse.encoder.model import Precision
+    from cse.encoder.precision import Precision
     from cse.evaluation.comparison import Difference
     from cse.evaluation.results import Scored
     from cse.evaluation.scoring import Wanted
@@ -119,7 +119,7 @@ def encode(
     column: str = "text",
     precision: Precision = "auto",
     normalize: bool = False,
-    dims: int | None = None,
+    dimensions: int | None = None,
     window: int = 32_768,
     prompt: str | None = None,
 ) -> tuple[int, int]:
@@ -134,7 +134,7 @@ def encode(
         column: The column of a table that holds the texts.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         normalize: Whether to scale each vector to length 1.
-        dims: Number of leading components to keep. None: all.
+        dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
         window: Number of rows that are encoded and saved at a time.
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
 
@@ -164,7 +164,7 @@ def encode(
             Path(out),
             precision=precision,
             normalize=normalize,
-            dims=dims,
+            dimensions=dimensions,
             window=window,
             prompt=before,
             progress=advance,

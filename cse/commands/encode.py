@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
     add_precision(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
-    add("--dims", type=int, metavar="K", help="keep the first K components")
+    add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
 
 
@@ -31,10 +31,11 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Encode the texts and write the vectors."""
     from cse.api.models import encode
     from cse.console import say
+    from cse.encoder import widths
 
     a = arguments
-    options = {"precision": a.precision, "normalize": a.normalize, "dims": a.dims, "window": a.window}
-    options |= {"prompt": a.prompt}
-    rows, dims = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
-    say("wrote", f"{arguments.out}   {rows:,} × {dims} float32")
+    options = {"precision": a.precision, "normalize": a.normalize, "window": a.window}
+    options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions)}
+    rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
+    say("wrote", f"{arguments.out}   {rows:,} × {size} float32")
     return 0

@@ -26,12 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", help="a folder, asset:NAME or Hub id")
     add("--out", type=Path, required=True, help="the folder to write")
     add("--quantize", choices=["int8"], help="weights of 8 bits: a quarter of the size, but the vectors change")
+    add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--pooler", help="pooler for a plain Hugging Face model (default: mean)")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Export the checkpoint, check the graph, and print the findings."""
     from cse.console import quiet, say
+    from cse.encoder import widths
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import POOLERS
     from cse.errors import UserError
@@ -41,7 +43,9 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     if arguments.pooler not in {None, *POOLERS}:
         raise UserError(f"--pooler is {arguments.pooler}, which does not exist\nfix: give one of {', '.join(POOLERS)}")
     out: Path = arguments.out
-    about = export(Encoder.load(arguments.checkpoint, pooler=arguments.pooler), out, quantize=arguments.quantize)
+    dimensions = widths.parse_one(arguments.dimensions)
+    encoder = Encoder.load(arguments.checkpoint, pooler=arguments.pooler)
+    about = export(encoder, out, quantize=arguments.quantize, dimensions=dimensions)
     size = sum(path.stat().st_size for path in out.glob(f"{MODEL}*")) / 1e6
     say("wrote", f"{out}   {MODEL}: {about['weights']}, {size:.1f} MB, {about['dim']} dimensions")
     sizes = ", ".join(str(min(n, len(SENTENCES))) for n in BATCHES)

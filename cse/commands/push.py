@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--message", help="commit message; default: one with the score")
     add("--adapter", action="store_true", help="publish only the adapter of a LoRA run, for peft")
     add("--base", metavar="ID", help="with --adapter: the Hub id of the backbone, if the run used a local one")
+    add("--dimensions", metavar="N", help="publish the first N dimensions of the vectors only")
     add("--dry-run", action="store_true", help="list what would be sent; the Hub is not contacted")
     add("--results", type=Path, metavar="JSON", help="scores for the card; default: the results.json of the run")
     add("--license", metavar="ID", help="license of the model, as the Hub names it: apache-2.0, mit, ...")
@@ -33,12 +34,14 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Upload the checkpoint and print what was sent."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
     from cse.console import quiet, say
+    from cse.encoder import widths
     from cse.publish.hub import push, shown_size
 
     quiet()
     a = arguments
     names = ("private", "revision", "create_pr", "message", "results", "license", "adapter", "base", "dry_run")
-    upload = push(a.checkpoint, a.repo, **{name: getattr(a, name) for name in names})
+    options = {name: getattr(a, name) for name in names} | {"dimensions": widths.parse_one(a.dimensions)}
+    upload = push(a.checkpoint, a.repo, **options)
     for path, size in upload.files.items():
         say("would send" if a.dry_run else "file", f"{path}   {shown_size(size)}")
     for path in upload.left_out:

@@ -15,7 +15,8 @@ from cse.encoder.vectors import resumable, unit
 from cse.files import cache_dir, writing_cache
 
 if TYPE_CHECKING:
-    from cse.encoder.model import Encoder, Precision
+    from cse.encoder.model import Encoder
+    from cse.encoder.precision import Precision
 
 CHUNK = 8_192  # texts that are encoded before the rows are saved
 

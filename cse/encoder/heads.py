@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -52,6 +53,80 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, D) -> (n, D)."""
         return F.normalize(x, dim=-1)
+
+
+class Truncate(nn.Module):
+    """The first dimensions, as `truncate_dim` of sentence-transformers keeps them: (n, D) -> (n, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, D) -> (n, width)."""
+        return x[:, : self.width]
+
+
+class Post(nn.Sequential):
+    """The modules after pooling, each a Dense, a Normalize, or at the end a Truncate: (n, H) -> (n, D)."""
+
+    @classmethod
+    def load(cls, stored: layout.Layout, checkpoint: Path) -> Post:
+        """Read the modules of a checkpoint, and the cut that it asks for, if that makes its vectors shorter."""
+        modules: list[nn.Module] = [load_module(module, checkpoint) for module in stored.post]
+        return cls(*modules, *([Truncate(stored.cut)] if stored.cut is not None else []))
+
+    def size(self, width: int) -> int:
+        """D, the size of a vector that had `width` numbers before these modules."""
+        for module in self:
+            if isinstance(module, Dense):
+                width = int(module.linear.out_features)
+            elif isinstance(module, Truncate):
+                width = min(width, module.width)
+        return width
+
+    def first(self, vectors: Tensor, width: int) -> Tensor:
+        """The first dimensions of vectors (n, D), scaled to unit length again if the last module scales them."""
+        scales = len(self) > 0 and isinstance(self[-1], Normalize)
+        return F.normalize(vectors[:, :width], dim=-1) if scales else vectors[:, :width]
+
+    def truncate(self, size: int, width: int) -> None:
+        """Keep the first `width` of `size` dimensions, as `first` does."""
+        if len(self) and isinstance(self[-1], Normalize):
+            self.extend([_keeping(size, width), Normalize()])  # whatever loads it scales after the cut
+        elif len(self) and isinstance(self[-1], Truncate):
+            self[-1] = Truncate(width)
+        else:
+            self.append(Truncate(width))
+
+    def join(self, size: int, *modules: nn.Module) -> None:
+        """Append modules behind vectors of `size` numbers; a cut before them becomes a Dense, since it must be last."""
+        if len(self) and isinstance(self[-1], Truncate):
+            width = self[-1].width
+            del self[-1]
+            self.append(_keeping(self.size(size), width))
+        self.extend(modules)
+
+    def describe(self) -> list[layout.Dense | None]:
+        """The settings of every Dense, and None for a Normalize, as a checkpoint keeps them."""
+        return [module.describe() if isinstance(module, Dense) else None for module in self._stored()]
+
+    def save(self, folder: Path, entries: Sequence[layout.Module]) -> None:
+        """Write the weights of every Dense into its folder of a checkpoint."""
+        for module, entry in zip(self._stored(), entries, strict=True):
+            if isinstance(module, Dense):
+                module.save(folder / entry.path)
+
+    def _stored(self) -> list[nn.Module]:
+        return [module for module in self if not isinstance(module, Truncate)]
+
+
+def _keeping(size: int, width: int) -> Dense:
+    """The Dense that keeps the first `width` of `size` dimensions."""
+    dense = Dense(size, width, bias=False, activation="identity")
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.eye(width, size))
+    return dense
 
 
 def load_module(module: layout.Module, checkpoint: Path) -> Dense | Normalize:

@@ -57,7 +57,7 @@ def _hash_encoder(encoder: Encoder) -> str:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     vocabulary = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
     vocabulary |= {"truncation": None, "padding": None}  # every call sets them
-    post = [(type(module).__name__, getattr(module, "activation_name", "")) for module in encoder.post]
+    post = [(type(m).__name__, getattr(m, "activation_name", getattr(m, "width", ""))) for m in encoder.post]
     settings: list[object] = [type(encoder).__name__, encoder.pooler, encoder.max_length, encoder.lower_case, post]
     settings += ["bidirectional"] if is_bidirectional(encoder.backbone.config) else []
     settings += [encoder.prompts, encoder.default_prompt_name] if encoder.prompts else []

@@ -20,7 +20,7 @@ module is therefore named as sentence-transformers 6 names it, so that versions 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +112,7 @@ class Layout:
         prompts: Texts that may be put before every text, by name, as in sentence-transformers.
         default_prompt_name: The prompt that is put before every text unless another one is asked for.
         similarity: The similarity function that the vectors are made for.
+        truncate_dim: The number of first dimensions that are kept, if the checkpoint states one.
         model_type: The class of sentence-transformers that wrote the checkpoint, if it says so.
         unsupported: Why cse cannot load the folder; empty if it can.
     """
@@ -133,6 +134,7 @@ class Layout:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str | None = "cosine"
+    truncate_dim: int | None = None
     model_type: str | None = None
     unsupported: str = ""
 
@@ -146,7 +148,13 @@ class Layout:
     def dim(self) -> int:
         """D, the size of a vector."""
         sizes = [module.dense.out_features for module in self.post if module.dense is not None]
-        return sizes[-1] if sizes else self.width or 0
+        whole = sizes[-1] if sizes else self.width or 0
+        return whole if self.truncate_dim is None else min(whole, self.truncate_dim)
+
+    @property
+    def cut(self) -> int | None:
+        """The number of first dimensions that are kept of longer vectors; None if the vectors stay as they are."""
+        return self.truncate_dim if replace(self, truncate_dim=None).dim > self.dim else None
 
     @property
     def compared_by(self) -> Literal["cosine", "euclidean"]:
@@ -211,8 +219,9 @@ class Layout:
                 _write_weights(folder / module.path, "emb_layer.weight", weights)
         entries = [{"idx": i, "name": str(i), "path": m.path, "type": m.type} for i, m in enumerate(self.modules)]
         write_json(folder / MODULES, entries)
-        about = {"prompts": dict(self.prompts), "default_prompt_name": self.default_prompt_name}
-        write_json(folder / ABOUT, about | {"similarity_fn_name": self.similarity})
+        about: dict[str, Any] = {"prompts": dict(self.prompts), "default_prompt_name": self.default_prompt_name}
+        about |= {"similarity_fn_name": self.similarity}
+        write_json(folder / ABOUT, about if self.truncate_dim is None else about | {"truncate_dim": self.truncate_dim})
 
     def _config(self, module: Module) -> dict[str, Any]:
         """The settings of a module; even Normalize has a file, because git and some loaders drop an empty folder."""
@@ -322,6 +331,7 @@ def _read(folder: Path) -> Layout:
         prompts={name: str(text) for name, text in (about.get("prompts") or {}).items() if text is not None},
         default_prompt_name=about.get("default_prompt_name"),
         similarity=about.get("similarity_fn_name"),
+        truncate_dim=None if about.get("truncate_dim") is None else int(about["truncate_dim"]),
         model_type=about.get("model_type"),
         unsupported=unsupported,
     )

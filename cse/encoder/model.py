@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.batch import EncoderOutput
-from cse.encoder import soft_prompts
+from cse.encoder import soft_prompts, widths
 from cse.encoder.adapter import Adapter
 from cse.encoder.backbone import (
     absolute,
@@ -24,13 +24,12 @@ from cse.encoder.backbone import (
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler, choose_length
 from cse.encoder.dropout import Dropout
-from cse.encoder.fast.batching import native_bf16
-from cse.encoder.fast.weights import converted_once
-from cse.encoder.heads import Dense, load_module
+from cse.encoder.heads import Dense, Post
 from cse.encoder.kinds import detect
 from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, module_list
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
+from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
 from cse.encoder.provenance import check_sums, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Precision = Literal["auto", "fp32", "bf16"]
 ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
 
 
@@ -133,10 +131,11 @@ class Encoder(nn.Module):
         self.max_length = choose_length(max_length, layout.max_length, self.max_positions, backbone)
         if adapter is not None:
             adapter.attach(self.backbone)
-        self.post = nn.Sequential(*(load_module(module, fetch(backbone, revision)) for module in layout.post))
+        self.post = Post.load(layout, fetch(backbone, revision))
+        self.truncate_dim = layout.truncate_dim
         mlp = Dense(self.dim, self.dim) if head == "mlp" else None
         if mlp is not None and export_head:
-            self.post.append(mlp)
+            self.append(mlp)
         self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
         self.post.to(self.backbone.device)  # bitsandbytes puts the backbone on the GPU
         self.head.to(self.backbone.device)
@@ -165,8 +164,7 @@ class Encoder(nn.Module):
     @property
     def dim(self) -> int:
         """D, the size of an exported vector."""
-        sizes = [m.linear.out_features for m in self.post if isinstance(m, Dense)]
-        return int(sizes[-1]) if sizes else self.hidden_size
+        return self.post.size(self.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -234,6 +232,7 @@ class Encoder(nn.Module):
         max_tokens: int | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        dimensions: int | None = None,
     ) -> NDArray[np.float32]:
         """Vectors of texts, in their order.
 
@@ -244,32 +243,48 @@ class Encoder(nn.Module):
             max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
             prompt_name: The name of the prompt that is put before every text; None: the default one, if it exists.
             prompt: The text of a prompt, instead of a name; an empty one switches the default prompt off.
+            dimensions: The number of first dimensions to keep; vectors that the encoder scales to unit length are
+                scaled again. None: all.
 
         Returns:
-            (n, D) float32.
+            (n, D) float32, or (n, `dimensions`).
 
         Raises:
-            UserError: The encoder has no prompt of this name.
+            UserError: The encoder has no prompt of this name, or not as many dimensions.
         """
         import numpy as np
 
+        width = self.dim if dimensions is None else dimensions
+        widths.check([width], self.dim, option="dimensions")
         device = self.device
         ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
         budget = max_tokens or ENCODE_TOKENS.get(device.type, 16384)
-        out = np.empty((len(ids), self.dim), dtype=np.float32)
-        was_training = self.training
-        self.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                converted_once(),
-                torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device)),
-            ):
-                for part, pooled in self.passes.batches(ids, self.pad, budget, batch_size):
-                    out[part] = self.post(pooled).float().cpu().numpy()
-        finally:
-            self.train(was_training)
+        out = np.empty((len(ids), width), dtype=np.float32)
+        with inference(self, precision, device):
+            for part, pooled in self.passes.batches(ids, self.pad, budget, batch_size):
+                vectors = self.post(pooled).float()
+                out[part] = (vectors if width == self.dim else self.post.first(vectors, width)).cpu().numpy()
         return out
+
+    def truncate(self, dimensions: int) -> None:
+        """From here on, keep the first dimensions of every vector, as `encode` does with this argument.
+
+        A checkpoint that is saved afterwards has this width, here and in sentence-transformers.
+
+        Raises:
+            UserError: The vectors do not have as many dimensions.
+        """
+        widths.check([dimensions], self.dim, option="dimensions")
+        if dimensions < self.dim:
+            self.post.truncate(self.dim, dimensions)
+            self.post.to(self.device)
+            self.truncate_dim = dimensions
+
+    def append(self, *modules: nn.Module) -> None:
+        """Let modules follow the exported vectors: `Dense` or `Normalize`."""
+        self.post.join(self.hidden_size, *modules)
+        self.post.to(self.device)
+        self.truncate_dim = None
 
     def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
         """The text that is put before every text, empty if there is none; see `encode` for the arguments."""
@@ -315,10 +330,9 @@ class Encoder(nn.Module):
         if isinstance(self.adapter, SoftPrompts):
             first = soft_prompts.module(with_code=with_code)
             reference = None if whole else Reference(absolute(self.source), self.revision, self.layers)
-        post = [module.describe() if isinstance(module, Dense) else None for module in self.post]
         words = self.tokenizer
         return Layout(
-            modules=module_list(first, self.pooler, post),
+            modules=module_list(first, self.pooler, self.post.describe()),
             pooler=self.pooler,
             width=self.hidden_size,
             depth=self.depth,
@@ -333,6 +347,7 @@ class Encoder(nn.Module):
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             similarity=self.similarity,
+            truncate_dim=self.truncate_dim,
         )
 
     def save(self, folder: str | Path, *, whole: bool = False, with_code: bool = False) -> None:
@@ -354,9 +369,7 @@ class Encoder(nn.Module):
                 all_layers = self.pooler in NEEDS_ALL_LAYERS
                 write_backbone(self.backbone, self.tokenizer, out, max_length=self.max_length, all_layers=all_layers)
             layout.write(out)
-            for module, entry in zip(self.post, layout.post, strict=True):
-                if isinstance(module, Dense):
-                    module.save(out / entry.path)
+            self.post.save(out, layout.post)
             if self.adapter is not None:
                 self.adapter.save(out, self.backbone, source=self.source, revision=self.revision)
             if with_code and layout.soft_prompts:
@@ -399,15 +412,10 @@ class Encoder(nn.Module):
         )
         adapter.load(table, folder)
         check_sums(folder)
-        encoder.post = nn.Sequential(*(load_module(module, folder) for module in layout.post))  # not the backbone's
+        encoder.post, encoder.truncate_dim = Post.load(layout, folder), layout.truncate_dim  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
         encoder.prompts, encoder.default_prompt_name = check_prompts(layout.prompts, layout.default_prompt_name)
         if max_length is None and layout.max_length is not None and layout.max_length <= encoder.max_positions:
             encoder.max_length = layout.max_length
         check_finite(encoder, path)
         return encoder.eval()
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16."""
-    return precision == "bf16" or (precision == "auto" and native_bf16(device))

@@ -14,8 +14,10 @@ import torch
 
 from cse.data.rows import Column
 from cse.data.sources import read
+from cse.encoder import widths
 from cse.encoder.identity import model_hash
-from cse.encoder.model import Encoder, Precision, uses_bf16
+from cse.encoder.model import Encoder
+from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import check_writable
@@ -84,7 +86,7 @@ def encode_file(
     *,
     precision: Precision = "auto",
     normalize: bool = False,
-    dims: int | None = None,
+    dimensions: int | None = None,
     window: int = WINDOW,
     prompt_name: str | None = None,
     prompt: str | None = None,
@@ -101,7 +103,7 @@ def encode_file(
         out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D.
         precision: See `Encoder.encode`.
         normalize: Whether to scale each vector to length 1.
-        dims: Number of leading components to keep, before scaling. None: all.
+        dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
         window: Number of rows that are encoded and saved at a time.
         prompt_name: See `Encoder.encode`.
         prompt: See `Encoder.encode`.
@@ -115,11 +117,8 @@ def encode_file(
             texts, another checkpoint or other options.
     """
     check_out(out)
-    if dims is not None and not 1 <= dims <= encoder.dim:
-        raise UserError(
-            f"--dims is {dims}, but the vectors have {encoder.dim} components\nfix: give 1 to {encoder.dim}"
-        )
-    size = dims or encoder.dim
+    size = encoder.dim if dimensions is None else dimensions
+    widths.check([size], encoder.dim, option="--dimensions")
     if window < 1:
         raise UserError(f"--window is {window}\nfix: give an integer >= 1")
     before = encoder.prompt_text(prompt_name, prompt)
@@ -130,7 +129,7 @@ def encode_file(
         "precision": computed,
         "prompt": before,
         "normalize": normalize,
-        "dims": size,
+        "dimensions": size,
         "window": window,
         "device": encoder.device.type,
         "torch": torch.__version__,
@@ -139,7 +138,7 @@ def encode_file(
     with _written(out), resumable(out, shape, made_from) as written:
         progress(written.done)
         for rows in texts.windows(window, skip=written.done):
-            vectors = encoder.encode(rows, precision=computed, prompt=before)[:, :size]
+            vectors = encoder.encode(rows, precision=computed, prompt=before, dimensions=size)
             written.append(unit(vectors) if normalize else vectors)
             progress(written.done)
         if written.done != texts.rows:

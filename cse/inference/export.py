@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
@@ -119,7 +120,9 @@ class OnnxEncoder:
         return vectors
 
 
-def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = None) -> dict[str, Any]:
+def export(
+    encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = None, dimensions: int | None = None
+) -> dict[str, Any]:
     """Write an export to `out` after checking that onnxruntime gives the vectors of the encoder.
 
     Args:
@@ -127,6 +130,7 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
         out: A new folder, or an export to replace.
         quantize: `int8` stores the weights in 8 bits and computes products in 8 bits. The scale of the activations is
             computed at run time for the whole batch, so a vector depends a little on its batch.
+        dimensions: Number of first dimensions to keep, from here on also in `encoder`; see `Encoder.truncate`.
 
     Returns:
         The content of export.json. `cosine` is the smallest cosine between the vectors of the float32 graph and of
@@ -141,6 +145,9 @@ def export(encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = No
     check_writable(out, kind="folder")
     if out.exists() and not (out / ABOUT).is_file() and any(out.iterdir()):
         raise UserError(f"--out {out} exists and is not an export\nfix: give a new folder")
+    if dimensions is not None:
+        widths.check([dimensions], encoder.dim, option="--dimensions")
+        encoder.truncate(dimensions)
     want = encoder.encode(SENTENCES)  # (n, D)
     with atomic_dir(out) as folder:
         about = _write(encoder, folder)

@@ -73,7 +73,7 @@ def whiten(encoder: Encoder, texts: Sequence[str], k: int | None = None) -> Enco
         UserError: Same as `fit_whitening`.
     """
     dense = fit_whitening(encoder.encode(texts), k)
-    encoder.post.extend([dense.to(encoder.device), Normalize()])
+    encoder.append(dense, Normalize())
     return encoder
 
 

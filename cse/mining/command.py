@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cse.encoder.model import Precision
     from cse.encoder.poolers import PoolerName
+    from cse.encoder.precision import Precision
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 ROWS = 8_192  # rows that are mined and written at a time

@@ -69,6 +69,7 @@ def push(
     license: str | None = None,
     adapter: bool = False,
     base: str | None = None,
+    dimensions: int | None = None,
     dry_run: bool = False,
 ) -> Upload:
     """Publish a checkpoint as a model on the Hub.
@@ -88,6 +89,7 @@ def push(
         license: The license on the card, as an identifier of the Hub. None: the license of the backbone.
         adapter: Publish only the adapter of a LoRA run, which users load on its backbone; see `cse.publish.adapter`.
         base: With `adapter`, the Hub id of the backbone if the run took the backbone from elsewhere.
+        dimensions: Publish the first dimensions of the vectors only; sentence-transformers then gives these. None: all.
         dry_run: Only return what would be sent; the Hub is not contacted.
 
     Raises:
@@ -102,6 +104,11 @@ def push(
     check_name(repo)
     if base is not None and not adapter:
         raise UserError(f"--base {base} only applies with --adapter\nfix: add --adapter, or leave out --base")
+    if dimensions is not None and adapter:
+        raise UserError(
+            f"--dimensions {dimensions} with --adapter: an adapter has no vectors of its own\n"
+            "fix: publish the whole model, or leave out --dimensions"
+        )
     if create_pr and revision not in {None, "main"}:
         raise UserError(
             f"--revision {revision} with --pr: the Hub opens pull requests against main only\n"
@@ -114,8 +121,8 @@ def push(
     with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):
         folder = Path(scratch) / "model"
         remote = None if dry_run else Repository(repo, private=private, revision=revision, create_pr=create_pr)
-        stage(checkpoint, folder) if alone is None else stage_adapter(alone, folder)
-        finish = partial(_finish, folder, checkpoint, repo, results, license, alone, message)
+        stage(checkpoint, folder, dimensions) if alone is None else stage_adapter(alone, folder)
+        finish = partial(_finish, folder, checkpoint, repo, results, license, alone, message, dimensions)
         return _upload(remote, folder, finish) if remote else finish(None)
 
 
@@ -127,6 +134,7 @@ def _finish(
     license: str | None,
     adapter: Adapter | None,
     message: str,
+    dimensions: int | None,
     previous: str | None,
 ) -> Upload:
     """Write the card, keeping the user's part of the published one, and verify the files that are uploaded."""
@@ -147,7 +155,10 @@ def _finish(
     files, others = published(folder)
     for path in others:
         (folder / path).unlink()
-    report = verify(folder, against=checkpoint) if adapter is None else verify_adapter(folder, adapter)
+    if adapter is None:
+        report = verify(folder, against=checkpoint, dimensions=dimensions)
+    else:
+        report = verify_adapter(folder, adapter)
     left_out = sorted({*others, *_paths(checkpoint)} - set(files))
     return Upload(files, left_out, report.lines(), results, message)
 

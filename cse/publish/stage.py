@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def stage(checkpoint: Path, folder: Path) -> None:
+def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None:
     """Write the checkpoint as it is published, replacing `folder`: with its backbone, and without training state.
 
     Every pooler, Dense, whitening, merged LoRA and template (kept in the tokenizer) loads with the modules of
@@ -14,14 +14,21 @@ def stage(checkpoint: Path, folder: Path) -> None:
     Args:
         checkpoint: A run's best/ or last/, or any folder that `Encoder.load` reads.
         folder: The folder to write.
+        dimensions: Number of first dimensions to keep; see `Encoder.truncate`. None: all.
 
     Raises:
-        UserError: `checkpoint` is not a checkpoint, or its weights differ from those that were saved.
+        UserError: `checkpoint` is not a checkpoint, its weights differ from those that were saved, or its vectors do
+            not have as many dimensions.
     """
+    from cse.encoder import widths
     from cse.encoder.layout import require_checkpoint
     from cse.encoder.model import Encoder
     from cse.encoder.provenance import check_sums
 
     require_checkpoint(checkpoint)
     check_sums(checkpoint)
-    Encoder.load(str(checkpoint)).save(folder, whole=True, with_code=True)
+    encoder = Encoder.load(str(checkpoint))
+    if dimensions is not None:
+        widths.check([dimensions], encoder.dim, option="--dimensions")
+        encoder.truncate(dimensions)
+    encoder.save(folder, whole=True, with_code=True)

@@ -65,7 +65,7 @@ class Report:
         ]
 
 
-def verify(folder: Path, *, against: Path) -> Report:
+def verify(folder: Path, *, against: Path, dimensions: int | None = None) -> Report:
     """Check a folder that is to be published.
 
     The folder is scanned (`cse.publish.scan`) and its weights are hashed. Then a separate process without network, cse
@@ -74,6 +74,7 @@ def verify(folder: Path, *, against: Path) -> Report:
     Args:
         folder: A folder that `cse.publish.stage.stage` wrote and that has its card.
         against: The checkpoint that the folder was made from.
+        dimensions: Number of first dimensions that were kept; None: all.
 
     Raises:
         UserError: The folder does not pass; the message names the file and the reason.
@@ -82,7 +83,7 @@ def verify(folder: Path, *, against: Path) -> Report:
     code = transformers_code(layout, str(folder.resolve()), local=True)
     needs = "needs trust_remote_code=True" if layout.needs_code else "needs no code from the folder"
     spec = {"code": code, "by": "transformers", "whole": True}
-    return _verify(folder, against, layout, spec, needs)
+    return _verify(folder, against, layout, spec, needs, dimensions)
 
 
 def verify_adapter(folder: Path, adapter: Adapter) -> Report:
@@ -101,7 +102,9 @@ def verify_adapter(folder: Path, adapter: Adapter) -> Report:
     return _verify(folder, adapter.checkpoint, layout, {"code": code, "by": "peft", "whole": False}, needs)
 
 
-def _verify(folder: Path, against: Path, layout: Layout, spec: dict[str, Any], needs: str) -> Report:
+def _verify(
+    folder: Path, against: Path, layout: Layout, spec: dict[str, Any], needs: str, dimensions: int | None = None
+) -> Report:
     import numpy as np
 
     from cse.encoder.model import Encoder
@@ -114,7 +117,7 @@ def _verify(folder: Path, against: Path, layout: Layout, spec: dict[str, Any], n
         about = _load_elsewhere(folder, spec, Path(scratch))
         found = {path.stem: np.load(path) for path in sorted(Path(scratch).glob("*.npy"))}
     _check_keys(about)
-    want = Encoder.load(str(against)).encode(list(TEXTS))
+    want = Encoder.load(str(against)).encode(list(TEXTS), dimensions=dimensions)
     difference = {loader: compare(vectors, want, loader) for loader, vectors in found.items()}
     return Report(files, difference, layout.dim, needs)
 

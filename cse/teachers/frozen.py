@@ -11,8 +11,9 @@ from torch import Tensor
 from cse.batch import Batch
 from cse.encoder.cached import cached_vectors
 from cse.encoder.identity import model_hash
-from cse.encoder.model import Encoder, Precision
+from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
+from cse.encoder.precision import Precision
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 

@@ -88,7 +88,13 @@ def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
 
 def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
     encode(
-        encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW, dims=5, normalize=True
+        encoder,
+        TextFile.scan(str(file)),
+        tmp_path / "v.npy",
+        precision="fp32",
+        window=WINDOW,
+        dimensions=5,
+        normalize=True,
     )
     want = by_hand(encoder, lines(43))[:, :5].astype(np.float64)
     want /= np.sqrt((want**2).sum(1, keepdims=True))
@@ -126,7 +132,7 @@ def test_every_kind_of_file_has_one_vector_a_row(encoder, tmp_path):
 
 def test_the_command_says_what_it_did(tiny_bert, file, tmp_path, capsys):
     out = tmp_path / "new" / "v.npy"
-    assert cli.main(["encode", tiny_bert, str(file), "--out", str(out), "--dims", "4", "--normalize"]) == 0
+    assert cli.main(["encode", tiny_bert, str(file), "--out", str(out), "--dimensions", "4", "--normalize"]) == 0
     said = capsys.readouterr().out
     blank = sum(not text for text in lines(43))
     assert f"43 rows, {blank} of them blank" in said
@@ -227,7 +233,7 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
         "the checkpoint changed": (Encoder(tiny_bert, pooler="cls"), texts, before),
         "window was 8 and is 9": (encoder, texts, before | {"window": 9}),
         "normalize was False and is True": (encoder, texts, before | {"normalize": True}),
-        "dims was 16 and is 3": (encoder, texts, before | {"dims": 3}),
+        "dimensions was 16 and is 3": (encoder, texts, before | {"dimensions": 3}),
         "precision was fp32 and is bf16": (encoder, texts, before | {"precision": "bf16"}),
     }
     for reason, (other, rows, options) in cases.items():
@@ -322,8 +328,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
         (["empty.txt", "--out", "v.npy"], ["texts empty.txt", "the file is empty"]),
         (["latin1.txt", "--out", "v.npy"], ["latin1.txt:2", "UTF-8"]),
         (["table.csv", "--out", "v.npy"], ["--column", "'text'", "'said'"]),
-        (["good.txt", "--out", "v.npy", "--dims", "0"], ["--dims is 0", "1 to 16"]),
-        (["good.txt", "--out", "v.npy", "--dims", "17"], ["--dims is 17", "1 to 16"]),
+        (["good.txt", "--out", "v.npy", "--dimensions", "0"], ["--dimensions has 0", "1 or more"]),
+        (["good.txt", "--out", "v.npy", "--dimensions", "17"], ["--dimensions has 17", "1 to 16"]),
         (["good.txt", "--out", "v.npy", "--window", "0"], ["--window is 0"]),
     ],
 )

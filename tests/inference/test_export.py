@@ -258,3 +258,18 @@ def test_what_is_no_export_or_a_damaged_one(bert, tmp_path):
     model.write_bytes(model.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"model.onnx cannot be loaded.*\nfix: export it again"):
         OnnxEncoder(tmp_path / "onnx")
+
+
+def test_a_width(bert, tmp_path, capsys):
+    """The whitened model scales its vectors to unit length; the graph scales them again after the cut."""
+    _, folder = bert
+    encoder = Encoder.load(str(folder / "best"))
+    want = encoder.encode(TEXTS)[:, :3]
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path / "onnx"), "--dimensions", "3"]) == 0
+    onnx = OnnxEncoder(tmp_path / "onnx")
+    assert onnx.dim == 3
+    np.testing.assert_allclose(onnx.encode(TEXTS), want, atol=2e-5)
+    assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path / "x"), "--dimensions", "6"]) == 2
+    assert "--dimensions has 6, but the vectors have 5 dimensions" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -57,7 +57,7 @@ def verified(monkeypatch):
     """Stands for `cse.publish.verify`, which takes a process of its own: what it was given."""
     calls = []
 
-    def verify(folder, *, against):
+    def verify(folder, *, against, dimensions=None):
         calls.append(weights(folder))
         return SimpleNamespace(lines=lambda: ["gives the run's vectors"])
 
@@ -207,6 +207,23 @@ def test_code_goes_where_the_modules_name_it(tmp_path):
     assert set(left_out) == {"setup.py", "json.py", "1_Pooling.py"}
 
 
+def test_a_width_is_published(hub, best, verified, capfd, tmp_path):
+    """sentence-transformers gives the first dimensions, of unit length."""
+    from sentence_transformers import SentenceTransformer
+
+    assert main(["push", str(best), "me/narrow", "--dimensions", "4"]) == 0
+    want = Encoder.load(str(best)).encode(TEXTS)[:, :4]
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    folder = snapshot_download("me/narrow", cache_dir=tmp_path)
+    np.testing.assert_allclose(SentenceTransformer(folder, device="cpu").encode(TEXTS), want, atol=1e-6)
+    bad = {"0": "--dimensions is '0'", "17": "--dimensions has 17", "8,4": "give one width", "x": "--dimensions is 'x'"}
+    for given, said in bad.items():
+        assert main(["push", str(best), "me/narrow", "--dimensions", given]) == 2
+        assert said in capfd.readouterr().err
+    with pytest.raises(UserError, match="--dimensions 4 with --adapter"):
+        push(best, "me/narrow", adapter=True, dimensions=4)
+
+
 def test_a_dry_run_lists_what_would_go_and_contacts_nothing(hub, best, verified, monkeypatch, capfd):
     monkeypatch.delenv("HF_TOKEN")
     dry = push(best, "me/encoder", dry_run=True)
@@ -219,7 +236,7 @@ def test_a_dry_run_lists_what_would_go_and_contacts_nothing(hub, best, verified,
 
 
 def test_a_model_that_fails_verification_leaves_no_trace(hub, best, monkeypatch):
-    def verify(folder, *, against):
+    def verify(folder, *, against, dimensions=None):
         raise UserError("it gives other vectors")
 
     monkeypatch.setattr("cse.publish.verify.verify", verify)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.encoder.provenance import check_sums
 from cse.encoder.soft_prompts import SoftPrompts
@@ -49,7 +50,22 @@ def test_a_staged_folder_gives_the_runs_vectors(best, staged):
     assert (report.dimensions, report.needs) == (16, "needs no code from the folder")
 
 
-@pytest.mark.slow  # a process that loads torch and transformers, as are the two below
+@pytest.mark.slow  # a process that loads torch and transformers, as are the three below
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_width_loads_without_cse(best, tmp_path, normalize):
+    encoder = Encoder.load(str(best))
+    if normalize:
+        encoder.append(Normalize())
+    encoder.save(tmp_path / "best")
+    stage(tmp_path / "best", tmp_path / "staged", 5)
+    report = verify(tmp_path / "staged", against=tmp_path / "best", dimensions=5)
+    assert report.dimensions == 5
+    assert max(report.difference.values()) < 1e-6
+    with pytest.raises(UserError, match="5 dimensions, but those of the run have 16"):
+        verify(tmp_path / "staged", against=tmp_path / "best")
+
+
+@pytest.mark.slow
 def test_soft_prompts_load_without_cse(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, adapter=SoftPrompts(length=3))
     torch.nn.init.normal_(encoder.adapter.prompts.weight)

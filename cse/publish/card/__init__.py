@@ -79,7 +79,7 @@ def write_card(
         transformers_code=f"{transformers_code(layout, repo_id)}{shown}",
         measure=MEASURES[layout.compared_by],
         pooling=POOLING[layout.pooler or "mean"],
-        after=[after(module) for module in layout.post],
+        after=[after(module) for module in layout.post] + ([f"the first {layout.cut}"] if layout.cut else []),
         facts=facts,
         seed=facts.seed,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",

@@ -162,5 +162,6 @@ def _function(layout: Layout) -> list[str]:
         activation = ACTIVATIONS[dense.activation]
         lines.append("vectors = " + activation.format(f'vectors @ dense{number}["linear.weight"].T{bias}'))
         number += 1
+    lines += [f"vectors = vectors[:, :{layout.cut}]"] if layout.cut is not None else []
     prompt = f", prompt={json.dumps(layout.default_prompt)}" if prompted else ""
     return [f"def encode(texts{prompt}):", *[f"    {line}" for line in lines], "    return vectors"]

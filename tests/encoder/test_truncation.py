@@ -1,0 +1,126 @@
+"""Vectors of fewer dimensions: by slicing and scaling by hand, in sentence-transformers, and after a round trip."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cse.encoder.heads import Dense, Normalize, Truncate
+from cse.encoder.layout import Layout
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.inference.whiten import whiten
+from tests.models import save_embedder
+
+TEXTS = ["the cat sat on a mat", "a dog ran fast", "red moon", ""]
+KINDS = ["plain", "dense", "normalize", "dense-normalize"]
+
+
+@pytest.fixture
+def encoder(tiny_bert):
+    """A function that gives an encoder with these modules after pooling."""
+
+    def build(kind: str) -> Encoder:
+        made = Encoder(tiny_bert, pooler="mean", head="mlp" if "dense" in kind else "none", export_head=True)
+        for weight in made.post.parameters():
+            nn.init.normal_(weight)
+        if "normalize" in kind:
+            made.append(Normalize())
+        return made.eval()
+
+    return build
+
+
+def by_hand(whole: np.ndarray, width: int, kind: str) -> np.ndarray:
+    cut = np.array([row[:width] for row in whole], dtype=np.float64)
+    return cut / np.sqrt((cut**2).sum(1))[:, None] if kind.endswith("normalize") else cut
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [1, 5, 16])
+def test_it_is_slicing_and_scaling(encoder, kind, width):
+    made = encoder(kind)
+    want = by_hand(made.encode(TEXTS), width, kind)
+    np.testing.assert_allclose(made.encode(TEXTS, dimensions=width), want, atol=1e-6)
+    ids, mask = made.pad(made.tokenize(TEXTS))
+    made.truncate(width)
+    assert made.dim == width
+    np.testing.assert_allclose(made.encode(TEXTS), want, atol=1e-6)
+    np.testing.assert_allclose(made(ids, mask).embedding.detach().numpy(), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_has_the_width_here_and_in_sentence_transformers(encoder, kind, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    made = encoder(kind)
+    want = by_hand(made.encode(TEXTS), 6, kind)
+    made.truncate(6)
+    made.save(tmp_path / "cut")
+    about = json.loads((tmp_path / "cut" / "config_sentence_transformers.json").read_text())
+    assert about["truncate_dim"] == 6
+    assert (Layout.read(tmp_path / "cut").dim, Layout.read(tmp_path / "cut").truncate_dim) == (6, 6)
+    again = Encoder.load(str(tmp_path / "cut"))
+    assert again.dim == 6
+    np.testing.assert_allclose(again.encode(TEXTS), want, atol=1e-6)
+    theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    assert theirs.get_embedding_dimension() == 6
+    np.testing.assert_allclose(theirs.encode(TEXTS), want, atol=1e-6)
+    again.save(tmp_path / "twice")
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        assert (tmp_path / "twice" / name).read_text() == (tmp_path / "cut" / name).read_text()
+    again.truncate(3)
+    again.save(tmp_path / "shorter")
+    theirs = SentenceTransformer(str(tmp_path / "shorter"), device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), by_hand(want, 3, kind), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_width_that_sentence_transformers_wrote_is_kept(tiny_bert, tmp_path, normalize):
+    """It cuts after Normalize and does not scale again; the vectors here are the same."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = save_embedder(tiny_bert, tmp_path / "st", normalize=normalize, truncate_dim=7)
+    want = SentenceTransformer(folder, device="cpu").encode(TEXTS)
+    made = Encoder.load(folder)
+    assert (made.dim, want.shape) == (7, (4, 7))
+    np.testing.assert_allclose(made.encode(TEXTS), want, atol=1e-6)
+    made.save(tmp_path / "again")
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "again"), device="cpu").encode(TEXTS), want, atol=1e-6
+    )
+
+
+def test_a_width_above_the_whole_one_cuts_nothing(tiny_bert, tmp_path):
+    folder = save_embedder(tiny_bert, tmp_path / "st", truncate_dim=99)
+    assert Encoder.load(folder).dim == Layout.read(tmp_path / "st").dim == 16
+
+
+def test_what_follows_a_cut(tiny_bert, tmp_path):
+    """A head or whitening behind cut vectors: a Dense takes the place of the cut, which must be the last."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = save_embedder(tiny_bert, tmp_path / "st", truncate_dim=7)
+    made = Encoder(folder, head="mlp", export_head=True).eval()
+    assert [type(module) for module in made.post] == [Dense, Dense]
+    pooled = Encoder.load(folder).encode(TEXTS)
+    head = made.post[-1]
+    np.testing.assert_allclose(made.encode(TEXTS), head(torch.from_numpy(pooled)).detach().numpy(), atol=1e-6)
+    white = whiten(Encoder.load(folder), [*TEXTS, "the house", "a tree", "sun", "blue", "slow", "mat on"], 4)
+    white.save(tmp_path / "white")
+    theirs = SentenceTransformer(str(tmp_path / "white"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(theirs, white.encode(TEXTS), atol=1e-6)
+    assert not any(isinstance(module, Truncate) for module in white.post)
+
+
+@pytest.mark.parametrize("width", [0, 17, -1, 2.5])
+def test_bad_widths(encoder, width):
+    made = encoder("plain")
+    with pytest.raises(UserError, match=rf"dimensions has {width}.*\nfix: give integers from 1 to 16"):
+        made.encode(TEXTS, dimensions=width)
+    with pytest.raises(UserError, match=rf"dimensions has {width}"):
+        made.truncate(width)
