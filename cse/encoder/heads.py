@@ -90,7 +90,7 @@ class Post(nn.Sequential):
         scales = len(self) > 0 and isinstance(self[-1], Normalize)
         return F.normalize(vectors[:, :width], dim=-1) if scales else vectors[:, :width]
 
-    def truncate(self, size: int, width: int) -> None:
+    def truncate(self, size: int, width: int) -> Post:
         """Keep the first `width` of `size` dimensions, as `first` does."""
         if len(self) and isinstance(self[-1], Normalize):
             self.extend([_keeping(size, width), Normalize()])  # whatever loads it scales after the cut
@@ -98,14 +98,16 @@ class Post(nn.Sequential):
             self[-1] = Truncate(width)
         else:
             self.append(Truncate(width))
+        return self
 
-    def join(self, size: int, *modules: nn.Module) -> None:
+    def join(self, size: int, *modules: nn.Module) -> Post:
         """Append modules behind vectors of `size` numbers; a cut before them becomes a Dense, since it must be last."""
         if len(self) and isinstance(self[-1], Truncate):
             width = self[-1].width
             del self[-1]
             self.append(_keeping(self.size(size), width))
         self.extend(modules)
+        return self
 
     def describe(self) -> list[layout.Dense | None]:
         """The settings of every Dense, and None for a Normalize, as a checkpoint keeps them."""

@@ -276,14 +276,12 @@ class Encoder(nn.Module):
         """
         widths.check([dimensions], self.dim, option="dimensions")
         if dimensions < self.dim:
-            self.post.truncate(self.dim, dimensions)
-            self.post.to(self.device)
+            self.post.truncate(self.dim, dimensions).to(self.device)
             self.truncate_dim = dimensions
 
     def append(self, *modules: nn.Module) -> None:
         """Let modules follow the exported vectors: `Dense` or `Normalize`."""
-        self.post.join(self.hidden_size, *modules)
-        self.post.to(self.device)
+        self.post.join(self.hidden_size, *modules).to(self.device)
         self.truncate_dim = None
 
     def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
