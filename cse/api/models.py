@@ -36,6 +36,7 @@ def evaluate(
     check: bool = True,
     out: str | Path | None = None,
     prompt: str | None = None,
+    dimensions: Sequence[int] | None = None,
 ) -> Scored:
     """Score a run or another checkpoint on STS and transfer tasks or by evaluators, as `cse eval` does.
 
@@ -50,6 +51,7 @@ def evaluate(
         out: The file to write. None: results.json in the folder of a run, from which the model card takes the scores;
             for another checkpoint, nothing is written.
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
+        dimensions: Widths: everything is scored on the first dimensions of the vectors as well; see `Scored.by_width`.
 
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or rows are malformed.
@@ -70,6 +72,7 @@ def evaluate(
         folds=folds,
         check=check,
         prompt=prompt,
+        dimensions=dimensions,
         out=default if out is None else Path(out),
     )
 

@@ -100,6 +100,7 @@ class TrainedRun:
         license: str | None = None,
         adapter: bool = False,
         base: str | None = None,
+        dimensions: int | None = None,
         dry_run: bool = False,
     ) -> Upload:
         """Publish the best checkpoint to the Hugging Face Hub; see `cse.push` for the arguments.
@@ -120,6 +121,7 @@ class TrainedRun:
             license=license,
             adapter=adapter,
             base=base,
+            dimensions=dimensions,
             dry_run=dry_run,
         )
 

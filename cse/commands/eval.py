@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s; SentEval's quick: 5)"
     )
+    score.add_argument(
+        "--dimensions", metavar="N,N,...", help="score the first N dimensions of the vectors as well: 256,64"
+    )
     score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
     add_scoring(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
@@ -87,12 +90,14 @@ def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
 
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
+    from cse.encoder import widths
     from cse.evaluation import results, sources, table
     from cse.evaluation.scoring import evaluate
 
     tasks = a.tasks or sources.default_tasks(a.data)
     out = a.out or results.default_out(a.checkpoint, tasks, a.prompt)
     options = {"folds": a.folds, "prompt": a.prompt, "progress": sys.stderr.isatty(), **scoring_options(a)}
+    options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
     scored = evaluate(a.checkpoint, tasks, out=out, **options)
     table.show(scored.results)
     if out:

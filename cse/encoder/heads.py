@@ -91,13 +91,16 @@ class Post(nn.Sequential):
         return F.normalize(vectors[:, :width], dim=-1) if scales else vectors[:, :width]
 
     def truncate(self, size: int, width: int) -> Post:
-        """Keep the first `width` of `size` dimensions, as `first` does."""
-        if len(self) and isinstance(self[-1], Normalize):
-            self.extend([_keeping(size, width), Normalize()])  # whatever loads it scales after the cut
-        elif len(self) and isinstance(self[-1], Truncate):
-            self[-1] = Truncate(width)
-        else:
-            self.append(Truncate(width))
+        """Keep the first dimensions, as `first` does, of vectors that had `size` numbers before these modules.
+
+        A Dense does it: versions of sentence-transformers below 5.4 do not read `truncate_dim` from a checkpoint, and
+        none scales vectors again after that cut.
+        """
+        scales = len(self) > 0 and isinstance(self[-1], Normalize)
+        if len(self) and isinstance(self[-1], Truncate):
+            del self[-1]
+        self.append(_keeping(self.size(size), width))
+        self.extend([Normalize()] if scales else [])
         return self
 
     def join(self, size: int, *modules: nn.Module) -> Post:

@@ -276,7 +276,7 @@ class Encoder(nn.Module):
         """
         widths.check([dimensions], self.dim, option="dimensions")
         if dimensions < self.dim:
-            self.post.truncate(self.dim, dimensions).to(self.device)
+            self.post.truncate(self.hidden_size, dimensions).to(self.device)
             self.truncate_dim = dimensions
 
     def append(self, *modules: nn.Module) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cse.evaluation import svg
+from cse.evaluation import svg, widths
 from cse.evaluation.collect import Entry, Found
 from cse.evaluation.comparison import ALPHA, Difference
 from cse.evaluation.score_table import score_tables
@@ -42,6 +42,7 @@ def render(found: Found, pairwise: Pairwise, title: str) -> str:
         runs=len(found.curves),
         tables=score_tables(found.entries),
         curves=_curves(found),
+        widths=_widths(found),
         geometry={"figures": _geometry_figures(found), "rows": _geometry_rows(found.entries)},
         compared={"first": first, "second": second, "places": sorted({i for pair in pairwise for i in pair})},
         entries=[_checkpoint(entry) for entry in found.entries],
@@ -63,6 +64,17 @@ def _series(found: Found, x: str, y: str) -> list[Series]:
         if points:
             series.append(Series(curve.label, [p[0] for p in points], [p[1] for p in points]))
     return series
+
+
+def _widths(found: Found) -> list[Figure]:
+    """A chart for each set of tasks whose checkpoints were scored by width: the average, or the only score."""
+    figures = []
+    for requested in dict.fromkeys(e.requested for e in found.entries):
+        lines = [(e.label, widths.series(e.results)) for e in found.entries if e.requested == requested]
+        drawn = [Series(label, each[-1].x, each[-1].y) for label, each in lines if each]
+        if drawn:
+            figures.append((requested, Markup(svg.lines(drawn, "dimensions", "score"))))
+    return figures
 
 
 def _geometry_figures(found: Found) -> list[Figure]:

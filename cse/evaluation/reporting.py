@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation import methods, page, results
+from cse.evaluation import methods, page, results, widths
 from cse.evaluation.collect import Entry, Found, collect
 from cse.evaluation.comparison import Difference, compare_all
 from cse.evaluation.score_table import score_tables
@@ -115,7 +115,18 @@ def markdown(entries: Sequence[Entry]) -> str:
             rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         parts.append(f"{table.title}, `{table.requested}`\n\n{lines}\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *filter(None, map(_by_width, entries))])
+
+
+def _by_width(entry: Entry) -> str:
+    """The scores of a checkpoint by width; empty if it has none."""
+    columns, rows = widths.table(entry.results)
+    if not rows:
+        return ""
+    lines = [["dimensions", *columns], ["--:"] * (1 + len(columns))]
+    lines += [[str(width), *("-" if v is None else f"{v:.2f}" for v in values)] for width, values in rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{entry.label} (`{entry.requested}`) by the number of dimensions that are kept\n\n{text}\n"
 
 
 def _titled(summary: dict[str, Any]) -> str:

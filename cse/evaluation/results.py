@@ -15,6 +15,8 @@
     geometry            alignment, uniformity, mean_cosine, effective_rank, dim, spectrum [shares of variance],
                         overlap [{jaccard [from, to], n, spearman}] by quartile of shared words
     transfer.<TASK>     accuracy, dev, n, f1, interval, folds, where, seconds; transfer_average {accuracy, missing}
+    dimensions          by width of the vectors, widest first, if widths were asked for: [{width,
+                        tasks {TASK: value}, average or null, transfer {TASK: accuracy}}]
     bootstrap           level, resamples, seed
     precision, sentences {total, unique}, seconds {...}, versions {...}, created
 
@@ -67,6 +69,12 @@ class Scored:
         """The headline of each task times 100: for STS, Spearman over all pairs; for transfer tasks, accuracy."""
         found = {task: float(about["value"]) for task, about in self.results["tasks"].items()}
         return found | {task: float(about["accuracy"]) for task, about in self.results.get("transfer", {}).items()}
+
+    @property
+    def by_width(self) -> dict[int, dict[str, float]]:
+        """`scores` of the first dimensions of the vectors, by their number, if widths were asked for."""
+        entries = self.results.get("dimensions", [])
+        return {int(e["width"]): {**e["tasks"], **e.get("transfer", {})} for e in entries}
 
     @property
     def cosine(self) -> dict[str, Vector]:

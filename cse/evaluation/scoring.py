@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cse.console import say
+from cse.encoder import widths
 from cse.errors import UserError, require_package
 from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.finding import ask, require_distinct
+from cse.evaluation.first_dimensions import FirstDimensions, by_width
 from cse.evaluation.harness import Outcome, score_tasks
 from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.results import Scored
@@ -33,6 +35,7 @@ def evaluate(
     progress: bool = False,
     out: Path | None = None,
     prompt: str | None = None,
+    dimensions: Sequence[int] | None = None,
 ) -> Scored:
     """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
@@ -49,14 +52,19 @@ def evaluate(
         out: The results.json to write, with the arrays of the scores beside it. None: write no file.
         prompt: The name of the checkpoint's prompt that is put before every text of a task; an evaluator has its own.
             None: the default prompt, if any.
+        dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
+            only.
 
     Returns:
         The content of results.json as `results`, with the arrays of each score. `missing` in it names the tasks whose
         rows were not found; the average exists only if there are none.
 
     Raises:
-        UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, or vectors are not finite.
+        UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, vectors are not finite, or
+            they do not have as many dimensions.
     """
+    if dimensions is not None:
+        widths.check(dimensions, option="--dimensions")
     names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
     sts, labeled = transfer.split_names(names)
     if sts or not (labeled or evaluators):
@@ -66,6 +74,9 @@ def evaluate(
     start = time.perf_counter()
     model = load_model(str(checkpoint), prompt=prompt)
     loading = time.perf_counter() - start
+    narrow = FirstDimensions(model.encoder, precision)
+    if dimensions is not None:
+        widths.check(dimensions, narrow.dim, option="--dimensions")
     outcome = Outcome(sts, {}, {}, {})
     if sts:
         outcome = score_tasks(
@@ -80,6 +91,10 @@ def evaluate(
     if labeled:
         embed = embedder(model.encoder, precision, progress, prompt)
         found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
+    if dimensions is not None:
+        found["dimensions"] = by_width(
+            narrow, dimensions, outcome, evaluators, labeled, data=data, folds=folds, check=check, prompt=prompt
+        )
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
     if evaluators:
         found["seconds"]["evaluators"] = round(own, 3)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 COLORS = 8  # classes c0..c7 of the style sheet
+ON_PAPER = ("#2f6fde", "#d4552b", "#2b8a4b", "#8a4fc8", "#b8860b", "#c23b76", "#138a8f", "#6b7280")
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
 
 
@@ -52,6 +53,22 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, width: int = 720
         parts.append(f'<circle class="end c{i % COLORS}" cx="{a:.1f}" cy="{b:.1f}" r="6"/>')
     label = f"{y_label} against {x_label} of {', '.join(s.name for s in series)}"
     return _svg(parts, width, height, label) + legend([s.name for s in series])
+
+
+def file(series: Sequence[Series], x_label: str, y_label: str, width: int = 720) -> str:
+    """A chart of lines as a file of its own, in colors for light paper; names are at the upper right."""
+    chart = lines(series, x_label, y_label, width).partition("<ul")[0]
+    colors = [f".line.c{i},.end.c{i}{{stroke:{c}}}.dot.c{i},.name.c{i}{{fill:{c}}}" for i, c in enumerate(ON_PAPER)]
+    style = "text{fill:#60656c;font:12px sans-serif}.axis{fill:#1c2024}.grid{stroke:#d9dce1}.line,.end{fill:none}"
+    names = "".join(
+        f'<text class="name c{i % COLORS}" x="{width - RIGHT - 8}" y="{TOP + 16 * (i + 1)}" text-anchor="end">'
+        f"{escape(s.name)}</text>"
+        for i, s in enumerate(series)
+    )
+    start = chart.index(">") + 1
+    opening = chart[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
+    paper = f'<style>{style}{"".join(colors)}</style><rect width="100%" height="100%" fill="#fff"/>'
+    return f"{opening}{paper}{chart[start:].removesuffix('</svg>')}{names}</svg>\n"
 
 
 def ridges(counts: Sequence[Sequence[int]], names: Sequence[str], low: float, high: float, width: int = 720) -> str:

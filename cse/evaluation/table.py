@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cse.evaluation import widths
+
 MIXED = "scores × 100"
 
 
@@ -41,6 +43,7 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(table)
     _show_others(results, console)
     _show_transfer(results, console)
+    _show_widths(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
     if model.get("prompt"):
@@ -87,6 +90,19 @@ def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for name, reason in results["transfer_average"]["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+
+
+def _show_widths(results: Mapping[str, Any], console: Console) -> None:
+    """The scores by width, one line for each."""
+    columns, rows = widths.table(results)
+    if not rows:
+        return
+    table = Table(title=f"{results['model']['name']} · by dimensions · {MIXED}", title_justify="left")
+    for column in ("dimensions", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
+    for width, values in rows:
+        table.add_row(str(width), *(number(value) for value in values))
+    console.print(table)
 
 
 def show_mteb(summary: Mapping[str, Any], console: Console | None = None) -> None:

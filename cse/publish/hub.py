@@ -29,7 +29,7 @@ MODEL = re.compile(
       | adapter_config\.json | weights\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
     re.VERBOSE,
 )
-TEXT = re.compile(r"README\.md|LICENSE(\.txt|\.md)?|NOTICE")
+TEXT = re.compile(r"README\.md|scores-by-dimensions\.svg|LICENSE(\.txt|\.md)?|NOTICE")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ def push(
         )
     results = results or find_results(checkpoint)
     _check_results(results, checkpoint)
+    if dimensions is not None:
+        message = message or f"Upload sentence encoder, {dimensions} dimensions"  # the score is that of all
     message = message or describe(results)
     alone = find_adapter(checkpoint, base) if adapter else None
     with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):

@@ -11,6 +11,7 @@ import yaml
 
 from cse.errors import UserError
 from cse.evaluation import results as results_file
+from cse.evaluation import svg, widths
 from cse.files import write_text
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
@@ -27,8 +28,10 @@ from cse.publish.card.usage import (
 from cse.publish.card.words import MEASURES, POOLING, after, license_text, limits, summary
 
 if TYPE_CHECKING:
+    from cse.encoder.layout import Layout
     from cse.publish.adapter import Adapter
 
+PLOT = "scores-by-dimensions.svg"
 BEGIN, END = "<!-- yours: begin -->", "<!-- yours: end -->"
 HINT = f"{BEGIN}\n<!-- What you write between these two lines stays when the model is published again. -->\n{END}"
 
@@ -63,10 +66,14 @@ def write_card(
 
     layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
     scored = results_file.read(results) if results is not None else None
+    drawn = widths.series(scored or {})
+    if drawn:
+        write_text(folder / PLOT, svg.file(drawn, "dimensions", "score × 100"))
+    published = of_width(scored, layout)
     chosen, base = choose(license, folder, facts.backbone)
     shown = compare_code(layout)
     card = ModelCard.from_template(
-        metadata(folder, repo_id, chosen, facts, layout, scored, adapter.base if adapter else None),
+        metadata(folder, repo_id, chosen, facts, layout, published, adapter.base if adapter else None),
         template_path=str(Path(__file__).with_name("card.md")),
         title=repo_id.rpartition("/")[2],
         summary=summary(layout, facts),
@@ -83,15 +90,24 @@ def write_card(
         facts=facts,
         seed=facts.seed,
         recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",
-        limits=limits(layout, facts, scored),
+        limits=limits(layout, facts, published),
         license_text=license_text(chosen, base, facts),
         citations=citations(facts.recipe),
         changes=changes(run, checkpoint),
-        **_scores(scored, run),
+        widths=widths.table(scored or {}),
+        plot=PLOT,
+        **_scores(published, run),
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines
     text = text.replace(HINT, _yours(previous), 1)
     write_text(folder / "README.md", text.strip() + "\n")
+
+
+def of_width(scored: Mapping[str, Any] | None, layout: Layout) -> Mapping[str, Any] | None:
+    """The scores of the vectors that are published; None if only longer vectors were scored."""
+    dim = ((scored or {}).get("geometry") or {}).get("dim")
+    cut = scored is not None and layout.truncate_dim is not None and dim != layout.dim
+    return widths.at_width(scored, layout.dim) if cut and scored is not None else scored
 
 
 def _yours(previous: str | None) -> str:

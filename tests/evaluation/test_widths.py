@@ -1,0 +1,190 @@
+"""Scores by width: as slicing gives them, in results, table, report and card."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+import cse
+from cse import cli
+from cse.encoder.heads import Normalize
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.evaluation import svg, widths
+from cse.evaluation.first_dimensions import FirstDimensions
+from cse.evaluation.harness import read_data
+from cse.evaluation.reporting import report
+from cse.evaluation.scoring import evaluate
+from cse.evaluation.svg import Series
+from cse.interfaces import Evaluator
+from cse.publish.card import PLOT, write_card
+from cse.publish.stage import stage
+
+TASK = "sts-mini-dev"
+
+
+class Size(Evaluator):
+    """The sizes of the vectors that it gets, and how often it asked."""
+
+    primary = "size"
+
+    def __call__(self, encoder):
+        return {"size": float(encoder.encode(["a cat", "a dog"]).shape[1])}
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_bert, tmp_path_factory):
+    """A checkpoint that scales its vectors, and its results.json with scores by width."""
+    folder = tmp_path_factory.mktemp("scored")
+    encoder = Encoder(tiny_bert, pooler="mean")
+    encoder.append(Normalize())
+    encoder.save(folder / "best")
+    (folder / "best" / "LICENSE").write_text("Apache License, Version 2.0\n")
+    command = ["eval", str(folder / "best"), "--tasks", TASK, "--precision", "fp32", "--dimensions", "4,8"]
+    assert cli.main([*command, "--out", str(folder / "results.json")]) == 0
+    return folder
+
+
+def by_hand(checkpoint, width):
+    """Spearman x 100 of the cosines of sliced vectors."""
+    pairs = read_data(TASK, None)[0][TASK].subsets
+    first, second, gold = [], [], []
+    for subset in pairs.values():
+        first, second, gold = first + list(subset.first), second + list(subset.second), gold + list(subset.gold)
+    encoder = Encoder.load(str(checkpoint))
+    a, b = (encoder.encode(texts).astype(np.float64)[:, :width] for texts in (first, second))
+    cosine = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return 100 * spearmanr(cosine, gold).statistic
+
+
+def test_results_hold_the_scores_of_slices(scored):
+    results = json.loads((scored / "results.json").read_text())
+    assert [entry["width"] for entry in results["dimensions"]] == [16, 8, 4]
+    for entry in results["dimensions"]:
+        assert entry["tasks"] == {TASK: pytest.approx(by_hand(scored / "best", entry["width"]), abs=1e-3)}
+        assert entry["average"] == entry["tasks"][TASK]
+    assert results["dimensions"][0]["tasks"][TASK] == pytest.approx(results["tasks"][TASK]["value"], abs=1e-6)
+
+
+def test_python_and_evaluators(scored):
+    found = cse.evaluate(scored / "best", dimensions=[3], tasks=[TASK, Size()])
+    assert {width: scores["Size"] for width, scores in found.by_width.items()} == {16: 16.0, 3: 3.0}
+    assert found.by_width[3][TASK] == pytest.approx(
+        by_hand(scored / "best", 3), abs=0.5
+    )  # in bf16 where that is native
+    assert found.results["dimensions"][0]["average"] is None  # different metrics have no average
+    assert cse.evaluate(scored / "best", tasks=[Size()]).by_width == {}
+
+
+def test_the_terminal_shows_them(scored, capsys):
+    assert cli.main(["eval", str(scored / "best"), "--tasks", TASK, "--dimensions", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "by dimensions" in shown
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("│") and len(line.split()) == 5][-2:] == [
+        "16",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize("given", ["0", "17", "x", "8,,4", "8,8", ""])
+def test_bad_widths_are_one_error(scored, given, capsys):
+    assert cli.main(["eval", str(scored / "best"), "--tasks", TASK, "--dimensions", given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cse: --dimensions")
+    assert "\nfix: give" in error
+    with pytest.raises(UserError, match="--dimensions has 2.5"):
+        evaluate(scored / "best", TASK, dimensions=[2.5])
+
+
+def test_each_text_is_encoded_once_for_all_widths():
+    class Counting:
+        def __init__(self):
+            self.asked = []
+
+        def encode(self, texts, *, batch_size=64):
+            self.asked += texts
+            return np.array([[3.0, 4.0 + len(t), 12.0] for t in texts])
+
+    encoder = Counting()
+    narrow = FirstDimensions(encoder)
+    assert narrow.dim == 3
+    narrow.width = 2
+    np.testing.assert_allclose(narrow.encode(["b", "a", "b"]), [[3, 5], [3, 5], [3, 5]])  # not of unit length
+    narrow.width = 1
+    narrow.encode(["a", "b"])
+    assert encoder.asked == ["a", "b"]
+
+
+def test_vectors_of_unit_length_are_scaled_again():
+    class Scaled:
+        def encode(self, texts, *, batch_size=64):
+            return np.array([[0.6, 0.0, 0.8]] * len(texts))
+
+    narrow = FirstDimensions(Scaled())
+    narrow.width = 2
+    np.testing.assert_allclose(narrow.encode(["a"]), [[1.0, 0.0]])
+
+
+def test_the_report_shows_them(scored, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for name in ("results.json", "results.npz"):
+        (tmp_path / "runs" / name).write_bytes((scored / name).read_bytes())
+    report(tmp_path / "runs", tmp_path)
+    text, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    value = json.loads((scored / "results.json").read_text())["dimensions"][2]["tasks"][TASK]
+    assert f"| 4 | {value:.2f} |" in text
+    assert "Scores by dimensions" in html
+    assert "score against dimensions" in html
+
+
+def card(scored, tmp_path, width):
+    stage(scored / "best", tmp_path / "staged", width)
+    write_card(
+        tmp_path / "staged", "you/it", run=None, results=scored / "results.json", license="apache-2.0", previous=None
+    )
+    return (tmp_path / "staged" / "README.md").read_text()
+
+
+def test_the_card_has_a_table_and_a_plot(scored, tmp_path):
+    text = card(scored, tmp_path, None)
+    value = json.loads((scored / "results.json").read_text())["dimensions"][1]["tasks"][TASK]
+    assert f"| 8 | {value:.2f} |" in text
+    assert f"]({PLOT})" in text
+    ET.fromstring((tmp_path / "staged" / PLOT).read_text())
+
+
+def test_the_card_of_a_published_width_has_its_scores(scored, tmp_path):
+    value = json.loads((scored / "results.json").read_text())["dimensions"][2]["tasks"][TASK]
+    text = card(scored, tmp_path, 4)
+    assert f"**{value:.2f}**" in text
+    assert f"metric_value: {value / 100:.4f}"[:-2] in text.replace("value:", "metric_value:")
+    assert "to a vector of 4 numbers" in text
+
+
+def test_a_width_that_was_not_scored_has_no_scores_on_the_card(scored, tmp_path):
+    assert "Not scored" in card(scored, tmp_path, 5)
+
+
+def test_tables_and_charts_by_pencil():
+    entries = [
+        {"width": 8, "tasks": {"a": 50.0, "b": 70.0}, "average": 60.0, "transfer": {"MR": 80.0}},
+        {"width": 2, "tasks": {"a": 40.0, "b": None}, "average": None, "transfer": {"MR": 75.0}},
+    ]
+    columns, rows = widths.table({"dimensions": entries})
+    assert columns == ["a", "b", "MR", "average"]
+    assert rows == [(8, [50.0, 70.0, 80.0, 60.0]), (2, [40.0, None, 75.0, None])]
+    lines = {line.name: (line.x, line.y) for line in widths.series({"dimensions": entries})}
+    assert lines["a"] == ([2.0, 8.0], [40.0, 50.0])
+    assert lines["b"] == ([8.0], [70.0])
+    assert widths.table({}) == ([], [])
+
+
+def test_a_chart_as_a_file():
+    text = svg.file([Series("a < b", [32, 64], [50.0, 60.0])], "dimensions", "score")
+    root = ET.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "a < b" in [element.text for element in root.iter() if element.text]
