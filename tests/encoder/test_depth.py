@@ -58,9 +58,16 @@ def test_every_kind(deep, kind):
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("pooler", POOLERS)
 def test_every_pooler_with_and_without_accelerations(deep, kind, pooler):
-    assert_cuts(Encoder(deep(kind), pooler=pooler), lambda n: Encoder(deep(kind), pooler=pooler, layers=n))
+    if (kind, pooler) == ("llama", "mask"):
+        pytest.skip("a causal backbone does not fill in a mask token")
+    template = 'a "{text}" on {mask}' if pooler == "mask" else None
+
+    def encoder(layers=None):
+        return Encoder(deep(kind), pooler=pooler, template=template, layers=layers)
+
+    assert_cuts(encoder(), encoder)
     with fast.off():
-        assert_cuts(Encoder(deep(kind), pooler=pooler), lambda n: Encoder(deep(kind), pooler=pooler, layers=n))
+        assert_cuts(encoder(), encoder)
 
 
 def test_lora_template_and_a_shared_prefix(deep):

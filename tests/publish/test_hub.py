@@ -216,7 +216,7 @@ def test_a_width_is_published(hub, best, verified, capfd, tmp_path):
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     folder = snapshot_download("me/narrow", cache_dir=tmp_path)
     np.testing.assert_allclose(SentenceTransformer(folder, device="cpu").encode(TEXTS), want, atol=1e-6)
-    bad = {"0": "--dimensions is '0'", "17": "--dimensions has 17", "8,4": "give one width", "x": "--dimensions is 'x'"}
+    bad = {"0": "--dimensions has 0", "17": "--dimensions has 17", "8,4": "give one width", "x": "--dimensions is 'x'"}
     for given, said in bad.items():
         assert main(["push", str(best), "me/narrow", "--dimensions", given]) == 2
         assert said in capfd.readouterr().err
