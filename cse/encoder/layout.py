@@ -4,7 +4,7 @@
     prompts.safetensors                                soft prompts, with the backbone or with a reference to it
     modules.json sentence_bert_config.json config_sentence_transformers.json
     1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
-    (config_sentence_transformers.json has prompts, similarity, and truncate_dim if vectors were cut to fewer dimensions)
+    (config_sentence_transformers.json: prompts, similarity, and truncate_dim if the vectors were cut)
     adapter/{adapter_config.json,adapter_model.safetensors}   a LoRA run's adapter beside the merged weights; not loaded
     LICENSE NOTICE                                     the backbone's, if it has them
     weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it

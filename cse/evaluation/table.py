@@ -97,7 +97,7 @@ def _show_widths(results: Mapping[str, Any], console: Console) -> None:
     columns, rows = widths.table(results)
     if not rows:
         return
-    table = Table(title=f"{results['model']['name']} · by dimensions · {MIXED}", title_justify="left")
+    table = Table(title=MIXED, title_justify="left")
     for column in ("dimensions", *columns):
         table.add_column(column, justify="right", no_wrap=True)
     for width, values in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -16,15 +17,18 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import svg, widths
 from cse.evaluation.first_dimensions import FirstDimensions
-from cse.evaluation.harness import read_data
 from cse.evaluation.reporting import report
 from cse.evaluation.scoring import evaluate
 from cse.evaluation.svg import Series
 from cse.interfaces import Evaluator
 from cse.publish.card import PLOT, write_card
 from cse.publish.stage import stage
+from tests.conftest import WORDS
 
-TASK = "sts-mini-dev"
+TASK = "STSB-dev"
+DRAWN = random.Random(1)
+TEXTS = [" ".join(DRAWN.sample(WORDS, 3 + i % 5)) for i in range(80)]
+PAIRS = [(i / 8, TEXTS[i], TEXTS[-1 - i]) for i in range(40)]  # gold, first, second
 
 
 class Size(Evaluator):
@@ -44,17 +48,22 @@ def scored(tiny_bert, tmp_path_factory):
     encoder.append(Normalize())
     encoder.save(folder / "best")
     (folder / "best" / "LICENSE").write_text("Apache License, Version 2.0\n")
-    command = ["eval", str(folder / "best"), "--tasks", TASK, "--precision", "fp32", "--dimensions", "4,8"]
-    assert cli.main([*command, "--out", str(folder / "results.json")]) == 0
+    (folder / "sts" / "STSB").mkdir(parents=True)
+    lines = "".join(f"{gold}\t{first}\t{second}\n" for gold, first, second in PAIRS)
+    (folder / "sts" / "STSB" / "dev.tsv").write_text(f"score\tsentence1\tsentence2\n{lines}")
+    command = [*command_of(folder, "4,8"), "--precision", "fp32", "--out", str(folder / "results.json")]
+    assert cli.main(command) == 0
     return folder
+
+
+def command_of(folder, dimensions):
+    data = ["--tasks", TASK, "--data", str(folder / "sts"), "--unchecked"]
+    return ["eval", str(folder / "best"), *data, "--dimensions", dimensions]
 
 
 def by_hand(checkpoint, width):
     """Spearman x 100 of the cosines of sliced vectors."""
-    pairs = read_data(TASK, None)[0][TASK].subsets
-    first, second, gold = [], [], []
-    for subset in pairs.values():
-        first, second, gold = first + list(subset.first), second + list(subset.second), gold + list(subset.gold)
+    gold, first, second = zip(*PAIRS, strict=True)
     encoder = Encoder.load(str(checkpoint))
     a, b = (encoder.encode(texts).astype(np.float64)[:, :width] for texts in (first, second))
     cosine = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
@@ -71,28 +80,24 @@ def test_results_hold_the_scores_of_slices(scored):
 
 
 def test_python_and_evaluators(scored):
-    found = cse.evaluate(scored / "best", dimensions=[3], tasks=[TASK, Size()])
+    given = {"data": str(scored / "sts"), "check": False, "precision": "fp32"}
+    found = cse.evaluate(scored / "best", [TASK, Size()], dimensions=[3], **given)
     assert {width: scores["Size"] for width, scores in found.by_width.items()} == {16: 16.0, 3: 3.0}
-    assert found.by_width[3][TASK] == pytest.approx(
-        by_hand(scored / "best", 3), abs=0.5
-    )  # in bf16 where that is native
+    assert found.by_width[3][TASK] == pytest.approx(by_hand(scored / "best", 3), abs=1e-3)
     assert found.results["dimensions"][0]["average"] is None  # different metrics have no average
     assert cse.evaluate(scored / "best", tasks=[Size()]).by_width == {}
 
 
 def test_the_terminal_shows_them(scored, capsys):
-    assert cli.main(["eval", str(scored / "best"), "--tasks", TASK, "--dimensions", "2"]) == 0
+    assert cli.main(command_of(scored, "2")) == 0
     shown = capsys.readouterr().out
-    assert "by dimensions" in shown
-    assert [line.split()[1] for line in shown.splitlines() if line.startswith("│") and len(line.split()) == 5][-2:] == [
-        "16",
-        "2",
-    ]
+    table = shown[shown.index("dimensions") :].splitlines()
+    assert [line.split()[1] for line in table if line.startswith("│")] == ["16", "2"]
 
 
 @pytest.mark.parametrize("given", ["0", "17", "x", "8,,4", "8,8", ""])
 def test_bad_widths_are_one_error(scored, given, capsys):
-    assert cli.main(["eval", str(scored / "best"), "--tasks", TASK, "--dimensions", given]) == 2
+    assert cli.main(command_of(scored, given)) == 2
     error = capsys.readouterr().err
     assert error.startswith("cse: --dimensions")
     assert "\nfix: give" in error
