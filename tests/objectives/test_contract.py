@@ -244,9 +244,14 @@ def test_weights_of_one_are_no_weights_and_others_count(name, tiny_bert):
 
 
 NOT_A_MEAN = {
+    "AlignUniform": "uniformity is the logarithm of a sum over pairs of rows, each with the product of its weights",
     "AnglE": "it sums over pairs of rows, each with the product of its weights",
     "CoSENT": "it sums over pairs of rows, each with the product of its weights",
+    "DCLW": "the factor of a positive is relative to the weighted mean over the batch",
     "DCLR": "its noise follows the gradient of the weighted loss",
+    "MaskedLM": "it is a mean over masked tokens, of which rows have unequal numbers",
+    "Scaled": "it is around MaskedLM here",
+    "WeightedSum": "one of its terms is MaskedLM here",
 }
 
 
