@@ -60,7 +60,9 @@ def run(a: argparse.Namespace) -> int:
         head = output.about(a.task, data, [prompts[name] for name in read], options)
         manifest = output.save(a.out, result, head, jobs, limits)
     _finished(a.out, manifest)
-    return 0
+    if not result.records:
+        say("warning", f"no row could be made; {output.rejects_path(a.out)} says why")
+    return 0 if result.records else 1
 
 
 def _check(a: argparse.Namespace) -> None:

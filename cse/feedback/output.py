@@ -53,6 +53,8 @@ def manifest_path(out: Path) -> Path:
 
 def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
     """Write the three files and return the manifest."""
+    if not manifest_path(out).exists():  # without it, what a full disk leaves could not be replaced by the same command
+        write_json(manifest_path(out), about)
     rejects = sorted(result.rejects, key=lambda reject: int(reject["row"]))
     _write_lines(rejects_path(out), rejects)
     _write_lines(out, result.records)

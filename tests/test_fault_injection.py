@@ -1,0 +1,177 @@
+"""Every rename, sync and opening for writing of every command fails once, in turn, as on a full disk.
+
+Afterwards each file is the old one or the new one, the command has said what happened, and running it again gives what
+an unbroken run gives.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cse import cli
+from cse.encoder.model import Encoder
+from tests.runs import write_recipe, write_texts
+
+FULL = OSError(28, "No space left on device")
+TRAIN = ["train", "tiny.yaml", "--run-dir", "out"]
+COMMANDS = {  # a command line, what it writes, and whether the old result may be replaced
+    "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--window", "16"], "out.npy"),
+    "encode to parquet": (["encode", "ck", "texts.txt", "--out", "out.parquet"], "out.parquet"),
+    "mine": (["mine", "ck", "--data", "texts.txt", "--out", "out.parquet"], "out.parquet"),
+    "whiten": (["whiten", "ck", "--data", "texts.txt", "--k", "4", "--out", "out"], "out"),
+    "eval": (["eval", "ck", "--tasks", "sts-mini-dev", "--out", "out.json"], "out.json"),
+    "report": (["eval", "report", "scored", "--out", "out"], "out"),
+    "recipe copy": (["recipe", "copy", "simcse-unsup", "out.yaml", "--force"], "out.yaml"),
+    "feedback": (
+        [
+            "feedback",
+            "score",
+            "--model",
+            "encoder:ck",
+            "--data",
+            "pairs.jsonl",
+            "--columns",
+            "a",
+            "b",
+            "--out",
+            "out.jsonl",
+        ],
+        "out.jsonl",
+    ),
+    "train": (TRAIN, "out"),
+}
+IGNORED = ("seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
+
+
+class Disk:
+    """Counts the operations that write below a folder, and lets one of them fail."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.count, self.failing = str(folder), 0, None
+        for module, name in ((os, "replace"), (os, "rename"), (os, "fsync")):
+            monkeypatch.setattr(module, name, self.wrapped(getattr(module, name), name))
+        opened = self.wrapped(io.open, "open")
+        monkeypatch.setattr(builtins, "open", opened)
+        monkeypatch.setattr(io, "open", opened)
+
+    def wrapped(self, real, name):
+        def call(first, *rest, **named):
+            mode = named.get("mode", rest[0] if rest else "r")
+            writes = name != "open" or (isinstance(mode, str) and set(mode) & set("wxa+"))
+            if writes and self.is_ours(first):
+                self.count += 1
+                if self.count == self.failing:
+                    raise OSError(*FULL.args, str(first))
+            return real(first, *rest, **named)
+
+        return call
+
+    def is_ours(self, path):
+        if isinstance(path, int):
+            try:
+                path = os.readlink(f"/proc/self/fd/{path}")
+            except OSError:
+                return False
+        return os.path.abspath(os.fspath(path)).startswith(self.folder)
+
+
+def plain(value):
+    """A JSON value without what differs between two runs of the same command."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if not any(word in k for word in IGNORED)}
+    return [plain(v) for v in value] if isinstance(value, list) else value
+
+
+def digest(path):
+    """What a file holds, apart from times."""
+    if path.suffix == ".json":
+        return json.dumps(plain(json.loads(path.read_text())), sort_keys=True)
+    if path.suffix == ".jsonl" and path.name == "metrics.jsonl":
+        return json.dumps([plain(json.loads(line)) for line in path.read_text().splitlines()])
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return str({name: arrays[name].tolist() for name in arrays.files})
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def content(target):
+    """Everything at a path, by name; hidden files are locks and leftovers."""
+    paths = [p for p in target.rglob("*") if p.is_file()] if target.is_dir() else [target] if target.exists() else []
+    visible = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(target.parent).parts)]
+    skipped = {"env.json", "report.html", "state.pt", "state.json"}
+    return {str(p.relative_to(target.parent)): digest(p) for p in visible if p.name not in skipped}
+
+
+@pytest.fixture(scope="module")
+def place(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    Encoder(tiny_bert, pooler="mean").save(folder / "ck")
+    texts = write_texts(folder)
+    trainer = {"max_steps": 4, "eval_every": 2}
+    write_recipe(folder, "Texts", {"path": str(texts)}, {"backbone": tiny_bert}, trainer=trainer)
+    (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
+    assert (
+        cli.main(
+            ["eval", str(folder / "ck"), "--tasks", "sts-mini-dev", "--out", str(folder / "scored/r/results.json")]
+        )
+        == 0
+    )
+    return folder
+
+
+def prepared(place, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(place, folder)
+
+
+def again(line, target):
+    """The command that continues or repeats what failed."""
+    begun = line == TRAIN and (target / "state").exists()
+    return ["train", "--resume", "out"] if begun else line
+
+
+def points(total, every):
+    return range(1, total + 1, every)
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9], ids=["all", "some"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_at_any_write(name, every, place, tmp_path, monkeypatch, capsys):
+    line, out = COMMANDS[name]
+    folder, cache = tmp_path / "here", tmp_path / "cache"
+    monkeypatch.setenv("CSE_CACHE", str(cache))
+    prepared(place, folder)
+    monkeypatch.chdir(folder)
+    disk = Disk(folder, monkeypatch)
+    assert cli.main(line) == 0
+    total, want = disk.count, content(folder / out)
+    assert total
+    assert want
+    survived = 0
+    for point in points(total, every):
+        monkeypatch.chdir(tmp_path)
+        prepared(place, folder)
+        monkeypatch.chdir(folder)
+        others = content(folder)
+        disk.count, disk.failing = 0, point
+        capsys.readouterr()
+        code = cli.main(line)
+        disk.failing = None
+        said = capsys.readouterr().err
+        assert code in {0, 2}, said
+        assert code == 0 or "space" in said
+        assert {k: v for k, v in content(folder).items() if k in others} == others  # what was there is as it was
+        if code == 2:
+            assert cli.main(again(line, Path(out))) == 0
+        assert content(folder / out) == want, f"at write {point} of {total}"
+        survived += 1
+    assert survived == len(points(total, every))
