@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation import methods
+from cse.evaluation import collect, methods
 from cse.files import read_json, write_text
 from eval import method_table
 
@@ -60,6 +60,16 @@ def speed() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def cuts(kind: str) -> str:
+    """Scores of encoders that were cut to fewer `dimensions` or `layers`: mean and standard deviation over seeds."""
+    found = read("cuts-mini")[kind]
+    sizes = list(dict.fromkeys(size for tasks in found.values() for scores in tasks.values() for size in scores))
+    rows = [["method", "set", *sizes], [":--", ":--", *("--:" for _ in sizes)]]
+    for method, tasks in found.items():
+        rows += [[method, task, *(collect.spread(scores[size]) for size in sizes)] for task, scores in tasks.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
     "methods-short": method_table.short,
@@ -70,6 +80,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "augmentation": lambda: methods.markdown(read("augmentation")),
     "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
     "feedback": lambda: methods.markdown(read("feedback")),
+    "dimensions-mini": lambda: cuts("dimensions"),
+    "layers-mini": lambda: cuts("layers"),
     "speed": speed,
 }
 
