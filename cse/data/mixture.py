@@ -33,7 +33,7 @@ class Source:
         prompts: The name of the encoder's prompt for each role; see `cse.data.TextViews`.
         collator: Makes batches of the rows.
         sampler: Chooses which rows share a batch.
-        objective: The loss of the steps of this source.
+        objective: The loss of the steps of this source. What it does after a step it does after these steps only.
     """
 
     data: Dataset
