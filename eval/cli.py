@@ -29,6 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def memory(arguments: list[str]) -> int:
+    """Measure the memory and the start-up time of runs on generated pairs."""
+    parser = _parser("memory", "Measure the memory and the start-up time of runs on generated pairs.")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], help="numbers of rows")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes")
+    parser.add_argument("--out", type=Path, default=Path("eval/results/memory.json"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.files import check_writable
+    from eval.memory import measure
+
+    check_writable(options.out)
+    measure(options.rows, options.processes, options.out)
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -127,6 +143,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench,
+    "memory": memory,
     "reproduce": reproduce,
     "tables": tables,
 }

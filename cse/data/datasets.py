@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,7 +30,7 @@ from cse.batch import Example
 from cse.data.memory import label, open_source, save
 from cse.data.parsing import Parsing, kept_rows, score_within
 from cse.data.rows import Column
-from cse.data.shapes import Shape, of_pairs, of_texts, of_triplets, score_column_of
+from cse.data.shapes import Shape, described, of_pairs, of_texts, of_triplets, score_column_of
 from cse.data.store import require_two, stored
 from cse.data.text_stream import TextStream
 from cse.errors import UserError, require_at_least
@@ -60,7 +59,7 @@ class Dataset(Sequence[Example]):
 
     def __init__(self, path: str | Path | Sized, shape: Shape, parsing: Parsing) -> None:
         self.path: str | Sized = str(path) if isinstance(path, Path) else path
-        self.name, self.understood = label(path), shape.said
+        self.name, self.understood = label(path), described(shape, parsing.columns)
         self._saved = [*(shape.saved or shape.texts), *parsing.columns]
         key = shape.source.key()
         self._rows = stored(
@@ -315,9 +314,7 @@ class ScoredPairs(Dataset):
         parsing, scores = Parsing(2, limit, scale=(min_score, max_score)), score_column_of(source, score_column)
         low, high = -math.inf if min_score is None else min_score, math.inf if max_score is None else max_score
         parsing.add("score", scores, partial(score_within, low=low, high=high))
-        shape = of_pairs(source, columns, lists=False)
-        said = f"{shape.said}, score = {scores.name}" if shape.said else ""
-        super().__init__(path, replace(shape, said=said), parsing)
+        super().__init__(path, of_pairs(source, columns, lists=False), parsing)
 
 
 def _require_columns(names: Sequence[int | str] | None, *, exactly: int | None = None, at_least: int = 2) -> None:

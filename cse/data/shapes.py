@@ -72,12 +72,14 @@ class Shape:
         source: The source of the rows.
         texts: The columns of texts.
         said: What was recognized, in words; empty if the columns were named.
+        names: The names of all columns of the source, if columns were recognized.
         saved: The columns that hold the texts in the source itself, if it was rearranged.
     """
 
     source: Reader
     texts: list[Column]
     said: str = ""
+    names: tuple[str, ...] = ()
     saved: tuple[Column, ...] = ()
 
 
@@ -89,14 +91,15 @@ def of_texts(source: Reader, column: int | str | None) -> Shape:
     found = next((name for name in TEXT if name in names), None)
     if found is None:
         return Shape(source, [Column("data.column", "text")])  # whose absence is then an error
-    return Shape(source, [Column("data.column", found)], f"text = {found}{_unused(names, (found,))}")
+    return Shape(source, [Column("data.column", found)], f"text = {found}", tuple(names))
 
 
 def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:
     """The columns of an anchor and its positives, or of two texts to compare (without `lists`)."""
     names = source.names() if columns is None else None
     if names is None:
-        return _named(source, PAIRS[0] if columns is None else columns, "", lists)
+        given = PAIRS[0] if columns is None else columns
+        return _named(source, given, "", lists and len(given) == 2)
     labels = next((name for name in LABELS if name in names), None)
     if lists and labels and {"premise", "hypothesis"} <= set(names) and PAIRS[0][0] not in names:
         return _inference(source, INFERENCE[0], labels, with_contradiction=False)
@@ -111,7 +114,7 @@ def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool
         found = (languages[0], languages[1])
     if found is None:
         return _named(source, PAIRS[0], "", lists)
-    return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}{_unused(names, found)}", lists)
+    return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}", lists, names)
 
 
 def of_triplets(source: Reader, columns: Sequence[int | str] | None) -> Shape:
@@ -125,7 +128,7 @@ def of_triplets(source: Reader, columns: Sequence[int | str] | None) -> Shape:
         if anchor in names and positive in names and negatives:
             found = (anchor, positive, *negatives)
             said = f"anchor = {anchor}, positive = {positive}, negatives = {', '.join(negatives)}"
-            return _named(source, found, said + _unused(names, found), True)
+            return _named(source, found, said, True, names)
     labels = next((name for name in LABELS if name in names), None)
     pair = next((pair for pair in INFERENCE if set(pair) <= set(names)), None)
     if labels and pair:
@@ -140,15 +143,22 @@ def score_column_of(source: Reader, column: int | str | None) -> Column:
     return Column("data.score_column", found if column is None else column)
 
 
-def _named(source: Reader, names: Sequence[int | str], said: str, lists: bool) -> Shape:
+def _named(source: Reader, names: Sequence[int | str], said: str, lists: bool, every: Sequence[str] = ()) -> Shape:
     """Columns of known names. A list of positives is allowed where there is one column of them."""
     kinds: tuple[Lists, Lists, Lists] = ("", "positives", "negatives") if lists else ("", "", "")
-    return Shape(source, [Column("data.columns", name, kinds[min(i, 2)]) for i, name in enumerate(names)], said)
+    return Shape(
+        source, [Column("data.columns", name, kinds[min(i, 2)]) for i, name in enumerate(names)], said, tuple(every)
+    )
 
 
-def _unused(names: Sequence[str], found: Sequence[str]) -> str:
-    rest = [name for name in names if name not in found and not name.startswith(f"{PARALLEL}.")]
-    return f"; not used: {', '.join(rest)}"[:160] if rest else ""
+def described(shape: Shape, values: Sequence[Column]) -> str:
+    """What was recognized, with the columns of values that are read and those that are not; empty if nothing was."""
+    if not shape.said:
+        return ""
+    said = [shape.said, *(f"{c.field.removeprefix('data.').partition('_')[0]} = {c.name}" for c in values)]
+    read = {str(column.name) for column in (*shape.texts, *values)} | {PARALLEL}
+    rest = ", ".join(name for name in shape.names if name not in read and not name.startswith(f"{PARALLEL}."))
+    return ", ".join(said) + (f"; not used: {rest}"[:160] if rest else "")
 
 
 # -- Natural language inference: a label for each premise and hypothesis ----------------------------------------------

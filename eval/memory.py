@@ -1,0 +1,151 @@
+"""`python -m eval memory`: the memory and the start-up time of a run by the number of its rows, on generated pairs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped, unused-ignore]
+import yaml
+
+from cse.console import say
+from cse.files import write_json
+
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "in",
+    "on",
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "child",
+    "plays",
+    "runs",
+    "sits",
+    "eats",
+    "reads",
+    "red",
+    "blue",
+    "old",
+    "small",
+    "big",
+    "near",
+    "park",
+    "road",
+]
+WORDS += [
+    f"{a}{b}" for a in ("sun", "rain", "snow", "wood", "stone", "hill") for b in ("light", "fall", "side", "work")
+]
+LENGTH = 5  # words of a text
+BLOCK = 200_000  # rows that are generated at once
+SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
+EVERY = 0.05  # seconds between two looks at the memory
+
+
+def measure(rows: Sequence[int], processes: Sequence[int], out: Path) -> dict[str, Any]:
+    """Train on each number of rows, on each number of processes, twice: with an empty cache, then with a filled one.
+
+    Returns:
+        For each run: seconds from the start of the command to the first step, and for the process that has most, the
+        largest resident memory that is not backed by a file (RssAnon), in MB.
+    """
+    found: list[dict[str, Any]] = []
+    for count in rows:
+        for number in processes:
+            with tempfile.TemporaryDirectory() as folder:
+                _save_backbone(Path(folder, "backbone"))
+                generate(Path(folder, "pairs.parquet"), count)
+                for start in ("first", "second"):
+                    one = _train(Path(folder), start, number)
+                    found.append({"rows": count, "processes": number, "start": start, **one})
+                    say("memory", str(found[-1]))
+                    write_json(out, {"setting": SETTING, "runs": found})
+    return {"runs": found}
+
+
+def generate(file: Path, rows: int, seed: int = 0) -> None:
+    """Write a parquet file of random pairs, nearly all of them different."""
+    import pyarrow
+    import pyarrow.compute as compute
+    from pyarrow.parquet import ParquetWriter
+
+    words, rng = pyarrow.array(WORDS), np.random.default_rng(seed)
+    schema = pyarrow.schema([("anchor", pyarrow.string()), ("positive", pyarrow.string())])
+    with ParquetWriter(file, schema) as writer:
+        for start in range(0, rows, BLOCK):
+            size = min(BLOCK, rows - start)
+            drawn = [
+                [words.take(pyarrow.array(rng.integers(0, len(WORDS), size))) for _ in range(LENGTH)] for _ in "ab"
+            ]
+            texts = [compute.binary_join_element_wise(*columns, " ") for columns in drawn]
+            writer.write_table(pyarrow.table(texts, schema=schema))
+
+
+def _save_backbone(folder: Path) -> None:
+    """A model that is small, so that the rows are what takes memory, with a tokenizer that is fast."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+
+
+def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
+    recipe = {
+        "data": {"class_path": "cse.data.Pairs", "init_args": {"path": str(folder / "pairs.parquet")}},
+        "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 32}},
+        "encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": str(folder / "backbone")}},
+        "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
+        "trainer": {"batch_size": 64, "max_steps": 4, "device": "cpu"},
+    }
+    (folder / "memory.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    launch = (
+        ["torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "-m"] if processes > 1 else []
+    )
+    command = [sys.executable, "-m", *launch, "cse", "train", str(folder / "memory.yaml"), f"--run-dir={folder / name}"]
+    began, peak, started = time.monotonic(), 0.0, 0.0
+    environment = {**os.environ, "CSE_CACHE": str(folder / "cache")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    lines: list[str] = []
+
+    def read() -> None:
+        nonlocal started
+        for line in process.stdout or ():
+            lines.append(line)
+            started = started or (time.monotonic() - began if line.startswith("step     0") else 0.0)
+
+    reader = Thread(target=read)
+    reader.start()
+    while process.poll() is None:
+        peak = max([peak, *_anonymous(process.pid)])
+        time.sleep(EVERY)
+    reader.join()
+    if process.returncode:
+        raise RuntimeError(f"the run failed:\n{''.join(lines[-20:])}")
+    return {"seconds_to_first_step": round(started, 1), "peak_anonymous_mb": round(peak)}
+
+
+def _anonymous(pid: int) -> Iterator[float]:
+    """RssAnon of a process and of each of its descendants, in MB."""
+    try:
+        parent = psutil.Process(pid)
+        for each in (parent, *parent.children(recursive=True)):
+            status = Path(f"/proc/{each.pid}/status").read_text(encoding="utf-8")
+            yield next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0.0)
+    except (psutil.Error, OSError):
+        return
