@@ -85,12 +85,14 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def describe(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A report of `cse.data.checks.examine` as lines."""
-    texts, words, tokens = report["texts"], report["words"], report["tokens"]
+    texts, words = report["texts"], report["words"]
     distinct = f"{texts['distinct']:,} distinct, {texts['distinct_normalized']:,} if case and punctuation are ignored"
     yield "texts", f"{texts['all']:,}; {distinct}; {texts['same_in_row']:,} rows have the same text twice"
     yield from _histogram("words", words)
-    yield from _histogram("tokens", tokens)
-    yield "cut", f"{tokens['truncated']:,} at {tokens['max_length']} tokens ({tokens['truncated_share']:.1%})"
+    if "tokens" in report:
+        tokens = report["tokens"]
+        yield from _histogram("tokens", tokens)
+        yield "cut", f"{tokens['truncated']:,} at {tokens['max_length']} tokens ({tokens['truncated_share']:.1%})"
     scripts = ", ".join(f"{name.capitalize()} {share:.0%}" for name, share in report["scripts"].items())
     languages = ", ".join(f"{name} {share:.0%}" for name, share in report["languages"].items())
     guessed = f"guessed on {report['languages_sample']:,} texts"

@@ -14,3 +14,8 @@ from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NoDuplicates as NoDuplicates
 from cse.data.templates import InTemplates as InTemplates
+from cse.data.tools.deduplication import dedup as dedup
+from cse.data.tools.mixing import mix as mix
+from cse.data.tools.opening import open_rows as open_rows
+from cse.data.tools.splitting import split as split
+from cse.data.tools.statistics import stats as stats

@@ -16,11 +16,13 @@ import numpy as np
 
 from cse.data.numbering import Numbering, fingerprints
 from cse.data.same_text import same_text_key
+from cse.data.tokens import TokenStore
 from cse.files import cache_dir, read_json, write_json, writing_cache
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cse.data.datasets import Dataset
-    from cse.data.tokens import TokenStore
 
 FORMAT = 1  # to be raised when other figures are counted
 FILE = "data.json"  # in the folder of a run
@@ -42,7 +44,17 @@ class KnowsTexts(Protocol):
         ...
 
 
-def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+class NumbersTexts(Protocol):
+    """Gives numbers to texts in the order of their first occurrence."""
+
+    def __len__(self) -> int: ...
+
+    def text_ids(self, texts: list[str], /) -> NDArray[np.int64]:
+        """The numbers (n,) of texts."""
+        ...
+
+
+def examine(data: Dataset, tokens: TokenStore | NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
     """Count the training texts, their lengths, scripts and languages, and their overlap with evaluation sets.
 
     All counts are exact, at any size, in bounded memory. They are kept in the cache, so that a second run does not read
@@ -50,7 +62,7 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
 
     Args:
         data: The training rows.
-        tokens: The texts of the rows, tokenized for training.
+        tokens: The texts of the rows, tokenized for training; or only numbered, for a report without tokens.
         sets: The evaluation sets to compare with.
 
     Returns:
@@ -59,13 +71,17 @@ def examine(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str
         `words` and `tokens` are lengths with a histogram. `scripts` and `languages` are shares in a sample. `overlap`
         is the result of the function `overlap`.
     """
-    cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
-    return {
+    report = {
         "data": data.name,
         "sha256": data.hash,
         "rows": len(data),
         "left_out": {name: count for name, count in data.report.items() if count},
         **_counted(data, tokens, sets),
+    }
+    if not isinstance(tokens, TokenStore):
+        return report
+    cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
+    return report | {
         "tokens": lengths(behind)
         | {
             "max_length": tokens.max_length,
@@ -86,7 +102,7 @@ def of_sources(data: Dataset, reports: Mapping[str, Mapping[str, Any]]) -> dict[
     }
 
 
-def _counted(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+def _counted(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
     """The counts that need all texts, from the cache if they were made before."""
     named = hashlib.sha256(f"{FORMAT} {data.hash} ".encode())
     for name, rows in sets.items():
@@ -101,7 +117,7 @@ def _counted(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[st
     return found
 
 
-def _count(data: Dataset, tokens: TokenStore, sets: EvaluationSets) -> dict[str, Any]:
+def _count(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
     """Read all texts once."""
     shared, words, sample, twice, every = _Shared(sets), Counter[int](), list[str](), 0, max(1, len(tokens) // SAMPLE)
     with TemporaryDirectory(prefix="cse-") as folder:

@@ -116,6 +116,10 @@ class Dataset(Sequence[Example]):
         """The label (n,) of every row; None if rows have no labels."""
         return self._rows.column("label") if "label" in self._rows.names else None
 
+    def scores(self) -> NDArray[np.float64] | None:
+        """The score (n,) of every row as it was read, on its own scale; None if rows have no scores."""
+        return self._rows.column("score") if "score" in self._rows.names else None
+
     def blocks(self) -> Iterator[list[list[str]]]:
         """The texts of all rows, some thousands of rows at a time."""
         return self._rows.blocks()

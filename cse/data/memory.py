@@ -84,6 +84,11 @@ class MemoryReader(Reader):
         first = next(iter(self._records()), {}) if PARALLEL in self._names else {}
         return [*self._names, *(name for name in with_entries(first) if name not in first)]
 
+    def width(self) -> int:
+        """The number of cells of the first row; 1 for a text."""
+        first = next(iter(self._records()), "")
+        return len(first) if isinstance(first, list | tuple) else 1
+
     def key(self) -> str | None:
         """The fingerprint of a data set of the `datasets` library, which is on disk; None for others."""
         found = getattr(self._source, "_fingerprint", None)

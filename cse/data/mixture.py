@@ -122,6 +122,9 @@ class Mixture(Dataset):
     def labels(self) -> None:
         """None: a mixture has no labels, since each source may count its own."""
 
+    def scores(self) -> None:
+        """None: each source has a scale of its own."""
+
     def blocks(self) -> Iterator[list[list[str]]]:
         """The texts of all rows, source by source."""
         return (block for source in self.sources.values() for block in source.data.blocks())

@@ -94,10 +94,19 @@ class Part(Dataset):
         found = self.whole.labels()
         return None if found is None else found[self.rows]
 
+    def scores(self) -> NDArray[np.float64] | None:
+        """The score (n,) of every row as it was read; None if rows have no scores."""
+        found = self.whole.scores()
+        return None if found is None else found[self.rows]
+
     def blocks(self) -> Iterator[list[list[str]]]:
         """The texts of all rows, some thousands of rows at a time."""
         for start in range(0, len(self), BLOCK):
             yield [list(example.texts) for example in self[start : start + BLOCK]]
+
+    def with_negatives(self, others: Keys) -> Part:
+        """The same rows with those hard negatives of the whole data set whose `text_keys` are not among others."""
+        return Part(self.whole, self.rows, {}, _without(others, 0), fewer=True)
 
     def describe(self) -> str:
         """The whole data set, and how many of its rows these are."""
@@ -156,11 +165,7 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
     held = np.unique(linking["key"][out[linking["row"]]])
     lost = texts["row"][texts["negative"] & ~out[texts["row"]] & np.isin(texts["key"], held)]
 
-    def keeps(text: str) -> bool:
-        key = _same_text_keys([text], seed)[0]
-        place = int(np.searchsorted(held, key))
-        return place == len(held) or bool(held[place] != key)
-
+    keeps = _without(held, seed)
     found = []
     for data, room, begin, end in zip(sets, rooms, places, places[1:], strict=False):
         rows, others = np.flatnonzero(~out[begin:end]), np.flatnonzero(out[begin:end])
@@ -170,6 +175,23 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
         linked = int((size[group[begin:end]] > room).sum()) if room else 0
         found.append(Divided(kept, part, linked, removed))
     return found
+
+
+def text_keys(sets: Iterable[Dataset]) -> Keys:
+    """The distinct keys of all texts of data sets, hard negatives included, ascending."""
+    texts = (text for data in sets for block in data.blocks() for row in block for text in row)
+    return np.unique(_same_text_keys(texts, 0))
+
+
+def _without(keys: Keys, seed: int) -> Callable[[str], bool]:
+    """A function that says whether a text has none of these ascending keys."""
+
+    def keeps(text: str) -> bool:
+        key = _same_text_keys([text], seed)[0]
+        place = int(np.searchsorted(keys, key))
+        return place == len(keys) or bool(keys[place] != key)
+
+    return keeps
 
 
 def _same_text_keys(texts: Iterable[str], seed: int) -> Keys:

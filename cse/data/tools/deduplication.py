@@ -1,0 +1,120 @@
+"""Leaves out rows that repeat others, exactly or nearly, and rows with texts of evaluation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.data.checks import EvaluationSets
+from cse.data.datasets import Dataset
+from cse.data.numbering import Numbering, fingerprints
+from cse.data.same_text import same_text_key
+from cse.data.tools.near import first_of_near
+from cse.data.tools.writing import check_out, names_of, records, write_manifest, write_rows
+from cse.errors import UserError, require_package, require_within
+
+
+def dedup(
+    *data: Dataset, out: str | Path, near: float | None = None, against: EvaluationSets | None = None
+) -> dict[str, Any]:
+    """Write the rows of data sets without repetitions: of rows that count as the same, the first one stays.
+
+    Rows are the same if their texts are, one by one, up to `same_text_key`: case, width, punctuation and white space do
+    not count.
+
+    Args:
+        data: The rows, all of one class; those of an earlier data set come first.
+        out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
+        near: Least Jaccard similarity of near-duplicates, in (0, 1]; see `cse.data.tools.near`. None: rows that are
+            nearly the same stay.
+        against: Evaluation sets by name: rows of one text or two. A training row with one of their texts is left out.
+
+    Returns:
+        The manifest; its `counts` has the rows that were read and written, those left out as `evaluation_text`, `same`
+        and `near`, in this order, and in `against` how many rows have a text of each evaluation set.
+
+    Raises:
+        UserError: An argument is out of range, a file cannot be written, or no row is left.
+    """
+    target = Path(out)
+    require_within("(0, 1]", "dedup", near=near)
+    if near is not None:
+        require_package("datasketch", extra="data", user="near-duplicates")
+    check_out(target, [each.path for each in data])
+    names, rows = names_of(data), _Rows(data)
+    counts: dict[str, Any] = {"read": len(rows)}
+    kept, by_set = _without_texts(data, against or {})
+    counts["evaluation_text"] = int((~kept).sum())
+    first = _first(data, kept)
+    counts["same"] = int((kept & ~first).sum())
+    left = np.flatnonzero(first)
+    if near is not None:
+        left = left[first_of_near(_Rows(data, left), near)]
+    counts["near"] = int(first.sum()) - len(left)
+    counts |= {"written": len(left), "against": by_set}
+    if not len(left):
+        raise UserError(f"no row of {len(rows)} is left\nfix: give other rows, or fewer evaluation sets")
+    places = np.cumsum([0, *map(len, data)])
+    parts = [left[(left >= begin) & (left < end)] - begin for begin, end in pairwise(places)]
+    pairs = zip(data, parts, strict=True)
+    write_rows(target, names, (row for each, part in pairs for row in records(each, part.tolist())))
+    settings = {"near": near, "against": sorted(against or {})}
+    return write_manifest(target, "cse data dedup", data, settings, counts, [target])
+
+
+class _Rows(Sequence[Sequence[str]]):
+    """The texts of rows of several data sets, one after another, or of some of these rows."""
+
+    def __init__(self, data: Sequence[Dataset], rows: NDArray[np.int64] | None = None) -> None:
+        self._data, self._rows = data, rows
+        self._places = np.cumsum([0, *map(len, data)])
+
+    def __len__(self) -> int:
+        return int(self._places[-1]) if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = index if self._rows is None else int(self._rows[index])
+        place = int(np.searchsorted(self._places, row, side="right")) - 1
+        return self._data[place][row - int(self._places[place])].texts
+
+
+def _keys(data: Sequence[Dataset]) -> Iterator[list[list[str]]]:
+    """The keys of the texts of all rows, block by block."""
+    for each in data:
+        for block in each.blocks():
+            yield [[same_text_key(text) or text for text in row] for row in block]
+
+
+def _without_texts(data: Sequence[Dataset], sets: EvaluationSets) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which rows (n,) have no text of the evaluation sets, and the number of rows that have one, by set."""
+    wanted = {name: {same_text_key(text) for row in rows for text in row} - {""} for name, rows in sets.items()}
+    every = set[str]().union(*wanted.values())
+    counts = dict.fromkeys(wanted, 0)
+    kept: list[bool] = []
+    for block in _keys(data):
+        for row in block:
+            found = every.intersection(row)
+            kept.append(not found)
+            for name in wanted if found else ():
+                counts[name] += not found.isdisjoint(wanted[name])
+    return np.array(kept, dtype=bool), counts
+
+
+def _first(data: Sequence[Dataset], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the kept rows (n,) are the first of their kind."""
+    first, start = np.zeros(len(kept), dtype=bool), 0
+    with TemporaryDirectory(prefix="cse-") as folder:
+        numbering = Numbering(Path(folder))
+        for block in _keys(data):
+            rows = start + np.flatnonzero(kept[start : start + len(block)])
+            found = fingerprints("\x1f".join(block[row - start]) for row in rows.tolist())
+            first[rows[numbering.add(found)[1]]] = True
+            start += len(block)
+        numbering.close()
+    return first

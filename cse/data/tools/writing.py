@@ -1,0 +1,201 @@
+"""Writes rows as .parquet or .jsonl files that the data classes read, and what they were made of beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cse.batch import Example
+from cse.data.datasets import Dataset
+from cse.data.files import matching
+from cse.environment import versions
+from cse.errors import UserError
+from cse.files import atomic_file, check_writable, sha256_file, write_json
+
+KINDS = (".parquet", ".jsonl")
+BLOCK = 8_192  # rows that are written at once
+LIBRARIES = ("datasets", "numpy", "pyarrow")
+UNITS = {"sentences": "Texts", "pairs": "Pairs", "triplets": "Triplets", "scored pairs": "ScoredPairs"}
+
+Record = dict[str, Any]
+
+
+def check_out(out: Path, sources: Sequence[object], files: Sequence[Path] | None = None) -> None:
+    """Check the file to write, and its manifest, before any work.
+
+    Args:
+        out: The file that was asked for.
+        sources: The sources that are read: paths, of which those on this machine are compared, and others.
+        files: The files that are written. None: `out`.
+
+    Raises:
+        UserError: The format is unknown, a file cannot be written, or one of them is read.
+    """
+    if out.suffix not in KINDS:
+        raise UserError(f"--out {out} is not a {' or '.join(KINDS)} file\nfix: give a name that ends so")
+    read = {file for source in sources if isinstance(source, str | Path) for file in _files(str(source))}
+    for file in (*(files or [out]), manifest_of(out)):
+        check_writable(file)
+        if file.resolve() in read or file.absolute().parent.resolve() in read:
+            raise UserError(f"--out {out} writes {file}, which is a source or in one\nfix: give another file")
+
+
+def manifest_of(out: Path) -> Path:
+    """The manifest beside a file: a .json file of the same name."""
+    return out.with_suffix(".json")
+
+
+def _files(source: str) -> set[Path]:
+    """The files of a source, or its folder."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return {path.resolve()}
+    with suppress(UserError, ValueError, NotImplementedError):
+        return {file.resolve() for file in matching(source)}
+    return set()
+
+
+# -- Rows as records --------------------------------------------------------------------------------------------------
+
+
+def names_of(data: Sequence[Dataset]) -> list[str]:
+    """The columns of rows of one class: texts, then score, weight, label and relevance where a data set has them.
+
+    Raises:
+        UserError: The data sets are of different classes.
+    """
+    kinds = list(dict.fromkeys(UNITS.get(each.unit, each.unit) for each in data))
+    if len(kinds) > 1 or kinds[0] not in UNITS.values():
+        raise UserError(
+            f"the rows are {' and '.join(kinds)}, and one file holds rows of one class\n"
+            "fix: read them as one class (--class Pairs), or write a file for each"
+        )
+    positives = max(each.num_positives for each in data)
+    widest = max(max(len(row) for block in each.blocks() for row in block) for each in data if len(each))
+    extra = [f"positive_{i}" for i in range(2, positives + 1)]
+    texts = {"Texts": ["text"], "ScoredPairs": ["sentence1", "sentence2"]}.get(kinds[0], ["anchor", "positive", *extra])
+    texts = texts + [f"negative_{i}" for i in range(1, widest - len(texts) + 1)]
+    graded = any(each.graded for each in data)
+    values = {
+        "score": any(each.scores() is not None for each in data),
+        "weight": any(each.weighted for each in data),
+        "label": any(each.labels() is not None for each in data),
+    }
+    return [
+        *texts,
+        *(name for name, has in values.items() if has),
+        *(f"relevance_{i}" for i in range(1, positives + 1) if graded),
+    ]
+
+
+def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record]:
+    """Rows as records; scores are on the scale on which they were read, and labels have their names.
+
+    Args:
+        data: The rows.
+        rows: The numbers of those to take, in this order. None: all.
+    """
+    scores = data.scores()
+    for row in range(len(data)) if rows is None else rows:
+        example = data[row]
+        found: Record = dict(zip(_text_names(data, example), example.texts, strict=True))
+        if scores is not None:
+            found["score"] = float(scores[row])
+        if example.weight is not None:
+            found["weight"] = example.weight
+        if example.label is not None:
+            found["label"] = data.label_names[example.label]
+        found |= {f"relevance_{i}": grade for i, grade in enumerate(example.relevance or (), 1)}
+        yield found
+
+
+def _text_names(data: Dataset, example: Example) -> list[str]:
+    if len(example.texts) == 1:
+        return ["text"]
+    if data.unit == "scored pairs":
+        return ["sentence1", "sentence2"]
+    last = example.num_positives
+    positives = ["positive", *(f"positive_{i}" for i in range(2, last + 1))]
+    return ["anchor", *positives, *(f"negative_{i}" for i in range(1, len(example.texts) - last))]
+
+
+# -- Files ------------------------------------------------------------------------------------------------------------
+
+
+def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record]) -> int:
+    """Write records, completely or not at all; returns how many.
+
+    Args:
+        out: A .parquet or .jsonl file.
+        names: The columns. A record that lacks one has null there in parquet, and no such entry in jsonl.
+        rows: The records. A value is a text, or a float in a column whose name begins with score, weight or relevance
+            or ends with score.
+    """
+    count = 0
+    with atomic_file(out) as scratch:
+        for block in (_parquet if out.suffix == ".parquet" else _jsonl)(scratch, names, _blocks(rows)):
+            count += block
+    return count
+
+
+def _blocks(rows: Iterable[Record]) -> Iterator[list[Record]]:
+    """Lists of records; the last one may be empty, so that a file without rows has its columns."""
+    block: list[Record] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == BLOCK:
+            yield block
+            block = []
+    yield block
+
+
+def _jsonl(file: Path, names: Sequence[str], blocks: Iterator[list[Record]]) -> Iterator[int]:
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        for block in blocks:
+            for row in block:
+                ordered = {name: row[name] for name in names if row.get(name) is not None}
+                stream.write(json.dumps(ordered, ensure_ascii=False) + "\n")
+            yield len(block)
+
+
+def _parquet(file: Path, names: Sequence[str], blocks: Iterator[list[Record]]) -> Iterator[int]:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    def is_number(name: str) -> bool:
+        return name.startswith(("score", "weight", "relevance")) or name.endswith("score")
+
+    schema = pyarrow.schema([(n, pyarrow.float64() if is_number(n) else pyarrow.string()) for n in names])
+    with ParquetWriter(file, schema) as writer:
+        for block in blocks:
+            writer.write_table(pyarrow.Table.from_pylist(block, schema=schema))
+            yield len(block)
+
+
+def write_manifest(
+    out: Path, made_by: str, data: Sequence[Dataset], settings: Record, counts: Record, files: Sequence[Path]
+) -> Record:
+    """Write the manifest of a file: the command, its settings, the sources and their hashes, counts, and outputs."""
+    manifest: Record = {
+        "made_by": made_by,
+        "settings": settings,
+        "sources": [
+            {
+                "path": each.name,
+                "class": UNITS.get(each.unit, each.unit),
+                "understood": each.understood,
+                "rows": len(each),
+                "left_out": {name: count for name, count in each.report.items() if count},
+                "sha256": each.hash,
+            }
+            for each in data
+        ],
+        "counts": counts,
+        "out": [{"path": file.name, "sha256": sha256_file(file)} for file in files],
+        "versions": versions(LIBRARIES),
+    }
+    write_json(manifest_of(out), manifest)
+    return manifest

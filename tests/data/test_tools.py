@@ -1,0 +1,298 @@
+"""`cse data` and its functions, each against a slow loop over the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from itertools import combinations
+
+import pytest
+
+from cse import cli
+from cse.data import Pairs, ScoredPairs, Texts, Triplets, dedup, mix, open_rows, split, stats
+from cse.data.same_text import same_text_key as key
+from cse.data.tools.near import PERMUTATIONS, band_size, first_of_near, jaccard, shingles
+from cse.files import sha256_file
+from tests.conftest import WORDS
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sentences(count, seed=0, words=6):
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=words)) for _ in range(count)]
+
+
+# -- Opening ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (["one", "two"], Texts),
+        ([("a", "b"), ("c", "d")], Pairs),
+        ([("a", "b", "x"), ("c", "d", "y")], Triplets),
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}], Texts),
+        ([{"query": "a", "pos": ["b"]}, {"query": "c", "pos": ["d"]}], Pairs),
+        ([{"query": "a", "pos": ["b"], "neg": ["x", "y"]}, {"query": "c", "pos": ["d"], "neg": ["z"]}], Triplets),
+        ([{"anchor": "a", "positive": "b", "negative_1": "c"}, {"anchor": "d", "positive": "e"}], Triplets),
+        ([{"sentence1": "a", "sentence2": "b", "score": 3.5}, {"sentence1": "c", "sentence2": "d", "score": 1}], None),
+        ([{"sentence1": "a", "sentence2": "b", "label": 1}, {"sentence1": "c", "sentence2": "d", "label": 0}], None),
+        (
+            [
+                {"premise": "a", "hypothesis": "b", "label": 0},
+                {"premise": "a", "hypothesis": "c", "label": 2},
+                {"premise": "d", "hypothesis": "e", "label": 0},
+                {"premise": "d", "hypothesis": "f", "label": 2},
+            ],
+            Triplets,
+        ),
+        (
+            [
+                {"sentence1": "a", "sentence2": "b", "gold_label": "entailment"},
+                {"sentence1": "a", "sentence2": "c", "gold_label": "contradiction"},
+                {"sentence1": "d", "sentence2": "e", "gold_label": "entailment"},
+                {"sentence1": "d", "sentence2": "f", "gold_label": "contradiction"},
+            ],
+            Triplets,
+        ),
+        (
+            [
+                {"premise": "a", "entailment": "b", "contradiction": "c", "score": 1},
+                {"premise": "d", "entailment": "e"},
+            ],
+            3,
+        ),
+    ],
+)
+def test_rows_are_opened_by_the_class_that_fits_their_columns(rows, kind):
+    assert type(open_rows(rows)) is {None: ScoredPairs, 3: Triplets}.get(kind, kind)
+
+
+def test_a_named_class_and_named_columns_are_taken_as_they_are(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"anchor": "a", "positive": "b", "negative": "c"}\n{"anchor": "d", "positive": "e", "negative": "f"}'
+    )
+    assert [e.texts for e in open_rows(path, kind="Pairs")] == [("a", "b"), ("d", "e")]
+    assert [e.texts for e in open_rows(path, columns=["negative"])] == [("c",), ("f",)]
+    assert [e.texts for e in open_rows(path, columns=["positive", "anchor"])] == [("b", "a"), ("e", "d")]
+
+
+# -- Writing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("a", "b", "n"), ("c", "d", "m"), ("e", "f", "o")],
+        ["one", "two", "naïve 東京", "with\ttab"],
+        [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}, {"text": "c", "label": "x"}],
+        [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": s} for i, s in enumerate((0.1, 3.8, 4.75, 0.3))],
+        [{"query": "a", "pos": ["b"], "neg": ["x", "y"]}, {"query": "c", "pos": ["d"], "neg": ["z"]}],
+    ],
+)
+def test_what_is_written_is_read_back_as_the_same_rows(rows, suffix, tmp_path):
+    out = tmp_path / f"out.{suffix}"
+    first = open_rows(rows)
+    manifest = dedup(first, out=out)
+    again = open_rows(out)
+    assert type(again) is type(first)
+    assert [(e.texts, e.label) for e in again] == [(e.texts, e.label) for e in first]
+    assert again.label_names == first.label_names
+    assert (first.scores() is None) == (again.scores() is None)
+    if first.scores() is not None:
+        assert again.scores().tolist() == first.scores().tolist() == [row["score"] for row in rows]
+    assert manifest["out"] == [{"path": out.name, "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}]
+    assert manifest["sources"][0]["sha256"] == first.hash
+    assert json.loads(out.with_suffix(".json").read_text()) == manifest
+
+
+# -- Split ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_text_is_in_two_parts_and_every_row_is_in_one(tmp_path):
+    rng, pool = random.Random(1), sentences(300, words=5)
+    rows = [
+        (f"{pool[i]} {i // 2}", pool[(7 * i) % 300].upper(), rng.choice(pool), rng.choice(pool)) for i in range(300)
+    ]
+    data = Triplets(rows, columns=("anchor", "positive", "negative_1", "negative_2"))
+    manifest = split(data, out=tmp_path / "s.jsonl", dev=0.1, test=0.2, seed=3)
+    parts = {name: lines(tmp_path / f"s-{name}.jsonl") for name in ("train", "dev", "test")}
+    seen = {name: {key(t) for row in part for t in row.values()} for name, part in parts.items()}
+    for a, b in combinations(parts, 2):
+        assert not seen[a] & seen[b]
+    written = [(row["anchor"], row["positive"]) for part in parts.values() for row in part]
+    assert sorted(written) == sorted(e.texts[:2] for e in data)
+    negatives = sum(len(row) - 2 for part in parts.values() for row in part)
+    counts = manifest["counts"]
+    assert counts["negatives"] == sum(len(e.texts) - 2 for e in data) - negatives > 0
+    assert {name: len(part) for name, part in parts.items()} == {name: counts[name] for name in parts}
+    assert 0 < counts["dev"] <= round(0.1 * len(data))
+    assert 0 < counts["test"] <= round(0.2 * len(data))
+    assert any(len(row) > 2 for row in parts["dev"])  # negatives that are texts of no other part stay
+    whole = {tuple(e.texts[:2]): set(e.texts[2:]) for e in data}
+    for name, part in parts.items():
+        others = set().union(*(seen[other] for other in parts if other != name))
+        for row in part:
+            kept = {t for n, t in row.items() if n.startswith("negative")}
+            lost = whole[row["anchor"], row["positive"]] - kept
+            assert {key(t) for t in lost} <= others | {key(t) for r in whole.values() for t in r}
+
+
+def test_a_split_depends_on_texts_and_seed_and_not_on_the_order(tmp_path):
+    texts = [f"{t} {i}" for i, t in enumerate(sentences(100))]
+    split(Texts(texts), out=tmp_path / "a.jsonl", dev=0.2)
+    split(Texts(texts[::-1]), out=tmp_path / "b.jsonl", dev=0.2)
+    split(Texts(texts), out=tmp_path / "c.jsonl", dev=0.2, seed=1)
+    a, b, c = ({row["text"] for row in lines(tmp_path / f"{name}-dev.jsonl")} for name in "abc")
+    assert a == b != c
+    assert len(a) == len(c) == 20
+    assert not (tmp_path / "a-test.jsonl").exists()
+
+
+def test_two_sources_share_no_text_across_parts(tmp_path):
+    texts = sentences(60, seed=5)
+    first, second = Texts(texts[:40]), Texts([t.upper() for t in texts[20:]])
+    split(first, second, out=tmp_path / "s.jsonl", dev=0.3)
+    train, dev = ({key(row["text"]) for row in lines(tmp_path / f"s-{name}.jsonl")} for name in ("train", "dev"))
+    assert not train & dev
+    assert train | dev == set(map(key, texts))
+
+
+# -- Deduplication ----------------------------------------------------------------------------------------------------
+
+
+def test_exact_repetitions_and_evaluation_texts_by_a_slow_loop(tmp_path):
+    rng, pool = random.Random(2), sentences(30, words=2)
+    rows = list(dict.fromkeys((rng.choice(pool).title(), rng.choice(pool) + rng.choice(["", "!"])) for _ in range(400)))
+    held = {"one": [(pool[0], pool[1].upper())], "two": [(pool[1],), ("nowhere to be found",)]}
+    manifest = dedup(Pairs(rows[:200]), Pairs(rows[200:]), out=tmp_path / "d.jsonl", against=held)
+    known, want = set(), []
+    dropped = {"evaluation_text": 0, "same": 0, "one": 0, "two": 0}
+    for row in rows:
+        keys = tuple(map(key, row))
+        hit = [name for name, each in held.items() if {key(t) for r in each for t in r} & set(keys)]
+        for name in hit:
+            dropped[name] += 1
+        if hit:
+            dropped["evaluation_text"] += 1
+        elif keys in known:
+            dropped["same"] += 1
+        else:
+            known.add(keys)
+            want.append({"anchor": row[0], "positive": row[1]})
+    assert lines(tmp_path / "d.jsonl") == want
+    counts = manifest["counts"]
+    assert (counts["evaluation_text"], counts["same"]) == (dropped["evaluation_text"], dropped["same"])
+    assert counts["against"] == {"one": dropped["one"], "two": dropped["two"]}
+    assert min(dropped.values()) > 0
+    assert counts["read"] == len(rows) == counts["written"] + counts["evaluation_text"] + counts["same"]
+
+
+def test_shingles_and_jaccard_by_pencil():
+    assert shingles(["Abcd, efg"]) == {b"0 abcde", b"0 bcdef", b"0 cdefg"}
+    assert shingles(["ab", "ab"]) == {b"0 ab", b"1 ab"}
+    assert jaccard(shingles(["abcdefg"]), shingles(["abcdefgh"])) == 3 / 4
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
+def test_bands_miss_few_pairs_at_the_threshold(threshold):
+    r = band_size(threshold)
+    assert (1 - threshold**r) ** (PERMUTATIONS // r) <= 0.001
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_near_duplicates_are_those_of_all_comparisons(threshold):
+    pytest.importorskip("datasketch")
+    rng, rows = random.Random(4), []
+    for text in sentences(80, seed=6, words=9):
+        words = text.split()
+        rows.append((text,))
+        for _ in range(2):
+            words[rng.randrange(9)] = rng.choice(WORDS)
+            rows.append((" ".join(words),))
+    kept: list[int] = []
+    for i, row in enumerate(rows):
+        if all(jaccard(shingles(row), shingles(rows[j])) < threshold for j in kept):
+            kept.append(i)
+    found = first_of_near(rows, threshold)
+    assert [i for i, keep in enumerate(found) if keep] == kept
+    assert len(kept) < len(rows)
+
+
+def test_dedup_leaves_out_near_duplicates_after_the_exact_ones(tmp_path):
+    pytest.importorskip("datasketch")
+    rows = [
+        "the quick brown fox jumps over the dog",
+        "The quick brown fox jumps over the dog!",
+        "a plain other sentence",
+    ]
+    rows.append("the quick brown fox jumps over the dogs")
+    counts = dedup(Texts(rows), out=tmp_path / "d.jsonl", near=0.9)["counts"]
+    assert (counts["same"], counts["near"], counts["written"]) == (1, 1, 2)
+    assert [row["text"] for row in lines(tmp_path / "d.jsonl")] == [rows[0], rows[2]]
+
+
+# -- Mix --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mix_has_the_shares_that_were_asked(tmp_path):
+    for name, count in (("a", 30), ("b", 60)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{name} {i}" for i in range(count)))
+    a, b = (Texts(tmp_path / f"{name}.txt") for name in "ab")
+    mix(a, b, out=tmp_path / "m.jsonl", shares=[2, 1], seed=1)
+    rows = lines(tmp_path / "m.jsonl")
+    assert len(rows) == 45  # all 30 of the first, and half as many
+    assert sum(row["source"].endswith("a.txt") for row in rows) == 30
+    assert len({row["text"] for row in rows}) == 45
+    assert all(row["text"][0] == row["source"][-5] for row in rows)
+    assert [row["source"] for row in rows] != sorted(row["source"] for row in rows)
+    mix(a, b, out=tmp_path / "all.jsonl")
+    assert sorted(row["text"] for row in lines(tmp_path / "all.jsonl")) == sorted(e.texts[0] for d in (a, b) for e in d)
+    counts = mix(a, b, out=tmp_path / "few.parquet", shares=[1, 1], rows=7)["counts"]
+    assert sorted(each["rows"] for each in counts["by_source"]) == [3, 4]
+    mix(a, b, out=tmp_path / "again.jsonl", shares=[2, 1], seed=1)
+    assert sha256_file(tmp_path / "again.jsonl") == sha256_file(tmp_path / "m.jsonl")
+
+
+# -- Counts and commands ----------------------------------------------------------------------------------------------
+
+
+def test_stats_by_pencil():
+    rows = [{"text": t, "label": x} for t, x in (("a b", "x"), ("A b!", "x"), ("c d e", "y"), ("a b", "x"))]
+    report = stats(open_rows(rows), {"set": [("a, B",), ("z",)]})
+    assert report["class"] == "Texts"
+    assert report["rows"] == 3
+    assert report["left_out"] == {"duplicate": 1}
+    assert report["texts"] == {"all": 3, "distinct": 3, "distinct_normalized": 2, "same_in_row": 0}
+    assert report["labels"] == {"x": 2, "y": 1}
+    assert report["overlap"]["set"]["shared_texts"] == 1
+    assert "tokens" not in report
+    scored = [{"sentence1": "a", "sentence2": "b", "score": 1}, {"sentence1": "c", "sentence2": "d", "score": 4}]
+    assert stats(open_rows(scored))["scores"] == {"min": 1.0, "mean": 2.5, "max": 4.0}
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = ["anchor\tpositive"] + [f"{t} {i}\tother {t} {i}" for i, t in enumerate(sentences(20))]
+    (tmp_path / "p.tsv").write_text("\n".join(rows))
+    assert cli.main(["data", "show", "p.tsv", "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "anchor = anchor, positive = positive" in shown
+    assert shown.count("row 1") == 2
+    assert cli.main(["data", "stats", "p.tsv", "--out", "s.json", "--against", "sts-mini-dev", "p.tsv"]) == 0
+    assert "40; 40 distinct" in capsys.readouterr().out
+    report = json.loads((tmp_path / "s.json").read_text())[0]
+    assert report["overlap"]["p.tsv"]["shared_pairs"] == 20
+    assert cli.main(["data", "split", "p.tsv", "--dev", "0.2", "--out", "s.jsonl"]) == 0
+    assert cli.main(["data", "dedup", "p.tsv", "--against", "s-dev.jsonl", "--out", "d.jsonl"]) == 0
+    assert "against    s-dev.jsonl: 4 rows" in capsys.readouterr().out
+    assert lines(tmp_path / "d.jsonl") == lines(tmp_path / "s-train.jsonl")
+    assert cli.main(["data", "mix", "s-dev.jsonl", "s-train.jsonl", "--out", "m.parquet"]) == 0
+    assert "written    20" in capsys.readouterr().out
+    assert {e.texts for e in Pairs("m.parquet")} == {e.texts for e in Pairs("p.tsv")}
