@@ -142,7 +142,12 @@ class Labels(Evaluator):
             unit="texts",
             sha256=rows_hash([[self._data.hash, self._train_hash, len(self._splits), self.neighbors, self.shots]]),
             where=self._data.name,
-            about=described(self._data, {"label_once": self._single}, labels=len(set(y)), folds=len(self._splits)),
+            about=described(
+                self._data,
+                {"label_once": self._single},
+                labels=len(set(y)),
+                folds=len(self._splits) if self.train is None else 0,
+            ),
         )
         return [found]
 
