@@ -5,10 +5,11 @@
     Triplets     anchor, positive, hard negatives
     ScoredPairs  two texts and their similarity
 
-`path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, `asset:NAME`, or a Hub id: `org/name`,
-`org/name:file`, or `stream:org/name`, which keeps no copy on disk and fetches only `limit` rows. `path` may also be an
+`path` is a .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz, a folder or a pattern of such files, a folder
+of BEIR, `asset:NAME`, or a Hub id: `org/name`, `org/name:configuration`, `org/name:file`, each also with `@REVISION`,
+or `stream:org/name`, which keeps no copy of the data set on disk and fetches only `limit` rows. `path` may also be an
 object in memory: a list of strings, of tuples in the order of the columns, or of dicts; a pandas or polars DataFrame; a
-`datasets.Dataset`.
+pyarrow Table; a `datasets.Dataset`. Columns that are not named are recognized by the names in use (`cse.data.shapes`).
 
 White space around a text is removed. Blank rows and exact repetitions of a row are left out and counted in `report`; a
 missing cell becomes one space, as in SimCSE, and is counted too.
@@ -147,6 +148,7 @@ class Texts(Dataset):
     Args:
         path: The source of the rows; see the docstring of the module.
         column: The name of the column, or its number in a csv or tsv file without a header; ignored for a .txt file.
+            None: the first that is recognized: `text`, `sentence`, ...
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
         min_words: Smallest number of words; shorter texts are left out and counted as `short` in `report`.
@@ -192,6 +194,7 @@ class Pairs(Dataset):
     Args:
         path: The source of the rows; see the docstring of the module.
         columns: Two names, or two numbers in a csv or tsv file without a header; more are those of further positives.
+            The second of two may hold lists: a row for each positive. None: those that are recognized.
         relevance_columns: Names or numbers of the columns with the relevance of each positive, a number >= 0 (GCL); one
             for each positive. None: positives are not graded.
         split: Split of a data set on the Hub.
@@ -242,7 +245,8 @@ class Triplets(Dataset):
 
     Args:
         path: The source of the rows; see the docstring of the module.
-        columns: Names of anchor, positive, negative and further negatives; or numbers, as for `Pairs`.
+        columns: Names of anchor, positive, negative and further negatives; or numbers, as for `Pairs`. Those after the
+            first may hold lists. None: those that are recognized.
         score_column: Name or number of the column with the similarity of anchor and positive, in [0, 1] (CLHAIF). None:
             rows have no scores.
         split: Split of a data set on the Hub.
@@ -285,8 +289,8 @@ class ScoredPairs(Dataset):
 
     Args:
         path: The source of the rows; see the docstring of the module.
-        columns: Two names, or two numbers in a csv or tsv file without a header.
-        score_column: Name or number of the column of scores.
+        columns: Two names, or two numbers in a csv or tsv file without a header. None: those that are recognized.
+        score_column: Name or number of the column of scores. None: the one that is recognized.
         min_score: The score of texts that have nothing in common (STS: 0, SICK-R: 1). None: the smallest of the rows.
         max_score: The score of texts with the same meaning (STS and SICK-R: 5). None: the largest of the rows.
         split: Split of a data set on the Hub.

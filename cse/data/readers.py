@@ -190,7 +190,7 @@ def _decoded(table: Any, file: Path, names: list[str]) -> Iterator[dict[str, Any
     import pyarrow
 
     try:
-        for batch in table.iter_batches(batch_size=BATCH, columns=names):
+        for batch in table.iter_batches(batch_size=BATCH, columns=names, use_threads=False):
             yield from batch.to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(
@@ -203,7 +203,9 @@ def _parquet(file: Path) -> Any:
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())) if file.suffix.lower() == ".gz" else file)
+        if file.suffix.lower() == ".gz":
+            return ParquetFile(io.BytesIO(gzip.decompress(file.read_bytes())))
+        return ParquetFile(file, memory_map=True)
     except (pyarrow.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"data.path is {file}, which is not a parquet file: {error}\nfix: give a complete .parquet file"
