@@ -98,6 +98,15 @@ def broadcast(value: object) -> Any:
     return box[0]
 
 
+def gather_objects(value: object) -> list[Any]:
+    """The values of all processes, in rank order, on every process."""
+    if world_size() == 1:
+        return [value]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on any process."""
     if world_size() == 1:

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
     add_scoring(score)
+    _add_kind(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
     compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
     compare.add_argument("b", help="the same")
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measures = "measures to compare on each task, separated by commas, or all (default: the headline of each task)"
     compare.add_argument("--measures", metavar="NAMES", help=measures)
     add_scoring(compare)
+    _add_kind(compare)
     _add_report(action("report", "write report.md and report.html of the runs in a folder"))
     mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
     mteb.add_argument("checkpoint", help="folder or Hub id")
@@ -58,11 +60,32 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", help="tasks and groups, separated by commas (default: sts; without --data and CSE_DATA sts-mini)"
     )
-    parser.add_argument("--data", help="folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub)")
+    rows = "folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub); or rows of your own"
+    parser.add_argument("--data", help=rows)
     add_precision(parser)
     parser.add_argument(
         "--unchecked", action="store_true", help="score even if the data are not the known evaluation sets"
     )
+
+
+def _add_kind(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that says what --data holds; its choices are those of `cse.evaluation.recognize`."""
+    choices = "retrieval, nanobeir, similarity, pair-classification, triplets, paraphrases, labels, clustering, sts"
+    text = f"what --data holds: {choices} (default: recognized by its files and columns)"
+    parser.add_argument("--as", dest="kind", metavar="KIND", choices=choices.split(", "), help=text)
+
+
+def _wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The tasks or the evaluator that the options ask for, and the options of tasks."""
+    from cse.console import say
+    from cse.evaluation.recognize import recognize
+
+    options = scoring_options(a)
+    found = recognize(a.data, a.kind) if a.data and (a.kind or not a.tasks) else None
+    if found is None:
+        return a.tasks, options
+    say("data", found.said)
+    return found.evaluator(a.precision, getattr(a, "prompt", None)), options | {"data": None}
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -91,14 +114,14 @@ def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
     from cse.encoder import widths
-    from cse.evaluation import results, sources, table
-    from cse.evaluation.scoring import evaluate
+    from cse.evaluation import results, table
+    from cse.evaluation.scoring import evaluate, requested
 
-    tasks = a.tasks or sources.default_tasks(a.data)
-    out = a.out or results.default_out(a.checkpoint, tasks, a.prompt)
-    options = {"folds": a.folds, "prompt": a.prompt, "progress": sys.stderr.isatty(), **scoring_options(a)}
+    tasks, options = _wanted(a)
+    out = a.out or results.default_out(a.checkpoint, requested(tasks, options["data"]), a.prompt)
     options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
-    scored = evaluate(a.checkpoint, tasks, out=out, **options)
+    own = {"prompt": a.prompt} if isinstance(tasks, str | None) else {}  # an evaluator has its own prompts
+    scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **own, **options)
     table.show(scored.results)
     if out:
         say("wrote", str(out))
@@ -111,8 +134,9 @@ def _compare(a: argparse.Namespace) -> int:
 
     if a.out:
         check_writable(a.out)
-    options = {"progress": sys.stderr.isatty(), **scoring_options(a)}
-    first, second = (comparison.read_or_score(name, a.tasks, **options) for name in (a.a, a.b))
+    tasks, options = _wanted(a)
+    progress = sys.stderr.isatty()
+    first, second = (comparison.read_or_score(name, tasks, progress=progress, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second, measures=a.measures)
     comparison.show(first, second, found)
     if a.out:

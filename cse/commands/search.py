@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs="*", metavar="recipe", help=names)
     parser.add_argument("--data", help="the training data: a file, asset:NAME or a Hub id")
     parser.add_argument("--encoder", metavar="MODEL", help="the model to train (default: that of each recipe)")
-    dev = "STS tasks that select settings and checkpoints (default: %(default)s)"
+    dev = "STS tasks, or rows of your own, that select settings and checkpoints (default: %(default)s)"
     parser.add_argument("--dev", default="sts-mini-dev", help=dev)
     parser.add_argument("--dev-data", metavar="DIR", help="folder with the rows of --dev and --test, as of cse eval")
     parser.add_argument("--test", default="", metavar="TASKS", help="STS tasks that only score the final checkpoints")

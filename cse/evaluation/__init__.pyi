@@ -8,10 +8,13 @@ from cse.evaluation.finding import Finding as Finding
 from cse.evaluation.finding import scores as scores
 from cse.evaluation.held_out import HeldOut as HeldOut
 from cse.evaluation.labels import Labels as Labels
+from cse.evaluation.mteb_evaluator import MTEB as MTEB
+from cse.evaluation.nano_beir import NanoBEIR as NanoBEIR
 from cse.evaluation.pair_classification import PairClassification as PairClassification
 from cse.evaluation.paraphrases import Paraphrases as Paraphrases
 from cse.evaluation.reporting import report as report
 from cse.evaluation.results import Scored as Scored
+from cse.evaluation.retrieval import Retrieval as Retrieval
 from cse.evaluation.scoring import evaluate as evaluate
 from cse.evaluation.scoring import run_mteb as run_mteb
 from cse.evaluation.several import Several as Several

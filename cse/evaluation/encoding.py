@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cse import console
+from cse import console, distributed
 from cse.encoder.fast.batching import native_bf16, token_budget_batches
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
 
 SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding
@@ -23,6 +24,27 @@ SLICE_ROWS = 64  # fewer are not worth a call
 TOKENS = {"cpu": 1024, "cuda": 16384}
 CORE_TOKENS = {"fp32": 512, "bf16": 1024}  # in a batch, where each core has its own; half or twice is 2 to 25 % slower
 LETTERS = 4  # to a token, about; only how long batches take depends on it
+
+
+_CHANGING: ContextVar[bool] = ContextVar("changing", default=False)
+
+
+@contextmanager
+def changing() -> Iterator[None]:
+    """In this block, the encoder is one in training: all processes score it together, and nothing of it is kept.
+
+    Each process encodes its share of the texts of every call, and gets the vectors of all.
+    """
+    token = _CHANGING.set(True)
+    try:
+        yield
+    finally:
+        _CHANGING.reset(token)
+
+
+def is_changing() -> bool:
+    """Whether the encoder will be another one at the next evaluation; see `changing`."""
+    return _CHANGING.get()
 
 
 def resolve_precision(encoder: Any, precision: str) -> str:
@@ -61,9 +83,13 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prom
         parts = [part for part in np.array_split(longest_first, slices) if len(part)]
         if not parts:
             return encode(texts)
-        with converted_once(), _workers(encoder) as call:
-            vectors = call(lambda part: encode([texts[i] for i in part]), parts)
-            done = list(_tracked(vectors, len(parts)) if progress else vectors)
+
+        def encode_all(parts: list[NDArray[np.intp]]) -> list[NDArray[np.floating]]:
+            with converted_once(), _workers(encoder) as call:
+                vectors = call(lambda part: encode([texts[i] for i in part]), parts)
+                return list(_tracked(vectors, len(parts)) if progress else vectors)
+
+        done = _shared(encode_all, parts) if is_changing() else encode_all(parts)
         return np.concatenate(done)[np.argsort(np.concatenate(parts))]
 
     return embed
@@ -75,6 +101,25 @@ def encode_distinct(
     """The vectors (n, D) of the n distinct texts, and the row of each text. See `embedder` for the arguments."""
     row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     return embedder(encoder, precision, prompt=prompt)(list(row)), row
+
+
+def _shared(work: Callable[[list[Any]], list[Any]], parts: list[Any]) -> list[Any]:
+    """What `work` makes of the parts, each on one process, which computes of it what a single process would.
+
+    Raises:
+        UserError: A process raised it; all processes raise it, so that none waits for another.
+    """
+    number, processes = distributed.rank(), distributed.world_size()
+    done: list[Any] | UserError
+    try:
+        done = work(parts[number::processes])
+    except UserError as error:
+        done = error
+    everyone = distributed.gather_objects(done)
+    for one in everyone:
+        if isinstance(one, UserError):
+            raise one
+    return [everyone[i % processes][i // processes] for i in range(len(parts))]
 
 
 @contextmanager

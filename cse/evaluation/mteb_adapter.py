@@ -27,6 +27,7 @@ from cse.errors import UserError
 from cse.evaluation import sources, suite
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.loading import Model, prompts
+from cse.evaluation.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
 from cse.evaluation.sources import Missing, TaskData
 from cse.files import read_json, write_json
 
@@ -38,16 +39,20 @@ class Adapter(AbsEncoder):  # type: ignore[misc]
     """A checkpoint of ours as mteb sees it."""
 
     def __init__(self, model: Model, precision: str = "auto") -> None:
-        self.embed = embedder(model.encoder, precision)
+        roles = {"query": QUERY_PROMPTS, "document": DOCUMENT_PROMPTS}
+        named = {role: role_prompt(model.encoder, None, names) for role, names in roles.items()}
+        self.embed = {role: embedder(model.encoder, precision, prompt=prompt) for role, prompt in named.items()}
+        self.embed[""] = embedder(model.encoder, precision)
         self.model, self.model_prompts = model.encoder, None
         self.mteb_model_meta = meta(model)
 
-    def encode(self, inputs: Iterable[Mapping[str, Any]], **_: Any) -> NDArray[np.floating]:
-        """Embed the texts of mteb's batches, each distinct one once."""
+    def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> NDArray[np.floating]:
+        """Embed the texts of mteb's batches, each distinct one once; queries and documents with the model's prompts."""
+        embed = self.embed[getattr(prompt_type, "value", prompt_type) or ""]
         texts = [text for batch in inputs for text in batch["text"]]
         distinct = list(dict.fromkeys(texts))
         row = {text: i for i, text in enumerate(distinct)}
-        return self.embed(distinct)[[row[text] for text in texts]]
+        return embed(distinct)[[row[text] for text in texts]]
 
 
 def meta(model: Model) -> ModelMeta:
@@ -141,7 +146,7 @@ def run(
         The summary, which is also written to `out/mteb.json`.
     """
     resolved = resolve_precision(model.encoder, precision)
-    adapted, cache = adapt(model, precision), mteb.ResultCache(cache_path=out / resolved)
+    adapted = adapt(model, precision)
     # A score on other rows must not be taken for one on these.
     before = read_json(out / "mteb.json").get("tasks", {}) if (out / "mteb.json").is_file() else {}
     summary: dict[str, Any] = {
@@ -155,26 +160,57 @@ def run(
     for number, task in enumerate(tasks, start=1):
         name = task.metadata.name
         say("task", f"{number}/{len(tasks)} {name}")
-        given = inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
-        same = not overwrite and before.get(name, {}).get("data", given) == given
-        strategy = "only-missing" if same else "always"
+        source = given(task, data, check=check)
+        same = not overwrite and before.get(name, {}).get("data", source) == source
         try:
-            kept = task.data_loaded or cache.load_task_result(name, adapted.mteb_model_meta)
-            if not kept and not hub.reachable():  # fails at once, where mteb would retry for half a minute
-                dataset = task.metadata.dataset
-                hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
-            result = mteb.evaluate(adapted, [task], cache=cache, overwrite_strategy=strategy, show_progress_bar=False)
-            summary["tasks"][name] = _summary(result.task_results[0], given)
-        except hub.HubError as error:
-            summary["failed"][name] = error.reason
-        except UserError:
-            raise
-        except Exception as error:  # one task's failure, of whatever library, must not lose the others' results
-            summary["failed"][name] = (
-                f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:200]}"
-            )
+            strategy = "only-missing" if same else "always"
+            summary["tasks"][name] = run_task(adapted, task, source, out / resolved, strategy)
+        except Failed as error:
+            summary["failed"][name] = str(error)
         write_json(out / "mteb.json", summary)
     return summary
+
+
+class Failed(Exception):
+    """A task has failed; the message says why."""
+
+
+def given(task: Any, data: str | None, *, check: bool = True) -> str:
+    """Where a task's rows come from, after those of an STS task were taken from the folder; see `inject`."""
+    return inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
+
+
+def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) -> dict[str, Any]:
+    """Run one task.
+
+    Args:
+        adapted: The model; see `adapt`.
+        task: The task.
+        source: Where its rows come from.
+        folder: The folder of results.
+        strategy: What mteb does with a result that exists: `only-missing` or `always`.
+
+    Returns:
+        Its scores.
+
+    Raises:
+        Failed: The task, of whatever library, has failed.
+        UserError: The vectors are not finite.
+    """
+    cache, name = mteb.ResultCache(cache_path=folder), task.metadata.name
+    try:
+        kept = task.data_loaded or cache.load_task_result(name, adapted.mteb_model_meta)
+        if not kept and not hub.reachable():  # fails at once, where mteb would retry for half a minute
+            dataset = task.metadata.dataset
+            hub.snapshot(dataset["path"], kind="dataset", revision=dataset["revision"])
+        result = mteb.evaluate(adapted, [task], cache=cache, overwrite_strategy=strategy, show_progress_bar=False)
+        return _summary(result.task_results[0], source)
+    except hub.HubError as error:
+        raise Failed(error.reason) from error
+    except UserError:
+        raise
+    except Exception as error:  # one task's failure must not lose the others' results
+        raise Failed(f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:200]}") from error
 
 
 def rows(parts: list[TaskData]) -> Dataset:

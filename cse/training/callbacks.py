@@ -12,6 +12,7 @@ from cse.console import Advance, progress, say
 from cse.data import checks
 from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
+from cse.evaluation.collect import records
 from cse.files import write_json, write_text
 from cse.recipe import Recipe
 from cse.training.objects import ROWS
@@ -19,6 +20,7 @@ from cse.training.run import Callback, Run
 from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
+SCORING_SHARE = 0.1  # of a run's time; a larger share of dev scoring is said at the end
 DROP = 5.0  # points below the best dev score that cause a warning
 FIGURES = {
     "loss": "loss {:.3f}",
@@ -91,6 +93,10 @@ class Console(Callback):
             say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
         for warning in end_warnings(run, self.last):
             say("warning", warning)
+        scoring = sum(line.get("eval_seconds", 0.0) for line in records(run.folder / "metrics.jsonl"))
+        if scoring > SCORING_SHARE * p.seconds:
+            share = f"{scoring:.0f} s of {p.seconds:.0f} s ({scoring / p.seconds:.0%}) went into scoring"
+            say("scoring", f"{share}; --trainer.eval_every={2 * run.settings.eval_every} halves it")
         say("run", str(run.folder))
         if p.best_step == 0:
             say("next", "a lower --trainer.learning_rate, or other text: --data FILE")

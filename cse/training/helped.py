@@ -135,7 +135,7 @@ def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list
     start = name == "best" and run.progress.best_step == 0  # then it is what was scored before training
     encoder = None if start else Encoder.load(str(run.folder / name)).to(run.encoder.device)
     rows, first = [], run.progress.first
-    if run.evaluator is not None and not isinstance(run.evaluator, Measuring) and first is not None:
+    if run.evaluator is not None and not before.results["parts"][DEV] and first is not None:
         key = run.evaluator.primary
         rows.append(Row(name, DEV, key, first, first if encoder is None else run.evaluator(encoder)[key]))
     return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
@@ -154,7 +154,8 @@ def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -
     base = dev if isinstance(dev, STSEvaluator) else STSEvaluator("sts-mini")
     found = list[Finding]()
     if dev is not None:
-        found += dev.found if dev_scored and dev.found is not None else dev.measure(encoder)
+        own = dev.found if dev_scored and dev.found is not None else dev.measure(encoder)
+        found += [finding for finding in own if finding.arrays]
     general = before_after.general_tasks(base.data, apart_from=[finding.name for finding in found])
     if general:  # a run may have been selected on all that this machine has
         found += base.with_tasks(",".join(general)).measure(encoder)
@@ -164,7 +165,8 @@ def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -
 def _parts(evaluator: Evaluator | None, before: Scored) -> dict[str, list[str]]:
     """The tasks of each part of the table."""
     names = list(before.findings)
-    own: Sequence[Finding] = (evaluator.found or ()) if isinstance(evaluator, Measuring) else ()
+    found: Sequence[Finding] = (evaluator.found or ()) if isinstance(evaluator, Measuring) else ()
+    own = [finding for finding in found if finding.arrays]
     dev = chosen(evaluator.primary, own) if evaluator is not None else []
     other = [finding.name for finding in own if finding.name not in dev]
     return {DEV: dev, OTHER: other, GENERAL: [name for name in names if name not in [*dev, *other]]}

@@ -16,6 +16,7 @@ from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
+from cse.evaluation.encoding import changing
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, hardware, preflight, sources, tracking
@@ -245,7 +246,10 @@ class Trainer:
         run, progress = self.run, self.run.progress
         scores: dict[str, float] = {}
         if run.evaluator is not None:
-            scores = distributed.broadcast(run.evaluator(run.encoder))  # rounding may differ between processes
+            start = time.perf_counter()
+            with changing():
+                scores = distributed.broadcast(run.evaluator(run.encoder))  # rounding may differ between processes
+            metrics = {**metrics, "eval_seconds": round(time.perf_counter() - start, 3)}
             score = scores.get(run.evaluator.primary)
             if score is not None:
                 scores["dev"] = score

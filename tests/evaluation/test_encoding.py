@@ -8,7 +8,7 @@ from cse.encoder.fast.weights import Linear
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import encoding
-from cse.evaluation.encoding import embedder, to_numpy
+from cse.evaluation.encoding import changing, embedder, to_numpy
 
 TEXTS = [f"{'word ' * (i % 17)}{i}" for i in range(300)]
 
@@ -94,3 +94,39 @@ def test_slices_share_converted_weights(tiny_bert, monkeypatch):
     layers = sum(isinstance(m, Linear) for m in encoder.backbone.modules())
     assert layers <= len({id(c) for c in converted}) <= 2 * layers  # two threads may meet at one
     assert np.abs(found - expected).max() < 0.05
+
+
+def shared(rank, backbone, broken):
+    """The vectors that each process gets, and the number of texts that it encoded itself."""
+    encoder, count = Encoder(backbone, pooler="mean"), 0
+    encode = Encoder.encode
+
+    def counted(self, texts, **options):
+        nonlocal count
+        count += len(texts)
+        found = encode(self, texts, **options)
+        return found * np.nan if broken and rank == 1 else found
+
+    Encoder.encode = counted
+    try:
+        with changing():
+            return embedder(encoder, "fp32")(TEXTS), count
+    except UserError as error:
+        return str(error), count
+    finally:
+        Encoder.encode = encode
+
+
+def test_processes_share_the_texts_of_an_encoder_in_training(two_processes, tiny_bert):
+    (first, a), (second, b) = two_processes(shared, tiny_bert, False)
+    alone = embedder(Encoder(tiny_bert, pooler="mean"), "fp32")(TEXTS)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, alone, atol=1e-6)
+    assert len(TEXTS) <= a + b <= len(TEXTS) + 2  # one text more for each, where it sets up threads
+    assert max(a, b) <= 160
+
+
+def test_a_process_that_fails_stops_all(two_processes, tiny_bert):
+    (first, _), (second, _) = two_processes(shared, tiny_bert, True)
+    assert "nan or infinity" in first
+    assert first == second

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cse.errors import UserError
+from cse.evaluation import MTEB, Retrieval
 from cse.evaluation.harness import score_tasks
 from cse.evaluation.loading import Model
+from tests.evaluation.test_retrieval import texts
 
 pytest.importorskip("mteb")
 from cse.evaluation import mteb_adapter
@@ -102,3 +105,55 @@ def test_repeated_texts_keep_their_places(model):
     texts = ["b c", "a", "b c", "a d"]
     found = adapter.encode([{"text": texts[:2]}, {"text": texts[2:]}], task_metadata=None)
     np.testing.assert_array_equal(found, model("a").encoder.encode(texts))
+
+
+def test_tasks_as_an_evaluator(model, data):
+    evaluator = MTEB("STS13", data=data, check=False)
+    encoder = model("a").encoder
+    found = evaluator(encoder)
+    ours = score_tasks(encoder, "STS13", data, check=False)
+    assert found == {"main_score": pytest.approx(ours.average, abs=1e-3)}
+    (finding,) = evaluator.found
+    assert (finding.name, finding.kind, finding.arrays) == ("STS13", "mteb", {})
+    assert evaluator(model("b").encoder) != found  # nothing is kept from one encoder to the next
+    with pytest.raises(UserError, match="mteb has no task 'STS99'"):
+        MTEB("STS99")
+
+
+def test_a_task_that_fails_as_an_evaluator(model, monkeypatch, hash_encoder):
+    with pytest.raises(UserError, match="the task STS13 of mteb failed"):
+        MTEB("STS13")(hash_encoder())
+
+
+def test_retrieval_equals_mtebs_own_evaluation(hash_encoder):
+    """The whole way of mteb: its task, its search and its measures, which it rounds to five digits."""
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    queries, corpus, qrels = texts(5, queries=12, documents=60)
+
+    class Task(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="OwnRetrieval", description="", reference=None, type="Retrieval", category="t2t", modalities=["text"],
+            eval_splits=["test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10", date=None, domains=None,
+            task_subtypes=None, license=None, annotations_creators=None, dialect=None, sample_creation=None,
+            bibtex_citation=None, dataset={"path": "own/own", "revision": "1"},
+        )  # fmt: skip
+
+        def load_data(self, **_):
+            rows = {
+                "corpus": Dataset.from_list([{"id": k, "title": "", "text": v} for k, v in corpus.items()]),
+                "queries": Dataset.from_list([{"id": k, "text": v} for k, v in queries.items()]),
+                "relevant_docs": qrels,
+                "top_ranked": None,
+            }
+            self.dataset, self.data_loaded = {"default": {"test": rows}}, True
+
+    adapter = mteb_adapter.Adapter(Model(hash_encoder(), "m", Path(), "0" * 40, "cse"))
+    result = mteb_adapter.mteb.evaluate(adapter, [Task()], cache=None, show_progress_bar=False)
+    theirs = result.task_results[0].scores["test"][0]
+    measures = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map") for k in (1, 10)]
+    ours = Retrieval(queries=queries, corpus=corpus, qrels=qrels, measures=measures)(hash_encoder())
+    for name, value in ours.items():
+        assert value / 100 == pytest.approx(theirs[name.replace("@", "_at_")], abs=6e-6), name

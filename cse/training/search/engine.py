@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cse.console import Interrupt, say
 from cse.errors import UserError, require_at_least
 from cse.evaluation.harness import read_data
+from cse.evaluation.recognize import own_rows
 from cse.files import check_writable, write_text
 from cse.recipe import Recipe
 from cse.training import hardware
@@ -69,9 +70,10 @@ def search(
         names: Recipes, by name or path. None: those of the package that fit the columns of the data.
         data: The training data: a file, `asset:NAME` or a Hub id.
         encoder: The model to train, in place of that of each recipe.
-        dev: STS tasks that select settings and checkpoints, separated by commas.
-        dev_data: A folder with the rows of `dev` and `test`; None: CSE_DATA, the Hub, or the shipped sets.
-        test: STS tasks that only score the final checkpoints, separated by commas.
+        dev: What selects settings and checkpoints: STS tasks, separated by commas, or a path of rows of one's own, as
+            `cse eval --data` takes them.
+        dev_data: A folder with the rows of STS tasks; None: CSE_DATA, the Hub, or the shipped sets.
+        test: The same as `dev`, for what only scores the final checkpoints.
         budget: What all training may cost: a time such as `30m`, or steps such as `2000steps`. Each method has the same
             share. Measuring costs before, and scoring final checkpoints after, is not part of it.
         trials: Settings that are tried per method; the first is the recipe's own. 0: the recipe's own is taken.
@@ -90,11 +92,9 @@ def search(
     check_writable(folder, "--run-dir", kind="folder")
     if (folder / FILE).exists():
         raise UserError(f"{folder} holds a search already\nfix: cse search --resume {folder}, or another --run-dir")
-    _require_tasks("--dev", dev, dev_data)
+    evaluator = _require_tasks("--dev", dev, dev_data)
     if test:
         _require_tasks("--test", test, dev_data)
-    evaluator = ["--evaluator=cse.evaluation.STSEvaluator", f"--evaluator.tasks={dev}"]
-    evaluator += [f"--evaluator.data={dev_data}"] if dev_data else []
     model = [f"--encoder={encoder}"] if encoder else []
     overrides = [*model, *overrides]
     options = [f"--data.path={data}", *evaluator, *overrides]
@@ -164,12 +164,17 @@ def _require(budget: str, trials: int, seeds: int) -> None:
         raise UserError("cse search runs in one process\nfix: start it without accelerate launch or torchrun")
 
 
-def _require_tasks(option: str, tasks: str, data: str | None) -> None:
-    if Path(tasks).suffix in {".csv", ".tsv", ".jsonl", ".parquet"}:
-        raise UserError(f"{option} is {tasks}: files of scored pairs cannot be scored yet\nfix: name STS tasks")
+def _require_tasks(option: str, tasks: str, data: str | None) -> list[str]:
+    """The options of the evaluator for tasks or for a path of rows, which must be there."""
+    own = own_rows(option, tasks)
+    if own is not None:
+        say(option.removeprefix("--"), own.said)
+        return own.overrides()
     missing = read_data(tasks, data)[1]
     for name, reason in missing.items():
         raise UserError(f"{option}: no data for {name}: {reason}\nfix: give --dev-data DIR or set CSE_DATA")
+    options = ["--evaluator=cse.evaluation.STSEvaluator", f"--evaluator.tasks={tasks}"]
+    return [*options, f"--evaluator.data={data}"] if data else options
 
 
 def _measured(recipe: Recipe, keep: Path) -> Contender | None:

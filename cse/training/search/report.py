@@ -13,6 +13,7 @@ from cse.console import Interrupt, say
 from cse.evaluation import results
 from cse.evaluation.collect import Entry
 from cse.evaluation.methods import Method
+from cse.evaluation.recognize import own_rows
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
 from cse.files import write_text
@@ -48,7 +49,7 @@ def conclude(state: State, folder: Path, interrupt: Interrupt) -> tuple[list[Lin
     verdict = judge(table, costs)
     parts = [
         f"# Search on {state.data}",
-        f"Spearman × 100 on {state.dev}; {len(state.seeds)} seeds; budget {state.budget} for all methods.",
+        f"{_metric(state.dev)} × 100 on {state.dev}; {len(state.seeds)} seeds; budget {state.budget} for all methods.",
         markdown(table, state.dev, settings, costs),
         f"**Verdict**: {verdict.text}.",
         f"Settings and checkpoints were selected on {state.dev}, so the dev scores of trained methods are optimistic, "
@@ -87,9 +88,11 @@ def _compare(
     def entry(method: str, checkpoint: Path, out: Path, seed: int | None) -> Entry:
         if interrupt.wanted:
             raise Stopped
-        scored = Scored.read(out) if out.is_file() else evaluate(checkpoint, tasks, data=state.dev_data, out=out)
+        scored = Scored.read(out) if out.is_file() else evaluate(checkpoint, wanted, data=state.dev_data, out=out)
         return Entry(method, method, seed, dict(scored.results), scored, None)
 
+    own = own_rows("search", tasks)
+    wanted = tasks if own is None else own.evaluator()
     finals, untrained = [], {}
     for contender in kept:
         root = folder / contender.name
@@ -99,6 +102,11 @@ def _compare(
             run = root / f"final-s{seed}"
             finals.append(entry(contender.name, run / "best", run / results.name_for("best", tasks), seed))
     return lines(finals, untrained, best)
+
+
+def _metric(dev: str) -> str:
+    own = own_rows("search", dev)
+    return "Spearman" if own is None else own.evaluator().primary
 
 
 def _as_dict(line: Line) -> dict[str, Any]:

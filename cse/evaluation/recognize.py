@@ -1,0 +1,185 @@
+"""The evaluator that fits what a path holds, for `cse eval --data PATH` and `cse search --dev PATH`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cse.data.beir import is_beir
+from cse.data.hub import HUB_ID
+from cse.data.memory import open_source
+from cse.data.readers import KINDS
+from cse.data.rows import Column, Reader
+from cse.data.shapes import LABELS, SCORES, of_pairs, of_texts, of_triplets
+from cse.errors import UserError
+from cse.evaluation.nano_beir import is_nano
+from cse.interfaces import Evaluator
+
+CLASSES = {
+    "retrieval": "Retrieval",
+    "nanobeir": "NanoBEIR",
+    "similarity": "Similarity",
+    "pair-classification": "PairClassification",
+    "triplets": "Triplets",
+    "paraphrases": "Paraphrases",
+    "labels": "Labels",
+    "clustering": "Clustering",
+}
+STS = "sts"  # a folder of STS and transfer tasks, which are scored by name
+SPLIT = "test"  # of a data set on the Hub
+PEEK = 10_000  # scores that are read to tell labels 0 and 1 from grades
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """An evaluator for a path.
+
+    Attributes:
+        class_path: Its class.
+        options: Its arguments, as a recipe has them.
+        said: What was understood, in a line.
+    """
+
+    class_path: str
+    options: Mapping[str, Any]
+    said: str
+
+    def evaluator(self, precision: str = "auto", prompt: str | None = None) -> Evaluator:
+        """The evaluator.
+
+        Args:
+            precision: fp32, bf16 or auto.
+            prompt: The name of the encoder's prompt, for retrieval that of the queries.
+        """
+        component = _named(self.class_path)
+        takes = inspect.signature(component).parameters
+        asked = {"prompt" if "prompt" in takes else "query_prompt": prompt, "precision": precision}
+        made: Evaluator = component(**{name: _made(value) for name, value in self.options.items()}, **asked)
+        return made
+
+    def overrides(self) -> list[str]:
+        """The options that give it to a recipe."""
+        values = [f"--evaluator.{name}={_written(value)}" for name, value in self.options.items()]
+        return [f"--evaluator={self.class_path}", *values]
+
+
+def recognize(path: str, kind: str | None = None) -> Recognized | None:
+    """The evaluator for what a path holds; None for a folder of STS and transfer tasks, which have names.
+
+    Args:
+        path: A file of rows with a header, or a folder; a Hub id if the kind is given.
+        kind: A key of `CLASSES`, or `sts`. None: the kind that fits.
+
+    Raises:
+        UserError: There is no such path, or no kind fits it.
+    """
+    place = Path(path).expanduser()
+    if kind == STS or (kind is None and place.is_dir() and not (is_beir(place) or is_nano(place))):
+        return None
+    if place.is_dir():
+        kind = kind or ("retrieval" if is_beir(place) else "nanobeir")
+    if kind in {"retrieval", "nanobeir"}:
+        return Recognized(_path(kind), {"data": path, **_split(place, kind)}, f"{path}: {_said(kind)}")
+    if not place.exists() and kind is None and not place.suffix and HUB_ID.fullmatch(path):
+        raise UserError(f"--data: {path} is not a path\nfix: say what a Hub id holds: --as {'|'.join(CLASSES)}")
+    return _of_rows(path, kind)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a path of rows rather than the name of a task."""
+    return Path(name).expanduser().exists() or Path(name.removesuffix(".gz")).suffix in KINDS
+
+
+def own_rows(option: str, name: str) -> Recognized | None:
+    """The evaluator of a path of rows; None for names of tasks.
+
+    Raises:
+        UserError: The path is a folder of STS tasks, or no kind fits it.
+    """
+    if not is_path(name):
+        return None
+    found = recognize(name)
+    if found is None:
+        raise UserError(
+            f"{option} is {name}, a folder without rows of its own\nfix: name tasks, and give --dev-data DIR"
+        )
+    return found
+
+
+def _split(folder: Path, kind: str) -> dict[str, str]:
+    """The split of a folder in the layout of BEIR, if it has one and it is not `test`."""
+    splits = [path.stem for path in (folder / "qrels").glob("*.tsv")] if kind == "retrieval" else []
+    return {"split": splits[0]} if len(splits) == 1 and splits != ["test"] else {}
+
+
+def _of_rows(path: str, kind: str | None) -> Recognized:
+    source = open_source(path, SPLIT)
+    names = source.names() or []
+    triple = of_triplets(source, None).said
+    pair = of_pairs(source, None, lists=False).said
+    score = next((name for name in SCORES if name in names), None)
+    label = next((name for name in (*LABELS, "class") if name in names), None)
+    text = of_texts(source, None).said
+    fits = {
+        "triplets": triple,
+        "pair-classification": pair and score and (kind or _is_binary(source, score)) and f"{pair}, label = {score}",
+        "similarity": pair and score and f"{pair}, score = {score}",
+        "paraphrases": pair,
+        "labels": text and label and f"{text}, label = {label}",
+        "clustering": text and label and f"{text}, label = {label}",
+    }
+    chosen = kind or next((name for name, said in fits.items() if said), None)
+    if chosen is None or not fits[chosen]:
+        what = f"--as {kind} needs other columns" if kind else "no evaluator fits its columns"
+        raise UserError(
+            f"--data: {path} has the columns {', '.join(names[:12]) or '(none)'}: {what}\n"
+            "fix: name them sentence1, sentence2 and score; anchor, positive and negative; or text and label"
+        )
+    options: dict[str, Any] = {"path": path}
+    options |= {"label_column": label} if chosen in {"labels", "clustering"} else {}
+    options |= {"min_score": None, "max_score": None} if chosen == "similarity" else {}
+    options |= {} if Path(path).expanduser().exists() else {"split": SPLIT}
+    rows = {"triplets": "Triplets", "paraphrases": "Pairs", "labels": "Texts", "clustering": "Texts"}
+    data = {"class_path": f"cse.data.{rows.get(chosen, 'ScoredPairs')}", "init_args": options}
+    return Recognized(_path(chosen), {"data": data}, f"{path}: {fits[chosen]}: {_said(chosen)}")
+
+
+def _said(kind: str) -> str:
+    return f"scored by {CLASSES[kind]} (--as {'|'.join([*CLASSES, STS])} for another)"
+
+
+def _is_binary(source: Reader, score: str) -> bool:
+    cells = {row.cells[0] for row in islice(source.read([Column("--data", score)]), PEEK)} - {None, ""}
+    return {_number(str(cell)) for cell in cells} == {0.0, 1.0}
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _path(kind: str) -> str:
+    return f"cse.evaluation.{CLASSES[kind]}"
+
+
+def _named(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return _named(value["class_path"])(**value["init_args"])
+    return value
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

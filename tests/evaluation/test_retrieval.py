@@ -1,0 +1,358 @@
+"""Retrieval: measures by pencil and against mteb's, blocks and files on the disk, prompts, every way to give rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cse
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.evaluation import Retrieval, ranking
+from cse.evaluation.encoding import changing
+from cse.evaluation.ranking import measure_rankings, nearest
+from cse.evaluation.retrieval import role_prompt
+
+MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]
+
+
+class Angles:
+    """Texts are numbers: the angles of their vectors, in degrees."""
+
+    def encode(self, texts, *, batch_size=64):
+        angles = np.radians([float(text.split()[-1]) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+QUERIES = {"q1": "0", "q2": "90"}
+CORPUS = {"a": "1", "b": "5", "c": "10", "d": "89"}
+QRELS = {"q1": {"b": 1, "c": 2}, "q2": ["d"]}
+
+
+def retrieval(**options):
+    return Retrieval(queries=QUERIES, corpus=CORPUS, qrels=QRELS, **options)
+
+
+def test_measures_by_pencil():
+    # q1 ranks a, b, c, d with relevances 0, 1, 2, 0; q2 ranks d first.
+    found = retrieval(measures=MEASURES)(Angles())
+    ideal = 2 / np.log2(2) + 1 / np.log2(3)
+    gained = 1 / np.log2(3) + 2 / np.log2(4)
+    assert found["ndcg@10"] == pytest.approx(50 * (gained / ideal + 1))
+    assert found["mrr@10"] == pytest.approx(50 * (1 / 2 + 1))
+    assert found["map@10"] == pytest.approx(50 * ((1 / 2 + 2 / 3) / 2 + 1))
+    assert found["recall@3"] == pytest.approx(100)
+    assert found["recall@1"] == found["mrr@1"] == found["hit@1"] == found["precision@1"] == pytest.approx(50)
+    assert found["precision@3"] == pytest.approx(50 * (2 / 3 + 1 / 3))
+
+
+def big(seed, queries=40, documents=300, dim=6):
+    rng = np.random.default_rng(seed)
+    judged = {
+        f"q{i}": {f"d{d}": int(rng.integers(0, 4)) for d in rng.permutation(documents)[:8]} for i in range(queries)
+    }
+    judged = {query: found for query, found in judged.items() if max(found.values()) > 0}
+    draw = lambda n: rng.normal(size=(n, dim)).astype(np.float32)  # noqa: E731
+    return judged, ranking.unit(draw(len(judged))), ranking.unit(draw(documents))
+
+
+def test_measures_equal_mtebs(monkeypatch):
+    """mteb rounds its means, so the values of its queries are compared."""
+    retrieval_metrics = pytest.importorskip("mteb._evaluators.retrieval_metrics")
+    judged, queries, corpus = big(0)
+    cosines = queries.astype(np.float64) @ corpus.T.astype(np.float64)
+    slow = {query: {f"d{d}": float(c) for d, c in enumerate(row)} for query, row in zip(judged, cosines, strict=True)}
+    found, score = nearest(queries, corpus, 10, np.full((len(judged), 1), -1))
+    ranked = {
+        query: {f"d{d}": float(c) for d, c in zip(*row, strict=True)}
+        for query, *row in zip(judged, found, score, strict=True)
+    }
+    ours = measure_rankings(judged, ranked, MEASURES)
+    theirs = retrieval_metrics.calculate_retrieval_scores(slow, judged, [1, 3, 10])
+    names = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit": "success"}
+    mrr = retrieval_metrics.mrr(judged, slow, [1, 3, 10])
+    for measure, values in ours.items():
+        name, k = measure.split("@")
+        wanted = mrr[f"MRR@{k}"] if name == "mrr" else [theirs.all_scores[q][f"{names[name]}_{k}"] for q in judged]
+        np.testing.assert_allclose(values, wanted, atol=1e-6, err_msg=measure)
+
+
+def test_models_of_distances_rank_by_distance(monkeypatch):
+    class Points(Angles):
+        similarity = "euclidean"
+
+        def encode(self, texts, *, batch_size=64):
+            return np.array([[float(text), 1.0] for text in texts], dtype=np.float32)
+
+    # By cosine, 9 would be nearest to 5; by distance it is 6, then 3.
+    found = Retrieval(
+        queries={"q": "5"}, corpus={"a": "9", "b": "6", "c": "3"}, qrels={"q": ["c"]}, measures=["mrr@10"]
+    )
+    assert found(Points())["mrr@10"] == pytest.approx(50)
+
+
+def test_blocks_do_not_matter(monkeypatch):
+    _, queries, corpus = big(1)
+    nothing = np.full((len(queries), 1), -1)
+    whole = nearest(queries, corpus, 20, nothing)
+    monkeypatch.setattr(ranking, "QUERIES", 7)
+    monkeypatch.setattr("cse.mining.neighbors.BLOCK", 32)
+    rows, cosines = nearest(queries, corpus, 20, nothing)
+    np.testing.assert_array_equal(rows, whole[0])
+    np.testing.assert_allclose(cosines, whole[1], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bert):
+    return Encoder(tiny_bert, pooler="mean")
+
+
+def texts(seed, queries=6, documents=40):
+    rng = np.random.default_rng(seed)
+    words = ["cat", "dog", "moon", "sun", "tree", "river", "house", "bread"]
+    made = [f"{' '.join(rng.choice(words, 5))} {i}" for i in range(queries + documents)]
+    return (
+        {f"q{i}": text for i, text in enumerate(made[:queries])},
+        {f"d{i}": text for i, text in enumerate(made[queries:])},
+        {f"q{i}": {f"d{j}": 1 for j in rng.permutation(documents)[:3]} for i in range(queries)},
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in the cache", "for once"])
+def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
+    queries, corpus, qrels = texts(0)
+    evaluator = Retrieval(queries=queries, corpus=corpus, qrels=qrels, precision="fp32")
+    whole = evaluator(encoder)
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(ranking, "CHUNK", 16)
+    opened = []
+    monkeypatch.setattr(ranking, "Exact", lambda pool: opened.append(pool) or Exact(pool))
+    from cse.mining.neighbors import Exact
+
+    if kept:
+        assert evaluator(encoder) == pytest.approx(whole)
+        calls = []
+        monkeypatch.setattr(Encoder, "encode", counted(Encoder.encode, calls))
+        assert evaluator(encoder) == pytest.approx(whole)
+        assert sum(calls) <= len(queries) + 1  # the corpus was read back; one text more may set up threads
+    else:
+        with changing():
+            assert evaluator(encoder) == pytest.approx(whole)
+        assert not list(tmp_path.rglob("*.npy"))
+    assert all(isinstance(pool, np.memmap) for pool in opened)
+
+
+def counted(encode, calls):
+    def wrapped(self, texts, **options):
+        calls.append(len(texts))
+        return encode(self, texts, **options)
+
+    return wrapped
+
+
+def test_prompts_by_role(tiny_bert):
+    named = Encoder(tiny_bert, pooler="mean", prompts={"query": "ask: ", "passage": "read: ", "other": "x "})
+    queries, corpus, qrels = texts(1)
+    parts = {"corpus": corpus, "qrels": qrels, "precision": "fp32"}
+    found = Retrieval(queries=queries, **parts).measure(named)[0]
+    assert (found.about["query_prompt"], found.about["document_prompt"]) == ("query", "passage")
+    plain = Encoder(tiny_bert, pooler="mean")
+    plain.load_state_dict(named.state_dict())
+    by_hand = Retrieval(
+        queries={key: f"ask: {text}" for key, text in queries.items()},
+        corpus={key: f"read: {text}" for key, text in corpus.items()},
+        qrels=qrels,
+        precision="fp32",
+    )
+    for name, array in by_hand.measure(plain)[0].arrays.items():
+        np.testing.assert_allclose(found.arrays[name], array, atol=1e-6)
+    assert role_prompt(named, "other", ("query",)) == "other"
+    with pytest.raises(UserError, match="prompt_name is 'absent'"):
+        Retrieval(queries=queries, query_prompt="absent", **parts)(named)
+
+
+def test_documents_with_the_id_of_the_query_are_skipped():
+    rows = {"x": "0", "y": "1", "z": "50"}
+    options = {"queries": {"x": "0"}, "corpus": rows, "qrels": {"x": ["y"]}, "measures": ["mrr@10"]}
+    assert Retrieval(**options)(Angles())["mrr@10"] == pytest.approx(50)
+    assert Retrieval(skip_same_id=True, **options)(Angles())["mrr@10"] == pytest.approx(100)
+
+
+def write_beir(folder, queries, corpus, qrels, split="test", title=None):
+    """A folder in the layout of BEIR."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("queries", queries), ("corpus", corpus)):
+        extra = {} if title is None or name == "queries" else {"title": title}
+        lines = [json.dumps({"_id": key, **extra, "text": text}) for key, text in rows.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{r}" for q, found in qrels.items() for d, r in found.items())]
+    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_every_way_to_give_the_rows(encoder, tmp_path):
+    queries, corpus, qrels = texts(2)
+    folder = write_beir(tmp_path / "set", queries, corpus, qrels)
+    judged = [(q, d, r) for q, found in qrels.items() for d, r in found.items()]
+    frame = pd.DataFrame(judged, columns=["query-id", "corpus-id", "score"])
+    ways = [
+        {"data": str(folder)},
+        {"data": folder},
+        {"queries": queries, "corpus": corpus, "qrels": qrels},
+        {"queries": list(queries.items()), "corpus": list(corpus.items()), "qrels": judged},
+        {"queries": queries, "corpus": corpus, "qrels": [pair[:2] for pair in judged]},
+        {"queries": queries, "corpus": corpus, "qrels": frame},
+        {"queries": [{"id": k, "text": v} for k, v in queries.items()], "corpus": corpus, "qrels": qrels},
+        {
+            "queries": str(folder / "queries.jsonl"),
+            "corpus": folder / "corpus.jsonl",
+            "qrels": folder / "qrels/test.tsv",
+        },
+    ]
+    found = [Retrieval(precision="fp32", **way).measure(encoder)[0] for way in ways]
+    assert len({one.sha256 for one in found}) == 1
+    assert len({one.value for one in found}) == 1
+    assert [found[0].name, found[2].name] == ["set", "retrieval"]
+
+
+def test_a_title_comes_before_the_text(tmp_path):
+    folder = write_beir(tmp_path / "set", QUERIES, CORPUS, {"q1": {"b": 1}}, title="On angles")
+    assert Retrieval(folder)._rows.documents["b"] == "On angles 5"
+    assert Retrieval(
+        queries=QUERIES, corpus={"b": {"title": "T", "text": "5"}}, qrels={"q1": ["b"]}
+    )._rows.documents == {"b": "T 5"}
+
+
+@pytest.mark.parametrize("judgments", ["default", "qrels"])
+def test_hub(monkeypatch, encoder, judgments):
+    import datasets
+
+    from cse.assets import hub
+
+    queries, corpus, qrels = texts(3)
+    judged = [(q, d, r) for q, found in qrels.items() for d, r in found.items()]
+    tables = {
+        ("corpus", "corpus"): [{"_id": k, "title": "", "text": v} for k, v in corpus.items()],
+        ("queries", "queries"): [{"_id": k, "text": v} for k, v in queries.items()],
+        (judgments, "dev"): [{"query-id": q, "corpus-id": d, "score": r} for q, d, r in judged],
+    }
+
+    def load(path, config, *, split, revision=None):
+        assert (path, revision) == ("org/set", "v1")
+        if (config, split) not in tables:
+            raise ValueError(f"BuilderConfig '{config}' not found. Available: ['corpus', 'queries']")
+        return datasets.Dataset.from_list(tables[config, split])
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = Retrieval("org/set@v1", split="dev", precision="fp32").measure(encoder)[0]
+    own = Retrieval(queries=queries, corpus=corpus, qrels=qrels, precision="fp32").measure(encoder)[0]
+    assert (found.name, found.where, found.sha256, found.value) == ("set", "Hub org/set@v1", own.sha256, own.value)
+    del tables["corpus", "corpus"]
+    with pytest.raises(UserError, match="needs the name of a configuration"):
+        Retrieval("org/set@v1", split="dev")
+
+
+def test_what_cannot_be_scored_is_counted(encoder):
+    qrels = [
+        ("q1", "b", 1), ("q1", "b", 1), ("q1", "gone", 1), ("nobody", "a", 1), ("q2", "a", 0), ("q4", "a", 1),
+    ]  # fmt: skip
+    evaluator = Retrieval(queries=QUERIES | {"q3": "7", "q4": "  "}, corpus=CORPUS, qrels=qrels)
+    assert evaluator._rows.left_out == {
+        "judgments_of_unknown_documents": 1,
+        "judgments_of_unknown_queries": 1,
+        "queries_without_relevant_document": 2,
+        "blank_queries": 1,
+    }
+    found = evaluator.measure(Angles())[0]
+    assert (found.n, found.about["left_out"]) == (1, evaluator._rows.left_out)
+
+
+BAD = {
+    "a corpus with an id twice": (
+        {"corpus": [("a", "1"), ("a", "2")]},
+        "the id 'a' occurs twice, the second time in row 2",
+    ),
+    "queries with an id twice": (
+        {"queries": [("q1", "1"), ("q1", "1")]},
+        "evaluator.queries: the id 'q1' occurs twice",
+    ),
+    "an empty corpus": ({"corpus": {}}, "has no documents"),
+    "no queries": ({"queries": {}}, "no query of rows in memory has a relevant document"),
+    "no judgments": ({"qrels": {}}, "2 queries without relevant document"),
+    "only judgments of 0": ({"qrels": [("q1", "a", 0)]}, "no query of rows in memory has a relevant document"),
+    "only unknown ids": ({"qrels": {"x": ["a"]}}, "1 judgments of unknown queries"),
+    "a relevance that is a word": ({"qrels": [("q1", "a", "yes")]}, "row 1 has the relevance 'yes'"),
+    "a relevance of one half": ({"qrels": [("q1", "a", 0.5)]}, "which must be an integer"),
+    "two relevances": ({"qrels": [("q1", "a", 1), ("q1", "a", 2)]}, "have the relevances 1 and 2"),
+    "a missing id": ({"corpus": [{"_id": "a", "text": "1"}, {"_id": None, "text": "2"}]}, "row 2 has no id"),
+    "no column of ids": ({"corpus": [{"key": "a", "text": "1"}]}, "none of the columns key, text is '_id'"),
+    "no column of texts": ({"queries": [{"_id": "a", "words": "1"}]}, "none of the columns _id, words is 'text'"),
+    "no column of documents": ({"qrels": [{"query-id": "q1", "doc": "a"}]}, "is 'corpus-id'"),
+    "tuples of three for texts": ({"corpus": [("a", "1", "2")]}, "row 1 has 3 cells"),
+    "texts that are numbers": ({"queries": [("q1", [1])]}, "has a list instead of a text"),
+    "a part that is missing": ({"qrels": None}, "given are queries, corpus"),
+    "both a folder and parts": ({"data": "folder"}, "given are data, queries, corpus, qrels"),
+    "nothing": ({"queries": None, "corpus": None, "qrels": None}, "given are none of them"),
+    "a folder that does not exist": (
+        {"data": "a/b/c", "queries": None, "corpus": None, "qrels": None},
+        "does not exist",
+    ),
+    "an unknown measure": ({"measures": ["ndcg"]}, r"\['ndcg'\], in which 'ndcg' is unknown"),
+    "a measure at 0": ({"measures": ["ndcg@0"]}, "is unknown"),
+    "no measure": ({"measures": []}, "evaluator.measures"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows(case):
+    options, message = BAD[case]
+    with pytest.raises(UserError, match=message):
+        Retrieval(**{"queries": QUERIES, "corpus": CORPUS, "qrels": QRELS} | options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "corpus.jsonl").unlink(), "has no corpus.jsonl"),
+        (lambda folder: (folder / "qrels/test.tsv").rename(folder / "qrels/dev.tsv"), r"its splits \(dev\)"),
+        (lambda folder: (folder / "corpus.jsonl").write_text('{"_id": "a", "text": "1"}\n{"_'), r"jsonl:2 is not JSON"),
+        (lambda folder: (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\n"), "has 2 cells"),
+    ],
+)  # fmt: skip
+def test_bad_folders(tmp_path, change, message):
+    folder = write_beir(tmp_path / "set", QUERIES, CORPUS, {"q1": {"b": 1}})
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        Retrieval(folder)
+
+
+def test_vectors_that_are_not_numbers_are_refused():
+    class Broken(Angles):
+        def encode(self, texts, *, batch_size=64):
+            return super().encode(texts) * np.nan
+
+    with pytest.raises(UserError, match="nan or infinity"):
+        retrieval()(Broken())
+
+
+def test_intervals_and_comparison(tiny_bert, tmp_path):
+    torch.manual_seed(0)
+    queries, corpus, qrels = texts(4, queries=30, documents=200)
+    folder = write_beir(tmp_path / "set", queries, corpus, qrels)
+    for name, pooler in (("one", "mean"), ("two", "cls")):
+        Encoder(tiny_bert, pooler=pooler).save(tmp_path / name)
+    found = cse.evaluate(tmp_path / "one", Retrieval(folder, precision="fp32"), out=tmp_path / "one.json")
+    task = found.results["tasks"]["set"]
+    assert (task["metric"], task["n"], task["unit"]) == ("ndcg@10", 30, "queries")
+    for measure in task["measures"].values():
+        low, high = measure["interval"]
+        assert low <= measure["value"] <= high
+    cse.evaluate(tmp_path / "two", Retrieval(folder, precision="fp32"), out=tmp_path / "two.json")
+    difference = cse.compare(tmp_path / "one.json", tmp_path / "two.json", measures="ndcg@10,recall@100")
+    assert list(difference) == ["set/ndcg@10", "set/recall@100"]
+    assert (difference["set/ndcg@10"].metric, difference["set/ndcg@10"].n) == ("ndcg@10", 30)
