@@ -176,7 +176,7 @@ class Failed(Exception):
 
 
 def given(task: Any, data: str | None, *, check: bool = True) -> str:
-    """Where a task's rows come from, after those of an STS task were taken from the folder; see `inject`."""
+    """The place of a task's rows, after those of an STS task were taken from the folder; see `inject`."""
     return inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
 
 
@@ -186,7 +186,7 @@ def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) 
     Args:
         adapted: The model; see `adapt`.
         task: The task.
-        source: Where its rows come from.
+        source: The place of its rows.
         folder: The folder of results.
         strategy: What mteb does with a result that exists: `only-missing` or `always`.
 

@@ -75,7 +75,7 @@ def read_hub(path: str, split: str, name: str | None = None, *, parts: str | Non
         parts: The split of all parts, if they are not named `corpus` and `queries`.
 
     Raises:
-        UserError: It cannot be fetched, or has another layout.
+        UserError: The data set cannot be fetched, or has another layout.
     """
     repo, at, revision = path.partition("@")
     places = {part: f"{repo}:{part}{at}{revision}" for part in ("queries", "corpus", "qrels", "default")}
