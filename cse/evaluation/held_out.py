@@ -6,18 +6,18 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from cse import distributed
 from cse.batch import Example
-from cse.data.checks import KnowsTexts
 from cse.data.datasets import Dataset
 from cse.data.mixture import Mixture
 from cse.data.part import Divided, Part, divide
+from cse.data.same_text import same_text_key
 from cse.errors import UserError, require_at_least, require_within
 from cse.evaluation.finding import Finding, ask, chosen
 from cse.evaluation.labels import Labels
-from cse.evaluation.positives import Positives
+from cse.evaluation.retrieval import Retrieval
 from cse.evaluation.several import Several
 from cse.evaluation.significance import bootstrap, interval
 from cse.evaluation.similarity import Similarity
@@ -74,6 +74,7 @@ class HeldOut(Evaluator):
         self.share, self.max_rows, self.seed, self.source = share, max_rows, seed, source
         self.precision, self.prompt, self.positive_prompt = precision, prompt, positive_prompt
         self._metric: Evaluator | None = None
+        self._held: dict[str, Part] = {}
         self.shows: float | None = None
         self._said = ""
 
@@ -95,7 +96,8 @@ class HeldOut(Evaluator):
         rooms = [min(round(self.share * len(r)), self.max_rows) if kinds[n] else 0 for n, r in sources.items()]
         divided = dict(zip(sources, divide(list(sources.values()), rooms, self.seed), strict=True))
         _require_both(divided, self.share)
-        made = {name: self._made(kinds[name], part.held) for name, part in divided.items() if part.held}
+        self._held = {name: part.held for name, part in divided.items() if part.held}
+        made = {name: self._made(kinds[name], rows) for name, rows in self._held.items()}
         self._metric = made[""] if "" in made else Several(made, primary=self._choice(made))
         self.primary, self._said = self._metric.primary, _said(divided, kinds)
         self.found, self.shows = None, None
@@ -117,8 +119,8 @@ class HeldOut(Evaluator):
 
     def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
         """The texts that are held out; see `cse.data.checks.KnowsTexts`."""
-        metric = self._taken()
-        return dict(metric.texts(data)) if isinstance(metric, KnowsTexts) else {}
+        self._taken()
+        return {name or self.name: [row.texts for row in part] for name, part in self._held.items()}
 
     def describe(self) -> str:
         """How many rows are held out, and of what."""
@@ -147,8 +149,13 @@ class HeldOut(Evaluator):
             return Similarity(rows, precision=self.precision, prompt=self.prompt, name=self.name)
         if kind == "labels":
             return Labels(rows, precision=self.precision, prompt=self.prompt, name=self.name)
-        prompts = {"prompt": self.prompt, "positive_prompt": self.positive_prompt}
-        return Positives(rows, precision=self.precision, name=self.name, **prompts)
+        return Retrieval(
+            **search_of(rows),
+            query_prompt=self.prompt,
+            document_prompt=self.positive_prompt,
+            precision=self.precision,
+            name=self.name,
+        )
 
     def _resolution(self) -> float:
         """Half the width of the 95 % interval of a difference, if two encoders erred independently of each other."""
@@ -167,6 +174,22 @@ def kind_of(data: Dataset) -> str:
     if len(row.texts) > 1:
         return "retrieval"
     return "labels" if row.label is not None else ""
+
+
+def search_of(rows: Sequence[Example]) -> dict[str, Any]:
+    """The queries, corpus and judgments of rows: anchors that are the same text share their positives."""
+    queries, corpus, qrels = dict[str, str](), dict[str, str](), dict[str, list[str]]()
+    for row in rows:
+        anchor = _id(row.texts[0])
+        queries.setdefault(anchor, row.texts[0])
+        for text in row.texts[1 : 1 + row.num_positives]:
+            corpus.setdefault(_id(text), text)
+            qrels.setdefault(anchor, []).append(_id(text))
+    return {"queries": queries, "corpus": corpus, "qrels": qrels}
+
+
+def _id(text: str) -> str:
+    return same_text_key(text) or text
 
 
 def _rows(data: object) -> Dataset:

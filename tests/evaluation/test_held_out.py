@@ -50,7 +50,9 @@ def test_pairs_are_searched_among_the_positives_of_all_held_out_rows(hash_encode
     a, b = (encoder.encode(list(side)).astype(np.float64) for side in zip(*held, strict=True))
     cosine = a @ b.T / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
     rank = 1 + (cosine > np.diag(cosine)[:, None]).sum(1)
-    assert found[evaluator.primary] == pytest.approx(100 * np.mean(np.where(rank <= 10, 1 / rank, 0)), abs=1e-6)
+    assert found["mrr@10"] == pytest.approx(100 * np.mean(np.where(rank <= 10, 1 / rank, 0)), abs=1e-6)
+    assert evaluator.primary == "ndcg@10"
+    assert found["ndcg@10"] == pytest.approx(100 * np.mean(np.where(rank <= 10, 1 / np.log2(rank + 1), 0)), abs=1e-6)
 
 
 def test_scored_pairs_and_labels_have_their_metrics(hash_encoder):
