@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cse.evaluation.scoring import Wanted
     from cse.mining.command import Judge
     from cse.mining.miners import Miner
+    from cse.mining.reranker import Reranker
 
 Model = TrainedRun | str | Path  # a run stands for its best checkpoint
 
@@ -182,9 +183,11 @@ def mine(
     columns: Sequence[str] | None = None,
     limit: int | None = None,
     pool: str | Path | Sized | None = None,
-    pool_columns: Sequence[str] = ("text",),
+    pool_columns: Sequence[str] | None = None,
     miner: Miner | None = None,
     judge: Judge | None = None,
+    reranker: Reranker | None = None,
+    scores: bool = False,
     precision: Precision = "auto",
     prompt: str | None = None,
     pool_prompt: str | None = None,
@@ -196,16 +199,18 @@ def mine(
         model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors.
         rows: Texts, or rows of an anchor, a positive, and negatives that stay: in memory, as a path, or as a data set.
         k: Negatives a row, at most.
-        columns: Names of the columns of a table. None: `text`, or those of tuples by their number.
+        columns: Names of the columns of a table. None: recognized by their names; of tuples, by their number.
         limit: Mine for this many first rows. None: all.
         pool: Texts that may become negatives. None: those of the rows.
-        pool_columns: Names of the columns of a table of them.
+        pool_columns: Names of the columns of a table of them. None: recognized.
         miner: Chooses the negatives. None: `TopK()`, the 50 nearest neighbors.
         judge: A teacher that drops false negatives.
+        reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
+        scores: Whether `out` gets its scores, too.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
         pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
-        out: A .parquet file to write, with its manifest beside it. None: nothing is written.
+        out: A .parquet or .jsonl file to write, with its manifest beside it. None: nothing is written.
 
     Returns:
         The rows with their negatives, to train on: `cse.train("simcse-sup", data=cse.mine(run, rows))`.
@@ -233,21 +238,21 @@ def mine(
             k=k,
             pool=None if pool is None else Source(pool, pool_columns),
             judge=judge,
+            reranker=reranker,
+            scores=scores,
         )
         if out is not None:
             return Triplets(str(target), columns=manifest["out"]["columns"])
         return Triplets(pyarrow.parquet.read_table(target), columns=manifest["out"]["columns"])
 
 
-def _source(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str]]:
+def _source(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str] | None]:
     """Rows as `cse.mining.command.Source` takes them, and the names of their columns."""
     from cse.data.datasets import Dataset
 
-    if isinstance(rows, Dataset):
-        width = max(len(example.texts) for example in rows)
-        rows = [example.texts + (None,) * (width - len(example.texts)) for example in rows]
-    if columns is not None:
+    if not isinstance(rows, Dataset):
         return rows, columns
-    first = rows[0] if isinstance(rows, list | tuple) and rows else ""
-    width = 1 if isinstance(first, str | Mapping) else len(first) if isinstance(first, list | tuple) else 1
-    return rows, ["text"] if width == 1 else ["anchor", "positive", *(f"negative_{i}" for i in range(1, width - 1))]
+    width = max(len(example.texts) for example in rows)
+    found = [example.texts + (None,) * (width - len(example.texts)) for example in rows]
+    names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, width - 1))]
+    return found, columns or (["text"] if width == 1 else names)

@@ -25,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = EPILOG
     add("checkpoint", help="a folder, asset:NAME or Hub id")
-    add("--data", required=True, help="rows to mine for: a file, asset:NAME or Hub id")
-    columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: text"
-    add("--columns", nargs="+", default=["text"], help=columns)
+    add("--data", required=True, help="rows to mine for: a file, folder, pattern, asset:NAME or Hub id")
+    columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: recognized by name"
+    add("--columns", nargs="+", help=columns)
     add("--limit", type=int, help="number of rows to mine for; default: all")
-    add("--pool", help="file of texts that may become negatives; default: the texts of --data")
-    add("--pool-columns", nargs="+", default=["text"], help="columns of --pool if it is a table; default: text")
-    add("--out", type=Path, required=True, help="a .parquet file; its manifest, a .json file, is written beside it")
+    add("--pool", help="texts that may become negatives, as a file and so on; default: the texts of --data")
+    add("--pool-columns", nargs="+", help="columns of --pool if it is a table; default: recognized by name")
+    out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it"
+    add("--out", type=Path, required=True, help=out)
     add("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
     ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
     add("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
@@ -48,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     positive = "drop candidates that, for the teacher, are at least as similar to the anchor as the positive"
     add("--teacher-positive", action="store_true", help=positive)
+    add("--reranker", metavar="MODEL", help="a cross-encoder of sentence-transformers that drops false negatives")
+    margin = "drop candidates that it scores above the positive minus this; default: 0"
+    add("--reranker-margin", type=float, default=0.0, help=margin)
+    add("--scores", action="store_true", help="also write the scores of the reranker")
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     add("--index", default="exact", help=index)
     add_precision(parser)
@@ -65,6 +70,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     a, miner, judge = arguments, _miner(arguments), _judge(arguments)
     from cse.console import quiet, say
     from cse.mining.command import Model, Source, mine_file
+    from cse.mining.reranker import Reranker
 
     quiet()
     model, data = (
@@ -72,7 +78,9 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         Source(a.data, a.columns, a.limit),
     )
     pool = Source(a.pool, a.pool_columns) if a.pool else None
-    manifest = mine_file(model, data, a.out, miner, k=a.k, pool=pool, judge=judge)
+    reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
+    options = {"pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores}
+    manifest = mine_file(model, data, a.out, miner, k=a.k, **options)
     counts = manifest["counts"]
     say("rows", f"{counts['anchors']:,}, of them {counts['rows_without_negatives']:,} without a negative")
     dropped = {n: c for n, c in counts.items() if n not in {"anchors", "pool", "negatives", "rows_without_negatives"}}

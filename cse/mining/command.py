@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cse.data.datasets import Dataset, Pairs, Texts, Triplets
+from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
+from cse.data.tools.opening import open_rows
+from cse.data.tools.writing import check_out, write_rows
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import atomic_file, check_writable, sha256_file, write_json
+from cse.files import sha256_file, write_json
 from cse.mining.miners import Miner
+from cse.mining.reranker import Reranker
 from cse.mining.search import Corpus, TeacherRule, mine
 
 if TYPE_CHECKING:
@@ -26,14 +29,21 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 ROWS = 8_192  # rows that are mined and written at a time
+CANDIDATES = 50  # candidates of a row from which a reranker chooses
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of text (a path or an object in memory), the columns to read, and the number of rows (None: all)."""
+    """Rows of text: a path or an object in memory, the columns to read, and the number of rows.
+
+    Attributes:
+        path: The path or the object.
+        columns: The columns. None: those that are recognized by their names.
+        limit: The number of rows. None: all.
+    """
 
     path: str | Path | Sized
-    columns: Sequence[str]
+    columns: Sequence[int | str] | None = None
     limit: int | None = None
 
 
@@ -64,6 +74,14 @@ class Encoded(NamedTuple):
     about: dict[str, Any]
 
 
+class MinedRow(NamedTuple):
+    """The texts of a row, its mined negatives, and a reranker's scores of the positive and of these."""
+
+    texts: tuple[str, ...]
+    mined: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A teacher and its rules for dropping candidates; see `cse.mining.search.TeacherRule`."""
@@ -82,6 +100,8 @@ def mine_file(
     k: int,
     pool: Source | None = None,
     judge: Judge | None = None,
+    reranker: Reranker | None = None,
+    scores: bool = False,
 ) -> dict[str, Any]:
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
@@ -89,12 +109,14 @@ def mine_file(
         model: The encoder whose vectors the miner compares.
         data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
             which stay and are followed by the mined ones.
-        out: A .parquet file with columns anchor, positive, negative_1 and so on; null if a row has fewer negatives. The
-            manifest, a .json file of the same name, is written beside it.
+        out: A .parquet or .jsonl file with columns anchor, positive, negative_1 and so on; null if a row has fewer
+            negatives. The manifest, a .json file of the same name, is written beside it.
         miner: The miner that selects the negatives.
         k: Largest number of negatives per row.
         pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
         judge: A teacher that drops false negatives.
+        reranker: A cross-encoder that drops false negatives among the first 50 candidates (or k) that are left.
+        scores: Whether to write its scores, as positive_score, negative_1_score and so on.
 
     Returns:
         The manifest.
@@ -104,9 +126,9 @@ def mine_file(
     """
     if k < 1:
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
-    if out.suffix != ".parquet":
-        raise UserError(f"--out {out} is not a .parquet file\nfix: give a name that ends in .parquet")
-    check_writable(out)
+    if scores and reranker is None:
+        raise UserError("--scores asks for the scores of a reranker, but none is given\nfix: add --reranker MODEL")
+    check_out(out, [data.path, *([pool.path] if pool else [])])
     rows = _rows(data)
     corpus = Corpus(rows, _texts(pool) if pool else None)
     if k >= corpus.size:
@@ -128,16 +150,24 @@ def mine_file(
     counts: dict[str, int] = {"anchors": len(rows), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
     widest = max(0, max(len(example.texts) for example in rows) - 2) + k
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
-    with atomic_file(out) as scratch:
-        _write(scratch, _mined(rows, corpus, miner, encoded, k, teacher, counts), columns)
+    scored = [f"{name}_score" for name in columns[1:]] if scores else []
+    found = _mined(rows, corpus, miner, encoded, k, teacher, reranker, counts)
+    write_rows(out, [*columns, *scored], (_record(row, columns, scored) for block in found for row in block))
     manifest = {
         "counts": counts,
         "k": k,
         "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
         "teacher": about_teacher,
+        "reranker": reranker.about if reranker else None,
         "checkpoint": {"name": model.checkpoint, **encoded.about, "precision": model.precision},
-        "data": {"path": label(data.path), "columns": list(data.columns), "sha256": rows.hash, "report": rows.report},
-        "pool": {"path": label(pool.path), "columns": list(pool.columns)} if pool else None,
+        "data": {
+            "path": label(data.path),
+            "columns": None if data.columns is None else list(data.columns),
+            "understood": rows.understood,
+            "sha256": rows.hash,
+            "report": rows.report,
+        },
+        "pool": {"path": label(pool.path), "columns": pool.columns and list(pool.columns)} if pool else None,
         "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
         "versions": versions(LIBRARIES),
     }
@@ -146,16 +176,21 @@ def mine_file(
 
 
 def _rows(data: Source) -> Dataset:
-    if len(data.columns) == 1:
-        return Texts(data.path, column=data.columns[0], limit=data.limit)
-    reader = Pairs if len(data.columns) == 2 else Triplets
-    return reader(data.path, columns=data.columns, limit=data.limit)
+    rows = open_rows(data.path, columns=data.columns, limit=data.limit)
+    if rows.unit == "scored pairs":
+        raise UserError(
+            f"{rows.name} has scored pairs ({rows.understood}), and not every pair is an anchor with its positive\n"
+            "fix: keep the pairs with a high score, and name the columns: --columns sentence1 sentence2"
+        )
+    return rows
 
 
-def _texts(pool: Source) -> list[str]:
+def _texts(pool: Source) -> Iterable[str]:
     """The texts in the columns of the pool."""
+    if pool.columns is None:
+        return (text for block in Texts(pool.path).blocks() for row in block for text in row)
     rows = open_source(pool.path).read([Column("--pool-columns", column) for column in pool.columns])
-    return [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
+    return (cell.strip() for row in rows for cell in row.cells if cell and cell.strip())
 
 
 def _encode(model: Model, corpus: Corpus) -> Encoded:
@@ -185,31 +220,34 @@ def _mined(
     encoded: Encoded,
     k: int,
     teacher: TeacherRule | None,
+    reranker: Reranker | None,
     counts: dict[str, int],
-) -> Iterator[list[tuple[str, ...]]]:
+) -> Iterator[list[MinedRow]]:
     """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
     for start in range(0, len(rows), ROWS):
         block = range(start, min(start + ROWS, len(rows)))
-        found = mine(miner, corpus, encoded.vectors, k, block, teacher, encoded.anchors)
+        depth = k if reranker is None else max(k, CANDIDATES)
+        found = mine(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
+        judged = None if reranker is None else reranker.choose(corpus, block, found.rows, k)
+        chosen = found.rows if judged is None else judged.rows
         done = []
-        for row, chosen in zip(block, found.rows.tolist(), strict=True):
-            texts = rows[row].texts if len(rows[row].texts) > 1 else rows[row].texts * 2
-            done.append((*texts, *(corpus.texts[i] for i in chosen if i >= 0)))
-        for name, count in found.counts.items():
+        for place, (row, negatives) in enumerate(zip(block, chosen.tolist(), strict=True)):
+            own = rows[row].texts
+            texts = own if len(own) > 1 else own * 2
+            mined = tuple(corpus.texts[i] for i in negatives if i >= 0)
+            known = () if judged is None else (judged.positive[place], *judged.scores[place, : len(mined)])
+            done.append(MinedRow(texts, mined, tuple(map(float, known))))
+        for name, count in (found.counts | (judged.counts if judged else {})).items():
             counts[name] = counts.get(name, 0) + count
-        counts["negatives"] += int((found.rows >= 0).sum())
-        counts["rows_without_negatives"] += int((found.rows < 0).all(1).sum())
+        counts["negatives"] += int((chosen >= 0).sum())
+        counts["rows_without_negatives"] += int((chosen < 0).all(1).sum())
         yield done
 
 
-def _write(file: Path, blocks: Iterator[list[tuple[str, ...]]], names: Sequence[str]) -> None:
-    """Write blocks of rows as parquet; short rows are filled up with nulls."""
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
-
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in names])
-    with ParquetWriter(file, schema) as writer:
-        for block in blocks:
-            filled = [row + (None,) * (len(names) - len(row)) for row in block]
-            columns = [list(column) for column in zip(*filled, strict=True)]
-            writer.write_table(pyarrow.table(columns, schema=schema))
+def _record(row: MinedRow, columns: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:
+    """A row as it is written; the scores are those of the positive and of the mined negatives."""
+    found: dict[str, Any] = dict(zip(columns, (*row.texts, *row.mined), strict=False))
+    if scored:
+        found[scored[0]] = row.scores[0]
+        found |= dict(zip(scored[len(row.texts) - 1 :], row.scores[1:], strict=False))
+    return found

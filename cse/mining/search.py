@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Corpus:
         UserError: The pool has fewer than two texts.
     """
 
-    def __init__(self, data: Sequence[Example], pool: Sequence[str] | None = None) -> None:
+    def __init__(self, data: Sequence[Example], pool: Iterable[str] | None = None) -> None:
         rows = [example.texts * 2 if len(example.texts) == 1 else example.texts for example in data]
         self._pool_row: dict[str, int] = {}
         self.texts: list[str] = []

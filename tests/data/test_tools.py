@@ -18,7 +18,9 @@ from tests.conftest import WORDS
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The records of a .jsonl file, without nulls."""
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [{name: value for name, value in record.items() if value is not None} for record in records]
 
 
 def sentences(count, seed=0, words=6):

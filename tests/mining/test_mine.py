@@ -116,7 +116,7 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
         "--out",
         str(out),
         "--k",
-        "99",
+        "18",
         "--precision",
         "fp32",
         *teacher,
@@ -155,7 +155,7 @@ def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint
     (tmp_path / "rows.tsv").write_text("a\tp\tn\nthe cat\ta cat\tred sun\nthe dog\ta dog\tThe moon!\n")
     (tmp_path / "pool.txt").write_text("the moon\na tree\nA Cat.\nA Tree\n")
     out = str(tmp_path / "mined.parquet")
-    pool = ["--pool", str(tmp_path / "pool.txt"), "--k", "4"]
+    pool = ["--pool", str(tmp_path / "pool.txt"), "--k", "2"]
     mined(checkpoint, "--data", str(tmp_path / "rows.tsv"), "--columns", "a", "p", "n", "--out", out, *pool)
     first, second = [[text for text in row.values() if text is not None] for row in table(out)]
     assert first[:3] == ["the cat", "a cat", "red sun"]
@@ -198,7 +198,7 @@ def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path,
     [
         (["--k", "0"], "--k is 0"),
         (["--ranks", "5", "2"], "ranks are 5 to 2"),
-        (["--out", "mined.txt"], "ends in .parquet"),
+        (["--out", "mined.txt"], "mined.txt is not a .parquet or .jsonl file"),
         (["--teacher-max", "0.9"], "add --teacher CHECKPOINT"),
         (["--teacher", "x"], "or --teacher-max with a cosine such as 0.9"),
         (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),

@@ -130,7 +130,7 @@ def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record]) -> int:
 
     Args:
         out: A .parquet or .jsonl file.
-        names: The columns. A record that lacks one has null there in parquet, and no such entry in jsonl.
+        names: The columns. A record that lacks one has null there.
         rows: The records. A value is a text, or a float in a column whose name begins with score, weight or relevance
             or ends with score.
     """
@@ -156,7 +156,7 @@ def _jsonl(file: Path, names: Sequence[str], blocks: Iterator[list[Record]]) -> 
     with file.open("w", encoding="utf-8", newline="\n") as stream:
         for block in blocks:
             for row in block:
-                ordered = {name: row[name] for name in names if row.get(name) is not None}
+                ordered = {name: row.get(name) for name in names}
                 stream.write(json.dumps(ordered, ensure_ascii=False) + "\n")
             yield len(block)
 

@@ -1,0 +1,137 @@
+"""A cross-encoder as the judge of mined candidates, against a loop that scores one pair at a time."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cse import cli
+from cse.data import Pairs, Triplets
+from cse.data.same_text import same_text_key as key
+from tests.mining.test_mine import checkpoint, cosines, mined, rows, table  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def save_reranker(tiny_bert, tmp_path_factory):
+    """A function that saves a random cross-encoder whose scores differ."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+
+    def save(labels=1):
+        folder = tmp_path_factory.mktemp("reranker")
+        torch.manual_seed(3)
+        config = AutoConfig.from_pretrained(tiny_bert, num_labels=labels)
+        model = BertForSequenceClassification(config)
+        for weight in model.parameters():
+            weight.data *= 8
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_candidates_above_the_positive_minus_the_margin_are_dropped(
+    checkpoint,  # noqa: F811
+    rows,  # noqa: F811
+    save_reranker,
+    tmp_path,
+    margin,
+    suffix,
+):
+    from sentence_transformers import CrossEncoder
+
+    path, pairs = rows
+    judge, out = save_reranker(), tmp_path / f"mined.{suffix}"
+    options = ["--reranker", judge, "--reranker-margin", str(margin), "--scores", "--k", "3", "--precision", "fp32"]
+    mined(checkpoint, "--data", path, "--columns", "a", "p", "--out", str(out), *options)
+    model = CrossEncoder(judge)
+
+    def score(a, b):
+        return float(model.predict([(a, b)], show_progress_bar=False)[0])
+
+    pool = list(dict.fromkeys(p for _, p in pairs))
+    near = cosines(checkpoint, [a for a, _ in pairs], pool)
+    got = table(out) if suffix == "parquet" else list(map(json.loads, out.read_text().splitlines()))
+    dropped = 0
+    for (anchor, positive), cosine, row in zip(pairs, near, got, strict=True):
+        same = {key(p) for a, p in pairs if key(a) == key(anchor)} | {key(anchor)}
+        want, own = [], score(anchor, positive)
+        for i in np.argsort(-cosine):
+            if key(pool[i]) in same or len(want) == 3:
+                continue
+            if score(anchor, pool[i]) <= own - margin:
+                want.append(pool[i])
+            else:
+                dropped += 1
+        assert [row[f"negative_{i}"] for i in (1, 2, 3) if row.get(f"negative_{i}") is not None] == want
+        assert row["positive_score"] == pytest.approx(own, abs=1e-6)
+        scores = [row[f"negative_{i}_score"] for i in range(1, len(want) + 1)]
+        assert scores == pytest.approx([score(anchor, text) for text in want], abs=1e-6)
+        assert row.get(f"negative_{len(want) + 1}_score") is None
+    about = json.loads((tmp_path / "mined.json").read_text())
+    assert about["counts"]["reranker"] >= dropped > 0
+    assert about["reranker"]["margin"] == margin
+    assert len(about["reranker"]["sha256"]) == 64
+    assert len(Triplets(str(out))) == len(pairs)  # its columns are recognized
+
+
+def test_columns_and_pools_are_recognized(checkpoint, tmp_path):  # noqa: F811
+    asked = [{"query": f"the cat {w}", "pos": [f"a cat {w}"], "neg": []} for w in ("sat", "ran", "sun")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (tmp_path / "pool").mkdir()
+    for name, text in (("a", "red house"), ("b", "blue tree")):
+        (tmp_path / "pool" / f"{name}.jsonl").write_text(json.dumps({"title": "T", "text": text}) + "\n")
+    out = tmp_path / "mined.jsonl"
+    mined(checkpoint, "--data", str(tmp_path / "rows.jsonl"), "--pool", str(tmp_path / "pool"), "--out", str(out))
+    found = list(map(json.loads, out.read_text().splitlines()))
+    assert [(row["anchor"], row["positive"]) for row in found] == [e.texts for e in Pairs(tmp_path / "rows.jsonl")]
+    assert {row["negative_1"] for row in found} <= {"red house", "blue tree"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--reranker", "absent-model"], "absent-model"),
+        (["--reranker", "empty"], "--reranker empty cannot be read"),
+        (["--reranker", "TINY"], "without a score"),
+        (["--reranker", "THREE"], "has 3 scores for a pair"),
+        (["--reranker", "ONE", "--reranker-margin", "nan"], "--reranker-margin is nan"),
+        (["--scores"], "--scores asks for the scores of a reranker"),
+        (["--data", "scored.jsonl"], "has scored pairs"),
+        (["--out", "rows.jsonl"], "which is a source"),
+        (["--pool", "pool.txt", "--out", "pool.jsonl", "--pool", "pool.jsonl"], "which is a source"),
+        (["--columns", "a", "nonesuch"], "'nonesuch'"),
+        (["--pool", "scored.jsonl", "--pool-columns", "nonesuch"], "'nonesuch'"),
+    ],
+)
+def test_what_is_refused(
+    checkpoint,  # noqa: F811
+    save_reranker,
+    tiny_bert,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    options,
+    named,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"a": "the cat", "text": "a cat"}\n{"a": "the dog", "text": "a dog"}\n')
+    (tmp_path / "pool.jsonl").write_text('{"text": "the cat"}\n{"text": "a tree"}\n')
+    (tmp_path / "scored.jsonl").write_text(
+        '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": "c", "sentence2": "d", "score": 2}\n'
+    )
+    models = {"TINY": lambda: tiny_bert, "ONE": save_reranker, "THREE": lambda: save_reranker(3)}
+    given = [models[word]() if word in models else word for word in options]
+    base = ["mine", checkpoint, "--data", "rows.jsonl", "--out", "mined.parquet"]
+    assert cli.main([*base, *given]) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "fix: " in said
+    assert not list(tmp_path.glob("*mined*"))
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
