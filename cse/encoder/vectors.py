@@ -7,6 +7,7 @@ holds the number of complete rows and what they were made from.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,16 @@ def unit(vectors: NDArray[F]) -> NDArray[F]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[F] = vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
     return scaled
+
+
+def release(vectors: NDArray[Any]) -> None:
+    """Let go of the pages of a memory-mapped array that were read; they stay in the system's cache of files.
+
+    Without it, an array on disk that is read once is counted as memory of this process, as large as it is.
+    """
+    mapped = getattr(vectors, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def partial_files(path: Path) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.encoder.vectors import release
 from cse.errors import UserError, require_package
 
 EXACT = "exact"
@@ -67,6 +68,7 @@ class Exact:
         rows = torch.full((len(anchors), depth), -1, device=self.device)
         for start in range(0, len(self.pool), BLOCK):
             block = torch.from_numpy(np.array(self.pool[start : start + BLOCK])).to(self.device)
+            release(self.pool)
             cosine = queries @ block.T  # (M, BLOCK)
             at, which = np.nonzero((banned >= start) & (banned < start + len(block)))
             cosine[at, banned[at, which] - start] = -torch.inf

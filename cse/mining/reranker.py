@@ -14,6 +14,7 @@ from cse.errors import UserError
 from cse.files import read_json
 from cse.mining.search import Corpus
 
+FIX = "give a folder or Hub id of a cross-encoder with one score for a pair of texts"
 BATCH = 32  # pairs that the model reads at once
 
 
@@ -96,16 +97,15 @@ def _load(checkpoint: str, folder: Path) -> Any:
     """The model of a folder.
 
     Raises:
-        UserError: It cannot be loaded, has no trained head, or more than one score.
+        UserError: The model cannot be loaded, has no trained head, or has more than one score.
     """
-    fix = "fix: give a folder or Hub id of a cross-encoder with one score, such as a reranker"
     try:
         kinds = read_json(folder / "config.json").get("architectures") or []
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"--reranker {checkpoint} cannot be read: {error}\n{fix}") from error
+        raise UserError(f"--reranker {checkpoint} cannot be read: {error}\nfix: {FIX}") from error
     trained = any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
     if not trained and not (folder / "modules.json").is_file():
-        raise UserError(f"--reranker {checkpoint} is {', '.join(kinds) or 'a model'} without a score\n{fix}")
+        raise UserError(f"--reranker {checkpoint} gives no score: it is of the type {', '.join(kinds)}\nfix: {FIX}")
     from sentence_transformers import CrossEncoder
 
     try:
@@ -113,7 +113,7 @@ def _load(checkpoint: str, folder: Path) -> Any:
         labels = int(model.num_labels)
     except Exception as error:  # the loaders of these libraries raise anything
         reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
-        raise UserError(f"--reranker {checkpoint} cannot be loaded: {reason}\n{fix}") from error
+        raise UserError(f"--reranker {checkpoint} cannot be loaded: {reason}\nfix: {FIX}") from error
     if labels != 1:
-        raise UserError(f"--reranker {checkpoint} has {labels} scores for a pair\n{fix}")
+        raise UserError(f"--reranker {checkpoint} has {labels} scores for a pair\nfix: {FIX}")
     return model

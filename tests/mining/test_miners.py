@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from cse.batch import Example
 from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.mining.miners import Queries, Random, TopK
-from cse.mining.neighbors import open_pool
+from cse.mining.neighbors import Exact, open_pool
 from cse.mining.search import Corpus, TeacherRule, mine
 
 
@@ -273,3 +274,24 @@ def test_faiss_that_is_not_there(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(UserError, match=r"--index Flat needs faiss .*\nfix: pip install 'cse-embeddings\[faiss\]'"):
         open_pool(circle(1, 2), "Flat")
+
+
+def test_a_pool_on_disk_is_searched_in_memory_that_does_not_grow_with_it(tmp_path):
+    """The pages of the pool are released block by block, and the result is that of an array in memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the memory of a process is read from /proc")
+
+    def mapped():
+        return int(status.read_text().split("RssFile:")[1].split()[0]) / 1024
+
+    pool = np.random.default_rng(0).standard_normal((6 * 16_384, 128), dtype=np.float32)  # 48 MB
+    np.save(tmp_path / "pool.npy", pool)
+    on_disk, none = np.load(tmp_path / "pool.npy", mmap_mode="r"), np.empty((3, 0), dtype=np.int64)
+    Exact(pool[:9]).search(pool[:3], 4, none)  # what torch maps when it is first used
+    before = mapped()
+    rows, cosine = Exact(on_disk).search(pool[:3], 4, none)
+    assert mapped() - before < 16
+    scores = pool[:3] @ pool.T
+    assert rows.tolist() == np.argsort(-scores, axis=1)[:, :4].tolist()
+    assert np.allclose(cosine, -np.sort(-scores, axis=1)[:, :4], rtol=1e-5)

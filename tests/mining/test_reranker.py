@@ -98,7 +98,7 @@ def test_columns_and_pools_are_recognized(checkpoint, tmp_path):  # noqa: F811
     [
         (["--reranker", "absent-model"], "absent-model"),
         (["--reranker", "empty"], "--reranker empty cannot be read"),
-        (["--reranker", "TINY"], "without a score"),
+        (["--reranker", "TINY"], "gives no score"),
         (["--reranker", "THREE"], "has 3 scores for a pair"),
         (["--reranker", "ONE", "--reranker-margin", "nan"], "--reranker-margin is nan"),
         (["--scores"], "--scores asks for the scores of a reranker"),
