@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from cse.encoder.model import Encoder
 
 MINI = ["train", "simcse-unsup", "--encoder", "asset:mini", "--run-dir", "new"]
 FEEDBACK = ["feedback", "score", "--model", "encoder:ck", "--data", "pairs.jsonl", "--columns", "a", "b"]
+ASKED = ["feedback", "score", "--model", "openai:x", "--data", "pairs.jsonl", "--columns", "a", "b"]
+ASKED += ["--out", "new.jsonl"]
+OWN = ["train", "simcse-unsup", "--encoder", "CK", "--trainer.batch_size=4", "--run-dir", "new"]
 BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out folder": "--out is folder",
     "encode ck texts.txt --out file/v.npy": "--out file/v.npy cannot be written",
@@ -109,9 +113,83 @@ BAD = {  # a command line -> what the error names
     f"{' '.join(FEEDBACK)} --out folder": "--out folder",
     f"{' '.join(FEEDBACK)} --out pairs.jsonl": "--out pairs.jsonl",
     f"{' '.join(FEEDBACK[:5])} absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",
+    "feedback score --model encoder:ck --data rated.jsonl --columns a b --out rated.jsonl": "is the file of --data",
+    "feedback rate --model encoder:ck --data rated.jsonl --columns a b a --out rated.jsonl": "is the file of --data",
+    f"{' '.join(ASKED)} --base-url localhost": "--base-url is 'localhost'",
+    f"{' '.join(ASKED)} --base-url localhost:11434": "--base-url is 'localhost:11434'",
+    f"{' '.join(ASKED)} --base-url http://": "--base-url is 'http://'",
+    f"{' '.join(ASKED)} --base-url ftp://host/v1": "--base-url is 'ftp://host/v1'",
+    f"{' '.join(ASKED)} --limit 0": "--limit is 0",
+    f"{' '.join(ASKED)} --workers 0": "--workers is 0",
+    f"{' '.join(ASKED)} --max-requests 0": "--max-requests is 0",
+    f"{' '.join(ASKED)} --temperature nan": "--temperature is nan",
+    f"{' '.join(ASKED)} --extra nonsense": "--extra is not JSON",
+    f"{' '.join(ASKED)} --extra []": "--extra is not a JSON object",
+    f"{' '.join(ASKED)} --max-cost 1": "--max-cost needs prices",
+    f"{' '.join(ASKED)} --max-cost nan --price-in 1 --price-out 1": "--max-cost is nan",
+    f"{' '.join(ASKED)} --key-env NONESUCH_KEY": "NONESUCH_KEY",
+    f"{' '.join(FEEDBACK)} --rater encoder:ck --out new.jsonl": "takes no rater",
+    f"{' '.join(FEEDBACK)} --out new.txt": "new.txt is not a .jsonl file",
+    f"{' '.join(FEEDBACK[:6])} --columns a --out new.jsonl": "--columns is a",
+    f"{' '.join(FEEDBACK[:6])} --columns a c --out new.jsonl": "no column 'c'",
+    "feedback fill --model encoder:ck --data texts.txt --out new.jsonl": "cannot answer 'fill'",
+    "feedback contrast --model encoder:ck --data texts.txt --out new.jsonl": "cannot answer 'contrast'",
+    "feedback fill --model local:ck --data texts.txt --out new.jsonl": "--model is 'local:ck'",
+    "feedback fill --model openai: --data texts.txt --out new.jsonl": "--model is 'openai:'",
+    "feedback fill --model openai:x --out new.jsonl": "needs texts",
+    "feedback write --model openai:x --data texts.txt --out new.jsonl": "takes no --data",
+    "feedback score --model cross-encoder:ck --data pairs.jsonl --columns a b --out new.jsonl": "is no cross-encoder",
+    "feedback score --model encoder:folder --data pairs.jsonl --columns a b --out new.jsonl": "not the folder",
+    "eval ck --tasks sts-mini-dev --data absent": "--data: the folder 'absent'",
+    "eval compare ck ck --tasks sts-mini-dev --data absent": "--data: the folder 'absent'",
+    "eval ck --tasks sts --out scored.json": "holds scores of STS12",
+    "eval ck --tasks MR,CR --out scored.json": "holds scores of MR",
+    "eval compare damaged/results.json scored.json": "damaged/results.json cannot be read",
+    "eval report damaged": "damaged/results.json cannot be read",
+    "eval report damaged/results.json": "the folder of runs 'damaged/results.json' does not exist",
+    "check simcse-unsup --encoder CK --data texts.txt --eval-data absent": "--eval-data: the folder 'absent'",
+    "similarity ck texts.txt pairs.jsonl": "no column 'text'",
+    "similarity ck texts.txt nonesuch": "'nonesuch' is not",
+    "similarity ck texts.txt absent.txt": "absent.txt",
+    "similarity ck texts.txt texts.txt --top-k 0": "--top-k is 0",
+    "similarity ck one two --top-k 2": "--top-k is 2",
+    "similarity ck utf16.txt utf16.txt": "utf16.txt is UTF-16",
+    "similarity ck one two --prompt nonesuch": "--prompt",
+    "encode ck utf16.txt --out v.npy": "utf16.txt is UTF-16",
+    "encode ck nul.txt --out v.npy": "contains the character NUL",
+    "encode ck twice.csv --out v.npy": "has 2 columns 'text'",
+    f"{' '.join(OWN)} --data twice.csv": "has 2 columns 'text'",
+    f"{' '.join(OWN)} --data utf16.txt": "utf16.txt is UTF-16",
+    f"{' '.join(OWN)} --data nul.txt": "contains the character NUL",
+    f"{' '.join(OWN)} --data weights.csv --data.weight_column=w": "has the weight 0",
+    f"{' '.join(OWN)} --data texts.txt --evaluator.tasks=nonsense": "evaluator.tasks: unknown task 'nonsense'",
+    f"{' '.join(OWN)} --data texts.txt --evaluator.tasks=,": "evaluator.tasks ',' names no task",
+    f"{' '.join(OWN)} --data texts.txt --evaluator.data=absent": "evaluator.data: the folder 'absent'",
+    f"{' '.join(OWN)} --data texts.txt --trainer.batch_size=9": "trainer.batch_size is 9",
+    f"{' '.join(OWN)} --data texts.txt --trainer.accumulation=3": "trainer.batch_size is 4",
+    f"{' '.join(OWN)} --data texts.txt --trainer.clip=0": "trainer.clip is 0",
+    f"{' '.join(OWN)} --data texts.txt --trainer.eval_every=0": "trainer.eval_every is 0",
+    f"{' '.join(OWN)} --data texts.txt --trainer.weight_decay=-1": "trainer.weight_decay is -1",
+    f"{' '.join(OWN)} --data texts.txt --trainer.warmup_steps=-1": "trainer.warmup_steps is -1",
+    f"{' '.join(OWN)} --data texts.txt --trainer.chunk_size=0": "trainer.chunk_size is 0",
+    f"{' '.join(OWN)} --data texts.txt --trainer.merge_initial=2": "trainer.merge_initial is 2",
+    f"{' '.join(OWN)} --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
+    "train --resume finished": "its best checkpoint of step 2 is gone",
+    "train simcse-unsup --run-dir finished": "holds a run already",
     "feedback nonsense": "nonsense",
     "nonsense": "nonsense",
 }
+
+
+def _finished_run(folder):
+    """The state of a run whose best checkpoint is gone."""
+    (folder / "state").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("seed: 1\n")
+    (folder / "env.json").write_text('{"recipe": "simcse-unsup"}')
+    (folder / "state" / "state.pt").write_bytes(b"tensors")
+    progress = {"step": 4, "best": 1.0, "best_step": 2, "finished": True}
+    about = {"progress": progress, "sha256": sha256(b"tensors").hexdigest()}
+    (folder / "state" / "state.json").write_text(json.dumps(about))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +198,17 @@ def place(tiny_bert, tmp_path_factory):
     Encoder(tiny_bert, pooler="mean").save(folder / "ck")
     (folder / "texts.txt").write_text("the cat sat\na dog ran\nthe sun\nthe moon\n")
     (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
+    (folder / "rated.jsonl").write_text((folder / "pairs.jsonl").read_text())
+    (folder / "rated.manifest.json").write_text('{"made_by": "cse feedback"}')
+    (folder / "utf16.txt").write_bytes("the cat\nthe dog\n".encode("utf-16"))
+    (folder / "nul.txt").write_bytes(b"the\0cat\nthe dog\n")
+    (folder / "twice.csv").write_text("text,text\na,b\n")
+    (folder / "weights.csv").write_text("text,w\nthe cat,0\na dog,0\nthe sun,0\nthe moon,0\n")
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "results.json").write_text("{")
+    scores = {"schema": 2, "tasks": {"STS12": {}}, "transfer": {"MR": {}}}
+    (folder / "scored.json").write_text(json.dumps(scores))
+    _finished_run(folder / "finished")
     (folder / "file").write_text("kept")
     (folder / "own.yaml").write_text("seed: 1\n")
     (folder / "folder").mkdir()
@@ -136,9 +225,10 @@ def content(folder):
 @pytest.mark.parametrize("line", BAD, ids=list(BAD))
 def test_it_is_answered_in_a_few_lines(line, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
     before = content(place)
     try:
-        code = cli.main(line.split())
+        code = cli.main([str(place / "ck") if word == "CK" else word for word in line.split()])
     except SystemExit as done:  # argparse
         code = done.code
     assert code == 2
@@ -199,3 +289,24 @@ def test_ctrl_c_says_what_is_kept(place):
     assert done.returncode == 130 or done.returncode == -signal.SIGINT
     assert "nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_score_writes_nothing(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["eval", str(place / "ck"), "--tasks", "STS12", "--out", "new.json"]) == 1
+    assert "new.json is as it was" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_enough_ends_quietly(place):
+    """As in `cse similarity ... | head -1`."""
+    script = "import sys; from cse import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "similarity", "ck", "texts.txt", "texts.txt", "--top-k", "4"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = {"cwd": place, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **options) as process:
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert process.wait() == 0
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said

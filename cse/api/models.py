@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.api.trained import TrainedRun, load_encoder
+from cse.errors import UserError
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset, Triplets
@@ -152,6 +153,9 @@ def encode(
     from cse.encoder.prompts import choose_prompt
     from cse.inference.encode import TextFile, check_out, encode_file
 
+    if not isinstance(texts, str | Path):
+        what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
+        raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
     quiet()
     check_out(Path(out))
     rows = TextFile.scan(str(texts), column)
@@ -224,8 +228,10 @@ def mine(
     from cse.data.datasets import Triplets
     from cse.mining.command import Model as Searched
     from cse.mining.command import Source, mine_file
-    from cse.mining.miners import TopK
+    from cse.mining.miners import Miner, TopK
 
+    if miner is not None and not isinstance(miner, Miner):
+        raise UserError(f"miner is {str(miner)[:60]!r}\nfix: give an object, such as cse.TopK()")
     quiet()
     found, names = _source(rows, columns)
     with tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:

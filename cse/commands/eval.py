@@ -123,9 +123,10 @@ def _score(a: argparse.Namespace) -> int:
     own = {"prompt": a.prompt} if isinstance(tasks, str | None) else {}  # an evaluator has its own prompts
     scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **own, **options)
     table.show(scored.results)
+    complete = results.has_scores(scored.results)
     if out:
-        say("wrote", str(out))
-    return 0 if scored.results["tasks"] or scored.results.get("transfer") else 1
+        say("wrote", str(out) if complete else f"nothing, since no task has a score; {out} is as it was")
+    return 0 if complete else 1
 
 
 def _compare(a: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from cse.encoder.adapter import Adapter
 from cse.encoder.bidirectional import Attention
 from cse.encoder.kinds import Kind
+from cse.encoder.poolers import POOLERS
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 
@@ -63,8 +64,11 @@ def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Atten
     """Raise unless a backbone of this kind can have this pooler.
 
     Raises:
-        UserError: The pooler reads the mask token, of which a backbone that reads from left to right knows nothing.
+        UserError: No pooler has that name, or it reads the mask token, of which a backbone that reads from left to
+            right knows nothing.
     """
+    if pooler is not None and pooler not in POOLERS:
+        raise UserError(f"encoder.pooler is {pooler!r}\nfix: give one of {', '.join(POOLERS)}")
     if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
         raise UserError(
             f"encoder.pooler is mask, and encoder.backbone {backbone!r} reads from left to right: it was not trained "

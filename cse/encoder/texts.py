@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cse.encoder.prompts import put_before
+from cse.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,14 @@ def tokenize(
     """The token ids of each text behind a prompt, cut to `max_length`.
 
     An empty text has one padding token, so that it has a vector.
+
+    Raises:
+        UserError: `texts` is one text, or holds something else than texts.
     """
+    wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        what = "texts is" if isinstance(texts, str) else "texts has"
+        raise UserError(f"{what} {str(wrong[0])[:60]!r}, of type {type(wrong[0]).__name__}\nfix: give a list of str")
     clean = [put_before(prompt, text).strip() for text in texts]
     clean = [text.lower() for text in clean] if lower_case else clean
     if not clean:

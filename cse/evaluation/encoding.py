@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from cse import console, distributed
-from cse.encoder.fast.batching import native_bf16, token_budget_batches
+from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
+from cse.encoder.precision import uses_bf16
 from cse.errors import UserError
 from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
 
@@ -49,7 +50,7 @@ def is_changing() -> bool:
 
 def resolve_precision(encoder: Any, precision: str) -> str:
     """The precision, fp32 or bf16, that `auto` stands for on the encoder's device."""
-    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(_device(encoder)))
+    bf16 = uses_bf16(precision, _device(encoder))
     return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
 
 

@@ -57,7 +57,7 @@ class STSEvaluator(Evaluator):
 
     def _read(self, tasks: str) -> None:
         self.tasks = tasks
-        self._found, missing = read_data(tasks, self.data)
+        self._found, missing = read_data(tasks, self.data, options=("evaluator.tasks", "evaluator.data"))
         if missing:
             name, reason = next(iter(missing.items()))
             raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
@@ -83,6 +83,7 @@ class STSEvaluator(Evaluator):
         Raises:
             UserError: There is no such folder, or a set in it is malformed.
         """
+        sources.folders(data, "--eval-data")
         data = data or self.data
         found: dict[str, list[tuple[str, ...]]] = {}
         for name, task in suite.tasks().items():

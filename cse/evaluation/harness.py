@@ -66,10 +66,23 @@ def _finding(data: TaskData, score: TaskScore) -> Finding:
     )
 
 
-def read_data(tasks: str, data: str | None, *, check: bool = True) -> tuple[dict[str, TaskData], dict[str, str]]:
-    """The rows of the tasks whose data were found, and the reason for each of the others."""
+def read_data(
+    tasks: str, data: str | None, *, check: bool = True, options: tuple[str, str] = ("--tasks", "--data")
+) -> tuple[dict[str, TaskData], dict[str, str]]:
+    """The rows of the tasks whose data were found, and the reason for each of the others.
+
+    Args:
+        tasks: Names of tasks and groups, separated by commas.
+        data: A folder with their rows.
+        check: Whether to refuse data that are not the known sets.
+        options: The options that gave the first two, for messages.
+
+    Raises:
+        UserError: A task is unknown, there is no such folder, or rows are malformed.
+    """
+    sources.folders(data, options[1])  # also where the package has the rows itself
     found, missing = {}, {}
-    for task in suite.resolve(tasks):
+    for task in suite.resolve(tasks, options[0]):
         try:
             found[task.name] = sources.load(task, data, check=check)
         except Missing as reason:

@@ -47,14 +47,15 @@ def report(
     out = out or runs
     if summary and not baseline:
         raise UserError("--json writes the table of methods, which needs a baseline\nfix: add --baseline RECIPE")
+    found = collect(runs)
     check_writable(out / "report.html")
     if summary:
         check_writable(summary, "--json")
-    found = collect(runs)
     if tasks:
         found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])
     if not found.entries and (tasks or not found.curves):
         what = f"no results on {tasks}" if tasks else "no results.json and no metrics.jsonl of a run"
+        what += f"; {found.skipped[0]}" if found.skipped else ""
         raise UserError(
             f"{runs} has {what}\nfix: score a checkpoint first: cse eval CHECKPOINT --out {runs}/results.json"
         )

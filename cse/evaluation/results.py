@@ -187,6 +187,33 @@ def write(
         raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give another path") from None
 
 
+def has_scores(found: Mapping[str, Any]) -> bool:
+    """Whether any task has a score."""
+    return bool(found.get("tasks") or found.get("transfer"))
+
+
+def require_kept(out: Path | None, missing: Mapping[str, str]) -> None:
+    """Check that no score in a results file would be replaced by none.
+
+    Args:
+        out: The file, which may not exist; None: none is written.
+        missing: The tasks that have no score now, with the reasons.
+
+    Raises:
+        UserError: The file has a score of such a task.
+    """
+    try:
+        old = read(out) if out and missing and out.is_file() else {}
+    except UserError:  # a damaged file may be replaced
+        return
+    lost = [name for name in missing if name in old.get("tasks", {}) or name in old.get("transfer", {})]
+    if lost:
+        raise UserError(
+            f"--out {out} holds scores of {', '.join(lost)}, whose rows are missing now: {missing[lost[0]][:200]}\n"
+            "fix: give the folder of their rows (--data), or another --out"
+        )
+
+
 def default_out(checkpoint: str, requested: str, prompt: str | None = None) -> Path | None:
     """The default output path of a checkpoint's results: a file in its run, or None if it does not belong to a run."""
     folder = Path(checkpoint)

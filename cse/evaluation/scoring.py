@@ -15,7 +15,7 @@ from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.finding import ask, require_distinct
 from cse.evaluation.first_dimensions import FirstDimensions, by_width
-from cse.evaluation.harness import Outcome, score_tasks
+from cse.evaluation.harness import Outcome, read_data, score_data
 from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.results import Scored
 from cse.files import check_writable
@@ -49,7 +49,8 @@ def evaluate(
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
-        out: The results.json to write, with the arrays of the scores beside it. None: write no file.
+        out: The results.json to write, with the arrays of the scores beside it; a run without any score leaves it as it
+            is. None: write no file.
         prompt: The name of the checkpoint's prompt that is put before every text of a task; an evaluator has its own.
             None: the default prompt, if any.
         dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
@@ -60,8 +61,8 @@ def evaluate(
         rows were not found; the average exists only if there are none.
 
     Raises:
-        UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, vectors are not finite, or
-            they do not have as many dimensions.
+        UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, vectors are not finite, they
+            do not have as many dimensions, or `out` holds scores of tasks whose rows are missing now.
     """
     if dimensions is not None:
         widths.check(dimensions, option="--dimensions")
@@ -72,6 +73,10 @@ def evaluate(
     if out:
         check_writable(out)
     start = time.perf_counter()
+    rows, missing = read_data(sts, data, check=check) if sts else ({}, {})
+    results.require_kept(out, missing)
+    reading = time.perf_counter() - start
+    start = time.perf_counter()
     model = load_model(str(checkpoint), prompt=prompt)
     loading = time.perf_counter() - start
     narrow = FirstDimensions(model.encoder, precision)
@@ -79,8 +84,9 @@ def evaluate(
         widths.check(dimensions, narrow.dim, option="--dimensions")
     outcome = Outcome(sts, {}, {}, {})
     if sts:
-        outcome = score_tasks(
-            model.encoder, sts, data, precision=precision, check=check, progress=progress, prompt=prompt
+        since = time.perf_counter() - reading
+        outcome = score_data(
+            model.encoder, sts, rows, missing, precision=precision, progress=progress, prompt=prompt, since=since
         )
     start = time.perf_counter()
     findings = [finding for evaluator in evaluators for finding in ask(evaluator, model.encoder)]
@@ -91,6 +97,7 @@ def evaluate(
     if labeled:
         embed = embedder(model.encoder, precision, progress, prompt)
         found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
+        results.require_kept(out, found["transfer_average"]["missing"])
     if dimensions is not None:
         found["dimensions"] = by_width(
             narrow, dimensions, outcome, evaluators, labeled, data=data, folds=folds, check=check, prompt=prompt
@@ -99,14 +106,16 @@ def evaluate(
     if evaluators:
         found["seconds"]["evaluators"] = round(own, 3)
     every = [f for f in [*outcome.findings, *findings] if f.arrays]
-    if out:
+    if out and results.has_scores(found):
         results.write(found, out, describe.arrays(every) or None)
     return Scored(model.name, found, {f.name: f for f in every})
 
 
 def split_wanted(wanted: Wanted) -> tuple[str, list[Evaluator]]:
     """The names of tasks, joined by commas, and the evaluators."""
-    parts = [wanted] if isinstance(wanted, str | Evaluator) else list(wanted)
+    parts = (
+        [wanted] if isinstance(wanted, str | Evaluator) else list(wanted) if isinstance(wanted, Sequence) else [wanted]
+    )
     other = [part for part in parts if not isinstance(part, str | Evaluator)]
     if other:
         what = f"tasks: {other[0]!r} is a {type(other[0]).__name__}"

@@ -99,10 +99,18 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
     raise Missing("; ".join(looked))
 
 
-def folders(data: str | None) -> list[Path]:
-    """The folders that were given, in the order in which they are asked."""
+def folders(data: str | None, option: str = "--data") -> list[Path]:
+    """The folders that were given, in the order in which they are asked.
+
+    Args:
+        data: The folder of the option.
+        option: Its name.
+
+    Raises:
+        UserError: One does not exist.
+    """
     found = []
-    for name, given in (("--data", data), ("CSE_DATA", os.environ.get("CSE_DATA"))):
+    for name, given in ((option, data), ("CSE_DATA", os.environ.get("CSE_DATA"))):
         if given:
             folder = Path(given).expanduser()
             if not folder.is_dir():

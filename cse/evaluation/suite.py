@@ -72,17 +72,21 @@ def groups() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(members) for name, members in spec.items()}
 
 
-def resolve(names: str) -> list[Task]:
+def resolve(names: str, option: str = "--tasks") -> list[Task]:
     """The tasks that a comma-separated list of tasks and groups names, each once, in that order.
+
+    Args:
+        names: The list.
+        option: The option that gave it.
 
     Raises:
         UserError: A name is unknown; the message has the nearest one.
     """
     found: dict[str, Task] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
-        found |= {task.name: task for task in map(_find, groups().get(name.lower(), (name,)))}
+        found |= {task.name: task for task in (_find(one, option) for one in groups().get(name.lower(), (name,)))}
     if not found:
-        raise UserError(f"--tasks {names!r} names no task\nfix: use one of {', '.join([*groups(), *tasks()])}")
+        raise UserError(f"{option} {names!r} names no task\nfix: use one of {', '.join([*groups(), *tasks()])}")
     return list(found.values())
 
 
@@ -118,12 +122,12 @@ def _spellings() -> Mapping[str, str]:
     return found
 
 
-def _find(name: str) -> Task:
+def _find(name: str, option: str) -> Task:
     known = _spellings()
     if name.lower() in known:
         return tasks()[known[name.lower()]]
     near = difflib.get_close_matches(name.lower(), [*known, *groups()], n=1, cutoff=0.0)
     raise UserError(
-        f"--tasks: unknown task {name!r}; the nearest is {known.get(near[0], near[0])!r}\n"
+        f"{option}: unknown task {name!r}; the nearest is {known.get(near[0], near[0])!r}\n"
         f"fix: use a group ({', '.join(groups())}) or a task ({', '.join(tasks())})"
     )

@@ -70,6 +70,8 @@ def _check(a: argparse.Namespace) -> None:
     if (a.data is None) != (a.task == "write"):
         what, fix = ("takes no --data", "omit it") if a.data else ("needs texts", "give --data FILE")
         raise UserError(f"cse feedback {a.task} {what}\nfix: {fix}")
+    if a.data and Path(a.data).exists() and a.out.exists() and a.out.samefile(a.data):
+        raise UserError(f"--out {a.out} is the file of --data, which would be lost\nfix: give another --out")
     if a.rater and a.task != "fill":
         raise UserError(f"--rater is {a.rater}, but {a.task} takes no rater\nfix: omit it; --model answers")
     wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0

@@ -7,11 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from cse.encoder.checks import check_finite
+from cse.encoder.layout import Layout
+from cse.encoder.model import Encoder
+from cse.encoder.provenance import check_sums
 from cse.errors import UserError
 from cse.feedback.labelers import RATED, Chat
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
+from cse.files import read_json
 
 DIGITS = 4  # decimals of a score; further ones vary with the batch
 
@@ -38,7 +45,7 @@ class Rater:
         self.score, load = ("cosine", _encoder) if kind == "encoder" else ("sigmoid", _cross_encoder)
         try:
             self._rate = load(str(folder))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(
                 f"--model {folder} cannot be loaded: {str(error).splitlines()[0][:300]}\n"
                 "fix: give the folder of a complete model"
@@ -58,6 +65,8 @@ class Rater:
 def _encoder(folder: str) -> Rate:
     from sentence_transformers import SentenceTransformer
 
+    if not Layout.read(Path(folder)).unsupported:
+        Encoder.load(folder)  # which checks what sentence-transformers would make up: missing, damaged and nan weights
     model: Any = SentenceTransformer(folder, local_files_only=True)
     options = {"normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
 
@@ -73,7 +82,15 @@ def _cross_encoder(folder: str) -> Rate:
     from sentence_transformers import CrossEncoder
     from torch.nn import Sigmoid
 
+    place = Path(folder)
+    heads = [str(name) for name in read_json(place / "config.json").get("architectures") or []]
+    known = any(name.endswith("ForSequenceClassification") for name in heads)
+    if not known and Layout.read(place).model_type != "CrossEncoder":
+        what = f"--model cross-encoder:{folder} is no cross-encoder ({', '.join(heads) or 'no architecture named'})"
+        raise UserError(f"{what}\nfix: give a reranker, or rate by cosine: encoder:{folder}")
+    check_sums(place)
     model: Any = CrossEncoder(folder, local_files_only=True)
+    check_finite(model, folder)
     if (outputs := model.config.num_labels) != 1:
         what = f"--model cross-encoder:{folder} has {outputs} outputs, but a rater must have one"
         raise UserError(f"{what}\nfix: give a model for STS")

@@ -58,6 +58,7 @@ class Endpoint:
         openai = require_package("openai", extra="feedback", user="--model openai:")
         self._name, self._key = name, _key(base_url, key_env)
         self.workers, self._format, self._extra = workers, response_format, dict(extra or {})
+        _require_address(base_url)
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=0)
         url = urlsplit(str(self._client.base_url))
         port = f":{url.port}" if url.port else ""
@@ -159,6 +160,14 @@ class Endpoint:
         if self._key:
             text = text.replace(self._key, "***")
         return " ".join(text.split())[:300]
+
+
+def _require_address(base_url: str | None) -> None:
+    """Raise unless the address of an endpoint, if one is given, has a scheme and a host."""
+    address = urlsplit(base_url or "http://default")
+    if address.scheme not in {"http", "https"} or not address.hostname:
+        what = f"--base-url is {base_url!r}, which is not an address"
+        raise UserError(f"{what}\nfix: write scheme, host and port: --base-url http://localhost:11434/v1")
 
 
 def _key(base_url: str | None, key_env: str | None) -> str | None:

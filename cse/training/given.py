@@ -72,13 +72,17 @@ def as_options(overrides: Mapping[str, Any] | Sequence[str], parts: Mapping[str,
     Raises:
         UserError: A value cannot be an option, or an option belongs to an object.
     """
-    if isinstance(overrides, str):
+    if isinstance(overrides, str) or not isinstance(overrides, Mapping | Sequence):
         raise UserError(f"overrides is {overrides!r}\nfix: give a list of options, or a dict of values by name")
     if isinstance(overrides, Mapping):
         listed = [f"--{name}={_text(name, value)}" for name, value in _flat(overrides)]
     else:
         listed = list(overrides)
     for option in listed:
+        if not isinstance(option, str):
+            raise UserError(
+                f"overrides has {option!r}\nfix: give options as on the command line: '--trainer.max_steps=50'"
+            )
         part = option.removeprefix("--").partition("=")[0].partition(".")[0]
         if is_object(part, parts.get(part)):
             raise UserError(

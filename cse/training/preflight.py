@@ -126,6 +126,11 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"data.weight_column gives rows weights, which objective {name} does not use\n"
             "fix: remove data.weight_column, or use an objective that weighs rows, such as SimCSE"
         )
+    if run.data.weighted and not any(row.weight for row in run.data):
+        yield (
+            f"data.weight_column: every row of {run.data.describe()} has the weight 0, so nothing would be learned\n"
+            "fix: give weights above 0, or remove data.weight_column"
+        )
     if run.data.graded and "relevance" not in run.objective.requires:
         yield (
             f"data.relevance_columns grades the positives, which objective {name} does not use\n"

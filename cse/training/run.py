@@ -85,8 +85,7 @@ class Run:
         interrupted: Whether Ctrl-C stopped the run before its end.
         ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
         share: The share of the steps that a source of a mixture is asked to have.
-        share: float = 1.0
-    by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
+        by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
     """
 
     name: str

@@ -13,7 +13,7 @@ from cse.errors import UserError
 from cse.files import check_writable, read_json, recover
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
-from cse.training.checkpoint import load_progress
+from cse.training.checkpoint import Progress, load_progress
 from cse.training.given import as_options, resolve
 from cse.training.helped import Helped
 from cse.training.run import Callback, Run
@@ -88,7 +88,7 @@ def resume(
         )
     begun = is_begun(folder)
     if begun:
-        load_progress(folder / "state")  # a damaged state is refused before the data and the model are loaded
+        _require_best(folder, load_progress(folder / "state"))  # before the data and the model are loaded
     try:
         name = str(read_json(folder / "env.json")["recipe"])  # recipe.yaml does not hold the name
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,6 +98,17 @@ def resume(
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
 
 
+def _require_best(folder: Path, progress: Progress) -> None:
+    """Raise if the best checkpoint of the run is gone, since what is left to train may not write it again."""
+    recover(folder / "best")
+    if (progress.finished or progress.best_step is not None) and not (folder / "best").is_dir():
+        step = "" if progress.best_step is None else f" of step {progress.best_step}"
+        raise UserError(
+            f"--resume {folder}: its best checkpoint{step} is gone: {folder / 'best'} does not exist\n"
+            f"fix: put it back, or start the run again in another folder; {folder / 'last'} may hold the last one"
+        )
+
+
 def _watchers(recipe: Recipe, callbacks: Sequence[Callback]) -> list[Callback]:
     """What watches a run that a user asked for; the table comes before the console's last lines."""
     return [Helped(), Console(recipe.chosen), DataCheck(), *callbacks]
@@ -105,6 +116,9 @@ def _watchers(recipe: Recipe, callbacks: Sequence[Callback]) -> list[Callback]:
 
 def require_callbacks(callbacks: Sequence[object]) -> None:
     """Raise unless all are objects."""
+    if not isinstance(callbacks, Sequence):
+        what = f"callbacks is {str(callbacks)[:60]}, of type {type(callbacks).__name__}"
+        raise UserError(f"{what}\nfix: give a list of cse.Callback objects")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise UserError(

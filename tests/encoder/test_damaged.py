@@ -108,6 +108,7 @@ COMMANDS = {
     "whiten": ["whiten", "CK", "--data", "texts.txt", "--out", "out"],
     "export": ["export", "CK", "--out", "out"],
     "push": ["push", "CK", "me/name", "--dry-run"],
+    "feedback": ["feedback", "score", "--model", "encoder:CK", "--data", "pairs.tsv", "--out", "out.jsonl"],
     "train": ["train", "simcse-unsup", "--encoder", "CK", "--data", "texts.txt", "--run-dir", "out"],
 }
 
@@ -126,6 +127,7 @@ def test_it_is_refused_and_nothing_is_written(name, command, whole, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     shutil.copytree(whole, "ck")
     (tmp_path / "texts.txt").write_text("the cat sat\na dog ran\nthe sun\nthe moon\n")
+    (tmp_path / "pairs.tsv").write_text("anchor\tpositive\nthe cat sat\ta dog ran\n")
     damage(tmp_path / "ck")
     before = sorted(p.name for p in tmp_path.iterdir())
     assert cli.main([word.replace("CK", "ck") for word in COMMANDS[command]]) == 2
