@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.same_text import same_text_key
+from cse.encoder.vectors import release
 from cse.errors import UserError
 from cse.mining.miners import Allowed, Mined, Miner, Queries
 from cse.mining.neighbors import cosines
@@ -159,4 +160,6 @@ def mine(
         found = miner(queries, k, teacher.of(corpus, place) if teacher else None)
         chosen[start : start + len(part)] = found.rows
         counts.update(found.counts)
+        for read in (vectors, *((teacher.vectors,) if teacher else ())):
+            release(read)
     return Mined(chosen, dict(counts))
