@@ -8,7 +8,7 @@ TASKS  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench report reproduce tables docs wheel push clean
+.PHONY: help setup train eval test check audit bench report reproduce tables docs wheel push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ check: setup  ## lint, format, types, and every recipe, without training
 	@$(BIN)/ruff format --check --quiet cse eval tests
 	@$(BIN)/mypy
 	@$(BIN)/cse check
+
+audit: setup  ## compare the installed packages with known advisories; one that cannot be looked up fails it
+	@$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r $(VENV)/installed.txt
 
 bench: setup  ## our speed against sentence-transformers and mteb, into runs/bench/bench.json
 	@$(BIN)/python -m eval bench $(ARGS)
