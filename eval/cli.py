@@ -11,7 +11,7 @@ from typing import Any
 from cse import cli
 from cse.commands.eval import add_scoring, scoring_options
 from cse.console import quiet, say
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,9 +61,14 @@ def bench(arguments: list[str]) -> int:
     add_scoring(parser)
     options = parser.parse_args(arguments)
     quiet()
+    from cse.evaluation import suite
     from cse.files import check_writable
     from eval import bench as benching
 
+    require_at_least(6, "bench", steps=options.steps)
+    require_at_least(1, "bench", rounds=options.rounds)
+    if options.tasks:
+        suite.resolve(options.tasks)
     check_writable(options.out)
     found: dict[str, Any] = {"machine": options.machine} if options.machine else {}
     if options.only != "eval":

@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
+from tests.forks import Forks
 from tests.test_fault_injection import COMMANDS, TRAIN, content, place, prepared
 
 __all__ = ["place"]  # the fixture
-KILLS = 7  # of each command; there are nine commands
-KILLED = {**COMMANDS}
+KILLS = 6  # of each command; there are nine commands
 
 pytestmark = pytest.mark.slow
 
 
-def command(line, folder, cache):
-    """Start a command in a process of its own; it may write below `folder` and `cache` only."""
-    script = "import sys; from cse import cli; sys.exit(cli.main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CSE_CACHE": str(cache)}
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *line],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as made:
+        yield made
 
 
-def finished(line, folder, cache):
-    process = command(line, folder, cache)
-    said = process.communicate()[0].decode()
-    assert process.returncode == 0, said
-
-
-@pytest.mark.parametrize("name", KILLED)
-def test_killed_and_run_again(name, place, tmp_path):
-    line, out = KILLED[name]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_and_run_again(name, place, forks, tmp_path):
+    line, out = COMMANDS[name]
     draw = random.Random(f"kills of {name}")
     whole = tmp_path / "here"
     prepared(place, whole)
-    began = time.perf_counter()
-    finished(line, whole, tmp_path / "cache-whole")
-    seconds = time.perf_counter() - began
+    code, seconds = forks.run(line, whole, tmp_path / "cache")
+    assert code == 0
     want = content(whole / out)
     assert want
     killed = 0
-    for kill in range(20):
+    for attempt in range(5 * KILLS):
         prepared(place, whole)  # at the same path, which results name
-        others, cache = content(whole), tmp_path / f"cache{kill}"
-        process = command(line, whole, cache)
-        # Half of the time is imports, in which nothing can be lost.
-        try:
-            process.wait(timeout=seconds * draw.uniform(0.45, 1.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:
+        others, cache = content(whole), tmp_path / f"cache{attempt}"
+        code, _ = forks.run(line, whole, cache, seconds * draw.random())
+        if code != -signal.SIGKILL:
+            assert code == 0
             continue
         killed += 1
         assert {key: value for key, value in content(whole).items() if key in others} == others
-        begun = line == TRAIN and Path(whole, "out", "recipe.yaml").exists()
-        finished(["train", "--resume", "out"] if begun else line, whole, cache)
-        assert content(whole / out) == want, f"kill {kill}"
+        begun = line == TRAIN and (whole / "out" / "recipe.yaml").exists()
+        code, seconds_again = forks.run(["train", "--resume", "out"] if begun else line, whole, cache)
+        assert code == 0
+        assert content(whole / out) == want, f"kill {attempt} of {name}"
+        seconds = max(seconds_again, 0.01) if not begun else seconds
         if killed == KILLS:
             break
     assert killed == KILLS

@@ -53,7 +53,11 @@ def names_of(file: Path) -> list[str]:
     number, first = next(((n, line) for n, line in lines(file) if line.strip()), (1, ""))
     if suffix == ".jsonl":
         return with_entries(json_record(first, f"{file}:{number}")) if first else []
-    return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
+    try:
+        return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
+    except csv.Error as error:
+        fix = "correct that row, or quote its separators in a .csv file"
+        raise UserError(f"{file}:{number} cannot be read: {error}\nfix: {fix}") from error
 
 
 def with_entries(record: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ def run(a: argparse.Namespace) -> int:
             result = _task(a, given.rows, prompts, jobs, options)
         except Stop as stop:
             say("stopped", stop.reason)
-            say("", f"{stop.settled}; every answer is kept, but no file was written")
+            say("", f"{stop.settled}; what was answered is kept, but no file was written")
             say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
             return stop.code
         result.rejects += given.rejects

@@ -72,6 +72,10 @@ def require_shape(content: Mapping[str, Any], where: str) -> None:
     for name in COMPONENTS:
         if isinstance(content.get(name), int | float | list):
             raise UserError(f"{where}: {name} is {content[name]!r}\nfix: write class_path and init_args below it")
+        arguments = (_mapping(content.get(name)) or {}).get("init_args")
+        if arguments is not None and not isinstance(arguments, Mapping):
+            example = f"{name}: {{init_args: {{...}}}}"
+            raise UserError(f"{where}: {name}.init_args is {arguments!r}\nfix: write a mapping, such as {example}")
     for name in ("low", "high"):
         bound = content.get("expect", {}).get(name, 0.0)
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):

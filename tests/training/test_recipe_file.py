@@ -35,6 +35,8 @@ BAD = {  # content -> what the error says
     "for: {sparse: {}}": "'sparse' in `for` is unknown",
     "objects: 5": "objects is 5",
     "data: 5": "data is 5",
+    "data: {init_args: true}": "data.init_args is True",
+    "encoder: {init_args: [a]}": "encoder.init_args is ['a']",
     "encoder: [a]": "encoder is ['a']",
     "extends: BASE\noptimiser: adam": "option optimiser is unknown",
     "extends: BASE\ncallbacks: 5": "callbacks",
