@@ -1,4 +1,4 @@
-"""Commands in processes of their own that start at once: forks of one that has imported everything and computed nothing."""
+"""Commands in processes that start at once: forks of one that has imported everything and computed nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ class Forks:
     """Runs commands below this process; use it in a `with` block."""
 
     def __enter__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "SOURCE_DATE_EPOCH": "0",
+        }
         command = [sys.executable, "-m", "tests.forks"]
         root = Path(__file__).resolve().parents[1]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
