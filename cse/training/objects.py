@@ -50,7 +50,7 @@ def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path |
         else:
             unwritten[part] = made.describe() if part == "objective" else type(made).__name__
     data = content.get("data") or {}
-    data = data if isinstance(data, Mapping) else {"class_path": data}  # a class alone may stand for a part
+    data = dict(data) if isinstance(data, Mapping) else {"class_path": data}  # a class alone may stand for a part
     arguments = data.get("init_args") or {}
     if "rows" in parts and not data.get("class_path"):
         raise UserError("data: no recipe says which class reads the rows\nfix: give an object, such as cse.Texts(rows)")
