@@ -114,9 +114,7 @@ def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
         "trainer": {"batch_size": 64, "max_steps": 4, "device": "cpu"},
     }
     (folder / "memory.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    launch = (
-        ["torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "-m"] if processes > 1 else []
-    )
+    launch = ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"] if processes > 1 else []
     command = [sys.executable, "-m", *launch, "cse", "train", str(folder / "memory.yaml"), f"--run-dir={folder / name}"]
     began, peak, started = time.monotonic(), 0.0, 0.0
     environment = {**os.environ, "CSE_CACHE": str(folder / "cache")}
