@@ -65,9 +65,17 @@ class Rater:
 def _encoder(folder: str) -> Rate:
     from sentence_transformers import SentenceTransformer
 
-    if not Layout.read(Path(folder)).unsupported:
+    refusal = None
+    try:
         Encoder.load(folder)  # which checks what sentence-transformers would make up: missing, damaged and nan weights
-    model: Any = SentenceTransformer(folder, local_files_only=True)
+    except UserError as error:
+        if not Layout.read(Path(folder)).unsupported:
+            raise
+        refusal = error
+    try:
+        model: Any = SentenceTransformer(folder, local_files_only=True)
+    except Exception as error:  # its loaders can raise anything; the message of our own loader is better
+        raise refusal or error from None
     options = {"normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
 
     def rate(pairs: list[tuple[str, str]]) -> Sequence[float]:
