@@ -97,15 +97,17 @@ def test_in_a_checkout_python_m_eval_is_cse_eval(plain, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("cse: --seeds is 0")
 
 
-def test_without_data_the_shipped_pairs_are_scored(plain, tmp_path, monkeypatch):
-    def tasks(*options):
-        assert main(["eval", str(plain), "--out", str(tmp_path / "r.json"), *options]) in (0, 1)
-        return json.loads((tmp_path / "r.json").read_text())["average"]["requested"]
-
-    assert tasks() == "sts-mini"
-    assert tasks("--data", str(tmp_path)) == "sts"
-    monkeypatch.setenv("CSE_DATA", str(tmp_path))
-    assert tasks() == "sts"
+def test_without_data_the_shipped_pairs_are_scored(plain, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "r.json"
+    assert main(["eval", str(plain), "--out", str(out)]) == 0
+    before = out.read_bytes()
+    assert json.loads(before)["average"]["requested"] == "sts-mini"
+    for options in (["--data", str(tmp_path)], []):  # a folder without rows stands for all of STS
+        capsys.readouterr()
+        assert main(["eval", str(plain), "--out", str(out), *options]) == 1
+        assert "no average: 7 of the requested tasks have no score" in capsys.readouterr().out
+        assert out.read_bytes() == before  # scores are never replaced by none
+        monkeypatch.setenv("CSE_DATA", str(tmp_path))
 
 
 def test_a_folder_is_scored_alike_plain_and_as_a_sentence_transformer(plain, transformer):
