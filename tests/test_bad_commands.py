@@ -280,12 +280,15 @@ def test_a_full_disk_is_an_answer(place, monkeypatch, capsys, error):
 def test_ctrl_c_says_what_is_kept(place):
     script = (
         "import os, signal, sys\nfrom cse import cli\nimport cse.api.models as models\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job may ignore it from the start
         "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
         "models.mine = stop\nimport cse.mining.command as command\ncommand.mine_file = stop\n"
         "sys.exit(cli.main(['mine', 'ck', '--data', 'texts.txt', '--out', 'm.parquet']))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 130 or done.returncode == -signal.SIGINT
     assert "nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
