@@ -258,7 +258,8 @@ def _make(value: Any, **known: Any) -> Any:
                 try:
                     arguments[key][name] = _make_options(get_type_hints(component.__init__)[key], each)
                 except UserError as error:  # it speaks of `data.path`, which several have
-                    raise UserError(f"{key}.{name}: {error}") from error
+                    what, _, fix = str(error).partition("\nfix: ")
+                    raise UserError(f"{key}.{name}: {what}\nfix: {fix}") from error
     return component(**arguments | known)
 
 

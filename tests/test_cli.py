@@ -71,7 +71,7 @@ def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     (tmp_path / "blank.txt").write_text("\n \n\n")
     (tmp_path / "latin1.txt").write_bytes("ein Satz\nzwölf Sätze\n".encode("latin-1"))
     (tmp_path / "equal.txt").write_text("the same line\n" * 20)
-    (tmp_path / "table.csv").write_text("sentence,other\nthe cat sat,1\na dog ran,2\n")
+    (tmp_path / "table.csv").write_text("phrase,other\nthe cat sat,1\na dog ran,2\n")
     (tmp_path / "broken.yaml").write_text("seed: [1\n")
     (tmp_path / "list.yaml").write_text("- seed\n")
     (tmp_path / "orphan.yaml").write_text("extends: nowhere.yaml\n")
@@ -129,11 +129,11 @@ BAD = {
     "data blank": ((*TRAIN, "--data.init_args.path=blank.txt"), ["data.path is blank.txt", "3 blank"]),
     "data not UTF-8": ((*TRAIN, "--data.init_args.path=latin1.txt"), ["data.path", "latin1.txt:2", "UTF-8", "iconv"]),
     "data a folder": ((*TRAIN, "--data.init_args.path=folder"), ["data.path is folder", "folder", "give a file"]),
-    "csv without the column": ((*TRAIN, "--data.init_args.path=table.csv"), ["data.column", "'text'", "'sentence'"]),
+    "csv without the column": ((*TRAIN, "--data.init_args.path=table.csv"), ["data.column", "'text'", "'phrase'"]),
     "all lines equal": ((*TRAIN, "--data.init_args.path=equal.txt"), ["equal.txt", "every row is the same"]),
     "backbone not found": (
         (*TRAIN, "--encoder.init_args.backbone=no-such-org/no-such-model"),
-        ["no-such-org/no-such-model", "encoder.backbone", "asset:smollm2", "folder", "Hub"],
+        ["model 'no-such-org/no-such-model'", "asset:smollm2", "folder", "Hub"],
     ),
     "resume of no run": (("train", "--resume", "folder"), ["--resume folder", "is not a run"]),
     "resume of nothing": (("train", "--resume", "nowhere"), ["--resume nowhere", "is not a run"]),
@@ -224,7 +224,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | head -n 1"], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert (done.stdout, done.stderr) == ("claif\n", "")
+    assert (done.stdout, done.stderr) == ("adaptive-layer\n", "")
 
 
 # -- What it does ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -88,16 +88,23 @@ def specialize(
         return content, lambda config: ""
     kind = detect(backbone, _given(overrides, "encoder", "revision"))
     content = copy.deepcopy(merge(content, sections.get(kind.name) or {}))
-    collator = (content.get("collator") or {}).get("init_args") or {}
-    while isinstance(collator.get("views"), dict):  # a collator around another one, such as Masked
-        collator = collator["views"].get("init_args") or {}
     adapter = _argument(content, "encoder", "adapter") or {}
     taken = (adapter.get("init_args") or {}).get("length", 0)  # positions that soft prompts take from every text
-    if collator.get("max_length", 0) > kind.max_length - taken:
-        collator["max_length"] = kind.max_length - taken
+    for collator in _collators(content):
+        if collator.get("max_length", 0) > kind.max_length - taken:
+            collator["max_length"] = kind.max_length - taken
     if part is not None and not isinstance(part, Mapping):  # an encoder that exists says itself what it is
         return content, lambda config: ""
     return content, partial(_describe, kind, kind.name in sections, overrides)
+
+
+def _collators(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of the collators that tokenize: the recipe's own, and those of the sources of a mixture."""
+    for part in (content, *(_argument(content, "data", "sources") or {}).values()):
+        collator = (part.get("collator") or {}).get("init_args") or {}
+        while isinstance(collator.get("views"), dict):  # a collator around another one, such as Masked
+            collator = collator["views"].get("init_args") or {}
+        yield collator
 
 
 def shorthands(overrides: Sequence[str]) -> list[str]:

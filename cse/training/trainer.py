@@ -99,6 +99,10 @@ class Trainer:
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
         self.callbacks.on_end(run)
+        # DDP goes before its process group: if it held the last reference, freeing the group would hold Python's lock
+        # while a thread of the group waits for that lock.
+        self.wrapped = self.learner
+        self.accelerator.free_memory()
         self.accelerator.end_training()
         return run
 

@@ -67,8 +67,10 @@ def model_of(tiny_bert, tmp_path_factory):
 
 def overrides(name: str, model: str, texts: Path) -> list[str]:
     """The options of a small run of a recipe on a model."""
-    path = recipes.read(recipes.find(name))["data"]["init_args"]["path"]
     words = [f"--trainer.{option}" for option in SMALL] + ["--evaluator=tests.runs.Spread", f"--encoder={model}"]
+    if name == "mixture":
+        return [*words, f"--data.sources.wiki.data.path={texts}"]
+    path = recipes.read(recipes.find(name))["data"]["init_args"]["path"]
     return words + ([] if path.startswith("asset:") and path != "asset:wiki" else [f"--data={texts}"])
 
 
@@ -280,12 +282,16 @@ def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
     texts = write_texts(tmp_path)
     for kind in ("bert", "llama", "prompts"):
         for name in RECIPES:
-            config = recipes.load(name, [f"--encoder={model_of(kind)}", f"--data={texts}"]).config
+            own = name.startswith("promptbert")  # whose template and pooler are the method
+            data = [] if name == "mixture" else [f"--data={texts}"]
+            config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config
             assert config.encoder.init_args.layers is None
             assert config.trainer.max_steps is None
-            assert (config.encoder.init_args.template is not None) == (kind == "llama" and name != "pretrain-mini")
+            assert (config.encoder.init_args.template is not None) == (
+                own or (kind == "llama" and name != "pretrain-mini")
+            )
             assert config.data.init_args.get("max_words") is None
-            if kind == "prompts" and name != "pretrain-mini":
+            if kind == "prompts" and name != "pretrain-mini" and not own:
                 assert config.encoder.init_args.pooler is None
 
 

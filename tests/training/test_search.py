@@ -424,7 +424,7 @@ BAD = {
     "steps too few": ((*TINY, "--budget", "20steps"), "give --budget 36steps or more"),
     "no seeds": ((*TINY, "--seeds", "0"), "search.seeds is 0"),
     "unknown task": ((*TINY, "--dev", "STSBB-dev"), "unknown task"),
-    "a file as dev": ((*TINY, "--dev", "pairs.tsv"), "files of scored pairs cannot be scored"),
+    "a file as dev": ((*TINY, "--dev", "pairs.tsv"), "there is no such file"),
     "unknown option": ((*TINY, "--trainer.max_stepz=3"), "trainer.max_stepz"),
     "unknown tracker": ((*TINY, "--trainer.trackers=[tensorbord]"), "'tensorbord'"),
     "one name twice": (("tiny.yaml", "tiny.yaml", "--data", "texts.txt"), "the name tiny"),
