@@ -47,6 +47,9 @@ COMMANDS = {  # a command line, what it writes, and whether the old result may b
         ],
         "out.jsonl",
     ),
+    "export": (["export", "ck", "--out", "out"], "out"),
+    "data dedup": (["data", "dedup", "texts.txt", "--out", "out.parquet"], "out.parquet"),
+    "data mix": (["data", "mix", "texts.txt", "more.txt", "--out", "out.jsonl"], "out.jsonl"),
     "train": (TRAIN, "out"),
 }
 IGNORED = ("seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
@@ -118,6 +121,7 @@ def place(tiny_bert, tmp_path_factory):
     texts = write_texts(folder)
     trainer = {"max_steps": 4, "eval_every": 2}
     write_recipe(folder, "Texts", {"path": str(texts)}, {"backbone": tiny_bert}, trainer=trainer)
+    (folder / "more.txt").write_text("the sun\nthe moon\nthe house\nthe tree\n")
     (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
     assert (
         cli.main(
