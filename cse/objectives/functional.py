@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Denominator = Literal["all", "self", "none"]
+Distance = Literal["euclidean", "squared", "cosine", "dot"]
 
 
 class Contrast(NamedTuple):
@@ -51,6 +52,23 @@ def paired_cosine(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         product = normalize(a) * normalize(b)  # (n, D)
     return product.sum(-1)
+
+
+def paired_distance(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
+    """How far each row of a (..., D) is from the same row of b (..., D): (...), in float32 whatever the autocast.
+
+        euclidean: |a - b|      squared: |a - b|^2      cosine: 1 - cos(a, b)      dot: -a.b
+
+    Equal rows have no gradient, by distance or squared distance.
+    """
+    if distance == "cosine":
+        return 1 - paired_cosine(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        wider = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        a, b = a.to(wider), b.to(wider)
+        if distance == "dot":
+            return -(a * b).sum(-1)
+        return (a - b).square().sum(-1) if distance == "squared" else torch.linalg.vector_norm(a - b, dim=-1)
 
 
 def contrast(
@@ -240,3 +258,22 @@ def energy_hinge(
     hardest = cosine.masked_fill(~negative, -torch.inf).amax(-1, keepdim=True)  # (A, 1)
     gaps = F.relu(margin + hardest - cosine).masked_fill(~own, 0.0)  # (A, N)
     return weighted_mean(gaps.sum(-1) / own.sum(-1).clamp_min(1), weight)
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, distance: Distance, margin: float) -> Tensor:
+    """The triplet hinge: the negative must be farther from the anchor than the positive by a margin.
+
+        max(0, d(a, p) - d(a, n) + m)
+
+    Args:
+        anchor: (..., D); the three broadcast, so that (B, 1, 1, D), (B, P, 1, D) and (B, 1, K, D) give (B, P, K).
+        positive: (..., D).
+        negative: (..., D).
+        distance: d, see `paired_distance`.
+        margin: m, in units of d.
+
+    Returns:
+        (...) of each triple, >= 0, in float32 at least.
+    """
+    near, far = paired_distance(anchor, positive, distance), paired_distance(anchor, negative, distance)
+    return F.relu(near - far + margin)

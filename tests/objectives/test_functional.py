@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.functional import alignment, contrast, cosine_matrix, uniformity
+from cse.objectives.functional import alignment, contrast, cosine_matrix, paired_distance, triplet, uniformity
 
 
 def slow(logits, target, mask, denominator, reduce):
@@ -92,3 +92,36 @@ def test_alignment_and_uniformity_by_pencil():
     x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert alignment(x, -x).item() == pytest.approx(4.0)  # antipodes are 2 apart
     assert uniformity(x).item() == pytest.approx(-4.0)  # squared distance 2, times t = 2
+
+
+@pytest.mark.parametrize(
+    ("distance", "near", "far"),
+    [("euclidean", 5.0, 13.0), ("squared", 25.0, 169.0), ("cosine", 0.4, 1.0), ("dot", -9.0, -19.0)],
+)
+def test_triplet_by_pencil(distance, near, far):
+    # From (1, 1), (4, 5) is 3 and 4 away and (6, 13) is 5 and 12; (1, 0) has cosine 0.6 with (3, 4) and 0 with (0, 2).
+    plane = ([1.0, 1.0], [4.0, 5.0], [6.0, 13.0]) if distance != "cosine" else ([1.0, 0.0], [3.0, 4.0], [0.0, 2.0])
+    a, p, n = (torch.tensor(x, dtype=torch.float64) for x in plane)
+    assert paired_distance(a, p, distance).item() == pytest.approx(near)
+    assert paired_distance(a, n, distance).item() == pytest.approx(far)
+    assert triplet(a, p, n, distance=distance, margin=far - near + 2).item() == pytest.approx(2)
+    assert triplet(a, p, n, distance=distance, margin=far - near - 2).item() == 0.0
+
+
+def test_triplet_of_every_positive_with_every_negative():
+    a, p, n = torch.randn(3, 1, 1, 5), torch.randn(3, 2, 1, 5), torch.randn(3, 1, 4, 5)
+    got = triplet(a, p, n, distance="squared", margin=0.5)  # (3, 2, 4)
+    for b, i, k in ((0, 0, 0), (2, 1, 3)):
+        gap = (a[b, 0, 0] - p[b, i, 0]).square().sum() - (a[b, 0, 0] - n[b, 0, k]).square().sum()
+        assert got[b, i, k].item() == pytest.approx(max(0.0, gap.item() + 0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "squared", "cosine", "dot"])
+def test_triplet_of_equal_vectors_and_in_half_precision(distance):
+    rows = torch.ones(2, 4, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = triplet(rows, rows, rows, distance=distance, margin=0.25)
+    got.sum().backward()
+    assert got.dtype == torch.float32
+    assert got.tolist() == [0.25, 0.25]
+    assert torch.isfinite(rows.grad).all()
