@@ -230,24 +230,6 @@ def write_backbone(
     copy_notices(Path(model.name_or_path), out)
 
 
-def mend_padding(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give a tokenizer without a pad token one; returns whether it had none."""
-    if tokenizer.pad_token is not None:
-        return False
-    # Padding is masked, so any token of the vocabulary will do; a new one would have no row in the embeddings.
-    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    return True
-
-
-def lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make a tokenizer lower-case every text first, as `do_lower_case` of sentence-transformers asks."""
-    from tokenizers.normalizers import Lowercase, Sequence
-
-    rust = tokenizer.backend_tokenizer
-    if rust.normalizer is None or "A" in rust.normalizer.normalize_str("A"):
-        rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
-
-
 def _save_unquantized(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -> None:
     """What `save_pretrained` writes, without a word of the quantization, which the weights no longer have."""
     from huggingface_hub import save_torch_state_dict

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.encoder import layout
+from cse.encoder.layout import Layout
+from cse.encoder.modules import Dense as StoredDense
+from cse.encoder.modules import Module
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -34,10 +36,10 @@ class Dense(nn.Module):
         out: Tensor = self.activation(self.linear(x))
         return out
 
-    def describe(self) -> layout.Dense:
+    def describe(self) -> StoredDense:
         """The settings that a checkpoint keeps."""
         linear = self.linear
-        return layout.Dense(linear.in_features, linear.out_features, linear.bias is not None, self.activation_name)
+        return StoredDense(linear.in_features, linear.out_features, linear.bias is not None, self.activation_name)
 
     def save(self, folder: Path) -> None:
         """Write the weights into the module's folder of a checkpoint."""
@@ -71,7 +73,7 @@ class Post(nn.Sequential):
     """The modules after pooling, each a Dense, a Normalize, or at the end a Truncate: (n, H) -> (n, D)."""
 
     @classmethod
-    def load(cls, stored: layout.Layout, checkpoint: Path) -> Post:
+    def load(cls, stored: Layout, checkpoint: Path) -> Post:
         """Read the modules of a checkpoint, and the cut that it asks for, if that makes its vectors shorter."""
         modules: list[nn.Module] = [load_module(module, checkpoint) for module in stored.post]
         return cls(*modules, *([Truncate(stored.cut)] if stored.cut is not None else []))
@@ -87,6 +89,8 @@ class Post(nn.Sequential):
 
     def first(self, vectors: Tensor, width: int) -> Tensor:
         """The first dimensions of vectors (n, D), scaled to unit length again if the last module scales them."""
+        if width == vectors.shape[1]:
+            return vectors
         scales = len(self) > 0 and isinstance(self[-1], Normalize)
         return F.normalize(vectors[:, :width], dim=-1) if scales else vectors[:, :width]
 
@@ -112,11 +116,11 @@ class Post(nn.Sequential):
         self.extend(modules)
         return self
 
-    def describe(self) -> list[layout.Dense | None]:
+    def describe(self) -> list[StoredDense | None]:
         """The settings of every Dense, and None for a Normalize, as a checkpoint keeps them."""
         return [module.describe() if isinstance(module, Dense) else None for module in self._stored()]
 
-    def save(self, folder: Path, entries: Sequence[layout.Module]) -> None:
+    def save(self, folder: Path, entries: Sequence[Module]) -> None:
         """Write the weights of every Dense into its folder of a checkpoint."""
         for module, entry in zip(self._stored(), entries, strict=True):
             if isinstance(module, Dense):
@@ -134,7 +138,7 @@ def _keeping(size: int, width: int) -> Dense:
     return dense
 
 
-def load_module(module: layout.Module, checkpoint: Path) -> Dense | Normalize:
+def load_module(module: Module, checkpoint: Path) -> Dense | Normalize:
     """Build a module after pooling as a checkpoint holds it."""
     if module.dense is None:
         return Normalize()

@@ -12,29 +12,22 @@ from torch import Tensor, nn
 from cse.batch import EncoderOutput
 from cse.encoder import soft_prompts, widths
 from cse.encoder.adapter import Adapter
-from cse.encoder.backbone import (
-    absolute,
-    fetch,
-    load_backbone,
-    lower_cased,
-    max_positions,
-    mend_padding,
-    write_backbone,
-)
+from cse.encoder.backbone import absolute, fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler, choose_length
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
 from cse.encoder.kinds import detect
-from cse.encoder.layout import LEGACY, NEW, TRANSFORMER, Layout, Reference, module_list
+from cse.encoder.layout import Layout, Reference
+from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
-from cse.encoder.provenance import check_sums, write_sums
+from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
-from cse.encoder.template import bake, mask_position
-from cse.encoder.texts import pad, tokenize
+from cse.encoder.template import mask_position
+from cse.encoder.texts import pad, prepared, tokenize
 from cse.encoder.weights import Weights
 from cse.encoder.weights import check as check_weights
 from cse.errors import UserError
@@ -43,8 +36,6 @@ from cse.files import atomic_dir
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ENCODE_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch of `encode`
 
 
 class Encoder(nn.Module):
@@ -106,7 +97,7 @@ class Encoder(nn.Module):
         check_adapter(kind, backbone, adapter)
         check_pooler(kind, backbone, pooler, attention)
         layout, root = kind.layout, kind.layout.modules[0].path if kind.layout.modules else ""
-        self.backbone, self.tokenizer = load_backbone(
+        self.backbone, tokenizer = load_backbone(
             backbone,
             root=root,
             revision=revision,
@@ -117,12 +108,8 @@ class Encoder(nn.Module):
         )
         self.weights: Weights = weights
         self.causal = kind.causal and not is_bidirectional(self.backbone.config)
-        self.mended_padding = mend_padding(self.tokenizer)
         self.lower_case = layout.lower_case
-        if layout.lower_case:
-            lower_cased(self.tokenizer)
-        if template is not None:
-            self.tokenizer = bake(self.tokenizer, template)
+        self.tokenizer, self.mended_padding = prepared(tokenizer, lower_case=self.lower_case, template=template)
         self.source, self.template, self.layers, self.revision = backbone, template, layers, revision
         self.pooler: PoolerName = pooler or layout.pooler or "cls"
         self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
@@ -258,12 +245,10 @@ class Encoder(nn.Module):
         widths.check([width], self.dim, option="dimensions")
         device = self.device
         ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
-        budget = max_tokens or ENCODE_TOKENS.get(device.type, 16384)
         out = np.empty((len(ids), width), dtype=np.float32)
         with inference(self, precision, device):
-            for part, pooled in self.passes.batches(ids, self.pad, budget, batch_size):
-                vectors = self.post(pooled).float()
-                out[part] = (vectors if width == self.dim else self.post.first(vectors, width)).cpu().numpy()
+            for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
+                out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
         return out
 
     def truncate(self, dimensions: int) -> None:
@@ -396,20 +381,8 @@ class Encoder(nn.Module):
             return cls(path, pooler=pooler or "mean", max_length=max_length).eval()
         if not layout.soft_prompts or layout.pooler is None:
             return cls(path, max_length=max_length, weights=layout.weights).eval()
-        table = soft_prompts.read_table(folder / layout.modules[0].path)
-        adapter, named = SoftPrompts(length=len(table)), layout.reference
-        encoder = cls(
-            str(folder / layout.modules[0].path) if named is None else named.backbone,
-            pooler=layout.pooler,
-            layers=named.layers if named is not None else None,
-            template=layout.template if named is not None else None,  # otherwise the tokenizer has it already
-            max_length=max_length,
-            adapter=adapter,
-            revision=named.revision if named is not None else None,
-            prompts=None,
-        )
-        adapter.load(table, folder)
-        check_sums(folder)
+        encoder = cls(**soft_prompts.arguments(folder, layout), max_length=max_length, prompts=None)
+        soft_prompts.load(encoder.adapter, folder, layout)
         encoder.post, encoder.truncate_dim = Post.load(layout, folder), layout.truncate_dim  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
         encoder.prompts, encoder.default_prompt_name = check_prompts(layout.prompts, layout.default_prompt_name)

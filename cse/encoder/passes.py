@@ -30,6 +30,7 @@ from cse.encoder.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TOKENS = {"cpu": 1024, "cuda": 16384}  # in a batch of `Encoder.encode`
 SubBatch = tuple[Tensor, Tensor, Tensor | None, SharedPrefix | None]
 
 
@@ -96,7 +97,7 @@ class Passes:
         self,
         ids: Sequence[list[int]],
         pad: Callable[[list[list[int]]], tuple[Tensor, Tensor]],
-        max_tokens: int,
+        max_tokens: int | None = None,
         batch_size: int | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Row numbers and pooled vectors (n, H) of rows of token ids, batch by batch.
@@ -104,11 +105,12 @@ class Passes:
         Args:
             ids: The rows.
             pad: Makes ids and attention mask (n, L) of some of them.
-            max_tokens: Most tokens in a batch, padding included.
+            max_tokens: Most tokens in a batch, padding included; None: `TOKENS` of the device.
             batch_size: Most rows in a batch; None: limited by `max_tokens` only.
         """
         device, prefix = self.backbone.device, self.prefix(ids)
-        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
+        budget = max_tokens or TOKENS.get(device.type, 16384)
+        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
             for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
                 tokens, mask = pad([ids[i] for i in part])
                 yield part, self.pooled(tokens.to(device), mask.to(device), prefix=prefix)

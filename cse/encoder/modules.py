@@ -1,0 +1,191 @@
+"""The modules of a checkpoint: their settings as modules.json and their folders hold them, and the pooler they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.encoder.poolers import LAYERS, PoolerName
+from cse.files import read_json
+
+MODULES = "modules.json"
+LEGACY = "sentence_transformers.models."
+NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
+TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # modules that turn texts into token embeddings
+POOLING_KEYS: dict[PoolerName, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+BEFORE_POOLING: dict[PoolerName, str] = {**dict.fromkeys(LAYERS, "WeightedLayerPooling"), "mask": "WordWeights"}
+OTHER_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
+POOLING_NAMES: dict[str, PoolerName] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}  # since 6.x
+ACTIVATION_PATHS = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "gelu": "torch.nn.modules.activation.GELU",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The settings of a Dense module. `activation` is a key of `ACTIVATION_PATHS`, or the last part of another path."""
+
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One entry of modules.json.
+
+    Attributes:
+        type: The path of its class.
+        path: Its folder in the checkpoint; empty for the root.
+        dense: The settings of a Dense; None for every other kind.
+    """
+
+    type: str
+    path: str
+    dense: Dense | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of its class, such as `Pooling`; the package that the class lives in does not matter."""
+        return self.type.rpartition(".")[2]
+
+
+def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tuple[Module, ...]:
+    """The modules of an encoder.
+
+    Args:
+        first: The path of the class that turns text into token embeddings.
+        pooler: The encoder's pooler.
+        post: A Dense, or None for a Normalize, for each module after pooling.
+    """
+    modules = [Module(first, "")]
+    if pooler in BEFORE_POOLING:
+        kind = BEFORE_POOLING[pooler]
+        modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}"))
+    modules.append(Module(f"{LEGACY}Pooling", f"{len(modules)}_Pooling"))
+    for dense in post:
+        kind = "Normalize" if dense is None else "Dense"
+        modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}", dense))
+    return tuple(modules)
+
+
+def write_weights(folder: Path, name: str, weights: list[Any]) -> None:
+    """Write a module's one tensor."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({name: np.array(weights, dtype=np.float32)}, folder / "model.safetensors")
+
+
+def read_modules(folder: Path) -> list[Module]:
+    """The entries of modules.json, of which there is at least one, with the settings of every Dense."""
+    modules = []
+    entries = read_json(folder / MODULES)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{MODULES} is not a list of modules")
+    for entry in entries:
+        module = Module(str(entry["type"]), str(entry["path"]))
+        if not (folder / module.path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{MODULES} names {module.path}, which is outside of the folder")
+        if module.kind == "Dense":
+            module = Module(module.type, module.path, _read_dense(folder / module.path))
+        modules.append(module)
+    if not modules:
+        raise ValueError(f"{MODULES} lists no module")
+    return modules
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The content of a JSON file that must hold a mapping."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} is not a mapping")
+    return content
+
+
+def read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None, int | None, str]:
+    """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
+    kinds = [module.kind for module in modules]
+    after = 3 if kinds[1:2] and kinds[1] in BEFORE_POOLING.values() else 2  # modules that make the pooled vector
+    first = kinds[0] in {TRANSFORMER, SOFT_PROMPTED}
+    if not first or kinds[after - 1 : after] != ["Pooling"] or not set(kinds[after:]) <= {"Dense", "Normalize"}:
+        return (
+            None,
+            None,
+            (
+                f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {TRANSFORMER} or {SOFT_PROMPTED} "
+                f"(+ {' or '.join(sorted(set(BEFORE_POOLING.values())))}) + Pooling (+ Dense, Normalize)\n"
+                "fix: give a checkpoint of these modules; cse runs no code of others"
+            ),
+        )
+    for dense in (module.dense for module in modules if module.dense is not None):
+        if dense.activation not in ACTIVATION_PATHS:
+            what = f"a Dense has the activation {dense.activation}, and cse has {', '.join(ACTIVATION_PATHS)}"
+            return None, None, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    path = folder / modules[after - 1].path / "config.json"
+    config = read_mapping(path)
+    width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        found = POOLING_NAMES.get(mode) if isinstance(mode, str) else None
+    else:
+        on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        found = next((name for name, key in POOLING_KEYS.items() if [key] == on), None)
+    if config.get("include_prompt") is False:  # INSTRUCTOR: a vector would depend on where the prompt ends
+        what = f"the pooling in {path} leaves the prompt out (include_prompt: false), which no pooler of cse does"
+        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    if found is None:
+        what = f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
+        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    if after == 3:
+        read = _read_layers if kinds[1] == "WeightedLayerPooling" else _read_tokens
+        weighted = read(folder, modules) if found == "mean" else None
+        if weighted is None:
+            what = f"the states in {folder / modules[1].path} are averaged as no pooler of cse does"
+            return None, width, f"{what} ({', '.join(BEFORE_POOLING)})\nfix: load it with sentence-transformers"
+        found = weighted
+    return found, width, ""
+
+
+def _read_layers(folder: Path, modules: list[Module]) -> PoolerName | None:
+    """The pooler that reads the layers that a WeightedLayerPooling weights; None if there is none."""
+    from safetensors.numpy import load_file
+
+    start = read_json(folder / modules[1].path / "config.json")["layer_start"]
+    weights = load_file(folder / modules[1].path / "model.safetensors")["layer_weights"]
+    share = {start + i: w for i, w in enumerate((weights / weights.sum()).tolist()) if w}
+    depth = start + len(weights)
+    for name, indices in LAYERS.items():
+        wanted: dict[int, float] = {}
+        for index in indices:
+            wanted[index % depth] = wanted.get(index % depth, 0.0) + 1 / len(indices)
+        if share == wanted:
+            return name
+    return None
+
+
+def _read_tokens(folder: Path, modules: list[Module]) -> PoolerName | None:
+    """`mask` if a WordWeights weights the mask token alone; None if it weights others."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / modules[1].path / "model.safetensors")["emb_layer.weight"]  # (vocabulary, 1)
+    config = read_mapping(folder / modules[1].path / "config.json")
+    tokenizer = folder / modules[0].path / "tokenizer_config.json"  # absent beside a reference to the backbone
+    mask = read_mapping(tokenizer).get("mask_token") if tokenizer.is_file() else next(iter(config["word_weights"]))
+    token = mask.get("content") if isinstance(mask, dict) else mask
+    return "mask" if [config["vocab"][i] for i in weights[:, 0].nonzero()[0]] == [token] else None
+
+
+def _read_dense(folder: Path) -> Dense:
+    config = read_mapping(folder / "config.json")
+    activation = config["activation_function"].rpartition(".")[2].lower()
+    return Dense(int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True)), activation)
