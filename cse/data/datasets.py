@@ -25,9 +25,10 @@ from collections.abc import Iterator, Sequence, Sized
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from cse.batch import Example
+from cse.data.by_row import ByRow
 from cse.data.memory import label, open_source, save
 from cse.data.parsing import Parsing, kept_rows, score_within
 from cse.data.rows import Column
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Dataset(Sequence[Example]):
+class Dataset(ByRow[Example]):
     """Rows in the order of the source. They are on disk, memory-mapped, and an `Example` is made when it is asked for.
 
     Attributes:
@@ -77,16 +78,9 @@ class Dataset(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        """The row at a position, or the rows of a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
-        return Example(self._rows.texts(row), num_positives=self.num_positives, row_id=row, **self._rows.values(row))
+    def _row(self, index: int) -> Example:
+        values = self._rows.values(index)
+        return Example(self._rows.texts(index), num_positives=self.num_positives, row_id=index, **values)
 
     @property
     def in_memory(self) -> bool:

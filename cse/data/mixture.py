@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
 
 from cse.batch import Example
 from cse.data.datasets import Dataset
@@ -80,18 +79,11 @@ class Mixture(Dataset):
     def __len__(self) -> int:
         return self.firsts[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        """The row at a position, or the rows of a slice. A row has the `row_id` that it has in its source."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
-        place = bisect_right(self.firsts, row) - 1
+    def _row(self, index: int) -> Example:
+        """The row at a place, with the `row_id` that it has in its source."""
+        place = bisect_right(self.firsts, index) - 1
         name = list(self.sources)[place]
-        return replace(self.sources[name].data[row - self.firsts[place]], source=name)
+        return replace(self.sources[name].data[index - self.firsts[place]], source=name)
 
     @property
     def in_memory(self) -> bool:

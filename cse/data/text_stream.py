@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.data.by_row import ByRow
 from cse.data.numbering import GrowingArray, fingerprints
 
 BLOCK = 16_384  # texts of a block
@@ -80,7 +80,7 @@ class TextWriter:
         self._ends.close()
 
 
-class StoredTexts(Sequence[str]):
+class StoredTexts(ByRow[str]):
     """Texts on disk, memory-mapped."""
 
     FILES = ("texts.npy", "ends.npy")
@@ -92,13 +92,5 @@ class StoredTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """The text of a number, or the texts of a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
-        return self._bytes[self._ends[row] : self._ends[row + 1]].tobytes().decode()
+    def _row(self, index: int) -> str:
+        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode()

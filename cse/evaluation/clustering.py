@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from cse.data.datasets import Texts
 from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import encode_distinct
-from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.row_sets import described, labeled_texts, set_name
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 SEED = 42  # mteb's, of the draws and of each k-means
 
 
-class Clustering(Evaluator):
+class Clustering(Measuring):
     """V-measure x 100 of clusters with labels: the mean over several clusterings by mini-batch k-means.
 
     Args:
@@ -33,9 +33,6 @@ class Clustering(Evaluator):
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, have fewer than two labels, or are fewer than the labels in a sample.
 
@@ -44,7 +41,6 @@ class Clustering(Evaluator):
     """
 
     primary = "v_measure"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -68,15 +64,6 @@ class Clustering(Evaluator):
                 f"evaluator.sample is {sample}, but the rows have {len(self._classes)} labels\n"
                 f"fix: give {len(self._classes)} or more"
             )
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for text in self._texts]}
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the cluster of each text in each clustering."""

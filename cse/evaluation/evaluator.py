@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
 
 from cse.errors import UserError
 from cse.evaluation import sources, suite, transfer_data
-from cse.evaluation.finding import Finding
+from cse.evaluation.finding import Answer, Finding, Measuring
 from cse.evaluation.harness import read_data, score_data
 from cse.evaluation.sources import Missing
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 
-class STSEvaluator(Evaluator):
+class STSEvaluator(Measuring):
     """Spearman x 100 ("all") of each task, and their average as `dev`.
 
     Args:
@@ -23,15 +22,11 @@ class STSEvaluator(Evaluator):
         precision: fp32, bf16, or auto: bf16 where native.
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
 
-    Attributes:
-        found: The scores of the last encoder with the similarity of every pair, for paired comparisons; None at first.
-
     Raises:
         UserError: A task is unknown or its data are missing, so that a run stops before its first step.
     """
 
     primary = "dev"
-    found: Sequence[Finding] | None = None
 
     def __init__(
         self,
@@ -44,14 +39,13 @@ class STSEvaluator(Evaluator):
         self._read(tasks)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """Its tasks, as they were named."""
         return self.tasks
 
     def with_tasks(self, tasks: str) -> STSEvaluator:
         """An evaluator on other tasks that is otherwise the same."""
         other = copy.copy(self)
-        other.found = None
         other._read(tasks)
         return other
 
@@ -62,11 +56,11 @@ class STSEvaluator(Evaluator):
             name, reason = next(iter(missing.items()))
             raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        by_task = {finding.name: finding.value for finding in self.found}
-        return {"dev": sum(by_task.values()) / len(by_task)} | by_task
+    def answer(self, encoder: SentenceEncoder) -> Answer:
+        """The score of each task, and their average."""
+        findings = self.measure(encoder)
+        by_task = {finding.name: finding.value for finding in findings}
+        return Answer({"dev": sum(by_task.values()) / len(by_task)} | by_task, findings)
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """The scores of an encoder with the similarity of every pair, by task."""

@@ -1,23 +1,19 @@
 """What an evaluator finds on one set of rows: scores, and the arrays from which each score is computed again.
 
 With the arrays, every score has an interval, and two models are compared on the same rows without loading either.
-An evaluator is written as
-
-    def __call__(self, encoder):
-        self.found = self.measure(encoder)
-        return scores(self.found)
-
-where `measure` returns one `Finding.of(...)` for each set of rows. Everything else (intervals, `cse eval compare`,
-results.json, reports, the model card, the table that ends a run) needs no more than the findings.
+An evaluator is a `Measuring` with a method `measure` that returns one `Finding.of(...)` for each set of rows; all else
+(scores, intervals, `cse eval compare`, results.json, reports, the model card, the table that ends a run) needs no more
+than the findings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,27 +120,49 @@ class Finding:
         return self.measures[self.primary].value
 
 
-@runtime_checkable
-class Measuring(Protocol):
-    """An evaluator whose scores have intervals and can be compared, since it keeps what they are computed from.
+class Answer(NamedTuple):
+    """What an evaluator says of an encoder: the scores by name, and the findings that they are taken from."""
+
+    scores: dict[str, float]
+    findings: list[Finding]
+
+
+class Measuring(Evaluator):
+    """An evaluator whose scores have intervals and can be compared, since it returns what they are computed from.
 
     Attributes:
-        primary: The key of the score that selects checkpoints.
-        found: The findings of the last encoder; None at first.
+        name: The name of its rows.
     """
 
-    primary: str
-    found: Sequence[Finding] | None
+    name: str
+    _texts: Sequence[str] = ()  # the texts that are scored, where they are neither pairs nor of several sets
 
+    @abstractmethod
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
-        """Score an encoder on each set of rows."""
-        ...
+        """What it finds of an encoder on each set of rows."""
+
+    def answer(self, encoder: SentenceEncoder) -> Answer:
+        """The scores of an encoder, with the findings."""
+        findings = self.measure(encoder)
+        return Answer(scores(findings), findings)
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """The scores of an encoder."""
+        return self.answer(encoder).scores
+
+    def texts(self, data: str | None = None) -> Mapping[str, Sequence[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for text in self._texts]} if self._texts else {}
 
 
-def ask(evaluator: Evaluator, encoder: SentenceEncoder) -> list[Finding]:
-    """What an evaluator finds of an encoder; one that returns numbers only has one finding without arrays."""
+def ask(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
+    """What an evaluator says of an encoder; one that returns numbers only has one finding without arrays.
+
+    Raises:
+        UserError: The primary score is not among the numbers.
+    """
     if isinstance(evaluator, Measuring):
-        return evaluator.measure(encoder)
+        return evaluator.answer(encoder)
     numbers = evaluator(encoder)
     name = type(evaluator).__name__
     if evaluator.primary not in numbers:
@@ -153,7 +171,7 @@ def ask(evaluator: Evaluator, encoder: SentenceEncoder) -> list[Finding]:
             "fix: name one of the scores that it returns"
         )
     measures = {key: Measure(float(value), "", ()) for key, value in numbers.items()}
-    return [Finding(name, "scores", evaluator.primary, measures, {}, "", "", name)]
+    return Answer(numbers, [Finding(name, "scores", evaluator.primary, measures, {}, "", "", name)])
 
 
 def require_distinct(findings: Sequence[Finding]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,8 @@ def by_width(
         scored = Outcome(outcome.requested, {}, {}, {})
         if outcome.data:
             scored = score_data(encoder, outcome.requested, outcome.data, outcome.missing, prompt=prompt)
-        findings = [*scored.findings, *(found for evaluator in evaluators for found in ask(evaluator, encoder))]
+        own = [ask(evaluator, encoder).findings for evaluator in evaluators]
+        findings = [*scored.findings, *chain.from_iterable(own)]
         entry: dict[str, Any] = {"width": width, "tasks": {f.name: f.value for f in findings}}
         entry["average"] = _average(findings, outcome)
         if labeled:

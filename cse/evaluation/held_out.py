@@ -15,7 +15,7 @@ from cse.data.mixture import Mixture
 from cse.data.part import Divided, Part, divide
 from cse.data.same_text import same_text_key
 from cse.errors import UserError, require_at_least, require_within
-from cse.evaluation.finding import Finding, ask, chosen
+from cse.evaluation.finding import Answer, Finding, Measuring, ask, chosen
 from cse.evaluation.labels import Labels
 from cse.evaluation.retrieval import Retrieval
 from cse.evaluation.several import Several
@@ -27,7 +27,7 @@ log = logging.getLogger("cse")
 D = TypeVar("D", bound=Sequence[Example])
 
 
-class HeldOut(Evaluator):
+class HeldOut(Measuring):
     """Scores rows that it takes out of the training data, so that no text of theirs is trained on.
 
     The metric is the one that fits the rows: retrieval of each positive among those of all held-out rows for pairs and
@@ -44,19 +44,12 @@ class HeldOut(Evaluator):
         prompt: The name of the encoder's prompt for anchors and single texts; None: the encoder's default prompt.
         positive_prompt: The same for the positives of pairs and triplets.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-        shows: The difference that the rows can show, by the first encoder: half the width of the 95 % interval of the
-            difference of two encoders that err independently of each other. For encoders that err alike, as those of
-            one run do, it is less.
-
     Raises:
         UserError: An argument is out of range.
     """
 
     primary = ""
     name = "held-out"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -75,8 +68,7 @@ class HeldOut(Evaluator):
         self.precision, self.prompt, self.positive_prompt = precision, prompt, positive_prompt
         self._metric: Evaluator | None = None
         self._held: dict[str, Part] = {}
-        self.shows: float | None = None
-        self._said = ""
+        self._said, self._told = "", False
 
     def take(self, data: D) -> D:
         """The rows that are left to train on; see `Evaluator.take`.
@@ -100,22 +92,21 @@ class HeldOut(Evaluator):
         made = {name: self._made(kinds[name], rows) for name, rows in self._held.items()}
         self._metric = made[""] if "" in made else Several(made, primary=self._choice(made))
         self.primary, self._said = self._metric.primary, _said(divided, kinds)
-        self.found, self.shows = None, None
+        self._told = False
         return cast(D, _left(data, divided))
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        found = self._taken()(encoder)
-        self.found = list(getattr(self._metric, "found", None) or ())
-        if self.shows is None:
-            self.shows = self._resolution()
-            if not distributed.rank():
-                log.info("%s", f"held out   two encoders that differ by {self.shows:.1f} or more are told apart")
-        return found
+    def answer(self, encoder: SentenceEncoder) -> Answer:
+        """What the metric of the rows says; the first time, the difference that the rows can show is said."""
+        answer = ask(self._taken(), encoder)
+        if not self._told and not distributed.rank():
+            shown = resolution(next(f for f in answer.findings if f.name in chosen(self.primary, answer.findings)))
+            log.info("%s", f"held out   two encoders that differ by {shown:.1f} or more are told apart")
+        self._told = True
+        return answer
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """What the metric of the rows finds."""
-        return ask(self._taken(), encoder)
+        return self.answer(encoder).findings
 
     def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
         """The texts that are held out; see `cse.data.checks.KnowsTexts`."""
@@ -157,13 +148,16 @@ class HeldOut(Evaluator):
             name=self.name,
         )
 
-    def _resolution(self) -> float:
-        """Half the width of the 95 % interval of a difference, if two encoders erred independently of each other."""
-        finding = next(f for f in self.found or () if f.name in chosen(self.primary, self.found or ()))
-        measure = finding.measures[finding.primary]
-        drawn = bootstrap(measure.statistic, [[finding.arrays[column] for column in measure.of]], finding.name)[0]
-        low, high = interval(drawn)
-        return math.sqrt(2) * (high - low) / 2
+
+def resolution(finding: Finding) -> float:
+    """The difference that rows can show: half the width of its 95 % interval, for encoders that err independently.
+
+    For encoders that err alike, as those of one run do, it is less.
+    """
+    measure = finding.measures[finding.primary]
+    drawn = bootstrap(measure.statistic, [[finding.arrays[column] for column in measure.of]], finding.name)[0]
+    low, high = interval(drawn)
+    return math.sqrt(2) * (high - low) / 2
 
 
 def kind_of(data: Dataset) -> str:

@@ -21,16 +21,16 @@ from cse.evaluation.classifiers import (
     require_rows,
 )
 from cse.evaluation.encoding import encode_distinct
-from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.row_sets import described, labeled_texts, set_name
 from cse.evaluation.transfer import Labels as Names
 from cse.evaluation.transfer import Matrix, make_folds
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored
 
 
-class Labels(Evaluator):
+class Labels(Measuring):
     """Accuracy x 100 of classifiers on vectors: `probe`, `nearest_mean`, and where asked `neighbors` and `few_shot`.
 
     Without training rows, the rows are split into folds, and those of each fold are labeled by classifiers of the
@@ -50,9 +50,6 @@ class Labels(Evaluator):
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, have fewer than two labels, or do not suffice for a classifier; or a label
             of `data` does not occur in `train`.
@@ -63,7 +60,6 @@ class Labels(Evaluator):
     """
 
     primary = "probe"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -113,15 +109,6 @@ class Labels(Evaluator):
             self._splits = [(np.arange(*ends), np.arange(ends[0]))]
         for rows, _ in self._splits:
             require_rows(self._label[rows], neighbors, shots)
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for text in self._texts]}
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the texts that each classifier gets right."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from cse.errors import UserError, require_package
-from cse.evaluation.finding import MEAN, Finding, Measure, scores
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.evaluation.finding import MEAN, Finding, Measure, Measuring
+from cse.interfaces import SentenceEncoder
 
 SCORE = "main_score"
 
 
-class MTEB(Evaluator):
+class MTEB(Measuring):
     """The main score x 100 of each task, and their mean. It has no interval, since mteb keeps no score of a row.
 
     Args:
@@ -24,13 +23,10 @@ class MTEB(Evaluator):
 
     Attributes:
         name: The tasks, as they were named.
-        found: What was found of the last encoder; None at first.
 
     Raises:
         UserError: A task is unknown, or mteb is not installed; when it is called: a task fails.
     """
-
-    found: Sequence[Finding] | None = None
 
     def __init__(self, tasks: str, *, data: str | None = None, precision: str = "auto", check: bool = True) -> None:
         require_package("mteb", extra="mteb", user="cse.evaluation.MTEB")
@@ -41,11 +37,6 @@ class MTEB(Evaluator):
         if not self._tasks:
             raise UserError(f"evaluator.tasks is {tasks!r}, which names no task\nfix: name a task of mteb")
         self.name, self.primary = tasks, SCORE if len(self._tasks) == 1 else MEAN
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Run the tasks."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cse.errors import UserError, require_package
 from cse.evaluation import retrieval_rows
-from cse.evaluation.finding import MEAN, Finding, scores
+from cse.evaluation.finding import MEAN, Finding, Measuring
 from cse.evaluation.ranking import parse_measures
 from cse.evaluation.retrieval import DOCUMENT_PROMPTS, MEASURES, QUERY_PROMPTS, role_prompt, score_rows
 from cse.evaluation.retrieval_rows import RetrievalRows
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 HUB = "sentence-transformers/NanoBEIR-en"
 PARTS = ("corpus", "queries", "qrels")
@@ -32,7 +32,7 @@ SETS = (
 )
 
 
-class NanoBEIR(Evaluator):
+class NanoBEIR(Measuring):
     """Measures x 100 of each set, and the mean over sets; see `Retrieval`.
 
     Args:
@@ -44,15 +44,11 @@ class NanoBEIR(Evaluator):
         document_prompt: The name of the prompt for documents.
         precision: fp32, bf16 or auto.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: A set is unknown, or cannot be read.
     """
 
     name = "NanoBEIR"
-    found: Sequence[Finding] | None = None
 
     def __init__(
         self,
@@ -79,11 +75,6 @@ class NanoBEIR(Evaluator):
         names = dict.fromkeys(f"Nano{known[name.lower().removeprefix('nano')]}" for name in wanted)
         self._rows = [_read(data, name) for name in names]
         self.primary = self.measures[0] if len(self._rows) == 1 else MEAN
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the measures of each query of each set."""

@@ -12,15 +12,15 @@ from cse.data.datasets import Dataset, ScoredPairs
 from cse.data.same_text import same_text_key
 from cse.errors import UserError, require_within
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.row_sets import TEST, described, set_name
 from cse.evaluation.statistic import Vector
 from cse.evaluation.thresholds import fit
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 from cse.seeding import python_rng
 
 
-class PairClassification(Evaluator):
+class PairClassification(Measuring):
     """Average precision x 100 of all pairs (`ap`), and `f1` and `accuracy` of those that fitted no threshold.
 
     A pair is predicted to be positive if its cosine reaches a threshold, which is fitted for each of the two measures
@@ -38,9 +38,6 @@ class PairClassification(Evaluator):
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, a label is neither 0 nor 1, or one of the two does not occur.
 
@@ -50,7 +47,6 @@ class PairClassification(Evaluator):
     """
 
     primary = "ap"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -79,11 +75,6 @@ class PairClassification(Evaluator):
             apart = [row for row in rows if _key(row) not in known]
             self._dev, self._dev_label = _labeled(apart, "dev")
             self._scored, self._shared = np.arange(len(self._label)), len(rows) - len(apart)
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
         """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""

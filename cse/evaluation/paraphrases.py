@@ -11,14 +11,14 @@ import numpy as np
 from cse.data.datasets import Dataset, Pairs, Texts
 from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.finding import Finding, rows_hash, scores
+from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
 from cse.evaluation.row_sets import TEST, described, set_name
 from cse.evaluation.sts import nearness
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 
-class Paraphrases(Evaluator):
+class Paraphrases(Measuring):
     """Average precision x 100 of mined pairs against known ones (`ap`), and the highest F1 of any threshold (`f1`).
 
     A model that is compared by distance is scored by distance. The texts are those of the known pairs and of `more`,
@@ -34,9 +34,6 @@ class Paraphrases(Evaluator):
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, or no pair of two different texts is left.
 
@@ -49,7 +46,6 @@ class Paraphrases(Evaluator):
     """
 
     primary = "ap"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -79,15 +75,6 @@ class Paraphrases(Evaluator):
                 f"evaluator.data: all {len(pairs)} pairs of {self._data.name} have the same text twice\n"
                 "fix: give pairs of different texts"
             )
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for text in self._texts]}
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the precision at which each known pair was found."""

@@ -12,17 +12,17 @@ from cse.data.hub import HUB_ID
 from cse.errors import UserError, require_package
 from cse.evaluation import retrieval_rows
 from cse.evaluation.encoding import embedder
-from cse.evaluation.finding import Finding, scores
+from cse.evaluation.finding import Finding, Measuring
 from cse.evaluation.ranking import corpus_vectors, measure_rankings, nearest, parse_measures, searchable
 from cse.evaluation.retrieval_rows import RetrievalRows
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 MEASURES = ("ndcg@10", "mrr@10", "recall@100", "map@100")
 QUERY_PROMPTS = ("query",)  # names of prompts that models have for a role, as sentence-transformers looks for them
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
-class Retrieval(Evaluator):
+class Retrieval(Measuring):
     """Measures x 100 of the documents that are nearest to each query, among all documents of a corpus.
 
     Documents are compared by cosine, or by distance if the model is compared by distance.
@@ -43,9 +43,6 @@ class Retrieval(Evaluator):
         precision: fp32, bf16, or auto: bf16 where native.
         name: The name of the rows in results. None: that of the folder.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, an id occurs twice, or no query has a relevant document.
 
@@ -55,8 +52,6 @@ class Retrieval(Evaluator):
     Deviations:
         Judgments of documents that the corpus lacks are left out and counted, where mteb lowers the recall.
     """
-
-    found: Sequence[Finding] | None = None
 
     def __init__(
         self,
@@ -80,11 +75,7 @@ class Retrieval(Evaluator):
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self._rows = _read(data, queries, corpus, qrels, split, name)
         self.name, self.primary = self._rows.name, self.measures[0]
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
+        self._texts = list(self._rows.queries.values())  # documents may be trained on
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the measures of each query."""
@@ -99,10 +90,6 @@ class Retrieval(Evaluator):
         rows = self._rows
         counts = "".join(f"; {count:,} {what.replace('_', ' ')} left out" for what, count in rows.left_out.items())
         return f"retrieval {self.name}, {len(rows.queries):,} queries, {len(rows.documents):,} documents{counts}"
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The queries, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for text in self._rows.queries.values()]}
 
 
 def role_prompt(encoder: Any, wanted: str | None, known: Sequence[str]) -> str | None:

@@ -89,7 +89,7 @@ def evaluate(
             model.encoder, sts, rows, missing, precision=precision, progress=progress, prompt=prompt, since=since
         )
     start = time.perf_counter()
-    findings = [finding for evaluator in evaluators for finding in ask(evaluator, model.encoder)]
+    findings = [finding for evaluator in evaluators for finding in ask(evaluator, model.encoder).findings]
     require_distinct([*outcome.findings, *findings])
     own = time.perf_counter() - start
     outcome = replace(outcome, requested=requested(tasks, data))

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from cse.data.checks import KnowsTexts
 from cse.errors import UserError
-from cse.evaluation.finding import Finding, ask
+from cse.evaluation.finding import Answer, Finding, Measuring, ask
 from cse.interfaces import Evaluator, Rows, SentenceEncoder
 
 
-class Several(Evaluator):
+class Several(Measuring):
     """The scores of several evaluators; each score is named `NAME/SCORE`, after the evaluator that gave it.
 
     Args:
@@ -21,8 +21,6 @@ class Several(Evaluator):
     Raises:
         UserError: There is no evaluator, or `primary` names none of them.
     """
-
-    found: Sequence[Finding] | None = None
 
     def __init__(self, evaluators: Mapping[str, Evaluator], primary: str) -> None:
         self.evaluators, self._asked = dict(evaluators), primary
@@ -53,22 +51,22 @@ class Several(Evaluator):
         return " · ".join(filter(None, (evaluator.describe() for evaluator in self.evaluators.values())))
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """The names of the evaluators."""
         return "+".join(self.evaluators)
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder by each of them."""
+    def answer(self, encoder: SentenceEncoder) -> Answer:
+        """What each of them says; one that returns numbers has a finding without arrays."""
         scores, found = dict[str, float](), list[Finding]()
         for name, evaluator in self.evaluators.items():
-            scores |= {f"{name}/{key}": value for key, value in evaluator(encoder).items()}
-            found += _under(name, getattr(evaluator, "found", None) or ())
-        self.found = found
-        return scores
+            own = ask(evaluator, encoder)
+            scores |= {f"{name}/{key}": value for key, value in own.scores.items()}
+            found += _under(name, own.findings)
+        return Answer(scores, found)
 
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
-        """What each of them finds; one that returns numbers has a finding without arrays."""
-        return [f for name, evaluator in self.evaluators.items() for f in _under(name, ask(evaluator, encoder))]
+        """What each of them finds."""
+        return self.answer(encoder).findings
 
 
 def _under(name: str, findings: Sequence[Finding]) -> list[Finding]:

@@ -9,13 +9,13 @@ import numpy as np
 
 from cse.data.datasets import Dataset, ScoredPairs
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.finding import Finding, scores
+from cse.evaluation.finding import Finding, Measuring
 from cse.evaluation.row_sets import TEST, columns_of, described, set_name
 from cse.evaluation.sts import correlation
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 
-class Similarity(Evaluator):
+class Similarity(Measuring):
     """Correlation x 100 of cosines with scores: `spearman` and `pearson`.
 
     For a model that is compared by distance, the cosine is replaced by the negative distance.
@@ -26,15 +26,11 @@ class Similarity(Evaluator):
         prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, or all scores are equal.
     """
 
     primary = "spearman"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -52,11 +48,6 @@ class Similarity(Evaluator):
         self.name = name or set_name(self._rows)
         self._gold = np.array([row.score for row in self._rows])
         correlation(np.arange(float(len(self._gold))), self._gold, self.name)  # refuses equal scores
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
         """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""

@@ -12,12 +12,12 @@ from cse.data import datasets
 from cse.data.same_text import same_text_key
 from cse.errors import UserError
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.finding import Finding, scores
+from cse.evaluation.finding import Finding, Measuring
 from cse.evaluation.row_sets import TEST, described, set_name
-from cse.interfaces import Evaluator, SentenceEncoder
+from cse.interfaces import SentenceEncoder
 
 
-class Triplets(Evaluator):
+class Triplets(Measuring):
     """Share x 100 of the triplets whose anchor has a larger cosine with its positive than with every negative.
 
     A row without a negative, or with a negative that is the same text as its positive, is left out and counted. For a
@@ -29,9 +29,6 @@ class Triplets(Evaluator):
         prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
         name: The name of the rows in results. None: that of their file.
 
-    Attributes:
-        found: What was found of the last encoder; None at first.
-
     Raises:
         UserError: The rows cannot be read, or none is left.
 
@@ -40,7 +37,6 @@ class Triplets(Evaluator):
     """
 
     primary = "accuracy"
-    found: list[Finding] | None = None
 
     def __init__(
         self,
@@ -58,25 +54,16 @@ class Triplets(Evaluator):
         same = [same_text_key(texts[1]) in map(same_text_key, texts[2:]) for texts in rows]
         self._left_out = {"without_negative": sum(without), "same_as_negative": sum(same)}
         self._rows = [texts for texts, *out in zip(rows, without, same, strict=True) if not any(out)]
+        self._texts = [text for row in self._rows for text in row]
         if not self._rows:
             raise UserError(
                 f"evaluator.data: no triplet of {self._data.name} is left: {sum(without)} have no negative, and "
                 f"{sum(same)} have a negative that is their positive\nfix: give rows of anchor, positive and negative"
             )
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Score an encoder."""
-        self.found = self.measure(encoder)
-        return scores(self.found)
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for row in self._rows for text in row]}
-
     def measure(self, encoder: SentenceEncoder) -> list[Finding]:
         """Score an encoder, with the rows that it gets right."""
-        texts = [text for row in self._rows for text in row]
-        vectors, row = encode_distinct(encoder, texts, self.precision, self.prompt)
+        vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         anchors = [row[texts[0]] for texts in self._rows for _ in texts[1:]]
         similarity = comparison(encoder)(vectors, anchors, [row[text] for texts in self._rows for text in texts[1:]])
         starts = np.cumsum([0, *(len(texts) - 1 for texts in self._rows)])

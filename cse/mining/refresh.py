@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cse import distributed
 from cse.batch import Example
+from cse.data.by_row import ByRow
 from cse.data.datasets import Texts
 from cse.data.part import Part
 from cse.encoder.model import Encoder
@@ -123,7 +124,7 @@ class RefreshNegatives(RowSource):
         return RowsWithNegatives(self._data, self._corpus.texts, chosen)
 
 
-class RowsWithNegatives(Sequence[Example]):
+class RowsWithNegatives(ByRow[Example]):
     """A data set with mined negatives after those of each row. `chosen` (M, k) are numbers of `texts`; -1 is none."""
 
     def __init__(self, data: Sequence[Example], texts: Sequence[str], chosen: NDArray[np.int64]) -> None:
@@ -132,14 +133,7 @@ class RowsWithNegatives(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.data)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        """The row at a position, or the rows of a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _row(self, index: int) -> Example:
         example = self.data[index]
         texts = example.texts if len(example.texts) > 1 else example.texts * 2
         return replace(example, texts=(*texts, *(self.texts[i] for i in self.chosen[index].tolist() if i >= 0)))

@@ -18,7 +18,6 @@ from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.finding import Finding, Measuring, chosen
 from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
-from cse.interfaces import Evaluator
 from cse.training.merge import merge
 from cse.training.run import Callback, Run
 
@@ -43,12 +42,12 @@ class Helped(Callback):
             return
         start = time.perf_counter()
         try:
-            before = _score(run.encoder, "before", run, dev_scored=True)
+            before = _score(run.encoder, "before", run, run.findings)
         except UserError as error:
             say("warning", f"the run ends without a table, since the general set cannot be scored: {error}")
             return
         seconds = {"before": round(time.perf_counter() - start, 3)}
-        about = dict(before.results) | {"seconds": seconds, "parts": _parts(run.evaluator, before)}
+        about = dict(before.results) | {"seconds": seconds, "parts": _parts(run, before)}
         results.write(about, run.folder / BEFORE, describe.arrays(before.findings.values()))
 
     def on_end(self, run: Run) -> None:
@@ -141,32 +140,29 @@ def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list
     return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
 
 
-def _score(encoder: Encoder, name: str, run: Run, *, dev_scored: bool = False) -> Scored:
+def _score(encoder: Encoder, name: str, run: Run, found: Sequence[Finding] | None = None) -> Scored:
     """Score an encoder by the run's evaluator, if that says what its scores are made of, and on the general set.
 
     Args:
         encoder: The encoder.
         name: Its name in the table.
         run: The run.
-        dev_scored: Whether the evaluator has just scored this encoder.
+        found: What the evaluator has found of this encoder. None: it has not scored it.
     """
     dev = run.evaluator if isinstance(run.evaluator, Measuring) else None
     base = dev if isinstance(dev, STSEvaluator) else STSEvaluator("sts-mini")
-    found = list[Finding]()
-    if dev is not None:
-        own = dev.found if dev_scored and dev.found is not None else dev.measure(encoder)
-        found += [finding for finding in own if finding.arrays]
+    own = found if found is not None else dev.measure(encoder) if dev is not None else []
+    found = [finding for finding in own if finding.arrays]
     general = before_after.general_tasks(base.data, apart_from=[finding.name for finding in found])
     if general:  # a run may have been selected on all that this machine has
         found += base.with_tasks(",".join(general)).measure(encoder)
     return before_after.scored(name, found, resolve_precision(encoder, base.precision))
 
 
-def _parts(evaluator: Evaluator | None, before: Scored) -> dict[str, list[str]]:
+def _parts(run: Run, before: Scored) -> dict[str, list[str]]:
     """The tasks of each part of the table."""
     names = list(before.findings)
-    found: Sequence[Finding] = (evaluator.found or ()) if isinstance(evaluator, Measuring) else ()
-    own = [finding for finding in found if finding.arrays]
-    dev = chosen(evaluator.primary, own) if evaluator is not None else []
+    own = [finding for finding in run.findings if finding.arrays]
+    dev = chosen(run.evaluator.primary, own) if run.evaluator is not None else []
     other = [finding.name for finding in own if finding.name not in dev]
     return {DEV: dev, OTHER: other, GENERAL: [name for name in names if name not in [*dev, *other]]}

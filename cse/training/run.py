@@ -10,6 +10,7 @@ from pathlib import Path
 from cse.data.datasets import Dataset
 from cse.data.loader import FixedRows
 from cse.encoder.model import Encoder
+from cse.evaluation.finding import Finding
 from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
 from cse.training.checkpoint import Progress
 from cse.training.settings import Settings
@@ -80,6 +81,7 @@ class Run:
         callbacks: Watchers of the run.
         progress: The progress of the run.
         max_steps: Optimizer steps of the whole run; set by the trainer, as are the following.
+        findings: What the evaluator found at the last evaluation, with the arrays of its scores.
         truncated: Distinct texts that are longer than `collator.max_length`.
         hardware: Device, number of processes and precision.
         interrupted: Whether Ctrl-C stopped the run before its end.
@@ -102,6 +104,7 @@ class Run:
     callbacks: Sequence[Callback] = ()
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0
+    findings: Sequence[Finding] = ()
     truncated: int = 0
     hardware: str = ""
     interrupted: bool = False

@@ -17,6 +17,7 @@ from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
 from cse.evaluation.encoding import changing
+from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, hardware, preflight, sources, tracking
@@ -252,7 +253,9 @@ class Trainer:
         if run.evaluator is not None:
             start = time.perf_counter()
             with changing():
-                scores = distributed.broadcast(run.evaluator(run.encoder))  # rounding may differ between processes
+                answer = ask(run.evaluator, run.encoder)
+                scores = distributed.broadcast(answer.scores)  # rounding may differ between processes
+            run.findings = answer.findings
             metrics = {**metrics, "eval_seconds": round(time.perf_counter() - start, 3)}
             score = scores.get(run.evaluator.primary)
             if score is not None:

@@ -12,6 +12,7 @@ from cse import Mixture, Pairs, ScoredPairs, Source, Texts, Triplets
 from cse.data.same_text import same_text_key
 from cse.errors import UserError
 from cse.evaluation import HeldOut, Labels, Several, Similarity, STSEvaluator
+from cse.evaluation.held_out import resolution
 from cse.evaluation.significance import bootstrap, interval
 from tests.conftest import WORDS
 
@@ -71,17 +72,17 @@ def test_scored_pairs_and_labels_have_their_metrics(hash_encoder):
         assert evaluator(encoder) == pytest.approx(plain(rows)(encoder))
 
 
-def test_the_difference_that_can_be_shown_is_that_of_independent_scores(hash_encoder):
+def test_the_difference_that_can_be_shown_is_that_of_independent_scores(hash_encoder, caplog):
     evaluator = HeldOut(share=0.5)
     evaluator.take(Pairs(PAIRS))
-    assert evaluator.shows is None
-    evaluator(hash_encoder())
-    (found,) = evaluator.found
+    with caplog.at_level("INFO", logger="cse"):
+        (found,) = evaluator.measure(hash_encoder())
+        evaluator(hash_encoder("other"))
     low, high = interval(bootstrap("mean", [[found.arrays[found.measures[found.primary].of[0]]]], found.name)[0])
-    assert evaluator.shows == pytest.approx(math.sqrt(2) * (high - low) / 2)
-    first = evaluator.shows
-    evaluator(hash_encoder("other"))
-    assert evaluator.shows == first
+    shown = math.sqrt(2) * (high - low) / 2
+    assert resolution(found) == pytest.approx(shown)
+    said = [record.getMessage() for record in caplog.records if "told apart" in record.getMessage()]
+    assert said == [f"held out   two encoders that differ by {shown:.1f} or more are told apart"]  # by the first
 
 
 def test_it_says_how_many_rows_it_holds_out():

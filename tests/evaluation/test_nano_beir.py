@@ -31,11 +31,11 @@ def nano(tmp_path):
 @pytest.mark.parametrize("layout", ["folders", "copy"])
 def test_the_mean_over_sets(nano, hash_encoder, layout):
     evaluator = NanoBEIR(["NQ", "nanofever"], data=nano / layout)
-    found = evaluator(hash_encoder())
+    found, findings = evaluator.answer(hash_encoder())
     alone = [
         Retrieval(nano / "folders" / name, split="train")(hash_encoder())["ndcg@10"] for name in ("NanoNQ", "NanoFEVER")
     ]
-    assert [f.name for f in evaluator.found] == ["NanoNQ", "NanoFEVER"]
+    assert [f.name for f in findings] == ["NanoNQ", "NanoFEVER"]
     assert found[evaluator.primary] == found["mean"] == pytest.approx(sum(alone) / 2)
     assert [found["NanoNQ/ndcg@10"], found["NanoFEVER/ndcg@10"]] == pytest.approx(alone)
     one = NanoBEIR(["NQ"], data=nano / layout)

@@ -69,8 +69,9 @@ def test_triplets_equal_sentence_transformers(encoder):
     near_ones, far_ones = (cosines(encoder, zip(anchors, others, strict=True)) for others in (positives, negatives))
     right = near_ones > far_ones
     evaluator = Triplets(rows_as(rows, "premise", "entailment", "contradiction"))
-    assert evaluator(encoder) == {"accuracy": pytest.approx(100 * right.mean(), abs=1e-6)}
-    assert evaluator.found[0].n == len(rows)
+    scores, (found,) = evaluator.answer(encoder)
+    assert scores == evaluator(encoder) == {"accuracy": pytest.approx(100 * right.mean(), abs=1e-6)}
+    assert found.n == len(rows)
 
 
 def rows_as(rows, *names):
@@ -80,48 +81,43 @@ def rows_as(rows, *names):
 def test_a_triplet_is_right_if_its_positive_is_nearer_than_every_negative(encoder):
     rows = [{"a": "cat mat", "p": "cat mat dog", "n1": "sun moon", "n2": n2} for n2 in ("red blue", "cat mat")]
     evaluator = Triplets(data.Triplets(rows, columns=["a", "p", "n1", "n2"]))
-    assert evaluator(encoder) == {"accuracy": 50.0}
-    assert evaluator.found[0].arrays["right"].tolist() == [1, 0]
+    scores, (found,) = evaluator.answer(encoder)
+    assert scores == {"accuracy": 50.0}
+    assert found.arrays["right"].tolist() == [1, 0]
 
 
 def test_triplets_whose_positive_is_a_negative_are_counted(encoder):
     rows = [("cat", "cat mat", "Cat mat!"), ("dog", "dog ran", "sun"), ("moon", "moon", "red")]
-    evaluator = Triplets(rows_as(rows, "premise", "entailment", "contradiction"))
-    evaluator(encoder)
-    assert evaluator.found[0].n == 2
-    assert evaluator.found[0].about["left_out"] == {"same_as_negative": 1}
+    (found,) = Triplets(rows_as(rows, "premise", "entailment", "contradiction")).measure(encoder)
+    assert found.n == 2
+    assert found.about["left_out"] == {"same_as_negative": 1}
 
 
 def test_pair_classification(encoder):
     label = [int(i % 3 == 0) for i in range(len(PAIRS))]
     rows = [(*pair, value) for pair, value in zip(PAIRS, label, strict=True)]
     scored, dev = rows[:90], rows[90:]
-    evaluator = PairClassification(scored, dev=dev)
-    found = evaluator(encoder)
+    found, (finding,) = PairClassification(scored, dev=dev).answer(encoder)
     similarity, dev_similarity = cosines(encoder, PAIRS[:90]), cosines(encoder, PAIRS[90:])
     assert found["ap"] == pytest.approx(100 * metrics.average_precision_score(label[:90], similarity), abs=1e-6)
     cuts = np.sort(dev_similarity)
     cuts = (cuts[1:] + cuts[:-1]) / 2
     for name, measure in (("f1", metrics.f1_score), ("accuracy", metrics.accuracy_score)):
         best = max(cuts[::-1], key=lambda cut, measure=measure: measure(label[90:], dev_similarity >= cut))
-        assert evaluator.found[0].about[f"threshold_{name}"] == pytest.approx(best, abs=1e-6)
+        assert finding.about[f"threshold_{name}"] == pytest.approx(best, abs=1e-6)
         assert found[name] == pytest.approx(100 * measure(label[:90], similarity >= best), abs=1e-6)
 
 
 def test_a_threshold_is_never_fitted_on_rows_that_are_scored_with_it(encoder):
     rows = [(*pair, int(i % 3 == 0)) for i, pair in enumerate(PAIRS)]
-    evaluator = PairClassification(rows, dev_share=0.25)
-    evaluator(encoder)
-    found = evaluator.found[0]
+    (found,) = PairClassification(rows, dev_share=0.25).measure(encoder)
     assert found.n == 120  # average precision needs no threshold
     assert len(found.arrays["predicted"]) == 90
     assert found.about["dev_rows"] == 30
-    again = PairClassification(rows, dev_share=0.25)
-    again(encoder)
-    assert again.found[0].about == found.about
-    overlapping = PairClassification(rows[:90], dev=rows[80:])
-    overlapping(encoder)
-    assert overlapping.found[0].about["left_out"] == {"dev_among_scored": 10}
+    (again,) = PairClassification(rows, dev_share=0.25).measure(encoder)
+    assert again.about == found.about
+    (overlapping,) = PairClassification(rows[:90], dev=rows[80:]).measure(encoder)
+    assert overlapping.about["left_out"] == {"dev_among_scored": 10}
 
 
 def test_paraphrases_equal_sentence_transformers(encoder):
@@ -133,12 +129,11 @@ def test_paraphrases_equal_sentence_transformers(encoder):
     theirs = ParaphraseMiningEvaluator({text: text for text in texts}, pairs, write_csv=False)
     theirs.store_metrics_in_model_card_data = lambda *_: None
     wanted = theirs(AsTensors(encoder))
-    evaluator = Paraphrases(pairs, more=more)
-    found = evaluator(encoder)
+    found, (finding,) = Paraphrases(pairs, more=more).answer(encoder)
     assert found == {key: pytest.approx(100 * wanted[theirs_key], abs=1e-4) for key, theirs_key in
                      (("ap", "average_precision"), ("f1", "f1"))}  # fmt: skip
-    assert evaluator.found[0].about["threshold_f1"] == pytest.approx(wanted["threshold"], abs=1e-5)
-    assert evaluator.found[0].about["texts"] == len(texts)
+    assert finding.about["threshold_f1"] == pytest.approx(wanted["threshold"], abs=1e-5)
+    assert finding.about["texts"] == len(texts)
 
 
 class AsTensors:
@@ -190,9 +185,9 @@ def test_labels_with_training_rows(encoder):
 def test_labels_without_training_rows_are_told_by_the_other_folds(encoder):
     """A text whose label occurs nowhere else cannot be told, and is counted; all others are labeled once."""
     evaluator = Labels([*NAMED, {"text": "red red", "label": "odd"}], folds=4)
-    found = evaluator(encoder)
-    assert evaluator.found[0].n == len(dict.fromkeys(LABELED))
-    assert evaluator.found[0].about["left_out"]["label_once"] == 1
+    found, (finding,) = evaluator.answer(encoder)
+    assert finding.n == len(dict.fromkeys(LABELED))
+    assert finding.about["left_out"]["label_once"] == 1
     assert found["probe"] > 80  # the label's word is in each text, twice
     shuffled = [{**row, "label": random.Random(i).choice("abc")} for i, row in enumerate(NAMED)]
     assert Labels(shuffled, folds=4)(encoder)["probe"] < 60
@@ -231,10 +226,10 @@ def test_a_model_that_is_compared_by_distance():
 def test_every_text_is_encoded_once(name, encoder):
     counting = Counting(encoder)
     evaluator = MADE[name]()
-    scores = evaluator(counting)
+    scores, (found,) = evaluator.answer(counting)
     assert len(counting.texts) == len(set(counting.texts)) > 0
     assert evaluator.primary in scores
-    assert scores[evaluator.primary] == evaluator.found[0].value
+    assert scores[evaluator.primary] == found.value
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -249,9 +244,7 @@ def test_every_text_that_is_scored_is_known(name, encoder):
 def test_every_score_has_an_interval(name, encoder):
     from cse.evaluation.significance import bootstrap, interval
 
-    evaluator = MADE[name]()
-    evaluator(encoder)
-    (found,) = evaluator.found
+    (found,) = MADE[name]().measure(encoder)
     for key, measure in found.measures.items():
         arrays = [found.arrays[column] for column in measure.of]
         low, high = interval(bootstrap(measure.statistic, [arrays], key, 200)[0])

@@ -19,39 +19,33 @@ class Numbers(Evaluator):
         return {"words": 3.0, "letters": 15.0}
 
 
-class Sets(Evaluator):
+class Sets(Measuring):
     """An evaluator of two sets of rows."""
 
-    primary, name, found = "mean", "sets", None
+    primary, name = "mean", "sets"
 
     def measure(self, encoder):
         return [finding("x"), finding("y", (1.0, 0.0))]
 
-    def __call__(self, encoder):
-        self.found = self.measure(encoder)
-        return {"mean": 62.5}
-
 
 def test_scores_are_named_after_the_evaluators(hash_encoder):
     several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary="own")
-    assert isinstance(several, Measuring)
     encoder = hash_encoder()
-    found = several(encoder)
+    found, findings = several.answer(encoder)
+    assert found == several(encoder)
     assert found["own/words"] == found[several.primary] == 3.0
     assert found["sets/mean"] == 62.5
     assert found["general/dev"] == STSEvaluator()(encoder)["dev"]
-    assert [f.name for f in several.found] == ["sets/x", "sets/y", "general"]
-    assert [f.name for f in several.measure(encoder)] == ["own", "sets/x", "sets/y", "general"]
+    assert [f.name for f in findings] == ["own", "sets/x", "sets/y", "general"]
 
 
 @pytest.mark.parametrize(
     ("primary", "names"),
-    [("sets", ["sets/x", "sets/y"]), ("general", ["general"]), ("own", [])],
+    [("sets", ["sets/x", "sets/y"]), ("general", ["general"]), ("own", ["own"])],
 )
 def test_the_rows_that_select_are_told_from_the_others(hash_encoder, primary, names):
     several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary=primary)
-    several(hash_encoder())
-    assert chosen(several.primary, several.found) == names
+    assert chosen(several.primary, several.measure(hash_encoder())) == names
 
 
 def test_one_evaluator_is_chosen_by_all_its_rows(hash_encoder):
@@ -60,7 +54,8 @@ def test_one_evaluator_is_chosen_by_all_its_rows(hash_encoder):
 
 
 def test_an_evaluator_that_returns_numbers_has_a_finding_without_arrays():
-    (found,) = ask(Numbers(), None)
+    numbers, (found,) = ask(Numbers(), None)
+    assert numbers == {"words": 3.0, "letters": 15.0}
     assert isinstance(found, Finding)
     assert (found.name, found.value, found.n, found.arrays) == ("Numbers", 3.0, 0, {})
 
