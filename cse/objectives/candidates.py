@@ -76,6 +76,28 @@ def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix)
     return InBatch(scores, positive, negative, _mask(batch, positive))
 
 
+def extend(pairs: InBatch, similarity: Tensor, *, target: float = 0.0, mask: Tensor | None = None) -> InBatch:
+    """Append candidates that are not part of the batch, such as noise or the rows of a queue.
+
+    Args:
+        pairs: The candidates of the batch (B, N).
+        similarity: (B, M) of the anchors and the further candidates.
+        target: `positive` of the further candidates: 0 for negatives.
+        mask: (B, M) True where the two may be compared; None: everywhere.
+
+    Returns:
+        (B, N + M), the further candidates last. None of them is anybody's own hard negative.
+    """
+    new = torch.ones_like(similarity, dtype=torch.bool) if mask is None else mask
+    old = torch.ones_like(pairs.positive, dtype=torch.bool) if pairs.mask is None else pairs.mask
+    return InBatch(
+        torch.cat([pairs.similarity, similarity], 1),
+        torch.cat([pairs.positive, torch.full_like(similarity, target, dtype=pairs.positive.dtype)], 1),
+        torch.cat([pairs.own_negative, torch.zeros_like(similarity, dtype=pairs.own_negative.dtype)], 1),
+        None if pairs.mask is None and mask is None else torch.cat([old, new], 1),
+    )
+
+
 def all_pairs(views: Views, batch: Batch, similarity: Similarity = cosine_matrix, *, single: bool = False) -> AllPairs:
     """Lay out every view of the batch against every view.
 

@@ -13,7 +13,7 @@ from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import InBatch, in_batch
+from cse.objectives.candidates import InBatch, extend, in_batch
 from cse.objectives.functional import all_entries_bce, contrast, cosine_matrix
 from cse.teachers.frozen import FrozenViewEncoder
 
@@ -100,30 +100,29 @@ class DCLR(Objective):
         pairs = in_batch(views, batch)
         removed = (judged.clamp(max=1.0) > self.threshold) & (pairs.positive == 0)  # (B, N)
         noise = self._ascend(noise, views.anchor.detach(), pairs, batch.weight)
-        logits = torch.cat([pairs.similarity, cosine_matrix(views.anchor, noise)], 1) / self.temperature  # (B, N + K)
-        present = torch.ones_like(removed) if pairs.mask is None else pairs.mask
-        target = _widen(pairs.positive, len(noise), 0.0)
-        mask, gone = _widen(present, len(noise), True), _widen(removed, len(noise), False)
+        mask = torch.ones_like(removed) if pairs.mask is None else pairs.mask
         if self.form == "removal":
-            loss = contrast(logits, target, mask=mask & ~gone, weight=batch.weight).loss
+            kept = pairs._replace(mask=mask & ~removed)
         else:
-            loss = all_entries_bce(logits.masked_fill(gone, 0.0), target, mask, batch.weight)
+            kept = pairs._replace(similarity=pairs.similarity.masked_fill(removed, 0.0), mask=mask)
+        every = extend(kept, cosine_matrix(views.anchor, noise))
+        logits = every.similarity / self.temperature  # (B, N + K)
+        if self.form == "removal":
+            loss = contrast(logits, every.positive, mask=every.mask, weight=batch.weight).loss
+        else:
+            assert every.mask is not None
+            loss = all_entries_bce(logits, every.positive, every.mask, batch.weight)
         return LossOutput(loss, {"removed": removed.float().sum(1).mean()})
 
     def _ascend(self, noise: Tensor, anchor: Tensor, pairs: InBatch, weight: Tensor | None = None) -> Tensor:
         """Noise (K, D') after its ascent on the loss without removed negatives."""
-        logits = pairs.similarity.detach() / self.temperature
-        target = _widen(pairs.positive, len(noise), 0.0)
-        mask = None if pairs.mask is None else _widen(pairs.mask, len(noise), True)
+        pairs = pairs._replace(similarity=pairs.similarity.detach())
         for _ in range(self.ascent_steps if len(noise) else 0):
             with torch.enable_grad():
                 noise = noise.detach().requires_grad_()
-                every = torch.cat([logits, cosine_matrix(anchor, noise) / self.temperature], 1)
-                (gradient,) = torch.autograd.grad(contrast(every, target, mask=mask, weight=weight).loss, noise)
+                every = extend(pairs, cosine_matrix(anchor, noise))
+                logits = every.similarity / self.temperature  # (B, N + K)
+                loss = contrast(logits, every.positive, mask=every.mask, weight=weight).loss
+                (gradient,) = torch.autograd.grad(loss, noise)
             noise = noise.detach() + self.ascent_rate * F.normalize(gradient, dim=-1, eps=1e-30)
         return noise
-
-
-def _widen(matrix: Tensor, columns: int, value: float) -> Tensor:
-    """(B, N) -> (B, N + columns)."""
-    return F.pad(matrix, (0, columns), value=value)

@@ -105,16 +105,22 @@ class FrozenViewEncoder(Teacher):
         """The frozen encoder."""
         return self._held[0]
 
-    @torch.no_grad()
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The exported vectors (B, V, Dt) of the views of all processes, float32."""
-        ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L), this process's
-        same = bool((ids == ids[:, :1]).all())  # views that differ by dropout only have one vector here
-        width = 1 if same else batch.views
-        self.encoder.to(ids.device)
-        vectors = self.encoder(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding.float()
-        vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, Dt)
-        return ctx.gather(vectors.contiguous())
+        self.encoder.to(batch.input_ids.device)
+        return view_vectors(self.encoder, batch, ctx)
+
+
+@torch.no_grad()
+def view_vectors(encoder: Encoder, batch: Batch, ctx: StepContext) -> Tensor:
+    """The vectors (B, V, Dt) that an encoder exports of the views of all processes, float32 at least."""
+    ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L), this process's
+    same = bool((ids == ids[:, :1]).all())  # views that differ by dropout only have one vector here
+    width = 1 if same else batch.views
+    vectors = encoder(ids[:, :width].flatten(0, 1), mask[:, :width].flatten(0, 1)).embedding
+    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, Dt)
+    return ctx.gather(vectors.contiguous())
 
 
 def _load(source: str, pooler: PoolerName | None) -> Encoder:

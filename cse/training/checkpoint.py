@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, recover, sha256_file, write_json
+from cse.training.learner import Learner
 
 TENSORS, ABOUT = "state.pt", "state.json"
 
@@ -40,16 +41,19 @@ class Progress:
     finished: bool = False
 
 
-def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights that are trained, and buffers. Frozen weights are read again from the backbone."""
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
-    return {k: v for k, v in module.state_dict().items() if k in trained or k not in frozen}
+def trained_state(learner: Learner) -> dict[str, Tensor]:
+    """All weights and buffers but those weights of the encoder that stand still: they are read from the backbone again.
+
+    Weights without gradient elsewhere are part of it, since they move in other ways: copies that follow the encoder.
+    """
+    frozen = {id(p) for p in learner.encoder.parameters() if not p.requires_grad}
+    shared = {name for name, p in learner.named_parameters(remove_duplicate=False) if id(p) in frozen}
+    return {name: value for name, value in learner.state_dict().items() if name not in shared}
 
 
 def save_state(
     folder: Path,
-    learner: nn.Module,
+    learner: Learner,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     rows: Mapping[str, Tensor],
@@ -89,7 +93,7 @@ def load_progress(folder: Path) -> Progress:
     return progress
 
 
-def load_tensors(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def load_tensors(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Load weights and optimizer state; returns the state of the row source.
 
     Raises:

@@ -88,4 +88,5 @@ def _touch(learner: nn.Module, batch: Batch) -> Tensor:
         return torch.zeros(())
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
-    return torch.stack([0.0 * p.sum() for p in inner.objective_of(batch).parameters()] or [torch.zeros(())]).sum()
+    trained = [p for p in inner.objective_of(batch).parameters() if p.requires_grad]
+    return torch.stack([0.0 * p.sum() for p in trained] or [torch.zeros(())]).sum()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cse.batch import Views
-from cse.objectives.candidates import all_pairs, in_batch, swapped
+from cse.objectives.candidates import all_pairs, extend, in_batch, swapped
 from tests.objectives.helpers import batch_of
 
 # Four rows of anchor, two positives and a hard negative. Text 0 is two anchors; 3 is a positive of one row and the
@@ -98,3 +98,20 @@ def test_refusals():
     one = rows(1, 2)
     with pytest.raises(ValueError, match="batch_size is 1"):
         all_pairs(Views.split(one, one, 1), batch_of(1, 2))
+
+
+def test_further_candidates_come_last_and_are_negatives():
+    x, more = rows(views=3), torch.rand(4, 2, dtype=torch.float64)
+    pairs = in_batch(Views.split(x, x, 1), batch_of(4, 3))
+    wide = extend(pairs, more)
+    assert wide.mask is None
+    for part, old in zip(wide[:3], pairs[:3], strict=True):
+        assert torch.equal(part[:, :8], old)
+    assert torch.equal(wide.similarity[:, 8:], more)
+    assert not wide.positive[:, 8:].any()
+    assert not wide.own_negative[:, 8:].any()
+    some = torch.tensor([[True, False]] * 4)
+    assert extend(pairs, more, mask=some).mask.tolist() == [[True] * 9 + [False]] * 4
+    masked = pairs._replace(mask=pairs.positive > 0)
+    assert extend(masked, more).mask.sum(1).tolist() == [3] * 4
+    assert extend(pairs, more, target=1).positive.sum(1).tolist() == [3] * 4

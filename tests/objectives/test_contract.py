@@ -25,6 +25,7 @@ from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout, torch_rng
+from cse.teachers.copy import Average
 from cse.training import gradcache
 from cse.training.learner import Learner
 from tests.conftest import WORDS
@@ -332,11 +333,12 @@ def test_bfloat16_stays_finite(name, tiny_bert):
 
 @every_objective
 def test_state_holds_no_copy_of_the_encoder(name, tiny_bert):
-    """Neither the encoder's own weights nor a frozen copy; a trained copy (a discriminator) is a model of its own."""
+    """Neither the encoder's own weights nor a frozen copy; one that is trained, or follows, is a model of its own."""
     encoder, objective = build(name, tiny_bert)
     own = list(encoder.parameters())
     shared = {p.data_ptr() for p in own}
-    trained = {p.data_ptr() for p in objective.parameters() if p.requires_grad}
+    following = {p for module in objective.modules() if isinstance(module, Average) for p in module.parameters()}
+    trained = {p.data_ptr() for p in objective.parameters() if p.requires_grad or p in following}
     for key, value in objective.state_dict().items():
         assert value.data_ptr() not in shared, key
         if value.data_ptr() not in trained and value.dim() > 1:

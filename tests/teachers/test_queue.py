@@ -1,0 +1,68 @@
+"""Queues: by hand, and against the authors' programs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cse.errors import UserError
+from cse.teachers.queue import Queue
+from tests.objectives.helpers import settings
+
+
+def test_the_oldest_rows_make_room():
+    queue = Queue(3, 1)
+    assert queue.rows().shape == (0, 1)
+    for pushed, want in (
+        ([1.0, 2.0], [1, 2]),
+        ([3.0, 4.0], [2, 3, 4]),
+        ([5.0, 6.0, 7.0, 8.0], [6, 7, 8]),
+        ([], [6, 7, 8]),
+    ):
+        queue.push(torch.tensor(pushed)[:, None])
+        assert queue.rows()[:, 0].tolist() == want
+
+
+def test_its_state_is_its_rows():
+    queue, again = Queue(4, 2), Queue(4, 2)
+    queue.push(torch.randn(3, 2))
+    again.load_state_dict(queue.state_dict())
+    assert torch.equal(again.rows(), queue.rows())
+    assert not list(queue.parameters())
+
+
+def test_a_queue_of_size_0_is_empty():
+    queue = Queue(0, 2)
+    queue.push(torch.randn(3, 2))
+    assert queue.rows().shape == (0, 2)
+    with pytest.raises(UserError, match=r"Queue\.size is -1"):
+        Queue(-1, 2)
+
+
+def cases(oracles, method):
+    found = {n: c for n, c in settings(oracles, "momentum").items() if n.startswith(method)}
+    assert found
+    for name, about in found.items():
+        yield about, np.load(oracles / f"momentum_{name}.npz")
+
+
+def test_every_queue_of_esimcse(oracles):
+    for about, data in cases(oracles, "esimcse_fifo"):
+        queue = Queue(about["neg_size"], data["keys"].shape[-1])
+        for step, keys in enumerate(data["keys"]):
+            assert len(queue.rows()) == about["columns_used_by_the_loss_at_each_step"][step]
+            queue.push(torch.tensor(keys))
+            want = data[f"queue_after_{step}"][-about["neg_size"] :]  # theirs does not cut the first batch
+            np.testing.assert_array_equal(queue.rows().numpy(), want)
+
+
+def test_every_queue_of_mocose(oracles):
+    """Theirs is newest first, and of a batch that is too old in part it drops the last rows, ours the first."""
+    for about, data in cases(oracles, "mocose_fifo"):
+        queue = Queue(about["queue"], data["keys"].shape[-1])
+        queue.push(torch.tensor(data["start"][: about["start_size"]]).flip(0))
+        for step, keys in enumerate(data["keys"]):
+            queue.push(torch.tensor(keys).flip(0))
+            used = about["columns_used_by_the_loss_at_each_step"][step]
+            np.testing.assert_array_equal(queue.rows().flip(0).numpy(), data[f"queue_after_{step}"][:used])
