@@ -1,13 +1,44 @@
-"""The layers of a transformer: the list of them, and what a model cut after one of them would give."""
+"""The layers of a transformer: the list of them, their states and attentions, and what a model cut after one gives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f")  # beside the list of layers
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning.
+
+    Attributes:
+        hidden: N + 1 tensors (n, L, H): the embeddings' output, then each layer's. Most causal models put a norm behind
+            the last layer, and its output is the last one.
+        attentions: N tensors (n, heads, L, L), queries by keys: the weights of each layer's attention, in training
+            after dropout; empty unless they were asked for. Soft prompts are further keys, which are left out.
+    """
+
+    hidden: Sequence[Tensor]
+    attentions: Sequence[Tensor] = ()
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the attention is computed by the plain formula, since fused kernels do not give its weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:

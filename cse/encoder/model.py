@@ -15,6 +15,7 @@ from cse.encoder.adapter import Adapter
 from cse.encoder.backbone import absolute, fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler, choose_length
+from cse.encoder.depth import States
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
 from cse.encoder.kinds import detect
@@ -171,8 +172,7 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
-        embedding = self.post(self.passes.rows(input_ids, attention_mask))
-        return EncoderOutput(embedding, self.head(embedding))
+        return self._output(self.passes.rows(input_ids, attention_mask))
 
     def layer_embeddings(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[EncoderOutput]:
         """Encode n rows of token ids (n, L) in one pass, as the encoder cut after each of `layers` would.
@@ -185,8 +185,28 @@ class Encoder(nn.Module):
         """
         if wrong := [layer for layer in layers if not 0 <= layer <= self.depth]:
             raise ValueError(f"layers has {wrong[0]}, but {self.source} has the layers 0 to {self.depth}")
-        embeddings = [self.post(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
-        return [EncoderOutput(embedding, self.head(embedding)) for embedding in embeddings]
+        return [self._output(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, *, attentions: bool = False) -> States:
+        """The hidden states of all layers of n rows of token ids (n, L), from one pass, through which gradients flow.
+
+        Args:
+            input_ids: (n, L).
+            attention_mask: (n, L), padded on the right.
+            attentions: Whether to give the attentions too. Fused kernels do not compute them, so the pass is slower.
+
+        Raises:
+            UserError: Attentions are asked for, and the backbone does not give them, or recomputes its layers.
+        """
+        return self.passes.states(input_ids, attention_mask, attentions=attentions)
+
+    def pooled(self, states: States, attention_mask: Tensor) -> EncoderOutput:
+        """Encode n rows from their `states`, as `forward` does from their token ids."""
+        return self._output(self.pool(states.hidden, attention_mask))
+
+    def _output(self, pooled: Tensor) -> EncoderOutput:
+        embedding = self.post(pooled)
+        return EncoderOutput(embedding, self.head(embedding))
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cse.encoder.adapter import Adapter
 from cse.encoder.cutoff import Cutoff
-from cse.encoder.depth import cut_states
+from cse.encoder.depth import States, cut_states, eager_attention
 from cse.encoder.dropout import Dropout, has_dropout
 from cse.encoder.fast import enabled
 from cse.encoder.fast.batching import chunk_overhead, length_chunks, token_budget_batches
@@ -26,6 +26,7 @@ from cse.encoder.fast.shared_prefix import states as shared_states
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, Pooler, PoolerName
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.weights import Weights
+from cse.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,6 +93,43 @@ class Passes:
             parts.append([pool(seen, mask) for seen in cut])
         order = torch.cat(rows).argsort()
         return [torch.cat(one)[order] for one in zip(*parts, strict=True)]
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, *, attentions: bool) -> States:
+        """All layers' states of rows of token ids (n, L), in one pass; with attentions, which is slower, if asked for.
+
+        Raises:
+            UserError: The backbone cannot give its attentions.
+        """
+        if attentions:
+            return self._states_and_attentions(input_ids, attention_mask)
+        every = replace(self, every_layer=True)
+        rows, parts = [], []
+        for index, sub_batch in every._sub_batches(input_ids, attention_mask):
+            rows.append(index)
+            with every._changed(sub_batch[1], whole=True):
+                states = every.hidden_states(*sub_batch)
+            padding = input_ids.shape[1] - sub_batch[1].shape[1]
+            parts.append([F.pad(state, (0, 0, 0, padding)) if padding else state for state in states])
+        order = torch.cat(rows).argsort()
+        return States([torch.cat(one)[order] for one in zip(*parts, strict=True)])
+
+    def _states_and_attentions(self, input_ids: Tensor, attention_mask: Tensor) -> States:
+        if self.recomputes:
+            raise UserError(
+                "trainer.gradient_checkpointing: the objective reads attentions, which layers that are computed again "
+                "in the backward pass do not give\nfix: remove trainer.gradient_checkpointing"
+            )
+        options = {"output_hidden_states": True, "output_attentions": True}
+        with self._changed(attention_mask, whole=True), eager_attention(self.backbone):
+            output = self.backbone(**self.model_inputs(input_ids, attention_mask), **options)
+        weights = output.get("attentions") or ()
+        if len(weights) != self.backbone.config.num_hidden_layers or any(one is None for one in weights):
+            raise UserError(
+                f"encoder.backbone: the objective reads attentions, which a {self.backbone.config.model_type} backbone "
+                "does not give\nfix: use a BERT, RoBERTa or Llama-like backbone"
+            )
+        length = input_ids.shape[1]
+        return States(self._in_float(output.hidden_states), self._in_float([one[..., -length:] for one in weights]))
 
     def batches(
         self,
@@ -227,10 +265,10 @@ class Passes:
         return self.pool(states, attention_mask)
 
     @contextmanager
-    def _changed(self, attention_mask: Tensor) -> Iterator[None]:
-        """Within, the backbone leaves out what the pooler does not read, and cuts off what training cuts off."""
+    def _changed(self, attention_mask: Tensor, *, whole: bool = False) -> Iterator[None]:
+        """Within, training cuts off what it cuts off, and what the pooler does not read is left out unless `whole`."""
         # The hook of `only_first_token` is gone when the backward pass computes the layer again.
-        first = self.pooler == "cls" and not (self.training and self.recomputes)
+        first = self.pooler == "cls" and not whole and not (self.training and self.recomputes)
         first_only = only_first_token(self.backbone) if first else nullcontext()
         cut = self.cutoff.on(self.backbone, attention_mask) if self.training and self.cutoff else nullcontext()
         with first_only, cut:

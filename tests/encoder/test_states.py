@@ -1,0 +1,157 @@
+"""All hidden states and attentions are those that transformers computes of the same folder with the plain formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from cse.encoder.dropout import Dropout
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from tests.models import CAUSAL, ENCODERS, save_tiny
+
+TEXTS = ["the cat sat on a mat", "the cat", "the cat sat on a red house the moon", "the cat ran"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_bert, tmp_path_factory):
+    """A function that gives the folder of a backbone of two layers and two heads."""
+    made: dict[str, str] = {}
+
+    def folder(kind: str) -> str:
+        if kind not in made:
+            made[kind] = save_tiny(kind, tiny_bert, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return folder
+
+
+def tokens(encoder: Encoder):
+    return encoder.pad(encoder.tokenize(TEXTS))
+
+
+def assert_same(got, want, where) -> None:
+    """Equal where no padding stands."""
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one[where], other[where], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL, "gpt2"])
+@torch.no_grad()
+def test_every_kind(tiny, kind):
+    encoder = Encoder(tiny(kind), pooler="last" if kind in CAUSAL else "cls").eval()
+    ids, mask = tokens(encoder)
+    plain = AutoModel.from_pretrained(tiny(kind), attn_implementation="eager").eval()
+    want = plain(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    kernel, before = encoder.backbone.config._attn_implementation, encoder(ids, mask).embedding
+    alone, both = encoder.states(ids, mask), encoder.states(ids, mask, attentions=True)
+    assert alone.attentions == ()
+    for states in (alone, both):
+        assert_same(states.hidden, want.hidden_states, mask.bool())
+        assert torch.allclose(encoder.pooled(states, mask).embedding, before, atol=1e-5)
+    queries = mask.bool()[:, None].expand(-1, 2, -1)
+    assert_same(both.attentions, want.attentions, queries)
+    real = int(mask[1].sum())
+    assert all(float(one[1, :, :real, real:].abs().max()) == 0 for one in both.attentions)  # padding keys
+    assert encoder.backbone.config._attn_implementation == kernel
+    assert torch.equal(encoder(ids, mask).embedding, before)
+
+
+def test_attentions_are_those_after_dropout(tiny):
+    """Before any other dropout, each weight of the first layer is dropped or doubled at a rate of one half."""
+    encoder = Encoder(tiny("bert"), dropout=Dropout(attention=0.5, hidden=0.0))
+    ids, mask = tokens(encoder)
+    kept = encoder.eval().states(ids, mask, attentions=True).attentions[0]
+    dropped = encoder.train().states(ids, mask, attentions=True).attentions[0]
+    assert torch.equal(dropped, torch.where(dropped > 0, 2 * kept, torch.zeros(())))
+    inside = (mask[:, None, :, None] * mask[:, None, None, :]).expand_as(kept).bool()
+    assert 0.3 < float((dropped[inside] == 0).float().mean()) < 0.7
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_gradients_are_those_of_the_plain_formula(tiny, kind):
+    def gradients(model, hidden, attentions):
+        loss = sum((state * real[..., None]).square().sum() for state in hidden)
+        (loss + sum((one * real[:, None, :, None]).square().sum() for one in attentions)).backward()
+        return {name.removeprefix("backbone."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    encoder = Encoder(tiny(kind), pooler="mean").double().eval()
+    ids, mask = tokens(encoder)
+    real = mask.double()
+    states = encoder.states(ids, mask, attentions=True)
+    got = gradients(encoder, states.hidden, states.attentions)
+    plain = AutoModel.from_pretrained(tiny(kind), attn_implementation="eager").double().eval()
+    output = plain(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    want = gradients(plain, output.hidden_states, output.attentions)
+    assert got.keys() == {name for name in want if not name.startswith("pooler.")}
+    assert max(float(grad.abs().max()) for grad in want.values()) > 0.1
+    for name, grad in got.items():
+        assert torch.allclose(grad, want[name], atol=1e-8), name
+
+
+@pytest.mark.parametrize("attentions", [False, True])
+def test_lora_template_and_a_shared_prefix(tiny, attentions):
+    encoder = Encoder(tiny("llama"), pooler="last", adapter=Lora(), template='a red house on the moon "{text}"').eval()
+    for name, weight in encoder.named_parameters():
+        if "lora_B" in name:  # they begin at 0
+            torch.nn.init.normal_(weight, std=0.3)
+    ids, mask = tokens(encoder)
+    states = encoder.states(ids, mask, attentions=attentions)
+    assert [tuple(state.shape) for state in states.hidden] == [(*ids.shape, 16)] * 3
+    for row in range(len(ids)):  # alone, a row has no padding and shares no prefix
+        length = int(mask[row].sum())
+        alone = encoder.backbone(ids[row : row + 1, :length], output_hidden_states=True).hidden_states
+        for state, one in zip(states.hidden, alone, strict=True):
+            assert torch.allclose(state[row, :length], one[0], atol=1e-5)
+    (gradient,) = torch.autograd.grad(
+        states.hidden[1].sum(), [p for n, p in encoder.named_parameters() if "B" in n][:1]
+    )
+    assert float(gradient.abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_soft_prompts_are_keys_that_are_left_out(tiny, kind):
+    encoder = Encoder(tiny(kind), pooler="mean", adapter=SoftPrompts(length=3)).eval()
+    encoder.adapter.prompts.weight.data.normal_(std=0.5)
+    ids, mask = tokens(encoder)
+    both = encoder.states(ids, mask, attentions=True)
+    assert_same(both.hidden, encoder.states(ids, mask).hidden, mask.bool())
+    for one in both.attentions:
+        assert one.shape == (4, 2, ids.shape[1], ids.shape[1])
+        assert 0 < float(one.detach()[mask.sum(1).argmax(), :, -1].sum(-1).max()) < 1  # the rest goes to the prompts
+
+
+def test_bidirectional_attention_stays_so(tiny):
+    encoder = Encoder(tiny("qwen2"), pooler="mean", attention="bidirectional").eval()
+    ids, mask = tokens(encoder)
+    attention = encoder.states(ids, mask, attentions=True).attentions[0]
+    assert float(attention.detach()[mask.sum(1).argmax(), :, 0, -1].min()) > 0  # the first token looks at the last one
+
+
+def test_layers_that_are_recomputed_give_states_and_no_attentions(tiny):
+    quiet = Dropout(attention=0.0, hidden=0.0)
+    encoder = Encoder(tiny("bert"), dropout=quiet).train()
+    ids, mask = tokens(encoder)
+    want = encoder.states(ids, mask)
+    encoder.recompute()
+    assert_same(encoder.states(ids, mask).hidden, want.hidden, mask.bool())
+    with pytest.raises(UserError, match=r"trainer.gradient_checkpointing: .*attentions"):
+        encoder.states(ids, mask, attentions=True)
+
+
+def test_a_backbone_without_attentions_is_named(tiny, monkeypatch):
+    encoder = Encoder(tiny("bert")).eval()
+    kernel, plain = encoder.backbone.config._attn_implementation, encoder.backbone.forward
+
+    def forward(*args, output_attentions=False, **options):
+        return plain(*args, **options)
+
+    monkeypatch.setattr(encoder.backbone, "forward", forward)
+    with pytest.raises(UserError, match=r"encoder.backbone: .* attentions, which a bert backbone does not give"):
+        encoder.states(*tokens(encoder), attentions=True)
+    assert encoder.backbone.config._attn_implementation == kernel
