@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from cse.data.collators import TextViews
@@ -14,6 +16,7 @@ from cse.encoder.model import Encoder
 from cse.interfaces import Evaluator
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
+from cse.training.callbacks import Callback
 from cse.training.run import Run
 from cse.training.settings import Settings
 from tests.conftest import WORDS
@@ -101,6 +104,36 @@ def make_run(
         evaluator=Spread() if evaluator else None,
         settings=Settings(**{**TRAINER, **trainer}),
     )
+
+
+class Dies(Callback):
+    """Raises after a step, as a kill would come."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run, metrics):
+        if run.progress.step == self.step:
+            raise RuntimeError("killed")
+
+
+def assert_resumes(build: Callable[[Path], Run], folder: Path) -> None:
+    """A run that is killed between two checkpoints and resumed logs and saves what an undisturbed one does, to the bit.
+
+    Args:
+        build: Makes a fresh run of at least 4 steps in a folder, with a checkpoint each 2 steps, as `make_run` does.
+        folder: An empty folder.
+    """
+    from cse.training.trainer import Trainer
+
+    whole, killed, again = build(folder / "whole"), build(folder / "killed"), build(folder / "killed")
+    Trainer(whole).fit()
+    killed.callbacks = [Dies(3)]
+    with pytest.raises(RuntimeError, match="killed"):
+        Trainer(killed).fit()
+    Trainer(again).fit(resume=True)
+    assert metrics(again.folder) == metrics(whole.folder)
+    assert weights(again.folder / "last") == weights(whole.folder / "last")
 
 
 def metrics(run_folder: Path) -> list[dict]:

@@ -8,6 +8,7 @@ from cse.data.datasets import Pairs as Pairs
 from cse.data.datasets import ScoredPairs as ScoredPairs
 from cse.data.datasets import Texts as Texts
 from cse.data.datasets import Triplets as Triplets
+from cse.data.halves import Halves as Halves
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
 from cse.data.samplers import ClusterBatches as ClusterBatches
