@@ -11,6 +11,7 @@ from cse.augment.characters import CharacterNoise as CharacterNoise
 from cse.augment.compose import InOrder as InOrder
 from cse.augment.compose import OneOf as OneOf
 from cse.augment.compose import Sometimes as Sometimes
+from cse.augment.negation import Negation as Negation
 from cse.augment.spans import Crop as Crop
 from cse.augment.spans import SentenceShuffle as SentenceShuffle
 from cse.augment.spans import SpanDeletion as SpanDeletion
@@ -32,6 +33,7 @@ from cse.data.datasets import Pairs as Pairs
 from cse.data.datasets import ScoredPairs as ScoredPairs
 from cse.data.datasets import Texts as Texts
 from cse.data.datasets import Triplets as Triplets
+from cse.data.halves import Halves as Halves
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
 from cse.data.samplers import ClusterBatches as ClusterBatches
@@ -60,6 +62,7 @@ from cse.objectives.align_uniform import AlignUniform as AlignUniform
 from cse.objectives.angle import AnglE as AnglE
 from cse.objectives.claif import CLAIF as CLAIF
 from cse.objectives.clhaif import CLHAIF as CLHAIF
+from cse.objectives.compcse import CompCSE as CompCSE
 from cse.objectives.congrat import ConGraT as ConGraT
 from cse.objectives.cosent import CoSENT as CoSENT
 from cse.objectives.dcl import DCL as DCL
@@ -82,6 +85,7 @@ from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
 from cse.objectives.promptbert import PromptBERT as PromptBERT
 from cse.objectives.simcse import SimCSE as SimCSE
+from cse.objectives.sncse import SNCSE as SNCSE
 from cse.objectives.supclseq import SupCLSeq as SupCLSeq
 from cse.objectives.supcon import SupCon as SupCon
 from cse.objectives.symile import Symile as Symile

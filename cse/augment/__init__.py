@@ -3,6 +3,7 @@
     words        WordDeletion, WordReordering, WordRepetition
     spans        SpanDeletion, SpanReordering, Crop, SentenceShuffle
     characters   CharacterNoise
+    negation     Negation
     synonyms     SynonymSubstitution, from a WordNet on this machine
     masked_lm    MaskedLMSubstitution, from a masked language model
     compose      Sometimes, OneOf, InOrder
@@ -16,6 +17,7 @@ from cse.augment.batched import render
 from cse.augment.characters import CharacterNoise
 from cse.augment.compose import InOrder, OneOf, Sometimes
 from cse.augment.masked_lm import MaskedLMSubstitution
+from cse.augment.negation import Negation
 from cse.augment.spans import Crop, SentenceShuffle, SpanDeletion, SpanReordering
 from cse.augment.synonyms import SynonymSubstitution
 from cse.augment.words import WordDeletion, WordReordering, WordRepetition
@@ -25,6 +27,7 @@ __all__ = [
     "Crop",
     "InOrder",
     "MaskedLMSubstitution",
+    "Negation",
     "OneOf",
     "SentenceShuffle",
     "Sometimes",

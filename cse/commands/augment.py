@@ -114,4 +114,4 @@ def each() -> list[Augmentation]:
 
     words = [a.WordDeletion(probability=0.3), a.WordReordering(), a.WordRepetition(), a.CharacterNoise()]
     spans = [a.SpanDeletion(), a.SpanReordering(), a.Crop(), a.SentenceShuffle()]
-    return [*words, *spans, a.SynonymSubstitution(), a.MaskedLMSubstitution()]
+    return [*words, *spans, a.Negation(), a.SynonymSubstitution(), a.MaskedLMSubstitution()]

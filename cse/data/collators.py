@@ -164,6 +164,9 @@ class AugmentedViews(TextViews):
         augmentations: The augmentations, in the order in which they are applied.
         anchor_augmentations: The augmentations of the anchor, view 0; an empty list leaves it as it is (ESimCSE). None:
             the same as for the other views.
+        negative_augmentations: The augmentations that make one more hard negative of the anchor's text, the row's last
+            view (SNCSE: `Negation`). Its text id is that of the anchor, so that it is never an in-batch negative.
+            None: no such view.
         max_length: Largest number of tokens of a text, template and special tokens included.
         views: Number of views of a row of one text.
         prompts: See `TextViews`; augmentations do not change the prompt.
@@ -174,6 +177,7 @@ class AugmentedViews(TextViews):
         *,
         augmentations: list[Augmentation],
         anchor_augmentations: list[Augmentation] | None = None,
+        negative_augmentations: list[Augmentation] | None = None,
         max_length: int = 32,
         views: int = 2,
         prompts: dict[str, str | None] | None = None,
@@ -181,6 +185,7 @@ class AugmentedViews(TextViews):
         super().__init__(max_length=max_length, views=views, prompts=prompts)
         self.augmentations = augmentations
         self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
+        self.negative_augmentations = negative_augmentations
 
     def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenized texts and the run's seed."""
@@ -195,6 +200,10 @@ class AugmentedViews(TextViews):
         """The texts of every view, row by row, as a run with this seed augments them."""
         return self._rendered(examples, self._rows(examples), epoch, seed)
 
+    def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
+        rows = super()._rows(examples)
+        return rows if self.negative_augmentations is None else [(*row, row[0]) for row in rows]
+
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         rendered = self._rendered(examples, rows, epoch, self.seed)
         roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, e.num_positives))
@@ -204,7 +213,10 @@ class AugmentedViews(TextViews):
         self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
     ) -> list[list[str]]:
         rendered = [list(row) for row in rows]
-        for augmentations, views in ((self.anchor_augmentations, slice(0, 1)), (self.augmentations, slice(1, None))):
+        added = None if self.negative_augmentations is None else -1  # the view that they make
+        parts = [(self.anchor_augmentations, slice(0, 1)), (self.augmentations, slice(1, added))]
+        parts += [(self.negative_augmentations, slice(-1, None))] if self.negative_augmentations is not None else []
+        for augmentations, views in parts:
             where = [(row, view) for row, texts in enumerate(rows) for view in range(len(texts))[views]]
             rngs = [python_rng(seed, "augment", epoch, examples[row].row_id, view) for row, view in where]
             texts = render(augmentations, [rows[row][view] for row, view in where], rngs)

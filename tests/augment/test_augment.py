@@ -17,6 +17,7 @@ from cse.augment import (
     Crop,
     InOrder,
     MaskedLMSubstitution,
+    Negation,
     OneOf,
     SentenceShuffle,
     Sometimes,
@@ -273,6 +274,60 @@ def test_letters_are_mistyped_at_the_given_rate_and_nothing_else_is():
     assert near(sum(word == "gg" for word in typed), len(words), 0.2 / 4)
     assert near(sum(word in set("tyfhvb") for word in typed), len(words), 0.2 / 4)
     assert CharacterNoise(probability=0.99)("12 3.4 ?!", random.Random(0)) == "12 3.4 ?!"
+
+
+# -- Negation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "negated"),
+    [
+        ("The cat is red.", "The cat is not red."),
+        ("Will they go?", "Will not they go?"),
+        ("It is what it was", "It is not what it was"),  # the first one alone
+        ("He cannot swim, and she can.", "He can swim, and she can."),
+        ("They don\u2019t know", "They do know"),
+        ("Isn't it cold?", "Is it cold?"),
+        ("She won't (or can't) come", "She will (or can't) come"),
+        ("This is not new", "This is new"),
+        ("Yes, it is, indeed", "Yes, it is not, indeed"),
+        ("He has a cat", "Not He has a cat"),  # a main verb
+        ("He has eaten", "He has not eaten"),
+        ("Dogs run", "Not Dogs run"),
+        ("not", "Not not"),
+        ("", ""),
+    ],
+)
+def test_negation_by_pencil(text, negated):
+    assert Negation()(text, random.Random(0)) == negated
+
+
+def test_a_negation_by_prefix_is_the_same_for_all():
+    assert Negation(rule="prefix")("It is not  new", random.Random(0)) == "Not It is not new"
+
+
+@pytest.mark.parametrize("text", ["The cat is red", "They were not there", "She can't see", "No verb here"])
+def test_a_negation_changes_one_word(text):
+    before, after = Counter(text.split()), Counter(Negation()(text, random.Random(0)).split())
+    assert sum(((before - after) + (after - before)).values()) in {1, 2}
+
+
+def test_a_negated_view_is_added_to_the_views(tiny_bert):
+    """Beside the texts of a row, or the views of one text, which are rendered as without it."""
+    examples = [Example(("the cat is red",), row_id=3), Example(("a dog ran",), row_id=5)]
+    common = {"augmentations": [WordDeletion(probability=0.5)], "anchor_augmentations": [], "max_length": 12}
+    plain, more = AugmentedViews(**common), AugmentedViews(**common, negative_augmentations=[Negation()])
+    without, found = (collator.texts(examples, epoch=1, seed=2) for collator in (plain, more))
+    assert [row[:2] for row in found] == without
+    assert [row[2] for row in found] == ["the cat is not red", "Not a dog ran"]
+    pair = [Example(("the cat is red", "a cat"))]
+    assert more.texts(pair)[0][2] == "the cat is not red"
+    more.setup(TokenStore.build([e.texts[0] for e in examples], Encoder(tiny_bert).tokenizer, 12), 1)
+    batch = more(examples)
+    assert batch.num_positives == 1
+    assert batch.text_id.tolist() == [[0, 0, 0], [1, 1, 1]]
+    only = AugmentedViews(augmentations=[], negative_augmentations=[Negation()])
+    assert only.needs_dropout(examples[0])  # anchor and positive are the same words
 
 
 # -- Composition -----------------------------------------------------------------------------------------------------
