@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,25 @@ def attention_layers(backbone: nn.Module) -> list[str]:
             "fix: name the layers to train: --encoder.adapter.targets=[...]"
         )
     return sorted({path[-1] if path[-1] not in outside else ".".join(path) for path in inside})
+
+
+@contextmanager
+def scaled(model: PreTrainedModel, share: float) -> Iterator[None]:
+    """Within, every LoRA difference of a model counts by this share, also in what is saved."""
+    from peft.tuners.lora import LoraLayer
+
+    config: Any = model.peft_config["default"]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    scales, alpha = [layer.scaling["default"] for layer in layers], config.lora_alpha
+    try:
+        config.lora_alpha = share * alpha
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling["default"] = share * scale
+        yield
+    finally:
+        config.lora_alpha = alpha
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling["default"] = scale
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:

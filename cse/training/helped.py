@@ -111,7 +111,7 @@ def _write_table(run: Run) -> None:
         say("verdict", text)
     for text in found:
         say("warning", text)
-    if found and run.settings.merge_initial is None:
+    if found and run.settings.merge_initial is None and run.settings.final_weights == "last":
         say("", f"--trainer.merge_initial={before_after.MERGE_SHARE:g} also saves an average with the initial weights")
     spent = f"{seconds['before']:.1f} s before and {seconds['after']:.1f} s after"
     say("cost", f"{seconds['training']:.0f} s of training and evaluation; {spent} for this table")

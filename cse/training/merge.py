@@ -1,20 +1,84 @@
-"""The average of two checkpoints of one run, tensor by tensor and file by file (WiSE-FT, arXiv:2109.01903)."""
+"""Averages of initial and trained weights: of two checkpoints of a run (WiSE-FT, arXiv:2109.01903), and during it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cse.encoder.heads import Dense
 from cse.encoder.kinds import detect
+from cse.encoder.lora import Lora, scaled
 from cse.encoder.model import Encoder
 from cse.encoder.provenance import ADAPTER, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
+
+
+class FinalWeights(nn.Module):
+    """What a run scores and saves while it trains; see `trainer.final_weights`.
+
+        last                 theta
+        mean_with_initial    (theta_0 + theta) / 2        for every exported weight that is trained
+
+    With LoRA, which starts from a difference of 0, this is half of the difference.
+
+    Args:
+        encoder: The encoder, before training. Its weights are copied, as a part of the run's state.
+        choice: `last` or `mean_with_initial`.
+    """
+
+    def __init__(self, encoder: Encoder, choice: Literal["last", "mean_with_initial"]) -> None:
+        super().__init__()
+        self.averages = choice == "mean_with_initial"
+        weights = self._weights(encoder) if self.averages else []
+        self.initial = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise unless the mean is that of the encoder's initial weights; called when a run begins.
+
+        Raises:
+            UserError: The encoder's LoRA has been trained before.
+        """
+        moved = (bool(weight.any()) for name, weight in encoder.named_parameters() if ".lora_B" in name)
+        if self.averages and any(moved):
+            raise UserError(
+                "trainer.final_weights is mean_with_initial, but the LoRA of the encoder was trained before, so that "
+                "half of its difference is not the mean\nfix: save the encoder, and train from that checkpoint"
+            )
+
+    @contextmanager
+    def of(self, encoder: Encoder) -> Iterator[None]:
+        """Within, the encoder has the weights that are scored and saved; afterwards those that are trained."""
+        if not self.averages:
+            yield
+            return
+        weights = self._weights(encoder)
+        trained = [weight.detach().clone() for weight in weights]
+        half = scaled(encoder.backbone, 0.5) if isinstance(encoder.adapter, Lora) else nullcontext()
+        try:
+            _put(weights, [average(a, b, 0.5) for a, b in zip(self.initial, trained, strict=True)])
+            with half:
+                yield
+        finally:
+            _put(weights, trained)
+
+    def _weights(self, encoder: Encoder) -> list[nn.Parameter]:
+        """The weights that are averaged one by one."""
+        named = [*encoder.backbone.named_parameters(), *encoder.post.named_parameters()]
+        return [weight for name, weight in named if weight.requires_grad and ".lora_" not in name]
+
+
+@torch.no_grad()
+def _put(weights: list[nn.Parameter], values: list[Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
 
 
 def merge(initial: Path, trained: Path, out: Path, share: float) -> None:
@@ -57,16 +121,16 @@ def average(initial: Tensor, trained: Tensor, share: float) -> Tensor:
     return initial.to(wide).lerp(trained.to(wide), share).to(trained.dtype)
 
 
-def problems(encoder: Encoder) -> Iterator[str]:
-    """Why an encoder has no initial weights worth an average, each with its fix."""
+def problems(encoder: Encoder, option: str) -> Iterator[str]:
+    """Why an encoder has no initial weights worth the average that an option asks for, each with its fix."""
     if isinstance(encoder.adapter, SoftPrompts):
         yield (
-            "trainer.merge_initial is set, but the soft prompts of encoder.adapter start at random, so there are no "
-            "initial ones to average with\nfix: remove trainer.merge_initial, or train with cse.encoder.Lora"
+            f"{option} is set, but the soft prompts of encoder.adapter start at random, so there are no initial ones "
+            f"to average with\nfix: remove {option}, or train with cse.encoder.Lora"
         )
     known = [module for module in detect(encoder.source, encoder.revision).layout.post if module.dense is not None]
     if len([module for module in encoder.post if isinstance(module, Dense)]) > len(known):
         yield (
-            "trainer.merge_initial is set, but the exported head of the encoder starts at random, so there is no "
-            "initial one to average with\nfix: remove trainer.merge_initial, or set encoder.export_head to false"
+            f"{option} is set, but the exported head of the encoder starts at random, so there is no initial one to "
+            f"average with\nfix: remove {option}, or set encoder.export_head to false"
         )

@@ -31,7 +31,9 @@ def check(run: Run) -> None:
     """
     problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
     if run.settings.merge_initial is not None:
-        problems += merge.problems(run.encoder)
+        problems += merge.problems(run.encoder, "trainer.merge_initial")
+    if run.settings.final_weights == "mean_with_initial":
+        problems += merge.problems(run.encoder, "trainer.final_weights")
     if problems:
         raise UserError("\n".join(problems))
 

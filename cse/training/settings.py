@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import UserError, require_at_least, require_positive, require_within
 
 
 class Settings:
@@ -38,6 +38,9 @@ class Settings:
             `merge_initial` is given.
         merge_initial: Also save merged/, the average of the last weights and the initial ones, in which the last ones
             have this share (WiSE-FT, arXiv:2109.01903, whose authors use 0.5 by default). None: it is not saved.
+        final_weights: The weights that every evaluation scores and that best/ and last/ hold: `last` are those that are
+            trained, `mean_with_initial` their mean with the initial ones (PEARL, arXiv:2401.10407). Training itself
+            does not change. The mean needs memory and disk space for one more copy of the trained weights.
 
     Raises:
         UserError: A value is out of range.
@@ -66,6 +69,7 @@ class Settings:
         trackers: Sequence[str] = (),
         compare_initial: Literal["auto", "always", "never"] = "auto",
         merge_initial: float | None = None,
+        final_weights: Literal["last", "mean_with_initial"] = "last",
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps, chunk_size=chunk_size)
@@ -82,6 +86,12 @@ class Settings:
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
         self.compare_initial, self.merge_initial = compare_initial, merge_initial
+        self.final_weights: Literal["last", "mean_with_initial"] = final_weights
+        if merge_initial is not None and final_weights != "last":
+            raise UserError(
+                f"trainer.merge_initial is {merge_initial:g} and trainer.final_weights is {final_weights}, and both "
+                "average with the initial weights\nfix: give one of the two"
+            )
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""

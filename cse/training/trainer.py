@@ -23,6 +23,7 @@ from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, hardware, preflight, sources, tracking
 from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
 from cse.training.learner import Learner, diagnostics
+from cse.training.merge import FinalWeights
 from cse.training.run import Callbacks, Run
 
 
@@ -61,6 +62,8 @@ class Trainer:
         run.hardware = hardware.describe(self.accelerator)
 
         self.learner = Learner(run.encoder, objectives)
+        self.final = FinalWeights(run.encoder, settings.final_weights)
+        self.learner.add_module("final", self.final)  # a part of the state of the run
         optimizer = torch.optim.AdamW(
             [p for p in self.learner.parameters() if p.requires_grad],
             lr=settings.learning_rate,
@@ -88,6 +91,7 @@ class Trainer:
             run.progress = load_progress(run.folder / "state")
             run.source.load_state(load_tensors(run.folder / "state", self.learner, self.optimizer))
         else:
+            self.final.check(run.encoder)
             self._rehearse()
         self.callbacks.on_start(run)
         if self.accelerator.is_main_process:
@@ -99,7 +103,8 @@ class Trainer:
                 self._train()
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
-        self.callbacks.on_end(run)
+        with self.final.of(run.encoder):
+            self.callbacks.on_end(run)
         # DDP goes before its process group: if it held the last reference, freeing the group would hold Python's lock
         # while a thread of the group waits for that lock.
         self.wrapped = self.learner
@@ -150,9 +155,10 @@ class Trainer:
             return
         run.interrupted = False  # Ctrl-C during the last step leaves nothing to resume
         if self.accelerator.is_main_process:
-            run.encoder.save(run.folder / "last")
-            if progress.best is None:  # without an evaluator the last weights are the best ones known
-                run.encoder.save(run.folder / "best")
+            with self.final.of(run.encoder):
+                run.encoder.save(run.folder / "last")
+                if progress.best is None:  # without an evaluator the last weights are the best ones known
+                    run.encoder.save(run.folder / "best")
         progress.finished = True
         self._save_state()
 
@@ -248,6 +254,12 @@ class Trainer:
 
     def _evaluate(self, metrics: dict[str, float]) -> None:
         """Score the encoder, keep it if it is the best so far, log, and save the state."""
+        with self.final.of(self.run.encoder):
+            self._score(metrics)
+        self._save_state()
+
+    def _score(self, metrics: dict[str, float]) -> None:
+        """Score the encoder with its final weights, keep it if it is the best so far, and log."""
         run, progress = self.run, self.run.progress
         scores: dict[str, float] = {}
         if run.evaluator is not None:
@@ -272,7 +284,6 @@ class Trainer:
         self.accelerator.log(record, step=progress.step)
         self.callbacks.on_eval(run, record)
         run.ended = distributed.any_process(run.ended)  # callbacks are called on one process only
-        self._save_state()
 
     def _save_state(self) -> None:
         """Write what it takes to resume here; no process continues before it is written."""

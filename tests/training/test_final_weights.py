@@ -1,0 +1,148 @@
+"""The mean with the initial weights: by arithmetic, scored as it is exported, and exact after a resumption."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cse import cli
+from cse.encoder.heads import Dense
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from cse.training.merge import average
+from cse.training.run import Callback
+from cse.training.settings import Settings
+from cse.training.trainer import Trainer
+from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
+
+
+def test_the_authors_average(oracles):
+    names = [path.name for path in sorted(oracles.glob("pearl*.npz")) if "mean_w" in np.load(path)]
+    assert names
+    for name in names:
+        case = {key: torch.from_numpy(value) for key, value in np.load(oracles / name).items()}
+        torch.testing.assert_close(average(case["initial_w"], case["trained_w"], 0.5), case["mean_w"])
+
+
+def with_dense(folder, backbone) -> str:
+    """A checkpoint with an exported Dense, which is trained too."""
+    encoder = Encoder(backbone, pooler="mean")
+    encoder.append(Dense(16, 8))
+    encoder.save(folder)
+    return str(folder)
+
+
+def build(backbone, kind="whole"):
+    torch.manual_seed(3)
+    return Encoder(backbone, adapter=Lora(rank=2, alpha=6, targets=["query"]) if kind == "lora" else None)
+
+
+def command(rank, *arguments):
+    return cli.main(list(arguments))
+
+
+def fit(folder, encoder, **trainer):
+    resume = trainer.pop("resume", False)
+    callbacks = trainer.pop("callbacks", ())
+    run = make_run(folder, "", encoder=encoder, **{"learning_rate": 1e-2, **trainer})
+    run.callbacks = list(callbacks)
+    return Trainer(run).fit(resume=resume)
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported(tiny_bert, tmp_path, kind):
+    start = with_dense(tmp_path / "start", tiny_bert)
+    plain = fit(tmp_path / "plain", build(start, kind))
+    encoder = build(start, kind)
+    mean = fit(tmp_path / "mean", encoder, final_weights="mean_with_initial")
+    for name in ("model.safetensors", "2_Dense/model.safetensors"):
+        a, b = load_file(f"{start}/{name}"), load_file(plain.folder / "last" / name)
+        found = load_file(mean.folder / "last" / name)
+        assert found.keys() == b.keys()
+        assert any(not torch.equal(a[key], b[key]) for key in b)
+        for key, value in found.items():
+            want = (a[key].double() + b[key].double()) / 2
+            torch.testing.assert_close(value.double(), want, rtol=1e-6, atol=1e-6)
+    log, raw = metrics(mean.folder), metrics(plain.folder)
+    assert [line.get("loss") for line in log] == [line.get("loss") for line in raw]  # training is the same
+    assert log[0]["dev"] == raw[0]["dev"]
+    assert log[-1]["dev"] == pytest.approx(Spread()(Encoder.load(str(mean.folder / "last")))["spread"], rel=1e-5)
+    best = max(line["dev"] for line in log)
+    assert best == pytest.approx(Spread()(Encoder.load(str(mean.folder / "best")))["spread"], rel=1e-5)
+    assert log[-1]["dev"] != pytest.approx(raw[-1]["dev"], rel=1e-2)
+    if kind == "lora":
+        about = json.loads((mean.folder / "last" / "adapter" / "adapter_config.json").read_text())
+        assert about["lora_alpha"] == 3
+    assert torch.allclose(  # the encoder itself still has the weights that are trained
+        torch.from_numpy(encoder.eval().encode(["the cat"])),
+        torch.from_numpy(Encoder.load(str(plain.folder / "last")).encode(["the cat"])),
+        atol=1e-5,
+    )
+
+
+def test_without_an_evaluator_best_is_the_mean_as_well(tiny_bert, tmp_path):
+    run = fit(tmp_path, Encoder(tiny_bert), evaluator=False, final_weights="mean_with_initial")
+    assert weights(run.folder / "best") == weights(run.folder / "last")
+
+
+class Dies(Callback):
+    def on_step(self, run, metrics):
+        if run.progress.step == 5:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_a_killed_run_resumes_exactly_also_with_the_encoder_that_was_in_memory(tiny_bert, tmp_path, kind):
+    options = {"final_weights": "mean_with_initial"}
+    whole = fit(tmp_path / "whole", build(tiny_bert, kind), **options)
+    encoder = build(tiny_bert, kind)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "killed", encoder, callbacks=[Dies()], **options)
+    again = fit(tmp_path / "killed", encoder, resume=True, **options)
+    assert metrics(again.folder) == metrics(whole.folder)
+    for name in ("best", "last"):
+        assert weights(again.folder / name) == weights(whole.folder / name)
+
+
+def test_two_processes_average_as_one(two_processes, tiny_bert, tmp_path):
+    data = {"path": str(write_triplets(tmp_path))}
+    trainer = {"final_weights": "mean_with_initial", "max_steps": 2}
+    recipe = write_recipe(tmp_path, "Triplets", data, {"backbone": tiny_bert, **NO_DROPOUT}, trainer=trainer)
+    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
+    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
+    one, two = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        torch.testing.assert_close(value, one[name], atol=1e-5, rtol=1e-5)
+    first, last = metrics(tmp_path / "two")
+    assert abs(last["dev"] - first["dev"]) > 1e-3  # it did train
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [({"adapter": SoftPrompts(length=2)}, "soft prompts"), ({"head": "mlp", "export_head": True}, "exported head")],
+)
+def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, tmp_path, arguments, what):
+    run = make_run(tmp_path, "", encoder=Encoder(tiny_bert, **arguments), final_weights="mean_with_initial")
+    with pytest.raises(UserError, match=f"(?s)trainer.final_weights.*{what}.*fix: "):
+        Trainer(run)
+    assert not run.folder.exists()
+
+
+def test_a_lora_that_was_trained_before_is_refused(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, adapter=Lora(rank=2))
+    fit(tmp_path / "first", encoder)
+    with pytest.raises(UserError, match=r"(?s)trainer.final_weights.*LoRA.*trained before.*fix: "):
+        fit(tmp_path / "second", encoder, final_weights="mean_with_initial")
+    assert not (tmp_path / "second" / "run").exists()
+
+
+def test_two_averages_are_refused():
+    with pytest.raises(UserError, match=r"(?s)merge_initial is 0.5 and trainer.final_weights .*fix: "):
+        Settings(merge_initial=0.5, final_weights="mean_with_initial")
