@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from cse.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def world_size() -> int:
@@ -18,6 +28,24 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """In this block, the processes that `torchrun` or `accelerate launch` started are one group.
+
+    Training needs no such block: it starts its group itself.
+    """
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def local_rows(size: int) -> slice:
@@ -105,6 +133,41 @@ def gather_objects(value: object) -> list[Any]:
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def gather_results(make: Callable[[], R]) -> list[R]:
+    """What `make` returns on each process, in rank order, on every process.
+
+    Raises:
+        UserError: A process raised it; all processes raise it, so that none waits for another.
+    """
+    if world_size() == 1:
+        return [make()]
+    made: R | UserError
+    try:
+        made = make()
+    except UserError as error:
+        made = error
+    every = gather_objects(made)
+    for one in every:
+        if isinstance(one, UserError):
+            raise one
+    return every
+
+
+def in_turn(parts: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    """What `work` makes of each part, in order, on every process; each process works on one of every W parts.
+
+    Raises:
+        UserError: `work` raised it on a process; all processes raise it.
+    """
+    place, rest = rank(), iter(parts)
+
+    def own(turn: list[T]) -> list[R]:
+        return [work(part) for part in turn[place : place + 1]]
+
+    while turn := list(islice(rest, world_size())):
+        yield from chain.from_iterable(gather_results(partial(own, turn)))
 
 
 def any_process(flag: bool) -> bool:

@@ -197,7 +197,7 @@ def mine(
     pool_prompt: str | None = None,
     out: str | Path | None = None,
 ) -> Triplets:
-    """Choose hard negatives for rows of text, as `cse mine` does.
+    """Choose hard negatives for rows of text, as `cse mine` does; the processes that a script runs on share the work.
 
     Args:
         model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors.
@@ -224,6 +224,7 @@ def mine(
     """
     import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
 
+    from cse import distributed
     from cse.console import quiet
     from cse.data.datasets import Triplets
     from cse.mining.command import Model as Searched
@@ -234,8 +235,8 @@ def mine(
         raise UserError(f"miner is {str(miner)[:60]!r}\nfix: give an object, such as cse.TopK()")
     quiet()
     found, names = _source(rows, columns)
-    with tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
-        target = Path(scratch, "mined.parquet") if out is None else Path(out)
+    with distributed.together(), tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
+        target = Path(distributed.broadcast(scratch), "mined.parquet") if out is None else Path(out)
         manifest = mine_file(
             Searched(name_of(model), precision=precision, prompt=prompt, pool_prompt=pool_prompt),
             Source(found, names, limit),
@@ -247,9 +248,10 @@ def mine(
             reranker=reranker,
             scores=scores,
         )
-        if out is not None:
-            return Triplets(str(target), columns=manifest["out"]["columns"])
-        return Triplets(pyarrow.parquet.read_table(target), columns=manifest["out"]["columns"])
+        rows_of = str(target) if out is not None else pyarrow.parquet.read_table(target)
+        mined = Triplets(rows_of, columns=manifest["out"]["columns"])
+        distributed.broadcast(None)  # the folder stays until all processes have read the file
+        return mined
 
 
 def _source(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str] | None]:

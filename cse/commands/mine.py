@@ -67,12 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Mine the negatives and write the file."""
-    a, miner, judge = arguments, _miner(arguments), _judge(arguments)
-    from cse.console import quiet, say
+    from cse import distributed
+    from cse.console import quiet
+
+    quiet()
+    with distributed.together():
+        return _run(arguments)
+
+
+def _run(a: argparse.Namespace) -> int:
+    miner, judge = _miner(a), _judge(a)
+    from cse import distributed
+    from cse.console import say
     from cse.mining.command import Model, Source, mine_file
     from cse.mining.reranker import Reranker
 
-    quiet()
     model, data = (
         Model(a.checkpoint, a.pooler, a.precision, a.prompt, a.pool_prompt),
         Source(a.data, a.columns, a.limit),
@@ -81,6 +90,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
     options = {"pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores}
     manifest = mine_file(model, data, a.out, miner, k=a.k, **options)
+    if distributed.rank():
+        return 0
     counts = manifest["counts"]
     say("rows", f"{counts['anchors']:,}, of them {counts['rows_without_negatives']:,} without a negative")
     dropped = {n: c for n, c in counts.items() if n not in {"anchors", "pool", "negatives", "rows_without_negatives"}}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cse import distributed
 from cse.console import progress
 from cse.encoder.vectors import resumable, unit
 from cse.files import cache_dir, writing_cache
@@ -22,7 +24,13 @@ CHUNK = 8_192  # texts that are encoded before the rows are saved
 
 
 def cached_vectors(
-    encoder: Encoder, model_hash: str, texts: Sequence[str], precision: Precision, prompt: str = ""
+    encoder: Encoder,
+    model_hash: str,
+    texts: Sequence[str],
+    precision: Precision,
+    prompt: str = "",
+    *,
+    together: bool = False,
 ) -> NDArray[np.float32]:
     """The unit vectors (n, D) of texts, from the cache if they were encoded before.
 
@@ -35,6 +43,7 @@ def cached_vectors(
         texts: The n texts.
         precision: See `Encoder.encode`.
         prompt: The text that is put before every text; empty for none.
+        together: Whether all processes call this, so that each encodes its share and one writes the file.
 
     Raises:
         UserError: The cache cannot be written.
@@ -47,19 +56,34 @@ def cached_vectors(
     file = cache_dir() / "vectors" / f"{digest.hexdigest()[:32]}.npy"
     with writing_cache("vectors"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
-            _fill(file, encoder, texts, precision, prompt)
+        with FileLock(f"{file}.lock") if _writes(together) else nullcontext():
+            _fill(file, encoder, texts, precision, prompt, together=together)
     vectors: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return vectors
 
 
-def _fill(file: Path, encoder: Encoder, texts: Sequence[str], precision: Precision, prompt: str) -> None:
-    if file.exists():
-        return
-    with resumable(file, (len(texts), encoder.dim), {}) as rows:
-        with progress("vectors", len(texts), lines=len(texts) > CHUNK) as advance:
-            for start in range(rows.done, len(texts), CHUNK):
-                part = texts[start : start + CHUNK]
-                rows.append(unit(encoder.encode(part, precision=precision, prompt=prompt)))
+def _writes(together: bool) -> bool:
+    return not together or distributed.rank() == 0
+
+
+def _fill(
+    file: Path, encoder: Encoder, texts: Sequence[str], precision: Precision, prompt: str, *, together: bool
+) -> None:
+    def encode(start: int) -> NDArray[np.float32]:
+        return unit(encoder.encode(texts[start : start + CHUNK], precision=precision, prompt=prompt))
+
+    with ExitStack() as opened:
+        rows, advance = None, None
+        if _writes(together) and not file.exists():
+            rows = opened.enter_context(resumable(file, (len(texts), encoder.dim), {}))
+            advance = opened.enter_context(progress("vectors", len(texts), lines=len(texts) > CHUNK))
+        done = len(texts) if rows is None else rows.done
+        starts = range(distributed.broadcast(done) if together else done, len(texts), CHUNK)
+        for vectors in distributed.in_turn(starts, encode) if together else map(encode, starts):
+            if rows is not None and advance is not None:
+                rows.append(vectors)
                 advance(rows.done)
-        rows.finish()
+        if rows is not None:
+            rows.finish()
+    if together:
+        distributed.broadcast(None)  # no process reads the file before it is complete

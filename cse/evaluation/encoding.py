@@ -17,7 +17,6 @@ from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.fast.weights import converted_once
 from cse.encoder.model import Encoder
 from cse.encoder.precision import uses_bf16
-from cse.errors import UserError
 from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
 
 SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding
@@ -108,18 +107,10 @@ def _shared(work: Callable[[list[Any]], list[Any]], parts: list[Any]) -> list[An
     """What `work` makes of the parts, each on one process, which computes of it what a single process would.
 
     Raises:
-        UserError: A process raised it; all processes raise it, so that none waits for another.
+        UserError: A process raised it.
     """
     number, processes = distributed.rank(), distributed.world_size()
-    done: list[Any] | UserError
-    try:
-        done = work(parts[number::processes])
-    except UserError as error:
-        done = error
-    everyone = distributed.gather_objects(done)
-    for one in everyone:
-        if isinstance(one, UserError):
-            raise one
+    everyone = distributed.gather_results(lambda: work(parts[number::processes]))
     return [everyone[i % processes][i // processes] for i in range(len(parts))]
 
 

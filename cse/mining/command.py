@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cse import distributed
 from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
@@ -18,7 +20,7 @@ from cse.errors import UserError
 from cse.files import sha256_file, write_json
 from cse.mining.miners import Miner
 from cse.mining.reranker import Reranker
-from cse.mining.search import Corpus, TeacherRule, mine
+from cse.mining.search import CHUNK, Corpus, TeacherRule, mine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from cse.encoder.precision import Precision
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
-ROWS = 8_192  # rows that are mined and written at a time
 CANDIDATES = 50  # candidates of a row from which a reranker chooses
 
 
@@ -105,6 +106,9 @@ def mine_file(
 ) -> dict[str, Any]:
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
+    Inside `cse.distributed.together()`, each process encodes and searches its share, and the first one writes the file
+    that a single process would write.
+
     Args:
         model: The encoder whose vectors the miner compares.
         data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
@@ -152,7 +156,11 @@ def mine_file(
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     scored = [f"{name}_score" for name in columns[1:]] if scores else []
     found = _mined(rows, corpus, miner, encoded, k, teacher, reranker, counts)
-    write_rows(out, [*columns, *scored], (_record(row, columns, scored) for block in found for row in block))
+    records = (_record(row, columns, scored) for block in found for row in block)
+    if distributed.rank():
+        deque(records, maxlen=0)
+        return dict(distributed.broadcast(None))
+    write_rows(out, [*columns, *scored], records)
     manifest = {
         "counts": counts,
         "k": k,
@@ -172,7 +180,7 @@ def mine_file(
         "versions": versions(LIBRARIES),
     }
     write_json(out.with_suffix(".json"), manifest)
-    return manifest
+    return dict(distributed.broadcast(manifest))
 
 
 def _rows(data: Source) -> Dataset:
@@ -206,10 +214,10 @@ def _encode(model: Model, corpus: Corpus) -> Encoded:
         for option, name in options.items()
     )
     digest = model_hash(encoder)
-    vectors = cached_vectors(encoder, digest, corpus.texts, model.precision, prompt)
+    vectors = cached_vectors(encoder, digest, corpus.texts, model.precision, prompt, together=True)
     anchors = None
     if before != prompt:
-        anchors = cached_vectors(encoder, digest, corpus.anchor_texts, model.precision, before)
+        anchors = cached_vectors(encoder, digest, corpus.anchor_texts, model.precision, before, together=True)
     return Encoded(vectors, anchors, {"sha256": digest, "prompt": before, "pool_prompt": prompt})
 
 
@@ -224,9 +232,10 @@ def _mined(
     counts: dict[str, int],
 ) -> Iterator[list[MinedRow]]:
     """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
-    for start in range(0, len(rows), ROWS):
-        block = range(start, min(start + ROWS, len(rows)))
-        depth = k if reranker is None else max(k, CANDIDATES)
+    depth = k if reranker is None else max(k, CANDIDATES)
+
+    def search(start: int) -> tuple[list[MinedRow], dict[str, int]]:
+        block = range(start, min(start + CHUNK, len(rows)))
         found = mine(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
         judged = None if reranker is None else reranker.choose(corpus, block, found.rows, k)
         chosen = found.rows if judged is None else judged.rows
@@ -237,10 +246,12 @@ def _mined(
             mined = tuple(corpus.texts[i] for i in negatives if i >= 0)
             known = () if judged is None else (judged.positive[place], *judged.scores[place, : len(mined)])
             done.append(MinedRow(texts, mined, tuple(map(float, known))))
-        for name, count in (found.counts | (judged.counts if judged else {})).items():
+        sums = {"negatives": int((chosen >= 0).sum()), "rows_without_negatives": int((chosen < 0).all(1).sum())}
+        return done, found.counts | (judged.counts if judged else {}) | sums
+
+    for done, more in distributed.in_turn(range(0, len(rows), CHUNK), search):
+        for name, count in more.items():
             counts[name] = counts.get(name, 0) + count
-        counts["negatives"] += int((chosen >= 0).sum())
-        counts["rows_without_negatives"] += int((chosen < 0).all(1).sum())
         yield done
 
 

@@ -135,3 +135,71 @@ def test_what_is_refused(
     assert "fix: " in said
     assert not list(tmp_path.glob("*mined*"))
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
+def mine_in_parts(rank, arguments, cache):
+    """Mine with parts so small that each process has several; the number of texts that this process encoded."""
+    import torch
+
+    from cse.encoder.model import Encoder
+
+    torch.set_num_threads(1)
+    real, encoded = Encoder.encode, []
+
+    def encode(self, texts, **options):
+        encoded.extend(texts)
+        return real(self, texts, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSE_CACHE", cache)
+        patch.setattr("cse.encoder.cached.CHUNK", 5)
+        patch.setattr("cse.mining.command.CHUNK", 3)
+        patch.setattr(Encoder, "encode", encode)
+        return cli.main(["mine", *arguments]), len(encoded)
+
+
+def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tmp_path, two_processes):  # noqa: F811
+    import torch
+
+    judge = ["--reranker", save_reranker(), "--scores", "--teacher", checkpoint, "--teacher-positive"]
+    options = [checkpoint, "--data", rows[0], "--columns", "a", "p", *judge, "--k", "2", "--precision", "fp32"]
+    found, before = {}, torch.get_num_threads()
+    for number in (1, 2):
+        out, cache = tmp_path / str(number) / "mined.jsonl", str(tmp_path / f"cache{number}")
+        out.parent.mkdir()
+        arguments = [*options, "--out", str(out)]
+        try:
+            done = (
+                two_processes(mine_in_parts, arguments, cache) if number == 2 else [mine_in_parts(0, arguments, cache)]
+            )
+        finally:
+            torch.set_num_threads(before)
+        files = [*out.parent.glob("mined.*"), *(tmp_path / f"cache{number}" / "vectors").glob("*.npy")]
+        found[number] = {path.name: path.read_bytes() for path in files}
+        assert [code for code, _ in done] == [0] * number
+        assert sum(count for _, count in done) == len({text for pair in rows[1] for text in pair})
+        assert max(count for _, count in done) <= {1: 39, 2: 20}[number]
+    assert found[1] == found[2]
+    assert len(found[1]) == 3
+
+
+def test_a_process_that_fails_stops_the_mining_of_all(checkpoint, rows, tmp_path, two_processes):  # noqa: F811
+    arguments = [checkpoint, "--data", rows[0], "--columns", "a", "p", "--out", str(tmp_path / "mined.jsonl")]
+    assert two_processes(mine_where_one_fails, arguments) == [2, 2]
+    assert not list(tmp_path.glob("*mined*"))
+
+
+def mine_where_one_fails(rank, arguments):
+    from cse.errors import UserError
+    from cse.mining import command
+
+    def mine(*_):
+        if rank:
+            raise UserError("the disk of this process is full\nfix: free some space")
+        return real(*_)
+
+    real = command.mine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cse.mining.command.CHUNK", 3)
+        patch.setattr(command, "mine", mine)
+        return cli.main(["mine", *arguments])
