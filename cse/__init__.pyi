@@ -81,6 +81,7 @@ from cse.objectives.kernel_infonce import KernelInfoNCE as KernelInfoNCE
 from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.matryoshka import Matryoshka as Matryoshka
 from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d
+from cse.objectives.micse import MiCSE as MiCSE
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
 from cse.objectives.promptbert import PromptBERT as PromptBERT

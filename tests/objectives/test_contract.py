@@ -251,6 +251,7 @@ NOT_A_MEAN = {
     "DCLW": "the factor of a positive is relative to the weighted mean over the batch",
     "DCLR": "its noise follows the gradient of the weighted loss",
     "MaskedLM": "it is a mean over masked tokens, of which rows have unequal numbers",
+    "MiCSE": "the share of cells is a mean over rows as well, and its square is a factor of another mean",
     "Scaled": "it is around MaskedLM here",
     "WeightedSum": "one of its terms is MaskedLM here",
 }

@@ -1,0 +1,144 @@
+"""miCSE: Mutual Information Contrastive Learning (Klein and Nabi, ACL 2023, arXiv:2211.04928)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import UserError, require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast, paired_cosine
+
+
+class MiCSE(Objective):
+    """SimCSE's contrast, and the mutual information of the attention that two dropout views of a text pay.
+
+        L = L_contrast - lambda s^2 mean_r [ - 1/2 log(1 - rho_r^2) ]
+
+    rho_r is the correlation of log a and log b over random cells of row r, where a and b are the attention weights of
+    the two views, after dropout. A row is one head of one text in every second of the layers, so that a text has two
+    rows per head, and a cell is a layer, a query and a key. Only cells where both weights are positive can be drawn,
+    and s is their share. A row with too few of them is left out; if all have too few, as many are drawn from each as
+    the poorest row has. The encoder reads a batch once, for vectors and attention, by the plain formula of attention.
+
+    The views are the anchor and the first positive: one text under two dropout masks. Texts that differ are compared
+    position by position. If rows have weights (`Batch.weight`), all means and the share are weighted.
+
+    Args:
+        temperature: Temperature of the contrast, > 0 (paper: 0.05).
+        information_weight: lambda, >= 0 (authors: 0.0005, 0.0001, 0.001 and 0.001 with 10, 1, 0.1 and 0.01 percent of
+            SimCSE's sentences).
+        first_layer: The first layer that is read, counted from 0, or from the end if negative: -1 is the last.
+        last_layer: The last layer that is read (authors: layers 7 to 10 of BERT-base, its -5 to -2).
+        samples: The number of cells that are drawn from a row, >= 2 (authors' program: 150). All rows draw in one
+            random order of the cells.
+        padding: Cells with padding are `excluded`, or `counted` as in the authors' program. There a padding query pays
+            attention too, and a cell with a padding key never has any, but is part of the share.
+
+    Raises:
+        UserError: An argument is out of range. In `setup`: the encoder lacks these layers, or their number is odd.
+            In a step: the backbone gives no attention, or recomputes its layers.
+        ValueError: A batch has no in-batch negatives.
+
+    Deviations:
+        In the authors' program each row draws an order of its own, s^2 has 10^-6 added, and a term that is not a number
+        becomes the constant 100. Here 1 - rho^2 is at least 10^-6, beyond which the term has no gradient.
+
+    Source: SAP-samples/acl2023-micse, model/models.py:166-173, 233-316.
+    """
+
+    cacheable = False
+    uses_views = False
+    encodes_views = True
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        information_weight: float = 5e-4,
+        first_layer: int = -5,
+        last_layer: int = -2,
+        samples: int = 150,
+        padding: Literal["excluded", "counted"] = "excluded",
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        require_at_least(0, "objective", information_weight=information_weight)
+        require_at_least(2, "objective", samples=samples)
+        self.temperature, self.information_weight = temperature, information_weight
+        self.first_layer, self.last_layer, self.samples, self.padding = first_layer, last_layer, samples, padding
+
+    def setup(self, encoder: Encoder) -> None:
+        """Find the layers."""
+        depth = encoder.depth
+        first, last = (depth + n if n < 0 else n for n in (self.first_layer, self.last_layer))
+        if not 0 <= first < last < depth or (last - first) % 2 == 0:
+            raise UserError(
+                f"objective.first_layer is {self.first_layer} and objective.last_layer is {self.last_layer}, and "
+                f"{encoder.source} has layers 0 to {depth - 1}\nfix: choose an even number of them, first before last"
+            )
+        self.layers = slice(first, last + 1)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The contrast of the batch's rows, and the term over this process's attention, summed over processes."""
+        extra = ctx.all_max(batch.input_ids.shape[-1]) - batch.input_ids.shape[-1]  # cells have one order everywhere
+        ids = F.pad(batch.input_ids, (0, extra), value=ctx.encoder.tokenizer.pad_token_id)  # (b, V, L)
+        mask = F.pad(batch.attention_mask, (0, extra))  # (b, V, L)
+        states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1), attentions=True)
+        output = ctx.encoder.pooled(states, mask.flatten(0, 1))
+        projected, embedding = (
+            ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in (output.projected, output.embedding)
+        )  # (B, V, D'), (B, V, D)
+        pairs = in_batch(Views.split(projected, embedding, batch.num_positives), batch)
+        logits = pairs.similarity / self.temperature  # (B, N)
+        contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        attention = torch.stack(list(states.attentions[self.layers]), 1)  # (b V, M, heads, L, L)
+        both = attention.view(*mask.shape[:2], *attention.shape[1:])[:, :2]  # (b, 2, M, heads, L, L)
+        information, share = self.information(both, mask[:, :2], batch, ctx)
+        metrics = {"contrastive": contrastive.loss.detach(), "information": information.detach(), "share": share}
+        metrics |= {"skipped": contrastive.skipped.float()}
+        return LossOutput(contrastive.loss - self.information_weight * share.square() * information, metrics)
+
+    def information(self, attention: Tensor, mask: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """The mean over rows of - 1/2 log(1 - rho^2), and s, of two views' attention (b, 2, M, heads, L, L)."""
+        wide = attention if attention.dtype == torch.float64 else attention.float()
+        every_second = wide.reshape(*wide.shape[:2], -1, 2, *wide.shape[3:])  # (b, 2, M / 2, 2, heads, L, L)
+        split = every_second.permute(1, 0, 4, 3, 2, 5, 6)  # (2, b, heads, 2, M / 2, L, L)
+        one, other = split.flatten(4).flatten(1, 3)  # (R, C) each
+        counted = torch.ones_like(mask[:, 0]) if self.padding == "counted" else mask.prod(1)  # (b, L)
+        cells = (counted[:, :, None] * counted[:, None]).bool()[:, None, None, None].expand(split.shape[1:])
+        cells = cells.flatten(3).flatten(0, 2)  # (R, C) the cells that count
+        positive = cells & (one > 0) & (other > 0)
+        found = positive.sum(1)  # (R,)
+
+        enough = ctx.all_max(int((found >= self.samples).any()))
+        samples = self.samples if enough else -ctx.all_max(-int(found.min()))
+        kept = found >= samples
+        weight = torch.ones_like(one[:, 0])  # (R,)
+        if batch.weight is not None:
+            weight = batch.weight[ctx.local_rows].to(one).repeat_interleave(len(one) // len(attention))
+        weight = weight[kept]
+        picked = self.draw(positive[kept], samples, ctx)  # (r, samples)
+        x, y = (torch.log(side[kept].gather(1, picked)) for side in (one, other))
+        rho = paired_cosine(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True))  # (r,)
+        terms = -(1 - rho.square()).clamp_min(1e-6).log() / 2
+        information = _ratio(ctx.all_sum((weight * terms).sum()), ctx.all_sum(weight.sum()))
+        share = _ratio(*(ctx.all_sum((weight * c[kept].sum(1)).sum()) for c in (positive, cells)))
+        return information, share
+
+    def draw(self, positive: Tensor, samples: int, ctx: StepContext) -> Tensor:
+        """(r, samples) the first cells of a random order among the True ones of each row (r, C)."""
+        order = torch.rand(positive.shape[1], generator=ctx.generator).to(positive.device)  # (C,)
+        return order.masked_fill(~positive, 2.0).topk(samples, largest=False).indices
+
+
+def _ratio(total: Tensor, weight: Tensor) -> Tensor:
+    """Their quotient; 0 if the weight is 0."""
+    return total / torch.where(weight > 0, weight, torch.ones_like(weight))

@@ -1,0 +1,241 @@
+"""miCSE against its authors' program (oracles), slow computations and limits."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cse.batch import Batch, EncoderOutput, Example
+from cse.data.collators import TextViews
+from cse.data.tokens import TokenStore
+from cse.encoder.depth import States
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives.micse import MiCSE
+from cse.objectives.simcse import SimCSE
+from cse.seeding import seed_dropout
+from cse.training.learner import Learner
+from cse.training.trainer import Trainer
+from tests.objectives.helpers import Case, close, load, oracle_cases
+from tests.runs import assert_resumes, make_run
+
+LAYERS = {"first_layer": 0, "last_layer": 1}
+TEXTS = ["the cat sat on a mat", "moon", "a dog ran fast", "red sun blue moon tree house"]
+
+
+def contract_case(backbone):
+    return Case({**LAYERS, "samples": 12, "information_weight": 0.5})
+
+
+class Given(MiCSE):
+    """The same with cells that are written down: True in (r, C)."""
+
+    selected: torch.Tensor
+
+    def draw(self, positive, samples, ctx):
+        assert (self.selected <= positive).all()
+        assert (self.selected.sum(1) == samples).all()
+        return self.selected.nonzero()[:, 1].view(len(positive), samples)
+
+
+@pytest.mark.parametrize("name", oracle_cases("micse"))
+def test_every_case_of_the_authors(oracles, name):
+    about, data = load(oracles, "micse", name)
+    attention = data["attention"].requires_grad_()  # (layers, 2 B, heads, L, L)
+    vectors = data["cls_hidden"].requires_grad_()  # (B, 2, D)
+    objective = Given(
+        temperature=about["temperature"],
+        information_weight=about["task_lambda"],
+        first_layer=about["min_layer"],
+        last_layer=about["max_layer"] - 1,
+        padding="counted",
+    )
+    objective.selected = data["selected"].bool()
+    encoder = SimpleNamespace(
+        depth=len(attention),
+        source="the oracle",
+        tokenizer=SimpleNamespace(pad_token_id=0),
+        states=lambda ids, mask, attentions: States((), attention),
+        pooled=lambda states, mask: EncoderOutput(
+            *[torch.tanh(nn.functional.linear(vectors.flatten(0, 1), data["mlp_w"], data["mlp_b"]))] * 2
+        ),
+    )
+    objective.setup(encoder)
+    ids = torch.zeros(about["B"], 2, about["length"], dtype=torch.int64)
+    output = objective(None, Batch(ids, torch.ones_like(ids)), StepContext(encoder=encoder))
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    assert output.metrics["contrastive"].item() == pytest.approx(about["contrast"], rel=1e-5)
+    assert output.metrics["information"].item() == pytest.approx(about["mutual_information"], rel=1e-5)
+    assert output.metrics["share"].item() ** 2 == pytest.approx(about["scale"], rel=1e-5)
+    close(attention.grad, data["grad_attention"])
+    close(vectors.grad, data["grad_cls_hidden"])
+
+
+def built(folder, dropout=0.1, **options):
+    seed_dropout("micse")
+    encoder = Encoder(folder, head="mlp", dropout=Dropout(attention=dropout, hidden=dropout)).train()
+    objective = MiCSE(**{**LAYERS, "samples": 8, **options})
+    objective.setup(encoder)
+    return encoder, objective
+
+
+def batch_of(encoder, texts=TEXTS):
+    collator = TextViews(max_length=12)
+    collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 1)
+    return collator([Example((text,), row_id=i) for i, text in enumerate(texts)])
+
+
+def loss_of(encoder, objective, batch, **ctx):
+    seed_dropout("pass")
+    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, **ctx))[1]
+
+
+def test_without_weight_it_is_simcse(tiny_bert):
+    encoder, objective = built(tiny_bert, dropout=0.0, information_weight=0.0)
+    batch = batch_of(encoder)
+    want = loss_of(encoder, SimCSE(), batch).loss
+    assert loss_of(encoder, objective, batch).loss.item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_equal_views_are_clamped_and_pull_nothing(tiny_bert):
+    encoder, objective = built(tiny_bert, dropout=0.0, information_weight=3.0)
+    output = loss_of(encoder, objective, batch_of(encoder))
+    assert output.metrics["information"].item() == pytest.approx(-math.log(1e-6) / 2, rel=1e-4)
+    assert output.metrics["share"].item() == 1.0  # nothing is dropped
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
+
+
+def attention_of(rows, length, layers=4, heads=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(rows, 2, layers, heads, length, length, generator=generator)
+    return scores.softmax(-1)
+
+
+@pytest.mark.parametrize("length", [3, 5])
+def test_information_by_a_slow_loop_over_all_cells(length):
+    """Of real tokens: each head, layers 0 and 2, then 1 and 3."""
+    attention = attention_of(1, 5)
+    mask = torch.tensor([[[1] * length + [0] * (5 - length)] * 2])
+    values = []
+    for head in range(2):
+        for parity in range(2):
+            maps = attention[0, :, parity::2, head, :length, :length].flatten(1).log()
+            values.append((-0.5 * torch.log(1 - torch.corrcoef(maps)[0, 1] ** 2)).item())
+    objective = MiCSE(samples=2 * length * length)
+    got, share = objective.information(attention, mask, Batch(mask, mask), StepContext(None))
+    assert got.item() == pytest.approx(sum(values) / 4, rel=1e-4)
+    assert share.item() == 1.0
+
+
+def test_a_scaled_map_is_the_same_map():
+    attention = attention_of(2, 4)
+    scaled = attention.clone()
+    scaled[:, 1] *= 0.3
+    mask, ids = torch.ones(2, 2, 4, dtype=torch.int64), torch.zeros(2, 2, 4, dtype=torch.int64)
+    found = [
+        MiCSE(samples=10).information(a, mask, Batch(ids, mask), StepContext(None, generator=torch.manual_seed(3)))
+        for a in (attention, scaled)
+    ]
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-4)
+
+
+def test_rows_with_too_few_cells_are_left_out_and_the_poorest_decides_if_all_have():
+    attention = attention_of(2, 4, layers=2)
+    attention[1, 0, :, :, :, 1:] = 0.0  # text 1 has 4 positive cells a row, text 0 has 16
+    mask, ids = torch.ones(2, 2, 4, dtype=torch.int64), torch.zeros(2, 2, 4, dtype=torch.int64)
+    ctx = StepContext(None)
+    both, first = Batch(ids, mask), Batch(ids[:1], mask[:1])
+    got = MiCSE(samples=16).information(attention, mask, both, ctx)
+    want = MiCSE(samples=16).information(attention[:1], mask[:1], first, ctx)
+    assert got[0].item() == pytest.approx(want[0].item(), rel=1e-5)
+    assert got[1].item() == 1.0
+    drawn = []
+
+    class Counts(MiCSE):
+        def draw(self, positive, samples, ctx):
+            drawn.append((len(positive), samples))
+            return super().draw(positive, samples, ctx)
+
+    share = Counts(samples=17).information(attention, mask, both, ctx)[1]
+    assert drawn == [(8, 4)]
+    assert share.item() == pytest.approx((16 + 4) / 32)
+
+
+def test_every_row_draws_its_positive_cells_uniformly():
+    positive = torch.tensor([[True, True, False, True, False, True], [False, True, True, True, True, True]])
+    counts = torch.zeros(2, 6)
+    for seed in range(600):
+        ctx = StepContext(None, generator=torch.Generator().manual_seed(seed))
+        picked = MiCSE().draw(positive, 2, ctx)
+        assert positive.gather(1, picked).all()
+        counts.scatter_add_(1, picked, torch.ones(2, 2))
+    assert (counts[~positive] == 0).all()
+    assert ((counts[0, positive[0]] - 300).abs() < 5 * math.sqrt(600 / 4)).all()
+    assert ((counts[1, positive[1]] - 240).abs() < 5 * math.sqrt(600 * 0.24)).all()
+
+
+def test_padding_changes_nothing_unless_it_is_counted(tiny_bert):
+    for padding, same in (("excluded", True), ("counted", False)):
+        encoder, objective = built(tiny_bert, dropout=0.0, padding=padding, samples=2)
+        batch, shares = batch_of(encoder), []
+        for extra in (0, 4):
+            ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
+            longer = Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
+            shares.append(loss_of(encoder, objective, longer).metrics["share"].item())
+        assert (shares[0] == shares[1]) == same
+        assert (shares[0] == 1.0) == same
+
+
+def test_a_row_of_weight_2_counts_twice(tiny_bert):
+    encoder, objective = built(tiny_bert)
+    batch = batch_of(encoder)
+    attention = attention_of(4, batch.input_ids.shape[-1])
+    mask, order = batch.attention_mask, torch.tensor([0, 0, 2])
+    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 0.0, 1.0, 0.0])})
+    repeated = batch.with_tensors({n: t[order] for n, t in batch.tensors().items()})
+    found = [
+        objective.information(a, m, b, StepContext(None, generator=torch.Generator().manual_seed(0)))
+        for a, m, b in ((attention, mask, weighted), (attention[order], mask[order], repeated))
+    ]
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-5)
+
+
+def test_the_term_reaches_the_encoder(tiny_bert):
+    encoder, objective = built(tiny_bert, information_weight=0.7)
+    batch, gradients = batch_of(encoder), []
+    for weight in (0.0, 0.7):
+        objective.information_weight = weight
+        encoder.zero_grad()
+        loss_of(encoder, objective, batch, generator=torch.Generator().manual_seed(0)).loss.backward()
+        gradients.append(encoder.backbone.encoder.layer[1].attention.self.key.weight.grad.clone())
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-4
+
+
+def test_a_run_resumes(tiny_bert, tmp_path):
+    assert_resumes(
+        lambda folder: make_run(folder, tiny_bert, objective=MiCSE(**LAYERS, samples=8), max_steps=4), tmp_path
+    )
+
+
+def test_refusals(tiny_bert, tmp_path):
+    for options, name in (({"temperature": 0.0}, "temperature"), ({"samples": 1}, "samples is 1")):
+        with pytest.raises(UserError, match=name):
+            MiCSE(**options)
+    with pytest.raises(UserError, match="information_weight"):
+        MiCSE(information_weight=-1.0)
+    encoder = Encoder(tiny_bert)
+    for first, last in ((-5, -2), (0, 2), (1, 0), (0, 0)):
+        with pytest.raises(UserError, match=f"first_layer is {first} and objective.last_layer is {last}"):
+            MiCSE(first_layer=first, last_layer=last).setup(encoder)
+    for options in ({"chunk_size": 4}, {"gradient_checkpointing": True}):
+        run = make_run(tmp_path / next(iter(options)), tiny_bert, objective=MiCSE(**LAYERS), **options)
+        with pytest.raises(UserError, match=next(iter(options))):
+            Trainer(run).fit()
