@@ -25,7 +25,7 @@ RESULTS = ROOT / "eval" / "results"
 PAGES = ("*.md", "eval/*.md", "recipes/*.md", "docs/**/*.md", "cse/**/README.md")
 START = r"^<!-- table: ([\w-]+) -->\n"
 BLOCK = re.compile(f"({START}).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
-FEW = ("simcse-unsup", "dclr", "simcse-sup", "esimcse", "claif", "untrained-last-template")
+FEW = ("simcse-unsup", "dclr", "simcse-sup", "claif", "untrained-last-template")
 
 
 def read(name: str) -> dict[str, Any]:

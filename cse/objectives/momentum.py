@@ -1,0 +1,198 @@
+"""Contrast with a queue of keys of a moving average of the encoder: ESimCSE, MoCoSE, and a dual view with a filter."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.heads import Dense
+from cse.encoder.model import Encoder
+from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import ONE_VIEW, extend, in_batch, swapped
+from cse.objectives.functional import Contrast, contrast, cosine_matrix, normalize
+from cse.teachers.copy import Average, EncoderCopy
+from cse.teachers.queue import Queue
+
+Schedule = Literal["constant", "cosine"]
+
+
+class Momentum(Objective):
+    """In-batch contrast with the keys of earlier batches, from a moving average of the encoder, as further negatives.
+
+        l_i = - log e^{cos(q_i, c_i)/t} / ( sum_j e^{cos(q_i, c_j)/t} + sum_n e^{cos(q_i, Q_n)/t} )
+        a  <- m a + (1 - m) w        after each step, for the weights w of the encoder and a of its average
+
+    q are the anchors, c the positives and hard negatives of the batch, and Q the last keys of the average, without
+    gradient: those of the anchors or, if c are keys, those of the positives. The defaults are ESimCSE's
+    (arXiv:2109.04380, section 3.2), whose positive is the text with words repeated. MoCoSE (arXiv:2202.13093) has
+    `candidates: keys`, `key_head: average`, `schedule: cosine` and `asymmetric: true`. The dual view (arXiv:2501.16360)
+    has `dual_view: true` and `hardest`. The batch's loss is the mean over rows, weighted if the rows have weights
+    (`Batch.weight`).
+
+    Args:
+        temperature: t, dimensionless, > 0 (all three: 0.05).
+        momentum: m, in [0, 1] (ESimCSE: 0.995; MoCoSE: 0.75 at first).
+        schedule: `constant`, or `cosine`: in step s of S, m is 1 - (1 - momentum) (cos(pi s / S) + 1) / 2, which is 1
+            in step S and falls again afterwards.
+        schedule_steps: S (MoCoSE's program: 15,000, however long it trains). None: the steps of the run.
+        queue_size: Most keys in Q (ESimCSE: 2.5 batches of 64; MoCoSE: 256). 0: no queue.
+        queue_start: Number of random unit vectors in Q before the first step (MoCoSE: 128).
+        candidates: What c is: `views`, the encoder's own vectors, with gradient (ESimCSE), or `keys` of the average.
+        key_head: The head that makes a key of a vector of the average: the `online` one, which is trained (ESimCSE), or
+            its own moving `average` (MoCoSE).
+        asymmetric: Whether MoCoSE's heads follow the encoder in training: two linear layers and a layer norm, which
+            keys pass as well, and a predictor, which anchors alone pass: linear, layer norm, linear, tanh.
+        dual_view: Whether the positive is an anchor too, of the anchor's own candidate; the losses are added.
+        hardest: The number of rows of Q, those with the largest cosine, that each anchor is compared with. Its
+            positives and its own hard negatives are then the only candidates of the batch. None: all.
+        ceiling: Rows of Q whose cosine with the anchor exceeds it are left out, in [-1, 1]. None: none is left out.
+
+    Raises:
+        UserError: An argument is out of range, or `queue_start` exceeds `queue_size`.
+        ValueError: Rows have one view, or several positives under `dual_view`, or a batch has no in-batch negatives.
+
+    Deviations:
+        The programs update the average before the anchors are encoded (MoCoSE) or after (ESimCSE); here after the step
+        before, which gives the same weights. Keys have no gradient and no dropout: MoCoSE's program detaches neither
+        keys nor their weights. MoCoSE's adversarial step of 5e-9 on the embeddings, which rounding removes, its shared
+        embeddings and the dropout of its heads are left out, and its first linear layer starts at random. ESimCSE's
+        program drops hard negatives once it has a queue; here they are candidates. Of the dual view no program is
+        known, and its experiments are on images: the details are ours. Duplicate texts are masked as in `SimCSE` within
+        the batch, not in Q.
+
+    Source: caskcsg/sentemb, ESimCSE/esimcse/models.py:110-170, 233-300, trainers.py:614-640; xbdxwyh/mocose,
+    mocose.py:29-131, 355-366, 578-594.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        momentum: float = 0.995,
+        schedule: Schedule = "constant",
+        schedule_steps: int | None = None,
+        queue_size: int = 160,
+        queue_start: int = 0,
+        candidates: Literal["views", "keys"] = "views",
+        key_head: Literal["online", "average"] = "online",
+        asymmetric: bool = False,
+        dual_view: bool = False,
+        hardest: int | None = None,
+        ceiling: float | None = None,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature, schedule_steps=schedule_steps)
+        require_within("[0, 1]", "objective", momentum=momentum)
+        require_within("[-1, 1]", "objective", ceiling=ceiling)
+        require_at_least(0, "objective", queue_size=queue_size, queue_start=queue_start)
+        require_at_least(1, "objective", hardest=hardest)
+        if queue_start > queue_size:
+            raise UserError(
+                f"objective.queue_start is {queue_start}, but the queue has room for {queue_size}\n"
+                f"fix: give an integer from 0 to {queue_size}, or a larger queue_size"
+            )
+        self.temperature, self.momentum = temperature, momentum
+        self.schedule, self.schedule_steps = schedule, schedule_steps
+        self.queue_size, self.queue_start = queue_size, queue_start
+        self.candidates, self.key_head, self.asymmetric = candidates, key_head, asymmetric
+        self.dual_view, self.hardest, self.ceiling = dual_view, hardest, ceiling
+        self._found: list[Tensor] = []  # keys of this step's parts, each (B, D')
+
+    def setup(self, encoder: Encoder) -> None:
+        """Copy the encoder, and build heads and queue."""
+        width = encoder.dim
+        self.copy = EncoderCopy(momentum=self.momentum)
+        self.copy.setup(encoder)
+        self.projection, self.predictor = heads(width) if self.asymmetric else (nn.Identity(), nn.Identity())
+        self.key_projection = Average(self.projection)
+        self.queue = Queue(self.queue_size, width)
+        self.queue.push(normalize(torch.randn(self.queue_start, width)))
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        if not views.positive.shape[1]:
+            raise ValueError(ONE_VIEW)
+        projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
+        own = self.projection(projected)  # (B, V, D'), before the keys: autocast keeps the weights that it converts
+        if self.candidates == "views":
+            candidate, pushed = own, self._keys(batch.with_views([0]), ctx)[:, 0]
+        else:
+            every = range(0 if self.dual_view else 1, batch.views)
+            keys = self._keys(batch.with_views(every), ctx)
+            candidate = keys if self.dual_view else torch.cat([keys[:, :1], keys], 1)  # nobody reads that of view 0
+            pushed = candidate[:, 1]
+        if self.training:  # not in the rehearsal before the first step
+            self._found.append(pushed)
+        return self.loss(self.predictor(own), candidate, batch)
+
+    def loss(self, query: Tensor, candidate: Tensor, batch: Batch) -> LossOutput:
+        """The loss, given each view's vector as an anchor and as a candidate, both (B, V, D')."""
+        positives = batch.num_positives
+        there = self._contrast(Views.split(torch.cat([query[:, :1], candidate[:, 1:]], 1), query, positives), batch)
+        loss = there.loss
+        if self.dual_view:
+            back = Views.split(torch.cat([candidate[:, :1], query[:, 1:]], 1), query, positives)
+            loss = loss + self._contrast(*swapped(back, batch)).loss
+        return LossOutput(loss, {"skipped": there.skipped.float(), "queue": self.queue.filled.float()})
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Push the keys of the step, and move the averages."""
+        if self._found:
+            self.queue.push(torch.cat(self._found))
+            self._found = []
+        momentum = self.momentum
+        if self.schedule == "cosine":
+            # The programs count updates, of which the first, before the first step, changes nothing.
+            momentum = cosine_momentum(momentum, ctx.step + 2, self.schedule_steps or ctx.max_steps)
+        self.copy.follow(ctx.encoder, momentum)
+        self.key_projection.follow(self.projection, momentum)
+
+    @torch.no_grad()
+    def _keys(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """The keys (B, V, D') of the views of all processes."""
+        vectors = self.copy.embed(batch, ctx)  # (B, V, D)
+        if self.key_head == "online":
+            keys: Tensor = self.projection(ctx.encoder.head(vectors))
+        else:
+            keys = self.key_projection(self.copy.encoder.head(vectors))
+        return keys
+
+    def _contrast(self, views: Views, batch: Batch) -> Contrast:
+        """Each anchor against the candidates of the batch, then those of the queue."""
+        pairs = in_batch(views, batch)
+        if self.hardest is not None:
+            own = pairs.positive + pairs.own_negative > 0  # (B, N)
+            pairs = pairs._replace(mask=own if pairs.mask is None else own & pairs.mask)
+        cosine = cosine_matrix(views.anchor, self.queue.rows())  # (B, n)
+        pairs = extend(pairs, cosine, mask=hard_filter(cosine, self.hardest, self.ceiling))
+        return contrast(pairs.similarity / self.temperature, pairs.positive, mask=pairs.mask, weight=batch.weight)
+
+
+def cosine_momentum(start: float, update: int, total: int) -> float:
+    """MoCoSE's m in an update, counted from 1; m is 1 in update `total`, and falls again afterwards."""
+    return 1 - (1 - start) * (math.cos(math.pi * update / total) + 1) / 2
+
+
+def hard_filter(cosine: Tensor, hardest: int | None, ceiling: float | None) -> Tensor:
+    """(B, n) True at each row's largest cosines: at most `hardest` of them, and none above `ceiling`."""
+    allowed = torch.ones_like(cosine, dtype=torch.bool) if ceiling is None else cosine <= ceiling
+    if hardest is None or hardest >= cosine.shape[1]:
+        return allowed
+    chosen = cosine.masked_fill(~allowed, -torch.inf).topk(hardest, 1).indices  # (B, hardest)
+    return allowed & torch.zeros_like(allowed).scatter(1, chosen, True)
+
+
+def heads(width: int) -> tuple[nn.Module, nn.Module]:
+    """MoCoSE's layers after the encoder, and the predictor behind them."""
+    first, second, third = (Dense(width, width, activation="identity") for _ in range(3))
+    return (
+        nn.Sequential(first, second, nn.LayerNorm(width)),
+        nn.Sequential(third, nn.LayerNorm(width), Dense(width, width)),
+    )

@@ -1,0 +1,257 @@
+"""Momentum contrast against the authors' programs (oracles), loops, limits, and whole runs that are killed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from cse import distributed
+from cse.batch import Batch, Views
+from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives.functional import cosine_matrix
+from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
+from cse.objectives.simcse import SimCSE
+from cse.teachers.queue import Queue
+from tests.objectives.helpers import batch_of, close, load, oracle_cases, run, settings
+
+MOCOSE = {"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True}
+DUAL = {"candidates": "keys", "dual_view": True, "hardest": 3}
+TEXTS = ["the cat sat on a mat", "the dog ran", "red house", "blue tree sun moon", "slow dog", "fast red cat"]
+
+
+def holding(queue, **arguments):
+    """An objective whose queue has these rows."""
+    objective = Momentum(**arguments)
+    objective.queue = Queue(*queue.shape)
+    objective.queue.push(queue)
+    return objective
+
+
+def loss_of(objective, query, candidate, **fields):
+    return objective.loss(query, candidate, batch_of(*query.shape[:2], **fields))
+
+
+# -- Against the authors' programs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith("mocose")])
+def test_every_loss_of_mocose(oracles, name):
+    """The gradient of the anchors; theirs also reaches the keys."""
+    about, data = load(oracles, "momentum", name)
+    query = data["query"].requires_grad_()
+    objective = holding(data["queue"], candidates="keys", temperature=about["temperature"])
+    output = loss_of(objective, torch.stack([query, query], 1), torch.stack([data["key"], data["key"]], 1))
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    output.loss.backward()
+    close(query.grad, data["grad_query"])
+
+
+@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith("esimcse")])
+def test_every_loss_of_esimcse(oracles, name):
+    """Theirs drops hard negatives where it has a queue."""
+    about, data = load(oracles, "momentum", name)
+    hidden = data["cls_hidden"].requires_grad_()
+    views = 2 if about["queue"] else about["views"]
+    rows = torch.tanh(linear(hidden, data["mlp_w"], data["mlp_b"]))[:, :views]
+    objective = holding(data.get("queue", torch.zeros(0, rows.shape[-1])), temperature=about["temperature"])
+    output = loss_of(objective, rows, rows)
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    output.loss.backward()
+    close(hidden.grad, data["grad_cls_hidden"])
+
+
+@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith(("dual", "single"))])
+def test_every_loss_of_the_dual_view(oracles, name):
+    about, data = load(oracles, "momentum", name)
+    both = about["both_views"]
+    arguments = {"hardest": about["hardest"], "ceiling": about["max_similarity"], "temperature": about["temperature"]}
+    objective = holding(data["queue"], candidates="keys", dual_view=both, **arguments)
+    queries = [data[n].requires_grad_() for n in (("query", "query2") if both else ("query", "query"))]
+    keys = [data[n] for n in (("key2", "key") if both else ("key", "key"))]
+    output = loss_of(objective, torch.stack(queries, 1), torch.stack(keys, 1))
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    output.loss.backward()
+    for name in ("query", "query2")[: 1 + both]:
+        close(data[name].grad, data[f"grad_{name}"])
+
+
+def test_every_schedule_of_mocose(oracles):
+    cases = [c for c in settings(oracles, "momentum").values() if "decays" in c]
+    assert cases
+    for about in cases:
+        got = [cosine_momentum(about["decay"], s, about["total_steps"]) for s in range(1, about["updates"] + 1)]
+        assert got == pytest.approx(about["decays"], rel=1e-9)
+
+
+# -- By hand, and in limits --------------------------------------------------------------------------------------------
+
+
+def test_by_pencil():
+    """Orthogonal rows and t = 1: two candidates of the batch, and a queue of the anchor itself and its opposite."""
+    rows = torch.eye(2)[:, None].expand(2, 2, 2)
+    e = math.e
+    got = loss_of(holding(torch.tensor([[2.0, 0.0], [-3.0, 0.0]]), temperature=1.0), rows, rows).loss
+    assert got.item() == pytest.approx((math.log((2 * e + 1 + 1 / e) / e) + math.log((e + 3) / e)) / 2, rel=1e-6)
+
+
+def test_an_empty_queue_is_simcse():
+    rows = torch.randn(5, 3, 8)
+    got = loss_of(holding(torch.zeros(0, 8)), rows, rows).loss
+    assert got.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)
+
+
+def test_the_hardest_under_a_ceiling_by_a_slow_loop():
+    cosine = torch.rand(6, 20)
+    for hardest, ceiling in ((3, None), (3, 0.6), (None, 0.5), (25, 0.5), (30, None)):
+        mask = hard_filter(cosine, hardest, ceiling)
+        for row, chosen in zip(cosine.tolist(), mask.tolist(), strict=True):
+            kept = sorted((c for c in row if ceiling is None or c <= ceiling), reverse=True)[:hardest]
+            assert sorted((c for c, there in zip(row, chosen, strict=True) if there), reverse=True) == kept
+
+
+def test_no_row_of_the_queue_under_the_ceiling_leaves_the_batch():
+    rows = torch.randn(4, 2, 8)
+    alone = loss_of(holding(torch.zeros(0, 8), hardest=2), rows, rows).loss
+    assert loss_of(holding(torch.randn(9, 8), hardest=2, ceiling=-1.0), rows, rows).loss == alone == 0
+
+
+# -- From tokens -------------------------------------------------------------------------------------------------------
+
+
+def set_up(backbone, dropout=0.0, head="mlp", **arguments):
+    torch.manual_seed(3)
+    encoder = Encoder(backbone, head=head, pooler="mean", dropout=Dropout(attention=dropout, hidden=dropout))
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight *= 5  # fresh weights are so small that all sentences are alike
+    objective = Momentum(**arguments)
+    objective.setup(encoder)
+    return encoder.double().train(), objective.double().train()
+
+
+def views_of(encoder, rows=slice(None)):
+    """Two views of each text, the second with its words in reverse, and the encoder's vectors of them."""
+    pairs = [(text, " ".join(reversed(text.split()))) for text in TEXTS][rows]
+    store = TokenStore.build([text for pair in pairs for text in pair], encoder.tokenizer, 12)
+    ids, mask = store.pad([store.ids(store.text_id(text)) for pair in pairs for text in pair])
+    batch = Batch(ids.view(len(pairs), 2, -1), mask.view(len(pairs), 2, -1))
+    output = encoder(ids, mask)
+    return batch, *(distributed.gather(t.view(len(pairs), 2, -1)) for t in (output.projected, output.embedding))
+
+
+def step_of(encoder, objective, rows=slice(None), step=0):
+    batch, projected, embedding = views_of(encoder, rows)
+    ctx = StepContext(encoder, step=step, max_steps=10)
+    return objective(Views.split(projected, embedding, 1), batch, ctx), projected, ctx
+
+
+def test_with_momentum_1_the_keys_are_those_of_the_start(tiny_bert):
+    """InfoNCE against a frozen key: what the copy gives does not change, whatever the encoder becomes."""
+    encoder, objective = set_up(tiny_bert, momentum=1.0, queue_size=0, candidates="keys", key_head="average")
+    _, _, start = views_of(encoder)
+    keys = encoder.head(start)[:, 1].detach()
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    objective.after_step(StepContext(encoder))
+    output, projected, _ = step_of(encoder, objective)
+    want = torch.nn.functional.cross_entropy(cosine_matrix(projected[:, 0], keys) / 0.05, torch.arange(len(TEXTS)))
+    assert output.loss.item() == pytest.approx(want.item(), rel=1e-9)
+    output.loss.backward()
+    assert any(p.grad.abs().max() > 1e-6 for p in encoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "view"), [({}, 0), ({"candidates": "keys"}, 1), (MOCOSE, 1), (DUAL, 1), ({"key_head": "average"}, 0)]
+)
+def test_the_keys_of_every_part_of_a_step_are_pushed_once(tiny_bert, arguments, view):
+    """The keys of the anchors or of the positives, before the copy follows; the first step has an empty queue."""
+    encoder, objective = set_up(tiny_bert, **arguments, queue_size=5)
+    parts = [slice(0, 3), slice(3, 6)]
+    for part in parts:
+        output, _, ctx = step_of(encoder, objective, part)
+        assert output.metrics["queue"] == 0
+    _, projected, _ = views_of(encoder)
+    want = objective.projection(projected)[1:, view].detach()  # the copy is equal still; the oldest key had no room
+    objective.after_step(ctx)
+    close(objective.queue.rows(), want, 1e-9)
+    objective.after_step(ctx)
+    close(objective.queue.rows(), want, 1e-9)
+
+
+def test_a_rehearsal_pushes_nothing(tiny_bert):
+    encoder, objective = set_up(tiny_bert)
+    _, _, ctx = step_of(encoder, objective.eval())
+    objective.after_step(ctx)
+    assert not len(objective.queue.rows())
+
+
+def test_the_copy_follows_by_the_schedule(tiny_bert):
+    encoder, objective = set_up(tiny_bert, **MOCOSE, momentum=0.75, schedule_steps=4)
+    start = [p.detach().clone() for p in (*encoder.parameters(), *objective.projection.parameters())]
+    with torch.no_grad():
+        for weight in (*encoder.parameters(), *objective.projection.parameters()):
+            weight += 1
+    objective.after_step(StepContext(encoder, step=0, max_steps=99))  # update 2 of 4: m is 1 - 1/4 * 1/2
+    followers = (*objective.copy.encoder.parameters(), *objective.key_projection.parameters())
+    for own, was in zip(followers, start, strict=True):
+        assert torch.allclose(own, was + 0.125)
+
+
+def test_random_rows_at_the_start_are_unit_vectors(tiny_bert):
+    _, objective = set_up(tiny_bert, queue_size=9, queue_start=4)
+    assert objective.queue.rows().shape == (4, 16)
+    assert torch.allclose(objective.queue.rows().norm(dim=1), torch.ones(4, dtype=torch.float64))
+
+
+def steps_on_all(rank, backbone, arguments):
+    """The losses of two steps on the rows of all processes, and the queue after them."""
+    encoder, objective = set_up(backbone, **arguments)
+    each = len(TEXTS) // distributed.world_size()
+    losses = []
+    for step in range(2):
+        output, _, ctx = step_of(encoder, objective, slice(rank * each, (rank + 1) * each), step)
+        objective.after_step(ctx)
+        losses.append(output.loss.item())
+    return losses, objective.queue.rows().numpy()
+
+
+@pytest.mark.parametrize("arguments", [{}, MOCOSE, DUAL])
+def test_two_processes_hold_the_queue_of_one(two_processes, tiny_bert, arguments):
+    losses, queue = steps_on_all(0, tiny_bert, arguments)
+    (first, own), (second, other) = two_processes(steps_on_all, tiny_bert, arguments)
+    assert first == second == pytest.approx(losses, rel=1e-6)
+    np.testing.assert_array_equal(own, other)
+    close(own, queue, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, r"objective\.temperature is 0"),
+        ({"momentum": 1.1}, r"objective\.momentum is 1\.1"),
+        ({"queue_size": -1}, r"objective\.queue_size is -1"),
+        ({"queue_size": 8, "queue_start": 9}, r"queue_start is 9.*room for 8\nfix: give an integer from 0 to 8"),
+        ({"hardest": 0}, r"objective\.hardest is 0"),
+        ({"ceiling": 2.0}, r"objective\.ceiling is 2"),
+        ({"schedule_steps": 0}, r"objective\.schedule_steps is 0"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Momentum(**arguments)
+
+
+def test_rows_of_one_view_are_refused(tiny_bert):
+    encoder, objective = set_up(tiny_bert)
+    batch, projected, embedding = views_of(encoder)
+    with pytest.raises(ValueError, match="one view"):
+        objective(Views.split(projected[:, :1], embedding[:, :1], 1), batch.with_views([0]), StepContext(encoder))
