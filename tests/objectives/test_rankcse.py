@@ -1,0 +1,207 @@
+"""RankCSE: a program that implements it (oracles), slow loops, pencil and limits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from cse.batch import Views
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import StepContext, Teacher
+from cse.objectives.rankcse import RankCSE, divergence, list_mle
+from cse.objectives.simcse import SimCSE
+from tests.objectives.helpers import batch_of, close, oracle_cases, run, settings
+
+ALL = torch.ones(1, 3, dtype=torch.bool)
+
+
+class Given(Teacher):
+    """A teacher whose vectors are given."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = vectors
+
+    def embed(self, batch, ctx):
+        return self.vectors
+
+
+def loss_of(objective, rows, judged, **fields):
+    return objective.loss(Views.split(rows, rows, 1), batch_of(len(rows), rows.shape[1], **fields), judged)
+
+
+@pytest.mark.parametrize("form", ["paper", "program"])
+@pytest.mark.parametrize("name", oracle_cases("rankcse"))
+def test_every_case(oracles, name, form):
+    case, data = settings(oracles, "rankcse")[name], np.load(oracles / f"rankcse_{name}.npz")
+    states = torch.tensor(data["cls_hidden"]).requires_grad_()  # (B, 2, H)
+    rows = torch.tanh(states @ torch.tensor(data["mlp_w"]).T + torch.tensor(data["mlp_b"]))
+    objective = RankCSE(
+        temperature=case["temperature"],
+        teacher_temperature=case["teacher_temperature"],
+        ranking=case["distillation"],
+        ranking_weight=case["gamma"],
+        form=form,
+    )
+    output = loss_of(objective, rows, torch.tensor(data["teacher"]))
+    output.loss.backward()
+    paper = form == "paper"
+    assert output.loss.item() == pytest.approx(case["loss_with_jensen_shannon" if paper else "loss"], rel=1e-5)
+    close(states.grad, data["grad_with_jensen_shannon" if paper else "grad_cls_hidden"])
+    consistency = case["jensen_shannon" if paper else "consistency_of_the_release"]
+    assert output.metrics["contrast"].item() == pytest.approx(case["contrast"], rel=1e-5)
+    assert output.metrics["consistency"].item() == pytest.approx(consistency, rel=1e-5)
+    if not paper:
+        assert output.metrics["ranking"].item() * case["gamma"] == pytest.approx(case["distillation_loss"], rel=1e-5)
+
+
+def test_list_mle_by_pencil():
+    # In the teacher's order the logits are 0, log 3, log 2: log(6) - 0, log(5) - log 3, 0, that is log 10.
+    logits = torch.tensor([[math.log(3), 0.0, math.log(2)]], dtype=torch.float64, requires_grad=True)
+    judged = torch.tensor([[0.5, 0.9, 0.1]], dtype=torch.float64)
+    assert list_mle(logits, judged, ALL).item() == pytest.approx(math.log(10), rel=1e-12)
+    without = torch.tensor([[True, True, False]])  # log 4 - 0 and 0
+    got = list_mle(logits, judged, without)
+    got.backward()
+    assert got.item() == pytest.approx(math.log(4), rel=1e-12)
+    assert logits.grad[0].tolist() == pytest.approx([0.75, -0.75, 0.0], abs=1e-12)
+
+
+def test_list_mle_is_the_logarithm_of_a_probability_of_orders():
+    logits = torch.randn(1, 4, dtype=torch.float64)
+    present = torch.ones(1, 4, dtype=torch.bool)
+    judgments = [torch.tensor([order], dtype=torch.float64) for order in itertools.permutations(range(4))]
+    assert sum(math.exp(-list_mle(logits, j, present).item()) for j in judgments) == pytest.approx(1, rel=1e-12)
+
+
+def test_list_mle_depends_on_the_order_of_the_teacher_alone():
+    logits, judged = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
+    present = torch.rand(5, 7) > 0.2
+    want = list_mle(logits, judged, present)
+    for changed in (3 * judged + 1, judged.exp(), judged**3):
+        assert torch.equal(list_mle(logits, changed, present), want)
+
+
+def test_divergence_by_pencil():
+    one, two = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(3), 0.0]])
+    both = torch.ones(1, 2, dtype=torch.bool)
+    # 1/4, 3/4 against 3/4, 1/4, with the mean 1/2, 1/2
+    want = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert divergence(one, two, both).item() == pytest.approx(want, rel=1e-6)
+    assert divergence(one, one, both).item() == pytest.approx(0.0, abs=1e-7)
+    far = torch.tensor([[0.0, 500.0]])
+    assert divergence(far, far.flip(1), both).item() == pytest.approx(math.log(2), rel=1e-6)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert divergence(one, two, both, "program").item() == pytest.approx(-entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranking", ["listnet", "listmle"])
+def test_duplicate_texts_are_not_ranked_by_a_slow_loop(ranking):
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(5, 2, 6, generator=generator, dtype=torch.float64)
+    judged = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    text = torch.tensor([0, 1, 0, 3, 4])[:, None].expand(5, 2)  # rows 0 and 2 have one text
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+    score = [[cosine_similarity(rows[i, 0], rows[j, 1], dim=0).item() / 0.3 for j in range(5)] for i in range(5)]
+    each = []
+    for i in range(5):
+        kept = [j for j in range(5) if j == i or text[j, 0] != text[i, 0]]
+        z = sum(math.exp(score[i][j]) for j in kept)
+        back = sum(math.exp(score[j][i]) for j in kept)
+        nce = math.log(z) - score[i][i]
+        js = 0.0
+        for j in kept:
+            p, q = math.exp(score[i][j]) / z, math.exp(score[j][i]) / back
+            js += (p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q))) / 2
+        if ranking == "listnet":
+            others = [j for j in kept if j != i]
+            t, s = sum(math.exp(judged[i, j]) for j in others), sum(math.exp(score[i][j]) for j in others)
+            rank = -sum(math.exp(judged[i, j]) / t * math.log(math.exp(score[i][j]) / s) for j in others)
+        else:
+            order = sorted(kept, key=lambda j: -judged[i, j].item())
+            rank = sum(
+                math.log(sum(math.exp(score[i][j]) for j in order[k:])) - score[i][order[k]] for k in range(len(order))
+            )
+        each.append(nce + 0.7 * js + 0.4 * rank)
+    objective = RankCSE(temperature=0.3, ranking=ranking, consistency_weight=0.7, ranking_weight=0.4)
+    want = sum(w * x for w, x in zip(weight.tolist(), each, strict=True)) / weight.sum().item()
+    assert loss_of(objective, rows, judged, text_id=text, weight=weight).loss.item() == pytest.approx(want, rel=1e-10)
+
+
+def test_a_student_that_is_its_teacher_has_no_gradient_of_listnet():
+    rows = torch.randn(5, 2, 6, dtype=torch.float64, requires_grad=True)
+    objective = RankCSE(ranking="listnet", temperature=0.1, teacher_temperature=0.1, consistency_weight=0.0)
+    objective.teachers.append(Given(rows.detach()))
+    run(objective, rows).loss.backward()
+    whole, rows.grad = rows.grad, None
+    run(SimCSE(temperature=0.1), rows).loss.backward()
+    assert torch.allclose(whole, rows.grad, atol=1e-12)
+
+
+def test_without_its_terms_it_is_simcse_with_hard_negatives():
+    rows = torch.randn(4, 3, 6)
+    objective = RankCSE(teachers=[Given(rows)], consistency_weight=0.0, ranking_weight=0.0)
+    assert run(objective, rows).loss.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)
+
+
+def test_two_teachers_are_weighted_and_compare_the_first_view_with_the_second():
+    rows, one, two = torch.randn(4, 2, 6), torch.randn(4, 2, 3), torch.randn(4, 2, 5)
+    objective = RankCSE(
+        teachers=[Given(one), Given(two)], first_weight=0.25, teacher_temperature=0.2, ranking="listnet"
+    )
+    cosine = [cosine_similarity(t[:, None, 0], t[None, :, 1], dim=-1) for t in (one, two)]
+    judged = (0.25 * cosine[0] + 0.75 * cosine[1]) / 0.2
+    assert run(objective, rows).loss.item() == pytest.approx(loss_of(objective, rows, judged).loss.item(), rel=1e-5)
+
+
+def test_the_default_teacher_is_the_backbone_before_training(tiny_bert):
+    objective = RankCSE()
+    objective.setup(Encoder(tiny_bert, pooler="mean"))
+    (teacher,) = objective.teachers
+    assert (teacher.source, teacher.pooler) == (tiny_bert, "mean")
+    assert objective.state_dict() == {}
+
+
+def test_what_its_teachers_need_it_needs_and_they_move_with_the_encoder():
+    class Moving(Given):
+        requires = frozenset({"row_id"})
+        followed = 0
+
+        def follow(self, encoder):
+            self.followed += 1
+
+    teachers = [Moving(torch.randn(3, 2, 4)), Given(torch.randn(3, 2, 4))]
+    objective = RankCSE(teachers=teachers)
+    assert objective.requires == {"row_id"}
+    objective.after_step(StepContext(encoder=None))
+    assert teachers[0].followed == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"teacher_temperature": -1.0},
+        {"first_weight": 1.5},
+        {"consistency_weight": -1.0},
+        {"ranking_weight": -0.1},
+        {"teachers": []},
+    ],
+)
+def test_out_of_range(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        RankCSE(**options)
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="3 teachers"):
+        RankCSE(teachers=[Given(torch.randn(2, 2, 2)) for _ in range(3)])
+    for views, message in ((1, "one positive per row; got 0"), (3, "one positive per row; got 2")):
+        with pytest.raises(ValueError, match=message):
+            run(RankCSE(), torch.randn(3, views, 4), positives=views - 1)
