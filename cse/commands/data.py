@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--rows", type=int, default=3, help="rows to show; default: %(default)s")
     stats = action("stats", "count rows, texts, lengths, languages, labels, repetitions")
     stats.add_argument("--out", type=Path, help="a .json file to write the counts to")
+    stats.add_argument("--page", type=Path, metavar="FILE", help="an .html file to write, with charts of the counts")
     _add_against(stats, "evaluation sets to look for in the texts")
     split = action("split", "write train, dev and test files that have no text in common")
     split.add_argument("--dev", type=float, default=0.05, help="share of the rows; default: %(default)s")
@@ -148,10 +149,11 @@ def _stats(a: argparse.Namespace) -> int:
     from cse.commands.check import describe
     from cse.console import say
     from cse.data.tools.statistics import stats
-    from cse.files import check_writable, write_json
+    from cse.files import check_writable, write_json, write_text
 
-    if a.out:
-        check_writable(a.out)
+    for file, option in ((a.out, "--out"), (a.page, "--page")):
+        if file:
+            check_writable(file, option)
     data, sets, found = _open(a), _sets(a.against), list[dict[str, Any]]()
     for each in data:
         report = stats(each, sets)
@@ -164,6 +166,12 @@ def _stats(a: argparse.Namespace) -> int:
     if a.out:
         write_json(a.out, found)
         say("wrote", str(a.out))
+    if a.page:
+        from cse.evaluation import page
+        from cse.evaluation.collect import Found
+
+        write_text(a.page, page.render(Found(texts=found), {}, "Data"))
+        say("wrote", str(a.page))
     return 0
 
 

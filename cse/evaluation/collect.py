@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cse.data import checks
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.evaluation.results import Scored
+from cse.files import read_json
 
 SEED = re.compile(r"-s(\d+)$")  # the end of a run's folder: runs/<recipe>/<stamp>-s<seed>
 
@@ -63,6 +65,7 @@ class Found:
 
     entries: list[Entry] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    texts: list[dict[str, Any]] = field(default_factory=list)  # reports of cse.data.checks, each on other rows
     skipped: list[str] = field(default_factory=list)
 
 
@@ -89,7 +92,19 @@ def collect(folder: Path) -> Found:
         lines = records(path)
         if lines:
             found.curves.append(Curve(_label(path.parent, folder), lines))
+        report = _text_report(path.with_name(checks.FILE))
+        if report and report["sha256"] not in [known["sha256"] for known in found.texts]:
+            found.texts.append(report)
     return found
+
+
+def _text_report(path: Path) -> dict[str, Any] | None:
+    """The report on the text of a run; None if it has none."""
+    try:
+        report: dict[str, Any] = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return report
 
 
 def speed(entries: Sequence[Entry]) -> float | None:

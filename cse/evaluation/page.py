@@ -13,6 +13,7 @@ from markupsafe import Markup
 from cse.evaluation import svg, widths
 from cse.evaluation.collect import Entry, Found
 from cse.evaluation.comparison import ALPHA, Difference
+from cse.evaluation.data_figures import Figure, sections
 from cse.evaluation.score_table import score_tables
 from cse.evaluation.svg import Series
 
@@ -21,7 +22,6 @@ BINS = 40
 WORST = 10  # pairs per task
 
 Pairwise = dict[tuple[int, int], dict[str, Difference]]
-Figure = tuple[str, Markup]  # a heading and a chart
 
 
 def render(found: Found, pairwise: Pairwise, title: str) -> str:
@@ -45,6 +45,7 @@ def render(found: Found, pairwise: Pairwise, title: str) -> str:
         widths=_widths(found),
         geometry={"figures": _geometry_figures(found), "rows": _geometry_rows(found.entries)},
         compared={"first": first, "second": second, "places": sorted({i for pair in pairwise for i in pair})},
+        sources=[section for report in found.texts for section in sections(report["data"], report)],
         entries=[_checkpoint(entry) for entry in found.entries],
         skipped=found.skipped,
         data=_embedded(pairwise),

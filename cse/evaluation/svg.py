@@ -10,6 +10,7 @@ from html import escape
 COLORS = 8  # classes c0..c7 of the style sheet
 ON_PAPER = ("#2f6fde", "#d4552b", "#2b8a4b", "#8a4fc8", "#b8860b", "#c23b76", "#138a8f", "#6b7280")
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+NAME = 26  # letters of a name beside a bar
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,25 @@ def ridges(counts: Sequence[Sequence[int]], names: Sequence[str], low: float, hi
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text class="axis" x="{width / 2}" y="{height - 4}" text-anchor="middle">cosine similarity</text>')
     return _svg(parts, width, height, "histograms of similarity by gold grade")
+
+
+def bars(names: Sequence[str], values: Sequence[float], unit: str, width: int = 720) -> str:
+    """A bar for each name, from the top down, with its value behind it."""
+    row, start, room = 22, 176, 96  # pixels: the height of a bar, and the room before and behind it
+    x = _Scale(0, max(values, default=0) or 1, start, width - room)
+    parts = []
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        top, said = TOP + row * i, f"{value:,.10g}"
+        shown = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+        title = f"<title>{escape(name)}: {said} {escape(unit)}</title>"
+        parts.append(f'<text x="{start - 8}" y="{top + 14}" text-anchor="end">{escape(shown)}{title}</text>')
+        wide = max(1.0, x(value) - start) if value else 0.0
+        parts.append(
+            f'<rect class="bar c0" x="{start}" y="{top + 2}" width="{wide:.1f}" height="{row - 6}">{title}</rect>'
+        )
+        end = f'x="{start + wide + 6:.1f}" y="{top + 14}"'
+        parts.append(f'<text class="axis" {end}>{said} {escape(unit)}</text>')
+    return _svg(parts, width, TOP + row * len(names) + 4, f"bars of {unit} by {', '.join(names)}")
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -291,6 +291,12 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert "40; 40 distinct" in capsys.readouterr().out
     report = json.loads((tmp_path / "s.json").read_text())[0]
     assert report["overlap"]["p.tsv"]["shared_pairs"] == 20
+    assert cli.main(["data", "stats", "p.tsv", "s.json", "--page", "s.html"]) == 2
+    assert not (tmp_path / "s.html").exists()
+    assert cli.main(["data", "stats", "p.tsv", "--against", "p.tsv", "--page", "s.html"]) == 0
+    page = (tmp_path / "s.html").read_text()
+    assert "<h3>p.tsv</h3>" in page
+    assert "<td>40 of 40</td><td>20 of 20</td>" in page  # texts and pairs that p.tsv shares with itself
     assert cli.main(["data", "split", "p.tsv", "--dev", "0.2", "--out", "s.jsonl"]) == 0
     assert cli.main(["data", "dedup", "p.tsv", "--against", "s-dev.jsonl", "--out", "d.jsonl"]) == 0
     assert "against    s-dev.jsonl: 4 rows" in capsys.readouterr().out

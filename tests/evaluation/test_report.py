@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cse.cli import main
+from cse.data import open_rows, stats
 from cse.errors import UserError
 from cse.evaluation import describe, reporting, results, svg
 from cse.evaluation.collect import collect
@@ -71,8 +72,13 @@ def test_markdown_has_every_score_and_the_spread_over_seeds(runs):
 
 
 def test_page_is_well_formed_and_self_contained(runs):
+    report = stats(open_rows([{"text": t, "label": t[0]} for t in ("a b", "A b!", "<i>c</i> d e", "a b")]))
+    for run in (runs / "simcse").iterdir():  # both runs were on the same rows
+        (run / "data.json").write_text(json.dumps(report))
     reporting.report(runs, runs)
     text = (runs / "report.html").read_text()
+    assert text.count(f"<h3>{report['data']}</h3>") == 1
+    assert "&lt;i&gt;" not in text  # no text of the rows, only their counts
     page = Page()
     page.feed(text)
     assert page.open == []
@@ -95,6 +101,15 @@ def test_command_line(runs, tmp_path, capsys):
     assert main(["eval", "report", str(runs), "--out", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.md", "report.html"}
     assert "2 results, 2 runs" in capsys.readouterr().out
+
+
+def test_a_bar_is_as_long_as_its_value():
+    chart = svg.bars(["one", "three", "none", "<" + "long" * 10], [10, 30, 0, 15], "rows")
+    wide = [float(value) for value in re.findall(r'<rect[^>]* width="([\d.]+)"', chart)]
+    assert wide[1] == 720 - 176 - 96
+    assert wide == pytest.approx([wide[1] / 3, wide[1], 0, wide[1] / 2], abs=0.1)
+    assert "&lt;longlong" in chart
+    assert "three: 30 rows" in chart
 
 
 @pytest.mark.parametrize(
