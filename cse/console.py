@@ -94,24 +94,27 @@ def _lines(what: str, total: int) -> Advance:
 class Interrupt:
     """A context in which Ctrl-C asks for a stop at the next convenient point; a second Ctrl-C stops at once.
 
+    The signals with which a cluster announces the end of a job, SIGTERM and SIGUSR1, ask for a stop as well.
+
     Attributes:
-        wanted: Whether a stop was asked for.
+        wanted: The number of the signal that asked for a stop; 0 for none.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
-        self.before: Any = None
+        self.wanted = 0
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # Python sets signal handlers there only
-            self.before = signal.signal(signal.SIGINT, self._on_signal)
+            known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+            self.before = {number: signal.signal(number, self._on_signal) for number in known}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def _on_signal(self, *_: object) -> None:
-        if self.wanted:
+    def _on_signal(self, number: int, _: object) -> None:
+        if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.wanted = self.wanted or int(number)

@@ -337,6 +337,28 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
     assert_same(run, whole)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, name):
+    """The same command with `--resume auto` begins the run, and resumes it."""
+    marker = str(tmp_path / "struck")
+    recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name=name)
+    job = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--resume", "auto"]
+    assert cli.main(job) == 128 + getattr(signal, name)
+    assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
+    assert cli.main([*job, "--trainer.batch_size=4"]) == 2
+    assert "holds a run of another recipe" in (said := capsys.readouterr().err)
+    assert "batch_size: 4" in said
+    assert cli.main(job) == 0
+    assert_same(tmp_path / "run", whole)
+    assert cli.main(job) == 0  # a finished run is not trained again
+
+
+@pytest.mark.parametrize("words", [["--resume", "auto"], ["simcse-unsup", "--resume", "auto"]])
+def test_resume_auto_needs_a_recipe_and_a_folder(capsys, words):
+    assert cli.main(["train", *words]) == 2
+    assert "--resume auto needs a recipe and --run-dir" in capsys.readouterr().err
+
+
 def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     marker = str(tmp_path / "struck")
     recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)

@@ -20,18 +20,20 @@ class TrainedRun:
 
     Args:
         folder: The run's folder.
+        stopped_by: The signal that stopped it in this process.
 
     Attributes:
         folder: The run's folder, as `cse train` writes it.
         best: The checkpoint with the best dev score; without an evaluator, the last one.
         last: The checkpoint of the last step, once the run is finished.
+        stopped_by: The number of the signal that stopped it in this process, such as that of Ctrl-C; 0 for none.
 
     Raises:
         UserError: The folder is not that of a run.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, stopped_by: int = 0) -> None:
+        self.folder, self.stopped_by = Path(folder), stopped_by
         self.best, self.last = self.folder / "best", self.folder / "last"
         if not (self.folder / "recipe.yaml").is_file():
             raise UserError(

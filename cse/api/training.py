@@ -31,6 +31,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     run_dir: str | Path | None = None,
+    resumes: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> TrainedRun:
     """Train a recipe, with parts of it replaced by those that are given.
@@ -55,6 +56,7 @@ def train(
         steps: Optimizer steps; the option `trainer.max_steps`.
         seed: The seed of everything that is drawn at random.
         run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
+        resumes: Whether to resume the run in `run_dir` if it holds one, which must be of the same recipe and options.
         overrides: Other options of the recipe: `{"trainer.batch_size": 32}`, `{"trainer": {"batch_size": 32}}`, or as
             on the command line: `["--trainer.batch_size=32"]`.
 
@@ -74,7 +76,8 @@ def train(
     more = {"trainer.max_steps": steps, "seed": seed}
     given = {name: value for name, value in more.items() if value is not None}
     options = [*as_options(overrides, {}), *as_options(given, {})]
-    return TrainedRun(start.train(recipe, options, run_dir, parts=parts, callbacks=callbacks).folder)
+    run = start.train(recipe, options, run_dir, parts=parts, callbacks=callbacks, resumes=resumes)
+    return TrainedRun(run.folder, stopped_by=run.interrupted)
 
 
 def resume(
@@ -114,7 +117,8 @@ def resume(
     quiet()
     folder = run_dir.folder if isinstance(run_dir, TrainedRun) else Path(run_dir)
     parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
-    return TrainedRun(start.resume(folder, parts=parts, callbacks=callbacks, trusted=trusted_modules).folder)
+    run = start.resume(folder, parts=parts, callbacks=callbacks, trusted=trusted_modules)
+    return TrainedRun(run.folder, stopped_by=run.interrupted)
 
 
 def _parts(*values: object) -> dict[str, object]:

@@ -44,7 +44,7 @@ def run(a: argparse.Namespace) -> int:
         meter = Meter(limits)
         models = {"--model": a.model} | ({"--rater": a.rater} if a.rater else {})
         asked = [_labeler(a, option, spec) for option, spec in models.items()]
-        jobs = [Job(labeler, store, meter, interrupted=lambda: interrupt.wanted) for labeler in asked]
+        jobs = [Job(labeler, store, meter, interrupted=lambda: bool(interrupt.wanted)) for labeler in asked]
         say("model", " · ".join(labeler.model for labeler in asked))
         options = {name: getattr(a, name) for name in _OPTIONS.get(a.task, [])}
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,13 +54,25 @@ def trained_state(learner: Learner) -> dict[str, Tensor]:
 def save_state(
     folder: Path,
     learner: Learner,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
     rows: Mapping[str, Tensor],
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Write `folder`, replacing an older one as a whole; `rows` is the state of the row source."""
+    """Write `folder`, replacing an older one as a whole.
+
+    Args:
+        folder: The folder.
+        learner: The weights.
+        optimizers: The optimizers.
+        progress: The progress of the run.
+        rows: The state of the row source.
+        scaler: What scales the loss in fp16.
+    """
     with atomic_dir(folder) as out:
-        content = {"learner": trained_state(learner), "optimizer": optimizer.state_dict(), "rows": dict(rows)}
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        content = {"learner": trained_state(learner), "optimizers": states, "rows": dict(rows)}
+        content["scaler"] = {} if scaler is None else scaler.state_dict()
         torch.save(content, out / TENSORS)
         about = {"progress": asdict(progress), "sha256": sha256_file(out / TENSORS)}
         write_json(out / ABOUT, about)
@@ -93,8 +105,13 @@ def load_progress(folder: Path) -> Progress:
     return progress
 
 
-def load_tensors(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Load weights and optimizer state; returns the state of the row source.
+def load_tensors(
+    folder: Path,
+    learner: Learner,
+    optimizers: Sequence[torch.optim.Optimizer],
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict[str, Tensor]:
+    """Load weights and the state of the optimizers and of the loss's scaler; returns the state of the row source.
 
     Raises:
         UserError: The state belongs to other weights.
@@ -108,7 +125,10 @@ def load_tensors(folder: Path, learner: Learner, optimizer: torch.optim.Optimize
             f"--resume {folder.parent}: the saved weights do not fit the recipe: {names}\n"
             "fix: resume with the recipe.yaml that the run was started with"
         )
-    optimizer.load_state_dict(saved["optimizer"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    if scaler is not None:
+        scaler.load_state_dict(saved["scaler"])
     rows: dict[str, Tensor] = saved["rows"]
     return rows
 

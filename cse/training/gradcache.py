@@ -57,8 +57,9 @@ def backward(
         with nullcontext() if final else accelerator.no_sync(learner):
             again = _encode(learner, chunk, seed, i)
             # Its gradient is what the chain rule carries from the embeddings of this chunk into the weights.
-            surrogate = sum((e * g.to(e.dtype)).sum() for e, g in zip(again, gradient, strict=True))
-            accelerator.backward(surrogate + _touch(learner, batch) if final else surrogate)
+            terms = [(e * g.to(e.dtype)).sum() for e, g in zip(again, gradient, strict=True)]
+            surrogate = torch.stack([*terms, _touch(learner, batch)] if final else terms).sum()
+            torch.autograd.backward(surrogate)  # not by the accelerator: in fp16 these gradients are scaled already
     return Encoded(*(t.detach() for t in encoded)), LossOutput(output.loss.detach(), output.metrics)
 
 

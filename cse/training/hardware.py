@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -15,6 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from cse import distributed
 from cse.encoder.fast.batching import native_bf16
 from cse.errors import UserError
+from cse.training import optimizers
 from cse.training.settings import Settings
 
 ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
@@ -25,6 +26,12 @@ def problems(settings: Settings) -> Iterator[str]:
     """The settings that this machine cannot satisfy, each as a problem with its fix."""
     if settings.device in ACCELERATORS and not ACCELERATORS[settings.device]():
         yield f"trainer.device is {settings.device}, but this machine has no such device\nfix: use auto or cpu"
+    device = chosen_device(settings)
+    if settings.precision in {"fp16", "tf32"} and device != "cuda":
+        yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
+    if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
+        yield "trainer.optimizer is muon, which does not train in fp16 here\nfix: use adamw, or trainer.precision=fp32"
+    yield from optimizers.problems(settings, device)
     for name in settings.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
             yield f"trainer.trackers has {name!r}, which is unknown\nfix: use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
@@ -43,6 +50,22 @@ def require_machine(settings: Settings) -> None:
         raise UserError("\n".join(found))
 
 
+def chosen_device(settings: Settings) -> str:
+    """The kind of device that the settings ask for, if this machine has it; else `cpu`."""
+    available = [device for device, is_available in ACCELERATORS.items() if is_available()]
+    wanted = [device for device in available if settings.device in {"auto", device}]
+    return wanted[0] if wanted else "cpu"
+
+
+def mixed_precision(settings: Settings, device: str) -> Literal["no", "bf16", "fp16"]:
+    """The precision of the encoder's products on a kind of device, as Accelerate names it."""
+    if settings.precision == "auto":
+        return "bf16" if native_bf16(device) else "fp16" if device == "cuda" else "no"
+    if settings.precision == "fp16" and device != "cuda":
+        return "no"  # Accelerate scales the loss on CUDA only; `problems` reports it
+    return settings.precision if settings.precision in {"bf16", "fp16"} else "no"
+
+
 def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> Accelerator:
     """Accelerate on the device and in the precision that the settings ask for.
 
@@ -55,15 +78,13 @@ def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> A
         several: Whether a run has several objectives, of which a step takes one. Weights of the others then have no
             gradient in that step, on one process or many, and the optimizer leaves them as they are.
     """
-    available = [device for device, is_available in ACCELERATORS.items() if is_available()]
-    wanted = available if settings.device == "auto" else [d for d in available if d == settings.device]
-    device = wanted[0] if wanted else "cpu"
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
+    device = chosen_device(settings)
+    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" and device == "cuda" else "highest")
     installed = set(map(str, get_available_trackers()))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
     return Accelerator(
         cpu=device == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=mixed_precision(settings, device),
         log_with=[name for name in settings.trackers if name in installed] or None,
         project_dir=str(folder / "trackers") if settings.trackers else None,
         # Buffers are the same on every process already: each computes them from the gathered batch.
@@ -73,7 +94,8 @@ def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> A
 
 def describe(accelerator: Accelerator) -> str:
     """Device, processes and precision, such as `cpu×2 bf16`."""
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    plain = "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    precision = plain if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     return f"{accelerator.device.type}×{distributed.world_size()} {precision}"
 
 

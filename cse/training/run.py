@@ -84,7 +84,7 @@ class Run:
         findings: What the evaluator found at the last evaluation, with the arrays of its scores.
         truncated: Distinct texts that are longer than `collator.max_length`.
         hardware: Device, number of processes and precision.
-        interrupted: Whether Ctrl-C stopped the run before its end.
+        interrupted: The number of the signal that stopped the run before its end, such as that of Ctrl-C; 0 for none.
         ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
         share: The share of the steps that a source of a mixture is asked to have.
         by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
@@ -107,7 +107,7 @@ class Run:
     findings: Sequence[Finding] = ()
     truncated: int = 0
     hardware: str = ""
-    interrupted: bool = False
+    interrupted: int = 0
     ended: bool = False
     share: float = 1.0
     by_source: dict[str, Run] = field(default_factory=dict, init=False)

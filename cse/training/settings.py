@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,17 +17,27 @@ class Settings:
         max_steps: Optimizer steps. None: the number of steps in `epochs`.
         epochs: Passes over the data; ignored if `max_steps` is given.
         cap_steps: Most steps that `epochs` may amount to; ignored if `max_steps` is given. None sets no limit.
-        learning_rate: Peak rate of AdamW (betas 0.9 and 0.999, eps 1e-8).
-        weight_decay: Weight decay of AdamW.
+        optimizer: `adamw` (betas 0.9 and 0.999, eps 1e-8); `adamw8bit`, its state in 8 bits, by bitsandbytes on a CUDA
+            GPU; `adafactor`, whose state is small (arXiv:1804.04235); or `muon` (arXiv:2502.16982) for the matrices of
+            the backbone's layers, with AdamW for all other weights.
+        learning_rate: Peak rate of the optimizer.
+        head_learning_rate: Peak rate of the encoder's head and of the objective's own weights. None: `learning_rate`.
+        layer_decay: Each layer of the backbone learns at this fraction of the rate of the layer above it, and the
+            embeddings at that fraction of the first layer's. 1 is the same rate for all.
+        weight_decay: Weight decay of the optimizer.
         warmup_steps: Steps over which the rate rises from 0.
-        schedule: The rate after the warm-up: `linear` falls to 0 at the last step, `constant` stays.
+        schedule: The rate after the warm-up: `linear` falls to 0 at the last step, `cosine` likewise along half a
+            cosine, `constant` stays, and `wsd` (warm-up, stable, decay) stays and falls linearly at the end.
+        decay_share: The share of the steps in which `wsd` falls, at the end.
         clip: Largest norm of the gradient.
         accumulation: Cut each batch into this many parts. It saves memory; the negatives are those of the part.
         chunk_size: Cache gradients, and encode this many anchors at a time. It saves memory; the negatives are still
             those of the whole batch. None: encode the batch at once.
         gradient_checkpointing: Compute the backbone's layers again in the backward pass instead of keeping their
             states. It saves memory and takes about a third more time; the gradient is the same.
-        precision: `auto` is bf16 if the hardware computes it natively, else fp32. Similarities are always fp32.
+        precision: `auto` is bf16 if the hardware computes it natively, else fp16 on a CUDA GPU, else fp32. `fp16`
+            scales the loss, and `tf32` is fp32 with rounded products; both need a CUDA GPU. Similarities are always
+            fp32.
         device: `auto` is the accelerator of this machine, or the CPU.
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
         early_stopping: Stop after this many evaluations without a better score. None: never.
@@ -53,15 +64,19 @@ class Settings:
         max_steps: int | None = None,
         epochs: float = 1.0,
         cap_steps: int | None = None,
+        optimizer: Literal["adamw", "adamw8bit", "adafactor", "muon"] = "adamw",
         learning_rate: float = 3e-5,
+        head_learning_rate: float | None = None,
+        layer_decay: float = 1.0,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
-        schedule: Literal["linear", "constant"] = "linear",
+        schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear",
+        decay_share: float = 0.1,
         clip: float = 1.0,
         accumulation: int = 1,
         chunk_size: int | None = None,
         gradient_checkpointing: bool = False,
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         eval_every: int = 125,
         early_stopping: int | None = None,
@@ -76,10 +91,13 @@ class Settings:
         require_at_least(1, "trainer", early_stopping=early_stopping)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("[0, 1]", "trainer", merge_initial=merge_initial)
+        require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)
+        require_positive("trainer", head_learning_rate=head_learning_rate)
         self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.schedule, self.clip = warmup_steps, schedule, clip
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
+        self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
         self.accumulation, self.chunk_size = accumulation, chunk_size
         self.gradient_checkpointing = gradient_checkpointing
         self.precision, self.device = precision, device
@@ -97,6 +115,12 @@ class Settings:
         """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
+        left, falling = max_steps - step, max(1, max_steps - self.warmup_steps)
         if self.schedule == "constant":
             return self.learning_rate
-        return self.learning_rate * (max_steps - step) / max(1, max_steps - self.warmup_steps)
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 - math.cos(math.pi * left / falling)) / 2
+        if self.schedule == "wsd":
+            falling = max(1, round(self.decay_share * max_steps))
+            return self.learning_rate * min(1.0, left / falling)
+        return self.learning_rate * left / falling

@@ -27,6 +27,7 @@ def train(
     *,
     parts: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    resumes: bool = False,
 ) -> Run:
     """Train a recipe.
 
@@ -37,12 +38,13 @@ def train(
         run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
         parts: What takes the place of the recipe's parts; see `cse.training.given.resolve`.
         callbacks: Further watchers of the run. The run's recipe does not name them.
+        resumes: Whether to resume the run that the folder holds, if it holds one, as a job does that is started again.
 
     Returns:
-        The run; best/ and last/ in its folder are checkpoints. `interrupted` says whether Ctrl-C stopped it.
+        The run; best/ and last/ in its folder are checkpoints. `interrupted` is the signal that stopped it, or 0.
 
     Raises:
-        UserError: The recipe cannot be trained, or the folder holds a run already.
+        UserError: The recipe cannot be trained, or the folder holds a run already, or one of another recipe.
         FloatingPointError: The loss is not finite.
     """
     require_callbacks(callbacks)
@@ -51,9 +53,13 @@ def train(
     seed = loaded.config.seed
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
     check_writable(folder, "--run-dir", kind="folder")
-    if (folder / "state").exists():
+    begun = is_begun(folder)
+    if begun and not resumes:
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
-    return fit(loaded, folder, is_resume=False, watchers=_watchers(loaded, callbacks))
+    if begun:
+        _require_same_recipe(folder, loaded)
+        _require_best(folder, load_progress(folder / "state"))
+    return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
 
 
 def resume(
@@ -96,6 +102,18 @@ def resume(
     _, options, given = resolve(str(path), parts or {})
     loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None)
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
+
+
+def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise if the run in the folder was started with another recipe or other options."""
+    path = folder / "recipe.yaml"
+    before, now = (text.splitlines() for text in (path.read_text(encoding="utf-8"), recipe.text))
+    if before != now:
+        changed = next(line.strip() for line in [*now, *before] if line not in before or line not in now)
+        raise UserError(
+            f"--run-dir {folder} holds a run of another recipe: {path} differs, first at `{changed}`\n"
+            f"fix: give the options of that run, resume it with cse train --resume {folder}, or give another folder"
+        )
 
 
 def _require_best(folder: Path, progress: Progress) -> None:

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from cse import distributed
@@ -20,7 +19,7 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import gradcache, hardware, preflight, sources, tracking
+from cse.training import gradcache, hardware, optimizers, preflight, sources, tracking
 from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
@@ -64,15 +63,9 @@ class Trainer:
         self.learner = Learner(run.encoder, objectives)
         self.final = FinalWeights(run.encoder, settings.final_weights)
         self.learner.add_module("final", self.final)  # a part of the state of the run
-        optimizer = torch.optim.AdamW(
-            [p for p in self.learner.parameters() if p.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=self.accelerator.device.type in {"cpu", "cuda"},
-        )
+        made = optimizers.optimizers(settings, self.learner, self.accelerator.device)
         self.wrapped: Any
-        self.optimizer: Any
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.learner, optimizer)
+        self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
         self.log = MetricsLog(run.folder / "metrics.jsonl")
@@ -89,7 +82,8 @@ class Trainer:
         run = self.run
         if resume:
             run.progress = load_progress(run.folder / "state")
-            run.source.load_state(load_tensors(run.folder / "state", self.learner, self.optimizer))
+            rows = load_tensors(run.folder / "state", self.learner, self.optimizers, self.accelerator.scaler)
+            run.source.load_state(rows)
         else:
             self.final.check(run.encoder)
             self._rehearse()
@@ -139,8 +133,8 @@ class Trainer:
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
                 self.callbacks.on_step(run, metrics)
-                # Ctrl-C may reach one process only; all must stop at the same step, or the others wait for it.
-                run.interrupted = distributed.any_process(self.interrupt.wanted)
+                # A signal may reach one process only; all must stop at the same step, or the others wait for it.
+                run.interrupted = distributed.all_max(self.interrupt.wanted)
                 if due:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
@@ -153,7 +147,7 @@ class Trainer:
                     break
         if not self._complete():
             return
-        run.interrupted = False  # Ctrl-C during the last step leaves nothing to resume
+        run.interrupted = 0  # a signal during the last step leaves nothing to resume
         if self.accelerator.is_main_process:
             with self.final.of(run.encoder):
                 run.encoder.save(run.folder / "last")
@@ -208,8 +202,8 @@ class Trainer:
         """Take one optimizer step; returns what to log of it, with the diagnostics of the last part if `probe`."""
         run, settings, step = self.run, self.settings, self.run.progress.step
         rate = settings.rate(step, run.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            optimizers.set_rate(optimizer, rate)
         total = 0.0
         for i, part in enumerate(parts):
             ctx = self._context(step, i, part)
@@ -241,8 +235,9 @@ class Trainer:
                 "fix: use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
             )
         norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.clip))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.learner.objective_of(parts[-1]).after_step(self._context(step, 0, parts[-1]))
         metrics = {"loss": total, "lr": rate, "grad_norm": norm}
         metrics |= {f"loss_{part.source}": total for part in parts if part.source}
@@ -290,5 +285,6 @@ class Trainer:
         progress = self.run.progress
         progress.seconds = time.perf_counter() - self.began
         if self.accelerator.is_main_process:
-            save_state(self.run.folder / "state", self.learner, self.optimizer, progress, self.run.source.state())
+            rows, scaler = self.run.source.state(), self.accelerator.scaler
+            save_state(self.run.folder / "state", self.learner, self.optimizers, progress, rows, scaler)
         self.accelerator.wait_for_everyone()
