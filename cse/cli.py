@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pkgutil import iter_modules
 from typing import NoReturn
 
-from cse import __version__, commands
+from cse import __version__, commands, launch
 from cse.errors import UserError
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR}
@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if launch.is_wanted(arguments):
+            return launch.run(arguments.processes, words)
         code = int(arguments.run(arguments, rest))
         sys.stdout.flush()
         return code
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         said = str(error) if isinstance(error, UserError | FloatingPointError) else _refused_write(error)
         if said is None:
             raise
+        launch.let_the_first_speak()
         print(f"cse: {said}", file=sys.stderr)  # noqa: T201
         return 1 if isinstance(error, FloatingPointError) else 2
 

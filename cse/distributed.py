@@ -1,4 +1,4 @@
-"""Communication between processes, the only file that imports torch.distributed. On one process, nothing is sent."""
+"""Communication between processes, which `cse/launch.py` starts. On one process, nothing is sent."""
 
 from __future__ import annotations
 

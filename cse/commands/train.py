@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cse import launch
 from cse.errors import UserError
 
 HELP = "train a recipe, or resume a run"
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="resume the run in this folder; `auto`, with a recipe and --run-dir: if it holds one, else begin it",
     )
+    launch.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +92,14 @@ def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> A
         # Buffers are the same on every process already: each computes them from the gathered batch.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several)],
     )
+
+
+@contextmanager
+def quiet_preparation() -> Iterator[None]:
+    """Without the notice of torch 2.13 that DDP's `broadcast_buffers` has a new name, which torch 2.6 does not know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        yield
 
 
 def describe(accelerator: Accelerator) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cse.data.loader import FixedRows
 from cse.errors import UserError
 from cse.files import check_writable, read_json, recover
+from cse.launch import common_start
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, load_progress
@@ -51,7 +51,7 @@ def train(
     named, options, given = resolve(recipe, parts or {})
     loaded = load(named, [*options, *as_options(overrides, given)], given)
     seed = loaded.config.seed
-    folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+    folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{common_start()}-s{seed}"
     check_writable(folder, "--run-dir", kind="folder")
     begun = is_begun(folder)
     if begun and not resumes:

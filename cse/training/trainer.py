@@ -65,7 +65,8 @@ class Trainer:
         self.learner.add_module("final", self.final)  # a part of the state of the run
         made = optimizers.optimizers(settings, self.learner, self.accelerator.device)
         self.wrapped: Any
-        self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
+        with hardware.quiet_preparation():
+            self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
         self.log = MetricsLog(run.folder / "metrics.jsonl")

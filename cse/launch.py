@@ -1,0 +1,103 @@
+"""Several processes of one command on this machine, `--processes N`: torchrun, in the same command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from cse.errors import UserError
+
+STARTED = "CSE_STARTED"  # in the environment of the processes: the time that they all name their folder by
+SHUTDOWN_SECONDS = 600  # that processes have to finish their step and save, once a signal asked them to stop
+FIRST_SPEAKS_SECONDS = 10.0
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--processes`."""
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="start N processes on this machine, one for each GPU; torchrun and accelerate launch work as well",
+    )
+
+
+def is_wanted(arguments: argparse.Namespace) -> bool:
+    """Whether this process must start others, instead of doing the work itself."""
+    return getattr(arguments, "processes", None) is not None and "LOCAL_RANK" not in os.environ
+
+
+def run(processes: int, words: Sequence[str]) -> int:
+    """Run `cse` with these words in several processes; returns the exit code of the first one that failed, or 0.
+
+    A signal that asks for a stop is passed to each of them, and they save what they have.
+
+    Raises:
+        UserError: The number is not positive, or there are fewer GPUs; or a process died, which ends the others.
+    """
+    if processes < 1:
+        raise UserError(f"--processes is {processes}\nfix: give a number >= 1")
+    import torch.distributed.run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if 0 < (gpus := torch.cuda.device_count()) < processes and not _on_cpu(words):
+        raise UserError(
+            f"--processes is {processes}, and this machine has {gpus} GPUs, each of which serves one process\n"
+            f"fix: give --processes={gpus} or less, or --trainer.device=cpu"
+        )
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # its reports of a failure repeat ours, at length
+    os.environ |= {
+        "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
+        STARTED: common_start(),
+    }
+    torchrun: Any = torch.distributed.run  # it is without types
+    command = ["--standalone", f"--nproc-per-node={processes}", "-m", "cse", *words]
+    try:
+        torchrun.run(torchrun.parse_args(command))
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        raise UserError(
+            f"process {rank} of {processes} was ended by {signal.Signals(-failure.exitcode).name}, and the others with "
+            "it; memory may have run out\nfix: begin again, or continue a run with cse train --resume RUN"
+        ) from None
+    return 0
+
+
+def common_start() -> str:
+    """The time at which the command was started, the same in all of its processes, to name a folder by.
+
+    Raises:
+        UserError: Another launcher started several processes, which have no time in common.
+    """
+    if STARTED not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        what = "--run-dir is not given, and processes that were started together need one folder"
+        raise UserError(f"{what}\nfix: give --run-dir, or start them with --processes")
+    return os.environ.get(STARTED) or f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def let_the_first_speak() -> None:
+    """Wait before an error is printed, in all processes but the first.
+
+    All find the same bad input, and the first says so and ends the others. One that fails alone speaks after the wait.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout.flush()
+        time.sleep(FIRST_SPEAKS_SECONDS)
+
+
+def _on_cpu(words: Sequence[str]) -> bool:
+    return any(word.replace("=", " ").split()[-1] == "cpu" for word in words)

@@ -1,0 +1,86 @@
+"""`--processes N`: one command, several processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cse import cli, launch
+from cse.errors import UserError
+from tests.runs import NO_DROPOUT, metrics, write_recipe, write_triplets
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def recipe(folder: Path, backbone: str) -> str:
+    """A long run whose views do not depend on the number of processes: triplets without dropout."""
+    encoder = {"backbone": backbone, **NO_DROPOUT}
+    init = {"path": str(write_triplets(folder))}
+    return write_recipe(folder, "Triplets", init, encoder, trainer={"max_steps": 5000, "eval_every": 2})
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CSE_TRUSTED_MODULES": "tests", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cse", "train", *words, "--processes", "2"]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def at_step(job: subprocess.Popen, state: Path, step: int) -> None:
+    """Wait until the job has saved this step."""
+    while job.poll() is None and (not state.exists() or progress(state) < step):
+        time.sleep(0.1)
+    assert job.poll() is None, job.stderr.read()
+
+
+def progress(state: Path) -> int:
+    return int(json.loads(state.read_text())["progress"]["step"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_which_a_signal_saves_and_the_same_command_continues(tiny_bert, tmp_path):
+    """The losses of one process. The death of a process ends the other, and is named."""
+    path, run = recipe(tmp_path, tiny_bert), tmp_path / "two"
+    state = run / "state" / "state.json"
+    assert cli.main(["train", path, "--run-dir", str(tmp_path / "one"), "--trainer.max_steps=2"]) == 0
+    job = start(tmp_path, path, "--run-dir", "two", "--resume", "auto", "--trainer.schedule=constant")
+    at_step(job, state, 2)
+    one, two = (metrics(folder)[1]["loss"] for folder in (tmp_path / "one", run))
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(240) == 128 + signal.SIGTERM, job.stderr.read()
+    stopped = progress(state)
+
+    again = start(tmp_path, path, "--run-dir", "two", "--resume", "auto", "--trainer.schedule=constant")
+    at_step(again, state, stopped + 2)
+    children = (Path("/proc") / str(again.pid) / "task" / str(again.pid) / "children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    assert again.wait(240) == 2
+    assert time.monotonic() - began < 60
+    assert "of 2 was ended by SIGKILL, and the others with it" in again.stderr.read()
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_there_must_be_processes():
+    with pytest.raises(UserError, match="--processes is 0"):
+        launch.run(0, ["train", "simcse-unsup"])
+
+
+def test_other_launchers_need_a_folder(tiny_bert, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["train", recipe(tmp_path, tiny_bert)]) == 2
+    assert "--run-dir is not given" in capsys.readouterr().err
+
+
+def test_the_processes_of_a_command_do_not_start_others(monkeypatch):
+    arguments = argparse.Namespace(processes=2)
+    assert launch.is_wanted(arguments)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not launch.is_wanted(arguments)
