@@ -12,8 +12,9 @@ from io import TextIOWrapper
 from pkgutil import iter_modules
 from typing import NoReturn
 
-from cse import __version__, commands, launch
+from cse import __version__, commands
 from cse.errors import UserError
+from cse.training import launch
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR}
 

@@ -1,4 +1,4 @@
-"""Communication between processes, which `cse/launch.py` starts. On one process, nothing is sent."""
+"""Communication between processes, which `cse/training/launch.py` starts. On one process, nothing is sent."""
 
 from __future__ import annotations
 

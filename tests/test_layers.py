@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [  # low to high; what stands on one line is one layer, whose folders do not know each other
-    {"errors", "seeding", "distributed", "launch", "files", "environment", "console"},
+    {"errors", "seeding", "distributed", "files", "environment", "console"},
     {"batch"},
     {"assets"},
     {"encoder"},

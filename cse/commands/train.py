@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cse import launch
 from cse.errors import UserError
+from cse.training import launch
 
 HELP = "train a recipe, or resume a run"
 EPILOG = (

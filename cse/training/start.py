@@ -10,12 +10,12 @@ from typing import Any
 from cse.data.loader import FixedRows
 from cse.errors import UserError
 from cse.files import check_writable, read_json, recover
-from cse.launch import common_start
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, load_progress
 from cse.training.given import as_options, resolve
 from cse.training.helped import Helped
+from cse.training.launch import common_start
 from cse.training.run import Callback, Run
 from cse.training.trainer import Trainer
 

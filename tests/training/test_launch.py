@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cse import cli, launch
+from cse import cli
 from cse.errors import UserError
+from cse.training import launch
 from tests.runs import NO_DROPOUT, metrics, write_recipe, write_triplets
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def recipe(folder: Path, backbone: str) -> str:
