@@ -1,0 +1,135 @@
+"""SG-OPT against the authors' program (oracles), pencil, limits, and a copy that stands still."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cse.batch import Batch, Views
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.objectives.functional import cosine_matrix
+from cse.objectives.sg_opt import SGOPT
+from cse.training.checkpoint import trained_state
+from cse.training.learner import Learner
+from tests.objectives.helpers import Case, batch_of, close, load, oracle_cases
+
+
+def contract_case(backbone):
+    return Case({"head_width": 24})
+
+
+def contrast_of(anchor, layers, **arguments):
+    return SGOPT(**arguments).contrast(anchor, layers, batch_of(len(anchor), 1)).loss
+
+
+@pytest.mark.parametrize("name", oracle_cases("sg_opt", objective="SG-OPT"))
+def test_every_contrast_of_the_authors_program(oracles, name):
+    about, data = load(oracles, "sg_opt", name)
+    cls, layers = (data[n].requires_grad_() for n in ("cls", "layers"))
+    loss = contrast_of(cls, layers, temperature=about["temperature"])
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    loss.backward()
+    close(cls.grad, data["grad_cls"])
+    close(layers.grad, data["grad_layers"])
+
+
+@pytest.mark.parametrize("name", oracle_cases("sg_opt", dropout=0))
+def test_every_step_of_a_whole_model(oracles, name, tiny_bert, tmp_path):
+    """Ids to the loss and the gradient of every weight of the encoder and the head; theirs freezes the embeddings."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    about, data = load(oracles, "sg_opt", name)
+
+    def weights(prefix):
+        return {key.removeprefix(prefix): data[key] for key in data if key.startswith(prefix)}
+
+    model = BertModel(BertConfig(**about["config"]), add_pooling_layer=False)
+    model.load_state_dict(weights("initial/"))
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    encoder = Encoder(str(tmp_path), pooler="cls", dropout=Dropout(attention=0.0, hidden=0.0)).train()
+    head, layer = weights("head/"), {"0": "0.linear", "2": "1.linear"}  # theirs counts the GELU in between
+    objective = SGOPT(
+        temperature=about["temperature"], distance_weight=about["l2"], head_width=len(head["0.weight"])
+    ).train()
+    objective.setup(encoder)
+    encoder.backbone.load_state_dict(weights("current/"))
+    objective.head.load_state_dict({layer[key[0]] + key[1:]: value for key, value in head.items()})
+
+    batch = Batch(data["ids"][:, None], data["mask"][:, None], num_positives=0)
+    output = Learner(encoder, objective)(batch, StepContext(encoder))[1]
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    assert output.metrics["contrastive"].item() == pytest.approx(about["contrast"], rel=1e-5)
+    assert output.metrics["distance"].item() == pytest.approx(about["squared_distance"], rel=1e-5)
+    output.loss.backward()
+    for key, want in weights("grad/").items():
+        close(encoder.backbone.get_parameter(key).grad, want)
+    for key, want in weights("grad_head/").items():
+        close(objective.head.get_parameter(layer[key[0]] + key[1:]).grad, want)
+    assert not any(p.requires_grad for p in objective.guide.encoder.parameters())
+
+
+def test_by_pencil():
+    """Two rows and two layers, t = 1: own layers of cosine 1 and 0, those of the other row both of cosine 0."""
+    anchor = torch.eye(3)[:2]
+    layers = torch.stack([torch.eye(3)[[0, 2]], torch.eye(3)[[1, 2]]])
+    e = math.e
+    want = (math.log((e + 2) / e) + math.log(3)) / 2
+    assert contrast_of(anchor, layers, temperature=1.0).item() == pytest.approx(want, rel=1e-6)
+
+
+def test_one_layer_is_infonce_and_the_order_of_layers_does_not_matter():
+    anchor, layers = torch.randn(5, 8), torch.randn(5, 3, 8)
+    want = torch.nn.functional.cross_entropy(cosine_matrix(anchor, layers[:, 0]) / 0.01, torch.arange(5))
+    assert contrast_of(anchor, layers[:, :1]).item() == pytest.approx(want.item(), rel=1e-6)
+    assert contrast_of(anchor, layers).item() == pytest.approx(contrast_of(anchor, layers.flip(1)).item(), rel=1e-6)
+
+
+def test_two_rows_with_one_text_are_not_each_others_negatives():
+    anchor, layers = torch.randn(3, 8), torch.randn(3, 2, 8)
+    batch = batch_of(3, 1, text_id=torch.tensor([[0], [7], [0]]))
+    rows = SGOPT().contrast(anchor, layers, batch).rows
+    some = SGOPT().contrast(anchor[:2], layers[:2], batch_of(2, 1)).rows
+    assert rows[0].item() == pytest.approx(some[0].item(), rel=1e-6)
+
+
+def set_up(backbone, **arguments):
+    torch.manual_seed(0)
+    encoder = Encoder(backbone).train()
+    objective = SGOPT(head_width=8, **arguments).train()
+    objective.setup(encoder)
+    return encoder, objective
+
+
+def test_the_distance_is_that_of_the_encoder_from_its_start(tiny_bert):
+    """0 at first; then 0.01 times the number of weights, each of which moved by 0.1."""
+    encoder, objective = set_up(tiny_bert)
+    assert objective.distance(encoder) == 0
+    with torch.no_grad():
+        for weight in (*encoder.parameters(), *objective.head.parameters()):
+            weight += 0.1
+    count = sum(p.numel() for p in encoder.parameters())
+    assert objective.distance(encoder).item() == pytest.approx(0.01 * count, rel=1e-3)
+
+
+def test_the_copy_is_in_no_state_and_its_dropout_is_off_unless_asked_for(tiny_bert):
+    batch = Batch(torch.tensor([[[2, 5, 6, 3]], [[2, 7, 8, 3]]]), torch.ones(2, 1, 4, dtype=torch.int64))
+    for dropout in (False, True):
+        encoder, objective = set_up(tiny_bert, guide_dropout=dropout)
+        assert not [name for name in trained_state(Learner(encoder, objective)) if "guide" in name]
+        rows = torch.randn(2, 1, 16)
+        once, again = (objective(Views.split(rows, rows, 0), batch, StepContext(encoder)).loss for _ in range(2))
+        assert (once != again) == dropout
+
+
+def test_refusals():
+    for name, value in {"temperature": 0.0, "distance_weight": -1.0, "head_width": 0}.items():
+        with pytest.raises(UserError, match=rf"objective\.{name} is {value}"):
+            SGOPT(**{name: value})
+    with pytest.raises(ValueError, match="batch_size is 1"):
+        contrast_of(torch.randn(1, 8), torch.randn(1, 2, 8))
