@@ -12,6 +12,7 @@ from cse.errors import UserError
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset, Triplets
+    from cse.encoder.device import Device
     from cse.encoder.precision import Precision
     from cse.evaluation.comparison import Difference
     from cse.evaluation.results import Scored
@@ -33,6 +34,7 @@ def evaluate(
     tasks: Wanted = "sts-mini",
     *,
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     folds: int = 10,
     check: bool = True,
@@ -47,6 +49,7 @@ def evaluate(
         tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; an evaluator,
             such as `cse.evaluation.Retrieval("folder")`; or a list of both.
         data: A folder with the rows of the tasks. None: CSE_DATA, then the Hub; sts-mini is part of the package.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
@@ -70,6 +73,7 @@ def evaluate(
         name,
         tasks,
         data=data,
+        device=device,
         precision=precision,
         folds=folds,
         check=check,
@@ -85,6 +89,7 @@ def compare(
     *,
     tasks: Wanted = "sts-mini",
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
     measures: str | None = None,
@@ -96,6 +101,7 @@ def compare(
         b: Same as `a`; differences are B minus A.
         tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
         measures: Names of measures to compare on each task, separated by commas, or `all`. None: the headline of each.
@@ -112,7 +118,7 @@ def compare(
     quiet()
     first, second = (name_of(model) if isinstance(model, TrainedRun) else model for model in (a, b))
     return comparison.compare(
-        first, second, tasks=tasks, data=data, precision=precision, check=check, measures=measures
+        first, second, tasks=tasks, data=data, device=device, precision=precision, check=check, measures=measures
     )
 
 
@@ -122,6 +128,7 @@ def encode(
     out: str | Path,
     *,
     column: str = "text",
+    device: Device = "auto",
     precision: Precision = "auto",
     normalize: bool = False,
     dimensions: int | None = None,
@@ -137,6 +144,7 @@ def encode(
         texts: A .txt, .csv, .tsv, .jsonl or .parquet file, or `asset:NAME`.
         out: A .npy or .parquet file.
         column: The column of a table that holds the texts.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         normalize: Whether to scale each vector to length 1.
         dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
@@ -161,7 +169,7 @@ def encode(
     rows = TextFile.scan(str(texts), column)
     blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
-    encoder = load_encoder(name_of(model))
+    encoder = load_encoder(name_of(model), device)
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     if before:
         say("prompt", f"{before!r} before every text")
@@ -192,6 +200,7 @@ def mine(
     judge: Judge | None = None,
     reranker: Reranker | None = None,
     scores: bool = False,
+    device: Device = "auto",
     precision: Precision = "auto",
     prompt: str | None = None,
     pool_prompt: str | None = None,
@@ -211,6 +220,7 @@ def mine(
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
         scores: Whether `out` gets its scores, too.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
         pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
@@ -238,7 +248,7 @@ def mine(
     with distributed.together(), tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
         target = Path(distributed.broadcast(scratch), "mined.parquet") if out is None else Path(out)
         manifest = mine_file(
-            Searched(name_of(model), precision=precision, prompt=prompt, pool_prompt=pool_prompt),
+            Searched(name_of(model), device=device, precision=precision, prompt=prompt, pool_prompt=pool_prompt),
             Source(found, names, limit),
             target,
             miner or TopK(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cse.errors import UserError
 
 if TYPE_CHECKING:
+    from cse.encoder.device import Device
     from cse.encoder.model import Encoder
     from cse.publish.hub import Upload
     from cse.training.checkpoint import Progress
@@ -135,10 +136,9 @@ class TrainedRun:
         return load_progress(state) if state.is_dir() else Progress()
 
 
-def load_encoder(checkpoint: str) -> Encoder:
-    """An encoder on the GPU if there is one, or else on the CPU."""
-    import torch
-
+def load_encoder(checkpoint: str, device: Device = "auto") -> Encoder:
+    """An encoder on a device; see `cse.encoder.device`."""
+    from cse.encoder.device import choose
     from cse.encoder.model import Encoder
 
-    return Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Encoder.load(checkpoint).to(choose(device))

@@ -10,7 +10,14 @@ from __future__ import annotations
 import argparse
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Declare --precision, the same for every command that encodes."""
+def add_hardware(parser: argparse.ArgumentParser) -> None:
+    """Declare --device and --precision, the same for every command that encodes."""
+    add_device(parser)
     text = "auto is bf16 if the hardware computes it natively"
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help=text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare --device."""
+    text = "auto is the accelerator of this machine, or the CPU"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cse.commands import add_precision
+from cse.commands import add_hardware
 
 HELP = "encode the texts of a file as vectors"
 KEPT = "complete windows are saved, and the same command resumes after them"
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text")
     add("--column", default="text", help="column of a table (default: %(default)s)")
     add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
-    add_precision(parser)
+    add_hardware(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.encoder import widths
 
     a = arguments
-    options = {"precision": a.precision, "normalize": a.normalize, "window": a.window}
+    options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "window": a.window}
     options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions)}
     rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     say("wrote", f"{arguments.out}   {rows:,} × {size} float32")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cse.commands import add_precision
+from cse.commands import add_hardware
 
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
 KEPT = "a results file is complete or unchanged"
@@ -62,7 +62,7 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     rows = "folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub); or rows of your own"
     parser.add_argument("--data", help=rows)
-    add_precision(parser)
+    add_hardware(parser)
     parser.add_argument(
         "--unchecked", action="store_true", help="score even if the data are not the known evaluation sets"
     )
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
     """The options that every way of scoring has; see `add_scoring`."""
-    return {"data": a.data, "precision": a.precision, "check": not a.unchecked}
+    return {"data": a.data, "device": a.device, "precision": a.precision, "check": not a.unchecked}
 
 
 def _score(a: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cse.commands import add_precision
+from cse.commands import add_hardware
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scores", action="store_true", help="also write the scores of the reranker")
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     add("--index", default="exact", help=index)
-    add_precision(parser)
+    add_hardware(parser)
     add("--prompt", metavar="NAME", help="prompt of the checkpoint before anchors; default: its default prompt")
     add(
         "--pool-prompt",
@@ -83,7 +83,7 @@ def _run(a: argparse.Namespace) -> int:
     from cse.mining.reranker import Reranker
 
     model, data = (
-        Model(a.checkpoint, a.pooler, a.precision, a.prompt, a.pool_prompt),
+        Model(a.checkpoint, a.pooler, a.device, a.precision, a.prompt, a.pool_prompt),
         Source(a.data, a.columns, a.limit),
     )
     pool = Source(a.pool, a.pool_columns) if a.pool else None
@@ -128,4 +128,4 @@ def _judge(a: argparse.Namespace) -> Judge | None:
         )
     if a.teacher_max is not None and not -1 <= a.teacher_max <= 1:
         raise UserError(f"--teacher-max is {a.teacher_max}\nfix: give a cosine in [-1, 1]")
-    return Judge(Model(a.teacher, a.pooler, a.precision), a.teacher_max, a.teacher_positive)
+    return Judge(Model(a.teacher, a.pooler, a.device, a.precision), a.teacher_max, a.teacher_positive)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.commands import add_precision
+from cse.commands import add_hardware
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--column", default="text", help="column of a table (default: %(default)s)")
     add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
     add("--prompt-b", metavar="NAME", help="prompt of the checkpoint for b (default: the same as for a)")
-    add_precision(parser)
+    add_hardware(parser)
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
             "fix: give files of equal length to compare row by row, or --top-k 3 for the most similar texts"
         )
     prompts = {"--prompt": arguments.prompt, "--prompt-b": arguments.prompt_b or arguments.prompt}
-    a, b = _encode(arguments.checkpoint, texts, prompts, arguments.precision)
+    a, b = _encode(arguments.checkpoint, texts, prompts, arguments.device, arguments.precision)
     if not files[0]:
         print(f"{float(a[0] @ b[0]):.4f}")  # noqa: T201
     elif arguments.top_k is None:
@@ -96,16 +96,15 @@ def _texts(path: str, column: str) -> list[str]:
 
 
 def _encode(
-    checkpoint: str, texts: Sequence[list[str]], prompts: Mapping[str, str | None], precision: Any
+    checkpoint: str, texts: Sequence[list[str]], prompts: Mapping[str, str | None], device: Any, precision: Any
 ) -> list[NDArray[np.float32]]:
     """The unit vectors (n, D) of each list of texts, behind the prompt that its option names."""
-    import torch
-
+    from cse.encoder.device import choose
     from cse.encoder.model import Encoder
     from cse.encoder.prompts import choose_prompt
     from cse.encoder.vectors import unit
 
-    encoder = Encoder.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = Encoder.load(checkpoint).to(choose(device))
     own, default = encoder.prompts, encoder.default_prompt_name
     chosen = [choose_prompt(own, default, name, option=option) for option, name in prompts.items()]
     return [unit(encoder.encode(r, precision=precision, prompt=p)) for r, p in zip(texts, chosen, strict=True)]

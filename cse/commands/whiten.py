@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cse.commands import add_device
+
 HELP = "append PCA whitening, fitted on sentences, to a checkpoint"
 KEPT = "nothing was written"
 
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="number of rows to fit on; default: all")
     add("--k", type=int, help="number of dimensions to keep; default: 256 (arXiv:2103.15316), or as many as vary")
     add("--out", type=Path, required=True, help="folder of the new checkpoint")
+    add_device(parser)
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
 
 
@@ -29,7 +32,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     quiet()
     a = arguments
     count, before, after = whiten_checkpoint(
-        a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler
+        a.checkpoint, a.data, a.columns, a.k, a.out, limit=a.limit, pooler=a.pooler, device=a.device
     )
     say("wrote", f"{a.out}   whitened on {count:,} sentences, {before} -> {after} dimensions")
     return 0

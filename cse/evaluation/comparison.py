@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cse.encoder.device import Device
 from cse.errors import UserError
 from cse.evaluation import significance
 from cse.evaluation.finding import Finding
@@ -60,6 +61,7 @@ def compare(
     *,
     tasks: Wanted | None = None,
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
     measures: str | None = None,
@@ -72,6 +74,7 @@ def compare(
         b: Same as `a`; differences are B minus A.
         tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
         measures: Names of measures to compare on each task, separated by commas, or `all`; each has its own entry
@@ -81,7 +84,7 @@ def compare(
     Raises:
         UserError: `a` and `b` have no task or measure in common, or were scored on different rows.
     """
-    both = [read_or_score(name, tasks, data=data, precision=precision, check=check) for name in (a, b)]
+    both = [read_or_score(name, tasks, data=data, device=device, precision=precision, check=check) for name in (a, b)]
     return compare_all(both, resamples, measures)[0, 1]
 
 
@@ -90,6 +93,7 @@ def read_or_score(
     tasks: Wanted | None = None,
     *,
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
     progress: bool = False,
@@ -102,7 +106,7 @@ def read_or_score(
         return Scored.read(path)
     if (path / "results.json").is_file() and not (path / "config.json").is_file():
         return Scored.read(path / "results.json")
-    return evaluate(name, tasks, data=data, precision=precision, check=check, progress=progress)
+    return evaluate(name, tasks, data=data, device=device, precision=precision, check=check, progress=progress)
 
 
 def compare_all(

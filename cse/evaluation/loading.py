@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.assets.hub import snapshot
+from cse.encoder.device import Device, choose
 from cse.encoder.identity import EXPORTED, model_hash
 from cse.encoder.layout import Layout
 from cse.encoder.prompts import choose_prompt
@@ -54,24 +55,25 @@ class Model:
         }
 
 
-def load_model(name: str, *, prompt: str | None = None, use_prompts: bool = False) -> Model:
+def load_model(name: str, *, prompt: str | None = None, use_prompts: bool = False, device: Device = "auto") -> Model:
     """Load a checkpoint to score.
 
     Args:
         name: A folder (also one that `cse export` wrote), `asset:NAME` or a Hub id.
         prompt: The name of the prompt that is put before every text. None: the model's default prompt, if it has one.
+        device: The device to run on; see `cse.encoder.device`. An export runs on the CPU.
         use_prompts: Whether the caller chooses a prompt for each call, as mteb does with sentence-transformers.
 
     Raises:
         UserError: The checkpoint cannot be loaded, or does not have the prompt.
     """
-    model = _load(name, _folder(name), use_prompts=use_prompts)
+    model = _load(name, _folder(name), choose(device), use_prompts=use_prompts)
     encoder = model.encoder
     text = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     return replace(model, prompt_name=prompt or (encoder.default_prompt_name if text else None), prompt=text or None)
 
 
-def _load(name: str, folder: Path, *, use_prompts: bool) -> Model:
+def _load(name: str, folder: Path, device: str, *, use_prompts: bool) -> Model:
     from cse.encoder.model import Encoder
 
     if (folder / EXPORTED[0]).is_file():
@@ -83,7 +85,7 @@ def _load(name: str, folder: Path, *, use_prompts: bool) -> Model:
     layout = Layout.read(folder)
     if not (use_prompts and prompts(folder)):
         try:
-            return Model(Encoder.load(str(folder)), name, folder, sha256, "cse")
+            return Model(Encoder.load(str(folder)).to(device), name, folder, sha256, "cse")
         except UserError as error:
             if not layout.unsupported:  # sentence-transformers may load a damaged checkpoint, and score what it made up
                 raise
@@ -98,7 +100,7 @@ def _load(name: str, folder: Path, *, use_prompts: bool) -> Model:
     try:
         from sentence_transformers import SentenceTransformer
 
-        return Model(SentenceTransformer(str(folder)), name, folder, sha256, "sentence-transformers")
+        return Model(SentenceTransformer(str(folder), device=device), name, folder, sha256, "sentence-transformers")
     except Exception:  # its loaders can raise anything; the message of our own loader is better
         raise refusal from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cse.console import say
 from cse.encoder import widths
+from cse.encoder.device import Device
 from cse.errors import UserError, require_package
 from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
@@ -29,6 +30,7 @@ def evaluate(
     tasks: Wanted | None = None,
     *,
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     folds: int = transfer.FOLDS,
     check: bool = True,
@@ -45,6 +47,7 @@ def evaluate(
             such as `cse.evaluation.Retrieval("folder")`; or a list of both. None: sts with `data` or CSE_DATA, else
             sts-mini, which is shipped.
         data: A folder with the rows of the tasks; None: CSE_DATA, then the Hub.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively; an evaluator has its own.
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
@@ -77,7 +80,7 @@ def evaluate(
     results.require_kept(out, missing)
     reading = time.perf_counter() - start
     start = time.perf_counter()
-    model = load_model(str(checkpoint), prompt=prompt)
+    model = load_model(str(checkpoint), prompt=prompt, device=device)
     loading = time.perf_counter() - start
     narrow = FirstDimensions(model.encoder, precision)
     if dimensions is not None:
@@ -138,6 +141,7 @@ def run_mteb(
     *,
     benchmark: str | None = None,
     data: str | None = None,
+    device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
     overwrite: bool = False,
@@ -150,6 +154,7 @@ def run_mteb(
         out: The folder for results; `mteb.json` in it is the summary.
         benchmark: A benchmark of MTEB by name, in place of `tasks`.
         data: A folder with the rows of the STS tasks, which then come from there rather than from the Hub.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         check: Whether to refuse rows that are not the known sets.
         overwrite: Whether to run the tasks again that have a result.
@@ -165,7 +170,7 @@ def run_mteb(
 
     found = mteb_adapter.get_tasks(tasks, benchmark)
     check_writable(out / "mteb.json")
-    model = load_model(str(checkpoint), use_prompts=True)
+    model = load_model(str(checkpoint), use_prompts=True, device=device)
     for name, prompt in prompts(model.folder).items():
         say("prompt", f"{name}: {prompt!r}")
     return mteb_adapter.run(model, found, out, data=data, precision=precision, check=check, overwrite=overwrite)

@@ -17,6 +17,7 @@ from cse.errors import UserError
 from cse.files import check_writable
 
 if TYPE_CHECKING:
+    from cse.encoder.device import Device
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import PoolerName
 
@@ -86,6 +87,7 @@ def whiten_checkpoint(
     *,
     limit: int | None = None,
     pooler: PoolerName | None = None,
+    device: Device = "auto",
 ) -> tuple[int, int, int]:
     """Load a checkpoint, whiten it on the texts of `data`, and save it as `out`.
 
@@ -97,6 +99,7 @@ def whiten_checkpoint(
         out: A new folder, or another checkpoint to replace.
         limit: Number of rows to read. None: all.
         pooler: The pooler of a plain Hugging Face model.
+        device: The device to encode on; see `cse.encoder.device`.
 
     Returns:
         The number of texts, and the dimensions before and after whitening.
@@ -106,6 +109,7 @@ def whiten_checkpoint(
     """
     from cse.data.rows import Column
     from cse.data.sources import read
+    from cse.encoder.device import choose
     from cse.encoder.model import Encoder
 
     check_writable(out, kind="folder")
@@ -119,7 +123,7 @@ def whiten_checkpoint(
     texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
     if not texts:
         raise UserError(f"--data {data} has no text\nfix: give a file with sentences")
-    encoder = Encoder.load(checkpoint, pooler=pooler)
+    encoder = Encoder.load(checkpoint, pooler=pooler).to(choose(device))
     before = encoder.dim
     whiten(encoder, texts, k).save(out)
     return len(texts), before, encoder.dim

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cse.encoder.device import Device
     from cse.encoder.poolers import PoolerName
     from cse.encoder.precision import Precision
 
@@ -55,6 +56,7 @@ class Model:
     Attributes:
         checkpoint: A folder, `asset:NAME` or Hub id.
         pooler: The pooler of a plain Hugging Face model.
+        device: The device to run on; see `cse.encoder.device`.
         precision: See `Encoder.encode`.
         prompt: The name of the prompt that is put before anchors. None: the encoder's default prompt, if it has one.
         pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
@@ -62,6 +64,7 @@ class Model:
 
     checkpoint: str
     pooler: PoolerName | None = None
+    device: Device = "auto"
     precision: Precision = "fp32"
     prompt: str | None = None
     pool_prompt: str | None = None
@@ -204,10 +207,11 @@ def _texts(pool: Source) -> Iterable[str]:
 def _encode(model: Model, corpus: Corpus) -> Encoded:
     """The unit vectors of the texts of a corpus, and the hash and the prompts of the encoder."""
     from cse.encoder.cached import cached_vectors
+    from cse.encoder.device import choose
     from cse.encoder.identity import model_hash
     from cse.encoder.model import Encoder
 
-    encoder = Encoder.load(model.checkpoint, pooler=model.pooler)
+    encoder = Encoder.load(model.checkpoint, pooler=model.pooler).to(choose(model.device))
     options = {"--prompt": model.prompt, "--pool-prompt": model.pool_prompt}
     before, prompt = (
         choose_prompt(encoder.prompts, encoder.default_prompt_name, name, option=option)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -15,20 +15,20 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from cse import distributed
+from cse.encoder.device import available
 from cse.encoder.fast.batching import native_bf16
 from cse.errors import UserError
 from cse.training import optimizers
 from cse.training.settings import Settings
 
-ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
 
 
 def problems(settings: Settings) -> Iterator[str]:
     """The settings that this machine cannot satisfy, each as a problem with its fix."""
-    if settings.device in ACCELERATORS and not ACCELERATORS[settings.device]():
+    if settings.device not in {"auto", available(settings.device)}:
         yield f"trainer.device is {settings.device}, but this machine has no such device\nfix: use auto or cpu"
-    device = chosen_device(settings)
+    device = available(settings.device)
     if settings.precision in {"fp16", "tf32"} and device != "cuda":
         yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
     if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
@@ -52,13 +52,6 @@ def require_machine(settings: Settings) -> None:
         raise UserError("\n".join(found))
 
 
-def chosen_device(settings: Settings) -> str:
-    """The kind of device that the settings ask for, if this machine has it; else `cpu`."""
-    available = [device for device, is_available in ACCELERATORS.items() if is_available()]
-    wanted = [device for device in available if settings.device in {"auto", device}]
-    return wanted[0] if wanted else "cpu"
-
-
 def mixed_precision(settings: Settings, device: str) -> Literal["no", "bf16", "fp16"]:
     """The precision of the encoder's products on a kind of device, as Accelerate names it."""
     if settings.precision == "auto":
@@ -80,7 +73,7 @@ def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> A
         several: Whether a run has several objectives, of which a step takes one. Weights of the others then have no
             gradient in that step, on one process or many, and the optimizer leaves them as they are.
     """
-    device = chosen_device(settings)
+    device = available(settings.device)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" and device == "cuda" else "highest")
     installed = set(map(str, get_available_trackers()))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
