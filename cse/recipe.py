@@ -17,8 +17,16 @@ import yaml
 
 from cse.errors import UserError
 from cse.training.mixtures import require_named, with_name
+from cse.training.nulls import insert_nulls
 from cse.training.objects import insert_parts, require_objects
-from cse.training.recipe_file import COMPONENTS, parse, require_shape, require_trusted, trusted_modules
+from cse.training.recipe_file import (
+    COMPONENTS,
+    modules_named,
+    parse,
+    require_shape,
+    require_trusted,
+    trusted_modules,
+)
 from cse.training.sections import extend, shorthands, specialize
 from cse.training.settings import Settings
 
@@ -129,9 +137,17 @@ def read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base.resolve() in [heir.resolve() for heir in chain]:
         circle = " -> ".join(str(heir) for heir in (*chain, base))
         raise UserError(f"recipe {path}: extends in a circle: {circle}\nfix: remove `extends` from one of them")
-    inherited = read(base, chain)
+    return read_on(base, content, chain)
+
+
+def read_on(base: Path | None, content: Mapping[str, Any], heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's mapping merged on top of the file that it extends, if it extends one; see `read`."""
+    own = {name: value for name, value in content.items() if name != "extends"}
+    if base is None:
+        return own
+    inherited = read(base, heirs)
     inherited.pop("expect", None)
-    return extend(inherited, content)
+    return extend(inherited, own)
 
 
 def load(
@@ -144,31 +160,35 @@ def load(
     """Parse and check a recipe without building anything heavy.
 
     Args:
-        recipe: A name of the package's, a path that ends in .yaml, or what such a file holds.
+        recipe: A name of the package's, a path that ends in .yaml, or what such a file holds, where `extends` is a name
+            or a path from the working folder.
         overrides: Options such as `--trainer.max_steps=50`. `--encoder MODEL` and `--data FILE` are short for
             `--encoder.backbone` and `--data.path`. `--trusted-modules=a,b` adds to `trusted`.
         parts: Mappings that are merged with the recipe's parts of the same names, and objects that take their places;
             `rows` are in memory, and the recipe's data class reads them.
         trusted: Modules besides this package whose classes the file may name. None: all. A recipe of the package, and
-            one that is not a file, may name all.
+            one that is not a file, may name all; the file that it extends may not.
 
     Raises:
         UserError: An option is unknown, of the wrong type, out of range, or missing; the model cannot be an encoder;
             or the file names a class of another module.
     """
-    path, content = None, {}
+    overrides, allowed = trusted_modules(overrides)
+    path: Path | None = None
     if isinstance(recipe, Mapping):
         content = dict(recipe)
         require_shape(content, "recipe")
+        source = find(str(content["extends"])) if content.get("extends") is not None else None
+        allowed += modules_named(content)
+        content = read_on(source, content)
     else:
-        path = find(recipe)
+        path = source = find(recipe)
         content = read(path)
-    overrides, allowed = trusted_modules(overrides)
     if any(option.partition("=")[0] == "--config" for option in overrides):
         raise UserError("option --config is unknown\nfix: give the file in the recipe's place: cse train FILE.yaml")
-    own = None if path is None or path.resolve().is_relative_to(folder().resolve()) else path
-    if own is not None and trusted is not None:
-        require_trusted(content, own, overrides, {*trusted, *allowed})
+    foreign = None if source is None or source.resolve().is_relative_to(folder().resolve()) else source
+    if foreign is not None and trusted is not None:
+        require_trusted(content, foreign, overrides, {*trusted, *allowed})
     name = UNNAMED if path is None else path.stem if path.parent.name != "paper" else f"paper-{path.stem}"
     objects = {name: part for name, part in (parts or {}).items() if name == "rows" or not isinstance(part, Mapping)}
     expect = content.pop("expect", None) or {}
@@ -177,6 +197,7 @@ def load(
     content, describe = specialize(content, overrides, parts or {})
     unwritten = insert_parts(content, parts or {}, path)
     require_named(content, overrides)
+    content, overrides = insert_nulls(content, overrides, COMPONENTS)
     parser = _parser(unwritten)
 
     def parsed(content: Mapping[str, Any], overrides: Sequence[str]) -> Any:
@@ -200,7 +221,7 @@ def load(
     text = parser.dump(config, skip_none=False)
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
-    return Recipe(name, config, text, expect, own, objects, describe(config))
+    return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))
 
 
 def build(recipe: Recipe) -> Any:

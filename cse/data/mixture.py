@@ -53,7 +53,8 @@ class Mixture(Dataset):
         schedule: The share of each source in the steps of a run: `proportional` to weight and size, `weights` for the
             weights alone, `temperature` for something between the two, `round_robin` for all sources in turn. See
             `cse.data.schedule`.
-        temperature: The exponent of the schedule `temperature`, in [0, 1]: 1 is `proportional`, 0 is `weights`.
+        temperature: The exponent of the sizes in the schedule `temperature`, in [0, 1]: 1 is `proportional`, 0 is
+            `weights`. T5's temperature is 1 over this, and that of a softmax is a divisor.
 
     Raises:
         UserError: There is no source, or an argument is out of range.

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.recipe import bases, find, read
-from cse.training.sections import extend
+from cse.recipe import bases
 
 SHORT = {"data": "data.path", "encoder": "encoder.backbone"}  # the option that a string given for a part sets
 
@@ -27,14 +26,7 @@ def resolve(
     Raises:
         UserError: A part is of a wrong type.
     """
-    content: dict[str, Any] = {}
-    if isinstance(recipe, Mapping):
-        content = dict(recipe)
-        parent = content.pop("extends", None)
-        if parent is not None:
-            base = read(find(str(parent)))
-            base.pop("expect", None)
-            content = extend(base, content)
+    content = dict(recipe) if isinstance(recipe, Mapping) else {}
     parts = {part: content.pop(part) for part in bases() if is_object(part, content.get(part))}
     options: list[str] = []
     for part, value in given.items():

@@ -17,7 +17,7 @@ from cse.training import gradcache, hardware, merge
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Run
 from cse.training.settings import Settings
-from cse.training.sources import named, sources
+from cse.training.sources import named, similarities, sources
 
 # The fields of a row that only some data have, and the option that names their column.
 OF_ROWS = {"score": "score_column=NAME", "label": "label_column=NAME", "relevance": "relevance_columns=[NAME]"}
@@ -55,6 +55,12 @@ def _of_mixture(run: Run) -> Iterator[str]:
             f"negatives is {type(run.source).__name__}, which finds the negatives of all rows among the same texts, "
             "and a batch of a mixture has texts of one source\n"
             "fix: remove negatives, and mine those of a source into a file before training: cse mine"
+        )
+    shaped = similarities(run)
+    if len(set(shaped.values())) > 1:
+        yield (
+            f"the objectives of the sources shape different similarities: {', '.join(map(': '.join, shaped.items()))}\n"
+            "fix: give all sources objectives of one similarity, in which the vectors are then compared"
         )
     objectives = [source.objective for source in sources(run).values()]
     trained = any(objective.uses_views or objective.encodes_views for objective in objectives)

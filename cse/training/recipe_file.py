@@ -116,13 +116,8 @@ def require_trusted(content: Mapping[str, Any], path: Path, options: Sequence[st
     Raises:
         UserError: A class is in another module.
     """
-    typed = {name for option in options for name in _class_paths(_value(option))}
-    allowed = {
-        "cse",
-        *trusted,
-        *_listed(os.environ.get("CSE_TRUSTED_MODULES", "")),
-        *(name.rpartition(".")[0] for name in typed),
-    }
+    typed = modules_named([_value(option) for option in options])
+    allowed = {"cse", *trusted, *_listed(os.environ.get("CSE_TRUSTED_MODULES", "")), *typed}
     for name in _class_paths(content):
         module = name.rpartition(".")[0]
         if not any(module == known or module.startswith(f"{known}.") for known in allowed) and _exists(module):
@@ -154,6 +149,11 @@ def trusted_modules(options: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError("--trusted-modules needs a value\nfix: --trusted-modules MODULE,MODULE")
         modules += _listed(value)
     return others, modules
+
+
+def modules_named(value: Any) -> list[str]:
+    """The modules of all classes that are named within a value."""
+    return sorted({name.rpartition(".")[0] for name in _class_paths(value)})
 
 
 def _listed(names: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cse.data.loader import FixedRows, StepBatches, Steps
 from cse.data.mixture import Mixture, Source
@@ -29,6 +29,15 @@ def sources(run: Run) -> dict[str, Run]:
     if not run.by_source:
         run.by_source |= {name: _alone(run, source) for name, source in run.data.sources.items()}
     return run.by_source
+
+
+def similarities(run: Run) -> dict[str, Literal["cosine", "euclidean"]]:
+    """The similarity that the objective of each source shapes, if it trains sentence vectors and has steps at all."""
+    left_out = (
+        {n for n, source in run.data.sources.items() if not source.weight} if isinstance(run.data, Mixture) else ()
+    )
+    objectives = {name: source.objective for name, source in sources(run).items() if name not in left_out}
+    return {name: o.similarity for name, o in objectives.items() if o.uses_views or o.encodes_views}
 
 
 def _alone(run: Run, source: Source) -> Run:

@@ -54,9 +54,8 @@ class Trainer:
         self.texts = sources.for_each(run, partial(sources.set_up, more=run.source.texts()))
         for objective in dict.fromkeys(objectives.values()):
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
-        shaped = [o.similarity for o in objectives.values() if o.uses_views or o.encodes_views]
-        if shaped:  # of the checkpoints, and of the evaluator's scores
-            run.encoder.similarity = next((name for name in shaped if name != "cosine"), "cosine")
+        for similarity in sources.similarities(run).values():  # all are the same
+            run.encoder.similarity = similarity  # of the checkpoints, and of the evaluator's scores
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 

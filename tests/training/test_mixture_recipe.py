@@ -287,3 +287,31 @@ def command(rank, *arguments):
 
     os.environ["CSE_TRUSTED_MODULES"] = "tests"
     return cli.main(list(arguments))
+
+
+@pytest.mark.parametrize(
+    "option", ["max_words=null", "init_args.max_words=~", "max_words null", "max_words=3 max_words=null"]
+)
+def test_an_option_of_a_source_can_be_null(tmp_path, option):
+    recipe = content(tmp_path)
+    recipe["data"]["init_args"]["sources"]["plain"]["data"]["init_args"]["max_words"] = 4
+    first, *more = option.split()
+    words = [f"--data.sources.plain.data.{first}", *(f"--data.sources.plain.data.{w}" if "=" in w else w for w in more)]
+    data = load(written(tmp_path, recipe), words).config.data.init_args.sources["plain"].data
+    assert data.init_args.max_words is None
+    assert data.init_args.path == recipe["data"]["init_args"]["sources"]["plain"]["data"]["init_args"]["path"]
+
+
+def test_null_of_a_source_that_the_options_name_or_change(tmp_path):
+    def source(name, *options):
+        words = [f"--data.sources.{name}.{option}" for option in options]
+        return load(written(tmp_path, content(tmp_path)), words).config.data.init_args.sources[name]
+
+    new = source("new", "data=cse.data.Texts", "data.path=texts.txt", "data.limit=3", "data.limit=null")
+    assert (new.data.class_path, new.data.init_args.limit) == ("cse.data.Texts", None)
+    changed = source("nli", "data=cse.data.Texts", "data.path=texts.txt", "data.max_words=null")
+    assert (changed.data.init_args.path, changed.data.init_args.max_words, changed.weight) == ("texts.txt", None, 2)
+    assert source("plain", "collator=null", "batch_size=null").collator is None
+    assert source("plain", "batch_size=null", "batch_size=4").batch_size == 4
+    with pytest.raises(UserError, match=r"data.sources.plain.maxwords is unknown.*\nfix: did you mean max_words"):
+        source("plain", "data.maxwords=null")

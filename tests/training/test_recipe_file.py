@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import cse
 from cse import cli, recipe
 from cse.errors import UserError
 from cse.training.recipe_file import MAX_VALUES
@@ -123,3 +124,20 @@ def test_the_option_needs_a_value(own, option):
 def test_the_parsers_own_option_is_not_offered(own):
     with pytest.raises(UserError, match="option --config is unknown"):
         recipe.load(own, [f"--config={own}"])
+
+
+def test_a_dict_that_extends_a_file_is_checked_as_the_file_is(own):
+    def chosen(content, *options):
+        return recipe.load({"extends": own, **content}, options).config.objective.class_path
+
+    with pytest.raises(UserError, match=r"own.yaml: names own_losses.Own.*"):
+        chosen({"seed": 3})
+    assert "own_losses" not in sys.modules
+    with pytest.raises(UserError, match=r"own.yaml: names own_losses.Own.*"):
+        cse.train({"extends": own})
+    assert "own_losses" not in sys.modules
+    assert chosen({"seed": 3}, "--trusted-modules=own_losses") == "own_losses.Own"
+    assert chosen({"objective": {"class_path": "own_losses.Own"}}) == "own_losses.Own"  # the user wrote it
+    assert chosen({"objective": "cse.objectives.dcl.DCL"}) == "cse.objectives.dcl.DCL"  # nothing of the module is left
+    loaded = recipe.load({"extends": "simcse-unsup", "seed": 3})
+    assert (loaded.config.seed, loaded.own) == (3, None)

@@ -13,6 +13,7 @@ import cse
 import cse.evaluation
 from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.evaluation.encoding import comparison
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.sts import nearness
@@ -24,6 +25,7 @@ from cse.objectives.simcse import SimCSE
 from cse.objectives.symile import Symile
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.callbacks import run_warnings
+from cse.training.sources import similarities
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics
 
@@ -114,3 +116,20 @@ def test_the_note_is_kept_for_the_card(tiny_bert, tmp_path):
             **common,
         )
         assert json.loads((made.folder / "env.json").read_text()).get("note") == note
+
+
+def test_a_mixture_of_two_geometries_is_refused_by_name(tiny_bert, tmp_path):
+    def mixed(weight, **objectives):
+        sources = {name: cse.Source(write_data(), objective=o, weight=weight) for name, o in objectives.items()}
+        run = make_run(tmp_path, tiny_bert, max_steps=1, batch_size=4)
+        sources["plain"] = cse.Source(write_data())
+        run.data = cse.Mixture(sources)
+        return run
+
+    def write_data():
+        return cse.Pairs([("the cat", "a cat"), ("the dog", "a dog"), ("red", "blue"), ("sun", "moon")] * 4)
+
+    with pytest.raises(UserError, match="different similarities: far: euclidean, words: cosine, plain: cosine"):
+        Trainer(mixed(1.0, far=EuCLIP(), words=SimCSE()))
+    assert similarities(mixed(1.0, words=MaskedLM())) == {"plain": "cosine"}
+    assert Trainer(mixed(0.0, far=EuCLIP())).run.encoder.similarity == "cosine"  # a source without steps shapes nothing

@@ -92,9 +92,9 @@ def search(
     check_writable(folder, "--run-dir", kind="folder")
     if (folder / FILE).exists():
         raise UserError(f"{folder} holds a search already\nfix: cse search --resume {folder}, or another --run-dir")
-    evaluator = _require_tasks("--dev", dev, dev_data)
+    evaluator = _scoring_options("--dev", dev, dev_data)
     if test:
-        _require_tasks("--test", test, dev_data)
+        _scoring_options("--test", test, dev_data)
     model = [f"--encoder={encoder}"] if encoder else []
     overrides = [*model, *overrides]
     options = [f"--data.path={data}", *evaluator, *overrides]
@@ -164,7 +164,7 @@ def _require(budget: str, trials: int, seeds: int) -> None:
         raise UserError("cse search runs in one process\nfix: start it without accelerate launch or torchrun")
 
 
-def _require_tasks(option: str, tasks: str, data: str | None) -> list[str]:
+def _scoring_options(option: str, tasks: str, data: str | None) -> list[str]:
     """The options of the evaluator for tasks or for a path of rows, which must be there."""
     own = own_rows(option, tasks)
     if own is not None:
