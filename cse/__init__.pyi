@@ -62,14 +62,17 @@ from cse.objectives.align_uniform import AlignUniform as AlignUniform
 from cse.objectives.angle import AnglE as AnglE
 from cse.objectives.claif import CLAIF as CLAIF
 from cse.objectives.clhaif import CLHAIF as CLHAIF
+from cse.objectives.clip_kd import ClipKD as ClipKD
 from cse.objectives.compcse import CompCSE as CompCSE
 from cse.objectives.congrat import ConGraT as ConGraT
 from cse.objectives.cosent import CoSENT as CoSENT
+from cse.objectives.cosine_mse import CosineMSE as CosineMSE
 from cse.objectives.dcl import DCL as DCL
 from cse.objectives.dcl import DCLW as DCLW
 from cse.objectives.dclr import DCLR as DCLR
 from cse.objectives.diffcse import DiffCSE as DiffCSE
 from cse.objectives.euclip import EuCLIP as EuCLIP
+from cse.objectives.feature_distillation import FeatureDistillation as FeatureDistillation
 from cse.objectives.gcl import GCL as GCL
 from cse.objectives.gcl import GradedGCL as GradedGCL
 from cse.objectives.gistembed import GISTEmbed as GISTEmbed
@@ -78,6 +81,9 @@ from cse.objectives.hcl import HCL as HCL
 from cse.objectives.hnnce import HNNCE as HNNCE
 from cse.objectives.infoloob import InfoLOOB as InfoLOOB
 from cse.objectives.kernel_infonce import KernelInfoNCE as KernelInfoNCE
+from cse.objectives.listwise_kl import ListwiseKL as ListwiseKL
+from cse.objectives.logit_distillation import LogitDistillation as LogitDistillation
+from cse.objectives.margin_mse import MarginMSE as MarginMSE
 from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.matryoshka import Matryoshka as Matryoshka
 from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d

@@ -26,6 +26,7 @@ class Example:
         label: A class, for label-aware samplers and objectives.
         weight: Weight of the row in an objective, >= 0; a row of weight 2 counts as two. None: 1.
         relevance: Relevance of each positive to the anchor, >= 0; 0 makes it a negative. None: all count alike.
+        teacher: Numbers that a teacher gave the row, as many as every other row has: logits, similarities, a vector.
         row_id: Position in the data set, which seeds everything random about the row.
         source: The name of the row's source in a mixture; empty without a mixture.
     """
@@ -37,10 +38,11 @@ class Example:
     row_id: int = -1
     weight: float | None = None
     relevance: tuple[float, ...] | None = None
+    teacher: tuple[float, ...] | None = None
     source: str = ""
 
 
-ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance")
+ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance", "teacher")
 VIEW_FIELDS = ("input_ids", "attention_mask", "text_id", "view_mask", "masked_ids", "mlm_labels")
 
 
@@ -62,6 +64,7 @@ class Batch:
         label: (B,) classes.
         weight: (B,) weight of each row, >= 0. None: all rows count equally.
         relevance: (B, P) relevance of each positive, >= 0.
+        teacher: (B, C) numbers that a teacher gave each row, any finite ones.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
         source: The name of the source of all rows in a mixture; empty without a mixture.
@@ -77,6 +80,7 @@ class Batch:
     label: Tensor | None = None
     weight: Tensor | None = None
     relevance: Tensor | None = None
+    teacher: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
     source: str = ""

@@ -293,9 +293,11 @@ class Teacher(nn.Module, ABC):
 
     Attributes:
         requires: Names of the optional Batch fields that `embed` reads; the objective adds them to its own.
+        dim: Dt, the size of its vectors, after `setup`; 0 if it is not known.
     """
 
     requires: frozenset[str] = frozenset()
+    dim: int = 0
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder. The objective calls it in its own `setup`."""

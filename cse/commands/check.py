@@ -75,7 +75,7 @@ def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from cse.data.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
-    asked += [*(options.get("columns") or ()), *(options.get("relevance_columns") or ())]
+    asked += [n for name in ("columns", "relevance_columns", "teacher_columns") for n in options.get(name) or ()]
     used = [str(name) for name in asked if name is not None]
     there = column_names(str(options["path"]), str(options.get("split", "train"))) if "path" in options else []
     if there:

@@ -36,7 +36,7 @@ class TextViews(Collator):
         UserError: max_length or views is out of range, or a role is unknown.
     """
 
-    provides = frozenset({"text_id", "row_id", "score", "label", "weight", "relevance"})
+    provides = frozenset({"text_id", "row_id", "score", "label", "weight", "relevance", "teacher"})
 
     def __init__(self, *, max_length: int = 32, views: int = 2, prompts: dict[str, str | None] | None = None) -> None:
         require_at_least(2, "collator", max_length=max_length)
@@ -77,6 +77,7 @@ class TextViews(Collator):
             label=_optional([e.label for e in examples], torch.int64),
             weight=_optional([e.weight for e in examples], torch.float32),
             relevance=_optional([e.relevance for e in examples], torch.float32),
+            teacher=_optional([e.teacher for e in examples], torch.float32),
         )
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:

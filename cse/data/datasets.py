@@ -16,6 +16,7 @@ missing cell becomes one space, as in SimCSE, and is counted too.
 
 A `weight_column` gives the weight of each row in the mean of an objective. A `label_column` gives the class or cluster
 of each row, for samplers; its values may be any text or number. `relevance_columns` grade the positives of each row.
+`teacher_columns` hold what a teacher said of each row: numbers, or lists of numbers such as vectors.
 """
 
 from __future__ import annotations
@@ -107,6 +108,11 @@ class Dataset(ByRow[Example]):
         """Whether positives have relevances."""
         return "relevance" in self._rows.names
 
+    @property
+    def taught(self) -> bool:
+        """Whether rows have numbers of a teacher."""
+        return "teacher" in self._rows.names
+
     def labels(self) -> NDArray[np.int64] | None:
         """The label (n,) of every row; None if rows have no labels."""
         return self._rows.column("label") if "label" in self._rows.names else None
@@ -149,9 +155,12 @@ class Texts(Dataset):
         max_words: Largest number of words; longer texts are left out and counted as `long`. None: no limit.
         weight_column: Name or number of the column of weights, which must be >= 0. None: all rows have weight 1.
         label_column: Name or number of the column of classes or clusters. None: rows have no labels.
+        teacher_columns: Names or numbers of the columns with what a teacher said of each row: any finite number, or a
+            list of them, such as a vector. A row has those of all columns, in their order; every row has as many. `cse
+            teach` writes them. None: rows have no teacher.
 
     Raises:
-        UserError: An argument is out of range, or the source cannot be read.
+        UserError: An argument is out of range, the source cannot be read, or a row lacks a number of the teacher.
     """
 
     unit = "sentences"
@@ -167,17 +176,19 @@ class Texts(Dataset):
         max_words: int | None = None,
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
+        teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         require_at_least(0, "data", min_words=min_words)
         require_at_least(max(1, min_words), "data", max_words=max_words)
         self.column, self.split, self.limit, self.min_words, self.max_words = column, split, limit, min_words, max_words
-        self.weight_column, self.label_column = weight_column, label_column
+        self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
 
         def verdict(texts: tuple[str, ...]) -> str:
             words = len(texts[0].split())
             return "short" if words < min_words else "long" if max_words is not None and words > max_words else ""
 
         parsing = Parsing(1, limit, options=(min_words, max_words), verdict=verdict)
+        parsing.teach(teacher_columns)
         parsing.mark(weight_column, label_column)
         super().__init__(path, of_texts(open_source(path, split), column), parsing)
 
@@ -195,6 +206,7 @@ class Pairs(Dataset):
         limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
+        teacher_columns: Same as in `Texts`.
 
     Raises:
         UserError: An argument is out of range, the source cannot be read, or a weight or a relevance is not a number
@@ -213,9 +225,10 @@ class Pairs(Dataset):
         limit: int | None = None,
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
+        teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         self.columns, self.relevance_columns, self.split, self.limit = columns, relevance_columns, split, limit
-        self.weight_column, self.label_column = weight_column, label_column
+        self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
         self.num_positives = len(columns) - 1 if columns is not None else 1
         grades = [Column("data.relevance_columns", name) for name in relevance_columns or ()]
         if grades and len(grades) != self.num_positives:
@@ -227,6 +240,7 @@ class Pairs(Dataset):
         parsing = Parsing(1 + self.num_positives, limit)
         if grades:
             parsing.grade(grades)
+        parsing.teach(teacher_columns)
         parsing.mark(weight_column, label_column)
         super().__init__(path, of_pairs(open_source(path, split), columns), parsing)
 
@@ -247,6 +261,7 @@ class Triplets(Dataset):
         limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
+        teacher_columns: Same as in `Texts`.
 
     Raises:
         UserError: An argument is out of range, the source cannot be read, a score is not a number in [0, 1], or a
@@ -265,11 +280,13 @@ class Triplets(Dataset):
         limit: int | None = None,
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
+        teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
-        self.weight_column, self.label_column = weight_column, label_column
+        self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
         _require_columns(columns, at_least=3)
         parsing = Parsing(2, limit)
+        parsing.teach(teacher_columns)
         if score_column is not None:
             parsing.add("score", Column("data.score_column", score_column), partial(score_within, low=0.0, high=1.0))
         parsing.mark(weight_column, label_column)
@@ -289,6 +306,7 @@ class ScoredPairs(Dataset):
         max_score: The score of texts with the same meaning (STS and SICK-R: 5). None: the largest of the rows.
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
+        teacher_columns: Same as in `Texts`.
 
     Raises:
         UserError: An argument is out of range, the source cannot be read, or a score is not a number in the range.
@@ -306,14 +324,16 @@ class ScoredPairs(Dataset):
         max_score: float | None = 1.0,
         split: str = "train",
         limit: int | None = None,
+        teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         if min_score is not None and max_score is not None and not min_score < max_score:
             raise UserError(f"data.max_score is {max_score}\nfix: give a number > data.min_score, which is {min_score}")
         self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
-        self.min_score, self.max_score = min_score, max_score
+        self.min_score, self.max_score, self.teacher_columns = min_score, max_score, teacher_columns
         _require_columns(columns, exactly=2)
         source = open_source(path, split)
         parsing, scores = Parsing(2, limit, scale=(min_score, max_score)), score_column_of(source, score_column)
+        parsing.teach(teacher_columns)
         low, high = -math.inf if min_score is None else min_score, math.inf if max_score is None else max_score
         parsing.add("score", scores, partial(score_within, low=low, high=high))
         super().__init__(path, of_pairs(source, columns, lists=False), parsing)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cse.data.readers import PARALLEL, with_entries
-from cse.data.rows import Column, Reader, Row, RowMaker, cell, entry, passage, require
+from cse.data.rows import Column, Reader, Row, RowMaker, cell, entry, numbers, passage, require
 from cse.data.sources import open_path
 from cse.errors import UserError
 from cse.files import atomic_file
@@ -45,7 +45,7 @@ def save(source: Sized, columns: Sequence[Column], target: Path) -> None:
     from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped, unused-ignore]
 
     names = list(dict.fromkeys(str(column.name) for column in columns))
-    plain = [Column(column.field, name) for column, name in zip(columns, names, strict=True)]
+    plain = [Column(column.field, name, column.lists) for column, name in zip(columns, names, strict=True)]
     values = (values for values, _ in MemoryReader(source).values(columns))
     with atomic_file(target) as scratch:
         writer = None
@@ -116,7 +116,9 @@ class MemoryReader(Reader):
 
 
 def _kept(value: Any, column: Column) -> Any:
-    """A value as the parquet file holds it: a text, or a list of texts."""
+    """A value as the parquet file holds it: a text, or a list of texts; a list of numbers is one text."""
+    if column.lists == "numbers":
+        value = numbers(value, column, "")
     return [passage(item, column, "") for item in value] if isinstance(value, list) else cell(value, column, "")
 
 

@@ -112,6 +112,11 @@ class Mixture(Dataset):
         """Whether positives of a source have relevances."""
         return any(source.data.graded for source in self.sources.values())
 
+    @property
+    def taught(self) -> bool:
+        """Whether rows of a source have numbers of a teacher."""
+        return any(source.data.taught for source in self.sources.values())
+
     def labels(self) -> None:
         """None: a mixture has no labels, since each source may count its own."""
 

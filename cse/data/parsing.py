@@ -1,4 +1,4 @@
-"""What the cells of a row become: texts, scores, weights, labels, relevances."""
+"""What the cells of a row become: texts, scores, weights, labels, relevances, numbers of a teacher."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cse.data.rows import Column
 from cse.data.shapes import Shape
 from cse.data.store import Kept
 from cse.errors import UserError, require_at_least
 
 SPACE = " "
+LARGEST = float(np.finfo(np.float32).max)  # of a number of a teacher
 Parse = Callable[[str | None, str], float]  # from a cell and its place to a number
 
 
@@ -32,6 +36,7 @@ class Parsing:
         parses: A parser for each column, made by a function of the names of labels, which grow.
         names: The names of the values of a row.
         grades: Number of columns of relevance, the first ones.
+        teachers: Number of columns of a teacher's numbers, after those of relevance.
     """
 
     required: int
@@ -44,6 +49,7 @@ class Parsing:
     parses: list[Callable[[list[str]], Parse]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     grades: int = 0
+    teachers: int = 0
 
     def __post_init__(self) -> None:
         require_at_least(2, "data", limit=self.limit)
@@ -76,6 +82,13 @@ class Parsing:
         self.names.append("relevance")
         self.columns += columns
 
+    def teach(self, columns: Sequence[int | str] | None) -> None:
+        """Read a teacher's numbers from their columns, if they are asked for; this comes before all but relevances."""
+        if columns:
+            self.teachers = len(columns)
+            self.names.append("teacher")
+            self.columns += [Column("data.teacher_columns", name, "numbers") for name in columns]
+
     def mark(self, weight: int | str | None, label: int | str | None) -> None:
         """Read weights and labels from their columns, if they are asked for."""
         if weight is not None:
@@ -89,20 +102,24 @@ class Parsing:
 def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: list[str]) -> Iterator[Kept]:
     """The rows to keep, repeated ones included; `report` counts the others, and `labels` gets the names of labels."""
     parses, grades = [make(labels) for make in parsing.parses], parsing.grades
+    taught = _Taught()
     for row in shape.source.read([*shape.texts, *parsing.columns]):
         if row.skip:
             report[row.skip] = report.get(row.skip, 0) + 1
             continue
         last = len(row.cells) - len(parses)
-        end = last - grades
+        middle = last - parsing.teachers
+        end = middle - grades
         cells = [cell if cell is None else cell.strip() for cell in row.cells[:end]]
         if not any(cells):
             report["blank"] += 1
             continue
         texts = _filled(cells, parsing)
         values: list[Any] = [parse(cell, row.place) for parse, cell in zip(parses, row.cells[last:], strict=True)]
+        if parsing.teachers:
+            values.insert(0, taught(row.cells[middle:last], row.place))
         if grades:
-            values.insert(0, tuple(_amount("relevance_columns", cell, row.place) for cell in row.cells[end:last]))
+            values.insert(0, tuple(_amount("relevance_columns", cell, row.place) for cell in row.cells[end:middle]))
         reason = parsing.verdict(texts) if parsing.verdict else ""
         if reason:
             report[reason] = report.get(reason, 0) + 1
@@ -156,6 +173,35 @@ class _Labels:
             self.known[name] = len(self.names)
             self.names.append(name)
         return self.known[name]
+
+
+class _Taught:
+    """Reads the numbers of a teacher, as many in each row as in the first."""
+
+    def __init__(self) -> None:
+        self.width: int | None = None
+
+    def __call__(self, cells: Sequence[str | None], place: str) -> NDArray[np.float32]:
+        for cell in cells:
+            if not (cell or "").strip():
+                raise UserError(
+                    f"data.teacher_columns: {place} has no number of the teacher\nfix: give one, or remove that row"
+                )
+        parts = " ".join((cell or "").strip().strip("[]") for cell in cells).replace(",", " ").split()
+        numbers = np.array([_number(part) for part in parts])
+        if not (np.abs(numbers) <= LARGEST).all():
+            wrong = next(p for p in parts if not abs(_number(p)) <= LARGEST)
+            raise UserError(
+                f"data.teacher_columns: {place} has {wrong!r}, which must be a finite number\n"
+                "fix: correct or remove that row"
+            )
+        if len(numbers) != (self.width or len(numbers)):
+            raise UserError(
+                f"data.teacher_columns: {place} has {len(numbers)} numbers, and the rows before it have {self.width}\n"
+                "fix: give every row the same number of them"
+            )
+        self.width = len(numbers)
+        return numbers.astype(np.float32)
 
 
 def _number(cell: str | None) -> float:

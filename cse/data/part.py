@@ -82,6 +82,11 @@ class Part(Dataset):
         """Whether positives have relevances."""
         return self.whole.graded
 
+    @property
+    def taught(self) -> bool:
+        """Whether rows have numbers of a teacher."""
+        return self.whole.taught
+
     def labels(self) -> NDArray[np.int64] | None:
         """The label (n,) of every row; None if rows have no labels."""
         found = self.whole.labels()

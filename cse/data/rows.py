@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cse.errors import UserError
 
-Lists = Literal["", "positives", "negatives"]
+Lists = Literal["", "positives", "negatives", "numbers"]
 NUL = "\0"
 
 
@@ -24,8 +24,8 @@ class Column:
         field: The option, such as `data.columns`.
         name: The name of the column, or its number, from 0, in a csv or tsv file without a header. `translation.en` is
             the entry `en` of the mappings in the column `translation`.
-        lists: What a list in a cell holds, if lists are allowed: positives, each of which gives a row, or hard
-            negatives.
+        lists: What a list in a cell holds, if lists are allowed: positives, each of which gives a row, hard negatives,
+            or numbers, which become one text.
     """
 
     field: str
@@ -87,9 +87,15 @@ class RowMaker:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._listed: dict[int, bool] = {}  # whether a column that may have lists has them
+        self._numbers = [i for i, column in enumerate(columns) if column.lists == "numbers"]
 
     def __call__(self, values: Sequence[Any], place: str) -> Iterator[Row]:
         """The rows of a record."""
+        if self._numbers:
+            values = [
+                numbers(v, c, place) if i in self._numbers else v
+                for i, (v, c) in enumerate(zip(values, self._columns, strict=True))
+            ]
         if not any(isinstance(v, list | Mapping) for v in values) and True not in self._listed.values():
             for i, column in enumerate(self._columns):
                 if column.lists and values[i] is not None:
@@ -132,6 +138,24 @@ class RowMaker:
         if not listed:
             self._listed[i] = False
         return listed
+
+
+def numbers(value: Any, column: Column, place: str) -> Any:
+    """A list of numbers as one text; another value as it is.
+
+    Raises:
+        UserError: An item is not a number.
+    """
+    if not isinstance(value, list):
+        return value
+    try:
+        return " ".join(map(repr, map(float, value)))
+    except (TypeError, ValueError):
+        kind = next((type(v).__name__ for v in value if not isinstance(v, int | float)), "text")
+        raise UserError(
+            f"{column.field}: {place}, column {column.name!r} has a list with a {kind} instead of a number\n"
+            "fix: name a column of numbers, or of lists of numbers"
+        ) from None
 
 
 def passage(item: Any, column: Column, place: str) -> str | None:

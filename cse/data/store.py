@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from cse.data.numbering import Numbering, fingerprints, without_collision
@@ -25,7 +26,7 @@ log = logging.getLogger("cse")
 BLOCK = 32_768  # rows that are Python objects at the same time
 FORMAT = 1  # to be raised when other rows are read from the same source
 MARKED = 256  # blocks of 1 MiB of a file that are compared before it is used
-VALUES = {"score": "float64", "weight": "float64", "label": "int64", "relevance": "list"}
+VALUES = {"score": "float64", "weight": "float64", "label": "int64", "relevance": "list", "teacher": "vector"}
 
 
 class Kept(NamedTuple):
@@ -106,6 +107,10 @@ class Stored:
                 before = ", "
         yield "[]" if before == "[" else "]"
 
+    def vectors(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """The numbers of all rows of a name, one row after the other, in parts; nothing if rows do not have it."""
+        return (c.flatten().to_numpy() for c in (self._values[name].iterchunks() if name in self.names else ()))
+
     def blocks(self) -> Iterator[list[list[str]]]:
         """The texts of all rows, some thousands of rows at a time."""
         return (chunk.to_pylist() for chunk in self._texts.iterchunks())
@@ -170,7 +175,8 @@ def _write(folder: Path, names: Sequence[str], rows: ReadRows, limit: int | None
     from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
-    kinds = {name: List(Value("float64")) if VALUES[name] == "list" else Value(VALUES[name]) for name in names}
+    lists = {"list": List(Value("float64")), "vector": List(Value("float32"))}
+    kinds = {name: lists.get(VALUES[name]) or Value(VALUES[name]) for name in names}
     features = Features({"texts": List(Value("string")), **kinds})
     report: Report = {"blank": 0, "duplicate": 0, "missing": 0}
     remarks, widths, digest = Counter[str](), Counter[int](), hashlib.sha256()
@@ -224,7 +230,8 @@ def _write(folder: Path, names: Sequence[str], rows: ReadRows, limit: int | None
 def _identity(row: Kept) -> str:
     """A text that is the same for the same row only."""
     lengths = " ".join(map(str, map(len, row.texts)))
-    return f"{lengths}:{''.join(row.texts)}{row.values or ''}"
+    values = tuple([value.tobytes() if isinstance(value, np.ndarray) else value for value in row.values])
+    return f"{lengths}:{''.join(row.texts)}{values or ''}"
 
 
 def _remarks(texts: tuple[str, ...]) -> Iterator[str]:
@@ -243,6 +250,8 @@ def _hashed(digest: Any, rows: Stored) -> str:
         if name in rows.names:
             for part in chain([name], rows.listed(name)):
                 digest.update(part.encode())
+    for block in rows.vectors("teacher"):
+        digest.update(b"teacher" + block.tobytes())
     return str(digest.hexdigest())
 
 

@@ -202,6 +202,13 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     return rows.mean() if weight is None else _mean(rows, torch.ones_like(rows, dtype=torch.bool), weight)
 
 
+def kl_rows(logits: Tensor, taught: Tensor) -> Tensor:
+    """(A,) KL(softmax(taught) || softmax(logits)) of each row of logits (A, N), in float32 at least."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_p = torch.log_softmax(taught.to(logits.dtype), -1)  # (A, N), finite where p underflows to 0
+    return (log_p.exp() * (log_p - torch.log_softmax(logits, -1))).sum(-1)
+
+
 def alignment(x: Tensor, y: Tensor, alpha: float = 2.0, weight: Tensor | None = None) -> Tensor:
     """Mean distance^alpha of positive pairs x, y (n, D) on the unit sphere (arXiv:2005.10242, section 4.1.1).
 

@@ -58,7 +58,7 @@ class FrozenEncoder(Teacher):
     def setup(self, encoder: Encoder) -> None:
         """Load the encoder."""
         self._held = (_load(self.source, self.pooler),)  # a tuple hides it from nn.Module
-        self._prompt = self._held[0].prompt_text(self.prompt_name)
+        self._prompt, self.dim = self._held[0].prompt_text(self.prompt_name), self._held[0].dim
 
     @torch.no_grad()
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
@@ -98,6 +98,7 @@ class FrozenViewEncoder(Teacher):
                 f"teacher {self.source} has another vocabulary than encoder {encoder.source}\n"
                 "fix: give a checkpoint that was trained from the same backbone, or a FrozenEncoder, which reads texts"
             )
+        self.dim = other.dim
         self._held = (other,)  # a tuple hides it from nn.Module
 
     @property

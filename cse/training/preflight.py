@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 
@@ -20,7 +21,12 @@ from cse.training.settings import Settings
 from cse.training.sources import named, similarities, sources
 
 # The fields of a row that only some data have, and the option that names their column.
-OF_ROWS = {"score": "score_column=NAME", "label": "label_column=NAME", "relevance": "relevance_columns=[NAME]"}
+OF_ROWS = {
+    "score": "score_column=NAME",
+    "label": "label_column=NAME",
+    "relevance": "relevance_columns=[NAME]",
+    "teacher": "teacher_columns=[NAME]",
+}
 
 
 def check(run: Run) -> None:
@@ -42,8 +48,9 @@ def _of_sources(run: Run) -> list[str]:
     """The problems of every source; what all have in common is a problem of the recipe, and is said once."""
     each = sources(run)
     found: dict[str, list[str]] = {}  # the problem as each source has it
+    parts = (_of_views, _of_prompts, _of_objective, _of_values, _of_batch)
     for name, source in each.items():
-        for problem in (*_of_views(source), *_of_prompts(source), *_of_objective(source), *_of_batch(source)):
+        for problem in chain.from_iterable(part(source) for part in parts):
             found.setdefault(problem, []).append(named(run, name, problem))
     common = {p for p, texts in found.items() if len(texts) == len(each) and all(t.endswith(p) for t in texts)}
     return [text for problem, texts in found.items() for text in ([problem] if problem in common else texts)]
@@ -129,6 +136,19 @@ def _of_objective(run: Run) -> Iterator[str]:
                 f"objective {name} needs a {field} in every row, and {run.data.describe()} has none\n"
                 f"fix: name its column: --data.{option}, or use another objective"
             )
+    if run.settings.chunk_size is not None and not run.objective.cacheable:
+        yield (
+            f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "
+            "batch, so its gradient cannot be cached\n"
+            "fix: remove trainer.chunk_size"
+        )
+    if run.settings.gradient_checkpointing and (reason := run.encoder.cannot_recompute()):
+        yield f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing"
+
+
+def _of_values(run: Run) -> Iterator[str]:
+    """Values of rows that the objective does not use."""
+    name = type(run.objective).__name__
     if run.data.weighted and not run.objective.weighs_rows:
         yield (
             f"data.weight_column gives rows weights, which objective {name} does not use\n"
@@ -144,14 +164,16 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"data.relevance_columns grades the positives, which objective {name} does not use\n"
             "fix: remove data.relevance_columns, or use an objective that reads them, such as GradedGCL"
         )
-    if run.settings.chunk_size is not None and not run.objective.cacheable:
+    if run.data.taught and "teacher" not in run.objective.requires:
         yield (
-            f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "
-            "batch, so its gradient cannot be cached\n"
-            "fix: remove trainer.chunk_size"
+            f"data.teacher_columns gives the numbers of a teacher, which objective {name} does not use\n"
+            "fix: remove data.teacher_columns, or use an objective that reads them, such as MarginMSE"
         )
-    if run.settings.gradient_checkpointing and (reason := run.encoder.cannot_recompute()):
-        yield f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing"
+    if run.data.taught and run.data.ragged:
+        yield (
+            "data.teacher_columns has numbers in the order of the texts, and rows of "
+            f"{run.data.describe()} have unequal numbers of texts\nfix: give every row as many hard negatives"
+        )
 
 
 def _of_batch(run: Run) -> Iterator[str]:

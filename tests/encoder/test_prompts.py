@@ -180,7 +180,7 @@ def views(encoder, collator, *examples):
 
 
 def default_fields():
-    return {"score": None, "label": None, "weight": None, "relevance": None}
+    return {"score": None, "label": None, "weight": None, "relevance": None, "teacher": None}
 
 
 def vars_of(example):

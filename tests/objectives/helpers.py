@@ -24,10 +24,12 @@ class Case:
     Attributes:
         arguments: The arguments of the constructor.
         texts: Texts of a row: anchor, positive and hard negative by default.
+        teacher: Numbers that a teacher gave each row (`Batch.teacher`).
     """
 
     arguments: dict = field(default_factory=dict)
     texts: int = 3
+    teacher: int = 2
 
 
 def settings(oracles, method):
@@ -41,6 +43,12 @@ def oracle_cases(method, **about):
         return []
     found = settings(ORACLES, method)
     return [n for n, case in found.items() if "loss" in case and all(case.get(k) == v for k, v in about.items())]
+
+
+def cases_named(method, beginning):
+    """The names of a method's oracles that begin so; none without the oracles' folder."""
+    found = settings(ORACLES, method) if (ORACLES / f"{method}.json").is_file() else []
+    return [name for name in found if name.startswith(beginning)]
 
 
 def load(oracles, method, case):

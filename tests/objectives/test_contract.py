@@ -34,7 +34,7 @@ from tests.objectives.helpers import Case
 ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
-SHARED = {"functional", "candidates", "whitening"}  # what several methods use
+SHARED = {"functional", "candidates", "whitening", "taught"}  # what several methods use
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "weighs_rows")
 
 
@@ -124,8 +124,17 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
+    taught = case_of(name, encoder.source).teacher
     examples = [
-        Example(row, score=(i % 5) / 4, label=i % 3, row_id=i, weight=(1 + i % 4) / 2, relevance=((1 + i % 5) / 4,))
+        Example(
+            row,
+            score=(i % 5) / 4,
+            label=i % 3,
+            row_id=i,
+            weight=(1 + i % 4) / 2,
+            relevance=((1 + i % 5) / 4,),
+            teacher=tuple(((3 * i + 5 * j) % 7 - 3) / 4 for j in range(taught)),
+        )
         for i, row in enumerate(rows)
     ]
     collator = Masked(views=TextViews(max_length=12), probability=0.4)

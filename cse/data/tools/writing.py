@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _files(source: str) -> set[Path]:
 
 
 def names_of(data: Sequence[Dataset]) -> list[str]:
-    """The columns of rows of one class: texts, then score, weight, label and relevance where a data set has them.
+    """The columns of rows of one class: texts, then score, weight, label, relevance and teacher where they exist.
 
     Raises:
         UserError: The data sets are of different classes.
@@ -88,6 +89,7 @@ def names_of(data: Sequence[Dataset]) -> list[str]:
         *texts,
         *(name for name, has in values.items() if has),
         *(f"relevance_{i}" for i in range(1, positives + 1) if graded),
+        *(["teacher"] if any(each.taught for each in data) else []),
     ]
 
 
@@ -109,6 +111,8 @@ def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record
         if example.label is not None:
             found["label"] = data.label_names[example.label]
         found |= {f"relevance_{i}": grade for i, grade in enumerate(example.relevance or (), 1)}
+        if example.teacher is not None:
+            found["teacher"] = list(example.teacher)
         yield found
 
 
@@ -132,7 +136,7 @@ def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record]) -> int:
         out: A .parquet or .jsonl file.
         names: The columns. A record that lacks one has null there.
         rows: The records. A value is a text, or a float in a column whose name begins with score, weight or relevance
-            or ends with score.
+            or ends with score. In one whose name begins with teacher, it is a float or a list of floats.
     """
     count = 0
     with atomic_file(out) as scratch:
@@ -168,9 +172,16 @@ def _parquet(file: Path, names: Sequence[str], blocks: Iterator[list[Record]]) -
     def is_number(name: str) -> bool:
         return name.startswith(("score", "weight", "relevance")) or name.endswith("score")
 
-    schema = pyarrow.schema([(n, pyarrow.float64() if is_number(n) else pyarrow.string()) for n in names])
+    def kind(name: str, block: list[Record]) -> pyarrow.DataType:
+        if name.startswith("teacher"):
+            listed = bool(block) and isinstance(block[0].get(name), list)
+            return pyarrow.list_(pyarrow.float32()) if listed else pyarrow.float32()
+        return pyarrow.float64() if is_number(name) else pyarrow.string()
+
+    first = next(blocks)
+    schema = pyarrow.schema([(name, kind(name, first)) for name in names])
     with ParquetWriter(file, schema) as writer:
-        for block in blocks:
+        for block in chain([first], blocks):
             writer.write_table(pyarrow.Table.from_pylist(block, schema=schema))
             yield len(block)
 

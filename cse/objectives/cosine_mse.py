@@ -1,0 +1,67 @@
+"""Cosine distillation: the cosines of a row's texts follow those of a teacher (sentence-transformers)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.functional import weighted_mean
+from cse.objectives.taught import requires, student_scores, teacher_scores
+
+ROUNDING = 1e-3  # by which a teacher's cosine may exceed 1
+
+
+class CosineMSE(Objective):
+    """Regression of the cosines of a row's texts on those of a teacher.
+
+        L = mean_ik ( cos(u_i, v_ik) - t_ik )^2
+
+    u is the anchor, v its positives and hard negatives, and t the teacher's cosine of the same two texts, which may be
+    negative. For pairs it is the loss of `CLAIF`, whose scores lie in [0, 1] and mean a similarity that people grade.
+    No text of another row takes part. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), a cosine
+            for each text besides the anchor, as `cse teach` writes them for encoders.
+
+    Raises:
+        UserError: In `setup`: the teacher cannot be loaded.
+        ValueError: Rows have one text, unequal numbers of them, or other columns, or a number is outside [-1, 1].
+
+    Source: UKPLab/sentence-transformers, losses/CosineSimilarityLoss.py.
+    """
+
+    contrasts = False
+    weighs_rows = True
+
+    def __init__(self, *, teacher: Teacher | None = None) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.requires = requires(teacher)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the teacher."""
+        if self.teacher is not None:
+            self.teacher.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean over the batch's rows."""
+        cosine = student_scores(views, batch, "cosine", "CosineMSE")  # (B, P + K)
+        given = teacher_scores(self.teacher, batch, ctx, "CosineMSE")  # (B, P + K)
+        if given.shape != cosine.shape:
+            raise ValueError(
+                "CosineMSE needs a cosine of the teacher for each text besides the anchor; "
+                f"a row has {cosine.shape[1]}, and Batch.teacher {given.shape[1]} numbers"
+            )
+        if bool((given.abs() > 1 + ROUNDING).any()):
+            raise ValueError(
+                f"CosineMSE needs cosines in [-1, 1]; Batch.teacher ranges from {given.min():g} to {given.max():g}. "
+                "MarginMSE and ListwiseKL take scores on any scale"
+            )
+        loss = weighted_mean((cosine - given).square().mean(1), batch.weight)
+        return LossOutput(loss, {"rmse": loss.detach().sqrt()})
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the teacher move, if it is one that moves."""
+        if self.teacher is not None:
+            self.teacher.follow(ctx.encoder)

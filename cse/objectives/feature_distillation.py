@@ -1,0 +1,106 @@
+"""Feature distillation: a student learns a teacher's vectors (Reimers and Gurevych, EMNLP 2020, arXiv:2004.09813)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_at_least
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.functional import normalize, weighted_mean
+from cse.objectives.taught import requires, teacher_vectors
+
+
+class FeatureDistillation(Objective):
+    """Mean squared error between the vectors of a student and of a teacher.
+
+        L = 1/(B V Dt) sum_iv | W u_iv - t_iv |^2
+
+    u is the vector that a checkpoint exports, of each of the V texts of a row, and t the teacher's vector of the same
+    text (equation 1 of the paper, for one language). W is the identity if both have one size; otherwise it is a linear
+    layer that serves training only. The student needs no labels and no pairs, and a batch of any size will do. If rows
+    have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        teacher: A teacher that is asked in training, such as `cse.teachers.frozen.FrozenEncoder`, which encodes every
+            text once. None: the columns of the data (`data.teacher_columns`, written by `cse teach --vectors`).
+        dim: Dt. None: the size of the teacher's vectors if a teacher is asked, and otherwise that of the student's.
+        unit: Whether W u is scaled to length 1 before it is compared, as in CLIP-KD. Without it, the student also
+            learns the length of the teacher's vectors.
+
+    Raises:
+        UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
+        ValueError: The sizes of the vectors differ, or the columns hold no vector for each text.
+
+    Deviations:
+        sentence-transformers cuts a teacher's vectors to the student's size by principal components. Here the student's
+        vectors are mapped to the teacher's space, by columns that are orthogonal before training.
+
+    Source: UKPLab/sentence-transformers, losses/MSELoss.py; winycg/CLIP-KD, src/open_clip/loss.py:293.
+    """
+
+    contrasts = False
+    weighs_rows = True
+
+    def __init__(self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False) -> None:
+        super().__init__()
+        require_at_least(1, "objective", dim=dim)
+        self.teacher, self.dim, self.unit = teacher, dim, unit
+        self.requires = requires(teacher)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the teacher, and build the projection if the sizes differ."""
+        if self.teacher is not None:
+            self.teacher.setup(encoder)
+        self.project = projection(self.teacher, self.dim, encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean over the batch's rows."""
+        vectors = teacher_vectors(self.teacher, batch, ctx, "FeatureDistillation")  # (B, V, Dt)
+        return self.loss(views.embedding, batch, vectors)
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the teacher move, if it is one that moves."""
+        if self.teacher is not None:
+            self.teacher.follow(ctx.encoder)
+
+    def loss(self, embedding: Tensor, batch: Batch, vectors: Tensor) -> LossOutput:
+        """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""
+        student = projected(self.project, embedding, vectors, "FeatureDistillation")  # (B, V, Dt)
+        if self.unit:
+            student = normalize(student)
+        error = (student - vectors).square().mean(-1)  # (B, V)
+        if batch.view_mask is not None:
+            error = error * batch.view_mask * (batch.views / batch.view_mask.sum(1, keepdim=True))
+        loss = weighted_mean(error.mean(1), batch.weight)
+        cosine = (normalize(student.detach()) * normalize(vectors)).sum(-1)  # (B, V)
+        return LossOutput(loss, {"teacher_cosine": cosine.mean()})
+
+
+def projection(teacher: Teacher | None, dim: int | None, encoder: Encoder) -> nn.Module:
+    """A linear layer from the encoder's size to the teacher's, orthogonal at first; the identity if they are equal."""
+    size = dim or (teacher.dim if teacher is not None else 0) or encoder.dim
+    if size == encoder.dim:
+        return nn.Identity()
+    layer = nn.Linear(encoder.dim, size)
+    nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def projected(project: nn.Module, embedding: Tensor, vectors: Tensor, objective: str) -> Tensor:
+    """The student's vectors (..., D) in the teacher's space (..., Dt), in float32 at least.
+
+    Raises:
+        ValueError: They have another size than the teacher's vectors (..., Dt).
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        student: Tensor = project(embedding if embedding.dtype == torch.float64 else embedding.float())
+    if student.shape[-1] != vectors.shape[-1]:
+        raise ValueError(
+            f"{objective}: the teacher's vectors have {vectors.shape[-1]} numbers, and those of the encoder "
+            f"{student.shape[-1]}; set objective.dim to {vectors.shape[-1]}, which adds a projection"
+        )
+    return student

@@ -1,0 +1,78 @@
+"""Listwise distillation: the softmax over a row's texts follows a teacher's (Lin et al., 2020, arXiv:2010.11386)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.functional import kl_rows, weighted_mean
+from cse.objectives.taught import DOT, Similarity, requires, student_scores, teacher_scores
+
+
+class ListwiseKL(Objective):
+    """Kullback-Leibler divergence of a student's softmax over the texts of a row from that of a teacher.
+
+        L = T_s^2 mean_i KL( softmax(t_i / T_t) || softmax(s_i / T_s) )
+
+    s_i are the student's similarities of anchor i with its own positives and hard negatives, and t_i the teacher's
+    scores of the same pairs, on any scale. No text of another row takes part. A constant that is added to a row's
+    scores changes nothing. With T_t -> 0 the teacher only names the best text, and the loss is InfoNCE over the row. If
+    rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
+            (`data.teacher_columns`), a score for each positive and hard negative, as `cse teach` writes them.
+        compare: The function s, `dot` or `cosine`.
+        student_temperature: T_s, dimensionless, > 0 (sentence-transformers: 1; for cosines, 0.05).
+        teacher_temperature: T_t, on the scale of the teacher's scores, > 0 (sentence-transformers: 1).
+
+    Raises:
+        UserError: A temperature is not positive. In `setup`: the teacher cannot be loaded.
+        ValueError: Rows have fewer than two texts besides the anchor, unequal numbers of them, or other columns.
+
+    Source: UKPLab/sentence-transformers, losses/distill_kl_div.py.
+    """
+
+    contrasts = False
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        teacher: Teacher | None = None,
+        compare: Similarity = "dot",
+        student_temperature: float = 1.0,
+        teacher_temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", student_temperature=student_temperature)
+        require_positive("objective", teacher_temperature=teacher_temperature)
+        self.teacher, self.compare = teacher, compare
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.requires = requires(teacher)
+        self.note = DOT if compare == "dot" else ""
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the teacher."""
+        if self.teacher is not None:
+            self.teacher.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean over the batch's rows."""
+        scores = student_scores(views, batch, self.compare, "ListwiseKL")  # (B, P + K)
+        given = teacher_scores(self.teacher, batch, ctx, "ListwiseKL")  # (B, P + K)
+        if scores.shape[1] < 2 or given.shape != scores.shape:
+            raise ValueError(
+                f"ListwiseKL needs a score of the teacher for each of two or more texts besides the anchor; a row has "
+                f"{scores.shape[1]}, and {given.shape[1]} scores"
+            )
+        rows = kl_rows(scores / self.student_temperature, given / self.teacher_temperature)  # (B,)
+        loss = self.student_temperature**2 * weighted_mean(rows, batch.weight)
+        agreed = (scores.detach().argmax(1) == given.argmax(1)).float().mean()
+        return LossOutput(loss, {"agreed": agreed})
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the teacher move, if it is one that moves."""
+        if self.teacher is not None:
+            self.teacher.follow(ctx.encoder)

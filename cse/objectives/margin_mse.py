@@ -1,0 +1,70 @@
+"""Margin-MSE: distances to a positive learn a cross-encoder's margins (Hofstätter et al., 2020, arXiv:2010.02666)."""
+
+from __future__ import annotations
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.functional import weighted_mean
+from cse.objectives.taught import DOT, Similarity, requires, student_scores, teacher_scores
+
+
+class MarginMSE(Objective):
+    """Regression of the margin between a positive and a hard negative on the margin that a teacher gives them.
+
+        L = mean_ik ( ( s(q_i, p_i) - s(q_i, n_ik) ) - ( t(q_i, p_i) - t(q_i, n_ik) ) )^2
+
+    s is the student's similarity and t the teacher's score of a pair of texts, on any scale. A
+    constant that is added to a row's scores changes nothing, so no temperature is needed, and no text of another row
+    is a negative. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
+            (`data.teacher_columns`): the 1 + K scores of the positive and of the hard negatives, as `cse teach` writes
+            them, or the K margins.
+        compare: The function s: `dot` as in the paper, or `cosine`, whose margins lie in [-2, 2].
+
+    Raises:
+        UserError: In `setup`: the teacher cannot be loaded.
+        ValueError: Rows do not have one positive and as many hard negatives as each other, or the columns are neither
+            their scores nor their margins.
+
+    Source: UKPLab/sentence-transformers, losses/margin_mse.py.
+    """
+
+    contrasts = False
+    weighs_rows = True
+
+    def __init__(self, *, teacher: Teacher | None = None, compare: Similarity = "dot") -> None:
+        super().__init__()
+        self.teacher, self.compare = teacher, compare
+        self.requires = requires(teacher)
+        self.note = DOT if compare == "dot" else ""
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the teacher."""
+        if self.teacher is not None:
+            self.teacher.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean over the batch's rows."""
+        negatives = views.negative.shape[1]
+        if views.positive.shape[1] != 1 or not negatives:
+            raise ValueError("MarginMSE needs rows of an anchor, one positive and hard negatives")
+        scores = student_scores(views, batch, self.compare, "MarginMSE")  # (B, 1 + K)
+        given = teacher_scores(self.teacher, batch, ctx, "MarginMSE")  # (B, 1 + K) or (B, K)
+        if given.shape[1] not in {negatives, 1 + negatives}:
+            raise ValueError(
+                f"MarginMSE needs the teacher's {1 + negatives} scores of the positive and the hard negatives of a "
+                f"row, or {negatives} margins; Batch.teacher has {given.shape[1]} numbers"
+            )
+        wanted = given if given.shape[1] == negatives else given[:, :1] - given[:, 1:]  # (B, K)
+        margins = scores[:, :1] - scores[:, 1:]  # (B, K)
+        loss = weighted_mean((margins - wanted).square().mean(1), batch.weight)
+        agreed = (margins.detach().sign() == wanted.sign()).float().mean()
+        return LossOutput(loss, {"rmse": loss.detach().sqrt(), "agreed": agreed})
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the teacher move, if it is one that moves."""
+        if self.teacher is not None:
+            self.teacher.follow(ctx.encoder)

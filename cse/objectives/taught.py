@@ -1,0 +1,69 @@
+"""What a teacher says of a batch: its columns in the data (`Batch.teacher`), or a teacher that is asked in training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, Views
+from cse.interfaces import StepContext, Teacher
+from cse.objectives.functional import normalize
+
+Similarity = Literal["dot", "cosine"]
+DOT = "The vectors were trained by their dot product: compare them by it, not by their cosine."
+
+
+def requires(teacher: Teacher | None) -> frozenset[str]:
+    """The fields of the batch that the opinion needs: those of the teacher, or its columns."""
+    return frozenset({"teacher"}) if teacher is None else teacher.requires
+
+
+def own_similarity(rows: Tensor, similarity: Similarity) -> Tensor:
+    """(B, V - 1) similarity of the first vector of each row (B, V, D) with each of the others, in float32 at least."""
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = normalize(rows) if similarity == "cosine" else rows if rows.dtype == torch.float64 else rows.float()
+        return (rows[:, :1] * rows[:, 1:]).sum(-1)
+
+
+def student_scores(views: Views, batch: Batch, similarity: Similarity, objective: str) -> Tensor:
+    """(B, P + K) similarity of each anchor with its own positives and hard negatives.
+
+    Raises:
+        ValueError: Rows have one view, or unequal numbers of hard negatives, which a teacher's columns cannot have.
+    """
+    if batch.view_mask is not None:
+        raise ValueError(f"{objective} matches a teacher's numbers by place, so rows need as many hard negatives")
+    rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
+    if rows.shape[1] < 2:
+        raise ValueError(f"{objective} compares the texts of a row; this batch has one in each")
+    return own_similarity(rows, similarity)
+
+
+def teacher_scores(teacher: Teacher | None, batch: Batch, ctx: StepContext, objective: str) -> Tensor:
+    """(B, C) the numbers of the columns; or (B, P + K) cosines of a teacher that is asked now."""
+    if teacher is None:
+        return batch.require("teacher", objective)
+    return own_similarity(teacher.embed(batch, ctx), "cosine")
+
+
+def teacher_vectors(teacher: Teacher | None, batch: Batch, ctx: StepContext, objective: str) -> Tensor:
+    """(B, V, Dt) the teacher's vector of each view; in the columns, one after the other (B, V Dt).
+
+    Rows of one text, which the collator repeats, have the vector of that text (B, Dt).
+
+    Raises:
+        ValueError: The columns hold no whole vector for each view.
+    """
+    if teacher is not None:
+        return teacher.embed(batch, ctx)
+    columns, views = batch.require("teacher", objective), batch.views  # (B, C)
+    if batch.text_id is not None and bool((batch.text_id == batch.text_id[:, :1]).all()):
+        return columns[:, None].expand(-1, views, -1)
+    if columns.shape[1] % views:
+        raise ValueError(
+            f"{objective} needs a vector of the teacher for each of the {views} texts of a row; "
+            f"Batch.teacher has {columns.shape[1]} numbers"
+        )
+    return columns.view(len(columns), views, -1)

@@ -1,0 +1,83 @@
+"""CLIP-KD: the authors' program (oracles), limits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cse.errors import UserError
+from cse.objectives.clip_kd import ClipKD
+from cse.objectives.simcse import SimCSE
+from cse.teachers.frozen import FrozenViewEncoder
+from tests.objectives.helpers import Case, cases_named, close, load, run
+
+NONE = {"task": 0.0, "fd": 0.0, "ckd": 0.0, "icl": 0.0}
+
+
+def contract_case(backbone):
+    return Case({"teacher": FrozenViewEncoder(source=backbone)})
+
+
+def built(size, **arguments):
+    objective = ClipKD(**arguments)
+    objective.setup(SimpleNamespace(dim=size))
+    return objective
+
+
+@pytest.mark.parametrize("part", ["fd", "ckd", "icl", "task"])
+@pytest.mark.parametrize("name", cases_named("distill", "clipkd_"))
+def test_every_case(oracles, name, part):
+    about, data = load(oracles, "distill", name)
+    anchor, positive = data["anchor"].requires_grad_(), data["positive"].requires_grad_()
+    objective = built(
+        about["D"],
+        dim=about["teacher_dim"],
+        temperature=1 / about["student_scale"],
+        teacher_temperature=1 / about["teacher_scale"],
+        cross_temperature=1 / about["cross_scale"],
+        **NONE | {part: 1.0},
+    )
+    for side, project in zip(("anchor", "positive"), objective.projections, strict=True):
+        if isinstance(project, nn.Linear):
+            project.load_state_dict({"weight": data[f"proj_{side}_w"], "bias": data[f"proj_{side}_b"]})
+    vectors = torch.cat([data["teacher_anchor"], data["teacher_positive"]], 1)
+    loss = run(objective, torch.stack([anchor, positive], 1), teacher=vectors).loss
+    assert loss.item() == pytest.approx(about[part], rel=1e-5)
+    loss.backward()
+    if part != "task":
+        close(anchor.grad, data[f"grad_{part}_anchor"])
+        close(positive.grad, data[f"grad_{part}_positive"])
+
+
+def test_a_student_equal_to_its_teacher_has_no_feature_or_relation_loss():
+    rows = torch.randn(5, 2, 6, requires_grad=True)
+    objective = built(6, temperature=0.1, teacher_temperature=0.1, **NONE | {"fd": 1.0, "ckd": 1.0})
+    loss = run(objective, rows, teacher=rows.detach().flatten(1)).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert rows.grad.abs().max() < 1e-6
+
+
+def test_the_task_alone_is_infonce_in_both_directions():
+    rows = torch.randn(5, 2, 6)
+    got = run(built(6, **NONE | {"task": 1.0}), rows, teacher=torch.randn(5, 12)).loss
+    want = (run(SimCSE(temperature=0.07), rows).loss + run(SimCSE(temperature=0.07), rows.flip(1)).loss) / 2
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_errors():
+    for arguments, named in (
+        (NONE, "nothing is learned"),
+        ({"fd": -1.0}, "fd is -1"),
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"cross_temperature": 0.0}, "cross_temperature is 0"),
+    ):
+        with pytest.raises(UserError, match=named):
+            ClipKD(**arguments)
+    with pytest.raises(ValueError, match=r"ClipKD needs Batch\.teacher"):
+        run(built(4), torch.randn(3, 2, 4))
+    with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
+        run(built(4), torch.randn(3, 2, 4), teacher=torch.randn(3, 12))

@@ -1,0 +1,49 @@
+"""CosineMSE: sentence-transformers (oracles), CLAIF, a teacher that is asked, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cse.objectives.claif import CLAIF
+from cse.objectives.cosine_mse import CosineMSE
+from tests.objectives.helpers import Case, cases_named, close, load, run
+
+
+def contract_case(backbone):
+    return Case()
+
+
+@pytest.mark.parametrize("name", cases_named("distill", "cosine_mse"))
+def test_every_case(oracles, name):
+    about, data = load(oracles, "distill", name)
+    u, v = data["u"].requires_grad_(), data["v"].requires_grad_()
+    loss = run(CosineMSE(), torch.stack([u, v], 1), teacher=data["teacher"].view(-1, 1)).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    close(u.grad, data["grad_u"])
+    close(v.grad, data["grad_v"])
+
+
+def test_for_pairs_it_is_claif():
+    rows, score = torch.randn(6, 2, 5), torch.rand(6)
+    want = run(CLAIF(), rows, score=score).loss
+    assert run(CosineMSE(), rows, teacher=score[:, None]).loss.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_every_other_text_of_a_row_counts():
+    rows = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]])  # cosines 1 and 0
+    assert run(CosineMSE(), rows, teacher=torch.tensor([[0.5, -1.0]])).loss.item() == pytest.approx((0.25 + 1) / 2)
+
+
+def test_errors():
+    rows = torch.randn(3, 2, 4)
+    for given, named in (
+        ({}, r"CosineMSE needs Batch\.teacher"),
+        ({"teacher": torch.full((3, 1), 7.0)}, "ranges from 7 to 7. MarginMSE"),
+        ({"teacher": torch.zeros(3, 2)}, "a row has 1, and Batch.teacher 2 numbers"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            run(CosineMSE(), rows, **given)
+    with pytest.raises(ValueError, match="this batch has one"):
+        run(CosineMSE(), rows[:, :1], positives=0, teacher=torch.zeros(3, 1))

@@ -1,0 +1,87 @@
+"""FeatureDistillation: sentence-transformers (oracles), pencil, projections, a teacher that is asked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.objectives.feature_distillation import FeatureDistillation
+from cse.teachers.frozen import FrozenViewEncoder
+from cse.training.learner import Learner
+from tests.objectives.helpers import Case, cases_named, close, load, run
+from tests.objectives.test_contract import batch_of, context
+
+
+def contract_case(backbone):
+    return Case({"teacher": FrozenViewEncoder(source=backbone)})
+
+
+def built(size, **arguments):
+    objective = FeatureDistillation(**arguments)
+    objective.setup(SimpleNamespace(dim=size))
+    return objective
+
+
+@pytest.mark.parametrize("name", cases_named("distill", "feature_mse"))
+def test_every_case(oracles, name):
+    about, data = load(oracles, "distill", name)
+    rows = data["x"].requires_grad_()
+    positives = about["columns"] - 1
+    loss = run(built(rows.shape[-1]), rows, positives=positives, teacher=data["teacher"].flatten(1)).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    close(rows.grad, data["grad_x"])
+
+
+def test_by_pencil():
+    rows = torch.tensor([[[3.0, 4.0]]])
+    assert run(built(2), rows, positives=0, teacher=torch.tensor([[1.0, 4.0]])).loss.item() == 2
+    unit = run(built(2, unit=True), rows, positives=0, teacher=torch.tensor([[0.6, 0.8]]))
+    assert unit.loss.item() == pytest.approx(0, abs=1e-12)
+    assert unit.metrics["teacher_cosine"].item() == pytest.approx(1)
+
+
+def test_repeated_views_of_one_text_have_its_vector():
+    rows, vectors = torch.randn(3, 2, 4), torch.randn(3, 4)
+    got = run(built(4), rows, teacher=vectors, text_id=torch.tensor([[0, 0], [1, 1], [2, 2]])).loss
+    want = run(built(4), rows, teacher=torch.cat([vectors, vectors], 1)).loss
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_absent_views_do_not_count():
+    rows, vectors = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    got = run(built(4), rows, teacher=vectors.flatten(1), view_mask=mask).loss
+    errors = (rows - vectors).square().mean(-1)
+    assert got.item() == pytest.approx(((errors[0].mean() + errors[1, :2].mean()) / 2).item(), rel=1e-6)
+
+
+def test_a_projection_keeps_cosines_before_training():
+    objective = built(4, dim=9)
+    x = torch.randn(5, 4)
+    assert torch.allclose(objective.project(x) @ objective.project(x).T, x @ x.T, atol=1e-5)
+    assert isinstance(built(4, dim=4).project, torch.nn.Identity)
+
+
+def test_the_copy_of_a_teacher_learns_nothing(tiny_bert):
+    encoder, objective = Encoder(tiny_bert, pooler="mean").eval(), contract_case(tiny_bert).arguments["teacher"]
+    objective = FeatureDistillation(teacher=objective)
+    objective.setup(encoder)
+    batch = batch_of("FeatureDistillation", encoder)
+    output = Learner(encoder, objective)(batch, context(encoder, batch))[1]
+    assert output.loss.item() == pytest.approx(0, abs=1e-10)
+    assert objective.requires == set()
+
+
+def test_errors():
+    with pytest.raises(UserError, match="dim is 0"):
+        FeatureDistillation(dim=0)
+    rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
+        run(built(4), rows, teacher=torch.zeros(3, 12))
+    with pytest.raises(ValueError, match=r"each of the 2 texts of a row; Batch\.teacher has 5 numbers"):
+        run(built(4), rows, teacher=torch.zeros(3, 5))
