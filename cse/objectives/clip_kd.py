@@ -33,8 +33,8 @@ class ClipKD(Objective):
         teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), the
             vectors of anchor and positive one after the other, as `cse teach --vectors` writes them.
         dim: Dt. None: the size of the teacher's vectors if a teacher is asked, and otherwise that of the student's.
-        temperature: Of the student, dimensionless, > 0 (CLIP begins with 0.07).
-        teacher_temperature: Of the teacher in CKD, > 0 (0.05; that of a trained CLIP is 0.01).
+        temperature: The student's, dimensionless, > 0 (CLIP begins with 0.07).
+        teacher_temperature: The teacher's in CKD, > 0 (that of a trained CLIP is 0.01).
         cross_temperature: t_x, > 0.
         task: Weight of InfoNCE, >= 0.
         fd: Weight of FD, >= 0 (paper: 2000, since unit vectors of D numbers differ by squares of about 1/D).

@@ -94,7 +94,7 @@ def projected(project: nn.Module, embedding: Tensor, vectors: Tensor, objective:
     """The student's vectors (..., D) in the teacher's space (..., Dt), in float32 at least.
 
     Raises:
-        ValueError: They have another size than the teacher's vectors (..., Dt).
+        ValueError: The student's vectors have another size than the teacher's (..., Dt).
     """
     with torch.autocast(embedding.device.type, enabled=False):
         student: Tensor = project(embedding if embedding.dtype == torch.float64 else embedding.float())
