@@ -11,6 +11,7 @@ from cse.data.datasets import Triplets as Triplets
 from cse.data.halves import Halves as Halves
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
+from cse.data.nested import NestedViews as NestedViews
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NoDuplicates as NoDuplicates

@@ -1,0 +1,96 @@
+"""ArcCSE: pairwise and triple-wise contrast in angular space (Zhang et al., ACL 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least, require_positive, require_within
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast, triplet, weighted_mean
+
+
+class ArcCSE(Objective):
+    """SimCSE with a margin on the angle of the pair, and a hinge that orders a text's renderings by what they lost.
+
+        L = mean_i - log e^{cos(th_ii + m)/t} / ( e^{cos(th_ii + m)/t} + sum_{j != i} e^{cos(th_ij)/t} )
+            + w mean_i max(0, cos(z_i, z''_i) - cos(z_i, z'_i) + m2)
+
+    th_ij is the angle between z_i and z+_j, z' a rendering that lost some words and z'' one that lost more, the same
+    words among them. Rows have these four views in this order, as the collator `cse.data.NestedViews` makes them of a
+    text. With w = 0 the second term is left out, and rows are those of `SimCSE`: several positives and hard negatives
+    are possible. If rows have weights (`Batch.weight`), both means are weighted.
+
+    Args:
+        temperature: t, > 0 (paper: 0.05).
+        margin: m, in degrees, in [0, 90] (paper: 10).
+        triplet_weight: w, >= 0 (paper: 0.1).
+        triplet_margin: m2, in cosine, >= 0.
+
+    Raises:
+        UserError: A number is out of range.
+        ValueError: Rows do not have four views although w > 0, or the batch has a single row.
+
+    Deviations:
+        The equations are the paper's; no program by its authors was found. A public program adds the margin only where
+        the cosine of the pair is positive, and compares the renderings of each text with those of all texts; neither is
+        done here. Equal vectors get no gradient from their angle, whose derivative is infinite there. Duplicate texts
+        are masked as in `SimCSE`.
+
+    Source: aclanthology.org/2022.acl-long.336.
+    """
+
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        margin: float = 10.0,
+        triplet_weight: float = 0.1,
+        triplet_margin: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        require_within("[0, 90]", "objective", margin=margin)
+        require_at_least(0, "objective", triplet_weight=triplet_weight, triplet_margin=triplet_margin)
+        self.temperature, self.margin = temperature, margin
+        self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        if not self.triplet_weight:
+            return LossOutput(self.arc(views, batch))
+        if batch.views != 4 or batch.view_mask is not None:
+            raise ValueError(
+                "ArcCSE needs four views in each row: a text, its positive, and renderings that lost some words and "
+                f"more; this batch has up to {batch.views}. Set collator to cse.data.NestedViews, or "
+                "objective.triplet_weight to 0"
+            )
+        z, positive, near, far = torch.cat([views.anchor[:, None], views.positive, views.negative], 1).unbind(1)
+        pair = Views(z, positive[:, None], views.negative[:, :0], views.embedding)
+        arc = self.arc(pair, replace(batch.with_views([0, 1]), num_positives=1))
+        order = self.order(z, near, far, batch.weight)
+        metrics = {"contrast": arc.detach(), "order": order.detach()}
+        return LossOutput(arc + self.triplet_weight * order, metrics)
+
+    def arc(self, views: Views, batch: Batch) -> Tensor:
+        """The first term."""
+        pairs = in_batch(views, batch)
+        logits = torch.where(pairs.positive > 0, self._wider(pairs.similarity), pairs.similarity) / self.temperature
+        return contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss
+
+    def order(self, anchor: Tensor, near: Tensor, far: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The second term, without its weight, of vectors (B, D')."""
+        return weighted_mean(triplet(anchor, near, far, distance="cosine", margin=self.triplet_margin), weight)
+
+    def _wider(self, cosine: Tensor) -> Tensor:
+        """The cosine of the angle plus the margin, of any shape."""
+        m = math.radians(self.margin)
+        sine = (1 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()
+        return cosine * math.cos(m) - sine * math.sin(m)
