@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +18,11 @@ from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.numbering import fingerprints
 from cse.data.same_text import same_text_key
+from cse.files import atomic_file, cache_dir, writing_cache
 from cse.seeding import derive
 
 BLOCK = 8_192  # rows that are read at once
+FORMAT = 1  # of a division in the cache; to be raised when the same rows would be divided in another way
 Keys = NDArray[np.uint64]  # hashes of texts, equal for texts that count as the same
 
 
@@ -142,6 +147,49 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
     """
     seed = derive("held out", seed)
     places = np.cumsum([0, *map(len, sets)])  # of the first row of each data set, and the end
+    known = _Division.kept(sets, rooms, seed)
+    keeps = _without(known.held, seed)
+    found = []
+    for data, begin, end, removed, linked in zip(sets, places, places[1:], known.removed, known.linked, strict=False):
+        rows, others = np.flatnonzero(~known.out[begin:end]), np.flatnonzero(known.out[begin:end])
+        left_out = {"held_out": len(others), "negatives_held_out": int(removed)}
+        kept = Part(data, rows, left_out, keeps, fewer=removed > 0)
+        part = Part(data, others, {"not_held_out": len(rows)}, lambda text: False, fewer=False) if len(others) else None
+        found.append(Divided(kept, part, int(linked), int(removed)))
+    return found
+
+
+class _Division(NamedTuple):
+    """What `divide` finds by reading all texts.
+
+    Attributes:
+        out: (M,) whether each row of all data sets is held out.
+        held: The distinct keys of the texts that are held out, ascending.
+        removed: Number of hard negatives with such a key in the other rows, by data set.
+        linked: Number of rows in groups that are larger than the room, by data set.
+    """
+
+    out: NDArray[np.bool_]
+    held: Keys
+    removed: NDArray[np.int64]
+    linked: NDArray[np.int64]
+
+    @classmethod
+    def kept(cls, sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> _Division:
+        """The division from the cache, or a new one, which is put there: a second start reads no text for it."""
+        named = f"{FORMAT} {seed} {list(rooms)} {[(data.hash, data.num_positives) for data in sets]}"
+        file = cache_dir() / "divided" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npz"
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(file) as arrays:
+            return cls(*(arrays[name] for name in cls._fields))
+        found = _division(sets, rooms, seed)
+        with writing_cache("divided"), atomic_file(file) as scratch, scratch.open("wb") as opened:
+            np.savez(opened, **found._asdict())
+        return found
+
+
+def _division(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> _Division:
+    """Read all texts, and choose the groups of rows to hold out."""
+    places = np.cumsum([0, *map(len, sets)])
     texts = _keyed(sets, seed)
     linking = texts[~texts["negative"]]
     group, first, groups = _groups(linking["key"], linking["row"], places[-1])
@@ -162,17 +210,11 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
     out = taken[group]
     held = np.unique(linking["key"][out[linking["row"]]])
     lost = texts["row"][texts["negative"] & ~out[texts["row"]] & np.isin(texts["key"], held)]
-
-    keeps = _without(held, seed)
-    found = []
-    for data, room, begin, end in zip(sets, rooms, places, places[1:], strict=False):
-        rows, others = np.flatnonzero(~out[begin:end]), np.flatnonzero(out[begin:end])
-        removed = int(((lost >= begin) & (lost < end)).sum())
-        kept = Part(data, rows, {"held_out": len(others), "negatives_held_out": removed}, keeps, fewer=removed > 0)
-        part = Part(data, others, {"not_held_out": len(rows)}, lambda text: False, fewer=False) if len(others) else None
-        linked = int((size[group[begin:end]] > room).sum()) if room else 0
-        found.append(Divided(kept, part, linked, removed))
-    return found
+    removed, linked = [], []
+    for room, begin, end in zip(rooms, places, places[1:], strict=False):
+        removed.append(((lost >= begin) & (lost < end)).sum())
+        linked.append((size[group[begin:end]] > room).sum() if room else 0)
+    return _Division(out, held, np.array(removed), np.array(linked))
 
 
 def text_keys(sets: Iterable[Dataset]) -> Keys:

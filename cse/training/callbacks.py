@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from cse.training.run import Callback, Run
 from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
-SCORING_SHARE = 0.1  # of a run's time; a larger share of dev scoring is said at the end
+SCORING_SHARE = 0.1  # of a run's time; a larger share of dev scoring is said, with the interval that keeps it within
+LONG = 300.0  # seconds that a run takes for its share of scoring to be said at the beginning, too
 DROP = 5.0  # points below the best dev score that cause a warning
 FIGURES = {
     "loss": "loss {:.3f}",
@@ -48,6 +50,7 @@ class Console(Callback):
         self.bar = ExitStack()  # open from on_start to on_end
         self.advance: Advance = lambda done, note="": None
         self.last: float | None = None  # the dev score of the last evaluation
+        self.foretold = False  # whether the time of scoring was looked at
 
     def on_start(self, run: Run) -> None:
         """Print the header, and start the bar."""
@@ -80,6 +83,13 @@ class Console(Callback):
             say("sources", shown)
         for warning in run_warnings(run, metrics):
             say("warning", warning)
+        if not self.foretold and "eval_seconds" in metrics:
+            self.foretold = True
+            each, training = metrics["eval_seconds"], run.max_steps / metrics["steps_per_s"]
+            scoring = each * (1 + math.ceil(run.max_steps / run.settings.eval_every))
+            if scoring + training > LONG and scoring > SCORING_SHARE * (scoring + training):
+                share = f"{each:.1f} s each time, about {scoring / (scoring + training):.0%} of this run"
+                say("scoring", f"{share}; {spacing(each, training, run.max_steps)}")
 
     def on_end(self, run: Run) -> None:
         """Print the result, and what to do next."""
@@ -93,15 +103,30 @@ class Console(Callback):
             say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
         for warning in end_warnings(run, self.last):
             say("warning", warning)
-        scoring = sum(line.get("eval_seconds", 0.0) for line in records(run.folder / "metrics.jsonl"))
+        spent = [line["eval_seconds"] for line in records(run.folder / "metrics.jsonl") if "eval_seconds" in line]
+        scoring = sum(spent)
         if scoring > SCORING_SHARE * p.seconds:
             share = f"{scoring:.0f} s of {p.seconds:.0f} s ({scoring / p.seconds:.0%}) went into scoring"
-            say("scoring", f"{share}; --trainer.eval_every={2 * run.settings.eval_every} halves it")
+            say("scoring", f"{share}; {spacing(scoring / len(spent), p.seconds - scoring, p.step)}")
         say("run", str(run.folder))
         if p.best_step == 0:
             say("next", "a lower --trainer.learning_rate, or other text: --data FILE")
         else:
             say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
+
+
+def spacing(each: float, training: float, steps: int) -> str:
+    """The interval of evaluations that keeps scoring at a tenth of a run's time, in words.
+
+    Args:
+        each: Seconds of one evaluation, of which there is one before the first step.
+        training: Seconds of all steps.
+        steps: Number of steps.
+    """
+    most = int(training * SCORING_SHARE / (1 - SCORING_SHARE) / each) - 1 if each else steps
+    if most < 1:
+        return "an evaluator with fewer texts takes less time"
+    return f"--trainer.eval_every={math.ceil(steps / most)} keeps it within {SCORING_SHARE:.0%}"
 
 
 def header(run: Run) -> list[tuple[str, str]]:

@@ -105,3 +105,30 @@ def test_labels_and_scores_stay_with_their_rows():
     (found,) = divide([data], [20], 0)
     assert all(row.label == int(row.texts[0][5:]) % 2 for row in found.held)
     assert found.held.label_names == ["a", "b"]
+
+
+def test_a_second_start_divides_without_reading(monkeypatch, tmp_path):
+    """The rows, texts and counts of the first start come from the cache; a damaged file is made anew."""
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path))
+    rows = [{"a": f"a {i}", "p": f"p {i}", "n": f"p {i + 1}"} for i in range(60)]
+    sets = [Triplets(rows, columns=["a", "p", "n"]), Pairs(pairs(40))]
+    first = divide(sets, [10, 5], 3)
+    blocks = Triplets.blocks
+    monkeypatch.setattr("cse.data.datasets.Dataset.blocks", None)
+    again = divide(sets, [10, 5], 3)
+    (file,) = (tmp_path / "divided").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    monkeypatch.setattr("cse.data.datasets.Dataset.blocks", blocks)
+    for found in (again, divide(sets, [10, 5], 3)):
+        for a, b in zip(first, found, strict=True):
+            assert [row.texts for row in a.kept] == [row.texts for row in b.kept]
+            assert [row.texts for row in a.held] == [row.texts for row in b.held]
+            assert (a.linked, a.negatives, a.kept.hash, a.kept.report) == (
+                b.linked,
+                b.negatives,
+                b.kept.hash,
+                b.kept.report,
+            )
+    assert first[0].negatives > 0
+    assert len(divide(sets, [10, 5], 4)[0].held) == 10  # another seed is another division
+    assert len([*(tmp_path / "divided").iterdir()]) == 2

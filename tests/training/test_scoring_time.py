@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cse.training.callbacks import Console
+from cse.training.callbacks import SCORING_SHARE, Console, spacing
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run
 
@@ -30,6 +30,30 @@ def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, seconds):
     spent = [line["eval_seconds"] for line in lines]
     assert len(spent) == 3
     assert min(spent) >= seconds
-    said = "went into scoring; --trainer.eval_every=4 halves it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    said = "went into scoring; " in printed
+    assert "of this run" not in printed  # it is too short for a warning ahead
     assert said == (sum(spent) > 0.1 * run.progress.seconds)
     assert said or not seconds
+
+
+def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
+    """2,000 steps of 0.5 s, and 9 evaluations of 20 s: 180 of 1,180 s; 5 of them are 100 of 1,100 s."""
+    run, console = make_run(tmp_path, tiny_bert, eval_every=250), Console()
+    run.max_steps, run.progress.step = 2000, 250
+    for _ in range(2):
+        console.on_eval(run, {"step": 250, "eval_seconds": 20.0, "steps_per_s": 2.0})
+    said = [line for line in capsys.readouterr().out.splitlines() if "scoring" in line]
+    assert said == ["scoring    20.0 s each time, about 15% of this run; --trainer.eval_every=500 keeps it within 10%"]
+
+
+def test_the_interval_is_the_shortest_that_suffices():
+    def share(every, each, training, steps):
+        scoring = each * (1 + -(-steps // every))
+        return scoring / (scoring + training)
+
+    for each, training, steps in ((1.0, 100.0, 1000), (2.5, 333.0, 70), (0.3, 1000.0, 5000), (10.0, 180.0, 20)):
+        every = int(spacing(each, training, steps).partition("eval_every=")[2].partition(" ")[0])
+        assert share(every, each, training, steps) <= SCORING_SHARE < share(every - 1, each, training, steps)
+    assert spacing(1.0, 100.0, 1000).startswith("--trainer.eval_every=100 ")
+    assert spacing(10.0, 179.0, 20) == "an evaluator with fewer texts takes less time"
