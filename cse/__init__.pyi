@@ -70,6 +70,7 @@ from cse.objectives.cosine_mse import CosineMSE as CosineMSE
 from cse.objectives.dcl import DCL as DCL
 from cse.objectives.dcl import DCLW as DCLW
 from cse.objectives.dclr import DCLR as DCLR
+from cse.objectives.denosent import DenoSent as DenoSent
 from cse.objectives.diffcse import DiffCSE as DiffCSE
 from cse.objectives.euclip import EuCLIP as EuCLIP
 from cse.objectives.feature_distillation import FeatureDistillation as FeatureDistillation

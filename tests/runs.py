@@ -126,11 +126,13 @@ def assert_resumes(build: Callable[[Path], Run], folder: Path) -> None:
     """
     from cse.training.trainer import Trainer
 
-    whole, killed, again = build(folder / "whole"), build(folder / "killed"), build(folder / "killed")
+    whole = build(folder / "whole")
     Trainer(whole).fit()
+    killed = build(folder / "killed")  # `make_run` seeds the weights that `Trainer` initializes
     killed.callbacks = [Dies(3)]
     with pytest.raises(RuntimeError, match="killed"):
         Trainer(killed).fit()
+    again = build(folder / "killed")
     Trainer(again).fit(resume=True)
     assert metrics(again.folder) == metrics(whole.folder)
     assert weights(again.folder / "last") == weights(whole.folder / "last")

@@ -34,7 +34,7 @@ from tests.objectives.helpers import Case
 ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
-SHARED = {"functional", "candidates", "whitening", "taught"}  # what several methods use
+SHARED = {"bottleneck_decoder", "candidates", "functional", "taught", "whitening"}  # what several methods use
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "weighs_rows")
 
 
@@ -258,6 +258,7 @@ NOT_A_MEAN = {
     "AnglE": "it sums over pairs of rows, each with the product of its weights",
     "CoSENT": "it sums over pairs of rows, each with the product of its weights",
     "DCLW": "the factor of a positive is relative to the weighted mean over the batch",
+    "DenoSent": "one of its terms is a mean over tokens, of which rows have unequal numbers",
     "DCLR": "its noise follows the gradient of the weighted loss",
     "MaskedLM": "it is a mean over masked tokens, of which rows have unequal numbers",
     "MiCSE": "the share of cells is a mean over rows as well, and its square is a factor of another mean",

@@ -1,0 +1,141 @@
+"""DenoSent: A Denoising Objective for Sentence Representation (Wang et al., AAAI 2024, arXiv:2401.13621)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_at_least, require_positive, require_within
+from cse.interfaces import Objective, StepContext
+from cse.objectives.bottleneck_decoder import BottleneckDecoder
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast
+from cse.objectives.masked_lm import MaskedLMHead
+
+
+class DenoSent(Objective):
+    """SimCSE's contrast, and a decoder that rebuilds the positive from its noised embeddings and the anchor's vector.
+
+        L = w_c L_contrast + w_g L_rebuild
+        L_rebuild = - 1/T sum_t log p(x+_t | noised x+, m),   m = P h
+
+    h is the vector of the anchor that the encoder exports, and P a linear map, whose output m the contrast compares.
+    The decoder (`BottleneckDecoder`, memory `cross`) gets the output of the backbone's embeddings for the positive x+,
+    under dropout and without gradient. What it gives goes through the backbone's masked-LM head, which shares the input
+    embeddings. T counts every token of the batch that is not padding, those of the template and special ones too. A
+    row of one text rebuilds itself. P, decoder and head are trained with the encoder and are not exported. If rows have
+    weights (`Batch.weight`), the mean over rows is weighted, and in L_rebuild a token counts as much as its row.
+
+    The anchor is a noised text, such as one without some words (`cse.data.AugmentedViews`, `anchor_augmentations`), and
+    the positive the text; the authors read the vector at the mask token of the template `"{text}" means {mask}.`
+
+    Args:
+        temperature: Temperature of the contrast, > 0 (authors' command: 0.05).
+        contrast_weight: w_c, >= 0 (authors' command: 5); 0 leaves the contrast out, and then a row may have one text.
+        rebuild_weight: w_g, >= 0 (authors' command: 7).
+        decoder_layers: Number of layers of the decoder, >= 1 (authors' command: 16).
+        decoder_heads: Attention heads of a layer (authors' command: 1).
+        feed_forward: Width of the feed-forward part of a layer (authors' program: 2048).
+        input_dropout: Dropout of the decoder's input, in [0, 1) (authors' command: 0.825).
+        decoder_dropout: Dropout within the decoder, in [0, 1) (authors' program: 0.1).
+
+    Raises:
+        UserError: An argument is out of range. In `setup`: the backbone's embeddings have no positions.
+        ValueError: The contrast counts, and a batch has no in-batch negatives.
+
+    Deviations:
+        The decoder's layers start from different weights; in the authors' program they start as copies of one. Their
+        noise is a back-translation that is made before training. Duplicate texts are masked as in `SimCSE`.
+
+    Source: xinghaow99/DenoSent, model.py:16-30, 79-160.
+    """
+
+    cacheable = False
+    uses_views = False
+    encodes_views = True
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        contrast_weight: float = 5.0,
+        rebuild_weight: float = 7.0,
+        decoder_layers: int = 16,
+        decoder_heads: int = 1,
+        feed_forward: int = 2048,
+        input_dropout: float = 0.825,
+        decoder_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        require_at_least(0, "objective", contrast_weight=contrast_weight, rebuild_weight=rebuild_weight)
+        require_at_least(
+            1, "objective", decoder_layers=decoder_layers, decoder_heads=decoder_heads, feed_forward=feed_forward
+        )
+        require_within("[0, 1)", "objective", input_dropout=input_dropout, decoder_dropout=decoder_dropout)
+        self.temperature, self.contrast_weight, self.rebuild_weight = temperature, contrast_weight, rebuild_weight
+        self.decoder_layers, self.decoder_heads, self.feed_forward = decoder_layers, decoder_heads, feed_forward
+        self.input_dropout, self.decoder_dropout = input_dropout, decoder_dropout
+        self.contrasts = contrast_weight > 0
+        self.noise = nn.Dropout(input_dropout)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Build projector, decoder and head."""
+        self.projector = nn.Linear(encoder.dim, encoder.hidden_size)
+        nn.init.normal_(self.projector.weight, std=0.02)
+        nn.init.zeros_(self.projector.bias)
+        self.decoder = BottleneckDecoder(
+            encoder,
+            layers=self.decoder_layers,
+            memory="cross",
+            heads=self.decoder_heads,
+            feed_forward=self.feed_forward,
+            dropout=self.decoder_dropout,
+        )
+        self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The contrast of the batch's rows, and the rebuilding over this process's tokens, summed over processes."""
+        ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L)
+        states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1))
+        output = ctx.encoder.pooled(states, mask.flatten(0, 1))
+        vectors = self.projector(output.projected).view(*ids.shape[:2], -1)  # (b, V, H)
+        target = min(1, batch.views - 1)  # the positive, or the only text
+        embedded = states.hidden[0].view(*ids.shape, -1)[:, target].detach()  # (b, L, H)
+        logits = self.rebuilt(embedded, mask[:, target], vectors[:, 0], ctx)  # (T, vocabulary) of this process
+        rebuild, accuracy = self.cross_entropy(logits, ids[:, target], mask[:, target], batch, ctx)
+        metrics = {"rebuild": rebuild.detach(), "rebuild_accuracy": accuracy}
+        if not self.contrast_weight:
+            return LossOutput(self.rebuild_weight * rebuild, metrics)
+        embedding = ctx.gather(output.embedding.view(*ids.shape[:2], -1))  # (B, V, D)
+        pairs = in_batch(Views.split(ctx.gather(vectors), embedding, batch.num_positives), batch)
+        similarity = pairs.similarity / self.temperature  # (B, N)
+        contrastive = contrast(similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}
+        return LossOutput(self.contrast_weight * contrastive.loss + self.rebuild_weight * rebuild, metrics)
+
+    def rebuilt(self, embedded: Tensor, mask: Tensor, vector: Tensor, ctx: StepContext) -> Tensor:
+        """Logits (T, vocabulary) of the T tokens of texts, from their embeddings (n, L, H), mask and vectors (n, H)."""
+        states = self.decoder(self.noise(embedded), mask, vector)[mask == 1]  # (T, H)
+        logits: Tensor = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
+        return logits
+
+    def cross_entropy(
+        self, logits: Tensor, ids: Tensor, mask: Tensor, batch: Batch, ctx: StepContext
+    ) -> tuple[Tensor, Tensor]:
+        """L_rebuild, and the share of tokens that are the most probable ones, over all processes."""
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        row, _ = (mask == 1).nonzero(as_tuple=True)  # (T,)
+        tokens = ids[mask == 1]  # (T,)
+        weight = torch.ones_like(logits[:, 0])
+        if batch.weight is not None:
+            weight = batch.weight[ctx.local_rows].to(logits.dtype)[row]
+        losses = F.cross_entropy(logits, tokens, reduction="none") * weight
+        total = ctx.all_sum(weight.sum())
+        right = ctx.all_sum((logits.argmax(-1) == tokens).sum().float())
+        loss = ctx.all_sum(losses.sum()) / torch.where(total > 0, total, torch.ones_like(total))
+        return loss, right / ctx.all_sum(mask.sum().float())
