@@ -1,4 +1,8 @@
-"""cse similarity: print the cosine similarity of two sentences, or of the texts of two files."""
+"""cse similarity: print the similarity of two sentences, or of the texts of two files.
+
+It is the cosine, or for a model that was trained by distance the negative Euclidean distance, as in
+sentence-transformers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HELP = "print the cosine similarity of two sentences, or of the texts of two files"
+HELP = "print the similarity of two sentences, or of the texts of two files: cosines, or negative distances"
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".gz")
 ROWS = 1024  # texts of A that are compared with all of B at a time
 
@@ -46,6 +50,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
         raise UserError(
             f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files instead of two sentences"
         )
+    import numpy as np
+
     from cse.console import quiet
 
     quiet()
@@ -56,30 +62,37 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
             "fix: give files of equal length to compare row by row, or --top-k 3 for the most similar texts"
         )
     prompts = {"--prompt": arguments.prompt, "--prompt-b": arguments.prompt_b or arguments.prompt}
-    a, b = _encode(arguments.checkpoint, texts, prompts, arguments.device, arguments.precision)
-    if not files[0]:
-        print(f"{float(a[0] @ b[0]):.4f}")  # noqa: T201
-    elif arguments.top_k is None:
-        cosines = (a * b).sum(1)  # (n,)
-        _show(("cosine", "a", "b"), zip(cosines, *texts, strict=True))
+    (a, b), distance = _encode(arguments.checkpoint, texts, prompts, arguments.device, arguments.precision)
+    name = "negative_distance" if distance else "cosine"
+    if arguments.top_k is None:
+        found = -np.linalg.norm(a - b, axis=1) if distance else (a * b).sum(1)  # (n,)
+        if files[0]:
+            _show((name, "a", "b"), zip(found, *texts, strict=True))
+        else:
+            print(f"{found[0]:.4f}")  # noqa: T201
     else:
-        _show(("row", "rank", "cosine", "a", "b"), top_k(a, b, texts, arguments.top_k))
+        _show(("row", "rank", name, "a", "b"), top_k(a, b, texts, arguments.top_k, distance=distance))
     return 0
 
 
 def top_k(
-    a: NDArray[np.float32], b: NDArray[np.float32], texts: Sequence[Sequence[str]], k: int
+    a: NDArray[np.float32], b: NDArray[np.float32], texts: Sequence[Sequence[str]], k: int, *, distance: bool = False
 ) -> Iterable[tuple[Any, ...]]:
-    """The k most similar rows of b (m, D) for each row of a (n, D), most similar first. All rows are unit vectors."""
+    """The k most similar rows of b (m, D) for each row of a (n, D), most similar first.
+
+    All rows are unit vectors, unless they are compared by distance.
+    """
     import numpy as np
+    from scipy.spatial.distance import cdist
 
     k = min(k, len(b))
     for start in range(0, len(a), ROWS):
-        cosines = a[start : start + ROWS] @ b.T  # (rows, m)
-        best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]  # (rows, k) in no order
+        part = a[start : start + ROWS]
+        found = -cdist(part, b) if distance else part @ b.T  # (rows, m)
+        best = np.argpartition(-found, k - 1, axis=1)[:, :k]  # (rows, k) in no order
         for i, columns in enumerate(best):
-            for rank, j in enumerate(sorted(columns, key=lambda j: (-cosines[i, j], j)), 1):
-                yield start + i + 1, rank, cosines[i, j], texts[0][start + i], texts[1][j]
+            for rank, j in enumerate(sorted(columns, key=lambda j: (-found[i, j], j)), 1):
+                yield start + i + 1, rank, found[i, j], texts[0][start + i], texts[1][j]
 
 
 def _is_file(text: str) -> bool:
@@ -97,8 +110,12 @@ def _texts(path: str, column: str) -> list[str]:
 
 def _encode(
     checkpoint: str, texts: Sequence[list[str]], prompts: Mapping[str, str | None], device: Any, precision: Any
-) -> list[NDArray[np.float32]]:
-    """The unit vectors (n, D) of each list of texts, behind the prompt that its option names."""
+) -> tuple[list[NDArray[np.float32]], bool]:
+    """The vectors (n, D) of each list of texts, behind the prompt that its option names.
+
+    Returns:
+        The vectors, and whether they are compared by distance; if not, they have unit length.
+    """
     from cse.encoder.device import choose
     from cse.encoder.model import Encoder
     from cse.encoder.prompts import choose_prompt
@@ -107,7 +124,9 @@ def _encode(
     encoder = Encoder.load(checkpoint).to(choose(device))
     own, default = encoder.prompts, encoder.default_prompt_name
     chosen = [choose_prompt(own, default, name, option=option) for option, name in prompts.items()]
-    return [unit(encoder.encode(r, precision=precision, prompt=p)) for r, p in zip(texts, chosen, strict=True)]
+    vectors = [encoder.encode(rows, precision=precision, prompt=p) for rows, p in zip(texts, chosen, strict=True)]
+    distance = encoder.similarity == "euclidean"
+    return vectors if distance else [unit(rows) for rows in vectors], distance
 
 
 def _show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import mteb
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -25,10 +26,11 @@ from cse.assets import hub
 from cse.console import say
 from cse.errors import UserError
 from cse.evaluation import sources, suite
-from cse.evaluation.encoding import embedder, resolve_precision
+from cse.evaluation.encoding import comparison, embedder, resolve_precision
 from cse.evaluation.loading import Model, prompts
 from cse.evaluation.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
 from cse.evaluation.sources import Missing, TaskData
+from cse.evaluation.sts import nearness
 from cse.files import read_json, write_json
 
 OURS = {f"STS{year}": f"STS{year}" for year in range(12, 17)} | {"STSBenchmark": "STSB", "SICK-R": "SICKR"}
@@ -54,6 +56,27 @@ class Adapter(AbsEncoder):  # type: ignore[misc]
         row = {text: i for i, text in enumerate(distinct)}
         return embed(distinct)[[row[text] for text in texts]]
 
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(n, m) the cosines, or for a model that was trained by distance the negative distances."""
+        if by_distance(self.model):
+            return -torch.cdist(_wide(embeddings1), _wide(embeddings2), compute_mode="donot_use_mm_for_euclid_dist")
+        return super().similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(n,) the same of each vector with its own partner."""
+        if by_distance(self.model):
+            return -(_wide(embeddings1) - _wide(embeddings2)).norm(dim=1)
+        return super().similarity_pairwise(embeddings1, embeddings2)
+
+
+def _wide(vectors: Any) -> torch.Tensor:
+    return torch.as_tensor(vectors).double()
+
+
+def by_distance(encoder: Any) -> bool:
+    """Whether the vectors of an encoder are compared by distance; see `cse.evaluation.encoding.comparison`."""
+    return comparison(encoder) is nearness
+
 
 def meta(model: Model) -> ModelMeta:
     """Name and revision by which mteb keeps results apart."""
@@ -62,7 +85,8 @@ def meta(model: Model) -> ModelMeta:
         {
             "name": f"cse/{name}",
             "revision": model.sha256[:40],
-            "similarity_fn_name": ScoringFunction.COSINE,
+            # None: the model's own; ModelMeta knows distances, and the wrappers of mteb do not.
+            "similarity_fn_name": None if by_distance(model.encoder) else ScoringFunction.COSINE,
             "framework": ["Sentence Transformers", "PyTorch"],
         }
     )
@@ -146,6 +170,10 @@ def run(
         The summary, which is also written to `out/mteb.json`.
     """
     resolved = resolve_precision(model.encoder, precision)
+    if by_distance(model.encoder):
+        say(
+            "note", "the model compares by distance; the main score of mteb's STS tasks is that of cosines all the same"
+        )
     adapted = adapt(model, precision)
     # A score on other rows must not be taken for one on these.
     before = read_json(out / "mteb.json").get("tasks", {}) if (out / "mteb.json").is_file() else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cse import distributed
+from cse.console import say
 from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
@@ -212,6 +213,8 @@ def _encode(model: Model, corpus: Corpus) -> Encoded:
     from cse.encoder.model import Encoder
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler).to(choose(model.device))
+    if encoder.similarity == "euclidean" and distributed.rank() == 0:
+        say("note", f"{model.checkpoint} compares texts by distance, and mining compares its vectors by cosine")
     options = {"--prompt": model.prompt, "--pool-prompt": model.pool_prompt}
     before, prompt = (
         choose_prompt(encoder.prompts, encoder.default_prompt_name, name, option=option)

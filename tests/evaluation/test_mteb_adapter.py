@@ -156,3 +156,20 @@ def test_retrieval_equals_mtebs_own_evaluation(hash_encoder):
     ours = Retrieval(queries=queries, corpus=corpus, qrels=qrels, measures=measures)(hash_encoder())
     for name, value in ours.items():
         assert value / 100 == pytest.approx(theirs[name.replace("@", "_at_")], abs=6e-6), name
+
+
+def test_a_model_by_distance_is_compared_by_distance(model, data, tmp_path, capsys):
+    far = model("a")
+    far.encoder.similarity = "euclidean"
+    adapted = mteb_adapter.adapt(far)
+    a, b = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[3.0, 4.0], [1.0, 2.0]])  # by pencil: 5, sqrt 5; sqrt 20, 2
+    assert np.asarray(adapted.similarity(a, b)) == pytest.approx(-np.sqrt([[25, 5], [20, 4]]))
+    assert np.asarray(adapted.similarity_pairwise(a, b)) == pytest.approx([-5, -2])
+    near = mteb_adapter.adapt(model("a"))
+    assert np.asarray(near.similarity_pairwise(a[1:], b[1:])) == pytest.approx([1 / np.sqrt(5)])
+    run(far, data, tmp_path / "out")
+    assert "mteb's STS tasks is that of cosines" in capsys.readouterr().out
+    path = tmp_path / "out" / "fp32" / "results" / "cse__same-name" / ("a" * 40) / "STS13.json"
+    found = json.loads(path.read_text())["scores"]["test"][0]
+    ours = score_tasks(far.encoder, "STS13", data, check=False)
+    assert 100 * found["spearman"] == pytest.approx(ours.scores["STS13"].all.spearman, abs=1e-3)

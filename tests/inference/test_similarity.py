@@ -94,3 +94,30 @@ def test_bad_input(tiny_bert, files, capsys, arguments, fragments):
     assert cli.main(["similarity", tiny_bert, *arguments]) == 2
     said = capsys.readouterr().err
     assert all(fragment in said for fragment in fragments), said
+
+
+@pytest.fixture
+def by_distance(tiny_bert, tmp_path) -> str:
+    """A checkpoint whose vectors are compared by distance."""
+    encoder = Encoder(tiny_bert, pooler="mean")
+    encoder.similarity = "euclidean"
+    encoder.save(tmp_path / "by-distance")
+    return str(tmp_path / "by-distance")
+
+
+def test_a_model_by_distance_prints_negative_distances_as_sentence_transformers_does(by_distance, files, capsys):
+    encoder = Encoder.load(by_distance)
+
+    def nearness(a: str, b: str) -> float:
+        return -math.dist(*(encoder.encode([text])[0].tolist() for text in (a, b)))
+
+    ((got,),) = call(capsys, by_distance, A[0], B[0])
+    assert float(got) == pytest.approx(nearness(A[0], B[0]), abs=1e-3)
+    header, *rows = call(capsys, by_distance, "a.txt", "b.tsv")
+    assert header == ["negative_distance", "a", "b"]
+    assert [float(row[0]) for row in rows] == pytest.approx([nearness(*p) for p in zip(A, B, strict=True)], abs=1e-3)
+    header, *rows = call(capsys, by_distance, "short.txt", "b.tsv", "--top-k", "2")
+    want = sorted(((nearness("the cat", text), text) for text in B), reverse=True)[:2]
+    assert header == ["row", "rank", "negative_distance", "a", "b"]
+    assert [row[4] for row in rows] == [text for _, text in want]
+    assert [float(row[2]) for row in rows] == pytest.approx([score for score, _ in want], abs=1e-3)

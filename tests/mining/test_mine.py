@@ -213,3 +213,14 @@ def test_what_is_refused(checkpoint, rows, tmp_path, monkeypatch, capsys, option
     assert cli.main([*base, *options]) == 2
     assert named in capsys.readouterr().err
     assert not list(tmp_path.glob("*mined*"))
+
+
+def test_a_model_by_distance_is_mined_by_cosine_and_it_is_said(checkpoint, rows, tmp_path, capsys):
+    encoder = Encoder.load(checkpoint)
+    encoder.similarity = "euclidean"
+    encoder.save(tmp_path / "far")
+    mined(checkpoint, "--data", rows[0], "--columns", "a", "p", "--out", str(tmp_path / "near.parquet"))
+    assert "by distance" not in capsys.readouterr().out
+    mined(str(tmp_path / "far"), "--data", rows[0], "--columns", "a", "p", "--out", str(tmp_path / "far.parquet"))
+    assert "compares texts by distance, and mining compares its vectors by cosine" in capsys.readouterr().out
+    assert table(tmp_path / "far.parquet") == table(tmp_path / "near.parquet")
