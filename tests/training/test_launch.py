@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,39 @@ def test_two_processes_train_one_run_which_a_signal_saves_and_the_same_command_c
     assert time.monotonic() - began < 60
     assert "of 2 was ended by SIGKILL, and the others with it" in again.stderr.read()
     assert two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_nodes_with_one_rendezvous(tiny_bert, tmp_path):
+    """Two agents of torchrun on loopback. When one is killed, the other ends, and the run goes on from its state."""
+    path, run = recipe(tmp_path, tiny_bert), tmp_path / "two"
+    state = run / "state" / "state.json"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CSE_TRUSTED_MODULES": "tests", "OMP_NUM_THREADS": "1"}
+    environment |= {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1", "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1"}
+
+    def node(run_id: str) -> subprocess.Popen:
+        rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={run_id}"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
+        words = ["-m", "cse", "train", path, "--run-dir", "two", "--resume", "auto", "--trainer.max_steps=60"]
+        return subprocess.Popen([*torchrun, *words], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+
+    nodes = [node("first"), node("first")]
+    at_step(nodes[0], state, 4)
+    nodes[1].kill()
+    subprocess.run(["pkill", "-KILL", "-P", str(nodes[1].pid)], check=False)
+    began = time.monotonic()
+    assert nodes[0].wait(240) != 0
+    assert time.monotonic() - began < 60
+    stopped = progress(state)
+    assert stopped < 60
+    nodes = [node("second"), node("second")]
+    assert [each.wait(240) for each in nodes] == [0, 0]
+    whole = ["train", path, "--run-dir", str(tmp_path / "whole"), "--trainer.max_steps=60"]
+    assert cli.main(whole) == 0
+    assert metrics(run)[-1]["loss"] == pytest.approx(metrics(tmp_path / "whole")[-1]["loss"], rel=1e-3)
 
 
 def test_there_must_be_processes():
