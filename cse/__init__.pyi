@@ -7,6 +7,7 @@ from cse.api.models import mine as mine
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train
+from cse.augment.characters import CharacterEdit as CharacterEdit
 from cse.augment.characters import CharacterNoise as CharacterNoise
 from cse.augment.compose import InOrder as InOrder
 from cse.augment.compose import OneOf as OneOf
@@ -20,6 +21,8 @@ from cse.augment.synonyms import SynonymSubstitution as SynonymSubstitution
 from cse.augment.words import WordDeletion as WordDeletion
 from cse.augment.words import WordReordering as WordReordering
 from cse.augment.words import WordRepetition as WordRepetition
+from cse.augment.words import WordSwap as WordSwap
+from cse.augment.written import Written as Written
 from cse.batch import Batch as Batch
 from cse.batch import EncoderOutput as EncoderOutput
 from cse.batch import Example as Example
@@ -38,6 +41,7 @@ from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
+from cse.data.samplers import NegativesAsRows as NegativesAsRows
 from cse.data.samplers import NoDuplicates as NoDuplicates
 from cse.data.templates import InTemplates as InTemplates
 from cse.encoder.dropout import Dropout as Dropout
@@ -55,6 +59,7 @@ from cse.interfaces import Sampler as Sampler
 from cse.interfaces import StepContext as StepContext
 from cse.interfaces import Teacher as Teacher
 from cse.mining.miners import Miner as Miner
+from cse.mining.miners import Random as Random
 from cse.mining.miners import TopK as TopK
 from cse.mining.refresh import RefreshNegatives as RefreshNegatives
 from cse.objectives.adaptive_layer import AdaptiveLayer as AdaptiveLayer
@@ -89,9 +94,13 @@ from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.matryoshka import Matryoshka as Matryoshka
 from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d
 from cse.objectives.micse import MiCSE as MiCSE
+from cse.objectives.meq import DPR as DPR
+from cse.objectives.meq import MEQ as MEQ
+from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
 from cse.objectives.promptbert import PromptBERT as PromptBERT
+from cse.objectives.setcse import SetCSE as SetCSE
 from cse.objectives.simcse import SimCSE as SimCSE
 from cse.objectives.sncse import SNCSE as SNCSE
 from cse.objectives.supclseq import SupCLSeq as SupCLSeq

@@ -80,6 +80,7 @@ class Objective(nn.Module, ABC):
         encodes_views: Whether `forward` encodes the views itself, with the encoder's heads.
         similarity: The function of two vectors that the loss shapes. The checkpoint names it, and is scored by it.
         note: A sentence for the model card, on how to use vectors that were trained in this way; empty for none.
+        labels: Number of labels that it can tell apart. None: any, or it reads none.
     """
 
     requires: frozenset[str] = frozenset()
@@ -88,8 +89,9 @@ class Objective(nn.Module, ABC):
     uses_views: bool = True
     weighs_rows: bool = False
     encodes_views: bool = False
-    similarity: Literal["cosine", "euclidean"] = "cosine"
+    similarity: Literal["cosine", "euclidean", "dot"] = "cosine"
     note: str = ""
+    labels: int | None = None
 
     def inherit_flags(self, *terms: Objective) -> None:
         """Set these attributes to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
@@ -101,6 +103,7 @@ class Objective(nn.Module, ABC):
         self.encodes_views = any(term.encodes_views for term in terms)
         self.similarity = next((term.similarity for term in terms if term.similarity != "cosine"), "cosine")
         self.note = " ".join(dict.fromkeys(term.note for term in terms if term.note))
+        self.labels = min((term.labels for term in terms if term.labels is not None), default=None)
 
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""

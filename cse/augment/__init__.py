@@ -1,11 +1,12 @@
 """Augmentations: functions that change a text, with randomness from the given generator only.
 
-    words        WordDeletion, WordReordering, WordRepetition
+    words        WordDeletion, WordReordering, WordRepetition, WordSwap
     spans        SpanDeletion, SpanReordering, Crop, SentenceShuffle
-    characters   CharacterNoise
     negation     Negation
+    characters   CharacterNoise, CharacterEdit
     synonyms     SynonymSubstitution, from a WordNet on this machine
     masked_lm    MaskedLMSubstitution, from a masked language model
+    written      Written, from a file of renderings
     compose      Sometimes, OneOf, InOrder
     batched      many texts at once: render
 
@@ -14,15 +15,17 @@ feature cutoff, which change vectors instead of texts, are in `cse.encoder.cutof
 """
 
 from cse.augment.batched import render
-from cse.augment.characters import CharacterNoise
+from cse.augment.characters import CharacterEdit, CharacterNoise
 from cse.augment.compose import InOrder, OneOf, Sometimes
 from cse.augment.masked_lm import MaskedLMSubstitution
 from cse.augment.negation import Negation
 from cse.augment.spans import Crop, SentenceShuffle, SpanDeletion, SpanReordering
 from cse.augment.synonyms import SynonymSubstitution
-from cse.augment.words import WordDeletion, WordReordering, WordRepetition
+from cse.augment.words import WordDeletion, WordReordering, WordRepetition, WordSwap
+from cse.augment.written import Written
 
 __all__ = [
+    "CharacterEdit",
     "CharacterNoise",
     "Crop",
     "InOrder",
@@ -37,5 +40,7 @@ __all__ = [
     "WordDeletion",
     "WordReordering",
     "WordRepetition",
+    "WordSwap",
+    "Written",
     "render",
 ]

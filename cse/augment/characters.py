@@ -1,12 +1,32 @@
-"""Augmentation by typing errors."""
+"""Augmentations by typing errors."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Literal
 
-from cse.errors import require_within
+from cse.errors import UserError, require_within
 from cse.interfaces import Augmentation
 
+Edit = Literal["swap", "omit", "insert", "neighbor", "substitute", "look_alike"]
+EDITS: tuple[Edit, ...] = ("swap", "omit", "insert", "neighbor", "substitute", "look_alike")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ALIKE = (
+    "0oOQ",
+    "1lI",
+    "2zZ",
+    "5sS",
+    "6bG",
+    "8B",
+    "9gq",
+    "uv",
+    "ce",
+    "nh",
+    "mn",
+    "ij",
+    "ft",
+)  # as a scanner confuses them
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # rows of keys, each half a key to the right of the one above
 
 
@@ -50,6 +70,64 @@ class CharacterNoise(Augmentation):
                 key = rng.choice(NEIGHBORS[letter.lower()])
                 typed.append(key.upper() if letter.isupper() else key)
         return "".join(typed)
+
+
+class CharacterEdit(Augmentation):
+    """Changes one letter of a text, which is drawn, by one of several edits (PEARL, arXiv:2401.10407, section 3.2).
+
+        swap         it changes places with the next letter
+        omit         it is left out
+        insert       a random letter is put before it
+        neighbor     it becomes a neighboring key of a QWERTY keyboard
+        substitute   it becomes a random letter
+        look_alike   it becomes a letter or digit that a scanner takes it for
+
+    An edit is drawn among those that are possible at the letter. Unlike `CharacterNoise`, which may leave a short text
+    as it is, it changes every text that has a letter with a possible edit.
+
+    Args:
+        edits: The edits to draw from.
+
+    Raises:
+        UserError: There is no edit.
+
+    Deviations:
+        The authors' program edits a letter in each of up to 30% of the words, and at least in one.
+    """
+
+    def __init__(self, *, edits: Sequence[Edit] = EDITS) -> None:
+        if not edits or not set(edits) <= set(EDITS):
+            raise UserError(f"CharacterEdit.edits is {list(edits)}\nfix: give one or more of {', '.join(EDITS)}")
+        self.edits = tuple(edits)
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The text with one letter changed."""
+        places = [i for i, letter in enumerate(text) if letter.isalnum()]
+        rng.shuffle(places)
+        for at in places:
+            edits = list(self.edits)
+            rng.shuffle(edits)
+            for edit in edits:
+                changed = self._edited(text, at, edit, rng)
+                if changed.strip() and changed != text:
+                    return changed
+        return text
+
+    @staticmethod
+    def _edited(text: str, at: int, edit: Edit, rng: random.Random) -> str:
+        """The text with an edit at a letter; the text itself if the edit is impossible there."""
+        before, letter, after = text[:at], text[at], text[at + 1 :]
+        if edit == "omit":
+            return before + after
+        if edit == "swap":
+            return before + after[0] + letter + after[1:] if after[:1].isalnum() else text
+        alike = "".join(group for group in ALIKE if letter in group).replace(letter, "")
+        choices = {"neighbor": NEIGHBORS.get(letter.lower(), ""), "look_alike": alike}.get(edit, LETTERS)
+        if not choices:
+            return text
+        new = rng.choice(choices)
+        new = new.upper() if letter.isupper() and edit != "look_alike" else new
+        return before + new + (letter if edit == "insert" else "") + after
 
 
 def _neighbors() -> dict[str, str]:

@@ -60,6 +60,19 @@ class WordReordering(Augmentation):
         return " ".join(words[i] for i in sorted(range(len(words)), key=keys.__getitem__))
 
 
+class WordSwap(Augmentation):
+    """Exchanges two words of a text, which are drawn (PEARL, arXiv:2401.10407, section 3.2). One word alone stays."""
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """The text with two words in each other's place."""
+        words = text.split()
+        if len(words) < 2:
+            return text
+        i, j = rng.sample(range(len(words)), 2)
+        words[i], words[j] = words[j], words[i]
+        return " ".join(words)
+
+
 class WordRepetition(Augmentation):
     """Repeats some words, so that length does not distinguish positives from negatives (ESimCSE).
 

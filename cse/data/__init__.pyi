@@ -14,6 +14,7 @@ from cse.data.mixture import Source as Source
 from cse.data.nested import NestedViews as NestedViews
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
+from cse.data.samplers import NegativesAsRows as NegativesAsRows
 from cse.data.samplers import NoDuplicates as NoDuplicates
 from cse.data.templates import InTemplates as InTemplates
 from cse.data.tools.deduplication import dedup as dedup

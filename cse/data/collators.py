@@ -23,7 +23,8 @@ Ids = Sequence[int] | NDArray[np.int32]
 class TextViews(Collator):
     """The texts of a row as they are; a row of one text is repeated, and its views differ by dropout (SimCSE).
 
-    Rows may have unequal numbers of hard negatives: `Batch.view_mask` says which exist.
+    Rows may have unequal numbers of hard negatives, or an empty text at the place of one (`Triplets.keep_places`):
+    `Batch.view_mask` says which exist.
 
     Args:
         max_length: Largest number of tokens of a text, template, special tokens and prompt included (SimCSE: 32).
@@ -61,8 +62,8 @@ class TextViews(Collator):
         """Render rows as one batch."""
         rows = self._rows(examples)
         width = max(map(len, rows))
-        present = torch.tensor([[v < len(row) for v in range(width)] for row in rows])  # (B, V)
-        filled = [row + row[:1] * (width - len(row)) for row in rows]
+        present = torch.tensor([[v < len(row) and row[v] != "" for v in range(width)] for row in rows])  # (B, V)
+        filled = [tuple([text or row[0] for text in row]) + row[:1] * (width - len(row)) for row in rows]
         text_id = torch.tensor([[self.tokens.text_id(text) for text in row] for row in filled])  # (B, V)
         ids, mask = self.tokens.pad(self._tokens(examples, filled, epoch))
         shape = (len(rows), width, ids.shape[1])

@@ -55,10 +55,12 @@ class Dataset(ByRow[Example]):
         remarks: Counts of what is unusual about rows that are kept.
         hash: The sha256 of the content.
         label_names: The class or cluster that each `Example.label` stands for; empty without labels.
+        keep_places: Whether a row has an empty text at the place of a missing one.
     """
 
     unit = "rows"
     num_positives = 1
+    keep_places = False
 
     def __init__(self, path: str | Path | Sized, shape: Shape, parsing: Parsing) -> None:
         self.path: str | Sized = str(path) if isinstance(path, Path) else path
@@ -255,6 +257,8 @@ class Triplets(Dataset):
         path: The source of the rows; see the docstring of the module.
         columns: Names of anchor, positive, negative and further negatives; or numbers, as for `Pairs`. Those after the
             first may hold lists. None: those that are recognized.
+        keep_places: Whether a missing text after the first two keeps its place, for objectives that tell the columns
+            apart (MEQ): the row has an empty text there, and `Batch.view_mask` is False. Lists are not allowed then.
         score_column: Name or number of the column with the similarity of anchor and positive, in [0, 1] (CLHAIF). None:
             rows have no scores.
         split: Split of a data set on the Hub.
@@ -275,6 +279,7 @@ class Triplets(Dataset):
         path: str | Path | Sized,
         *,
         columns: Sequence[int | str] | None = None,
+        keep_places: bool = False,
         score_column: int | str | None = None,
         split: str = "train",
         limit: int | None = None,
@@ -283,14 +288,15 @@ class Triplets(Dataset):
         teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         self.columns, self.score_column, self.split, self.limit = columns, score_column, split, limit
-        self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
+        self.keep_places, self.teacher_columns = keep_places, teacher_columns
+        self.weight_column, self.label_column = weight_column, label_column
         _require_columns(columns, at_least=3)
-        parsing = Parsing(2, limit)
+        parsing = Parsing(2, limit, keeps_places=keep_places)
         parsing.teach(teacher_columns)
         if score_column is not None:
             parsing.add("score", Column("data.score_column", score_column), partial(score_within, low=0.0, high=1.0))
         parsing.mark(weight_column, label_column)
-        shape = of_triplets(open_source(path, split), columns)
+        shape = of_triplets(open_source(path, split), columns, lists=not keep_places)
         parsing.keeps_empty = len(shape.texts) == 3
         super().__init__(path, shape, parsing)
 

@@ -31,6 +31,7 @@ class Parsing:
         options: Arguments of the data class that change which rows it keeps.
         verdict: A function that says why a row is left out; empty for a row to keep.
         keeps_empty: Whether an empty cell of a hard negative is a missing cell rather than no negative.
+        keeps_places: Whether a missing hard negative keeps its place, as an empty text.
         scale: The scores that become 0 and 1; None for the smallest or largest one.
         columns: The columns of values, after those of texts.
         parses: A parser for each column, made by a function of the names of labels, which grow.
@@ -44,6 +45,7 @@ class Parsing:
     options: tuple[Any, ...] = ()
     verdict: Callable[[tuple[str, ...]], str] | None = None
     keeps_empty: bool = False
+    keeps_places: bool = False
     scale: tuple[float | None, float | None] = (0.0, 1.0)
     columns: list[Column] = field(default_factory=list)
     parses: list[Callable[[list[str]], Parse]] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Parsing:
                 self.options,
                 self.scale,
                 self.keeps_empty,
+                self.keeps_places,
                 self.columns,
                 self.names,
                 self.grades,
@@ -128,8 +131,10 @@ def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: li
 
 
 def _filled(cells: Sequence[str | None], parsing: Parsing) -> tuple[str, ...]:
-    """The texts of a row: a missing cell becomes one space; null negatives are left out, and empty ones of several."""
+    """The texts of a row: a missing cell becomes one space; missing negatives are left out or keep their place."""
     required, keeps = parsing.required, parsing.keeps_empty
+    if parsing.keeps_places:
+        return tuple([c or (SPACE if i < required else "") for i, c in enumerate(cells)])
     return tuple([c or SPACE for i, c in enumerate(cells) if c or i < required or (keeps and c is not None)])
 
 

@@ -49,6 +49,7 @@ class Part(Dataset):
         self.whole, self.rows, self.keeps, self._fewer = whole, rows, keeps, fewer
         self.path, self.name, self.understood, self.unit = whole.path, whole.name, whole.understood, whole.unit
         self.num_positives, self.label_names = whole.num_positives, whole.label_names
+        self.keep_places = whole.keep_places
         self.report, self.remarks = {**whole.report, **left_out}, whole.remarks
         self.hash = hashlib.sha256(f"{whole.hash} {sorted(left_out.items())}".encode() + rows.tobytes()).hexdigest()
 
@@ -61,7 +62,8 @@ class Part(Dataset):
         first = 1 + example.num_positives
         if len(example.texts) == first:
             return example
-        return replace(example, texts=(*example.texts[:first], *filter(self.keeps, example.texts[first:])))
+        kept = [text if self.keeps(text) else "" for text in example.texts[first:]]
+        return replace(example, texts=(*example.texts[:first], *(kept if self.keep_places else filter(None, kept))))
 
     @property
     def in_memory(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
-from cse.data.datasets import Dataset
+from cse.data.datasets import Dataset, Triplets
 from cse.data.numbering import Numbering, Numbers, Prints, fingerprints, without_collision
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
-from cse.seeding import torch_rng
+from cse.seeding import python_rng, torch_rng
 
 Batches = NDArray[np.int64]  # (n, size) numbers of rows
 BLOCK = 16_384  # rows that are read at once
@@ -106,6 +107,66 @@ class ClusterBatches(Sampler):
         return groups[shuffled(len(groups), seed, epoch)]
 
 
+class NegativesAsRows(Sampler):
+    """Puts hard negatives of a row into its batch as rows, each with views and a label of its own (PEARL).
+
+    Negatives of a row are other rows of the data, which a file names by their texts, such as one that `cse mine` wrote
+    for these rows. Rows are taken in a random order; each is followed by up to `each` of its negatives, drawn again in
+    every epoch, as far as the batch has room. A negative that came into an earlier batch of the epoch is not repeated,
+    so an epoch has every row once, and rows left over at its end are not seen.
+
+    Args:
+        path: Rows of a text, its positive, which is not read, and its hard negatives; see `cse.data.Triplets`.
+        columns: Their columns. None: recognized.
+        each: Most negatives that follow a row (PEARL: 2, of 12 in its file).
+
+    Raises:
+        UserError: `each` is below 1, or the file cannot be read.
+    """
+
+    def __init__(self, *, path: str, columns: Sequence[int | str] | None = None, each: int = 2) -> None:
+        require_at_least(1, "sampler", each=each)
+        self.path, self.each, self._mined = path, each, Triplets(path, columns=columns)
+        self._found: tuple[Sequence[Example], list[list[int]]] | None = None
+
+    def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
+        """The batches of an epoch: numbers of rows (n, size).
+
+        Raises:
+            UserError: No negative in the file is a row of the data.
+        """
+        negatives, rng = self._negatives(data), python_rng(seed, "negatives", epoch)
+        placed, rows = np.zeros(len(data), dtype=bool), list[int]()
+        for row in shuffled(len(data), seed, epoch).tolist():
+            if placed[row]:
+                continue
+            room = -(len(rows) + 1) % size
+            free = [other for other in negatives[row] if not placed[other] and other != row]
+            group = [row, *rng.sample(free, min(self.each, room, len(free)))]
+            placed[group] = True
+            rows += group
+        return np.array(rows[: len(rows) - len(rows) % size], dtype=np.int64).reshape(-1, size)
+
+    def _negatives(self, data: Sequence[Example]) -> list[list[int]]:
+        """The numbers of the rows that are negatives of each row."""
+        if self._found is None or self._found[0] is not data:
+            rows: dict[str, int] = {}
+            for row, texts in enumerate(chain.from_iterable(_texts_of(data))):
+                rows.setdefault(texts[0], row)
+            negatives: list[list[int]] = [[] for _ in data]
+            for example in self._mined:
+                known = [rows[text] for text in example.texts[1 + example.num_positives :] if text in rows]
+                if example.texts[0] in rows:
+                    negatives[rows[example.texts[0]]] += known
+            if not any(negatives):
+                raise UserError(
+                    f"sampler.path is {self.path}, in which no negative of a row of the data is a row of the data\n"
+                    "fix: mine them among these rows: cse mine CHECKPOINT --data FILE --k 2 --out negatives.parquet"
+                )
+            self._found = data, negatives
+        return self._found[1]
+
+
 def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The random permutation (count,) of an epoch."""
     import torch
@@ -134,13 +195,18 @@ def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str
     return np.repeat(values[ranked], counts[ranked] // size), groups
 
 
+def _texts_of(data: Sequence[Example]) -> Iterator[Sequence[Sequence[str]]]:
+    """The texts of all rows, some thousands of rows at a time."""
+    if isinstance(data, Dataset):
+        return data.blocks()
+    return ([data[i].texts for i in range(s, min(s + BLOCK, len(data)))] for s in range(0, len(data), BLOCK))
+
+
 def _repeated_texts(data: Sequence[Example], order: NDArray[np.int64]) -> Iterator[set[int]]:
     """For each row of an order, the numbers of those of its texts that occur more than once in the data."""
 
-    def blocks() -> Iterator[Sequence[Sequence[str]]]:
-        if isinstance(data, Dataset):
-            return data.blocks()
-        return ([data[i].texts for i in range(s, min(s + BLOCK, len(data)))] for s in range(0, len(data), BLOCK))
+    def blocks() -> Iterator[list[list[str]]]:
+        return ([[text for text in row if text] for row in rows] for rows in _texts_of(data))  # "" is a missing text
 
     def prints(rows: Sequence[Sequence[str]], seed: int) -> Prints:
         return fingerprints((text for row in rows for text in row), seed)

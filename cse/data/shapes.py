@@ -117,23 +117,23 @@ def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool
     return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}", lists, names)
 
 
-def of_triplets(source: Reader, columns: Sequence[int | str] | None) -> Shape:
-    """The columns of an anchor, its positive and its hard negatives."""
+def of_triplets(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:
+    """The columns of an anchor, its positive and its hard negatives, which may be lists unless `lists` is False."""
     names = source.names() if columns is None else None
     if names is None:
-        return _named(source, TRIPLETS[0] if columns is None else columns, "", True)
+        return _named(source, TRIPLETS[0] if columns is None else columns, "", lists)
     for anchor, positive, negative in TRIPLETS:
         numbered = [name for name in names if re.fullmatch(rf"{negative}_?\d+", name)]
         negatives = [*([negative] if negative in names else []), *numbered]
         if anchor in names and positive in names and negatives:
             found = (anchor, positive, *negatives)
             said = f"anchor = {anchor}, positive = {positive}, negatives = {', '.join(negatives)}"
-            return _named(source, found, said, True, names)
+            return _named(source, found, said, lists, names)
     labels = next((name for name in LABELS if name in names), None)
     pair = next((pair for pair in INFERENCE if set(pair) <= set(names)), None)
     if labels and pair:
         return _inference(source, pair, labels, with_contradiction=True)
-    return _named(source, TRIPLETS[0], "", True)
+    return _named(source, TRIPLETS[0], "", lists)
 
 
 def score_column_of(source: Reader, column: int | str | None) -> Column:

@@ -39,6 +39,13 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
         return u.to(wider) @ v.to(wider).T
 
 
+def dot_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Dot product of every row of a (A, D) with every row of b (N, D): (A, N), in float32 whatever the autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        wider = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        return a.to(wider) @ b.to(wider).T
+
+
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """|a - b|^2 of every row of a (A, D) and every row of b (N, D): (A, N) >= 0, in float32 whatever the autocast."""
     with torch.autocast(a.device.type, enabled=False):

@@ -7,37 +7,48 @@ from torch import nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_within
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Objective, StepContext
 
 
 class WeightedSum(Objective):
-    """L = sum_k weight_k decay_k^{step / 100} L_k, each term on the same batch.
+    """L = sum_k weight_k decay_k^{step / 100} L_k over the terms that have started, each on the same batch.
 
     Args:
         terms: The objectives. Row weights need terms that all honor them.
         weights: One weight per term (SimCSE: 1 for the contrast, 0.1 for masked-LM, section 3.3).
         decays: Factor on each term's weight every 100 steps, in (0, 1]; None: 1 for all (PromCSE's masked-LM term:
             0.95).
+        starts: The step from which each term counts, counted from 0; before it, the term's weight is 0. None: 0 for all
+            (MEQ's question term: the first step of the sixth epoch).
 
     Raises:
-        UserError: The lists differ in length, or a decay is outside (0, 1].
+        UserError: The lists differ in length, a decay is outside (0, 1], or a start is below 0.
 
-    Source: princeton-nlp/SimCSE, simcse/models.py; YJiangcm/PromCSE, promcse/trainers.py:115-119 for the decay.
+    Source: princeton-nlp/SimCSE, simcse/models.py; YJiangcm/PromCSE, promcse/trainers.py:115-119 for the decay;
+    ytyz1307zzh/Minimally_Edited_Questions, train_dense_encoder.py:466-479 for the start.
     """
 
-    def __init__(self, *, terms: list[Objective], weights: list[float], decays: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        terms: list[Objective],
+        weights: list[float],
+        decays: list[float] | None = None,
+        starts: list[int] | None = None,
+    ) -> None:
         super().__init__()
-        decays = decays or [1.0] * len(terms)
-        if not len(terms) == len(weights) == len(decays):
+        decays, starts = decays or [1.0] * len(terms), starts or [0] * len(terms)
+        if not len(terms) == len(weights) == len(decays) == len(starts):
             raise UserError(
-                f"objective.weights has {len(weights)} and decays {len(decays)} entries for {len(terms)} terms\n"
-                "fix: give one entry per term"
+                f"objective.weights has {len(weights)}, decays {len(decays)} and starts {len(starts)} entries for "
+                f"{len(terms)} terms\nfix: give one entry per term"
             )
-        for i, decay in enumerate(decays):
+        for i, (decay, start) in enumerate(zip(decays, starts, strict=True)):
             require_within("(0, 1]", "objective", **{f"decays[{i}]": decay})
+            require_at_least(0, "objective", **{f"starts[{i}]": start})
         self.terms = nn.ModuleList(terms)
-        self.weights, self.decays = weights, decays
+        self.weights, self.decays, self.starts = weights, decays, starts
         self.inherit_flags(*terms)
 
     def setup(self, encoder: Encoder) -> None:
@@ -48,7 +59,8 @@ class WeightedSum(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted sum, and each term's metrics."""
         outputs: list[LossOutput] = [term(views, batch, ctx) for term in self.terms]
-        factors = [w * d ** (ctx.step / 100) for w, d in zip(self.weights, self.decays, strict=True)]
+        each = zip(self.weights, self.decays, self.starts, strict=True)
+        factors = [w * d ** (ctx.step / 100) * (ctx.step >= start) for w, d, start in each]
         loss = torch.stack([f * o.loss for f, o in zip(factors, outputs, strict=True)]).sum()
         names = [type(term).__name__.lower() for term in self.terms]
         metrics = {f"{n}_loss": o.loss.detach() for n, o in zip(names, outputs, strict=True)}

@@ -136,6 +136,12 @@ def _of_objective(run: Run) -> Iterator[str]:
                 f"objective {name} needs a {field} in every row, and {run.data.describe()} has none\n"
                 f"fix: name its column: --data.{option}, or use another objective"
             )
+    found, known = run.data.labels(), run.objective.labels
+    if found is not None and known is not None and int(found.max()) >= known:
+        yield (
+            f"objective {name} tells {known} labels apart, and {run.data.describe()} has {int(found.max()) + 1}\n"
+            f"fix: set objective.types to {int(found.max()) + 1}"
+        )
     if run.settings.chunk_size is not None and not run.objective.cacheable:
         yield (
             f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "

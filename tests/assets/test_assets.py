@@ -158,6 +158,17 @@ def test_labels_mini_is_shipped():
     assert {n for n in Counter(line.split("\t")[1] for line in lines[1:]).values()} == {20}
 
 
+def test_edits_mini_is_shipped():
+    lines = assets.resolve("asset:edits-mini").read_text(encoding="utf-8").splitlines()
+    assert lines[0].split("\t") == ["question", "passage", "hard_passage", "paraphrase", "edit"]
+    rows = [line.split("\t") for line in lines[1:]]
+    texts = [text for row in rows for text in row if text]
+    assert Counter(map(len, rows)) == {5: 40}
+    assert sum(bool(row[3]) and bool(row[4]) for row in rows) == 32
+    assert sum(not row[3] and not row[4] for row in rows) == 8
+    assert len(set(texts)) == len(texts) == 40 * 3 + 32 * 2
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -13,6 +13,7 @@ from math import sqrt
 import pytest
 
 from cse.augment import (
+    CharacterEdit,
     CharacterNoise,
     Crop,
     InOrder,
@@ -27,9 +28,11 @@ from cse.augment import (
     WordDeletion,
     WordReordering,
     WordRepetition,
+    WordSwap,
+    Written,
     render,
 )
-from cse.augment.characters import NEIGHBORS
+from cse.augment.characters import ALIKE, EDITS, NEIGHBORS
 from cse.batch import Example
 from cse.data.collators import AugmentedViews
 from cse.data.tokens import TokenStore
@@ -48,11 +51,13 @@ WITHOUT_A_MODEL = [
     WordReordering(),
     WordReordering(distance=None),
     WordRepetition(),
+    WordSwap(),
     SpanDeletion(),
     SpanReordering(),
     Crop(),
     SentenceShuffle(),
     CharacterNoise(probability=0.3),
+    CharacterEdit(),
     Sometimes(augmentation=Crop(), probability=0.5),
     OneOf(augmentations=[Crop(), WordReordering()]),
     InOrder(augmentations=[Crop(), WordReordering()]),
@@ -434,3 +439,72 @@ def test_the_anchor_may_stay_as_it_is(tiny_bert):
     assert tuple(others) == both[1:]  # a view does not depend on what is done to another
     assert not collator.needs_dropout(Example(("a",)))
     assert AugmentedViews(augmentations=[]).needs_dropout(Example(("a",)))
+
+
+# -- Phrases (PEARL) -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edit", "possible"),
+    [
+        ("swap", {"acb", "bac"}),
+        ("omit", {"ab", "ac", "bc"}),
+        ("neighbor", {f"{k}bc" for k in "qwsz"} | {f"a{k}c" for k in "vghn"} | {f"ab{k}" for k in "xdfv"}),
+        ("look_alike", {"a6c", "aGc", "abe"}),
+    ],
+)
+def test_the_edits_of_a_word_by_pencil(edit, possible):
+    assert set(results(CharacterEdit(edits=[edit]), "abc")) == possible
+
+
+def test_an_edit_changes_one_letter_of_every_text():
+    for edit, change in (("insert", 1), ("substitute", 0), ("omit", -1), ("swap", 0)):
+        for result in results(CharacterEdit(edits=[edit]), "New York 1990"):
+            assert len(result) == len("New York 1990") + change
+            assert result != "New York 1990"
+    assert {len(set(results(CharacterEdit(edits=[edit]), "phrase"))) > 1 for edit in EDITS if edit != "look_alike"} == {
+        True
+    }
+    assert set(results(CharacterEdit(edits=["omit", "swap"]), "a")) == {"a"}  # nothing would be left
+    assert set(results(CharacterEdit(), "!?")) == {"!?"}
+    assert set(results(CharacterEdit(edits=["neighbor"]), "Å")) == {"Å"}
+    assert all(len(set(group)) == len(group) for group in ALIKE)
+
+
+def test_any_two_words_change_places():
+    assert set(results(WordSwap(), "a b c")) == {"b a c", "c b a", "a c b"}
+    assert set(results(WordSwap(), "alone")) == {"alone"}
+
+
+def test_renderings_from_a_file(tmp_path):
+    path = tmp_path / "written.jsonl"
+    path.write_text(
+        '{"text": " heart attack", "renderings": ["cardiac arrest", "infarction", " "]}\n'
+        '{"text": "x", "renderings": []}\n'
+    )
+    augmentation = Written(path=str(path))
+    assert set(results(augmentation, "heart attack ")) == {"cardiac arrest", "infarction"}
+    assert set(results(augmentation, "x")) == {"x"}
+    assert set(results(augmentation, "unknown")) == {"unknown"}
+    assert "_known" not in augmentation.__getstate__()
+    path.write_text('{"phrase": "a", "aug": ["b"]}\n')
+    assert set(results(Written(path=str(path), text="phrase", renderings="aug"), "a")) == {"b"}
+
+
+@pytest.mark.parametrize(
+    "line", ["a b", "[]", '{"text": "a"}', '{"text": 3, "renderings": ["b"]}', '{"text": "a", "renderings": [1]}']
+)
+def test_a_file_that_is_not_one_of_renderings(line, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a", "renderings": ["b"]}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"Written.path: .*bad.jsonl:2 has no text 'text'"):
+        Written(path=str(path))("a", random.Random(1))
+
+
+def test_bad_arguments_of_phrases(tmp_path):
+    with pytest.raises(UserError, match=r"CharacterEdit.edits is \[\]"):
+        CharacterEdit(edits=[])
+    with pytest.raises(UserError, match=r"CharacterEdit.edits is \['typo'\]"):
+        CharacterEdit(edits=["typo"])
+    with pytest.raises(UserError, match=r"Written.path is .*absent.jsonl, which is not a file"):
+        Written(path=str(tmp_path / "absent.jsonl"))

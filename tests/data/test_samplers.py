@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import partial
 
@@ -11,7 +12,7 @@ import yaml
 from cse import recipe as recipes
 from cse.batch import Example
 from cse.data.loader import StepBatches
-from cse.data.samplers import ClusterBatches, LabelBatches, NoDuplicates
+from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates
 from cse.errors import UserError
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, weights
@@ -191,3 +192,61 @@ def test_a_recipe_names_its_sampler(tiny_bert, tmp_path):
     assert built.sampler.batches(built.data, 6, 0, 0).shape == (2, 6)
     with pytest.raises(UserError, match="did you mean labels"):
         recipes.load(str(path), ["--sampler.init_args.lables=2"])
+
+
+# -- Negatives as rows -----------------------------------------------------------------------------------------------
+
+
+def mined_for(tmp_path, negatives):
+    """A file of the negatives of rows, as `cse mine` writes it for single texts."""
+    path = tmp_path / "mined.jsonl"
+    lines = [{"anchor": a, "positive": a, **{f"negative_{i}": n for i, n in enumerate(own, 1)}} for a, own in negatives]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def in_threes(tmp_path, count):
+    """Rows of which each three are the negatives of each other."""
+    texts = [f"text {row}" for row in range(count)]
+    trios = [[i - i % 3 + j for j in range(3) if j != i % 3] for i in range(count)]
+    return labeled(count), mined_for(tmp_path, [(texts[i], [texts[j] for j in trio]) for i, trio in enumerate(trios)])
+
+
+def test_negatives_of_a_row_are_rows_of_its_batch(tmp_path):
+    data, path = in_threes(tmp_path, 90)
+    sampler = NegativesAsRows(path=path)
+    for epoch in range(2):
+        batches = sampler.batches(data, 9, 3, epoch)
+        assert batches.shape == (10, 9)
+        assert sorted(batches.flatten()) == list(range(90))  # every row once
+        for batch in batches:
+            assert set(Counter(row // 3 for row in batch.tolist()).values()) == {3}
+    assert sampler.batches(data, 9, 3, 0).tolist() != sampler.batches(data, 9, 3, 1).tolist()
+    assert sampler.batches(data, 9, 3, 1).tolist() == NegativesAsRows(path=path).batches(data, 9, 3, 1).tolist()
+
+
+def test_a_batch_has_room_for_some_of_them_only(tmp_path):
+    data, path = in_threes(tmp_path, 90)
+    batches = NegativesAsRows(path=path).batches(data, 4, 3, 0)  # three of a kind and a fourth row
+    assert len(set(batches.flatten().tolist())) == batches.size == 88
+    assert max(max(Counter(row // 3 for row in batch).values()) for batch in batches.tolist()) == 3
+    pairs = NegativesAsRows(path=path, each=1).batches(data, 2, 3, 0)  # a row and one of its two negatives
+    assert sum(a // 3 == b // 3 for a, b in pairs.tolist()) > 10  # by chance there would be one
+
+
+def test_negatives_that_are_no_rows_are_not_there(tmp_path):
+    data = labeled(4)
+    path = mined_for(tmp_path, [("text 0", ["unknown", "text 3"]), ("other", ["text 1"])])
+    for seed in range(9):
+        batches = NegativesAsRows(path=path).batches(data, 2, seed, 0).tolist()
+        order = [row for batch in batches for row in batch]
+        assert sorted(order) == [0, 1, 2, 3]
+        if order.index(0) < order.index(3) and order.index(0) % 2 == 0:
+            assert [0, 3] in batches
+    nowhere = mined_for(tmp_path, [("text 0", ["unknown"]), ("other", ["text 1"])])
+    with pytest.raises(UserError, match=r"no negative of a row of the data is a row(.|\n)*fix: mine them"):
+        NegativesAsRows(path=nowhere).batches(data, 2, 0, 0)
+    with pytest.raises(UserError, match=r"sampler.each is 0"):
+        NegativesAsRows(path=path, each=0)
+    with pytest.raises(UserError, match=r"absent.jsonl"):
+        NegativesAsRows(path=str(tmp_path / "absent.jsonl"))

@@ -49,12 +49,13 @@ def test_hard_cases_are_there():
     assert sum(overlap(r) < 0.2 and float(r["score"]) >= 3.5 for r in found) >= 40
 
 
-@pytest.mark.parametrize("asset", ["triplets-mini", "feedback-mini", "labels-mini"])
+@pytest.mark.parametrize("asset", ["triplets-mini", "feedback-mini", "labels-mini", "edits-mini"])
 def test_nothing_that_is_shipped_to_train_on_is_scored(asset):
     scored = {same_text_key(row[c]) for s in ("dev", "test") for row in rows(s) for c in ("sentence1", "sentence2")}
     shipped = assets.resolve(f"asset:{asset}").read_text(encoding="utf-8").splitlines()
     if asset.endswith("s-mini"):  # tsv, whose last columns are no texts
-        texts = [text for line in shipped[1:] for text in line.split("\t")[: 3 if asset == "triplets-mini" else 1]]
+        count = {"triplets-mini": 3, "labels-mini": 1, "edits-mini": 5}[asset]
+        texts = [text for line in shipped[1:] for text in line.split("\t")[:count] if text]
     else:
         texts = [json.loads(line)[key] for line in shipped for key in ("text_a", "text_b")]
     assert [text for text in texts if same_text_key(text) in scored] == []

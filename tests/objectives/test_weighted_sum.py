@@ -61,6 +61,14 @@ def test_decays_by_pencil():
     assert value_of(objective, 50) == pytest.approx(2.0 + 0.1 * 0.95**0.5 * 3.0)
 
 
+def test_starts_by_pencil():
+    # The second term counts from step 200 on, and its decay is that of all steps.
+    objective = WeightedSum(terms=[Constant(2.0), Other(3.0)], weights=[1.0, 0.1], decays=[1.0, 0.95], starts=[0, 200])
+    assert value_of(objective, 199) == pytest.approx(2.0)
+    assert value_of(objective, 200) == pytest.approx(2.0 + 0.1 * 0.9025 * 3.0)
+    assert WeightedSum(terms=[Constant(2.0)], weights=[1.0]).starts == [0]
+
+
 def test_a_sum_is_what_its_terms_are():
     plain, odd = Constant(1.0, requires=["score"]), Other(1.0, requires=["label"], cacheable=False, uses_views=False)
     both = WeightedSum(terms=[plain, odd], weights=[1.0, 1.0])
@@ -89,6 +97,8 @@ def test_terms_are_set_up_told_of_steps_and_logged():
     [
         ({"weights": [1.0]}, "objective.weights has 1"),
         ({"weights": [1.0, 1.0], "decays": [1.0]}, "decays 1"),
+        ({"weights": [1.0, 1.0], "starts": [3]}, "starts 1"),
+        ({"weights": [1.0, 1.0], "starts": [0, -1]}, r"objective.starts\[1\] is -1"),
         ({"weights": [1.0, 1.0], "decays": [1.0, 0.0]}, "objective.decays"),
         ({"weights": [1.0, 1.0], "decays": [1.0, 1.5]}, "objective.decays"),
     ],

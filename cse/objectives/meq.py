@@ -1,0 +1,127 @@
+"""MEQ: questions that a small edit gives another answer (Zhang et al., TACL 2023, arXiv:2305.14441)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_at_least
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import in_batch
+from cse.objectives.functional import contrast, dot_matrix, weighted_mean
+
+EDITS = 2  # views at the end of a row: q+ and q-
+
+
+class DPR(Objective):
+    """A question finds its passage among the passages of all rows, by dot product (Karpukhin et al., EMNLP 2020).
+
+        L = -log e^{q_i . p_i} / sum_j ( e^{q_i . p_j} + sum_k e^{q_i . n_jk} )
+
+    arXiv:2004.04906, equation 2: no temperature, and vectors keep their length. Each row has its hard passages n_k. If
+    rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        hard: Number of hard passages of a row, >= 0; views after them are not passages, such as the edited questions
+            of `MEQ`. None: all views after the positive.
+
+    Raises:
+        UserError: `hard` is below 0.
+        ValueError: Rows do not have one positive or not as many hard passages, or there is nothing to contrast with.
+
+    Deviations:
+        One encoder reads questions and passages, which prompts may tell apart (`collator.prompts`); the authors train
+        two. Duplicate texts are masked as in `SimCSE`.
+
+    Source: ytyz1307zzh/Minimally_Edited_Questions, dpr/models/biencoder.py:400-520, after facebookresearch/DPR.
+    """
+
+    weighs_rows = True
+    similarity = "dot"
+
+    def __init__(self, *, hard: int | None = None) -> None:
+        super().__init__()
+        require_at_least(0, "objective", hard=hard)
+        self.hard = hard
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's questions."""
+        positives, negatives = views.positive.shape[1], views.negative.shape[1]
+        hard = negatives if self.hard is None else self.hard
+        if positives != 1 or negatives < hard:
+            raise ValueError(f"DPR needs a positive and {hard} hard passages; rows have {positives} and {negatives}")
+        passages = replace(views, negative=views.negative[:, :hard])
+        pairs = in_batch(passages, batch.with_views(range(2 + hard)), dot_matrix)
+        result = contrast(pairs.similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+
+class MEQ(Objective):
+    """A question is nearer to its paraphrase q+ than to its minimal edit q-, which has another answer.
+
+        contrastive   L_q = -log e^{q_i . q+_i} / sum_j ( e^{q_i . q+_j} + e^{q_i . q-_j} )
+        hinge         L_q = max(0, m - q_i . q+_i + q_i . q-_i)
+        dot           L_q = q_i . q-_i
+
+    The term beside `DPR` in a `WeightedSum`: L = L_DPR + w L_q. A row is a question, its passages, and at the end q+
+    and q-, compared by dot product without temperature. The edited questions of all rows are candidates. Rows without a
+    paraphrase, or for the hinge and the dot product without either of the two (`Batch.view_mask`), join `DPR` only. If
+    rows have weights (`Batch.weight`), the mean over rows is weighted.
+
+    Args:
+        form: The name of L_q. `contrastive` ranks best (paper: w 0.5, from the sixth epoch on), `dot` retrieves best
+            (w 0.03; 0.003 for a large encoder). `dot` is unbounded below.
+        margin: m of the hinge, >= 0 (authors' program: 1).
+
+    Raises:
+        UserError: The margin is below 0.
+        ValueError: Rows do not have one positive, or no two views after it.
+
+    Deviations:
+        The abstract has q- of the own row as the only negative; the program, followed here, has all edited questions.
+        The paraphrase and the edit have the prompt of hard negatives, if the encoder has prompts.
+
+    Source: ytyz1307zzh/Minimally_Edited_Questions, dpr/models/biencoder.py:400-520, train_dense_encoder.py:466-479.
+    """
+
+    weighs_rows = True
+    similarity = "dot"
+
+    def __init__(self, *, form: Literal["contrastive", "hinge", "dot"] = "contrastive", margin: float = 1.0) -> None:
+        super().__init__()
+        require_at_least(0, "objective", margin=margin)
+        self.form, self.margin = form, margin
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean L_q of the rows that have edited questions; 0 if no row has."""
+        positives, others = views.positive.shape[1], views.negative.shape[1]
+        if positives != 1 or others < EDITS:
+            raise ValueError(
+                f"MEQ needs rows of a question, a positive, and at the end a paraphrase and an edit of the question; "
+                f"rows have {positives} positives and {others} texts after them"
+            )
+        edits = views.negative[:, -EDITS:]  # (B, 2, D')
+        own = batch.with_views([0, batch.views - 2, batch.views - 1])
+        if self.form == "contrastive":
+            questions = replace(views, positive=edits[:, :1], negative=edits[:, 1:])
+            pairs = in_batch(questions, own, dot_matrix)
+            result = contrast(pairs.similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+            return LossOutput(result.loss, {"edited": (len(edits) - result.skipped).float()})
+        plus, minus = self._products(views.anchor, edits)
+        rows = minus if self.form == "dot" else F.relu(self.margin - plus + minus)  # (B,)
+        present = torch.ones_like(rows) if own.view_mask is None else own.view_mask[:, 1:].all(1).to(rows.dtype)
+        weight = present if batch.weight is None else present * batch.weight
+        return LossOutput(weighted_mean(rows, weight), {"edited": present.sum()})
+
+    @staticmethod
+    def _products(question: Tensor, edits: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) q . q+ and (B,) q . q-."""
+        with torch.autocast(question.device.type, enabled=False):
+            wide = torch.promote_types(question.dtype, torch.float32)
+            plus, minus = (question[:, None].to(wide) * edits.to(wide)).sum(-1).unbind(1)
+        return plus, minus

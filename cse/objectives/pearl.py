@@ -1,0 +1,73 @@
+"""PEARL: embeddings of phrases, with their types (Chen et al., Findings of EACL 2024, arXiv:2401.10407)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import all_pairs
+from cse.objectives.functional import contrast, weighted_mean
+
+
+class PEARL(Objective):
+    """NT-Xent of a phrase and its augmentation, and the type of the phrase told from each of them.
+
+        L = 1/(2B) sum_a -log e^{cos(z_a, z_p)/t} / sum_{k != a} e^{cos(z_a, z_k)/t} + CE(W x + b, c) + CE(W x' + b, c)
+
+    Every one of the 2B vectors is an anchor a, p is the other view of its row, and k runs over all others. x and x' are
+    the vectors of a phrase and of its augmentation, not normalized, and c is the type of the phrase (`Batch.label`).
+    The head W, b serves training only. The hard negatives of a phrase are rows of the batch with a view and a type of
+    their own, which the sampler `NegativesAsRows` puts there; hard negatives in a row's own texts are candidates
+    without a type. If rows have weights (`Batch.weight`), the means are weighted.
+
+    Args:
+        types: Number of types, which labels count from 0, >= 2 (paper: 95).
+        temperature: t, dimensionless, > 0 (authors' program: 0.07).
+
+    Raises:
+        UserError: The temperature is not positive, or there are fewer than two types.
+        ValueError: Rows do not have one positive, or no label, or the batch has one row.
+
+    Deviations:
+        Duplicate texts are masked as in `SimCSE`. The mean of initial and trained weights leaves the head out, since no
+        checkpoint has it; the authors' program averages it with a fresh one.
+
+    Source: tigerchen52/PEARL, source/loss.py:23-37, source/main.py:84-88.
+    """
+
+    requires = frozenset({"label"})
+    weighs_rows = True
+
+    def __init__(self, *, types: int = 95, temperature: float = 0.07) -> None:
+        super().__init__()
+        require_at_least(2, "objective", types=types)
+        require_positive("objective", temperature=temperature)
+        self.types, self.labels, self.temperature = types, types, temperature
+
+    def setup(self, encoder: Encoder) -> None:
+        """Build the head of types."""
+        self.head = nn.Linear(encoder.dim, self.types)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The mean loss of the batch's rows."""
+        label = batch.require("label", type(self).__name__)  # (B,)
+        if views.positive.shape[1] != 1:
+            raise ValueError(f"PEARL compares two views of a phrase; rows have {1 + views.positive.shape[1]}")
+        pairs = all_pairs(views, batch)
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (2B,)
+        logits = pairs.similarity / self.temperature  # (2B, N)
+        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, weight=weight).loss
+        of_text, of_view = (self._type_loss(x, label, batch.weight) for x in (views.anchor, views.positive[:, 0]))
+        types = of_text + of_view
+        return LossOutput(ntxent + types, {"ntxent": ntxent.detach(), "type_loss": types.detach()})
+
+    def _type_loss(self, x: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        """() the cross-entropy of the types (B,) of vectors (B, D')."""
+        logits = self.head(x)  # (B, types)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return weighted_mean(F.cross_entropy(logits, label, reduction="none"), weight)

@@ -1,0 +1,72 @@
+"""SetCSE: sentences learn the sets that they belong to (Liu, ICLR 2024, arXiv:2404.17606). A reconstruction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.errors import require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import AllPairs, all_pairs
+from cse.objectives.functional import contrast
+
+
+class SetCSE(Objective):
+    """Reconstruction of SetCSE: the members of a set S_n attract each other, and those of other sets repel.
+
+        supcon      L = mean_i -1/|P(i)| sum_{p in P(i)} log e^{cos(x_i, x_p)/t} / sum_{k != i} e^{cos(x_i, x_k)/t}
+        inter_set   L = sum_n log sum_{i in S_n} sum_{m != n} sum_{j in S_m} e^{cos(x_i, x_j)/t}
+
+    The sets are the labels of the rows (`Batch.label`), and P(i) the other members of the set of i. All views of a row
+    are members; a hard negative belongs to another set, and is not an anchor. Trained on a few sentences of a set, the
+    encoder serves the operations of `cse.sets`, which rank the members of a set by their similarity with others. If
+    rows have weights (`Batch.weight`), the mean of `supcon` is weighted; `inter_set` takes no weights.
+
+    Args:
+        form: `supcon`, or `inter_set`, which repels only.
+        temperature: t, dimensionless, > 0 (0.05).
+
+    Raises:
+        UserError: The temperature is not positive.
+        ValueError: Rows have no labels, the batch has one row, or for `inter_set` a single label.
+
+    Deviations:
+        No program of the authors exists, and the full text of the paper could not be read: `inter_set` is our reading
+        of its loss. `supcon` is the default, since the other has no term that attracts. Copies of a text in different
+        rows are not compared. For `supcon` a member without a partner in its set is left out of the mean.
+    """
+
+    requires = frozenset({"label"})
+
+    def __init__(self, *, form: Literal["supcon", "inter_set"] = "supcon", temperature: float = 0.05) -> None:
+        super().__init__()
+        require_positive("objective", temperature=temperature)
+        self.form, self.temperature = form, temperature
+        self.weighs_rows = form == "supcon"
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The loss of the sets in the batch."""
+        label = batch.require("label", type(self).__name__)  # (B,)
+        pairs = all_pairs(views, batch, single=True)
+        logits = pairs.similarity / self.temperature  # (A, N)
+        count = len(logits)  # A
+        same = label[pairs.item[:count], None] == label[pairs.item]  # (A, N)
+        same[:, count:] = False  # a hard negative is in no set of the batch
+        if self.form == "inter_set":
+            return LossOutput(self._inter_set(logits, label, same, pairs))
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
+        result = contrast(logits, same, mask=pairs.mask, weight=weight)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+    @staticmethod
+    def _inter_set(logits: Tensor, label: Tensor, same: Tensor, pairs: AllPairs) -> Tensor:
+        """() the sum over sets of the logarithm of the sum over the pairs of a member with one of another set."""
+        sets, of_row = torch.unique(label, return_inverse=True)
+        if len(sets) < 2:
+            raise ValueError("inter_set compares sets, and all rows have one label; use the sampler LabelBatches")
+        other = logits.masked_fill(same | ~pairs.mask, -torch.inf)  # (A, N)
+        of_view = of_row[pairs.item[: len(logits)]]  # (A,)
+        return torch.stack([torch.logsumexp(other[of_view == n].flatten(), 0) for n in range(len(sets))]).sum()
