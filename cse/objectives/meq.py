@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, dot_matrix, weighted_mean
+from cse.objectives.functional import contrast, dot_matrix, paired_distance, triplet, weighted_mean
 
 EDITS = 2  # views at the end of a row: q+ and q-
 
@@ -112,16 +110,11 @@ class MEQ(Objective):
             pairs = in_batch(questions, own, dot_matrix)
             result = contrast(pairs.similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
             return LossOutput(result.loss, {"edited": (len(edits) - result.skipped).float()})
-        plus, minus = self._products(views.anchor, edits)
-        rows = minus if self.form == "dot" else F.relu(self.margin - plus + minus)  # (B,)
+        plus, minus = edits.unbind(1)
+        if self.form == "dot":
+            rows = -paired_distance(views.anchor, minus, "dot")  # (B,)
+        else:
+            rows = triplet(views.anchor, plus, minus, distance="dot", margin=self.margin)  # (B,)
         present = torch.ones_like(rows) if own.view_mask is None else own.view_mask[:, 1:].all(1).to(rows.dtype)
         weight = present if batch.weight is None else present * batch.weight
         return LossOutput(weighted_mean(rows, weight), {"edited": present.sum()})
-
-    @staticmethod
-    def _products(question: Tensor, edits: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) q . q+ and (B,) q . q-."""
-        with torch.autocast(question.device.type, enabled=False):
-            wide = torch.promote_types(question.dtype, torch.float32)
-            plus, minus = (question[:, None].to(wide) * edits.to(wide)).sum(-1).unbind(1)
-        return plus, minus
