@@ -93,9 +93,9 @@ from cse.objectives.margin_mse import MarginMSE as MarginMSE
 from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.matryoshka import Matryoshka as Matryoshka
 from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d
-from cse.objectives.micse import MiCSE as MiCSE
 from cse.objectives.meq import DPR as DPR
 from cse.objectives.meq import MEQ as MEQ
+from cse.objectives.micse import MiCSE as MiCSE
 from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
