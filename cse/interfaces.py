@@ -89,7 +89,7 @@ class Objective(nn.Module, ABC):
     uses_views: bool = True
     weighs_rows: bool = False
     encodes_views: bool = False
-    similarity: Literal["cosine", "euclidean", "dot"] = "cosine"
+    similarity: Literal["cosine", "euclidean"] = "cosine"
     note: str = ""
     labels: int | None = None
 

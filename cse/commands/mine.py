@@ -10,11 +10,13 @@ from cse.commands import add_hardware
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from cse.mining.command import Judge
+    from cse.mining.command import Judge, Model
+    from cse.mining.given import Vectors
     from cse.mining.miners import Miner
 
 HELP = "choose hard negatives for rows of text, and write a file to train on"
 KEPT = "nothing was written"
+FIRST = {"anchors", "pool", "negatives", "rows_without_negatives"}  # counts that are not of a rule
 EPILOG = (
     "To train on the file: cse train simcse-sup --data.path=mined.parquet --data.columns=[anchor,positive,negative_1]"
 )
@@ -24,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     parser.epilog = EPILOG
-    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    add("checkpoint", nargs="?", help="a folder, asset:NAME or Hub id")
+    vectors = "a .npy file instead of a checkpoint: a vector for each row of --data, then for each row of --pool"
+    add("--vectors", metavar="FILE", help=vectors)
     add("--data", required=True, help="rows to mine for: a file, folder, pattern, asset:NAME or Hub id")
     columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: recognized by name"
     add("--columns", nargs="+", help=columns)
@@ -36,11 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
     ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
     add("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
+    positives = "ranks of the neighbors that become positives of a text, each in a row of its own; before --ranks"
+    add("--positives", type=int, nargs=2, metavar=("FIRST", "LAST"), help=positives)
+    easy = "number of easy negatives: random texts outside the nearest LAST of --ranks; default: 0"
+    add("--easy", type=int, default=0, help=easy)
     add("--margin", type=float, help="smallest difference between the cosines of the positive and of a negative")
     add("--relative-margin", type=float, help="the same difference, as a share of the cosine of the positive")
     add("--max-similarity", type=float, help="largest cosine of a negative")
     add("--random", action="store_true", help="choose texts of the pool at random, as a baseline")
-    add("--seed", type=int, default=42, help="seed of --random; default: 42")
+    add("--seed", type=int, default=42, help="seed of --random and --easy; default: 42")
     add("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
     add(
         "--teacher-max",
@@ -76,30 +84,45 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _run(a: argparse.Namespace) -> int:
-    miner, judge = _miner(a), _judge(a)
+    miner, judge, model = _miner(a), _judge(a), _model(a)
     from cse import distributed
     from cse.console import say
-    from cse.mining.command import Model, Source, mine_file
+    from cse.mining.command import Bands, Source, mine_file
     from cse.mining.reranker import Reranker
 
-    model, data = (
-        Model(a.checkpoint, a.pooler, a.device, a.precision, a.prompt, a.pool_prompt),
-        Source(a.data, a.columns, a.limit),
-    )
+    data = Source(a.data, a.columns, a.limit)
     pool = Source(a.pool, a.pool_columns) if a.pool else None
     reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
-    options = {"pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores}
+    bands = Bands(tuple(a.positives) if a.positives else None, a.easy, a.seed)
+    options = {"pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores, "bands": bands}
     manifest = mine_file(model, data, a.out, miner, k=a.k, **options)
     if distributed.rank():
         return 0
     counts = manifest["counts"]
     say("rows", f"{counts['anchors']:,}, of them {counts['rows_without_negatives']:,} without a negative")
-    dropped = {n: c for n, c in counts.items() if n not in {"anchors", "pool", "negatives", "rows_without_negatives"}}
+    dropped = {n: c for n, c in counts.items() if n not in FIRST}
     rules = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
     say("mined", f"{counts['negatives']:,} from {counts['pool']:,} texts; {rules}")
     say("columns", ",".join(manifest["out"]["columns"]))
     say("wrote", f"{a.out}   settings and counts: {a.out.with_suffix('.json').name}")
     return 0
+
+
+def _model(a: argparse.Namespace) -> Model | Vectors:
+    from cse.mining.command import Model
+    from cse.mining.given import Vectors
+
+    if a.vectors is None and a.checkpoint is None:
+        raise UserError(
+            "cse mine needs a checkpoint or vectors\nfix: give a folder, asset:NAME or Hub id, or --vectors FILE"
+        )
+    if a.vectors is None:
+        return Model(a.checkpoint, a.pooler, a.device, a.precision, a.prompt, a.pool_prompt)
+    unused = {"the checkpoint": a.checkpoint, "--prompt": a.prompt, "--pool-prompt": a.pool_prompt}
+    for name, value in unused.items():
+        if value is not None:
+            raise UserError(f"--vectors is {a.vectors}, so {name} {value} would not be used\nfix: give one of the two")
+    return Vectors(a.vectors)
 
 
 def _miner(a: argparse.Namespace) -> Miner:

@@ -1,30 +1,34 @@
-"""Runs `cse mine`: writes hard negatives for rows of text as a file that `Triplets` reads, with a manifest."""
+"""Runs `cse mine`: writes rows of text with mined negatives, or positives too, as a file that `Triplets` reads."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from cse import distributed
 from cse.console import say
 from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
+from cse.data.shapes import of_texts
 from cse.data.tools.opening import open_rows
 from cse.data.tools.writing import check_out, write_rows
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import sha256_file, write_json
-from cse.mining.miners import Miner
+from cse.mining.given import Vectors, given_vectors, open_vectors
+from cse.mining.miners import Miner, Random, TopK
 from cse.mining.reranker import Reranker
 from cse.mining.search import CHUNK, Corpus, TeacherRule, mine
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from cse.encoder.device import Device
@@ -71,6 +75,34 @@ class Model:
     pool_prompt: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """What is mined beside the hard negatives of a row of one text, as SciNCL does (arXiv:2202.06671, section 3.2).
+
+    The negatives of a text, hard ones first, are dealt to its positives in turn, so that P positives make P rows: row i
+    has the negatives i, i + P, ..., or if there are fewer than P, one of them.
+
+    Attributes:
+        positives: The first and the last rank of the neighbors that become positives, counted from 1. None: a row keeps
+            its own positive.
+        easy: Number of easy negatives of a row: random texts beyond the last rank of the miner.
+        seed: Seeds the easy negatives.
+    """
+
+    positives: tuple[int, int] | None = None
+    easy: int = 0
+    seed: int = 42
+
+
+class Beside(NamedTuple):
+    """The miners of `Bands`, set up; P is the number of rows of a text."""
+
+    positives: TopK | None
+    easy: Random | None
+    easy_count: int
+    width: int
+
+
 class Encoded(NamedTuple):
     """Unit vectors (T, D) of a corpus's texts, and (Q, D) of its anchors if their prompt is another one."""
 
@@ -97,7 +129,7 @@ class Judge:
 
 
 def mine_file(
-    model: Model,
+    model: Model | Vectors,
     data: Source,
     out: Path,
     miner: Miner,
@@ -107,6 +139,7 @@ def mine_file(
     judge: Judge | None = None,
     reranker: Reranker | None = None,
     scores: bool = False,
+    bands: Bands | None = None,
 ) -> dict[str, Any]:
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
@@ -114,7 +147,7 @@ def mine_file(
     that a single process would write.
 
     Args:
-        model: The encoder whose vectors the miner compares.
+        model: The encoder whose vectors the miner compares, or a file of vectors, for rows of one text.
         data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
             which stay and are followed by the mined ones.
         out: A .parquet or .jsonl file with columns anchor, positive, negative_1 and so on; null if a row has fewer
@@ -125,6 +158,7 @@ def mine_file(
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives among the first 50 candidates (or k) that are left.
         scores: Whether to write its scores, as positive_score, negative_1_score and so on.
+        bands: Positives and easy negatives to mine as well.
 
     Returns:
         The manifest.
@@ -136,14 +170,26 @@ def mine_file(
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
     if scores and reranker is None:
         raise UserError("--scores asks for the scores of a reranker, but none is given\nfix: add --reranker MODEL")
-    check_out(out, [data.path, *([pool.path] if pool else [])])
+    bands = bands or Bands()
+    _check_bands(bands, miner, judge, reranker)
+    check_out(out, [data.path, *([pool.path] if pool else []), *([model.path] if isinstance(model, Vectors) else [])])
+    if isinstance(model, Vectors):
+        open_vectors(model.path)
     rows = _rows(data)
+    if rows.unit != "sentences" and (bands.positives or isinstance(model, Vectors)):
+        what = "--positives chooses those of single texts" if bands.positives else "--vectors has one vector per row"
+        raise UserError(f"{what}, but {rows.name} has {rows.unit}\nfix: name one column of texts: --columns NAME")
     corpus = Corpus(rows, _texts(pool) if pool else None)
     if k >= corpus.size:
         raise UserError(
             f"--k is {k}, but the pool has {corpus.size} texts\nfix: give 1 to {corpus.size - 1}, or more texts"
         )
-    encoded = _encode(model, corpus)
+    if isinstance(miner, TopK) and bands.easy and miner.last + bands.easy >= corpus.size:
+        raise UserError(
+            f"--easy asks for {bands.easy} texts outside the {miner.last} nearest, but the pool has {corpus.size} "
+            "texts\nfix: give a smaller LAST in --ranks, or more texts"
+        )
+    encoded = _given(model, data, pool, corpus) if isinstance(model, Vectors) else _encode(model, corpus)
     teacher, about_teacher = None, None
     if judge:
         judged = _encode(judge.model, corpus)
@@ -155,11 +201,12 @@ def mine_file(
             "below_positive": judge.below_positive,
         }
     miner.setup(encoded.vectors[: corpus.size])
+    beside = _beside(bands, miner, encoded.vectors[: corpus.size])
     counts: dict[str, int] = {"anchors": len(rows), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
-    widest = max(0, max(len(example.texts) for example in rows) - 2) + k
+    widest = max(0, max(len(example.texts) for example in rows) - 2) + -(-(k + bands.easy) // beside.width)
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     scored = [f"{name}_score" for name in columns[1:]] if scores else []
-    found = _mined(rows, corpus, miner, encoded, k, teacher, reranker, counts)
+    found = _mined(rows, corpus, miner, encoded, k, teacher, reranker, beside, counts)
     records = (_record(row, columns, scored) for block in found for row in block)
     if distributed.rank():
         deque(records, maxlen=0)
@@ -169,9 +216,10 @@ def mine_file(
         "counts": counts,
         "k": k,
         "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
+        "bands": asdict(bands),
         "teacher": about_teacher,
         "reranker": reranker.about if reranker else None,
-        "checkpoint": {"name": model.checkpoint, **encoded.about, "precision": model.precision},
+        "checkpoint": encoded.about,
         "data": {
             "path": label(data.path),
             "columns": None if data.columns is None else list(data.columns),
@@ -225,7 +273,64 @@ def _encode(model: Model, corpus: Corpus) -> Encoded:
     anchors = None
     if before != prompt:
         anchors = cached_vectors(encoder, digest, corpus.anchor_texts, model.precision, before, together=True)
-    return Encoded(vectors, anchors, {"sha256": digest, "prompt": before, "pool_prompt": prompt})
+    about = {"sha256": digest, "prompt": before, "pool_prompt": prompt}
+    return Encoded(vectors, anchors, {"name": model.checkpoint, **about, "precision": model.precision})
+
+
+def _given(model: Vectors, data: Source, pool: Source | None, corpus: Corpus) -> Encoded:
+    """The unit vectors of the texts of a corpus, from a file, and its hash."""
+    texts = chain.from_iterable(_every_text(source) for source in (data, pool) if source is not None)
+    about = {"vectors": str(model.path), "sha256": sha256_file(Path(model.path).expanduser())}
+    return Encoded(given_vectors(model.path, texts, corpus.texts), None, about)
+
+
+def _every_text(source: Source) -> Iterator[str]:
+    """The text of every row of a source, blank and repeated ones included."""
+    if source.columns is not None and len(source.columns) > 1:
+        raise UserError(
+            f"--vectors has one vector per row, but columns are {list(source.columns)}\nfix: name one column"
+        )
+    shape = of_texts(open_source(source.path), source.columns[0] if source.columns else None)
+    return ((row.cells[0] or "").strip() if row.cells else "" for row in shape.source.read(shape.texts))
+
+
+def _check_bands(bands: Bands, miner: Miner, judge: Judge | None, reranker: Reranker | None) -> None:
+    """Raise unless the bands are ranks of the miner that do not overlap, and nothing compares with a positive."""
+    if bands.easy < 0:
+        raise UserError(f"--easy is {bands.easy}\nfix: give an integer >= 0")
+    if not isinstance(miner, TopK):
+        if bands.easy or bands.positives:
+            raise UserError("--positives and --easy need the ranks of hard negatives\nfix: give --ranks, not --random")
+        return
+    if bands.positives is None:
+        return
+    first, last = bands.positives
+    if not 1 <= first <= last:
+        raise UserError(f"--positives is {first} to {last}\nfix: give ranks 1 <= FIRST <= LAST")
+    if last >= miner.first:
+        raise UserError(
+            f"--positives ends at rank {last}, and --ranks begins at {miner.first}, so a text could be both\n"
+            f"fix: begin --ranks at {last + 1} or later"
+        )
+    margins = miner.absolute_margin is not None or miner.relative_margin is not None
+    if margins or reranker is not None or (judge is not None and judge.below_positive):
+        raise UserError(
+            "--positives mines several positives of a text, and a margin, --teacher-positive or --reranker compares a "
+            "negative with one\nfix: use --ranks, --max-similarity or --teacher-max"
+        )
+
+
+def _beside(bands: Bands, miner: Miner, pool: NDArray[np.float32]) -> Beside:
+    """The miners of the bands, set up."""
+    positives = easy = None
+    if isinstance(miner, TopK) and bands.positives:
+        positives = TopK(first=bands.positives[0], last=bands.positives[1], index=miner.index)
+        positives.setup(pool)
+    if isinstance(miner, TopK) and bands.easy:
+        easy = Random(seed=bands.seed, outside=miner.last, index=miner.index)
+        easy.setup(pool)
+    width = bands.positives[1] - bands.positives[0] + 1 if bands.positives else 1
+    return Beside(positives, easy, bands.easy, width)
 
 
 def _mined(
@@ -236,6 +341,7 @@ def _mined(
     k: int,
     teacher: TeacherRule | None,
     reranker: Reranker | None,
+    beside: Beside,
     counts: dict[str, int],
 ) -> Iterator[list[MinedRow]]:
     """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
@@ -246,20 +352,39 @@ def _mined(
         found = mine(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
         judged = None if reranker is None else reranker.choose(corpus, block, found.rows, k)
         chosen = found.rows if judged is None else judged.rows
+        none = np.full((len(block), 0), -1, dtype=np.int64)
+        easy, near = (
+            mine(other, corpus, encoded.vectors, count, block, None, encoded.anchors).rows if other else none
+            for other, count in ((beside.easy, beside.easy_count), (beside.positives, beside.width))
+        )
         done = []
         for place, (row, negatives) in enumerate(zip(block, chosen.tolist(), strict=True)):
             own = rows[row].texts
             texts = own if len(own) > 1 else own * 2
-            mined = tuple(corpus.texts[i] for i in negatives if i >= 0)
-            known = () if judged is None else (judged.positive[place], *judged.scores[place, : len(mined)])
-            done.append(MinedRow(texts, mined, tuple(map(float, known))))
-        sums = {"negatives": int((chosen >= 0).sum()), "rows_without_negatives": int((chosen < 0).all(1).sum())}
+            mined = tuple(corpus.texts[i] for i in (*negatives, *easy[place].tolist()) if i >= 0)
+            hard = sum(i >= 0 for i in negatives)
+            known = () if judged is None else (judged.positive[place], *judged.scores[place, :hard])
+            if beside.positives is None:
+                done.append(MinedRow(texts, mined, tuple(map(float, known))))
+            positives = (corpus.texts[i] for i in near[place].tolist() if i >= 0)
+            done += [MinedRow((own[0], p), _dealt(mined, i, beside.width), ()) for i, p in enumerate(positives)]
+        without = (chosen < 0).all(1) & (easy < 0).all(1)
+        sums = {"negatives": int((chosen >= 0).sum()), "rows_without_negatives": int(without.sum())}
+        sums |= {"easy_negatives": int((easy >= 0).sum())} if beside.easy else {}
+        sums |= {"positives": int((near >= 0).sum())} if beside.positives else {}
         return done, found.counts | (judged.counts if judged else {}) | sums
 
     for done, more in distributed.in_turn(range(0, len(rows), CHUNK), search):
         for name, count in more.items():
             counts[name] = counts.get(name, 0) + count
         yield done
+
+
+def _dealt(negatives: tuple[str, ...], i: int, rows: int) -> tuple[str, ...]:
+    """The negatives of row i of the rows of a text: each goes to one row, or if there are fewer, one to each row."""
+    if len(negatives) >= rows or not negatives:
+        return negatives[i::rows]
+    return (negatives[i % len(negatives)],)
 
 
 def _record(row: MinedRow, columns: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:

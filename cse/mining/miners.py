@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.errors import UserError, require_within
+from cse.errors import UserError, require_at_least, require_within
 from cse.mining.neighbors import EXACT, contained, cosines, open_pool
 from cse.seeding import derive
 
@@ -150,21 +150,32 @@ class Random(Miner):
 
     Args:
         seed: Seeds the draws, which depend on it and on each anchor's key alone.
+        outside: Number of nearest rows of an anchor that are left out, without those that its query bans (SciNCL: 4000,
+            arXiv:2202.06671, section 3.2). 0: all rows may be drawn.
+        index: The index of their search; see `TopK`.
+
+    Raises:
+        UserError: `outside` is below 0.
     """
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, *, seed: int = 0, outside: int = 0, index: str = EXACT) -> None:
+        require_at_least(0, "miner", outside=outside)
+        self.seed, self.outside, self.index = seed, outside, index
 
     def setup(self, pool: NDArray[np.float32]) -> None:
-        """Receive the pool, of which only the size is used."""
+        """Receive the pool (N, D), of which only the size is used unless rows are left out."""
         self._size = len(pool)
+        self._near = open_pool(pool, self.index) if self.outside else None
 
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
         """Up to k different rows of the pool for each anchor."""
-        draws = min(DRAWS * k, self._size)
+        draws = min(DRAWS * k + self.outside, self._size)
         rows = np.stack([self._draw(int(key), draws) for key in queries.key])  # (M, draws)
         counts = {"candidates": rows.size}
         kept = _drop("same_text", np.ones_like(rows, dtype=bool), ~contained(rows, queries.banned), counts)
+        if self._near is not None:
+            near, _ = self._near.search(queries.anchor, self.outside, queries.banned)  # (M, outside)
+            kept = _drop("near", kept, ~contained(rows, near), counts)
         if allowed is not None:
             kept = _drop("teacher", kept, allowed(rows), counts)
         return Mined(_first(rows, kept, k), counts)

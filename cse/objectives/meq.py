@@ -12,6 +12,7 @@ from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import in_batch
 from cse.objectives.functional import contrast, dot_matrix, paired_distance, triplet, weighted_mean
+from cse.objectives.taught import DOT
 
 EDITS = 2  # views at the end of a row: q+ and q-
 
@@ -40,7 +41,7 @@ class DPR(Objective):
     """
 
     weighs_rows = True
-    similarity = "dot"
+    note = DOT
 
     def __init__(self, *, hard: int | None = None) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class MEQ(Objective):
     """
 
     weighs_rows = True
-    similarity = "dot"
+    note = DOT
 
     def __init__(self, *, form: Literal["contrastive", "hinge", "dot"] = "contrastive", margin: float = 1.0) -> None:
         super().__init__()

@@ -295,3 +295,53 @@ def test_a_pool_on_disk_is_searched_in_memory_that_does_not_grow_with_it(tmp_pat
     scores = pool[:3] @ pool.T
     assert rows.tolist() == np.argsort(-scores, axis=1)[:, :4].tolist()
     assert np.allclose(cosine, -np.sort(-scores, axis=1)[:, :4], rtol=1e-5)
+
+
+# -- Random rows outside the nearest ---------------------------------------------------------------------------------
+
+
+def test_scincls_easy_negatives_lie_where_those_of_the_authors_program_do(oracles):
+    for name, case in json.loads((oracles / "scincl.json").read_text()).items():
+        data = np.load(oracles / f"scincl_{name}.npz")
+        rows, outside = data["queries"], case["hard_negatives_k"][1]
+        miner = Random(outside=outside)
+        miner.setup(data["pool"])
+        query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
+        found = miner(query, case["easy"]).rows
+        everything = miner(query, case["pool"]).rows
+        for query_row, near, theirs, ours, every in zip(
+            rows, data["nearest"], data["easy"], found, everything, strict=True
+        ):
+            allowed = set(range(case["pool"])) - {*near[:outside], query_row}
+            assert {*theirs} <= allowed
+            assert {*ours} <= allowed
+            assert len({*ours}) == case["easy"]
+            assert {*every} - {-1} == allowed  # whatever is outside may be drawn
+
+
+def test_rows_outside_by_pencil():
+    miner = Random(outside=5)
+    miner.setup(POOL)
+    found = miner(queries(circle(0), circle(30), [[0]]), 8)  # without 10 degrees: the nearest five are 20 to 60
+    assert sorted(found.rows[0].tolist()) == [-1] * 6 + [6, 7]
+    assert found.counts == {"candidates": 8, "same_text": 1, "near": 5}
+    beyond = Random(outside=99)
+    beyond.setup(POOL)
+    assert beyond(QUERY, 2).rows.tolist() == [[-1, -1]]
+
+
+def test_rows_outside_are_those_of_a_slow_loop_and_of_a_turned_space(cloud):
+    anchor, positive, pool, banned = cloud
+    miner, turned = Random(seed=5, outside=250), Random(seed=5, outside=250)
+    turn = np.linalg.qr(np.random.default_rng(8).normal(size=(6, 6)))[0].astype(np.float32)
+    miner.setup(pool)
+    turned.setup(pool @ turn)
+    found = miner(queries(anchor, positive, banned), 3).rows
+    for row, (a, p, bad) in zip(found, zip(anchor, positive, banned, strict=True), strict=True):
+        assert {*row} <= set(slow(a, p, pool, set(bad), 251, 333, -2.0, 83))
+    assert turned(queries(anchor @ turn, positive @ turn, banned), 3).rows.tolist() == found.tolist()
+
+
+def test_outside_is_checked():
+    with pytest.raises(UserError, match=r"miner\.outside is -1"):
+        Random(outside=-1)

@@ -1,0 +1,191 @@
+"""`cse mine` with positives and easy negatives by rank, from vectors of any origin."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cse import cli
+from cse.data.datasets import Triplets
+from cse.mining.command import _dealt
+from cse.objectives.triplet import Triplet
+from cse.training.trainer import Trainer
+from tests.runs import make_run, write_texts
+
+ROWS = 30
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Texts, and a vector for each: of a random space, whose neighbors a loop finds."""
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path, ROWS)
+    vectors = np.random.default_rng(4).normal(size=(ROWS, 5))
+    np.save("graph.npy", vectors)
+    return tmp_path
+
+
+def mined(*options, data="texts.txt", vectors="graph.npy"):
+    assert cli.main(["mine", "--data", data, "--vectors", vectors, "--out", "m.jsonl", *options]) == 0
+    with open("m.jsonl", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def order(vectors):
+    """The numbers of the others of each row, the nearest first, by cosine in float64."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [[j for j in np.argsort(-unit @ row) if j != i] for i, row in enumerate(unit)]
+
+
+def test_bands_against_a_slow_loop(place):
+    """Positives are ranks 3 to 5, hard negatives 9 and 10, and three easy ones are beyond: five rows for five."""
+    texts, near = (place / "texts.txt").read_text().splitlines(), order(np.load("graph.npy"))
+    rows = mined("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "4")
+    assert [row["anchor"] for row in rows] == [text for text in texts for _ in range(3)]
+    for i, own in enumerate(near):
+        mine = rows[3 * i : 3 * i + 3]
+        assert [row["positive"] for row in mine] == [texts[j] for j in own[2:5]]
+        assert [mine[0]["negative_1"], mine[1]["negative_1"]] == [texts[j] for j in own[8:10]]  # dealt in turn
+        easy = [mine[2]["negative_1"], *(row["negative_2"] for row in mine)]
+        assert len({*easy}) == 4
+        assert {*easy} <= {texts[j] for j in own[10:]}
+    about = json.loads((place / "m.json").read_text())
+    assert about["bands"] == {"positives": [3, 5], "easy": 4, "seed": 42}
+    assert {about["counts"][name] for name in ("positives",)} == {3 * ROWS}
+    assert about["counts"]["negatives"] == 2 * ROWS
+    assert about["counts"]["easy_negatives"] == 4 * ROWS
+    assert about["checkpoint"]["vectors"] == "graph.npy"
+    assert about["miner"]["first"] == 9
+
+
+def test_the_scale_and_a_rotation_of_the_space_change_nothing(place):
+    options = ["--positives", "1", "2", "--ranks", "5", "6", "--k", "2", "--easy", "1"]
+    want = mined(*options)
+    turn = np.linalg.qr(np.random.default_rng(8).normal(size=(5, 5)))[0]
+    np.save("turned.npy", (7 * np.load("graph.npy") @ turn).astype(np.float32))
+    assert mined(*options, vectors="turned.npy") == want
+    assert mined(*options, "--seed", "1") != want
+
+
+def test_disjoint_bands_share_no_text(place):
+    rows = mined("--positives", "1", "4", "--ranks", "5", "9", "--k", "5", "--easy", "3")
+    for i in range(ROWS):
+        mine = [row for row in rows if row["anchor"] == rows[4 * i]["anchor"]]
+        texts = [text for row in mine for name, text in row.items() if name != "anchor" and text is not None]
+        assert len({*texts}) == len(texts) == 4 + 5 + 3
+        assert mine[0]["anchor"] not in texts
+
+
+def test_vectors_are_those_of_the_rows_of_the_file(place):
+    """Blank and repeated lines have vectors too, and a pool has the vectors after those of the data."""
+    (place / "texts.txt").write_text("b\n\na\nb\n")
+    (place / "pool.txt").write_text("c\nd\n")
+    np.save("graph.npy", np.array([[1.0, 0], [9, 9], [0, 1], [0, -5], [1, 1], [1, 0.1]]))
+    rows = mined("--pool", "pool.txt", "--ranks", "1", "1")
+    assert [(row["anchor"], row["negative_1"]) for row in rows] == [("b", "d"), ("a", "c")]
+
+
+def test_two_texts_of_one_vector_are_two(place):
+    """The query is left out by its text, and its double in space stays: it is its nearest neighbor."""
+    vectors = np.load("graph.npy")
+    vectors[7] = vectors[3]
+    np.save("graph.npy", vectors)
+    texts = (place / "texts.txt").read_text().splitlines()
+    rows = mined("--ranks", "1", "1")
+    assert (rows[3]["negative_1"], rows[7]["negative_1"]) == (texts[7], texts[3])
+
+
+def test_easy_negatives_alone_follow_the_hard_ones(place):
+    texts, near = (place / "texts.txt").read_text().splitlines(), order(np.load("graph.npy"))
+    for row, own in zip(mined("--ranks", "1", "20", "--k", "1", "--easy", "2"), near, strict=True):
+        assert row["positive"] == row["anchor"]
+        assert row["negative_1"] == texts[own[0]]
+        assert {row["negative_2"], row["negative_3"]} <= {texts[j] for j in own[20:]}
+
+
+def test_the_triples_are_trained_on(place, tiny_bert):
+    mined("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "1")
+    run = make_run(place / "run", tiny_bert, objective=Triplet(distance="euclidean", margin=1.0), max_steps=1)
+    run.data = Triplets("m.jsonl")
+    assert {len(example.texts) for example in run.data} == {3}
+    Trainer(run).fit()
+    assert run.progress.step == 1
+
+
+@pytest.mark.parametrize(
+    ("negatives", "rows", "want"),
+    [
+        ("abcde", 5, ["a", "b", "c", "d", "e"]),  # SciNCL: 2 hard and 3 easy negatives of 5 positives
+        ("abcde", 2, ["ace", "bd"]),
+        ("ab", 3, ["a", "b", "a"]),
+        ("", 2, ["", ""]),
+        ("abc", 1, ["abc"]),
+    ],
+)
+def test_negatives_are_dealt_in_turn(negatives, rows, want):
+    assert ["".join(_dealt(tuple(negatives), i, rows)) for i in range(rows)] == want
+
+
+def test_an_encoder_gives_the_same_as_its_vectors(place, tiny_bert):
+    from cse.encoder.model import Encoder
+
+    encoder = Encoder(tiny_bert, pooler="mean")
+    for weight in encoder.parameters():
+        weight.data *= 4
+    encoder.save(place / "ck")
+    np.save("own.npy", encoder.encode((place / "texts.txt").read_text().splitlines()))
+    options = ["--positives", "1", "2", "--ranks", "4", "5", "--easy", "1"]
+    want = mined(*options, vectors="own.npy")
+    assert cli.main(["mine", "ck", "--data", "texts.txt", "--out", "e.jsonl", "--precision", "fp32", *options]) == 0
+    assert [json.loads(line) for line in (place / "e.jsonl").read_text().splitlines()] == want
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--positives", "5", "2", "--ranks", "9", "10"], "--positives is 5 to 2"),
+        (["--positives", "0", "2", "--ranks", "9", "10"], "--positives is 0 to 2"),
+        (["--positives", "1", "9", "--ranks", "9", "10"], "begin --ranks at 10 or later"),
+        (["--positives", "1", "2", "--ranks", "9", "10", "--margin", "0.1"], "compares a negative with one"),
+        (["--positives", "1", "2", "--random"], "give --ranks, not --random"),
+        (["--easy", "1", "--random"], "give --ranks, not --random"),
+        (["--easy", "-1"], "--easy is -1"),
+        (["--easy", "1"], "outside the 50 nearest, but the pool has 30 texts"),
+        (["--prompt", "query"], "so --prompt query would not be used"),
+        (["--vectors", "absent.npy"], "--vectors absent.npy cannot be read"),
+        (["--vectors", "texts.txt"], "--vectors texts.txt cannot be read"),
+        (["--vectors", "empty.npy"], "--vectors empty.npy cannot be read"),
+        (["--vectors", "flat.npy"], "--vectors flat.npy has an array (30,) of float64"),
+        (["--vectors", "words.npy"], "--vectors words.npy has an array (30, 2) of <U1"),
+        (["--vectors", "many.npz"], "--vectors many.npz has several arrays"),
+        (["--vectors", "short.npy"], "--vectors short.npy has 29 rows, and --data and --pool have 30"),
+        (["--vectors", "nan.npy"], "--vectors nan.npy: row 4, counted from 0"),
+        (["--data", "pairs.tsv"], "pairs.tsv has pairs"),
+    ],
+)
+def test_what_is_refused(place, capsys, options, named):
+    graph = np.load("graph.npy")
+    (place / "empty.npy").touch()
+    (place / "pairs.tsv").write_text("anchor\tpositive\na\tb\nc\td\n")
+    np.save("flat.npy", graph[:, 0])
+    np.save("words.npy", np.full((ROWS, 2), "a"))
+    np.savez("many.npz", a=graph, b=graph)
+    np.save("short.npy", graph[:-1])
+    graph[4, 2] = np.nan
+    np.save("nan.npy", graph)
+    base = ["mine", "--data", "texts.txt", "--vectors", "graph.npy", "--out", "m.jsonl"]
+    assert cli.main([*base, *options]) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "\nfix: " in said
+    assert not list(place.glob("m.*"))
+
+
+def test_a_checkpoint_or_vectors(place, capsys):
+    base = ["mine", "--data", "texts.txt", "--out", "m.jsonl"]
+    assert cli.main(base) == 2
+    assert "needs a checkpoint or vectors" in capsys.readouterr().err
+    assert cli.main([*base, "ck", "--vectors", "graph.npy"]) == 2
+    assert "so the checkpoint ck would not be used" in capsys.readouterr().err
