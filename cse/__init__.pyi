@@ -4,6 +4,7 @@ from cse.api.models import compare as compare
 from cse.api.models import encode as encode
 from cse.api.models import evaluate as evaluate
 from cse.api.models import mine as mine
+from cse.api.models import teach as teach
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train

@@ -1,4 +1,4 @@
-"""`cse.evaluate`, `cse.compare`, `cse.encode` and `cse.mine`, for a run or any other checkpoint."""
+"""`cse.evaluate`, `cse.compare`, `cse.encode`, `cse.mine` and `cse.teach`, for a run or any other checkpoint."""
 
 from __future__ import annotations
 
@@ -262,6 +262,54 @@ def mine(
         mined = Triplets(rows_of, columns=manifest["out"]["columns"])
         distributed.broadcast(None)  # the folder stays until all processes have read the file
         return mined
+
+
+def teach(
+    models: Model | Sequence[Model],
+    rows: str | Path | Sized | Dataset,
+    out: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+    vectors: bool = False,
+    precision: Precision = "auto",
+    prompt: str | None = None,
+) -> Dataset:
+    """Write what teachers say of rows, as `cse teach` does. After a kill or Ctrl-C, the same call resumes.
+
+    Args:
+        models: A cross-encoder or an encoder: a folder, `asset:NAME`, Hub id or run; or a list of them.
+        rows: Texts, pairs or triplets: in memory, as a path, or as a data set.
+        out: A .parquet or .jsonl file; its manifest is written beside it.
+        columns: Names of the columns of texts. None: recognized by their names.
+        limit: Number of rows to read. None: all.
+        vectors: Whether encoders give unit vectors instead of cosines. Rows of one text always get them.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        prompt: The name of the prompt that encoders put before every text. None: their default prompt.
+
+    Returns:
+        The rows with the teachers' numbers, to train on.
+
+    Raises:
+        UserError: Rows or models cannot be loaded, or do not go together.
+    """
+    from cse.console import quiet
+    from cse.data.datasets import Dataset
+    from cse.data.tools.opening import open_rows
+    from cse.data.tools.writing import UNITS
+    from cse.teachers.columns import teach_rows
+
+    quiet()
+    data = rows if isinstance(rows, Dataset) else open_rows(rows, columns=columns, limit=limit)
+    names = [name_of(m) for m in ([models] if isinstance(models, TrainedRun | str | Path) else models)]
+    manifest = teach_rows(data, names, Path(out), vectors=vectors, precision=precision, prompt=prompt)
+    return open_rows(
+        out,
+        kind=UNITS[data.unit],
+        weight_column="weight" if data.weighted else None,
+        label_column="label" if data.label_names else None,
+        teacher_columns=manifest["settings"]["columns"],
+    )
 
 
 def _source(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str] | None]:

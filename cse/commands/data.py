@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def action(name: str, text: str, nargs: str = "+") -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        _add_source(made, nargs)
+        add_source(made, nargs)
         return made
 
     show = action("show", "show what is understood of a source: class, columns, first rows")
@@ -52,13 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--seed", type=int, default=42, help="default: %(default)s")
 
 
-def _add_source(parser: argparse.ArgumentParser, nargs: str) -> None:
+def add_source(parser: argparse.ArgumentParser, nargs: str | int) -> None:
+    """Declare the sources of rows and how they are read."""
     add = parser.add_argument
     add("sources", nargs=nargs, metavar="SOURCE", help="files, patterns, folders, asset:NAME, Hub ids")
     add("--class", dest="kind", help="Texts, Pairs, Triplets or ScoredPairs; default: the one that fits the columns")
     add("--columns", nargs="+", metavar="NAME", help="columns of texts; default: recognized by their names")
     for name in ("score", "weight", "label"):
         add(f"--{name}-column", metavar="NAME", help=f"column of {name}s")
+    add("--teacher-columns", nargs="+", metavar="NAME", help="columns of a teacher's numbers; default: none")
     add("--split", default="train", help="split of a data set on the Hub; default: %(default)s")
     add("--limit", type=int, help="rows to read of each source; default: all")
 
@@ -77,21 +79,25 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     return actions[arguments.action](arguments)
 
 
-def _open(a: argparse.Namespace) -> list[Dataset]:
+def open_sources(a: argparse.Namespace) -> list[Dataset]:
+    """The rows of the sources that were given."""
     from cse.data.tools.opening import open_rows
 
     def number(name: str | None) -> int | str | None:
         return int(name) if name is not None and name.isdecimal() else name
 
-    columns = None if a.columns is None else [name for name in map(number, a.columns) if name is not None]
+    def numbers(names: list[str] | None) -> list[int | str] | None:
+        return None if names is None else [name for name in map(number, names) if name is not None]
+
     return [
         open_rows(
             source,
             kind=a.kind,
-            columns=columns,
+            columns=numbers(a.columns),
             score_column=number(a.score_column),
             weight_column=number(a.weight_column),
             label_column=number(a.label_column),
+            teacher_columns=numbers(a.teacher_columns),
             split=a.split,
             limit=a.limit,
         )
@@ -124,7 +130,7 @@ def _show(a: argparse.Namespace) -> int:
 
     if a.rows < 0:
         raise UserError(f"--rows is {a.rows}\nfix: give an integer >= 0")
-    for data in _open(a):
+    for data in open_sources(a):
         say("data", data.describe())
         say("class", f"{UNITS[data.unit]}; columns when written: {', '.join(names_of([data]))}")
         say("columns", data.understood or "as they were named")
@@ -154,7 +160,7 @@ def _stats(a: argparse.Namespace) -> int:
     for file, option in ((a.out, "--out"), (a.page, "--page")):
         if file:
             check_writable(file, option)
-    data, sets, found = _open(a), _sets(a.against), list[dict[str, Any]]()
+    data, sets, found = open_sources(a), _sets(a.against), list[dict[str, Any]]()
     for each in data:
         report = stats(each, sets)
         found.append(report)
@@ -190,19 +196,19 @@ def _values(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _split(a: argparse.Namespace) -> int:
     from cse.data.tools.splitting import split
 
-    return _say_written(a, split(*_open(a), out=a.out, dev=a.dev, test=a.test, seed=a.seed))
+    return _say_written(a, split(*open_sources(a), out=a.out, dev=a.dev, test=a.test, seed=a.seed))
 
 
 def _dedup(a: argparse.Namespace) -> int:
     from cse.data.tools.deduplication import dedup
 
-    return _say_written(a, dedup(*_open(a), out=a.out, near=a.near, against=_sets(a.against)))
+    return _say_written(a, dedup(*open_sources(a), out=a.out, near=a.near, against=_sets(a.against)))
 
 
 def _mix(a: argparse.Namespace) -> int:
     from cse.data.tools.mixing import mix
 
-    return _say_written(a, mix(*_open(a), out=a.out, shares=a.shares, rows=a.rows, seed=a.seed))
+    return _say_written(a, mix(*open_sources(a), out=a.out, shares=a.shares, rows=a.rows, seed=a.seed))
 
 
 def _say_written(a: argparse.Namespace, manifest: Mapping[str, Any]) -> int:

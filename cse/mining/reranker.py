@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cse.assets.hub import snapshot
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
-from cse.files import read_json
 from cse.mining.search import Corpus
+from cse.teachers.cross_encoder import load_cross_encoder
 
 FIX = "give a folder or Hub id of a cross-encoder with one score for a pair of texts"
 BATCH = 32  # pairs that the model reads at once
@@ -99,21 +99,7 @@ def _load(checkpoint: str, folder: Path) -> Any:
     Raises:
         UserError: The model cannot be loaded, has no trained head, or has more than one score.
     """
-    try:
-        kinds = read_json(folder / "config.json").get("architectures") or []
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"--reranker {checkpoint} cannot be read: {error}\nfix: {FIX}") from error
-    trained = any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
-    if not trained and not (folder / "modules.json").is_file():
-        raise UserError(f"--reranker {checkpoint} gives no score: it is of the type {', '.join(kinds)}\nfix: {FIX}")
-    from sentence_transformers import CrossEncoder
-
-    try:
-        model = CrossEncoder(str(folder), local_files_only=True)
-        labels = int(model.num_labels)
-    except Exception as error:  # the loaders of these libraries raise anything
-        reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
-        raise UserError(f"--reranker {checkpoint} cannot be loaded: {reason}\nfix: {FIX}") from error
-    if labels != 1:
-        raise UserError(f"--reranker {checkpoint} has {labels} scores for a pair\nfix: {FIX}")
+    model = load_cross_encoder(checkpoint, folder, option="--reranker", fix=FIX)
+    if model.num_labels != 1:
+        raise UserError(f"--reranker {checkpoint} has {model.num_labels} scores for a pair\nfix: {FIX}")
     return model

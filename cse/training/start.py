@@ -14,6 +14,7 @@ from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, load_progress
 from cse.training.given import as_options, resolve
+from cse.training.distilled import Distilled
 from cse.training.helped import Helped
 from cse.training.launch import common_start
 from cse.training.run import Callback, Run
@@ -129,7 +130,7 @@ def _require_best(folder: Path, progress: Progress) -> None:
 
 def _watchers(recipe: Recipe, callbacks: Sequence[Callback]) -> list[Callback]:
     """What watches a run that a user asked for; the table comes before the console's last lines."""
-    return [Helped(), Console(recipe.chosen), DataCheck(), *callbacks]
+    return [Helped(), Distilled(), Console(recipe.chosen), DataCheck(), *callbacks]
 
 
 def require_callbacks(callbacks: Sequence[object]) -> None:

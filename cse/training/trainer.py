@@ -21,6 +21,7 @@ from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache, hardware, optimizers, preflight, sources, tracking
 from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
+from cse.training.distilled import TeacherTime
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
 from cse.training.run import Callbacks, Run
@@ -56,6 +57,7 @@ class Trainer:
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
         for similarity in sources.similarities(run).values():  # all are the same
             run.encoder.similarity = similarity  # of the checkpoints, and of the evaluator's scores
+        self.teachers = TeacherTime(objectives.values())
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 
@@ -138,6 +140,7 @@ class Trainer:
                 if due:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
+                    metrics |= self.teachers.share(seconds)
                     metrics["peak_mb"] = hardware.peak_memory(self.accelerator.device)
                     self._evaluate(metrics)
                     since, sentences, steps = time.perf_counter(), 0, 0

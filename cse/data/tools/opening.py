@@ -23,6 +23,7 @@ def open_rows(
     score_column: int | str | None = None,
     weight_column: int | str | None = None,
     label_column: int | str | None = None,
+    teacher_columns: Sequence[int | str] | None = None,
     split: str = "train",
     limit: int | None = None,
 ) -> Dataset:
@@ -39,6 +40,7 @@ def open_rows(
         score_column: The column of scores, which makes scored pairs of two columns.
         weight_column: The column of weights. None: rows have no weights.
         label_column: The column of labels.
+        teacher_columns: The columns of a teacher's numbers. None: rows have none.
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
 
@@ -63,6 +65,7 @@ def open_rows(
             limit=limit,
             weight_column=weight_column,
             label_column=label_column,
+            teacher_columns=teacher_columns,
         )
     if kind == "ScoredPairs":
         if weight_column is not None or label_column is not None:
@@ -75,6 +78,7 @@ def open_rows(
             max_score=None,
             split=split,
             limit=limit,
+            teacher_columns=teacher_columns,
         )
     if kind == "Pairs":
         return Pairs(
@@ -84,6 +88,7 @@ def open_rows(
             limit=limit,
             weight_column=weight_column,
             label_column=label_column,
+            teacher_columns=teacher_columns,
         )
     return Triplets(
         source,
@@ -93,6 +98,7 @@ def open_rows(
         limit=limit,
         weight_column=weight_column,
         label_column=label_column,
+        teacher_columns=teacher_columns,
     )
 
 

@@ -129,7 +129,7 @@ def _text_names(data: Dataset, example: Example) -> list[str]:
 # -- Files ------------------------------------------------------------------------------------------------------------
 
 
-def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record]) -> int:
+def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record], *, suffix: str = "") -> int:
     """Write records, completely or not at all; returns how many.
 
     Args:
@@ -137,10 +137,11 @@ def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record]) -> int:
         names: The columns. A record that lacks one has null there.
         rows: The records. A value is a text, or a float in a column whose name begins with score, weight or relevance
             or ends with score. In one whose name begins with teacher, it is a float or a list of floats.
+        suffix: The ending that names the format, if it is not that of `out`.
     """
     count = 0
     with atomic_file(out) as scratch:
-        for block in (_parquet if out.suffix == ".parquet" else _jsonl)(scratch, names, _blocks(rows)):
+        for block in (_parquet if (suffix or out.suffix) == ".parquet" else _jsonl)(scratch, names, _blocks(rows)):
             count += block
     return count
 

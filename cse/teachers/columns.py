@@ -1,0 +1,245 @@
+"""What teachers say of rows, written once as columns of a file that every data class reads: the work of `cse teach`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.console import progress
+from cse.data.datasets import Dataset
+from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
+from cse.encoder.backbone import fetch
+from cse.encoder.identity import model_hash
+from cse.encoder.model import Encoder
+from cse.encoder.poolers import PoolerName
+from cse.encoder.precision import Precision, inference, uses_bf16
+from cse.encoder.prompts import choose_prompt
+from cse.encoder.vectors import resumable, unit
+from cse.errors import UserError
+from cse.teachers.cross_encoder import is_cross_encoder, load_cross_encoder
+
+ROWS = 2_048  # rows that are judged and saved at a time
+BATCH = 64  # pairs that a cross-encoder reads at once
+MADE_BY = "cse teach"
+
+Texts = Sequence[tuple[str, ...]]
+
+
+class Judge(ABC):
+    """A model that gives each row numbers.
+
+    Attributes:
+        name: The name that was given.
+        gives: The kind of its numbers.
+        sha256: The hash of the model.
+    """
+
+    name: str
+    gives: str
+    sha256: str
+
+    @abstractmethod
+    def width(self, texts: int) -> int:
+        """The numbers of a row with this number of texts."""
+
+    @abstractmethod
+    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
+        """The numbers of each row; those of texts that it lacks are missing at the end."""
+
+
+class Logits(Judge):
+    """The logits that a cross-encoder gives the anchor with each other text of its row, before any activation."""
+
+    gives = "logits"
+
+    def __init__(self, name: str, folder: Path, precision: Precision, texts: int) -> None:
+        fix = "give a cross-encoder, or an encoder"
+        self._model = load_cross_encoder(name, folder, option="--model", fix=fix)
+        self.name, self.sha256, self._precision = name, model_hash(folder), precision
+        self._each = int(self._model.num_labels)
+        if texts < 2:
+            raise UserError(
+                f"--model {name} is a cross-encoder, which reads two texts, and rows have one\n"
+                "fix: give rows of pairs or triplets, or an encoder"
+            )
+        if texts > 2 and self._each > 1:
+            raise UserError(
+                f"--model {name} has {self._each} logits of a pair, and rows have {texts} texts\n"
+                "fix: give pairs, or a reranker, which has one score"
+            )
+
+    def width(self, texts: int) -> int:
+        """The logits of all pairs of a row."""
+        return (texts - 1) * self._each
+
+    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
+        """The logits of each row."""
+        pairs = [(row[0], other) for row in rows for other in row[1:]]
+        device = torch.device(self._model.device)
+        with inference(self._model, self._precision, device):
+            options = {"batch_size": BATCH, "show_progress_bar": False, "convert_to_numpy": True}
+            found = self._model.predict(pairs, activation_fn=torch.nn.Identity(), **options)
+        flat = np.asarray(found, dtype=np.float32).reshape(len(pairs), self._each)
+        ends = np.cumsum([len(row) - 1 for row in rows])[:-1]
+        return [part.ravel() for part in np.split(flat, ends)]
+
+
+class Similarities(Judge):
+    """The cosines that an encoder gives the anchor with each other text of its row."""
+
+    gives = "cosines"
+
+    def __init__(self, name: str, encoder: Encoder, precision: Precision, prompt: str) -> None:
+        self.name, self.sha256, self._encoder = name, model_hash(encoder), encoder
+        self._precision, self._prompt = precision, prompt
+
+    def width(self, texts: int) -> int:
+        """The cosines of a row."""
+        return texts - 1
+
+    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
+        """The cosines of each row."""
+        return [vectors[1:] @ vectors[0] for vectors in self.vectors(rows)]
+
+    def vectors(self, rows: Texts) -> Iterator[NDArray[np.float32]]:
+        """The unit vectors (V, D) of the texts of each row; a text is encoded once."""
+        texts = list(dict.fromkeys(chain.from_iterable(rows)))
+        place = {text: i for i, text in enumerate(texts)}
+        vectors = unit(self._encoder.encode(texts, precision=self._precision, prompt=self._prompt))
+        return (vectors[[place[text] for text in row]] for row in rows)
+
+
+class Vectors(Similarities):
+    """The unit vectors that an encoder gives the texts of a row, one after the other."""
+
+    gives = "vectors"
+
+    def width(self, texts: int) -> int:
+        """The numbers of all vectors of a row."""
+        return texts * self._encoder.dim
+
+    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
+        """The vectors of each row."""
+        return [vectors.ravel() for vectors in self.vectors(rows)]
+
+
+def teach_rows(
+    data: Dataset,
+    models: Sequence[str],
+    out: Path,
+    *,
+    vectors: bool = False,
+    precision: Precision = "auto",
+    prompt: str | None = None,
+    pooler: PoolerName | None = None,
+) -> dict[str, Any]:
+    """Write rows with what models say of them. If the call is killed, the same call resumes.
+
+    A cross-encoder gives the logits of the anchor with each other text, and an encoder the cosines of the same pairs,
+    or its vectors. One model fills the column `teacher`, and several fill `teacher_1`, `teacher_2` and so on; a column
+    holds a number, or a list of numbers where a row has several.
+
+    Args:
+        data: The rows.
+        models: Folders, `asset:NAME` or Hub ids of cross-encoders and encoders.
+        out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
+        vectors: Whether encoders give unit vectors. Rows of one text always get them.
+        precision: See `Encoder.encode`; also of cross-encoders.
+        prompt: The name of the prompt that encoders put before every text. None: their default prompt.
+        pooler: The pooler of a plain Hugging Face model.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: A model cannot be loaded or does not fit the rows, a file cannot be written, a model gives a number
+            that is not finite, or there is an unfinished file that was made from something else.
+    """
+    check_out(out, [data.path])
+    widest = max(len(row) for block in data.blocks() for row in block)
+    if data.taught:
+        raise UserError(f"{data.name} has numbers of a teacher already\nfix: open the rows without teacher_columns")
+    if not models or len(set(models)) < len(models):
+        raise UserError(f"--model is {' '.join(models) or 'empty'}\nfix: give one model or more, each once")
+    judges = [_judge(name, widest, vectors, precision, prompt, pooler) for name in models]
+    if data.ragged and any(judge.gives == "vectors" for judge in judges):
+        raise UserError(
+            f"{data.name} has rows of unequal numbers of texts, whose vectors do not fit one column\n"
+            "fix: give rows with as many negatives, or leave out --vectors"
+        )
+    widths = [judge.width(widest) for judge in judges]
+    made_from = {
+        "texts": data.hash,
+        "checkpoint": " ".join(judge.sha256 for judge in judges),
+        "model": " ".join(f"{judge.gives} of {judge.name}" for judge in judges),
+        "precision": "bf16" if uses_bf16(precision, _device()) else "fp32",
+        "prompt": prompt,
+        "torch": torch.__version__,
+    }
+    names = ["teacher"] if len(judges) == 1 else [f"teacher_{i}" for i in range(1, len(judges) + 1)]
+    with resumable(out, (len(data), sum(widths)), made_from) as written, progress("rows", len(data)) as advance:
+        for start in range(written.done, len(data), ROWS):
+            rows = [example.texts for example in data[start : start + ROWS]]
+            written.append(np.concatenate([_numbers(j, rows, w) for j, w in zip(judges, widths, strict=True)], 1))
+            advance(written.done)
+
+        def convert(source: Path, target: Path) -> None:
+            taught = _taught(data, np.load(source, mmap_mode="r"), names, widths)
+            write_rows(target, [*names_of([data]), *names], taught, suffix=out.suffix)
+
+        written.finish(convert)
+    about = [
+        {"name": j.name, "sha256": j.sha256, "gives": j.gives, "numbers": w}
+        for j, w in zip(judges, widths, strict=True)
+    ]
+    settings = {"models": about, "precision": made_from["precision"], "prompt": prompt, "columns": names}
+    return write_manifest(out, MADE_BY, [data], settings, {"written": len(data)}, [out])
+
+
+def _judge(
+    name: str, texts: int, vectors: bool, precision: Precision, prompt: str | None, pooler: PoolerName | None
+) -> Judge:
+    """The judge of a model's kind."""
+    folder = fetch(name, option="--model")
+    if is_cross_encoder(folder):
+        return Logits(name, folder, precision, texts)
+    encoder = Encoder.load(name, pooler=pooler).to(_device())
+    before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
+    return (Vectors if vectors or texts == 1 else Similarities)(name, encoder, precision, before)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _numbers(judge: Judge, rows: Texts, width: int) -> NDArray[np.float32]:
+    """(n, C) the numbers of rows; NaN where a row lacks a text.
+
+    Raises:
+        UserError: The model gives a number that is not finite.
+    """
+    found = np.full((len(rows), width), np.nan, dtype=np.float32)
+    for row, numbers in zip(found, judge(rows), strict=True):
+        if not np.isfinite(numbers).all():
+            raise UserError(f"--model {judge.name} gives {numbers[~np.isfinite(numbers)][0]}\nfix: give another model")
+        row[: len(numbers)] = numbers
+    return found
+
+
+def _taught(
+    data: Dataset, numbers: NDArray[np.float32], names: Sequence[str], widths: Sequence[int]
+) -> Iterator[Record]:
+    """The records of rows with their columns of numbers (n, C); null where a row lacks a text."""
+    ends = np.cumsum(widths).tolist()
+    for record, row in zip(records(data), numbers, strict=True):
+        values = [None if np.isnan(value) else value for value in row.tolist()]
+        for name, end, width in zip(names, ends, widths, strict=True):
+            record[name] = values[end - width : end] if width > 1 else values[end - 1]
+        yield record

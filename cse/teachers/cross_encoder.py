@@ -1,0 +1,52 @@
+"""Cross-encoders of sentence-transformers: models that read two texts together and give logits, not vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cse.encoder.layout import Layout
+from cse.errors import UserError
+from cse.files import read_json
+
+
+def is_cross_encoder(folder: Path) -> bool:
+    """Whether a folder holds a cross-encoder rather than an encoder."""
+    return _has_trained_head(folder) or Layout.read(folder).model_type == "CrossEncoder"
+
+
+def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any:
+    """The cross-encoder in a folder.
+
+    Args:
+        name: The name that was given, for messages.
+        folder: The folder.
+        option: The option that gave it.
+        fix: What to give instead.
+
+    Raises:
+        UserError: The model cannot be loaded, or has no trained head.
+    """
+    try:
+        kinds = read_json(folder / "config.json").get("architectures") or []
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{option} {name} cannot be read: {error}\nfix: {fix}") from error
+    if not _has_trained_head(folder) and not (folder / "modules.json").is_file():
+        raise UserError(f"{option} {name} gives no score: it is of the type {', '.join(kinds)}\nfix: {fix}")
+    from sentence_transformers import CrossEncoder
+
+    try:
+        model = CrossEncoder(str(folder), local_files_only=True)
+        int(model.num_labels)
+    except Exception as error:  # the loaders of these libraries raise anything
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+        raise UserError(f"{option} {name} cannot be loaded: {reason}\nfix: {fix}") from error
+    return model
+
+
+def _has_trained_head(folder: Path) -> bool:
+    try:
+        kinds = read_json(folder / "config.json").get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
