@@ -27,6 +27,7 @@ COMMANDS = {  # a command line, what it writes, and whether the old result may b
     "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--window", "16"], "out.npy"),
     "encode to parquet": (["encode", "ck", "texts.txt", "--out", "out.parquet"], "out.parquet"),
     "mine": (["mine", "ck", "--data", "texts.txt", "--out", "out.parquet"], "out.parquet"),
+    "teach": (["teach", "texts.txt", "--model", "ck", "--out", "out.parquet"], "out.parquet"),
     "whiten": (["whiten", "ck", "--data", "texts.txt", "--k", "4", "--out", "out"], "out"),
     "eval": (["eval", "ck", "--tasks", "sts-mini-dev", "--out", "out.json"], "out.json"),
     "report": (["eval", "report", "scored", "--out", "out"], "out"),

@@ -11,7 +11,7 @@ from tests.forks import Forks
 from tests.test_fault_injection import COMMANDS, TRAIN, content, place, prepared
 
 __all__ = ["place"]  # the fixture
-KILLS = 6  # of each command; there are nine commands
+KILLS = 6  # of each command; there are ten commands
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from functools import wraps
 from itertools import chain, islice
 from typing import Any
-
-from torch import nn
 
 from cse.console import say
 from cse.encoder.model import Encoder
@@ -22,6 +21,31 @@ from cse.training.run import Callback, Run
 TABLE = "distilled.json"
 TEXTS = 512  # texts of the data on which the speed is measured
 ROUNDS = 3  # of which the fastest counts, since other work on the machine only slows it down
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The teacher or the student.
+
+    Attributes:
+        name: The checkpoint.
+        dev: The score by which the run selects; None without an evaluator.
+        megabytes: The size of the weights in float32.
+        layers: N.
+        dimensions: D.
+        sentences_per_s: The speed of `encode` in float32.
+    """
+
+    name: str
+    dev: float | None
+    megabytes: float
+    layers: int
+    dimensions: int
+    sentences_per_s: float
+
+    def __str__(self) -> str:
+        score = "" if self.dev is None else f"dev {self.dev:.2f}   "
+        return f"{score}{self.megabytes:.1f} MB   {self.sentences_per_s:,.0f} sentences/s   {self.name}"
 
 
 class Distilled(Callback):
@@ -38,48 +62,41 @@ class Distilled(Callback):
         if run.interrupted or (run.folder / TABLE).is_file():
             return
         try:
-            found = compare(run, teacher)
+            old, new = compare(run, teacher)
         except UserError as error:  # the run is complete, with or without its table
             say("warning", f"teacher and student cannot be compared: {error}")
             return
-        write_json(run.folder / TABLE, found)
-        for name in ("teacher", "student"):
-            side = found[name]
-            score = f"dev {side['dev']:.2f}   " if side["dev"] is not None else ""
-            say(name, f"{score}{side['megabytes']:.1f} MB   {side['sentences_per_s']:,.0f} sentences/s   {side['name']}")
-        kept = f"{100 * found['kept']:.1f}% of the teacher's score, " if found["kept"] is not None else ""
-        say("distilled", f"{kept}{found['smaller']:.2f} times smaller, {found['faster']:.2f} times faster")
+        ratios = {"smaller": old.megabytes / new.megabytes, "faster": new.sentences_per_s / old.sentences_per_s}
+        said = "{smaller:.2f} times smaller, {faster:.2f} times faster".format(**ratios)
+        if new.dev is not None and old.dev:
+            ratios["kept"] = new.dev / old.dev
+            said = f"{ratios['kept']:.1%} of the teacher's score, {said}"
+        write_json(run.folder / TABLE, {"teacher": asdict(old), "student": asdict(new), **ratios})
+        say("teacher", str(old))
+        say("student", str(new))
+        say("distilled", said)
 
 
-def compare(run: Run, teacher: FrozenEncoder) -> dict[str, Any]:
-    """The dev scores, sizes and speeds of a run's best checkpoint and its teacher, and their ratios."""
-    device = run.encoder.device
-    encoders = {
-        "teacher": Encoder.load(teacher.source, pooler=teacher.pooler).to(device),
-        "student": Encoder.load(str(run.folder / "best")).to(device),
-    }
-    texts = list(islice(chain.from_iterable(e.texts for e in run.data), TEXTS))
+def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
+    """The teacher of a run and its best checkpoint."""
+    best = str(run.folder / "best")
+    encoders = {teacher.source: Encoder.load(teacher.source, pooler=teacher.pooler), best: Encoder.load(best)}
+    texts = list(islice(chain.from_iterable(example.texts for example in run.data), TEXTS))
+    for encoder in encoders.values():
+        encoder.to(run.encoder.device)
     rounds = [{name: _seconds(encoder, texts) for name, encoder in encoders.items()} for _ in range(ROUNDS)]
-    seconds = {name: min(each[name] for each in rounds) for name in encoders}
-    sides = {
-        name: {
-            "name": teacher.source if name == "teacher" else str(run.folder / "best"),
-            "dev": None if run.evaluator is None else float(run.evaluator(encoder)[run.evaluator.primary]),
-            "megabytes": sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
-            "layers": encoder.depth,
-            "dimensions": encoder.dim,
-            "sentences_per_s": len(texts) / seconds[name],
-        }
+    old, new = (
+        Side(
+            name=name,
+            dev=None if run.evaluator is None else float(run.evaluator(encoder)[run.evaluator.primary]),
+            megabytes=sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
+            layers=encoder.depth,
+            dimensions=encoder.dim,
+            sentences_per_s=len(texts) / min(each[name] for each in rounds),
+        )
         for name, encoder in encoders.items()
-    }
-    old, new = sides["teacher"], sides["student"]
-    return {
-        **sides,
-        "kept": new["dev"] / old["dev"] if new["dev"] is not None and old["dev"] else None,
-        "smaller": old["megabytes"] / new["megabytes"],
-        "faster": new["sentences_per_s"] / old["sentences_per_s"],
-        "texts": len(texts),
-    }
+    )
+    return old, new
 
 
 def _seconds(encoder: Encoder, texts: list[str]) -> float:
@@ -100,7 +117,7 @@ class TeacherTime:
         self._teachers = [module for module in modules if isinstance(module, Teacher)]
         self._seconds = 0.0
         for teacher in self._teachers:
-            nn.Module.__setattr__(teacher, "embed", self._timed(teacher.embed))
+            vars(teacher)["embed"] = self._timed(teacher.embed)  # before the method of the class
 
     def share(self, seconds: float) -> dict[str, float]:
         """`teacher_share` of the seconds since the last call; empty without a teacher."""

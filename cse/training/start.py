@@ -13,8 +13,8 @@ from cse.files import check_writable, read_json, recover
 from cse.recipe import Recipe, build, load
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, load_progress
-from cse.training.given import as_options, resolve
 from cse.training.distilled import Distilled
+from cse.training.given import as_options, resolve
 from cse.training.helped import Helped
 from cse.training.launch import common_start
 from cse.training.run import Callback, Run

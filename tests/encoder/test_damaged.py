@@ -105,6 +105,7 @@ COMMANDS = {
     "similarity": ["similarity", "CK", "a cat", "a dog"],
     "eval": ["eval", "CK", "--tasks", "sts-mini-dev", "--out", "out.json"],
     "mine": ["mine", "CK", "--data", "texts.txt", "--out", "out.parquet"],
+    "teach": ["teach", "texts.txt", "--model", "CK", "--out", "out.parquet"],
     "whiten": ["whiten", "CK", "--data", "texts.txt", "--out", "out"],
     "export": ["export", "CK", "--out", "out"],
     "push": ["push", "CK", "me/name", "--dry-run"],

@@ -1,0 +1,88 @@
+"""What distillation kept: the table at the end of a run, and the teacher's share of its time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cse.data.collators import TextViews
+from cse.encoder.model import Encoder
+from cse.interfaces import StepContext, Teacher
+from cse.objectives.feature_distillation import FeatureDistillation
+from cse.teachers.frozen import FrozenEncoder
+from cse.training.distilled import TABLE, Distilled, TeacherTime
+from cse.training.trainer import Trainer
+from tests.runs import Spread, make_run, metrics
+
+
+@pytest.fixture
+def teacher(tiny_bert, tmp_path):
+    Encoder(tiny_bert, pooler="mean").save(tmp_path / "teacher")
+    return str(tmp_path / "teacher")
+
+
+def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
+    run = make_run(tmp_path / "run", teacher, objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher)))
+    run.collator, run.encoder = TextViews(max_length=12, views=1), Encoder(teacher, layers=1)
+    run.callbacks = [Distilled()]
+    Trainer(run).fit()
+    found = json.loads((run.folder / TABLE).read_text())
+    assert (found["teacher"]["layers"], found["student"]["layers"]) == (2, 1)
+    places = (teacher, str(run.folder / "best"))
+    scores = [Spread()(Encoder.load(place))["spread"] for place in places]
+    assert [found[side]["dev"] for side in ("teacher", "student")] == pytest.approx(scores, rel=1e-6)
+    assert found["kept"] == pytest.approx(scores[1] / scores[0], rel=1e-6)
+    weights = [
+        sum(p.numel() for p in Encoder.load(place).parameters()) for place in (teacher, str(run.folder / "best"))
+    ]
+    assert found["smaller"] == pytest.approx(weights[0] / weights[1])
+    out = capsys.readouterr().out
+    assert f"{found['smaller']:.2f} times smaller, {found['faster']:.2f} times faster" in out
+    assert 0 < metrics(run.folder)[-1]["teacher_share"] < 1
+    assert "teacher_cosine" in metrics(run.folder)[-1]
+
+
+def test_the_student_moves_to_the_teacher(teacher, tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        teacher,
+        objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher), unit=True),
+        max_steps=60,
+        eval_every=20,
+    )
+    run.collator, run.encoder = TextViews(max_length=12, views=1), Encoder(teacher, layers=1)
+    Trainer(run).fit()
+    seen = [row["loss"] for row in metrics(run.folder) if "loss" in row]
+    assert seen[-1] < seen[0]
+
+
+def test_other_runs_have_no_such_table(tiny_bert, tmp_path, capsys):
+    run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
+    run.callbacks = [Distilled()]
+    Trainer(run).fit()
+    assert not (run.folder / TABLE).exists()
+    assert "teacher_share" not in metrics(run.folder)[-1]
+
+
+class Slow(Teacher):
+    """A teacher that takes a second of the clock."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def embed(self, batch, ctx):
+        self.clock[0] += 1.0
+        return batch
+
+
+def test_the_share_is_that_of_the_time_since_the_last_call(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("cse.training.distilled.time.perf_counter", lambda: clock[0])
+    objective = FeatureDistillation(teacher=Slow(clock))
+    times = TeacherTime([objective, objective])  # two sources of a mixture may have one objective
+    assert objective.teacher.embed("batch", StepContext(encoder=None)) == "batch"
+    assert times.share(4.0) == {"teacher_share": 0.25}
+    assert times.share(4.0) == {"teacher_share": 0.0}
+    assert TeacherTime([FeatureDistillation()]).share(1.0) == {}
