@@ -272,6 +272,7 @@ def teach(
     columns: Sequence[str] | None = None,
     limit: int | None = None,
     vectors: bool = False,
+    device: Device = "auto",
     precision: Precision = "auto",
     prompt: str | None = None,
 ) -> Dataset:
@@ -284,6 +285,7 @@ def teach(
         columns: Names of the columns of texts. None: recognized by their names.
         limit: Number of rows to read. None: all.
         vectors: Whether encoders give unit vectors instead of cosines. Rows of one text always get them.
+        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         prompt: The name of the prompt that encoders put before every text. None: their default prompt.
 
@@ -302,7 +304,7 @@ def teach(
     quiet()
     data = rows if isinstance(rows, Dataset) else open_rows(rows, columns=columns, limit=limit)
     names = [name_of(m) for m in ([models] if isinstance(models, TrainedRun | str | Path) else models)]
-    manifest = teach_rows(data, names, Path(out), vectors=vectors, precision=precision, prompt=prompt)
+    manifest = teach_rows(data, names, Path(out), vectors=vectors, device=device, precision=precision, prompt=prompt)
     return open_rows(
         out,
         kind=UNITS[data.unit],

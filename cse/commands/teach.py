@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cse.commands import add_precision
+from cse.commands import add_hardware
 from cse.commands.data import add_source, open_sources
 
 HELP = "write what teachers say of rows: a cross-encoder's scores, an encoder's cosines or vectors"
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vectors", action="store_true", help="write vectors of encoders, not cosines; rows of one text get them")
     add("--prompt", metavar="NAME", help="prompt of encoders before every text; default: their default prompt")
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
-    add_precision(parser)
+    add_hardware(parser)
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     a = arguments
     quiet()
     (data,) = open_sources(a)
-    options = {"vectors": a.vectors, "precision": a.precision, "prompt": a.prompt, "pooler": a.pooler}
+    options = {"vectors": a.vectors, "device": a.device, "precision": a.precision}
+    options |= {"prompt": a.prompt, "pooler": a.pooler}
     manifest = teach_rows(data, a.model, a.out, **options)
     say("data", f"{data.describe()}; {data.understood or 'columns as they were named'}")
     columns = manifest["settings"]["columns"]

@@ -16,6 +16,7 @@ from cse.console import progress
 from cse.data.datasets import Dataset
 from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.backbone import fetch
+from cse.encoder.device import Device, choose
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
@@ -59,9 +60,9 @@ class Logits(Judge):
 
     gives = "logits"
 
-    def __init__(self, name: str, folder: Path, precision: Precision, texts: int) -> None:
+    def __init__(self, name: str, folder: Path, device: str, precision: Precision, texts: int) -> None:
         fix = "give a cross-encoder, or an encoder"
-        self._model = load_cross_encoder(name, folder, option="--model", fix=fix)
+        self._model = load_cross_encoder(name, folder, option="--model", fix=fix).to(device)
         self.name, self.sha256, self._precision = name, model_hash(folder), precision
         self._each = int(self._model.num_labels)
         if texts < 2:
@@ -136,6 +137,7 @@ def teach_rows(
     out: Path,
     *,
     vectors: bool = False,
+    device: Device = "auto",
     precision: Precision = "auto",
     prompt: str | None = None,
     pooler: PoolerName | None = None,
@@ -151,6 +153,7 @@ def teach_rows(
         models: Folders, `asset:NAME` or Hub ids of cross-encoders and encoders.
         out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
         vectors: Whether encoders give unit vectors. Rows of one text always get them.
+        device: The device to run on; see `cse.encoder.device`.
         precision: See `Encoder.encode`; also of cross-encoders.
         prompt: The name of the prompt that encoders put before every text. None: their default prompt.
         pooler: The pooler of a plain Hugging Face model.
@@ -168,7 +171,8 @@ def teach_rows(
         raise UserError(f"{data.name} has numbers of a teacher already\nfix: open the rows without teacher_columns")
     if not models or len(set(models)) < len(models):
         raise UserError(f"--model is {' '.join(models) or 'empty'}\nfix: give one model or more, each once")
-    judges = [_judge(name, widest, vectors, precision, prompt, pooler) for name in models]
+    place = choose(device)
+    judges = [_judge(name, widest, vectors, place, precision, prompt, pooler) for name in models]
     if data.ragged and any(judge.gives == "vectors" for judge in judges):
         raise UserError(
             f"{data.name} has rows of unequal numbers of texts, whose vectors do not fit one column\n"
@@ -179,8 +183,9 @@ def teach_rows(
         "texts": data.hash,
         "checkpoint": " ".join(judge.sha256 for judge in judges),
         "model": " ".join(f"{judge.gives} of {judge.name}" for judge in judges),
-        "precision": "bf16" if uses_bf16(precision, _device()) else "fp32",
+        "precision": "bf16" if uses_bf16(precision, torch.device(place)) else "fp32",
         "prompt": prompt,
+        "device": place,
         "torch": torch.__version__,
     }
     names = ["teacher"] if len(judges) == 1 else [f"teacher_{i}" for i in range(1, len(judges) + 1)]
@@ -204,19 +209,21 @@ def teach_rows(
 
 
 def _judge(
-    name: str, texts: int, vectors: bool, precision: Precision, prompt: str | None, pooler: PoolerName | None
+    name: str,
+    texts: int,
+    vectors: bool,
+    device: str,
+    precision: Precision,
+    prompt: str | None,
+    pooler: PoolerName | None,
 ) -> Judge:
     """The judge of a model's kind."""
     folder = fetch(name, option="--model")
     if is_cross_encoder(folder):
-        return Logits(name, folder, precision, texts)
-    encoder = Encoder.load(name, pooler=pooler).to(_device())
+        return Logits(name, folder, device, precision, texts)
+    encoder = Encoder.load(name, pooler=pooler).to(device)
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     return (Vectors if vectors or texts == 1 else Similarities)(name, encoder, precision, before)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _numbers(judge: Judge, rows: Texts, width: int) -> NDArray[np.float32]:
