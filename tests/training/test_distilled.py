@@ -22,9 +22,20 @@ def teacher(tiny_bert, tmp_path):
     return str(tmp_path / "teacher")
 
 
+def distilling(folder, teacher, *, unit=False, **trainer):
+    """A run that teaches the first layer of a teacher."""
+    return make_run(
+        folder,
+        teacher,
+        encoder=Encoder(teacher, layers=1),
+        collator=TextViews(max_length=12, views=1),
+        objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher), unit=unit),
+        **trainer,
+    )
+
+
 def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
-    run = make_run(tmp_path / "run", teacher, objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher)))
-    run.collator, run.encoder = TextViews(max_length=12, views=1), Encoder(teacher, layers=1)
+    run = distilling(tmp_path / "run", teacher)
     run.callbacks = [Distilled()]
     Trainer(run).fit()
     found = json.loads((run.folder / TABLE).read_text())
@@ -44,14 +55,7 @@ def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
 
 
 def test_the_student_moves_to_the_teacher(teacher, tmp_path):
-    run = make_run(
-        tmp_path / "run",
-        teacher,
-        objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher), unit=True),
-        max_steps=60,
-        eval_every=20,
-    )
-    run.collator, run.encoder = TextViews(max_length=12, views=1), Encoder(teacher, layers=1)
+    run = distilling(tmp_path / "run", teacher, unit=True, max_steps=60, eval_every=20)
     Trainer(run).fit()
     seen = [row["loss"] for row in metrics(run.folder) if "loss" in row]
     assert seen[-1] < seen[0]
