@@ -34,6 +34,11 @@ def distilling(folder, teacher, *, unit=False, **trainer):
     )
 
 
+def logged(run):
+    """The records of a run, with those that depend on the machine."""
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
     run = distilling(tmp_path / "run", teacher)
     run.callbacks = [Distilled()]
@@ -50,8 +55,9 @@ def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
     assert found["smaller"] == pytest.approx(weights[0] / weights[1])
     out = capsys.readouterr().out
     assert f"{found['smaller']:.2f} times smaller, {found['faster']:.2f} times faster" in out
-    assert 0 < metrics(run.folder)[-1]["teacher_share"] < 1
-    assert "teacher_cosine" in metrics(run.folder)[-1]
+    last = logged(run)[-1]
+    assert 0 < last["teacher_share"] < 1
+    assert "teacher_cosine" in last
 
 
 def test_the_student_moves_to_the_teacher(teacher, tmp_path):
@@ -66,7 +72,7 @@ def test_other_runs_have_no_such_table(tiny_bert, tmp_path, capsys):
     run.callbacks = [Distilled()]
     Trainer(run).fit()
     assert not (run.folder / TABLE).exists()
-    assert "teacher_share" not in metrics(run.folder)[-1]
+    assert "teacher_share" not in logged(run)[-1]
 
 
 class Slow(Teacher):
