@@ -37,7 +37,7 @@ class AdaptiveLayer(Objective):
         layer_weighting: w(l): `uniform` 1, `linear` 1 / (1 + l), `log` 1 / (1 + ln(1 + l)).
 
     Raises:
-        UserError: An argument is out of range, or the objective has a head of its own.
+        UserError: An argument is out of range, or the objective has a head or a queue of its own.
 
     Deviations:
         An earlier layer's vector is that of the encoder cut after it, so the final norm of a causal backbone is

@@ -12,6 +12,7 @@ from cse.encoder import widths
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Objective, StepContext
+from cse.teachers.queue import Queue
 
 
 class Matryoshka(Objective):
@@ -122,15 +123,18 @@ def check_term(term: Objective, wrapper: str) -> None:
 
 
 def check_head(term: Objective, wrapper: str) -> None:
-    """Raise if an objective, after its setup, has weights of its own, which are made for whole last-layer vectors.
+    """Raise if an objective, after its setup, has weights or a queue, which are made for whole last-layer vectors.
 
     Raises:
         UserError: The objective has; the message names the term that does.
     """
-    heads = [m for m in term.modules() if isinstance(m, Objective) and any(p.requires_grad for p in m.parameters())]
-    if heads:
-        name = type(heads[-1]).__name__
-        raise UserError(
-            f"objective.term of {wrapper} is or contains {name}, which has a head of its own\n"
-            f"fix: wrap an objective without a head, such as SimCSE; WeightedSum can add {name} beside {wrapper}"
-        )
+    objectives = [m for m in term.modules() if isinstance(m, Objective)]
+    heads = [m for m in objectives if any(p.requires_grad for p in m.parameters())]
+    queues = [m for m in objectives if any(isinstance(part, Queue) for part in m.modules())]
+    for found, what in ((heads, "a head"), (queues, "a queue")):
+        if found:
+            name = type(found[-1]).__name__
+            raise UserError(
+                f"objective.term of {wrapper} is or contains {name}, which has {what} of its own\n"
+                f"fix: wrap an objective without {what}, such as SimCSE; WeightedSum can add {name} beside {wrapper}"
+            )

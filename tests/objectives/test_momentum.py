@@ -17,6 +17,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.functional import cosine_matrix
+from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
 from cse.objectives.simcse import SimCSE
 from cse.teachers.queue import Queue
@@ -248,6 +249,11 @@ def test_two_processes_hold_the_queue_of_one(two_processes, tiny_bert, arguments
 def test_refusals(arguments, message):
     with pytest.raises(UserError, match=message):
         Momentum(**arguments)
+
+
+def test_a_wrapper_that_cuts_vectors_refuses_the_queue(tiny_bert):
+    with pytest.raises(UserError, match=r"Momentum, which has a queue of its own\nfix: .*WeightedSum"):
+        Matryoshka(term=Momentum(), dimensions=[4, 16]).setup(Encoder(tiny_bert))
 
 
 def test_rows_of_one_view_are_refused(tiny_bert):
