@@ -39,7 +39,8 @@ class RankCSE(Objective):
         first_weight: a, the share of the first of two teachers, in [0, 1] (program: 0.33).
         temperature: t, > 0 (program: 0.05).
         teacher_temperature: u, > 0 (program: 0.05, and half of it with `listnet`). `listmle` does not depend on it.
-        ranking: The third term.
+        ranking: The third term. `listmle` is a sum over the texts of the batch, so it outweighs the others in large
+            batches; an earlier version of the program divides it by their number.
         consistency_weight: b, >= 0 (1 in the program, whatever its option says).
         ranking_weight: g, >= 0 (program: 1).
         form: `paper` is the loss above. `program` is what the community's program computes: its second term is minus
