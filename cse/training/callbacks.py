@@ -22,7 +22,7 @@ from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
 SCORING_SHARE = 0.1  # of a run's time; a larger share of dev scoring is said, with the interval that keeps it within
-LONG = 300.0  # seconds that a run takes for its share of scoring to be said at the beginning, too
+SCORING_FROM = 300.0  # seconds that a run takes for that to be said
 DROP = 5.0  # points below the best dev score that cause a warning
 FIGURES = {
     "loss": "loss {:.3f}",
@@ -87,7 +87,7 @@ class Console(Callback):
             self.foretold = True
             each, training = metrics["eval_seconds"], run.max_steps / metrics["steps_per_s"]
             scoring = each * (1 + math.ceil(run.max_steps / run.settings.eval_every))
-            if scoring + training > LONG and scoring > SCORING_SHARE * (scoring + training):
+            if scoring + training >= SCORING_FROM and scoring > SCORING_SHARE * (scoring + training):
                 share = f"{each:.1f} s each time, about {scoring / (scoring + training):.0%} of this run"
                 say("scoring", f"{share}; {spacing(each, training, run.max_steps)}")
 
@@ -105,7 +105,7 @@ class Console(Callback):
             say("warning", warning)
         spent = [line["eval_seconds"] for line in records(run.folder / "metrics.jsonl") if "eval_seconds" in line]
         scoring = sum(spent)
-        if scoring > SCORING_SHARE * p.seconds:
+        if p.seconds >= SCORING_FROM and scoring > SCORING_SHARE * p.seconds:
             share = f"{scoring:.0f} s of {p.seconds:.0f} s ({scoring / p.seconds:.0%}) went into scoring"
             say("scoring", f"{share}; {spacing(scoring / len(spent), p.seconds - scoring, p.step)}")
         say("run", str(run.folder))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cse.training.callbacks import SCORING_SHARE, Console, spacing
+from cse.training.callbacks import SCORING_FROM, SCORING_SHARE, Console, spacing
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run
 
@@ -21,8 +21,10 @@ class Slow(Spread):
         return super().__call__(encoder)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.5])
-def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, seconds):
+@pytest.mark.parametrize(("seconds", "least"), [(0.0, 0.0), (0.5, 0.0), (0.5, SCORING_FROM)])
+def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, monkeypatch, seconds, least):
+    """The last run is shorter than five minutes, so nothing is said."""
+    monkeypatch.setattr("cse.training.callbacks.SCORING_FROM", least)
     run = make_run(tmp_path, tiny_bert, max_steps=4, eval_every=2)
     run.evaluator, run.callbacks = Slow(seconds), [Console()]
     Trainer(run).fit()
@@ -30,11 +32,9 @@ def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, seconds):
     spent = [line["eval_seconds"] for line in lines]
     assert len(spent) == 3
     assert min(spent) >= seconds
-    printed = capsys.readouterr().out
-    said = "went into scoring; " in printed
-    assert "of this run" not in printed  # it is too short for a warning ahead
-    assert said == (sum(spent) > 0.1 * run.progress.seconds)
-    assert said or not seconds
+    said = "went into scoring; " in capsys.readouterr().out
+    assert said == (sum(spent) > 0.1 * run.progress.seconds and not least)
+    assert said or not seconds or least
 
 
 def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
