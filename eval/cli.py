@@ -34,14 +34,16 @@ def memory(arguments: list[str]) -> int:
     parser = _parser("memory", "Measure the memory and the start-up time of runs on generated pairs.")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], help="numbers of rows")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes")
-    parser.add_argument("--out", type=Path, default=Path("eval/results/memory.json"), help="default: %(default)s")
+    out = "other numbers of rows and processes that it has stay; default: %(default)s"
+    parser.add_argument("--out", type=Path, default=Path("eval/results/memory.json"), help=out)
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
     options = parser.parse_args(arguments)
     quiet()
     from cse.files import check_writable
     from eval.memory import measure
 
     check_writable(options.out)
-    measure(options.rows, options.processes, options.out)
+    measure(options.rows, options.processes, options.out, options.note)
     return 0
 
 

@@ -17,7 +17,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import yaml
 
 from cse.console import say
-from cse.files import write_json
+from cse.files import read_json, write_json
 
 WORDS = [
     "the",
@@ -53,14 +53,24 @@ SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
 EVERY = 0.05  # seconds between two looks at the memory
 
 
-def measure(rows: Sequence[int], processes: Sequence[int], out: Path) -> dict[str, Any]:
+def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str = "") -> dict[str, Any]:
     """Train on each number of rows, on each number of processes, twice: with an empty cache, then with a filled one.
 
+    Args:
+        rows: Numbers of rows.
+        processes: Numbers of processes.
+        out: The file to write; what it has of other numbers stays.
+        note: The conditions, kept in the file.
+
     Returns:
-        For each run: seconds from the start of the command to the first step, and for the process that has most, the
-        largest resident memory that is not backed by a file (RssAnon), in MB.
+        For each run: seconds from the start of the command to the first step, and of the processor until then, over all
+        processes; and for the process that has most, the largest resident memory that is not backed by a file
+        (RssAnon), in MB.
     """
-    found: list[dict[str, Any]] = []
+    before: dict[str, Any] = read_json(out) if out.exists() else {"runs": [], "note": ""}
+    new = [(count, number) for count in rows for number in processes]
+    found: list[dict[str, Any]] = [run for run in before["runs"] if (run["rows"], run["processes"]) not in new]
+    note = note or before["note"]
     for count in rows:
         for number in processes:
             with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +80,8 @@ def measure(rows: Sequence[int], processes: Sequence[int], out: Path) -> dict[st
                     one = _train(Path(folder), start, number)
                     found.append({"rows": count, "processes": number, "start": start, **one})
                     say("memory", str(found[-1]))
-                    write_json(out, {"setting": SETTING, "runs": found})
+                    found.sort(key=lambda run: (run["rows"], run["processes"]))
+                    write_json(out, {"setting": SETTING, "note": note, "runs": found})
     return {"runs": found}
 
 
@@ -116,16 +127,17 @@ def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
     (folder / "memory.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     launch = ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"] if processes > 1 else []
     command = [sys.executable, "-m", *launch, "cse", "train", str(folder / "memory.yaml"), f"--run-dir={folder / name}"]
-    began, peak, started = time.monotonic(), 0.0, 0.0
+    began, peak, started, worked = time.monotonic(), 0.0, 0.0, 0.0
     environment = {**os.environ, "CSE_CACHE": str(folder / "cache")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     lines: list[str] = []
 
     def read() -> None:
-        nonlocal started
+        nonlocal started, worked
         for line in process.stdout or ():
             lines.append(line)
-            started = started or (time.monotonic() - began if line.startswith("step     0") else 0.0)
+            if line.startswith("step     0") and not started:
+                started, worked = time.monotonic() - began, _processor_seconds(process.pid)
 
     reader = Thread(target=read)
     reader.start()
@@ -135,7 +147,18 @@ def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
     reader.join()
     if process.returncode:
         raise RuntimeError(f"the run failed:\n{''.join(lines[-20:])}")
-    return {"seconds_to_first_step": round(started, 1), "peak_anonymous_mb": round(peak)}
+    return {
+        "seconds_to_first_step": round(started, 1),
+        "processor_seconds": round(worked, 1),
+        "peak_anonymous_mb": round(peak),
+    }
+
+
+def _processor_seconds(pid: int) -> float:
+    """The seconds that a process and its descendants have computed, with those that have ended."""
+    parent = psutil.Process(pid)
+    times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
+    return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 def _anonymous(pid: int) -> Iterator[float]:

@@ -60,6 +60,18 @@ def speed() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def memory() -> str:
+    """What `python -m eval memory` measured."""
+    measured = ("seconds_to_first_step", "processor_seconds", "peak_anonymous_mb")
+    rows = [["rows", "processes", "start", "seconds to the first step", "of the processor", "MB of a process"]]
+    rows.append(["--:", "--:", ":--", *["--:"] * len(measured)])
+    for run in (found := read("memory"))["runs"]:
+        figures = [f"{run[key]:,}" if key in run else "-" for key in measured]
+        rows.append([f"{run['rows']:,}", str(run["processes"]), run["start"], *figures])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"{table}\nThe model is {found['setting']}. {found['note']}\n"
+
+
 def cuts(kind: str) -> str:
     """Scores of encoders that were cut to fewer `dimensions` or `layers`: mean and standard deviation over seeds."""
     found = read("cuts-mini")[kind]
@@ -83,6 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
+    "memory": memory,
 }
 
 
