@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cse.evaluation.comparison import Difference
     from cse.evaluation.results import Scored
     from cse.evaluation.scoring import Wanted
-    from cse.mining.command import Judge
+    from cse.mining.command import Bands, Judge
+    from cse.mining.given import Vectors
     from cse.mining.miners import Miner
     from cse.mining.reranker import Reranker
 
@@ -188,7 +189,7 @@ def encode(
 
 
 def mine(
-    model: Model,
+    model: Model | Vectors,
     rows: str | Path | Sized | Dataset,
     *,
     k: int = 1,
@@ -200,6 +201,7 @@ def mine(
     judge: Judge | None = None,
     reranker: Reranker | None = None,
     scores: bool = False,
+    bands: Bands | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     prompt: str | None = None,
@@ -209,7 +211,8 @@ def mine(
     """Choose hard negatives for rows of text, as `cse mine` does; the processes that a script runs on share the work.
 
     Args:
-        model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors.
+        model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors; or vectors of
+            the rows that lie in a file, `cse.mining.given.Vectors(path)`.
         rows: Texts, or rows of an anchor, a positive, and negatives that stay: in memory, as a path, or as a data set.
         k: Negatives a row, at most.
         columns: Names of the columns of a table. None: recognized by their names; of tuples, by their number.
@@ -220,6 +223,7 @@ def mine(
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
         scores: Whether `out` gets its scores, too.
+        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.command.Bands`.
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
@@ -239,16 +243,19 @@ def mine(
     from cse.data.datasets import Triplets
     from cse.mining.command import Model as Searched
     from cse.mining.command import Source, mine_file
+    from cse.mining.given import Vectors
     from cse.mining.miners import Miner, TopK
 
     if miner is not None and not isinstance(miner, Miner):
         raise UserError(f"miner is {str(miner)[:60]!r}\nfix: give an object, such as cse.TopK()")
     quiet()
     found, names = _source(rows, columns)
+    options: dict[str, Any] = {"device": device, "precision": precision, "prompt": prompt, "pool_prompt": pool_prompt}
+    searched = model if isinstance(model, Vectors) else Searched(name_of(model), **options)
     with distributed.together(), tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
         target = Path(distributed.broadcast(scratch), "mined.parquet") if out is None else Path(out)
         manifest = mine_file(
-            Searched(name_of(model), device=device, precision=precision, prompt=prompt, pool_prompt=pool_prompt),
+            searched,
             Source(found, names, limit),
             target,
             miner or TopK(),
@@ -257,6 +264,7 @@ def mine(
             judge=judge,
             reranker=reranker,
             scores=scores,
+            bands=bands,
         )
         rows_of = str(target) if out is not None else pyarrow.parquet.read_table(target)
         mined = Triplets(rows_of, columns=manifest["out"]["columns"])

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
+import cse
 from cse import cli
 from cse.data.datasets import Triplets
-from cse.mining.command import _dealt
+from cse.mining.command import Bands, _dealt
+from cse.mining.given import Vectors
 from cse.objectives.triplet import Triplet
 from cse.training.trainer import Trainer
 from tests.runs import make_run, write_texts
@@ -112,6 +114,14 @@ def test_the_triples_are_trained_on(place, tiny_bert):
     assert {len(example.texts) for example in run.data} == {3}
     Trainer(run).fit()
     assert run.progress.step == 1
+
+
+def test_python_gives_the_rows_of_the_command(place):
+    want = mined("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "4")
+    texts = (place / "texts.txt").read_text().splitlines()
+    bands = Bands(positives=(3, 5), easy=4)
+    found = cse.mine(Vectors("graph.npy"), texts, miner=cse.TopK(first=9, last=10), k=2, bands=bands)
+    assert [list(e.texts) for e in found] == [[text for text in row.values() if text is not None] for row in want]
 
 
 @pytest.mark.parametrize(
