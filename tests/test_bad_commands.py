@@ -52,7 +52,7 @@ BAD = {  # a command line -> what the error names
     "teach absent.txt --model ck --out t.parquet": "absent.txt",
     "teach texts.txt --model absent --out t.parquet": "'absent'",
     "teach texts.txt --model file --out t.parquet": "file",
-    "teach texts.txt --model ck ck --out t.parquet": "each once",
+    "teach texts.txt --model ck ck --out t.parquet": "--model is ck ck",
     "teach texts.txt --model ck --out t.parquet --prompt nonesuch": "--prompt",
     "teach texts.txt --model ck --out t.parquet --limit 0": "limit is 0",
     "teach texts.txt --model ck --out t.parquet --class Nonsense": "'Nonsense'",
