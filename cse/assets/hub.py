@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from cse.errors import UserError
 
 Kind = Literal["model", "dataset"]
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-SECONDS_TO_CONNECT = 4.0
+SECONDS_TO_ANSWER = 3.0
+NOT_THE_HUB = {407, 502, 503, 504}  # what a proxy answers that does not reach it
+SECONDS_KEPT = 60.0  # that an answer, or none, is remembered
 
 
 class HubError(UserError):
@@ -148,25 +147,27 @@ def without_retries() -> Iterator[None]:
 
 
 def reachable() -> bool:
-    """Whether the Hub or a proxy can be reached. The client of the Hub would retry for 30 seconds before it fails."""
+    """Whether the Hub answers within seconds, through a proxy if one is set; what it answers does not matter.
+
+    Its client would retry for 30 seconds before it fails, and for longer if the connection is made but nothing comes.
+    """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    return any(os.environ.get(name) for name in PROXIES) or _connects(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT, int(time.monotonic() // SECONDS_KEPT))
 
 
-@functools.cache
-def _connects(endpoint: str) -> bool:
-    url = urlsplit(endpoint)
-    address = url.hostname, url.port or (80 if url.scheme == "http" else 443)
-    connected = threading.Event()
+@functools.lru_cache(maxsize=1)
+def _answers(endpoint: str, _period: int) -> bool:
+    from huggingface_hub import get_session
 
-    def connect() -> None:
-        with contextlib.suppress(OSError), socket.create_connection(address, SECONDS_TO_CONNECT):
-            connected.set()
+    answered = threading.Event()
 
-    thread = threading.Thread(target=connect, daemon=True)  # the look-up of a host name has no timeout of its own
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # refused, too slow, a wrong certificate, a proxy that says no
+            if get_session().head(endpoint, timeout=SECONDS_TO_ANSWER).status_code not in NOT_THE_HUB:
+                answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)  # the look-up of a host name has no timeout of its own
     thread.start()
-    thread.join(SECONDS_TO_CONNECT)
-    return connected.is_set()
+    thread.join(SECONDS_TO_ANSWER)
+    return answered.is_set()

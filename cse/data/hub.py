@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from cse.assets.hub import explain, without_retries
+from cse.assets.hub import explain, reachable, without_retries
 from cse.data.readers import PARALLEL, read_records, with_entries
 from cse.data.rows import Column, Reader, Row, outer_names, require
 from cse.errors import UserError
 
 STREAM = "stream:"
-FIX = "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file: --data.path=my.txt"
+FIX = "check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT), or give a file"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[^:@]+))?(?:@(?P<revision>[\w./-]+))?")
 LISTED = re.compile(r"(?s)(Config name is missing|BuilderConfig .* not found|Unknown split).*?\[(?P<names>.*?)\]")
 
@@ -73,8 +73,9 @@ class HubReader(Reader):
                 names = ", ".join(listed["names"].replace("'", "").split(", ")[:20])
                 what = "split" if listed[1].startswith("Unknown") else "configuration"
                 repo = self.what.partition(":")[0] if not self.streaming else self.what
-                fix = "--data.split=NAME" if what == "split" else f"name one: --data.path={repo}:{names.split(', ')[0]}"
+                fix = "--data.split=NAME" if what == "split" else f"name one: {repo}:{names.split(', ')[0]}"
                 raise UserError(
                     f"data.path {self.what} needs the name of a {what}; it has {names}\nfix: {fix}"
                 ) from error
-            raise explain(f"data.path {self.what}", error, fix=FIX) from error
+            offline = isinstance(error, ConnectionError) and not reachable()  # then it was asked for in the cache only
+            raise explain(f"data.path {self.what}", error, offline=offline, fix=FIX) from error

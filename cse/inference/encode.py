@@ -166,7 +166,7 @@ def _read(path: str, column: str) -> Iterator[str]:
         for row in read(path, [Column("--column", column)]):
             yield row.cells[0] or ""
     except UserError as error:  # the message of the reader names an option of recipes
-        message = str(error).replace("--data.path=my.txt", "my.txt").replace("data.path", "texts")
+        message = str(error).replace("data.path", "texts")
         raise UserError(message) from error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cse.assets.hub import reachable
 from cse.assets.retry import retry_after
 from cse.errors import UserError
 
@@ -63,6 +64,11 @@ class Repository:
         token = get_token()
         if not token:
             raise UserError("no token for the Hub was found\nfix: log in with `hf auth login`, or set HF_TOKEN")
+        if not reachable():
+            raise UserError(
+                f"the Hub at {constants.ENDPOINT} does not answer\n"
+                "fix: check the network (HF_ENDPOINT, HTTPS_PROXY), or give --dry-run"
+            )
         self._private, self._token, self._user = private, token, "you"
         self._api = HfApi(token=token, library_name="cse")
         self.url = f"{self._api.endpoint}/{repo}"

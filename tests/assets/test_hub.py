@@ -8,19 +8,27 @@ import time
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from cse.assets import hub
 from cse.errors import UserError
+from tests.publish.hub_server import HubServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def no_proxy(monkeypatch):
-    for name in hub.PROXIES:
+    """The Hub is asked, without a proxy and without what an earlier test found."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub._answers.cache_clear()
+    close_session()  # it remembers the proxies
+    yield
+    hub._answers.cache_clear()
+    close_session()
 
 
 @pytest.fixture
@@ -63,18 +71,53 @@ def test_a_cached_model_needs_no_network(no_proxy, closed_port, cache, monkeypat
     assert hub.file("org/tiny", "config.json") == files / "config.json"
 
 
-def test_who_answers_is_reachable(no_proxy, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        assert hub.reachable()
+@pytest.fixture
+def server():
+    """A Hub that answers; it can be given a status to answer with."""
+    with HubServer() as found:
+        yield found
 
 
-def test_offline_by_choice_or_by_a_proxy(no_proxy, closed_port, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+@pytest.fixture
+def silent():
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_who_answers_is_reachable(no_proxy, server, monkeypatch):
+    """Whatever it answers: a page that is missing is an answer, too."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
     assert hub.reachable()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert not hub.reachable()
+
+
+def test_who_says_nothing_is_not(no_proxy, silent, monkeypatch):
+    monkeypatch.setattr(hub, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(constants, "ENDPOINT", silent)
+    start = time.perf_counter()
+    assert not hub.reachable()
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(("status", "found"), [(200, True), (403, True), (502, False), (407, False)])
+def test_a_proxy_is_asked_for_the_hub(no_proxy, server, monkeypatch, status, found):
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    server.fail("HEAD", "", status, times=None)
+    assert hub.reachable() == found
+    assert server.requests
+
+
+def test_a_proxy_that_does_not_answer_is_no_way(no_proxy, closed_port, silent, monkeypatch):
+    monkeypatch.setattr(hub, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    for proxy in (f"http://127.0.0.1:{closed_port}", silent):
+        hub._answers.cache_clear()
+        close_session()
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        assert not hub.reachable()
 
 
 def test_an_error_of_the_hub_is_its_first_line(monkeypatch):

@@ -261,7 +261,7 @@ MISSING = (
         (
             "org/name",
             MISSING,
-            "needs the name of a configuration; it has pair, triplet\nfix: name one: --data.path=org/name:pair",
+            "needs the name of a configuration; it has pair, triplet\nfix: name one: org/name:pair",
         ),
         ("stream:org/name", MISSING, "needs the name of a configuration; it has pair, triplet"),
         (
