@@ -93,6 +93,7 @@ def compare(
     device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
+    prompt: str | None = None,
     measures: str | None = None,
 ) -> dict[str, Difference]:
     """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
@@ -105,6 +106,7 @@ def compare(
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
+        prompt: The name of the models' prompt that is put before every text. None: their default prompts.
         measures: Names of measures to compare on each task, separated by commas, or `all`. None: the headline of each.
 
     Returns:
@@ -119,7 +121,15 @@ def compare(
     quiet()
     first, second = (name_of(model) if isinstance(model, TrainedRun) else model for model in (a, b))
     return comparison.compare(
-        first, second, tasks=tasks, data=data, device=device, precision=precision, check=check, measures=measures
+        first,
+        second,
+        tasks=tasks,
+        data=data,
+        device=device,
+        precision=precision,
+        check=check,
+        prompt=prompt,
+        measures=measures,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.commands import add_hardware
+from cse.errors import UserError
 
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
 KEPT = "a results file is complete or unchanged"
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("--out", type=Path, help="JSON file to write the comparison to")
     measures = "measures to compare on each task, separated by commas, or all (default: the headline of each task)"
     compare.add_argument("--measures", metavar="NAMES", help=measures)
+    compare.add_argument(
+        "--prompt", metavar="NAME", help="a prompt of the checkpoints (default: their default prompts)"
+    )
+    compare.add_argument("--dimensions", help=argparse.SUPPRESS)
     add_scoring(compare)
     _add_kind(compare)
     _add_report(action("report", "write report.md and report.html of the runs in a folder"))
@@ -52,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mteb.add_argument("--benchmark", help='name of a benchmark, such as "MTEB(eng, v2)", in place of --tasks')
     mteb.add_argument("--out", type=Path, required=True, help="folder for results")
     mteb.add_argument("--overwrite", action="store_true", help="run tasks again that have a result")
+    for option in ("--dimensions", "--prompt"):
+        mteb.add_argument(option, help=argparse.SUPPRESS)
     add_scoring(mteb)
 
 
@@ -120,8 +127,8 @@ def _score(a: argparse.Namespace) -> int:
     tasks, options = _wanted(a)
     out = a.out or results.default_out(a.checkpoint, requested(tasks, options["data"]), a.prompt)
     options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
-    own = {"prompt": a.prompt} if isinstance(tasks, str | None) else {}  # an evaluator has its own prompts
-    scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **own, **options)
+    options |= _own_prompt(a, tasks)
+    scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **options)
     table.show(scored.results)
     complete = results.has_scores(scored.results)
     if out:
@@ -129,20 +136,34 @@ def _score(a: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
+def _own_prompt(a: argparse.Namespace, tasks: Any) -> dict[str, Any]:
+    """The option that says which prompt; an evaluator has its own prompts."""
+    return {"prompt": a.prompt} if isinstance(tasks, str | None) else {}
+
+
 def _compare(a: argparse.Namespace) -> int:
     from cse.evaluation import comparison, results
     from cse.files import check_writable
 
+    _require_whole(a.dimensions, "compares")
     if a.out:
         check_writable(a.out)
     tasks, options = _wanted(a)
-    progress = sys.stderr.isatty()
-    first, second = (comparison.read_or_score(name, tasks, progress=progress, **options) for name in (a.a, a.b))
+    options |= {"progress": sys.stderr.isatty()} | _own_prompt(a, tasks)
+    first, second = (comparison.read_or_score(name, tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second, measures=a.measures)
     comparison.show(first, second, found)
     if a.out:
         results.write(comparison.as_dict(first, second, found), a.out)
     return 0
+
+
+def _require_whole(dimensions: str | None, verb: str) -> None:
+    if dimensions is not None:
+        raise UserError(
+            f"--dimensions {dimensions}: this action {verb} whole vectors only\n"
+            f"fix: `cse eval CHECKPOINT --dimensions {dimensions}` scores the first dimensions as well"
+        )
 
 
 def _report(a: argparse.Namespace) -> int:
@@ -164,6 +185,12 @@ def _mteb(a: argparse.Namespace) -> int:
     from cse.evaluation import table
     from cse.evaluation.scoring import run_mteb
 
+    _require_whole(a.dimensions, "scores")
+    if a.prompt is not None:
+        raise UserError(
+            f"--prompt {a.prompt}: MTEB puts the checkpoint's own prompts before texts, by their kind and task\n"
+            "fix: omit it; `cse eval CHECKPOINT --prompt NAME` has it for the tasks of cse"
+        )
     options = {"benchmark": a.benchmark, "overwrite": a.overwrite, **scoring_options(a)}
     found = run_mteb(a.checkpoint, a.tasks or "sts", a.out, **options)
     table.show_mteb(found)

@@ -64,6 +64,7 @@ def compare(
     device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
+    prompt: str | None = None,
     measures: str | None = None,
     resamples: int = 4 * significance.RESAMPLES,
 ) -> dict[str, Difference]:
@@ -77,6 +78,7 @@ def compare(
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
+        prompt: The name of the checkpoints' prompt; an evaluator has its own. None: the default prompt, if any.
         measures: Names of measures to compare on each task, separated by commas, or `all`; each has its own entry
             TASK/MEASURE. None: the headline of each task, whose entry is named after the task.
         resamples: Number of resamples of the units: pairs, queries, ...
@@ -84,7 +86,10 @@ def compare(
     Raises:
         UserError: `a` and `b` have no task or measure in common, or were scored on different rows.
     """
-    both = [read_or_score(name, tasks, data=data, device=device, precision=precision, check=check) for name in (a, b)]
+    both = [
+        read_or_score(name, tasks, data=data, device=device, precision=precision, check=check, prompt=prompt)
+        for name in (a, b)
+    ]
     return compare_all(both, resamples, measures)[0, 1]
 
 
@@ -97,6 +102,7 @@ def read_or_score(
     precision: str = "auto",
     check: bool = True,
     progress: bool = False,
+    prompt: str | None = None,
 ) -> Scored:
     """A results file, read; a folder that holds results.json and no model, likewise; a checkpoint, scored."""
     if isinstance(name, Scored):
@@ -106,7 +112,9 @@ def read_or_score(
         return Scored.read(path)
     if (path / "results.json").is_file() and not (path / "config.json").is_file():
         return Scored.read(path / "results.json")
-    return evaluate(name, tasks, data=data, device=device, precision=precision, check=check, progress=progress)
+    return evaluate(
+        name, tasks, data=data, device=device, precision=precision, check=check, progress=progress, prompt=prompt
+    )
 
 
 def compare_all(

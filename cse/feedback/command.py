@@ -59,8 +59,9 @@ def run(a: argparse.Namespace) -> int:
         read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
         manifest = output.save(a.out, result, head, jobs, limits)
-    _finished(a.out, manifest)
-    if not result.records:
+    kept = output.keeps(a.out, result)
+    _finished(a.out, manifest, kept)
+    if not result.records and not kept:
         say("warning", f"no row could be made; {output.rejects_path(a.out)} says why")
     return 0 if result.records else 1
 
@@ -162,7 +163,7 @@ def _task(
     return {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast}[a.task](rows, prompts, jobs[0])
 
 
-def _finished(out: Path, manifest: dict[str, Any]) -> None:
+def _finished(out: Path, manifest: dict[str, Any], kept: bool) -> None:
     for labeler in manifest["labelers"]:
         tokens, cost = labeler["tokens"], labeler["cost_usd"]
         price = "" if cost is None else f"  ${cost:.4f}"
@@ -180,5 +181,8 @@ def _finished(out: Path, manifest: dict[str, Any]) -> None:
     aside = manifest["counts"]["set_aside"]
     if aside:
         counts = "  ".join(f"{number} {reason}" for reason, number in aside.items())
-        say("set aside", f"{counts}   {output.rejects_path(out)}")
+        say("set aside", counts if kept else f"{counts}   {output.rejects_path(out)}")
+    if kept:
+        say("warning", f"no row could be made, so nothing was written; {out} is as it was, of an earlier job")
+        return
     say("wrote", f"{out}   {manifest['counts']['rows']:,} rows; {output.manifest_path(out).name}")

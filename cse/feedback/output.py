@@ -51,8 +51,15 @@ def manifest_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.manifest.json")
 
 
+def keeps(out: Path, result: Result) -> bool:
+    """Whether the files of an earlier job are kept, since they have rows and this job made none."""
+    return not result.records and out.is_file() and out.stat().st_size > 0
+
+
 def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:
-    """Write the three files and return the manifest."""
+    """Write the three files, unless those of an earlier job are kept, and return the manifest."""
+    if keeps(out, result):
+        return about | _counts(result) | _answers(jobs, limits)
     if not manifest_path(out).exists():  # without it, what a full disk leaves could not be replaced by the same command
         write_json(manifest_path(out), about)
     rejects = sorted(result.rejects, key=lambda reject: int(reject["row"]))
@@ -84,15 +91,18 @@ def _write_lines(path: Path, records: Sequence[Record]) -> None:
 
 
 def _outcome(out: Path, result: Result) -> dict[str, Any]:
-    reasons = Counter(reject["reason"] for reject in result.rejects)
     files = {"file": out.name, "sha256": sha256_file(out), "rejects": rejects_path(out).name}
-    counts = {"rows": len(result.records), "set_aside": dict(sorted(reasons.items()))}
-    found: dict[str, Any] = {"output": files, "counts": counts}
+    found: dict[str, Any] = {"output": files} | _counts(result)
     if any("score" in record for record in result.records):
         found["score_histogram"] = histogram([record["score"] for record in result.records])
     if result.records and "contradiction" in result.records[0]:
         found["words_of_contradictions"] = one_sided_words(result.records)
     return found
+
+
+def _counts(result: Result) -> dict[str, Any]:
+    reasons = Counter(reject["reason"] for reject in result.rejects)
+    return {"counts": {"rows": len(result.records), "set_aside": dict(sorted(reasons.items()))}}
 
 
 def histogram(scores: Sequence[float]) -> dict[str, int]:

@@ -175,6 +175,17 @@ def test_compare_scores_checkpoints_itself(plain, capsys):
     assert "verdict: no difference shown" in capsys.readouterr().out
 
 
+def test_compare_scores_with_a_prompt(transformer, tmp_path):
+    """Its score is that of `cse eval --prompt`, and a prompt of neither is an error."""
+    folder, out = str(prompted(transformer, tmp_path / "p")), tmp_path / "c.json"
+    line = ["eval", "compare", folder, folder, "--tasks", "sts-mini-dev", "--out", str(out)]
+    assert main([*line, "--prompt", "sts"]) == 0
+    wanted = [evaluate(folder, "sts-mini-dev", prompt=name).results["average"]["value"] for name in ("sts", None)]
+    assert wanted[0] != wanted[1]
+    assert f'"a": {wanted[0]}' in out.read_text()
+    assert main([*line, "--prompt", "nonesuch"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

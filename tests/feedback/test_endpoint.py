@@ -163,6 +163,26 @@ def test_a_quarter_of_2000_questions_goes_wrong_and_each_is_answered(tmp_path):
     assert answers["answers"] == 2000 + each * len(useless)
 
 
+def test_rows_of_an_earlier_job_are_not_replaced_by_none(tmp_path, capsys):
+    write_pairs(tmp_path, ["fine", "good"])
+    useless = {"odd": ["say:no idea"] * 3, "null": ["say:no idea"] * 3}
+    with Server(useless) as server:
+        assert cli.main(command(tmp_path, server.url)) == 0
+        before = outputs(tmp_path)
+        write_pairs(tmp_path, [*useless])
+        capsys.readouterr()
+        assert cli.main(command(tmp_path, server.url)) == 1
+        said = capsys.readouterr().out
+        assert "2 malformed" in said
+        assert f"nothing was written; {tmp_path / 'out.jsonl'} is as it was" in said
+        assert outputs(tmp_path) == before
+        for name in ("out.jsonl", "out.rejects.jsonl", "out.manifest.json"):
+            (tmp_path / name).unlink()
+        assert cli.main(command(tmp_path, server.url)) == 1  # where there was none, the reasons are written
+    assert [len(lines(tmp_path / name)) for name in ("out.jsonl", "out.rejects.jsonl")] == [0, 2]
+    assert manifest(tmp_path)["counts"]["rows"] == 0
+
+
 def test_retry_after_holds_everybody_back(tmp_path):
     write_pairs(tmp_path, ["limited", *["fine"] * 5])
     with Server({"limited": ["status:429:0.6"]}) as server:

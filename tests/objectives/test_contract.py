@@ -35,7 +35,13 @@ ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
 SHARED = {"bottleneck_decoder", "candidates", "functional", "taught", "whitening"}  # what several methods use
-FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "weighs_rows")
+FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "encodes_views", "weighs_rows")
+
+
+class Flagged(MaskedLM):
+    """An objective none of whose flags is the default."""
+
+    encodes_views = True
 
 
 class Scaled(Objective):
@@ -304,30 +310,31 @@ def assert_flags(wrapper: Objective, term: Objective) -> None:
 
 @every_objective
 def test_a_wrapper_inherits_the_flags_of_its_terms(name, tiny_bert):
-    """Built around MaskedLM alone, all of whose flags differ from the defaults."""
+    """Built around objectives all of whose flags differ from the defaults."""
     arguments = case_of(name, tiny_bert).arguments
-    around = {k: MaskedLM() for k, v in arguments.items() if isinstance(v, Objective)}
+    around = {k: Flagged() for k, v in arguments.items() if isinstance(v, Objective)}
     for key, value in arguments.items():
         if isinstance(value, list) and value and all(isinstance(term, Objective) for term in value):
-            around[key] = [MaskedLM() for _ in value]
+            around[key] = [Flagged() for _ in value]
     if not around:
         pytest.skip("it wraps no objective")
-    assert_flags(OBJECTIVES[name](**arguments | around), MaskedLM())
+    assert_flags(OBJECTIVES[name](**arguments | around), Flagged())
 
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_wrapper_that_forgets_a_flag_is_found(flag):
-    wrapper = Scaled(term=MaskedLM(), factor=2.0)
+    wrapper = Scaled(term=Flagged(), factor=2.0)
     assert {f: getattr(wrapper, f) for f in FLAGS} == {
         "requires": {"masked_ids", "mlm_labels"},
         "cacheable": False,
         "contrasts": False,
         "uses_views": False,
+        "encodes_views": True,
         "weighs_rows": True,
     }
     setattr(wrapper, flag, getattr(Objective, flag))
     with pytest.raises(AssertionError, match=flag):
-        assert_flags(wrapper, MaskedLM())
+        assert_flags(wrapper, Flagged())
 
 
 @every_objective
