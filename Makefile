@@ -39,7 +39,11 @@ check: setup  ## lint, format, types, and every recipe, without training
 
 audit: setup  ## compare the installed packages with known advisories; one that cannot be looked up fails it
 	@$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
-	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r $(VENV)/installed.txt
+	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off -r $(VENV)/installed.txt $(ARGS) || { \
+	  echo "audit      failed: a package above has an advisory, or could not be looked up" >&2; \
+	  echo "fix: update a package that has an advisory, in pyproject.toml if it is bound there; if packages were 'not found" >&2; \
+	  echo "  on PyPI', the index here serves no advisories: run it where pypi.org answers, or make audit ARGS='-s osv'" >&2; \
+	  exit 1; }
 
 bench: setup  ## our speed against sentence-transformers and mteb, into runs/bench/bench.json
 	@$(BIN)/python -m eval bench $(ARGS)

@@ -4,8 +4,9 @@ A recipe says what it expects as
 
     expect: {tasks: sts-mini-dev, low: 57.5, high: 59.5}
 
-the band in which the mean over seeds must lie. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: runs that
-are trained or scored already are kept, and interrupted ones resume.
+the band in which the mean over seeds must lie, if the recipe is trained as it is and scored on these tasks. Otherwise
+the scores are printed without a verdict, and why. Each seed's run has a folder, runs/<recipe>/reproduce-s<seed>: runs
+that are trained or scored already are kept, and interrupted ones resume.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cse.console import say
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
 from cse.evaluation import results
@@ -25,7 +27,7 @@ from cse.recipe import Recipe, load
 from cse.training.checkpoint import load_progress
 
 FIRST_SEED = 42
-PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band declared"
+PASS, OUTSIDE, NO_BAND = "PASS", "OUTSIDE", "no band"
 
 Score = Callable[[Path, Path], None]  # a checkpoint, and where its results go
 
@@ -37,7 +39,7 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         name: Name of the recipe.
         seeds: Number of seeds, from 42 on.
         overrides: Options of the recipe.
-        tasks: The tasks to score it on; None: those of the band. The band does not apply to other tasks.
+        tasks: The tasks to score it on; None: those of the band.
         runs: The folder of the runs.
         score: A function that scores a checkpoint into a results file.
 
@@ -46,6 +48,8 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}\nfix: give a number >= 1")
+    expect, why = band_of(load(name, overrides), overrides, tasks)
+    say("band", why or f"{expect['low']} to {expect['high']} on {expect['tasks']}")
     found: dict[int, float] = {}
     folders = []
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
@@ -54,14 +58,30 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         _train(name, recipe, [*overrides, f"--seed={seed}"], folder)
         found[seed] = _scored(folder, tasks or recipe.expect.get("tasks"), score)
         folders.append(folder)
-    summary = summarize(found, recipe.expect if tasks in (None, recipe.expect.get("tasks")) else {})
+    summary = summarize(found, expect, why)
     summary["environment"] = read_json(folders[0] / "env.json")
     write_json(folders[0].parent / "reproduce.json", summary)
     return summary
 
 
-def summarize(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean, spread and verdict."""
+def band_of(recipe: Recipe, overrides: Sequence[str], tasks: str | None) -> tuple[dict[str, Any], str]:
+    """The band that a mean is compared with, and an empty text; or no band, and why."""
+    expect = recipe.expect
+    if not {"tasks", "low", "high"} <= expect.keys():
+        own = tasks or "sts-mini-dev"
+        return (
+            {},
+            f"recipe {recipe.name} declares none; a file declares one with expect: {{tasks: {own}, low: L, high: H}}",
+        )
+    if tasks not in {None, expect["tasks"]}:
+        return {}, f"that of recipe {recipe.name} is of {expect['tasks']}, and {tasks} is scored"
+    if overrides:
+        return {}, f"that of recipe {recipe.name} is of the recipe as it is, and {' '.join(overrides)[:200]} is given"
+    return dict(expect), ""
+
+
+def summarize(scores: Mapping[int, float], expect: Mapping[str, Any], why: str = "") -> dict[str, Any]:
+    """Mean, spread and verdict; `why` says why there is no band."""
     values = list(scores.values())
     mean = statistics.mean(values)
     verdict = NO_BAND
@@ -75,6 +95,7 @@ def summarize(scores: Mapping[int, float], expect: Mapping[str, Any]) -> dict[st
         "max": max(values),
         "expect": dict(expect),
         "verdict": verdict,
+        "why": why,
     }
 
 
@@ -84,8 +105,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     found = [f"seed {seed}   {score:.2f}" for seed, score in summary["scores"].items()]
     found.append(f"mean      {summary['mean']:.2f}{sd}   min {summary['min']:.2f}   max {summary['max']:.2f}")
     expect = summary["expect"]
-    band = f"   expected {expect['low']} to {expect['high']}" if summary["verdict"] != NO_BAND else ""
-    return [*found, f"{summary['verdict']}{band}"]
+    said = f"expected {expect['low']} to {expect['high']}" if summary["verdict"] != NO_BAND else summary["why"]
+    return [*found, f"{summary['verdict']}   {said}"]
 
 
 def _train(name: str, recipe: Recipe, overrides: Sequence[str], folder: Path) -> None:

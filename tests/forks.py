@@ -24,11 +24,19 @@ HEAVY = (
 
 
 class Forks:
-    """Runs commands below this process; use it in a `with` block."""
+    """Runs commands below this process; use it in a `with` block.
+
+    Args:
+        more: Variables of the environment, besides those of this process.
+    """
+
+    def __init__(self, **more):
+        self.more = more
 
     def __enter__(self):
         environment = {
             **os.environ,
+            **self.more,
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "SOURCE_DATE_EPOCH": "0",
@@ -43,13 +51,13 @@ class Forks:
         self.parent.stdin.close()
         self.parent.wait()
 
-    def run(self, line, folder, cache, seconds=None):
-        """Run a command in a folder, and kill it after so many seconds.
+    def run(self, line, folder, cache, seconds=None, until=None):
+        """Run a command in a folder, and kill it after so many seconds, or as soon as the file `until` exists.
 
         Returns:
             The exit code, or -9 if it was killed, and the seconds that it ran.
         """
-        self.parent.stdin.write(json.dumps([line, str(folder), str(cache), seconds]) + "\n")
+        self.parent.stdin.write(json.dumps([line, str(folder), str(cache), seconds, until and str(until)]) + "\n")
         self.parent.stdin.flush()
         return json.loads(self.parent.stdout.readline())
 
@@ -64,7 +72,7 @@ def _serve():
     for name in HEAVY:
         import_module(name)
     for request in sys.stdin:
-        line, folder, cache, seconds = json.loads(request)
+        line, folder, cache, seconds, until = json.loads(request)
         began = time.perf_counter()
         child = os.fork()
         if not child:
@@ -73,7 +81,8 @@ def _serve():
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
-            if seconds is not None and time.perf_counter() - began > seconds:
+            late = seconds is not None and time.perf_counter() - began > seconds
+            if late or (until is not None and os.path.exists(until)):
                 os.kill(child, signal.SIGKILL)
                 _, status = os.waitpid(child, 0)
                 break

@@ -1,28 +1,37 @@
 """Every rename, sync and opening for writing of every command fails once, in turn, as on a full disk.
 
-Afterwards each file is the old one or the new one, the command has said what happened, and running it again gives what
-an unbroken run gives.
+Afterwards each file, and the repository on the Hub, is the old one or the new one, the command has said what happened,
+and running it again gives what an unbroken run gives.
 """
 
 from __future__ import annotations
 
 import builtins
+import copy
 import io
 import json
 import os
+import re
 import shutil
+import tempfile
 from hashlib import sha256
 from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cse import cli
 from cse.encoder.model import Encoder
+from tests.publish.test_hub import hub
 from tests.runs import write_recipe, write_texts
 
+__all__ = ["hub"]  # the fixture
 FULL = OSError(28, "No space left on device")
 TRAIN = ["train", "tiny.yaml", "--run-dir", "out"]
+SEARCH = ["search", "tiny.yaml", "--data", "texts.txt", "--dev", "sts-mini-dev", "--budget", "8steps", "--trials", "1"]
+SEARCH += ["--seeds", "1", "--run-dir", "out"]
 COMMANDS = {  # a command line, what it writes, and whether the old result may be replaced
     "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--window", "16"], "out.npy"),
     "encode to parquet": (["encode", "ck", "texts.txt", "--out", "out.parquet"], "out.parquet"),
@@ -52,8 +61,11 @@ COMMANDS = {  # a command line, what it writes, and whether the old result may b
     "data dedup": (["data", "dedup", "texts.txt", "--out", "out.parquet"], "out.parquet"),
     "data mix": (["data", "mix", "texts.txt", "more.txt", "--out", "out.jsonl"], "out.jsonl"),
     "train": (TRAIN, "out"),
+    "search": (SEARCH, "out"),
 }
-IGNORED = ("seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
+PUSH = ["push", "ck", "me/name"]
+BEGUN = {"train": "out/state", "search": "out/search.json"}  # what --resume needs
+IGNORED = ("cost", "seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
 
 
 class Disk:
@@ -95,10 +107,17 @@ def plain(value):
     return [plain(v) for v in value] if isinstance(value, list) else value
 
 
+def untimed(text):
+    """What a search writes, without the seconds of a step: in its verdict, and in the last column of its table."""
+    return re.sub(r"(?m)[\d.e-]+ s a step|[\d.e-]+ \|$", "", text)
+
+
 def digest(path):
     """What a file holds, apart from times."""
     if path.suffix == ".json":
-        return json.dumps(plain(json.loads(path.read_text())), sort_keys=True)
+        return untimed(json.dumps(plain(json.loads(path.read_text())), sort_keys=True))
+    if path.suffix == ".md":
+        return untimed(path.read_text())
     if path.suffix == ".jsonl" and path.name == "metrics.jsonl":
         return json.dumps([plain(json.loads(line)) for line in path.read_text().splitlines()])
     if path.suffix == ".npz":
@@ -138,14 +157,15 @@ def prepared(place, folder):
     shutil.copytree(place, folder)
 
 
-def again(line, target):
+def again(line):
     """The command that continues or repeats what failed."""
-    begun = line == TRAIN and (target / "state").exists()
-    return ["train", "--resume", "out"] if begun else line
+    begun = line[0] in BEGUN and Path(BEGUN[line[0]]).exists()
+    return [line[0], "--resume", "out"] if begun else line
 
 
 def points(total, every):
-    return range(1, total + 1, every)
+    """Every write; or each ninth, and at most six of a command that writes much."""
+    return range(1, total + 1, every if every == 1 else max(every, total // 5))
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9], ids=["all", "some"])
@@ -176,7 +196,53 @@ def test_a_full_disk_at_any_write(name, every, place, tmp_path, monkeypatch, cap
         assert code == 0 or "space" in said
         assert {k: v for k, v in content(folder).items() if k in others} == others  # what was there is as it was
         if code == 2:
-            assert cli.main(again(line, Path(out))) == 0
+            assert cli.main(again(line)) == 0
         assert content(folder / out) == want, f"at write {point} of {total}"
         survived += 1
     assert survived == len(points(total, every))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Stands for the process that loads what is published: its vectors, by cse in this process."""
+
+    def run(command, **_):
+        spec = json.loads(Path(command[2]).read_text())
+        np.save(Path(spec["out"], "there.npy"), Encoder.load(spec["folder"]).encode(spec["texts"]))
+        return CompletedProcess(command, 0, json.dumps({"missing": [], "unexpected": []}), "")
+
+    monkeypatch.setattr("cse.publish.verify.subprocess", SimpleNamespace(run=run))
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9], ids=["all", "some"])
+def test_a_full_disk_at_any_write_of_a_push(every, place, hub, elsewhere, tiny_bert, tmp_path, monkeypatch, capsys):
+    """Onto an earlier model, whose card is read from the Hub and changed."""
+    folder, scratch = tmp_path / "here", tmp_path / "scratch"
+    prepared(place, folder)
+    Encoder(tiny_bert, head="mlp", export_head=True).save(folder / "other")
+    scratch.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    others = content(folder)
+    assert cli.main(["push", "other", "me/name"]) == 0
+    before = copy.deepcopy(hub.repositories)
+    disk = Disk(scratch, monkeypatch)
+    assert cli.main(PUSH) == 0
+    old, new = (repositories["me/name"].files() for repositories in (before, hub.repositories))
+    total = disk.count
+    assert total
+    assert old != new
+    for point in points(total, every):
+        hub.repositories = copy.deepcopy(before)
+        disk.count, disk.failing = 0, point
+        capsys.readouterr()
+        code = cli.main(PUSH)
+        disk.failing = None
+        said = capsys.readouterr().err
+        assert code in {0, 2}, said
+        assert code == 0 or "space" in said
+        assert hub.repositories["me/name"].files() == (new if code == 0 else old)
+        assert content(folder) == others
+        assert list(scratch.iterdir()) == []
+        assert code == 0 or cli.main(PUSH) == 0
+        assert hub.repositories["me/name"].files() == new, f"at write {point} of {total}"

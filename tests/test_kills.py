@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import signal
+import time
 
 import pytest
 
+from cse.encoder.model import Encoder
 from tests.forks import Forks
-from tests.test_fault_injection import COMMANDS, TRAIN, content, place, prepared
+from tests.publish.hub_server import HubServer, User
+from tests.test_fault_injection import COMMANDS, PUSH, content, place, prepared
 
 __all__ = ["place"]  # the fixture
-KILLS = 6  # of each command; there are ten commands
+KILLS = 6  # of each command; of push, as many again at moments when it asks the Hub
+BEGUN = {"train": "out/recipe.yaml", "search": "out/search.json"}  # what --resume needs
+TOKEN = "hf_of_nobody"
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +48,60 @@ def test_killed_and_run_again(name, place, forks, tmp_path):
             continue
         killed += 1
         assert {key: value for key, value in content(whole).items() if key in others} == others
-        begun = line == TRAIN and (whole / "out" / "recipe.yaml").exists()
-        code, seconds_again = forks.run(["train", "--resume", "out"] if begun else line, whole, cache)
+        begun = line[0] in BEGUN and (whole / BEGUN[line[0]]).exists()
+        code, seconds_again = forks.run([line[0], "--resume", "out"] if begun else line, whole, cache)
         assert code == 0
         assert content(whole / out) == want, f"kill {attempt} of {name}"
         seconds = max(seconds_again, 0.01) if not begun else seconds
         if killed == KILLS:
             break
     assert killed == KILLS
+
+
+class Struck(list):
+    """The requests that a Hub had; the one with a number leaves a file, and waits for what the file brings."""
+
+    def __init__(self, number, file):
+        self.number, self.file = number, file
+
+    def append(self, request):
+        super().append(request)
+        if len(self) == self.number:
+            self.file.touch()
+            time.sleep(0.1)
+
+
+def test_a_push_that_is_killed_and_run_again(place, tiny_bert, tmp_path):
+    """The Hub holds the earlier model or the new one; nothing of it is lost, and nothing half of it is there."""
+    draw = random.Random("kills of push")
+    folder = tmp_path / "here"
+    prepared(place, folder)
+    Encoder(tiny_bert, head="mlp", export_head=True).save(folder / "other")
+    others = content(folder)
+    with HubServer() as hub:
+        hub.users[TOKEN] = User("me")
+        environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        with Forks(HF_HOME=str(tmp_path / "hf"), TMPDIR=str(tmp_path), **environment) as forks:
+            assert forks.run(["push", "other", "me/name"], folder, tmp_path)[0] == 0
+            before = copy.deepcopy(hub.repositories)
+            hub.requests.clear()
+            code, seconds = forks.run(PUSH, folder, tmp_path)
+            assert code == 0
+            old, new = (repositories["me/name"].files() for repositories in (before, hub.repositories))
+            assert old != new
+            asked = draw.sample(range(1, len(hub.requests) + 1), KILLS)
+            killed = 0
+            for number, moment in [(n, None) for n in asked] + [(0, draw.random()) for _ in range(3 * KILLS)]:
+                hub.repositories, struck = copy.deepcopy(before), tmp_path / f"struck{number}"
+                hub.requests = Struck(number, struck)
+                code, _ = forks.run(PUSH, folder, tmp_path, moment and seconds * moment, struck)
+                assert code in {0, -signal.SIGKILL}
+                assert hub.repositories["me/name"].files() in (old, new)
+                assert content(folder) == others
+                hub.requests = []
+                assert code == 0 or forks.run(PUSH, folder, tmp_path)[0] == 0
+                assert hub.repositories["me/name"].files() == new
+                killed += code != 0
+                if killed == 2 * KILLS:
+                    break
+    assert killed == 2 * KILLS

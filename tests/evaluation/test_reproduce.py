@@ -18,6 +18,25 @@ def test_summary_by_hand():
     assert reproduce.summarize({42: 4.0}, {})["verdict"] == reproduce.NO_BAND
 
 
+@pytest.mark.parametrize(
+    ("expect", "overrides", "tasks", "said"),
+    [
+        ({}, [], None, "recipe r declares none"),
+        ({"low": 1.0}, [], None, "recipe r declares none"),
+        ({"tasks": "a", "low": 1.0, "high": 2.0}, [], "b", "is of a, and b is scored"),
+        ({"tasks": "a", "low": 1.0, "high": 2.0}, ["--encoder=x"], "a", "as it is, and --encoder=x is given"),
+        ({"tasks": "a", "low": 1.0, "high": 2.0}, [], "a", ""),
+        ({"tasks": "a", "low": 1.0, "high": 2.0}, [], None, ""),
+    ],
+)
+def test_a_band_is_of_the_recipe_as_it_is_and_of_its_tasks(expect, overrides, tasks, said):
+    band, why = reproduce.band_of(SimpleNamespace(name="r", expect=expect), overrides, tasks)
+    assert said in why
+    assert bool(band) == (not said) == (not why)
+    shown = reproduce.lines(reproduce.summarize({42: 5.0}, band, why))[-1]
+    assert shown == (f"no band   {why}" if why else "OUTSIDE   expected 1.0 to 2.0")
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """Training and scoring replaced by files, and a record of what was done."""
