@@ -108,6 +108,7 @@ from cse.objectives.supclseq import SupCLSeq as SupCLSeq
 from cse.objectives.supcon import SupCon as SupCon
 from cse.objectives.symile import Symile as Symile
 from cse.objectives.symmetric import SymmetricInfoNCE as SymmetricInfoNCE
+from cse.objectives.triplet import Triplet as Triplet
 from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push

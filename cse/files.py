@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -92,8 +93,9 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         kind: What is to be written.
 
     Raises:
-        UserError: The path is of the other kind, or is in a folder that is not writable.
+        UserError: The path is no name, is of the other kind, or is in a folder that is not writable.
     """
+    require_name(str(out), option)
     if kind == "file" and out.is_dir():
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
     if kind == "folder" and out.exists() and not out.is_dir():
@@ -103,6 +105,27 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         raise UserError(
             f"{option} {out} cannot be written: {folder} is not a folder, or not a writable one\nfix: give another path"
         )
+
+
+def require_name(path: str, option: str) -> None:
+    """Check that a path is not empty, can be a path here, and does not lead to itself by links.
+
+    Raises:
+        UserError: It is empty, too long, holds NUL, or is a circle of links.
+    """
+    if not path.strip():
+        raise UserError(f"{option} is empty\nfix: give a path or a name; a variable of the shell may be unset")
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"{option} is {path[:40]!r}..., which is too long for the name of a file\nfix: give a path or a name"
+            ) from None
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{option} {path} is a link that leads to itself\nfix: give another path") from None
+    except ValueError:
+        raise UserError(f"{option} is {path[:40]!r}, with the character NUL\nfix: give a path or a name") from None
 
 
 def write_text(path: Path, text: str) -> None:

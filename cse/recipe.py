@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from cse.errors import UserError
+from cse.files import require_name
 from cse.training.mixtures import require_named, with_name
 from cse.training.nulls import insert_nulls
 from cse.training.objects import insert_parts, require_objects
@@ -78,6 +79,7 @@ def find(name: str) -> Path:
     Raises:
         UserError: No such recipe exists; the nearest name is suggested.
     """
+    require_name(name, "recipe")
     if name.endswith((".yaml", ".yml")):
         if Path(name).is_file():
             return Path(name)
@@ -329,6 +331,11 @@ def _explain(message: str) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
     if unknown:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"
+    absent = re.search(r"arguments are required: ([\w., ]+)", message)
+    if absent:
+        return (
+            f"it lacks {absent.group(1)}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
+        )
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     where = ".".join(dict.fromkeys(keys)).replace(".init_args", "") or "option"
     class_path = next(reversed(re.findall(r"given class_path '([\w.]+)'", message)), "")  # the innermost is to blame

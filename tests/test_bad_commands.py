@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,33 @@ BAD = {  # a command line -> what the error names
     f"{' '.join(OWN)} --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
     "train --resume finished": "its best checkpoint of step 2 is gone",
     "train simcse-unsup --run-dir finished": "holds a run already",
+    "similarity LONG one two": "which is too long for the name of a file",
+    "encode ck LONG --out v.npy": "which is too long for the name of a file",
+    "whiten ck --data texts.txt --out LONG": "which is too long for the name of a file",
+    "eval ck --tasks sts-mini-dev --data LONG": "is too long for the name of a file",
+    "check LONG": "which is too long for the name of a file",
+    "mine ck --data texts.txt --reranker ck --out m.parquet": "--reranker ck gives no score: it is of the type Bert",
+    "mine ck --data texts.txt --pool EMPTY --out m.parquet": "--pool is empty",
+    "whiten ck --data texts.txt --out loop": "--out loop is a link that leads to itself",
+    "encode loop texts.txt --out v.npy": "model loop is a link that leads to itself",
+    "encode ck loop --out v.npy": "texts loop is a link that leads to itself",
+    "similarity EMPTY one two": "model is empty",
+    "encode ck EMPTY --out v.npy": "texts is empty",
+    "data show EMPTY": "data.path is empty",
+    "eval ck --data EMPTY": "--data is empty",
+    "check EMPTY": "recipe is empty",
+    "check bare.yaml": "it lacks collator, data, encoder, objective",
+    "encode ck broken.txt --out v.npy": "a link to nowhere.txt, which does not exist",
+    "data show broken.txt": "a link to nowhere.txt, which does not exist",
+    "similarity shape one two": "its settings or its tokenizer are damaged",
+    "export shape --out onnx": "its settings or its tokenizer are damaged",
+    "similarity prompts one two": "prompts in config_sentence_transformers.json is not a mapping",
+    "similarity sums one two": "its weights.sha256 is damaged",
+    "push sums me/name --dry-run --license mit": "its weights.sha256 is damaged",
+    "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: average is not a",
+    "eval compare numbers.json numbers.json": "numbers.json is damaged: average is not a mapping",
+    "eval ck --as labels": "--as labels says what --data holds",
+    "data dedup texts.txt --against nonesuch --out d.jsonl": "--against: unknown task 'nonesuch'",
     "feedback nonsense": "nonsense",
     "nonsense": "nonsense",
 }
@@ -248,6 +276,18 @@ def place(tiny_bert, tmp_path_factory):
     (folder / "damaged" / "results.json").write_text("{")
     scores = {"schema": 2, "tasks": {"STS12": {}}, "transfer": {"MR": {}}}
     (folder / "scored.json").write_text(json.dumps(scores))
+    damages = {
+        "shape": ("tokenizer.json", "null"),
+        "prompts": ("config_sentence_transformers.json", '{"prompts": 3}'),
+        "sums": ("weights.sha256", "nonsense\n"),
+    }
+    for name, (file, text) in damages.items():
+        shutil.copytree(folder / "ck", folder / name)
+        (folder / name / file).write_text(text)
+    (folder / "numbers.json").write_text('{"schema": 2, "tasks": {"STS12": 3}, "average": 4}')
+    (folder / "bare.yaml").write_text("")
+    (folder / "broken.txt").symlink_to("nowhere.txt")
+    (folder / "loop").symlink_to("loop")
     _finished_run(folder / "finished")
     (folder / "file").write_text("kept")
     (folder / "own.yaml").write_text("seed: 1\n")
@@ -267,8 +307,9 @@ def test_it_is_answered_in_a_few_lines(line, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
     before = content(place)
+    words = {"CK": str(place / "ck"), "LONG": "x" * 300, "EMPTY": ""}
     try:
-        code = cli.main([str(place / "ck") if word == "CK" else word for word in line.split()])
+        code = cli.main([words.get(word, word) for word in line.split()])
     except SystemExit as done:  # argparse
         code = done.code
     assert code == 2

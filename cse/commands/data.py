@@ -115,7 +115,7 @@ def _sets(names: Sequence[str]) -> EvaluationSets:
         if any(mark in name for mark in "./:*") or Path(name).exists():
             found[name] = [example.texts for example in open_rows(name)]
             continue
-        for task in suite.resolve(name):
+        for task in suite.resolve(name, "--against"):
             try:
                 subsets = sources.load(task, check=False, hub=False).subsets.values()
             except sources.Missing as missing:

@@ -86,8 +86,13 @@ def _wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The tasks or the evaluator that the options ask for, and the options of tasks."""
     from cse.console import say
     from cse.evaluation.recognize import recognize
+    from cse.files import require_name
 
     options = scoring_options(a)
+    if a.data is not None:
+        require_name(a.data, "--data")
+    elif a.kind:
+        raise UserError(f"--as {a.kind} says what --data holds, and there is no --data\nfix: give --data PATH")
     found = recognize(a.data, a.kind) if a.data and (a.kind or not a.tasks) else None
     if found is None:
         return a.tasks, options

@@ -87,10 +87,13 @@ def _run(a: argparse.Namespace) -> int:
     miner, judge, model = _miner(a), _judge(a), _model(a)
     from cse import distributed
     from cse.console import say
+    from cse.files import require_name
     from cse.mining.command import Bands, Source, mine_file
     from cse.mining.reranker import Reranker
 
     data = Source(a.data, a.columns, a.limit)
+    if a.pool is not None:
+        require_name(a.pool, "--pool")
     pool = Source(a.pool, a.pool_columns) if a.pool else None
     reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
     bands = Bands(tuple(a.positives) if a.positives else None, a.easy, a.seed)

@@ -91,6 +91,8 @@ def _of_one_kind(files: list[Path], path: str) -> list[Path]:
 
 
 def _require_file(file: Path, path: str) -> None:
+    if file.is_symlink() and not file.exists():
+        raise UserError(f"data.path is {path}, a link to {file.readlink()}, which does not exist\nfix: give a file")
     if not file.exists():
         near = difflib.get_close_matches(file.name, _inside(file.parent), n=1)
         hint = f"did you mean {file.parent / near[0]}? " if near else ""

@@ -11,6 +11,7 @@ from cse.data.files import FileReader, matching, shards
 from cse.data.hub import FIX, HUB_ID, STREAM, HubReader
 from cse.data.readers import KINDS, kind
 from cse.data.rows import Column, Reader, Row
+from cse.files import require_name
 
 
 def open_path(path: str, split: str = "train") -> Reader:
@@ -26,6 +27,7 @@ def open_path(path: str, split: str = "train") -> Reader:
     Raises:
         UserError: The source does not exist.
     """
+    require_name(path, "data.path")
     if path.startswith(STREAM):
         return HubReader(path, split)
     if path.startswith("asset:"):

@@ -21,7 +21,7 @@ from cse.encoder.lora import merged_state
 from cse.encoder.provenance import check_sums, copy_notices
 from cse.encoder.weights import KEPT_AS, Weights, loading
 from cse.errors import UserError
-from cse.files import read_json, write_json
+from cse.files import read_json, require_name, write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ FIX = """use asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Fa
   or the id of a model on the Hub, once the Hub can be reached or has the model in its cache (HF_HOME)"""
 INCOMPLETE = "copy the folder again, or save the model into it again: settings, weights and tokenizer"
 NOT_NEEDED = ("*.onnx", "*.h5", "*.msgpack", "*.ot", "openvino/*", "onnx/*", "coreml/*")
+_DAMAGED = (KeyError, TypeError, AttributeError)  # what loaders raise for JSON of another shape
 BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, which are left out on purpose
 
 
@@ -111,12 +112,13 @@ def locate(source: str) -> str:
     """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is.
 
     Raises:
-        UserError: `source` looks like a path, but is not a folder; or it is a run that has saved nothing yet.
+        UserError: `source` is no name, or looks like a path, but is not a folder; or it is a run without best/.
     """
     if source.startswith("asset:"):
         from cse.assets import resolve
 
         return str(resolve(source))
+    require_name(source, "model")
     path = Path(source).expanduser()
     if (path / "recipe.yaml").is_file() and (path / "env.json").is_file():  # a run
         if not (path / "best").is_dir():
@@ -272,8 +274,10 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
     """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, *_DAMAGED) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        if isinstance(error, _DAMAGED):
+            reason = f"its settings or its tokenizer are damaged ({type(error).__name__}: {reason})"
         if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
             reason = "the weights of its file have other sizes than its config.json says"
         raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {fix_for(source)}") from error

@@ -237,6 +237,8 @@ def _read(folder: Path) -> Layout:
     root = folder / modules[0].path
     files = (root / "config.json", root / "tokenizer_config.json", root / SETTINGS, folder / ABOUT)
     config, tokenizer, settings, about = (read_mapping(file) if file.is_file() else {} for file in files)
+    if not isinstance(about.get("prompts") or {}, dict):
+        raise ValueError(f"prompts in {ABOUT} is not a mapping")
     reference = None
     if settings.get("backbone") is not None:
         reference = Reference(settings["backbone"], settings.get("revision"), settings.get("layers"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -23,23 +24,28 @@ def check_sums(folder: Path) -> dict[str, str]:
     """Compare each weights file with the folder's record; returns the sha256 of each, {} if there is no record.
 
     Raises:
-        UserError: A file is missing or differs from what was saved.
+        UserError: A file is missing or differs from what was saved, or the record is damaged.
     """
     record = folder / SUMS
     if not record.is_file():
         return {}
-    sums = {}
-    for line in filter(None, record.read_text(encoding="utf-8").splitlines()):
-        sums[line[66:]] = line[:64]
+    lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines if line]
+    sums = {line[2]: line[1] for line in found if line}
+    if len(sums) < len(found) or (not sums and any(folder.rglob("*.safetensors"))):
+        raise UserError(
+            f"checkpoint {folder}: its {SUMS} is damaged\n"
+            f"fix: copy the checkpoint again; if its weights are what you want, remove {SUMS}"
+        )
     for name, expected in sums.items():
         if name.startswith(f"{ADAPTER}/") and not (folder / name).is_file():
             continue  # nothing that loads the checkpoint reads it
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} lacks {name}, which its {SUMS} names\nfix: save or copy it again")
-        found = sha256_file(folder / name)
-        if found != expected:
+        actual = sha256_file(folder / name)
+        if actual != expected:
             raise UserError(
-                f"checkpoint {folder}: {name} is damaged or changed: its sha256 is {found[:16]}..., "
+                f"checkpoint {folder}: {name} is damaged or changed: its sha256 is {actual[:16]}..., "
                 f"and {SUMS} says {expected[:16]}...\n"
                 f"fix: copy the checkpoint again; if you changed the weights on purpose, remove {SUMS}"
             )

@@ -137,11 +137,12 @@ def _entry(path: Path, folder: Path, content: dict[str, Any]) -> Entry:
         scored = Scored.read(path)
     except UserError:
         scored = None
+    name = str((content.get("model") or {}).get("name", path.parent.name))
     seed = SEED.search(run.name) if run and inside else None
-    where = _label(run, folder) if run and inside else str(content["model"]["name"])
-    checkpoint = Path(str(content["model"]["name"])).name if inside else ""
+    where = _label(run, folder) if run and inside else name
+    checkpoint = Path(name).name if inside else ""
     label = f"{where}/{checkpoint}" if checkpoint and checkpoint not in ("best", where) else where
-    recipe = run.parent.name if run and inside else str(content["model"]["name"])
+    recipe = run.parent.name if run and inside else name
     return Entry(label, recipe, int(seed.group(1)) if seed else None, content, scored, run if inside else None)
 
 

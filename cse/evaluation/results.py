@@ -136,7 +136,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read results.json.
 
     Raises:
-        UserError: The file is missing, or has another schema.
+        UserError: The file is missing or damaged, or has another schema.
     """
     try:
         found: dict[str, Any] = read_json(path)
@@ -144,7 +144,15 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as results: {error}\nfix: score the checkpoint again") from None
     if not isinstance(found, dict) or found.get("schema") not in (1, SCHEMA):
         raise UserError(f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again")
-    return found if found["schema"] == SCHEMA else _upgraded(found)
+    parts = {name: found.get(name) or {} for name in ("model", "tasks", "average")}
+    scores = parts["tasks"].values() if isinstance(parts["tasks"], dict) else []
+    wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
+    if wrong or not all(isinstance(score, dict) for score in scores):
+        raise UserError(f"{path} is damaged: {(*wrong, 'tasks')[0]} is not a mapping\nfix: score the checkpoint again")
+    try:
+        return found if found["schema"] == SCHEMA else _upgraded(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error} is missing or wrong\nfix: score the checkpoint again") from None
 
 
 def _upgraded(found: dict[str, Any]) -> dict[str, Any]:

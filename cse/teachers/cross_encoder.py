@@ -31,7 +31,7 @@ def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any
         kinds = read_json(folder / "config.json").get("architectures") or []
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{option} {name} cannot be read: {error}\nfix: {fix}") from error
-    if not _has_trained_head(folder) and not (folder / "modules.json").is_file():
+    if not is_cross_encoder(folder):  # its head would be random
         raise UserError(f"{option} {name} gives no score: it is of the type {', '.join(kinds)}\nfix: {fix}")
     from sentence_transformers import CrossEncoder
 

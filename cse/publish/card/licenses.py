@@ -55,7 +55,7 @@ def choose(license: str | None, folder: Path, backbone: str | None) -> tuple[str
     if license is None:
         if base is None:
             raise UserError(
-                f"--license is not given, and the license of the backbone {backbone or ''} is not known here\n"
+                f"--license is not given, and the license of {backbone or 'the backbone'} is not known here\n"
                 "fix: look it up, and give the same license or one that it allows, such as --license apache-2.0"
             )
         return base, base
