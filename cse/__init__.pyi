@@ -66,6 +66,7 @@ from cse.mining.refresh import RefreshNegatives as RefreshNegatives
 from cse.objectives.adaptive_layer import AdaptiveLayer as AdaptiveLayer
 from cse.objectives.align_uniform import AlignUniform as AlignUniform
 from cse.objectives.angle import AnglE as AnglE
+from cse.objectives.arccse import ArcCSE as ArcCSE
 from cse.objectives.claif import CLAIF as CLAIF
 from cse.objectives.clhaif import CLHAIF as CLHAIF
 from cse.objectives.clip_kd import ClipKD as ClipKD
@@ -97,11 +98,14 @@ from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d
 from cse.objectives.meq import DPR as DPR
 from cse.objectives.meq import MEQ as MEQ
 from cse.objectives.micse import MiCSE as MiCSE
+from cse.objectives.momentum import Momentum as Momentum
 from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
 from cse.objectives.promptbert import PromptBERT as PromptBERT
+from cse.objectives.rankcse import RankCSE as RankCSE
 from cse.objectives.setcse import SetCSE as SetCSE
+from cse.objectives.sg_opt import SGOPT as SGOPT
 from cse.objectives.simcse import SimCSE as SimCSE
 from cse.objectives.sncse import SNCSE as SNCSE
 from cse.objectives.supclseq import SupCLSeq as SupCLSeq

@@ -9,6 +9,7 @@ import re
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if rest and not arguments.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        _require_paths(arguments, words)
         if launch.is_wanted(arguments):
             return launch.run(arguments.processes, words)
         code = int(arguments.run(arguments, rest))
@@ -50,6 +52,12 @@ def main(argv: list[str] | None = None) -> int:
         launch.let_the_first_speak()
         print(f"cse: {said}", file=sys.stderr)  # noqa: T201
         return 1 if isinstance(error, FloatingPointError) else 2
+
+
+def _require_paths(arguments: argparse.Namespace, words: list[str]) -> None:
+    """Refuse an empty path, which would mean the folder that the command runs in."""
+    if Path() in vars(arguments).values() and any(word == "" or word.endswith("=") for word in words):
+        raise UserError("a path is empty\nfix: give a path; a variable of the shell may be unset")
 
 
 def _refused_write(error: Exception) -> str | None:

@@ -96,6 +96,12 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         UserError: The path is no name, is of the other kind, or is in a folder that is not writable.
     """
     require_name(str(out), option)
+    broken = next((path for path in (out, *out.absolute().parents) if path.is_symlink() and not path.exists()), None)
+    if broken is not None:
+        raise UserError(
+            f"{option} {out} cannot be written: {broken} is a link to {broken.readlink()}, which does not exist\n"
+            "fix: give another path"
+        )
     if kind == "file" and out.is_dir():
         raise UserError(f"{option} {out} is a folder and cannot be written\nfix: give the path of a file in it")
     if kind == "folder" and out.exists() and not out.is_dir():

@@ -227,6 +227,14 @@ BAD = {  # a command line -> what the error names
     "whiten ck --data texts.txt --out loop": "--out loop is a link that leads to itself",
     "encode loop texts.txt --out v.npy": "model loop is a link that leads to itself",
     "encode ck loop --out v.npy": "texts loop is a link that leads to itself",
+    f"{' '.join(OWN[:-1])} ck --data texts.txt": "--run-dir ck is a model",
+    f"{' '.join(OWN[:-1])} broken.txt --data texts.txt": "broken.txt is a link to nowhere.txt, which does not exist",
+    f"{' '.join(OWN[:-1])} EMPTY --data texts.txt": "a path is empty",
+    "encode ck texts.txt --out EMPTY": "a path is empty",
+    "whiten ck --data texts.txt --out EMPTY": "a path is empty",
+    "encode ck texts.txt --out broken.txt/v.npy": "broken.txt is a link to nowhere.txt, which does not exist",
+    "search --resume EMPTY": "a path is empty",
+    "search --resume nulls": "nulls/search.json is damaged",
     "similarity EMPTY one two": "model is empty",
     "encode ck EMPTY --out v.npy": "texts is empty",
     "data show EMPTY": "data.path is empty",
@@ -286,6 +294,8 @@ def place(tiny_bert, tmp_path_factory):
         (folder / name / file).write_text(text)
     (folder / "numbers.json").write_text('{"schema": 2, "tasks": {"STS12": 3}, "average": 4}')
     (folder / "bare.yaml").write_text("")
+    (folder / "nulls").mkdir()
+    (folder / "nulls" / "search.json").write_text("null")
     (folder / "broken.txt").symlink_to("nowhere.txt")
     (folder / "loop").symlink_to("loop")
     _finished_run(folder / "finished")

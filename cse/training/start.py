@@ -54,6 +54,8 @@ def train(
     seed = loaded.config.seed
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{common_start()}-s{seed}"
     check_writable(folder, "--run-dir", kind="folder")
+    if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        raise UserError(f"--run-dir {folder} is a model, and the files of a run would be in it\nfix: give a new folder")
     begun = is_begun(folder)
     if begun and not resumes:
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")

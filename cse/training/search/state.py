@@ -130,5 +130,5 @@ class State:
                 for c in content.pop("contenders")
             ]
             return cls(**content, contenders=contenders)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"--resume {folder}: {path} is damaged ({error})\nfix: start the search again") from error
