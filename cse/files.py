@@ -93,7 +93,7 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         kind: What is to be written.
 
     Raises:
-        UserError: The path is no name, is of the other kind, or is in a folder that is not writable.
+        UserError: The path cannot exist, is of the other kind, or is in a folder that is not writable.
     """
     require_name(str(out), option)
     broken = next((path for path in (out, *out.absolute().parents) if path.is_symlink() and not path.exists()), None)
@@ -117,7 +117,7 @@ def require_name(path: str, option: str) -> None:
     """Check that a path is not empty, can be a path here, and does not lead to itself by links.
 
     Raises:
-        UserError: It is empty, too long, holds NUL, or is a circle of links.
+        UserError: The path is empty or too long, holds NUL, or is a circle of links.
     """
     if not path.strip():
         raise UserError(f"{option} is empty\nfix: give a path or a name; a variable of the shell may be unset")

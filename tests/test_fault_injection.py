@@ -63,7 +63,7 @@ COMMANDS = {  # a command line, what it writes, and whether the old result may b
     "train": (TRAIN, "out"),
     "search": (SEARCH, "out"),
 }
-PUSH = ["push", "ck", "me/name"]
+PUSH = ["push", "ck", "me/name", "--license", "mit"]
 BEGUN = {"train": "out/state", "search": "out/search.json"}  # what --resume needs
 IGNORED = ("cost", "seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
 
@@ -224,7 +224,7 @@ def test_a_full_disk_at_any_write_of_a_push(every, place, hub, elsewhere, tiny_b
     monkeypatch.chdir(folder)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     others = content(folder)
-    assert cli.main(["push", "other", "me/name"]) == 0
+    assert cli.main(["push", "other", *PUSH[2:]]) == 0
     before = copy.deepcopy(hub.repositories)
     disk = Disk(scratch, monkeypatch)
     assert cli.main(PUSH) == 0

@@ -82,7 +82,7 @@ def test_a_push_that_is_killed_and_run_again(place, tiny_bert, tmp_path):
         hub.users[TOKEN] = User("me")
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         with Forks(HF_HOME=str(tmp_path / "hf"), TMPDIR=str(tmp_path), **environment) as forks:
-            assert forks.run(["push", "other", "me/name"], folder, tmp_path)[0] == 0
+            assert forks.run(["push", "other", *PUSH[2:]], folder, tmp_path)[0] == 0
             before = copy.deepcopy(hub.repositories)
             hub.requests.clear()
             code, seconds = forks.run(PUSH, folder, tmp_path)

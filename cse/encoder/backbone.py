@@ -112,7 +112,7 @@ def locate(source: str) -> str:
     """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is.
 
     Raises:
-        UserError: `source` is no name, or looks like a path, but is not a folder; or it is a run without best/.
+        UserError: `source` cannot be a path, or looks like one and is not a folder, or is a run without best/.
     """
     if source.startswith("asset:"):
         from cse.assets import resolve
