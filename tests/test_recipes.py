@@ -196,7 +196,7 @@ def test_the_list_says_paper_data_cost_and_choice_of_every_recipe(capsys):
     assert lines[::6] == recipes.names()
     for start, pattern in (
         (1, r"  title  [A-Z].+\."),
-        (2, r"  paper  [A-Z].+\(arXiv:\d+\.\d+\).*"),
+        (2, r"  paper  (No paper; |[A-Z].+\((arXiv:\d+\.\d+|aclanthology\.org/[\w.-]+)\)).*"),
         (3, r"  data   \w+ \S+"),
         (4, r"  cost   \d+ forward pass.+"),
         (5, r"  choose when .+\."),
