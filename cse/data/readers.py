@@ -99,8 +99,10 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
     if len(columns) > 1:
+        fields = list(dict.fromkeys(column.field for column in columns))
+        asked = f"{' and '.join(fields)} {'names' if len(fields) == 1 else 'name'} {len(columns)}"
         raise UserError(
-            f"data.path is {file}: a .txt file has one text per line, but {columns[0].field} names {len(columns)}\n"
+            f"data.path is {file}: a .txt file has one text per line, but {asked}\n"
             "fix: give a .tsv, .csv, .jsonl or .parquet file with these columns, or use cse.data.Texts"
         )
     rows = RowMaker(columns)
