@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cse.commands import add_hardware
 from cse.errors import UserError
+from cse.training import launch
 
 if TYPE_CHECKING:
     from cse.mining.command import Judge, Model
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
     add("--index", default="exact", help=index)
     add_hardware(parser)
+    launch.add_argument(parser)
     add("--prompt", metavar="NAME", help="prompt of the checkpoint before anchors; default: its default prompt")
     add(
         "--pool-prompt",
