@@ -82,6 +82,19 @@ def cuts(kind: str) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def distillation() -> str:
+    """A teacher and its students: the score, and its share of the teacher's; the size and the speed."""
+    models = read("distillation")["models"]
+    teacher = next(iter(models.values()))
+    rows = [["model", "layers", "MB", "STSB-dev", "of the teacher's", "sentences/s", "times as fast"]]
+    rows.append([":--", *("--:" for _ in rows[0][1:])])
+    for name, model in models.items():
+        kept, faster = (model[key] / teacher[key] for key in ("STSB-dev", "sentences_per_s"))
+        sizes = [str(model["layers"]), f"{model['megabytes']:.1f}", f"{model['STSB-dev']:.2f}", f"{kept:.1%}"]
+        rows.append([name, *sizes, f"{model['sentences_per_s']:.0f}", f"{faster:.2f}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
     "methods-short": method_table.short,
@@ -91,6 +104,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "results-mini": lambda: methods.markdown(read("methods-mini")),
     "augmentation": lambda: methods.markdown(read("augmentation")),
     "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
+    "distillation": distillation,
     "feedback": lambda: methods.markdown(read("feedback")),
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),
