@@ -102,6 +102,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "results": lambda: methods.markdown(read("methods")),
     "results-few": lambda: methods.markdown(read("methods"), only=FEW, tasks=["STSB-dev"]),
     "results-mini": lambda: methods.markdown(read("methods-mini")),
+    "equal-mini": lambda: methods.markdown(read("equal-mini")),
     "augmentation": lambda: methods.markdown(read("augmentation")),
     "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
     "distillation": distillation,

@@ -47,7 +47,7 @@ class Method:
         return "better" if self.difference > 0 else "worse"
 
 
-def methods(entries: Sequence[Entry], baseline: str, resamples: int = significance.RESAMPLES) -> list[Method]:
+def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = None) -> list[Method]:
     """Compare every method with one of them.
 
     A resample draws pairs within each task, the same for all methods, and seeds, the same for two methods that have the
@@ -56,7 +56,8 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int = significan
     Args:
         entries: Results on one set of tasks.
         baseline: Name of the method that the others are compared with.
-        resamples: Number of resamples.
+        resamples: Number of resamples. None: 2,000, and with more than 20 methods 100 for each, since the smallest p
+            that n resamples can show, 2 / (n + 1), is multiplied by the number of methods.
 
     Raises:
         UserError: The baseline has no complete results, or methods were scored on different rows.
@@ -70,6 +71,7 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int = significan
         raise UserError(
             f"--baseline {baseline} has no complete results; there are results of {known}\nfix: name one of these"
         )
+    resamples = resamples or max(significance.RESAMPLES, 100 * len(groups))
     drawn = _averages([e for runs in groups.values() for e in runs], resamples)
     found, p = {}, {}
     for name, runs in groups.items():

@@ -82,6 +82,16 @@ def test_the_same_runs_under_another_name_differ_by_nothing(add, tmp_path):
     assert (found.difference, found.interval, found.adjusted) == (0, (0, 0), 1)
 
 
+def test_many_methods_leave_room_for_a_verdict(add, tmp_path, monkeypatch):
+    """Holm's correction multiplies the smallest p by the number of methods: 2 / 101 by 10 would be 0.2."""
+    monkeypatch.setattr(methods.significance, "RESAMPLES", 100)
+    add("simcse", 1, 30.0)
+    for i in range(10):
+        add(f"better-{i}", 1, 0.01)
+    found = _found(tmp_path)
+    assert {method.verdict for name, method in found.items() if name != "simcse"} == {"better"}
+
+
 def test_the_table(add, tmp_path, capsys):
     scores = [add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0))[1] for seed in (1, 2)]
     add("slow", 1, 2.0, steps_per_s=(0.5, 2.0))
