@@ -332,7 +332,7 @@ def _explain(message: str) -> str:
     if unknown:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"
     absent = re.search(r"arguments are required: ([\w., ]+)", message)
-    if absent:
+    if absent and "Parser key" not in message and set(absent.group(1).split(", ")) <= {*COMPONENTS}:
         return (
             f"it lacks {absent.group(1)}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
         )

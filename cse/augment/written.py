@@ -11,6 +11,8 @@ from typing import Any
 from cse.errors import UserError
 from cse.interfaces import Augmentation
 
+LINE = '{"text": "a phrase", "renderings": ["another"]}'
+
 
 class Written(Augmentation):
     """Replaces a text by one of its renderings in a file; a text that the file does not have stays as it is.
@@ -57,7 +59,7 @@ class Written(Augmentation):
                     raise UserError(
                         f"Written.path: {self.path}:{number} has no text {self.text!r} with a list of texts "
                         f"{self.renderings!r} ({error})\n"
-                        'fix: write lines such as {"text": "a phrase", "renderings": ["another"]}, or name the columns'
+                        f"fix: write lines such as {LINE}, or name the columns"
                     ) from error
                 known.setdefault(text.strip(), []).extend(one for one in found if one.strip())
         return known

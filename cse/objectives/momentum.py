@@ -1,4 +1,7 @@
-"""Contrast with a queue of keys of a moving average of the encoder: ESimCSE, MoCoSE, and a dual view with a filter."""
+"""ESimCSE: contrast with a queue of keys of a moving average of the encoder (Wu et al., COLING 2022, arXiv:2109.04380).
+
+MoCoSE and a dual view with a filter are other settings of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triplet: an anchor is nearer to its positive than to its hard negative, by a margin (SciNCL, Phrase-BERT)."""
+"""SciNCL: a hinge on distances to a positive and to a negative (Ostendorff et al., EMNLP 2022, arXiv:2202.06671)."""
 
 from __future__ import annotations
 

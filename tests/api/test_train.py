@@ -353,7 +353,7 @@ BAD = {
     "a class": (lambda r: cse.train(r, objective=cse.SimCSE), "of type ABCMeta\nfix: give a Objective object"),
     "another kind": (lambda r: cse.train(r, collator=cse.SimCSE()), "of type SimCSE\nfix: give a Collator object"),
     "a callback by name": (lambda r: cse.train(r, callbacks=["x"]), "callbacks has 'x', of type str"),
-    "no parts": (lambda r: cse.train(), "required"),
+    "no parts": (lambda r: cse.train(), "it lacks collator, data, encoder, objective"),
     "rows without a class": (lambda r: cse.train(data=["a", "b"]), "no recipe says which class reads the rows"),
     "an object within a mapping": (
         lambda r: cse.train(r, collator={"class_path": "cse.data.Masked", "init_args": {"views": cse.TextViews()}}),

@@ -207,7 +207,7 @@ def test_the_hub_offline(monkeypatch, path):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     monkeypatch.setattr("cse.assets.hub.reachable", lambda: True)
-    fails(lambda: Texts(path), path, "Cannot reach the Hub", "or give a file")
+    fails(lambda: Texts(path), path, "the Hub", "or give a file")
 
 
 def test_a_file_that_is_not_there(write, tmp_path):

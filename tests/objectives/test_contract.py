@@ -338,18 +338,6 @@ def test_a_wrapper_that_forgets_a_flag_is_found(flag):
 
 
 @every_objective
-def test_the_package_exports_it(name):
-    """`from cse import NAME`, at run time and for type checkers, which both read the stub."""
-    module = OBJECTIVES[name].__module__
-    if module == __name__:
-        pytest.skip("it is of the tests")
-    line = f"from {module} import {name} as {name}"
-    assert line in (Path(cse.__file__).parent / "__init__.pyi").read_text().splitlines(), (
-        f"cse/__init__.pyi lacks the line: {line}"
-    )
-
-
-@every_objective
 def test_bfloat16_stays_finite(name, tiny_bert):
     encoder, objective = build(name, tiny_bert)
     learner, batch = Learner(encoder, objective).float(), batch_of(name, encoder)
