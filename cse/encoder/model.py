@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from cse.encoder import soft_prompts, widths
 from cse.encoder.adapter import Adapter
 from cse.encoder.backbone import absolute, fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.bidirectional import Attention, is_bidirectional
-from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler, choose_length
+from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler
 from cse.encoder.depth import States
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
@@ -23,23 +23,18 @@ from cse.encoder.layout import Layout, Reference
 from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
-from cse.encoder.precision import Precision, inference
-from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
+from cse.encoder.prompts import check_prompts
 from cse.encoder.provenance import write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import mask_position
-from cse.encoder.texts import pad, prepared, tokenize
+from cse.encoder.text_encoder import TextEncoder
 from cse.encoder.weights import Weights
 from cse.encoder.weights import check as check_weights
 from cse.errors import UserError
 from cse.files import atomic_dir
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
-
-class Encoder(nn.Module):
+class Encoder(TextEncoder):
     """Text to vector: backbone (L, H) -> pooler (H) -> exported modules (D) -> training head (D').
 
     Args:
@@ -109,14 +104,20 @@ class Encoder(nn.Module):
         )
         self.weights: Weights = weights
         self.causal = kind.causal and not is_bidirectional(self.backbone.config)
-        self.lower_case = layout.lower_case
-        self.tokenizer, self.mended_padding = prepared(tokenizer, lower_case=self.lower_case, template=template)
-        self.source, self.template, self.layers, self.revision = backbone, template, layers, revision
+        self.source, self.layers, self.revision = backbone, layers, revision
+        taken = adapter.positions if adapter is not None else 0
+        self.read_with(
+            tokenizer,
+            layout,
+            source=backbone,
+            template=template,
+            positions=max_positions(self.backbone.config.to_dict()) - taken,
+            max_length=max_length,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+        )
         self.pooler: PoolerName = pooler or layout.pooler or "cls"
         self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
-        taken = adapter.positions if adapter is not None else 0
-        self.max_positions = max_positions(self.backbone.config.to_dict()) - taken
-        self.max_length = choose_length(max_length, layout.max_length, self.max_positions, backbone)
         if adapter is not None:
             adapter.attach(self.backbone)
         self.post = Post.load(layout, fetch(backbone, revision))
@@ -131,11 +132,6 @@ class Encoder(nn.Module):
             adapter.initialize(self.backbone)
         self.adapter = adapter
         self.recomputes = False  # whether layers are computed again in the backward pass of training
-        if prompts == "keep":
-            prompts, default_prompt_name = dict(layout.prompts), default_prompt_name or layout.default_prompt_name
-        self.prompts, self.default_prompt_name = check_prompts(prompts, default_prompt_name)
-        for prompt in self.prompts.values():
-            require_prompt_room(self.tokenizer, self.max_length, prompt, field="encoder.max_length")
         check_finite(self, backbone)
         self.similarity = layout.similarity
 
@@ -230,47 +226,6 @@ class Encoder(nn.Module):
         recompute_layers(self.backbone)
         self.recomputes = True
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        precision: Precision = "fp32",
-        max_tokens: int | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        dimensions: int | None = None,
-    ) -> NDArray[np.float32]:
-        """Vectors of texts, in their order.
-
-        Args:
-            texts: n texts; longer ones are cut to `max_length` tokens, prompt included.
-            batch_size: Most texts in a batch; None: limited by `max_tokens` only.
-            precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
-            max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
-            prompt_name: The name of the prompt that is put before every text; None: the default one, if it exists.
-            prompt: The text of a prompt, instead of a name; an empty one switches the default prompt off.
-            dimensions: The number of first dimensions to keep; vectors that the encoder scales to unit length are
-                scaled again. None: all.
-
-        Returns:
-            (n, D) float32, or (n, `dimensions`).
-
-        Raises:
-            UserError: The encoder has no prompt of this name, or not as many dimensions.
-        """
-        import numpy as np
-
-        width = self.dim if dimensions is None else dimensions
-        widths.check([width], self.dim, option="dimensions")
-        device = self.device
-        ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
-        out = np.empty((len(ids), width), dtype=np.float32)
-        with inference(self, precision, device):
-            for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
-                out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
-        return out
-
     def truncate(self, dimensions: int) -> None:
         """From here on, keep the first dimensions of every vector, as `encode` does with this argument.
 
@@ -289,26 +244,6 @@ class Encoder(nn.Module):
         self.post.join(self.hidden_size, *modules).to(self.device)
         self.truncate_dim = None
 
-    def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
-        """The text that is put before every text, empty if there is none; see `encode` for the arguments."""
-        return choose_prompt(self.prompts, self.default_prompt_name, name, prompt)
-
-    def prompts_by_role(self, names: Mapping[str, str | None]) -> dict[str, str]:
-        """The text that is put before the texts of each role in training, given prompts' names; see `Collator`."""
-        return prompts_by_role(self.prompts, self.default_prompt_name, names)
-
-    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
-        """The token ids of each text behind a prompt, cut to `max_length`.
-
-        An empty text has one padding token, so that it has a vector.
-        """
-        length, lower = self.max_length, self.lower_case
-        return tokenize(self.tokenizer, texts, prompt=prompt, max_length=length, lower_case=lower)
-
-    def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Rows of token ids as ids and attention mask, both (n, L), padded on the right."""
-        return pad(rows, self.tokenizer.pad_token_id)
-
     def describe(self) -> str:
         """One line for the run's header."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
@@ -320,9 +255,7 @@ class Encoder(nn.Module):
         ]
         parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
         parts += [f"{self.weights} weights"] if self.weights != "fp32" else []
-        parts += ["template"] if self.template else []
-        parts += [f"prompts {shown(self.prompts, self.default_prompt_name)}"] if any(self.prompts.values()) else []
-        parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
+        parts += self.describe_reading()
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 

@@ -1,0 +1,153 @@
+"""The half of an encoder that takes texts: tokenizer, template, prompts, length, and `encode`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+
+from cse.encoder import widths
+from cse.encoder.checks import choose_length
+from cse.encoder.precision import Precision, inference
+from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
+from cse.encoder.texts import pad, prepared, tokenize
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from cse.encoder.heads import Post
+    from cse.encoder.layout import Layout
+    from cse.encoder.passes import Passes
+
+
+class TextEncoder(nn.Module, ABC):
+    """Texts to vectors, given how rows of token ids become vectors, which is what `Encoder` adds.
+
+    Attributes:
+        tokenizer: The tokenizer, which has the template.
+        mended_padding: Whether the tokenizer had no pad token.
+        template: The text that is put around every text, with its `{text}`. None: none.
+        lower_case: Whether texts are lower-cased first.
+        max_positions: The most tokens that the backbone can position besides soft prompts.
+        max_length: The most tokens of a text, template, prompt and special tokens included.
+        prompts: Texts that can be put before every text, by name.
+        default_prompt_name: The prompt that is put before every text unless another one is asked for.
+        post: The modules after pooling.
+    """
+
+    post: Post
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D, the size of an exported vector."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of the weights."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> Passes:
+        """How the backbone is run now."""
+
+    def read_with(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        layout: Layout,
+        *,
+        source: str,
+        template: str | None,
+        positions: int,
+        max_length: int | None,
+        prompts: Mapping[str, str] | Literal["keep"] | None,
+        default_prompt_name: str | None,
+    ) -> None:
+        """Set how texts are read: as the backbone's layout says, unless an argument of `Encoder` says otherwise.
+
+        Raises:
+            UserError: An argument is out of range, or a prompt leaves no room for a text.
+        """
+        self.lower_case = layout.lower_case
+        self.tokenizer, self.mended_padding = prepared(tokenizer, lower_case=self.lower_case, template=template)
+        self.template, self.max_positions = template, positions
+        self.max_length = choose_length(max_length, layout.max_length, positions, source)
+        if prompts == "keep":
+            prompts, default_prompt_name = dict(layout.prompts), default_prompt_name or layout.default_prompt_name
+        self.prompts, self.default_prompt_name = check_prompts(prompts, default_prompt_name)
+        for prompt in self.prompts.values():
+            require_prompt_room(self.tokenizer, self.max_length, prompt, field="encoder.max_length")
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        max_tokens: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, in their order.
+
+        Args:
+            texts: n texts; longer ones are cut to `max_length` tokens, prompt included.
+            batch_size: Most texts in a batch; None: limited by `max_tokens` only.
+            precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
+            max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
+            prompt_name: The name of the prompt that is put before every text; None: the default one, if it exists.
+            prompt: The text of a prompt, instead of a name; an empty one switches the default prompt off.
+            dimensions: The number of first dimensions to keep; vectors that the encoder scales to unit length are
+                scaled again. None: all.
+
+        Returns:
+            (n, D) float32, or (n, `dimensions`).
+
+        Raises:
+            UserError: The encoder has no prompt of this name, or not as many dimensions.
+        """
+        import numpy as np
+
+        width = self.dim if dimensions is None else dimensions
+        widths.check([width], self.dim, option="dimensions")
+        device = self.device
+        ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
+        out = np.empty((len(ids), width), dtype=np.float32)
+        with inference(self, precision, device):
+            for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
+                out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
+        return out
+
+    def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
+        """The text that is put before every text, empty if there is none; see `encode` for the arguments."""
+        return choose_prompt(self.prompts, self.default_prompt_name, name, prompt)
+
+    def prompts_by_role(self, names: Mapping[str, str | None]) -> dict[str, str]:
+        """The text that is put before the texts of each role in training, given prompts' names; see `Collator`."""
+        return prompts_by_role(self.prompts, self.default_prompt_name, names)
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
+        """The token ids of each text behind a prompt, cut to `max_length`.
+
+        An empty text has one padding token, so that it has a vector.
+        """
+        length, lower = self.max_length, self.lower_case
+        return tokenize(self.tokenizer, texts, prompt=prompt, max_length=length, lower_case=lower)
+
+    def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of token ids as ids and attention mask, both (n, L), padded on the right."""
+        return pad(rows, self.tokenizer.pad_token_id)
+
+    def describe_reading(self) -> list[str]:
+        """What changes texts before they are encoded, for the run's header."""
+        parts = ["template"] if self.template else []
+        parts += [f"prompts {shown(self.prompts, self.default_prompt_name)}"] if any(self.prompts.values()) else []
+        parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
+        return parts
