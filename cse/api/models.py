@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cse.evaluation.comparison import Difference
     from cse.evaluation.results import Scored
     from cse.evaluation.scoring import Wanted
+    from cse.inference.quantize import Kind
     from cse.mining.command import Bands, Judge
     from cse.mining.given import Vectors
     from cse.mining.miners import Miner
@@ -42,6 +43,7 @@ def evaluate(
     out: str | Path | None = None,
     prompt: str | None = None,
     dimensions: Sequence[int] | None = None,
+    quantize: Sequence[Kind] = (),
 ) -> Scored:
     """Score a run or another checkpoint on STS and transfer tasks or by evaluators, as `cse eval` does.
 
@@ -58,6 +60,7 @@ def evaluate(
             for another checkpoint, nothing is written.
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
         dimensions: Widths: everything is scored on the first dimensions of the vectors as well; see `Scored.by_width`.
+        quantize: Kinds of quantized vectors to score as well: int8, uint8, binary or ubinary; see `Scored.by_kind`.
 
     Raises:
         UserError: A task is unknown, the checkpoint cannot be loaded, or rows are malformed.
@@ -80,6 +83,7 @@ def evaluate(
         check=check,
         prompt=prompt,
         dimensions=dimensions,
+        quantize=quantize,
         out=default if out is None else Path(out),
     )
 

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--dimensions", metavar="N,N,...", help="score the first N dimensions of the vectors as well: 256,64"
     )
+    kinds = "score quantized vectors as well: int8, uint8, binary or ubinary, separated by commas"
+    score.add_argument("--quantize", metavar="KIND,...", help=kinds)
     score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
     add_scoring(score)
     _add_kind(score)
@@ -132,6 +134,7 @@ def _score(a: argparse.Namespace) -> int:
     tasks, options = _wanted(a)
     out = a.out or results.default_out(a.checkpoint, requested(tasks, options["data"]), a.prompt)
     options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
+    options["quantize"] = [] if a.quantize is None else a.quantize.split(",")
     options |= _own_prompt(a, tasks)
     scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **options)
     table.show(scored.results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from cse.encoder.layout import Layout
 from cse.encoder.modules import Dense as StoredDense
 from cse.encoder.modules import Module
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -30,6 +35,15 @@ class Dense(nn.Module):
             nn.init.zeros_(self.linear.bias)
         self.activation_name = activation
         self.activation = ACTIVATIONS[activation]()
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.floating], bias: NDArray[np.floating]) -> Dense:
+        """The layer x -> x matrix + bias without an activation; the matrix is (in, out)."""
+        made = cls(*matrix.shape, activation="identity")
+        with torch.no_grad():
+            made.linear.weight.copy_(torch.from_numpy(matrix.T.copy()))
+            made.linear.bias.copy_(torch.from_numpy(bias))
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in) -> (n, out)."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cse.encoder.vectors import unit
 from cse.errors import UserError
-from cse.evaluation.transfer import Labels, Matrix, fit_logistic
 
+Matrix = NDArray[np.floating]
+Labels = NDArray[np.str_]
 Predict = Callable[[Matrix, Labels, Matrix], Labels]  # from training vectors, their labels, and vectors to label
 Right = NDArray[np.float64]  # (n,) 1 where the label is right, 0 where it is wrong, or a share of several attempts
 
 FEW_SHOT_STEPS = 100  # mteb's
+SEED = 1111  # SentEval's
+NEWTON_FEATURES = 2048  # with more of them Newton's Hessian is expensive
+LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones
 
 
 def probe(x: Matrix, y: Labels, new: Matrix) -> Labels:
@@ -24,10 +29,34 @@ def probe(x: Matrix, y: Labels, new: Matrix) -> Labels:
 
 
 def nearest_mean(x: Matrix, y: Labels, new: Matrix) -> Labels:
-    """The class with the nearest mean of unit vectors, by Euclidean distance."""
-    from sklearn.neighbors import NearestCentroid
+    """The class whose mean of unit vectors has the largest cosine; of equal ones, the class that sorts first.
 
-    return np.asarray(NearestCentroid().fit(unit(x), y).predict(unit(new)))
+    Nothing is fitted but the means (Arora et al., ICML 2019, arXiv:1902.09229, whose mean classifier takes the inner
+    product).
+    """
+    classes, place = np.unique(y, return_inverse=True)
+    ones = (place[:, None] == np.arange(len(classes))).astype(np.float64)  # (m, C)
+    means = unit(ones.T @ unit(x.astype(np.float64)))  # (C, D)
+    found: Labels = classes[(new @ means.T).argmax(1)]
+    return found
+
+
+def fit_logistic(x: Matrix, y: Labels, c: float) -> Any:
+    """Logistic regression of each class against the rest, of inverse regularization `c`, as scikit-learn's model."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    newton = x.shape[1] <= NEWTON_FEATURES and np.square(x).sum(1).mean() > LONG
+    solver = "newton-cholesky" if newton else "lbfgs"
+    model = LogisticRegression(C=c, random_state=SEED, max_iter=1000, solver=solver)
+    return (model if len(np.unique(y)) == 2 else OneVsRestClassifier(model)).fit(x, y)
+
+
+def fit_softmax(x: Matrix, y: Labels, c: float) -> Any:
+    """Logistic regression of all classes at once, of inverse regularization `c`, as scikit-learn's model."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=c, random_state=SEED, max_iter=1000).fit(x, y)
 
 
 def nearest_neighbors(k: int, x: Matrix, y: Labels, new: Matrix) -> Labels:

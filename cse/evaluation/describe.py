@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cse.environment import versions
-from cse.evaluation import geometry, significance, transfer, transfer_data
+from cse.evaluation import discourse, geometry, significance, transfer, transfer_data
 from cse.evaluation.finding import Finding
 from cse.evaluation.harness import Outcome
 from cse.evaluation.results import SCHEMA
@@ -73,7 +73,8 @@ def build_transfer(
     missing = {}
     for name in names:
         try:
-            rows = transfer_data.load(name, data, check=check)
+            own = name in discourse.specs()
+            rows = discourse.load(name, data) if own else transfer_data.load(name, data, check=check)
         except Missing as reason:
             missing[name] = str(reason)
             continue

@@ -161,7 +161,8 @@ def _encode_sorted(encoder: Any, texts: list[str], precision: str, prompt: str |
     """sentence-transformers sorts by length but fixes the number of rows; here short texts share larger batches."""
     device = _device(encoder)
     lengths = np.array([3 + len(text) // LETTERS for text in texts], dtype=np.int64)
-    lengths = np.minimum(lengths, encoder.max_seq_length or lengths.max(initial=1))
+    longest = lengths.max(initial=1)
+    lengths = np.minimum(lengths, int(min(encoder.max_seq_length or longest, longest)))  # static vectors have no limit
     parts, rows = [], []
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for batch in token_budget_batches(lengths, TOKENS.get(device.type, 16384)):

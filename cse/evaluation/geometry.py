@@ -18,6 +18,8 @@ from cse.evaluation.sts import TaskScore, Vector, correlation
 from cse.objectives.functional import alignment, uniformity
 
 POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR
+FALSE, TRUE = 2.0, 3.0  # out of 5; pairs that do not mean the same, and pairs that do
+ROUNDED = 1e-12  # a share of the variance that is left by rounding
 SAMPLE = 2048  # vectors whose distances uniformity looks at
 SPECTRUM = 64  # directions whose share of the variance is kept
 WORD = re.compile(r"\w+")
@@ -38,6 +40,7 @@ def measure(
         scores: The similarities of the pairs, by task.
     """
     pairs = [p for subsets in tasks.values() for p in subsets.values()]
+    cosines = np.concatenate([s.cosine for s in scores.values()])
     x = unit(vectors.astype(np.float64))
     rng = np.random.default_rng(0)
     some = torch.from_numpy(rng.permutation(x)[:SAMPLE])
@@ -49,7 +52,8 @@ def measure(
         "effective_rank": effective_rank(share),
         "dim": int(vectors.shape[1]),
         "spectrum": [float(f"{v:.4g}") for v in share[:SPECTRUM]],
-        "overlap": overlap(pairs, np.concatenate([s.cosine for s in scores.values()])),
+        "overlap": overlap(pairs, cosines),
+        "traps": traps(pairs, cosines),
     }
 
 
@@ -75,9 +79,7 @@ def effective_rank(share: Vector) -> float:
 
 def overlap(pairs: Sequence[Pairs], cosines: Vector) -> list[dict[str, Any]]:
     """Spearman x 100 in each quartile of lexical overlap: does the score come from shared words alone?"""
-    texts = [(a, b) for p in pairs for a, b in zip(p.first, p.second, strict=True)]
-    shared = np.array([jaccard(a, b) for a, b in texts])
-    gold = np.concatenate([p.gold for p in pairs])
+    shared, gold = _shared(pairs)
     edges = np.quantile(shared, [0.25, 0.5, 0.75])
     quartile = np.searchsorted(edges, shared, side="left")
     found = []
@@ -86,6 +88,45 @@ def overlap(pairs: Sequence[Pairs], cosines: Vector) -> list[dict[str, Any]]:
         bounds = [float(shared[inside].min()), float(shared[inside].max())] if inside.any() else None
         found.append({"jaccard": bounds, "n": int(inside.sum()), "spearman": _spearman(cosines[inside], gold[inside])})
     return found
+
+
+def traps(pairs: Sequence[Pairs], cosines: Vector) -> dict[str, Any]:
+    """Does the similarity follow shared words where the meaning does not?
+
+    `partial` is the Spearman correlation x 100 of similarity and gold score for a given lexical overlap,
+
+        (r_cg - r_co r_go) / sqrt( (1 - r_co^2) (1 - r_go^2) )
+
+    of the rank correlations of cosine c, gold score g and overlap o; None where it is undefined. `trap` has the pairs
+    of the highest quartile of overlap whose gold score is at most `FALSE`, and `reverse` those of the lowest quartile
+    with at least `TRUE`: the number and the mean similarity, None without pairs.
+    """
+    shared, gold = _shared(pairs)
+    edges = np.quantile(shared, [0.25, 0.75])
+    return {
+        "partial": _partial(cosines, gold, shared),
+        "trap": _mean_of(cosines, (shared >= edges[1]) & (gold <= FALSE)),
+        "reverse": _mean_of(cosines, (shared <= edges[0]) & (gold >= TRUE)),
+    }
+
+
+def _shared(pairs: Sequence[Pairs]) -> tuple[Vector, Vector]:
+    """(n,) the lexical overlap and the gold score of each pair."""
+    texts = [(a, b) for p in pairs for a, b in zip(p.first, p.second, strict=True)]
+    return np.array([jaccard(a, b) for a, b in texts]), np.concatenate([p.gold for p in pairs])
+
+
+def _partial(cosines: Vector, gold: Vector, shared: Vector) -> float | None:
+    found = [_spearman(a, b) for a, b in ((cosines, gold), (cosines, shared), (gold, shared))]
+    if any(r is None for r in found):
+        return None
+    cg, co, go = (float(r or 0) / 100 for r in found)
+    left = (1 - co**2) * (1 - go**2)
+    return 100 * (cg - co * go) / left**0.5 if left > ROUNDED else None
+
+
+def _mean_of(cosines: Vector, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    return {"n": int(rows.sum()), "cosine": float(cosines[rows].mean()) if rows.any() else None}
 
 
 def jaccard(a: str, b: str) -> float:

@@ -11,7 +11,9 @@ import numpy as np
 
 from cse.data.datasets import Texts
 from cse.errors import UserError, require_at_least
+from cse.evaluation.classifiers import Labels as Names
 from cse.evaluation.classifiers import (
+    Matrix,
     Predict,
     Right,
     few_shot,
@@ -23,8 +25,7 @@ from cse.evaluation.classifiers import (
 from cse.evaluation.encoding import encode_distinct
 from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.row_sets import described, labeled_texts, set_name
-from cse.evaluation.transfer import Labels as Names
-from cse.evaluation.transfer import Matrix, make_folds
+from cse.evaluation.transfer import make_folds
 from cse.interfaces import SentenceEncoder
 
 Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Model:
             "name": self.name,
             "sha256": self.sha256,
             "loader": self.loader,
-            "max_length": length,
+            "max_length": length if length is None or math.isfinite(length) else None,
             "prompt_name": self.prompt_name,
             "prompt": self.prompt,
             **({"similarity": "euclidean"} if comparison(self.encoder) is nearness else {}),

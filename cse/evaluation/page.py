@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,16 @@ def _checkpoint(entry: Entry) -> dict[str, Any]:
             for q in (entry.results.get("geometry") or {}).get("overlap") or []
             if q["jaccard"]
         ],
+        "traps": _traps((entry.results.get("geometry") or {}).get("traps") or {}),
         "worst": [(name, task["worst"][:WORST]) for name, task in entry.results["tasks"].items() if "worst" in task],
     }
+
+
+def _traps(found: Mapping[str, Any]) -> list[list[str]]:
+    """Pairs whose words mislead: what they are, their number, and their mean similarity."""
+    kinds = (("trap", "many shared words, another meaning"), ("reverse", "few shared words, the same meaning"))
+    rows = [[said, f"{found[kind]['n']:,}", _number(found[kind]["cosine"], 2)] for kind, said in kinds if found]
+    return [*rows, ["Spearman × 100 for a given overlap", "", _number(found["partial"], 2)]] if found else []
 
 
 def _histograms(entry: Entry) -> Markup | None:

@@ -13,10 +13,14 @@
                         like metric, if the tasks have different metrics; of STS also all {spearman, pearson, rounded}
     missing.<TASK>      why it has no score
     geometry            alignment, uniformity, mean_cosine, effective_rank, dim, spectrum [shares of variance],
-                        overlap [{jaccard [from, to], n, spearman}] by quartile of shared words
-    transfer.<TASK>     accuracy, dev, n, f1, interval, folds, where, seconds; transfer_average {accuracy, missing}
+                        overlap [{jaccard [from, to], n, spearman}] by quartile of shared words,
+                        traps {partial, trap {n, cosine}, reverse {n, cosine}}, see `cse.evaluation.geometry.traps`
+    transfer.<TASK>     accuracy, dev, n, nearest_mean, f1, interval, folds, where, seconds
+    transfer_average    accuracy, missing
     dimensions          by width of the vectors, widest first, if widths were asked for: [{width,
                         tasks {TASK: value}, average or null, transfer {TASK: accuracy}}]
+    quantized           by kind of quantized vectors, float32 first, if kinds were asked for: [{kind, bytes,
+                        and the same}]
     bootstrap           level, resamples, seed
     precision, sentences {total, unique}, seconds {...}, versions {...}, created
 
@@ -75,6 +79,11 @@ class Scored:
         """`scores` of the first dimensions of the vectors, by their number, if widths were asked for."""
         entries = self.results.get("dimensions", [])
         return {int(e["width"]): {**e["tasks"], **e.get("transfer", {})} for e in entries}
+
+    @property
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        """`scores` of quantized vectors by kind, and of whole ones as `float32`, if kinds were asked for."""
+        return {str(e["kind"]): {**e["tasks"], **e.get("transfer", {})} for e in self.results.get("quantized", [])}
 
     @property
     def cosine(self) -> dict[str, Vector]:

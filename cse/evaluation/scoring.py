@@ -15,11 +15,12 @@ from cse.errors import UserError, require_package
 from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.finding import ask, require_distinct
-from cse.evaluation.first_dimensions import FirstDimensions, by_width
 from cse.evaluation.harness import Outcome, read_data, score_data
 from cse.evaluation.loading import load_model, prompts
+from cse.evaluation.reduced import Reduced, Rescoring, calibration_for, rescored
 from cse.evaluation.results import Scored
 from cse.files import check_writable
+from cse.inference.quantize import Kind, require_kinds
 from cse.interfaces import Evaluator
 
 Wanted = str | Evaluator | Sequence[str | Evaluator]
@@ -38,6 +39,7 @@ def evaluate(
     out: Path | None = None,
     prompt: str | None = None,
     dimensions: Sequence[int] | None = None,
+    quantize: Sequence[Kind] = (),
 ) -> Scored:
     """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
@@ -58,6 +60,8 @@ def evaluate(
             None: the default prompt, if any.
         dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
             only.
+        quantize: Kinds of quantized vectors: everything is scored on vectors that were quantized, too; see
+            `cse.inference.quantize`. int8 and uint8 take the ranges that `cse encode --quantize` saved in the folder.
 
     Returns:
         The content of results.json as `results`, with the arrays of each score. `missing` in it names the tasks whose
@@ -67,6 +71,7 @@ def evaluate(
         UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, vectors are not finite, they
             do not have as many dimensions, or `out` holds scores of tasks whose rows are missing now.
     """
+    require_kinds(quantize)
     if dimensions is not None:
         widths.check(dimensions, option="--dimensions")
     names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
@@ -82,9 +87,9 @@ def evaluate(
     start = time.perf_counter()
     model = load_model(str(checkpoint), prompt=prompt, device=device)
     loading = time.perf_counter() - start
-    narrow = FirstDimensions(model.encoder, precision)
+    reduced, calibration = Reduced(model.encoder, precision), calibration_for(model.folder, quantize)
     if dimensions is not None:
-        widths.check(dimensions, narrow.dim, option="--dimensions")
+        widths.check(dimensions, reduced.dim, option="--dimensions")
     outcome = Outcome(sts, {}, {}, {})
     if sts:
         since = time.perf_counter() - reading
@@ -101,10 +106,8 @@ def evaluate(
         embed = embedder(model.encoder, precision, progress, prompt)
         found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
         results.require_kept(out, found["transfer_average"]["missing"])
-    if dimensions is not None:
-        found["dimensions"] = by_width(
-            narrow, dimensions, outcome, evaluators, labeled, data=data, folds=folds, check=check, prompt=prompt
-        )
+    again = Rescoring(outcome, evaluators, labeled, data, folds, check, prompt)
+    found |= rescored(reduced, again, dimensions, quantize, calibration)
     found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
     if evaluators:
         found["seconds"]["evaluators"] = round(own, 3)

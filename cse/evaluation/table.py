@@ -44,6 +44,7 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     _show_others(results, console)
     _show_transfer(results, console)
     _show_widths(results, console)
+    _show_kinds(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
     if model.get("prompt"):
@@ -78,11 +79,12 @@ def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
     if "transfer" not in results:
         return
     table = Table(title=f"{results['model']['name']} · accuracy × 100", title_justify="left")
-    for column in ("task", "n", "test", "95 %", "dev", "F1"):
+    for column in ("task", "n", "test", "95 %", "dev", "nearest mean", "F1"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, task in results["transfer"].items():
         test = f"[bold]{task['accuracy']:.2f}[/bold]"
-        table.add_row(name, str(task["n"]), test, interval(task["interval"]), number(task["dev"]), number(task["f1"]))
+        rest = (number(task[key]) for key in ("dev", "nearest_mean", "f1"))
+        table.add_row(name, str(task["n"]), test, interval(task["interval"]), *rest)
     for name in results["transfer_average"]["missing"]:
         table.add_row(name, "-", "missing")
     table.add_section()
@@ -102,6 +104,19 @@ def _show_widths(results: Mapping[str, Any], console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for width, values in rows:
         table.add_row(str(width), *(number(value) for value in values))
+    console.print(table)
+
+
+def _show_kinds(results: Mapping[str, Any], console: Console) -> None:
+    """The scores of quantized vectors, one line for each kind."""
+    columns, rows = widths.kinds(results)
+    if not rows:
+        return
+    table = Table(title=MIXED, title_justify="left")
+    for column in ("vectors", "bytes", *columns):
+        table.add_column(column, justify="left" if column == "vectors" else "right", no_wrap=True)
+    for kind, size, values in rows:
+        table.add_row(kind, f"{size:,}", *(number(value) for value in values))
     console.print(table)
 
 

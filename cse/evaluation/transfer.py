@@ -18,17 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.errors import UserError
+from cse.evaluation import discourse
+from cse.evaluation.classifiers import SEED, Labels, Matrix, fit_logistic, fit_softmax, nearest_mean
 from cse.evaluation.sts import Embed, checked
 from cse.evaluation.transfer_data import Labeled, Row, specs
 
-SEED = 1111  # SentEval's
 FOLDS = 10  # same as in SentEval's full setting; its quick setting has 5
 GRID = [2.0**t for t in range(-2, 4)]  # inverse strengths of regularization
-NEWTON_FEATURES = 2048  # with more of them Newton's Hessian is expensive
-LONG = 2.0  # mean squared length: lbfgs takes a dozen steps on vectors of length 1, and hundreds on long ones
 
-Matrix = NDArray[np.floating]
-Labels = NDArray[np.str_]
+Fit = Callable[[Matrix, Labels, float], Any]
 
 
 @dataclass(frozen=True)
@@ -39,28 +37,35 @@ class Accuracy:
         test: Accuracy on the test rows: the score.
         dev: Accuracy on the rows that chose the regularization.
         n: Number of test rows.
+        nearest_mean: Accuracy on the test rows of the class with the nearest mean, for which nothing is chosen.
         f1: F1 of the class "1", for MRPC.
     """
 
     test: float
     dev: float
     n: int
+    nearest_mean: float
     f1: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
         spread = 1.96 * math.sqrt(max(self.test * (100 - self.test), 0.0) / self.n)
         bounds = [round(max(0.0, self.test - spread), 3), round(min(100.0, self.test + spread), 3)]
-        return {"accuracy": self.test, "dev": self.dev, "n": self.n, "f1": self.f1, "interval": bounds}
+        found = {"accuracy": self.test, "dev": self.dev, "n": self.n, "nearest_mean": self.nearest_mean}
+        return found | {"f1": self.f1, "interval": bounds}
 
 
 def split_names(names: str) -> tuple[str, list[str]]:
-    """Names of STS tasks, left together, and those of transfer tasks; `transfer` stands for all of these."""
-    upper = {name.upper(): name for name in specs()}
+    """Names of STS tasks, left together, and those of tasks with labels.
+
+    `transfer` stands for all of SentEval's, and `discoeval` for all of `cse.evaluation.discourse`.
+    """
+    groups = {"transfer": list(specs()), "discoeval": list(discourse.specs())}
+    upper = {name.upper(): name for names in groups.values() for name in names}
     rest, found = [], []
     for name in filter(None, (part.strip() for part in names.split(","))):
-        if name.lower() == "transfer":
-            found += list(specs())
+        if name.lower() in groups:
+            found += groups[name.lower()]
         elif name.upper() in upper:
             found.append(upper[name.upper()])
         else:
@@ -70,6 +75,8 @@ def split_names(names: str) -> tuple[str, list[str]]:
 
 def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     """Score one task."""
+    if data.name in discourse.specs():
+        return _discourse(data, embed)
     splits = {name: _prepared(rows, embed) for name, rows in data.splits.items()}
     if data.protocol == "folds":
         return _nested(*splits["all"], folds)
@@ -78,6 +85,14 @@ def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
         return _chosen(train, splits["test"], lambda c: fit_logistic(*train, c).score(*dev))
     x, y = splits["train"]
     return _chosen(splits["train"], splits["test"], _inner(x, y, folds), f1=specs()[data.name].get("pairs", False))
+
+
+def _discourse(data: Labeled, embed: Embed) -> Accuracy:
+    spec = discourse.specs()[data.name]
+    splits = {name: discourse.features(rows, spec["features"], embed) for name, rows in data.splits.items()}
+    train, dev = splits["train"], splits["dev"]
+    grid = GRID if spec["regularized"] else [discourse.UNREGULARIZED]
+    return _chosen(train, splits["test"], lambda c: fit_softmax(*train, c).score(*dev), grid=grid, fit=fit_softmax)
 
 
 def _prepared(rows: Sequence[Row], embed: Embed) -> tuple[Matrix, Labels]:
@@ -93,12 +108,12 @@ def _prepared(rows: Sequence[Row], embed: Embed) -> tuple[Matrix, Labels]:
 
 def _nested(x: Matrix, y: Labels, folds: int) -> Accuracy:
     """Each fold is tested once by a model whose regularization the other folds chose among themselves."""
-    tests, devs = [], []
-    for train, test in make_folds(y, folds):
-        found = _chosen((x[train], y[train]), (x[test], y[test]), _inner(x[train], y[train], folds))
-        tests.append(found.test)
-        devs.append(found.dev)
-    return Accuracy(float(np.mean(tests)), float(np.mean(devs)), len(y))
+    found = [
+        _chosen((x[train], y[train]), (x[test], y[test]), _inner(x[train], y[train], folds))
+        for train, test in make_folds(y, folds)
+    ]
+    test, dev, nearest = (float(np.mean([getattr(a, key) for a in found])) for key in ("test", "dev", "nearest_mean"))
+    return Accuracy(test, dev, len(y), nearest)
 
 
 def _inner(x: Matrix, y: Labels, folds: int) -> Callable[[float], float]:
@@ -108,24 +123,20 @@ def _inner(x: Matrix, y: Labels, folds: int) -> Callable[[float], float]:
 
 
 def _chosen(
-    train: tuple[Matrix, Labels], test: tuple[Matrix, Labels], dev: Callable[[float], float], f1: bool = False
+    train: tuple[Matrix, Labels],
+    test: tuple[Matrix, Labels],
+    dev: Callable[[float], float],
+    *,
+    f1: bool = False,
+    grid: Sequence[float] = GRID,
+    fit: Fit = fit_logistic,
 ) -> Accuracy:
-    by_c = {c: dev(c) for c in GRID}
+    by_c = {c: dev(c) for c in grid}
     best = max(by_c, key=lambda c: by_c[c])  # the first of equals, as SentEval's argmax
-    predicted = fit_logistic(*train, best).predict(test[0])
+    predicted = fit(*train, best).predict(test[0])
     correct = 100 * float(np.mean(predicted == test[1]))
-    return Accuracy(correct, 100 * by_c[best], len(test[1]), _f1(predicted, test[1]) if f1 else None)
-
-
-def fit_logistic(x: Matrix, y: Labels, c: float) -> Any:
-    """Logistic regression of each class against the rest, of inverse regularization `c`, as scikit-learn's model."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-
-    newton = x.shape[1] <= NEWTON_FEATURES and np.square(x).sum(1).mean() > LONG
-    solver = "newton-cholesky" if newton else "lbfgs"
-    model = LogisticRegression(C=c, random_state=SEED, max_iter=1000, solver=solver)
-    return (model if len(np.unique(y)) == 2 else OneVsRestClassifier(model)).fit(x, y)
+    nearest = 100 * float(np.mean(nearest_mean(*train, test[0]) == test[1]))
+    return Accuracy(correct, 100 * by_c[best], len(test[1]), nearest, _f1(predicted, test[1]) if f1 else None)
 
 
 def make_folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:

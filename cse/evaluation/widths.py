@@ -1,8 +1,8 @@
-"""The entry `dimensions` of results.json, the scores by width, as tables and charts show it."""
+"""Scores of reduced vectors, `dimensions` and `quantized` of results.json, as tables and charts show them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cse.evaluation.svg import Series
@@ -11,12 +11,24 @@ from cse.evaluation.svg import Series
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
     """The columns (tasks, then the average if there are several) and the rows of the scores by width; empty if none."""
     entries = results.get("dimensions") or []
+    columns, values = _table(entries)
+    return columns, [(int(e["width"]), each) for e, each in zip(entries, values, strict=True)]
+
+
+def kinds(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, int, list[float | None]]]]:
+    """The same of quantized vectors: each row has the kind, the bytes of a vector, and its scores."""
+    entries = results.get("quantized") or []
+    columns, values = _table(entries)
+    return columns, [(str(e["kind"]), int(e["bytes"]), each) for e, each in zip(entries, values, strict=True)]
+
+
+def _table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[float | None]]]:
     tasks = list(dict.fromkeys(name for e in entries for name in (*e["tasks"], *(e.get("transfer") or {}))))
     averaged = len(tasks) > 1 and any(e["average"] is not None for e in entries)
     rows = []
     for e in entries:
         known = {**e["tasks"], **(e.get("transfer") or {})}
-        rows.append((int(e["width"]), [known.get(t) for t in tasks] + ([e["average"]] if averaged else [])))
+        rows.append([known.get(t) for t in tasks] + ([e["average"]] if averaged else []))
     return [*tasks, *(["average"] if averaged else [])], rows
 
 

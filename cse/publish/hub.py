@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 ROUNDS = 3  # attempts to commit; an attempt fails if someone else commits to the branch in the meantime
 MODEL = re.compile(
-    r"""modules\.json | config_sentence_transformers\.json | sentence_bert_config\.json | config\.json
-      | (tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json | (vocab|merges)\.txt
+    r"""modules\.json | config_sentence_transformers\.json | sentence_bert_config\.json
+      | (config|quantization|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json
+      | (vocab|merges)\.txt
       | (model(-\d{5}-of-\d{5})?|prompts|adapter_model)\.safetensors | model\.safetensors\.index\.json
       | adapter_config\.json | weights\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
     re.VERBOSE,

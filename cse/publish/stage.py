@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 
@@ -9,7 +10,8 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
     """Write the checkpoint as it is published, replacing `folder`: with its backbone, and without training state.
 
     Every pooler, Dense, whitening, merged LoRA and template (kept in the tokenizer) loads with the modules of
-    sentence-transformers. Soft prompts need code, so the file of their module is written too.
+    sentence-transformers. Soft prompts need code, so the file of their module is written too. The ranges of the
+    dimensions, which quantized vectors need, are copied if they are those of the published vectors.
 
     Args:
         checkpoint: A run's best/ or last/, or any folder that `Encoder.load` reads.
@@ -24,6 +26,7 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
     from cse.encoder.layout import require_checkpoint
     from cse.encoder.model import Encoder
     from cse.encoder.provenance import check_sums
+    from cse.inference.quantize import FILE, Calibration
 
     require_checkpoint(checkpoint)
     check_sums(checkpoint)
@@ -32,3 +35,5 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
         widths.check([dimensions], encoder.dim, option="--dimensions")
         encoder.truncate(dimensions)
     encoder.save(folder, whole=True, with_code=True)
+    if (checkpoint / FILE).is_file() and len(Calibration.read(checkpoint / FILE).low) == encoder.dim:
+        shutil.copyfile(checkpoint / FILE, folder / FILE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -27,8 +28,18 @@ def unit(x):
 def test_nearest_mean_against_a_loop(rows):
     (x, y), (new, _) = rows
     means = {label: np.mean([v for v, t in zip(unit(x), y, strict=True) if t == label], axis=0) for label in "abcd"}
-    wanted = [min("abcd", key=lambda label, v=v: np.linalg.norm(v - means[label])) for v in unit(new)]
+    wanted = [max("abcd", key=lambda label, v=v: v @ means[label] / np.linalg.norm(means[label])) for v in unit(new)]
     assert nearest_mean(x, y, new).tolist() == wanted
+
+
+def test_nearest_mean_in_every_case_of_the_oracle(oracles):
+    cases = {n: c for n, c in json.loads((oracles / "block.json").read_text()).items() if n.startswith("ncm_")}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"block_{name}.npz")
+        found = nearest_mean(data["train"], data["train_label"].astype(str), data["test"])
+        assert found.tolist() == data["predicted_cosine"].astype(str).tolist()
+        assert 100 * np.mean(found == data["test_label"].astype(str)) == pytest.approx(case["accuracy_cosine"])
 
 
 @pytest.mark.parametrize("k", [1, 4, 80])

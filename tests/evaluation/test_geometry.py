@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import numpy as np
@@ -67,3 +68,29 @@ def test_worst_pairs_by_hand():
         "cosine": 1.0,
         "gap": pytest.approx(2 / 3, abs=1e-4),
     }
+
+
+def test_traps_in_every_case_of_the_oracle(oracles):
+    cases = {n: c for n, c in json.loads((oracles / "lexical.json").read_text()).items() if isinstance(c, dict)}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"lexical_{name}.npz")
+        pairs = [Pairs(tuple(data["first"].tolist()), tuple(data["second"].tolist()), data["gold"])]
+        assert [geometry.jaccard(a, b) for a, b in zip(pairs[0].first, pairs[0].second, strict=True)] == pytest.approx(
+            data["jaccard"].tolist()
+        )
+        found = geometry.traps(pairs, data["cosine"])
+        assert found["partial"] == pytest.approx(case["partial_spearman"])
+        for kind in ("trap", "reverse"):
+            wanted = case[f"{kind}_cosine"]
+            assert found[kind]["n"] == case[f"{kind}_n"]
+            assert found[kind]["cosine"] == (None if wanted is None else pytest.approx(wanted))
+        by_quartile = geometry.overlap(pairs, data["cosine"])
+        assert [q["n"] for q in by_quartile] == case["n_by_quartile"]
+        assert [q["spearman"] for q in by_quartile] == pytest.approx(case["spearman_by_quartile"])
+
+
+def test_no_partial_correlation_where_gold_is_overlap():
+    shared = [" ".join("abcdefgh"[:n]) for n in range(1, 9)]
+    pairs = [Pairs(tuple(shared), ("a b c d e f g h",) * 8, np.arange(1, 9) / 8)]
+    assert geometry.traps(pairs, np.random.default_rng(0).normal(size=8))["partial"] is None

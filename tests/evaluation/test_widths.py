@@ -16,7 +16,7 @@ from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import svg, widths
-from cse.evaluation.first_dimensions import FirstDimensions
+from cse.evaluation.reduced import Reduced, first_dimensions
 from cse.evaluation.reporting import report
 from cse.evaluation.scoring import evaluate
 from cse.evaluation.svg import Series
@@ -115,11 +115,11 @@ def test_each_text_is_encoded_once_for_all_widths():
             return np.array([[3.0, 4.0 + len(t), 12.0] for t in texts])
 
     encoder = Counting()
-    narrow = FirstDimensions(encoder)
+    narrow = Reduced(encoder)
     assert narrow.dim == 3
-    narrow.width = 2
+    narrow.change = first_dimensions(2)
     np.testing.assert_allclose(narrow.encode(["b", "a", "b"]), [[3, 5], [3, 5], [3, 5]])  # not of unit length
-    narrow.width = 1
+    narrow.change = first_dimensions(1)
     narrow.encode(["a", "b"])
     assert encoder.asked == ["a", "b"]
 
@@ -129,8 +129,8 @@ def test_vectors_of_unit_length_are_scaled_again():
         def encode(self, texts, *, batch_size=64):
             return np.array([[0.6, 0.0, 0.8]] * len(texts))
 
-    narrow = FirstDimensions(Scaled())
-    narrow.width = 2
+    narrow = Reduced(Scaled())
+    narrow.change = first_dimensions(2)
     np.testing.assert_allclose(narrow.encode(["a"]), [[1.0, 0.0]])
 
 

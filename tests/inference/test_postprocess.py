@@ -1,4 +1,4 @@
-"""Whitening after training: the oracle, pencil, limits, and the way through a checkpoint."""
+"""Post-processing: the oracles, pencil, limits, and the way through a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.inference.whiten import fit_whitening, whiten
+from cse.inference.clip import fit_clip, layer_means, outliers
+from cse.inference.whiten import fit_all_but_the_top, fit_whitening, whiten
 from cse.objectives.functional import cosine_matrix
 from tests.conftest import WORDS
 
@@ -117,3 +118,64 @@ def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path,
     assert main([*arguments, str(tmp_path)]) == 2
     assert "exists and is not a checkpoint" in capsys.readouterr().err
     assert data.exists()
+
+
+def test_every_case_of_outliers_and_all_but_the_top(oracles):
+    cases = {n: c for n, c in json.loads((oracles / "postprocess.json").read_text()).items() if isinstance(c, dict)}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"postprocess_{name}.npz")
+        means, last = data["layers"].mean(1), data["layers"][-1]
+        assert outliers(means).tolist() == data["outliers_robust"].tolist()
+        clipped = applied(fit_clip(means), last).numpy()
+        kept = np.delete(np.arange(last.shape[1]), data["outliers_robust"])
+        assert np.abs(clipped[:, kept] - data["clipped"][:, kept]).max() < 1e-6
+        assert not clipped[:, data["outliers_robust"]].any()
+        y = applied(fit_all_but_the_top(last, case["remove_components"]), last).numpy()
+        assert np.abs(y - data["abtt"]).max() < 1e-4
+
+
+def test_all_but_the_top_by_pencil():
+    # mean (1, 2); the first direction is (1, 1) / sqrt 2, so (1, -1) / 2 of what is left stays
+    x = np.array([[1, 2], [4, 5], [-2, -1], [1.5, 1.5], [0.5, 2.5]])
+    y = applied(fit_all_but_the_top(x, 1), x)
+    assert y.tolist() == [pytest.approx(row, abs=1e-6) for row in ([0, 0], [0, 0], [0, 0], [0.5, -0.5], [-0.5, 0.5])]
+
+
+def test_clipping_twice_is_clipping_once():
+    means = np.random.default_rng(0).normal(size=(3, 40))
+    means[:2, 7] = 60  # in two of three layers
+    means[0, 9] = 60  # in one
+    x = np.random.default_rng(1).normal(size=(5, 40))
+    once = applied(fit_clip(means), x)
+    assert torch.equal(applied(fit_clip(means), once.numpy()), once)
+    assert (once == 0).all(0).nonzero().flatten().tolist() == [7]
+    with pytest.raises(UserError, match="none of the 30 dimensions is an outlier"):
+        fit_clip(means[:, 10:])
+
+
+def test_the_means_of_layers(tiny_bert):
+    encoder, texts = Encoder.load(tiny_bert), sentences(5)
+    rows = [encoder.pad([row]) for row in encoder.tokenize(texts)]
+    every = [torch.cat([encoder.states(*row).hidden[layer][0] for row in rows]) for layer in range(3)]  # (tokens, H)
+    want = np.stack([states.mean(0).detach().numpy() for states in every])
+    assert np.abs(layer_means(encoder, texts) - want).max() < 1e-6
+    with pytest.raises(UserError, match="the pooler cls"):
+        layer_means(Encoder.load(tiny_bert, pooler="cls"), texts)
+    whitened = whiten(encoder, sentences(), 4)
+    with pytest.raises(UserError, match="a Dense after pooling"):
+        layer_means(whitened, texts)
+
+
+def test_all_but_the_top_through_a_checkpoint(tiny_bert, tmp_path, capsys):
+    texts, data, out = sentences(), tmp_path / "texts.txt", tmp_path / "top"
+    data.write_text("\n".join(texts))
+    arguments = ["whiten", tiny_bert, "--data", str(data), "--out", str(out), "--method", "all-but-the-top"]
+    assert main([*arguments, "--components", "2"]) == 0
+    assert "all-but-the-top on 60 sentences, 16 -> 16 dimensions" in capsys.readouterr().out
+    plain = Encoder.load(tiny_bert).encode(texts).astype(np.float64)
+    centered = plain - plain.mean(0)
+    top = np.linalg.svd(centered)[2][:2]  # (2, H)
+    want = centered - centered @ top.T @ top
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    assert np.abs(Encoder.load(str(out)).encode(texts) - want).max() < 1e-4

@@ -13,6 +13,7 @@ from cse.errors import UserError
 from cse.evaluation import results as results_file
 from cse.evaluation import svg, widths
 from cse.files import write_text
+from cse.inference.quantize import FILE, Calibration
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licenses import choose
@@ -21,6 +22,7 @@ from cse.publish.card.scores import average, changes, others, rows, seeds_of, tr
 from cse.publish.card.usage import (
     adapter_code,
     compare_code,
+    quantize_code,
     read_published,
     sentence_transformers_code,
     transformers_code,
@@ -96,6 +98,9 @@ def write_card(
         changes=changes(run, checkpoint),
         widths=widths.table(scored or {}),
         plot=PLOT,
+        kinds=widths.kinds(scored or {}),
+        calibration=Calibration.read(folder / FILE) if (folder / FILE).is_file() else None,
+        quantize_code=quantize_code(repo_id),
         **_scores(published, run),
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines

@@ -105,6 +105,21 @@ def compare_code(layout: Layout) -> str:
     return f"\nvectors = F.normalize(encode({EXAMPLES}), dim=-1)\nprint(vectors @ vectors.T)\n"
 
 
+def quantize_code(name: str) -> str:
+    """Code that quantizes `vectors` to int8, by the ranges in the repository `name` on the Hub."""
+    return f"""\
+import json
+
+import numpy as np
+from huggingface_hub import hf_hub_download
+from sentence_transformers.util.quantization import quantize_embeddings
+
+known = json.load(open(hf_hub_download({json.dumps(name)}, "quantization.json")))
+ranges = np.array([known["low"], known["high"]], dtype=np.float32)
+codes = quantize_embeddings(vectors, precision="int8", ranges=ranges)
+"""
+
+
 def adapter_code(layout: Layout, name: str, base: str, revision: str | None = None) -> str:
     """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
 

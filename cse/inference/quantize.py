@@ -1,0 +1,199 @@
+"""Vectors of 8 bits or 1 bit per dimension, and the calibration that 8 bits need.
+
+sentence-transformers quantizes (`sentence_transformers.util.quantization`), and its names of the kinds are used here:
+
+    int8, uint8        a byte per dimension: 255 steps from the smallest to the largest value of this dimension
+    binary, ubinary    a bit per dimension, its sign: eight in each int8 or uint8
+
+The ranges of the dimensions are measured once, on texts like those that are encoded later, and lie in a file
+`quantization.json` in the folder of the model, with which it is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cse.errors import UserError
+from cse.files import read_json, write_json
+
+Kind = Literal["int8", "uint8", "binary", "ubinary"]
+FILE = "quantization.json"
+ROWS = 10_000  # vectors on which ranges are measured, at most
+
+Codes = NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The range of each dimension of an encoder's vectors.
+
+    Attributes:
+        low: (D,) the smallest values.
+        high: (D,) the largest values.
+        texts: Number of texts on which they were measured.
+        made_from: What else they depend on, as JSON: the hash of the model, its prompt, and whether vectors were scaled
+            to length 1.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    texts: int
+    made_from: Mapping[str, Any]
+
+    @property
+    def ranges(self) -> NDArray[np.float32]:
+        """(2, D), as sentence-transformers takes them."""
+        return np.stack([self.low, self.high])
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating], made_from: Mapping[str, Any] | None = None) -> Calibration:
+        """Measure the first `ROWS` of vectors (n, D).
+
+        Raises:
+            UserError: There are fewer than two.
+        """
+        some = np.asarray(vectors[:ROWS], dtype=np.float32)
+        if len(some) < 2:
+            raise UserError(
+                f"the range of a dimension cannot be measured on {len(some)} text\n"
+                "fix: give more texts, or --calibration FILE of other texts, or --quantize binary, which needs none"
+            )
+        return cls(some.min(0), some.max(0), len(some), dict(made_from or {}))
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read a file that `write` wrote.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        try:
+            found = read_json(path)
+            low, high = (np.array(found[name], dtype=np.float32) for name in ("low", "high"))
+            if low.ndim != 1 or low.shape != high.shape or not (low <= high).all():
+                raise ValueError("low and high are not lists of equal length, with low <= high")
+            return cls(low, high, int(found["texts"]), dict(found["made_from"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"calibration {path} cannot be read: {error}\nfix: remove the file to measure again"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the ranges and what they were measured on."""
+        ranges = {"low": self.low.tolist(), "high": self.high.tolist()}
+        write_json(path, {"texts": self.texts, "made_from": dict(self.made_from), **ranges})
+
+    def require(self, path: Path, made_from: Mapping[str, Any]) -> None:
+        """Check that these ranges are those of vectors that were made from the same.
+
+        Raises:
+            UserError: Something differs.
+        """
+        for name, value in made_from.items():
+            if self.made_from.get(name) != value:
+                shown = "the model is another one" if name == "model" else f"{name} was {self.made_from.get(name)!r}"
+                raise UserError(
+                    f"calibration {path} is that of other vectors: {shown}\n"
+                    "fix: remove the file to measure again, or give another one with --calibration"
+                )
+
+
+def require_kind(kind: str) -> None:
+    """Check the name of a kind.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    if kind not in get_args(Kind):
+        raise UserError(f"--quantize is {kind!r}\nfix: give one of {', '.join(get_args(Kind))}")
+
+
+def require_kinds(kinds: Sequence[str]) -> None:
+    """Check the names of several kinds.
+
+    Raises:
+        UserError: One does not exist, or occurs twice.
+    """
+    for kind in kinds:
+        require_kind(kind)
+        if list(kinds).count(kind) > 1:
+            raise UserError(f"--quantize has {kind} twice\nfix: give every kind once")
+
+
+def needs_calibration(kind: Kind) -> bool:
+    """Whether the kind divides ranges; the others are signs."""
+    return kind in ("int8", "uint8")
+
+
+def quantize(vectors: NDArray[np.floating], kind: Kind, calibration: Calibration | None = None) -> Codes:
+    """The codes of vectors, by sentence-transformers.
+
+        int8, uint8    floor(255 (x - low) / (high - low)), from 0 to 255; int8 has 128 less
+        binary, ubinary    the bits x > 0, the first dimension in the highest bit; binary has 128 less
+
+    Args:
+        vectors: (n, D).
+        kind: int8, uint8, binary or ubinary.
+        calibration: The ranges, which int8 and uint8 need.
+
+    Returns:
+        (n, D) for int8 and uint8, (n, D / 8) rounded up for the others.
+
+    Raises:
+        UserError: There is no such kind, no calibration, or one of other dimensions.
+    """
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    require_kind(kind)
+    ranges = _ranges(vectors.shape[1], kind, calibration)
+    codes: Codes = quantize_embeddings(np.asarray(vectors, dtype=np.float32), precision=kind, ranges=ranges)
+    return codes
+
+
+def dequantize(codes: Codes, kind: Kind, calibration: Calibration | None = None) -> NDArray[np.float32]:
+    """The vectors (n, D) that codes stand for: the middle of each step, or 1 and -1 for a bit.
+
+    Bits give a multiple of 8 dimensions; those behind the last one of the vector are -1 in every row.
+
+    Raises:
+        UserError: There is no such kind, no calibration, or one of other dimensions.
+    """
+    require_kind(kind)
+    if not needs_calibration(kind):
+        return np.unpackbits(as_bytes(codes, kind), axis=1).astype(np.float32) * 2 - 1
+    ranges = _ranges(codes.shape[1], kind, calibration)
+    assert ranges is not None  # `_ranges` raised otherwise
+    steps = np.where(ranges[0] == ranges[1], 0, (ranges[1] - ranges[0]) / 255)
+    middle: NDArray[np.float32] = ranges[0] + (codes.astype(np.float32) + (128.5 if kind == "int8" else 0.5)) * steps
+    return middle
+
+
+def rendered(vectors: NDArray[np.floating], kind: Kind, calibration: Calibration | None = None) -> NDArray[np.float32]:
+    """The vectors (n, D) that a reader of the codes sees: quantized, and back."""
+    return dequantize(quantize(vectors, kind, calibration), kind, calibration)[:, : vectors.shape[1]]
+
+
+def as_bytes(codes: Codes, kind: Kind) -> NDArray[np.uint8]:
+    """Codes as bytes without the offset of the signed kinds."""
+    return codes.view(np.uint8) ^ np.uint8(128) if kind in ("int8", "binary") else codes.view(np.uint8)
+
+
+def _ranges(size: int, kind: Kind, calibration: Calibration | None) -> NDArray[np.float32] | None:
+    if not needs_calibration(kind):
+        return None
+    if calibration is None:
+        raise UserError(
+            f"vectors of kind {kind} need a calibration\nfix: give Calibration.of(vectors), of 1,000 or more"
+        )
+    if len(calibration.low) != size:
+        raise UserError(
+            f"the calibration has {len(calibration.low)} dimensions, and the vectors have {size}\n"
+            "fix: give that of these vectors"
+        )
+    return calibration.ranges

@@ -1,0 +1,79 @@
+"""DiscoEval: the oracle's features and accuracies, properties, and the way through `cse eval`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cse.cli import main
+from cse.errors import UserError
+from cse.evaluation import describe, discourse, transfer
+from cse.evaluation.sources import Missing
+
+OURS = ("SP", "BSO", "DC", "SSP")
+
+
+def by_words(vectors):
+    """A text is the mean of its words' vectors; wN has row N."""
+
+    def embed(texts):
+        return np.stack([vectors[[int(word[1:]) for word in text.split()]].mean(0) for text in texts])
+
+    return embed
+
+
+def test_every_task_of_the_oracle(oracles):
+    about, data = json.loads((oracles / "discoeval.json").read_text()), np.load(oracles / "discoeval_tasks.npz")
+    embed = by_words(data["word_vectors"].astype(np.float64))
+    names = [name for name in about["tasks"] if name.startswith(OURS)]
+    assert names
+    for name in names:
+        task, wanted = discourse.load(name, str(oracles / "discoeval_data")), about["tasks"][name]
+        assert {s.replace("dev", "valid"): len(rows) for s, rows in task.splits.items()} == wanted["rows"]
+        for split in ("train", "test"):
+            x, y = discourse.features(task.splits[split], discourse.specs()[name]["features"], embed)
+            assert x.shape[1] == wanted["features"]
+            for row, label in zip(data[f"{name}_{split}_x"], data[f"{name}_{split}_y"], strict=True):
+                nearest = np.abs(x - row).max(1)  # BSO's rows are in another order
+                assert nearest.min() < 1e-6
+                assert y[nearest.argmin()] == str(label)
+        found = transfer.score(task, embed)
+        assert (found.test, found.dev) == pytest.approx((wanted["sklearn"]["test"], wanted["sklearn"]["dev"]), abs=0.01)
+
+
+def test_constant_vectors_score_the_majority(oracles):
+    task = discourse.load("SSPabs", str(oracles / "discoeval_data"))
+    labels = [row.label for row in task.splits["train"]]
+    majority = max(set(labels), key=labels.count)
+    wanted = 100 * np.mean([row.label == majority for row in task.splits["test"]])
+    assert transfer.score(task, lambda texts: np.ones((len(texts), 3))).test == pytest.approx(wanted)
+
+
+def test_an_order_that_vectors_do_not_tell_is_at_chance(oracles):
+    task = discourse.load("BSOwiki", str(oracles / "discoeval_data"))
+    assert transfer.score(task, lambda texts: np.ones((len(texts), 3))).test == 50
+
+
+def test_names_and_missing_rows(tmp_path):
+    assert transfer.split_names("discoeval")[1] == list(discourse.specs())
+    assert transfer.split_names("spwiki,MR,STSB-dev") == ("STSB-dev", ["SPwiki", "MR"])
+    with pytest.raises(Missing, match="SP/wiki"):
+        discourse.load("SPwiki", str(tmp_path))
+    found = describe.build_transfer(["DCchat"], str(tmp_path), lambda texts: np.ones((len(texts), 2)), folds=2)
+    assert list(found["transfer_average"]["missing"]) == ["DCchat"]
+    (tmp_path / "SSP" / "abs").mkdir(parents=True)
+    for file in discourse.SPLITS.values():
+        (tmp_path / "SSP" / "abs" / file).write_text("1 without a tab\n")
+    with pytest.raises(UserError, match=r"train\.txt"):
+        discourse.load("SSPabs", str(tmp_path))
+
+
+def test_the_command(oracles, tiny_bert, tmp_path):
+    out = tmp_path / "r.json"
+    data = ["--tasks", "BSOwiki,SSPabs", "--data", str(oracles / "discoeval_data")]
+    assert main(["eval", tiny_bert, *data, "--out", str(out), "--device", "cpu"]) == 0
+    found = json.loads(out.read_text())["transfer"]
+    assert list(found) == ["BSOwiki", "SSPabs"]
+    assert all(0 <= task["nearest_mean"] <= 100 for task in found.values())
