@@ -5,6 +5,7 @@ from cse.api.models import encode as encode
 from cse.api.models import evaluate as evaluate
 from cse.api.models import mine as mine
 from cse.api.models import teach as teach
+from cse.api.ray_data import encode_dataset as encode_dataset
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train
@@ -51,6 +52,7 @@ from cse.encoder.model import Encoder as Encoder
 from cse.encoder.soft_prompts import SoftPrompts as SoftPrompts
 from cse.errors import UserError as UserError
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
+from cse.inference.sharded import open_vectors as open_vectors
 from cse.interfaces import Augmentation as Augmentation
 from cse.interfaces import Collator as Collator
 from cse.interfaces import Evaluator as Evaluator

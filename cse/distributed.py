@@ -39,13 +39,19 @@ def together() -> Iterator[None]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    own_gpu()
     dist.init_process_group("gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def own_gpu() -> None:
+    """Let this process use a GPU of its own among those of the machine, by the number that its launcher gave it."""
+    if torch.cuda.is_available():
+        number = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        torch.cuda.set_device(int(number) % torch.cuda.device_count())
 
 
 def local_rows(size: int) -> slice:

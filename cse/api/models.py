@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from cse.evaluation.results import Scored
     from cse.evaluation.scoring import Wanted
     from cse.inference.quantize import Kind
-    from cse.mining.command import Bands, Judge
+    from cse.mining.bands import Bands
+    from cse.mining.command import Judge
     from cse.mining.given import Vectors
     from cse.mining.miners import Miner
     from cse.mining.reranker import Reranker
@@ -149,6 +150,8 @@ def encode(
     dimensions: int | None = None,
     window: int = 32_768,
     prompt: str | None = None,
+    shard: str | None = None,
+    shards: int | None = None,
 ) -> tuple[int, int]:
     """Write the vectors of the texts in a file. For texts in memory, use `run.encoder.encode(texts)`.
 
@@ -157,7 +160,7 @@ def encode(
     Args:
         model: A run, or a folder, `asset:NAME` or Hub id.
         texts: A .txt, .csv, .tsv, .jsonl or .parquet file, or `asset:NAME`.
-        out: A .npy or .parquet file.
+        out: A .npy or .parquet file; with shards a folder, which `cse.open_vectors` reads.
         column: The column of a table that holds the texts.
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
@@ -165,30 +168,42 @@ def encode(
         dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
         window: Number of rows that are encoded and saved at a time.
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
+        shard: One of N equal parts to write, as `3/64`, counted from 1. None: all.
+        shards: N, to write all parts; the processes that were started together share them.
 
     Returns:
-        Number of rows and size of the vectors.
+        Number of rows, of all shards, and size of the vectors.
 
     Raises:
         UserError: A file cannot be read or written, or an argument is out of range.
     """
     from cse.console import progress, quiet, say
+    from cse.distributed import own_gpu
     from cse.encoder.prompts import choose_prompt
-    from cse.inference.encode import TextFile, check_out, encode_file
+    from cse.inference.encode import TextFile, check_out, cut_into, encode_file
+    from cse.inference.shards import chosen
 
     if not isinstance(texts, str | Path):
         what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
         raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
     quiet()
-    check_out(Path(out))
-    rows = TextFile.scan(str(texts), column)
+    own, cut = chosen(shard, shards), tuple[int, ...]()
+    check_out(Path(out), in_shards=bool(own))
+    if own:
+        own_gpu()
+        rows, cut = cut_into(own, Path(out), str(texts), column, window)
+    else:
+        rows = TextFile.scan(str(texts), column)
+    total = sum(cut[one.number - 1] for one in own) if own else rows.rows
     blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
+    if own:
+        say("shards", f"{', '.join(map(str, own[:8]))}{' ...' if len(own) > 8 else ''}, with {total:,} of the rows")
     encoder = load_encoder(name_of(model), device)
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     if before:
         say("prompt", f"{before!r} before every text")
-    with progress("encoded", rows.rows) as advance:
+    with progress("encoded", total) as advance:
         return encode_file(
             encoder,
             rows,
@@ -198,6 +213,8 @@ def encode(
             dimensions=dimensions,
             window=window,
             prompt=before,
+            shards=own,
+            cut=cut,
             progress=advance,
         )
 
@@ -237,7 +254,7 @@ def mine(
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
         scores: Whether `out` gets its scores, too.
-        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.command.Bands`.
+        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.bands.Bands`.
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.

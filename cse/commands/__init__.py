@@ -21,3 +21,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Declare --device."""
     text = "auto is the accelerator of this machine, or the CPU"
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help=text)
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    """Declare --shard and --shards, the same for every command whose work can be cut."""
+    one = "do one of N equal parts, counted from 1; each is complete or absent, and the last one may run first"
+    parser.add_argument("--shard", metavar="I/N", help=one)
+    every = "do N parts, shared by the processes of --processes, torchrun, srun or an array job of SLURM"
+    parser.add_argument("--shards", type=int, metavar="N", help=every)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cse.commands import add_hardware
+from cse.commands import add_hardware, add_shards
+from cse.training import launch
 
 HELP = "encode the texts of a file as vectors"
 KEPT = "complete windows are saved, and the same command resumes after them"
@@ -18,13 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add("checkpoint", help="a folder, asset:NAME or Hub id")
     add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
-    add("--out", type=Path, required=True, help="a .npy or .parquet file; one row of float32 for each text")
+    out = "a .npy or .parquet file; one row of float32 for each text. With shards: a folder, of .npy files"
+    add("--out", type=Path, required=True, help=out)
     add("--column", default="text", help="column of a table (default: %(default)s)")
     add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
     add_hardware(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
+    add_shards(parser)
+    launch.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -32,10 +36,14 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.api.models import encode
     from cse.console import say
     from cse.encoder import widths
+    from cse.inference.sharded import missing
 
     a = arguments
     options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "window": a.window}
-    options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions)}
+    options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions), "shard": a.shard, "shards": a.shards}
     rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
-    say("wrote", f"{arguments.out}   {rows:,} × {size} float32")
+    absent = missing(a.out) if a.shard or a.shards else []
+    say("wrote", f"{a.out}   {rows:,} × {size} float32")
+    if absent:
+        say("missing", f"{len(absent)} of {absent[0].of} shards: {', '.join(map(str, absent[:8]))}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cse.commands import add_hardware
+from cse.commands import add_hardware, add_shards
 from cse.errors import UserError
 from cse.training import launch
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = EPILOG
     add("checkpoint", nargs="?", help="a folder, asset:NAME or Hub id")
-    vectors = "a .npy file instead of a checkpoint: a vector for each row of --data, then for each row of --pool"
+    vectors = "vectors instead of a checkpoint: for each row of --data, then of --pool; a .npy file or folder of shards"
     add("--vectors", metavar="FILE", help=vectors)
     add("--data", required=True, help="rows to mine for: a file, folder, pattern, asset:NAME or Hub id")
     columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: recognized by name"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="number of rows to mine for; default: all")
     add("--pool", help="texts that may become negatives, as a file and so on; default: the texts of --data")
     add("--pool-columns", nargs="+", help="columns of --pool if it is a table; default: recognized by name")
-    out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it"
+    out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it. With shards: a folder"
     add("--out", type=Path, required=True, help=out)
     add("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
     ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
@@ -62,9 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     margin = "drop candidates that it scores above the positive minus this; default: 0"
     add("--reranker-margin", type=float, default=0.0, help=margin)
     add("--scores", action="store_true", help="also write the scores of the reranker")
-    index = "exact, or a faiss index such as HNSW32 or 'IVF1024,Flat;nprobe=16'; default: exact"
+    index = "exact, or an index of faiss: HNSW32, 'IVF1024,Flat;nprobe=16', 'IVF1024,PQ48;nprobe=32'; default: exact"
     add("--index", default="exact", help=index)
     add_hardware(parser)
+    add_shards(parser)
     launch.add_argument(parser)
     add("--prompt", metavar="NAME", help="prompt of the checkpoint before anchors; default: its default prompt")
     add(
@@ -90,7 +91,9 @@ def _run(a: argparse.Namespace) -> int:
     from cse import distributed
     from cse.console import say
     from cse.files import require_name
-    from cse.mining.command import Bands, Source, mine_file
+    from cse.inference.shards import chosen
+    from cse.mining.bands import Bands
+    from cse.mining.command import Source, mine_file
     from cse.mining.reranker import Reranker
 
     data = Source(a.data, a.columns, a.limit)
@@ -99,7 +102,8 @@ def _run(a: argparse.Namespace) -> int:
     pool = Source(a.pool, a.pool_columns) if a.pool else None
     reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
     bands = Bands(tuple(a.positives) if a.positives else None, a.easy, a.seed)
-    options = {"pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores, "bands": bands}
+    shards = chosen(a.shard, a.shards, together=True)
+    options = {"shards": shards, "pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores, "bands": bands}
     manifest = mine_file(model, data, a.out, miner, k=a.k, **options)
     if distributed.rank():
         return 0
@@ -109,7 +113,8 @@ def _run(a: argparse.Namespace) -> int:
     rules = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
     say("mined", f"{counts['negatives']:,} from {counts['pool']:,} texts; {rules}")
     say("columns", ",".join(manifest["out"]["columns"]))
-    say("wrote", f"{a.out}   settings and counts: {a.out.with_suffix('.json').name}")
+    name = manifest["out"]["path"] if shards else a.out.name
+    say("wrote", f"{a.out}   settings and counts: {Path(name).with_suffix('.json')}{' and so on' if shards else ''}")
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -31,14 +31,15 @@ def unit(vectors: NDArray[F]) -> NDArray[F]:
     return scaled
 
 
-def release(vectors: NDArray[Any]) -> None:
+def release(vectors: Any) -> None:
     """Let go of the pages of a memory-mapped array that were read; they stay in the system's cache of files.
 
     Without it, an array on disk that is read once is counted as memory of this process, as large as it is.
     """
-    mapped = getattr(vectors, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
+    for part in getattr(vectors, "parts", [vectors]):  # of several files, those of each
+        mapped = getattr(part, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def partial_files(path: Path) -> tuple[Path, Path]:
@@ -92,8 +93,27 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
     Raises:
         UserError: Another process is writing the file, or the partial file was made from something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     vectors, _ = partial_files(path)
+    with (
+        only_writer(path),
+        os.fdopen(os.open(vectors, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file,
+    ):
+        header, row = _header(shape), shape[1] * 4
+        done = _whole_rows(path, made_from, len(header), row)
+        file.write(header)
+        file.truncate(len(header) + done * row)
+        file.seek(0, os.SEEK_END)
+        yield Rows(path, file, made_from, done)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """In this block, no other process writes a file.
+
+    Raises:
+        UserError: Another process is writing it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.partial.lock"))
     try:
         lock.acquire(timeout=0)
@@ -102,18 +122,21 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
             f"--out {path}: another process is writing this file\nfix: wait until it ends, or give another file"
         ) from None
     try:
-        with os.fdopen(os.open(vectors, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
-            header, row = _header(shape), shape[1] * 4
-            done = _whole_rows(path, made_from, len(header), row)
-            file.write(header)
-            file.truncate(len(header) + done * row)
-            file.seek(0, os.SEEK_END)
-            yield Rows(path, file, made_from, done)
+        yield
     finally:
         lock.release()
-        if not vectors.exists():  # the file is finished, so the lock is no longer needed
+        if not partial_files(path)[0].exists():  # the file is finished, so the lock is no longer needed
             with suppress(OSError):
                 Path(lock.lock_file).unlink()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, how the settings that vectors are made from changed."""
+    return [
+        f"the {name} changed" if name in {"texts", "checkpoint"} else f"{name} was {before.get(name)} and is {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
 
 
 def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> int:
@@ -131,12 +154,7 @@ def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) ->
         return 0
     if not size:  # the process was killed after the last step, before it removed the note
         return 0
-    changed = [
-        f"the {name} changed" if name in {"texts", "checkpoint"} else f"{name} was {before.get(name)} and is {value}"
-        for name, value in made_from.items()
-        if before.get(name) != value
-    ]
-    if changed:
+    if changed := differences(before, made_from):
         raise UserError(
             f"{vectors} belongs to an unfinished run with different settings: {', '.join(changed)}\n"
             "fix: run with the same settings to resume it, or remove the file to start over"

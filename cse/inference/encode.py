@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from cse.data.rows import Column
-from cse.data.sources import read
+from cse.data.files import FileReader
+from cse.data.rows import Column, Reader
+from cse.data.sources import open_path
+from cse.data.store import mark
 from cse.encoder import widths
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
@@ -21,6 +24,7 @@ from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import check_writable
+from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
 WINDOW = 32_768  # rows
@@ -37,6 +41,8 @@ class TextFile:
         rows: Number of rows.
         blank: Number of rows that are empty.
         sha256: Hash of all texts.
+        counts: Number of rows of each file, if the source is a file or several.
+        marks: Their marks, by which it is seen that they did not change.
     """
 
     path: str
@@ -44,6 +50,8 @@ class TextFile:
     rows: int
     blank: int
     sha256: str
+    counts: tuple[int, ...] = ()
+    marks: tuple[str, ...] = ()
 
     @classmethod
     def scan(cls, path: str, column: str = "text") -> TextFile:
@@ -52,24 +60,39 @@ class TextFile:
         Raises:
             UserError: The file cannot be read, or has no rows.
         """
-        digest, rows, blank = hashlib.sha256(), 0, 0
-        for text in _read(path, column):
-            digest.update(
-                f"{len(text)}:{text}".encode()
-            )  # with lengths, so that different lists of texts differ in the hash
-            rows, blank = rows + 1, blank + (not text.strip())
-        if not rows:
+        digest, blank, counts = hashlib.sha256(), 0, []
+        for file in _files(path):
+            rows = 0
+            for text in _texts(file, column):
+                digest.update(
+                    f"{len(text)}:{text}".encode()
+                )  # with lengths, so that different lists of texts differ in the hash
+                rows, blank = rows + 1, blank + (not text.strip())
+            counts.append(rows)
+        if not any(counts):
             raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
-        return cls(path, column, rows, blank, digest.hexdigest())
+        return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path))
 
-    def windows(self, rows: int, skip: int = 0) -> Iterator[list[str]]:
-        """All texts in lists of at most `rows` rows and `WINDOW_LETTERS`, without the first `skip` texts.
+    def cut(self, window: int, shards: int) -> tuple[int, ...]:
+        """The number of rows of each shard: shards end at the ends of windows, and have equally many, within one.
+
+        Raises:
+            UserError: There are fewer windows than shards.
+        """
+        windows = [len(rows) for rows in self.windows(window)]
+        each = [Shard(number, shards) for number in range(1, shards + 1)]
+        smaller = max(1, self.rows // shards)
+        require_pieces(len(windows), each, "windows", f"give --window {smaller} or less, or fewer shards")
+        return tuple(sum(windows[i] for i in shard.share(len(windows))) for shard in each)
+
+    def windows(self, rows: int, skip: int = 0, stop: int | None = None) -> Iterator[list[str]]:
+        """Texts in lists of at most `rows` rows and `WINDOW_LETTERS`: those from `skip` to `stop`.
 
         The ends of the windows depend only on the texts if `skip` is itself the end of a window.
         """
         window: list[str] = []
         letters = 0
-        for text in islice(_read(self.path, self.column), skip, None):
+        for text in islice(self._from(skip), None if stop is None else stop - skip):
             if window and (len(window) == rows or letters + len(text) > WINDOW_LETTERS):
                 yield window
                 window, letters = [], 0
@@ -77,6 +100,35 @@ class TextFile:
             letters += len(text)
         if window:
             yield window
+
+    def _from(self, row: int) -> Iterator[str]:
+        """The texts from a row on; files before it are not read."""
+        files, counts = _files(self.path), list(self.counts)
+        while len(counts) > 1 and counts[0] <= row:
+            row -= counts.pop(0)
+            files.pop(0)
+        return islice(chain.from_iterable(_texts(file, self.column) for file in files), row, None)
+
+
+def cut_into(
+    shards: Sequence[Shard], out: Path, path: str, column: str, window: int
+) -> tuple[TextFile, tuple[int, ...]]:
+    """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice.
+
+    Raises:
+        UserError: `TextFile.scan` or `TextFile.cut` raises it.
+    """
+    known = read_index(out)
+    if known is not None and len(known["shards"]) == shards[0].of:
+        with suppress(KeyError, TypeError):  # an index of something else is refused later
+            noted = known["texts"]
+            texts = TextFile(**{**noted, "counts": tuple(noted["counts"]), "marks": tuple(noted["marks"])})
+            same = (texts.path, texts.column, known["made_from"]["window"]) == (path, column, window)
+            if same and texts.marks and texts.marks == _marks(path):
+                return texts, tuple(each["rows"] for each in known["shards"])
+    require_window(window)
+    texts = TextFile.scan(path, column)
+    return texts, texts.cut(window, shards[0].of)
 
 
 def encode_file(
@@ -90,23 +142,29 @@ def encode_file(
     window: int = WINDOW,
     prompt_name: str | None = None,
     prompt: str | None = None,
+    shards: Sequence[Shard] = (),
+    cut: Sequence[int] = (),
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
 
     If the call is killed, the same call resumes, and the file has the same bytes as without the interruption (on the
-    same machine with the same number of threads).
+    same machine with the same number of threads). Shards have, one after another, the rows of the one file that would
+    be written without them; those that exist are left as they are.
 
     Args:
         encoder: The encoder.
         texts: The rows.
-        out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D.
+        out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D. With
+            shards, a folder of .npy files and `index.json`; see `cse.inference.sharded.open_vectors`.
         precision: See `Encoder.encode`.
         normalize: Whether to scale each vector to length 1.
         dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
         window: Number of rows that are encoded and saved at a time.
         prompt_name: See `Encoder.encode`.
         prompt: See `Encoder.encode`.
+        shards: The shards to write. None of them: everything, into one file.
+        cut: The number of rows of every shard; see `cut_into`.
         progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
@@ -114,13 +172,12 @@ def encode_file(
 
     Raises:
         UserError: An argument is out of range, the disk is full, or there is a partial file that was made from other
-            texts, another checkpoint or other options.
+            texts, another checkpoint or other options; or a folder of shards that were.
     """
-    check_out(out)
+    check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions
     widths.check([size], encoder.dim, option="--dimensions")
-    if window < 1:
-        raise UserError(f"--window is {window}\nfix: give an integer >= 1")
+    require_window(window)
     before = encoder.prompt_text(prompt_name, prompt)
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = {
@@ -134,40 +191,87 @@ def encode_file(
         "device": encoder.device.type,
         "torch": torch.__version__,
     }
-    shape = (texts.rows, size)
-    with _written(out), resumable(out, shape, made_from) as written:
-        progress(written.done)
-        for rows in texts.windows(window, skip=written.done):
-            vectors = encoder.encode(rows, precision=computed, prompt=before, dimensions=size)
-            written.append(unit(vectors) if normalize else vectors)
-            progress(written.done)
-        if written.done != texts.rows:
-            raise UserError(
-                f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
-            )
-        written.finish(_to_parquet if out.suffix == ".parquet" else None)
-    return shape
+    pieces = [(out, 0, texts.rows)]
+    if shards:
+        pieces = _pieces(out, texts, shards, cut, size, made_from)
+    complete = 0
+    for path, first, rows in pieces:
+        if not shards or not path.exists():
+            with _written(out), resumable(path, (rows, size), made_from) as written:
+                progress(complete + written.done)
+                stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
+                for part in texts.windows(window, first + written.done, stop):
+                    vectors = encoder.encode(part, precision=computed, prompt=before, dimensions=size)
+                    written.append(unit(vectors) if normalize else vectors)
+                    progress(complete + written.done)
+                if written.done != rows:
+                    raise UserError(
+                        f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
+                    )
+                written.finish(_to_parquet if out.suffix == ".parquet" else None)
+        complete += rows
+    return texts.rows, size
 
 
-def check_out(out: Path) -> None:
-    """Check that a file can be written, before the work starts.
+def _pieces(
+    out: Path, texts: TextFile, shards: Sequence[Shard], cut: Sequence[int], size: int, made_from: dict[str, Any]
+) -> list[tuple[Path, int, int]]:
+    """The file, the first row and the number of rows of each of these shards, of a folder with its index."""
+    begins = fingerprint([made_from, list(cut)])
+    every = [Shard(number, len(cut)) for number in range(1, len(cut) + 1)]
+    files = [{"file": f"{begins}-{shard.name}.npy", "rows": rows} for shard, rows in zip(every, cut, strict=True)]
+    about = {"rows": texts.rows, "width": size, "dtype": "float32", "texts": asdict(texts)}
+    with _written(out):
+        claim(out, made_from, files, about)
+    places = [shard.number - 1 for shard in shards]
+    return [(out / str(files[i]["file"]), sum(cut[:i]), cut[i]) for i in places]
+
+
+def require_window(window: int) -> None:
+    """Raise a UserError unless a window has a row."""
+    if window < 1:
+        raise UserError(f"--window is {window}\nfix: give an integer >= 1")
+
+
+def check_out(out: Path, *, in_shards: bool = False) -> None:
+    """Check that a file, or a folder of shards, can be written, before the work starts.
 
     Raises:
         UserError: Its name has another ending, or `check_writable` refuses it.
     """
-    if out.suffix not in FORMATS:
+    if in_shards and out.suffix in FORMATS:
+        raise UserError(f"--out is {out}, and shards are files in a folder\nfix: give a folder, such as {out.stem}")
+    if not in_shards and out.suffix not in FORMATS:
         raise UserError(f"--out is {out}\nfix: give a name that ends in {' or '.join(FORMATS)}")
-    check_writable(out)
+    check_writable(out, kind="folder" if in_shards else "file")
 
 
-def _read(path: str, column: str) -> Iterator[str]:
+def _files(path: str) -> list[Reader]:
+    """The files of a source one by one; another source as it is."""
+    with _named():
+        source = open_path(path)
+        return [FileReader(path, [file]) for file in source.files] if isinstance(source, FileReader) else [source]
+
+
+def _marks(path: str) -> tuple[str, ...]:
+    """The marks of the files of a source; none of another source."""
+    return tuple(mark(file) for source in _files(path) if isinstance(source, FileReader) for file in source.files)
+
+
+def _texts(source: Reader, column: str) -> Iterator[str]:
     """The texts of all rows; a blank line or an empty cell gives an empty text."""
-    try:
-        for row in read(path, [Column("--column", column)]):
+    with _named():
+        for row in source.read([Column("--column", column)]):
             yield row.cells[0] or ""
-    except UserError as error:  # the message of the reader names an option of recipes
-        message = str(error).replace("data.path", "texts")
-        raise UserError(message) from error
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Let a message of the reader, which names an option of recipes, name the texts."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("data.path", "texts")) from error
 
 
 # -- On disk -----------------------------------------------------------------------------------------------------------

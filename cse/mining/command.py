@@ -18,15 +18,19 @@ from cse.data.memory import label, open_source
 from cse.data.rows import Column
 from cse.data.shapes import of_texts
 from cse.data.tools.opening import open_rows
-from cse.data.tools.writing import check_out, write_rows
+from cse.data.tools.writing import check_out, manifest_of, write_rows
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import sha256_file, write_json
-from cse.mining.given import Vectors, given_vectors, open_vectors
-from cse.mining.miners import Miner, Random, TopK
+from cse.files import check_writable, sha256_file, write_json
+from cse.inference.sharded import identity, open_vectors
+from cse.inference.shards import Shard, require_pieces
+from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
+from cse.mining.given import OPTION, Vectors, given_vectors
+from cse.mining.miners import Miner, TopK
 from cse.mining.reranker import Reranker
 from cse.mining.search import CHUNK, Corpus, TeacherRule, mine
+from cse.mining.sharded import write_shards
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,34 +79,6 @@ class Model:
     pool_prompt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """What is mined beside the hard negatives of a row of one text, as SciNCL does (arXiv:2202.06671, section 3.2).
-
-    The negatives of a text, hard ones first, are dealt to its positives in turn, so that P positives make P rows: row i
-    has the negatives i, i + P, ..., or if there are fewer than P, one of them.
-
-    Attributes:
-        positives: The first and the last rank of the neighbors that become positives, counted from 1. None: a row keeps
-            its own positive.
-        easy: Number of easy negatives of a row: random texts beyond the last rank of the miner.
-        seed: Seeds the easy negatives.
-    """
-
-    positives: tuple[int, int] | None = None
-    easy: int = 0
-    seed: int = 42
-
-
-class Beside(NamedTuple):
-    """The miners of `Bands`, set up; P is the number of rows of a text."""
-
-    positives: TopK | None
-    easy: Random | None
-    easy_count: int
-    width: int
-
-
 class Encoded(NamedTuple):
     """Unit vectors (T, D) of a corpus's texts, and (Q, D) of its anchors if their prompt is another one."""
 
@@ -140,6 +116,7 @@ def mine_file(
     reranker: Reranker | None = None,
     scores: bool = False,
     bands: Bands | None = None,
+    shards: Sequence[Shard] = (),
 ) -> dict[str, Any]:
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
@@ -151,7 +128,8 @@ def mine_file(
         data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
             which stay and are followed by the mined ones.
         out: A .parquet or .jsonl file with columns anchor, positive, negative_1 and so on; null if a row has fewer
-            negatives. The manifest, a .json file of the same name, is written beside it.
+            negatives. The manifest, a .json file of the same name, is written beside it. With shards, a folder of
+            .parquet files, which have, one after another, the rows of the one file that would be written without them.
         miner: The miner that selects the negatives.
         k: Largest number of negatives per row.
         pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
@@ -159,9 +137,10 @@ def mine_file(
         reranker: A cross-encoder that drops false negatives among the first 50 candidates (or k) that are left.
         scores: Whether to write its scores, as positive_score, negative_1_score and so on.
         bands: Positives and easy negatives to mine as well.
+        shards: The shards of the rows to mine for. Those that exist are left as they are. None of them: all rows.
 
     Returns:
-        The manifest.
+        The manifest; of several shards the last one's, with the counts of all.
 
     Raises:
         UserError: The data or the model cannot be loaded, or there are fewer than two texts to choose from.
@@ -171,11 +150,11 @@ def mine_file(
     if scores and reranker is None:
         raise UserError("--scores asks for the scores of a reranker, but none is given\nfix: add --reranker MODEL")
     bands = bands or Bands()
-    _check_bands(bands, miner, judge, reranker)
-    check_out(out, [data.path, *([pool.path] if pool else []), *([model.path] if isinstance(model, Vectors) else [])])
-    if isinstance(model, Vectors):
-        open_vectors(model.path)
+    check_bands(bands, miner, reranker is not None or (judge is not None and judge.below_positive))
+    _check_paths(model, data, pool, out, shards)
     rows = _rows(data)
+    blocks = -(-len(rows) // CHUNK)
+    require_pieces(blocks, shards, f"blocks of {CHUNK} rows", f"give {blocks} shards or fewer")
     if rows.unit != "sentences" and (bands.positives or isinstance(model, Vectors)):
         what = "--positives chooses those of single texts" if bands.positives else "--vectors has one vector per row"
         raise UserError(f"{what}, but {rows.name} has {rows.unit}\nfix: name one column of texts: --columns NAME")
@@ -190,30 +169,13 @@ def mine_file(
             "texts\nfix: give a smaller LAST in --ranks, or more texts"
         )
     encoded = _given(model, data, pool, corpus) if isinstance(model, Vectors) else _encode(model, corpus)
-    teacher, about_teacher = None, None
-    if judge:
-        judged = _encode(judge.model, corpus)
-        teacher = TeacherRule(judged.vectors, judge.max_similarity, judge.below_positive, judged.anchors)
-        about_teacher = {
-            "checkpoint": judge.model.checkpoint,
-            **judged.about,
-            "max_similarity": judge.max_similarity,
-            "below_positive": judge.below_positive,
-        }
+    teacher, about_teacher = _teacher(judge, corpus) if judge else (None, None)
     miner.setup(encoded.vectors[: corpus.size])
-    beside = _beside(bands, miner, encoded.vectors[: corpus.size])
-    counts: dict[str, int] = {"anchors": len(rows), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
+    beside = set_up(bands, miner, encoded.vectors[: corpus.size])
     widest = max(0, max(len(example.texts) for example in rows) - 2) + -(-(k + bands.easy) // beside.width)
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     scored = [f"{name}_score" for name in columns[1:]] if scores else []
-    found = _mined(rows, corpus, miner, encoded, k, teacher, reranker, beside, counts)
-    records = (_record(row, columns, scored) for block in found for row in block)
-    if distributed.rank():
-        deque(records, maxlen=0)
-        return dict(distributed.broadcast(None))
-    write_rows(out, [*columns, *scored], records)
-    manifest = {
-        "counts": counts,
+    settings = {
         "k": k,
         "miner": {"class": type(miner).__name__, **{n: v for n, v in vars(miner).items() if n[0] != "_"}},
         "bands": asdict(bands),
@@ -228,11 +190,43 @@ def mine_file(
             "report": rows.report,
         },
         "pool": {"path": label(pool.path), "columns": pool.columns and list(pool.columns)} if pool else None,
-        "out": {"path": out.name, "columns": columns, "sha256": sha256_file(out)},
-        "versions": versions(LIBRARIES),
     }
-    write_json(out.with_suffix(".json"), manifest)
-    return dict(distributed.broadcast(manifest))
+
+    def write(file: Path, part: range) -> dict[str, Any]:
+        counts = {"anchors": len(part), "pool": corpus.size, "negatives": 0, "rows_without_negatives": 0}
+        found = _mined(rows, part, corpus, miner, encoded, k, teacher, reranker, beside, counts)
+        records = (_record(row, columns, scored) for block in found for row in block)
+        if distributed.rank():
+            deque(records, maxlen=0)
+            return dict(distributed.broadcast(None))
+        write_rows(file, [*columns, *scored], records)
+        about = {"path": file.name, "columns": columns, "sha256": sha256_file(file)}
+        manifest = {"counts": counts, **settings, "out": about, "versions": versions(LIBRARIES)}
+        write_json(manifest_of(file), manifest)
+        return dict(distributed.broadcast(manifest))
+
+    if not shards:
+        return write(out, range(len(rows)))
+    made_from = {"texts": corpus.sha256(), **settings, "columns": [*columns, *scored], "versions": versions(LIBRARIES)}
+    return write_shards(out, shards, len(rows), CHUNK, made_from, write)
+
+
+def _check_paths(model: Model | Vectors, data: Source, pool: Source | None, out: Path, shards: Sequence[Shard]) -> None:
+    """Raise unless the output can be written and is not a source, and given vectors can be read."""
+    sources = [data.path, *([pool.path] if pool else []), *([model.path] if isinstance(model, Vectors) else [])]
+    if shards:
+        check_writable(out, kind="folder")
+    check_out(out / f"{shards[0].name}.parquet" if shards else out, sources)
+    if isinstance(model, Vectors):
+        open_vectors(model.path, option=OPTION)
+
+
+def _teacher(judge: Judge, corpus: Corpus) -> tuple[TeacherRule, dict[str, Any]]:
+    """The rule of a judge, and what the manifest says of it."""
+    judged = _encode(judge.model, corpus)
+    about = {"max_similarity": judge.max_similarity, "below_positive": judge.below_positive}
+    rule = TeacherRule(judged.vectors, judge.max_similarity, judge.below_positive, judged.anchors)
+    return rule, {"checkpoint": judge.model.checkpoint, **judged.about, **about}
 
 
 def _rows(data: Source) -> Dataset:
@@ -280,7 +274,7 @@ def _encode(model: Model, corpus: Corpus) -> Encoded:
 def _given(model: Vectors, data: Source, pool: Source | None, corpus: Corpus) -> Encoded:
     """The unit vectors of the texts of a corpus, from a file, and its hash."""
     texts = chain.from_iterable(_every_text(source) for source in (data, pool) if source is not None)
-    about = {"vectors": str(model.path), "sha256": sha256_file(Path(model.path).expanduser())}
+    about = {"vectors": str(model.path), "sha256": identity(model.path)}
     return Encoded(given_vectors(model.path, texts, corpus.texts), None, about)
 
 
@@ -294,47 +288,9 @@ def _every_text(source: Source) -> Iterator[str]:
     return ((row.cells[0] or "").strip() if row.cells else "" for row in shape.source.read(shape.texts))
 
 
-def _check_bands(bands: Bands, miner: Miner, judge: Judge | None, reranker: Reranker | None) -> None:
-    """Raise unless the bands are ranks of the miner that do not overlap, and nothing compares with a positive."""
-    if bands.easy < 0:
-        raise UserError(f"--easy is {bands.easy}\nfix: give an integer >= 0")
-    if not isinstance(miner, TopK):
-        if bands.easy or bands.positives:
-            raise UserError("--positives and --easy need the ranks of hard negatives\nfix: give --ranks, not --random")
-        return
-    if bands.positives is None:
-        return
-    first, last = bands.positives
-    if not 1 <= first <= last:
-        raise UserError(f"--positives is {first} to {last}\nfix: give ranks 1 <= FIRST <= LAST")
-    if last >= miner.first:
-        raise UserError(
-            f"--positives ends at rank {last}, and --ranks begins at {miner.first}, so a text could be both\n"
-            f"fix: begin --ranks at {last + 1} or later"
-        )
-    margins = miner.absolute_margin is not None or miner.relative_margin is not None
-    if margins or reranker is not None or (judge is not None and judge.below_positive):
-        raise UserError(
-            "--positives mines several positives of a text, and a margin, --teacher-positive or --reranker compares a "
-            "negative with one\nfix: use --ranks, --max-similarity or --teacher-max"
-        )
-
-
-def _beside(bands: Bands, miner: Miner, pool: NDArray[np.float32]) -> Beside:
-    """The miners of the bands, set up."""
-    positives = easy = None
-    if isinstance(miner, TopK) and bands.positives:
-        positives = TopK(first=bands.positives[0], last=bands.positives[1], index=miner.index)
-        positives.setup(pool)
-    if isinstance(miner, TopK) and bands.easy:
-        easy = Random(seed=bands.seed, outside=miner.last, index=miner.index)
-        easy.setup(pool)
-    width = bands.positives[1] - bands.positives[0] + 1 if bands.positives else 1
-    return Beside(positives, easy, bands.easy, width)
-
-
 def _mined(
     rows: Dataset,
+    part: range,
     corpus: Corpus,
     miner: Miner,
     encoded: Encoded,
@@ -344,11 +300,11 @@ def _mined(
     beside: Beside,
     counts: dict[str, int],
 ) -> Iterator[list[MinedRow]]:
-    """The rows with their negatives, block by block; the counts of each block are added to `counts`."""
+    """A part of the rows with their negatives, block by block; the counts of each block are added to `counts`."""
     depth = k if reranker is None else max(k, CANDIDATES)
 
     def search(start: int) -> tuple[list[MinedRow], dict[str, int]]:
-        block = range(start, min(start + CHUNK, len(rows)))
+        block = range(start, min(start + CHUNK, part.stop))
         found = mine(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
         judged = None if reranker is None else reranker.choose(corpus, block, found.rows, k)
         chosen = found.rows if judged is None else judged.rows
@@ -367,24 +323,17 @@ def _mined(
             if beside.positives is None:
                 done.append(MinedRow(texts, mined, tuple(map(float, known))))
             positives = (corpus.texts[i] for i in near[place].tolist() if i >= 0)
-            done += [MinedRow((own[0], p), _dealt(mined, i, beside.width), ()) for i, p in enumerate(positives)]
+            done += [MinedRow((own[0], p), dealt(mined, i, beside.width), ()) for i, p in enumerate(positives)]
         without = (chosen < 0).all(1) & (easy < 0).all(1)
         sums = {"negatives": int((chosen >= 0).sum()), "rows_without_negatives": int(without.sum())}
         sums |= {"easy_negatives": int((easy >= 0).sum())} if beside.easy else {}
         sums |= {"positives": int((near >= 0).sum())} if beside.positives else {}
         return done, found.counts | (judged.counts if judged else {}) | sums
 
-    for done, more in distributed.in_turn(range(0, len(rows), CHUNK), search):
+    for done, more in distributed.in_turn(range(part.start, part.stop, CHUNK), search):
         for name, count in more.items():
             counts[name] = counts.get(name, 0) + count
         yield done
-
-
-def _dealt(negatives: tuple[str, ...], i: int, rows: int) -> tuple[str, ...]:
-    """The negatives of row i of the rows of a text: each goes to one row, or if there are fewer, one to each row."""
-    if len(negatives) >= rows or not negatives:
-        return negatives[i::rows]
-    return (negatives[i % len(negatives)],)
 
 
 def _record(row: MinedRow, columns: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ class Corpus:
         self._key.append(_text_key(row[0]))
         self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
         self._own.append(tuple(found[1 + positives :]))
+
+    def sha256(self) -> str:
+        """A hash of all texts."""
+        digest = hashlib.sha256(f"{self.size}".encode())
+        for text in self.texts:
+            digest.update(text.encode() + b"\x1e")
+        return digest.hexdigest()
 
     def queries(
         self, rows: slice, vectors: NDArray[np.float32], anchors: NDArray[np.float32] | None

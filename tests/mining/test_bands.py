@@ -10,7 +10,7 @@ import pytest
 import cse
 from cse import cli
 from cse.data.datasets import Triplets
-from cse.mining.command import Bands, _dealt
+from cse.mining.bands import Bands, dealt
 from cse.mining.given import Vectors
 from cse.objectives.triplet import Triplet
 from cse.training.trainer import Trainer
@@ -135,7 +135,7 @@ def test_python_gives_the_rows_of_the_command(place):
     ],
 )
 def test_negatives_are_dealt_in_turn(negatives, rows, want):
-    assert ["".join(_dealt(tuple(negatives), i, rows)) for i in range(rows)] == want
+    assert ["".join(dealt(tuple(negatives), i, rows)) for i in range(rows)] == want
 
 
 def test_an_encoder_gives_the_same_as_its_vectors(place, tiny_bert):
