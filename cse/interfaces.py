@@ -166,6 +166,11 @@ class Tokens(Protocol):
     added: tuple[int, int]
     prompt_ids: tuple[tuple[int, ...], ...]
 
+    @property
+    def continues(self) -> NDArray[np.bool_]:
+        """(vocabulary,) whether a token continues the word of the token before it."""
+        ...
+
     def text_id(self, text: str) -> int:
         """The number of one of the run's texts, the same whatever prompt is before it."""
         ...

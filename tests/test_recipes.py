@@ -14,8 +14,9 @@ import yaml
 from cse import cli
 from cse import recipe as recipes
 from cse.commands import recipe as recipe_command
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
 from cse.data.datasets import Texts
+from cse.data.masked import Masked
 from cse.errors import UserError
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE

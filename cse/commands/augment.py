@@ -76,10 +76,12 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     Raises:
         UserError: The collator does not tell which texts it makes.
     """
-    from cse.data.collators import Masked, TextViews
+    from cse.data.both_ways import BothWays
+    from cse.data.collators import TextViews
+    from cse.data.masked import Masked
     from cse.data.templates import InTemplates
 
-    while isinstance(collator, Masked | InTemplates):
+    while isinstance(collator, BothWays | Masked | InTemplates):
         collator = collator.views
     if not isinstance(collator, TextViews):
         raise UserError(

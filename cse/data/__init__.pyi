@@ -1,14 +1,16 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
+from cse.data.both_ways import BothWays as BothWays
 from cse.data.collators import AugmentedViews as AugmentedViews
-from cse.data.collators import Masked as Masked
 from cse.data.collators import TextViews as TextViews
 from cse.data.datasets import Dataset as Dataset
 from cse.data.datasets import Pairs as Pairs
 from cse.data.datasets import ScoredPairs as ScoredPairs
 from cse.data.datasets import Texts as Texts
 from cse.data.datasets import Triplets as Triplets
+from cse.data.documents import Documents as Documents
 from cse.data.halves import Halves as Halves
+from cse.data.masked import Masked as Masked
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
 from cse.data.nested import NestedViews as NestedViews

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from cse.augment import render
 from cse.batch import Batch, Example
 from cse.encoder.prompts import ROLES
-from cse.errors import UserError, require_at_least, require_within
+from cse.errors import UserError, require_at_least
 from cse.interfaces import Augmentation, Collator, Tokens
-from cse.seeding import derive, python_rng
+from cse.seeding import python_rng
 
 Ids = Sequence[int] | NDArray[np.int32]
 
@@ -32,35 +31,56 @@ class TextViews(Collator):
         prompts: The name of the encoder's prompt for each role: `{anchor: query, positive: document, negative:
             document}`. A role that is missing has the encoder's default prompt; null means no prompt. A view with the
             anchor's own text has the anchor's prompt.
+        sample: Draw this many of the positives that a row has, at each visit others: stored rewrites (LaCLIP), or the
+            questions that a passage answers. The draw depends on (run seed, epoch, row id) alone. Empty positives are
+            not drawn; a row with too few has the anchor's text in their places. None: all positives are views.
+        keep_original: Whether the anchor's own text is one of those to draw from (LaCLIP); needs `sample`.
 
     Raises:
-        UserError: max_length or views is out of range, or a role is unknown.
+        UserError: max_length, views or sample is out of range, a role is unknown, or keep_original lacks `sample`.
     """
 
     provides = frozenset({"text_id", "row_id", "score", "label", "weight", "relevance", "teacher"})
 
-    def __init__(self, *, max_length: int = 32, views: int = 2, prompts: dict[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_length: int = 32,
+        views: int = 2,
+        prompts: dict[str, str | None] | None = None,
+        sample: int | None = None,
+        keep_original: bool = False,
+    ) -> None:
         require_at_least(2, "collator", max_length=max_length)
-        require_at_least(1, "collator", views=views)
+        require_at_least(1, "collator", views=views, sample=sample)
+        if keep_original and sample is None:
+            raise UserError(
+                "collator.keep_original is true, but positives are not drawn\nfix: set collator.sample, or remove it"
+            )
         for role in prompts or {}:
             if role not in ROLES:
                 raise UserError(f"collator.prompts names the role {role!r}\nfix: give roles of {', '.join(ROLES)}")
         self.prompts = dict(prompts or {})
         self.max_length = max_length
         self.views = views
+        self.sample, self.keep_original = sample, keep_original
+        if sample is not None:  # what a row says of each of its texts no longer fits them
+            self.provides = self.provides - {"relevance", "teacher"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts."""
-        self.tokens = tokens
+        """Receive the tokenized texts and the run's seed."""
+        self.tokens, self.seed = tokens, seed
 
     def needs_dropout(self, example: Example) -> bool:
-        """True for rows of one text that is repeated, here or by the data."""
+        """True for rows of one text that is repeated, here or by the data, or may be drawn as its own positive."""
+        if self.keep_original:
+            return True
         texts = example.texts * self.views if len(example.texts) == 1 else example.texts[: 1 + example.num_positives]
         return len(texts) > 1 and len(set(texts)) == 1
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
-        rows = self._rows(examples)
+        rows = self._rows(examples, epoch, self.seed)
         width = max(map(len, rows))
         present = torch.tensor([[v < len(row) and row[v] != "" for v in range(width)] for row in rows])  # (B, V)
         filled = [tuple([text or row[0] for text in row]) + row[:1] * (width - len(row)) for row in rows]
@@ -70,91 +90,51 @@ class TextViews(Collator):
         return Batch(
             input_ids=ids.view(shape),
             attention_mask=mask.view(shape),
-            num_positives=_num_positives(examples, self.views),
+            num_positives=self._num_positives(examples),
             text_id=text_id,
             view_mask=None if bool(present.all()) else present,
             row_id=torch.tensor([e.row_id for e in examples]),
             score=_optional([e.score for e in examples], torch.float32),
             label=_optional([e.label for e in examples], torch.int64),
             weight=_optional([e.weight for e in examples], torch.float32),
-            relevance=_optional([e.relevance for e in examples], torch.float32),
-            teacher=_optional([e.teacher for e in examples], torch.float32),
+            relevance=_optional([e.relevance for e in examples if self.sample is None], torch.float32),
+            teacher=_optional([e.teacher for e in examples if self.sample is None], torch.float32),
         )
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
         """The texts of every view, row by row, as a run with this seed tokenizes them. It works without `setup`."""
-        return [list(row) for row in self._rows(examples)]
+        return [list(row) for row in self._rows(examples, epoch, seed)]
 
-    def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
+    def _rows(self, examples: Sequence[Example], epoch: int, seed: int) -> list[tuple[str, ...]]:
+        """The text of every view, row by row, before it is changed."""
+        if self.sample is not None:
+            return [self._drawn(e, self.sample, epoch, seed) for e in examples]
         return [e.texts * self.views if len(e.texts) == 1 else e.texts for e in examples]
+
+    def _drawn(self, example: Example, sample: int, epoch: int, seed: int) -> tuple[str, ...]:
+        """The anchor, the positives that are drawn, and the hard negatives."""
+        anchor, end = example.texts[0], 1 + example.num_positives
+        pool = [text for text in example.texts[1:end] if text.strip()] + [anchor] * self.keep_original
+        chosen = python_rng(seed, "sample", epoch, example.row_id).sample(pool, min(sample, len(pool)))
+        return (anchor, *chosen, *[anchor] * (sample - len(chosen)), *example.texts[end:])
+
+    def _num_positives(self, examples: Sequence[Example]) -> int:
+        counts = {self._positives(e) for e in examples}
+        if len(counts) > 1:
+            raise UserError(f"rows of one batch have {sorted(counts)} positives\nfix: give every row the same number")
+        return counts.pop()
+
+    def _positives(self, example: Example) -> int:
+        """The number of positives that a row has as views."""
+        if self.sample is not None:
+            return self.sample
+        return self.views - 1 if len(example.texts) == 1 else example.num_positives
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         """Token ids of every view, row by row."""
-        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, e.num_positives))
+        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, self._positives(e)))
         texts = chain.from_iterable(rows)
         return [self.tokens.ids(self.tokens.text_id(text), role) for text, role in zip(texts, roles, strict=True)]
-
-
-class Masked(Collator):
-    """Adds a masked copy of the token ids to the batch of another collator (BERT, arXiv:1810.04805, section 3.1).
-
-    Each position that is neither special, nor of template or prompt, nor padding is chosen with `probability`; of the
-    chosen, 80% become the mask token, 10% a random token and 10% stay. Every view has masks of its own.
-
-    Args:
-        views: The collator that makes the views.
-        probability: Probability that a position is chosen (BERT and SimCSE: 0.15).
-
-    Raises:
-        UserError: The probability is outside (0, 1), or the tokenizer has no mask token.
-    """
-
-    def __init__(self, *, views: Collator, probability: float = 0.15) -> None:
-        require_within("(0, 1)", "collator", probability=probability)
-        self.views, self.probability = views, probability
-        self.max_length, self.prompts = views.max_length, views.prompts
-        self.provides = views.provides | {"masked_ids", "mlm_labels"}
-
-    def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
-        if tokens.mask_id is None:
-            raise UserError(
-                "collator Masked: the tokenizer of this backbone has no mask token\n"
-                "fix: use a masked language model, such as asset:mini"
-            )
-        self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
-        self.views.setup(tokens, seed)
-        ordinary = np.ones(tokens.vocab_size, dtype=bool)
-        ordinary[list(tokens.special_ids)] = False
-        self.ordinary = ordinary
-
-    def needs_dropout(self, example: Example) -> bool:
-        """Same as for the collator of the views."""
-        return self.views.needs_dropout(example)
-
-    def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
-        batch = self.views(examples, epoch)
-        ids = batch.input_ids.numpy()
-        masked, labels = ids.copy(), np.full_like(ids, -100)
-        for row, example in enumerate(examples):
-            rng = np.random.default_rng(derive(self.seed, "mask", epoch, example.row_id))
-            for view in range(batch.views):
-                self._mask(masked[row, view], labels[row, view], int(batch.attention_mask[row, view].sum()), rng)
-        return replace(batch, masked_ids=torch.from_numpy(masked), mlm_labels=torch.from_numpy(labels))
-
-    def _mask(self, ids: NDArray[np.int64], labels: NDArray[np.int64], length: int, rng: np.random.Generator) -> None:
-        """Mask one view in place."""
-        before, after = self.tokens.added
-        before += max((len(p) for p in self.tokens.prompt_ids if (*ids[before : before + len(p)],) == p), default=0)
-        text = slice(before, max(before, length - after))
-        original = ids[text].copy()
-        chance, fate = rng.random((2, len(original)))
-        chosen = (chance < self.probability) & self.ordinary[original]
-        labels[text][chosen] = original[chosen]
-        ids[text][chosen & (fate < 0.8)] = self.mask_id
-        random = rng.integers(0, self.tokens.vocab_size, len(original))
-        ids[text] = np.where(chosen & (fate >= 0.9), random, ids[text])
 
 
 class AugmentedViews(TextViews):
@@ -189,26 +169,21 @@ class AugmentedViews(TextViews):
         self.anchor_augmentations = augmentations if anchor_augmentations is None else anchor_augmentations
         self.negative_augmentations = negative_augmentations
 
-    def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
-        super().setup(tokens, seed)
-        self.seed = seed
-
     def needs_dropout(self, example: Example) -> bool:
         """False if any view is augmented, since the views are then different texts."""
         return not (self.augmentations or self.anchor_augmentations) and super().needs_dropout(example)
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
         """The texts of every view, row by row, as a run with this seed augments them."""
-        return self._rendered(examples, self._rows(examples), epoch, seed)
+        return self._rendered(examples, self._rows(examples, epoch, seed), epoch, seed)
 
-    def _rows(self, examples: Sequence[Example]) -> list[tuple[str, ...]]:
-        rows = super()._rows(examples)
+    def _rows(self, examples: Sequence[Example], epoch: int, seed: int) -> list[tuple[str, ...]]:
+        rows = super()._rows(examples, epoch, seed)
         return rows if self.negative_augmentations is None else [(*row, row[0]) for row in rows]
 
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         rendered = self._rendered(examples, rows, epoch, self.seed)
-        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, e.num_positives))
+        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, self._positives(e)))
         return [self.tokens.encode(text, role) for text, role in zip(chain.from_iterable(rendered), roles, strict=True)]
 
     def _rendered(
@@ -233,12 +208,5 @@ def _roles(row: Sequence[str], positives: int) -> Iterator[str]:
         yield "anchor" if text == row[0] else "positive" if view <= positives else "negative"
 
 
-def _num_positives(examples: Sequence[Example], views: int) -> int:
-    counts = {views - 1 if len(e.texts) == 1 else e.num_positives for e in examples}
-    if len(counts) > 1:
-        raise UserError(f"rows of one batch have {sorted(counts)} positives\nfix: give every row the same number")
-    return counts.pop()
-
-
 def _optional(values: Sequence[float | tuple[float, ...] | None], dtype: torch.dtype) -> torch.Tensor | None:
-    return None if any(v is None for v in values) else torch.tensor(values, dtype=dtype)
+    return None if not values or any(v is None for v in values) else torch.tensor(values, dtype=dtype)

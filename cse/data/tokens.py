@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, compress
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # to be raised when other files are written
 LENGTHS = 1 << 20  # offsets that are read at once
+WORD_STARTS = ("\u0120", "\u2581")  # a space in byte-level and in SentencePiece vocabularies
 CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to keep its threads busy
 
 
@@ -48,6 +51,7 @@ class TokenStore:
         vocab_size: Size of the vocabulary; all ids are smaller.
         added: Numbers of ids that the tokenizer puts before and after every text: special tokens and template.
         prompt_ids: The ids of each distinct prompt; empty without prompts.
+        continues: (vocabulary,) whether a token continues the word of the token before it.
     """
 
     def __init__(
@@ -156,6 +160,16 @@ class TokenStore:
             UserError: The template does not have exactly one `{text}` with something beside it.
         """
         return added_ids(self._tokenizer) if template is None else added_in(self._tokenizer, template)
+
+    @cached_property
+    def continues(self) -> NDArray[np.bool_]:
+        """Told by the marks of the vocabulary: `##` in BERT's; in most others, a word's first token has the mark."""
+        model = json.loads(self._rust.to_str())["model"]
+        tokens = self._tokenizer.convert_ids_to_tokens(range(self.vocab_size))
+        prefix = model.get("continuing_subword_prefix")
+        if prefix or model["type"] == "WordLevel":
+            return np.array([bool(prefix) and token.startswith(prefix) for token in tokens])
+        return np.array([not token.startswith(WORD_STARTS) for token in tokens])
 
     def lengths(self) -> Counter[int]:
         """How many texts, each behind each prompt, have each number of ids."""

@@ -1,129 +1,169 @@
-"""The decoder of autoencoders whose bottleneck is one vector per text: DenoSent, CoT-MAE, SimLM. It serves training."""
+"""CoT-MAE (Wu et al., arXiv:2208.07670), query-as-context (arXiv:2212.09598), SimLM (Wang et al., arXiv:2207.02578)."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from cse.encoder.backbone import no_pooler
-from cse.encoder.depth import find_layers
-from cse.encoder.lora import merged_state
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.decoders import CausalDecoder, FirstDecoder, embedded
+from cse.objectives.masked_lm import MaskedLMHead, token_loss
 
 
-class BottleneckDecoder(nn.Module):
-    """Layers that see a text's embedded tokens, changed, and one vector, through which all else has to come.
+class BottleneckDecoder(Objective):
+    """Masked language modeling, and a weak decoder of a second text that needs the vector of the first one.
 
-    The tokens are embedded by the backbone: the first of `Encoder.states`. The states that the layers give go through
-    `MaskedLMHead`, which the objective has, as it has the choice of the tokens that are predicted.
+        L = - 1/M sum_m log p(a_m | A') - w 1/N sum_n log p(b_n | B', c),   c = last state of the first token of A'
+
+    The views of a row are read in twos: A is the first and B the second, A the third and B the fourth. A' and B' are
+    their masked ids (`cse.data.Masked`). The encoder reads A'; the decoder reads the output of the backbone's
+    embeddings for B', with c in the first place. Both predict through the backbone's masked-LM head, which shares the
+    input embeddings; M and N count the predicted tokens of the batch. Decoder and head are trained with the encoder and
+    are not exported. If rows have weights (`Batch.weight`), a token counts as much as its row.
+
+        CoT-MAE            B another span of A's document, 2 new layers, `masked`
+        query-as-context   B a question that A answers, unmasked, 1 new layer, `next`, window 3
+        SimLM              B is A, masked in more places, 2 copies of the last layers, `all`, a generator
 
     Args:
-        encoder: The encoder in training. The positions of its tokens are part of its embeddings' output, since not all
-            layers have positions of their own.
-        layers: Number of layers, >= 1.
-        memory: The place of the vector. `cross`: every layer attends to it as to a text of one token, which adds the
-            same to every position (DenoSent); these are new post-norm layers with ReLU. `first_position`: it takes the
-            place of the first token's embedding, in layers like the backbone's (CoT-MAE, SimLM).
-        start: Layers like the backbone's are `new`, or copies of its `last` ones (SimLM).
-        heads: Attention heads of the layers of `cross` (DenoSent: 1).
-        feed_forward: Width of their feed-forward part (DenoSent: 2048).
-        dropout: Their dropout (DenoSent: 0.1). Layers like the backbone's have the backbone's.
+        decoder_layers: Number of layers of the decoder, >= 1.
+        decoder_start: The decoder's layers are `new`, or copies of the backbone's `last` ones.
+        decoder_weight: w, > 0.
+        predict: The tokens that are predicted: `masked` ones; `all` but special ones, masked or not, in A and in B; or
+            the masked ones of A and, from left to right, each `next` one of B.
+        window: With `next`, the number of positions that a token of B sees beside the first: itself and those directly
+            before it, >= 1. None: all before it.
+        generator: A frozen masked LM with the backbone's tokenizer, `asset:NAME`, a folder or a Hub id, from which the
+            tokens at masked places are drawn (SimLM: ELECTRA's generator). None: the masked ids are read as they are.
 
     Raises:
-        UserError: The backbone's embeddings do not fit, its size has no such number of heads, or it has too few layers.
+        UserError: An argument is out of range, or two do not go together. In `setup`: the backbone's embeddings have no
+            positions, it has too few layers to copy, or the generator does not fit it.
+        ValueError: Rows have an odd number of views.
+
+    Deviations:
+        The dropout of SimLM's generator is off; in the authors' program, training mode turns it on. The decoder of
+        query-as-context has the backbone's dropout, and attention weights that start as its linear maps do.
+
+    Source: caskcsg/ir, cotmae/modeling.py:43-95, cotmae-qc/cotmae/modeling.py:76-255; microsoft/unilm,
+    simlm/src/models/rlm.py:44-116.
     """
+
+    requires = frozenset({"masked_ids", "mlm_labels"})
+    cacheable = False
+    uses_views = False
+    contrasts = False
+    weighs_rows = True
 
     def __init__(
         self,
-        encoder: Encoder,
         *,
-        layers: int,
-        memory: Literal["cross", "first_position"],
-        start: Literal["new", "last"] = "new",
-        heads: int = 1,
-        feed_forward: int = 2048,
-        dropout: float = 0.1,
+        decoder_layers: int = 2,
+        decoder_start: Literal["new", "last"] = "new",
+        decoder_weight: float = 1.0,
+        predict: Literal["masked", "all", "next"] = "masked",
+        window: int | None = None,
+        generator: str | None = None,
     ) -> None:
         super().__init__()
-        _check_embeddings(encoder)
-        self.memory = memory
-        if memory == "cross":
-            self.layers = _cross_layers(encoder.hidden_size, layers, heads, feed_forward, dropout)
-        else:
-            self.model = _like_backbone(encoder, layers, start)
-
-    def forward(self, embedded: Tensor, mask: Tensor, vector: Tensor) -> Tensor:
-        """States (n, L, H) of embedded tokens (n, L, H) under an attention mask (n, L), given vectors (n, H)."""
-        if self.memory == "cross":
-            for layer in self.layers:
-                embedded = layer(embedded, vector[:, None], tgt_key_padding_mask=mask == 0)
-            return embedded
-        changed = torch.cat([vector[:, None].to(embedded.dtype), embedded[:, 1:]], 1)  # (n, L, H)
-        states: Tensor = self.model(inputs_embeds=changed, attention_mask=mask).last_hidden_state
-        return states
-
-
-class _Given(nn.Module):
-    """Embeddings that are given, in the place of a model's own."""
-
-    def forward(self, *arguments: Any, **named: Any) -> Tensor:
-        """(n, L, H): the only argument that is not of integers."""
-        tensors = (a for a in (*arguments, *named.values()) if isinstance(a, Tensor))
-        return next(a for a in tensors if a.is_floating_point())
-
-
-def _check_embeddings(encoder: Encoder) -> None:
-    config, embeddings = encoder.backbone.config, getattr(encoder.backbone, "embeddings", None)
-    placed = getattr(embeddings, "position_embeddings", None) is not None
-    if encoder.causal or not placed or getattr(config, "embedding_size", None) not in {None, encoder.hidden_size}:
-        raise UserError(
-            "the objective rebuilds a text from its tokens' embeddings, whose positions a "
-            f"{config.model_type} backbone does not add, or whose size is not that of its layers\n"
-            "fix: use a BERT or RoBERTa backbone, such as asset:mini"
-        )
-
-
-def _cross_layers(hidden: int, layers: int, heads: int, feed_forward: int, dropout: float) -> nn.ModuleList:
-    """New layers, whose linear maps start as those of the BERT family do."""
-    if hidden % heads:
-        raise UserError(
-            f"objective.decoder_heads is {heads}, which does not divide the {hidden} dimensions of the backbone\n"
-            "fix: give a divisor"
-        )
-    made = nn.ModuleList(
-        nn.TransformerDecoderLayer(hidden, heads, feed_forward, dropout, batch_first=True) for _ in range(layers)
-    )
-    for module in made.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
-    return made
-
-
-def _like_backbone(encoder: Encoder, layers: int, start: Literal["new", "last"]) -> nn.Module:
-    """A model like the backbone, of as many layers, whose embeddings are given."""
-    from transformers import AutoModel
-
-    config = copy.deepcopy(encoder.backbone.config)
-    config.num_hidden_layers = layers
-    model: nn.Module = AutoModel.from_config(config, **no_pooler(config)).float()
-    if start == "last":
-        if layers > encoder.depth:
+        require_at_least(1, "objective", decoder_layers=decoder_layers, window=window)
+        require_positive("objective", decoder_weight=decoder_weight)
+        if window is not None and predict != "next":
             raise UserError(
-                f"objective.decoder_layers is {layers}, and {encoder.source} has {encoder.depth} to copy\n"
-                "fix: give a smaller number"
+                f"objective.window is {window}, and objective.predict is {predict}, whose decoder sees the whole text\n"
+                "fix: remove objective.window, or set objective.predict to next"
             )
-        found, own = find_layers(encoder.backbone), find_layers(model)
-        assert found is not None
-        assert own is not None
-        place = next(name for name, module in encoder.backbone.named_modules() if module is found[1])
-        state = merged_state(encoder.backbone)
-        for i, layer in enumerate(own[1]):
-            prefix = f"{place}.{encoder.depth - layers + i}."
-            layer.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    model.embeddings = _Given()
-    return model
+        if predict == "next" and decoder_start != "new":
+            raise UserError(
+                f"objective.decoder_start is {decoder_start}, and the layers that predict the next token are not like "
+                "the backbone's\nfix: set objective.decoder_start to new"
+            )
+        self.decoder_layers, self.decoder_weight = decoder_layers, decoder_weight
+        self.decoder_start: Literal["new", "last"] = decoder_start
+        self.predict, self.window, self.generator = predict, window, generator
+        if predict == "all" and generator is None:
+            self.requires = frozenset({"masked_ids"})
+
+    def setup(self, encoder: Encoder) -> None:
+        """Build decoder, head and generator."""
+        self.decoder = (
+            CausalDecoder(encoder, layers=self.decoder_layers, window=self.window)
+            if self.predict == "next"
+            else FirstDecoder(encoder, layers=self.decoder_layers, start=self.decoder_start)
+        )
+        self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
+        self.special = list(encoder.tokenizer.all_special_ids)
+        if self.generator is not None:
+            self.masked_lm = TokenGenerator(
+                self.generator, encoder.tokenizer, dropout=False, option="objective.generator"
+            )
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """Both means over the tokens of all processes."""
+        if batch.views % 2:
+            raise ValueError(f"it reads the views of a row in twos, and rows have {batch.views}")
+        ids, target, row = self.read(batch, ctx), self.targets(batch), self.rows(batch)
+        parts = [t[:, first::2].flatten(0, 1) for t in (ids, batch.attention_mask, target) for first in (0, 1)]
+        ids_a, ids_b, mask_a, mask_b, target_a, target_b = parts  # (n, L), n = b V / 2
+        wanted = target_a != -100
+        places = wanted.clone()
+        places[:, 0] = True
+        states = ctx.encoder.token_states(ids_a, mask_a, places)  # (n + M, H)
+        first = places.nonzero()[:, 1] == 0  # (n + M,)
+        logits = self.logits(states[~first], ctx)  # (M, vocabulary)
+        own, accuracy = token_loss(logits, target_a[wanted], row[wanted.nonzero()[:, 0]], batch, ctx)
+        rebuilt, hits = self.rebuild(states[first], ids_b, mask_b, target_b, batch, ctx)
+        metrics = {"mlm_loss": own.detach(), "mlm_accuracy": accuracy}
+        metrics |= {"decoder_loss": rebuilt.detach(), "decoder_accuracy": hits}
+        return LossOutput(own + self.decoder_weight * rebuilt, metrics)
+
+    def rebuild(
+        self, vector: Tensor, ids: Tensor, mask: Tensor, target: Tensor, batch: Batch, ctx: StepContext
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss of the decoder, and its accuracy, from vectors (n, H), and ids, mask and targets (n, L)."""
+        states = self.decoder(embedded(ctx.encoder, ids), mask, vector)  # (n, L, H)
+        wanted = target != -100
+        row = self.rows(batch)[wanted.nonzero()[:, 0]]  # (N,)
+        return token_loss(self.logits(states[wanted], ctx), target[wanted], row, batch, ctx)
+
+    def logits(self, states: Tensor, ctx: StepContext) -> Tensor:
+        """(M, vocabulary) of states (M, H)."""
+        logits: Tensor = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
+        return logits
+
+    def rows(self, batch: Batch) -> Tensor:
+        """(n,) the row of the batch that each two of views belong to."""
+        return torch.arange(batch.size, device=batch.input_ids.device).repeat_interleave(batch.views // 2)
+
+    def read(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """(b, V, L) the ids that encoder and decoder read: the masked ones, in whose gaps the generator may write."""
+        masked = batch.require("masked_ids", "BottleneckDecoder")
+        if self.generator is None:
+            return masked
+        size, length = int(ctx.all_sum(masked.new_tensor(float(batch.size)))), ctx.all_max(masked.shape[2])
+        drawn = torch.rand(size, batch.views, length, generator=ctx.generator)[ctx.local_rows]
+        chance = drawn.flatten(0, 1)[:, : masked.shape[2]].to(masked.device)  # the same on one process and on many
+        filled = self.masked_lm(masked.flatten(0, 1), batch.attention_mask.flatten(0, 1), chance)
+        gaps = batch.require("mlm_labels", "BottleneckDecoder") != -100
+        return torch.where(gaps, filled.view_as(masked), masked)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """(b, V, L) the token to predict at each place, or -100. The first place is the vector's."""
+        ids, mask = batch.input_ids, batch.attention_mask
+        if self.predict == "all":
+            special = torch.isin(ids, torch.tensor(self.special, device=ids.device))
+            target = ids.masked_fill(special | (mask == 0), -100)
+        else:
+            target = batch.require("mlm_labels", "BottleneckDecoder").clone()
+        target[:, :, 0] = -100
+        if self.predict == "next":
+            following = F.pad(ids.masked_fill(mask == 0, -100)[:, :, 1:], (0, 1), value=-100)
+            target[:, 1::2] = following[:, 1::2]
+        return target

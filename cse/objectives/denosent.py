@@ -10,8 +10,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.bottleneck_decoder import BottleneckDecoder
 from cse.objectives.candidates import in_batch
+from cse.objectives.decoders import CrossDecoder
 from cse.objectives.functional import contrast
 from cse.objectives.masked_lm import MaskedLMHead
 
@@ -23,7 +23,7 @@ class DenoSent(Objective):
         L_rebuild = - 1/T sum_t log p(x+_t | noised x+, m),   m = P h
 
     h is the vector of the anchor that the encoder exports, and P a linear map, whose output m the contrast compares.
-    The decoder (`BottleneckDecoder`, memory `cross`) gets the output of the backbone's embeddings for the positive x+,
+    The decoder (`CrossDecoder`) gets the output of the backbone's embeddings for the positive x+,
     under dropout and without gradient. What it gives goes through the backbone's masked-LM head, which shares the input
     embeddings. T counts every token of the batch that is not padding, those of the template and special ones too. A
     row of one text rebuilds itself. P, decoder and head are trained with the encoder and are not exported. If rows have
@@ -88,10 +88,9 @@ class DenoSent(Objective):
         self.projector = nn.Linear(encoder.dim, encoder.hidden_size)
         nn.init.normal_(self.projector.weight, std=0.02)
         nn.init.zeros_(self.projector.bias)
-        self.decoder = BottleneckDecoder(
+        self.decoder = CrossDecoder(
             encoder,
             layers=self.decoder_layers,
-            memory="cross",
             heads=self.decoder_heads,
             feed_forward=self.feed_forward,
             dropout=self.decoder_dropout,

@@ -71,19 +71,32 @@ class MaskedLM(Objective):
         target = labels[labels != -100]  # (M,)
         tied = self.output == "tied"
         output = ctx.encoder.backbone.get_input_embeddings().weight if tied else self.decoder  # (vocabulary, H)
-        logits = self.head(states, output)  # (M, vocabulary)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        hits = (logits.argmax(-1) == target).sum()
-        count = ctx.all_sum(logits.new_tensor(float(len(target)))).clamp_min(1)
-        if batch.weight is None:
-            loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count
-        else:
-            row = (labels != -100).nonzero()[:, 0]  # (M,) the row of each masked position
-            weight = batch.weight[ctx.local_rows][row].to(logits.dtype)
-            total = ctx.all_sum(weight.sum())
-            summed = ctx.all_sum((F.cross_entropy(logits, target, reduction="none") * weight).sum())
-            loss = summed / torch.where(total > 0, total, torch.ones_like(total))
-        return LossOutput(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": ctx.all_sum(hits.float()) / count})
+        row = (labels != -100).nonzero()[:, 0]  # (M,) the row of each masked position
+        loss, accuracy = token_loss(self.head(states, output), target, row, batch, ctx)
+        return LossOutput(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": accuracy})
+
+
+def token_loss(logits: Tensor, target: Tensor, row: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of the predicted tokens of all processes, and the share of those that are most probable.
+
+    Args:
+        logits: (M, vocabulary) of this process's tokens.
+        target: (M,) the tokens.
+        row: (M,) this process's row that each belongs to, whose weight (`Batch.weight`) the token has.
+        batch: The batch.
+        ctx: The step.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    hits = (logits.argmax(-1) == target).sum()
+    count = ctx.all_sum(logits.new_tensor(float(len(target)))).clamp_min(1)
+    if batch.weight is None:
+        loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count
+    else:
+        weight = batch.weight[ctx.local_rows][row].to(logits.dtype)
+        total = ctx.all_sum(weight.sum())
+        summed = ctx.all_sum((F.cross_entropy(logits, target, reduction="none") * weight).sum())
+        loss = summed / torch.where(total > 0, total, torch.ones_like(total))
+    return loss, ctx.all_sum(hits.float()) / count
 
 
 class MaskedLMHead(nn.Module):

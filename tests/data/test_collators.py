@@ -1,14 +1,15 @@
-"""Collators: what a batch holds, and that masks are BERT's, in number, in place and in every rerun."""
+"""Collators: what a batch holds, and which stored positives are drawn."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 
 import pytest
 import torch
 
 from cse.batch import Example
-from cse.data.collators import Masked, TextViews
+from cse.data.both_ways import BothWays
+from cse.data.collators import TextViews
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
@@ -92,90 +93,91 @@ def test_only_repeated_texts_need_dropout():
     assert TextViews().needs_dropout(Example(("a",)))
     assert not TextViews(views=1).needs_dropout(Example(("a",)))
     assert not TextViews().needs_dropout(Example(("a", "b")))
-    assert Masked(views=TextViews()).needs_dropout(Example(("a",)))
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [({"max_length": 1}, "collator.max_length"), ({"views": 0}, "collator.views")]
+    ("options", "named"),
+    [
+        ({"max_length": 1}, "collator.max_length"),
+        ({"views": 0}, "collator.views"),
+        ({"sample": 0}, "collator.sample is 0"),
+        ({"keep_original": True}, "collator.keep_original is true, but positives are not drawn"),
+    ],
 )
 def test_bad_arguments_are_named(options, named):
     with pytest.raises(UserError, match=named):
         TextViews(**options)
 
 
-# -- Masked ----------------------------------------------------------------------------------------------------------
+# -- Stored positives ------------------------------------------------------------------------------------------------
+
+STORED = ("the cat", "a cat", "red cat", "slow cat", "fast cat")
 
 
-@pytest.mark.parametrize("probability", [0.15, 0.5])
-def test_masks_have_the_numbers_of_bert(encoder, probability):
+def drawn(examples, *, epoch=0, seed=1, **options):
+    return TextViews(**options).texts(examples, epoch=epoch, seed=seed)
+
+
+def test_each_stored_positive_is_drawn_as_often_and_without_repetition():
     """Each count within 5 standard deviations of its binomial."""
-    rows = 1000
-    batch = ready(Masked(views=TextViews(max_length=12), probability=probability), encoder, singles(rows))(
-        singles(rows)
-    )
-    ids, masked, labels = batch.input_ids, batch.masked_ids, batch.mlm_labels
-    chosen = labels != -100
-    assert torch.equal(labels[chosen], ids[chosen])
-    assert torch.equal(masked[~chosen], ids[~chosen])
-    vocabulary, mask_id = len(encoder.tokenizer), encoder.tokenizer.mask_token_id
-    total = int(chosen.sum())
-    # A random token is the mask token or the original once in a vocabulary.
-    expected = {
-        "chosen": (total, rows * 2 * 10, probability),
-        "mask": (int((masked[chosen] == mask_id).sum()), total, 0.8 + 0.1 / vocabulary),
-        "same": (int((masked[chosen] == ids[chosen]).sum()), total, 0.1 + 0.1 / vocabulary),
-    }
-    for name, (count, trials, p) in expected.items():
-        assert abs(count - trials * p) < 5 * math.sqrt(trials * p * (1 - p)), name
-    other = masked[chosen & (masked != mask_id) & (masked != ids)]
-    counts = torch.bincount(other, minlength=vocabulary).double()
-    assert (counts > 0).sum() >= vocabulary - 1 - 1  # every token but the mask comes up; the smallest count is about 15
-    assert masked.min() >= 0
-    assert masked.max() < vocabulary
+    rows = [Example(STORED, num_positives=4, row_id=i) for i in range(2000)]
+    counts = Counter()
+    for anchor, *chosen in drawn(rows, sample=2):
+        assert anchor == "the cat"
+        assert len(set(chosen)) == 2
+        counts.update(chosen)
+    assert counts.keys() == set(STORED[1:])
+    assert all(abs(count - 1000) < 5 * (2000 * 0.5 * 0.5) ** 0.5 for count in counts.values())
 
 
-@pytest.mark.parametrize("template", [None, "the sun {text} on a mat"])
-def test_only_the_text_itself_is_masked(tiny_bert, template):
-    encoder = Encoder(tiny_bert, template=template)
-    texts = ["red dog", "blue house tree moon unheard", "fast"]  # `unheard` becomes [UNK]
-    examples = [Example((text,), row_id=i) for i, text in enumerate(texts)]
-    collator = ready(Masked(views=TextViews(max_length=20), probability=0.9), encoder, examples)
-    before = 1 + (2 if template else 0)  # [CLS], and the template's words
-    allowed = torch.zeros_like(collator(examples).input_ids, dtype=torch.bool)
-    for row, count in enumerate([2, 4, 1]):  # never `unheard`
-        allowed[row, :, before : before + count] = True
-    ever = torch.zeros_like(allowed)
-    for epoch in range(60):
-        batch = collator(examples, epoch)
-        changed = (batch.mlm_labels != -100) | (batch.masked_ids != batch.input_ids)
-        assert not (changed & ~allowed).any()
-        ever |= changed
-    assert torch.equal(ever, allowed)
+def test_a_draw_depends_on_seed_epoch_and_row_alone():
+    rows = [Example(STORED, num_positives=4, row_id=i) for i in range(20)]
+    want = drawn(rows, sample=1)
+    assert drawn(rows[::-1], sample=1) == want[::-1]
+    assert drawn(rows, sample=1, epoch=1) != want
+    assert drawn(rows, sample=1, seed=2) != want
+    assert [row[1] for row in want] != [want[0][1]] * 20
 
 
-def test_a_mask_depends_on_seed_epoch_and_row_alone(encoder):
-    examples = singles(6)
-
-    def masks(order, seed=1, epoch=2):
-        collator = ready(Masked(views=TextViews(max_length=12), probability=0.5), encoder, examples, seed)
-        collator(examples, 7)  # what was drawn before has no say
-        return collator([examples[i] for i in order], epoch).masked_ids
-
-    want = masks(range(6))
-    assert torch.equal(masks([3, 1]), want[[3, 1]])
-    assert not torch.equal(masks(range(6), epoch=3), want)
-    assert not torch.equal(masks(range(6), seed=2), want)
-    assert not torch.equal(want[0], want[1])  # rows of one text
-    assert not torch.equal(want[:, 0], want[:, 1])  # and views of one row
+def test_the_original_may_be_drawn_and_stands_in_for_what_is_missing(encoder):
+    rows = [Example(("the cat", "a cat"), row_id=i) for i in range(200)]
+    assert {row[1] for row in drawn(rows, sample=1, keep_original=True)} == {"the cat", "a cat"}
+    few = Example(("the cat", " ", "a cat", " ", "red sun"), num_positives=3, row_id=1)
+    assert drawn([few], sample=2) == [["the cat", "a cat", "the cat", "red sun"]]  # the last is a hard negative
+    batch = ready(TextViews(max_length=8, sample=2), encoder, [few])([few])
+    assert batch.num_positives == 2
+    assert batch.text_id[0, 0] == batch.text_id[0, 2]
+    assert words_of(encoder, batch.input_ids[0, 3], batch.attention_mask[0, 3]) == "red sun"
 
 
-def test_probability_is_checked():
-    with pytest.raises(UserError, match=r"collator\.probability is 1\.0"):
-        Masked(views=TextViews(), probability=1.0)
+def test_what_a_row_says_of_each_text_is_not_given_of_drawn_ones(encoder):
+    rows = [Example(STORED[:3], num_positives=2, relevance=(1.0, 0.5), teacher=(1.0, 2.0), score=0.5)]
+    collator = TextViews(max_length=8, sample=1)
+    assert {"relevance", "teacher"}.isdisjoint(collator.provides)
+    batch = ready(collator, encoder, rows)(rows)
+    assert (batch.relevance, batch.teacher, batch.score.tolist()) == (None, None, [0.5])
 
 
-def test_a_tokenizer_without_a_mask_token_is_refused(tiny_bert):
-    encoder = Encoder(tiny_bert)
-    encoder.tokenizer.mask_token = None
-    with pytest.raises(UserError, match="mask token"):
-        ready(Masked(views=TextViews(max_length=12)), encoder, singles(2))
+def test_only_draws_that_may_be_the_anchor_need_dropout():
+    assert not TextViews(sample=1).needs_dropout(Example(STORED, num_positives=4))
+    assert TextViews(sample=1, keep_original=True).needs_dropout(Example(STORED, num_positives=4))
+
+
+# -- Both orders -----------------------------------------------------------------------------------------------------
+
+
+def test_two_views_in_both_orders(encoder):
+    rows = [Example(("the cat", "a dog ran"), row_id=3), Example(("red sun", "blue moon"), row_id=4)]
+    batch = ready(BothWays(views=TextViews(max_length=8)), encoder, rows)(rows)
+    assert batch.num_positives == 3
+    for row, example in enumerate(rows):
+        a, b = example.texts
+        for view, text in enumerate((a, b, b, a)):
+            assert words_of(encoder, batch.input_ids[row, view], batch.attention_mask[row, view]) == text
+    assert batch.text_id[0].tolist() == [batch.text_id[0, i].item() for i in (3, 2, 1, 0)]
+
+
+def test_more_than_two_views_have_no_two_orders(encoder):
+    rows = [Example(STORED[:3], num_positives=2)]
+    with pytest.raises(UserError, match="BothWays puts two views in both orders, and rows have 3"):
+        ready(BothWays(views=TextViews(max_length=8)), encoder, rows)(rows)

@@ -6,7 +6,8 @@ import pytest
 
 from cse.batch import Example
 from cse.commands.augment import views_of
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.data.templates import InTemplates
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder

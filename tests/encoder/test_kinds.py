@@ -32,6 +32,7 @@ KINDS = [*ENCODERS, *CAUSAL, *EMBEDDERS, "run", "asset:mini"]
 RECIPES = sorted(path.stem for path in recipes.folder().glob("*.yaml") if path.name[0] != "_")
 NO_CACHE = r"encoder.adapter: a (mpnet|deberta-v2|modernbert) backbone cannot have soft prompts: .*\nfix: use a BERT"
 AT_THE_MASK = {"promptbert-unsup", "promptbert-sup", "sncse", "denosent"}
+BEHIND_A_VECTOR = {name for name in RECIPES if name.startswith("pretrain-")} - {"pretrain-mini"}
 SMALL = ["batch_size=16", "max_steps=2", "eval_every=1", "precision=fp32", "device=cpu"]
 
 
@@ -72,6 +73,8 @@ def overrides(name: str, model: str, texts: Path) -> list[str]:
     words += {
         "micse": ["--objective.first_layer=-2", "--objective.last_layer=-1"],
         "setcse": ["--sampler.labels=4"],
+        "pretrain-cotmae": ["--data.words=8"],
+        "pretrain-cocondenser": ["--data.words=8"],
     }.get(name, [])
     if name == "mixture":
         return [*words, f"--data.sources.wiki.data.path={texts}"]
@@ -91,8 +94,10 @@ def why_not(name: str, kind: str) -> str:
         return rf"encoder.pooler is mask, and .*{kind}' reads from left to right: .*\nfix: use a BERT-like encoder"
     if (name == "diffcse" and kind in EMBEDDERS) or (name, kind) == ("diffcse", "run"):
         return r"objective.generator .* is not a trained masked language model: it lacks the weight .*\nfix: give a "
-    if (name, kind) == ("pretrain-mini", "cls-dense"):
-        return "nothing would train encoder.head or a Dense after pooling: objective MaskedLM does not use sentence"
+    if kind == "cls-dense" and name.startswith("pretrain-"):
+        return "nothing would train encoder.head or a Dense after pooling: objective .* does not use sentence vectors"
+    if name in BEHIND_A_VECTOR and kind in {*CAUSAL, "modernbert"}:
+        return rf"whose positions a {kind} backbone does not add, .*\nfix: use a BERT or RoBERTa backbone"
     return ""
 
 
@@ -294,10 +299,10 @@ def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
             assert config.encoder.init_args.layers is None
             assert config.trainer.max_steps is None
             assert (config.encoder.init_args.template is not None) == (
-                own or (kind == "llama" and name != "pretrain-mini")
+                own or (kind == "llama" and not name.startswith("pretrain-"))
             )
             assert config.data.init_args.get("max_words") is None
-            if kind == "prompts" and name != "pretrain-mini" and not own:
+            if kind == "prompts" and not name.startswith("pretrain-") and not own:
                 assert config.encoder.init_args.pooler is None
 
 

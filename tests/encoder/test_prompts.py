@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from cse.batch import Example
 from cse.cli import main
-from cse.data.collators import AugmentedViews, Masked, TextViews
+from cse.data.collators import AugmentedViews, TextViews
+from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
 from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder

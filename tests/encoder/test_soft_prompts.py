@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cse.batch import Batch
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.encoder import prefix
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

@@ -14,7 +14,8 @@ import torch
 
 from cse import cli
 from cse.batch import Batch, Example
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

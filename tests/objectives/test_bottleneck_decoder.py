@@ -1,7 +1,4 @@
-"""The decoder behind one vector, with layers like the backbone's, against the programs of CoT-MAE and SimLM (oracles).
-
-DenoSent's layers are tested with DenoSent.
-"""
+"""CoT-MAE, SimLM and query-as-context against their authors' programs (oracles, whole models), and slow loops."""
 
 from __future__ import annotations
 
@@ -9,17 +6,32 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
+from cse.batch import Batch, Example
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
+from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.interfaces import StepContext
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
-from cse.objectives.masked_lm import MaskedLMHead
+from cse.objectives.decoders import embedded
+from cse.objectives.masked_lm import MaskedLM
+from cse.seeding import seed_dropout, torch_rng
+from cse.training.learner import Learner
 from tests.conftest import ORACLES
 from tests.models import save_tiny
-from tests.objectives.helpers import close, load, oracle_cases, settings
+from tests.objectives.helpers import Case, close, load, oracle_cases, settings
+from tests.runs import assert_resumes, make_run
 
-CASES = [n for n in oracle_cases("bottleneck") if "decoder_loss" in settings(ORACLES, "bottleneck")[n]]
+CASES = oracle_cases("bottleneck")
+WHOLE = [n for n in CASES if "decoder_loss" in settings(ORACLES, "bottleneck")[n]]
+STILL = Dropout(attention=0.0, hidden=0.0)
+TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
+
+
+def contract_case(backbone):
+    return Case({"decoder_layers": 1}, texts=4)
 
 
 def part(state, *prefixes):
@@ -27,88 +39,249 @@ def part(state, *prefixes):
     return {k.removeprefix(p): v for p in prefixes for k, v in state.items() if k.startswith(p)}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_layers_like_the_backbones(oracles, tiny_bert, tmp_path, name):
-    about, data = load(oracles, "bottleneck", name)
-    state = part(data, "state/")
-    state = {k.removeprefix("encoder."): v for k, v in state.items()}  # SimLM's names
+def encoder_of(about, data, tiny_bert, folder):
+    """The encoder of a case, whose folder has the masked-LM head as well; SimLM's names begin with `encoder.`."""
+    state = {k.removeprefix("encoder."): v for k, v in part(data, "state/").items()}
     config = BertConfig(
-        vocab_size=about["vocabulary"],
+        vocab_size=len(state["cls.predictions.bias"]),
         hidden_size=about["hidden"],
-        num_hidden_layers=about["encoder_layers"],
+        num_hidden_layers=about.get("encoder_layers", 1),
         num_attention_heads=about["heads"],
-        intermediate_size=len(state["bert.encoder.layer.0.intermediate.dense.bias"]),
-        max_position_embeddings=about["positions"],
+        intermediate_size=len(state.get("bert.encoder.layer.0.intermediate.dense.bias", range(8))),
+        max_position_embeddings=len(state["bert.embeddings.position_embeddings.weight"]),
         layer_norm_eps=about.get("layer_norm_eps", 1e-12),
     )
     model = BertForMaskedLM(config)
-    model.bert.load_state_dict(part(state, "bert."))
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
-    encoder = Encoder(str(tmp_path), pooler="cls", dropout=Dropout(attention=0.0, hidden=0.0)).train()
-    decoder = BottleneckDecoder(encoder, layers=about["decoder_layers"], memory="first_position")
-    decoder.model.encoder.layer.load_state_dict(part(state, "c_head.", "decoder."))
-    head = MaskedLMHead(about["hidden"], about["vocabulary"])
-    head.dense.load_state_dict(part(state, "cls.predictions.transform.dense."))
-    head.layer_norm.load_state_dict(part(state, "cls.predictions.transform.LayerNorm."))
-    head.bias.data = state["cls.predictions.bias"]
+    missing = model.load_state_dict(part(state, "") | {}, strict=False).missing_keys
+    assert all("decoder" in name or ".layer.0." in name for name in missing)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    return Encoder(str(folder), pooler="cls", dropout=STILL).train()
 
-    masked = "decoder_labels" in data  # CoT-MAE has a text of its own for the decoder, and SimLM the encoder's
-    mask = data["decoder_attention_mask" if masked else "attention_mask"]
-    labels = data["decoder_labels" if masked else "labels"]
-    own = data["input_ids" if masked else "encoder_input_ids"]
-    vector = encoder(own, data["attention_mask"]).embedding
-    vector.retain_grad()
-    embedded = encoder.states(data["decoder_input_ids"], mask).hidden[0]
 
-    def loss(vector):
-        logits = head(decoder(embedded, mask, vector), encoder.backbone.get_input_embeddings().weight)
-        weight = about.get("decoder_weight", 1.0)
-        return weight * torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+def two(first, second):
+    """(B, 2, L)."""
+    return torch.stack([first, second], 1)
 
-    found = loss(vector)
-    found.backward()
-    assert found.item() == pytest.approx(about["decoder_loss"], rel=1e-5)
-    close(vector.grad, data["grad_cls_from_decoder"])
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_whole_model(oracles, tiny_bert, tmp_path, name):
+    about, data = load(oracles, "bottleneck", name)
+    encoder = encoder_of(about, data, tiny_bert, tmp_path)
+    simlm = "decoder_labels" not in data  # its decoder reads the encoder's text, and it predicts every token
+    objective = BottleneckDecoder(
+        decoder_layers=about["decoder_layers"],
+        decoder_weight=about.get("decoder_weight", 1.0),
+        decoder_start="last" if simlm else "new",
+        predict="all" if simlm else "masked",
+    )
+    objective.setup(encoder)
+    layers = objective.decoder.model.encoder.layer
+    if simlm:
+        for key, weight in part(data, "state/decoder.").items():
+            assert torch.equal(layers.state_dict()[key], weight), key  # copies
+        mask, ids = two(*[data["attention_mask"]] * 2), two(*[data["ids"]] * 2)
+        gaps = two(data["encoder_masked"], data["decoder_masked"])
+        drawn = two(data["encoder_input_ids"], data["decoder_input_ids"])
+        assert torch.equal(torch.where(gaps, ids, drawn), ids)
+        batch = Batch(ids, mask, masked_ids=ids.masked_fill(gaps, 4), mlm_labels=ids.masked_fill(~gaps, -100))
+        objective.generator = "the oracle's"
+        objective.masked_lm = lambda masked, mask, chance: torch.where(gaps, drawn, 0).flatten(0, 1)
+        assert torch.equal(objective.targets(batch), two(*[data["labels"]] * 2))
+    else:
+        objective.decoder.model.encoder.layer.load_state_dict(part(data, "state/c_head."))
+        mask = two(data["attention_mask"], data["decoder_attention_mask"])
+        masked = two(data["input_ids"], data["decoder_input_ids"])
+        batch = Batch(masked, mask, masked_ids=masked, mlm_labels=two(data["labels"], data["decoder_labels"]))
+    ctx = StepContext(encoder=encoder, generator=torch_rng("oracle"))
+    output = Learner(encoder, objective).train()(batch, ctx)[1]
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    assert output.metrics["mlm_loss"].item() == pytest.approx(about["encoder_loss"], rel=1e-5)
+    weighed = objective.decoder_weight * output.metrics["decoder_loss"].item()
+    assert weighed == pytest.approx(about["decoder_loss"], rel=1e-5)
+
+    found = {f"bert.{n}": p for n, p in encoder.backbone.named_parameters()}
+    found |= {f"{'decoder' if simlm else 'c_head'}.{n}": p for n, p in layers.named_parameters()}
+    for ours, theirs in (("dense", "transform.dense"), ("layer_norm", "transform.LayerNorm"), ("bias", "bias")):
+        found |= {
+            f"cls.predictions.{theirs}{n}": p for n, p in part(dict(objective.head.named_parameters()), ours).items()
+        }
+    checked = {k.removeprefix("encoder."): grad for k, grad in part(data, "grad/").items()}
+    assert checked
+    for key, grad in checked.items():
+        close(found[key].grad, grad)
+
+    read, target = objective.read(batch, ctx), objective.targets(batch)
+    vector = encoder(read[:, 0], mask[:, 0]).embedding.detach().requires_grad_()
     if "cls" in data:
         close(vector, data["cls"])
-    assert loss(0 * vector).item() == pytest.approx(about["decoder_loss_with_zero_vector"], rel=1e-5)
+
+    def rebuilt(vector):
+        return objective.decoder_weight * objective.rebuild(vector, read[:, 1], mask[:, 1], target[:, 1], batch, ctx)[0]
+
+    rebuilt(vector).backward()
+    close(vector.grad, data["grad_cls_from_decoder"])
+    assert rebuilt(0 * vector).item() == pytest.approx(about["decoder_loss_with_zero_vector"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_copies_of_the_last_layers_continue_the_encoder(tiny_bert, tmp_path, kind):
-    """Given the states before them, they give the encoder's own; LoRA's difference is part of them."""
-    folder = save_tiny(kind, tiny_bert, tmp_path, num_hidden_layers=3)
-    encoder = Encoder(folder, adapter=Lora(rank=2, targets=["query"]), dropout=Dropout(attention=0.0, hidden=0.0))
+@pytest.mark.parametrize("name", [n for n in CASES if n not in WHOLE])
+def test_every_decoder_that_reads_from_left_to_right(oracles, tiny_bert, tmp_path, name):
+    about, data = load(oracles, "bottleneck", name)
+    encoder = encoder_of(about, data, tiny_bert, tmp_path)
+    window = None if about["window"] < 0 else about["window"]
+    objective = BottleneckDecoder(decoder_layers=about["decoder_layers"], predict="next", window=window)
+    objective.setup(encoder)
+    for i, layer in enumerate(objective.decoder.layers):
+        theirs = part(data, f"decoder/{i}.")
+        for ours, key in (
+            ("norm1.", "ln_1."), ("self_attn.in_proj_", "attn.c_attn."), ("self_attn.out_proj.", "attn.c_proj."),
+            ("norm2.", "ln_2."), ("linear1.", "mlp.c_fc."), ("linear2.", "mlp.c_proj."),
+        ):  # fmt: skip
+            for kind in ("weight", "bias"):
+                weight = theirs[key + kind]
+                layer.get_parameter(ours + kind).data = weight.T.contiguous() if weight.dim() == 2 else weight
+    objective.decoder.norm.load_state_dict(part(data, "ln_f_"))
+    ids, mask = two(*[data["ids"]] * 2), two(*[data["attention_mask"]] * 2)
+    batch, ctx = Batch(ids, mask, mlm_labels=torch.full_like(ids, -100)), StepContext(encoder=encoder)
+    target, vector = objective.targets(batch)[:, 1], data["cls"].requires_grad_()
+
+    def rebuilt(vector):
+        return objective.rebuild(vector, data["ids"], data["attention_mask"], target, batch, ctx)[0]
+
+    loss = rebuilt(vector)
+    loss.backward()
+    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    close(vector.grad, data["grad_cls"])
+    assert rebuilt(0 * vector).item() == pytest.approx(about["zero_vector_loss"], rel=1e-5)
+
+
+def built(folder, **options):
+    seed_dropout("bottleneck")
+    encoder = Encoder(folder, pooler="cls", dropout=STILL)
+    for weight in encoder.parameters():
+        weight.data *= 5  # so that its texts are not all alike
+    objective = BottleneckDecoder(**{"decoder_layers": 1, **options})
+    objective.setup(encoder)
+    return encoder.eval(), objective.eval()
+
+
+def batch_of(encoder, width, probability=0.4):
+    """Rows of `width` texts, masked."""
+    rows = [Example(tuple(TEXTS[(i + j) % 6] for j in range(width)), row_id=i) for i in range(6)]
+    collator = Masked(views=TextViews(max_length=12), probability=probability)
+    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
+    return collator(rows)
+
+
+def loss_of(encoder, objective, batch, **ctx):
+    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, generator=torch_rng("step"), **ctx))[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"predict": "all"}, {"predict": "next", "window": 2}])
+def test_the_loss_by_a_slow_loop_over_tokens_in_both_directions(tiny_bert, options):
+    """Four views are two rows of two, each text alone without padding; a token of a row of weight 2 counts twice."""
+    encoder, objective = built(tiny_bert, decoder_weight=0.5, **options)
+    batch = batch_of(encoder, 4)
+    weight = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.5, 1.0])
+    words, special = encoder.backbone.get_input_embeddings().weight, {0, 1, 2, 3, 4}
+    sums = {"a": [0.0, 0.0], "b": [0.0, 0.0]}
     with torch.no_grad():
-        for name, weight in encoder.backbone.named_parameters():
-            if "lora_B" in name:
-                weight.normal_()
-    decoder = BottleneckDecoder(encoder, layers=2, memory="first_position", start="last").eval()
-    ids, mask = encoder.pad([[2, 5, 6, 7, 3], [2, 8, 3]])
+        for row in range(6):
+            for first in (0, 2):
+                vector = None
+                for view, name in ((first, "a"), (first + 1, "b")):
+                    length = int(batch.attention_mask[row, view].sum())
+                    ids = batch.input_ids[row, view, :length]
+                    masked, labels = (t[row, view, :length] for t in (batch.masked_ids, batch.mlm_labels))
+                    if name == "a":
+                        states = encoder.states(masked[None], torch.ones_like(masked[None])).hidden[-1][0]
+                        vector = states[:1]
+                    else:
+                        ones = torch.ones_like(masked[None])
+                        states = objective.decoder(embedded(encoder, masked[None]), ones, vector)[0]
+                    for place in range(length):
+                        if objective.predict == "next" and name == "b":
+                            token = int(ids[place + 1]) if place + 1 < length else -100
+                        elif objective.predict == "all":
+                            token = -100 if int(ids[place]) in special else int(ids[place])
+                        else:
+                            token = int(labels[place])
+                        if token != -100:
+                            surprise = -objective.head(states[place], words).log_softmax(-1)[token].item()
+                            sums[name][0] += weight[row].item() * surprise
+                            sums[name][1] += weight[row].item()
+        weighted = batch.with_tensors(batch.tensors() | {"weight": weight})
+        output = loss_of(encoder, objective, weighted)
+    a, b = (total / count for total, count in sums.values())
+    assert output.metrics["mlm_loss"].item() == pytest.approx(a, rel=1e-5)
+    assert output.metrics["decoder_loss"].item() == pytest.approx(b, rel=1e-5)
+    assert output.loss.item() == pytest.approx(a + 0.5 * b, rel=1e-5)
+
+
+def test_the_first_loss_is_that_of_masked_lm(tiny_bert):
+    encoder, objective = built(tiny_bert)
+    batch, plain = batch_of(encoder, 2), MaskedLM()
+    plain.setup(encoder)
+    want = loss_of(encoder, plain, batch.with_views([0])).loss.item()
+    assert loss_of(encoder, objective, batch).metrics["mlm_loss"].item() == pytest.approx(want, rel=1e-6)
+
+
+def test_the_generator_writes_in_gaps_alone_what_the_masked_lm_expects(tiny_bert):
+    """Of 3,000 rows of one text: the share of each token within 5 standard deviations of its probability."""
+    encoder, objective = built(tiny_bert, predict="all", generator=tiny_bert)
+    ids = torch.tensor([[[2, 5, 6, 7, 3]] * 2]).expand(3000, -1, -1)
+    gap = torch.zeros_like(ids, dtype=torch.bool)
+    gap[:, 0, 2] = gap[:, 1, 3] = True
+    masked = ids.masked_fill(gap, 4)
+    batch = Batch(ids, torch.ones_like(ids), masked_ids=masked, mlm_labels=ids.masked_fill(~gap, -100))
+    ctx = StepContext(encoder=encoder, generator=torch_rng("draws"))
+    read = objective.read(batch, ctx)
+    assert torch.equal(read[~gap], ids[~gap])
+    model = BertForMaskedLM.from_pretrained(tiny_bert).eval()
     with torch.no_grad():
-        hidden = encoder.eval().states(ids, mask).hidden
-        got = decoder(hidden[1], mask, hidden[1][:, 0])
-    assert torch.allclose(got[mask == 1], hidden[-1][mask == 1], atol=1e-5)
-    plain = BottleneckDecoder(encoder, layers=2, memory="first_position").eval()
-    assert not torch.allclose(plain(hidden[1], mask, hidden[1][:, 0])[mask == 1], hidden[-1][mask == 1], atol=1e-2)
+        expected = model(masked[0], attention_mask=torch.ones_like(masked[0])).logits.softmax(-1)
+    for view, place in ((0, 2), (1, 3)):
+        p = expected[view, place]
+        share = torch.bincount(read[:, view, place], minlength=len(p)) / 3000
+        assert ((share - p).abs() < 5 * (p * (1 - p) / 3000).sqrt() + 1e-3).all()
+    assert not torch.equal(objective.read(batch, StepContext(encoder=encoder, generator=torch_rng("others"))), read)
 
 
-@pytest.mark.parametrize("memory", ["cross", "first_position"])
-def test_padding_changes_nothing(tiny_bert, memory):
-    decoder = BottleneckDecoder(Encoder(tiny_bert), layers=2, memory=memory).eval()
-    embedded, vector = torch.randn(2, 5, 16), torch.randn(2, 16)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    other = torch.where(mask[..., None] == 1, embedded, torch.randn(2, 5, 16))
-    got, want = decoder(embedded, mask, vector), decoder(other, mask, vector)
-    assert torch.allclose(got[mask == 1], want[mask == 1], atol=1e-6)
+def test_a_run_with_a_generator_resumes_and_saves_the_encoder_alone(tiny_bert, tmp_path):
+    def build(folder):
+        views = TextViews(max_length=12, views=2)
+        collator = Masked(views=views, probability=[0.3, 0.5], mask_only=True, nested=True)
+        objective = BottleneckDecoder(decoder_layers=1, decoder_start="last", predict="all", generator=tiny_bert)
+        parts = {"encoder": Encoder(tiny_bert), "objective": objective, "collator": collator}
+        return make_run(folder, tiny_bert, max_steps=4, **parts)
+
+    assert_resumes(build, tmp_path)
+    folder = tmp_path / "whole" / "run"
+    assert sorted(p.name for p in (folder / "last").iterdir() if p.is_dir()) == ["1_Pooling"]
+    saved = torch.load(folder / "state" / "state.pt", weights_only=True)["learner"]
+    assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"decoder", "head"}
 
 
-def test_backbones_without_positions_in_their_embeddings_are_refused(tiny_bert, tmp_path):
-    for kind in ("modernbert", "deberta-v2", "llama"):
-        more = {"position_biased_input": False} if kind == "deberta-v2" else {}
-        encoder = Encoder(save_tiny(kind, tiny_bert, tmp_path / kind, **more), pooler="last")
-        with pytest.raises(UserError, match=f"whose positions a {kind} backbone does not add"):
-            BottleneckDecoder(encoder, layers=1, memory="cross")
-    with pytest.raises(UserError, match=r"decoder_layers is 3, and .* has 2 to copy"):
-        BottleneckDecoder(Encoder(tiny_bert), layers=3, memory="first_position", start="last")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"decoder_layers": 0}, "objective.decoder_layers is 0"),
+        ({"decoder_weight": 0.0}, "objective.decoder_weight is 0"),
+        ({"predict": "next", "window": 0}, "objective.window is 0"),
+        ({"window": 3}, "objective.window is 3, and objective.predict is masked"),
+        ({"predict": "next", "decoder_start": "last"}, "objective.decoder_start is last"),
+    ],
+)
+def test_out_of_range(options, said):
+    with pytest.raises(UserError, match=said):
+        BottleneckDecoder(**options)
+
+
+def test_refusals(tiny_bert, tmp_path):
+    encoder, objective = built(tiny_bert)
+    with pytest.raises(ValueError, match="in twos, and rows have 3"):
+        loss_of(encoder, objective, batch_of(encoder, 3))
+    other = save_tiny("roberta", tiny_bert, tmp_path / "plain")
+    with pytest.raises(UserError, match=r"objective.generator .* is not a trained masked language model"):
+        BottleneckDecoder(generator=other).setup(encoder)

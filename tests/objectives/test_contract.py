@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 import cse.objectives
 from cse import distributed
 from cse.batch import Batch, Example, LossOutput
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
@@ -34,7 +35,7 @@ from tests.objectives.helpers import Case
 ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
-SHARED = {"bottleneck_decoder", "candidates", "functional", "taught", "whitening"}  # what several methods use
+SHARED = {"candidates", "decoders", "functional", "taught", "whitening"}  # what several methods use
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "encodes_views", "weighs_rows")
 
 
@@ -262,6 +263,8 @@ def test_weights_of_one_are_no_weights_and_others_count(name, tiny_bert):
 NOT_A_MEAN = {
     "AlignUniform": "uniformity is the logarithm of a sum over pairs of rows, each with the product of its weights",
     "AnglE": "it sums over pairs of rows, each with the product of its weights",
+    "BottleneckDecoder": "it is a mean over predicted tokens, of which rows have unequal numbers",
+    "CoCondenser": "two of its terms are means over masked tokens, of which rows have unequal numbers",
     "CoSENT": "it sums over pairs of rows, each with the product of its weights",
     "DCLW": "the factor of a positive is relative to the weighted mean over the batch",
     "DenoSent": "one of its terms is a mean over tokens, of which rows have unequal numbers",

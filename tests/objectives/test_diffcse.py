@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, Views
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.encoder.dropout import Dropout
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, Example, Views
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
+from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

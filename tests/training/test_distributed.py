@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cse import cli, distributed
 from cse.batch import Batch
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
 from cse.data.datasets import Triplets
+from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

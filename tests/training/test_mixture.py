@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
-from cse.data.collators import Masked, TextViews
+from cse.data.collators import TextViews
 from cse.data.datasets import Pairs, ScoredPairs, Triplets
+from cse.data.masked import Masked
 from cse.data.mixture import Mixture, Source
 from cse.data.samplers import NoDuplicates
 from cse.encoder.model import Encoder

@@ -1,0 +1,108 @@
+"""coCondenser (Gao and Callan, ACL 2022, arXiv:2108.05540), on Condenser (EMNLP 2021, arXiv:2104.08253)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import UserError, require_at_least, require_positive
+from cse.interfaces import Objective, StepContext
+from cse.objectives.candidates import all_pairs
+from cse.objectives.decoders import FirstDecoder
+from cse.objectives.functional import Contrast, contrast, dot_matrix
+from cse.objectives.masked_lm import MaskedLMHead, token_loss
+
+
+class CoCondenser(Objective):
+    """Masked language modeling twice, once from middle states and the text's vector, and a contrast of the vectors.
+
+        L = L_last + L_head + w L_contrast
+        l_a = - log e^{c_a . c_p / t} / sum_{k != a} e^{c_a . c_k / t},   c = last state of the first token
+
+    Every text of a row is masked and takes part in all terms. L_last predicts the masked tokens from the last layer's
+    states. L_head predicts them again, from new layers that read c in the first place and the states of layer
+    `skip_from` in all others: the late layers help only through c. The contrast is by inner product, every text is an
+    anchor, p is another text of its row, and k runs over all other texts of the batch. The layers and the masked-LM
+    head, which both predictions share, are trained with the encoder and are not exported. If rows have weights
+    (`Batch.weight`), a token and an anchor count as much as their row.
+
+    Args:
+        decoder_layers: Number of the new layers, >= 1 (authors: 2).
+        skip_from: The layer whose states they read, at least 1 and below the last (authors: 6 of 12). None: half.
+        contrast_weight: w, >= 0 (authors: 1); 0 leaves the contrast out, which is Condenser.
+        temperature: t, > 0 (authors: 1).
+
+    Raises:
+        UserError: An argument is out of range. In `setup`: the backbone has no such layer, or embeddings without
+            positions.
+        ValueError: The contrast counts, and rows have one text, or the batch has one row.
+
+    Deviations:
+        Copies of a text in different rows (`Batch.text_id`) are not negatives of each other. The contrast is over the
+        batch of all processes, and its gradient is not scaled by their number.
+
+    Source: caskcsg/ir, cotmae-qc/cocondenser/modeling.py:275-281; luyug/Condenser, modeling.py.
+    """
+
+    requires = frozenset({"masked_ids", "mlm_labels"})
+    cacheable = False
+    uses_views = False
+    weighs_rows = True
+
+    def __init__(
+        self,
+        *,
+        decoder_layers: int = 2,
+        skip_from: int | None = None,
+        contrast_weight: float = 1.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "objective", decoder_layers=decoder_layers, skip_from=skip_from)
+        require_at_least(0, "objective", contrast_weight=contrast_weight)
+        require_positive("objective", temperature=temperature)
+        self.decoder_layers, self.skip_from = decoder_layers, skip_from
+        self.contrast_weight, self.temperature = contrast_weight, temperature
+        self.contrasts = contrast_weight > 0
+
+    def setup(self, encoder: Encoder) -> None:
+        """Build layers and head."""
+        self.middle = encoder.depth // 2 if self.skip_from is None else self.skip_from
+        if not 1 <= self.middle < encoder.depth:
+            raise UserError(
+                f"objective.skip_from is {self.skip_from}, and {encoder.source} has {encoder.depth} layers\n"
+                "fix: give a layer before the last, and a backbone of 2 layers or more"
+            )
+        self.decoder = FirstDecoder(encoder, layers=self.decoder_layers)
+        self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """Both predictions over this process's tokens, summed over processes, and the contrast of the whole batch."""
+        ids, labels = (
+            batch.require(name, "CoCondenser").flatten(0, 1) for name in ("masked_ids", "mlm_labels")
+        )  # (n, L), n = b V
+        mask = batch.attention_mask.flatten(0, 1)
+        hidden = ctx.encoder.states(ids, mask).hidden
+        vector, wanted = hidden[-1][:, 0], labels != -100  # (n, H), (n, L)
+        again = self.decoder(hidden[self.middle], mask, vector)  # (n, L, H)
+        row = wanted.nonzero()[:, 0] // batch.views  # (M,)
+        words = ctx.encoder.backbone.get_input_embeddings().weight
+        (last, accuracy), (head, hits) = (
+            token_loss(self.head(states[wanted], words), labels[wanted], row, batch, ctx)
+            for states in (hidden[-1], again)
+        )
+        metrics = {"mlm_loss": last.detach(), "mlm_accuracy": accuracy}
+        metrics |= {"head_loss": head.detach(), "head_accuracy": hits}
+        if not self.contrast_weight:
+            return LossOutput(last + head, metrics)
+        contrastive = self.contrastive(ctx.gather(vector.view(*batch.input_ids.shape[:2], -1)), batch)
+        metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}
+        return LossOutput(last + head + self.contrast_weight * contrastive.loss, metrics)
+
+    def contrastive(self, vectors: Tensor, batch: Batch) -> Contrast:
+        """The contrast of vectors (B, V, H)."""
+        pairs = all_pairs(Views.split(vectors, vectors, batch.num_positives), batch, dot_matrix)
+        logits = pairs.similarity / self.temperature  # (A, N)
+        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
+        return contrast(logits, pairs.positive, mask=pairs.mask, weight=weight)

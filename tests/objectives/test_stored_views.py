@@ -1,0 +1,22 @@
+"""Stored rewrites as views (LM-CPPF) against its authors' program: SupCon over several texts of a row.
+
+The draws of stored rewrites are tested with the collator.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cse.objectives.supcon import SupCon
+from tests.objectives.helpers import close, load, oracle_cases, run
+
+
+@pytest.mark.parametrize("name", oracle_cases("stored_views"))
+def test_against_the_authors_program(oracles, name):
+    about, data = load(oracles, "stored_views", name)
+    x = data["x"].requires_grad_()
+    objective = SupCon(temperature=about["temperature"], base_temperature=about["base_temperature"])
+    output = run(objective, x, x.shape[1] - 1, label=data["labels"])
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    close(x.grad, data["grad_x"])
