@@ -47,6 +47,28 @@ def memory(arguments: list[str]) -> int:
     return 0
 
 
+def batches(arguments: list[str]) -> int:
+    """Measure the memory and the time of a training step by the size of its batch."""
+    parser = _parser("batches", "Measure the memory and the time of a training step by the size of its batch.")
+    sizes = [64, 1024, 4096, 16384, 65536]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="batch sizes (default: %(default)s)")
+    parser.add_argument("--chunk-tokens", type=int, default=2048, help="trainer.chunk_tokens (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
+    out = "what it has of other sizes, chunks and numbers of processes stays; default: %(default)s"
+    parser.add_argument("--out", type=Path, default=Path("eval/results/batches.json"), help=out)
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.files import check_writable
+    from eval.batches import measure
+
+    require_at_least(1, "batches", rounds=options.rounds, processes=options.processes, sizes=min(options.sizes))
+    check_writable(options.out)
+    measure(options.sizes, options.chunk_tokens, options.processes, options.rounds, options.out, options.note)
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -149,6 +171,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "batches": batches,
     "bench": bench,
     "memory": memory,
     "reproduce": reproduce,

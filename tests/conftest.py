@@ -60,11 +60,21 @@ def _pairs():
 @pytest.fixture
 def two_processes(_pairs):
     """Call it with a function of (rank, *arguments): the results of two processes that run it together."""
-    from tests.processes import Pair
+    from tests.processes import Group
 
     if not (_pairs and _pairs[-1].alive):
-        _pairs.append(Pair())
+        _pairs.append(Group())
     return _pairs[-1]
+
+
+@pytest.fixture(scope="module")
+def four_processes():
+    """As `two_processes`, for slow tests."""
+    from tests.processes import Group
+
+    group = Group(4)
+    yield group
+    group.close()
 
 
 @pytest.fixture(scope="session")

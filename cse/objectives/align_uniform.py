@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import alignment, uniformity
+from cse.objectives.candidates import batch_uniformity
+from cse.objectives.functional import alignment
 
 
 class AlignUniform(Objective):
@@ -54,16 +54,9 @@ class AlignUniform(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted sum of both parts."""
         sides = views.require_aligned("AlignUniform")  # (B, 1 + P, D')
-        mask, weight = _different_texts(batch), batch.weight
+        texts, weight = batch.text_id, batch.weight
+        texts = None if texts is None else texts[:, : 1 + batch.num_positives]  # (B, 1 + P)
         align = torch.stack([alignment(sides[:, 0], other, self.alpha, weight) for other in sides[:, 1:].unbind(1)])
-        uniform = torch.stack([uniformity(side, self.t, mask=mask, weight=weight) for side in sides.unbind(1)])
+        uniform = torch.stack([batch_uniformity(side, self.t, texts, weight) for side in sides.unbind(1)])
         loss = self.align_weight * align.mean() + self.uniform_weight * uniform.mean()
         return LossOutput(loss, {"alignment": align.detach().mean(), "uniformity": uniform.detach().mean()})
-
-
-def _different_texts(batch: Batch) -> Tensor | None:
-    """(B, B) True where no text is an anchor or a positive of both rows; None if texts are not known."""
-    if batch.text_id is None:
-        return None
-    texts = batch.text_id[:, : 1 + batch.num_positives]  # (B, 1 + P)
-    return ~(texts[:, None, :, None] == texts[None, :, None, :]).any(-1).any(-1)

@@ -9,9 +9,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs, in_batch
+from cse.objectives.candidates import AllPairs, by_view, info_nce
 from cse.objectives.cosent import rank_loss
-from cse.objectives.functional import contrast, normalize, paired_cosine, weighted_mean
+from cse.objectives.functional import Contrast, contrast, normalize, paired_cosine, weighted_mean
 
 
 class AnglE(Objective):
@@ -91,16 +91,17 @@ class AnglE(Objective):
 
     def _contrast(self, views: Views, batch: Batch) -> Tensor:
         """L_ibn of triplets."""
-        pairs = in_batch(views, batch)
-        logits = pairs.similarity / self.in_batch_temperature  # (B, N)
-        return contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss
+        return info_nce(views, batch, self.in_batch_temperature).loss
 
     def _pairs(self, views: Views, batch: Batch, score: Tensor) -> Tensor:
         """L_ibn of pairs with scores (B,)."""
-        pairs = all_pairs(views, batch)
-        target = pairs.positive * pairs.per_view(score >= 1)[:, None]  # (2 B, 2 B)
-        rows = contrast(pairs.similarity / self.in_batch_temperature, target, mask=pairs.mask).rows
-        return weighted_mean(rows, None if batch.weight is None else pairs.per_view(batch.weight))
+
+        def loss(pairs: AllPairs) -> Contrast:
+            target = pairs.positive * pairs.per_view(score >= 1)[:, None]  # (A, 2 B)
+            return contrast(pairs.similarity / self.in_batch_temperature, target, mask=pairs.mask, weight=pairs.weight)
+
+        result = by_view(views, batch, loss)
+        return weighted_mean(result.rows, result.weight)
 
 
 def angle(x: Tensor, y: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, triplet, weighted_mean
+from cse.objectives.candidates import InBatch, by_anchor
+from cse.objectives.functional import Contrast, contrast, triplet, weighted_mean
 
 
 class ArcCSE(Objective):
@@ -81,9 +81,12 @@ class ArcCSE(Objective):
 
     def arc(self, views: Views, batch: Batch) -> Tensor:
         """The first term."""
-        pairs = in_batch(views, batch)
+        return by_anchor(views, batch, self._rows).loss
+
+    def _rows(self, pairs: InBatch) -> Contrast:
+        """The contrast of some anchors."""
         logits = torch.where(pairs.positive > 0, self._wider(pairs.similarity), pairs.similarity) / self.temperature
-        return contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss
+        return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 
     def order(self, anchor: Tensor, near: Tensor, far: Tensor, weight: Tensor | None = None) -> Tensor:
         """The second term, without its weight, of vectors (B, D')."""

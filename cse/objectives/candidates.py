@@ -3,103 +3,168 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from cse.batch import Batch, Views
-from cse.objectives.functional import cosine_matrix
+from cse.objectives.blocks import by_rows, fits, require_whole
+from cse.objectives.functional import Contrast, contrast, cosine_matrix, dot_matrix, normalize, uniformity
 
 Similarity = Callable[[Tensor, Tensor], Tensor]  # (A, D'), (N, D') -> (A, N)
+T = TypeVar("T")
 
 
 class InBatch(NamedTuple):
     """Anchors against the N = B P + B K candidates of the batch: all positives, then all hard negatives.
 
     Attributes:
-        similarity: (B, N), cosines unless another similarity was asked for.
-        positive: (B, N) 1 where the candidate is the row's own positive.
-        own_negative: (B, N) 1 where it is the row's own hard negative.
-        mask: (B, N) True where the two may be compared; None: everywhere.
+        similarity: (A, N), cosines unless another similarity was asked for. A is B, or the size of a block of rows.
+        positive: (A, N) 1 where the candidate is the row's own positive.
+        own_negative: (A, N) 1 where it is the row's own hard negative.
+        mask: (A, N) True where the two may be compared; None: everywhere.
+        anchor: (A, D') the vectors of the anchors, perhaps scaled to unit length.
+        row: (A,) the row of the batch that each anchor belongs to, in [0, B).
+        weight: (A,) the weights of these rows (`Batch.weight`); None: all alike.
     """
 
     similarity: Tensor
     positive: Tensor
     own_negative: Tensor
     mask: Tensor | None
+    anchor: Tensor
+    row: Tensor
+    weight: Tensor | None
 
 
 class AllPairs(NamedTuple):
     """The A = B + B P anchors and positives of the batch against these and the B K hard negatives, N = A + B K.
 
-    Columns are all anchors, then the candidates of `InBatch` in their order; rows are the first A columns. With one
-    positive per row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors against positives.
+    Columns are all anchors, then the candidates of `InBatch` in their order; rows are the first A columns, or a block
+    of them. With one positive per row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors
+    against positives.
 
     Attributes:
         similarity: (A, N), cosines unless another similarity was asked for.
         positive: (A, N) 1 where the candidate is another view of the same row; never at hard negatives.
         mask: (A, N) True where the two may be compared: never a view with itself.
         item: (N,) the row of the batch that each view belongs to, in [0, B).
+        view: (A,) the column that each row is.
+        count: B + B P, the number of columns that are no hard negatives.
+        weight: (A,) the weight of each view's row of the batch (`Batch.weight`); None: all alike.
     """
 
     similarity: Tensor
     positive: Tensor
     mask: Tensor
     item: Tensor
+    view: Tensor
+    count: int
+    weight: Tensor | None
 
     def per_view(self, values: Tensor) -> Tensor:
         """A value of each row of the batch (B,) -> of each anchor and positive (A,)."""
-        return values[self.item[: len(self.similarity)]]
+        return values[self.item[self.view]]
+
+    def same(self, values: Tensor) -> Tensor:
+        """(A, N) True at views of rows of the batch with the same value (B,); False at hard negatives."""
+        equal = self.per_view(values)[:, None] == values[self.item]
+        equal[:, self.count :] = False
+        return equal
 
 
 def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix) -> InBatch:
-    """Lay out the batch's candidates.
+    """Lay out the batch's candidates, for what needs all rows at once. `by_anchor` takes less memory.
 
     The mask is False where a view does not exist (`Batch.view_mask`), and where a candidate that is not the row's own
     positive has the text of the row's anchor or of one of its positives, or is the positive of an anchor with the same
     text (`Batch.text_id`): such a candidate must not be a negative.
 
     Raises:
-        ValueError: Rows have no positive, or there is a single candidate, so that nothing can be contrasted.
+        ValueError: Rows have no positive, or there is a single candidate, so that nothing can be contrasted; or the
+            matrix is too large.
     """
-    size, positives, negatives = _sizes(views)
-    if not positives:
-        raise ValueError(ONE_VIEW)
-    if size * (positives + negatives) < 2:
-        raise ValueError(ONE_ROW)
-    candidates = torch.cat([views.positive.flatten(0, 1), views.negative.flatten(0, 1)])  # (N, D')
-    scores = similarity(views.anchor, candidates)
-    own_positive, own_negative = _own(size, positives, scores), _own(size, negatives, scores)
-    positive = torch.cat([own_positive, torch.zeros_like(own_negative)], 1)
-    negative = torch.cat([torch.zeros_like(own_positive), own_negative], 1)
-    return InBatch(scores, positive, negative, _mask(batch, positive))
+    anchors, candidates = _sides_in_batch(views)
+    require_whole(len(anchors), len(candidates), anchors)
+    return _in_batch(views, batch, similarity, candidates, anchors, _numbers(anchors))
+
+
+def by_anchor(views: Views, batch: Batch, loss: Callable[[InBatch], T], similarity: Similarity = cosine_matrix) -> T:
+    """What `loss` makes of the layout `in_batch`, in memory linear in the batch: see `by_rows`.
+
+    Args:
+        views: The batch's vectors.
+        batch: The batch.
+        loss: A function of the layout of some anchors that treats each on its own, and returns a tensor (A, ...), or a
+            tuple of such, as `contrast` does.
+        similarity: The function (A, D'), (N, D') -> (A, N).
+
+    Raises:
+        ValueError: Rows have no positive, or there is a single candidate.
+    """
+    anchors, candidates = _sides_in_batch(views)
+    anchors, candidates, similarity = _once(anchors, candidates, similarity)
+    return by_rows(
+        lambda some, row: loss(_in_batch(views, batch, similarity, candidates, some, row)),
+        (anchors, _numbers(anchors)),
+        len(candidates),
+    )
+
+
+def info_nce(
+    views: Views,
+    batch: Batch,
+    temperature: float,
+    *,
+    hard_negative_weight: float = 0.0,
+    similarity: Similarity = cosine_matrix,
+) -> Contrast:
+    """The contrast of each anchor with its positives, against all other candidates of the batch: `SimCSE` plain.
+
+    Args:
+        views: The batch's vectors.
+        batch: The batch.
+        temperature: The divisor of the similarities.
+        hard_negative_weight: Added to the logit of the row's own hard negatives.
+        similarity: The function (A, D'), (N, D') -> (A, N).
+
+    Raises:
+        ValueError: Rows have no positive, or there is a single candidate.
+    """
+
+    def loss(pairs: InBatch) -> Contrast:
+        bias = pairs.own_negative * hard_negative_weight if hard_negative_weight else None
+        logits = pairs.similarity / temperature  # (A, N)
+        return contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
+
+    return by_anchor(views, batch, loss, similarity)
 
 
 def extend(pairs: InBatch, similarity: Tensor, *, target: float = 0.0, mask: Tensor | None = None) -> InBatch:
     """Append candidates that are not part of the batch, such as noise or the rows of a queue.
 
     Args:
-        pairs: The candidates of the batch (B, N).
-        similarity: (B, M) of the anchors and the further candidates.
+        pairs: The candidates of the batch (A, N).
+        similarity: (A, M) of the anchors and the further candidates.
         target: `positive` of the further candidates: 0 for negatives.
-        mask: (B, M) True where the two may be compared; None: everywhere.
+        mask: (A, M) True where the two may be compared; None: everywhere.
 
     Returns:
-        (B, N + M), the further candidates last. None of them is anybody's own hard negative.
+        (A, N + M), the further candidates last. None of them is anybody's own hard negative.
     """
     new = torch.ones_like(similarity, dtype=torch.bool) if mask is None else mask
     old = torch.ones_like(pairs.positive, dtype=torch.bool) if pairs.mask is None else pairs.mask
-    return InBatch(
-        torch.cat([pairs.similarity, similarity], 1),
-        torch.cat([pairs.positive, torch.full_like(similarity, target, dtype=pairs.positive.dtype)], 1),
-        torch.cat([pairs.own_negative, torch.zeros_like(similarity, dtype=pairs.own_negative.dtype)], 1),
-        None if pairs.mask is None and mask is None else torch.cat([old, new], 1),
+    return pairs._replace(
+        similarity=torch.cat([pairs.similarity, similarity], 1),
+        positive=torch.cat([pairs.positive, torch.full_like(similarity, target, dtype=pairs.positive.dtype)], 1),
+        own_negative=torch.cat([pairs.own_negative, torch.zeros_like(similarity, dtype=pairs.own_negative.dtype)], 1),
+        mask=None if pairs.mask is None and mask is None else torch.cat([old, new], 1),
     )
 
 
 def all_pairs(views: Views, batch: Batch, similarity: Similarity = cosine_matrix, *, single: bool = False) -> AllPairs:
-    """Lay out every view of the batch against every view.
+    """Lay out every view of the batch against every view, for what needs all at once. `by_view` takes less memory.
 
     The mask is False between a view and itself, where a view does not exist (`Batch.view_mask`), and between views of
     different rows, and of a row and a hard negative, where one has the text of the other's anchor or of one of its
@@ -112,27 +177,65 @@ def all_pairs(views: Views, batch: Batch, similarity: Similarity = cosine_matrix
         single: Whether rows may have a single view, since their positives are other rows, such as those of a label.
 
     Raises:
-        ValueError: Rows have no positive, unless `single`, or the batch has one row, so that nothing can be contrasted.
+        ValueError: Rows have no positive, unless `single`, or the batch has one row, so that nothing can be contrasted;
+            or the matrix is too large.
     """
-    size, positives, negatives = _sizes(views)
-    if not positives and not single:
-        raise ValueError(ONE_VIEW)
-    if size < 2 and not negatives:
-        raise ValueError(ONE_ROW)
-    anchors = torch.cat([views.anchor, views.positive.flatten(0, 1)])  # (A, D')
-    scores = similarity(anchors, torch.cat([anchors, views.negative.flatten(0, 1)]))
-    row = torch.arange(size, device=scores.device)
-    item = torch.cat([row, row.repeat_interleave(positives), row.repeat_interleave(negatives)])  # (N,)
-    count = len(anchors)
-    itself = torch.eye(*scores.shape, device=scores.device, dtype=torch.bool)
-    own = (item[:count, None] == item[None, :]) & (torch.arange(len(item), device=item.device) < count) & ~itself
-    mask = ~itself
-    if batch.text_id is not None:
-        mask &= own | ~_any_same_text(batch.text_id, batch.num_positives, item)
-    if batch.view_mask is not None:
-        present = torch.cat([batch.view_mask[:, 0], _by_role(batch.view_mask, batch.num_positives)])  # (N,)
-        mask &= present[None, :] & present[:count, None]
-    return AllPairs(scores, own.to(scores.dtype), mask, item)
+    anchors, candidates = _sides_of_pairs(views, single)
+    require_whole(len(anchors), len(candidates), anchors)
+    return _all_pairs(views, batch, similarity, candidates, anchors, _numbers(anchors))
+
+
+def by_view(
+    views: Views,
+    batch: Batch,
+    loss: Callable[[AllPairs], T],
+    similarity: Similarity = cosine_matrix,
+    *,
+    single: bool = False,
+) -> T:
+    """What `loss` makes of the layout `all_pairs`, in memory linear in the batch, as `by_anchor` does.
+
+    Raises:
+        ValueError: Rows have no positive, unless `single`, or the batch has one row.
+    """
+    anchors, candidates = _sides_of_pairs(views, single)
+    anchors, candidates, similarity = _once(anchors, candidates, similarity)
+    return by_rows(
+        lambda some, view: loss(_all_pairs(views, batch, similarity, candidates, some, view)),
+        (anchors, _numbers(anchors)),
+        len(candidates),
+    )
+
+
+def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    """() `uniformity` of a vector of each row of the batch, x (B, D), in memory linear in the batch.
+
+    Args:
+        x: (B, D).
+        t: The sharpness of the kernel.
+        texts: (B, n) the texts of each row: rows with a common text are no pair. None: all rows are pairs.
+        weight: (B,) weight of each row; a pair has the product of its two. None: all alike.
+    """
+    if fits(len(x), len(x), x):
+        return uniformity(x, t, mask=None if texts is None else _different(texts, texts), weight=weight)
+    unit, number = normalize(x), _numbers(x)
+    each = torch.ones_like(unit[:, 0]) if weight is None else weight.to(unit.dtype)  # (B,)
+
+    def sums(some: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """For each of some rows (R,): the sum of the kernel over the other rows, and the sum of their weights."""
+        counted = each * (row[:, None] != number)  # (R, B)
+        counted = counted if texts is None else counted * _different(texts[row], texts)
+        kernel = (2 * t * (dot_matrix(some, unit) - 1)).exp()  # (R, B) |u - v|^2 = 2 - 2 u.v
+        return (kernel * counted).sum(1), counted.sum(1)
+
+    found, weights = by_rows(sums, (unit, number), len(x))
+    total = (each * weights).sum()
+    return torch.where(total > 0, (each * found).sum(), 1.0).log() - torch.where(total > 0, total, 1.0).log()
+
+
+def _different(some: Tensor, texts: Tensor) -> Tensor:
+    """(R, B) True where no text of a row (R, n) is one of another's (B, n)."""
+    return ~(some[:, None, :, None] == texts[None, :, None, :]).any(-1).any(-1)
 
 
 def swapped(views: Views, batch: Batch) -> tuple[Views, Batch]:
@@ -158,42 +261,113 @@ def _sizes(views: Views) -> tuple[int, int, int]:
     return len(views.anchor), views.positive.shape[1], views.negative.shape[1]
 
 
-def _own(size: int, each: int, like: Tensor) -> Tensor:
-    """(B, B `each`) 1 where the candidate belongs to the row; each row has `each` candidates."""
-    return torch.eye(size, device=like.device, dtype=like.dtype).repeat_interleave(each, 1)
+def _sides_in_batch(views: Views) -> tuple[Tensor, Tensor]:
+    """Anchors (B, D') and candidates (N, D')."""
+    size, positives, negatives = _sizes(views)
+    if not positives:
+        raise ValueError(ONE_VIEW)
+    if size * (positives + negatives) < 2:
+        raise ValueError(ONE_ROW)
+    return views.anchor, torch.cat([views.positive.flatten(0, 1), views.negative.flatten(0, 1)])
 
 
-def _mask(batch: Batch, positive: Tensor) -> Tensor | None:
-    """(B, N) which candidates may be compared with which anchors."""
+def _sides_of_pairs(views: Views, single: bool) -> tuple[Tensor, Tensor]:
+    """Anchors and positives (A, D'), and these with the hard negatives (N, D')."""
+    size, positives, negatives = _sizes(views)
+    if not positives and not single:
+        raise ValueError(ONE_VIEW)
+    if size < 2 and not negatives:
+        raise ValueError(ONE_ROW)
+    anchors = torch.cat([views.anchor, views.positive.flatten(0, 1)])
+    return anchors, torch.cat([anchors, views.negative.flatten(0, 1)])
+
+
+def _once(anchors: Tensor, candidates: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor, Similarity]:
+    """The same, with what cosines share computed once, if there will be several blocks."""
+    if similarity is not cosine_matrix or fits(len(anchors), len(candidates), anchors):
+        return anchors, candidates, similarity
+    return normalize(anchors), normalize(candidates), dot_matrix
+
+
+def _in_batch(
+    views: Views, batch: Batch, similarity: Similarity, candidates: Tensor, anchors: Tensor, row: Tensor
+) -> InBatch:
+    """The layout of some anchors (A, D'), those of the rows (A,) of the batch."""
+    size, positives, negatives = _sizes(views)
+    scores = similarity(anchors, candidates)  # (A, N)
+    positive = _own(row, 0, positives, scores)
+    negative = _own(row, size * positives, negatives, scores)
+    weight = None if batch.weight is None else batch.weight[row]
+    return InBatch(scores, positive, negative, _mask(batch, row, positive), anchors, row, weight)
+
+
+def _all_pairs(
+    views: Views, batch: Batch, similarity: Similarity, candidates: Tensor, anchors: Tensor, view: Tensor
+) -> AllPairs:
+    """The layout of some of the anchors and positives (A, D'), those in the columns `view` (A,)."""
+    size, positives, negatives = _sizes(views)
+    scores = similarity(anchors, candidates)  # (A, N)
+    row = torch.arange(size, device=scores.device)
+    item = torch.cat([row, row.repeat_interleave(positives), row.repeat_interleave(negatives)])  # (N,)
+    count, column = size * (1 + positives), torch.arange(len(item), device=item.device)
+    itself = view[:, None] == column
+    own = (item[view, None] == item) & (column < count) & ~itself
+    mask = ~itself
+    if batch.text_id is not None:
+        mask &= own | ~_any_same_text(batch.text_id, batch.num_positives, item, view)
+    if batch.view_mask is not None:
+        present = torch.cat([batch.view_mask[:, 0], _by_role(batch.view_mask, batch.num_positives)])  # (N,)
+        mask &= present & present[view, None]
+    weight = None if batch.weight is None else batch.weight[item[view]]
+    return AllPairs(scores, own.to(scores.dtype), mask, item, view, count, weight)
+
+
+def _numbers(rows: Tensor) -> Tensor:
+    """(n,) the numbers of rows (n, ...)."""
+    return torch.arange(len(rows), device=rows.device)
+
+
+def _own(row: Tensor, first: int, each: int, like: Tensor) -> Tensor:
+    """(A, N) 1 at the `each` columns of each row (A,) of the batch, of which those of row 0 begin at `first`."""
+    columns = first + each * row[:, None] + torch.arange(each, device=row.device)  # (A, each)
+    return torch.zeros_like(like).scatter(1, columns, 1.0)
+
+
+def _mask(batch: Batch, row: Tensor, positive: Tensor) -> Tensor | None:
+    """(A, N) which candidates may be compared with which anchors, those of the rows (A,)."""
     if batch.text_id is None and batch.view_mask is None:
         return None
     mask = torch.ones_like(positive, dtype=torch.bool)
     if batch.text_id is not None:
-        mask &= ~_same_text(batch.text_id, batch.num_positives) | (positive > 0)
+        mask &= ~_same_text(batch.text_id, batch.num_positives, row) | (positive > 0)
     if batch.view_mask is not None:
-        mask &= _by_role(batch.view_mask, batch.num_positives)[None, :]
+        mask &= _by_role(batch.view_mask, batch.num_positives)
     return mask
 
 
-def _same_text(text_id: Tensor, num_positives: int) -> Tensor:
-    """(B, N) True where the text ids (B, V) show that candidate and row mean the same."""
-    anchor, candidate = text_id[:, 0], _by_role(text_id, num_positives)  # (B,), (N,)
-    same = anchor[:, None] == candidate[None, :]
+def _same_text(text_id: Tensor, num_positives: int, row: Tensor) -> Tensor:
+    """(A, N) True where the text ids (B, V) show that candidate and row (A,) mean the same."""
+    own, candidate = text_id[row], _by_role(text_id, num_positives)  # (A, V), (N,)
+    same = own[:, :1] == candidate
     for p in range(1, 1 + num_positives):
-        same |= text_id[:, p, None] == candidate[None, :]
-    twins = (anchor[:, None] == anchor[None, :]).repeat_interleave(num_positives, 1)  # (B, B P)
+        same |= own[:, p, None] == candidate
+    twins = (own[:, :1] == text_id[:, 0]).repeat_interleave(num_positives, 1)  # (A, B P)
     same[:, : twins.shape[1]] |= twins
     return same
 
 
-def _any_same_text(text_id: Tensor, num_positives: int, item: Tensor) -> Tensor:
-    """(A, N) True where the text ids (B, V) show that two views mean the same; `item` is the row of each view (N,)."""
+def _any_same_text(text_id: Tensor, num_positives: int, item: Tensor, view: Tensor) -> Tensor:
+    """(A, N) True where the text ids (B, V) show that two views mean the same.
+
+    `item` (N,) is the row of each view, and `view` (A,) the columns of the first of the two.
+    """
     texts = text_id[:, : 1 + num_positives]  # (B, 1 + P)
     candidate = torch.cat([text_id[:, 0], _by_role(text_id, num_positives)])  # (N,)
-    count = texts.numel()  # A
-    known = (texts[:, :, None] == candidate).any(1)  # (B, N) the candidate's text is one of the row's
-    same = known[item[:count]]  # (A, N)
-    same[:, :count] |= known.T[:count][:, item[:count]]  # the view's text is one of those of the candidate's row
+    count = texts.numel()  # those that are no hard negatives
+    same = torch.zeros(len(view), len(item), dtype=torch.bool, device=view.device)
+    for p in range(texts.shape[1]):
+        same |= texts[item[view], p, None] == candidate  # the candidate's text is one of the row's
+        same[:, :count] |= candidate[view, None] == texts[item[:count], p]  # or the view's one of the candidate's row
     return same
 
 

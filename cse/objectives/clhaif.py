@@ -10,8 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import InBatch, in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import InBatch, by_anchor
+from cse.objectives.functional import Contrast, contrast
 
 
 class CLHAIF(Objective):
@@ -63,21 +63,25 @@ class CLHAIF(Objective):
         score = batch.require_score("CLHAIF")  # (B,)
         if views.positive.shape[1] != 1:
             raise ValueError(f"CLHAIF needs one positive per row, as a score has; got {views.positive.shape[1]}")
-        pairs = in_batch(views, batch)
-        result = contrast(
-            pairs.similarity / self.temperature,  # (B, N)
-            _soften(pairs, score) if self.smooth == "all" else pairs.positive,
-            mask=pairs.mask,
-            bias=pairs.own_negative * self.hard_negative_weight,
-            row_weight=score if self.smooth == "positive" else None,
-            weight=batch.weight,
-        )
+
+        def loss(pairs: InBatch) -> Contrast:
+            own = score[pairs.row]  # (A,)
+            return contrast(
+                pairs.similarity / self.temperature,  # (A, N)
+                _soften(pairs, own) if self.smooth == "all" else pairs.positive,
+                mask=pairs.mask,
+                bias=pairs.own_negative * self.hard_negative_weight,
+                row_weight=own if self.smooth == "positive" else None,
+                weight=pairs.weight,
+            )
+
+        result = by_anchor(views, batch, loss)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
 
 def _soften(pairs: InBatch, score: Tensor) -> Tensor:
-    """(B, N) rows that sum to 1: the score on the positive, and the rest spread evenly over the other candidates."""
+    """(A, N) rows that sum to 1: the score on the positive, and the rest spread evenly over the other candidates."""
     present = torch.ones_like(pairs.similarity) if pairs.mask is None else pairs.mask.to(pairs.similarity.dtype)
-    others = (present.sum(1) - 1).clamp_min(1)  # (B,)
+    others = (present.sum(1) - 1).clamp_min(1)  # (A,)
     rest = ((1 - score) / others)[:, None] * present
     return torch.where(pairs.positive > 0, score[:, None].to(rest.dtype), rest)

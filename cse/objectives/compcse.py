@@ -11,8 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import info_nce
 
 
 class CompCSE(Objective):
@@ -70,9 +69,7 @@ class CompCSE(Objective):
         z = ctx.encoder.head(torch.stack([whole, self.composed(left, right)], 1))[..., : self.dimensions]  # (B, 2, d)
         # Two rows may share a part: what masks a candidate is the text that it is composed of.
         pair = replace(batch.with_views([0, 0]), num_positives=1)
-        pairs = in_batch(Views.split(z, views.embedding, 1), pair)
-        logits = pairs.similarity / self.temperature  # (B, B)
-        result = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        result = info_nce(Views.split(z, views.embedding, 1), pair, self.temperature)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def composed(self, left: Tensor, right: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
+from cse.objectives.blocks import require_whole
 from cse.objectives.functional import paired_cosine
 
 
@@ -55,7 +56,11 @@ def rank_loss(scaled: Tensor, score: Tensor, weight: Tensor | None = None) -> tu
         scaled: (n,) values of the pairs of texts, divided by the temperature.
         score: (n,) scores that they should be ordered by.
         weight: (n,) how much each pair of texts counts. None: all alike.
+
+    Raises:
+        ValueError: There are too many pairs to compare all.
     """
+    require_whole(len(scaled), len(scaled), scaled)
     ordered = score[:, None] > score[None, :]  # (n, n) row above column
     excess = scaled[None, :] - scaled[:, None]  # (n, n) c_j - c_i
     if weight is not None:

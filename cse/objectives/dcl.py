@@ -7,8 +7,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import AllPairs, all_pairs
-from cse.objectives.functional import contrast, weighted_mean
+from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.functional import Contrast, contrast, weighted_mean
 
 
 class DCL(Objective):
@@ -45,9 +45,8 @@ class DCL(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's views."""
-        pairs = all_pairs(views, batch)
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
-        return decoupled(pairs, self.temperature, weight)
+        result = by_view(views, batch, lambda pairs: decoupled(pairs, self.temperature))
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
 
 class DCLW(Objective):
@@ -83,18 +82,20 @@ class DCLW(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's views."""
-        pairs = all_pairs(views, batch)
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
-        plain = decoupled(pairs, self.temperature, weight)
-        cosine = (pairs.similarity * pairs.positive).sum(1) / pairs.positive.sum(1).clamp_min(1)  # (A,)
+        plain, cosine = by_view(views, batch, self._terms)
         scores = (cosine / self.sigma).exp()
-        near = scores / weighted_mean(scores, weight)  # (A,)
+        near = scores / weighted_mean(scores, plain.weight)  # (A,)
         excess = ((near.detach() if self.detach_weights else near) - 1) * cosine / self.temperature  # (1 - w) cos/t
-        return LossOutput(plain.loss + weighted_mean(excess, weight), plain.metrics)
+        loss = plain.loss + weighted_mean(excess, plain.weight)
+        return LossOutput(loss, {"skipped": plain.skipped.float()})
+
+    def _terms(self, pairs: AllPairs) -> tuple[Contrast, Tensor]:
+        """DCL of some views, and c (A,)."""
+        cosine = (pairs.similarity * pairs.positive).sum(1) / pairs.positive.sum(1).clamp_min(1)  # (A,)
+        return decoupled(pairs, self.temperature), cosine
 
 
-def decoupled(pairs: AllPairs, temperature: float, weight: Tensor | None) -> LossOutput:
-    """The loss of DCL on all pairs of views, whose anchors have weights (A,)."""
+def decoupled(pairs: AllPairs, temperature: float) -> Contrast:
+    """DCL of some views."""
     logits = pairs.similarity / temperature  # (A, N)
-    result = contrast(logits, pairs.positive, mask=pairs.mask, weight=weight, denominator="none")
-    return LossOutput(result.loss, {"skipped": result.skipped.float()})
+    return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight, denominator="none")

@@ -10,9 +10,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
+from cse.objectives.candidates import info_nce
 from cse.objectives.decoders import CrossDecoder
-from cse.objectives.functional import contrast
 from cse.objectives.masked_lm import MaskedLMHead
 
 
@@ -111,9 +110,8 @@ class DenoSent(Objective):
         if not self.contrast_weight:
             return LossOutput(self.rebuild_weight * rebuild, metrics)
         embedding = ctx.gather(output.embedding.view(*ids.shape[:2], -1))  # (B, V, D)
-        pairs = in_batch(Views.split(ctx.gather(vectors), embedding, batch.num_positives), batch)
-        similarity = pairs.similarity / self.temperature  # (B, N)
-        contrastive = contrast(similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        pairs = Views.split(ctx.gather(vectors), embedding, batch.num_positives)
+        contrastive = info_nce(pairs, batch, self.temperature)
         metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}
         return LossOutput(self.contrast_weight * contrastive.loss + self.rebuild_weight * rebuild, metrics)
 

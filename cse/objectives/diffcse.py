@@ -15,8 +15,7 @@ from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import info_nce
 
 
 class DiffCSE(Objective):
@@ -92,9 +91,8 @@ class DiffCSE(Objective):
         """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
         projected = self.projector(rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
-        pairs = in_batch(Views.split(projected, views.embedding, batch.num_positives), batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        pairs = Views.split(projected, views.embedding, batch.num_positives)
+        contrastive = info_nce(pairs, batch, self.temperature)
         rtd, metrics = self.detection(projected, batch, ctx)
         metrics |= {"contrastive": contrastive.loss.detach(), "skipped": contrastive.skipped.float()}
         return LossOutput(contrastive.loss + self.rtd_weight * rtd, metrics)

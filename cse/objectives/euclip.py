@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch, swapped
-from cse.objectives.functional import contrast, squared_distance
+from cse.objectives.candidates import InBatch, by_anchor, swapped
+from cse.objectives.functional import Contrast, contrast, squared_distance
 
 
 class EuCLIP(Objective):
@@ -53,9 +53,12 @@ class EuCLIP(Objective):
 
     def _loss(self, views: Views, batch: Batch) -> Tensor:
         """One direction."""
-        pairs = in_batch(views, batch, self._nearness)
-        logits = pairs.similarity * self.log_scale.exp()  # (B, N)
-        return contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss
+
+        def loss(pairs: InBatch) -> Contrast:
+            logits = pairs.similarity * self.log_scale.exp()  # (A, N)
+            return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
+
+        return by_anchor(views, batch, loss, self._nearness).loss
 
     def _nearness(self, a: Tensor, b: Tensor) -> Tensor:
         """(A, N) the distance's negative."""

@@ -16,14 +16,24 @@ class Contrast(NamedTuple):
     """The result of `contrast`.
 
     Attributes:
-        loss: () mean over the rows that have a positive, weighted if the rows have weights.
         rows: (A,) loss of each row; 0 where it has no positive.
-        skipped: () number of rows without a positive.
+        valid: (A,) True where the row has a positive.
+        weight: (A,) how much each row counts in the mean. None: all alike.
     """
 
-    loss: Tensor
     rows: Tensor
-    skipped: Tensor
+    valid: Tensor
+    weight: Tensor | None
+
+    @property
+    def loss(self) -> Tensor:
+        """() the mean over the rows that have a positive, weighted if the rows have weights."""
+        return _mean(self.rows, self.valid, self.weight)
+
+    @property
+    def skipped(self) -> Tensor:
+        """() the number of rows without a positive."""
+        return (~self.valid).sum()
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -110,8 +120,8 @@ def contrast(
         reduce: Whether positives are averaged outside or inside the logarithm.
 
     Returns:
-        Loss, rows and skipped. Rows without a positive add nothing and are counted. Everything is computed in
-        float32 at least.
+        The loss of each row, and their mean. Rows without a positive add nothing and are counted. Everything is
+        computed in float32 at least.
     """
     scores = logits if logits.dtype == torch.float64 else logits.float()
     scores = scores if bias is None else scores + bias
@@ -131,7 +141,7 @@ def contrast(
         rows = -torch.logsumexp(inside.masked_fill(~valid[:, None], 0.0), -1)
     rows = rows.masked_fill(~valid, 0.0)
     rows = rows if row_weight is None else rows * row_weight
-    return Contrast(_mean(rows, valid, weight), rows, (~valid).sum())
+    return Contrast(rows, valid, weight)
 
 
 def _mean(rows: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
@@ -249,29 +259,26 @@ def uniformity(x: Tensor, t: float = 2.0, *, mask: Tensor | None = None, weight:
     return torch.where(total > 0, (kernel * counted).sum(), 1.0).log() - torch.where(total > 0, total, 1.0).log()
 
 
-def energy_hinge(
-    cosine: Tensor, positive: Tensor, *, margin: float, mask: Tensor | None = None, weight: Tensor | None = None
-) -> Tensor:
+def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tensor | None = None) -> Tensor:
     """PromCSE's energy-based hinge: each positive must exceed the hardest negative by a margin (arXiv:2203.06875).
 
-        mean_i  max(0, margin + max_{n not positive} cos_in - cos_ip)        over the rows i and their positives p
+        max(0, margin + max_{n not positive} cos_in - cos_ip)        of the rows i and their positives p
 
     Args:
         cosine: (A, N) raw cosines, not divided by a temperature.
         positive: (A, N) 1 or True at a row's own positives.
         margin: In cosine: 0 asks for order only, -2 for nothing.
         mask: (A, N) True where the candidate takes part at all. None: everywhere.
-        weight: (A,) how much each row counts in the mean. None: all alike.
 
     Returns:
-        () mean over rows of the mean over a row's positives. A row without positives or without negatives adds 0. The
-        gradient flows through positives and the hardest negative.
+        (A,) the mean over a row's positives; 0 for a row without positives or without negatives. The gradient flows
+        through positives and the hardest negative.
     """
     present = torch.ones_like(cosine, dtype=torch.bool) if mask is None else mask
     own, negative = present & (positive > 0), present & (positive <= 0)
     hardest = cosine.masked_fill(~negative, -torch.inf).amax(-1, keepdim=True)  # (A, 1)
     gaps = F.relu(margin + hardest - cosine).masked_fill(~own, 0.0)  # (A, N)
-    return weighted_mean(gaps.sum(-1) / own.sum(-1).clamp_min(1), weight)
+    return gaps.sum(-1) / own.sum(-1).clamp_min(1)
 
 
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, distance: Distance, margin: float) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch, swapped
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import InBatch, by_anchor, info_nce, swapped
+from cse.objectives.functional import Contrast, contrast
 
 
 class GCL(Objective):
@@ -43,12 +43,8 @@ class GCL(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted mean of the batch's rows."""
-        losses = []
-        for side in [(views, batch), swapped(views, batch)] if self.symmetric else [(views, batch)]:
-            pairs = in_batch(*side)
-            logits = pairs.similarity / self.temperature  # (B, N)
-            losses.append(contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight).loss)
-        return LossOutput(torch.stack(losses).mean())
+        sides = [(views, batch), swapped(views, batch)] if self.symmetric else [(views, batch)]
+        return LossOutput(torch.stack([info_nce(*side, self.temperature).loss for side in sides]).mean())
 
 
 class GradedGCL(Objective):
@@ -83,8 +79,12 @@ class GradedGCL(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         relevance = batch.require("relevance", "GradedGCL")  # (B, P)
-        pairs = in_batch(views, batch)
-        target = pairs.positive.clone()  # (B, N)
-        target[target > 0] = relevance.flatten().to(target.dtype)  # the positives of a row are neighbors, in order
-        result = contrast(pairs.similarity / self.temperature, target, mask=pairs.mask, weight=batch.weight)
+
+        def loss(pairs: InBatch) -> Contrast:
+            target = pairs.positive.clone()  # (A, N)
+            graded = relevance[pairs.row].flatten()  # the positives of a row are neighbors, in order
+            target[target > 0] = graded.to(target.dtype)
+            return contrast(pairs.similarity / self.temperature, target, mask=pairs.mask, weight=pairs.weight)
+
+        result = by_anchor(views, batch, loss)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})

@@ -11,7 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs
+from cse.objectives.candidates import AllPairs, by_view
 from cse.objectives.functional import log_hardness, weighted_mean
 
 
@@ -54,15 +54,18 @@ class HCL(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's views."""
-        pairs = all_pairs(views, batch)
+        rows, counted, weight = by_view(views, batch, self._rows)
+        weight = counted if weight is None else counted * weight
+        return LossOutput(weighted_mean(rows, weight.to(rows.dtype)), {"skipped": (~counted).sum().float()})
+
+    def _rows(self, pairs: AllPairs) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss of some views (A,), whether it counts, and their weights."""
         logits = pairs.similarity / self.temperature  # (A, N)
         positive = (pairs.positive > 0) & pairs.mask
         negative = pairs.mask & ~positive
         terms = F.softplus(self._log_negatives(logits, negative) - logits)  # (A, N) -log e^s / (e^s + g)
         rows = (terms * positive).sum(1) / positive.sum(1).clamp_min(1)  # (A,)
-        counted = positive.any(1) & negative.any(1)
-        weight = counted if batch.weight is None else counted * pairs.per_view(batch.weight)
-        return LossOutput(weighted_mean(rows, weight.to(rows.dtype)), {"skipped": (~counted).sum().float()})
+        return rows, positive.any(1) & negative.any(1), pairs.weight
 
     def _log_negatives(self, logits: Tensor, negative: Tensor) -> Tensor:
         """Log g of every anchor with every candidate as its positive: (A, N), or (A, 1) if it is the same for all."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch, swapped
-from cse.objectives.functional import contrast, log_hardness
+from cse.objectives.candidates import InBatch, by_anchor, swapped
+from cse.objectives.functional import Contrast, contrast, log_hardness
 
 
 class HNNCE(Objective):
@@ -60,18 +60,20 @@ class HNNCE(Objective):
 
     def _direction(self, views: Views, batch: Batch) -> Tensor:
         """The mean of l over the rows."""
-        pairs = in_batch(views, batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        positive = pairs.positive > 0
-        negative = ~positive if pairs.mask is None else ~positive & pairs.mask
-        bias = log_hardness(logits.detach() if self.detach_weights else logits, negative, self.beta)  # (B, N)
         log_alpha = torch.tensor(self.alpha or 1.0).log().item()
-        result = contrast(
-            logits,
-            pairs.positive,
-            mask=pairs.mask,
-            bias=torch.where(positive, log_alpha, bias),
-            weight=batch.weight,
-            denominator="all" if self.alpha else "none",
-        )
-        return result.loss + log_alpha  # the kernel puts a into the numerator as well
+
+        def loss(pairs: InBatch) -> Contrast:
+            logits = pairs.similarity / self.temperature  # (A, N)
+            positive = pairs.positive > 0
+            negative = ~positive if pairs.mask is None else ~positive & pairs.mask
+            bias = log_hardness(logits.detach() if self.detach_weights else logits, negative, self.beta)  # (A, N)
+            return contrast(
+                logits,
+                pairs.positive,
+                mask=pairs.mask,
+                bias=torch.where(positive, log_alpha, bias),
+                weight=pairs.weight,
+                denominator="all" if self.alpha else "none",
+            )
+
+        return by_anchor(views, batch, loss).loss + log_alpha  # the kernel puts a into the numerator as well

@@ -8,8 +8,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch, swapped
-from cse.objectives.functional import contrast, normalize
+from cse.objectives.blocks import by_rows
+from cse.objectives.candidates import InBatch, by_anchor, swapped
+from cse.objectives.functional import Contrast, contrast, normalize
 
 
 class InfoLOOB(Objective):
@@ -54,10 +55,12 @@ class InfoLOOB(Objective):
 
     def _direction(self, views: Views, batch: Batch) -> Tensor:
         """The mean loss times t, from the views' anchors to their positives."""
-        pairs = in_batch(self._retrieved(views), batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        result = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight, denominator="none")
-        return self.temperature * result.loss
+
+        def loss(pairs: InBatch) -> Contrast:
+            logits = pairs.similarity / self.temperature  # (A, N)
+            return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight, denominator="none")
+
+        return self.temperature * by_anchor(self._retrieved(views), batch, loss).loss
 
     def _retrieved(self, views: Views) -> Views:
         """Every view as it is retrieved from the anchors."""
@@ -72,6 +75,10 @@ class InfoLOOB(Objective):
 
 def _retrieve(query: Tensor, memory: Tensor, beta: float) -> Tensor:
     """softmax(beta q M^T) M for queries (..., D') and a memory of unit vectors (B, D'): (..., D')."""
-    with torch.autocast(query.device.type, enabled=False):
-        scores = beta * normalize(query).to(memory.dtype) @ memory.T  # (..., B)
-        return torch.softmax(scores, -1) @ memory
+
+    def rows(some: Tensor) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            scores = beta * normalize(some).to(memory.dtype) @ memory.T  # (R, ..., B)
+            return torch.softmax(scores, -1) @ memory
+
+    return by_rows(rows, (query,), query.shape[1:-1].numel() * len(memory))

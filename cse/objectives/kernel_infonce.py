@@ -11,8 +11,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs
-from cse.objectives.functional import contrast, normalize, squared_distance
+from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.functional import Contrast, contrast, normalize, squared_distance
 
 
 class KernelInfoNCE(Objective):
@@ -78,11 +78,12 @@ class KernelInfoNCE(Objective):
             squared = squared_distance(normalize(a)[:, part], normalize(b)[:, part])  # (A, N)
             return -squared if gamma == 2 else -squared.clamp_min(1e-30).pow(gamma / 2)
 
-        pairs = all_pairs(views, batch, nearness)
-        logits, target, mask = pairs.similarity / self.temperature, pairs.positive, pairs.mask  # (A, N)
-        if self.epsilon:  # one more candidate, whose kernel is what the denominator gains
-            total = logits.masked_fill(~mask, -torch.inf).exp().sum(1, keepdim=True)  # (A, 1)
-            logits = torch.cat([logits, (self.epsilon + F.relu(self.epsilon - total)).log()], 1)
-            target, mask = F.pad(target, (0, 1)), F.pad(mask, (0, 1), value=True)
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)
-        return contrast(logits, target, mask=mask, weight=weight, denominator="self").loss
+        def loss(pairs: AllPairs) -> Contrast:
+            logits, target, mask = pairs.similarity / self.temperature, pairs.positive, pairs.mask  # (A, N)
+            if self.epsilon:  # one more candidate, whose kernel is what the denominator gains
+                total = logits.masked_fill(~mask, -torch.inf).exp().sum(1, keepdim=True)  # (A, 1)
+                logits = torch.cat([logits, (self.epsilon + F.relu(self.epsilon - total)).log()], 1)
+                target, mask = F.pad(target, (0, 1)), F.pad(mask, (0, 1), value=True)
+            return contrast(logits, target, mask=mask, weight=pairs.weight, denominator="self")
+
+        return by_view(views, batch, loss, nearness).loss

@@ -10,8 +10,8 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, dot_matrix, paired_distance, triplet, weighted_mean
+from cse.objectives.candidates import info_nce
+from cse.objectives.functional import dot_matrix, paired_distance, triplet, weighted_mean
 from cse.objectives.taught import DOT
 
 EDITS = 2  # views at the end of a row: q+ and q-
@@ -55,8 +55,7 @@ class DPR(Objective):
         if positives != 1 or negatives < hard:
             raise ValueError(f"DPR needs a positive and {hard} hard passages; rows have {positives} and {negatives}")
         passages = replace(views, negative=views.negative[:, :hard])
-        pairs = in_batch(passages, batch.with_views(range(2 + hard)), dot_matrix)
-        result = contrast(pairs.similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        result = info_nce(passages, batch.with_views(range(2 + hard)), 1.0, similarity=dot_matrix)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
 
@@ -108,8 +107,7 @@ class MEQ(Objective):
         own = batch.with_views([0, batch.views - 2, batch.views - 1])
         if self.form == "contrastive":
             questions = replace(views, positive=edits[:, :1], negative=edits[:, 1:])
-            pairs = in_batch(questions, own, dot_matrix)
-            result = contrast(pairs.similarity, pairs.positive, mask=pairs.mask, weight=batch.weight)
+            result = info_nce(questions, own, 1.0, similarity=dot_matrix)
             return LossOutput(result.loss, {"edited": (len(edits) - result.skipped).float()})
         plus, minus = edits.unbind(1)
         if self.form == "dot":

@@ -12,8 +12,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, paired_cosine
+from cse.objectives.candidates import info_nce
+from cse.objectives.functional import paired_cosine
 
 
 class MiCSE(Objective):
@@ -96,9 +96,8 @@ class MiCSE(Objective):
         projected, embedding = (
             ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in (output.projected, output.embedding)
         )  # (B, V, D'), (B, V, D)
-        pairs = in_batch(Views.split(projected, embedding, batch.num_positives), batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        pairs = Views.split(projected, embedding, batch.num_positives)
+        contrastive = info_nce(pairs, batch, self.temperature)
         attention = torch.stack(list(states.attentions[self.layers]), 1)  # (b V, M, heads, L, L)
         both = attention.view(*mask.shape[:2], *attention.shape[1:])[:, :2]  # (b, 2, M, heads, L, L)
         information, share = self.information(both, mask[:, :2], batch, ctx)

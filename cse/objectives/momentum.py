@@ -16,7 +16,7 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import ONE_VIEW, extend, in_batch, swapped
+from cse.objectives.candidates import ONE_VIEW, InBatch, by_anchor, extend, swapped
 from cse.objectives.functional import Contrast, contrast, cosine_matrix, normalize
 from cse.teachers.copy import Average, EncoderCopy
 from cse.teachers.queue import Queue
@@ -169,13 +169,16 @@ class Momentum(Objective):
 
     def _contrast(self, views: Views, batch: Batch) -> Contrast:
         """Each anchor against the candidates of the batch, then those of the queue."""
-        pairs = in_batch(views, batch)
+        return by_anchor(views, batch, self._rows)
+
+    def _rows(self, pairs: InBatch) -> Contrast:
+        """The contrast of some anchors."""
         if self.hardest is not None:
-            own = pairs.positive + pairs.own_negative > 0  # (B, N)
+            own = pairs.positive + pairs.own_negative > 0  # (A, N)
             pairs = pairs._replace(mask=own if pairs.mask is None else own & pairs.mask)
-        cosine = cosine_matrix(views.anchor, self.queue.rows())  # (B, n)
+        cosine = cosine_matrix(pairs.anchor, self.queue.rows())  # (A, n)
         pairs = extend(pairs, cosine, mask=hard_filter(cosine, self.hardest, self.ceiling))
-        return contrast(pairs.similarity / self.temperature, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        return contrast(pairs.similarity / self.temperature, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 
 
 def cosine_momentum(start: float, update: int, total: int) -> float:

@@ -10,8 +10,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs
-from cse.objectives.functional import contrast, weighted_mean
+from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.functional import Contrast, contrast, weighted_mean
 
 
 class PEARL(Objective):
@@ -58,13 +58,15 @@ class PEARL(Objective):
         label = batch.require("label", type(self).__name__)  # (B,)
         if views.positive.shape[1] != 1:
             raise ValueError(f"PEARL compares two views of a phrase; rows have {1 + views.positive.shape[1]}")
-        pairs = all_pairs(views, batch)
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (2B,)
-        logits = pairs.similarity / self.temperature  # (2B, N)
-        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, weight=weight).loss
+        ntxent = by_view(views, batch, self._rows).loss
         of_text, of_view = (self._type_loss(x, label, batch.weight) for x in (views.anchor, views.positive[:, 0]))
         types = of_text + of_view
         return LossOutput(ntxent + types, {"ntxent": ntxent.detach(), "type_loss": types.detach()})
+
+    def _rows(self, pairs: AllPairs) -> Contrast:
+        """NT-Xent of some vectors."""
+        logits = pairs.similarity / self.temperature  # (A, N)
+        return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 
     def _type_loss(self, x: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
         """() the cross-entropy of the types (B,) of vectors (B, D')."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import Similarity, all_pairs
-from cse.objectives.functional import contrast, normalize
+from cse.objectives.candidates import AllPairs, Similarity, by_view
+from cse.objectives.functional import Contrast, contrast, cosine_matrix, normalize
 
 
 class PolyView(Objective):
@@ -57,22 +57,25 @@ class PolyView(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss over all views of the batch."""
+        result = by_view(
+            views, batch, self._rows, self._with_rest(views) if self.form == "sufficient" else cosine_matrix
+        )
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+    def _rows(self, pairs: AllPairs) -> Contrast:
+        """The loss of some views."""
+        target, mask = pairs.positive, pairs.mask  # (A, N)
         if self.form == "sufficient":
-            pairs = all_pairs(views, batch, self._with_rest(views))
-            own = torch.eye(*pairs.similarity.shape, device=pairs.similarity.device)  # (A, N) q_ia belongs to z_ia
-            target, mask = own, (pairs.mask & (pairs.positive == 0)) | (own > 0)
-        else:
-            pairs = all_pairs(views, batch)
-            target, mask = pairs.positive, pairs.mask
-        result = contrast(
+            target = torch.zeros_like(target).scatter(1, pairs.view[:, None], 1.0)  # (A, N) q_ia belongs to z_ia
+            mask = (pairs.mask & (pairs.positive == 0)) | (target > 0)
+        return contrast(
             pairs.similarity / self.temperature,
             target,
             mask=mask,
-            weight=None if batch.weight is None else pairs.per_view(batch.weight),
+            weight=pairs.weight,
             denominator="self",
             reduce="in" if self.form == "arithmetic" else "out",
         )
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def _with_rest(self, views: Views) -> Similarity:
         """A similarity that puts q in the place of the first A candidates, which are the views themselves."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, energy_hinge
+from cse.objectives.candidates import InBatch, by_anchor
+from cse.objectives.functional import Contrast, contrast, energy_hinge, weighted_mean
 
 
 class PromCSE(Objective):
@@ -55,10 +57,14 @@ class PromCSE(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
-        pairs = in_batch(views, batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        bias = pairs.own_negative * self.hard_negative_weight
-        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
-        hinge = energy_hinge(pairs.similarity, pairs.positive, margin=self.margin, mask=pairs.mask, weight=batch.weight)
+        ntxent, hinges = by_anchor(views, batch, self._rows)
+        hinge = weighted_mean(hinges, batch.weight)
         metrics = {"ntxent": ntxent.loss.detach(), "hinge": hinge.detach(), "skipped": ntxent.skipped.float()}
         return LossOutput(ntxent.loss + self.hinge_weight * hinge, metrics)
+
+    def _rows(self, pairs: InBatch) -> tuple[Contrast, Tensor]:
+        """NTXent and the hinge (A,) of some anchors."""
+        logits = pairs.similarity / self.temperature  # (A, N)
+        bias = pairs.own_negative * self.hard_negative_weight
+        ntxent = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
+        return ntxent, energy_hinge(pairs.similarity, pairs.positive, margin=self.margin, mask=pairs.mask)

@@ -16,8 +16,7 @@ from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import added_ids
 from cse.errors import UserError, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import info_nce
 from cse.objectives.masked_lm import MaskedLMHead
 
 
@@ -108,10 +107,8 @@ class PromptBERT(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
-        pairs = in_batch(self.denoised(views, batch, ctx), batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        bias = pairs.own_negative * self.hard_negative_weight
-        result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
+        denoised = self.denoised(views, batch, ctx)
+        result = info_nce(denoised, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def denoised(self, views: Views, batch: Batch, ctx: StepContext) -> Views:

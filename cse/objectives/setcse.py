@@ -10,8 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import AllPairs, all_pairs
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import AllPairs, all_pairs, by_view
+from cse.objectives.functional import Contrast, contrast
 
 
 class SetCSE(Objective):
@@ -50,23 +50,23 @@ class SetCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The loss of the sets in the batch."""
         label = batch.require("label", type(self).__name__)  # (B,)
-        pairs = all_pairs(views, batch, single=True)
-        logits = pairs.similarity / self.temperature  # (A, N)
-        count = len(logits)  # A
-        same = label[pairs.item[:count], None] == label[pairs.item]  # (A, N)
-        same[:, count:] = False  # a hard negative is in no set of the batch
         if self.form == "inter_set":
-            return LossOutput(self._inter_set(logits, label, same, pairs))
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
-        result = contrast(logits, same, mask=pairs.mask, weight=weight)
+            return LossOutput(self._inter_set(all_pairs(views, batch, single=True), label))
+
+        def loss(pairs: AllPairs) -> Contrast:
+            return contrast(
+                pairs.similarity / self.temperature, pairs.same(label), mask=pairs.mask, weight=pairs.weight
+            )
+
+        result = by_view(views, batch, loss, single=True)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
-    @staticmethod
-    def _inter_set(logits: Tensor, label: Tensor, same: Tensor, pairs: AllPairs) -> Tensor:
+    def _inter_set(self, pairs: AllPairs, label: Tensor) -> Tensor:
         """() the sum over sets of the logarithm of the sum over the pairs of a member with one of another set."""
         sets, of_row = torch.unique(label, return_inverse=True)
         if len(sets) < 2:
             raise ValueError("inter_set compares sets, and all rows have one label; use the sampler LabelBatches")
-        other = logits.masked_fill(same | ~pairs.mask, -torch.inf)  # (A, N)
-        of_view = of_row[pairs.item[: len(logits)]]  # (A,)
+        logits = pairs.similarity / self.temperature  # (A, N)
+        other = logits.masked_fill(pairs.same(label) | ~pairs.mask, -torch.inf)  # (A, N)
+        of_view = pairs.per_view(of_row)  # (A,)
         return torch.stack([torch.logsumexp(other[of_view == n].flatten(), 0) for n in range(len(sets))]).sum()

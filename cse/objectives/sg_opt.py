@@ -11,6 +11,7 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
+from cse.objectives.blocks import by_rows
 from cse.objectives.candidates import ONE_ROW
 from cse.objectives.functional import Contrast, contrast, cosine_matrix
 from cse.teachers.copy import EncoderCopy
@@ -83,14 +84,20 @@ class SGOPT(Objective):
         size, count = layers.shape[:2]
         if size < 2:
             raise ValueError(ONE_ROW)
-        logits = cosine_matrix(anchor, layers.flatten(0, 1)) / self.temperature  # (B, B layers)
-        own = torch.eye(size, device=logits.device)  # (B, B)
-        mask = None
-        if batch.text_id is not None:
-            text = batch.text_id[:, 0]
-            mask = ((text[:, None] != text) | (own > 0)).repeat_interleave(count, 1)  # (B, B layers)
-        target = own.repeat_interleave(count, 1)  # (B, B layers)
-        return contrast(logits, target, mask=mask, weight=batch.weight, denominator="self")
+        row = torch.arange(size, device=anchor.device)
+
+        def loss(some: Tensor, number: Tensor) -> Contrast:
+            logits = cosine_matrix(some, layers.flatten(0, 1)) / self.temperature  # (A, B layers)
+            own = number[:, None] == row  # (A, B)
+            mask = None
+            if batch.text_id is not None:
+                text = batch.text_id[:, 0]
+                mask = ((text[number, None] != text) | own).repeat_interleave(count, 1)  # (A, B layers)
+            weight = None if batch.weight is None else batch.weight[number]
+            target = own.to(logits.dtype).repeat_interleave(count, 1)  # (A, B layers)
+            return contrast(logits, target, mask=mask, weight=weight, denominator="self")
+
+        return by_rows(loss, (anchor, row), size * count)
 
     def distance(self, encoder: Encoder) -> Tensor:
         """() the squared distance of the weights that the encoder trains, but for its head, from where they started."""

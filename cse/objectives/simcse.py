@@ -9,8 +9,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import InBatch, in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import InBatch, by_anchor, info_nce
+from cse.objectives.functional import Contrast, contrast
 
 Hardness = Literal["all", "in_batch", "hard"]
 
@@ -62,16 +62,22 @@ class SimCSE(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
-        pairs = in_batch(views, batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
+        if self.hardness:
+            result = by_anchor(views, batch, self._hardened)
+        else:
+            result = info_nce(views, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+    def _hardened(self, pairs: InBatch) -> Contrast:
+        """The contrast of some anchors, with the biases of harder negatives."""
+        logits = pairs.similarity / self.temperature  # (A, N)
         bias = pairs.own_negative * self.hard_negative_weight
         bias = bias + hardness_bias(pairs, self.hardness, self.hardness_of)
-        result = contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=batch.weight)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
 
 
 def hardness_bias(pairs: InBatch, strength: float, of: Hardness) -> Tensor:
-    """(B, N) what hardness adds to the logits; see `SimCSE`."""
-    others = 1 - pairs.positive - pairs.own_negative  # (B, N) candidates of other rows
+    """(A, N) what hardness adds to the logits; see `SimCSE`."""
+    others = 1 - pairs.positive - pairs.own_negative  # (A, N) candidates of other rows
     chosen = {"all": 1 - pairs.positive, "in_batch": others, "hard": pairs.own_negative}[of]
     return strength * pairs.similarity.detach() * chosen

@@ -8,8 +8,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, paired_cosine, weighted_mean
+from cse.objectives.candidates import info_nce
+from cse.objectives.functional import paired_cosine, weighted_mean
 
 
 class SNCSE(Objective):
@@ -68,9 +68,7 @@ class SNCSE(Objective):
         if views.positive.shape[1] != 1:
             raise ValueError(f"SNCSE needs rows of one positive; this batch has {views.positive.shape[1]}")
         pair = Views(views.anchor, views.positive, views.negative[:, :0], views.embedding)
-        pairs = in_batch(pair, batch.with_views([0, 1]))
-        logits = pairs.similarity / self.temperature  # (B, B)
-        contrastive = contrast(logits, pairs.positive, mask=pairs.mask, weight=batch.weight)
+        contrastive = info_nce(pair, batch.with_views([0, 1]), self.temperature)
         margins = weighted_mean(self.margins(views, batch), batch.weight)
         metrics = {"contrastive": contrastive.loss.detach(), "margins": margins.detach()}
         metrics |= {"skipped": contrastive.skipped.float()}

@@ -7,8 +7,8 @@ from typing import Literal
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.functional import Contrast, contrast
 
 
 class SupCon(Objective):
@@ -60,18 +60,13 @@ class SupCon(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's views."""
         label = batch.require("label", type(self).__name__)  # (B,)
-        pairs = all_pairs(views, batch, single=True)
-        count = len(pairs.similarity)  # A
-        same = label[pairs.item[:count], None] == label[pairs.item]  # (A, N)
-        same[:, count:] = False  # a hard negative does not have the label of its row
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
-        rows = slice(len(views.anchor) if self.anchors == "one" else None)
-        result = contrast(
-            pairs.similarity[rows] / self.temperature,
-            same[rows],
-            mask=pairs.mask[rows],
-            weight=None if weight is None else weight[rows],
-            reduce=self.reduce,
-        )
+
+        def loss(pairs: AllPairs) -> Contrast:
+            logits = pairs.similarity / self.temperature  # (A, N)
+            return contrast(logits, pairs.same(label), mask=pairs.mask, weight=pairs.weight, reduce=self.reduce)
+
+        result = by_view(views, batch, loss, single=True)
+        if self.anchors == "one":
+            result = Contrast(*(None if part is None else part[: len(views.anchor)] for part in result))
         scale = self.temperature / (self.base_temperature or self.temperature)
         return LossOutput(scale * result.loss, {"skipped": result.skipped.float()})

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import contrast, normalize
+from cse.objectives.blocks import by_rows
+from cse.objectives.functional import Contrast, contrast, normalize
 
 
 class Symile(Objective):
@@ -77,23 +78,9 @@ class Symile(Objective):
             texts: (M, B) the identity of each text. None: unknown.
             weight: (B,) the weights of the rows. None: all alike.
         """
-        size, width = slots[0].shape
-        start = self.temperature or width ** ((1 - len(slots)) / 2)
+        start = self.temperature or slots[0].shape[1] ** ((1 - len(slots)) / 2)
         scale = self.log_scale.exp() / start
-        target = torch.eye(size, rows.shape[-1], device=rows.device)  # (B, C)
-        losses = []
-        for k, anchor in enumerate(slots):
-            others = [slot for j, slot in enumerate(slots) if j != k]
-            with torch.autocast(anchor.device.type, enabled=False):
-                product = reduce(torch.mul, [slot[r] for slot, r in zip(others, rows[k], strict=True)])  # (C, D')
-                own = reduce(torch.mul, slots).sum(-1)  # (B,)
-                logits = torch.where(target > 0, own[:, None], anchor @ product.T) * scale  # (B, C)
-            mask = None
-            if texts is not None:
-                others_texts = torch.cat([texts[:k], texts[k + 1 :]])  # (M - 1, B)
-                found = others_texts.gather(1, rows[k])  # (M - 1, C)
-                mask = (others_texts[:, :, None] != found[:, None, :]).any(0) | (target > 0)  # (B, C)
-            losses.append(contrast(logits, target, mask=mask, weight=weight).loss)
+        losses = [_of_slot(k, slots, rows[k], scale, texts, weight).loss for k in range(len(slots))]
         return LossOutput(torch.stack(losses).mean(), {"scale": scale.detach()})
 
     def _combinations(self, slots: int, size: int, ctx: StepContext) -> Tensor:
@@ -104,3 +91,27 @@ class Symile(Objective):
         every = torch.cartesian_prod(*[torch.arange(size)] * (slots - 1)).view(-1, slots - 1)  # (C, M - 1)
         same = (every == every[:, :1]).all(1)  # combination (i, ..., i), which comes first
         return torch.cat([every[same], every[~same]]).T.expand(slots, -1, -1)
+
+
+def _of_slot(
+    k: int, slots: tuple[Tensor, ...], rows: Tensor, scale: Tensor, texts: Tensor | None, weight: Tensor | None
+) -> Contrast:
+    """The contrast of the vectors of slot k with the combinations of the others, whose rows are (M - 1, C)."""
+    others = [slot for j, slot in enumerate(slots) if j != k]
+    with torch.autocast(rows.device.type, enabled=False):
+        product = reduce(torch.mul, [slot[r] for slot, r in zip(others, rows, strict=True)])  # (C, D')
+        own = reduce(torch.mul, slots).sum(-1)  # (B,)
+    number = torch.arange(len(own), device=rows.device)
+
+    def loss(anchor: Tensor, row: Tensor) -> Contrast:
+        target = torch.zeros(len(row), rows.shape[-1], device=rows.device).scatter(1, row[:, None], 1.0)  # (A, C)
+        with torch.autocast(rows.device.type, enabled=False):
+            logits = torch.where(target > 0, own[row, None], anchor @ product.T) * scale  # (A, C)
+        mask = None
+        if texts is not None:
+            others_texts = torch.cat([texts[:k], texts[k + 1 :]])  # (M - 1, B)
+            found = others_texts.gather(1, rows)  # (M - 1, C)
+            mask = (others_texts[:, row, None] != found[:, None, :]).any(0) | (target > 0)  # (A, C)
+        return contrast(logits, target, mask=mask, weight=None if weight is None else weight[row])
+
+    return by_rows(loss, (slots[k], number), rows.shape[-1])

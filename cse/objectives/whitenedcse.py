@@ -12,8 +12,8 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import InBatch, by_anchor
+from cse.objectives.functional import Contrast, contrast
 from cse.objectives.whitening import Covariance, group_whiten
 
 
@@ -79,13 +79,15 @@ class WhitenedCSE(Objective):
         """The sum over positives of the mean over rows."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
         projected = self.head(self._whiten(rows, ctx.generator))  # (B, V, D)
-        pairs = in_batch(Views.split(projected, views.embedding, views.positive.shape[1]), batch)
-        logits = pairs.similarity / self.temperature  # (B, N)
-        everything = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
-        results = [
-            contrast(logits, pairs.positive, mask=everything & one, weight=batch.weight)
-            for one in _each_positive(views)
-        ]
+        each = _each_positive(views)  # P of (N,)
+
+        def loss(pairs: InBatch) -> tuple[Contrast, ...]:
+            logits = pairs.similarity / self.temperature  # (A, N)
+            everything = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
+            masks = [everything & one for one in each]
+            return tuple(contrast(logits, pairs.positive, mask=mask, weight=pairs.weight) for mask in masks)
+
+        results = by_anchor(Views.split(projected, views.embedding, views.positive.shape[1]), batch, loss)
         return LossOutput(torch.stack([r.loss for r in results]).sum(), {"skipped": results[0].skipped.float()})
 
     def _whiten(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:

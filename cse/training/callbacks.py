@@ -131,8 +131,8 @@ def spacing(each: float, training: float, steps: int) -> str:
 
 def header(run: Run) -> list[tuple[str, str]]:
     """The lines that a run prints before it starts, each with a key and a text."""
-    single, caching = sources(run).get(""), run.settings.chunk_size
-    batch = f"; gradients cached, {caching} rows at a time" if caching else ""
+    single, caching = sources(run).get(""), run.settings.caching
+    batch = f"; gradients cached, {caching} at a time" if caching else ""
     lines = [
         ("cse", f"{cse_version()} · {run.name} · seed {run.seed} · {run.hardware} · git {git_commit() or '-'}"),
         ("data", run.data.describe()),

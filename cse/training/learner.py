@@ -12,7 +12,8 @@ from cse.batch import ROW_FIELDS, Batch, LossOutput, Views
 from cse.distributed import gather
 from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import alignment, cosine_matrix, uniformity
+from cse.objectives.candidates import batch_uniformity
+from cse.objectives.functional import alignment, normalize, paired_cosine
 
 
 class Encoded(NamedTuple):
@@ -56,7 +57,10 @@ class Learner(nn.Module):
             return Encoded(nothing, nothing)
         output = self.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         shape = (batch.size, batch.views, -1)
-        return Encoded(output.projected.view(shape), output.embedding.view(shape))
+        embedding = output.embedding.view(shape)
+        if output.projected is output.embedding:  # one tensor, so that a large batch keeps it once
+            return Encoded(embedding, embedding)
+        return Encoded(output.projected.view(shape), embedding)
 
     def loss(self, batch: Batch, encoded: Encoded, ctx: StepContext) -> LossOutput:
         """The objective on the batch of all processes: the same number on each."""
@@ -67,7 +71,9 @@ class Learner(nn.Module):
 
 def gather_views(encoded: Encoded, num_positives: int) -> Views:
     """Views over all processes, with gradient."""
-    return Views.split(gather(encoded.projected), gather(encoded.embedding), num_positives)
+    embedding = gather(encoded.embedding)
+    projected = embedding if encoded.projected is encoded.embedding else gather(encoded.projected)
+    return Views.split(projected, embedding, num_positives)
 
 
 def gather_rows(batch: Batch) -> Batch:
@@ -89,12 +95,11 @@ def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
         return {}
     views = gather_views(Encoded(encoded.projected.detach().float(), encoded.embedding.detach()), num_positives)
     anchor, positive = views.anchor, views.positive[:, 0]
-    cosine = cosine_matrix(anchor, positive)
-    size = len(anchor)
-    own = cosine.diagonal().sum()
+    size, own = len(anchor), paired_cosine(anchor, positive).sum()
+    every = normalize(anchor).sum(0) @ normalize(positive).sum(0)  # the sum of all B x B cosines
     return {
         "pos_cos": float(own / size),
-        "neg_cos": float((cosine.sum() - own) / max(1, size * size - size)),
+        "neg_cos": float((every - own) / max(1, size * size - size)),
         "align": float(alignment(anchor, positive)),
-        "uniform": float(uniformity(anchor)) if size > 1 else 0.0,
+        "uniform": float(batch_uniformity(anchor, 2.0)) if size > 1 else 0.0,
     }

@@ -142,11 +142,11 @@ def _of_objective(run: Run) -> Iterator[str]:
             f"objective {name} tells {known} labels apart, and {run.data.describe()} has {int(found.max()) + 1}\n"
             f"fix: set objective.types to {int(found.max()) + 1}"
         )
-    if run.settings.chunk_size is not None and not run.objective.cacheable:
+    if run.settings.caching is not None and not run.objective.cacheable:
+        option = "chunk_size" if run.settings.chunk_tokens is None else "chunk_tokens"
         yield (
-            f"trainer.chunk_size is {run.settings.chunk_size}, but objective {name} encodes more than the views of the "
-            "batch, so its gradient cannot be cached\n"
-            "fix: remove trainer.chunk_size"
+            f"trainer.{option} is {getattr(run.settings, option)}, but objective {name} encodes more than the views of "
+            f"the batch, so its gradient cannot be cached\nfix: remove trainer.{option}"
         )
     if run.settings.gradient_checkpointing and (reason := run.encoder.cannot_recompute()):
         yield f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing"
@@ -209,7 +209,7 @@ def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Setting
     encoded, objective = None, learner.objective_of(batch)
     if objective.cacheable:
         # The loss sees the encoder through the views only, so random views will do. Encoding one row gives their shape.
-        one = learner.encode(gradcache.split(batch, 1)[0])
+        one = learner.encode(gradcache.by_size(batch, 1)[0].batch)
         encoded = Encoded(*(torch.randn(batch.size, *t.shape[1:], device=t.device) for t in one))
     try:
         learner(batch, ctx, encoded)

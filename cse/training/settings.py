@@ -33,6 +33,8 @@ class Settings:
         accumulation: Cut each batch into this many parts. It saves memory; the negatives are those of the part.
         chunk_size: Cache gradients, and encode this many anchors at a time. It saves memory; the negatives are still
             those of the whole batch. None: encode the batch at once.
+        chunk_tokens: Cache gradients, and encode at most this many tokens at a time, padding included; instead of
+            `chunk_size`. Texts of similar length are encoded together, which saves time as well where lengths differ.
         gradient_checkpointing: Compute the backbone's layers again in the backward pass instead of keeping their
             states. It saves memory and takes about a third more time; the gradient is the same.
         precision: `auto` is bf16 if the hardware computes it natively, else fp16 on a CUDA GPU, else fp32. `fp16`
@@ -75,6 +77,7 @@ class Settings:
         clip: float = 1.0,
         accumulation: int = 1,
         chunk_size: int | None = None,
+        chunk_tokens: int | None = None,
         gradient_checkpointing: bool = False,
         precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -87,7 +90,8 @@ class Settings:
         final_weights: Literal["last", "mean_with_initial"] = "last",
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps, chunk_size=chunk_size)
+        require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
+        require_at_least(1, "trainer", chunk_size=chunk_size, chunk_tokens=chunk_tokens)
         require_at_least(1, "trainer", early_stopping=early_stopping)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("[0, 1]", "trainer", merge_initial=merge_initial)
@@ -98,7 +102,7 @@ class Settings:
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
         self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
-        self.accumulation, self.chunk_size = accumulation, chunk_size
+        self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
         self.gradient_checkpointing = gradient_checkpointing
         self.precision, self.device = precision, device
         self.eval_every, self.early_stopping = eval_every, early_stopping
@@ -110,6 +114,19 @@ class Settings:
                 f"trainer.merge_initial is {merge_initial:g} and trainer.final_weights is {final_weights}, and both "
                 "average with the initial weights\nfix: give one of the two"
             )
+
+        if chunk_size is not None and chunk_tokens is not None:
+            raise UserError(
+                f"trainer.chunk_size is {chunk_size} and trainer.chunk_tokens is {chunk_tokens}, and both say how much "
+                "of a batch is encoded at a time\nfix: give one of the two"
+            )
+
+    @property
+    def caching(self) -> str | None:
+        """How much of a batch is encoded at a time, such as `64 rows`; None: all of it, without cached gradients."""
+        if self.chunk_tokens is not None:
+            return f"{self.chunk_tokens} tokens"
+        return None if self.chunk_size is None else f"{self.chunk_size} rows"
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of step `step`, from 0: linear warm-up, then the schedule."""

@@ -212,13 +212,14 @@ class Trainer:
             ctx = self._context(step, i, part)
             # Dropout is seeded by its place in the run, not by what ran before: a resumed run draws the same masks.
             seed = partial(seed_dropout, run.seed, "dropout", step, i, distributed.rank())
-            if settings.chunk_size is not None:
+            if settings.caching is not None:
                 encoded, output = gradcache.backward(
                     self.accelerator,
                     self.wrapped,
                     part,
                     ctx,
                     chunk_size=settings.chunk_size,
+                    chunk_tokens=settings.chunk_tokens,
                     seed=seed,
                     accumulation=settings.accumulation,
                 )

@@ -24,6 +24,7 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
+from cse.objectives import blocks
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout, torch_rng
 from cse.teachers.copy import Average
@@ -35,7 +36,8 @@ from tests.objectives.helpers import Case
 ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
-SHARED = {"candidates", "decoders", "functional", "taught", "whitening"}  # what several methods use
+# What several methods use.
+SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "taught", "whitening"}
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "encodes_views", "weighs_rows")
 
 
@@ -226,6 +228,51 @@ def test_cached_gradients_are_the_direct_ones(name, tiny_bert):
     assert_equal(gradients(learner), want)
 
 
+WHOLE = {
+    "AnglE": "it compares all ordered pairs of scored pairs",
+    "ClipKD": "a teacher's matrix is compared with that of the batch, in both directions",
+    "CoSENT": "it compares all ordered pairs of scored pairs",
+    "ConGraT": "a similarity counts by its rank in its row and in its column",
+    "DCLR": "noise ascends on the loss of all rows, and a complement judges all pairs",
+    "GISTEmbed": "a guide judges all pairs, of anchors and of positives",
+    "GTE": "a row's candidates stand in two rows of the matrix",
+    "RankCSE": "the matrix is compared with its transpose, and with those of teachers",
+}
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few rows, and no room for a whole matrix."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(blocks, "WHOLE_BYTES", 500)
+
+
+@every_objective
+def test_blocks_of_rows_are_the_whole_matrix(name, tiny_bert, monkeypatch):
+    """Also under gradient caching by tokens. What needs the whole matrix is listed with the reason, and refuses."""
+    encoder, objective = build(name, tiny_bert)
+    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    output = learner(batch, context(encoder, batch))[1]
+    output.loss.backward()
+    want, metrics = gradients(learner), {n: float(m) for n, m in output.metrics.items()}
+    learner.zero_grad()
+    small_blocks(monkeypatch)
+    if name in WHOLE:
+        with pytest.raises(ValueError, match="needs the whole matrix"):
+            learner(batch, context(encoder, batch))
+        return
+    if objective.cacheable:
+        options = {"chunk_tokens": 40, "seed": lambda i: None}
+        again = gradcache.backward(Accelerator(cpu=True), learner, batch, context(encoder, batch), **options)[1]
+    else:
+        again = learner(batch, context(encoder, batch))[1]
+        again.loss.backward()
+    assert again.loss.item() == pytest.approx(output.loss.item(), rel=1e-10)
+    assert {n: float(m) for n, m in again.metrics.items()} == pytest.approx(metrics, rel=1e-6)
+    got = gradients(learner)
+    assert got.keys() == want.keys()
+    assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-10
+
+
 @every_objective
 def test_a_missing_field_is_named(name, tiny_bert):
     encoder, objective = build(name, tiny_bert)
@@ -367,15 +414,22 @@ def test_state_holds_no_copy_of_the_encoder(name, tiny_bert):
             assert not any(value.shape == p.shape and torch.allclose(value, p) for p in own), key
 
 
-def loss_and_gradients(rank: int, backbone: str, name: str) -> tuple[float, dict]:
-    """An objective's loss on the rows of all processes, and every weight's gradient."""
+def loss_and_gradients(rank: int, backbone: str, name: str, small: bool = False) -> tuple[float, dict]:
+    """An objective's loss on the rows of all processes, and every weight's gradient; `small`: in blocks of rows."""
     encoder, objective = build(name, backbone)
     each = ROWS // distributed.world_size()
     batch = batch_of(name, encoder, slice(rank * each, (rank + 1) * each))
     learner = Learner(encoder, objective)
     model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner, broadcast_buffers=False)
-    loss = model(batch, context(encoder, batch))[1].loss
-    loss.backward()
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            small_blocks(patch)
+        if small and objective.cacheable:
+            options = {"chunk_tokens": 40, "seed": lambda i: None}
+            loss = gradcache.backward(Accelerator(cpu=True), model, batch, context(encoder, batch), **options)[1].loss
+        else:
+            loss = model(batch, context(encoder, batch))[1].loss
+            loss.backward()
     return loss.item(), gradients(learner)
 
 
@@ -385,3 +439,24 @@ def test_two_processes_are_one(name, two_processes, tiny_bert):
     for loss, found in two_processes(loss_and_gradients, tiny_bert, name):
         assert loss == pytest.approx(want, rel=1e-6)
         assert_equal(found, gradient)
+
+
+@pytest.mark.parametrize("name", ["SimCSE", "DCLW", "EuCLIP", "InfoLOOB", "Momentum"])
+def test_two_processes_share_the_blocks_of_rows(name, two_processes, tiny_bert):
+    """Anchors, all views, a weight of the objective's own, a second matrix, and a queue."""
+    want, gradient = loss_and_gradients(0, tiny_bert, name)
+    for loss, found in two_processes(loss_and_gradients, tiny_bert, name, True):
+        assert loss == pytest.approx(want, rel=1e-10)
+        assert_equal(found, gradient)
+
+
+@pytest.mark.slow
+@every_objective
+def test_four_processes_are_one_whole_and_in_blocks(name, four_processes, two_processes, tiny_bert):
+    """The blocks are those of cached gradients, where the objective allows it."""
+    want, gradient = loss_and_gradients(0, tiny_bert, name)
+    for processes in (two_processes, four_processes):
+        for small in (False, True)[: 1 if name in WHOLE else 2]:
+            for loss, found in processes(loss_and_gradients, tiny_bert, name, small):
+                assert loss == pytest.approx(want, rel=1e-6)
+                assert_equal(found, gradient)

@@ -48,18 +48,20 @@ def test_hinge_by_pencil():
     # Row 0: own 0.9, hardest negative 0.8 (a hard one); row 1: own 0.5, hardest 0.6. Margin 0.2: 0.1 and 0.3.
     cosine = torch.tensor([[0.9, 0.3, 0.8, 0.1], [0.6, 0.5, -0.2, 0.4]], requires_grad=True)
     positive = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0]])
-    got = energy_hinge(cosine, positive, margin=0.2)
+    got = energy_hinge(cosine, positive, margin=0.2).mean()
     assert got.item() == pytest.approx((0.1 + 0.3) / 2, rel=1e-6)
     got.backward()
     assert cosine.grad.tolist() == [[-0.5, 0.0, 0.5, 0.0], [0.5, -0.5, 0.0, 0.0]]
     masked = torch.tensor([[True, True, False, True], [True, True, True, True]])
-    assert energy_hinge(cosine, positive, margin=0.2, mask=masked).item() == pytest.approx((0.0 + 0.3) / 2, rel=1e-6)
+    assert energy_hinge(cosine, positive, margin=0.2, mask=masked).mean().item() == pytest.approx(
+        (0.0 + 0.3) / 2, rel=1e-6
+    )
 
 
 def test_hinge_of_rows_without_negatives_or_positives():
     cosine = torch.tensor([[0.5, math.nan], [0.5, 0.1]], requires_grad=True)
     mask = torch.tensor([[True, False], [True, True]])
-    got = energy_hinge(cosine, torch.tensor([[1, 0], [0, 0]]), margin=0.2, mask=mask)
+    got = energy_hinge(cosine, torch.tensor([[1, 0], [0, 0]]), margin=0.2, mask=mask).sum()
     got.backward()
     assert got.item() == 0.0
     assert cosine.grad.abs().sum() == 0.0
@@ -73,7 +75,7 @@ def test_hinge_by_a_slow_loop_with_several_positives():
     for row, own in zip(cosine.tolist(), positive.tolist(), strict=True):
         hardest = max(c for c, p in zip(row, own, strict=True) if not p)
         total += sum(max(0.0, 0.4 + hardest - c) for c, p in zip(row, own, strict=True) if p) / 2
-    assert energy_hinge(cosine, positive, margin=0.4).item() == pytest.approx(total / 3, rel=1e-6)
+    assert energy_hinge(cosine, positive, margin=0.4).mean().item() == pytest.approx(total / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize("views", [2, 3])

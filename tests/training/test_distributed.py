@@ -44,7 +44,7 @@ def share(rank, size):
     return slice(rank * each, (rank + 1) * each)
 
 
-def loss_and_gradients(rank, backbone, path, kind, chunk_size=None, recompute=False):
+def loss_and_gradients(rank, backbone, path, kind, caching=None, recompute=False):
     """The loss, and the gradient of every weight after DDP, in float64 and without dropout."""
     seed_dropout("init")
     objective = OBJECTIVES[kind]()
@@ -62,32 +62,31 @@ def loss_and_gradients(rank, backbone, path, kind, chunk_size=None, recompute=Fa
     batch = collator(data[:ROWS][share(rank, ROWS)])
     ctx = StepContext(encoder=encoder, local_rows=distributed.local_rows(batch.size))
     model = learner if distributed.world_size() == 1 else DistributedDataParallel(learner)
-    if chunk_size is None:
+    if caching is None:
         output = model(batch, ctx)[1]
         output.loss.backward()
     else:
-        output = gradcache.backward(
-            Accelerator(cpu=True), model, batch, ctx, chunk_size=chunk_size, seed=lambda i: None
-        )[1]
+        output = gradcache.backward(Accelerator(cpu=True), model, batch, ctx, **caching, seed=lambda i: None)[1]
     return output.loss.item(), {n: p.grad.numpy() for n, p in learner.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize(
-    ("kind", "chunk_size", "recompute"),
+    ("kind", "caching", "recompute"),
     [
         ("simcse", None, False),
-        ("simcse", 3, False),
+        ("simcse", {"chunk_size": 3}, False),
+        ("simcse", {"chunk_tokens": 26}, False),
         ("simcse", None, True),
-        ("simcse", 3, True),
+        ("simcse", {"chunk_size": 3}, True),
         ("masked_lm", None, False),
         ("weighted_sum", None, False),
         ("weighted_sum", None, True),
     ],
 )
-def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, chunk_size, recompute):
+def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, caching, recompute):
     path = str(write_triplets(tmp_path))
     loss, want = loss_and_gradients(0, tiny_bert, path, kind)
-    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, chunk_size, recompute):
+    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, caching, recompute):
         assert got_loss == pytest.approx(loss, rel=1e-12)
         assert got.keys() == want.keys()
         assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-12
