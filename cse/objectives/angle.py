@@ -9,9 +9,10 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import AllPairs, by_view, info_nce
+from cse.objectives.candidates import by_view, info_nce
 from cse.objectives.cosent import rank_loss
 from cse.objectives.functional import Contrast, contrast, normalize, paired_cosine, weighted_mean
+from cse.objectives.layouts import AllPairs
 
 
 class AnglE(Objective):

@@ -53,7 +53,7 @@ def require_whole(rows: int, columns: int, like: Tensor) -> None:
     """Refuse a matrix (rows, columns) that is needed whole, if it is too large for that.
 
     Raises:
-        ValueError: It has more than `WHOLE_BYTES`.
+        ValueError: The matrix has more than `WHOLE_BYTES`.
     """
     size = rows * _row_bytes(columns, like)
     if size > WHOLE_BYTES:

@@ -1,9 +1,9 @@
-"""What is compared with what in a batch, and which texts must not be each other's negative."""
+"""What is compared with what in a batch: whole, or a block of rows at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,67 +11,9 @@ from torch import Tensor
 from cse.batch import Batch, Views
 from cse.objectives.blocks import by_rows, fits, require_whole
 from cse.objectives.functional import Contrast, contrast, cosine_matrix, dot_matrix, normalize, uniformity
+from cse.objectives.layouts import AllPairs, InBatch, Similarity, lay_out_anchors, lay_out_views, sizes
 
-Similarity = Callable[[Tensor, Tensor], Tensor]  # (A, D'), (N, D') -> (A, N)
 T = TypeVar("T")
-
-
-class InBatch(NamedTuple):
-    """Anchors against the N = B P + B K candidates of the batch: all positives, then all hard negatives.
-
-    Attributes:
-        similarity: (A, N), cosines unless another similarity was asked for. A is B, or the size of a block of rows.
-        positive: (A, N) 1 where the candidate is the row's own positive.
-        own_negative: (A, N) 1 where it is the row's own hard negative.
-        mask: (A, N) True where the two may be compared; None: everywhere.
-        anchor: (A, D') the vectors of the anchors, perhaps scaled to unit length.
-        row: (A,) the row of the batch that each anchor belongs to, in [0, B).
-        weight: (A,) the weights of these rows (`Batch.weight`); None: all alike.
-    """
-
-    similarity: Tensor
-    positive: Tensor
-    own_negative: Tensor
-    mask: Tensor | None
-    anchor: Tensor
-    row: Tensor
-    weight: Tensor | None
-
-
-class AllPairs(NamedTuple):
-    """The A = B + B P anchors and positives of the batch against these and the B K hard negatives, N = A + B K.
-
-    Columns are all anchors, then the candidates of `InBatch` in their order; rows are the first A columns, or a block
-    of them. With one positive per row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors
-    against positives.
-
-    Attributes:
-        similarity: (A, N), cosines unless another similarity was asked for.
-        positive: (A, N) 1 where the candidate is another view of the same row; never at hard negatives.
-        mask: (A, N) True where the two may be compared: never a view with itself.
-        item: (N,) the row of the batch that each view belongs to, in [0, B).
-        view: (A,) the column that each row is.
-        count: B + B P, the number of columns that are no hard negatives.
-        weight: (A,) the weight of each view's row of the batch (`Batch.weight`); None: all alike.
-    """
-
-    similarity: Tensor
-    positive: Tensor
-    mask: Tensor
-    item: Tensor
-    view: Tensor
-    count: int
-    weight: Tensor | None
-
-    def per_view(self, values: Tensor) -> Tensor:
-        """A value of each row of the batch (B,) -> of each anchor and positive (A,)."""
-        return values[self.item[self.view]]
-
-    def same(self, values: Tensor) -> Tensor:
-        """(A, N) True at views of rows of the batch with the same value (B,); False at hard negatives."""
-        equal = self.per_view(values)[:, None] == values[self.item]
-        equal[:, self.count :] = False
-        return equal
 
 
 def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix) -> InBatch:
@@ -87,7 +29,7 @@ def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix)
     """
     anchors, candidates = _sides_in_batch(views)
     require_whole(len(anchors), len(candidates), anchors)
-    return _in_batch(views, batch, similarity, candidates, anchors, _numbers(anchors))
+    return lay_out_anchors(views, batch, similarity, candidates, anchors, _numbers(anchors))
 
 
 def by_anchor(views: Views, batch: Batch, loss: Callable[[InBatch], T], similarity: Similarity = cosine_matrix) -> T:
@@ -106,7 +48,7 @@ def by_anchor(views: Views, batch: Batch, loss: Callable[[InBatch], T], similari
     anchors, candidates = _sides_in_batch(views)
     anchors, candidates, similarity = _once(anchors, candidates, similarity)
     return by_rows(
-        lambda some, row: loss(_in_batch(views, batch, similarity, candidates, some, row)),
+        lambda some, row: loss(lay_out_anchors(views, batch, similarity, candidates, some, row)),
         (anchors, _numbers(anchors)),
         len(candidates),
     )
@@ -182,7 +124,7 @@ def all_pairs(views: Views, batch: Batch, similarity: Similarity = cosine_matrix
     """
     anchors, candidates = _sides_of_pairs(views, single)
     require_whole(len(anchors), len(candidates), anchors)
-    return _all_pairs(views, batch, similarity, candidates, anchors, _numbers(anchors))
+    return lay_out_views(views, batch, similarity, candidates, anchors, _numbers(anchors))
 
 
 def by_view(
@@ -201,7 +143,7 @@ def by_view(
     anchors, candidates = _sides_of_pairs(views, single)
     anchors, candidates, similarity = _once(anchors, candidates, similarity)
     return by_rows(
-        lambda some, view: loss(_all_pairs(views, batch, similarity, candidates, some, view)),
+        lambda some, view: loss(lay_out_views(views, batch, similarity, candidates, some, view)),
         (anchors, _numbers(anchors)),
         len(candidates),
     )
@@ -213,7 +155,7 @@ def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: T
     Args:
         x: (B, D).
         t: The sharpness of the kernel.
-        texts: (B, n) the texts of each row: rows with a common text are no pair. None: all rows are pairs.
+        texts: (B, n) the texts of each row: rows with a common text do not count as a pair. None: all do.
         weight: (B,) weight of each row; a pair has the product of its two. None: all alike.
     """
     if fits(len(x), len(x), x):
@@ -256,14 +198,9 @@ ONE_VIEW = "rows have one view and so no positive; set collator.views to 2 or mo
 ONE_ROW = "batch_size is 1: there are no in-batch negatives, so the loss is always 0; use 2 or more"
 
 
-def _sizes(views: Views) -> tuple[int, int, int]:
-    """B, P and K."""
-    return len(views.anchor), views.positive.shape[1], views.negative.shape[1]
-
-
 def _sides_in_batch(views: Views) -> tuple[Tensor, Tensor]:
     """Anchors (B, D') and candidates (N, D')."""
-    size, positives, negatives = _sizes(views)
+    size, positives, negatives = sizes(views)
     if not positives:
         raise ValueError(ONE_VIEW)
     if size * (positives + negatives) < 2:
@@ -273,7 +210,7 @@ def _sides_in_batch(views: Views) -> tuple[Tensor, Tensor]:
 
 def _sides_of_pairs(views: Views, single: bool) -> tuple[Tensor, Tensor]:
     """Anchors and positives (A, D'), and these with the hard negatives (N, D')."""
-    size, positives, negatives = _sizes(views)
+    size, positives, negatives = sizes(views)
     if not positives and not single:
         raise ValueError(ONE_VIEW)
     if size < 2 and not negatives:
@@ -289,89 +226,6 @@ def _once(anchors: Tensor, candidates: Tensor, similarity: Similarity) -> tuple[
     return normalize(anchors), normalize(candidates), dot_matrix
 
 
-def _in_batch(
-    views: Views, batch: Batch, similarity: Similarity, candidates: Tensor, anchors: Tensor, row: Tensor
-) -> InBatch:
-    """The layout of some anchors (A, D'), those of the rows (A,) of the batch."""
-    size, positives, negatives = _sizes(views)
-    scores = similarity(anchors, candidates)  # (A, N)
-    positive = _own(row, 0, positives, scores)
-    negative = _own(row, size * positives, negatives, scores)
-    weight = None if batch.weight is None else batch.weight[row]
-    return InBatch(scores, positive, negative, _mask(batch, row, positive), anchors, row, weight)
-
-
-def _all_pairs(
-    views: Views, batch: Batch, similarity: Similarity, candidates: Tensor, anchors: Tensor, view: Tensor
-) -> AllPairs:
-    """The layout of some of the anchors and positives (A, D'), those in the columns `view` (A,)."""
-    size, positives, negatives = _sizes(views)
-    scores = similarity(anchors, candidates)  # (A, N)
-    row = torch.arange(size, device=scores.device)
-    item = torch.cat([row, row.repeat_interleave(positives), row.repeat_interleave(negatives)])  # (N,)
-    count, column = size * (1 + positives), torch.arange(len(item), device=item.device)
-    itself = view[:, None] == column
-    own = (item[view, None] == item) & (column < count) & ~itself
-    mask = ~itself
-    if batch.text_id is not None:
-        mask &= own | ~_any_same_text(batch.text_id, batch.num_positives, item, view)
-    if batch.view_mask is not None:
-        present = torch.cat([batch.view_mask[:, 0], _by_role(batch.view_mask, batch.num_positives)])  # (N,)
-        mask &= present & present[view, None]
-    weight = None if batch.weight is None else batch.weight[item[view]]
-    return AllPairs(scores, own.to(scores.dtype), mask, item, view, count, weight)
-
-
 def _numbers(rows: Tensor) -> Tensor:
     """(n,) the numbers of rows (n, ...)."""
     return torch.arange(len(rows), device=rows.device)
-
-
-def _own(row: Tensor, first: int, each: int, like: Tensor) -> Tensor:
-    """(A, N) 1 at the `each` columns of each row (A,) of the batch, of which those of row 0 begin at `first`."""
-    columns = first + each * row[:, None] + torch.arange(each, device=row.device)  # (A, each)
-    return torch.zeros_like(like).scatter(1, columns, 1.0)
-
-
-def _mask(batch: Batch, row: Tensor, positive: Tensor) -> Tensor | None:
-    """(A, N) which candidates may be compared with which anchors, those of the rows (A,)."""
-    if batch.text_id is None and batch.view_mask is None:
-        return None
-    mask = torch.ones_like(positive, dtype=torch.bool)
-    if batch.text_id is not None:
-        mask &= ~_same_text(batch.text_id, batch.num_positives, row) | (positive > 0)
-    if batch.view_mask is not None:
-        mask &= _by_role(batch.view_mask, batch.num_positives)
-    return mask
-
-
-def _same_text(text_id: Tensor, num_positives: int, row: Tensor) -> Tensor:
-    """(A, N) True where the text ids (B, V) show that candidate and row (A,) mean the same."""
-    own, candidate = text_id[row], _by_role(text_id, num_positives)  # (A, V), (N,)
-    same = own[:, :1] == candidate
-    for p in range(1, 1 + num_positives):
-        same |= own[:, p, None] == candidate
-    twins = (own[:, :1] == text_id[:, 0]).repeat_interleave(num_positives, 1)  # (A, B P)
-    same[:, : twins.shape[1]] |= twins
-    return same
-
-
-def _any_same_text(text_id: Tensor, num_positives: int, item: Tensor, view: Tensor) -> Tensor:
-    """(A, N) True where the text ids (B, V) show that two views mean the same.
-
-    `item` (N,) is the row of each view, and `view` (A,) the columns of the first of the two.
-    """
-    texts = text_id[:, : 1 + num_positives]  # (B, 1 + P)
-    candidate = torch.cat([text_id[:, 0], _by_role(text_id, num_positives)])  # (N,)
-    count = texts.numel()  # those that are no hard negatives
-    same = torch.zeros(len(view), len(item), dtype=torch.bool, device=view.device)
-    for p in range(texts.shape[1]):
-        same |= texts[item[view], p, None] == candidate  # the candidate's text is one of the row's
-        same[:, :count] |= candidate[view, None] == texts[item[:count], p]  # or the view's one of the candidate's row
-    return same
-
-
-def _by_role(values: Tensor, num_positives: int) -> Tensor:
-    """(B, V) per view -> (N,) per candidate: all positives, then all hard negatives."""
-    p = num_positives
-    return torch.cat([values[:, 1 : 1 + p].flatten(), values[:, 1 + p :].flatten()])

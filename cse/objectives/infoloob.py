@@ -9,8 +9,9 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.blocks import by_rows
-from cse.objectives.candidates import InBatch, by_anchor, swapped
+from cse.objectives.candidates import by_anchor, swapped
 from cse.objectives.functional import Contrast, contrast, normalize
+from cse.objectives.layouts import InBatch
 
 
 class InfoLOOB(Objective):

@@ -10,8 +10,9 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.candidates import by_view
 from cse.objectives.functional import Contrast, contrast, weighted_mean
+from cse.objectives.layouts import AllPairs
 
 
 class PEARL(Objective):

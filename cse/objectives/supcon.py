@@ -7,8 +7,9 @@ from typing import Literal
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import AllPairs, by_view
+from cse.objectives.candidates import by_view
 from cse.objectives.functional import Contrast, contrast
+from cse.objectives.layouts import AllPairs
 
 
 class SupCon(Objective):
@@ -67,6 +68,8 @@ class SupCon(Objective):
 
         result = by_view(views, batch, loss, single=True)
         if self.anchors == "one":
-            result = Contrast(*(None if part is None else part[: len(views.anchor)] for part in result))
+            kept = slice(len(views.anchor))
+            weight = None if result.weight is None else result.weight[kept]
+            result = Contrast(result.rows[kept], result.valid[kept], weight)
         scale = self.temperature / (self.base_temperature or self.temperature)
         return LossOutput(scale * result.loss, {"skipped": result.skipped.float()})

@@ -12,8 +12,9 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import InBatch, by_anchor
+from cse.objectives.candidates import by_anchor
 from cse.objectives.functional import Contrast, contrast
+from cse.objectives.layouts import InBatch
 from cse.objectives.whitening import Covariance, group_whiten
 
 

@@ -81,10 +81,11 @@ def backward(
 def by_size(batch: Batch, size: int) -> list[Chunk]:
     """The batch in chunks of at most `size` rows, with the padding of the batch."""
     pieces = {name: tensor.split(size) for name, tensor in batch.tensors().items()}  # type: ignore[no-untyped-call]
-    texts = torch.arange(batch.size * batch.views, device=batch.input_ids.device).split(size * batch.views)
+    every = torch.arange(batch.size * batch.views, device=batch.input_ids.device)
+    places = every.split(size * batch.views)  # type: ignore[no-untyped-call]
     return [
         Chunk(batch.with_tensors({name: piece[i] for name, piece in pieces.items()}), place)
-        for i, place in enumerate(texts)
+        for i, place in enumerate(places)
     ]
 
 
@@ -101,8 +102,8 @@ def by_tokens(batch: Batch, tokens: int) -> list[Chunk]:
     while start < len(order):
         longest = sorted_length[start]
         texts = order[start : start + max(1, tokens // longest)]
-        part = (t[texts, None, :longest] for t in (ids, mask))  # (n, 1, L')
-        chunks.append(Chunk(Batch(*part, num_positives=0, source=batch.source), texts))
+        part, present = (t[texts, None, :longest] for t in (ids, mask))  # (n, 1, L')
+        chunks.append(Chunk(Batch(part, present, num_positives=0, source=batch.source), texts))
         start += len(texts)
     return chunks
 
