@@ -8,9 +8,10 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs
+from cse.objectives.candidates import by_view
 from cse.objectives.decoders import FirstDecoder
 from cse.objectives.functional import Contrast, contrast, dot_matrix
+from cse.objectives.layouts import AllPairs
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
 
 
@@ -102,7 +103,9 @@ class CoCondenser(Objective):
 
     def contrastive(self, vectors: Tensor, batch: Batch) -> Contrast:
         """The contrast of vectors (B, V, H)."""
-        pairs = all_pairs(Views.split(vectors, vectors, batch.num_positives), batch, dot_matrix)
-        logits = pairs.similarity / self.temperature  # (A, N)
-        weight = None if batch.weight is None else pairs.per_view(batch.weight)  # (A,)
-        return contrast(logits, pairs.positive, mask=pairs.mask, weight=weight)
+
+        def loss(pairs: AllPairs) -> Contrast:
+            logits = pairs.similarity / self.temperature  # (A, N)
+            return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
+
+        return by_view(Views.split(vectors, vectors, batch.num_positives), batch, loss, dot_matrix)
