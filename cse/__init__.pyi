@@ -6,6 +6,7 @@ from cse.api.models import evaluate as evaluate
 from cse.api.models import mine as mine
 from cse.api.models import teach as teach
 from cse.api.ray_data import encode_dataset as encode_dataset
+from cse.api.rows import cluster as cluster
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train

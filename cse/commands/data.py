@@ -1,4 +1,4 @@
-"""cse data: show what rows are, count them, and split, deduplicate or mix them into files."""
+"""cse data: show what rows are, count them, and split, deduplicate, mix, cluster or curate them into files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cse.commands import add_hardware
 from cse.errors import UserError
 
 if TYPE_CHECKING:
     from cse.data.checks import EvaluationSets
     from cse.data.datasets import Dataset
 
-HELP = "show and count rows; split, deduplicate or mix them into files"
+HELP = "show and count rows; split, deduplicate, mix, cluster or curate them into files"
 KEPT = "a file is complete or unchanged"
-ACTIONS = ("show", "stats", "split", "dedup", "mix")
+ACTIONS = ("show", "stats", "split", "dedup", "mix", "cluster", "curate")
 LABELS = 20  # labels that are shown
 
 
@@ -44,11 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mix = action("mix", "write the rows of several sources into one file, in random order")
     mix.add_argument("--shares", type=float, nargs="+", help="share of each source; default: that of its size")
     mix.add_argument("--rows", type=int, help="rows to write; default: as many as the shares allow")
-    for each in (split, dedup, mix):
+    cluster = action("cluster", "write the rows with the number of their cluster as label, for ClusterBatches", 1)
+    cluster.add_argument("--model", required=True, help="a folder, asset:NAME or Hub id, whose vectors are clustered")
+    cluster.add_argument("--clusters", type=int, required=True, metavar="N", help="number of clusters")
+    cluster.add_argument("--prompt", metavar="NAME", help="prompt of the model (default: its default prompt)")
+    add_hardware(cluster)
+    curate = action("curate", "write the rows balanced by topic: few of frequent entries, and all of rare ones")
+    entries = "file of words and names that rows may be about, one on each line; rows without one are left out"
+    curate.add_argument("--entries", required=True, metavar="FILE", help=entries)
+    most = "number of rows of an entry above which some are left out; default: by --tail"
+    curate.add_argument("--t", type=float, metavar="T", help=most)
+    tail = "share of matches that belongs to entries below T, from which T follows; default: 0.06"
+    curate.add_argument("--tail", type=float, metavar="SHARE", help=tail)
+    for each in (split, dedup, mix, cluster, curate):
         out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it"
         out = f"{out}; NAME.jsonl writes NAME-train.jsonl and so on" if each is split else out
         each.add_argument("--out", type=Path, required=True, help=out)
-    for each in (split, mix):
+    for each in (split, mix, cluster, curate):
         each.add_argument("--seed", type=int, default=42, help="default: %(default)s")
 
 
@@ -76,7 +89,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     quiet()
     actions = {"show": _show, "stats": _stats, "split": _split, "dedup": _dedup, "mix": _mix}
-    return actions[arguments.action](arguments)
+    return (actions | {"cluster": _cluster, "curate": _curate})[arguments.action](arguments)
 
 
 def open_sources(a: argparse.Namespace) -> list[Dataset]:
@@ -209,6 +222,22 @@ def _mix(a: argparse.Namespace) -> int:
     from cse.data.tools.mixing import mix
 
     return _say_written(a, mix(*open_sources(a), out=a.out, shares=a.shares, rows=a.rows, seed=a.seed))
+
+
+def _cluster(a: argparse.Namespace) -> int:
+    from cse.inference.cluster import cluster_rows
+
+    options = {"device": a.device, "precision": a.precision, "prompt": a.prompt}
+    return _say_written(a, cluster_rows(*open_sources(a), a.model, a.out, clusters=a.clusters, seed=a.seed, **options))
+
+
+def _curate(a: argparse.Namespace) -> int:
+    from cse.console import say
+    from cse.data.tools.curation import curate
+
+    manifest = curate(*open_sources(a), out=a.out, entries=a.entries, t=a.t, tail=a.tail, seed=a.seed)
+    say("t", "{t:g}, below which entries have {tail:.1%} of the matches".format(**manifest["settings"]))
+    return _say_written(a, manifest)
 
 
 def _say_written(a: argparse.Namespace, manifest: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NegativesAsRows as NegativesAsRows
 from cse.data.samplers import NoDuplicates as NoDuplicates
 from cse.data.templates import InTemplates as InTemplates
+from cse.data.tools.curation import curate as curate
 from cse.data.tools.deduplication import dedup as dedup
 from cse.data.tools.mixing import mix as mix
 from cse.data.tools.opening import open_rows as open_rows

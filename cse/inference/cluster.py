@@ -1,0 +1,115 @@
+"""Clusters rows by the vectors of their anchors, and writes the cluster of each as a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.console import progress
+from cse.data.datasets import Dataset
+from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
+from cse.encoder.device import Device, choose
+from cse.encoder.identity import model_hash
+from cse.encoder.model import Encoder
+from cse.encoder.poolers import PoolerName
+from cse.encoder.precision import Precision, uses_bf16
+from cse.encoder.prompts import choose_prompt
+from cse.encoder.vectors import resumable, unit
+from cse.errors import UserError, require_at_least
+
+WINDOW = 8_192  # rows that are encoded and saved at a time
+BATCH = 8_192  # rows that k-means reads at a time
+STARTS = 3  # of k-means, of which the best counts
+LABEL = "label"
+
+
+def cluster_rows(
+    data: Dataset,
+    model: str,
+    out: Path,
+    *,
+    clusters: int,
+    seed: int = 42,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    prompt: str | None = None,
+    pooler: PoolerName | None = None,
+) -> dict[str, Any]:
+    """Write rows with the number of their cluster in the column `label`, in place of a label that they have.
+
+    Mini-batch k-means on the unit vectors of the anchors (scikit-learn's). `cse.data.ClusterBatches` then draws every
+    batch from one cluster, so that in-batch negatives are hard; more of them are false, too. If the call is killed, the
+    same call resumes after the rows that are encoded.
+
+    Args:
+        data: The rows: texts, pairs or triplets.
+        model: A folder, `asset:NAME` or Hub id.
+        out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
+        clusters: Number of clusters, from 2 to the number of rows.
+        seed: Seed of k-means.
+        device: The device to encode on; see `cse.encoder.device`.
+        precision: See `Encoder.encode`.
+        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
+        pooler: The pooler of a plain Hugging Face model.
+
+    Returns:
+        The manifest; its `counts` has the rows, and the rows of the smallest and of the largest cluster.
+
+    Raises:
+        UserError: An argument is out of range, the model cannot be loaded, the rows cannot have a label, a file cannot
+            be written, or there is an unfinished file that was made from something else.
+    """
+    check_out(out, [data.path])
+    require_at_least(2, "cluster", clusters=clusters)
+    if clusters > len(data):
+        raise UserError(f"cluster.clusters is {clusters}, and there are {len(data)} rows\nfix: give fewer clusters")
+    if data.unit == "scored pairs":
+        raise UserError(f"{data.name} has scored pairs, which have no label\nfix: read them as --class Pairs")
+    encoder = Encoder.load(model, pooler=pooler).to(choose(device))
+    before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
+    computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
+    made_from = {
+        "texts": data.hash,
+        "checkpoint": model_hash(encoder),
+        "precision": computed,
+        "prompt": before,
+        "device": encoder.device.type,
+        "torch": torch.__version__,
+    }
+    names = [*(name for name in names_of([data]) if name != LABEL), LABEL]
+    sizes = np.zeros(clusters, dtype=np.int64)
+    with resumable(out, (len(data), encoder.dim), made_from) as written, progress("rows", len(data)) as advance:
+        for start in range(written.done, len(data), WINDOW):
+            texts = [example.texts[0] for example in data[start : start + WINDOW]]
+            written.append(unit(encoder.encode(texts, precision=computed, prompt=before)))
+            advance(written.done)
+
+        def convert(source: Path, target: Path) -> None:
+            labels = k_means(np.load(source, mmap_mode="r"), clusters, seed)
+            sizes[:] = np.bincount(labels, minlength=clusters)
+            write_rows(target, names, _labeled(data, labels), suffix=out.suffix)
+
+        written.finish(convert)
+    settings = {"model": model, "sha256": made_from["checkpoint"], "clusters": clusters, "seed": seed, "prompt": prompt}
+    counts = {"written": len(data), "smallest": int(sizes.min()), "largest": int(sizes.max())}
+    return write_manifest(out, "cse data cluster", [data], settings, counts, [out])
+
+
+def k_means(vectors: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.int64]:
+    """(n,) the cluster of each vector (n, D), which may be memory-mapped."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(clusters, batch_size=BATCH, init="k-means++", n_init=STARTS, random_state=seed)
+    model.fit(vectors)
+    parts = [model.predict(vectors[start : start + BATCH]) for start in range(0, len(vectors), BATCH)]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _labeled(data: Dataset, labels: NDArray[np.int64]) -> Iterator[Record]:
+    for record, label in zip(records(data), labels.tolist(), strict=True):
+        yield {**record, LABEL: str(label)}
