@@ -55,6 +55,11 @@ from cse.encoder.model import Encoder as Encoder
 from cse.encoder.soft_prompts import SoftPrompts as SoftPrompts
 from cse.errors import UserError as UserError
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
+from cse.inference.experts import Experts as Experts
+from cse.inference.nearest import nearest as nearest
+from cse.inference.quantize import Calibration as Calibration
+from cse.inference.quantize import dequantize as dequantize
+from cse.inference.quantize import quantize as quantize
 from cse.inference.sharded import open_vectors as open_vectors
 from cse.interfaces import Augmentation as Augmentation
 from cse.interfaces import Collator as Collator

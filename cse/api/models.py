@@ -152,6 +152,8 @@ def encode(
     prompt: str | None = None,
     shard: str | None = None,
     shards: int | None = None,
+    quantize: Kind | None = None,
+    calibration: str | Path | None = None,
 ) -> tuple[int, int]:
     """Write the vectors of the texts in a file. For texts in memory, use `run.encoder.encode(texts)`.
 
@@ -170,9 +172,13 @@ def encode(
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
         shard: One of N equal parts to write, as `3/64`, counted from 1. None: all.
         shards: N, to write all parts; the processes that were started together share them.
+        quantize: int8, uint8, binary or ubinary: vectors of 8 bits or 1 bit per dimension; see `cse.quantize`.
+        calibration: The file of the ranges of the dimensions, for int8 and uint8. If it does not exist, they are
+            measured on the first 10,000 texts and saved there. None: `quantization.json` in the folder of the model,
+            with which it is published, or for other models OUT.quantization.json.
 
     Returns:
-        Number of rows, of all shards, and size of the vectors.
+        Number of rows, of all shards, and size of the vectors, or their number of codes.
 
     Raises:
         UserError: A file cannot be read or written, or an argument is out of range.
@@ -181,6 +187,7 @@ def encode(
     from cse.distributed import own_gpu
     from cse.encoder.prompts import choose_prompt
     from cse.inference.encode import TextFile, check_out, cut_into, encode_file
+    from cse.inference.quantize import Quantizer, calibration_file
     from cse.inference.shards import chosen
 
     if not isinstance(texts, str | Path):
@@ -199,12 +206,15 @@ def encode(
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
     if own:
         say("shards", f"{', '.join(map(str, own[:8]))}{' ...' if len(own) > 8 else ''}, with {total:,} of the rows")
+    quantizer = None
+    if quantize is not None:
+        quantizer = Quantizer(quantize, Path(calibration or calibration_file(name_of(model), Path(out))))
     encoder = load_encoder(name_of(model), device)
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     if before:
         say("prompt", f"{before!r} before every text")
     with progress("encoded", total) as advance:
-        return encode_file(
+        found = encode_file(
             encoder,
             rows,
             Path(out),
@@ -215,8 +225,13 @@ def encode(
             prompt=before,
             shards=own,
             cut=cut,
+            quantizer=quantizer,
             progress=advance,
         )
+    if quantizer is not None and quantizer.calibration is not None:
+        how = "measured on" if quantizer.measured else "those of"
+        say("ranges", f"{how} {quantizer.calibration.texts:,} texts: {quantizer.path}")
+    return found
 
 
 def mine(

@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
+    kinds = "write vectors of 8 bits (int8, uint8) or 1 bit (binary, ubinary) per dimension"
+    add("--quantize", metavar="KIND", help=kinds)
+    ranges = "ranges of the dimensions for 8 bits, measured on these texts if it does not exist"
+    add("--calibration", type=Path, metavar="FILE", help=f"{ranges} (default: quantization.json in the checkpoint)")
     add_shards(parser)
     launch.add_argument(parser)
 
@@ -40,10 +44,11 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     a = arguments
     options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "window": a.window}
+    options |= {"quantize": a.quantize, "calibration": a.calibration}
     options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions), "shard": a.shard, "shards": a.shards}
     rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     absent = missing(a.out) if a.shard or a.shards else []
-    say("wrote", f"{a.out}   {rows:,} × {size} float32")
+    say("wrote", f"{a.out}   {rows:,} × {size} {a.quantize or 'float32'}")
     if absent:
         say("missing", f"{len(absent)} of {absent[0].of} shards: {', '.join(map(str, absent[:8]))}")
     return 0

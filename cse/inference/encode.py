@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cse.data.files import FileReader
 from cse.data.rows import Column, Reader
@@ -24,10 +25,12 @@ from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import check_writable
+from cse.inference.quantize import Quantizer
 from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
 WINDOW = 32_768  # rows
+Change = Callable[[NDArray[np.float32]], NDArray[Any]]
 WINDOW_LETTERS = 1 << 22  # characters after which a window ends too, which bounds the memory for long texts
 
 
@@ -144,6 +147,7 @@ def encode_file(
     prompt: str | None = None,
     shards: Sequence[Shard] = (),
     cut: Sequence[int] = (),
+    quantizer: Quantizer | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
@@ -165,10 +169,11 @@ def encode_file(
         prompt: See `Encoder.encode`.
         shards: The shards to write. None of them: everything, into one file.
         cut: The number of rows of every shard; see `cut_into`.
+        quantizer: What makes codes of the vectors when a file is complete. None: they stay float32.
         progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
-        (n, D).
+        (n, D), or the number of codes of a row instead of D.
 
     Raises:
         UserError: An argument is out of range, the disk is full, or there is a partial file that was made from other
@@ -191,9 +196,14 @@ def encode_file(
         "device": encoder.device.type,
         "torch": torch.__version__,
     }
+    stored = ("float32", size)
+    if quantizer is not None:
+        known = {"model": made_from["checkpoint"], "prompt": before, "normalize": normalize}
+        made_from |= quantizer.begin(known, size, several=bool(shards))
+        stored = (quantizer.dtype.name, quantizer.width(size))
     pieces = [(out, 0, texts.rows)]
     if shards:
-        pieces = _pieces(out, texts, shards, cut, size, made_from)
+        pieces = _pieces(out, texts, shards, cut, stored, made_from)
     complete = 0
     for path, first, rows in pieces:
         if not shards or not path.exists():
@@ -208,19 +218,24 @@ def encode_file(
                     raise UserError(
                         f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
                     )
-                written.finish(_to_parquet if out.suffix == ".parquet" else None)
+                written.finish(_conversion(out.suffix, quantizer))
         complete += rows
-    return texts.rows, size
+    return texts.rows, stored[1]
 
 
 def _pieces(
-    out: Path, texts: TextFile, shards: Sequence[Shard], cut: Sequence[int], size: int, made_from: dict[str, Any]
+    out: Path,
+    texts: TextFile,
+    shards: Sequence[Shard],
+    cut: Sequence[int],
+    stored: tuple[str, int],
+    made_from: dict[str, Any],
 ) -> list[tuple[Path, int, int]]:
     """The file, the first row and the number of rows of each of these shards, of a folder with its index."""
     begins = fingerprint([made_from, list(cut)])
     every = [Shard(number, len(cut)) for number in range(1, len(cut) + 1)]
     files = [{"file": f"{begins}-{shard.name}.npy", "rows": rows} for shard, rows in zip(every, cut, strict=True)]
-    about = {"rows": texts.rows, "width": size, "dtype": "float32", "texts": asdict(texts)}
+    about = {"rows": texts.rows, "width": stored[1], "dtype": stored[0], "texts": asdict(texts)}
     with _written(out):
         claim(out, made_from, files, about)
     places = [shard.number - 1 for shard in shards]
@@ -289,17 +304,41 @@ def _written(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _to_parquet(source: Path, target: Path) -> None:
-    """Write the same rows as a parquet file, with one row group for each `WINDOW`."""
+def _conversion(suffix: str, quantizer: Quantizer | None) -> Callable[[Path, Path], None] | None:
+    """What makes the final file of the float32 rows in a .npy file; None if these are the file."""
+    if quantizer is None and suffix != ".parquet":
+        return None
+
+    def convert(source: Path, target: Path) -> None:
+        vectors = np.load(source, mmap_mode="r")  # (n, D)
+        if quantizer is not None:
+            quantizer.measure(vectors)
+        (_to_parquet if suffix == ".parquet" else _to_codes)(vectors, target, quantizer or np.ascontiguousarray)
+
+    return convert
+
+
+def _to_codes(vectors: NDArray[np.float32], target: Path, change: Change) -> None:
+    """Write changed rows as a .npy file."""
+    first = change(vectors[:1])
+    shape = (len(vectors), first.shape[1])
+    codes = np.lib.format.open_memmap(target, mode="w+", dtype=first.dtype, shape=shape)
+    for start in range(0, len(vectors), WINDOW):
+        codes[start : start + WINDOW] = change(vectors[start : start + WINDOW])
+    codes.flush()
+
+
+def _to_parquet(vectors: NDArray[np.float32], target: Path, change: Change) -> None:
+    """Write changed rows as a parquet file, with one row group for each `WINDOW`."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    vectors = np.load(source, mmap_mode="r")  # (n, D)
-    rows, size = vectors.shape
-    schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), size))])
+    first = change(vectors[:1])
+    rows, size = len(vectors), first.shape[1]
+    schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.from_numpy_dtype(first.dtype), size))])
     with ParquetWriter(target, schema, compression="none", use_dictionary=["row"]) as writer:
         for start in range(0, rows, WINDOW):
-            part = np.ascontiguousarray(vectors[start : start + WINDOW])
+            part = change(vectors[start : start + WINDOW])
             flat = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), size)
             numbers = pa.array(np.arange(start, start + len(part), dtype=np.int64))
             writer.write_table(pa.table([numbers, flat], schema=schema))

@@ -19,8 +19,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.encoder.layout import is_checkpoint
 from cse.errors import UserError
-from cse.files import read_json, write_json
+from cse.files import check_writable, read_json, sha256_file, write_json
 
 Kind = Literal["int8", "uint8", "binary", "ubinary"]
 FILE = "quantization.json"
@@ -102,6 +103,77 @@ class Calibration:
                     f"calibration {path} is that of other vectors: {shown}\n"
                     "fix: remove the file to measure again, or give another one with --calibration"
                 )
+
+
+def calibration_file(model: str, out: Path) -> Path:
+    """Where the ranges of a model's vectors lie by default: in its folder, or beside the vectors of other models."""
+    folder = Path(model).expanduser()
+    return folder / FILE if is_checkpoint(folder) else out.with_name(f"{out.name}.{FILE}")
+
+
+class Quantizer:
+    """Quantizes vectors on disk, by the ranges of a file, or by their own, which are then saved there.
+
+    Args:
+        kind: The kind of the codes.
+        path: The file of the ranges, for int8 and uint8.
+
+    Attributes:
+        calibration: The ranges; None until they are known, and for kinds that need none.
+        measured: Whether they were measured, and not read.
+
+    Raises:
+        UserError: There is no such kind, or the file cannot be read or written.
+    """
+
+    def __init__(self, kind: Kind, path: Path) -> None:
+        require_kind(kind)
+        self.kind, self.path, self.measured = kind, path, False
+        self.dtype = np.dtype(np.int8 if kind in ("int8", "binary") else np.uint8)
+        self.calibration: Calibration | None = None
+        if needs_calibration(kind):
+            check_writable(path, "--calibration")
+            self.calibration = Calibration.read(path) if path.is_file() else None
+
+    def width(self, size: int) -> int:
+        """The number of codes of a vector of this size."""
+        return size if needs_calibration(self.kind) else -(-size // 8)
+
+    def begin(self, made_from: Mapping[str, Any], size: int, *, several: bool) -> dict[str, Any]:
+        """Check that known ranges are those of the vectors that come.
+
+        Args:
+            made_from: What the ranges depend on; see `Calibration`.
+            size: D.
+            several: Whether the vectors come in several files, each quantized by itself.
+
+        Returns:
+            What the codes depend on beside the vectors, as JSON.
+
+        Raises:
+            UserError: They are those of other vectors, or are needed now and not known.
+        """
+        self._made_from = dict(made_from)
+        if self.calibration is not None:
+            self.calibration.require(self.path, made_from)
+            _ranges(size, self.kind, self.calibration)
+            return {"quantize": self.kind, "calibration": sha256_file(self.path)}
+        if needs_calibration(self.kind) and several:
+            raise UserError(
+                f"--quantize {self.kind} needs the ranges of the dimensions before shards are written, and {self.path} "
+                f"does not exist\nfix: encode some thousand texts without shards first, with --calibration {self.path}"
+            )
+        return {"quantize": self.kind}
+
+    def measure(self, vectors: NDArray[np.floating]) -> None:
+        """Measure the ranges of vectors (n, D) and save them, if they are needed and not known."""
+        if needs_calibration(self.kind) and self.calibration is None:
+            self.calibration, self.measured = Calibration.of(vectors, self._made_from), True
+            self.calibration.write(self.path)
+
+    def __call__(self, vectors: NDArray[np.floating]) -> Codes:
+        """The codes of vectors; see `quantize`."""
+        return quantize(vectors, self.kind, self.calibration)
 
 
 def require_kind(kind: str) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from cse.cli import main
+from cse.encoder.heads import Normalize
+from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.nearest import nearest
-from cse.inference.quantize import Calibration, dequantize, quantize, rendered
+from cse.inference.quantize import FILE, Calibration, dequantize, quantize, rendered
+from cse.publish.stage import stage
+from tests.runs import write_texts
 
 RNG = np.random.default_rng(0)
 KINDS = ("int8", "uint8", "binary", "ubinary")
@@ -99,3 +106,72 @@ def test_errors():
     ):
         with pytest.raises(UserError, match=message):
             call()
+
+
+@pytest.fixture
+def place(tiny_bert, tmp_path, monkeypatch):
+    """A folder with a checkpoint of unit vectors, and 48 texts."""
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder(tiny_bert, pooler="mean")
+    encoder.append(Normalize())
+    encoder.save("ck")
+    write_texts(tmp_path)
+    return tmp_path
+
+
+def encoded(*options, out="v.npy"):
+    assert main(["encode", "ck", "texts.txt", "--out", out, "--precision", "fp32", "--device", "cpu", *options]) == 0
+    return np.load(out)
+
+
+def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, capsys):
+    whole = encoded()
+    codes = encoded("--quantize", "int8", "--window", "10", out="q.npy")
+    assert "measured on 48 texts: ck/quantization.json" in capsys.readouterr().out
+    ranges = Calibration.read(place / "ck" / FILE)
+    assert (ranges.low == whole.min(0)).all()
+    assert (ranges.high == whole.max(0)).all()
+    assert codes.dtype == np.int8
+    assert (codes == quantize(whole, "int8", ranges)).all()
+    assert main(["eval", "ck", "--tasks", "sts-mini-dev", "--quantize", "int8,binary", "--out", "r.json"]) == 0
+    found = json.loads((place / "r.json").read_text())
+    assert [(e["kind"], e["bytes"]) for e in found["quantized"]] == [("float32", 64), ("int8", 16), ("binary", 2)]
+    assert found["quantized"][0]["tasks"]["sts-mini-dev"] == pytest.approx(found["tasks"]["sts-mini-dev"]["value"])
+    capsys.readouterr()
+    (place / "texts.txt").write_text("the cat\nthe dog\n")  # new texts, and the old ranges
+    again = encoded("--quantize", "uint8", out="again.npy")
+    assert "those of 48 texts" in capsys.readouterr().out
+    assert (again == quantize(encoded(out="two.npy"), "uint8", ranges)).all()
+    stage(place / "ck", place / "staged")
+    assert (place / "staged" / FILE).read_bytes() == (place / "ck" / FILE).read_bytes()
+    stage(place / "ck", place / "narrow", dimensions=8)
+    assert not (place / "narrow" / FILE).exists()  # they are those of vectors that are scaled otherwise
+
+
+def test_bits_as_parquet_and_in_shards(place):
+    from pyarrow.parquet import read_table
+
+    whole = encoded()
+    encoded_to = ["encode", "ck", "texts.txt", "--precision", "fp32", "--device", "cpu", "--quantize", "ubinary"]
+    assert main([*encoded_to, "--out", "v.parquet"]) == 0
+    table = read_table("v.parquet")
+    assert (np.array(table["vector"].to_pylist(), dtype=np.uint8) == quantize(whole, "ubinary")).all()
+    assert main([*encoded_to, "--out", "shards", "--shards", "2", "--window", "24"]) == 0
+    from cse import open_vectors
+
+    assert (open_vectors("shards")[:] == quantize(whole, "ubinary")).all()
+    assert not (place / "ck" / FILE).exists()
+
+
+def test_ranges_of_other_vectors_are_refused(place, capsys):
+    encoded("--quantize", "int8")
+    command = ["encode", "ck", "texts.txt", "--quantize", "int8", "--precision", "fp32", "--device", "cpu", "--out"]
+    for options, message in (
+        (["w.npy", "--normalize"], "normalize was False"),
+        (["w.npy", "--dimensions", "4"], "has 16 dimensions, and the vectors have 4"),
+        (["shards", "--shards", "2", "--window", "24", "--calibration", "new.json"], "before shards are written"),
+    ):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, "w.npy", "--normalize", "--calibration", "own.json"]) == 0
+    assert Calibration.read(place / "own.json").made_from["normalize"] is True

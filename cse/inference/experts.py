@@ -1,0 +1,167 @@
+"""One LoRA adapter for each domain, over one frozen backbone: the domain of a text is known, and chooses its adapter.
+
+This is the mixture of experts of Hallee et al. (2024, arXiv:2401.15713) in a smaller form. There, a whole block of
+every layer is copied for each domain, and a text goes to the copy of its given domain; nothing learns where. Experts
+are then separate models that share their frozen weights, which is what adapters are, at a hundredth of the weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cse.encoder.device import Device, choose
+from cse.encoder.layout import Layout, require_checkpoint
+from cse.encoder.model import Encoder
+from cse.encoder.provenance import ADAPTER
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from cse.encoder.precision import Precision
+
+PROBE = "A cat sat on the mat."
+SAME = 1e-4  # difference of a coordinate from the merged model, relative to the length of the vector
+
+
+class Experts:
+    """Encodes each text by the adapter of its label. The backbone is in memory once, whatever the number of adapters.
+
+    Args:
+        checkpoints: The checkpoint of each label: best/ or last/ of a run with `cse.Lora`. All runs had the same
+            backbone, template, pooler and prompts.
+        device: The device to run on; see `cse.encoder.device`.
+
+    Attributes:
+        labels: The labels, in their order.
+        encoder: The encoder, with the adapter that was used last.
+
+    Raises:
+        UserError: There is no checkpoint, one has no adapter or a layer that is not part of it, or they differ in more
+            than their adapters.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, str | Path], *, device: Device = "auto") -> None:
+        if not checkpoints:
+            raise UserError("experts has no checkpoint\nfix: give a mapping from labels to checkpoints of LoRA runs")
+        folders = {label: Path(path) for label, path in checkpoints.items()}
+        layouts = {label: _checked(folder) for label, folder in folders.items()}
+        first = next(iter(folders))
+        for label, layout in layouts.items():
+            if layout != layouts[first]:
+                raise UserError(
+                    f"experts: {folders[label]} differs from {folders[first]} in its modules, template, length or "
+                    "prompts\nfix: train both by one recipe"
+                )
+        self.labels = list(folders)
+        self.encoder = Encoder.load(str(folders[first])).to(choose(device))
+        for label, folder in folders.items():
+            _add(self.encoder, folder / ADAPTER, self._name(label))
+        with torch.no_grad():  # the checkpoint has its adapter merged in
+            for layer in self._layers():
+                if self._name(first) in layer.lora_A:
+                    layer.get_base_layer().weight -= layer.get_delta_weight(self._name(first))
+        for label, folder in folders.items():
+            self._compare(label, folder)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        *,
+        precision: Precision = "fp32",
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, in their order, each by the adapter of its label.
+
+        Vectors of different adapters are not comparable, unless their runs saw texts of each other's domain.
+
+        Args:
+            texts: n texts.
+            labels: Their n labels.
+            precision: See `Encoder.encode`, also for the next two.
+            prompt_name: The name of the prompt that is put before every text.
+            dimensions: The number of first dimensions to keep.
+
+        Returns:
+            (n, D) float32, or (n, `dimensions`).
+
+        Raises:
+            UserError: There is no adapter for a label, or there are more or fewer labels than texts.
+        """
+        if len(labels) != len(texts):
+            raise UserError(f"experts has {len(texts)} texts and {len(labels)} labels\nfix: give one label for each")
+        width = self.encoder.dim if dimensions is None else dimensions
+        out = np.empty((len(texts), width), dtype=np.float32)
+        for label in dict.fromkeys(labels):
+            rows = [i for i, other in enumerate(labels) if other == label]
+            self.use(label)
+            out[rows] = self.encoder.encode(
+                [texts[i] for i in rows], precision=precision, prompt_name=prompt_name, dimensions=dimensions
+            )
+        return out
+
+    def use(self, label: str) -> None:
+        """From here on, let `encoder` have the adapter of this label.
+
+        Raises:
+            UserError: No adapter has this label.
+        """
+        if label not in self.labels:
+            raise UserError(f"experts has no adapter for {label!r}\nfix: give one of {', '.join(self.labels)}")
+        for layer in self._layers():
+            layer.set_adapter(self._name(label))
+
+    def _name(self, label: str) -> str:
+        """The name of an adapter in the backbone, where a name has no dots."""
+        return f"expert{self.labels.index(label)}"
+
+    def _layers(self) -> list[Any]:
+        from peft.tuners.lora import LoraLayer
+
+        return [module for module in self.encoder.backbone.modules() if isinstance(module, LoraLayer)]
+
+    def _compare(self, label: str, folder: Path) -> None:
+        """Refuse an adapter that does not give the vectors of its checkpoint, as that of another backbone."""
+        want = Encoder.load(str(folder)).to(self.encoder.device).encode([PROBE])
+        apart = float(np.abs(self.encode([PROBE], [label]) - want).max() / np.linalg.norm(want))
+        if not apart <= SAME:
+            raise UserError(
+                f"experts: {folder} was trained on another backbone: its vectors differ by {apart:.1e}\n"
+                "fix: train all adapters on one backbone, or encode with this checkpoint alone"
+            )
+
+
+def _checked(folder: Path) -> Layout:
+    """The layout of a checkpoint whose adapter is all that was trained of it."""
+    layout = require_checkpoint(folder)
+    dense = [module.path for module in layout.post if module.dense is not None]
+    wrong = f"the Dense layer {dense[0]} after pooling, which an adapter does not hold" if dense else ""
+    wrong = "weights in bfloat16, whose adapter cannot be taken out" if layout.weights == "bf16" else wrong
+    wrong = wrong if layout.adapter else f"no {ADAPTER}/, since it was trained without LoRA"
+    if wrong:
+        raise UserError(f"experts: checkpoint {folder} has {wrong}\nfix: give checkpoints of runs with cse.Lora")
+    return replace(layout, vocabulary=())
+
+
+def _add(encoder: Encoder, folder: Path, name: str) -> None:
+    """Put an adapter into the backbone beside those that it has."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.utils.save_and_load import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.lora_dropout = 0.0
+    with warnings.catch_warnings():  # of several adapters, which are wanted
+        warnings.simplefilter("ignore", UserWarning)
+        inject_adapter_in_model(config, encoder.backbone, adapter_name=name)
+    state = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(encoder.backbone, state, adapter_name=name)
+    encoder.backbone.requires_grad_(False).to(encoder.device)

@@ -1,0 +1,96 @@
+"""Adapters of domains over one backbone, and the mixture of experts that they stand for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import cse
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.objectives.functional import contrast
+from tests.models import save_tiny
+
+TEXTS = ["the cat sat", "a dog ran fast", "the sun", "the cat sat", "blue moon"]
+
+
+def save_expert(backbone, folder, seed, rank=2, **options):
+    """A checkpoint whose adapter differs from 0."""
+    encoder = Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank), **options)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in encoder.backbone.named_parameters():
+            if ".lora_" in name:
+                weight.copy_(0.3 * torch.randn_like(weight))
+    encoder.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_bert, tmp_path_factory):
+    place = tmp_path_factory.mktemp("experts")
+    return {
+        label: save_expert(tiny_bert, place / str(i), i, rank=1 + i) for i, label in enumerate(["legal", "U.S. news"])
+    }
+
+
+def test_each_text_has_the_vector_of_its_checkpoint(folders, tiny_bert):
+    experts = cse.Experts(folders, device="cpu")
+    labels = ["legal", "U.S. news", "legal", "U.S. news", "U.S. news"]
+    found = experts.encode(TEXTS, labels)
+    alone = {label: Encoder.load(str(folder)).encode(TEXTS) for label, folder in folders.items()}
+    want = np.stack([alone[label][i] for i, label in enumerate(labels)])
+    assert np.abs(found - want).max() < 1e-5
+    assert np.abs(found[0] - found[3]).max() > 1e-2  # one text, two domains
+    order = [4, 2, 0, 1, 3]
+    permuted = experts.encode([TEXTS[i] for i in order], [labels[i] for i in order])
+    assert np.abs(permuted - found[order]).max() < 1e-6
+    weights = sum(p.numel() for name, p in experts.encoder.backbone.named_parameters() if ".lora_" not in name)
+    assert weights == sum(p.numel() for p in Encoder.load(tiny_bert).backbone.parameters())  # the backbone once
+    assert experts.encode(TEXTS, labels, dimensions=4).shape == (5, 4)
+
+
+def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
+    experts = cse.Experts(folders, device="cpu")
+    with pytest.raises(UserError, match="no adapter for 'sports'"):
+        experts.encode(["a"], ["sports"])
+    with pytest.raises(UserError, match="2 texts and 1 labels"):
+        experts.encode(["a", "b"], ["legal"])
+    with pytest.raises(UserError, match="has no checkpoint"):
+        cse.Experts({})
+    Encoder(tiny_bert, pooler="mean").save(tmp_path / "plain")
+    other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
+    wrong = {
+        "no adapter/": tmp_path / "plain",
+        "in its modules, template, length": save_expert(tiny_bert, tmp_path / "long", 1, max_length=7),
+        "trained on another backbone": save_expert(other, tmp_path / "alien", 1),
+    }
+    for message, folder in wrong.items():
+        with pytest.raises(UserError, match=message):
+            cse.Experts({"legal": folders["legal"], "x": folder}, device="cpu")
+
+
+def test_the_loss_of_the_mixture_is_one_call_of_the_kernel(oracles):
+    """Plain inner products, no temperature, one way; the symmetric loss is the mean of both ways."""
+    cases = {n: c for n, c in json.loads((oracles / "moe.json").read_text()).items() if n.startswith("mnr_")}
+    assert cases
+    for name, case in cases.items():
+        data = np.load(oracles / f"moe_{name}.npz")
+        a, b = (torch.tensor(data[key], dtype=torch.float64, requires_grad=True) for key in "ab")
+        x, y = (torch.nn.functional.normalize(z, dim=-1) if case["normalize"] else z for z in (a, b))
+        logits, own = x @ y.T, torch.eye(len(a), dtype=torch.float64)
+        loss = contrast(logits, own).loss
+        assert loss.item() == pytest.approx(case["loss_mnr"], rel=1e-5)
+        loss.backward()
+        for key, z in (("grad_a", a), ("grad_b", b)):
+            assert np.abs(z.grad.numpy() - data[key]).max() < 1e-4 * max(1, np.abs(data[key]).max())
+        both = (contrast(logits, own).loss + contrast(logits.T, own).loss).item() / 2
+        diagonal = data["plus_target"].tolist() == list(range(len(a)))
+        assert diagonal == case["plus_targets_are_diagonal"]
+        # The targets of `mnr_plus` are the nearest rows of the same side: by inner product, a long row is everybody's.
+        # Then it is another loss, which is not built.
+        assert (both == pytest.approx(case["loss_mnr_plus"], rel=1e-5)) == diagonal
