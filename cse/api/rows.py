@@ -57,6 +57,14 @@ def cluster(
 
     quiet()
     data = rows if isinstance(rows, Dataset) else open_rows(rows, columns=columns, limit=limit)
-    options = {"clusters": clusters, "seed": seed}
-    cluster_rows(data, name_of(model), Path(out), **options, device=device, precision=precision, prompt=prompt)
+    cluster_rows(
+        data,
+        name_of(model),
+        Path(out),
+        clusters=clusters,
+        seed=seed,
+        device=device,
+        precision=precision,
+        prompt=prompt,
+    )
     return open_rows(out, kind=UNITS[data.unit], weight_column="weight" if data.weighted else None, label_column=LABEL)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
 
-    def action(name: str, text: str, nargs: str = "+") -> argparse.ArgumentParser:
+    def action(name: str, text: str, nargs: str | int = "+") -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
         add_source(made, nargs)
         return made
@@ -227,8 +227,8 @@ def _mix(a: argparse.Namespace) -> int:
 def _cluster(a: argparse.Namespace) -> int:
     from cse.inference.cluster import cluster_rows
 
-    options = {"device": a.device, "precision": a.precision, "prompt": a.prompt}
-    return _say_written(a, cluster_rows(*open_sources(a), a.model, a.out, clusters=a.clusters, seed=a.seed, **options))
+    (data,), options = open_sources(a), {"device": a.device, "precision": a.precision, "prompt": a.prompt}
+    return _say_written(a, cluster_rows(data, a.model, a.out, clusters=a.clusters, seed=a.seed, **options))
 
 
 def _curate(a: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cse.errors import UserError, require_at_least
 from cse.inference.quantize import Calibration, Codes, Kind, as_bytes, dequantize, needs_calibration, quantize
+from cse.inference.sharded import ShardedVectors, VectorsOnDisk
 
 BLOCK = 16_384  # rows that are compared with a query at once
 BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # (256,) ones in a byte
@@ -28,12 +29,12 @@ class Nearest(NamedTuple):
 
 def nearest(
     queries: NDArray[np.floating],
-    corpus: Codes,
+    corpus: Codes | ShardedVectors,
     k: int,
     *,
     kind: Kind,
     calibration: Calibration | None = None,
-    vectors: NDArray[np.floating] | None = None,
+    vectors: VectorsOnDisk | None = None,
     multiplier: int = 4,
 ) -> Nearest:
     """Search codes for the rows that are nearest to queries, and score the best again more exactly.
@@ -43,7 +44,7 @@ def nearest(
 
     Args:
         queries: (m, D) vectors, which are not quantized.
-        corpus: (n, .) codes of n rows, which may be memory-mapped.
+        corpus: (n, .) codes of n rows, which may be on disk; see `cse.open_vectors`.
         k: Number of rows to find; at most n.
         kind: The kind of the codes.
         calibration: The ranges, which int8 and uint8 need.
@@ -72,7 +73,7 @@ def nearest(
 
 
 def _first_pass(
-    query: NDArray[np.float32], corpus: Codes, kind: Kind, calibration: Calibration | None
+    query: NDArray[np.float32], corpus: Codes | ShardedVectors, kind: Kind, calibration: Calibration | None
 ) -> NDArray[np.float32]:
     """(n,) how near each row seems."""
     parts = [np.zeros(0, dtype=np.float32)]

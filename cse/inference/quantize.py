@@ -68,14 +68,14 @@ class Calibration:
         return cls(some.min(0), some.max(0), len(some), dict(made_from or {}))
 
     @classmethod
-    def read(cls, path: Path) -> Calibration:
+    def read(cls, path: str | Path) -> Calibration:
         """Read a file that `write` wrote.
 
         Raises:
             UserError: The file cannot be read.
         """
         try:
-            found = read_json(path)
+            found = read_json(Path(path))
             low, high = (np.array(found[name], dtype=np.float32) for name in ("low", "high"))
             if low.ndim != 1 or low.shape != high.shape or not (low <= high).all():
                 raise ValueError("low and high are not lists of equal length, with low <= high")
@@ -151,7 +151,7 @@ class Quantizer:
             What the codes depend on beside the vectors, as JSON.
 
         Raises:
-            UserError: They are those of other vectors, or are needed now and not known.
+            UserError: The ranges are those of other vectors, or are needed now and not known.
         """
         self._made_from = dict(made_from)
         if self.calibration is not None:
