@@ -44,10 +44,13 @@ from cse.data.halves import Halves as Halves
 from cse.data.masked import Masked as Masked
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
+from cse.data.propositions import Propositions as Propositions
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NegativesAsRows as NegativesAsRows
 from cse.data.samplers import NoDuplicates as NoDuplicates
+from cse.data.spans import RandomSpans as RandomSpans
+from cse.data.spans import SpanViews as SpanViews
 from cse.data.templates import InTemplates as InTemplates
 from cse.encoder.dropout import Dropout as Dropout
 from cse.encoder.lora import Lora as Lora
@@ -120,6 +123,8 @@ from cse.objectives.setcse import SetCSE as SetCSE
 from cse.objectives.sg_opt import SGOPT as SGOPT
 from cse.objectives.simcse import SimCSE as SimCSE
 from cse.objectives.sncse import SNCSE as SNCSE
+from cse.objectives.span_contrast import SpanContrast as SpanContrast
+from cse.objectives.sub_sentence import SubSentence as SubSentence
 from cse.objectives.supclseq import SupCLSeq as SupCLSeq
 from cse.objectives.supcon import SupCon as SupCon
 from cse.objectives.symile import Symile as Symile

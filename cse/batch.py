@@ -1,7 +1,7 @@
 """The values that flow through the package: Example -> Batch -> EncoderOutput -> Views -> LossOutput.
 
 Shapes are written in these letters everywhere: B anchors in the batch, V views of each, P positives, K hard negatives,
-L tokens, D embedding size, N candidates, W processes.
+S spans of a view, L tokens, D embedding size, N candidates, W processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpans:
+    """Parts of one text.
+
+    Attributes:
+        ranges: The character ranges, start and end, that make up each span; several if it is discontinuous.
+        groups: A number for each span; spans of a row with the same number say the same.
+    """
+
+    ranges: tuple[tuple[tuple[int, int], ...], ...]
+    groups: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,7 @@ class Example:
         teacher: Numbers that a teacher gave the row, as many as every other row has: logits, similarities, a vector.
         row_id: Position in the data set, which seeds everything random about the row.
         source: The name of the row's source in a mixture; empty without a mixture.
+        spans: The spans of each text, such as the propositions of a sentence. None: no text has any.
     """
 
     texts: tuple[str, ...]
@@ -40,10 +54,20 @@ class Example:
     relevance: tuple[float, ...] | None = None
     teacher: tuple[float, ...] | None = None
     source: str = ""
+    spans: tuple[TextSpans, ...] | None = None
 
 
 ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance", "teacher")
-VIEW_FIELDS = ("input_ids", "attention_mask", "text_id", "view_mask", "masked_ids", "mlm_labels")
+VIEW_FIELDS = (
+    "input_ids",
+    "attention_mask",
+    "text_id",
+    "view_mask",
+    "masked_ids",
+    "mlm_labels",
+    "span_mask",
+    "span_group",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,8 @@ class Batch:
         teacher: (B, C) numbers that a teacher gave each row, any finite ones.
         masked_ids: (B, V, L) ids after masking, for masked-LM terms.
         mlm_labels: (B, V, L) original ids where masked and -100 elsewhere.
+        span_mask: (B, V, S, L) True at the tokens of each span of a view; a span without tokens does not exist.
+        span_group: (B, V, S) >= 0; spans of a row with one number say the same. S may differ by process.
         source: The name of the source of all rows in a mixture; empty without a mixture.
     """
 
@@ -83,6 +109,8 @@ class Batch:
     teacher: Tensor | None = None
     masked_ids: Tensor | None = None
     mlm_labels: Tensor | None = None
+    span_mask: Tensor | None = None
+    span_group: Tensor | None = None
     source: str = ""
 
     @property
@@ -115,7 +143,8 @@ class Batch:
     def widened(self, views: int) -> Batch:
         """The same rows with `views` views each and a `view_mask`; the added views repeat the anchor.
 
-        Processes gather their views, so all processes must have the same number. Added views have no masked-LM labels.
+        Processes gather their views, so all processes must have the same number. Added views have no masked-LM labels
+        and no spans.
         """
         import torch
 
@@ -128,6 +157,8 @@ class Batch:
                 tensors[name] = torch.cat([value, value[:, :1].expand(-1, extra, *value.shape[2:])], 1)
         if "mlm_labels" in tensors:
             tensors["mlm_labels"] = tensors["mlm_labels"].masked_fill(~tensors["view_mask"][..., None], -100)
+        if "span_mask" in tensors:
+            tensors["span_mask"] = tensors["span_mask"] & tensors["view_mask"][..., None, None]
         return self.with_tensors(tensors)
 
     def require(self, name: str, objective: str) -> Tensor:

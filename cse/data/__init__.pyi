@@ -14,10 +14,13 @@ from cse.data.masked import Masked as Masked
 from cse.data.mixture import Mixture as Mixture
 from cse.data.mixture import Source as Source
 from cse.data.nested import NestedViews as NestedViews
+from cse.data.propositions import Propositions as Propositions
 from cse.data.samplers import ClusterBatches as ClusterBatches
 from cse.data.samplers import LabelBatches as LabelBatches
 from cse.data.samplers import NegativesAsRows as NegativesAsRows
 from cse.data.samplers import NoDuplicates as NoDuplicates
+from cse.data.spans import RandomSpans as RandomSpans
+from cse.data.spans import SpanViews as SpanViews
 from cse.data.templates import InTemplates as InTemplates
 from cse.data.tools.curation import curate as curate
 from cse.data.tools.deduplication import dedup as dedup

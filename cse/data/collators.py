@@ -202,6 +202,13 @@ class AugmentedViews(TextViews):
         return rendered
 
 
+def text_part(tokens: Tokens, ids: NDArray[np.int64], length: int) -> slice:
+    """The place of a text among the ids (L,) of a row of `length` tokens, without special ones, template and prompt."""
+    before, after = tokens.added
+    before += max((len(p) for p in tokens.prompt_ids if (*ids[before : before + len(p)],) == p), default=0)
+    return slice(before, max(before, length - after))
+
+
 def _roles(row: Sequence[str], positives: int) -> Iterator[str]:
     """The role of each view. A view of the anchor's own text is another rendering of the anchor."""
     for view, text in enumerate(row):

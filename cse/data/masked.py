@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cse.batch import Batch, Example
+from cse.data.collators import text_part
 from cse.errors import UserError, require_within
 from cse.interfaces import Collator, Tokens
 from cse.seeding import derive
@@ -115,9 +116,7 @@ class Masked(Collator):
         rng: np.random.Generator,
     ) -> None:
         """Mask one view in place."""
-        before, after = self.tokens.added
-        before += max((len(p) for p in self.tokens.prompt_ids if (*ids[before : before + len(p)],) == p), default=0)
-        text = slice(before, max(before, length - after))
+        text = text_part(self.tokens, ids, length)
         original = ids[text].copy()
         chance, fate = rng.random((2, len(original)))
         if self.whole_words and len(original):  # the first token of a word decides for the word

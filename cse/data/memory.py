@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cse.data.readers import PARALLEL, with_entries
-from cse.data.rows import Column, Reader, Row, RowMaker, cell, entry, numbers, passage, require
+from cse.data.rows import Column, Reader, Row, RowMaker, as_text, cell, entry, passage, require
 from cse.data.sources import open_path
 from cse.errors import UserError
 from cse.files import atomic_file
@@ -116,9 +116,8 @@ class MemoryReader(Reader):
 
 
 def _kept(value: Any, column: Column) -> Any:
-    """A value as the parquet file holds it: a text, or a list of texts; a list of numbers is one text."""
-    if column.lists == "numbers":
-        value = numbers(value, column, "")
+    """A value as the parquet file holds it: a text, which a list may be read as, or a list of texts."""
+    value = as_text(value, column, "")
     return [passage(item, column, "") for item in value] if isinstance(value, list) else cell(value, column, "")
 
 

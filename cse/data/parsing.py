@@ -18,7 +18,9 @@ from cse.errors import UserError, require_at_least
 
 SPACE = " "
 LARGEST = float(np.finfo(np.float32).max)  # of a number of a teacher
+Cells = Sequence[str | None]
 Parse = Callable[[str | None, str], float]  # from a cell and its place to a number
+ParseSpans = Callable[[Cells, Cells, str], str]  # from the cells of spans and of texts, and their place, to JSON
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class Parsing:
         names: The names of the values of a row.
         grades: Number of columns of relevance, the first ones.
         teachers: Number of columns of a teacher's numbers, after those of relevance.
+        spanned: Number of columns of the spans of the texts, after those of a teacher.
+        parse_spans: The parser of these columns.
     """
 
     required: int
@@ -52,6 +56,8 @@ class Parsing:
     names: list[str] = field(default_factory=list)
     grades: int = 0
     teachers: int = 0
+    spanned: int = 0
+    parse_spans: ParseSpans | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, "data", limit=self.limit)
@@ -92,6 +98,12 @@ class Parsing:
             self.names.append("teacher")
             self.columns += [Column("data.teacher_columns", name, "numbers") for name in columns]
 
+    def span(self, columns: Sequence[Column], parse: ParseSpans) -> None:
+        """Read the spans of the texts from their columns; this comes before all but relevances and teachers."""
+        self.spanned, self.parse_spans = len(columns), parse
+        self.names.append("spans")
+        self.columns += columns
+
     def mark(self, weight: int | str | None, label: int | str | None) -> None:
         """Read weights and labels from their columns, if they are asked for."""
         if weight is not None:
@@ -111,7 +123,8 @@ def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: li
             report[row.skip] = report.get(row.skip, 0) + 1
             continue
         last = len(row.cells) - len(parses)
-        middle = last - parsing.teachers
+        behind = last - parsing.spanned
+        middle = behind - parsing.teachers
         end = middle - grades
         cells = [cell if cell is None else cell.strip() for cell in row.cells[:end]]
         if not any(cells):
@@ -119,8 +132,10 @@ def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: li
             continue
         texts = _filled(cells, parsing)
         values: list[Any] = [parse(cell, row.place) for parse, cell in zip(parses, row.cells[last:], strict=True)]
+        if parsing.parse_spans is not None:
+            values.insert(0, parsing.parse_spans(row.cells[behind:last], row.cells[:end], row.place))
         if parsing.teachers:
-            values.insert(0, taught(row.cells[middle:last], row.place))
+            values.insert(0, taught(row.cells[middle:behind], row.place))
         if grades:
             values.insert(0, tuple(_amount("relevance_columns", cell, row.place) for cell in row.cells[end:middle]))
         reason = parsing.verdict(texts) if parsing.verdict else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from cse.errors import UserError
 
-Lists = Literal["", "positives", "negatives", "numbers"]
+Lists = Literal["", "positives", "negatives", "numbers", "json"]
 NUL = "\0"
 
 
@@ -25,7 +26,7 @@ class Column:
         name: The name of the column, or its number, from 0, in a csv or tsv file without a header. `translation.en` is
             the entry `en` of the mappings in the column `translation`.
         lists: What a list in a cell holds, if lists are allowed: positives, each of which gives a row, hard negatives,
-            or numbers, which become one text.
+            numbers, which become one text, or anything, which becomes its JSON.
     """
 
     field: str
@@ -87,15 +88,12 @@ class RowMaker:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._listed: dict[int, bool] = {}  # whether a column that may have lists has them
-        self._numbers = [i for i, column in enumerate(columns) if column.lists == "numbers"]
+        self._as_text = any(column.lists in {"numbers", "json"} for column in columns)
 
     def __call__(self, values: Sequence[Any], place: str) -> Iterator[Row]:
         """The rows of a record."""
-        if self._numbers:
-            values = [
-                numbers(v, c, place) if i in self._numbers else v
-                for i, (v, c) in enumerate(zip(values, self._columns, strict=True))
-            ]
+        if self._as_text:
+            values = [as_text(value, column, place) for value, column in zip(values, self._columns, strict=True)]
         if not any(isinstance(v, list | Mapping) for v in values) and True not in self._listed.values():
             for i, column in enumerate(self._columns):
                 if column.lists and values[i] is not None:
@@ -140,14 +138,16 @@ class RowMaker:
         return listed
 
 
-def numbers(value: Any, column: Column, place: str) -> Any:
-    """A list of numbers as one text; another value as it is.
+def as_text(value: Any, column: Column, place: str) -> Any:
+    """A list as one text, if the column asks for it: numbers, or JSON; another value as it is.
 
     Raises:
-        UserError: An item is not a number.
+        UserError: A column of numbers has something else in a list.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list) or column.lists not in {"numbers", "json"}:
         return value
+    if column.lists == "json":
+        return json.dumps(value, default=lambda array: array.tolist())
     try:
         return " ".join(map(repr, map(float, value)))
     except (TypeError, ValueError):

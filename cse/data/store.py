@@ -27,6 +27,7 @@ BLOCK = 32_768  # rows that are Python objects at the same time
 FORMAT = 1  # to be raised when other rows are read from the same source
 MARKED = 256  # blocks of 1 MiB of a file that are compared before it is used
 VALUES = {"score": "float64", "weight": "float64", "label": "int64", "relevance": "list", "teacher": "vector"}
+VALUES |= {"spans": "string"}
 
 
 class Kept(NamedTuple):
@@ -246,7 +247,7 @@ def _hashed(digest: Any, rows: Stored) -> str:
     """The hash of the content: the texts, which `digest` has seen, then the values as Python writes lists of them."""
     for part in rows.listed("score"):
         digest.update(part.encode())
-    for name in ("weight", "label", "relevance"):
+    for name in ("weight", "label", "relevance", "spans"):
         if name in rows.names:
             for part in chain([name], rows.listed(name)):
                 digest.update(part.encode())

@@ -18,6 +18,7 @@ from cse.console import progress
 from cse.data.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
 from cse.data.store import is_whole, mark
 from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
+from cse.encoder.offsets import places
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
 from cse.files import atomic_dir, cache_dir, read_json, write_json, writing_cache
@@ -152,6 +153,11 @@ class TokenStore:
     def encode(self, text: str, role: str = "anchor") -> list[int]:
         """The ids of a text that is not in the store, tokenized in the same way, behind the prompt of a role."""
         return list(self._rust.encode(put_before(self._prompts[role], text)).ids) or [self.pad_id]
+
+    def places(self, text: str, role: str = "anchor") -> list[tuple[int, int]]:
+        """The characters of a text, start and end, that each of its ids stands for; (0, 0) for ids of no text."""
+        prompt = self._prompts[role]
+        return places(text, self._rust.encode(put_before(prompt, text).strip()).offsets, prompt) or [(0, 0)]
 
     def added_in(self, template: str | None) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer puts before and after every text, if it had this template; None: as it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,16 @@ class Dense(nn.Module):
 
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         save_file(state, folder / "model.safetensors")
+
+
+HeadName = Literal["none", "mlp", "relu_mlp"]
+
+
+def new_head(name: HeadName, size: int) -> list[nn.Module]:
+    """The modules of a new head on vectors of `size` numbers."""
+    if name == "relu_mlp":
+        return [Dense(size, size, activation="relu"), Dense(size, size, activation="identity")]
+    return [Dense(size, size)] if name == "mlp" else []
 
 
 class Normalize(nn.Module):

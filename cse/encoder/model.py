@@ -17,7 +17,7 @@ from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler
 from cse.encoder.depth import States
 from cse.encoder.dropout import Dropout
-from cse.encoder.heads import Dense, Post
+from cse.encoder.heads import HeadName, Post, new_head
 from cse.encoder.kinds import detect
 from cse.encoder.layout import Layout, Reference
 from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
@@ -43,7 +43,8 @@ class Encoder(TextEncoder):
             `max_length` are kept.
         pooler: The pooling of hidden states to one vector; see `cse.encoder.poolers`. None: that of the model's
             modules.json, or `cls` if it has none.
-        head: `mlp` adds SimCSE's Linear + tanh after the pooler and what follows it, newly initialized.
+        head: `mlp` adds SimCSE's Linear + tanh after the pooler and what follows it, newly initialized; `relu_mlp` adds
+            Linear + ReLU + Linear (sub-sentence encoder).
         export_head: Whether the head is part of the model (supervised SimCSE) or serves training only (unsupervised).
         layers: Keep this many of the backbone's first layers.
         template: A text with one `{text}`, put around every text and saved in the tokenizer; see `encoder.template`.
@@ -72,7 +73,7 @@ class Encoder(TextEncoder):
         backbone: str,
         *,
         pooler: PoolerName | None = None,
-        head: Literal["none", "mlp"] = "none",
+        head: HeadName = "none",
         export_head: bool = False,
         layers: int | None = None,
         template: str | None = None,
@@ -122,10 +123,11 @@ class Encoder(TextEncoder):
             adapter.attach(self.backbone)
         self.post = Post.load(layout, fetch(backbone, revision))
         self.truncate_dim = layout.truncate_dim
-        mlp = Dense(self.dim, self.dim) if head == "mlp" else None
-        if mlp is not None and export_head:
-            self.append(mlp)
-        self.head: nn.Module = mlp if mlp is not None and not export_head else nn.Identity()
+        modules = new_head(head, self.dim)
+        if modules and export_head:
+            self.append(*modules)
+        kept = [] if export_head else modules
+        self.head: nn.Module = kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity()
         self.post.to(self.backbone.device)  # bitsandbytes puts the backbone on the GPU
         self.head.to(self.backbone.device)
         if adapter is not None:
@@ -168,7 +170,7 @@ class Encoder(TextEncoder):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
-        return self._output(self.passes.rows(input_ids, attention_mask))
+        return self.output(self.passes.rows(input_ids, attention_mask))
 
     def layer_embeddings(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[EncoderOutput]:
         """Encode n rows of token ids (n, L) in one pass, as the encoder cut after each of `layers` would.
@@ -181,7 +183,7 @@ class Encoder(TextEncoder):
         """
         if wrong := [layer for layer in layers if not 0 <= layer <= self.depth]:
             raise ValueError(f"layers has {wrong[0]}, but {self.source} has the layers 0 to {self.depth}")
-        return [self._output(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
+        return [self.output(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
 
     def states(self, input_ids: Tensor, attention_mask: Tensor, *, attentions: bool = False) -> States:
         """The hidden states of all layers of n rows of token ids (n, L), from one pass, through which gradients flow.
@@ -198,15 +200,30 @@ class Encoder(TextEncoder):
 
     def pooled(self, states: States, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows from their `states`, as `forward` does from their token ids."""
-        return self._output(self.pool(states.hidden, attention_mask))
+        return self.output(self.pool(states.hidden, attention_mask))
 
-    def _output(self, pooled: Tensor) -> EncoderOutput:
+    def output(self, pooled: Tensor) -> EncoderOutput:
+        """The vectors of pooled rows or spans (n, H): after the exported modules, and after the training head."""
         embedding = self.post(pooled)
         return EncoderOutput(embedding, self.head(embedding))
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
         return self.passes.token_states(input_ids, attention_mask, where)
+
+    def spans(self, input_ids: Tensor, attention_mask: Tensor, span_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool n rows of token ids (n, L) and spans of them in one pass, through which gradients flow.
+
+        Args:
+            input_ids: (n, L).
+            attention_mask: (n, L), padded on the right.
+            span_mask: (n, S, L) True, or 1, at the tokens of each span.
+
+        Returns:
+            The pooled rows (n, H), from which `output` makes vectors, and the mean of the last layer over the tokens of
+            each span (n, S, H), 0 for a span without tokens.
+        """
+        return self.passes.spans(input_ids, attention_mask, span_mask)
 
     def cannot_recompute(self) -> str:
         """Why layers cannot be computed again in the backward pass; empty if they can."""

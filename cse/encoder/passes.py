@@ -23,7 +23,7 @@ from cse.encoder.fast.first_token import only_first_token
 from cse.encoder.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
-from cse.encoder.poolers import NEEDS_ALL_LAYERS, Pooler, PoolerName
+from cse.encoder.poolers import NEEDS_ALL_LAYERS, Pooler, PoolerName, span_means
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.weights import Weights
 from cse.errors import UserError
@@ -147,11 +147,17 @@ class Passes:
             batch_size: Most rows in a batch; None: limited by `max_tokens` only.
         """
         device, prefix = self.backbone.device, self.prefix(ids)
-        budget = max_tokens or TOKENS.get(device.type, 16384)
+        for part in self.parts(ids, max_tokens, batch_size):
+            tokens, mask = pad([ids[i] for i in part])
+            yield part, self.pooled(tokens.to(device), mask.to(device), prefix=prefix)
+
+    def parts(
+        self, ids: Sequence[list[int]], max_tokens: int | None, batch_size: int | None
+    ) -> Iterator[NDArray[np.int64]]:
+        """The numbers of the rows of each batch; see `batches`."""
+        budget = max_tokens or TOKENS.get(self.backbone.device.type, 16384)
         for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
-            for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
-                tokens, mask = pad([ids[i] for i in part])
-                yield part, self.pooled(tokens.to(device), mask.to(device), prefix=prefix)
+            yield from np.array_split(rows, -(-len(rows) // (batch_size or len(rows))))
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
@@ -163,6 +169,19 @@ class Passes:
             row, column = chosen.nonzero(as_tuple=True)
             positions.append(index[row] * where.shape[1] + column)
         return torch.cat(states)[torch.cat(positions).argsort()]
+
+    def spans(self, input_ids: Tensor, attention_mask: Tensor, span_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled vectors (n, H) of rows (n, L), and means of the last layer over spans (n, S, L): (n, S, H)."""
+        rows, pooled, means = [], [], []
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
+            mask = sub_batch[1]
+            with self._changed(mask, whole=True):
+                states = self.hidden_states(*sub_batch)
+            rows.append(index)
+            pooled.append(self.pool(states, mask))
+            means.append(span_means(states[-1], span_mask[index, :, : mask.shape[1]] * mask[:, None]))
+        order = torch.cat(rows).argsort()
+        return torch.cat(pooled)[order], torch.cat(means)[order]
 
     def _sub_batches(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, SubBatch]]:
         """Row numbers, and the arguments of `hidden_states` for them, padded to the longest of these rows only."""

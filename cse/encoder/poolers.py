@@ -66,6 +66,16 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp_min(1.0)
 
 
+def span_means(states: Tensor, spans: Tensor) -> Tensor:
+    """(n, S, H) means of states (n, L, H) over the tokens of each span (n, S, L); 0 for a span without tokens."""
+    import torch
+
+    with torch.autocast(states.device.type, enabled=False):
+        states = states if states.dtype == torch.float64 else states.float()
+        weight = spans.to(states.dtype)  # (n, S, L)
+        return weight @ states / weight.sum(-1, keepdim=True).clamp_min(1.0)
+
+
 def get_pooler(name: str, *, position: int = -1) -> Pooler:
     """The pooler of that name.
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cse.encoder import widths
 from cse.encoder.checks import choose_length
+from cse.encoder.offsets import Span, check_spans, inside, require_tokens, side_by_side
 from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
-from cse.encoder.texts import pad, prepared, tokenize
+from cse.encoder.texts import pad, prepared, tokenize, tokenize_with_places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +124,60 @@ class TextEncoder(nn.Module, ABC):
         with inference(self, precision, device):
             for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
                 out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
+        return out
+
+    def encode_spans(
+        self,
+        texts: Sequence[str],
+        spans: Sequence[Sequence[Span]],
+        *,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        max_tokens: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Vectors of parts of texts, each read within its whole text.
+
+        A vector is the mean of the last layer's states over the tokens that lie within the ranges of a span, after the
+        exported modules. With the pooler `mean`, the span of the whole text has the vector of the text, but for special
+        tokens.
+
+        Args:
+            texts: n texts; see `encode`, also for the other arguments.
+            spans: The spans of each text: a character range (start, end), end left out, or several of them.
+            batch_size: Most texts in a batch.
+            precision: `fp32`, `bf16` or `auto`.
+            max_tokens: Most tokens in a batch, padding included.
+            prompt_name: The name of the prompt that is put before every text.
+            prompt: The text of a prompt, instead of a name.
+            dimensions: The number of first dimensions to keep.
+
+        Returns:
+            For each text, the vectors (S, D) of its spans, float32.
+
+        Raises:
+            UserError: A range lies outside its text, a span holds no whole token, or one that was cut off.
+        """
+        import numpy as np
+
+        width = self.dim if dimensions is None else dimensions
+        widths.check([width], self.dim, option="dimensions")
+        ranges, before, device = check_spans(texts, spans), self.prompt_text(prompt_name, prompt), self.device
+        length, lower = self.max_length, self.lower_case
+        ids, at = tokenize_with_places(self.tokenizer, texts, prompt=before, max_length=length, lower_case=lower)
+        masks = [inside(*each) for each in zip(at, ranges, strict=True)]  # (S, L) of each text
+        require_tokens(texts, ranges, masks, length)
+        out = [np.empty((len(mask), width), dtype=np.float32) for mask in masks]
+        with inference(self, precision, device):
+            for part in self.passes.parts(ids, max_tokens, batch_size):
+                tokens, mask = (tensor.to(device) for tensor in self.pad([ids[i] for i in part]))
+                chosen = side_by_side([masks[i] for i in part], mask.shape[1]).to(device)  # (n, S, L)
+                means = self.passes.spans(tokens, mask, chosen)[1]  # (n, S, H)
+                vectors = self.post.first(self.post(means.flatten(0, 1)).float(), width)
+                for i, found in zip(part, vectors.view(*chosen.shape[:2], -1).cpu().numpy(), strict=True):
+                    out[i][:] = found[: len(masks[i])]
         return out
 
     def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:

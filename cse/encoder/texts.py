@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cse.encoder.offsets import NOWHERE, Range, places
 from cse.encoder.prompts import put_before
 from cse.encoder.template import bake
 from cse.errors import UserError
@@ -42,16 +43,47 @@ def tokenize(
     Raises:
         UserError: `texts` is one text, or holds something else than texts.
     """
+    clean = as_read(texts, prompt, lower_case=lower_case)
+    if not clean:
+        return []
+    ids: list[list[int]] = tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
+    return [row or [tokenizer.pad_token_id] for row in ids]
+
+
+def tokenize_with_places(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int, lower_case: bool
+) -> tuple[list[list[int]], list[list[Range]]]:
+    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`.
+
+    Raises:
+        UserError: As in `tokenize`, or the tokenizer does not know where its tokens stand.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand in a text\n"
+            "fix: use a checkpoint with a tokenizer.json"
+        )
+    clean = as_read(texts, prompt, lower_case=lower_case)
+    if not clean:
+        return [], []
+    read = tokenizer(clean, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    offsets = zip(texts, read["offset_mapping"], strict=True)
+    found = [places(text, pairs, prompt) or [NOWHERE] for text, pairs in offsets]
+    return [row or [tokenizer.pad_token_id] for row in read["input_ids"]], found
+
+
+def as_read(texts: Sequence[str], prompt: str, *, lower_case: bool) -> list[str]:
+    """Texts as a tokenizer gets them.
+
+    Raises:
+        UserError: `texts` is one text, or holds something else than texts.
+    """
     wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
     if wrong:
         what = "texts is" if isinstance(texts, str) else "texts has"
         raise UserError(f"{what} {str(wrong[0])[:60]!r}, of type {type(wrong[0]).__name__}\nfix: give a list of str")
     clean = [put_before(prompt, text).strip() for text in texts]
-    clean = [text.lower() for text in clean] if lower_case else clean
-    if not clean:
-        return []
-    ids: list[list[int]] = tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
-    return [row or [tokenizer.pad_token_id] for row in ids]
+    return [text.lower() for text in clean] if lower_case else clean
 
 
 def pad(rows: Sequence[Sequence[int] | NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:

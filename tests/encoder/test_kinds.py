@@ -86,7 +86,7 @@ def why_not(name: str, kind: str) -> str:
     """What is said of a recipe that cannot train a model of this kind; empty if it can."""
     if name.startswith("promcse") and kind in {"mpnet", "deberta-v2", "modernbert"}:
         return NO_CACHE
-    if kind in CAUSAL and name in {"clear", "pretrain-mini"}:
+    if kind in CAUSAL and name in {"clear", "pretrain-mini", "span-contrast"}:
         return "objective MaskedLM needs a bidirectional backbone, .* reads from left to right\nfix: use a BERT-like"
     if kind in CAUSAL and name == "diffcse":
         return rf"by the sentence's vector, which a {kind} backbone does not allow\nfix: use a BERT or RoBERTa backbone"
@@ -98,6 +98,8 @@ def why_not(name: str, kind: str) -> str:
         return "nothing would train encoder.head or a Dense after pooling: objective .* does not use sentence vectors"
     if name in BEHIND_A_VECTOR and kind in {*CAUSAL, "modernbert"}:
         return rf"whose positions a {kind} backbone does not add, .*\nfix: use a BERT or RoBERTa backbone"
+    if (name, kind) == ("span-contrast", "cls-dense"):
+        return "objective SpanContrast compares vectors with token states, .* of 12 numbers and token states of 16"
     return ""
 
 

@@ -42,7 +42,8 @@ def oracle_cases(method, **about):
     if not (ORACLES / f"{method}.json").is_file():
         return []
     found = settings(ORACLES, method)
-    return [n for n, case in found.items() if "loss" in case and all(case.get(k) == v for k, v in about.items())]
+    cases = {n: c for n, c in found.items() if isinstance(c, dict) and "loss" in c}
+    return [n for n, case in cases.items() if all(case.get(k) == v for k, v in about.items())]
 
 
 def cases_named(method, beginning):

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cse import distributed
 from cse.batch import Batch, Example, LossOutput
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
+from cse.data.spans import RandomSpans
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
@@ -37,7 +39,7 @@ ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
 # What several methods use.
-SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "taught", "whitening"}
+SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "spans", "taught", "whitening"}
 FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "encodes_views", "weighs_rows")
 
 
@@ -146,9 +148,11 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
         )
         for i, row in enumerate(rows)
     ]
-    collator = Masked(views=TextViews(max_length=12), probability=0.4)
+    masked = Masked(views=TextViews(max_length=12), probability=0.4)
+    collator = RandomSpans(views=masked, smallest=(1, 2), largest=(1, 3), per_size=2)
     collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    return collator(examples[part])
+    batch = collator(examples[part])
+    return replace(batch, span_group=(torch.arange(4) % 3).expand(batch.span_mask.shape[:3]).contiguous())
 
 
 def context(encoder: Encoder, batch: Batch) -> StepContext:

@@ -14,7 +14,13 @@ from cse.errors import UserError
 from cse.files import read_json
 
 SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
-AI_MADE = ("asset:triplets-mini", "asset:feedback-mini", "asset:labels-mini", "asset:edits-mini")
+AI_MADE = (
+    "asset:triplets-mini",
+    "asset:feedback-mini",
+    "asset:labels-mini",
+    "asset:edits-mini",
+    "asset:propositions-mini",
+)
 NO_RUN = "not recorded"
 MOSTLY = 0.9  # share of the sampled texts from which a language is named as the language of the model
 

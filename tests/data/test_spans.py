@@ -1,0 +1,220 @@
+"""Spans in data: rows of propositions, their collator, and random spans."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cse.batch import Example
+from cse.data.collators import TextViews
+from cse.data.datasets import Texts
+from cse.data.masked import Masked
+from cse.data.propositions import Propositions, grouped
+from cse.data.spans import RandomSpans, SpanViews
+from cse.data.tokens import TokenStore
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+
+ROWS = [
+    {
+        "text_a": " the cat sat",
+        "text_b": "a dog ran",
+        "propositions_a": [[[1, 8]]],
+        "propositions_b": [[[2, 5]], [[0, 9]]],
+        "equal": [[0, 1]],
+    },
+    {
+        "text_a": "red sun",
+        "text_b": "blue moon",
+        "propositions_a": [],
+        "propositions_b": [[[0, 4], [5, 9]]],
+        "equal": [],
+    },
+]
+
+
+def tokens(folder, texts, length=12):
+    return TokenStore.build(texts, Encoder(folder).tokenizer, length)
+
+
+def test_rows_from_every_kind_of_source(tmp_path):
+    """A list in memory, jsonl, parquet with lists, and tsv with JSON in its cells are the same rows."""
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    cells = [[json.dumps(v) if isinstance(v, list) else v for v in row.values()] for row in ROWS]
+    (tmp_path / "rows.tsv").write_text("\n".join("\t".join(c) for c in [list(ROWS[0]), *cells]))
+    want = Propositions(ROWS)
+    for name in ("rows.jsonl", "rows.parquet", "rows.tsv"):
+        found = Propositions(tmp_path / name)
+        assert list(found) == list(want), name
+        assert found.hash == want.hash
+    assert want[0].texts == ("the cat sat", "a dog ran")
+    assert want[0].spans[0].ranges == (((0, 7),),)  # without the space before the text
+    assert [spans.groups for spans in want[0].spans] == [(0,), (1, 0)]
+    want.save_source(tmp_path / "saved.parquet")
+    assert list(Propositions(tmp_path / "saved.parquet")) == list(want)
+
+
+def test_rows_that_differ_in_propositions_alone_are_different_rows():
+    more = [*ROWS, {**ROWS[0], "equal": []}, ROWS[1]]
+    assert len(Propositions(more)) == 3
+    assert Propositions(more).hash != Propositions(ROWS).hash
+
+
+def test_groups():
+    """Union-find connects by way of others; the program's last pair wins. The example is worked out by hand."""
+    equal = [(0, 0), (0, 1), (2, 1)]
+    assert grouped(3, 2, equal) == [0, 1, 0, 0, 0]
+    assert grouped(3, 2, equal, "program") == [0, 1, 2, 0, 2]
+    assert grouped(3, 2, equal[::-1]) == grouped(3, 2, equal)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"propositions_a": [[[0, 99]]]},
+            r"row 1, first sentence has .* \[\[0, 99\]\], and 12 characters",
+        ),
+        ({"propositions_a": [[[3, 3]]]}, "first sentence has the proposition"),
+        ({"propositions_a": [[0, 3]]}, "first sentence has the proposition"),
+        ({"propositions_b": [[]]}, "second sentence has the proposition"),
+        ({"propositions_b": "no list"}, "second sentence has 'no list', which is not a list"),
+        ({"equal": [[0, 2]]}, r"has the pair \[0, 2\], and its sentences have 1 and 2 propositions"),
+        ({"equal": [[0]]}, "equal_column: row 1 has the pair"),
+        ({"equal": "{}"}, "equal_column: row 1 has '{}'"),
+    ],
+)
+def test_bad_rows(change, message):
+    with pytest.raises(UserError, match=message):
+        Propositions([{**ROWS[0], **change}, ROWS[1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"proposition_columns": ["propositions_a"]}, "data.proposition_columns"),
+        ({"columns": ["text_a", "text_b", "equal"]}, "data.columns"),
+        ({"equal_column": "absent"}, "data.equal_column: .* no column 'absent'"),
+        ({"groups": "both"}, "data.groups is 'both'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=message):
+        Propositions(ROWS, **options)
+
+
+def test_spans_as_tokens(tiny_bert):
+    data = Propositions(ROWS)
+    collator = SpanViews(max_length=12)
+    collator.setup(tokens(tiny_bert, data.unique_texts()), 1)
+    batch = collator(list(data))
+    assert batch.span_mask.shape == (2, 2, 2, batch.input_ids.shape[2])
+    marked = batch.span_mask.nonzero().tolist()
+    assert marked == [
+        [0, 0, 0, 1],
+        [0, 0, 0, 2],
+        [0, 1, 0, 2],
+        [0, 1, 1, 1],
+        [0, 1, 1, 2],
+        [0, 1, 1, 3],
+        [1, 1, 0, 1],
+        [1, 1, 0, 2],
+    ]
+    assert batch.span_group[0].tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(UserError, match="needs rows that mark spans"):
+        collator.needs_dropout(Example(("the cat",)))
+
+
+def test_a_span_that_was_cut_off_is_not_there(tiny_bert):
+    collator = SpanViews(max_length=4)
+    collator.setup(
+        tokens(tiny_bert, [" ".join(t.split()) for row in ROWS for t in (row["text_a"], row["text_b"])], 4), 1
+    )
+    batch = collator([Propositions([{**ROWS[0], "propositions_b": [[[6, 9]], [[0, 9]]]}, ROWS[1]])[0]])
+    assert batch.span_mask[0, 1].sum(-1).tolist() == [0, 2]
+
+
+def drawn(folder, texts, *, seed=1, epoch=0, length=40, **options):
+    collator = RandomSpans(views=TextViews(max_length=length, views=1), **options)
+    collator.setup(tokens(folder, texts, length), seed)
+    return collator([Example((text,), row_id=i) for i, text in enumerate(texts)], epoch)
+
+
+def test_random_spans_lie_in_the_text_and_have_the_sizes(tiny_bert):
+    texts = [" ".join(["the cat sat on"] * n) for n in (1, 3, 8)]
+    batch = drawn(tiny_bert, texts, smallest=(1, 4, 10), largest=(3, 8, 30))
+    sizes = batch.span_mask.sum(-1)[:, 0].view(3, 3, 5)  # (B, sizes, per size)
+    assert bool((sizes[:, 0] >= 1).all())
+    assert bool((sizes[:, 0] <= 3).all())
+    assert sizes[0, 1].tolist() == [4] * 5  # a text of four tokens
+    assert sizes[0, 2].tolist() == [0] * 5
+    assert bool((sizes[1:, 2] >= 10).all())
+    assert int(sizes[1, 2].max()) <= 12
+    text = batch.attention_mask.bool() & (batch.input_ids > 4)  # not special
+    assert not bool((batch.span_mask & ~text[:, :, None]).any())
+    runs = batch.span_mask.int().diff(dim=-1).abs().sum(-1)
+    assert int(runs.max()) == 2  # each is one run of tokens
+
+
+def test_random_spans_depend_on_seed_epoch_and_row_alone(tiny_bert):
+    texts = [f"the {w} sat on a mat the dog ran fast" for w in ("cat", "sun", "moon")]
+    want = drawn(tiny_bert, texts)
+    assert torch.equal(drawn(tiny_bert, texts).span_mask, want.span_mask)
+    for other in ({"epoch": 1}, {"seed": 2}):
+        assert not torch.equal(drawn(tiny_bert, texts, **other).span_mask, want.span_mask)
+    collator = RandomSpans(views=TextViews(max_length=40, views=1))
+    collator.setup(tokens(tiny_bert, texts, 40), 1)
+    alone = collator([Example((texts[2],), row_id=2)])
+    assert torch.equal(alone.span_mask[0], want.span_mask[2])
+
+
+def test_lengths_follow_the_beta_law(tiny_bert):
+    """The mean of 1 + p (20 - 1) with p from Beta(4, 2) is 1 + 19 * 2/3."""
+    text = " ".join(["the cat sat on a mat"] * 6)
+    batch = drawn(tiny_bert, [text], smallest=(1,), largest=(20,), per_size=4000)
+    size = batch.span_mask.sum(-1).double().flatten()
+    assert size.mean().item() == pytest.approx(1 + 19 * 4 / 6, abs=0.2)
+    assert size.std().item() == pytest.approx(19 * np.sqrt(4 * 2 / (6 * 6 * 7)), abs=0.2)
+
+
+def test_an_empty_text_has_no_span_and_masks_keep(tiny_bert):
+    collator = RandomSpans(views=Masked(views=TextViews(max_length=12, views=1)))
+    collator.setup(tokens(tiny_bert, ["", "the cat"]), 1)
+    batch = collator([Example(("",), row_id=0), Example(("the cat",), row_id=1)])
+    assert batch.span_mask[0].sum() == 0
+    assert batch.span_mask[1].sum() > 0
+    assert batch.masked_ids is not None
+    assert {"span_mask", "masked_ids", "weight"} <= collator.provides
+    wide = batch.widened(2)
+    assert torch.equal(wide.span_mask[:, 0], batch.span_mask[:, 0])
+    assert wide.span_mask[:, 1].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_size": 0}, "per_size is 0"),
+        ({"alpha": 0.0}, "alpha is 0"),
+        ({"beta": -1.0}, "beta is -1"),
+        ({"smallest": (1, 4)}, "collator.smallest"),
+        ({"smallest": (), "largest": ()}, "collator.smallest"),
+        ({"smallest": (4,), "largest": (3,)}, "1 <= smallest <= largest"),
+        ({"smallest": (0,), "largest": (3,)}, "1 <= smallest <= largest"),
+    ],
+)
+def test_random_spans_out_of_range(options, message):
+    with pytest.raises(UserError, match=message):
+        RandomSpans(views=TextViews(), **options)
+
+
+def test_a_run_of_the_wrong_data_is_refused(tiny_bert):
+    data = Texts(["the cat", "a dog"])
+    with pytest.raises(UserError, match=r"cse\.data\.Propositions"):
+        SpanViews().needs_dropout(data[0])
