@@ -35,7 +35,7 @@ class Propositions(Dataset):
         columns: Names of the two columns of sentences, or their numbers. None: those that are recognized.
         proposition_columns: Names or numbers of the columns of their propositions.
         equal_column: Name or number of the column of equal ones.
-        groups: Which propositions say the same as each other. `union`: those that pairs connect, also by way of others
+        groups: The propositions that count as the same. `union`: those that pairs connect, also by way of others
             (the paper's intent). `program`: what the authors' program makes of pairs, where the last pair of a
             proposition of the second sentence replaces the earlier ones; the two agree where none is in two pairs.
         split: Split of a data set on the Hub.

@@ -114,7 +114,7 @@ def require_tokens(
 
 
 def side_by_side(masks: Sequence[NDArray[np.bool_]], length: int) -> Tensor:
-    """Spans (S, L) of n rows, of unequal numbers, as one mask (n, S, `length`), at least one a row."""
+    """Spans (S, L) of n rows, of unequal numbers, as one mask (n, S, `length`), with S >= 1."""
     import torch
 
     out = np.zeros((len(masks), max([1, *map(len, masks)]), length), dtype=bool)

@@ -56,7 +56,7 @@ def tokenize_with_places(
     """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`.
 
     Raises:
-        UserError: As in `tokenize`, or the tokenizer does not know where its tokens stand.
+        UserError: `texts` is refused as by `tokenize`, or the tokenizer does not know where its tokens stand.
     """
     if not tokenizer.is_fast:
         raise UserError(

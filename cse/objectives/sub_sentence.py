@@ -31,7 +31,7 @@ class SubSentence(Objective):
 
     Deviations:
         Propositions that are equal by way of a third are equal (`cse.data.Propositions`, argument `groups`). The
-        propositions of copies of a sentence in other rows (`Batch.text_id`) are no candidates. A proposition without a
+        propositions of copies of a sentence in other rows (`Batch.text_id`) are not candidates. A proposition without a
         token, cut off with the end of its text, is left out.
 
     Source: schen149/sub-sentence-encoder, model/layers.py:5-33, model/pl_subencoder.py:119-142.
