@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +18,7 @@ from torch.autograd.function import FunctionCtx
 
 from cse.errors import UserError
 
+LAG_SECONDS = 60.0  # that a file system may take to show one node what another one wrote
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,7 +43,8 @@ def together() -> Iterator[None]:
         yield
         return
     own_gpu()
-    dist.init_process_group("gloo")
+    with meeting():
+        dist.init_process_group("gloo")
     try:
         yield
     finally:
@@ -110,6 +114,53 @@ def all_sum(tensor: Tensor) -> Tensor:
         return tensor
     total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
     return total
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, also before the processes are one group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def me() -> str:
+    """This process in words."""
+    number, count = os.environ.get("RANK", str(rank())), os.environ.get("WORLD_SIZE", str(world_size()))
+    return f"process {number} of {count} on {socket.gethostname()}"
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Turn a group of processes that does not come together into a message for the user.
+
+    Raises:
+        UserError: The port is in use, or not all processes came.
+    """
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"{me()} cannot open {where}, where the processes meet: another program uses the port\n"
+                "fix: give another port: torchrun --master-port, or MASTER_PORT; --processes finds a free one itself"
+            ) from error
+        if isinstance(error, dist.DistError):
+            raise UserError(
+                f"{me()} did not meet the others at {where}: {reason}\n"
+                "fix: start all of them, and see that every node reaches that address and port"
+            ) from error
+        raise
+
+
+def comes(there: Callable[[], bool]) -> bool:
+    """Whether something is there, or comes: what another process wrote may be seen late on a shared file system.
+
+    The first process does not wait, since it is the one that writes.
+    """
+    until = time.monotonic() + (0.0 if is_first() else LAG_SECONDS)
+    while not (found := there()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
 
 
 def all_max(value: int) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cse import distributed
 from cse.console import progress
 from cse.encoder.vectors import resumable, unit
+from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def cached_vectors(
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock") if _writes(together) else nullcontext():
             _fill(file, encoder, texts, precision, prompt, together=together)
+    if together and not distributed.comes(file.is_file):
+        raise UserError(
+            f"vectors: process 0 wrote {file}, which does not appear to {distributed.me()}\n"
+            "fix: set CSE_CACHE to one folder on a file system that all nodes share"
+        )
     vectors: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return vectors
 

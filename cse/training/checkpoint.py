@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cse import distributed
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, recover, sha256_file, write_json
+from cse.training import shards
 from cse.training.learner import Learner
 
 TENSORS, ABOUT = "state.pt", "state.json"
@@ -41,16 +46,6 @@ class Progress:
     finished: bool = False
 
 
-def trained_state(learner: Learner) -> dict[str, Tensor]:
-    """All weights and buffers but those weights of the encoder that stand still: they are read from the backbone again.
-
-    Weights without gradient elsewhere are part of it, since they move in other ways: copies that follow the encoder.
-    """
-    frozen = {id(p) for p in learner.encoder.parameters() if not p.requires_grad}
-    shared = {name for name, p in learner.named_parameters(remove_duplicate=False) if id(p) in frozen}
-    return {name: value for name, value in learner.state_dict().items() if name not in shared}
-
-
 def save_state(
     folder: Path,
     learner: Learner,
@@ -58,8 +53,10 @@ def save_state(
     progress: Progress,
     rows: Mapping[str, Tensor],
     scaler: torch.amp.GradScaler | None = None,
+    *,
+    sharded: bool = False,
 ) -> None:
-    """Write `folder`, replacing an older one as a whole.
+    """Write `folder`, replacing an older one as a whole. All processes call this together, and continue together.
 
     Args:
         folder: The folder.
@@ -68,14 +65,21 @@ def save_state(
         progress: The progress of the run.
         rows: The state of the row source.
         scaler: What scales the loss in fp16.
+        sharded: Whether every process writes its shares of weights and optimizers. Otherwise the first one writes all.
     """
-    with atomic_dir(folder) as out:
-        states = [optimizer.state_dict() for optimizer in optimizers]
-        content = {"learner": trained_state(learner), "optimizers": states, "rows": dict(rows)}
-        content["scaler"] = {} if scaler is None else scaler.state_dict()
-        torch.save(content, out / TENSORS)
-        about = {"progress": asdict(progress), "sha256": sha256_file(out / TENSORS)}
-        write_json(out / ABOUT, about)
+    first = distributed.rank() == 0
+    with atomic_dir(folder) if first else nullcontext() as made:
+        content: dict[str, Any] = {"rows": dict(rows), "scaler": {} if scaler is None else scaler.state_dict()}
+        about: dict[str, Any] = {"progress": asdict(progress)}
+        if sharded:
+            about["shards"] = shards.save(distributed.broadcast(made), learner, optimizers)
+        elif first:
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            content |= {"learner": learner.trained_state(), "optimizers": states}
+        if made is not None:
+            torch.save(content, made / TENSORS)
+            write_json(made / ABOUT, about | {"sha256": sha256_file(made / TENSORS)})
+    distributed.all_max(0)
 
 
 def load_progress(folder: Path) -> Progress:
@@ -114,11 +118,34 @@ def load_tensors(
     """Load weights and the state of the optimizers and of the loss's scaler; returns the state of the row source.
 
     Raises:
-        UserError: The state belongs to other weights.
+        UserError: The state belongs to other weights, or a process cannot read what the first one reads.
     """
+    about = distributed.broadcast(read_json(folder / ABOUT) if distributed.rank() == 0 else None)
+    distributed.gather_results(lambda: _await(folder / TENSORS, about["sha256"]))
     saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+    if "shards" in about:
+        shards.load(folder, learner, optimizers, about["shards"])
+    else:
+        _load_whole(saved, folder, learner, optimizers)
+    if scaler is not None:
+        scaler.load_state_dict(saved["scaler"])
+    rows: dict[str, Tensor] = saved["rows"]
+    return rows
+
+
+def _await(path: Path, digest: str) -> None:
+    if not distributed.comes(partial(shards.is_whole, path, digest)):
+        raise UserError(
+            f"--resume {path.parents[1]}: {path} is not the file that process 0 reads, on {distributed.me()}\n"
+            "fix: give all nodes one folder on a shared file system"
+        )
+
+
+def _load_whole(
+    saved: Mapping[str, Any], folder: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
-    absent = sorted(set(trained_state(learner)) & set(missing))
+    absent = sorted(set(learner.trained_state()) & set(missing))
     if unexpected or absent:
         names = ", ".join(unexpected or absent)[:200]
         raise UserError(
@@ -127,10 +154,6 @@ def load_tensors(
         )
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
-    if scaler is not None:
-        scaler.load_state_dict(saved["scaler"])
-    rows: dict[str, Tensor] = saved["rows"]
-    return rows
 
 
 class MetricsLog:

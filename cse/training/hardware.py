@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
@@ -22,6 +23,8 @@ from cse.training import optimizers
 from cse.training.settings import Settings
 
 EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
+FSDP = "ACCELERATE_USE_FSDP"
+ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM", "FSDP": FSDP}
 
 
 def problems(settings: Settings) -> Iterator[str]:
@@ -33,6 +36,8 @@ def problems(settings: Settings) -> Iterator[str]:
         yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
     if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
         yield "trainer.optimizer is muon, which does not train in fp16 here\nfix: use adamw, or trainer.precision=fp32"
+    if settings.parallel == "fsdp" and mixed_precision(settings, device) == "fp16":
+        yield "trainer.parallel is fsdp, which does not train in fp16 here\nfix: use trainer.precision=fp32"
     yield from optimizers.problems(settings, device)
     for name in settings.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
@@ -61,7 +66,9 @@ def mixed_precision(settings: Settings, device: str) -> Literal["no", "bf16", "f
     return settings.precision if settings.precision in {"bf16", "fp16"} else "no"
 
 
-def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> Accelerator:
+def accelerator(
+    settings: Settings, folder: Path, *, several: bool = False, plugin: FullyShardedDataParallelPlugin | None = None
+) -> Accelerator:
     """Accelerate on the device and in the precision that the settings ask for.
 
     What the machine does not have is left out here and reported by `problems`: the accelerator comes first, since it
@@ -72,19 +79,42 @@ def accelerator(settings: Settings, folder: Path, *, several: bool = False) -> A
         folder: The run's folder. Trackers that write files write to trackers/ in it.
         several: Whether a run has several objectives, of which a step takes one. Weights of the others then have no
             gradient in that step, on one process or many, and the optimizer leaves them as they are.
+        plugin: What says how weights are sharded.
+
+    Raises:
+        UserError: A config of Accelerate asks for another engine.
     """
+    require_engine(settings)
     device = available(settings.device)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" and device == "cuda" else "highest")
     installed = set(map(str, get_available_trackers()))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
-    return Accelerator(
+    made = Accelerator(
         cpu=device == "cpu",
+        fsdp_plugin=plugin,
         mixed_precision=mixed_precision(settings, device),
         log_with=[name for name in settings.trackers if name in installed] or None,
         project_dir=str(folder / "trackers") if settings.trackers else None,
         # Buffers are the same on every process already: each computes them from the gathered batch.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several)],
     )
+    os.environ.pop(FSDP, None)  # Accelerate sets it for a plugin, and would read it for the next accelerator
+    return made
+
+
+def require_engine(settings: Settings) -> None:
+    """Check that the environment, which `accelerate launch` fills from its config, asks for what the settings ask for.
+
+    Raises:
+        UserError: The environment asks for DeepSpeed, Megatron-LM, or FSDP without `trainer.parallel: fsdp`.
+    """
+    for name, variable in ENGINES.items():
+        if os.environ.get(variable, "").lower() in {"1", "true"} and (name != "FSDP" or settings.parallel != "fsdp"):
+            raise UserError(
+                f"the config of Accelerate asks for {name} ({variable}), which does not train here\n"
+                "fix: shard a model that does not fit by --trainer.parallel=fsdp, and start the processes by torchrun, "
+                "or by accelerate launch --multi_gpu"
+            )
 
 
 @contextmanager

@@ -43,6 +43,15 @@ class Learner(nn.Module):
         """The objective of the batch's source."""
         return self._of_source[batch.source]
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """All weights and buffers but those weights of the encoder that stand still: they are in the backbone's files.
+
+        Weights without gradient elsewhere are part of it, since they move in other ways: copies follow the encoder.
+        """
+        frozen = {id(p) for p in self.encoder.parameters() if not p.requires_grad}
+        shared = {name for name, p in self.named_parameters(remove_duplicate=False) if id(p) in frozen}
+        return {name: value for name, value in self.state_dict().items() if name not in shared}
+
     def forward(
         self, batch: Batch, ctx: StepContext | None = None, encoded: Encoded | None = None
     ) -> tuple[Encoded, LossOutput | None]:

@@ -14,7 +14,7 @@ from cse.data.mixture import Mixture
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 from cse.interfaces import StepContext
-from cse.training import gradcache, hardware, merge
+from cse.training import fsdp, gradcache, hardware, merge
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Run
 from cse.training.settings import Settings
@@ -36,6 +36,7 @@ def check(run: Run) -> None:
         UserError: Some of them do not. The message names every problem, each on its own lines.
     """
     problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
+    problems += fsdp.problems(run.settings, run.encoder)
     if run.settings.merge_initial is not None:
         problems += merge.problems(run.encoder, "trainer.merge_initial")
     if run.settings.final_weights == "mean_with_initial":
@@ -209,10 +210,17 @@ def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Setting
     encoded, objective = None, learner.objective_of(batch)
     if objective.cacheable:
         # The loss sees the encoder through the views only, so random views will do. Encoding one row gives their shape.
-        one = learner.encode(gradcache.by_size(batch, 1)[0].batch)
+        one, _ = learner(gradcache.by_size(batch, 1)[0].batch)
         encoded = Encoded(*(torch.randn(batch.size, *t.shape[1:], device=t.device) for t in one))
     try:
         learner(batch, ctx, encoded)
+    except RuntimeError as error:
+        if "DTensor" not in str(error):
+            raise
+        raise UserError(
+            f"objective {type(objective).__name__} reads weights of the encoder's layers, of which every process has a "
+            f"share only under trainer.parallel={settings.parallel}\nfix: use trainer.parallel=ddp"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"objective {type(objective).__name__}: {error} "

@@ -76,6 +76,7 @@ class Run:
         objective: The training loss.
         evaluator: Scores the encoder, to select the best checkpoint. None: the last one counts as the best.
         settings: The trainer's settings.
+        recipe: The resolved recipe, which all processes must have in common.
         sampler: Chooses which rows share a batch. None: a random order.
         source: Gives the rows where they change during training, such as rows with mined negatives.
         callbacks: Watchers of the run.
@@ -99,6 +100,7 @@ class Run:
     objective: Objective
     evaluator: Evaluator | None
     settings: Settings
+    recipe: str = ""
     sampler: Sampler | None = None
     source: RowSource = field(default_factory=FixedRows)
     callbacks: Sequence[Callback] = ()

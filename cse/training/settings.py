@@ -41,6 +41,9 @@ class Settings:
             scales the loss, and `tf32` is fp32 with rounded products; both need a CUDA GPU. Similarities are always
             fp32.
         device: `auto` is the accelerator of this machine, or the CPU.
+        parallel: What several processes share. `ddp`: the batch; each holds all weights. `fsdp`: the weights and the
+            state of the optimizer too (torch's FSDP2), for models that do not fit otherwise. While the encoder is
+            scored or saved, each process holds its weights once, without gradients and optimizer.
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
@@ -81,6 +84,7 @@ class Settings:
         gradient_checkpointing: bool = False,
         precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        parallel: Literal["ddp", "fsdp"] = "ddp",
         eval_every: int = 125,
         early_stopping: int | None = None,
         workers: int = 0,
@@ -104,7 +108,7 @@ class Settings:
         self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
         self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
         self.gradient_checkpointing = gradient_checkpointing
-        self.precision, self.device = precision, device
+        self.precision, self.device, self.parallel = precision, device, parallel
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
         self.compare_initial, self.merge_initial = compare_initial, merge_initial

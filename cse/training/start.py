@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cse import distributed
 from cse.data.loader import FixedRows
 from cse.errors import UserError
 from cse.files import check_writable, read_json, recover
@@ -59,7 +60,7 @@ def train(
     begun = is_begun(folder)
     if begun and not resumes:
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
-    if begun:
+    if begun and distributed.is_first():  # the others take its word; a shared file system may show them less
         _require_same_recipe(folder, loaded)
         _require_best(folder, load_progress(folder / "state"))
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
@@ -90,13 +91,13 @@ def resume(
     require_callbacks(callbacks)
     folder = Path(run_dir)
     path = folder / "recipe.yaml"
-    if not path.is_file():
+    if not distributed.comes(path.is_file):
         raise UserError(
             f"--resume {folder}: is not a run, since {path} does not exist\n"
             "fix: give the folder that training printed as `run`"
         )
     begun = is_begun(folder)
-    if begun:
+    if begun and distributed.is_first():
         _require_best(folder, load_progress(folder / "state"))  # before the data and the model are loaded
     try:
         name = str(read_json(folder / "env.json")["recipe"])  # recipe.yaml does not hold the name
@@ -175,6 +176,7 @@ def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) ->
         name=recipe.name,
         folder=folder,
         seed=recipe.config.seed,
+        recipe=recipe.text,
         data=built.evaluator.take(built.data) if built.evaluator else built.data,
         collator=built.collator,
         encoder=built.encoder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,8 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import gradcache, hardware, optimizers, preflight, sources, tracking
-from cse.training.checkpoint import MetricsLog, load_progress, load_tensors, save_state
+from cse.training import agreement, fsdp, gradcache, hardware, optimizers, preflight, sources, tracking
+from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_tensors, save_state
 from cse.training.distilled import TeacherTime
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
@@ -44,7 +44,10 @@ class Trainer:
         self.collators = {name: source.collator for name, source in self.sources.items()}
         objectives = {name: source.objective for name, source in self.sources.items()}
         several = len(set(objectives.values())) > 1
-        self.accelerator = hardware.accelerator(settings, run.folder, several=several)  # it starts the process group
+        plugin = fsdp.plugin(run.encoder) if settings.parallel == "fsdp" else None
+        # It starts the process group.
+        self.accelerator = hardware.accelerator(settings, run.folder, several=several, plugin=plugin)
+        agreement.check(run)
         preflight.check(run)
         if settings.gradient_checkpointing:
             run.encoder.recompute()
@@ -66,8 +69,14 @@ class Trainer:
         self.learner.add_module("final", self.final)  # a part of the state of the run
         made = optimizers.optimizers(settings, self.learner, self.accelerator.device)
         self.wrapped: Any
-        with hardware.quiet_preparation():
-            self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
+        self.gathered: fsdp.Gathered | None = None
+        if plugin is not None and distributed.world_size() > 1:
+            self.gathered = fsdp.Gathered(run.encoder, self.accelerator.device)
+            run.encoder = self.gathered.encoder  # what is scored and saved; `learner.encoder` is what is trained
+            self.wrapped, *self.optimizers = fsdp.prepare(self.accelerator, plugin, self.learner, made)
+        else:
+            with hardware.quiet_preparation():
+                self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
         self.log = MetricsLog(run.folder / "metrics.jsonl")
@@ -82,14 +91,16 @@ class Trainer:
             FloatingPointError: The loss is not finite.
         """
         run = self.run
-        if resume:
-            run.progress = load_progress(run.folder / "state")
+        if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
+            read = partial(load_progress, run.folder / "state") if distributed.is_first() else Progress
+            run.progress = distributed.gather_results(read)[0]
             rows = load_tensors(run.folder / "state", self.learner, self.optimizers, self.accelerator.scaler)
             run.source.load_state(rows)
         else:
             self.final.check(run.encoder)
             self._rehearse()
-        self.callbacks.on_start(run)
+        with self._whole():
+            distributed.gather_results(partial(self.callbacks.on_start, run))  # what stops the first stops all
         if self.accelerator.is_main_process:
             self.log.cut(run.progress.log_bytes)  # steps after the last saved state are taken again
         if self.settings.trackers:
@@ -99,7 +110,7 @@ class Trainer:
                 self._train()
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
-        with self.final.of(run.encoder):
+        with self._whole(), self.final.of(run.encoder):
             self.callbacks.on_end(run)
         # DDP goes before its process group: if it held the last reference, freeing the group would hold Python's lock
         # while a thread of the group waits for that lock.
@@ -127,7 +138,8 @@ class Trainer:
         self.wrapped.train()
         since, sentences, steps = time.perf_counter(), 0, 0
         while not (run.interrupted or self._complete()):
-            rows, until = run.source.rows(progress.step, run.encoder)
+            with self._whole():
+                rows, until = run.source.rows(progress.step, run.encoder)
             for parts in self._load(rows, progress.step, until):
                 due = (progress.step + 1) % settings.eval_every == 0 or progress.step + 1 == run.max_steps
                 metrics = self._step(parts, probe=due)
@@ -151,8 +163,8 @@ class Trainer:
         if not self._complete():
             return
         run.interrupted = 0  # a signal during the last step leaves nothing to resume
-        if self.accelerator.is_main_process:
-            with self.final.of(run.encoder):
+        with self._whole(), self.final.of(run.encoder):
+            if self.accelerator.is_main_process:
                 run.encoder.save(run.folder / "last")
                 if progress.best is None:  # without an evaluator the last weights are the best ones known
                     run.encoder.save(run.folder / "best")
@@ -193,7 +205,7 @@ class Trainer:
     def _context(self, step: int, part: int, batch: Batch) -> StepContext:
         """The context of a part of a step, for the objective."""
         return StepContext(
-            encoder=self.run.encoder,
+            encoder=self.learner.encoder,
             step=step,
             max_steps=self.run.max_steps,
             generator=torch_rng(self.run.seed, "objective", step, part),
@@ -238,7 +250,7 @@ class Trainer:
                 f"{'no checkpoint is saved yet' if best is None else kept}\n"
                 "fix: use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
             )
-        norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.clip))
+        norm = float(fsdp.whole(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.clip)))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -253,7 +265,7 @@ class Trainer:
 
     def _evaluate(self, metrics: dict[str, float]) -> None:
         """Score the encoder, keep it if it is the best so far, log, and save the state."""
-        with self.final.of(self.run.encoder):
+        with self._whole(), self.final.of(self.run.encoder):
             self._score(metrics)
         self._save_state()
 
@@ -288,7 +300,10 @@ class Trainer:
         """Write what it takes to resume here; no process continues before it is written."""
         progress = self.run.progress
         progress.seconds = time.perf_counter() - self.began
-        if self.accelerator.is_main_process:
-            rows, scaler = self.run.source.state(), self.accelerator.scaler
-            save_state(self.run.folder / "state", self.learner, self.optimizers, progress, rows, scaler)
-        self.accelerator.wait_for_everyone()
+        rows, scaler, sharded = self.run.source.state(), self.accelerator.scaler, self.settings.parallel == "fsdp"
+        folder = self.run.folder / "state"
+        save_state(folder, self.learner, self.optimizers, progress, rows, scaler, sharded=sharded)
+
+    def _whole(self) -> AbstractContextManager[None]:
+        """Within, `run.encoder` has all weights of the encoder that is trained, of which a process may have a share."""
+        return nullcontext() if self.gathered is None else self.gathered.weights()

@@ -14,7 +14,6 @@ from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.functional import cosine_matrix
 from cse.objectives.sg_opt import SGOPT
-from cse.training.checkpoint import trained_state
 from cse.training.learner import Learner
 from tests.objectives.helpers import Case, batch_of, close, load, oracle_cases
 
@@ -121,7 +120,7 @@ def test_the_copy_is_in_no_state_and_its_dropout_is_off_unless_asked_for(tiny_be
     batch = Batch(torch.tensor([[[2, 5, 6, 3]], [[2, 7, 8, 3]]]), torch.ones(2, 1, 4, dtype=torch.int64))
     for dropout in (False, True):
         encoder, objective = set_up(tiny_bert, guide_dropout=dropout)
-        assert not [name for name in trained_state(Learner(encoder, objective)) if "guide" in name]
+        assert not [name for name in Learner(encoder, objective).trained_state() if "guide" in name]
         rows = torch.randn(2, 1, 16)
         once, again = (objective(Views.split(rows, rows, 0), batch, StepContext(encoder)).loss for _ in range(2))
         assert (once != again) == dropout

@@ -14,7 +14,6 @@ from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.teachers.copy import Average, EncoderCopy
-from cse.training.checkpoint import trained_state
 from cse.training.learner import Learner
 from tests.objectives.helpers import settings
 from tests.teachers.test_frozen import TEXTS, batch_of
@@ -115,11 +114,11 @@ def state_of(tiny_bert, encoder=None, **arguments):
 
 def test_the_state_of_a_run_holds_a_copy_that_moves_and_no_other(tiny_bert):
     still, following = state_of(tiny_bert), state_of(tiny_bert, momentum=0.9)
-    assert not [name for name in trained_state(still) if "copy" in name]
+    assert not [name for name in still.trained_state() if "copy" in name]
     moved(following.encoder)
     following.objective.copy.follow(following.encoder)
     again = state_of(tiny_bert, momentum=0.9)
-    again.load_state_dict(trained_state(following))
+    again.load_state_dict(following.trained_state())
     for own, other in zip(again.parameters(), following.parameters(), strict=True):
         assert torch.equal(own, other)
     for learner in (still, following):  # what an optimizer takes
@@ -132,7 +131,7 @@ def test_frozen_weights_are_shared_and_in_no_state(tiny_bert):
     own = [n for n, p in learner.encoder.named_parameters() if p.requires_grad]
     for (name, mine), other in zip(learner.encoder.named_parameters(), copy.parameters(), strict=True):
         assert (mine is other) == (name not in own)
-    held = {name for name in trained_state(learner) if "copy" in name}
+    held = {name for name in learner.trained_state() if "copy" in name}
     assert held == {f"objective.copy.average.module.{name}" for name in own}
 
 

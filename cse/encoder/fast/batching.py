@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cse.encoder.fast.switch import enabled
+from cse.encoder.fast.switch import enabled, may_cut
 
 
 def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
@@ -24,7 +24,7 @@ def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     Returns:
         Row numbers of each sub-batch, the longest rows first so that peak memory is reached at once.
     """
-    if not enabled():
+    if not may_cut():
         return [list(range(len(lengths)))]
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     ends = [i for i in range(1, len(order) + 1) if i == len(order) or lengths[order[i]] != lengths[order[i - 1]]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cse.encoder.bidirectional import is_bidirectional
-from cse.encoder.fast.switch import enabled
+from cse.encoder.fast.switch import may_cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ def shared_length(rows: Sequence[list[int]]) -> int:
 
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model is causal, so that the states of a prefix do not depend on what follows it."""
-    return enabled() and model.config.model_type in CAUSAL and not is_bidirectional(model.config)
+    return may_cut() and model.config.model_type in CAUSAL and not is_bidirectional(model.config)
 
 
 def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options: Any) -> SharedPrefix:

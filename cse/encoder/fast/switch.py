@@ -1,4 +1,4 @@
-"""The one switch of all accelerations: CSE_FAST=0 in the environment turns them off."""
+"""The switches of accelerations: CSE_FAST=0 in the environment turns all off, `in_one_pass` those that cut a batch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _enabled: ContextVar[bool] = ContextVar("cse_fast", default=os.environ.get("CSE_FAST", "1") != "0")
+_cuts: ContextVar[bool] = ContextVar("cse_cuts", default=True)
 
 
 def enabled() -> bool:
@@ -23,3 +24,18 @@ def off() -> Iterator[None]:
         yield
     finally:
         _enabled.reset(token)
+
+
+def may_cut() -> bool:
+    """Whether a batch may be encoded in several passes, as many as suit its texts."""
+    return enabled() and _cuts.get()
+
+
+@contextmanager
+def in_one_pass() -> Iterator[None]:
+    """Within, a batch is encoded in one pass, so that processes run each layer equally often."""
+    token = _cuts.set(False)
+    try:
+        yield
+    finally:
+        _cuts.reset(token)
