@@ -37,6 +37,8 @@ def problems(settings: Settings, encoder: Encoder) -> Iterator[str]:
         yield f"{what}, and encoder.weights is {encoder.weights}, which cannot be shared out\nfix: use bf16, {ddp}"
     if settings.optimizer in {"adamw8bit", "adafactor"}:
         yield f"{what}, and trainer.optimizer is {settings.optimizer}, which needs whole weights\nfix: use adamw, {ddp}"
+    if settings.chunk_tokens is not None:
+        yield f"{what}, and trainer.chunk_tokens would cut unequal numbers of chunks\nfix: use chunk_size, {ddp}"
     if settings.final_weights != "last":
         yield f"{what}, and trainer.final_weights is {settings.final_weights}\nfix: use last, {ddp}"
 

@@ -133,6 +133,7 @@ def test_a_run_in_shares_resumes_on_as_many_processes_and_on_one(two_processes, 
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
+        ({"chunk_tokens": 64}, "trainer.chunk_tokens would cut unequal numbers of chunks"),
         ({"optimizer": "adafactor"}, "trainer.optimizer is adafactor, which needs whole weights"),
         ({"final_weights": "mean_with_initial"}, "trainer.final_weights is mean_with_initial"),
     ],
