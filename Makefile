@@ -8,10 +8,10 @@ TASKS  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check audit bench report reproduce tables docs wheel push clean
+.PHONY: help setup train eval test check audit bench gpu-check report reproduce tables docs wheel push clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/ready  ## make the virtual environment and install (every target does so first)
 
@@ -47,6 +47,9 @@ audit: setup  ## compare the installed packages with known advisories; one that 
 
 bench: setup  ## our speed against sentence-transformers and mteb, into runs/bench/bench.json
 	@$(BIN)/python -m eval bench $(ARGS)
+
+gpu-check: setup  ## on a machine with a GPU: its tests, speed and memory, into runs/bench/gpu.json
+	@$(BIN)/python -m eval gpu-check $(ARGS)
 
 report: setup  ## table and page of every run under runs/
 	@$(BIN)/cse eval report runs $(ARGS)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,46 @@ WARMUP = 5
 BATCH, RATE = 64, 3e-5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is trained.
+
+    Attributes:
+        backbone: The backbone.
+        corpus: The sentences.
+        steps: Optimizer steps, of which the first `WARMUP` do not count.
+        precision: The precision of the products.
+        length: The most tokens of a sentence.
+        batch: Sentences in a step, each of which is encoded twice.
+        chunk: Sentences that are encoded at once with gradient caching; None: all. In our trainer only.
+        compile: Whether layers are compiled; in our trainer only.
+    """
+
+    backbone: str
+    corpus: str
+    steps: int
+    precision: str
+    length: int
+    batch: int = BATCH
+    chunk: int | None = None
+    compile: bool = False
+
+
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
     from cse.encoder.precision import uses_bf16
 
     precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
+    work = Work(backbone=backbone, corpus=corpus, steps=steps, precision=precision, length=length)
+    return against_peer(work, rounds)
+
+
+def against_peer(work: Work, rounds: int) -> dict[str, Any]:
+    """Measure both in turn on the same work; returns keys for bench.json."""
     found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     for number in range(rounds):
         for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as process:
-                measure = ours if name == "ours" else peer
-                last = process.submit(measure, backbone, corpus, steps, precision, length).result()
+            last = alone(ours if name == "ours" else peer, work)
             found[name].append(last)
             measured = f"{last['sentences_per_s']:8.1f} sentences/s  {last['peak_mb']:6.0f} MB"
             say("round", f"{number + 1}/{rounds}  {name:5s} {measured}")
@@ -48,11 +79,18 @@ def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, 
         ),
         "train.sentences_per_s": {name: [round(v, 1) for v in values] for name, values in speed.items()},
         "train.peak_mb": {name: [round(v) for v in values] for name, values in memory.items()},
-        "train.setting": f"{backbone}, {corpus}, batch {BATCH}, max {length} tokens, {precision}, {steps} steps",
+        "train.setting": f"{work.backbone}, {work.corpus}, batch {work.batch}, max {work.length} tokens, "
+        f"{work.precision}, {work.steps} steps",
     }
 
 
-def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
+def alone(measure: Callable[[Work], dict[str, float]], work: Work) -> dict[str, float]:
+    """A measurement in a process of its own, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as process:
+        return process.submit(measure, work).result()
+
+
+def ours(work: Work) -> dict[str, float]:
     """One measurement of our trainer."""
     from cse.data.collators import TextViews
     from cse.data.datasets import Texts
@@ -64,7 +102,7 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     from cse.training.trainer import Trainer
 
     seed_dropout(42)
-    clock = _Clock()
+    clock = _Clock(work)
 
     class Tick(Callback):
         def on_step(self, run: Any, metrics: dict[str, float]) -> None:
@@ -72,29 +110,31 @@ def ours(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
-            batch_size=BATCH,
-            max_steps=steps,
+            batch_size=work.batch,
+            chunk_size=work.chunk,
+            compile=work.compile,
+            max_steps=work.steps,
             learning_rate=RATE,
             eval_every=10**9,
-            precision=precision,  # type: ignore[arg-type]
+            precision=work.precision,  # type: ignore[arg-type]
         )
         run = Run(
             name="bench",
             folder=Path(folder) / "run",
             seed=42,
-            data=Texts(corpus),
-            collator=TextViews(max_length=length),
-            encoder=Encoder(backbone, pooler="cls"),
+            data=Texts(work.corpus),
+            collator=TextViews(max_length=work.length),
+            encoder=Encoder(work.backbone, pooler="cls"),
             objective=SimCSE(),
             evaluator=None,
             settings=settings,
             callbacks=[Tick()],
         )
         Trainer(run).fit()
-    return clock.result(steps)
+    return clock.result()
 
 
-def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) -> dict[str, float]:
+def peer(work: Work) -> dict[str, float]:
     """One measurement of sentence-transformers' trainer."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -110,11 +150,11 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     from cse.encoder.backbone import locate
 
     torch.manual_seed(42)
-    body = Transformer(locate(backbone), max_seq_length=length)
+    body = Transformer(locate(work.backbone), max_seq_length=work.length)
     body.float()  # same as ours: weights in float32, whatever the type in the file
     model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "cls")], device=_device())
-    texts = [example.texts[0] for example in Texts(corpus)]
-    clock = _Clock()
+    texts = [example.texts[0] for example in Texts(work.corpus)]
+    clock = _Clock(work)
 
     class Tick(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -123,11 +163,12 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=BATCH,
+            max_steps=work.steps,
+            per_device_train_batch_size=work.batch,
             learning_rate=RATE,
             seed=42,
-            bf16=precision == "bf16",
+            bf16=work.precision == "bf16",
+            fp16=work.precision == "fp16",
             use_cpu=_device() == "cpu",
             lr_scheduler_type="linear",
             save_strategy="no",
@@ -143,26 +184,29 @@ def peer(backbone: str, corpus: str, steps: int, precision: str, length: int) ->
             loss=MultipleNegativesRankingLoss(model),
             callbacks=[Tick()],
         ).train()
-    return clock.result(steps)
+    return clock.result()
 
 
 class _Clock:
     """Time from the end of the warm-up to the end of the last step."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
+        self.work = work
         self.ends: list[float] = []
         self.processor: list[float] = []
 
     def tick(self) -> None:
+        if len(self.ends) + 1 in (WARMUP, self.work.steps) and torch.cuda.is_available():
+            torch.cuda.synchronize()  # at the two ends only: between them, steps may be queued
         self.ends.append(time.perf_counter())
         self.processor.append(time.process_time())
 
-    def result(self, steps: int) -> dict[str, float]:
+    def result(self) -> dict[str, float]:
         from cse.training.hardware import peak_memory
 
-        seconds = self.ends[steps - 1] - self.ends[WARMUP - 1]
-        sentences = 2 * BATCH * (steps - WARMUP)
-        cpu = self.processor[steps - 1] - self.processor[WARMUP - 1]
+        seconds = self.ends[self.work.steps - 1] - self.ends[WARMUP - 1]
+        cpu = self.processor[self.work.steps - 1] - self.processor[WARMUP - 1]
+        sentences = 2 * self.work.batch * (self.work.steps - WARMUP)
         return {
             "sentences_per_s": sentences / seconds,
             "sentences_per_cpu_s": sentences / cpu,

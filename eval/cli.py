@@ -105,6 +105,29 @@ def bench(arguments: list[str]) -> int:
     return 0
 
 
+def gpu_check(arguments: list[str]) -> int:
+    """Run the GPU's tests, and measure training on it."""
+    parser = _parser("gpu-check", "Run the tests that need a CUDA GPU, and measure training on it, in ten minutes.")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu.json"), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds against sentence-transformers (%(default)s)")
+    options = parser.parse_args(arguments)
+    quiet()
+    import torch
+
+    from cse.files import check_writable
+    from eval import gpu
+
+    require_at_least(1, "gpu-check", rounds=options.rounds)
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"gpu-check: torch {torch.__version__} sees no CUDA GPU\nfix: run it on a machine with a GPU, and with a "
+            "torch that was built for CUDA; `make bench` measures a CPU"
+        )
+    check_writable(options.out)
+    gpu.check(options.out, rounds=options.rounds)
+    return 0
+
+
 def _bench_training(options: argparse.Namespace) -> dict[str, Any]:
     from eval import bench_train
 
@@ -173,6 +196,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "batches": batches,
     "bench": bench,
+    "gpu-check": gpu_check,
     "memory": memory,
     "reproduce": reproduce,
     "tables": tables,

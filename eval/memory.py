@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -48,6 +48,7 @@ WORDS += [
     f"{a}{b}" for a in ("sun", "rain", "snow", "wood", "stone", "hill") for b in ("light", "fall", "side", "work")
 ]
 LENGTH = 5  # words of a text
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 BLOCK = 200_000  # rows that are generated at once
 SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
 EVERY = 0.05  # seconds between two looks at the memory
@@ -74,7 +75,7 @@ def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str 
     for count in rows:
         for number in processes:
             with tempfile.TemporaryDirectory() as folder:
-                _save_backbone(Path(folder, "backbone"))
+                save_backbone(Path(folder, "backbone"))
                 generate(Path(folder, "pairs.parquet"), count)
                 for start in ("first", "second"):
                     one = _train(Path(folder), start, number)
@@ -103,8 +104,8 @@ def generate(file: Path, rows: int, seed: int = 0) -> None:
             writer.write_table(pyarrow.table(texts, schema=schema))
 
 
-def _save_backbone(folder: Path) -> None:
-    """A model that is small, so that the rows are what takes memory, with a tokenizer that is fast."""
+def save_backbone(folder: Path, sizes: Mapping[str, int] = SMALL) -> None:
+    """Write a BERT of these sizes with random weights, with a word-level tokenizer, which is fast."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -112,7 +113,6 @@ def _save_backbone(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
 
 

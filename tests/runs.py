@@ -21,7 +21,7 @@ from cse.training.run import Run
 from cse.training.settings import Settings
 from tests.conftest import WORDS
 
-TIMINGS = {"seconds", "eval_seconds", "sentences_per_s", "steps_per_s", "peak_mb", "teacher_share"}
+TIMINGS = {"seconds", "eval_seconds", "sentences_per_s", "steps_per_s", "peak_mb", "teacher_share", "graphs"}
 
 
 class Spread(Evaluator):

@@ -17,6 +17,7 @@ from cse.assets.hub import snapshot
 from cse.encoder import fast
 from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
+from cse.encoder.kernels import Kernel, check_kernel, use_kernel
 from cse.encoder.lora import merged_state
 from cse.encoder.provenance import check_sums, copy_notices
 from cse.encoder.weights import KEPT_AS, Weights, loading
@@ -42,6 +43,7 @@ def load_backbone(
     layers: int | None = None,
     dropout: Dropout | None = None,
     attention: Attention = "own",
+    kernel: Kernel = "auto",
     weights: Weights = "fp32",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a transformer without pooler or language-model head, and its tokenizer.
@@ -53,14 +55,16 @@ def load_backbone(
         layers: Keep this many of the first layers; None keeps all.
         dropout: Overrides of the checkpoint's attention and hidden dropout.
         attention: Whether a causal model attends to later tokens too.
+        kernel: The implementation of attention.
         weights: The number format of the weights.
 
     Raises:
         UserError: The backbone cannot be loaded, lacks weights, has other weights than were saved, has fewer layers, or
-            has no such dropout or attention.
+            has no such dropout, attention or kernel.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    check_kernel(kernel, attention)
     folder = fetch(source, revision)
     check_sums(folder)
     where = str(folder / root)
@@ -105,6 +109,7 @@ def load_backbone(
     if attention == "bidirectional":
         make_bidirectional(model, source)
     fast.install(model)
+    use_kernel(model, kernel)
     return model, tokenizer
 
 

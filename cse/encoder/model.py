@@ -15,9 +15,11 @@ from cse.encoder.adapter import Adapter
 from cse.encoder.backbone import absolute, fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler
+from cse.encoder.compiled import Compiled
 from cse.encoder.depth import States
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import HeadName, Post, new_head
+from cse.encoder.kernels import Kernel
 from cse.encoder.kinds import detect
 from cse.encoder.layout import Layout, Reference
 from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
@@ -55,6 +57,9 @@ class Encoder(TextEncoder):
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
             then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
+        attention_kernel: The implementation of attention, which is no part of a checkpoint. `auto` is sdpa, or the
+            plain formula where it is faster on a CPU; `eager` is the plain formula. `flash_attention_2` and
+            `flash_attention_3`, which leave padding out, need a CUDA GPU, their package, and bf16 or fp16.
         weights: The number format of the backbone's weights. `bf16` halves their memory; training them as a whole then
             rounds small steps away, and LoRA does not. `int8` and `int4` are quantized by bitsandbytes, on a CUDA GPU
             and under `Lora` only (QLoRA); their checkpoints hold bf16.
@@ -81,6 +86,7 @@ class Encoder(TextEncoder):
         adapter: Adapter | None = None,
         dropout: Dropout | None = None,
         attention: Attention = "own",
+        attention_kernel: Kernel = "auto",
         weights: Weights = "fp32",
         revision: str | None = None,
         prompts: dict[str, str] | Literal["keep"] | None = "keep",
@@ -101,9 +107,11 @@ class Encoder(TextEncoder):
             layers=layers,
             dropout=self.dropout,
             attention=attention,
+            kernel=attention_kernel,
             weights=weights,
         )
         self.weights: Weights = weights
+        self.attention_kernel: Kernel = attention_kernel
         self.causal = kind.causal and not is_bidirectional(self.backbone.config)
         self.source, self.layers, self.revision = backbone, layers, revision
         taken = adapter.positions if adapter is not None else 0
@@ -134,6 +142,7 @@ class Encoder(TextEncoder):
             adapter.initialize(self.backbone)
         self.adapter = adapter
         self.recomputes = False  # whether layers are computed again in the backward pass of training
+        self.compiled: Compiled | None = None  # the layers that training runs compiled
         check_finite(self, backbone)
         self.similarity = layout.similarity
 
@@ -166,7 +175,8 @@ class Encoder(TextEncoder):
     def passes(self) -> Passes:
         """How the backbone is run now: in training or not, with or without recomputing layers."""
         parts = (self.backbone, self.adapter, self.pooler, self.pool, self.weights, self.dropout)
-        return Passes(*parts, training=self.training, recomputes=self.recomputes)
+        compiled = self.compiled if self.training else None
+        return Passes(*parts, training=self.training, recomputes=self.recomputes, compiled=compiled)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
         """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
@@ -242,6 +252,28 @@ class Encoder(TextEncoder):
             raise UserError(f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing")
         recompute_layers(self.backbone)
         self.recomputes = True
+
+    def cannot_compile(self) -> str:
+        """Why layers cannot be compiled; empty if they can."""
+        return self.passes.cannot_compile()
+
+    def compile_layers(self, backend: str = "inductor") -> Compiled:
+        """From here on, training runs compiled layers; the numbers are the same up to rounding and dropout's draws.
+
+        Args:
+            backend: The compiler, by its name in `torch.compile`.
+
+        Raises:
+            UserError: The encoder cannot; see `cannot_compile`.
+        """
+        if reason := self.cannot_compile():
+            raise UserError(f"trainer.compile: {reason}\nfix: remove trainer.compile")
+        self.compiled = Compiled(self.backbone, longest=self.max_positions, backend=backend)
+        return self.compiled
+
+    def graphs(self) -> dict[str, float]:
+        """The number of graphs that compiled layers made so far, for the log; {} if layers are not compiled."""
+        return {} if self.compiled is None else {"graphs": float(self.compiled.graphs)}
 
     def truncate(self, dimensions: int) -> None:
         """From here on, keep the first dimensions of every vector, as `encode` does with this argument.

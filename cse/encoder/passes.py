@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cse.encoder.adapter import Adapter
+from cse.encoder.compiled import Compiled
 from cse.encoder.cutoff import Cutoff
 from cse.encoder.depth import States, cut_states, eager_attention
 from cse.encoder.dropout import Dropout, has_dropout
@@ -48,6 +49,7 @@ class Passes:
         dropout: What is dropped from the embedded text, in training.
         training: Whether anything is dropped.
         recomputes: Whether layers are computed again in the backward pass of training.
+        compiled: The compiled layers, in training, if the run compiles them; rows are padded to one of a few lengths.
         every_layer: Whether the states of all layers are kept, even if the pooler does not read them.
     """
 
@@ -59,6 +61,7 @@ class Passes:
     dropout: Dropout
     training: bool
     recomputes: bool
+    compiled: Compiled | None = None
     every_layer: bool = False
 
     @property
@@ -188,6 +191,8 @@ class Passes:
         lengths = attention_mask.sum(1).tolist()
         prefix = self.prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
         input_ids, words = self._words(input_ids)
+        if self.compiled is not None:
+            lengths = [self.compiled.padded_length(length) for length in lengths]
         for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
             longest = max(lengths[i] for i in rows)
             index = torch.tensor(rows, device=input_ids.device)
@@ -222,10 +227,14 @@ class Passes:
     ) -> Sequence[Tensor]:
         if prefix is not None:
             return shared_states(self.backbone, prefix, input_ids, attention_mask, **self._layers())
+        length = input_ids.shape[1]
+        if self.compiled is not None and (more := self.compiled.padded_length(length) - length):
+            input_ids, attention_mask = F.pad(input_ids, (0, more)), F.pad(attention_mask, (0, more))
+            positions = None if positions is None else F.pad(positions, (0, more))
         placed = {} if positions is None else {"position_ids": positions}
         output = self.backbone(**self.model_inputs(input_ids, attention_mask, words), **placed, **self._layers())
         states: Sequence[Tensor] = output.hidden_states or (output.last_hidden_state,)
-        return states
+        return [state[:, :length] for state in states] if self.compiled is not None else states
 
     def _in_float(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         return states if self.weights == "fp32" else [state.float() for state in states]  # heads are in float32
@@ -243,7 +252,8 @@ class Passes:
 
     def shares_prefix(self) -> bool:
         """Whether rows may share the states of their prefix: not under dropout, which every row draws for itself."""
-        if self.training and (self.has_dropout or self.recomputes):  # a layer that is recomputed takes no cache
+        # A layer that is recomputed takes no cache, and with one a compiled layer has one more input.
+        if self.training and (self.has_dropout or self.recomputes or self.compiled is not None):
             return False
         return can_share(self.backbone)
 
@@ -286,8 +296,10 @@ class Passes:
     @contextmanager
     def _changed(self, attention_mask: Tensor, *, whole: bool = False) -> Iterator[None]:
         """Within, training cuts off what it cuts off, and what the pooler does not read is left out unless `whole`."""
-        # The hook of `only_first_token` is gone when the backward pass computes the layer again.
-        first = self.pooler == "cls" and not whole and not (self.training and self.recomputes)
+        # The hook of `only_first_token` is gone when the backward pass computes the layer again, and would make one
+        # compiled layer unlike the others.
+        alike = self.training and (self.recomputes or self.compiled is not None)
+        first = self.pooler == "cls" and not whole and not alike
         first_only = only_first_token(self.backbone) if first else nullcontext()
         cut = self.cutoff.on(self.backbone, attention_mask) if self.training and self.cutoff else nullcontext()
         with first_only, cut:
@@ -301,6 +313,14 @@ class Passes:
             return "a layer that is computed again would not see the soft prompts"
         if self.cutoff:
             return "a first layer that is computed again would see the tokens and features that the cutoff removed"
+        return ""
+
+    def cannot_compile(self) -> str:
+        """Why layers cannot be compiled; empty if they can."""
+        if isinstance(self.adapter, SoftPrompts):
+            return "a compiled layer would not see the soft prompts"
+        if self.cutoff:
+            return "compiled layers take rows of other lengths than the cutoff"
         return ""
 
 

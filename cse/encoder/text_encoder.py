@@ -121,7 +121,7 @@ class TextEncoder(nn.Module, ABC):
         device = self.device
         ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
         out = np.empty((len(ids), width), dtype=np.float32)
-        with inference(self, precision, device):
+        with inference(self, precision, device), kernel_of_precision(self.backbone):
             for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
                 out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
         return out
@@ -170,7 +170,7 @@ class TextEncoder(nn.Module, ABC):
         masks = [inside(*each) for each in zip(at, ranges, strict=True)]  # (S, L) of each text
         require_tokens(texts, ranges, masks, length)
         out = [np.empty((len(mask), width), dtype=np.float32) for mask in masks]
-        with inference(self, precision, device):
+        with inference(self, precision, device), kernel_of_precision(self.backbone):
             for part in self.passes.parts(ids, max_tokens, batch_size):
                 tokens, mask = (tensor.to(device) for tensor in self.pad([ids[i] for i in part]))
                 chosen = side_by_side([masks[i] for i in part], mask.shape[1]).to(device)  # (n, S, L)

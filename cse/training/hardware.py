@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -38,6 +40,10 @@ def problems(settings: Settings) -> Iterator[str]:
         yield "trainer.optimizer is muon, which does not train in fp16 here\nfix: use adamw, or trainer.precision=fp32"
     if settings.parallel == "fsdp" and mixed_precision(settings, device) == "fp16":
         yield "trainer.parallel is fsdp, which does not train in fp16 here\nfix: use trainer.precision=fp32"
+    if settings.compile and (missing := _missing_compiler(device)):
+        yield f"trainer.compile needs {missing}, which is not here\nfix: install it, or remove trainer.compile"
+    if settings.compile and settings.parallel == "fsdp":
+        yield "trainer.compile does not go with trainer.parallel=fsdp\nfix: remove one of the two"
     yield from optimizers.problems(settings, device)
     for name in settings.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
@@ -45,6 +51,14 @@ def problems(settings: Settings) -> Iterator[str]:
         elif name not in map(str, get_available_trackers()):
             package = "'cse-embeddings[trackers]'" if name in EXTRA else name.replace("_", "-")
             yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install {package}"
+
+
+def _missing_compiler(device: str) -> str:
+    """What torch.compile would need on a kind of device and does not find; empty if it has all."""
+    if device == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    return "" if any(shutil.which(name) for name in compilers if name) else "a C++ compiler, such as g++"
 
 
 def require_machine(settings: Settings) -> None:

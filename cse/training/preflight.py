@@ -11,6 +11,8 @@ from cse import distributed
 from cse.batch import Batch
 from cse.data.loader import FixedRows
 from cse.data.mixture import Mixture
+from cse.encoder.device import available
+from cse.encoder.kernels import PACKAGES
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 from cse.interfaces import StepContext
@@ -151,6 +153,14 @@ def _of_objective(run: Run) -> Iterator[str]:
         )
     if run.settings.gradient_checkpointing and (reason := run.encoder.cannot_recompute()):
         yield f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing"
+    kernel, settings = run.encoder.attention_kernel, run.settings
+    if kernel in PACKAGES and hardware.mixed_precision(settings, available(settings.device)) == "no":
+        yield (
+            f"encoder.attention_kernel is {kernel}, which computes in 16 bits, and trainer.precision is "
+            f"{settings.precision}\nfix: use trainer.precision=bf16 or fp16, or another kernel"
+        )
+    if run.settings.compile and (reason := run.encoder.cannot_compile()):
+        yield f"trainer.compile: {reason}\nfix: remove trainer.compile"
 
 
 def _of_values(run: Run) -> Iterator[str]:

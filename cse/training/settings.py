@@ -37,6 +37,8 @@ class Settings:
             `chunk_size`. Texts of similar length are encoded together, which saves time as well where lengths differ.
         gradient_checkpointing: Compute the backbone's layers again in the backward pass instead of keeping their
             states. It saves memory and takes about a third more time; the gradient is the same.
+        compile: Compile the backbone's layers by torch.compile, which needs a C++ compiler on a CPU, and Triton on a
+            GPU. The first steps take minutes; rows are padded to one of a few lengths, each of which is compiled once.
         precision: `auto` is bf16 if the hardware computes it natively, else fp16 on a CUDA GPU, else fp32. `fp16`
             scales the loss, and `tf32` is fp32 with rounded products; both need a CUDA GPU. Similarities are always
             fp32.
@@ -82,6 +84,7 @@ class Settings:
         chunk_size: int | None = None,
         chunk_tokens: int | None = None,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         parallel: Literal["ddp", "fsdp"] = "ddp",
@@ -107,7 +110,7 @@ class Settings:
         self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
         self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
         self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
         self.precision, self.device, self.parallel = precision, device, parallel
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)

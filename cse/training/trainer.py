@@ -51,6 +51,8 @@ class Trainer:
         preflight.check(run)
         if settings.gradient_checkpointing:
             run.encoder.recompute()
+        if settings.compile:
+            run.encoder.compile_layers()
 
         self.batches = sources.steps(run)
         run.source.prompts = run.encoder.prompts_by_role(run.collator.prompts)
@@ -153,7 +155,7 @@ class Trainer:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
                     metrics |= self.teachers.share(seconds)
-                    metrics["peak_mb"] = hardware.peak_memory(self.accelerator.device)
+                    metrics |= {"peak_mb": hardware.peak_memory(self.accelerator.device), **run.encoder.graphs()}
                     self._evaluate(metrics)
                     since, sentences, steps = time.perf_counter(), 0, 0
                 elif run.interrupted:

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _enabled: ContextVar[bool] = ContextVar("cse_fast", default=os.environ.get("CSE_FAST", "1") != "0")
 _cuts: ContextVar[bool] = ContextVar("cse_cuts", default=True)
 
 
 def enabled() -> bool:
-    """Whether accelerations are in use."""
-    return _enabled.get()
+    """Whether accelerations are in use: not in a graph of torch.compile, which has its own."""
+    return not torch.compiler.is_dynamo_compiling() and _enabled.get()
 
 
 @contextmanager

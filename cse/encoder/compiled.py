@@ -1,0 +1,97 @@
+"""Compiled layers: `torch.compile` on each layer of the backbone, in training, for few shapes and so few graphs.
+
+A graph is made for every length, so rows are padded to one of a few lengths: `bucket`. The number of rows may vary
+within a graph, and all layers of one kind share it. Where a pooler or an objective reads several layers, transformers
+changes the attention to record them, and a layer makes three graphs. Evaluation is not compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cse.encoder.depth import find_layers
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHORTEST = 16  # tokens
+MODES = 16  # with gradient and without, of weights and of inputs; with padding and without; of one row and of several
+KINDS = 4  # of layers in one model: most have one, some alternate full and sliding attention
+
+
+class Compiled:
+    """The compiled layers of a backbone.
+
+    Args:
+        model: The backbone, whose layers are compiled from here on.
+        longest: The most tokens that it can position.
+        backend: The compiler, by its name in `torch.compile`.
+
+    Attributes:
+        graphs: The number of graphs made so far: at most one for each bucket, kind of layer and mode. Nearly all
+            batches of a run are of one mode: with padding, and of several rows.
+
+    Raises:
+        UserError: The model has no list of layers.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, longest: int, backend: str = "inductor") -> None:
+        found = find_layers(model)
+        if found is None:
+            raise UserError(
+                f"trainer.compile: the layers of a {model.config.model_type} backbone cannot be told\n"
+                "fix: remove trainer.compile"
+            )
+        self.longest, self.backend, self.graphs = longest, backend, 0
+        limit = MODES * KINDS * len({bucket(length) for length in range(1, longest + 1)})
+        config: Any = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, limit)  # a process has one; beyond it nothing is compiled
+        forwards = {kind: self._forward_of(kind) for kind in {type(layer) for layer in found[1]}}
+        for layer in found[1]:
+            layer.forward = MethodType(forwards[type(layer)], layer)  # hooks stay outside; a copy has its own layer
+
+    def padded_length(self, length: int) -> int:
+        """The tokens that rows of this length are padded to."""
+        return min(bucket(length), self.longest)
+
+    def _forward_of(self, kind: type[Any]) -> Callable[..., Any]:
+        """The forward method of layers of one class, compiled in training; they share its graphs."""
+        plain, compiled = kind.forward, torch.compile(kind.forward, backend=self._compile)
+
+        def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not layer.training:
+                return plain(layer, *args, **kwargs)
+            rows = next(_tensors((args, kwargs))).shape[0]
+            for tensor in _tensors((args, kwargs)):
+                torch._dynamo.mark_static(tensor)
+                if tensor.dim() > 1 and tensor.shape[0] == rows > 1:
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            return compiled(layer, *args, **kwargs)
+
+        return forward
+
+    def _compile(self, graph: Any, inputs: list[Any]) -> Any:
+        self.graphs += 1
+        return torch._dynamo.lookup_backend(self.backend)(graph, inputs)
+
+
+def bucket(length: int) -> int:
+    """The next of 16, 32, 48, 64, 96, 128, 192, 256, ...: two for each doubling, so that padding is a third at most."""
+    step = max(SHORTEST, 1 << max(0, (length - 1).bit_length() - 2))
+    return -(-length // step) * step
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(tuple(values.values()))
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)
