@@ -62,16 +62,18 @@ class Compiled:
 
     def _forward_of(self, kind: type[Any]) -> Callable[..., Any]:
         """The forward method of layers of one class, compiled in training; they share its graphs."""
-        plain, compiled = kind.forward, torch.compile(kind.forward, backend=self._compile)
+        plain: Any = kind.forward
+        compiled: Any = torch.compile(plain, backend=self._compile)
+        dynamo: Any = torch._dynamo
 
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if not layer.training:
                 return plain(layer, *args, **kwargs)
             rows = next(_tensors((args, kwargs))).shape[0]
             for tensor in _tensors((args, kwargs)):
-                torch._dynamo.mark_static(tensor)
+                dynamo.mark_static(tensor)
                 if tensor.dim() > 1 and tensor.shape[0] == rows > 1:
-                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+                    dynamo.maybe_mark_dynamic(tensor, 0)
             return compiled(layer, *args, **kwargs)
 
         return forward

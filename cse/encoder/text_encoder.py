@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cse.encoder import widths
 from cse.encoder.checks import choose_length
+from cse.encoder.kernels import kernel_of_precision
 from cse.encoder.offsets import Span, check_spans, inside, require_tokens, side_by_side
 from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown

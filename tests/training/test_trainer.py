@@ -58,7 +58,10 @@ def test_a_run_leaves_what_it_says(tiny_bert, tmp_path):
     assert "head" in str(torch.load(run.folder / "state" / "state.pt", weights_only=True)["learner"].keys())
 
 
-@pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 4), ("eval", 0)])
+@pytest.mark.parametrize(
+    ("event", "step"),
+    [("step", 3), pytest.param("step", 4, marks=pytest.mark.slow), ("eval", 4), ("eval", 0)],
+)
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
     whole = make_run(tmp_path / "whole", tiny_bert)
     Trainer(whole).fit()
