@@ -106,7 +106,7 @@ def utilization(sentences_per_s: float, sizes: Mapping[str, int], device: str | 
 
 
 def _processes(work: Work, folder: Path, processes: int) -> dict[str, float]:
-    """Sentences a second of `cse train` on so many GPUs, at an equal batch for each."""
+    """Sentences a second of `cse train` on one or several GPUs, with the batch of one for each."""
     recipe = {
         "data": {"class_path": "cse.data.Texts", "init_args": {"path": work.corpus}},
         "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": work.length}},

@@ -22,7 +22,7 @@ def check_kernel(kernel: Kernel, attention: str) -> None:
     """Check that this machine has a kernel.
 
     Raises:
-        UserError: It does not, or the kernel does not go with the attention.
+        UserError: The kernel is missing here, or does not go with the attention.
     """
     if kernel not in PACKAGES:
         return

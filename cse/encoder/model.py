@@ -57,7 +57,7 @@ class Encoder(TextEncoder):
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
             then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
-        attention_kernel: The implementation of attention, which is no part of a checkpoint. `auto` is sdpa, or the
+        attention_kernel: The implementation of attention, which is not saved in a checkpoint. `auto` is sdpa, or the
             plain formula where it is faster on a CPU; `eager` is the plain formula. `flash_attention_2` and
             `flash_attention_3`, which leave padding out, need a CUDA GPU, their package, and bf16 or fp16.
         weights: The number format of the backbone's weights. `bf16` halves their memory; training them as a whole then
