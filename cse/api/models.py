@@ -154,6 +154,7 @@ def encode(
     shards: int | None = None,
     quantize: Kind | None = None,
     calibration: str | Path | None = None,
+    windows: int | None = None,
 ) -> tuple[int, int]:
     """Write the vectors of the texts in a file. For texts in memory, use `run.encoder.encode(texts)`.
 
@@ -176,6 +177,8 @@ def encode(
         calibration: The file of the ranges of the dimensions, for int8 and uint8. If it does not exist, they are
             measured on the first 10,000 texts and saved there. None: `quantization.json` in the folder of the model,
             with which it is published, or for other models OUT.quantization.json.
+        windows: A step in tokens, to read texts that are too long in windows instead of cutting them; see
+            `Encoder.encode`. None: they are cut.
 
     Returns:
         Number of rows, of all shards, and size of the vectors, or their number of codes.
@@ -226,6 +229,7 @@ def encode(
             shards=own,
             cut=cut,
             quantizer=quantizer,
+            windows=windows,
             progress=advance,
         )
     if quantizer is not None and quantizer.calibration is not None:

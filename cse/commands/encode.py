@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
     add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
+    windows = "read texts that are too long in windows that begin STEP tokens apart, instead of cutting them"
+    add("--windows", type=int, metavar="STEP", help=windows)
     kinds = "write vectors of 8 bits (int8, uint8) or 1 bit (binary, ubinary) per dimension"
     add("--quantize", metavar="KIND", help=kinds)
     ranges = "ranges of the dimensions for 8 bits, measured on these texts if it does not exist"
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
     a = arguments
     options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "window": a.window}
-    options |= {"quantize": a.quantize, "calibration": a.calibration}
+    options |= {"quantize": a.quantize, "calibration": a.calibration, "windows": a.windows}
     options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions), "shard": a.shard, "shards": a.shards}
     rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
     absent = missing(a.out) if a.shard or a.shards else []

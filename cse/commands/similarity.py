@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.commands import add_hardware
+from cse.commands import add_hardware, two_texts
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HELP = "print the similarity of two sentences, or of the texts of two files: cosines, or negative distances"
-KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".gz")
 ROWS = 1024  # texts of A that are compared with all of B at a time
 
 
@@ -39,14 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Encode the texts and print their similarities."""
-    files = [_is_file(text) for text in (arguments.a, arguments.b)]
-    if files[0] != files[1]:
-        names = [arguments.a, arguments.b]
-        raise UserError(
-            f"{names[files.index(True)]!r} is a file and {names[files.index(False)]!r} is not\n"
-            "fix: give two sentences, or two files"
-        )
-    if arguments.top_k is not None and not (files[0] and arguments.top_k >= 1):
+    files, texts = two_texts(arguments.a, arguments.b, arguments.column, by_line=False)
+    if arguments.top_k is not None and not (files and arguments.top_k >= 1):
         raise UserError(
             f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files instead of two sentences"
         )
@@ -55,7 +47,6 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.console import quiet
 
     quiet()
-    texts = [_texts(a, arguments.column) if files[0] else [a] for a in (arguments.a, arguments.b)]
     if arguments.top_k is None and len(texts[0]) != len(texts[1]):
         raise UserError(
             f"{arguments.a} has {len(texts[0]):,} rows and {arguments.b} has {len(texts[1]):,}\n"
@@ -66,7 +57,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     name = "negative_distance" if distance else "cosine"
     if arguments.top_k is None:
         found = -np.linalg.norm(a - b, axis=1) if distance else (a * b).sum(1)  # (n,)
-        if files[0]:
+        if files:
             _show((name, "a", "b"), zip(found, *texts, strict=True))
         else:
             print(f"{found[0]:.4f}")  # noqa: T201
@@ -93,19 +84,6 @@ def top_k(
         for i, columns in enumerate(best):
             for rank, j in enumerate(sorted(columns, key=lambda j: (-found[i, j], j)), 1):
                 yield start + i + 1, rank, found[i, j], texts[0][start + i], texts[1][j]
-
-
-def _is_file(text: str) -> bool:
-    """Whether an argument names a file. A name of a file that does not exist leads to an error when it is read."""
-    named_so = not any(c.isspace() for c in text) and Path(text).suffix.lower() in KINDS
-    return named_so or text.startswith("asset:") or (len(text) < 1024 and Path(text).is_file())
-
-
-def _texts(path: str, column: str) -> list[str]:
-    from cse.inference.encode import TextFile
-
-    texts = TextFile.scan(path, column)
-    return [text for window in texts.windows(texts.rows) for text in window]
 
 
 def _encode(

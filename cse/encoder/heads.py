@@ -115,8 +115,12 @@ class Post(nn.Sequential):
         """The first dimensions of vectors (n, D), scaled to unit length again if the last module scales them."""
         if width == vectors.shape[1]:
             return vectors
-        scales = len(self) > 0 and isinstance(self[-1], Normalize)
-        return F.normalize(vectors[:, :width], dim=-1) if scales else vectors[:, :width]
+        return F.normalize(vectors[:, :width], dim=-1) if self.scales else vectors[:, :width]
+
+    @property
+    def scales(self) -> bool:
+        """Whether the last module scales vectors to unit length."""
+        return len(self) > 0 and isinstance(self[-1], Normalize)
 
     def truncate(self, size: int, width: int) -> Post:
         """Keep the first dimensions, as `first` does, of vectors that had `size` numbers before these modules.
@@ -124,7 +128,7 @@ class Post(nn.Sequential):
         A Dense does it: versions of sentence-transformers below 5.4 do not read `truncate_dim` from a checkpoint, and
         none scales vectors again after that cut.
         """
-        scales = len(self) > 0 and isinstance(self[-1], Normalize)
+        scales = self.scales
         if len(self) and isinstance(self[-1], Truncate):
             del self[-1]
         self.append(_keeping(self.size(size), width))

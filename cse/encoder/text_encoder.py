@@ -14,7 +14,9 @@ from cse.encoder.kernels import kernel_of_precision
 from cse.encoder.offsets import Span, check_spans, inside, require_tokens, side_by_side
 from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
+from cse.encoder.template import added_ids
 from cse.encoder.texts import pad, prepared, tokenize, tokenize_with_places
+from cse.encoder.windows import Windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,11 +98,12 @@ class TextEncoder(nn.Module, ABC):
         prompt_name: str | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
+        windows: int | None = None,
     ) -> NDArray[np.float32]:
         """Vectors of texts, in their order.
 
         Args:
-            texts: n texts; longer ones are cut to `max_length` tokens, prompt included.
+            texts: n texts; longer ones are cut to `max_length` tokens, prompt included, unless `windows` is given.
             batch_size: Most texts in a batch; None: limited by `max_tokens` only.
             precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
             max_tokens: Most tokens in a batch, padding included. None: 1,024 on a CPU, 16,384 on a GPU.
@@ -108,24 +111,35 @@ class TextEncoder(nn.Module, ABC):
             prompt: The text of a prompt, instead of a name; an empty one switches the default prompt off.
             dimensions: The number of first dimensions to keep; vectors that the encoder scales to unit length are
                 scaled again. None: all.
+            windows: A step in tokens, from half of a window to a whole one: a text that is longer than `max_length` is
+                read in windows of this length that begin a step apart, and has the mean of their vectors, weighted by
+                their tokens. None: longer texts are cut.
 
         Returns:
             (n, D) float32, or (n, `dimensions`).
 
         Raises:
-            UserError: The encoder has no prompt of this name, or not as many dimensions.
+            UserError: The encoder has no prompt of this name, or not as many dimensions, or the step is out of range.
         """
         import numpy as np
 
         width = self.dim if dimensions is None else dimensions
         widths.check([width], self.dim, option="dimensions")
-        device = self.device
-        ids = self.tokenize(texts, self.prompt_text(prompt_name, prompt))
+        device, before = self.device, self.prompt_text(prompt_name, prompt)
+        pieces = None if windows is None else self._windows(texts, before, windows)
+        ids = self.tokenize(texts, before) if pieces is None else pieces.rows
         out = np.empty((len(ids), width), dtype=np.float32)
         with inference(self, precision, device), kernel_of_precision(self.backbone):
             for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
                 out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
-        return out
+        return out if pieces is None else pieces.mean(out, len(texts), scaled=self.post.scales)
+
+    def _windows(self, texts: Sequence[str], prompt: str, step: int) -> Windows:
+        """The windows of texts behind a prompt."""
+        whole = tokenize(self.tokenizer, texts, prompt=prompt, max_length=None, lower_case=self.lower_case)
+        ids = self.tokenizer(prompt.strip(), add_special_tokens=False)["input_ids"] if prompt else []
+        added = added_ids(self.tokenizer)
+        return Windows.cut(whole, step, added=added, prompt=ids, max_length=self.max_length)
 
     def encode_spans(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ def prepared(
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int, lower_case: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int | None, lower_case: bool
 ) -> list[list[int]]:
-    """The token ids of each text behind a prompt, cut to `max_length`.
+    """The token ids of each text behind a prompt, cut to `max_length` if it is given.
 
     An empty text has one padding token, so that it has a vector.
 
@@ -46,12 +46,12 @@ def tokenize(
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:
         return []
-    ids: list[list[int]] = tokenizer(clean, truncation=True, max_length=max_length)["input_ids"]
+    ids: list[list[int]] = tokenizer(clean, **_cut(max_length))["input_ids"]
     return [row or [tokenizer.pad_token_id] for row in ids]
 
 
 def tokenize_with_places(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int, lower_case: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int | None, lower_case: bool
 ) -> tuple[list[list[int]], list[list[Range]]]:
     """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`.
 
@@ -66,10 +66,15 @@ def tokenize_with_places(
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:
         return [], []
-    read = tokenizer(clean, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    read = tokenizer(clean, return_offsets_mapping=True, **_cut(max_length))
     offsets = zip(texts, read["offset_mapping"], strict=True)
     found = [places(text, pairs, prompt) or [NOWHERE] for text, pairs in offsets]
     return [row or [tokenizer.pad_token_id] for row in read["input_ids"]], found
+
+
+def _cut(max_length: int | None) -> dict[str, Any]:
+    """The options of a tokenizer that cuts texts, or leaves them whole without a warning."""
+    return {"verbose": False} if max_length is None else {"truncation": True, "max_length": max_length}
 
 
 def as_read(texts: Sequence[str], prompt: str, *, lower_case: bool) -> list[str]:

@@ -148,6 +148,7 @@ def encode_file(
     shards: Sequence[Shard] = (),
     cut: Sequence[int] = (),
     quantizer: Quantizer | None = None,
+    windows: int | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
@@ -170,6 +171,7 @@ def encode_file(
         shards: The shards to write. None of them: everything, into one file.
         cut: The number of rows of every shard; see `cut_into`.
         quantizer: What makes codes of the vectors when a file is complete. None: they stay float32.
+        windows: See `Encoder.encode`; windows of tokens, where `window` counts rows.
         progress: A function to call with the number of complete rows, at first and after each window.
 
     Returns:
@@ -196,6 +198,9 @@ def encode_file(
         "device": encoder.device.type,
         "torch": torch.__version__,
     }
+    if windows is not None:
+        encoder.encode([], prompt=before, windows=windows)  # refuses a step that is out of range
+        made_from["windows"] = windows
     stored = ("float32", size)
     if quantizer is not None:
         known = {"model": made_from["checkpoint"], "prompt": before, "normalize": normalize}
@@ -211,7 +216,8 @@ def encode_file(
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
                 for part in texts.windows(window, first + written.done, stop):
-                    vectors = encoder.encode(part, precision=computed, prompt=before, dimensions=size)
+                    options: dict[str, Any] = {"prompt": before, "dimensions": size, "windows": windows}
+                    vectors = encoder.encode(part, precision=computed, **options)
                     written.append(unit(vectors) if normalize else vectors)
                     progress(complete + written.done)
                 if written.done != rows:

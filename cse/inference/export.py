@@ -25,6 +25,7 @@ from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
+from cse.encoder.windows import Windows
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
 
@@ -97,18 +98,31 @@ class OnnxEncoder:
         max_tokens: int = 1024,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        windows: int | None = None,
     ) -> NDArray[np.float32]:
         """The vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
         before = choose_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
         clean = [put_before(before, text).strip() for text in texts]
         clean = [text.lower() for text in clean] if self.about["do_lower_case"] else clean
         pad = int(self.about["pad_token_id"])
-        ids = [encoding.ids or [pad] for encoding in self.tokenizer.encode_batch(clean)]
+        whole = self.tokenizer if windows is None else self._untruncated()
+        ids = [encoding.ids or [pad] for encoding in whole.encode_batch(clean)]
+        pieces = None
+        if windows is not None:
+            asked = whole.encode(before.strip(), add_special_tokens=False).ids if before else []
+            pieces = Windows.cut(ids, windows, added=_added(whole), prompt=asked, max_length=self.max_length)
+            ids = pieces.rows
         out = np.empty((len(ids), self.dim), dtype=np.float32)
         for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
             for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
                 out[part] = self.run([ids[i] for i in part])
-        return out
+        return out if pieces is None else pieces.mean(out, len(texts), scaled=bool(self.about.get("unit_length")))
+
+    def _untruncated(self) -> Any:
+        """The tokenizer without truncation."""
+        whole = type(self.tokenizer).from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        return whole
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """The vectors (n, D) of rows of token ids, as one batch; the rows may have unequal lengths."""
@@ -194,6 +208,8 @@ def _write(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "weights": "float32",
         "dim": encoder.dim,
         "max_length": encoder.max_length,
+        "longer_texts": "cut; cse.inference.export.OnnxEncoder.encode(texts, windows=STEP) reads windows instead",
+        "unit_length": encoder.post.scales,
         "do_lower_case": encoder.lower_case,
         "pad_token_id": tokenizer.pad_token_id,
         "similarity_fn_name": encoder.similarity,
@@ -286,6 +302,13 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that a tokenizer puts before and after every text; see `cse.encoder.template.added_ids`."""
+    probe = tokenizer.encode("a")
+    own = [i for i, added in enumerate(probe.special_tokens_mask) if not added]
+    return probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
 
 
 def _line(error: Exception) -> str:

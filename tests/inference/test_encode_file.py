@@ -382,3 +382,15 @@ def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
     with pytest.raises(UserError, match="changed while"):
         encode(encoder, texts, tmp_path / "v.npy", precision="fp32", window=WINDOW)
     assert not (tmp_path / "v.npy").exists()
+
+
+def test_windows_of_tokens(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, pooler="mean", max_length=8).eval()
+    (tmp_path / "texts.txt").write_text("\n".join(lines(20)) + "\n")
+    texts, out = TextFile.scan(str(tmp_path / "texts.txt")), tmp_path / "v.npy"
+    encode(encoder, texts, out, precision="fp32", window=WINDOW, windows=4)
+    assert np.allclose(np.load(out), encoder.encode(lines(20), windows=4), atol=1e-6)
+    assert np.abs(np.load(out) - encoder.encode(lines(20))).max() > 1e-3
+    with pytest.raises(UserError, match="windows is 9"):
+        encode(encoder, texts, tmp_path / "new.npy", windows=9)
+    assert not list(tmp_path.glob("new*"))

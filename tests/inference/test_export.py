@@ -75,6 +75,17 @@ def assert_same(onnx: OnnxEncoder, encoder: Encoder) -> None:
     np.testing.assert_allclose(onnx.encode(shuffled), alone[[3, 1, 6, 0, 2, 5, 4]], atol=2e-5)
 
 
+def test_windows_of_long_texts(bert):
+    encoder, folder = bert
+    onnx = OnnxEncoder(folder / "onnx")
+    assert "windows" in onnx.about["longer_texts"]
+    room = encoder.max_length - 8  # special tokens and template
+    for step in (room, room - 5):
+        np.testing.assert_allclose(onnx.encode(TEXTS, windows=step), encoder.encode(TEXTS, windows=step), atol=2e-5)
+    long = TEXTS[4:5]
+    assert np.abs(onnx.encode(long, windows=room) - onnx.encode(long)).max() > 1e-3
+
+
 # -- The same vectors ------------------------------------------------------------------------------------------------
 
 

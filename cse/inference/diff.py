@@ -1,0 +1,219 @@
+"""The words that make two texts differ: DiffAlign, DiffDel, DiffMask (Vamvas and Sennrich, 2023, arXiv:2305.13303).
+
+A word is a run of tokens without a gap between them, so words end at white space, and its score is the mean of its
+tokens'. Only tokens of words take part: partners of a token are not looked for among special tokens or padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.encoder.masked_lm import load_masked_lm
+from cse.encoder.offsets import Range, places, words
+from cse.encoder.precision import inference
+from cse.encoder.texts import tokenize_with_places
+from cse.errors import UserError, require_at_least
+
+if TYPE_CHECKING:
+    from cse.encoder.model import Encoder
+    from cse.encoder.precision import Precision
+
+Method = Literal["align", "delete", "mask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a text, from character `start` to before `end`, and how much it differs from the other text."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two texts and their words."""
+
+    a: str
+    b: str
+    words_a: tuple[Word, ...]
+    words_b: tuple[Word, ...]
+
+
+def differences(
+    encoder: Encoder,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    method: Method = "align",
+    max_n: int = 1,
+    precision: Precision = "fp32",
+) -> list[Difference]:
+    """How much each word of the texts of pairs differs from the other text.
+
+        align    token i of a: 1 - max_j cos(h_i, h'_j)                        over the word tokens j of b
+        delete   n-gram g of a: (cos(s - s_g, s') - cos(s, s') + 1) / 2        s, s_g: sums of token states
+        mask     token i of a: 1 - max(0, (l_0 - l_1) / max(l_0, l_1))         l: loss of i, masked, without and with b
+
+    h are states of the last layer. In `delete`, the score of a token is sum_g (score_g / |g|) / sum_g (1 / |g|) over
+    the n-grams g that contain it, of 1 to `max_n` tokens; scores lie near 0.5. In `mask`, a masked language model reads
+    a alone, and behind b; its head is that of the encoder's checkpoint.
+
+    Args:
+        encoder: What reads the texts, without prompts.
+        pairs: Two texts each.
+        method: `align` costs one pass over both texts, and so does `delete`; `mask` costs two for every token.
+        max_n: Largest n-gram of `delete` (paper: 1).
+        precision: See `Encoder.encode`.
+
+    Returns:
+        For each pair, the words of both texts with their scores.
+
+    Raises:
+        UserError: An argument is out of range, a text is too long, or `mask` is asked of a checkpoint without a
+            masked-LM head.
+
+    Deviations:
+        Partners of the authors' `align` run over special tokens and padding too.
+
+    Source: ZurichNLP/recognizing-semantic-differences, diff_align.py:15-44, diff_del.py:35-112, diff_mask.py:78-150.
+    """
+    if method not in get_args(Method):
+        raise UserError(f"method is {method!r}\nfix: give one of {', '.join(get_args(Method))}")
+    require_at_least(1, "diff", max_n=max_n)
+    if max_n != 1 and method != "delete":
+        raise UserError(f"max_n is {max_n}, which method {method} does not use\nfix: omit it, or choose method delete")
+    if method == "mask":
+        return _by_masked_lm(*load_masked_lm(encoder.source, option="--model"), pairs)
+    found = []
+    with inference(encoder, precision, encoder.device):
+        for a, b in pairs:
+            read = [_read(encoder, text) for text in (a, b)]
+            at = [words(where) for _, where in read]
+            ids, mask = (tensor.to(encoder.device) for tensor in encoder.pad([ids for ids, _ in read]))
+            states = encoder.states(ids, mask).hidden[-1].float().cpu()  # (2, L, H)
+            both = (states[0], states[1], at[0], at[1])
+            scores = align(*both) if method == "align" else delete(*both, max_n=max_n)
+            sides = zip((a, b), read, at, scores, strict=True)
+            found.append(Difference(a, b, *(_words(text, where, own, each) for text, (_, where), own, each in sides)))
+    return found
+
+
+def align(
+    states_a: Tensor, states_b: Tensor, words_a: Sequence[Sequence[int]], words_b: Sequence[Sequence[int]]
+) -> tuple[list[float], list[float]]:
+    """DiffAlign of the words of two texts, given states (L, H) and the positions of the tokens of each word."""
+    own, other = (
+        F.normalize(states[[i for word in found for i in word]], dim=-1)
+        for states, found in ((states_a, words_a), (states_b, words_b))
+    )
+    cosine = own @ other.T  # (word tokens of a, word tokens of b)
+    near = [c.amax(1) if c.shape[1] else torch.zeros(len(c)) for c in (cosine, cosine.T)]
+    return _means(1 - near[0], words_a), _means(1 - near[1], words_b)
+
+
+def delete(
+    states_a: Tensor,
+    states_b: Tensor,
+    words_a: Sequence[Sequence[int]],
+    words_b: Sequence[Sequence[int]],
+    *,
+    max_n: int = 1,
+) -> tuple[list[float], list[float]]:
+    """DiffDel of the words of two texts; the arguments are those of `align`, and `max_n` is that of `differences`."""
+    own, other = (
+        states[[i for word in found for i in word]] for states, found in ((states_a, words_a), (states_b, words_b))
+    )
+    sums = own.sum(0), other.sum(0)
+    return _means(_deleted(own, sums[1], max_n), words_a), _means(_deleted(other, sums[0], max_n), words_b)
+
+
+def _deleted(states: Tensor, other: Tensor, max_n: int) -> Tensor:
+    """The DiffDel score of each token (T,) of a text with states (T, H), given the sum (H,) of the other text's."""
+    whole = states.sum(0)
+    before = F.cosine_similarity(whole, other, dim=0)
+    total, shared = torch.zeros(len(states)), torch.zeros(len(states))
+    for n in range(1, min(max_n, len(states)) + 1):
+        grams = states.unfold(0, n, 1).sum(-1)  # (T - n + 1, H)
+        score = (F.cosine_similarity(whole - grams, other[None], dim=1) - before + 1) / 2
+        for i in range(n):
+            total[i : i + len(grams)] += score / n
+            shared[i : i + len(grams)] += 1 / n
+    return total / shared
+
+
+def _means(scores: Tensor, found: Sequence[Sequence[int]]) -> list[float]:
+    """The mean of the scores of each word's tokens, which follow each other in the order of the words."""
+    each = iter(scores.tolist())
+    return [sum(next(each) for _ in word) / len(word) for word in found]
+
+
+def _read(encoder: Encoder, text: str) -> tuple[list[int], list[Range]]:
+    """The ids of a text, and the place of each."""
+    lower = encoder.lower_case
+    (ids,), (at,) = tokenize_with_places(encoder.tokenizer, [text], prompt="", max_length=None, lower_case=lower)
+    if len(ids) > encoder.max_length:
+        raise UserError(
+            f"{text[:60]!r}... has more than the {encoder.max_length} tokens that {encoder.source} reads\n"
+            "fix: compare shorter parts, such as paragraphs"
+        )
+    return ids, at
+
+
+def _words(text: str, at: Sequence[Range], found: Sequence[Sequence[int]], scores: Sequence[float]) -> tuple[Word, ...]:
+    spans = [(at[word[0]][0], at[word[-1]][1]) for word in found]
+    return tuple(Word(text[s:e], s, e, score) for (s, e), score in zip(spans, scores, strict=True))
+
+
+# -- DiffMask ------------------------------------------------------------------------------------------------------
+
+
+def _by_masked_lm(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    longest = int(model.config.max_position_embeddings)
+    found = []
+    for a, b in pairs:
+        if len(tokenizer(a, b, verbose=False)["input_ids"]) > longest:
+            raise UserError(
+                f"{a[:60]!r}... and its pair have together more than the {longest} tokens that the model reads\n"
+                "fix: compare shorter parts, or choose method align"
+            )
+        found.append(Difference(a, b, _masked(model, tokenizer, a, b), _masked(model, tokenizer, b, a)))
+    return found
+
+
+@torch.inference_mode()
+def _masked(model: Any, tokenizer: Any, text: str, other: str) -> tuple[Word, ...]:
+    """The words of a text with their DiffMask scores, given the other one."""
+    alone = tokenizer(text, return_offsets_mapping=True)
+    behind = tokenizer(other, text, return_offsets_mapping=True)
+    at = places(text, alone["offset_mapping"])
+    tokens = [i for i, (start, end) in enumerate(at) if start < end]
+    second = [i for i, side in enumerate(behind.sequence_ids()) if side == 1]
+    own = [i for i in second if behind["offset_mapping"][i][0] < behind["offset_mapping"][i][1]]
+    before, after = (_losses(model, tokenizer, read, where) for read, where in ((alone, tokens), (behind, own)))
+    scores = 1 - ((before - after) / torch.maximum(before, after).clamp_min(1e-12)).clamp_min(0)
+    grouped = words(at)
+    return _words(text, at, grouped, _means(scores, grouped))
+
+
+def _losses(model: Any, tokenizer: Any, read: Any, where: Sequence[int]) -> Tensor:
+    """The loss of each token (T,) at the positions `where` of a text, when it alone is masked."""
+    losses = [torch.zeros(0)]
+    for start in range(0, len(where), 32):
+        part = torch.tensor(where[start : start + 32])
+        inputs = {
+            name: torch.tensor([read[name]]).expand(len(part), -1).clone()
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+            if name in read
+        }
+        target = inputs["input_ids"][0, part]
+        inputs["input_ids"][torch.arange(len(part)), part] = tokenizer.mask_token_id
+        logits = model(**inputs).logits[torch.arange(len(part)), part]  # (T, vocabulary)
+        losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
+    return torch.cat(losses)

@@ -1,0 +1,144 @@
+"""`cse diff`: against the authors' program (oracles), limits, and what a terminal, a pipe, JSON and HTML get."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import cse
+from cse import cli
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.inference.diff import align, delete, differences
+from cse.inference.diff_page import strengths, to_html
+from tests.conftest import ORACLES
+
+CASES = json.loads((ORACLES / "rsd.json").read_text()) if (ORACLES / "rsd.json").is_file() else {}
+STATES = [n for n, case in CASES.items() if isinstance(case, dict) and "pairs" not in case]
+TEXTS = [n for n, case in CASES.items() if isinstance(case, dict) and "pairs" in case]
+PAIR = ("the cat sat on a mat", "the dog sat on the red mat")
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return Encoder("asset:mini", pooler="mean").eval()
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_case_of_states(oracles, name):
+    about, data = CASES[name], np.load(oracles / f"rsd_{name}.npz")
+    states = [torch.tensor(data[f"states_{side}"]) for side in "ab"]
+    words = [[[i for i in word if i >= 0] for word in data[f"words_{side}"].tolist()] for side in "ab"]
+    for got, side in zip(align(*states, *words), "ab", strict=True):
+        assert np.allclose(got, data[f"align_{side}_words_only"], atol=1e-5)
+    for got, side in zip(delete(*states, *words, max_n=about.get("max_n", 1)), "ab", strict=True):
+        assert np.allclose(got, data[f"del_{side}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("method", ["align", "delete", "mask"])
+def test_every_case_of_texts(oracles, mini, name, method):
+    found = differences(mini, [(case["a"], case["b"]) for case in CASES[name]["pairs"]], method=method)
+    for case, got in zip(CASES[name]["pairs"], found, strict=True):
+        for words, side in ((got.words_a, "a"), (got.words_b, "b")):
+            assert [word.text for word in words] == case[side].split()
+            want = case[f"{method.removesuffix('ete')}_{side}"]
+            assert np.allclose([word.score for word in words], want, atol=2e-5), (case["a"], side)
+
+
+def test_equal_texts_do_not_differ_and_sides_may_be_swapped(mini):
+    (same,) = differences(mini, [(PAIR[0], PAIR[0])])
+    assert max(abs(word.score) for word in same.words_a + same.words_b) < 1e-5
+    for method in ("align", "delete"):
+        (one,), (other,) = (differences(mini, [pair], method=method) for pair in (PAIR, PAIR[::-1]))
+        assert np.allclose([w.score for w in one.words_a], [w.score for w in other.words_b], atol=1e-5)
+        assert np.allclose([w.score for w in one.words_b], [w.score for w in other.words_a], atol=1e-5)
+
+
+def test_delete_does_not_see_the_length_of_states():
+    states, words = [torch.randn(5, 8), torch.randn(4, 8)], [[[0], [1, 2], [4]], [[1], [2, 3]]]
+    one, other = delete(*states, *words, max_n=2), delete(3 * states[0], 3 * states[1], *words, max_n=2)
+    assert np.allclose(one[0] + one[1], other[0] + other[1], atol=1e-6)
+
+
+def test_words_keep_their_places_and_a_text_without_words_differs_wholly(mini):
+    (found,) = differences(mini, [("  Chinese shares,  higher.", "")])
+    assert [(w.text, w.start, w.end) for w in found.words_a] == [
+        ("Chinese", 2, 9),
+        ("shares,", 10, 17),
+        ("higher.", 19, 26),
+    ]
+    assert [w.score for w in found.words_a] == [1, 1, 1]
+    assert found.words_b == ()
+
+
+def test_from_python(tiny_bert):
+    pairs = cse.diff(*PAIR, model=tiny_bert)
+    assert [len(pairs), len(pairs[0].words_a), len(pairs[0].words_b)] == [1, 6, 7]
+    for arguments, message in (
+        ({"a": ["x"], "b": ["y", "z"]}, "a has 1 texts and b has 2"),
+        ({"a": "x", "b": "y", "method": "guess"}, "method is 'guess'"),
+        ({"a": "x", "b": "y", "max_n": 2}, "max_n is 2"),
+        ({"a": "x", "b": "y", "max_n": 0, "method": "delete"}, "max_n is 0"),
+        ({"a": "the cat " * 40, "b": "y"}, "has more than the 40 tokens"),
+        ({"a": "the cat " * 12, "b": "the dog " * 12, "method": "mask"}, "together more than the 40 tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cse.diff(**arguments, model=tiny_bert)
+
+
+def test_the_command_writes_lines_json_and_a_page(tiny_bert, tmp_path, capsys):
+    command = ["diff", *PAIR, "--model", tiny_bert]
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("\t") == ["pair", "text", "score", "word"]
+    assert [line.split("\t")[3] for line in lines[1:]] == " ".join(PAIR).split()
+    assert all("\x1b" not in line for line in lines)
+    assert cli.main([*command, "--json", "--method", "delete", "--max-n", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["method"], found["a"], found["words_b"][1]["text"]) == ("delete", PAIR[0], "dog")
+    page = tmp_path / "page.html"
+    assert cli.main(["diff", "1 < 2 & 3", "the cat", "--model", tiny_bert, "--html", str(page)]) == 0
+    assert "&lt;" in page.read_text()
+    assert re.sub(r"<[^>]+>", "", page.read_text().split("<div>")[1]).split() == [
+        "1",
+        "&lt;",
+        "2",
+        "&amp;",
+        "3",
+        "the",
+        "cat",
+    ]
+
+
+def test_files_line_by_line_and_colors(tiny_bert, tmp_path, capsys, monkeypatch):
+    for name, texts in (("a", PAIR), ("b", PAIR[::-1])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts))
+    command = ["diff", str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), "--model", tiny_bert]
+    assert cli.main(command) == 0
+    plain = capsys.readouterr().out
+    assert {line.split("\t")[0] for line in plain.splitlines()[1:]} == {"1", "2"}
+    (tmp_path / "more.txt").write_text("\n".join(PAIR * 2))
+    assert cli.main([*command[:2], str(tmp_path / "more.txt")]) == 2
+    assert "a.txt has 2 rows and " in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli.main(command) == 0
+    colored = capsys.readouterr().out
+    assert "\x1b[" in colored
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colored).splitlines() == [
+        f"{side}  {text}" for pair in (PAIR, PAIR[::-1]) for side, text in zip("ab", pair, strict=True)
+    ]
+
+
+def test_how_strongly_words_are_colored(mini):
+    (found,) = differences(mini, [PAIR], method="delete")
+    strong = strengths(found, "delete")
+    assert (min(strong[0] + strong[1]), max(strong[0] + strong[1])) == (0, 1)
+    assert to_html([found], "delete").count("<span ") == 13
