@@ -80,9 +80,9 @@ def _show(found: Sequence[Difference], method: Method) -> None:
     for difference in found:
         strong = strengths(difference, method)
         first, second = (("a", difference.a, difference.words_a), ("b", difference.b, difference.words_b))
-        for (name, text, words), side in ((first, strong[0]), (second, strong[1])):
+        for (name, text, words), shades in ((first, strong[0]), (second, strong[1])):
             line = Text(text)
-            for word, strength in zip(words, side, strict=True):
+            for word, strength in zip(words, shades, strict=True):
                 if strength >= 0.05:
                     faint = round(235 - 195 * strength)
                     line.stylize(f"black on rgb(255,{faint},{faint})", word.start, word.end)
