@@ -13,6 +13,7 @@ TASKS = {
     "fill": "versions of a sentence, made by masking and filling and then scored (the data of CLAIF)",
     "contrast": "a positive and a contradiction of each sentence (SynCSE)",
     "write": "sentences from topics and genres (SynCSE-scratch)",
+    "propositions": "the propositions of the two sentences of a row, and which say the same (sub-sentence encoder)",
     "rate": "rate the pairs of triplets, and keep the triplets whose ratings agree with their roles (MultiCSR)",
 }
 EPILOG = """\

@@ -101,6 +101,25 @@ class Sentences(Answer):
         return value
 
 
+class Propositions(Answer):
+    """The propositions of two sentences as pieces of their words, and the pairs (i, j) that say the same."""
+
+    a: list[Annotated[list[Text], Field(min_length=1)]]
+    b: list[Annotated[list[Text], Field(min_length=1)]]
+    equal: list[tuple[int, int]]
+
+    @model_validator(mode="after")
+    def _are_there(self, info: ValidationInfo) -> Propositions:
+        for side, found in (("text_a", self.a), ("text_b", self.b)):
+            text = (info.context or {}).get(side, "")
+            missing = next((piece for pieces in found for piece in pieces if piece not in text), None)
+            if missing is not None:
+                raise PydanticCustomError("not_in_text", "a piece is not in its sentence, word for word")
+        if not all(0 <= i < len(self.a) and 0 <= j < len(self.b) for i, j in self.equal):
+            raise PydanticCustomError("no_such", "a pair names a proposition that does not exist")
+        return self
+
+
 SCHEMAS: Mapping[str, type[Answer]] = {
     "score": Score,
     "rate": Score,
@@ -108,6 +127,7 @@ SCHEMAS: Mapping[str, type[Answer]] = {
     "fill": Sentence,
     "paraphrase": Sentence,
     "write": Sentences,
+    "propositions": Propositions,
 }
 
 
@@ -122,7 +142,7 @@ def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "s
 
     Raises:
         Unusable: The reply cannot be used. The reason is refusal, truncated, malformed, ambiguous, missing_field,
-            wrong_type, out_of_range, empty, same_text or gap.
+            wrong_type, out_of_range, empty, same_text, not_in_text or gap.
     """
     if finish == "refusal":
         raise Unusable("refusal", text[:200] or "the model or a filter refused to answer")
@@ -155,6 +175,8 @@ _REASONS = {
     "same_text": "same_text",
     "refusal": "refusal",
     "gap": "gap",
+    "not_in_text": "not_in_text",
+    "no_such": "out_of_range",
 }
 
 

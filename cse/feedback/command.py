@@ -19,6 +19,7 @@ from cse.feedback import prompts as words
 from cse.feedback.job import Job
 from cse.feedback.labelers import Labeler
 from cse.feedback.meter import Limits, Meter, Stop
+from cse.feedback.propositions import propositions
 from cse.feedback.store import Store
 from cse.feedback.tasks import Result
 from cse.files import cache_dir
@@ -29,6 +30,7 @@ _COLUMNS = {  # column names used by the data classes, the assets and the files 
     "rate": [["premise", "entailment", "contradiction"], ["anchor", "positive", "negative_1"]],
     "contrast": _TEXT,
     "fill": _TEXT,
+    "propositions": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
 }
 _OPTIONS = {"fill": ["seed"], "write": ["requests", "count", "seed"]}  # the options of a task that its manifest lists
 
@@ -160,7 +162,8 @@ def _task(
     if a.task == "write":
         topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
         return tasks.write(topics, genres, prompts, jobs[0], **options)
-    return {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast}[a.task](rows, prompts, jobs[0])
+    plain = {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast, "propositions": propositions}
+    return plain[a.task](rows, prompts, jobs[0])
 
 
 def _finished(out: Path, manifest: dict[str, Any], kept: bool) -> None:

@@ -25,6 +25,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "fill": frozenset({"masked"}),
     "paraphrase": frozenset({"sentence"}),
     "write": frozenset({"topic", "genre", "count", "draw"}),
+    "propositions": frozenset({"text_a", "text_b"}),
 }
 
 

@@ -6,6 +6,8 @@
     write     topics and genres -> text                           the first half of SynCSE-scratch; for Texts
     rate      triplets -> good triplets, with their scores        the second stage of MultiCSR; for Triplets
 
+`cse.feedback.propositions` has one more: pairs -> the propositions of both, and the equal ones.
+
 Records are in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with a
 reason.
 """
@@ -43,7 +45,7 @@ def score(rows: Sequence[Input], prompts: Prompts, rater: Job) -> Result:
     questions = [Question(prompts["score"], _pair(*row.texts)) for row in rows]
     for row, outcome in zip(rows, rater.ask("score", questions), strict=True):
         if outcome.answer is None:
-            result.rejects.append(_unanswered(row, outcome))
+            result.rejects.append(unanswered(row, outcome))
         else:
             result.records.append(_scored(row.texts[0], row.texts[1], outcome))
     return result
@@ -66,7 +68,7 @@ def rate(
     for row, positive, negative in zip(rows, outcomes[::2], outcomes[1::2], strict=True):
         unusable = next((o for o in (positive, negative) if o.answer is None), None)
         if unusable is not None:
-            result.rejects.append(_unanswered(row, unusable))
+            result.rejects.append(unanswered(row, unusable))
             continue
         record = _rated(row, positive, negative)
         high, low = record["score"], record["score_negative"]
@@ -89,7 +91,7 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
     times = Counter(text for outcome in outcomes if outcome.answer is not None for text in outcome.answer.texts())
     for row, outcome in zip(rows, outcomes, strict=True):
         if outcome.answer is None:
-            result.rejects.append(_unanswered(row, outcome))
+            result.rejects.append(unanswered(row, outcome))
             continue
         repeated = next((text for text in outcome.answer.texts() if times[text] > 1), None)
         if repeated is not None:
@@ -119,7 +121,7 @@ def write(
     for number, (about, outcome) in enumerate(zip(fields, outcomes, strict=True), 1):
         place = f"{about['genre']} / {about['topic']}"
         if outcome.answer is None:
-            result.rejects.append(_unanswered(Input(number, place, ()), outcome))
+            result.rejects.append(unanswered(Input(number, place, ()), outcome))
             continue
         for text in outcome.answer.sentences:
             first = seen.setdefault(" ".join(text.casefold().split()), number)
@@ -167,7 +169,7 @@ def fill(
     seen: set[tuple[int, str]] = set()
     for (row, share), outcome in zip(versions, outcomes, strict=True):
         if outcome.answer is None:
-            result.rejects.append(_unanswered(row, outcome, mask_rate=share))
+            result.rejects.append(unanswered(row, outcome, mask_rate=share))
         elif same(outcome.answer.sentence, row.texts[0]) or (row.row, outcome.answer.sentence) in seen:
             detail = "the same as the sentence or as an earlier version"
             texts = [row.texts[0], outcome.answer.sentence]
@@ -180,7 +182,7 @@ def fill(
     by_row: dict[int, list[Record]] = {row.row: [] for row in rows}
     for (row, share, written), rated in zip(pairs, rater.ask("score", questions), strict=True):
         if rated.answer is None:
-            result.rejects.append(_unanswered(row, rated, mask_rate=share))
+            result.rejects.append(unanswered(row, rated, mask_rate=share))
             continue
         record = _scored(row.texts[0], written.answer.sentence, rated, smoothing)
         record |= {"mask_rate": share, "writer": written.model, "writer_prompt": written.prompt}
@@ -247,7 +249,7 @@ def _raw(outcome: Outcome) -> float:
     return float(answer.score if answer.raw is None else answer.raw)
 
 
-def _unanswered(row: Input, outcome: Outcome, **more: Any) -> Record:
+def unanswered(row: Input, outcome: Outcome, **more: Any) -> Record:
     """The reject for a row without a usable answer: why each attempt failed, and the last reply."""
     reason, detail = outcome.verdicts[-1]
     said = outcome.replies[-1].text[:_SHOWN] if outcome.replies else None
