@@ -30,8 +30,9 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def is_wanted(arguments: argparse.Namespace) -> bool:
-    """Whether this process must start others, instead of doing the work itself."""
-    return getattr(arguments, "processes", None) is not None and "LOCAL_RANK" not in os.environ
+    """Whether this process must start others, instead of doing the work itself; `cse train --then` does it by stage."""
+    wanted = getattr(arguments, "processes", None) is not None and getattr(arguments, "then", None) is None
+    return wanted and "LOCAL_RANK" not in os.environ
 
 
 def run(processes: int, words: Sequence[str]) -> int:
