@@ -69,6 +69,44 @@ def batches(arguments: list[str]) -> int:
     return 0
 
 
+def compact(arguments: list[str]) -> int:
+    """Score and time static and quantized vectors of an encoder."""
+    options = _fitted("compact", "Score and time static and quantized vectors of an encoder.", "STSB-dev", arguments)
+    from eval.compact import measure
+
+    measure(options.checkpoint, options.tasks, options.data, options.texts, options.out, options.note)
+    return 0
+
+
+def postprocess(arguments: list[str]) -> int:
+    """Score an encoder before and after linear maps that are fitted on texts."""
+    tasks = "sts-mini-test,STSB-dev"
+    options = _fitted("postprocess", "Score an encoder before and after `cse whiten --method`.", tasks, arguments)
+    from eval.postprocess import measure
+
+    measure(options.checkpoint, options.tasks, options.data, options.texts, options.out, options.note)
+    return 0
+
+
+def _fitted(command: str, description: str, tasks: str, arguments: list[str]) -> argparse.Namespace:
+    """The options of commands that fit something to texts and score it."""
+    parser = _parser(command, description)
+    parser.add_argument("checkpoint", help="the encoder: a folder, asset:NAME or Hub id")
+    parser.add_argument("--texts", default="asset:wiki", help="texts to fit on (default: %(default)s)")
+    parser.add_argument("--tasks", default=tasks, help="STS tasks (default: %(default)s)")
+    parser.add_argument("--data", help="folder with their rows")
+    parser.add_argument("--out", type=Path, default=Path(f"eval/results/{command}.json"), help="default: %(default)s")
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.evaluation import suite
+    from cse.files import check_writable
+
+    suite.resolve(options.tasks)
+    check_writable(options.out)
+    return options
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -197,7 +235,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "batches": batches,
     "bench": bench,
     "gpu-check": gpu_check,
+    "compact": compact,
     "memory": memory,
+    "postprocess": postprocess,
     "reproduce": reproduce,
     "tables": tables,
 }

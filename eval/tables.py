@@ -18,7 +18,7 @@ from typing import Any
 from cse.errors import UserError
 from cse.evaluation import collect, methods
 from cse.files import read_json, write_text
-from eval import method_table
+from eval import method_table, systems
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "eval" / "results"
@@ -95,10 +95,50 @@ def distillation() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def compact() -> str:
+    """An encoder, its static and its quantized vectors: the score, the size of model and vector, and the speed."""
+    found = read("compact")
+    rows = [["vectors", "STSB-dev", "MB of the model", "bytes of a vector", "sentences per second of one core"]]
+    rows.append([":--", *("--:" for _ in rows[0][1:])])
+    for name, model in found["models"].items():
+        sizes = [f"{model['megabytes']:.1f}", f"{model['bytes']:,}", f"{model['sentences_per_s']:,.0f}"]
+        rows.append([name, f"{model['score']:.2f}", *sizes])
+    codes = {kind: each for kind, each in found["quantized"].items() if kind != "float32"}
+    rows += [[kind, f"{each['score']:.2f}", "", f"{each['bytes']:,}", ""] for kind, each in codes.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{found['note']}\n"
+
+
+def compact_search() -> str:
+    """The share of the nearest texts that a search of quantized vectors finds, with and without rescoring."""
+    found = read("compact")["search"]
+    ways = list(next(iter(found.values())))
+    rows = [["vectors", *ways], [":--", *("--:" for _ in ways)]]
+    rows += [[kind, *(f"{recall:.1f}" for recall in each.values())] for kind, each in found.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def postprocess() -> str:
+    """Linear maps that are fitted afterwards: the score of each task, and its change with the 95 % interval."""
+    found = read("postprocess")
+    tasks = list(found["before"])
+    rows = [["method", *(f"{task} | change (95 %)" for task in tasks)], [":--", *("--: | :--" for _ in tasks)]]
+    rows.append(["none", *(f"{found['before'][task]:.2f} |" for task in tasks)])
+    for name, after in found["after"].items():
+        if "refused" in after:
+            rows.append([name, *("- | nothing to clip" for _ in tasks)])
+            continue
+        words = {"A is better": "worse", "B is better": "better"}
+        found_of = ([*after["changes"][task][:3], words.get(v := after["changes"][task][3], v)] for task in tasks)
+        changes = ("{:+.2f} ({:+.2f} to {:+.2f}), {}".format(*change) for change in found_of)
+        rows.append([name, *(f"{after['scores'][t]:.2f} | {said}" for t, said in zip(tasks, changes, strict=True))])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{found['note']}\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
     "methods-short": method_table.short,
     "objectives": method_table.sections,
+    "systems": systems.table,
     "results": lambda: methods.markdown(read("methods")),
     "results-few": lambda: methods.markdown(read("methods"), only=FEW, tasks=["STSB-dev"]),
     "results-mini": lambda: methods.markdown(read("methods-mini")),
@@ -106,6 +146,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "augmentation": lambda: methods.markdown(read("augmentation")),
     "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
     "distillation": distillation,
+    "postprocess": postprocess,
+    "compact": compact,
+    "compact-search": compact_search,
     "feedback": lambda: methods.markdown(read("feedback")),
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from hashlib import sha256
 
+import numpy as np
 import pytest
 
 from cse import cli
@@ -91,6 +92,7 @@ BAD = {  # a command line -> what the error names
     "mine --data texts.txt --out m.parquet --vectors absent.npy": "--vectors absent.npy",
     "mine --data texts.txt --out m.parquet --vectors file": "--vectors file",
     "mine --data texts.txt --out m.parquet --vectors folder": "--vectors folder",
+    "mine --data texts.txt --out m.parquet --vectors codes.npy": "values of one byte",
     "mine ck --data texts.txt --out m.parquet --positives 1 9 --ranks 9 10": "--positives",
     "mine ck --data texts.txt --out m.parquet --positives 3 1 --ranks 9 10": "--positives is 3 to 1",
     "mine ck --data texts.txt --out m.parquet --positives 1 2 --random": "--positives",
@@ -323,6 +325,7 @@ def place(tiny_bert, tmp_path_factory):
     (folder / "rated.jsonl").write_text((folder / "pairs.jsonl").read_text())
     (folder / "rated.manifest.json").write_text('{"made_by": "cse feedback"}')
     (folder / "utf16.txt").write_bytes("the cat\nthe dog\n".encode("utf-16"))
+    np.save(folder / "codes.npy", np.ones((4, 8), dtype=np.int8))
     (folder / "nul.txt").write_bytes(b"the\0cat\nthe dog\n")
     (folder / "twice.csv").write_text("text,text\na,b\n")
     (folder / "weights.csv").write_text("text,w\nthe cat,0\na dog,0\nthe sun,0\nthe moon,0\n")

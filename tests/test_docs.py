@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from cse import cli
 from cse import recipe as recipes
 from cse.objectives.simcse import SimCSE
-from eval import method_table
+from eval import method_table, systems
 from tests.models import save_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +90,22 @@ def test_each_method_is_on_the_page_and_in_the_list():
         name = objective.__name__
         assert f"[{name}](#{name.lower()})" in table
         assert f"### {name}\n" in sections
+
+
+@pytest.mark.parametrize("entry", systems.systems(), ids=lambda entry: entry["system"])
+def test_what_is_said_of_a_system_exists(entry):
+    """Each recipe, command and name; and each system that is not built has one reason."""
+    assert len({"by", "later", "out"} & set(entry)) == 1
+    for name in entry.get("by", ()):
+        first, *rest = name.split()
+        if first == "cse":
+            command = import_module(f"cse.commands.{rest[0]}")
+            assert rest[1:2] == [] or rest[1] in command.ACTIONS
+        elif name.startswith("cse."):
+            module, _, last = name.rpartition(".")
+            assert getattr(import_module(module), last)
+        else:
+            assert systems.recipe(name).is_file()
 
 
 @pytest.mark.parametrize("objective", method_table.objectives(), ids=lambda o: o.__name__)

@@ -116,7 +116,7 @@ def markdown(entries: Sequence[Entry]) -> str:
             rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         parts.append(f"{table.title}, `{table.requested}`\n\n{lines}\n")
-    return "\n".join([*parts, *filter(None, map(_by_width, entries))])
+    return "\n".join([*parts, *filter(None, map(_by_width, entries)), *filter(None, map(_by_kind, entries))])
 
 
 def _by_width(entry: Entry) -> str:
@@ -124,10 +124,23 @@ def _by_width(entry: Entry) -> str:
     columns, rows = widths.table(entry.results)
     if not rows:
         return ""
-    lines = [["dimensions", *columns], ["--:"] * (1 + len(columns))]
-    lines += [[str(width), *("-" if v is None else f"{v:.2f}" for v in values)] for width, values in rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = _table(["dimensions", *columns], [([str(width)], values) for width, values in rows])
     return f"{entry.label} (`{entry.requested}`) by the number of dimensions that are kept\n\n{text}\n"
+
+
+def _by_kind(entry: Entry) -> str:
+    """The scores of a checkpoint's quantized vectors; empty if it has none."""
+    columns, rows = widths.kinds(entry.results)
+    if not rows:
+        return ""
+    text = _table(["vectors", "bytes", *columns], [([kind, f"{size:,}"], values) for kind, size, values in rows])
+    return f"{entry.label} (`{entry.requested}`), vectors that were quantized\n\n{text}\n"
+
+
+def _table(heads: list[str], rows: Sequence[tuple[list[str], list[float | None]]]) -> str:
+    lines = [heads, ["--:"] * len(heads)]
+    lines += [[*first, *("-" if value is None else f"{value:.2f}" for value in values)] for first, values in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _titled(summary: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ def outliers(means: NDArray[np.floating]) -> NDArray[np.intp]:
 
         |m_lj - median_j m_l| > 9 * 1.4826 MAD_j m_l    for more than half of the layers l
 
-    They dominate the cosine of untrained BERT and RoBERTa (Luo et al., Findings of ACL 2021, arXiv:2011.04393), whose
+    They dominate the cosine of untrained BERT and RoBERTa (Luo et al., ACL 2021, arXiv:2011.04393), whose
     authors name them by hand: this rule is ours. Mean and standard deviation would not do, because in narrow models
     two outliers hide each other from them.
 

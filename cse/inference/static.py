@@ -1,6 +1,6 @@
 """Static vectors: one vector for each token, taken from an encoder once. A text is the mean of its tokens' vectors.
 
-No layer is computed any more, so that encoding is hundreds of times as fast, and word order no longer counts. The
+No layer is computed any more, so that encoding is tens of times as fast, and word order no longer counts. The
 result is a StaticEmbedding of sentence-transformers. The way is that of model2vec, whose published models were trained
 further.
 """
@@ -217,6 +217,7 @@ def _size(tokenizer: Tokenizer) -> int:
 def _kept(encoder: Encoder, tokenizer: Tokenizer) -> list[int]:
     """The ids (V,) that a text can have, without special tokens, in their order."""
     special = set(encoder.tokenizer.all_special_ids)
+    special |= {i for i, token in encoder.tokenizer.added_tokens_decoder.items() if token.special}
     known = tokenizer.get_vocab().items()
     return sorted(i for token, i in known if i not in special and not UNUSED.fullmatch(token))
 

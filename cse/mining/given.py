@@ -45,6 +45,11 @@ def given_vectors(path: str | Path, texts: Iterable[str], wanted: Sequence[str])
     table, rows, place = open_vectors(path, option=OPTION), 0, dict[str, int]()
     for rows, text in enumerate(texts, 1):
         place.setdefault(text, rows - 1)
+    if table.dtype.itemsize == 1:
+        raise UserError(
+            f"--vectors {path} has values of one byte, as quantized vectors do, whose cosines have no meaning here\n"
+            "fix: give the vectors as they were before --quantize"
+        )
     if rows != len(table):
         raise UserError(
             f"--vectors {path} has {len(table):,} rows, and --data and --pool have {rows:,}\n"

@@ -13,6 +13,9 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.nearest import nearest
 from cse.inference.quantize import FILE, Calibration, dequantize, quantize, rendered
+from cse.publish.card import write_card
+from cse.publish.card.usage import quantize_code
+from cse.publish.hub import published
 from cse.publish.stage import stage
 from tests.runs import write_texts
 
@@ -124,7 +127,7 @@ def encoded(*options, out="v.npy"):
     return np.load(out)
 
 
-def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, capsys):
+def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, capsys, monkeypatch):
     whole = encoded()
     codes = encoded("--quantize", "int8", "--window", "10", out="q.npy")
     assert "measured on 48 texts: ck/quantization.json" in capsys.readouterr().out
@@ -144,6 +147,16 @@ def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, c
     assert (again == quantize(encoded(out="two.npy"), "uint8", ranges)).all()
     stage(place / "ck", place / "staged")
     assert (place / "staged" / FILE).read_bytes() == (place / "ck" / FILE).read_bytes()
+    write_card(place / "staged", "me/x", run=None, results=place / "r.json", license="mit", previous=None)
+    card = (place / "staged" / "README.md").read_text()
+    for entry in found["quantized"]:
+        assert f"| {entry['kind']} | {entry['bytes']} | {entry['tasks']['sts-mini-dev']:.2f} |" in card
+    assert "measured on 48 texts" in card
+    assert FILE in published(place / "staged")[0]
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: str(place / "staged" / file))
+    shown = {"vectors": whole}
+    exec(quantize_code("me/x"), shown)
+    assert (shown["codes"] == codes).all()
     stage(place / "ck", place / "narrow", dimensions=8)
     assert not (place / "narrow" / FILE).exists()  # they are those of vectors that are scaled otherwise
 
