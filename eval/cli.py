@@ -107,6 +107,28 @@ def _fitted(command: str, description: str, tasks: str, arguments: list[str]) ->
     return options
 
 
+def scale(arguments: list[str]) -> int:
+    """Encode generated texts in shards, kill a process, start again, compare, and search."""
+    parser = _parser("scale", "Encode generated texts in shards, kill a process, start again, compare, and search.")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of texts (default: %(default)s)")
+    parser.add_argument("--shards", type=int, default=4, help="number of shards (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (default: %(default)s)")
+    indexes = "indexes of faiss to compare with the exact search (default: %(default)s)"
+    known = ["Flat", "IVF1024,PQ32np;nprobe=16", "IVF1024,PQ64np;nprobe=64"]
+    parser.add_argument("--indexes", nargs="*", default=known, help=indexes)
+    parser.add_argument("--out", type=Path, default=Path("eval/results/scale.json"), help="default: %(default)s")
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.files import check_writable
+    from eval.scale import measure
+
+    require_at_least(1, "scale", rows=options.rows, shards=options.shards, processes=options.processes)
+    check_writable(options.out)
+    measure(options.rows, options.shards, options.processes, options.indexes, options.out, options.note)
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -239,5 +261,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "memory": memory,
     "postprocess": postprocess,
     "reproduce": reproduce,
+    "scale": scale,
     "tables": tables,
 }

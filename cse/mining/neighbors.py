@@ -48,18 +48,19 @@ def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
 
 
-def open_pool(pool: NDArray[np.float32], index: str) -> Neighbors:
+def open_pool(pool: NDArray[np.float32], index: str, *, part: int = PART) -> Neighbors:
     """Open a pool for searches with an index.
 
     Args:
         pool: Unit vectors (N, D); a memory-mapped array is read block by block.
         index: `exact`, or a factory string of faiss, with search parameters after a semicolon, such as `Flat`, `HNSW32`
             or `IVF1024,Flat;nprobe=16`.
+        part: Largest number of rows of an index of faiss.
 
     Raises:
         UserError: faiss is not installed, or cannot build the index.
     """
-    return Exact(pool) if index == EXACT else Faiss(pool, index)
+    return Exact(pool) if index == EXACT else Faiss(pool, index, part)
 
 
 class Exact:
@@ -91,7 +92,7 @@ class Exact:
 
 
 class Faiss:
-    """Indexes of faiss over inner products, one for each `PART` rows of the pool, whose results are merged.
+    """Indexes of faiss over inner products, one for each `part` rows of the pool, whose results are merged.
 
     What an index learns, such as cells and codes, is learned once, from a sample of the whole pool. The indexes of a
     pool on disk lie beside it, memory-mapped where faiss can do so, and are made once: a job that was killed continues
@@ -100,17 +101,17 @@ class Faiss:
     are found too and then left out.
     """
 
-    def __init__(self, pool: NDArray[np.float32], index: str) -> None:
+    def __init__(self, pool: NDArray[np.float32], index: str, part: int = PART) -> None:
         self._faiss = require_package("faiss", extra="faiss", user=f"--index {index}")
-        self.pool, self.name = pool, index
+        self.pool, self._part = pool, part
         self._factory, _, self._parameters = index.partition(";")
         self._compressed = bool(re.search(r"PQ|SQ|LSH", self._factory))
-        self._starts = range(0, len(pool), PART)
+        self._starts = range(0, len(pool), part)
         try:
             folder = self._folder()
             self.indexes = self._in_memory() if folder is None else self._on_disk(folder)
-            for part in self.indexes if self._parameters else ():
-                self._faiss.ParameterSpace().set_index_parameters(part, self._parameters)
+            for each in self.indexes if self._parameters else ():
+                self._faiss.ParameterSpace().set_index_parameters(each, self._parameters)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(
@@ -142,7 +143,7 @@ class Faiss:
         file = getattr(self.pool, "filename", None)
         if file is None:
             return None
-        made_from = f"{self._factory} {self.pool.shape} {PART} {self._faiss.__version__} {mark(Path(file))}"
+        made_from = f"{self._factory} {self.pool.shape} {self._part} {self._faiss.__version__} {mark(Path(file))}"
         return Path(f"{file}.{hashlib.sha256(made_from.encode()).hexdigest()[:16]}")
 
     def _trained(self) -> Any:
@@ -155,8 +156,8 @@ class Faiss:
     def _filled(self, copy: Callable[[], Any], start: int) -> Any:
         """A copy of the index without vectors, with those of a part."""
         index = copy()
-        for first in range(start, min(start + PART, len(self.pool)), BLOCK):
-            index.add(np.ascontiguousarray(self.pool[first : min(first + BLOCK, start + PART)]))
+        for first in range(start, min(start + self._part, len(self.pool)), BLOCK):
+            index.add(np.ascontiguousarray(self.pool[first : min(first + BLOCK, start + self._part)]))
             release(self.pool)
         return index
 
@@ -167,13 +168,13 @@ class Faiss:
     def _on_disk(self, folder: Path) -> list[Any]:
         """The indexes of a folder, each of which is complete or absent; those that are absent are made."""
         with writing_cache("indexes"):
-            trained, parts = folder / "trained", [folder / f"{number:05d}" for number in range(len(self._starts))]
+            trained, files = folder / "trained", [folder / f"{number:05d}" for number in range(len(self._starts))]
             self._make(trained, self._trained, wait=True)
             copy = partial(self._faiss.read_index, str(trained))
             for wait in (False, True):  # first those that nobody else is making
-                for part, start in zip(parts, self._starts, strict=True):
-                    self._make(part, partial(self._filled, copy, start), wait=wait)
-            return [self._faiss.read_index(str(part), self._faiss.IO_FLAG_MMAP) for part in parts]
+                for file, start in zip(files, self._starts, strict=True):
+                    self._make(file, partial(self._filled, copy, start), wait=wait)
+            return [self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP) for file in files]
 
     def _make(self, file: Path, make: Callable[[], Any], *, wait: bool) -> None:
         """Write an index if it does not exist; if another process is writing it, wait for that or leave it."""

@@ -105,10 +105,9 @@ def test_a_folder_of_another_job_is_refused(place, small_blocks, capsys, options
 
 
 @pytest.fixture
-def pool(tmp_path, monkeypatch):
-    """Vectors on disk, in groups as texts are, with indexes of 200 rows."""
+def pool(tmp_path):
+    """Vectors on disk, in groups as texts are, with an index for each 200 rows."""
     pytest.importorskip("faiss")
-    monkeypatch.setattr(neighbors, "PART", 200)
     rng = np.random.default_rng(2)
     groups = rng.normal(size=(50, 16))
     vectors = unit((groups[rng.integers(0, 50, 900)] + 0.5 * rng.normal(size=(900, 16))).astype(np.float32))
@@ -128,7 +127,7 @@ def slow(pool, anchors, depth, banned):
 def test_flat_indexes_of_parts_find_what_sorting_finds(pool, on_disk):
     anchors = np.array(pool[:30])
     banned = np.stack([np.arange(30), np.arange(30) + 400, np.full(30, -1)], 1)
-    near = Faiss(pool if on_disk else np.array(pool), "Flat")
+    near = Faiss(pool if on_disk else np.array(pool), "Flat", 200)
     assert len(near.indexes) == 5
     rows, cosine = near.search(anchors, 12, banned)
     np.testing.assert_array_equal(rows, slow(pool, anchors, 12, banned))
@@ -139,9 +138,9 @@ def test_flat_indexes_of_parts_find_what_sorting_finds(pool, on_disk):
 
 def test_more_neighbors_than_a_part_has_rows(pool):
     anchors = np.array(pool[:3])
-    rows, _ = Faiss(pool, "Flat").search(anchors, 850, NONE[:3])
+    rows, _ = Faiss(pool, "Flat", 200).search(anchors, 850, NONE[:3])
     np.testing.assert_array_equal(rows, slow(pool, anchors, 850, NONE[:3]))
-    rows, cosine = Faiss(pool, "Flat").search(anchors, 905, NONE[:3])
+    rows, cosine = Faiss(pool, "Flat", 200).search(anchors, 905, NONE[:3])
     assert (rows[:, 900:] == -1).all()
     assert np.isneginf(cosine[:, 900:]).all()
 
@@ -152,7 +151,7 @@ def test_a_compressed_index_names_candidates_and_exact_cosines_order_them(pool, 
     recall = {}
     for wider in (1, 4):
         monkeypatch.setattr(neighbors, "WIDER", wider)
-        rows, cosine = Faiss(pool, "IVF4,PQ4x4;nprobe=4").search(anchors, 10, NONE)
+        rows, cosine = Faiss(pool, "IVF4,PQ4x4;nprobe=4", 200).search(anchors, 10, NONE)
         recall[wider] = np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), want.tolist(), strict=True)])
         assert (np.diff(cosine, axis=1) <= 0).all()
         exact = np.take_along_axis(anchors @ np.asarray(pool).T, rows, 1)
@@ -161,8 +160,8 @@ def test_a_compressed_index_names_candidates_and_exact_cosines_order_them(pool, 
 
 
 def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
-    want = Faiss(pool, "IVF4,Flat;nprobe=4").search(np.array(pool[:30]), 9, NONE)
-    folder = Faiss(pool, "IVF4,Flat;nprobe=4")._folder()
+    want = Faiss(pool, "IVF4,Flat;nprobe=4", 200).search(np.array(pool[:30]), 9, NONE)
+    folder = Faiss(pool, "IVF4,Flat;nprobe=4", 200)._folder()
     parts = sorted(path for path in folder.iterdir() if path.suffix != ".lock")
     assert [path.name for path in parts] == ["00000", "00001", "00002", "00003", "00004", "trained"]
     kept = {path.name: path.read_bytes() for path in parts}
@@ -170,7 +169,7 @@ def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
     parts[4].unlink()
     made, real = [], Faiss._filled
     monkeypatch.setattr(Faiss, "_filled", lambda self, index, start: made.append(start) or real(self, index, start))
-    found = Faiss(pool, "IVF4,Flat;nprobe=4").search(np.array(pool[:30]), 9, NONE)
+    found = Faiss(pool, "IVF4,Flat;nprobe=4", 200).search(np.array(pool[:30]), 9, NONE)
     assert made == [200, 800]
     assert {path.name: path.read_bytes() for path in parts} == kept
     for a, b in zip(want, found, strict=True):
@@ -179,4 +178,4 @@ def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
 
 def test_an_index_that_cannot_be_built(pool):
     with pytest.raises(UserError, match="cannot be built for 900 vectors of 16"):
-        Faiss(pool, "PQ7")
+        Faiss(pool, "PQ7", 200)
