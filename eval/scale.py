@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
 from cse.console import say
+from cse.encoder.model import Encoder
 from cse.encoder.vectors import partial_files, release
 from cse.files import read_json, write_json
 from cse.inference.sharded import VectorsOnDisk, missing, open_vectors
@@ -54,6 +56,7 @@ def measure(rows: int, shards: int, processes: int, indexes: list[str], out: Pat
         words = ["encode", MODEL, "texts.txt", "--normalize", "--window", str(max(1, min(32_768, rows // shards // 4)))]
         found: dict[str, Any] = {"about": about, "encode": _encode(folder, words, rows, shards, processes)}
         say("encode", str(found["encode"]))
+        found["tokens"] = _tokenize(folder / "texts.txt")
         found["search"] = _search(folder, rows, shards, indexes)
     write_json(out, found)
     return found
@@ -86,6 +89,17 @@ def _encode(folder: Path, words: list[str], rows: int, shards: int, processes: i
     found["sha256"] = {"one process": _sha256(one), "shards": _sha256(every)}
     found["equal"] = found["sha256"]["one process"] == found["sha256"]["shards"]
     return found
+
+
+def _tokenize(texts: Path) -> dict[str, float]:
+    """How fast one core makes tokens of the texts, which bounds what it can give to a GPU."""
+    with texts.open(encoding="utf-8") as stream:
+        some = [line.strip() for line in islice(stream, BLOCK)]
+    encoder = Encoder.load(MODEL)
+    encoder.tokenize(some[:64])
+    began = time.process_time()
+    tokens = sum(map(len, encoder.tokenize(some)))
+    return {"texts_per_s": round(len(some) / (time.process_time() - began)), "per_text": round(tokens / len(some), 1)}
 
 
 def _run(folder: Path, words: list[str], kill_at: int | None = None) -> dict[str, float]:

@@ -25,6 +25,8 @@ RESULTS = ROOT / "eval" / "results"
 PAGES = ("*.md", "eval/*.md", "recipes/*.md", "docs/**/*.md", "cse/**/README.md")
 START = r"^<!-- table: ([\w-]+) -->\n"
 BLOCK = re.compile(f"({START}).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
+FIGURES = ("seconds", "processor_seconds", "peak_mb")
+USED, PEAK, TOKENS = 0.3, 989e12, 32  # of a GPU: the part that is assumed to be used, FLOP/s in bf16, tokens of a text
 FEW = ("simcse-unsup", "dclr", "simcse-sup", "claif", "untrained-last-template")
 
 
@@ -70,6 +72,63 @@ def memory() -> str:
         rows.append([f"{run['rows']:,}", str(run["processes"]), run["start"], *figures])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return f"{table}\nThe model is {found['setting']}. {found['note']}\n"
+
+
+def scale() -> str:
+    """What `python -m eval scale` measured: encoding in shards, and the search."""
+    found = read("scale")
+    encode, tokens = found["encode"], found["tokens"]
+    rows = [["job", "seconds", "of the processor", "MB of a process"], [":--", "--:", "--:", "--:"]]
+    kept = f"killed, with {encode['killed']['rows_kept']:,} rows complete"
+    names = {"one process": "one process", "killed": kept, "started again": "the same command again"}
+    rows += [[said, *(f"{encode[job][k]:,.0f}" for k in FIGURES)] for job, said in names.items()]
+    same = "have the same bytes" if encode["equal"] else "differ"
+    text = (
+        f"Shards and the one file, {encode['megabytes']:,} MB, {same} (sha256 {encode['sha256']['shards'][:16]}...). "
+        f"A text has {tokens['per_text']} tokens, and one core makes those of {tokens['texts_per_s']:,} in a second. "
+        f"{found['about']['note']}\n"
+    )
+    search = [["index", "s to build", "s to search", "MB", "recall@10", "recall@50"], [":--", *["--:"] * 5]]
+    for one in found["search"]:
+        seconds = (f"{one[key]:,.0f}" for key in ("build_seconds", "search_seconds"))
+        size = f"{one['megabytes']:,.0f}" if one["megabytes"] else ""
+        search.append([f"`{one['index']}`", *seconds, size, *(f"{one[f'recall@{k}']:.3f}" for k in (10, 50))])
+    last = f"Seconds are those of one core, for {found['search'][0]['anchors']:,} anchors.\n"
+    return f"{_table(rows)}\n{text}\n{_table(search)}\n{last}"
+
+
+def plan() -> str:
+    """Disk and hours of 100 million and a billion texts, at the measured rates and by the formula of the page."""
+    mini, models = read("scale"), read("distillation")["models"]
+    rate = mini["about"]["rows"] / mini["encode"]["one process"]["processor_seconds"]
+    teacher = next(iter(models.values()))
+    of_core = [  # name, dimensions, texts/s of a core, parameters of the layers
+        ("asset:mini, 4 layers", 256, rate, 3.2e6),
+        ("all-MiniLM-L6-v2, 6 layers", 384, teacher["sentences_per_s"], 10.6e6),
+        ("BERT base, 12 layers", 768, 0.0, 85e6),
+    ]
+    head = [
+        "texts",
+        "model",
+        "vectors, float32",
+        "int8",
+        "`PQ64np`",
+        "texts/s of a core",
+        "core hours",
+        "GPU hours, assumed",
+    ]
+    rows = [head, ["--:", ":--", *["--:"] * 6]]
+    for texts in (10**8, 10**9):
+        for name, width, speed, parameters in of_core:
+            gpu = 1 / mini["tokens"]["texts_per_s"] + 2 * parameters * TOKENS / (USED * PEAK)  # seconds per text
+            disk = [f"{texts * size / 1e9:,.0f} GB" for size in (4 * width, width, 64 + 8)]
+            core = [f"{speed:,.0f}", f"{texts / speed / 3600:,.0f}"] if speed else ["", ""]
+            rows.append([f"{texts:,}", name, *disk, *core, f"{texts * gpu / 3600:,.1f}"])
+    return _table(rows)
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def cuts(kind: str) -> str:
@@ -154,6 +213,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
     "memory": memory,
+    "plan": plan,
+    "scale": scale,
 }
 
 

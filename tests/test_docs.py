@@ -21,7 +21,15 @@ from tests.models import save_tiny
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     p
-    for pattern in ("*.md", ".github/*.md", "docs/methods.md", "recipes/*.md", "eval/*.md", "cse/**/*.md")
+    for pattern in (
+        "*.md",
+        ".github/*.md",
+        "docs/methods.md",
+        "docs/scale.md",
+        "recipes/*.md",
+        "eval/*.md",
+        "cse/**/*.md",
+    )
     for p in ROOT.glob(pattern)
 )
 RECIPES = sorted(p for p in (ROOT / "recipes").rglob("*.yaml") if not p.name.startswith("_"))

@@ -23,10 +23,10 @@ from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import check_writable, sha256_file, write_json
-from cse.inference.sharded import identity, open_vectors
+from cse.inference.sharded import identity
 from cse.inference.shards import Shard, require_pieces
 from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
-from cse.mining.given import OPTION, Vectors, given_vectors
+from cse.mining.given import Vectors, given_vectors, require_vectors
 from cse.mining.miners import Miner, TopK
 from cse.mining.reranker import Reranker
 from cse.mining.search import CHUNK, Corpus, TeacherRule, mine
@@ -218,7 +218,7 @@ def _check_paths(model: Model | Vectors, data: Source, pool: Source | None, out:
         check_writable(out, kind="folder")
     check_out(out / f"{shards[0].name}.parquet" if shards else out, sources)
     if isinstance(model, Vectors):
-        open_vectors(model.path, option=OPTION)
+        require_vectors(model.path)
 
 
 def _teacher(judge: Judge, corpus: Corpus) -> tuple[TeacherRule, dict[str, Any]]:

@@ -15,6 +15,7 @@ from cse.encoder.vectors import partial_files, release, resumable, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors
+from cse.inference.shards import read_index
 
 BLOCK = 16_384  # vectors that are read at once
 OPTION = "--vectors"
@@ -65,6 +66,19 @@ def given_vectors(path: str | Path, texts: Iterable[str], wanted: Sequence[str])
                 _copy(table, numbers, file, path)
     found: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return found
+
+
+def require_vectors(path: str | Path) -> None:
+    """Check that a file or a folder of shards has vectors, before the work starts.
+
+    Raises:
+        UserError: The file cannot be read, or has quantized vectors.
+    """
+    where = Path(path).expanduser()
+    kind = ((read_index(where) if where.is_dir() else None) or {}).get("made_from", {}).get("quantize")
+    if kind is not None:
+        raise UserError(f"--vectors {path} has codes of the kind {kind}\nfix: encode without --quantize")
+    open_vectors(path, option=OPTION)
 
 
 def _copy(table: VectorsOnDisk, numbers: NDArray[np.int64], file: Path, path: str | Path) -> None:

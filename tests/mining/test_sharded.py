@@ -50,6 +50,14 @@ def test_a_folder_of_shards_is_mined_as_one_file(place):  # noqa: F811
     assert cli.main(["mine", "--data", "texts.txt", "--vectors", "graph", "--out", "m.jsonl"]) == 2
 
 
+def test_codes_are_not_vectors(place, capsys):  # noqa: F811
+    codes = np.ones((30, 5), dtype=np.int8)
+    claim(place / "codes", {"quantize": "int8"}, [{"file": "0a-00001-of-00001.npy", "rows": 30}], {})
+    np.save(place / "codes" / "0a-00001-of-00001.npy", codes)
+    assert cli.main(["mine", "--data", "texts.txt", "--vectors", "codes", "--out", "m.jsonl"]) == 2
+    assert "--vectors codes has codes of the kind int8" in capsys.readouterr().err
+
+
 # -- Into shards ------------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +84,23 @@ def test_all_shards_are_the_one_file(place, small_blocks, capsys):  # noqa: F811
     (place / "parts" / "00002-of-00003.json").unlink()  # as if the job had died between the two files
     assert cli.main([*base, "--out", "parts", "--shards", "3"]) == 0
     assert (place / "parts" / "00002-of-00003.parquet").read_bytes() == (place / "kept").read_bytes()
+
+
+def mine_together(rank, arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cse.mining.command.CHUNK", 4)
+        return cli.main(["mine", *arguments])
+
+
+def test_two_processes_share_each_shard(place, small_blocks, two_processes):  # noqa: F811
+    base = ["--data", str(place / "texts.txt"), "--vectors", str(place / "graph.npy"), "--k", "2", "--shards", "3"]
+    assert two_processes(mine_together, [*base, "--out", str(place / "two")]) == [0, 0]
+    assert cli.main(["mine", *base, "--out", str(place / "one")]) == 0
+    names = sorted(path.name for path in (place / "one").iterdir())
+    assert [(place / "two" / name).read_bytes() for name in names] == [
+        (place / "one" / name).read_bytes() for name in names
+    ]
+    assert len(names) == 7
 
 
 @pytest.mark.parametrize(
