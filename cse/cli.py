@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         said = str(error) if isinstance(error, UserError | FloatingPointError) else _refused_write(error)
         if said is None:
             raise
-        launch.let_the_first_speak()
-        print(f"cse: {said}", file=sys.stderr)  # noqa: T201
+        print(f"cse: {launch.let_the_first_speak(said)}", file=sys.stderr)  # noqa: T201
         return 1 if isinstance(error, FloatingPointError) else 2
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate import (
+    Accelerator,
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
@@ -25,6 +33,7 @@ from cse.training import optimizers
 from cse.training.settings import Settings
 
 EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
+SHARED_MEMORY, SHARED_MB = Path("/dev/shm"), 16.0
 FSDP = "ACCELERATE_USE_FSDP"
 ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM", "FSDP": FSDP}
 
@@ -44,6 +53,12 @@ def problems(settings: Settings) -> Iterator[str]:
         yield f"trainer.compile needs {missing}, which is not here\nfix: install it, or remove trainer.compile"
     if settings.compile and settings.parallel == "fsdp":
         yield "trainer.compile does not go with trainer.parallel=fsdp\nfix: remove one of the two"
+    if settings.workers and (room := _shared_memory()) < SHARED_MB:
+        yield (
+            f"trainer.workers is {settings.workers}, and {SHARED_MEMORY}, through which they hand on their batches, "
+            f"has {room:.0f} MB of room\nfix: set trainer.workers to 0, or give the container more: "
+            "docker run --shm-size=1g"
+        )
     yield from optimizers.problems(settings, device)
     for name in settings.trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
@@ -98,22 +113,41 @@ def accelerator(
     Raises:
         UserError: A config of Accelerate asks for another engine.
     """
-    require_engine(settings)
     device = available(settings.device)
+    require_engine(settings)
+    require_gpus(device)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" and device == "cuda" else "highest")
     installed = set(map(str, get_available_trackers()))
     AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
-    made = Accelerator(
-        cpu=device == "cpu",
-        fsdp_plugin=plugin,
-        mixed_precision=mixed_precision(settings, device),
-        log_with=[name for name in settings.trackers if name in installed] or None,
-        project_dir=str(folder / "trackers") if settings.trackers else None,
-        # Buffers are the same on every process already: each computes them from the gathered batch.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several)],
-    )
+    with distributed.meeting():
+        made = Accelerator(
+            cpu=device == "cpu",
+            fsdp_plugin=plugin,
+            mixed_precision=mixed_precision(settings, device),
+            log_with=[name for name in settings.trackers if name in installed] or None,
+            project_dir=str(folder / "trackers") if settings.trackers else None,
+            # Buffers are the same on every process already: each computes them from the gathered batch.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=settings.timeout)),
+            ],
+        )
     os.environ.pop(FSDP, None)  # Accelerate sets it for a plugin, and would read it for the next accelerator
     return made
+
+
+def require_gpus(device: str) -> None:
+    """Check that each process of this machine can have a GPU of its own.
+
+    Raises:
+        UserError: There are fewer GPUs.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and (gpus := torch.cuda.device_count()) < processes:
+        raise UserError(
+            f"{processes} processes were started on {socket.gethostname()}, which has {gpus} GPUs, one for each\n"
+            f"fix: start {gpus} or fewer there (torchrun --nproc-per-node), or give --trainer.device=cpu"
+        )
 
 
 def require_engine(settings: Settings) -> None:
@@ -144,6 +178,17 @@ def describe(accelerator: Accelerator) -> str:
     plain = "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     precision = plain if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     return f"{accelerator.device.type}×{distributed.world_size()} {precision}"
+
+
+def _shared_memory() -> float:
+    """The room in shared memory, in MB. Only Linux has it as a folder, which containers make small or leave out."""
+    if sys.platform != "linux":
+        return math.inf
+    try:
+        free = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return 0.0
+    return free.f_bavail * free.f_frsize / 2**20
 
 
 def peak_memory(device: torch.device) -> float:

@@ -68,12 +68,15 @@ def run(processes: int, words: Sequence[str]) -> int:
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
+        # One that a signal ended is the cause; those that lost it end with an error, maybe before it is noticed.
+        rank, failure = min(failed.failures.items(), key=lambda one: (one[1].exitcode >= 0, one[1].timestamp))
         if failure.exitcode >= 0:
             return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        why = "it waited too long for another one" if name == "SIGABRT" else "memory may have run out"
         raise UserError(
-            f"process {rank} of {processes} was ended by {signal.Signals(-failure.exitcode).name}, and the others with "
-            "it; memory may have run out\nfix: begin again, or continue a run with cse train --resume RUN"
+            f"process {rank} of {processes} was ended by {name}, and the others with it; {why}\n"
+            "fix: begin again, or continue a run with cse train --resume RUN"
         ) from None
     return 0
 
@@ -90,14 +93,18 @@ def common_start() -> str:
     return os.environ.get(STARTED) or f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def let_the_first_speak() -> None:
-    """Wait before an error is printed, in all processes but the first.
+def let_the_first_speak(said: str) -> str:
+    """Wait before an error is printed, in all processes but the first; returns the error, with the process's name.
 
     All find the same bad input, and the first says so and ends the others. One that fails alone speaks after the wait.
     """
-    if os.environ.get("RANK", "0") != "0":
-        sys.stdout.flush()
-        time.sleep(FIRST_SPEAKS_SECONDS)
+    if os.environ.get("RANK", "0") == "0":
+        return said
+    from cse import distributed  # imports torch
+
+    sys.stdout.flush()
+    time.sleep(FIRST_SPEAKS_SECONDS)
+    return said if said.startswith("process ") else f"{distributed.me()}: {said}"
 
 
 def _on_cpu(words: Sequence[str]) -> bool:

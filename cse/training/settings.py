@@ -46,6 +46,7 @@ class Settings:
         parallel: What several processes share. `ddp`: the batch; each holds all weights. `fsdp`: the weights and the
             state of the optimizer too (torch's FSDP2), for models that do not fit otherwise. While the encoder is
             scored or saved, each process holds its weights once, without gradients and optimizer.
+        timeout: Seconds that a process waits for the others before it ends with a message.
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
@@ -88,6 +89,7 @@ class Settings:
         precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         parallel: Literal["ddp", "fsdp"] = "ddp",
+        timeout: float = 1800.0,
         eval_every: int = 125,
         early_stopping: int | None = None,
         workers: int = 0,
@@ -103,7 +105,7 @@ class Settings:
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("[0, 1]", "trainer", merge_initial=merge_initial)
         require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
-        require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs)
+        require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs, timeout=timeout)
         require_positive("trainer", head_learning_rate=head_learning_rate)
         self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
@@ -111,7 +113,7 @@ class Settings:
         self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
         self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
         self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
-        self.precision, self.device, self.parallel = precision, device, parallel
+        self.precision, self.device, self.parallel, self.timeout = precision, device, parallel, timeout
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
         self.compare_initial, self.merge_initial = compare_initial, merge_initial

@@ -12,6 +12,7 @@ from cse.data.loader import FixedRows
 from cse.errors import UserError
 from cse.files import check_writable, read_json, recover
 from cse.recipe import Recipe, build, load
+from cse.training import lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, load_progress
 from cse.training.distilled import Distilled
@@ -166,7 +167,8 @@ def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Cal
         watchers: Callbacks besides those of the recipe and the one that writes the files of the run.
     """
     run = assemble(recipe, folder, watchers)
-    return Trainer(run).fit(resume=is_resume)
+    with lost.explained(run):
+        return Trainer(run).fit(resume=is_resume)
 
 
 def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) -> Run:

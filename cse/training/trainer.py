@@ -24,6 +24,7 @@ from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_te
 from cse.training.distilled import TeacherTime
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
+from cse.training.pace import Pace
 from cse.training.run import Callbacks, Run
 
 
@@ -81,6 +82,8 @@ class Trainer:
                 self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
+        self.pace = Pace(self.accelerator.device)
+        self.learner.ready = self.pace.ready
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         self.interrupt = Interrupt()
         self.began = 0.0  # when the run would have begun if it had never been interrupted
@@ -142,9 +145,11 @@ class Trainer:
         while not (run.interrupted or self._complete()):
             with self._whole():
                 rows, until = run.source.rows(progress.step, run.encoder)
+            self.pace.begin()
             for parts in self._load(rows, progress.step, until):
                 due = (progress.step + 1) % settings.eval_every == 0 or progress.step + 1 == run.max_steps
                 metrics = self._step(parts, probe=due)
+                self.pace.end()
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
@@ -154,7 +159,7 @@ class Trainer:
                 if due:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
-                    metrics |= self.teachers.share(seconds)
+                    metrics |= self.teachers.share(seconds) | self.pace.figures()
                     metrics |= {"peak_mb": hardware.peak_memory(self.accelerator.device), **run.encoder.graphs()}
                     self._evaluate(metrics)
                     since, sentences, steps = time.perf_counter(), 0, 0
@@ -162,6 +167,7 @@ class Trainer:
                     self._save_state()
                 if run.interrupted or self._complete():
                     break
+                self.pace.begin()
         if not self._complete():
             return
         run.interrupted = 0  # a signal during the last step leaves nothing to resume

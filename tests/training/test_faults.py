@@ -1,0 +1,256 @@
+"""What can go wrong between the processes of a run, and what is said of it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import socket
+import threading
+import time
+from contextlib import redirect_stderr
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from filelock import FileLock
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+from cse import cli, distributed
+from cse.errors import UserError
+from cse.training import agreement, hardware, launch, lost, start
+from cse.training.learner import Learner
+from cse.training.settings import Settings
+from cse.training.trainer import Trainer
+from tests.runs import make_run, metrics
+from tests.training.test_distributed import command, tiny_recipe
+
+
+def said(*words: str) -> tuple[int, str]:
+    """The exit code of a command, and what it said of its failure."""
+    launch.FIRST_SPEAKS_SECONDS = 0.0
+    with redirect_stderr(io.StringIO()) as stream:
+        code = cli.main(list(words))
+    return code, stream.getvalue()
+
+
+def of_rank(rank: int, *words: str) -> tuple[int, str]:
+    """`said`, where RANK in a word is the number of the process."""
+    return said(*(word.replace("RANK", str(rank)) for word in words))
+
+
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """The environment of the first process of two, whose port is given back."""
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        port = used.getsockname()[1]
+        environment = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+        for name, value in {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        yield used
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_port_in_use_is_named(first_of_two, tmp_path):
+    first_of_two.listen()
+    port = first_of_two.getsockname()[1]
+    message = f"process 0 of 2 on .* cannot open 127.0.0.1:{port}, .*another program uses the port\nfix: "
+    with pytest.raises(UserError, match=message):
+        hardware.accelerator(Settings(device="cpu"), tmp_path)
+    with pytest.raises(UserError, match=message), distributed.together():
+        pass
+
+
+def test_a_process_that_never_comes_ends_the_others(first_of_two, tmp_path):
+    first_of_two.close()
+    with pytest.raises(UserError, match=r"process 0 of 2 on .* did not meet the others at 127.0.0.1:\d+: .*\nfix: "):
+        hardware.accelerator(Settings(device="cpu", timeout=1), tmp_path)
+
+
+def test_each_process_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    hardware.require_gpus("cuda")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    hardware.require_gpus("cpu")
+    with pytest.raises(UserError, match=r"2 processes were started on .*, which has 1 GPUs.*\nfix: start 1 or fewer"):
+        hardware.require_gpus("cuda")
+
+
+def test_workers_need_shared_memory(monkeypatch, tmp_path):
+    settings = Settings(device="cpu", workers=2)
+    assert not list(hardware.problems(settings))
+    monkeypatch.setattr(hardware, "SHARED_MEMORY", tmp_path / "absent")
+    monkeypatch.setattr(hardware.sys, "platform", "linux")
+    assert [text.splitlines()[0].rpartition(", ")[2] for text in hardware.problems(settings)] == ["has 0 MB of room"]
+    assert not list(hardware.problems(Settings(device="cpu")))
+
+
+def versions_of(rank: int, folder: str, backbone: str) -> list[str]:
+    """What is said of another torch, and of other rows, on the second process."""
+    run = make_run(Path(folder) / str(rank), backbone)
+    found = [agreement.facts(run)]
+    found += [{**found[0], "torch": f"2.{rank}"}, {**found[0], "the number of rows": f"{rank}"}]
+    messages = []
+    for facts in found:
+        try:
+            agreement.compare(facts)
+            messages.append("")
+        except UserError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_unequal_versions_and_recipes_are_refused_by_all(two_processes, tiny_bert, tmp_path):
+    for equal, torch_differs, rows_differ in two_processes(versions_of, str(tmp_path), tiny_bert):
+        assert equal == ""
+        assert "process 1 on " in torch_differs
+        assert "torch is `2.1` there, and `2.0` here\nfix: " in torch_differs
+        assert "the number of rows is `1` there, and `0` here" in rows_differ
+    recipe, run = tiny_recipe(tmp_path, tiny_bert), tmp_path / "run"
+    for code, text in two_processes(of_rank, "train", recipe, "--run-dir", str(run), "--trainer.clip=RANK.5"):
+        assert code == 2
+        assert "is `clip: 1.5` there, and `clip: 0.5` here" in text
+    assert not run.exists()
+
+
+def test_a_batch_that_cannot_be_divided_and_a_folder_in_use_stop_all(two_processes, tiny_bert, tmp_path):
+    recipe, run = tiny_recipe(tmp_path, tiny_bert), tmp_path / "run"
+    words = ["train", recipe, "--run-dir", str(run)]
+    for code, text in two_processes(of_rank, *words, "--trainer.batch_size=7"):
+        assert code == 2
+        assert "trainer.batch_size is 7, which cannot be divided into 1 accumulated parts on 2 processes" in text
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        for code, text in two_processes(of_rank, *words):
+            assert code == 2
+            assert f"run {run} is being trained by another process" in text
+
+
+def slow_with_another_clock(rank: int, *words: str) -> int:
+    """Train; the second process needs 0.2 s more to encode, and its clock is a day ahead."""
+    encode, clock = Learner.encode, time.time
+    if rank:
+        Learner.encode = lambda self, batch: time.sleep(0.2) or encode(self, batch)
+        time.time = lambda: clock() + 86400
+    try:
+        return command(rank, *words)
+    finally:
+        Learner.encode, time.time = encode, clock
+
+
+def test_a_straggler_is_in_the_log_and_clocks_may_differ(two_processes, tiny_bert, tmp_path):
+    recipe = tiny_recipe(tmp_path, tiny_bert)
+    words = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--trainer.max_steps=2"]
+    assert two_processes(slow_with_another_clock, *words) == [0, 0]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["slowest_process"] == 1
+    assert last["own_s_slowest"] > 0.2
+    assert last["own_s_slowest"] - last["own_s_median"] > 0.1
+
+
+def hangs(rank: int, store: str, *words: str) -> tuple[int, str]:
+    """Train in a group that waits 2 s; the second process sleeps at step 1."""
+    dist.destroy_process_group()
+    wait = timedelta(seconds=2)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=wait)
+    step = Trainer._step
+    Trainer._step = lambda self, parts, *, probe: (
+        time.sleep(5 if rank and self.run.progress.step == 1 else 0) or step(self, parts, probe=probe)
+    )
+    try:
+        return said(*words)
+    finally:
+        Trainer._step = step
+        dist.destroy_process_group()
+
+
+def test_a_process_that_hangs_ends_the_others_which_name_it(two_processes, tiny_bert, tmp_path):
+    words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(tmp_path / "run")]
+    (code, text), (other_code, _) = two_processes(hangs, str(tmp_path / "store"), *words)
+    assert code == other_code == 2
+    assert text.startswith(
+        f"cse: process 0 of 2 on {socket.gethostname()} lost the others at step 1: it waited too long"
+    )
+    assert "; silent since then: process 1\nfix: " in text
+
+
+def waits(rank: int) -> str:
+    run = SimpleNamespace(progress=SimpleNamespace(step=7), settings=Settings(timeout=9))
+    with redirect_stderr(io.StringIO()) as stream, lost.watched(run, 0.1, backend="gloo"):
+        time.sleep(0.5)
+    return stream.getvalue()
+
+
+def test_a_long_wait_is_announced_since_nccl_ends_the_process(two_processes):
+    for rank, text in enumerate(two_processes(waits)):
+        assert text.startswith(f"cse: process {rank} of 2 on ")
+        assert "took no step for 0 s at step 7; after 9 s (trainer.timeout) it ends" in text
+
+
+def on_a_full_disk(rank: int, *words: str) -> tuple[int, str]:
+    write = FileSystemWriter.write_data
+    if rank:
+        FileSystemWriter.write_data = lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+    try:
+        return said(*words)
+    finally:
+        FileSystemWriter.write_data = write
+
+
+def test_a_full_disk_on_one_process_is_named_by_all(two_processes, tiny_bert, tmp_path):
+    run = tmp_path / "run"
+    words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(run), "--trainer.parallel=fsdp"]
+    for code, text in two_processes(on_a_full_disk, *words):
+        assert code == 2
+        assert "cannot be written by process 1 of 2: [Errno 28] No space left on device\nfix: make room" in text
+    assert not (run / "state").exists()
+
+
+def test_a_failure_of_one_process_names_it(monkeypatch):
+    monkeypatch.setattr(launch, "FIRST_SPEAKS_SECONDS", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    assert launch.let_the_first_speak("no space") == "no space"
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launch.let_the_first_speak("no space") == f"process 3 of 4 on {socket.gethostname()}: no space"
+
+
+def test_the_others_wait_for_a_file_that_is_seen_late(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    assert not distributed.comes(file.exists)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(distributed, "LAG_SECONDS", 0.1)
+    assert not distributed.comes(file.exists)
+    monkeypatch.setattr(distributed, "LAG_SECONDS", 20.0)
+    threading.Timer(0.3, file.touch).start()
+    assert distributed.comes(file.exists)
+
+
+def sees_less(rank: int, folder: str, blind: str, *words: str) -> tuple[int, str]:
+    """Train; the second process sees no saved state, in the folder or, if `blind`, in another folder for good."""
+    is_begun, lag = start.is_begun, distributed.LAG_SECONDS
+    if rank:
+        start.is_begun, distributed.LAG_SECONDS = (lambda folder: False), 0.1
+    try:
+        return said(*words, "--run-dir", folder + blind * rank)
+    finally:
+        start.is_begun, distributed.LAG_SECONDS = is_begun, lag
+
+
+def test_a_run_resumes_where_one_process_sees_less_than_the_first(two_processes, tiny_bert, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert two_processes(command, "train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(whole)) == [0, 0]
+    recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
+    assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
+    words = ["train", recipe, "--resume", "auto"]
+    for code, text in two_processes(sees_less, str(cut), "-elsewhere", *words):
+        assert code == 2
+        assert "is not the file that process 0 reads, on process 1 of 2 on " in text
+    assert [code for code, _ in two_processes(sees_less, str(cut), "", *words)] == [0, 0]
+    assert metrics(cut) == metrics(whole)
