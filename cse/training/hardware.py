@@ -47,10 +47,22 @@ def problems(settings: Settings) -> Iterator[str]:
         yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
     if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
         yield "trainer.optimizer is muon, which does not train in fp16 here\nfix: use adamw, or trainer.precision=fp32"
-    if settings.parallel == "fsdp" and mixed_precision(settings, device) == "fp16":
-        yield "trainer.parallel is fsdp, which does not train in fp16 here\nfix: use trainer.precision=fp32"
     if settings.compile and (missing := _missing_compiler(device)):
         yield f"trainer.compile needs {missing}, which is not here\nfix: install it, or remove trainer.compile"
+    yield from _of_processes(settings, device)
+    yield from optimizers.problems(settings, device)
+    for name in settings.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            yield f"trainer.trackers has {name!r}, which is unknown\nfix: use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
+        elif name not in map(str, get_available_trackers()):
+            package = "'cse-embeddings[trackers]'" if name in EXTRA else name.replace("_", "-")
+            yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install {package}"
+
+
+def _of_processes(settings: Settings, device: str) -> Iterator[str]:
+    """What several processes, or those that prepare batches, cannot do."""
+    if settings.parallel == "fsdp" and mixed_precision(settings, device) == "fp16":
+        yield "trainer.parallel is fsdp, which does not train in fp16 here\nfix: use trainer.precision=fp32"
     if settings.compile and settings.parallel == "fsdp":
         yield "trainer.compile does not go with trainer.parallel=fsdp\nfix: remove one of the two"
     if settings.workers and (room := _shared_memory()) < SHARED_MB:
@@ -59,13 +71,6 @@ def problems(settings: Settings) -> Iterator[str]:
             f"has {room:.0f} MB of room\nfix: set trainer.workers to 0, or give the container more: "
             "docker run --shm-size=1g"
         )
-    yield from optimizers.problems(settings, device)
-    for name in settings.trackers:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            yield f"trainer.trackers has {name!r}, which is unknown\nfix: use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
-        elif name not in map(str, get_available_trackers()):
-            package = "'cse-embeddings[trackers]'" if name in EXTRA else name.replace("_", "-")
-            yield f"trainer.trackers has {name!r}, which is not installed\nfix: pip install {package}"
 
 
 def _missing_compiler(device: str) -> str:
