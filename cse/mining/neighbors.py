@@ -95,7 +95,7 @@ class Faiss:
     """Indexes of faiss over inner products, one for each `part` rows of the pool, whose results are merged.
 
     What an index learns, such as cells and codes, is learned once, from a sample of the whole pool. The indexes of a
-    pool on disk lie beside it, memory-mapped where faiss can do so, and are made once: a job that was killed continues
+    pool on disk lie beside it, memory-mapped, and are made once: a job that was killed continues
     with the next one, and processes and machines that share the disk share the work. Where an index compresses vectors,
     as PQ and SQ do, it names `WIDER` times as many candidates as needed, and their exact cosines decide. Banned rows
     are found too and then left out.
@@ -174,7 +174,10 @@ class Faiss:
             for wait in (False, True):  # first those that nobody else is making
                 for file, start in zip(files, self._starts, strict=True):
                     self._make(file, partial(self._filled, copy, start), wait=wait)
-            return [self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP) for file in files]
+            mapped = self._faiss.IO_FLAG_MMAP
+            if "IVF" not in self._factory:  # since faiss 1.11, indexes without cells are mapped too, by another flag
+                mapped = getattr(self._faiss, "IO_FLAG_MMAP_IFC", mapped)
+            return [self._faiss.read_index(str(file), mapped) for file in files]
 
     def _make(self, file: Path, make: Callable[[], Any], *, wait: bool) -> None:
         """Write an index if it does not exist; if another process is writing it, wait for that or leave it."""
