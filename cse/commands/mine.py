@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cse.mining.miners import Miner
 
 HELP = "choose hard negatives for rows of text, and write a file to train on"
-KEPT = "nothing was written"
+KEPT = "nothing was written, except shards that are complete"
 FIRST = {"anchors", "pool", "negatives", "rows_without_negatives"}  # counts that are not of a rule
 EPILOG = (
     "To train on the file: cse train simcse-sup --data.path=mined.parquet --data.columns=[anchor,positive,negative_1]"

@@ -76,7 +76,7 @@ def run(processes: int, words: Sequence[str]) -> int:
         why = "it waited too long for another one" if name == "SIGABRT" else "memory may have run out"
         raise UserError(
             f"process {rank} of {processes} was ended by {name}, and the others with it; {why}\n"
-            "fix: begin again, or continue a run with cse train --resume RUN"
+            "fix: run the same command again, or continue a training run with cse train --resume RUN"
         ) from None
     return 0
 
