@@ -25,6 +25,7 @@ PAGES = sorted(
         "*.md",
         ".github/*.md",
         "docs/methods.md",
+        "docs/clusters.md",
         "docs/scale.md",
         "recipes/*.md",
         "eval/*.md",
