@@ -249,6 +249,29 @@ def tables(arguments: list[str]) -> int:
     return 1 if options.check and changed else 0
 
 
+def pretraining(arguments: list[str]) -> int:
+    """Compare pre-training on documents and then contrast with contrast alone."""
+    text = "Train CoT-MAE and then SimCSE, and SimCSE alone in as many steps, and score both on STS-B dev."
+    parser = _parser("pretraining", text)
+    parser.add_argument("--documents", default="asset:wiki", help="lines of documents (default: %(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="folder with the rows of STS (default: CSE_DATA, then the Hub)")
+    parser.add_argument("--steps", type=int, nargs=2, default=[60, 40], help="steps of each stage (default: 60 40)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: 42 43 44")
+    folder = "folder of the runs, which are resumed (default: %(default)s)"
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretraining"), help=folder)
+    parser.add_argument("--out", type=Path, default=Path("eval/results/pretraining.json"), help="default: %(default)s")
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    from cse.files import check_writable
+    from eval.pretraining import measure
+
+    require_at_least(1, "pretraining", **dict(zip(("before", "after"), options.steps, strict=True)))
+    check_writable(options.out)
+    steps = (options.steps[0], options.steps[1])
+    measure(options.documents, options.data, steps, options.seeds, options.runs, options.out, options.note)
+    return 0
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return cli.Parser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
 
@@ -260,6 +283,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compact": compact,
     "memory": memory,
     "postprocess": postprocess,
+    "pretraining": pretraining,
     "reproduce": reproduce,
     "scale": scale,
     "tables": tables,

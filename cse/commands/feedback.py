@@ -15,6 +15,9 @@ TASKS = {
     "write": "sentences from topics and genres (SynCSE-scratch)",
     "propositions": "the propositions of the two sentences of a row, and which say the same (sub-sentence encoder)",
     "rate": "rate the pairs of triplets, and keep the triplets whose ratings agree with their roles (MultiCSR)",
+    "queries": "questions that each passage answers (query-as-context, doc2query)",
+    "rewrites": "several versions of each sentence with the same meaning (LaCLIP, LM-CPPF)",
+    "chain": "a paraphrase of each sentence, and a paraphrase of that without its words (ParaCLIP)",
 }
 EPILOG = """\
 A model is KIND:NAME: openai:gpt-4o-mini, encoder:FOLDER or cross-encoder:FOLDER (the last two only score and rate).
@@ -70,7 +73,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 def _add_tasks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--requests", type=int, default=100, help="write: number of requests (100)")
-    add("--count", type=int, default=10, help="write: number of sentences for each request (10)")
+    add("--count", type=int, help="number of texts for each request: write 10, queries 5, rewrites 3")
     add("--topics", type=Path, metavar="FILE", help="write: one topic on each line (default: those of cse)")
     add("--genres", type=Path, metavar="FILE", help="write: one genre on each line (default: those of cse)")
 

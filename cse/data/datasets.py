@@ -231,20 +231,21 @@ class Pairs(Dataset):
     ) -> None:
         self.columns, self.relevance_columns, self.split, self.limit = columns, relevance_columns, split, limit
         self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
-        self.num_positives = len(columns) - 1 if columns is not None else 1
+        _require_columns(columns)
+        shape = of_pairs(open_source(path, split), columns)
+        self.num_positives = len(shape.texts) - 1
         grades = [Column("data.relevance_columns", name) for name in relevance_columns or ()]
         if grades and len(grades) != self.num_positives:
             raise UserError(
                 f"data.relevance_columns has {len(grades)} columns for {self.num_positives} positives\n"
                 "fix: give one column for each positive, in the order of data.columns"
             )
-        _require_columns(columns)
         parsing = Parsing(1 + self.num_positives, limit)
         if grades:
             parsing.grade(grades)
         parsing.teach(teacher_columns)
         parsing.mark(weight_column, label_column)
-        super().__init__(path, of_pairs(open_source(path, split), columns), parsing)
+        super().__init__(path, shape, parsing)
 
 
 class Triplets(Dataset):

@@ -49,6 +49,8 @@ PAIRS = (
     ("title", "body"),
     ("title", "text"),
 )
+SEVERAL = (("text", "paraphrase", "rewording"),)  # an anchor and positives
+NUMBERED = (("anchor", "positive"), ("text", "query"), ("text", "rewrite"))  # query_1, query_2, ...
 TRIPLETS = (
     ("premise", "entailment", "contradiction"),
     ("anchor", "positive", "negative"),
@@ -103,7 +105,10 @@ def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool
     labels = next((name for name in LABELS if name in names), None)
     if lists and labels and {"premise", "hypothesis"} <= set(names) and PAIRS[0][0] not in names:
         return _inference(source, INFERENCE[0], labels, with_contradiction=False)
-    found = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    found: Sequence[str] | None = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    if found is None and lists and (several := _several(names)):
+        said = f"anchor = {several[0]}, positives = {', '.join(several[1:])}"
+        return _named(source, several, said, False, names)
     languages = [name for name in names if name.startswith(f"{PARALLEL}.")]
     if found is None and len(languages) > 2:
         raise UserError(
@@ -115,6 +120,18 @@ def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool
     if found is None:
         return _named(source, PAIRS[0], "", lists)
     return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}", lists, names)
+
+
+def _several(names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of an anchor and several positives; none if they are not recognized."""
+    for columns in SEVERAL:
+        if set(columns) <= set(names):
+            return columns
+    for anchor, positive in NUMBERED:
+        numbered = [name for name in names if re.fullmatch(rf"{positive}_\d+", name)]
+        if anchor in names and numbered:
+            return (anchor, *numbered)
+    return ()
 
 
 def of_triplets(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:

@@ -120,6 +120,40 @@ class Propositions(Answer):
         return self
 
 
+class Reworded(Sentence):
+    """A sentence that says the same with other words: at most half of the long words of the input, in any form."""
+
+    @field_validator("sentence")
+    @classmethod
+    def _has_other_words(cls, value: str, info: ValidationInfo) -> str:
+        given = {word for text in (info.context or {}).values() for word in _long_words(text)}
+        if len(given & _long_words(value)) > len(given) / 2:
+            raise PydanticCustomError("kept_words", "more than half of the words of the sentence")
+        return value
+
+
+class Queries(Answer):
+    """One or more questions that differ from the passage."""
+
+    queries: Annotated[list[Text], Field(min_length=1)]
+
+    @field_validator("queries")
+    @classmethod
+    def _are_new(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return _new(value, info)
+
+
+class Rewrites(Answer):
+    """One or more versions of a sentence that differ from it."""
+
+    rewrites: Annotated[list[Text], Field(min_length=1)]
+
+    @field_validator("rewrites")
+    @classmethod
+    def _are_new(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return _new(value, info)
+
+
 SCHEMAS: Mapping[str, type[Answer]] = {
     "score": Score,
     "rate": Score,
@@ -127,6 +161,9 @@ SCHEMAS: Mapping[str, type[Answer]] = {
     "fill": Sentence,
     "paraphrase": Sentence,
     "write": Sentences,
+    "queries": Queries,
+    "rewrites": Rewrites,
+    "reword": Reworded,
     "propositions": Propositions,
 }
 
@@ -177,6 +214,8 @@ _REASONS = {
     "gap": "gap",
     "not_in_text": "not_in_text",
     "no_such": "out_of_range",
+    "kept_words": "kept_words",
+    "one_word": "one_word",
 }
 
 
@@ -195,6 +234,24 @@ def _require_text(*values: str) -> None:
 def _require_other(value: str, *others: str) -> None:
     if any(same(value, other) for other in others):
         raise PydanticCustomError("same_text", "the same text as another one")
+
+
+def _new(values: list[str], info: ValidationInfo) -> list[str]:
+    """Those texts of a list that are of several words and none of the input; one of them at least."""
+    _require_text(*values)
+    several = [value for value in values if len(value.split()) > 1]
+    if not several:
+        raise PydanticCustomError("one_word", "no text of several words")
+    given = (info.context or {}).values()
+    found = [value for value in several if not any(same(value, other) for other in given)]
+    if not found:
+        _require_other(several[0], *given)
+    return found
+
+
+def _long_words(text: str) -> set[str]:
+    """The beginnings of the words of 4 letters or more, which are what forms of a word have in common."""
+    return {word[:5] for word in re.findall(r"[^\W\d_]{4,}", text.casefold())}
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from cse.console import Interrupt, quiet, say
 from cse.data.sources import column_names
 from cse.errors import UserError
-from cse.feedback import inputs, labelers, output, tasks
+from cse.feedback import inputs, labelers, output, rewriting, tasks
 from cse.feedback import prompts as words
 from cse.feedback.job import Job
 from cse.feedback.labelers import Labeler
@@ -31,12 +31,23 @@ _COLUMNS = {  # column names used by the data classes, the assets and the files 
     "contrast": _TEXT,
     "fill": _TEXT,
     "propositions": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
+    "queries": [["text"], ["passage"], ["document"], ["sentence"]],
+    "rewrites": _TEXT,
+    "chain": _TEXT,
 }
-_OPTIONS = {"fill": ["seed"], "write": ["requests", "count", "seed"]}  # the options of a task that its manifest lists
+_COUNTS = {"write": 10, "queries": 5, "rewrites": 3}  # texts to ask for at once
+_OPTIONS = {  # the options of a task that its manifest lists
+    "fill": ["seed"],
+    "write": ["requests", "count", "seed"],
+    "queries": ["count"],
+    "rewrites": ["count"],
+}
+_TRAINS = {"queries": "pretrain-query-as-context", "rewrites": "laclip"}  # recipes that read the file as it is
 
 
 def run(a: argparse.Namespace) -> int:
     """Run a task and return the exit code."""
+    a.count = _COUNTS.get(a.task) if a.count is None else a.count
     _check(a)
     limits = Limits(**{name: getattr(a, name) for name in Limits.__slots__})
     prompts = words.load(a.prompt, temperature=a.temperature)
@@ -63,6 +74,8 @@ def run(a: argparse.Namespace) -> int:
         manifest = output.save(a.out, result, head, jobs, limits)
     kept = output.keeps(a.out, result)
     _finished(a.out, manifest, kept)
+    if result.records and a.task in _TRAINS:
+        say("next", f"cse train {_TRAINS[a.task]} --data {a.out}")
     if not result.records and not kept:
         say("warning", f"no row could be made; {output.rejects_path(a.out)} says why")
     return 0 if result.records else 1
@@ -77,6 +90,8 @@ def _check(a: argparse.Namespace) -> None:
         raise UserError(f"--out {a.out} is the file of --data, which would be lost\nfix: give another --out")
     if a.rater and a.task != "fill":
         raise UserError(f"--rater is {a.rater}, but {a.task} takes no rater\nfix: omit it; --model answers")
+    if a.count is not None and a.task not in _COUNTS:
+        raise UserError(f"--count is {a.count}, but {a.task} asks for one answer\nfix: omit it")
     wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
     if a.columns and len(a.columns) != wanted:
         raise UserError(
@@ -162,7 +177,10 @@ def _task(
     if a.task == "write":
         topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
         return tasks.write(topics, genres, prompts, jobs[0], **options)
+    if a.task in {"queries", "rewrites"}:
+        return {"queries": rewriting.queries, "rewrites": rewriting.rewrites}[a.task](rows, prompts, jobs[0], **options)
     plain = {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast, "propositions": propositions}
+    plain |= {"chain": rewriting.chain}
     return plain[a.task](rows, prompts, jobs[0])
 
 

@@ -25,6 +25,9 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "fill": frozenset({"masked"}),
     "paraphrase": frozenset({"sentence"}),
     "write": frozenset({"topic", "genre", "count", "draw"}),
+    "queries": frozenset({"passage", "count"}),
+    "rewrites": frozenset({"sentence", "count"}),
+    "reword": frozenset({"sentence"}),
     "propositions": frozenset({"text_a", "text_b"}),
 }
 

@@ -6,7 +6,8 @@
     write     topics and genres -> text                           the first half of SynCSE-scratch; for Texts
     rate      triplets -> good triplets, with their scores        the second stage of MultiCSR; for Triplets
 
-`cse.feedback.propositions` has one more: pairs -> the propositions of both, and the equal ones.
+`cse.feedback.propositions` has one more: pairs -> the propositions of both, and the equal ones. The tasks that write
+further texts of a row are in `cse.feedback.rewriting`.
 
 Records are in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with a
 reason.

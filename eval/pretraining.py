@@ -1,0 +1,77 @@
+"""`python -m eval pretraining`: pre-training on documents and then contrast, against contrast alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cse
+from cse.evaluation.reporting import report
+
+BACKBONE = "asset:mini"
+BASELINE, SHORT, BOTH = "simcse", "simcse, fewer steps", "cotmae, then simcse"
+DELETION = {"class_path": "cse.augment.WordDeletion", "init_args": {"probability": 0.3}}
+VIEWS = {"class_path": "cse.data.AugmentedViews", "init_args": {"augmentations": [DELETION], "max_length": 64}}
+RATES = {"pretrain": 5e-4, "contrast": 3e-4}
+BATCHES = {"pretrain": 8, "contrast": 32}  # both encode about 1,000 tokens: 16 spans, or 64 views of sentences
+
+
+def measure(
+    data: str, sts: str | None, steps: tuple[int, int], seeds: Sequence[int], runs: Path, out: Path, note: str = ""
+) -> None:
+    """Train and score each method with each seed, and write the table of methods; runs that exist are resumed.
+
+    Args:
+        data: Documents, whose lines are texts as well.
+        sts: The folder with the rows of STS; None: CSE_DATA, then the Hub.
+        steps: Steps of pre-training, and of contrast after it. Contrast alone has the sum of them, or the second.
+        seeds: The seeds.
+        runs: The folder of the runs.
+        out: The JSON file to write.
+        note: Text about the conditions.
+    """
+    before, after = steps
+    for seed in seeds:
+        first = cse.train(
+            "pretrain-cotmae",
+            data=data,
+            encoder=BACKBONE,
+            seed=seed,
+            run_dir=runs / "stages" / f"cotmae-s{seed}",
+            resumes=True,
+            overrides=["--data.words=40", *_budget("pretrain", before)],
+        )
+        for method, start, count in (
+            (BOTH, first.best, after),
+            (BASELINE, BACKBONE, before + after),
+            (SHORT, BACKBONE, after),
+        ):
+            run = cse.train(
+                "simcse-unsup",
+                data=data,
+                encoder=start,
+                collator=VIEWS,
+                seed=seed,
+                run_dir=runs / method / f"run-s{seed}",
+                resumes=True,
+                overrides=[*_budget("contrast", count), *CONTRAST],
+            )
+            if not (run.folder / "results.json").is_file():
+                cse.evaluate(run, "STSB-dev", data=sts)
+    report(runs, baseline=BASELINE, summary=out, note=note)
+
+
+CONTRAST = [
+    "--data.min_words=4",
+    "--data.max_words=16",
+    "--encoder.pooler=cls",
+    "--encoder.dropout.attention=0.1",
+    "--encoder.dropout.hidden=0.1",
+    "--trainer.compare_initial=never",
+]
+
+
+def _budget(stage: str, steps: int) -> list[str]:
+    """The options of a run of a stage: its size, its rate, and no choice of a checkpoint."""
+    settings = {"batch_size": BATCHES[stage], "max_steps": steps, "learning_rate": RATES[stage], "eval_every": steps}
+    return [*(f"--trainer.{name}={value}" for name, value in settings.items()), "--evaluator=null"]
