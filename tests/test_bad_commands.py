@@ -92,7 +92,7 @@ BAD = {  # a command line -> what the error names
     "mine --data texts.txt --out m.parquet --vectors absent.npy": "--vectors absent.npy",
     "mine --data texts.txt --out m.parquet --vectors file": "--vectors file",
     "mine --data texts.txt --out m.parquet --vectors folder": "--vectors folder",
-    "mine --data texts.txt --out m.parquet --vectors codes.npy": "values of one byte",
+    "mine --data texts.txt --out m.parquet --vectors codes.npy": "has codes of one byte",
     "mine ck --data texts.txt --out m.parquet --positives 1 9 --ranks 9 10": "--positives",
     "mine ck --data texts.txt --out m.parquet --positives 3 1 --ranks 9 10": "--positives is 3 to 1",
     "mine ck --data texts.txt --out m.parquet --positives 1 2 --random": "--positives",

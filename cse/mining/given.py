@@ -15,7 +15,6 @@ from cse.encoder.vectors import partial_files, release, resumable, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors
-from cse.inference.shards import read_index
 
 BLOCK = 16_384  # vectors that are read at once
 OPTION = "--vectors"
@@ -46,11 +45,6 @@ def given_vectors(path: str | Path, texts: Iterable[str], wanted: Sequence[str])
     table, rows, place = open_vectors(path, option=OPTION), 0, dict[str, int]()
     for rows, text in enumerate(texts, 1):
         place.setdefault(text, rows - 1)
-    if table.dtype.itemsize == 1:
-        raise UserError(
-            f"--vectors {path} has values of one byte, as quantized vectors do, whose cosines have no meaning here\n"
-            "fix: give the vectors as they were before --quantize"
-        )
     if rows != len(table):
         raise UserError(
             f"--vectors {path} has {len(table):,} rows, and --data and --pool have {rows:,}\n"
@@ -74,11 +68,12 @@ def require_vectors(path: str | Path) -> None:
     Raises:
         UserError: The file cannot be read, or has quantized vectors.
     """
-    where = Path(path).expanduser()
-    kind = ((read_index(where) if where.is_dir() else None) or {}).get("made_from", {}).get("quantize")
-    if kind is not None:
-        raise UserError(f"--vectors {path} has codes of the kind {kind}\nfix: encode without --quantize")
-    open_vectors(path, option=OPTION)
+    table = open_vectors(path, option=OPTION)
+    if table.dtype.itemsize == 1:
+        raise UserError(
+            f"--vectors {path} has codes of one byte ({table.dtype}), whose cosines have no meaning\n"
+            "fix: give the vectors as they are without --quantize"
+        )
 
 
 def _copy(table: VectorsOnDisk, numbers: NDArray[np.int64], file: Path, path: str | Path) -> None:

@@ -51,11 +51,9 @@ def test_a_folder_of_shards_is_mined_as_one_file(place):  # noqa: F811
 
 
 def test_codes_are_not_vectors(place, capsys):  # noqa: F811
-    codes = np.ones((30, 5), dtype=np.int8)
-    claim(place / "codes", {"quantize": "int8"}, [{"file": "0a-00001-of-00001.npy", "rows": 30}], {})
-    np.save(place / "codes" / "0a-00001-of-00001.npy", codes)
+    in_shards(np.ones((30, 5), dtype=np.int8), place / "codes", [10, 20])
     assert cli.main(["mine", "--data", "texts.txt", "--vectors", "codes", "--out", "m.jsonl"]) == 2
-    assert "--vectors codes has codes of the kind int8" in capsys.readouterr().err
+    assert "--vectors codes has codes of one byte (int8)" in capsys.readouterr().err
 
 
 # -- Into shards ------------------------------------------------------------------------------------------------------
