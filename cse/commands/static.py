@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cse.commands import add_device
 
-HELP = "make static vectors of an encoder: one for each token, tens of times as fast, and less good"
+HELP = "make static vectors of an encoder: one for each token, a hundred times as fast, and less good"
 KEPT = "nothing was written"
 
 

