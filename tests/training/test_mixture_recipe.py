@@ -260,7 +260,8 @@ def test_python_and_yaml_name_the_same_options():
     assert list(inspect.signature(cse.Mixture).parameters) == ["sources", "schedule", "temperature"]
 
 
-def test_two_processes_train_a_mixture_as_one(two_processes, tiny_bert, tmp_path, monkeypatch):
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_train_a_mixture_as_one(two_processes, tiny_bert, tmp_path, parallel):
     recipe = copy.deepcopy(content(tmp_path, tiny_bert))
     triplets = (tmp_path / "triplets.tsv").read_text().splitlines()
     ragged = [f"{line}\t{'the dog sat' if i % 5 == 0 else ''}" for i, line in enumerate(triplets[1:])]
@@ -276,7 +277,8 @@ def test_two_processes_train_a_mixture_as_one(two_processes, tiny_bert, tmp_path
         options = [*options, "--data.sources.nli.weight=1"]
         one, two = tmp_path / f"one{len(options)}{options[0]}", tmp_path / f"two{len(options)}{options[0]}"
         assert command(0, "train", path, "--run-dir", str(one), *options) == 0
-        assert two_processes(command, "train", path, "--run-dir", str(two), *options) == [0, 0]
+        words = ["train", path, "--run-dir", str(two), f"--trainer.parallel={parallel}", *options]
+        assert two_processes(command, *words) == [0, 0]
         for a, b in zip(metrics(one), metrics(two), strict=True):
             assert a.keys() == b.keys()
             assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
