@@ -129,6 +129,27 @@ def scale(arguments: list[str]) -> int:
     return 0
 
 
+def parts(arguments: list[str]) -> int:
+    """Measure differences of pairs, retrieval of spans, and windows of long texts."""
+    text = "Measure differences of pairs, retrieval of spans, and windows of long texts against truncation."
+    parser = _parser("parts", text)
+    parser.add_argument("models", nargs="*", default=["asset:mini"], help="encoders (default: asset:mini)")
+    long = "text and partner; the partner is put into a long text (default: %(default)s)"
+    parser.add_argument("--pairs", default="asset:triplets-mini", help=long)
+    parser.add_argument("--filler", default="asset:wiki", help="sentences around the partner (default: %(default)s)")
+    out = "other models and texts that it has stay; default: %(default)s"
+    parser.add_argument("--out", type=Path, default=Path("eval/results/parts.json"), help=out)
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.files import check_writable
+    from eval.parts import measure
+
+    check_writable(options.out)
+    measure(options.models, options.pairs, options.filler, options.out, options.note)
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -282,6 +303,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "gpu-check": gpu_check,
     "compact": compact,
     "memory": memory,
+    "parts": parts,
     "postprocess": postprocess,
     "pretraining": pretraining,
     "reproduce": reproduce,

@@ -193,6 +193,39 @@ def postprocess() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{found['note']}\n"
 
 
+def differing() -> str:
+    """How well `cse diff` ranks the words that make the meaning of two texts differ."""
+    rows = [["words by", "mean average precision"], [":--", "--:"]]
+    rows += [[name, f"{value:.2f}"] for name, value in read("parts")["diff"].items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def spans() -> str:
+    """How often the right part of a text is found, by vectors of spans and of the parts alone."""
+    found = read("parts")
+    rows = [["search", "encoder", "hits"], [":--", ":--", "--:"]]
+    for model, each in found["spans"].items():
+        for name in ("in its text", "alone"):
+            rows.append([f"the answering sentence of {each['sentences']}, read {name}", model, f"{each[name]:.2f}"])
+    for name in ("untrained", "trained"):
+        hits = collect.spread(found["propositions"][name])
+        rows.append(["the proposition that says the same", f"asset:mini, {name}", hits])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def windows() -> str:
+    """Retrieval of long texts: cut, and in windows."""
+    rows = [["texts, encoder", "the partner is", "texts", "cut", "windows", "overlapping", "windows - cut (95 %)"]]
+    rows.append([":--", ":--", *["--:"] * 5])
+    for name, each in read("parts")["windows"].items():
+        for part, where in (("within", "in the first window"), ("behind", "behind it")):
+            one = each[part]
+            change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*one["windows - cut"])
+            figures = [f"{one[key]:.2f}" for key in ("cut", "windows", "overlapping")]
+            rows.append([name, where, str(one["texts"]), *figures, change])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
     "methods-short": method_table.short,
@@ -215,6 +248,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "plan": plan,
     "scale": scale,
+    "differing": differing,
+    "spans": spans,
+    "windows": windows,
 }
 
 
