@@ -218,6 +218,8 @@ BAD = {  # a command line -> what the error names
     f"{' '.join(FEEDBACK[:6])} --columns a c --out new.jsonl": "no column 'c'",
     "feedback fill --model encoder:ck --data texts.txt --out new.jsonl": "cannot answer 'fill'",
     "feedback contrast --model encoder:ck --data texts.txt --out new.jsonl": "cannot answer 'contrast'",
+    "feedback propositions --model encoder:ck --data pairs.jsonl --columns a b --out new.jsonl": "cannot answer 'propo",
+    "feedback propositions --model openai:x --data pairs.jsonl --columns a --out new.jsonl": "--columns is a",
     "feedback fill --model local:ck --data texts.txt --out new.jsonl": "--model is 'local:ck'",
     "feedback fill --model openai: --data texts.txt --out new.jsonl": "--model is 'openai:'",
     "feedback fill --model openai:x --out new.jsonl": "needs texts",
