@@ -84,7 +84,8 @@ def scale() -> str:
     rows += [[said, *(f"{encode[job][k]:,.0f}" for k in FIGURES)] for job, said in names.items()]
     same = "have the same bytes" if encode["equal"] else "differ"
     text = (
-        f"Shards and the one file, {encode['megabytes']:,} MB, {same} (sha256 {encode['sha256']['shards'][:16]}...). "
+        f"The shards and the one file of {found['about']['rows']:,} texts, {encode['megabytes']:,} MB, {same} "
+        f"(sha256 {encode['sha256']['shards'][:16]}...). "
         f"A text has {tokens['per_text']} tokens, and one core makes those of {tokens['texts_per_s']:,} in a second. "
         f"{found['about']['note']}\n"
     )
@@ -93,7 +94,10 @@ def scale() -> str:
         seconds = (f"{one[key]:,.0f}" for key in ("build_seconds", "search_seconds"))
         size = f"{one['megabytes']:,.0f}" if one["megabytes"] else ""
         search.append([f"`{one['index']}`", *seconds, size, *(f"{one[f'recall@{k}']:.3f}" for k in (10, 50))])
-    last = f"Seconds are those of one core, for {found['search'][0]['anchors']:,} anchors.\n"
+    count = found["search"][0]["anchors"]
+    last = (
+        f"Equal texts are equally near, so `Flat` may name another one. Seconds are those of one core, of {count:,}.\n"
+    )
     return f"{_table(rows)}\n{text}\n{_table(search)}\n{last}"
 
 
@@ -101,6 +105,7 @@ def plan() -> str:
     """Disk and hours of 100 million and a billion texts, at the measured rates and by the formula of the page."""
     mini, models = read("scale"), read("distillation")["models"]
     rate = mini["about"]["rows"] / mini["encode"]["one process"]["processor_seconds"]
+    made = mini["tokens"]["texts_per_s"] * mini["tokens"]["per_text"]  # tokens per second of a core
     teacher = next(iter(models.values()))
     of_core = [  # name, dimensions, texts/s of a core, parameters of the layers
         ("asset:mini, 4 layers", 256, rate, 3.2e6),
@@ -120,7 +125,7 @@ def plan() -> str:
     rows = [head, ["--:", ":--", *["--:"] * 6]]
     for texts in (10**8, 10**9):
         for name, width, speed, parameters in of_core:
-            gpu = 1 / mini["tokens"]["texts_per_s"] + 2 * parameters * TOKENS / (USED * PEAK)  # seconds per text
+            gpu = TOKENS / made + 2 * parameters * TOKENS / (USED * PEAK)  # seconds per text
             disk = [f"{texts * size / 1e9:,.0f} GB" for size in (4 * width, width, 64 + 8)]
             core = [f"{speed:,.0f}", f"{texts / speed / 3600:,.0f}"] if speed else ["", ""]
             rows.append([f"{texts:,}", name, *disk, *core, f"{texts * gpu / 3600:,.1f}"])
