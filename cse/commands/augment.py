@@ -79,9 +79,10 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     from cse.data.both_ways import BothWays
     from cse.data.collators import TextViews
     from cse.data.masked import Masked
+    from cse.data.spans import RandomSpans
     from cse.data.templates import InTemplates
 
-    while isinstance(collator, BothWays | Masked | InTemplates):
+    while isinstance(collator, BothWays | Masked | InTemplates | RandomSpans):
         collator = collator.views
     if not isinstance(collator, TextViews):
         raise UserError(

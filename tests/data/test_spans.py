@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cse.batch import Example
+from cse.commands.augment import views_of
 from cse.data.collators import TextViews
 from cse.data.datasets import Texts
 from cse.data.masked import Masked
@@ -192,6 +193,7 @@ def test_an_empty_text_has_no_span_and_masks_keep(tiny_bert):
     assert batch.span_mask[1].sum() > 0
     assert batch.masked_ids is not None
     assert {"span_mask", "masked_ids", "weight"} <= collator.provides
+    assert views_of(collator, [Example(("the cat",), row_id=1)], epoch=0, seed=1) == [["the cat"]]
     wide = batch.widened(2)
     assert torch.equal(wide.span_mask[:, 0], batch.span_mask[:, 0])
     assert wide.span_mask[:, 1].sum() == 0
