@@ -56,8 +56,9 @@ def measure(
                 resumes=True,
                 overrides=[*_budget("contrast", count), *CONTRAST],
             )
-            if not (run.folder / "results.json").is_file():
-                cse.evaluate(run, "STSB-dev", data=sts)
+            scores = run.folder / "results.json"
+            if not scores.is_file():
+                cse.evaluate(run, "STSB-dev", data=sts, out=scores)
     report(runs, baseline=BASELINE, summary=out, note=note)
 
 

@@ -247,6 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compact": compact,
     "compact-search": compact_search,
     "feedback": lambda: methods.markdown(read("feedback")),
+    "pretraining": lambda: methods.markdown(read("pretraining")),
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
