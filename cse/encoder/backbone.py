@@ -18,9 +18,10 @@ from cse.encoder import fast
 from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
 from cse.encoder.kernels import Kernel, check_kernel, use_kernel
-from cse.encoder.lora import merged_state
-from cse.encoder.provenance import check_sums, copy_notices
-from cse.encoder.weights import KEPT_AS, Weights, loading
+from cse.encoder.layout import Layout, Reference
+from cse.encoder.lora import merge_stored, merged_state
+from cse.encoder.provenance import check_sums, copy_notices, weights_sum
+from cse.encoder.weights import KEPT_AS, SavedAs, Weights, loading
 from cse.errors import UserError
 from cse.files import read_json, require_name, write_json
 
@@ -62,7 +63,7 @@ def load_backbone(
         UserError: The backbone cannot be loaded, lacks weights, has other weights than were saved, has fewer layers, or
             has no such dropout, attention or kernel.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     check_kernel(kernel, attention)
     folder = fetch(source, revision)
@@ -79,10 +80,13 @@ def load_backbone(
         setattr(config, KEPT_AS, "bf16")  # as it is saved: others need no bitsandbytes
     elif hasattr(config, KEPT_AS):
         delattr(config, KEPT_AS)
-    with explained(source):
-        model, info = AutoModel.from_pretrained(
-            where, config=config, output_loading_info=True, **loading(weights), **no_pooler(config)
+    named = Layout.read(folder).reference
+    if named is not None and weights in {"int8", "int4"}:
+        raise UserError(
+            f"encoder.weights is {weights}, and the adapter of {source} cannot be merged into quantized weights\n"
+            "fix: give a whole checkpoint, such as best/ of its run"
         )
+    model, info = _pretrained(source, folder, config, loading(weights) | no_pooler(config))
     if info["missing_keys"]:
         raise UserError(
             f"backbone {source!r} lacks the weights {_some(info['missing_keys'])}, which would be random\n"
@@ -90,7 +94,7 @@ def load_backbone(
         )
     names = [name.removeprefix(f"{model.base_model_prefix}.") for name in info["unexpected_keys"]]
     strange = [name for name in names if name.startswith(BODY) and not name.endswith("position_ids")]
-    if strange and layers is None:
+    if strange and layers is None and named is None:
         raise UserError(
             f"backbone {source!r}: its config.json does not describe the weights {_some(strange)} of its file\n"
             "fix: give a checkpoint whose config.json and weights belong together"
@@ -136,6 +140,41 @@ def locate(source: str) -> str:
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise UserError(f"backbone {source!r} is not a folder\nfix: give a folder in Hugging Face layout, or a Hub id")
     return source
+
+
+def _pretrained(
+    source: str, folder: Path, config: PretrainedConfig, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a folder and what its loader says; of a stored adapter, the backbone with the adapter merged in."""
+    from transformers import AutoModel
+
+    layout = Layout.read(folder)
+    if layout.reference is not None:
+        below = _named(source, layout.reference)
+        model, info = _pretrained(layout.reference.backbone, below, config, options)
+        merge_stored(model, folder)
+        return model, info
+    where = folder / layout.modules[0].path if layout.modules else folder
+    with explained(source):
+        model, info = AutoModel.from_pretrained(str(where), config=config, output_loading_info=True, **options)
+    return model, info
+
+
+def _named(source: str, named: Reference) -> Path:
+    """The folder of the backbone that a checkpoint names; its weights must be those that the checkpoint is made for."""
+    try:
+        folder = fetch(named.backbone, named.revision, option="backbone")
+    except UserError as error:
+        raise UserError(
+            f"{source} holds an adapter, and its backbone cannot be loaded: {str(error).splitlines()[0]}\n"
+            "fix: put the backbone back, or give a whole checkpoint, such as best/ of the run"
+        ) from error
+    if weights_sum(folder) != named.weights:
+        raise UserError(
+            f"{source} holds an adapter, and the weights of its backbone {named.backbone} have changed since\n"
+            "fix: put the backbone back, or give a whole checkpoint, such as best/ of the run"
+        )
+    return folder
 
 
 def absolute(source: str) -> str:
@@ -201,8 +240,9 @@ def write_backbone(
     *,
     max_length: int,
     all_layers: bool,
+    weights: SavedAs | None,
 ) -> None:
-    """Write backbone, LoRA merged, and tokenizer as transformers 4 and 5 both read them.
+    """Write settings, weights with LoRA merged, and tokenizer as transformers 4 and 5 both read them.
 
     Args:
         model: The backbone; it stays as it is.
@@ -210,12 +250,16 @@ def write_backbone(
         out: The checkpoint.
         max_length: The most tokens of a text.
         all_layers: Whether a pooler reads more than the last layer.
+        weights: The number format of the weights, at most that of the model; None: the weights are left out.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items()}
-    if getattr(model, "is_quantized", False):
-        _save_unquantized(model, state, out)
+    if weights is None:
+        _settings(model).save_pretrained(out)
     else:
-        model.save_pretrained(out, state_dict=state)
+        state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items()}
+        if getattr(model, "is_quantized", False) or (weights == "bf16" and model.dtype != torch.bfloat16):
+            _save_rounded(model, state, out)
+        else:
+            model.save_pretrained(out, state_dict=state)
     tokenizer.model_max_length = max_length
     tokenizer.backend_tokenizer.no_truncation()  # otherwise tokenizer.json would keep what the last call asked for
     tokenizer.backend_tokenizer.no_padding()
@@ -237,15 +281,25 @@ def write_backbone(
     copy_notices(Path(model.name_or_path), out)
 
 
-def _save_unquantized(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -> None:
-    """What `save_pretrained` writes, without a word of the quantization, which the weights no longer have."""
+def _settings(model: PreTrainedModel) -> PretrainedConfig:
+    """The config as `save_pretrained` writes it, without a word of a quantization."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype, config.architectures = model.dtype, [type(model).__name__]
+    return config
+
+
+def _save_rounded(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -> None:
+    """What `save_pretrained` writes, in bfloat16."""
     from huggingface_hub import save_torch_state_dict
 
-    config = copy.deepcopy(model.config)
-    del config.quantization_config
-    config.dtype, config.architectures = torch.bfloat16, [type(model).__name__]
+    config = _settings(model)
+    config.dtype = torch.bfloat16
+    setattr(config, KEPT_AS, "bf16")
     config.save_pretrained(out)
-    save_torch_state_dict({k: v.to(torch.bfloat16) for k, v in state.items()}, out)
+    rounded = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in state.items()}
+    save_torch_state_dict(rounded, out)
 
 
 def _some(names: Iterable[str]) -> str:

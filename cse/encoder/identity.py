@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cse.encoder.bidirectional import is_bidirectional
+from cse.encoder.layout import Layout
+from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG
 from cse.files import sha256_file
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ def model_hash(model: Path | Encoder) -> str:
 
 
 def _hash_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
+    digest, merged = hashlib.sha256(), Layout.read(folder).reference is None
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
         relevant = relevant or path in [folder / file for file in EXPORTED]
         inside = path.relative_to(folder).parts
-        relevant = relevant and inside[0] != "adapter"  # a LoRA run's, which is in the weights already
+        if merged and inside[0] == ADAPTER:
+            continue  # a LoRA run's, which is in the weights already
+        relevant = relevant or path.relative_to(folder).as_posix() == f"{ADAPTER}/{ADAPTER_CONFIG}"
         if relevant and path.is_file() and not any(part.startswith(".") for part in inside):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()

@@ -5,7 +5,8 @@
     modules.json sentence_bert_config.json config_sentence_transformers.json
     1_Pooling/config.json  2_Dense/{config.json,model.safetensors}  3_Normalize/config.json
     (config_sentence_transformers.json: prompts, similarity, and truncate_dim if the vectors were cut)
-    adapter/{adapter_config.json,adapter_model.safetensors}   a LoRA run's adapter beside the merged weights; not loaded
+    adapter/{adapter_config.json,adapter_model.safetensors}   a LoRA run's adapter: beside the merged weights it is not
+        loaded; without them (no model.safetensors), it is merged into the backbone that the folder refers to
     LICENSE NOTICE                                     the backbone's, if it has them
     weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
 
@@ -40,7 +41,7 @@ from cse.encoder.modules import (
     write_weights,
 )
 from cse.encoder.poolers import LAYERS, NEEDS_ALL_LAYERS, PoolerName
-from cse.encoder.provenance import ADAPTER
+from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG
 from cse.errors import UserError
 from cse.files import write_json
 
@@ -49,11 +50,19 @@ SETTINGS, ABOUT = "sentence_bert_config.json", "config_sentence_transformers.jso
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The backbone that a checkpoint of soft prompts names instead of holding it."""
+    """The backbone that a checkpoint of soft prompts or of a LoRA adapter names instead of holding its weights.
+
+    Attributes:
+        backbone: `asset:NAME`, the whole path of a folder, or a Hub id.
+        revision: The revision of a Hub id.
+        layers: The number of its first layers that are kept; None: all.
+        weights: The sum of its weights, as `weights_sum` computes it; None: they are not compared.
+    """
 
     backbone: str
     revision: str | None = None
     layers: int | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Layout:
         lower_case: Whether texts are lower-cased first.
         template: The text that the tokenizer puts around every text.
         reference: The backbone of a checkpoint that does not hold one.
-        adapter: Whether the folder holds a LoRA adapter beside the merged weights.
+        adapter: Whether the folder holds a LoRA adapter, beside the merged weights unless it has a `reference`.
         prompts: Texts that may be put before every text, by name, as in sentence-transformers.
         default_prompt_name: The prompt that is put before every text unless another one is asked for.
         similarity: The similarity function that the vectors are made for.
@@ -172,9 +181,10 @@ class Layout:
         if self.reference is not None:
             settings |= {"backbone": self.reference.backbone, "revision": self.reference.revision}
             settings |= {"layers": self.reference.layers, "template": self.template}
-        write_json(folder / SETTINGS, settings)
+            settings |= {"backbone_sha256": self.reference.weights} if self.reference.weights else {}
         if self.weights == "bf16" and any(module.dense for module in self.post):
             settings["model_args"] = {"torch_dtype": "float32"}  # sentence-transformers fails on two number formats
+        write_json(folder / SETTINGS, settings)
         for module in self.modules[1:]:
             (folder / module.path).mkdir(exist_ok=True)
             write_json(folder / module.path / "config.json", self._config(module))
@@ -241,7 +251,8 @@ def _read(folder: Path) -> Layout:
         raise ValueError(f"prompts in {ABOUT} is not a mapping")
     reference = None
     if settings.get("backbone") is not None:
-        reference = Reference(settings["backbone"], settings.get("revision"), settings.get("layers"))
+        kept = settings.get("layers")
+        reference = Reference(settings["backbone"], settings.get("revision"), kept, settings.get("backbone_sha256"))
     length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
     pooler, width, unsupported = read_pooler(folder, modules)
     return Layout(
@@ -256,7 +267,7 @@ def _read(folder: Path) -> Layout:
         lower_case=bool(settings.get("do_lower_case")),
         template=settings.get("template") or tokenizer.get("cse_template"),
         reference=reference,
-        adapter=(folder / ADAPTER / "adapter_config.json").is_file(),
+        adapter=(folder / ADAPTER / ADAPTER_CONFIG).is_file(),
         prompts={name: str(text) for name, text in (about.get("prompts") or {}).items() if text is not None},
         default_prompt_name=about.get("default_prompt_name"),
         similarity=about.get("similarity_fn_name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.encoder.adapter import Adapter
-from cse.encoder.provenance import ADAPTER
+from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from cse.errors import UserError, require_at_least, require_within
 from cse.files import write_json
 
@@ -93,10 +94,10 @@ class Lora(Adapter):
         settings |= {"base_model_name_or_path": source, "revision": revision}
         state = get_peft_model_state_dict(backbone, save_embedding_layers=False)
         (folder / ADAPTER).mkdir()
-        write_json(folder / ADAPTER / "adapter_config.json", settings)
+        write_json(folder / ADAPTER / ADAPTER_CONFIG, settings)
         save_file(
             {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in state.items()},
-            folder / ADAPTER / "adapter_model.safetensors",
+            folder / ADAPTER / ADAPTER_WEIGHTS,
             metadata={"format": "pt"},
         )
 
@@ -128,6 +129,62 @@ def attention_layers(backbone: nn.Module) -> list[str]:
             "fix: name the layers to train: --encoder.adapter.targets=[...]"
         )
     return sorted({path[-1] if path[-1] not in outside else ".".join(path) for path in inside})
+
+
+def add(backbone: PreTrainedModel, folder: Path, name: str) -> None:
+    """Put the stored adapter of a checkpoint into a backbone, frozen and beside those that it has.
+
+    Args:
+        backbone: The backbone, all of which is frozen too.
+        folder: The checkpoint.
+        name: The name of the adapter in the backbone, without dots.
+
+    Raises:
+        UserError: The checkpoint lacks a file of its adapter, or the adapter is made for other layers.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.utils.save_and_load import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    place = folder / ADAPTER
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (place / file).is_file():
+            raise UserError(f"checkpoint {folder} lacks {ADAPTER}/{file}\nfix: copy or save the checkpoint again")
+    config = LoraConfig.from_pretrained(str(place))
+    config.lora_dropout = 0.0
+    state = load_file(place / ADAPTER_WEIGHTS)
+    try:
+        with warnings.catch_warnings():  # of several adapters, which are wanted
+            warnings.simplefilter("ignore", UserWarning)
+            inject_adapter_in_model(config, backbone, adapter_name=name)
+        added = {key: weight for key, weight in backbone.named_parameters() if f".{name}." in key}
+        for weight in added.values():
+            weight.data = weight.data.float()  # in the format of the backbone, what is loaded would be rounded
+        wanted = {key.replace(f".{name}.", ".") for key in added}
+        if not wanted <= {key.removeprefix("base_model.model.") for key in state}:
+            raise ValueError
+        set_peft_model_state_dict(backbone, state, adapter_name=name)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {folder}: its adapter does not fit the layers of its backbone\n"
+            "fix: load it with the backbone that it was trained on"
+        ) from error
+    backbone.requires_grad_(False).to(backbone.device)
+
+
+def merge_stored(backbone: PreTrainedModel, folder: Path) -> None:
+    """Add the stored adapter of a checkpoint to the weights of its backbone, as a whole checkpoint holds them."""
+    from peft.tuners.lora import LoraLayer
+
+    add(backbone, folder, "default")
+    state = merged_state(backbone)
+    layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in layers:
+        parent, _, leaf = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), leaf, layer.get_base_layer())
+    backbone.load_state_dict(state)
+    del backbone.peft_config
+    backbone.requires_grad_(True)
 
 
 @contextmanager

@@ -26,11 +26,11 @@ from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts
-from cse.encoder.provenance import write_sums
+from cse.encoder.provenance import weights_sum, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import mask_position
 from cse.encoder.text_encoder import TextEncoder
-from cse.encoder.weights import Weights
+from cse.encoder.weights import SavedAs, Weights, keeps_backbone
 from cse.encoder.weights import check as check_weights
 from cse.errors import UserError
 from cse.files import atomic_dir
@@ -127,7 +127,10 @@ class Encoder(TextEncoder):
         )
         self.pooler: PoolerName = pooler or layout.pooler or "cls"
         self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
+        self.reference = None
         if adapter is not None:
+            same = None if isinstance(adapter, SoftPrompts) else weights_sum(fetch(backbone, revision))
+            self.reference = Reference(absolute(backbone), revision, layers, same)
             adapter.attach(self.backbone)
         self.post = Post.load(layout, fetch(backbone, revision))
         self.truncate_dim = layout.truncate_dim
@@ -308,14 +311,16 @@ class Encoder(TextEncoder):
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
-    def layout(self, *, whole: bool = True, with_code: bool = False) -> Layout:
+    def layout(self, *, whole: bool = True, with_code: bool = False, precision: SavedAs = "fp32") -> Layout:
         """The structure of a checkpoint of this encoder; the arguments are those of `save`."""
         bidirectional = is_bidirectional(self.backbone.config)
         first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
-        if isinstance(self.adapter, SoftPrompts):
+        soft, words = isinstance(self.adapter, SoftPrompts), self.tokenizer
+        if soft:
             first = soft_prompts.module(with_code=with_code)
-            reference = None if whole else Reference(absolute(self.source), self.revision, self.layers)
-        words = self.tokenizer
+        if not whole and keeps_backbone(self.backbone, self.adapter, self.weights):
+            reference = self.reference
+        rounded = self.weights != "fp32" or (precision == "bf16" and reference is None)
         return Layout(
             modules=module_list(first, self.pooler, self.post.describe()),
             pooler=self.pooler,
@@ -324,7 +329,7 @@ class Encoder(TextEncoder):
             vocabulary=tuple(words.convert_ids_to_tokens(range(len(words)))) if self.pooler == "mask" else (),
             mask_token=words.mask_token,
             bidirectional=bidirectional,
-            weights="fp32" if self.weights == "fp32" else "bf16",
+            weights="bf16" if rounded and not soft else "fp32",
             max_length=self.max_length,
             lower_case=self.lower_case,
             template=self.template,
@@ -335,24 +340,40 @@ class Encoder(TextEncoder):
             truncate_dim=self.truncate_dim,
         )
 
-    def save(self, folder: str | Path, *, whole: bool = False, with_code: bool = False) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        whole: bool | None = None,
+        with_code: bool = False,
+        precision: SavedAs = "fp32",
+    ) -> None:
         """Write the model in the sentence-transformers layout, replacing the folder as a whole.
 
-        `SentenceTransformer(folder)` loads it; with soft prompts, it needs `trust_remote_code=True`. Both options
-        concern soft prompts only: every other encoder is saved whole and needs no code.
+        `SentenceTransformer(folder)` loads it if it is whole; with soft prompts, it needs `trust_remote_code=True`.
 
         Args:
             folder: The checkpoint's folder.
-            whole: Include backbone and tokenizer. Otherwise the folder holds the prompts (some hundred kB) and names
-                the backbone, which must be available where the checkpoint is loaded.
-            with_code: Put the module's code beside the weights, so that it loads on a machine without cse. Otherwise
-                the folder names the class in cse.
+            whole: Include the backbone, LoRA merged. False: the folder holds the adapter and names the backbone, which
+                must be available where cse loads the checkpoint; an encoder without an adapter, or with one over
+                quantized weights, is whole even so. None: whole unless the adapter is `SoftPrompts`.
+            with_code: With soft prompts, put the module's code beside the weights, so that it loads on a machine
+                without cse. Otherwise the folder names the class in cse.
+            precision: The number format of the weights of a whole backbone: `bf16` rounds them. Weights that are held
+                in bf16 or quantized are saved in bf16 in any case, and those under soft prompts in fp32.
         """
-        layout = self.layout(whole=whole, with_code=with_code)
+        whole = not isinstance(self.adapter, SoftPrompts) if whole is None else whole
+        layout = self.layout(whole=whole, with_code=with_code, precision=precision)
         with atomic_dir(Path(folder)) as out:
-            if layout.reference is None:
-                all_layers = self.pooler in NEEDS_ALL_LAYERS
-                write_backbone(self.backbone, self.tokenizer, out, max_length=self.max_length, all_layers=all_layers)
+            if layout.reference is None or not layout.soft_prompts:
+                write_backbone(
+                    self.backbone,
+                    self.tokenizer,
+                    out,
+                    max_length=self.max_length,
+                    all_layers=self.pooler in NEEDS_ALL_LAYERS,
+                    weights=layout.weights if layout.reference is None else None,
+                )
             layout.write(out)
             self.post.save(out, layout.post)
             if self.adapter is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from cse.files import sha256_file
 
 SUMS = "weights.sha256"
 ADAPTER = "adapter"  # of a LoRA run, beside the merged weights; loaders of transformers and peft look in the root only
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
 
@@ -22,6 +24,8 @@ def write_sums(out: Path) -> None:
 
 def check_sums(folder: Path) -> dict[str, str]:
     """Compare each weights file with the folder's record; returns the sha256 of each, {} if there is no record.
+
+    The adapter may be missing, since only a checkpoint without its backbone is loaded from it.
 
     Raises:
         UserError: A file is missing or differs from what was saved, or the record is damaged.
@@ -39,7 +43,7 @@ def check_sums(folder: Path) -> dict[str, str]:
         )
     for name, expected in sums.items():
         if name.startswith(f"{ADAPTER}/") and not (folder / name).is_file():
-            continue  # nothing that loads the checkpoint reads it
+            continue
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} lacks {name}, which its {SUMS} names\nfix: save or copy it again")
         actual = sha256_file(folder / name)
@@ -50,6 +54,19 @@ def check_sums(folder: Path) -> dict[str, str]:
                 f"fix: copy the checkpoint again; if you changed the weights on purpose, remove {SUMS}"
             )
     return sums
+
+
+def weights_sum(folder: Path) -> str:
+    """The sha256 of all weights of a model, whose own record is checked, for a checkpoint that names this model.
+
+    Raises:
+        UserError: The weights differ from the folder's record.
+    """
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in {".safetensors", ".bin"})
+    sums = check_sums(folder) or {file: sha256_file(folder / file) for file in files}
+    whole = {file: digest for file, digest in sums.items() if not file.startswith(f"{ADAPTER}/")}
+    lines = [f"{digest}  {file}\n" for file, digest in sorted((whole or sums).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def copy_notices(backbone: Path, out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -12,7 +12,11 @@ from cse.encoder.lora import Lora
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError, require_package
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Weights = Literal["fp32", "bf16", "int8", "int4"]
+SavedAs = Literal["fp32", "bf16"]
 KEPT_AS = "cse_weights"  # where a checkpoint's config.json says it; float32 is not said
 
 
@@ -39,6 +43,17 @@ def check(weights: Weights, adapter: Adapter | None) -> None:
             "fix: set encoder.weights to bf16 or fp32"
         )
     require_package("bitsandbytes", extra="bnb", user=f"encoder.weights={weights}")
+
+
+def keeps_backbone(backbone: PreTrainedModel, adapter: Adapter | None, weights: Weights) -> bool:
+    """Whether an adapter, and the backbone as it was loaded, are all that an encoder's backbone is.
+
+    Under a quantized backbone they are not: what is merged into it is rounded.
+    """
+    if not isinstance(adapter, Lora) or weights in {"int8", "int4"}:
+        return isinstance(adapter, SoftPrompts)
+    others = (weight for name, weight in backbone.named_parameters() if ".lora_" not in name)
+    return not getattr(backbone, "is_quantized", False) and not any(weight.requires_grad for weight in others)
 
 
 def loading(weights: Weights) -> dict[str, Any]:

@@ -7,7 +7,6 @@ are then separate models that share their frozen weights, which is what adapters
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from cse.encoder.device import Device, choose
 from cse.encoder.layout import Layout, require_checkpoint
+from cse.encoder.lora import add
 from cse.encoder.model import Encoder
 from cse.encoder.provenance import ADAPTER
 from cse.errors import UserError
@@ -62,8 +62,8 @@ class Experts:
         self.labels = list(folders)
         self.encoder = Encoder.load(str(folders[first])).to(choose(device))
         for label, folder in folders.items():
-            _add(self.encoder, folder / ADAPTER, self._name(label))
-        with torch.no_grad():  # the checkpoint has its adapter merged in
+            add(self.encoder.backbone, folder, self._name(label))
+        with torch.no_grad():  # the encoder of a checkpoint has its adapter merged in
             for layer in self._layers():
                 if self._name(first) in layer.lora_A:
                     layer.get_base_layer().weight -= layer.get_delta_weight(self._name(first))
@@ -148,20 +148,4 @@ def _checked(folder: Path) -> Layout:
     wrong = wrong if layout.adapter else f"no {ADAPTER}/, since it was trained without LoRA"
     if wrong:
         raise UserError(f"experts: checkpoint {folder} has {wrong}\nfix: give checkpoints of runs with cse.Lora")
-    return replace(layout, vocabulary=())
-
-
-def _add(encoder: Encoder, folder: Path, name: str) -> None:
-    """Put an adapter into the backbone beside those that it has."""
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.utils.save_and_load import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    config = LoraConfig.from_pretrained(str(folder))
-    config.lora_dropout = 0.0
-    with warnings.catch_warnings():  # of several adapters, which are wanted
-        warnings.simplefilter("ignore", UserWarning)
-        inject_adapter_in_model(config, encoder.backbone, adapter_name=name)
-    state = load_file(folder / "adapter_model.safetensors")
-    set_peft_model_state_dict(encoder.backbone, state, adapter_name=name)
-    encoder.backbone.requires_grad_(False).to(encoder.device)
+    return replace(layout, vocabulary=(), reference=None)

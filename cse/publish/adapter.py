@@ -9,11 +9,10 @@ from pathlib import Path
 
 from cse.assets.hub import is_repo_id, snapshot
 from cse.encoder.layout import require_checkpoint
-from cse.encoder.provenance import ADAPTER, NOTICES, check_sums, write_sums
+from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, NOTICES, check_sums, write_sums
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -23,7 +22,7 @@ class Adapter:
     """An adapter that other people can load.
 
     Attributes:
-        checkpoint: The run's checkpoint, which holds the adapter and the merged model.
+        checkpoint: The run's checkpoint, which holds the adapter.
         base: The Hub id of the backbone.
         revision: The backbone's commit on the Hub; None if it is unknown.
         folder: The backbone's folder on this machine.
@@ -59,7 +58,7 @@ def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
         raise _refusal(checkpoint, f"has the Dense layer {dense[0]} after pooling, which a LoRA adapter cannot hold")
     if layout.bidirectional:
         raise _refusal(checkpoint, "has bidirectional attention, and a LoRA adapter leaves its backbone causal")
-    settings = read_json(checkpoint / ADAPTER / CONFIG)
+    settings = read_json(checkpoint / ADAPTER / ADAPTER_CONFIG)
     source = str(settings["base_model_name_or_path"])
     folder, commit = _backbone(checkpoint, source, settings.get("revision"))
     kept, whole = (AutoConfig.from_pretrained(path).num_hidden_layers for path in (checkpoint, folder))
@@ -79,9 +78,9 @@ def stage_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter to publish, replacing `folder`: the two files of peft, the tokenizer and the notices."""
     source = adapter.checkpoint / ADAPTER
     with atomic_dir(folder) as out:
-        shutil.copyfile(source / WEIGHTS, out / WEIGHTS)
-        settings = read_json(source / CONFIG) | {"base_model_name_or_path": adapter.base, "revision": adapter.revision}
-        write_json(out / CONFIG, settings)
+        shutil.copyfile(source / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)
+        named = {"base_model_name_or_path": adapter.base, "revision": adapter.revision}
+        write_json(out / ADAPTER_CONFIG, read_json(source / ADAPTER_CONFIG) | named)
         for path in adapter.checkpoint.iterdir():
             if TOKENIZER.fullmatch(path.name) or path.name in NOTICES:
                 shutil.copyfile(path, out / path.name)

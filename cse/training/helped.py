@@ -23,7 +23,7 @@ from cse.training.run import Callback, Run
 
 TABLE = "helped.json"
 BEFORE = "before.json"  # with before.npz: what was scored before training, since only the run begins with that encoder
-INITIAL, MERGED = "initial", "merged"
+INITIAL, TRAINED, MERGED = "initial", "trained", "merged"
 
 
 class Helped(Callback):
@@ -56,7 +56,10 @@ class Helped(Callback):
             return
         share, initial = run.settings.merge_initial, run.folder / INITIAL
         if share is not None and initial.is_dir():
-            merge(initial, run.folder / "last", run.folder / MERGED, share)
+            trained = run.folder / TRAINED
+            run.encoder.save(trained, precision=run.settings.save_precision)
+            merge(initial, trained, run.folder / MERGED, share)
+            shutil.rmtree(trained)
             say("merged", f"{run.folder / MERGED} = {share:g} × last/ + {1 - share:g} × the initial weights")
         if (run.folder / BEFORE).is_file() and not (run.folder / TABLE).is_file():
             try:

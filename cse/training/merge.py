@@ -15,7 +15,7 @@ from cse.encoder.heads import Dense
 from cse.encoder.kinds import detect
 from cse.encoder.lora import Lora, scaled
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import ADAPTER, write_sums
+from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, write_sums
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
@@ -106,7 +106,7 @@ def merge(initial: Path, trained: Path, out: Path, share: float) -> None:
                 tensors = {key: average(a.get_tensor(key), b.get_tensor(key), share) for key in b.keys()}  # noqa: SIM118
                 metadata = b.metadata()
             save_file(tensors, path, metadata=metadata)
-        settings = folder / ADAPTER / "adapter_config.json"
+        settings = folder / ADAPTER / ADAPTER_CONFIG
         if settings.is_file():
             about = read_json(settings)
             write_json(settings, about | {"lora_alpha": about["lora_alpha"] * share})

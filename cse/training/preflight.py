@@ -14,6 +14,7 @@ from cse.data.mixture import Mixture
 from cse.encoder.device import available
 from cse.encoder.kernels import PACKAGES
 from cse.encoder.prompts import choose_prompt
+from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.training import fsdp, gradcache, hardware, merge
@@ -39,6 +40,11 @@ def check(run: Run) -> None:
     """
     problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
     problems += fsdp.problems(run.settings, run.encoder)
+    if run.settings.save_precision != "fp32" and isinstance(run.encoder.adapter, SoftPrompts):
+        problems.append(
+            f"trainer.save_precision is {run.settings.save_precision}, and soft prompts are saved without backbone\n"
+            "fix: remove trainer.save_precision"
+        )
     if run.settings.merge_initial is not None:
         problems += merge.problems(run.encoder, "trainer.merge_initial")
     if run.settings.final_weights == "mean_with_initial":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from cse.encoder.weights import SavedAs
 from cse.errors import UserError, require_at_least, require_positive, require_within
 
 
@@ -60,6 +61,9 @@ class Settings:
         final_weights: The weights that every evaluation scores and that best/ and last/ hold: `last` are those that are
             trained, `mean_with_initial` their mean with the initial ones (PEARL, arXiv:2401.10407). Training itself
             does not change. The mean needs memory and disk space for one more copy of the trained weights.
+        save_precision: The number format of the weights of whole checkpoints: best/, merged/, and last/ unless it holds
+            an adapter alone. `bf16` halves them; scores in the log are those of the weights before they are rounded.
+            Weights that are trained in bf16 are saved in it in any case.
 
     Raises:
         UserError: A value is out of range.
@@ -97,6 +101,7 @@ class Settings:
         compare_initial: Literal["auto", "always", "never"] = "auto",
         merge_initial: float | None = None,
         final_weights: Literal["last", "mean_with_initial"] = "last",
+        save_precision: SavedAs = "fp32",
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
@@ -118,6 +123,7 @@ class Settings:
         self.workers, self.trackers = workers, tuple(trackers)
         self.compare_initial, self.merge_initial = compare_initial, merge_initial
         self.final_weights: Literal["last", "mean_with_initial"] = final_weights
+        self.save_precision: SavedAs = save_precision
         if merge_initial is not None and final_weights != "last":
             raise UserError(
                 f"trainer.merge_initial is {merge_initial:g} and trainer.final_weights is {final_weights}, and both "

@@ -173,9 +173,9 @@ class Trainer:
         run.interrupted = 0  # a signal during the last step leaves nothing to resume
         with self._whole(), self.final.of(run.encoder):
             if self.accelerator.is_main_process:
-                run.encoder.save(run.folder / "last")
+                run.encoder.save(run.folder / "last", whole=False, precision=settings.save_precision)
                 if progress.best is None:  # without an evaluator the last weights are the best ones known
-                    run.encoder.save(run.folder / "best")
+                    run.encoder.save(run.folder / "best", precision=settings.save_precision)
         progress.finished = True
         self._save_state()
 
@@ -295,7 +295,7 @@ class Trainer:
                 if progress.best is None or score > progress.best:
                     progress.best, progress.best_step = score, progress.step
                     if self.accelerator.is_main_process:
-                        run.encoder.save(run.folder / "best")
+                        run.encoder.save(run.folder / "best", precision=self.settings.save_precision)
         progress.seconds = time.perf_counter() - self.began
         record = {"step": progress.step, **metrics, **scores, **self.batches.figures(progress.step)}
         if self.accelerator.is_main_process:

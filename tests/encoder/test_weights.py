@@ -90,7 +90,8 @@ def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):
     Trainer(run).fit()
     want = encoder.eval().encode(TEXTS)
     again = Encoder.load(str(run.folder / "last"))
-    assert dtypes(run.folder / "last") == {torch.bfloat16}
+    assert again.weights == "bf16"
+    assert dtypes(run.folder / "best") == {torch.bfloat16}
     assert np.abs(again.encode(TEXTS) - want).max() < 2**-5 * float(np.abs(want).max())  # merged weights are rounded
     assert np.abs(Encoder(llama, pooler="last", weights="bf16").eval().encode(TEXTS) - want).max() > 1e-2
 

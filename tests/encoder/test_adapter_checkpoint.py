@@ -1,0 +1,155 @@
+"""Checkpoints of a LoRA adapter alone: they load as the whole model does, and refuse another backbone."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cse.encoder.heads import Dense
+from cse.encoder.identity import model_hash
+from cse.encoder.layout import Layout
+from cse.encoder.lora import Lora
+from cse.encoder.model import Encoder
+from cse.encoder.soft_prompts import SoftPrompts
+from cse.errors import UserError
+from cse.inference.experts import Experts
+from cse.publish.adapter import find_adapter
+from cse.publish.stage import stage
+from cse.training.trainer import Trainer
+from tests.models import save_tiny
+from tests.runs import assert_resumes, make_run
+
+TEXTS = ["the cat sat on a mat", "dog", "", "a blue tree ran fast"]
+
+
+def saved(backbone, folder, seed=3, **options):
+    """An encoder whose LoRA differs from 0, and its checkpoints best/ (whole) and last/ (the adapter)."""
+    encoder = Encoder(backbone, adapter=Lora(rank=2, alpha=6), **options).eval()
+    torch.manual_seed(seed)
+    for name, weight in encoder.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    encoder.save(folder / "best")
+    encoder.save(folder / "last", whole=False)
+    return encoder
+
+
+@pytest.fixture
+def backbone(tiny_bert, tmp_path):
+    """A backbone that a test may change."""
+    shutil.copytree(tiny_bert, tmp_path / "backbone")
+    return str(tmp_path / "backbone")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("bert", {"pooler": "mean", "head": "mlp", "export_head": True, "layers": 1}),
+        ("bert", {"pooler": "first_last_layer1", "prompts": {"query": "the red"}, "max_length": 9}),
+        ("llama", {"pooler": "last", "template": 'the house "{text}" moon', "weights": "bf16"}),
+        ("llama", {"pooler": "mean", "attention": "bidirectional"}),
+    ],
+)
+def test_it_loads_as_the_whole_model_does(tiny_bert, tmp_path, kind, options):
+    backbone = save_tiny(kind, tiny_bert, tmp_path / "backbone")
+    saved(backbone, tmp_path, **options)
+    whole, alone = (Encoder.load(str(tmp_path / name)) for name in ("best", "last"))
+    assert [path.name for path in (tmp_path / "last").glob("*.safetensors")] == []
+    assert np.array_equal(whole.encode(TEXTS), alone.encode(TEXTS))
+    assert whole.encode(TEXTS).std() > 0
+    want = whole.state_dict()
+    assert list(want) == list(alone.state_dict())
+    assert all(torch.equal(want[name], weight) for name, weight in alone.state_dict().items())
+    assert (alone.prompts, alone.max_length, alone.depth) == (whole.prompts, whole.max_length, whole.depth)
+    assert all(weight.requires_grad for weight in alone.backbone.parameters())
+    alone.save(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "best" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_it_is_a_backbone_a_publication_and_an_expert(backbone, tmp_path):
+    want = saved(backbone, tmp_path, pooler="mean").encode(TEXTS)
+    best, last = str(tmp_path / "best"), str(tmp_path / "last")
+    upper = saved(last, tmp_path / "upper", seed=4)  # an adapter on an adapter
+    assert upper.layout(whole=False).reference.backbone == last
+    found = Encoder.load(str(tmp_path / "upper" / "last")).encode(TEXTS)
+    assert np.abs(found - upper.encode(TEXTS)).max() < 1e-5
+    assert np.abs(found - want).max() > 1e-2
+    assert Encoder(last, layers=1, pooler="mean").depth == 1
+    stage(tmp_path / "last", tmp_path / "staged")
+    assert Layout.read(tmp_path / "staged").reference is None
+    assert np.abs(Encoder.load(str(tmp_path / "staged")).encode(TEXTS) - want).max() < 1e-5
+    with pytest.raises(UserError, match="other people do not have"):  # all else is right
+        find_adapter(tmp_path / "last", None)
+    experts = Experts({"a": best, "b": last}, device="cpu")
+    assert np.abs(experts.encode(TEXTS, ["a", "b"] * 2) - want).max() < 1e-5
+
+
+def test_another_adapter_is_another_model(backbone, tmp_path):
+    saved(backbone, tmp_path / "one", pooler="mean")
+    saved(backbone, tmp_path / "two", seed=4, pooler="mean")
+    assert len({model_hash(tmp_path / run / "last") for run in ("one", "two")}) == 2
+    shutil.copytree(tmp_path / "one" / "last", tmp_path / "copy")
+    assert model_hash(tmp_path / "copy") == model_hash(tmp_path / "one" / "last")
+
+
+def test_another_backbone_is_refused(backbone, tmp_path):
+    saved(backbone, tmp_path, pooler="mean")
+    last = tmp_path / "last"
+    (last / "adapter" / "adapter_model.safetensors").rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=r"lacks adapter/adapter_model.safetensors\nfix: "):
+        Encoder.load(str(last))
+    (tmp_path / "kept").rename(last / "adapter" / "adapter_model.safetensors")
+    save_tiny("bert", backbone, tmp_path / "backbone", seed=5)
+    with pytest.raises(UserError, match=r"last holds an adapter, and the weights of its backbone .* changed.*\nfix: "):
+        Encoder.load(str(last))
+    (tmp_path / "backbone").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"last holds an adapter, and its backbone cannot be loaded: .*\nfix: "):
+        Encoder.load(str(last))
+    Encoder.load(str(tmp_path / "best"))
+
+
+def test_what_an_adapter_does_not_hold_is_saved_whole(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, adapter=Lora(rank=2))
+    next(encoder.backbone.parameters()).requires_grad_(True)
+    for each, name in ((encoder, "thawed"), (Encoder(tiny_bert), "plain")):
+        each.save(tmp_path / name, whole=False)
+        assert (tmp_path / name / "model.safetensors").is_file()
+
+
+def test_bf16_halves_a_checkpoint_and_rounds_its_weights(tiny_bert, tmp_path):
+    encoder = saved(tiny_bert, tmp_path, pooler="mean")
+    encoder.append(Dense(16, 8))
+    encoder.save(tmp_path / "full")
+    encoder.save(tmp_path / "half", precision="bf16")
+    full, half = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "half"))
+    assert full.keys() == half.keys()
+    assert all(torch.equal(half[name], weight.bfloat16()) for name, weight in full.items())
+    again = Encoder.load(str(tmp_path / "half"))
+    assert again.weights == "bf16"
+    want = encoder.encode(TEXTS)
+    assert 0 < np.abs(again.encode(TEXTS) - want).max() < 2**-5 * np.abs(want).max()
+
+
+def test_a_killed_run_has_the_same_adapter(tiny_bert, tmp_path):
+    def build(folder):
+        torch.manual_seed(1)
+        encoder = Encoder(tiny_bert, pooler="mean", adapter=Lora(rank=2))
+        return make_run(folder, tiny_bert, encoder=encoder, max_steps=4, save_precision="bf16")
+
+    assert_resumes(build, tmp_path)
+    run = tmp_path / "whole" / "run"
+    assert Layout.read(run / "last").reference.backbone == tiny_bert
+    assert not (run / "last" / "model.safetensors").exists()
+    assert {w.dtype for w in load_file(run / "best" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_soft_prompts_have_no_precision(tiny_bert, tmp_path):
+    run = make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, adapter=SoftPrompts()), save_precision="bf16")
+    with pytest.raises(UserError, match=r"trainer.save_precision is bf16.*\nfix: "):
+        Trainer(run)
