@@ -32,26 +32,33 @@ def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix)
     return lay_out_anchors(views, batch, similarity, candidates, anchors, _numbers(anchors))
 
 
-def by_anchor(views: Views, batch: Batch, loss: Callable[[InBatch], T], similarity: Similarity = cosine_matrix) -> T:
+def by_anchor(
+    views: Views,
+    batch: Batch,
+    loss: Callable[..., T],
+    similarity: Similarity = cosine_matrix,
+    shared: tuple[Tensor, ...] = (),
+) -> T:
     """What `loss` makes of the layout `in_batch`, in memory linear in the batch: see `by_rows`.
 
     Args:
         views: The batch's vectors.
         batch: The batch.
-        loss: A function of the layout of some anchors that treats each on its own, and returns a tensor (A, ...), or a
-            tuple of such, as `contrast` does.
+        loss: A function of the layout of some anchors, an `InBatch`, and of `shared`. It treats each anchor on its own,
+            and returns a tensor (A, ...), or a tuple of such, as `contrast` does.
         similarity: The function (A, D'), (N, D') -> (A, N).
+        shared: Further tensors that need a gradient, such as a learned temperature.
 
     Raises:
         ValueError: Rows have no positive, or there is a single candidate.
     """
     anchors, candidates = _sides_in_batch(views)
     anchors, candidates, similarity = _once(anchors, candidates, similarity)
-    return by_rows(
-        lambda some, row: loss(lay_out_anchors(views, batch, similarity, candidates, some, row)),
-        (anchors, _numbers(anchors)),
-        len(candidates),
-    )
+
+    def rows(some: Tensor, row: Tensor, others: Tensor, *more: Tensor) -> T:
+        return loss(lay_out_anchors(views, batch, similarity, others, some, row), *more)
+
+    return by_rows(rows, (anchors, _numbers(anchors)), len(candidates), (candidates, *shared))
 
 
 def info_nce(
@@ -134,19 +141,28 @@ def by_view(
     similarity: Similarity = cosine_matrix,
     *,
     single: bool = False,
+    candidates: Tensor | None = None,
 ) -> T:
     """What `loss` makes of the layout `all_pairs`, in memory linear in the batch, as `by_anchor` does.
+
+    Args:
+        views: The batch's vectors.
+        batch: The batch.
+        loss: A function of the layout of some anchors and positives that treats each on its own.
+        similarity: The function (A, D'), (N, D') -> (A, N).
+        single: Whether rows may have a single view.
+        candidates: (N, D') what the similarity compares with, in the order of the views. None: the views themselves.
 
     Raises:
         ValueError: Rows have no positive, unless `single`, or the batch has one row.
     """
-    anchors, candidates = _sides_of_pairs(views, single)
-    anchors, candidates, similarity = _once(anchors, candidates, similarity)
-    return by_rows(
-        lambda some, view: loss(lay_out_views(views, batch, similarity, candidates, some, view)),
-        (anchors, _numbers(anchors)),
-        len(candidates),
-    )
+    anchors, every = _sides_of_pairs(views, single)
+    anchors, every, similarity = _once(anchors, every if candidates is None else candidates, similarity)
+
+    def rows(some: Tensor, view: Tensor, others: Tensor) -> T:
+        return loss(lay_out_views(views, batch, similarity, others, some, view))
+
+    return by_rows(rows, (anchors, _numbers(anchors)), len(every), (every,))
 
 
 def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
@@ -163,14 +179,14 @@ def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: T
     unit, number = normalize(x), _numbers(x)
     each = torch.ones_like(unit[:, 0]) if weight is None else weight.to(unit.dtype)  # (B,)
 
-    def sums(some: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    def sums(some: Tensor, row: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """For each of some rows (R,): the sum of the kernel over the other rows, and the sum of their weights."""
         counted = each * (row[:, None] != number)  # (R, B)
         counted = counted if texts is None else counted * _different(texts[row], texts)
-        kernel = (2 * t * (dot_matrix(some, unit) - 1)).exp()  # (R, B) |u - v|^2 = 2 - 2 u.v
+        kernel = (2 * t * (dot_matrix(some, others) - 1)).exp()  # (R, B) |u - v|^2 = 2 - 2 u.v
         return (kernel * counted).sum(1), counted.sum(1)
 
-    found, weights = by_rows(sums, (unit, number), len(x))
+    found, weights = by_rows(sums, (unit, number), len(x), (unit,))
     total = (each * weights).sum()
     return torch.where(total > 0, (each * found).sum(), 1.0).log() - torch.where(total > 0, total, 1.0).log()
 

@@ -55,11 +55,11 @@ class EuCLIP(Objective):
     def _loss(self, views: Views, batch: Batch) -> Tensor:
         """One direction."""
 
-        def loss(pairs: InBatch) -> Contrast:
-            logits = pairs.similarity * self.log_scale.exp()  # (A, N)
+        def loss(pairs: InBatch, log_scale: Tensor) -> Contrast:
+            logits = pairs.similarity * log_scale.exp()  # (A, N)
             return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 
-        return by_anchor(views, batch, loss, self._nearness).loss
+        return by_anchor(views, batch, loss, self._nearness, (self.log_scale,)).loss
 
     def _nearness(self, a: Tensor, b: Tensor) -> Tensor:
         """(A, N) the distance's negative."""

@@ -77,9 +77,9 @@ class InfoLOOB(Objective):
 def _retrieve(query: Tensor, memory: Tensor, beta: float) -> Tensor:
     """softmax(beta q M^T) M for queries (..., D') and a memory of unit vectors (B, D'): (..., D')."""
 
-    def rows(some: Tensor) -> Tensor:
+    def rows(some: Tensor, memory: Tensor) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
             scores = beta * normalize(some).to(memory.dtype) @ memory.T  # (R, ..., B)
             return torch.softmax(scores, -1) @ memory
 
-    return by_rows(rows, (query,), query.shape[1:-1].numel() * len(memory))
+    return by_rows(rows, (query,), query.shape[1:-1].numel() * len(memory), (memory,))

@@ -11,8 +11,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast, cosine_matrix, normalize
-from cse.objectives.layouts import AllPairs, Similarity
+from cse.objectives.functional import Contrast, contrast, dot_matrix, normalize
+from cse.objectives.layouts import AllPairs
 
 
 class PolyView(Objective):
@@ -58,9 +58,10 @@ class PolyView(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss over all views of the batch."""
-        result = by_view(
-            views, batch, self._rows, self._with_rest(views) if self.form == "sufficient" else cosine_matrix
-        )
+        if self.form == "sufficient":
+            result = by_view(views, batch, self._rows, _unit_with, candidates=self._with_rest(views))
+        else:
+            result = by_view(views, batch, self._rows)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def _rows(self, pairs: AllPairs) -> Contrast:
@@ -78,15 +79,14 @@ class PolyView(Objective):
             reduce="in" if self.form == "arithmetic" else "out",
         )
 
-    def _with_rest(self, views: Views) -> Similarity:
-        """A similarity that puts q in the place of the first A candidates, which are the views themselves."""
+    def _with_rest(self, views: Views) -> Tensor:
+        """(N, D') unit vectors of the views, with q in the place of the first A, before the hard negatives."""
         unit = normalize(views.require_aligned("PolyView"))  # (B, M, D')
         rest = (unit.sum(1, keepdim=True) - unit) / (unit.shape[1] - 1)  # (B, M, D')
         rest = torch.cat([rest[:, 0], rest[:, 1:].flatten(0, 1)])  # (A, D') in the order of `all_pairs`
+        return torch.cat([normalize(rest) if self.normalize_mean else rest, normalize(views.negative.flatten(0, 1))])
 
-        def similarity(a: Tensor, b: Tensor) -> Tensor:
-            candidates = torch.cat([normalize(rest) if self.normalize_mean else rest, normalize(b[len(rest) :])])
-            with torch.autocast(a.device.type, enabled=False):
-                return normalize(a) @ candidates.T  # (A, N)
 
-        return similarity
+def _unit_with(a: Tensor, b: Tensor) -> Tensor:
+    """Dot product of the directions of a (A, D') with b (N, D'): (A, N)."""
+    return dot_matrix(normalize(a), b)

@@ -86,8 +86,8 @@ class SGOPT(Objective):
             raise ValueError(ONE_ROW)
         row = torch.arange(size, device=anchor.device)
 
-        def loss(some: Tensor, number: Tensor) -> Contrast:
-            logits = cosine_matrix(some, layers.flatten(0, 1)) / self.temperature  # (A, B layers)
+        def loss(some: Tensor, number: Tensor, others: Tensor) -> Contrast:
+            logits = cosine_matrix(some, others) / self.temperature  # (A, B layers)
             own = number[:, None] == row  # (A, B)
             mask = None
             if batch.text_id is not None:
@@ -97,7 +97,7 @@ class SGOPT(Objective):
             target = own.to(logits.dtype).repeat_interleave(count, 1)  # (A, B layers)
             return contrast(logits, target, mask=mask, weight=weight, denominator="self")
 
-        return by_rows(loss, (anchor, row), size * count)
+        return by_rows(loss, (anchor, row), size * count, (layers.flatten(0, 1),))
 
     def distance(self, encoder: Encoder) -> Tensor:
         """() the squared distance of the weights that the encoder trains, but for its head, from where they started."""

@@ -103,10 +103,10 @@ def _of_slot(
         own = reduce(torch.mul, slots).sum(-1)  # (B,)
     number = torch.arange(len(own), device=rows.device)
 
-    def loss(anchor: Tensor, row: Tensor) -> Contrast:
+    def loss(anchor: Tensor, own: Tensor, row: Tensor, product: Tensor, scale: Tensor) -> Contrast:
         target = torch.zeros(len(row), rows.shape[-1], device=rows.device).scatter(1, row[:, None], 1.0)  # (A, C)
         with torch.autocast(rows.device.type, enabled=False):
-            logits = torch.where(target > 0, own[row, None], anchor @ product.T) * scale  # (A, C)
+            logits = torch.where(target > 0, own[:, None], anchor @ product.T) * scale  # (A, C)
         mask = None
         if texts is not None:
             others_texts = torch.cat([texts[:k], texts[k + 1 :]])  # (M - 1, B)
@@ -114,4 +114,4 @@ def _of_slot(
             mask = (others_texts[:, row, None] != found[:, None, :]).any(0) | (target > 0)  # (A, C)
         return contrast(logits, target, mask=mask, weight=None if weight is None else weight[row])
 
-    return by_rows(loss, (slots[k], number), rows.shape[-1])
+    return by_rows(loss, (slots[k], own, number), rows.shape[-1], (product, scale))
