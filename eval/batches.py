@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ import yaml
 
 from cse.console import say
 from cse.files import read_json, write_json
+from eval.memory import watch
 
 BASE = 64  # the batch that others are compared with; its gradients are not cached
 LENGTH = 32  # largest number of tokens of a text
@@ -37,8 +36,9 @@ def measure(
         note: The conditions, kept in the file.
 
     Returns:
-        For each size: the sentences of a second over those of batch 64 next to it, as time per sentence; the largest
-        resident memory of a process in MB, and that of batch 64.
+        For each size: the largest resident memory of a process that is not backed by a file (RssAnon), in MB, and that
+        of batch 64; the processor milliseconds for a sentence, over all processes, and their ratio to those of the run
+        on batch 64 before it. Processor time is less disturbed by other work on the machine than elapsed time.
     """
     before: dict[str, Any] = read_json(out) if out.exists() else {"runs": [], "note": ""}
     found = before["runs"]
@@ -56,10 +56,8 @@ def measure(
                 "chunk_tokens": tokens,
                 "peak_mb": round(median(run["peak_mb"] for _, run in pairs)),
                 "base_peak_mb": round(median(base["peak_mb"] for base, _ in pairs)),
-                "sentences_per_s": round(median(run["sentences_per_s"] for _, run in pairs), 1),
-                "time_over_base": round(
-                    median(base["sentences_per_s"] / run["sentences_per_s"] for base, run in pairs), 2
-                ),
+                "ms": round(median(run["ms"] for _, run in pairs), 2),
+                "time_over_base": round(median(run["ms"] / base["ms"] for base, run in pairs), 2),
                 "rounds": rounds,
             }
             key = ("batch", "processes", "chunk_tokens")
@@ -80,7 +78,8 @@ def sentences() -> Iterator[str]:
 
 
 def _train(folder: Path, size: int, tokens: int | None, processes: int) -> dict[str, float]:
-    """What a run of one step, or of as many as make enough sentences, logs in its last step."""
+    """The memory and the processor time for a sentence of a run of one step, or of as many as make enough sentences."""
+    steps = max(1, SENTENCES // (2 * size))
     recipe = {
         "data": {"class_path": "cse.data.Texts", "init_args": {"path": str(folder / "texts.txt")}},
         "collator": {"class_path": "cse.data.TextViews", "init_args": {"max_length": LENGTH}},
@@ -88,7 +87,7 @@ def _train(folder: Path, size: int, tokens: int | None, processes: int) -> dict[
         "objective": {"class_path": "cse.objectives.simcse.SimCSE"},
         "trainer": {
             "batch_size": size,
-            "max_steps": max(1, SENTENCES // (2 * size)),
+            "max_steps": steps,
             "eval_every": 1_000_000,
             "chunk_tokens": tokens,
             "compare_initial": "never",
@@ -97,9 +96,5 @@ def _train(folder: Path, size: int, tokens: int | None, processes: int) -> dict[
     (folder / "batches.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     launch = ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"] if processes > 1 else []
     run = Path(tempfile.mkdtemp(dir=folder), "run")
-    command = [sys.executable, "-m", *launch, "cse", "train", str(folder / "batches.yaml"), f"--run-dir={run}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the run failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    logged: dict[str, float] = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    return logged
+    found = watch([sys.executable, "-m", *launch, "cse", "train", str(folder / "batches.yaml"), f"--run-dir={run}"])
+    return {"peak_mb": found.peak_mb, "ms": 1000 * found.processor_after / (2 * size * steps)}

@@ -8,9 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil  # type: ignore[import-untyped, unused-ignore]
@@ -127,31 +129,62 @@ def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
     (folder / "memory.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     launch = ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"] if processes > 1 else []
     command = [sys.executable, "-m", *launch, "cse", "train", str(folder / "memory.yaml"), f"--run-dir={folder / name}"]
-    began, peak, started, worked = time.monotonic(), 0.0, 0.0, 0.0
-    environment = {**os.environ, "CSE_CACHE": str(folder / "cache")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    found = watch(command, {"CSE_CACHE": str(folder / "cache")})
+    return {
+        "seconds_to_first_step": round(found.seconds_to_first_step, 1),
+        "processor_seconds": round(found.processor_to_first_step, 1),
+        "peak_anonymous_mb": round(found.peak_mb),
+    }
+
+
+class Watched(NamedTuple):
+    """What a run took.
+
+    Attributes:
+        seconds_to_first_step: From the start of the command.
+        processor_to_first_step: Processor seconds until then, over all processes.
+        processor_after: Processor seconds from then to the end, over all processes.
+        peak_mb: The largest resident memory of a process that is not backed by a file (RssAnon).
+    """
+
+    seconds_to_first_step: float
+    processor_to_first_step: float
+    processor_after: float
+    peak_mb: float
+
+
+def watch(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Watched:
+    """Run a command that trains, and measure it.
+
+    Args:
+        command: The command.
+        environment: Variables to add to the environment.
+
+    Raises:
+        RuntimeError: The run failed.
+    """
+    began, peak, started, first, last = time.monotonic(), 0.0, 0.0, 0.0, 0.0
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
     lines: list[str] = []
 
     def read() -> None:
-        nonlocal started, worked
+        nonlocal started, first
         for line in process.stdout or ():
             lines.append(line)
             if line.startswith("step     0") and not started:
-                started, worked = time.monotonic() - began, _processor_seconds(process.pid)
+                started, first = time.monotonic() - began, _processor_seconds(process.pid)
 
     reader = Thread(target=read)
     reader.start()
     while process.poll() is None:
         peak = max([peak, *_anonymous(process.pid)])
+        with suppress(psutil.Error):  # it has just ended
+            last = _processor_seconds(process.pid)
         time.sleep(EVERY)
     reader.join()
     if process.returncode:
         raise RuntimeError(f"the run failed:\n{''.join(lines[-20:])}")
-    return {
-        "seconds_to_first_step": round(started, 1),
-        "processor_seconds": round(worked, 1),
-        "peak_anonymous_mb": round(peak),
-    }
+    return Watched(started, first, last - first, peak)
 
 
 def _processor_seconds(pid: int) -> float:
