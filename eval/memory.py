@@ -141,7 +141,7 @@ class Watched(NamedTuple):
     """What a run took.
 
     Attributes:
-        seconds_to_first_step: From the start of the command.
+        seconds_to_first_step: Elapsed seconds since the start of the command.
         processor_to_first_step: Processor seconds until then, over all processes.
         processor_after: Processor seconds from then to the end, over all processes.
         peak_mb: The largest resident memory of a process that is not backed by a file (RssAnon).
