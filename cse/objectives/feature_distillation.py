@@ -27,8 +27,9 @@ class FeatureDistillation(Objective):
         teacher: A teacher that is asked in training, such as `cse.teachers.frozen.FrozenEncoder`, which encodes every
             text once. None: the columns of the data (`data.teacher_columns`, written by `cse teach --vectors`).
         dim: Dt. None: the size of the teacher's vectors if a teacher is asked, and otherwise that of the student's.
-        unit: Whether W u is scaled to length 1 before it is compared, as in CLIP-KD. Without it, the student also
-            learns the length of the teacher's vectors.
+        unit: Whether W u and t are scaled to length 1 before they are compared, as in CLIP-KD. Without it, the student
+            also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
+            plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
 
     Raises:
         UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
@@ -70,7 +71,7 @@ class FeatureDistillation(Objective):
         """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""
         student = projected(self.project, embedding, vectors, "FeatureDistillation")  # (B, V, Dt)
         if self.unit:
-            student = normalize(student)
+            student, vectors = normalize(student), normalize(vectors)
         error = (student - vectors).square().mean(-1)  # (B, V)
         if batch.view_mask is not None:
             error = error * batch.view_mask * (batch.views / batch.view_mask.sum(1, keepdim=True))

@@ -42,6 +42,8 @@ def test_by_pencil():
     assert run(built(2), rows, positives=0, teacher=torch.tensor([[1.0, 4.0]])).loss.item() == 2
     unit = run(built(2, unit=True), rows, positives=0, teacher=torch.tensor([[0.6, 0.8]]))
     assert unit.loss.item() == pytest.approx(0, abs=1e-12)
+    longer = run(built(2, unit=True), rows, positives=0, teacher=torch.tensor([[6.0, 8.0]]))
+    assert longer.loss.item() == pytest.approx(0, abs=1e-12)
     assert unit.metrics["teacher_cosine"].item() == pytest.approx(1)
 
 
