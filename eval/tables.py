@@ -132,6 +132,24 @@ def plan() -> str:
     return _table(rows)
 
 
+def batches() -> str:
+    """Memory and time of a step by the size of its batch, beside those of batch 64 without caching."""
+    found = read("batches")
+    head = [
+        "batch",
+        "peak MB",
+        f"of batch {found['base']} direct",
+        "processor ms a sentence",
+        f"of batch {found['base']} direct",
+    ]
+    rows = [head, ["--:"] * len(head)]
+    for run in found["runs"]:
+        more = run["peak_mb"] / run["base_peak_mb"]
+        rows.append([f"{run['batch']:,}", f"{run['peak_mb']:,}", f"{more:.2f}"])
+        rows[-1] += [f"{run['ms']:.2f}", f"{run['time_over_base']:.2f}"]
+    return _table(rows)
+
+
 def _table(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -251,6 +269,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
+    "batches": batches,
     "memory": memory,
     "plan": plan,
     "scale": scale,
