@@ -29,6 +29,13 @@ FILES = sorted(p for p in FOLDER.rglob("*.yaml") if not p.name.startswith("_"))
 HEADER = ("paper", "data", "expected", "cost", "choose", "run")
 every_recipe = pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOLDER)) for p in FILES])
 
+# The others are slow tests, where what is tested depends little on the recipe.
+some_recipes = pytest.mark.parametrize(
+    "path",
+    [path if i % 4 == 0 else pytest.param(path, marks=pytest.mark.slow) for i, path in enumerate(FILES)],
+    ids=[str(p.relative_to(FOLDER)) for p in FILES],
+)
+
 
 def on_disk() -> set[str]:
     """The same files, found another way."""
@@ -205,7 +212,7 @@ def test_the_list_says_paper_data_cost_and_choice_of_every_recipe(capsys):
         assert [line for line in lines[start::6] if not re.fullmatch(pattern, line)] == []
 
 
-@every_recipe
+@some_recipes
 def test_a_copy_trains_the_same(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["recipe", "copy", recipe_name(path)]) == 0

@@ -69,7 +69,8 @@ def backward(
     for i, (chunk, texts) in enumerate(chunks):
         final = i == len(chunks) - 1
         with nullcontext() if final else accelerator.no_sync(learner):
-            again = [t.flatten(0, 1) for t in _distinct(_encode(learner, chunk, seed, i))]
+            # DDP may give one tensor back as two, so the number of them is that of the first pass.
+            again = [t.flatten(0, 1) for t in _encode(learner, chunk, seed, i)[: len(gradients)]]
             # Its gradient is what the chain rule carries from the embeddings of this chunk into the weights.
             terms = [(e * g[texts].to(e.dtype)).sum() for e, g in zip(again, gradients, strict=True)]
             surrogate = torch.stack([*terms, _touch(learner, batch)] if final else terms).sum()

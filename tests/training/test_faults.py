@@ -46,6 +46,7 @@ def of_rank(rank: int, *words: str) -> tuple[int, str]:
 @pytest.fixture
 def first_of_two(monkeypatch):
     """The environment of the first process of two, whose port is given back."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process was alone
     with socket.socket() as used:
         used.bind(("127.0.0.1", 0))
         port = used.getsockname()[1]

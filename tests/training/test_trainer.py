@@ -232,10 +232,10 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
     killed = make_run(tmp_path / "killed", tiny_bert, **options)
     real = Encoder.save
 
-    def save(self, folder):
+    def save(self, folder, **options):
         if folder.name == "last":
             raise RuntimeError("killed")
-        real(self, folder)
+        real(self, folder, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "save", save)
