@@ -164,8 +164,8 @@ def again(line):
 
 
 def points(total, every):
-    """Every write; or each ninth, and at most four of a command that writes much."""
-    return range(1, total + 1, every if every == 1 else max(every, total // 3))
+    """Every write; or each ninth, and at most three of a command that writes much."""
+    return range(1, total + 1, every if every == 1 else max(every, total // 2))
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9], ids=["all", "some"])

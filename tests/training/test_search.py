@@ -335,6 +335,7 @@ def test_a_killed_search_resumes_and_finds_the_same(tiny_bert, tmp_path, whole, 
     assert [json.loads(line)["step"] for line in log][:3] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_everything_and_says_how_to_continue(tiny_bert, tmp_path, whole, capsys):
     strikes = {"run": "trial-0", "step": 3, "marker": str(tmp_path / "struck"), "signal_name": "SIGINT"}
     assert cli.main(command(tmp_path, write_two(tmp_path, tiny_bert, strikes))) == 130
@@ -378,6 +379,7 @@ def test_from_python_with_test_tasks_and_a_tracker(tiny_bert, tmp_path):
 # -- Which recipes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_names_the_recipes_that_fit_the_columns_are_taken(tmp_path):
     texts, _ = load((), str(write_texts(tmp_path)), [])
     assert {"simcse-unsup", "esimcse", "whitenedcse"} <= {recipe.name for recipe in texts}
