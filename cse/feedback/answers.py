@@ -7,7 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from cse.data.same_text import same_text_key
@@ -132,26 +141,32 @@ class Reworded(Sentence):
         return value
 
 
+def _new(values: list[str], info: ValidationInfo) -> list[str]:
+    """Those texts of a list that are of several words and none of the input; one of them at least."""
+    _require_text(*values)
+    several = [value for value in values if len(value.split()) > 1]
+    if not several:
+        raise PydanticCustomError("one_word", "no text of several words")
+    given = (info.context or {}).values()
+    found = [value for value in several if not any(same(value, other) for other in given)]
+    if not found:
+        _require_other(several[0], *given)
+    return found
+
+
+NewTexts = Annotated[list[Text], Field(min_length=1), AfterValidator(_new)]
+
+
 class Queries(Answer):
     """One or more questions that differ from the passage."""
 
-    queries: Annotated[list[Text], Field(min_length=1)]
-
-    @field_validator("queries")
-    @classmethod
-    def _are_new(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        return _new(value, info)
+    queries: NewTexts
 
 
 class Rewrites(Answer):
     """One or more versions of a sentence that differ from it."""
 
-    rewrites: Annotated[list[Text], Field(min_length=1)]
-
-    @field_validator("rewrites")
-    @classmethod
-    def _are_new(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        return _new(value, info)
+    rewrites: NewTexts
 
 
 SCHEMAS: Mapping[str, type[Answer]] = {
@@ -234,19 +249,6 @@ def _require_text(*values: str) -> None:
 def _require_other(value: str, *others: str) -> None:
     if any(same(value, other) for other in others):
         raise PydanticCustomError("same_text", "the same text as another one")
-
-
-def _new(values: list[str], info: ValidationInfo) -> list[str]:
-    """Those texts of a list that are of several words and none of the input; one of them at least."""
-    _require_text(*values)
-    several = [value for value in values if len(value.split()) > 1]
-    if not several:
-        raise PydanticCustomError("one_word", "no text of several words")
-    given = (info.context or {}).values()
-    found = [value for value in several if not any(same(value, other) for other in given)]
-    if not found:
-        _require_other(several[0], *given)
-    return found
 
 
 def _long_words(text: str) -> set[str]:

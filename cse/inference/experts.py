@@ -43,8 +43,8 @@ class Experts:
         encoder: The encoder, with the adapter that was used last.
 
     Raises:
-        UserError: There is no checkpoint, one has no adapter or a layer that is not part of it, or they differ in more
-            than their adapters.
+        UserError: No checkpoint is given; a checkpoint has no adapter, or trained weights outside of it; or two of them
+            differ in more than their adapters.
     """
 
     def __init__(self, checkpoints: Mapping[str, str | Path], *, device: Device = "auto") -> None:
