@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cse.encoder.bidirectional import is_bidirectional
 from cse.encoder.layout import Layout
@@ -36,6 +36,21 @@ def model_hash(model: Path | Encoder) -> str:
     one model differ: compare folders with folders and encoders with encoders.
     """
     return _hash_folder(model) if isinstance(model, Path) else _hash_encoder(model)
+
+
+def origin(encoder: Encoder, *, texts: str, precision: str, prompt: str) -> dict[str, Any]:
+    """What vectors of texts depend on in every case, as JSON: unfinished work continues only if it is equal.
+
+    Args:
+        encoder: What encodes the texts.
+        texts: Their hash.
+        precision: The precision that is computed in, not `auto`.
+        prompt: The text that is put before every text.
+    """
+    import torch
+
+    versions = {"device": encoder.device.type, "torch": torch.__version__}
+    return {"texts": texts, "checkpoint": model_hash(encoder), "precision": precision, "prompt": prompt, **versions}
 
 
 def _hash_folder(folder: Path) -> str:

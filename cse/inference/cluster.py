@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cse.console import progress
 from cse.data.datasets import Dataset
 from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.device import Device, choose
-from cse.encoder.identity import model_hash
+from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.encoder.precision import Precision, uses_bf16
@@ -73,14 +72,7 @@ def cluster_rows(
     encoder = Encoder.load(model, pooler=pooler).to(choose(device))
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
-    made_from = {
-        "texts": data.hash,
-        "checkpoint": model_hash(encoder),
-        "precision": computed,
-        "prompt": before,
-        "device": encoder.device.type,
-        "torch": torch.__version__,
-    }
+    made_from = origin(encoder, texts=data.hash, precision=computed, prompt=before)
     names = [*(name for name in names_of([data]) if name != LABEL), LABEL]
     sizes = np.zeros(clusters, dtype=np.int64)
     with resumable(out, (len(data), encoder.dim), made_from) as written, progress("rows", len(data)) as advance:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cse.data.files import FileReader
@@ -19,7 +18,7 @@ from cse.data.rows import Column, Reader
 from cse.data.sources import open_path
 from cse.data.store import mark
 from cse.encoder import widths
-from cse.encoder.identity import model_hash
+from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
 from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit
@@ -187,17 +186,8 @@ def encode_file(
     require_window(window)
     before = encoder.prompt_text(prompt_name, prompt)
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
-    made_from = {
-        "texts": texts.sha256,
-        "checkpoint": model_hash(encoder),
-        "precision": computed,
-        "prompt": before,
-        "normalize": normalize,
-        "dimensions": size,
-        "window": window,
-        "device": encoder.device.type,
-        "torch": torch.__version__,
-    }
+    made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
+    made_from |= {"normalize": normalize, "dimensions": size, "window": window}
     if windows is not None:
         encoder.encode([], prompt=before, windows=windows)  # refuses a step that is out of range
         made_from["windows"] = windows
