@@ -33,7 +33,7 @@ TRAIN = ["train", "tiny.yaml", "--run-dir", "out"]
 SEARCH = ["search", "tiny.yaml", "--data", "texts.txt", "--dev", "sts-mini-dev", "--budget", "8steps", "--trials", "1"]
 SEARCH += ["--seeds", "1", "--run-dir", "out"]
 COMMANDS = {  # a command line, what it writes, and whether the old result may be replaced
-    "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--window", "16"], "out.npy"),
+    "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--save-every", "16"], "out.npy"),
     "encode to parquet": (["encode", "ck", "texts.txt", "--out", "out.parquet"], "out.parquet"),
     "mine": (["mine", "ck", "--data", "texts.txt", "--out", "out.parquet"], "out.parquet"),
     "teach": (["teach", "texts.txt", "--model", "ck", "--out", "out.parquet"], "out.parquet"),

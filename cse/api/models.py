@@ -148,7 +148,7 @@ def encode(
     precision: Precision = "auto",
     normalize: bool = False,
     dimensions: int | None = None,
-    window: int = 32_768,
+    save_every: int = 32_768,
     prompt: str | None = None,
     shard: str | None = None,
     shards: int | None = None,
@@ -169,7 +169,7 @@ def encode(
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         normalize: Whether to scale each vector to length 1.
         dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
-        window: Number of rows that are encoded and saved at a time.
+        save_every: Number of rows that are encoded and saved at a time.
         prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
         shard: One of N equal parts to write, as `3/64`, counted from 1. None: all.
         shards: N, to write all parts; the processes that were started together share them.
@@ -201,7 +201,7 @@ def encode(
     check_out(Path(out), in_shards=bool(own))
     if own:
         own_gpu()
-        rows, cut = cut_into(own, Path(out), str(texts), column, window)
+        rows, cut = cut_into(own, Path(out), str(texts), column, save_every)
     else:
         rows = TextFile.scan(str(texts), column)
     total = sum(cut[one.number - 1] for one in own) if own else rows.rows
@@ -224,7 +224,7 @@ def encode(
             precision=precision,
             normalize=normalize,
             dimensions=dimensions,
-            window=window,
+            save_every=save_every,
             prompt=before,
             shards=own,
             cut=cut,

@@ -9,8 +9,8 @@ from cse.commands import add_hardware, add_shards
 from cse.training import launch
 
 HELP = "encode the texts of a file as vectors"
-KEPT = "complete windows are saved, and the same command resumes after them"
-EPILOG = "If the command is killed, the same command resumes after the last complete window and writes the same file."
+KEPT = "complete blocks are saved, and the same command resumes after them"
+EPILOG = "If the command is killed, the same command resumes after the last complete block and writes the same file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_hardware(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--dimensions", metavar="N", help="keep the first N dimensions of every vector")
-    add("--window", type=int, default=32_768, help="number of texts saved at a time (default: %(default)s)")
+    every = "number of texts that are encoded and saved at a time (default: %(default)s)"
+    add("--save-every", type=int, metavar="N", default=32_768, help=every)
     windows = "read texts that are too long in windows that begin STEP tokens apart, instead of cutting them"
     add("--windows", type=int, metavar="STEP", help=windows)
     kinds = "write vectors of 8 bits (int8, uint8) or 1 bit (binary, ubinary) per dimension"
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.inference.sharded import missing
 
     a = arguments
-    options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "window": a.window}
+    options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "save_every": a.save_every}
     options |= {"quantize": a.quantize, "calibration": a.calibration, "windows": a.windows}
     options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions), "shard": a.shard, "shards": a.shards}
     rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)

@@ -21,7 +21,7 @@ from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError, require_at_least
 
-WINDOW = 8_192  # rows that are encoded and saved at a time
+BLOCK = 8_192  # rows that are encoded and saved at a time
 BATCH = 8_192  # rows that k-means reads at a time
 STARTS = 3  # of k-means, of which the best counts
 LABEL = "label"
@@ -76,8 +76,8 @@ def cluster_rows(
     names = [*(name for name in names_of([data]) if name != LABEL), LABEL]
     sizes = np.zeros(clusters, dtype=np.int64)
     with resumable(out, (len(data), encoder.dim), made_from) as written, progress("rows", len(data)) as advance:
-        for start in range(written.done, len(data), WINDOW):
-            texts = [example.texts[0] for example in data[start : start + WINDOW]]
+        for start in range(written.done, len(data), BLOCK):
+            texts = [example.texts[0] for example in data[start : start + BLOCK]]
             written.append(unit(encoder.encode(texts, precision=computed, prompt=before)))
             advance(written.done)
 

@@ -1,4 +1,4 @@
-"""Encodes a file of any size, one window of rows at a time; a killed job resumes after its last complete window."""
+"""Encodes a file of any size, one block of rows at a time; a killed job resumes after its last complete block."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from cse.inference.quantize import Quantizer
 from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
-WINDOW = 32_768  # rows
+BLOCK = 32_768  # rows that are encoded and saved at a time
 Change = Callable[[NDArray[np.float32]], NDArray[Any]]
-WINDOW_LETTERS = 1 << 22  # characters after which a window ends too, which bounds the memory for long texts
+BLOCK_LETTERS = 1 << 22  # characters after which a block ends too, which bounds the memory for long texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,33 +75,33 @@ class TextFile:
             raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
         return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path))
 
-    def cut(self, window: int, shards: int) -> tuple[int, ...]:
-        """The number of rows of each shard: shards end at the ends of windows, and have equally many, within one.
+    def cut(self, save_every: int, shards: int) -> tuple[int, ...]:
+        """The number of rows of each shard: shards end at the ends of blocks, and have equally many, within one.
 
         Raises:
-            UserError: There are fewer windows than shards.
+            UserError: There are fewer blocks than shards.
         """
-        windows = [len(rows) for rows in self.windows(window)]
+        blocks = [len(rows) for rows in self.blocks(save_every)]
         each = [Shard(number, shards) for number in range(1, shards + 1)]
         smaller = max(1, self.rows // shards)
-        require_pieces(len(windows), each, "windows", f"give --window {smaller} or less, or fewer shards")
-        return tuple(sum(windows[i] for i in shard.share(len(windows))) for shard in each)
+        require_pieces(len(blocks), each, "blocks of rows", f"give --save-every {smaller} or less, or fewer shards")
+        return tuple(sum(blocks[i] for i in shard.share(len(blocks))) for shard in each)
 
-    def windows(self, rows: int, skip: int = 0, stop: int | None = None) -> Iterator[list[str]]:
-        """Texts in lists of at most `rows` rows and `WINDOW_LETTERS`: those from `skip` to `stop`.
+    def blocks(self, rows: int, skip: int = 0, stop: int | None = None) -> Iterator[list[str]]:
+        """Texts in lists of at most `rows` rows and `BLOCK_LETTERS`: those from `skip` to `stop`.
 
-        The ends of the windows depend only on the texts if `skip` is itself the end of a window.
+        The ends of the blocks depend only on the texts if `skip` is itself the end of a block.
         """
-        window: list[str] = []
+        block: list[str] = []
         letters = 0
         for text in islice(self._from(skip), None if stop is None else stop - skip):
-            if window and (len(window) == rows or letters + len(text) > WINDOW_LETTERS):
-                yield window
-                window, letters = [], 0
-            window.append(text)
+            if block and (len(block) == rows or letters + len(text) > BLOCK_LETTERS):
+                yield block
+                block, letters = [], 0
+            block.append(text)
             letters += len(text)
-        if window:
-            yield window
+        if block:
+            yield block
 
     def _from(self, row: int) -> Iterator[str]:
         """The texts from a row on; files before it are not read."""
@@ -113,7 +113,7 @@ class TextFile:
 
 
 def cut_into(
-    shards: Sequence[Shard], out: Path, path: str, column: str, window: int
+    shards: Sequence[Shard], out: Path, path: str, column: str, save_every: int
 ) -> tuple[TextFile, tuple[int, ...]]:
     """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice.
 
@@ -125,12 +125,12 @@ def cut_into(
         with suppress(KeyError, TypeError):  # an index of something else is refused later
             noted = known["texts"]
             texts = TextFile(**{**noted, "counts": tuple(noted["counts"]), "marks": tuple(noted["marks"])})
-            same = (texts.path, texts.column, known["made_from"]["window"]) == (path, column, window)
+            same = (texts.path, texts.column, known["made_from"]["save_every"]) == (path, column, save_every)
             if same and texts.marks and texts.marks == _marks(path):
                 return texts, tuple(each["rows"] for each in known["shards"])
-    require_window(window)
+    require_save_every(save_every)
     texts = TextFile.scan(path, column)
-    return texts, texts.cut(window, shards[0].of)
+    return texts, texts.cut(save_every, shards[0].of)
 
 
 def encode_file(
@@ -141,7 +141,7 @@ def encode_file(
     precision: Precision = "auto",
     normalize: bool = False,
     dimensions: int | None = None,
-    window: int = WINDOW,
+    save_every: int = BLOCK,
     prompt_name: str | None = None,
     prompt: str | None = None,
     shards: Sequence[Shard] = (),
@@ -164,14 +164,14 @@ def encode_file(
         precision: See `Encoder.encode`.
         normalize: Whether to scale each vector to length 1.
         dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
-        window: Number of rows that are encoded and saved at a time.
+        save_every: Number of rows that are encoded and saved at a time.
         prompt_name: See `Encoder.encode`.
         prompt: See `Encoder.encode`.
         shards: The shards to write. None of them: everything, into one file.
         cut: The number of rows of every shard; see `cut_into`.
         quantizer: What makes codes of the vectors when a file is complete. None: they stay float32.
-        windows: See `Encoder.encode`; windows of tokens, where `window` counts rows.
-        progress: A function to call with the number of complete rows, at first and after each window.
+        windows: See `Encoder.encode`.
+        progress: A function to call with the number of complete rows, at first and after each block.
 
     Returns:
         (n, D), or the number of codes of a row instead of D.
@@ -183,11 +183,11 @@ def encode_file(
     check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions
     widths.check([size], encoder.dim, option="--dimensions")
-    require_window(window)
+    require_save_every(save_every)
     before = encoder.prompt_text(prompt_name, prompt)
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
-    made_from |= {"normalize": normalize, "dimensions": size, "window": window}
+    made_from |= {"normalize": normalize, "dimensions": size, "save_every": save_every}
     if windows is not None:
         encoder.encode([], prompt=before, windows=windows)  # refuses a step that is out of range
         made_from["windows"] = windows
@@ -205,7 +205,7 @@ def encode_file(
             with _written(out), resumable(path, (rows, size), made_from) as written:
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
-                for part in texts.windows(window, first + written.done, stop):
+                for part in texts.blocks(save_every, first + written.done, stop):
                     options: dict[str, Any] = {"prompt": before, "dimensions": size, "windows": windows}
                     vectors = encoder.encode(part, precision=computed, **options)
                     written.append(unit(vectors) if normalize else vectors)
@@ -238,10 +238,10 @@ def _pieces(
     return [(out / str(files[i]["file"]), sum(cut[:i]), cut[i]) for i in places]
 
 
-def require_window(window: int) -> None:
-    """Raise a UserError unless a window has a row."""
-    if window < 1:
-        raise UserError(f"--window is {window}\nfix: give an integer >= 1")
+def require_save_every(rows: int) -> None:
+    """Raise a UserError unless a block has a row."""
+    if rows < 1:
+        raise UserError(f"--save-every is {rows}\nfix: give an integer >= 1")
 
 
 def check_out(out: Path, *, in_shards: bool = False) -> None:
@@ -290,7 +290,7 @@ def _named() -> Iterator[None]:
 
 @contextmanager
 def _written(out: Path) -> Iterator[None]:
-    """Turn a full disk or a failure of it into a message for the user; complete windows stay."""
+    """Turn a full disk or a failure of it into a message for the user; complete blocks stay."""
     try:
         yield
     except OSError as error:
@@ -319,13 +319,13 @@ def _to_codes(vectors: NDArray[np.float32], target: Path, change: Change) -> Non
     first = change(vectors[:1])
     shape = (len(vectors), first.shape[1])
     codes = np.lib.format.open_memmap(target, mode="w+", dtype=first.dtype, shape=shape)
-    for start in range(0, len(vectors), WINDOW):
-        codes[start : start + WINDOW] = change(vectors[start : start + WINDOW])
+    for start in range(0, len(vectors), BLOCK):
+        codes[start : start + BLOCK] = change(vectors[start : start + BLOCK])
     codes.flush()
 
 
 def _to_parquet(vectors: NDArray[np.float32], target: Path, change: Change) -> None:
-    """Write changed rows as a parquet file, with one row group for each `WINDOW`."""
+    """Write changed rows as a parquet file, with one row group for each `BLOCK`."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
@@ -333,8 +333,8 @@ def _to_parquet(vectors: NDArray[np.float32], target: Path, change: Change) -> N
     rows, size = len(vectors), first.shape[1]
     schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.from_numpy_dtype(first.dtype), size))])
     with ParquetWriter(target, schema, compression="none", use_dictionary=["row"]) as writer:
-        for start in range(0, rows, WINDOW):
-            part = change(vectors[start : start + WINDOW])
+        for start in range(0, rows, BLOCK):
+            part = change(vectors[start : start + BLOCK])
             flat = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), size)
             numbers = pa.array(np.arange(start, start + len(part), dtype=np.int64))
             writer.write_table(pa.table([numbers, flat], schema=schema))

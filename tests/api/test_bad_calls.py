@@ -93,7 +93,7 @@ BAD = {  # the call as text -> the call, and what its error says
     "encode(texts='absent.txt')": (lambda: cse.encode("ck", "absent.txt", "v.npy"), "absent.txt"),
     "encode(texts=a list)": (lambda: cse.encode("ck", TEXTS, "v.npy"), "texts is a list"),
     "encode(out='v.xyz')": (lambda: cse.encode("ck", "texts.txt", "v.xyz"), "v.xyz"),
-    "encode(window=0)": (lambda: cse.encode("ck", "texts.txt", "v.npy", window=0), "window"),
+    "encode(save_every=0)": (lambda: cse.encode("ck", "texts.txt", "v.npy", save_every=0), "save-every"),
     "encode(dimensions=0)": (lambda: cse.encode("ck", "texts.txt", "v.npy", dimensions=0), "dimensions"),
     "encode(column='nonesuch')": (lambda: cse.encode("ck", "table.csv", "v.npy", column="nonesuch"), "nonesuch"),
     "encode(precision='fp8')": (lambda: cse.encode("ck", "texts.txt", "v.npy", precision="fp8"), "fp8"),

@@ -49,7 +49,7 @@ def test_from_python_a_killed_call_resumes(tiny_bert, tmp_path, monkeypatch):
     cse.cluster(tiny_bert, data, out, **options)
     whole = out.read_bytes()
     out.unlink()
-    monkeypatch.setattr(clustering, "WINDOW", 8)
+    monkeypatch.setattr(clustering, "BLOCK", 8)
     encode, calls = Encoder.encode, []
 
     def dies(self, texts, **kwargs):

@@ -27,7 +27,7 @@ from cse.inference.encode import TextFile, check_out
 from cse.inference.encode import encode_file as encode
 from tests.conftest import WORDS
 
-WINDOW = 8
+BLOCK = 8
 
 
 class Killed(BaseException):
@@ -58,16 +58,16 @@ def npy(array) -> bytes:
 
 
 def by_hand(encoder, texts) -> np.ndarray:
-    """The vectors, a window at a time as the command makes them."""
-    return np.concatenate([encoder.encode(texts[i : i + WINDOW]) for i in range(0, len(texts), WINDOW)])
+    """The vectors, a block at a time as the command makes them."""
+    return np.concatenate([encoder.encode(texts[i : i + BLOCK]) for i in range(0, len(texts), BLOCK)])
 
 
-def kill_after(windows: int):
-    """A progress function that ends everything after so many windows."""
-    calls = iter(range(windows + 1))
+def kill_after(blocks: int):
+    """A progress function that ends everything after so many blocks."""
+    calls = iter(range(blocks + 1))
 
     def progress(rows: int) -> None:
-        if next(calls) == windows:
+        if next(calls) == blocks:
             raise Killed
 
     return progress
@@ -77,7 +77,7 @@ def kill_after(windows: int):
 
 
 def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
-    shape = encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", window=WINDOW)
+    shape = encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
     texts = lines(43)
     assert shape == (43, 16)
     assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, texts))
@@ -92,7 +92,7 @@ def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
         TextFile.scan(str(file)),
         tmp_path / "v.npy",
         precision="fp32",
-        window=WINDOW,
+        save_every=BLOCK,
         dimensions=5,
         normalize=True,
     )
@@ -104,8 +104,8 @@ def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
 def test_parquet_has_row_numbers_and_vectors(encoder, file, tmp_path, monkeypatch):
     from pyarrow import parquet
 
-    monkeypatch.setattr(encode_file, "WINDOW", 10)  # of a row group
-    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.parquet", precision="fp32", window=WINDOW)
+    monkeypatch.setattr(encode_file, "BLOCK", 10)  # of a row group
+    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.parquet", precision="fp32", save_every=BLOCK)
     table = parquet.read_table(tmp_path / "v.parquet")
     assert table["row"].to_pylist() == list(range(43))
     assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[16]"
@@ -140,14 +140,14 @@ def test_the_command_says_what_it_did(tiny_bert, file, tmp_path, capsys):
     np.testing.assert_allclose(np.linalg.norm(np.load(out), axis=1), 1, atol=1e-6)
 
 
-def test_windows_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(encode_file, "WINDOW_LETTERS", 10)
+def test_blocks_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_file, "BLOCK_LETTERS", 10)
     (tmp_path / "t.txt").write_text("aaaa\nbbbb\ncccc\nd\n\n\ne\n" + "f" * 99 + "\ng\n")
     texts = TextFile.scan(str(tmp_path / "t.txt"))
-    windows = list(texts.windows(4))
-    assert windows == [["aaaa", "bbbb"], ["cccc", "d", "", ""], ["e"], ["f" * 99], ["g"]]
-    for i in range(len(windows)):
-        assert list(texts.windows(4, skip=sum(map(len, windows[:i])))) == windows[i:]
+    blocks = list(texts.blocks(4))
+    assert blocks == [["aaaa", "bbbb"], ["cccc", "d", "", ""], ["e"], ["f" * 99], ["g"]]
+    for i in range(len(blocks)):
+        assert list(texts.blocks(4, skip=sum(map(len, blocks[:i])))) == blocks[i:]
 
 
 # -- Killed ----------------------------------------------------------------------------------------------------------
@@ -155,27 +155,27 @@ def test_windows_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypat
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("torn", [b"", b"half a row of the next"])
-def test_killed_after_any_window_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
+def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
     texts, whole = TextFile.scan(str(file)), tmp_path / f"whole{suffix}"
-    encode(encoder, texts, whole, precision="fp32", window=WINDOW)
+    encode(encoder, texts, whole, precision="fp32", save_every=BLOCK)
     real, seen = encoder.encode, []
     monkeypatch.setattr(encoder, "encode", lambda rows, **options: seen.append(len(rows)) or real(rows, **options))
-    for windows in range(7):  # 0: before the first; 6: all done, but for the last rename
-        out = tmp_path / f"{windows}{suffix}"
+    for blocks in range(7):  # 0: before the first; 6: all done, but for the last rename
+        out = tmp_path / f"{blocks}{suffix}"
         with pytest.raises(Killed):
-            encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=kill_after(windows))
+            encode(encoder, texts, out, precision="fp32", save_every=BLOCK, progress=kill_after(blocks))
         assert not out.exists()
         with partial_files(out)[0].open("ab") as partial:
             partial.write(torn)
         seen.clear()
-        encode(encoder, texts, out, precision="fp32", window=WINDOW)
+        encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
         assert out.read_bytes() == whole.read_bytes()
-        assert sum(seen) == max(0, 43 - windows * WINDOW), "windows that were whole were encoded again"
+        assert sum(seen) == max(0, 43 - blocks * BLOCK), "blocks that were whole were encoded again"
 
 
 def test_kill_9_in_the_middle(tiny_bert, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(lines(600)))
-    arguments = ["encode", tiny_bert, str(tmp_path / "texts.txt"), "--precision", "fp32", "--window", "20", "--out"]
+    arguments = ["encode", tiny_bert, str(tmp_path / "texts.txt"), "--precision", "fp32", "--save-every", "20", "--out"]
     out = tmp_path / "v.npy"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-m", "cse", *arguments, str(out)], env=environment)
@@ -206,7 +206,7 @@ def _rows(out) -> int:
 def test_what_cannot_be_trusted_is_done_again(encoder, file, tmp_path, damage):
     texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
     with pytest.raises(Killed):
-        encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=kill_after(3))
+        encode(encoder, texts, out, precision="fp32", save_every=BLOCK, progress=kill_after(3))
     vectors, note = partial_files(out)
     if damage == "no note":
         note.unlink()
@@ -216,13 +216,13 @@ def test_what_cannot_be_trusted_is_done_again(encoder, file, tmp_path, damage):
         os.truncate(vectors, vectors.stat().st_size - 1)
     else:
         vectors.unlink()
-    encode(encoder, texts, out, precision="fp32", window=WINDOW)
+    encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
 def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert, file, tmp_path):
     out = tmp_path / "v.npy"
-    before = {"precision": "fp32", "window": WINDOW}
+    before = {"precision": "fp32", "save_every": BLOCK}
     with pytest.raises(Killed):
         encode(encoder, TextFile.scan(str(file)), out, **before, progress=kill_after(2))
     kept = [path.read_bytes() for path in partial_files(out)]
@@ -231,7 +231,7 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
     cases = {
         "the texts changed": (encoder, others, before),
         "the checkpoint changed": (Encoder(tiny_bert, pooler="cls"), texts, before),
-        "window was 8 and is 9": (encoder, texts, before | {"window": 9}),
+        "save_every was 8 and is 9": (encoder, texts, before | {"save_every": 9}),
         "normalize was False and is True": (encoder, texts, before | {"normalize": True}),
         "dimensions was 16 and is 3": (encoder, texts, before | {"dimensions": 3}),
         "precision was fp32 and is bf16": (encoder, texts, before | {"precision": "bf16"}),
@@ -248,9 +248,9 @@ def test_two_at_once_are_refused(encoder, file, tmp_path):
 
     def second(rows: int) -> None:
         with pytest.raises(UserError, match="another process"):
-            encode(encoder, texts, out, precision="fp32", window=WINDOW)
+            encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
 
-    encode(encoder, texts, out, precision="fp32", window=WINDOW, progress=second)
+    encode(encoder, texts, out, precision="fp32", save_every=BLOCK, progress=second)
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
@@ -295,11 +295,11 @@ class Wide:
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(encode_file, "WINDOW", 100)
+    monkeypatch.setattr(encode_file, "BLOCK", 100)
     (tmp_path / "first.txt").write_text("word\n")
     first = TextFile.scan(str(tmp_path / "first.txt"))
     encode(
-        Wide(), first, tmp_path / f"first{suffix}", window=100
+        Wide(), first, tmp_path / f"first{suffix}", save_every=100
     )  # imports what is imported late, which takes memory too
     peaks = []
     for rows in (200, 4000):
@@ -307,12 +307,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
         path.write_text("word\n" * rows)
         texts = TextFile.scan(str(path))
         tracemalloc.start()
-        encode(Wide(), texts, tmp_path / f"{rows}{suffix}", window=100)
+        encode(Wide(), texts, tmp_path / f"{rows}{suffix}", save_every=100)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    window, everything = 100 * 1024 * 4, 4000 * 1024 * 4
-    assert peaks[0] > window / 2, "the measure does not see the vectors"
-    assert peaks[1] < peaks[0] + window < everything / 2
+    block, everything = 100 * 1024 * 4, 4000 * 1024 * 4
+    assert peaks[0] > block / 2, "the measure does not see the vectors"
+    assert peaks[1] < peaks[0] + block < everything / 2
 
 
 # -- Bad input -------------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
         (["table.csv", "--out", "v.npy"], ["--column", "'text'", "'said'"]),
         (["good.txt", "--out", "v.npy", "--dimensions", "0"], ["--dimensions has 0", "1 or more"]),
         (["good.txt", "--out", "v.npy", "--dimensions", "17"], ["--dimensions has 17", "1 to 16"]),
-        (["good.txt", "--out", "v.npy", "--window", "0"], ["--window is 0"]),
+        (["good.txt", "--out", "v.npy", "--save-every", "0"], ["--save-every is 0"]),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tiny_bert, tmp_path, monkeypatch, capsys, arguments, fragments):
@@ -356,7 +356,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         check_out(tmp_path / "v.npy")
 
 
-def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_costs_no_whole_block(encoder, file, tmp_path, monkeypatch):
     real, calls = Rows.append, []
 
     def append(rows, vectors):
@@ -368,11 +368,11 @@ def test_a_full_disk_is_said_and_costs_no_whole_window(encoder, file, tmp_path, 
     texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
     monkeypatch.setattr(Rows, "append", append)
     with pytest.raises(UserError, match="No space left"):
-        encode(encoder, texts, out, precision="fp32", window=WINDOW)
+        encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
     calls.clear()
     monkeypatch.setattr(Rows, "append", lambda *a: calls.append(len(a[1])) or real(*a))
-    encode(encoder, texts, out, precision="fp32", window=WINDOW)
-    assert sum(calls) == 43 - 2 * WINDOW
+    encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
+    assert sum(calls) == 43 - 2 * BLOCK
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
@@ -380,7 +380,7 @@ def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
     texts = TextFile.scan(str(file))
     file.write_text(file.read_text() + "the cat\n")
     with pytest.raises(UserError, match="changed while"):
-        encode(encoder, texts, tmp_path / "v.npy", precision="fp32", window=WINDOW)
+        encode(encoder, texts, tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
     assert not (tmp_path / "v.npy").exists()
 
 
@@ -388,7 +388,7 @@ def test_windows_of_tokens(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, pooler="mean", max_length=8).eval()
     (tmp_path / "texts.txt").write_text("\n".join(lines(20)) + "\n")
     texts, out = TextFile.scan(str(tmp_path / "texts.txt")), tmp_path / "v.npy"
-    encode(encoder, texts, out, precision="fp32", window=WINDOW, windows=4)
+    encode(encoder, texts, out, precision="fp32", save_every=BLOCK, windows=4)
     assert np.allclose(np.load(out), encoder.encode(lines(20), windows=4), atol=1e-6)
     assert np.abs(np.load(out) - encoder.encode(lines(20))).max() > 1e-3
     with pytest.raises(UserError, match="windows is 9"):

@@ -129,7 +129,7 @@ def encoded(*options, out="v.npy"):
 
 def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, capsys, monkeypatch):
     whole = encoded()
-    codes = encoded("--quantize", "int8", "--window", "10", out="q.npy")
+    codes = encoded("--quantize", "int8", "--save-every", "10", out="q.npy")
     assert "measured on 48 texts: ck/quantization.json" in capsys.readouterr().out
     ranges = Calibration.read(place / "ck" / FILE)
     assert (ranges.low == whole.min(0)).all()
@@ -169,7 +169,7 @@ def test_bits_as_parquet_and_in_shards(place):
     assert main([*encoded_to, "--out", "v.parquet"]) == 0
     table = read_table("v.parquet")
     assert (np.array(table["vector"].to_pylist(), dtype=np.uint8) == quantize(whole, "ubinary")).all()
-    assert main([*encoded_to, "--out", "shards", "--shards", "2", "--window", "24"]) == 0
+    assert main([*encoded_to, "--out", "shards", "--shards", "2", "--save-every", "24"]) == 0
     from cse import open_vectors
 
     assert (open_vectors("shards")[:] == quantize(whole, "ubinary")).all()
@@ -182,7 +182,7 @@ def test_ranges_of_other_vectors_are_refused(place, capsys):
     for options, message in (
         (["w.npy", "--normalize"], "normalize was False"),
         (["w.npy", "--dimensions", "4"], "has 16 dimensions, and the vectors have 4"),
-        (["shards", "--shards", "2", "--window", "24", "--calibration", "new.json"], "before shards are written"),
+        (["shards", "--shards", "2", "--save-every", "24", "--calibration", "new.json"], "before shards are written"),
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err

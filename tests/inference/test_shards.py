@@ -21,7 +21,7 @@ from cse.inference.sharded import ShardedVectors, missing, open_vectors
 from cse.inference.shards import Shard, chosen, launched
 from tests.inference.test_encode_file import Killed, encoder, file, kill_after, lines  # noqa: F401
 
-WINDOW = 4  # of 43 rows: 11 windows
+BLOCK = 4  # of 43 rows: 11 blocks
 
 
 @pytest.fixture(autouse=True)
@@ -33,15 +33,15 @@ def alone(monkeypatch):
 
 def write(encoder, file, out, shards, **options):  # noqa: F811
     """Encode these shards into a folder; returns what `encode_file` returns."""
-    texts, cut = cut_into(shards, out, str(file), "text", WINDOW)
-    return encode(encoder, texts, out, precision="fp32", window=WINDOW, shards=shards, cut=cut, **options)
+    texts, cut = cut_into(shards, out, str(file), "text", BLOCK)
+    return encode(encoder, texts, out, precision="fp32", save_every=BLOCK, shards=shards, cut=cut, **options)
 
 
 def whole(encoder, file, out):  # noqa: F811
     """The vectors of one file."""
     from cse.inference.encode import TextFile
 
-    encode(encoder, TextFile.scan(str(file)), out, precision="fp32", window=WINDOW)
+    encode(encoder, TextFile.scan(str(file)), out, precision="fp32", save_every=BLOCK)
     return np.load(out)
 
 
@@ -163,11 +163,11 @@ def test_shards_of_several_files_read_only_their_own(encoder, file, tmp_path, mo
         write(encoder, folder, tmp_path / "v", [Shard(3, 3)])
 
 
-def test_a_killed_shard_resumes_after_its_last_window(encoder, file, tmp_path, monkeypatch):  # noqa: F811
+def test_a_killed_shard_resumes_after_its_last_block(encoder, file, tmp_path, monkeypatch):  # noqa: F811
     want = whole(encoder, file, tmp_path / "v.npy")
     out, shards = tmp_path / "v", [Shard(1, 2), Shard(2, 2)]
     with pytest.raises(Killed):
-        write(encoder, file, out, shards, progress=kill_after(9))  # 5 windows and 3 of 6; a call when each begins
+        write(encoder, file, out, shards, progress=kill_after(9))  # 5 blocks and 3 of 6; a call when each begins
     assert [str(shard) for shard in missing(out)] == ["2/2"]
     with pytest.raises(UserError, match="has 1 of 2 shards; 2/2 is missing"):
         open_vectors(out)
@@ -247,7 +247,7 @@ def test_rows_of_shards_are_those_of_one_array():
 
 
 def test_the_command_says_what_is_missing(tiny_bert, file, tmp_path, capsys):  # noqa: F811
-    base = ["encode", tiny_bert, str(file), "--window", str(WINDOW), "--out", str(tmp_path / "v")]
+    base = ["encode", tiny_bert, str(file), "--save-every", str(BLOCK), "--out", str(tmp_path / "v")]
     assert cli.main([*base, "--shard", "2/3"]) == 0
     said = capsys.readouterr().out
     assert "2/3, with 16 of the rows" in said
@@ -266,7 +266,7 @@ def test_two_processes_write_four_shards_although_one_is_killed(tiny_bert, tmp_p
     (tmp_path / "texts.txt").write_text("\n".join(lines(2000)))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     base = [sys.executable, "-m", "cse", "encode", tiny_bert, str(tmp_path / "texts.txt"), "--precision", "fp32"]
-    base += ["--window", "20", "--out"]
+    base += ["--save-every", "20", "--out"]
     subprocess.run([*base, str(tmp_path / "whole.npy")], env=environment, check=True)
     command = [*base, str(tmp_path / "v"), "--shards", "4", "--processes", "2"]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
