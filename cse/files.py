@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def atomic_dir(target: Path) -> Iterator[Path]:
     are removed. If several processes write one target at once, the last one wins; they need a lock of their own if only
     one of them is to do the work.
 
+    The files get the mode that the umask asks for, whoever writes them.
+
     Yields:
         An empty folder beside `target`, on the same file system.
     """
@@ -59,6 +62,7 @@ def atomic_dir(target: Path) -> Iterator[Path]:
     scratch.mkdir()
     try:
         yield scratch
+        _follow_umask(scratch)
         _fsync_tree(scratch)
         _put(scratch, target)
     finally:
@@ -230,6 +234,16 @@ def _exchange(a: Path, b: Path) -> bool:
         return False
     failed: int = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
     return not failed
+
+
+def _follow_umask(folder: Path) -> None:
+    """Let all read and write the files of a new folder whom the umask lets: safetensors lets their owner alone."""
+    asked = folder.stat().st_mode & 0o666  # the folder is new, so that its mode shows the umask, which no call only reads
+    for path, _, names in os.walk(folder):
+        for file in (Path(path, name) for name in names):
+            mode = file.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & asked != asked:
+                file.chmod(stat.S_IMODE(mode) | asked)
 
 
 def _fsync_tree(folder: Path) -> None:

@@ -62,6 +62,29 @@ def test_a_folder_is_made_and_replaced_and_nothing_is_left_over(tmp_path):
     assert os.listdir(target.parent) == ["best"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
+    """safetensors writes files that only their owner can read, also for a team that shares a folder."""
+    program = """
+        import os, sys, pathlib, numpy
+        from safetensors.numpy import save_file
+        from cse.files import atomic_dir
+        os.umask(int(sys.argv[2]))
+        with atomic_dir(pathlib.Path(sys.argv[1])) as fresh:
+            (fresh / "1_Dense").mkdir()
+            for folder in (fresh, fresh / "1_Dense"):
+                save_file({"x": numpy.zeros(1)}, folder / "model.safetensors")
+                (folder / "config.json").write_text("{}")
+            (fresh / "run.sh").touch(mode=0o700)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "best"), str(umask)]
+    subprocess.run(command, check=True)
+    found = {p.relative_to(tmp_path).as_posix(): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    names = [f"best/{folder}{name}" for folder in ("", "1_Dense/") for name in ("model.safetensors", "config.json")]
+    assert found == {**dict.fromkeys(names, mode), "best/run.sh": mode | 0o700 & ~umask}
+
+
 @pytest.mark.usefixtures("any_rename")
 def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path):
     target = tmp_path / "best"
