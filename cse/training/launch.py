@@ -50,9 +50,10 @@ def run(processes: int, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if 0 < (gpus := torch.cuda.device_count()) < processes and not _on_cpu(words):
+        option = "--trainer.device" if words[:1] == ["train"] else "--device"
         raise UserError(
             f"--processes is {processes}, and this machine has {gpus} GPUs, each of which serves one process\n"
-            f"fix: give --processes={gpus} or less, or --trainer.device=cpu"
+            f"fix: give --processes={gpus} or less, or {option}=cpu"
         )
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # its reports of a failure repeat ours, at length
     os.environ |= {

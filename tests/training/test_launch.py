@@ -117,6 +117,13 @@ def test_there_must_be_processes():
         launch.run(0, ["train", "simcse-unsup"])
 
 
+@pytest.mark.parametrize(("command", "option"), [("train", "--trainer.device"), ("encode", "--device")])
+def test_more_processes_than_gpus_are_refused_and_the_fix_is_an_option_of_the_command(monkeypatch, command, option):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=f"has 2 GPUs.*\nfix: give --processes=2 or less, or {option}=cpu$"):
+        launch.run(3, [command, "asset:mini"])
+
+
 def test_other_launchers_need_a_folder(tiny_bert, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["train", recipe(tmp_path, tiny_bert)]) == 2
