@@ -43,6 +43,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--data", help="a file, asset:NAME or Hub id; every task but write needs it")
     add("--columns", nargs="+", help="names, or numbers of a table without a header (default: the usual names)")
+    labels = "queries, rewrites, chain: column of labels, which the new rows keep (default: recognized by its name)"
+    add("--label-column", metavar="NAME", help=labels)
     add("--split", default="train", help="split of a data set on the Hub")
     add("--limit", type=int, help="number of rows to ask about (default: all)")
     add("--prompt", type=Path, action="append", default=[], metavar="FILE", help="replaces the prompt of the same name")

@@ -12,7 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cse.console import Interrupt, quiet, say
-from cse.data.sources import column_names
+from cse.data.sources import column_names, open_path
+from cse.data.tools.opening import label_of
 from cse.errors import UserError
 from cse.feedback import inputs, labelers, output, rewriting, tasks
 from cse.feedback import prompts as words
@@ -42,6 +43,7 @@ _OPTIONS = {  # the options of a task that its manifest lists
     "queries": ["count"],
     "rewrites": ["count"],
 }
+_LABELED = {"queries", "rewrites", "chain"}  # tasks that keep the labels of rows
 _TRAINS = {"queries": "pretrain-query-as-context", "rewrites": "laclip"}  # recipes that read the file as it is
 
 
@@ -69,6 +71,7 @@ def run(a: argparse.Namespace) -> int:
             return stop.code
         result.rejects += given.rejects
         data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
+        data |= {"label_column": a.label_column} if a.label_column is not None else {}
         read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
         manifest = output.save(a.out, result, head, jobs, limits)
@@ -92,6 +95,8 @@ def _check(a: argparse.Namespace) -> None:
         raise UserError(f"--rater is {a.rater}, but {a.task} takes no rater\nfix: omit it; --model answers")
     if a.count is not None and a.task not in _COUNTS:
         raise UserError(f"--count is {a.count}, but {a.task} asks for one answer\nfix: omit it")
+    if a.label_column is not None and a.task not in _LABELED:
+        raise UserError(f"--label-column is {a.label_column}, but {a.task} keeps no labels\nfix: omit it")
     wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
     if a.columns and len(a.columns) != wanted:
         raise UserError(
@@ -113,7 +118,12 @@ def _inputs(a: argparse.Namespace) -> inputs.Inputs:
     if columns is None:
         names = set(column_names(a.data, a.split))
         columns = next((usual for usual in _COLUMNS[a.task] if names >= set(usual)), _COLUMNS[a.task][0])
-    return inputs.load(a.data, columns, limit=a.limit, split=a.split)
+    if a.label_column is None and a.task in _LABELED:
+        found = label_of(open_path(a.data, a.split))
+        a.label_column = None if found in columns else found
+    if a.label_column is not None:
+        say("labels", f"of the column {a.label_column} are kept")
+    return inputs.load(a.data, columns, limit=a.limit, split=a.split, label_column=a.label_column)
 
 
 @contextmanager

@@ -5,7 +5,7 @@
     chain     sentences -> text, paraphrase, rewording           ParaCLIP (arXiv:2402.15120)
 
 A row that has fewer usable texts than were asked for has null in the last places; `TextViews(sample=...)` does not draw
-those.
+those. The label of a row goes with its texts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def chain(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
             result.rejects.append(set_aside(row.row, row.place, "same_text", "the sentence came back", texts))
         else:
             record = {"text": row.texts[0], "paraphrase": paraphrase, "rewording": second.answer.sentence}
-            result.records.append({**record, **second.provenance, "paraphrase_prompt": first.prompt})
+            result.records.append({**record, **row.kept, **second.provenance, "paraphrase_prompt": first.prompt})
     return result
 
 
@@ -80,5 +80,5 @@ def _several(
             result.rejects.append(set_aside(row.row, row.place, "repeated", detail, row.texts, model=outcome.model))
             continue
         places = {f"{name}_{i + 1}": own[i] if i < len(own) else None for i in range(count)}
-        result.records.append({"text": row.texts[0], **places, **outcome.provenance})
+        result.records.append({"text": row.texts[0], **places, **row.kept, **outcome.provenance})
     return result

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from cse import cli
+from cse import recipe as recipes
 from cse.data.collators import TextViews
 from cse.data.datasets import Pairs
 from cse.feedback import prompts, rewriting
@@ -124,8 +125,42 @@ def test_the_command_resumes_and_says_how_to_train(tmp_path, capsys, monkeypatch
     assert (manifest["options"], manifest["labelers"][0]["unusable"]) == ({"count": 2}, {"malformed": 1})
 
 
+@pytest.mark.parametrize("column", ["label", "topic"])
+def test_labels_of_rows_stay_with_their_rewrites(tmp_path, capsys, monkeypatch, column):
+    """LM-CPPF: of a file with labels, texts and rewrites of one label are positives of each other."""
+    sentences = {"hens id=aa s=0.5": "farm", "cows id=bb s=0.5": "farm", "stars id=cc s=0.5": "space"}
+    lines = [f"sentence\t{column}", *(f"{text}\t{label}" for text, label in sentences.items()), "late id=dd s=0.5\t"]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines))
+
+    def answer(handler, question):
+        word = question.rpartition("id=")[2][:2]
+        return json.dumps({"rewrites": [f"one more {word}", f"another {word}"]})
+
+    monkeypatch.setattr("tests.feedback.server._Handler.right", answer)
+    with Server({}) as server:
+        line = ["feedback", "rewrites", "--model", "openai:m", "--base-url", server.url, "--cache", str(tmp_path / "c")]
+        line += ["--data", str(tmp_path / "rows.tsv"), "--out", str(tmp_path / "r.jsonl"), "--count", "2"]
+        assert cli.main(line if column == "label" else [*line, "--label-column", column]) == 0
+    assert f"of the column {column} are kept" in capsys.readouterr().out
+    rejects = [json.loads(line) for line in (tmp_path / "r.rejects.jsonl").read_text().splitlines()]
+    assert [(r["row"], r["reason"], r["detail"]) for r in rejects] == [(4, "blank", "the label is missing")]
+    assert json.loads((tmp_path / "r.manifest.json").read_text())["data"]["label_column"] == column
+    config = recipes.load(
+        "supcon",
+        ["--data=cse.data.Pairs", f"--data.path={tmp_path / 'r.jsonl'}", "--data.label_column=label"],
+    ).config.data
+    data = Pairs(**config.init_args.as_dict())
+    assert [(e.texts[0], data.label_names[e.label]) for e in data] == list(sentences.items())
+    assert data[2].texts[1:] == ("one more cc", "another cc")
+    plain = Pairs(str(tmp_path / "r.jsonl"))  # what the recipe laclip reads
+    assert plain.understood.startswith("anchor = text, positives = rewrite_1, rewrite_2; not used: label")
+
+
 def test_a_count_that_a_task_does_not_take(tmp_path, capsys):
     (tmp_path / "t.txt").write_text("a b c\nd e f")
     line = ["feedback", "chain", "--model", "openai:m", "--data", str(tmp_path / "t.txt"), "--out"]
     assert cli.main([*line, str(tmp_path / "c.jsonl"), "--count", "3"]) == 2
     assert "--count is 3, but chain asks for one answer" in capsys.readouterr().err
+    line[1] = "contrast"
+    assert cli.main([*line, str(tmp_path / "c.jsonl"), "--label-column", "label"]) == 2
+    assert "--label-column is label, but contrast keeps no labels" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def open_rows(
         if columns is not None and len(columns) != 1:
             raise UserError(f"the columns of Texts are {list(columns)}\nfix: give one column, or another class of rows")
         if label_column is None and columns is None:
-            label_column = _label_of(open_source(source, split))
+            label_column = label_of(open_source(source, split))
         return Texts(
             source,
             column=columns[0] if columns else None,
@@ -139,8 +139,8 @@ def _scored(source: Reader, names: Sequence[str]) -> bool:
     return found not in LABELS or value.lower() not in CLASSES or value in NUMERIC
 
 
-def _label_of(source: Reader) -> str | None:
-    """The column of labels beside single texts."""
+def label_of(source: Reader) -> str | None:
+    """The column of labels beside single texts, recognized by its name; None if there is none."""
     names = source.names() or []
     return next((name for name in LABELS if name in names), None)
 
