@@ -238,7 +238,9 @@ def _exchange(a: Path, b: Path) -> bool:
 
 def _follow_umask(folder: Path) -> None:
     """Let all read and write the files of a new folder whom the umask lets: safetensors lets their owner alone."""
-    asked = folder.stat().st_mode & 0o666  # the folder is new, so that its mode shows the umask, which no call only reads
+    asked = (
+        folder.stat().st_mode & 0o666
+    )  # the folder is new, so that its mode shows the umask, which no call only reads
     for path, _, names in os.walk(folder):
         for file in (Path(path, name) for name in names):
             mode = file.lstat().st_mode

@@ -51,7 +51,9 @@ def measure(checkpoint: str, task: str, data: str | None, texts: str, out: Path,
         for name, ranks in wanted.items():
             models[f"static, by {name}"] = Path(scratch) / name
             static_checkpoint(str(folder), models[f"static, by {name}"], device="cpu", **ranks)
-        some = list(islice((t for block in TextFile.scan(texts).blocks(TIMED) for t in block if t.strip()), TIMED))
+        some = list(
+            islice((t for block in TextFile.scan(texts).blocks(TIMED) for t in block.texts if t.strip()), TIMED)
+        )
         for name, path in models.items():
             encoder = load_model(str(path), device="cpu").encoder
             size = sum(weight.numel() for weight in encoder.parameters()) * 4 / 1e6

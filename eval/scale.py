@@ -53,7 +53,14 @@ def measure(rows: int, shards: int, processes: int, indexes: list[str], out: Pat
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(folder / "texts.txt", rows)
-        words = ["encode", MODEL, "texts.txt", "--normalize", "--save-every", str(max(1, min(32_768, rows // shards // 4)))]
+        words = [
+            "encode",
+            MODEL,
+            "texts.txt",
+            "--normalize",
+            "--save-every",
+            str(max(1, min(32_768, rows // shards // 4))),
+        ]
         found: dict[str, Any] = {"about": about, "encode": _encode(folder, words, rows, shards, processes)}
         say("encode", str(found["encode"]))
         found["tokens"] = _tokenize(folder / "texts.txt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,11 +139,12 @@ def compare(
 
 
 def encode(
-    model: Model,
+    model: Model | Mapping[str, Model],
     texts: str | Path,
     out: str | Path,
     *,
     column: str = "text",
+    label_column: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     normalize: bool = False,
@@ -161,10 +162,12 @@ def encode(
     After a kill or Ctrl-C, the same call resumes and writes the same file.
 
     Args:
-        model: A run, or a folder, `asset:NAME` or Hub id.
+        model: A run, or a folder, `asset:NAME` or Hub id. Or one for each label: LoRA runs over one backbone, of which
+            each text is encoded by that of its label; see `cse.Experts`.
         texts: A .txt, .csv, .tsv, .jsonl or .parquet file, or `asset:NAME`.
         out: A .npy or .parquet file; with shards a folder, which `cse.open_vectors` reads.
         column: The column of a table that holds the texts.
+        label_column: The column of labels, if there is a model for each label.
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
         normalize: Whether to scale each vector to length 1.
@@ -184,12 +187,14 @@ def encode(
         Number of rows, of all shards, and size of the vectors, or their number of codes.
 
     Raises:
-        UserError: A file cannot be read or written, or an argument is out of range.
+        UserError: A file cannot be read or written, an argument is out of range, a row has no label, or one without a
+            model, or models of labels do not share a backbone.
     """
     from cse.console import progress, quiet, say
     from cse.distributed import own_gpu
     from cse.encoder.prompts import choose_prompt
     from cse.inference.encode import TextFile, check_out, cut_into, encode_file
+    from cse.inference.experts import Experts
     from cse.inference.quantize import Quantizer, calibration_file
     from cse.inference.shards import chosen
 
@@ -197,22 +202,33 @@ def encode(
         what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
         raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
     quiet()
+    each = {label: name_of(one) for label, one in model.items()} if isinstance(model, Mapping) else {}
+    if each and label_column is None:
+        what = f"there is an adapter for each of {', '.join(each)}, and --label-column is not given"
+        raise UserError(f"{what}\nfix: name the column that says which of them a row belongs to")
+    if label_column is not None and not each:
+        what = f"--label-column is {label_column}, and there is one model for all rows"
+        raise UserError(
+            f"{what}\nfix: give one for each label, law=runs/law/last,medicine=runs/medicine/last, or omit it"
+        )
+    named: dict[str, Any] = {"label_column": label_column, "labels": list(each)}
     own, cut = chosen(shard, shards), tuple[int, ...]()
     check_out(Path(out), in_shards=bool(own))
     if own:
         own_gpu()
-        rows, cut = cut_into(own, Path(out), str(texts), column, save_every)
+        rows, cut = cut_into(own, Path(out), str(texts), column, save_every, **named)
     else:
-        rows = TextFile.scan(str(texts), column)
+        rows = TextFile.scan(str(texts), column, **named)
     total = sum(cut[one.number - 1] for one in own) if own else rows.rows
     blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
     say("texts", f"{texts} {rows.rows:,} rows{blank}")
     if own:
         say("shards", f"{', '.join(map(str, own[:8]))}{' ...' if len(own) > 8 else ''}, with {total:,} of the rows")
-    quantizer = None
+    quantizer, single = None, "" if isinstance(model, Mapping) else name_of(model)
     if quantize is not None:
-        quantizer = Quantizer(quantize, Path(calibration or calibration_file(name_of(model), Path(out))))
-    encoder = load_encoder(name_of(model), device)
+        quantizer = Quantizer(quantize, Path(calibration or calibration_file(single, Path(out))))
+    experts = Experts(each, device=device) if each else None
+    encoder = load_encoder(single, device) if experts is None else experts.encoder
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     if before:
         say("prompt", f"{before!r} before every text")
@@ -230,6 +246,7 @@ def encode(
             cut=cut,
             quantizer=quantizer,
             windows=windows,
+            experts=experts,
             progress=advance,
         )
     if quantizer is not None and quantizer.calibration is not None:

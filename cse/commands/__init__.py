@@ -76,4 +76,4 @@ def _texts(path: str, column: str) -> list[str]:
     from cse.inference.encode import TextFile
 
     texts = TextFile.scan(path, column)
-    return [text for block in texts.blocks(texts.rows) for text in block]
+    return [text for block in texts.blocks(texts.rows) for text in block.texts]

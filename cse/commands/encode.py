@@ -17,11 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
     parser.epilog = EPILOG
-    add("checkpoint", help="a folder, asset:NAME or Hub id")
+    each = "or LABEL=FOLDER,LABEL=FOLDER: best/ or last/ of LoRA runs over one backbone, for --label-column"
+    add("checkpoint", help=f"a folder, asset:NAME or Hub id; {each}")
     add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")
     out = "a .npy or .parquet file; one row of float32 for each text. With shards: a folder, of .npy files"
     add("--out", type=Path, required=True, help=out)
     add("--column", default="text", help="column of a table (default: %(default)s)")
+    labels = "column of labels, each of which names the adapter that encodes the text"
+    add("--label-column", metavar="NAME", help=labels)
     add("--prompt", metavar="NAME", help="prompt of the checkpoint (default: its default prompt)")
     add_hardware(parser)
     add("--normalize", action="store_true", help="scale every vector to length 1")
@@ -43,13 +46,15 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.api.models import encode
     from cse.console import say
     from cse.encoder import widths
+    from cse.inference.experts import parse
     from cse.inference.sharded import missing
 
     a = arguments
     options = {"device": a.device, "precision": a.precision, "normalize": a.normalize, "save_every": a.save_every}
     options |= {"quantize": a.quantize, "calibration": a.calibration, "windows": a.windows}
     options |= {"prompt": a.prompt, "dimensions": widths.parse_one(a.dimensions), "shard": a.shard, "shards": a.shards}
-    rows, size = encode(a.checkpoint, a.texts, a.out, column=a.column, **options)
+    model = parse(a.checkpoint) or a.checkpoint
+    rows, size = encode(model, a.texts, a.out, column=a.column, label_column=a.label_column, **options)
     absent = missing(a.out) if a.shard or a.shards else []
     say("wrote", f"{a.out}   {rows:,} × {size} {a.quantize or 'float32'}")
     if absent:

@@ -18,8 +18,9 @@ from cse.encoder import fast
 from cse.encoder.bidirectional import Attention, make_bidirectional
 from cse.encoder.dropout import Dropout
 from cse.encoder.kernels import Kernel, check_kernel, use_kernel
-from cse.encoder.layout import Layout, Reference
+from cse.encoder.layout import UNLIMITED, Layout, Reference
 from cse.encoder.lora import merge_stored, merged_state
+from cse.encoder.modules import STATIC_NAME
 from cse.encoder.provenance import check_sums, copy_notices, weights_sum
 from cse.encoder.weights import KEPT_AS, SavedAs, Weights, loading
 from cse.errors import UserError
@@ -68,6 +69,11 @@ def load_backbone(
     check_kernel(kernel, attention)
     folder = fetch(source, revision)
     check_sums(folder)
+    if Layout.read(folder).static:
+        from cse.encoder.static import load_static
+
+        with explained(source):
+            return load_static(folder / root)
     where = str(folder / root)
     with explained(source):
         config = AutoConfig.from_pretrained(where)
@@ -99,6 +105,17 @@ def load_backbone(
             f"backbone {source!r}: its config.json does not describe the weights {_some(strange)} of its file\n"
             "fix: give a checkpoint whose config.json and weights belong together"
         )
+    _require_words(source, tokenizer, model)
+    tokenizer.padding_side = "right"
+    if attention == "bidirectional":
+        make_bidirectional(model, source)
+    fast.install(model)
+    use_kernel(model, kernel)
+    return model, tokenizer
+
+
+def _require_words(source: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Raise unless the tokenizer is one that cse reads, and the model embeds all of its tokens."""
     if not tokenizer.is_fast:
         raise UserError(
             f"backbone {source!r} has a tokenizer without tokenizer.json\n"
@@ -109,12 +126,6 @@ def load_backbone(
             f"backbone {source!r}: its tokenizer has {tokenizer.vocab_size} tokens and the model embeds "
             f"{model.get_input_embeddings().weight.shape[0]}\nfix: give a model and a tokenizer that belong together"
         )
-    tokenizer.padding_side = "right"
-    if attention == "bidirectional":
-        make_bidirectional(model, source)
-    fast.install(model)
-    use_kernel(model, kernel)
-    return model, tokenizer
 
 
 def locate(source: str) -> str:
@@ -221,7 +232,7 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The most tokens that a backbone of this config.json can tell apart by position."""
-    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 1_000_000)
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or UNLIMITED)
     return positions - first_position(config)
 
 
@@ -252,6 +263,10 @@ def write_backbone(
         all_layers: Whether a pooler reads more than the last layer.
         weights: The number format of the weights, at most that of the model; None: the weights are left out.
     """
+    if model.config.model_type == STATIC_NAME:
+        static: Any = model
+        static.write(out)
+        return
     if weights is None:
         _settings(model).save_pretrained(out)
     else:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cse.encoder.backbone import FIX, fetch, max_positions
-from cse.encoder.layout import Layout
+from cse.encoder.layout import UNLIMITED, Layout
+from cse.encoder.modules import STATIC_NAME
 from cse.errors import UserError
 from cse.files import read_json
 
@@ -69,6 +70,9 @@ def detect(source: str, revision: str | None = None, *, option: str = "model") -
             f"{what} holds soft prompts alone\nfix: give its backbone, {layout.reference.backbone}, and "
             "--encoder.adapter=cse.encoder.SoftPrompts to train new ones"
         )
+    if layout.static:
+        length = layout.max_length or UNLIMITED
+        return Kind("sentence-transformers", folder, layout, STATIC_NAME, layers=None, max_length=length, causal=False)
     config = _config(what, root)
     architecture = _architecture_kind(what, config)
     if not any((root / file).is_file() for file in TOKENIZERS):
@@ -86,6 +90,14 @@ def detect(source: str, revision: str | None = None, *, option: str = "model") -
         max_length=min(layout.max_length or positions, positions),
         causal=architecture == "causal",
         quantized=(config.get("quantization_config") or {}).get("quant_method"),
+    )
+
+
+def without_layers(option: str, source: str) -> str:
+    """Why static vectors cannot be trained."""
+    return (
+        f"{option} {source!r} holds static vectors, which have no layers to train\n"
+        "fix: train the model that they were made of, and run cse static on the result"
     )
 
 

@@ -7,6 +7,7 @@
     (config_sentence_transformers.json: prompts, similarity, and truncate_dim if the vectors were cut)
     adapter/{adapter_config.json,adapter_model.safetensors}   a LoRA run's adapter: beside the merged weights it is not
         loaded; without them (no model.safetensors), it is merged into the backbone that the folder refers to
+    model.safetensors tokenizer.json                   instead of a backbone: static vectors, without a pooling module
     LICENSE NOTICE                                     the backbone's, if it has them
     weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
 
@@ -34,6 +35,8 @@ from cse.encoder.modules import (
     OTHER_KEYS,
     POOLING_KEYS,
     SOFT_PROMPTED,
+    STATIC,
+    STATIC_NAME,
     Module,
     read_mapping,
     read_modules,
@@ -45,6 +48,7 @@ from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG
 from cse.errors import UserError
 from cse.files import write_json
 
+UNLIMITED = 1_000_000  # tokens of a text, or positions: as good as no limit
 SETTINGS, ABOUT = "sentence_bert_config.json", "config_sentence_transformers.json"
 
 
@@ -117,6 +121,8 @@ class Layout:
     def post(self) -> tuple[Module, ...]:
         """The modules after pooling, each a Dense or a Normalize."""
         kinds = [module.kind for module in self.modules]
+        if self.static:
+            return self.modules[1:]
         return self.modules[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else ()
 
     @property
@@ -143,6 +149,16 @@ class Layout:
     def soft_prompts(self) -> bool:
         """Whether the folder holds soft prompts."""
         return any(module.kind == SOFT_PROMPTED for module in self.modules[:1])
+
+    @property
+    def static(self) -> bool:
+        """Whether the folder holds static vectors instead of a backbone."""
+        return any(module.kind == STATIC for module in self.modules[:1])
+
+    @property
+    def limited(self) -> bool:
+        """Whether texts are cut."""
+        return self.max_length is None or self.max_length < UNLIMITED
 
     @property
     def needs_code(self) -> bool:
@@ -184,7 +200,8 @@ class Layout:
             settings |= {"backbone_sha256": self.reference.weights} if self.reference.weights else {}
         if self.weights == "bf16" and any(module.dense for module in self.post):
             settings["model_args"] = {"torch_dtype": "float32"}  # sentence-transformers fails on two number formats
-        write_json(folder / SETTINGS, settings)
+        if not self.static:
+            write_json(folder / SETTINGS, settings)
         for module in self.modules[1:]:
             (folder / module.path).mkdir(exist_ok=True)
             write_json(folder / module.path / "config.json", self._config(module))
@@ -254,13 +271,15 @@ def _read(folder: Path) -> Layout:
         kept = settings.get("layers")
         reference = Reference(settings["backbone"], settings.get("revision"), kept, settings.get("backbone_sha256"))
     length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    if modules[0].kind == STATIC:
+        length = (read_mapping(root / "tokenizer.json").get("truncation") or {}).get("max_length", UNLIMITED)
     pooler, width, unsupported = read_pooler(folder, modules)
     return Layout(
         modules=tuple(modules),
         pooler=pooler,
         width=config.get("hidden_size") or width,
         depth=config.get("num_hidden_layers"),
-        architecture=config.get("model_type"),
+        architecture=STATIC_NAME if modules[0].kind == STATIC else config.get("model_type"),
         bidirectional=config.get("is_causal") is False,
         weights="bf16" if config.get("cse_weights") == "bf16" else "fp32",
         max_length=None if length is None else int(length),

@@ -22,7 +22,7 @@ from cse.encoder.heads import HeadName, Post, new_head
 from cse.encoder.kernels import Kernel
 from cse.encoder.kinds import detect
 from cse.encoder.layout import Layout, Reference
-from cse.encoder.modules import LEGACY, NEW, TRANSFORMER, module_list
+from cse.encoder.modules import LEGACY, NEW, STATIC, STATIC_NAME, TRANSFORMER, module_list
 from cse.encoder.passes import Passes, recompute_layers
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts
@@ -315,6 +315,7 @@ class Encoder(TextEncoder):
         """The structure of a checkpoint of this encoder; the arguments are those of `save`."""
         bidirectional = is_bidirectional(self.backbone.config)
         first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
+        first = LEGACY + STATIC if self.backbone.config.model_type == STATIC_NAME else first
         soft, words = isinstance(self.adapter, SoftPrompts), self.tokenizer
         if soft:
             first = soft_prompts.module(with_code=with_code)
@@ -386,8 +387,8 @@ class Encoder(TextEncoder):
     def load(cls, path: str, *, pooler: PoolerName | None = None, max_length: int | None = None) -> Encoder:
         """Read an encoder from a folder or the Hub.
 
-        The folder may be one of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize), or a plain
-        Hugging Face model.
+        The folder may be one of ours, any SentenceTransformer of Transformer + Pooling (+ Dense, Normalize) or of
+        StaticEmbedding (+ Dense, Normalize), or a plain Hugging Face model.
 
         Args:
             path: Folder, `asset:NAME` or Hub id.

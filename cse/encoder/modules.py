@@ -13,6 +13,11 @@ MODULES = "modules.json"
 LEGACY = "sentence_transformers.models."
 NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
 TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # modules that turn texts into token embeddings
+STATIC, STATIC_NAME = (
+    "StaticEmbedding",
+    "static",
+)  # the module that takes the mean of static vectors, and our name of it
+TABLE, MODEL2VEC = "embedding.weight", "embeddings"  # the static vectors in its file, and in one that model2vec wrote
 POOLING_KEYS: dict[PoolerName, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -63,7 +68,7 @@ def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tup
     """The modules of an encoder.
 
     Args:
-        first: The path of the class that turns text into token embeddings.
+        first: The path of the class that turns text into token embeddings, or into vectors: a StaticEmbedding.
         pooler: The encoder's pooler.
         post: A Dense, or None for a Normalize, for each module after pooling.
     """
@@ -71,7 +76,8 @@ def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tup
     if pooler in BEFORE_POOLING:
         kind = BEFORE_POOLING[pooler]
         modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}"))
-    modules.append(Module(f"{LEGACY}Pooling", f"{len(modules)}_Pooling"))
+    if modules[0].kind != STATIC:
+        modules.append(Module(f"{LEGACY}Pooling", f"{len(modules)}_Pooling"))
     for dense in post:
         kind = "Normalize" if dense is None else "Dense"
         modules.append(Module(LEGACY + kind, f"{len(modules)}_{kind}", dense))
@@ -116,21 +122,19 @@ def read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None,
     """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
     kinds = [module.kind for module in modules]
     after = 3 if kinds[1:2] and kinds[1] in BEFORE_POOLING.values() else 2  # modules that make the pooled vector
-    first = kinds[0] in {TRANSFORMER, SOFT_PROMPTED}
-    if not first or kinds[after - 1 : after] != ["Pooling"] or not set(kinds[after:]) <= {"Dense", "Normalize"}:
-        return (
-            None,
-            None,
-            (
-                f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {TRANSFORMER} or {SOFT_PROMPTED} "
-                f"(+ {' or '.join(sorted(set(BEFORE_POOLING.values())))}) + Pooling (+ Dense, Normalize)\n"
-                "fix: give a checkpoint of these modules; cse runs no code of others"
-            ),
-        )
+    pooled = kinds[0] in {TRANSFORMER, SOFT_PROMPTED} and kinds[after - 1 : after] == ["Pooling"]
+    after = 1 if kinds[0] == STATIC else after
+    if not (pooled or kinds[0] == STATIC) or not set(kinds[after:]) <= {"Dense", "Normalize"}:
+        weighted = " or ".join(sorted(set(BEFORE_POOLING.values())))
+        known = f"{TRANSFORMER} or {SOFT_PROMPTED} (+ {weighted}) + Pooling, or {STATIC} (+ Dense, Normalize)"
+        what = f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {known}"
+        return None, None, f"{what}\nfix: give a checkpoint of these modules; cse runs no code of others"
     for dense in (module.dense for module in modules if module.dense is not None):
         if dense.activation not in ACTIVATION_PATHS:
             what = f"a Dense has the activation {dense.activation}, and cse has {', '.join(ACTIVATION_PATHS)}"
             return None, None, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
+    if kinds[0] == STATIC:
+        return "mean", _static_width(folder / modules[0].path), ""
     path = folder / modules[after - 1].path / "config.json"
     config = read_mapping(path)
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
@@ -148,12 +152,23 @@ def read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None,
         return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
     if after == 3:
         read = _read_layers if kinds[1] == "WeightedLayerPooling" else _read_tokens
-        weighted = read(folder, modules) if found == "mean" else None
-        if weighted is None:
+        own = read(folder, modules) if found == "mean" else None
+        if own is None:
             what = f"the states in {folder / modules[1].path} are averaged as no pooler of cse does"
             return None, width, f"{what} ({', '.join(BEFORE_POOLING)})\nfix: load it with sentence-transformers"
-        found = weighted
+        found = own
     return found, width, ""
+
+
+def _static_width(folder: Path) -> int:
+    """H, the size of the static vectors of a folder."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        name = next((name for name in (TABLE, MODEL2VEC) if name in file.keys()), None)  # noqa: SIM118
+        if name is None:
+            raise ValueError(f"model.safetensors has no static vectors under {TABLE} or {MODEL2VEC}")
+        return int(file.get_slice(name).get_shape()[1])
 
 
 def _read_layers(folder: Path, modules: list[Module]) -> PoolerName | None:

@@ -69,6 +69,8 @@ def template_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
 def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer puts before and after every text: special tokens, and those of a template."""
     probe = tokenizer("a", return_special_tokens_mask=True)
+    if not probe["input_ids"]:  # of static vectors, whose tokenizer adds nothing, and may know no `a`
+        return [], []
     ids, own = probe["input_ids"], [i for i, added in enumerate(probe["special_tokens_mask"]) if not added]
     return ids[: own[0]], ids[own[-1] + 1 :]
 

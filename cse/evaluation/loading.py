@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from cse.assets.hub import snapshot
 from cse.encoder.device import Device, choose
 from cse.encoder.identity import EXPORTED, model_hash
-from cse.encoder.layout import Layout
+from cse.encoder.layout import UNLIMITED, Layout
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 
@@ -49,7 +48,7 @@ class Model:
             "name": self.name,
             "sha256": self.sha256,
             "loader": self.loader,
-            "max_length": length if length is None or math.isfinite(length) else None,
+            "max_length": None if length is None or length >= UNLIMITED else length,
             "prompt_name": self.prompt_name,
             "prompt": self.prompt,
             **({"similarity": "euclidean"} if comparison(self.encoder) is nearness else {}),

@@ -89,6 +89,10 @@ def differences(
     require_at_least(1, "diff", max_n=max_n)
     if max_n != 1 and method != "delete":
         raise UserError(f"max_n is {max_n}, which method {method} does not use\nfix: omit it, or choose method delete")
+    if method == "mask" and not encoder.depth:
+        raise UserError(
+            f"{encoder.source} holds static vectors, and method mask needs layers\nfix: choose align or delete"
+        )
     if method == "mask":
         return _by_masked_lm(*load_masked_lm(encoder.source, option="--model"), pairs)
     found = []

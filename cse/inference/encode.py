@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import check_writable
+from cse.inference.experts import Experts
 from cse.inference.quantize import Quantizer
 from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
 
@@ -31,6 +32,14 @@ FORMATS = (".npy", ".parquet")
 BLOCK = 32_768  # rows that are encoded and saved at a time
 Change = Callable[[NDArray[np.float32]], NDArray[Any]]
 BLOCK_LETTERS = 1 << 22  # characters after which a block ends too, which bounds the memory for long texts
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The texts of rows that are encoded and saved at a time, and their labels if they are read."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class TextFile:
         sha256: Hash of all texts.
         counts: Number of rows of each file, if the source is a file or several.
         marks: Their marks, by which it is seen that they did not change.
+        label_column: The column of labels. None: no labels are read.
     """
 
     path: str
@@ -54,26 +64,40 @@ class TextFile:
     sha256: str
     counts: tuple[int, ...] = ()
     marks: tuple[str, ...] = ()
+    label_column: str | None = None
 
     @classmethod
-    def scan(cls, path: str, column: str = "text") -> TextFile:
+    def scan(
+        cls, path: str, column: str = "text", *, label_column: str | None = None, labels: Sequence[str] = ()
+    ) -> TextFile:
         """Read the file once, so that an error in any row is reported before the work starts.
 
+        Args:
+            path: See the attributes.
+            column: See the attributes.
+            label_column: See the attributes.
+            labels: What the labels may be.
+
         Raises:
-            UserError: The file cannot be read, or has no rows.
+            UserError: The file cannot be read, has no rows, or has another label.
         """
         digest, blank, counts = hashlib.sha256(), 0, []
         for file in _files(path):
             rows = 0
-            for text in _texts(file, column):
-                digest.update(
-                    f"{len(text)}:{text}".encode()
-                )  # with lengths, so that different lists of texts differ in the hash
-                rows, blank = rows + 1, blank + (not text.strip())
+            for row in _rows(file, column, label_column):
+                if label_column is not None and row.label not in labels:
+                    what = f"has the label {row.label!r}" if row.label else "has no label"
+                    raise UserError(
+                        f"--label-column {label_column}: {row.place} {what}, and there are adapters for "
+                        f"{', '.join(labels)}\nfix: give an adapter for it as well, or remove the row"
+                    )
+                for cell in (row.text,) if label_column is None else (row.text, row.label):
+                    digest.update(f"{len(cell)}:{cell}".encode())  # with lengths, so that the hashes of lists differ
+                rows, blank = rows + 1, blank + (not row.text.strip())
             counts.append(rows)
         if not any(counts):
             raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
-        return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path))
+        return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path), label_column)
 
     def cut(self, save_every: int, shards: int) -> tuple[int, ...]:
         """The number of rows of each shard: shards end at the ends of blocks, and have equally many, within one.
@@ -81,39 +105,47 @@ class TextFile:
         Raises:
             UserError: There are fewer blocks than shards.
         """
-        blocks = [len(rows) for rows in self.blocks(save_every)]
+        blocks = [len(block.texts) for block in self.blocks(save_every)]
         each = [Shard(number, shards) for number in range(1, shards + 1)]
         smaller = max(1, self.rows // shards)
         require_pieces(len(blocks), each, "blocks of rows", f"give --save-every {smaller} or less, or fewer shards")
         return tuple(sum(blocks[i] for i in shard.share(len(blocks))) for shard in each)
 
-    def blocks(self, rows: int, skip: int = 0, stop: int | None = None) -> Iterator[list[str]]:
-        """Texts in lists of at most `rows` rows and `BLOCK_LETTERS`: those from `skip` to `stop`.
+    def blocks(self, rows: int, skip: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """Blocks of at most `rows` rows and `BLOCK_LETTERS`: those from `skip` to `stop`.
 
         The ends of the blocks depend only on the texts if `skip` is itself the end of a block.
         """
-        block: list[str] = []
-        letters = 0
-        for text in islice(self._from(skip), None if stop is None else stop - skip):
-            if block and (len(block) == rows or letters + len(text) > BLOCK_LETTERS):
+        block, letters = Block(), 0
+        for row in islice(self._from(skip), None if stop is None else stop - skip):
+            if block.texts and (len(block.texts) == rows or letters + len(row.text) > BLOCK_LETTERS):
                 yield block
-                block, letters = [], 0
-            block.append(text)
-            letters += len(text)
-        if block:
+                block, letters = Block(), 0
+            block.texts.append(row.text)
+            if self.label_column is not None:
+                block.labels.append(row.label)
+            letters += len(row.text)
+        if block.texts:
             yield block
 
-    def _from(self, row: int) -> Iterator[str]:
-        """The texts from a row on; files before it are not read."""
+    def _from(self, row: int) -> Iterator[_Row]:
+        """The rows from a number on; files before it are not read."""
         files, counts = _files(self.path), list(self.counts)
         while len(counts) > 1 and counts[0] <= row:
             row -= counts.pop(0)
             files.pop(0)
-        return islice(chain.from_iterable(_texts(file, self.column) for file in files), row, None)
+        return islice(chain.from_iterable(_rows(file, self.column, self.label_column) for file in files), row, None)
 
 
 def cut_into(
-    shards: Sequence[Shard], out: Path, path: str, column: str, save_every: int
+    shards: Sequence[Shard],
+    out: Path,
+    path: str,
+    column: str,
+    save_every: int,
+    *,
+    label_column: str | None = None,
+    labels: Sequence[str] = (),
 ) -> tuple[TextFile, tuple[int, ...]]:
     """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice.
 
@@ -125,11 +157,12 @@ def cut_into(
         with suppress(KeyError, TypeError):  # an index of something else is refused later
             noted = known["texts"]
             texts = TextFile(**{**noted, "counts": tuple(noted["counts"]), "marks": tuple(noted["marks"])})
-            same = (texts.path, texts.column, known["made_from"]["save_every"]) == (path, column, save_every)
+            asked = (path, column, label_column, save_every)
+            same = (texts.path, texts.column, texts.label_column, known["made_from"]["save_every"]) == asked
             if same and texts.marks and texts.marks == _marks(path):
                 return texts, tuple(each["rows"] for each in known["shards"])
     require_save_every(save_every)
-    texts = TextFile.scan(path, column)
+    texts = TextFile.scan(path, column, label_column=label_column, labels=labels)
     return texts, texts.cut(save_every, shards[0].of)
 
 
@@ -148,6 +181,7 @@ def encode_file(
     cut: Sequence[int] = (),
     quantizer: Quantizer | None = None,
     windows: int | None = None,
+    experts: Experts | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
     """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
@@ -171,6 +205,7 @@ def encode_file(
         cut: The number of rows of every shard; see `cut_into`.
         quantizer: What makes codes of the vectors when a file is complete. None: they stay float32.
         windows: See `Encoder.encode`.
+        experts: What encodes each text by the adapter of its label; `encoder` is then theirs. None: the encoder.
         progress: A function to call with the number of complete rows, at first and after each block.
 
     Returns:
@@ -188,6 +223,8 @@ def encode_file(
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
     made_from |= {"normalize": normalize, "dimensions": size, "save_every": save_every}
+    if experts is not None:
+        made_from["experts"] = experts.labels
     if windows is not None:
         encoder.encode([], prompt=before, windows=windows)  # refuses a step that is out of range
         made_from["windows"] = windows
@@ -205,9 +242,13 @@ def encode_file(
             with _written(out), resumable(path, (rows, size), made_from) as written:
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
-                for part in texts.blocks(save_every, first + written.done, stop):
+                for block in texts.blocks(save_every, first + written.done, stop):
                     options: dict[str, Any] = {"prompt": before, "dimensions": size, "windows": windows}
-                    vectors = encoder.encode(part, precision=computed, **options)
+                    options["precision"] = computed
+                    if experts is None:
+                        vectors = encoder.encode(block.texts, **options)
+                    else:
+                        vectors = experts.encode(block.texts, block.labels, **options)
                     written.append(unit(vectors) if normalize else vectors)
                     progress(complete + written.done)
                 if written.done != rows:
@@ -269,11 +310,21 @@ def _marks(path: str) -> tuple[str, ...]:
     return tuple(mark(file) for source in _files(path) if isinstance(source, FileReader) for file in source.files)
 
 
-def _texts(source: Reader, column: str) -> Iterator[str]:
-    """The texts of all rows; a blank line or an empty cell gives an empty text."""
+class _Row(NamedTuple):
+    """A text, its label, which is empty if none is read, and its place, file:line."""
+
+    text: str
+    label: str
+    place: str
+
+
+def _rows(source: Reader, column: str, label_column: str | None) -> Iterator[_Row]:
+    """All rows; a blank line or an empty cell gives an empty text."""
+    columns = [Column("--column", column)]
+    columns += [] if label_column is None else [Column("--label-column", label_column)]
     with _named():
-        for row in source.read([Column("--column", column)]):
-            yield row.cells[0] or ""
+        for row in source.read(columns):
+            yield _Row(row.cells[0] or "", "" if label_column is None else (row.cells[1] or "").strip(), row.place)
 
 
 @contextmanager

@@ -54,12 +54,14 @@ class Experts:
         layouts = {label: _checked(folder) for label, folder in folders.items()}
         first = next(iter(folders))
         for label, layout in layouts.items():
-            if layout != layouts[first]:
+            if _backbone(layout, layouts[first]) != _backbone(layouts[first], layout):
+                raise _refusal(folders[label], f"than {folders[first]}")
+            if replace(layout, reference=None) != replace(layouts[first], reference=None):
                 raise UserError(
                     f"experts: {folders[label]} differs from {folders[first]} in its modules, template, length or "
                     "prompts\nfix: train both by one recipe"
                 )
-        self.labels = list(folders)
+        self.labels, self._first = list(folders), folders[first]
         self.encoder = Encoder.load(str(folders[first])).to(choose(device))
         for label, folder in folders.items():
             add(self.encoder.backbone, folder, self._name(label))
@@ -77,7 +79,9 @@ class Experts:
         *,
         precision: Precision = "fp32",
         prompt_name: str | None = None,
+        prompt: str | None = None,
         dimensions: int | None = None,
+        windows: int | None = None,
     ) -> NDArray[np.float32]:
         """Vectors of texts, in their order, each by the adapter of its label.
 
@@ -86,9 +90,11 @@ class Experts:
         Args:
             texts: n texts.
             labels: Their n labels.
-            precision: See `Encoder.encode`, also for the next two.
+            precision: See `Encoder.encode`, also for the rest.
             prompt_name: The name of the prompt that is put before every text.
+            prompt: The text of a prompt, instead of a name.
             dimensions: The number of first dimensions to keep.
+            windows: A step in tokens, by which longer texts are read in windows.
 
         Returns:
             (n, D) float32, or (n, `dimensions`).
@@ -100,12 +106,12 @@ class Experts:
             raise UserError(f"experts has {len(texts)} texts and {len(labels)} labels\nfix: give one label for each")
         width = self.encoder.dim if dimensions is None else dimensions
         out = np.empty((len(texts), width), dtype=np.float32)
+        options: dict[str, Any] = {"precision": precision, "prompt_name": prompt_name, "prompt": prompt}
+        options |= {"dimensions": dimensions, "windows": windows}
         for label in dict.fromkeys(labels):
             rows = [i for i, other in enumerate(labels) if other == label]
             self.use(label)
-            out[rows] = self.encoder.encode(
-                [texts[i] for i in rows], precision=precision, prompt_name=prompt_name, dimensions=dimensions
-            )
+            out[rows] = self.encoder.encode([texts[i] for i in rows], **options)
         return out
 
     def use(self, label: str) -> None:
@@ -133,10 +139,7 @@ class Experts:
         want = Encoder.load(str(folder)).to(self.encoder.device).encode([PROBE])
         apart = float(np.abs(self.encode([PROBE], [label]) - want).max() / np.linalg.norm(want))
         if not apart <= SAME:
-            raise UserError(
-                f"experts: {folder} was trained on another backbone: its vectors differ by {apart:.1e}\n"
-                "fix: train all adapters on one backbone, or encode with this checkpoint alone"
-            )
+            raise _refusal(folder, f"than {self._first}: its vectors differ by {apart:.1e}")
 
 
 def _checked(folder: Path) -> Layout:
@@ -148,4 +151,37 @@ def _checked(folder: Path) -> Layout:
     wrong = wrong if layout.adapter else f"no {ADAPTER}/, since it was trained without LoRA"
     if wrong:
         raise UserError(f"experts: checkpoint {folder} has {wrong}\nfix: give checkpoints of runs with cse.Lora")
-    return replace(layout, vocabulary=(), reference=None)
+    return replace(layout, vocabulary=())
+
+
+def _backbone(layout: Layout, other: Layout) -> tuple[object, ...]:
+    """What tells two backbones apart without loading them; the sum of the weights only if both layouts state it."""
+    weights = layout.reference.weights if layout.reference is not None and other.reference is not None else None
+    return layout.architecture, layout.width, layout.depth, weights
+
+
+def _refusal(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"experts: {folder} was trained on another backbone {what}\n"
+        "fix: train all adapters on one backbone, or encode with this checkpoint alone"
+    )
+
+
+def parse(text: str) -> dict[str, str] | None:
+    """The checkpoint of each label, from a command line: `law=runs/law/last,medicine=runs/medicine/last`.
+
+    None: the text is the name of one checkpoint.
+
+    Raises:
+        UserError: A part has no label or no checkpoint, or a label occurs twice.
+    """
+    if "=" not in text or Path(text).expanduser().is_dir():
+        return None
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        label, _, folder = (word.strip() for word in part.partition("="))
+        if not (label and folder) or label in found:
+            what = f"names {label!r} twice" if label in found else f"has {part!r}, which is not LABEL=CHECKPOINT"
+            raise UserError(f"checkpoint {text!r} {what}\nfix: give law=runs/law/last,medicine=runs/medicine/last")
+        found[label] = folder
+    return found

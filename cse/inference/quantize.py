@@ -106,9 +106,12 @@ class Calibration:
 
 
 def calibration_file(model: str, out: Path) -> Path:
-    """Where the ranges of a model's vectors lie by default: in its folder, or beside the vectors of other models."""
+    """Where the ranges of a model's vectors lie by default: in its folder, or beside the vectors of other models.
+
+    An empty name stands for several models.
+    """
     folder = Path(model).expanduser()
-    return folder / FILE if is_checkpoint(folder) else out.with_name(f"{out.name}.{FILE}")
+    return folder / FILE if model and is_checkpoint(folder) else out.with_name(f"{out.name}.{FILE}")
 
 
 class Quantizer:

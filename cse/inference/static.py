@@ -159,13 +159,18 @@ def static_checkpoint(
     from sentence_transformers.models import Normalize as Unit
     from sentence_transformers.models import StaticEmbedding
 
+    from cse.encoder.backbone import fetch
     from cse.encoder.device import choose
+    from cse.encoder.layout import Layout
     from cse.encoder.model import Encoder
-    from cse.encoder.provenance import write_sums
+    from cse.encoder.provenance import copy_notices, write_sums
 
     require_new(out, checkpoint)
     require_positive("static", sif=sif)
     texts = read_texts(ENGLISH, COLUMNS, None) if data is None else read_texts(data, columns, limit)
+    source = fetch(checkpoint, option="checkpoint")
+    if Layout.read(source).static:
+        raise UserError(f"{checkpoint} holds static vectors already\nfix: give the model that they were made of")
     encoder = Encoder.load(checkpoint, pooler=pooler).to(choose(device))
     if not getattr(encoder.tokenizer, "is_fast", False):
         raise UserError(f"{checkpoint} has no fast tokenizer, which static vectors need\nfix: add its tokenizer.json")
@@ -181,6 +186,7 @@ def static_checkpoint(
     model.default_prompt_name = encoder.default_prompt_name
     with atomic_dir(out) as scratch:
         model.save(str(scratch), create_model_card=False)
+        copy_notices(source, scratch)
         write_sums(scratch)
     return Static(len(tokens), encoder.dim, width, sortedness(counts), data is not None)
 

@@ -13,6 +13,7 @@ from cse.data.loader import FixedRows
 from cse.data.mixture import Mixture
 from cse.encoder.device import available
 from cse.encoder.kernels import PACKAGES
+from cse.encoder.kinds import without_layers
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
@@ -40,6 +41,8 @@ def check(run: Run) -> None:
     """
     problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
     problems += fsdp.problems(run.settings, run.encoder)
+    if not run.encoder.depth:
+        problems.append(without_layers("encoder.backbone", run.encoder.source))
     if run.settings.save_precision != "fp32" and isinstance(run.encoder.adapter, SoftPrompts):
         problems.append(
             f"trainer.save_precision is {run.settings.save_precision}, and soft prompts are saved without backbone\n"

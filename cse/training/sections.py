@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from cse.encoder.kinds import Kind, KindName, detect
+from cse.encoder.kinds import Kind, KindName, detect, without_layers
 from cse.errors import UserError
 from cse.training.objects import merge
 
@@ -87,6 +87,8 @@ def specialize(
     if backbone is None or backbone in sections or not (sections or given):
         return content, lambda config: ""
     kind = detect(backbone, _given(overrides, "encoder", "revision"))
+    if kind.layout.static:
+        raise UserError(without_layers("model", backbone))
     content = copy.deepcopy(merge(content, sections.get(kind.name) or {}))
     adapter = _argument(content, "encoder", "adapter") or {}
     taken = (adapter.get("init_args") or {}).get("length", 0)  # positions that soft prompts take from every text

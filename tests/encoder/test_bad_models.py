@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Change, str]] = {
         "is a sparse model",
     ),
     "late interaction": (modules("Transformer", "Dense"), "is damaged or incomplete"),
-    "static embeddings": (modules("StaticEmbedding"), "consists of StaticEmbedding, and cse loads"),
+    "static vectors that are not there": (modules("StaticEmbedding"), "has no static vectors under embedding.weight"),
     "words only": (modules("WordEmbeddings", "Pooling"), "consists of WordEmbeddings + Pooling"),
     "a module that cse lacks": (modules("Transformer", "Pooling", "LayerNorm"), "LayerNorm, and cse loads"),
     "pooling that cse lacks": (

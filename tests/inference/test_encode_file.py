@@ -144,10 +144,10 @@ def test_blocks_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatc
     monkeypatch.setattr(encode_file, "BLOCK_LETTERS", 10)
     (tmp_path / "t.txt").write_text("aaaa\nbbbb\ncccc\nd\n\n\ne\n" + "f" * 99 + "\ng\n")
     texts = TextFile.scan(str(tmp_path / "t.txt"))
-    blocks = list(texts.blocks(4))
+    blocks = [block.texts for block in texts.blocks(4)]
     assert blocks == [["aaaa", "bbbb"], ["cccc", "d", "", ""], ["e"], ["f" * 99], ["g"]]
     for i in range(len(blocks)):
-        assert list(texts.blocks(4, skip=sum(map(len, blocks[:i])))) == blocks[i:]
+        assert [block.texts for block in texts.blocks(4, skip=sum(map(len, blocks[:i])))] == blocks[i:]
 
 
 # -- Killed ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cse
+from cse import cli
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
@@ -18,7 +19,7 @@ from tests.models import save_tiny
 TEXTS = ["the cat sat", "a dog ran fast", "the sun", "the cat sat", "blue moon"]
 
 
-def save_expert(backbone, folder, seed, rank=2, **options):
+def save_expert(backbone, folder, seed, rank=2, whole=True, **options):
     """A checkpoint whose adapter differs from 0."""
     encoder = Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank), **options)
     torch.manual_seed(seed)
@@ -26,7 +27,7 @@ def save_expert(backbone, folder, seed, rank=2, **options):
         for name, weight in encoder.backbone.named_parameters():
             if ".lora_" in name:
                 weight.copy_(0.3 * torch.randn_like(weight))
-    encoder.save(folder)
+    encoder.save(folder, whole=whole)
     return folder
 
 
@@ -72,6 +73,71 @@ def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
     for message, folder in wrong.items():
         with pytest.raises(UserError, match=message):
             cse.Experts({"legal": folders["legal"], "x": folder}, device="cpu")
+
+
+def write_rows(folder, rows):
+    (folder / "rows.tsv").write_text("text\tdomain\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    return str(folder / "rows.tsv")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_is_encoded_by_the_adapters_of_its_labels(tiny_bert, tmp_path, whole):
+    """From best/, with the backbone, and from last/, which is the adapter alone; in shards too."""
+    folders = {
+        label: save_expert(tiny_bert, tmp_path / label, i, whole=whole) for i, label in enumerate(["law", "art"])
+    }
+    rows = [("the cat sat", "law"), ("a dog ran fast", "art"), ("the sun", "law"), ("", "art"), ("the cat sat", "art")]
+    line = ["encode", ",".join(f"{label}={folder}" for label, folder in folders.items()), write_rows(tmp_path, rows)]
+    line += ["--label-column", "domain", "--precision", "fp32", "--device", "cpu", "--save-every", "2", "--out"]
+    assert cli.main([*line, str(tmp_path / "v.npy")]) == 0
+    alone = {label: Encoder.load(str(folder)).encode([text for text, _ in rows]) for label, folder in folders.items()}
+    want = np.stack([alone[label][i] for i, (_, label) in enumerate(rows)])
+    assert np.abs(np.load(tmp_path / "v.npy") - want).max() < 1e-5
+    assert cli.main([*line, str(tmp_path / "shards"), "--shards", "2"]) == 0
+    assert np.abs(np.asarray(cse.open_vectors(tmp_path / "shards")) - want).max() < 1e-5
+    out = tmp_path / "w.npy"
+    cse.encode(folders, line[2], out, label_column="domain", device="cpu", precision="fp32", normalize=True)
+    assert np.abs(np.load(out) - want / np.linalg.norm(want, axis=1, keepdims=True)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (
+            "law={law},art={art}",
+            ["--label-column", "domain"],
+            "rows.tsv:3 has the label 'sport', and there are adapters",
+        ),
+        ("law={law},art={art}", ["--label-column", "topic"], "--label-column"),
+        ("law={law},art={art}", [], "there is an adapter for each of law, art, and --label-column is not given"),
+        ("{law}", ["--label-column", "domain"], "--label-column is domain, and there is one model for all rows"),
+        ("law={law},art", ["--label-column", "domain"], "has 'art', which is not LABEL=CHECKPOINT"),
+        ("law={law},law={art}", ["--label-column", "domain"], "names 'law' twice"),
+        ("law={law},sport={alien}", ["--label-column", "domain"], "was trained on another backbone than"),
+        ("law={law},sport=nothing", ["--label-column", "domain"], "nothing is not a checkpoint"),
+    ],
+)
+def test_bad_experts_are_named_before_anything_is_written(tiny_bert, tmp_path, capsys, model, options, said):
+    other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
+    backbones = {"law": tiny_bert, "art": tiny_bert, "alien": other}
+    for i, (label, backbone) in enumerate(backbones.items()):
+        save_expert(backbone, tmp_path / label, i, whole=False)
+    rows = write_rows(tmp_path, [("the cat sat", "law"), ("a dog ran", "sport")])
+    named = model.format(**{label: tmp_path / label for label in backbones})
+    assert cli.main(["encode", named, rows, "--out", str(tmp_path / "v.npy"), "--device", "cpu", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("v.npy*"))
+
+
+def test_a_row_without_a_label(folders, tmp_path, capsys):
+    named = ",".join(f"{label}={folder}" for label, folder in folders.items())
+    line = ["encode", named, write_rows(tmp_path, [("the cat sat", "")]), "--out", str(tmp_path / "v.npy")]
+    assert cli.main([*line, "--label-column", "domain"]) == 2
+    assert "rows.tsv:2 has no label, and there are adapters for legal, U.S. news" in capsys.readouterr().err
+    (tmp_path / "lines.txt").write_text("the cat sat\n")
+    line[2] = str(tmp_path / "lines.txt")
+    assert cli.main([*line, "--label-column", "domain"]) == 2
+    assert "a .txt file has one text per line" in capsys.readouterr().err
 
 
 def test_the_loss_of_the_mixture_is_one_call_of_the_kernel(oracles):

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
+import cse
 from cse.cli import main
+from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.inference.static import fit_table, sortedness, static_checkpoint, token_vectors
+from cse.publish.card import write_card
+from cse.publish.stage import stage
 from tests.conftest import WORDS
+
+LONG = "the cat sat " * 300
+TEXTS = ["the cat sat", "nonsense moon", "", "  ", "nonsense", "[no text]", LONG, "a dog ran fast"]
 
 
 def means(table, ids):
@@ -99,5 +108,170 @@ def test_cse_scores_it(tiny_bert, tmp_path, capsys):
     data.write_text("score\tsentence1\tsentence2\n" + "\n".join(lines))
     assert main(["eval", str(out), "--data", str(data), "--out", str(results), "--device", "cpu"]) == 0
     found = json.loads(results.read_text())
-    assert found["model"]["loader"] == "sentence-transformers"
+    assert found["model"]["loader"] == "cse"
     assert found["model"]["max_length"] is None
+
+
+# -- As a checkpoint --------------------------------------------------------------------------------------------------
+
+
+def save_static(tokenizer, folder, *, dense=0, normalize=False, **options):
+    """A StaticEmbedding of random vectors, special tokens too, as sentence-transformers saves one; returns both."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense, Normalize, StaticEmbedding
+    from tokenizers import Tokenizer
+
+    rust = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
+    table = torch.randn(max(rust.get_vocab().values()) + 1, 6, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(3)
+    modules = [StaticEmbedding(rust, embedding_weights=table)]
+    modules += [Dense(6, dense)] if dense else []
+    modules += [Normalize()] if normalize else []
+    model = SentenceTransformer(modules=modules, device="cpu", **options)
+    model.save(str(folder), create_model_card=False)
+    return model, table
+
+
+@pytest.fixture(scope="module")
+def static(tiny_bert, tmp_path_factory):
+    """What `cse static` writes."""
+    folder = tmp_path_factory.mktemp("static") / "static"
+    static_checkpoint(tiny_bert, folder, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"dense": 4, "normalize": True}, {"truncate_dim": 3}])
+def test_vectors_are_those_of_sentence_transformers_also_when_saved_again(tiny_bert, tmp_path, options):
+    from sentence_transformers import SentenceTransformer
+
+    model, _ = save_static(tiny_bert, tmp_path / "one", prompts={"query": "the dog "}, **options)
+    encoder = Encoder.load(str(tmp_path / "one"))
+    want = model.encode(TEXTS)
+    assert np.abs(encoder.encode(TEXTS) - want).max() < 1e-6
+    assert np.abs(encoder.encode(TEXTS, prompt_name="query") - model.encode(TEXTS, prompt_name="query")).max() < 1e-6
+    encoder.save(tmp_path / "two")
+    assert np.abs(SentenceTransformer(str(tmp_path / "two"), device="cpu").encode(TEXTS) - want).max() < 1e-6
+    assert np.array_equal(Encoder.load(str(tmp_path / "two")).encode(TEXTS), encoder.encode(TEXTS))
+    files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_tokens_of_model2vec_may_share_vectors_and_have_weights(tiny_bert, tmp_path):
+    from safetensors.torch import save_file
+
+    model, _ = save_static(tiny_bert, tmp_path / "one")
+    rng = np.random.default_rng(0)
+    size = model[0].num_embeddings
+    table, mapping, weights = rng.normal(size=(5, 3)), rng.integers(0, 5, size), rng.random(size)
+    state = {"embeddings": table, "mapping": mapping, "weights": weights}
+    save_file({name: torch.tensor(value) for name, value in state.items()}, tmp_path / "one" / "model.safetensors")
+    encoder = Encoder.load(str(tmp_path / "one"))
+    ids = encoder.tokenizer.convert_tokens_to_ids(["moon", "sun"])
+    want = np.mean([weights[i] * table[mapping[i]] for i in ids], axis=0)
+    assert np.abs(encoder.encode(["moon sun"])[0] - want).max() < 1e-6
+
+
+def test_a_tokenizer_that_cuts_texts_still_does(tiny_bert, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    save_static(tiny_bert, tmp_path / "one")
+    content = json.loads((tmp_path / "one" / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "one" / "tokenizer.json").write_text(json.dumps(content))
+    encoder = Encoder.load(str(tmp_path / "one"))
+    assert encoder.max_length == 2
+    want = SentenceTransformer(str(tmp_path / "one"), device="cpu").encode(TEXTS)
+    assert np.abs(encoder.encode(TEXTS) - want).max() < 1e-6
+
+
+def test_every_command_reads_it(static, tmp_path, capsys):
+    from sentence_transformers import SentenceTransformer
+
+    (tmp_path / "a.txt").write_text("the cat sat\na dog ran fast\nblue moon\n")
+    want = SentenceTransformer(str(static), device="cpu").encode(["the cat sat", "a dog ran fast", "blue moon"])
+    assert main(["encode", str(static), str(tmp_path / "a.txt"), "--out", str(tmp_path / "v.npy")]) == 0
+    assert np.abs(np.load(tmp_path / "v.npy") - want).max() < 1e-6
+    capsys.readouterr()
+    assert main(["similarity", str(static), "the cat sat", "a dog ran fast"]) == 0
+    assert float(capsys.readouterr().out) == pytest.approx(want[0] @ want[1], abs=1e-4)
+    assert main(["diff", "the cat sat", "the dog sat", "--model", str(static), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["words_a"]
+    assert [word["score"] for word in first] == pytest.approx([0, first[1]["score"], 0], abs=1e-6)
+    assert first[1]["score"] > 0.01
+    white = tmp_path / "white"
+    lines = [f"{a} {b} {c}" for a in WORDS for b in WORDS[:4] for c in WORDS[5:9]]
+    (tmp_path / "many.txt").write_text("\n".join(lines))
+    assert main(["whiten", str(static), "--data", str(tmp_path / "many.txt"), "--k", "3", "--out", str(white)]) == 0
+    found = Encoder.load(str(white)).encode(lines)
+    assert np.abs(SentenceTransformer(str(white), device="cpu").encode(lines) - found).max() < 1e-5
+    assert found.shape == (len(lines), 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", "simcse-sup", "--encoder", "{}"], "holds static vectors, which have no layers to train"),
+        (["train", "lora-domain", "--encoder", "{}"], "holds static vectors, which have no layers to train"),
+        (["static", "{}", "--out", "{}-again"], "holds static vectors already"),
+        (["diff", "a", "b", "--model", "{}", "--method", "mask"], "holds static vectors, and method mask needs layers"),
+        (["push", "{}", "me/it", "--adapter", "--dry-run"], "has no adapter/"),
+    ],
+)
+def test_what_needs_layers_is_refused(static, capsys, command, said):
+    assert main([word.replace("{}", str(static)) for word in command]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_training_it_by_a_recipe_of_ones_own_is_refused(static, tmp_path):
+    from cse.data.collators import TextViews
+
+    parts = {"data": cse.Texts(["the cat", "a dog"] * 8), "collator": TextViews(max_length=8)}
+    parts |= {"objective": cse.SimCSE(temperature=0.05), "trainer": {"batch_size": 4, "max_steps": 1, "device": "cpu"}}
+    with pytest.raises(UserError, match="holds static vectors, which have no layers to train"):
+        cse.train(None, encoder=cse.Encoder(str(static)), run_dir=tmp_path / "run", **parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["no table", "no weights", "no tokenizer", "a short table"])
+def test_a_damaged_folder_is_named(static, tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(static, tmp_path / "static")
+    (folder / "weights.sha256").unlink()
+    weights = next(folder.rglob("model.safetensors"))
+    if damage == "no table":
+        save_file({"other": torch.zeros(1)}, weights)
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "no tokenizer":
+        next(folder.rglob("tokenizer.json")).unlink()
+    else:
+        save_file({"embedding.weight": load_file(weights)["embedding.weight"][:4]}, weights)
+    with pytest.raises(UserError, match=str(folder)) as error:
+        Encoder.load(str(folder))
+    assert "None" not in str(error.value)
+
+
+def test_the_notices_of_its_model_stay_with_it(tiny_bert, tmp_path):
+    source = shutil.copytree(tiny_bert, tmp_path / "source")
+    (source / "LICENSE").write_text("MIT License")
+    static_checkpoint(str(source), tmp_path / "static", device="cpu")
+    stage(tmp_path / "static", tmp_path / "staged")
+    assert (tmp_path / "staged" / "LICENSE").read_text() == "MIT License"
+    assert Layout.read(tmp_path / "staged").modules[0].type == "sentence_transformers.models.StaticEmbedding"
+    write_card(tmp_path / "staged", "me/small", run=None, results=None, license=None, previous=None)
+    card = (tmp_path / "staged" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "| longest text | any |" in card
+    assert "mean of the vectors of the tokens" in card
+    assert "The order of words does not count" in card
+    assert "Texts are cut" not in card
+    assert "AutoModel" not in card
+
+
+@pytest.mark.slow
+def test_it_is_published(static, capsys):
+    assert main(["push", str(static), "me/small", "--dry-run", "--license", "mit"]) == 0
+    said = capsys.readouterr().out
+    assert "in sentence-transformers (within" in said
+    assert "model.safetensors" in said

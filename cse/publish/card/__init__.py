@@ -87,7 +87,7 @@ def write_card(
         sentence_transformers_code=sentence_transformers_code(layout, repo_id),
         transformers_code=f"{transformers_code(layout, repo_id)}{shown}",
         measure=MEASURES[layout.compared_by],
-        pooling=POOLING[layout.pooler or "mean"],
+        pooling=POOLING["static" if layout.static else layout.pooler or "mean"],
         after=[after(module) for module in layout.post] + ([f"the first {layout.cut}"] if layout.cut else []),
         facts=facts,
         seed=facts.seed,

@@ -46,6 +46,8 @@ def drops_pooler(layout: Layout) -> bool:
 
     from cse.encoder.backbone import no_pooler
 
+    if layout.static:
+        return False
     return bool(no_pooler(CONFIG_MAPPING[layout.architecture]()))
 
 
@@ -69,14 +71,14 @@ print(model.similarity(vectors, vectors))
 
 
 def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str | None:
-    """Code that defines `encode(texts)` with transformers and torch alone; None if the folder needs its own code.
+    """Code that defines `encode(texts)` with transformers and torch alone; None if they cannot load the folder.
 
     Args:
         layout: The layout of the folder.
         name: A Hub id, or a folder.
         local: Whether `name` is a folder.
     """
-    if layout.soft_prompts:
+    if layout.soft_prompts or layout.static:
         return None
     quoted, dense = json.dumps(name), [module.path for module in layout.post if module.dense is not None]
     imports = ["import torch", "import torch.nn.functional as F"]

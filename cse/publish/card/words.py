@@ -13,6 +13,7 @@ POOLING = {
     "cls": "the last layer at the first token",
     "last": "the last layer at the last token",
     "mean": "mean of the last layer over tokens",
+    "static": "mean of the vectors of the tokens, one for each token of the vocabulary",
     "mask": "the last layer at the mask token, which the tokenizer puts beside every text",
     "mean_last_two": "mean over tokens of the mean of the last two layers",
     "first_last_embeddings": "mean over tokens of the mean of hidden state 0 (the embeddings) and the last layer",
@@ -49,7 +50,10 @@ def after(module: Module) -> str:
 def limits(layout: Layout, facts: Facts, scored: Mapping[str, Any] | None) -> list[str]:
     """The limits of the model, one sentence or two for each."""
     lines = [facts.note] if facts.note else []
-    lines += [f"Texts are cut after {layout.max_length} tokens; split long documents first."]
+    if layout.static:
+        lines.append("The order of words does not count: a text and its words in another order have the same vector.")
+    if layout.limited:
+        lines.append(f"Texts are cut after {layout.max_length} tokens; split long documents first.")
     if layout.pooler == "mask":
         lines.append("A text must not contain the mask token, or its state there becomes part of the vector.")
     if scored and scored["tasks"]:
