@@ -92,7 +92,7 @@ def verify_adapter(folder: Path, adapter: Adapter) -> Report:
     Raises:
         UserError: The folder does not pass; the message names the file and the reason.
     """
-    layout = read_published(adapter.checkpoint)
+    layout = read_published(adapter.checkpoint, whole=False)
     code = adapter_code(layout, str(folder.resolve()), str(adapter.folder.resolve()))
     needs = f"needs peft and the backbone {adapter.base}" + (
         f" at commit {adapter.revision}" if adapter.revision else ""

@@ -30,15 +30,15 @@ LORA = {"adapter": Lora(rank=2, alpha=8, targets=["query", "value", "dense"])}
 OPTIONS = {"pooler": "first_last_layer1", "template": "the {text} sat on", "max_length": 20, **LORA}
 
 
-def save(backbone, folder, **options):
-    """A checkpoint of a LoRA run whose differences have left 0."""
+def save(backbone, folder, whole=True, **options):
+    """A checkpoint of a LoRA run whose differences have left 0: best/ if it is whole, or last/."""
     torch.manual_seed(0)
     encoder = Encoder(backbone, **options).eval()
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     encoder.post.append(Normalize())
-    encoder.save(folder)
+    encoder.save(folder, whole=whole)
     (folder / "LICENSE").write_text("Apache License, Version 2.0\n")
     return encoder
 
@@ -120,9 +120,11 @@ def test_peft_loads_it_on_the_backbone(best, tiny_bert, merge):
         assert np.abs((mean / mean.norm()).numpy() - vector).max() < 1e-6
 
 
-def test_in_a_clean_process_it_gives_the_runs_vectors(best, cached, tmp_path):
-    """The card's own code, with the backbone that the Hub's cache holds in place of its id."""
-    checkpoint = named(best, tmp_path / "best", BASE)
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_in_a_clean_process_it_gives_the_runs_vectors(tiny_bert, cached, tmp_path, whole):
+    """The card's own code, with the backbone that the Hub's cache holds in place of its id; of best/ and of last/."""
+    save(tiny_bert, tmp_path / "run", whole=whole, **OPTIONS)
+    checkpoint = named(tmp_path / "run", tmp_path / "best", BASE)
     adapter = find_adapter(checkpoint, None)
     assert adapter == Adapter(checkpoint, BASE, COMMIT, cached, known=True)
     stage_adapter(adapter, tmp_path / "staged")

@@ -66,7 +66,8 @@ def write_card(
     """
     from huggingface_hub import ModelCard
 
-    layout, facts = read_published(adapter.checkpoint if adapter else folder), read_facts(run)
+    layout = read_published(adapter.checkpoint, whole=False) if adapter else read_published(folder)
+    facts = read_facts(run)
     scored = results_file.read(results) if results is not None else None
     drawn = widths.series(scored or {})
     if drawn:

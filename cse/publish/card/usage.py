@@ -21,14 +21,18 @@ ACTIVATIONS = {"identity": "{}", "tanh": "torch.tanh({})", "relu": "torch.relu({
 BIDIRECTIONAL = "# Its attention is bidirectional, which needs {} or later.\n"
 
 
-def read_published(folder: Path) -> Layout:
-    """The layout of a folder that cse can load without a backbone from elsewhere.
+def read_published(folder: Path, *, whole: bool = True) -> Layout:
+    """The layout of a folder that is published, or whose adapter alone is.
+
+    Args:
+        folder: The folder.
+        whole: Whether it must contain its backbone.
 
     Raises:
         UserError: A file is missing or cannot be read, or the folder only refers to its backbone.
     """
     layout = require_checkpoint(folder)
-    if layout.reference is not None:
+    if whole and layout.reference is not None:
         raise UserError(
             f"folder {folder} refers to the backbone {layout.reference.backbone}, which it does not contain\n"
             "fix: publish it with its backbone, as `cse push` does"
