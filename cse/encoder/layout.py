@@ -183,7 +183,7 @@ class Layout:
             return _read(folder)
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
             reason = str(error).splitlines()[0][:160] if str(error) else "no reason given"
-            if isinstance(error, FileNotFoundError):
+            if isinstance(error, FileNotFoundError) and error.filename is not None:
                 reason = f"{error.filename} does not exist"
             raise UserError(
                 f"checkpoint {folder} is damaged or incomplete: {reason}\nfix: copy or save the checkpoint again"

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from cse.encoder.modules import MODEL2VEC, STATIC_NAME, TABLE
 from cse.encoder.provenance import copy_notices
 
-EMPTY = "[no text]"  # stands for a text without tokens, and for padding; no file holds it
+EMPTY = "\ufdd0"  # a text without tokens, or padding; Unicode has no such character, and no file holds it
 
 
 class StaticConfig(PretrainedConfig):  # type: ignore[misc, unused-ignore]  # transformers has no types here
