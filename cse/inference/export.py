@@ -274,9 +274,10 @@ def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
 
 
 def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The cosines (n,) of the rows of two arrays (n, D)."""
+    """The cosines (n,) of the rows of two arrays (n, D); 1 if both are 0, as of static vectors of an empty text."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: NDArray[np.float32] = (a * b).sum(1) / lengths.clip(1e-12)
+    cosines[~(a.any(1) | b.any(1))] = 1
     return cosines
 
 

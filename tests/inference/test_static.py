@@ -277,6 +277,16 @@ def test_the_notices_of_its_model_stay_with_it(tiny_bert, tmp_path):
 
 
 @pytest.mark.slow
+def test_it_is_exported(static, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from cse.inference.export import OnnxEncoder
+
+    assert main(["export", str(static), "--out", str(tmp_path / "onnx")]) == 0
+    found = OnnxEncoder(tmp_path / "onnx").encode(TEXTS)
+    assert np.abs(found - Encoder.load(str(static)).encode(TEXTS)).max() < 1e-6
+
+
+@pytest.mark.slow
 def test_it_is_published(static, capsys):
     assert main(["push", str(static), "me/small", "--dry-run", "--license", "mit"]) == 0
     said = capsys.readouterr().out
