@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -20,6 +21,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 ORACLES = Path(os.environ.get("CSE_ORACLES", Path(__file__).resolve().parents[2] / "shared" / "oracles"))
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_stay():
+    """A collection of garbage, as at the end of every run, does not look at the modules and tests again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -211,10 +211,15 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
     Weights of 8 and 4 bits are given in bfloat16, which every loader reads; what was lost by rounding stays lost.
     """
+    stored: dict[str, Tensor] = model.state_dict()
+    quantized = any(type(getattr(module, "weight", None)).__name__ in QUANTIZED for module in model.modules())
+    if not quantized and not any(".lora_" in name for name in stored):
+        return stored  # without loading peft
+
     from peft.tuners.lora import LoraLayer
     from peft.utils.integrations import dequantize_module_weight
 
-    state = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
+    state = {k.replace(".base_layer.", "."): v for k, v in stored.items() if ".lora_" not in k}
     for name, module in model.named_modules():
         if type(getattr(module, "weight", None)).__name__ in QUANTIZED and not isinstance(module, LoraLayer):
             plain = name.removesuffix(".base_layer")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from cse.errors import UserError
 from cse.evaluation.dot import row_dot
@@ -123,8 +122,15 @@ def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlatio
             f"{name}: the model gives all {len(gold)} pairs the same similarity, {cosines[0]:g}, so no correlation is "
             f"defined\nfix: train or load it again: it has collapsed, or its weights did not load"
         )
-    spearman = pearson(rankdata(cosines), rankdata(gold))
+    spearman = pearson(ranks(cosines), ranks(gold))
     return Correlation(100 * spearman, 100 * pearson(cosines, gold))
+
+
+def ranks(values: Vector) -> Vector:
+    """The rank of each value (n,), from 1; equal values have the mean of their ranks."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    mean: Vector = (np.cumsum(count) - (count - 1) / 2)[place]
+    return mean
 
 
 def pearson(x: Vector, y: Vector) -> float:

@@ -15,10 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict_loader import load as read
-from torch.distributed.checkpoint.state_dict_saver import save as write
 
 from cse import distributed
 from cse.errors import UserError
@@ -39,6 +35,9 @@ def save(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimiz
     Raises:
         UserError: A process cannot write; all processes raise it.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter  # half a second, which few runs need
+    from torch.distributed.checkpoint.state_dict_saver import save as write
+
     folder = state / FOLDER
     tensors = _weights(learner)
     for i, optimizer in enumerate(optimizers):
@@ -63,6 +62,9 @@ def load(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimiz
     Raises:
         UserError: A file is damaged, or the state belongs to other weights; all processes raise it.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load as read
+
     folder = state / FOLDER
     names = sorted(sums)[distributed.rank() :: distributed.world_size()]
     distributed.gather_results(lambda: _check(folder, {name: sums[name] for name in names}))
@@ -116,6 +118,8 @@ def is_whole(path: Path, digest: str) -> bool:
 @contextmanager
 def _explained(verb: str, folder: Path) -> Iterator[None]:
     """Turn the failure of some processes into one error that names them."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         with warnings.catch_warnings():  # a single process saves and loads without a group, as it should
             warnings.filterwarnings("ignore", message=".*assuming the intent is to (save|load) in a single process")
