@@ -105,6 +105,11 @@ class Objective(nn.Module, ABC):
         self.note = " ".join(dict.fromkeys(term.note for term in terms if term.note))
         self.labels = min((term.labels for term in terms if term.labels is not None), default=None)
 
+    @property
+    def trains_vectors(self) -> bool:
+        """Whether it trains sentence vectors. A run without any such objective saves a plain backbone."""
+        return self.uses_views or self.encodes_views
+
     def setup(self, encoder: Encoder) -> None:
         """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""
 

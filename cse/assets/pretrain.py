@@ -38,26 +38,13 @@ def prepare(corpora: list[Path], out: Path) -> None:
 
 
 def export(run: Path, out: Path) -> None:
-    """Write a run's backbone and its masked-LM head as a BertForMaskedLM in fp16."""
+    """Write the masked language model of a run in fp16."""
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig.from_pretrained(run / "last")
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1  # as in BERT; SimCSE makes its views with it
-    body = BertForMaskedLM.from_pretrained(run / "last", config=config)
-    head = torch.load(run / "state" / "state.pt", map_location="cpu", weights_only=True)["learner"]
-    body.cls.predictions.load_state_dict(
-        {
-            "transform.dense.weight": head["objective.head.dense.weight"],
-            "transform.dense.bias": head["objective.head.dense.bias"],
-            "transform.LayerNorm.weight": head["objective.head.layer_norm.weight"],
-            "transform.LayerNorm.bias": head["objective.head.layer_norm.bias"],
-            "bias": head["objective.head.bias"],
-            "decoder.weight": body.bert.embeddings.word_embeddings.weight.detach(),
-            "decoder.bias": head["objective.head.bias"],
-        }
-    )
     with atomic_dir(out) as folder:
-        body.half().save_pretrained(folder)
+        BertForMaskedLM.from_pretrained(run / "last", config=config).half().save_pretrained(folder)
         shutil.copy(run / "last" / "tokenizer.json", folder)
         shutil.copy(run / "last" / "tokenizer_config.json", folder)
 

@@ -107,7 +107,8 @@ def _stages(arguments: argparse.Namespace, overrides: list[str]) -> list[tuple[s
     stages = [(str(arguments.recipe), overrides), *_split(arguments.then)]
     first = load(stages[0][0], stages[0][1]).config.encoder.init_args
     for recipe, options in stages[1:]:
-        load(recipe, [*options, f"--encoder={first.backbone}"])  # which has the kind of what will be trained
+        # Options are checked on the first backbone, since what this stage will begin with does not exist yet.
+        load(recipe, [*options, f"--encoder={first.backbone}"])
     return stages
 
 

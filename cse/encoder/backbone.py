@@ -268,9 +268,10 @@ def write_backbone(
         static.write(out)
         return
     if weights is None:
-        _settings(model).save_pretrained(out)
+        saved_config(model).save_pretrained(out)
     else:
-        state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items()}
+        tied = getattr(model, "all_tied_weights_keys", {})  # of a masked-LM head; loaders put them together again
+        state = {k: v.detach().cpu().contiguous() for k, v in merged_state(model).items() if k not in tied}
         if getattr(model, "is_quantized", False) or (weights == "bf16" and model.dtype != torch.bfloat16):
             _save_rounded(model, state, out)
         else:
@@ -296,7 +297,7 @@ def write_backbone(
     copy_notices(Path(model.name_or_path), out)
 
 
-def _settings(model: PreTrainedModel) -> PretrainedConfig:
+def saved_config(model: PreTrainedModel) -> PretrainedConfig:
     """The config as `save_pretrained` writes it, without a word of a quantization."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
@@ -309,7 +310,7 @@ def _save_rounded(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -
     """What `save_pretrained` writes, in bfloat16."""
     from huggingface_hub import save_torch_state_dict
 
-    config = _settings(model)
+    config = saved_config(model)
     config.dtype = torch.bfloat16
     setattr(config, KEPT_AS, "bf16")
     config.save_pretrained(out)

@@ -11,6 +11,9 @@
     LICENSE NOTICE                                     the backbone's, if it has them
     weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
 
+A run that trains no sentence vectors saves a plain Hugging Face model instead, without modules.json: config.json,
+weights with the masked-LM head, tokenizer (`masked_lm.save_backbone`). To every reader it is a backbone.
+
 This is the legacy layout of sentence-transformers, which its versions from 5.1 to 6.x both read. A pooler of two layers
 is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. The pooler `mask` is
 a WordWeights, with weight 1 for the mask token and 0 for every other, and a mean over tokens, which divides by the sum
@@ -255,7 +258,10 @@ def require_checkpoint(folder: Path) -> Layout:
         UserError: The folder is not a checkpoint, or is damaged.
     """
     if not is_checkpoint(folder):
-        raise UserError(f"{folder} is not a checkpoint: it has no {MODULES}\nfix: give a run's best/ or last/")
+        fix = "give a run's best/ or last/"
+        if (folder / "config.json").is_file():
+            fix = f"train sentence vectors on this backbone first, such as: cse train simcse-unsup --encoder {folder}"
+        raise UserError(f"{folder} is not a checkpoint: it has no {MODULES}\nfix: {fix}")
     return Layout.read(folder)
 
 

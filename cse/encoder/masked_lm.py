@@ -1,18 +1,80 @@
-"""Pretrained masked language models, for objectives and augmentations that fill in masked tokens."""
+"""Masked language models: pretrained ones that fill in masked tokens, and those that a run pretrains and saves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cse.encoder.backbone import explained, fetch
+from cse.encoder.backbone import explained, fetch, saved_config, write_backbone
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
+from cse.encoder.lora import merged_state
+from cse.encoder.provenance import write_sums
+from cse.encoder.weights import SavedAs
 from cse.errors import UserError
+from cse.files import atomic_dir
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from cse.encoder.model import Encoder
+
+HEADS = {  # the places of a head's weights in BERT, in RoBERTa and its like, and in DistilBERT
+    "dense": ("cls.predictions.transform.dense", "lm_head.dense", "vocab_transform"),
+    "layer_norm": ("cls.predictions.transform.LayerNorm", "lm_head.layer_norm", "vocab_layer_norm"),
+    "bias": ("cls.predictions.bias", "lm_head.bias", "vocab_projector.bias"),
+}
+
+
+def save_backbone(encoder: Encoder, folder: Path, head: Mapping[str, Tensor], *, precision: SavedAs = "fp32") -> None:
+    """Write an encoder's backbone as a plain Hugging Face model, LoRA merged, replacing the folder as a whole.
+
+    Pooler, heads, prompts and what else makes sentence vectors are left out: the next recipe chooses its own.
+
+    Args:
+        encoder: The encoder.
+        folder: The folder to write.
+        head: The weights of the backbone's masked-LM head by the names in `HEADS`; {} if there is none. It is left out
+            where transformers has no such head for the architecture.
+        precision: See `Encoder.save`.
+    """
+    model = _with_head(encoder.backbone, head) if head else None
+    with atomic_dir(folder) as out:
+        write_backbone(
+            encoder.backbone if model is None else model,
+            encoder.tokenizer,
+            out,
+            max_length=encoder.max_positions,
+            all_layers=False,
+            weights="bf16" if encoder.weights != "fp32" else precision,
+        )
+        write_sums(out)
+
+
+def _with_head(backbone: PreTrainedModel, head: Mapping[str, Tensor]) -> PreTrainedModel | None:
+    """The masked language model of a backbone and a head, whose weights they share; None if the head does not fit."""
+    from transformers import AutoModelForMaskedLM
+
+    config: Any = saved_config(backbone)
+    activation = getattr(config, "hidden_act", getattr(config, "activation", "gelu"))
+    if type(config) not in AutoModelForMaskedLM._model_mapping or activation != "gelu":
+        return None
+    with torch.device("meta"):
+        model: Any = AutoModelForMaskedLM.from_config(config)
+    state = {f"{model.base_model_prefix}.{name}": value for name, value in merged_state(backbone).items()}
+    for part, places in HEADS.items():
+        for place in places:
+            state |= {
+                place + name.removeprefix(part): value.to(backbone.dtype)
+                for name, value in head.items()
+                if f"{name}.".startswith(f"{part}.")
+            }
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return None if any(weight.is_meta for weight in model.parameters()) else model
 
 
 def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -21,6 +21,7 @@ means {mask}.' is a template of PromptBERT, whose vectors the pooler `mask` read
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from cse.errors import UserError
@@ -67,12 +68,46 @@ def template_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 
 def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after every text: special tokens, and those of a template."""
-    probe = tokenizer("a", return_special_tokens_mask=True)
-    if not probe["input_ids"]:  # of static vectors, whose tokenizer adds nothing, and may know no `a`
-        return [], []
-    ids, own = probe["input_ids"], [i for i, added in enumerate(probe["special_tokens_mask"]) if not added]
-    return ids[: own[0]], ids[own[-1] + 1 :]
+    """The ids that the tokenizer puts before and after every text: special tokens, and those of a template.
+
+    Raises:
+        UserError: The tokenizer makes no token of any text.
+    """
+
+    def read(text: str) -> tuple[list[int], list[int]]:
+        found = tokenizer(text, return_special_tokens_mask=True)
+        return found["input_ids"], found["special_tokens_mask"]
+
+    return around(read, tokenizer.get_vocab)
+
+
+def around(
+    read: Callable[[str], tuple[list[int], list[int]]], vocabulary: Callable[[], Iterable[str]]
+) -> tuple[list[int], list[int]]:
+    """The ids before and after those of a text.
+
+    Args:
+        read: Makes of a text its ids and, for each of them, 1 if the tokenizer adds it to every text, else 0.
+        vocabulary: Gives the tokens, which are tried as texts if `a` has no token, as in a vocabulary of Chinese words.
+
+    Raises:
+        UserError: No text has a token.
+    """
+    for text in _probes(vocabulary):
+        ids, added = read(text)
+        own = [i for i, special in enumerate(added) if not special]
+        if not ids:  # nothing is added, as to the texts of static vectors
+            return [], []
+        if own:
+            return ids[: own[0]], ids[own[-1] + 1 :]
+    raise UserError(
+        "the tokenizer makes no token of any text\nfix: give a model whose tokenizer.json is complete, or save it again"
+    )
+
+
+def _probes(vocabulary: Callable[[], Iterable[str]]) -> Iterator[str]:
+    yield "a"
+    yield from vocabulary()
 
 
 def added_in(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[list[int], list[int]]:

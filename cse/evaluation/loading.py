@@ -38,6 +38,11 @@ class Model:
     prompt_name: str | None = None
     prompt: str | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain Hugging Face model, which says nothing of how its states become a vector."""
+        return self.loader == "cse" and not Layout.read(self.folder).modules
+
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
         from cse.evaluation.encoding import comparison
@@ -52,6 +57,7 @@ class Model:
             "prompt_name": self.prompt_name,
             "prompt": self.prompt,
             **({"similarity": "euclidean"} if comparison(self.encoder) is nearness else {}),
+            **({"pooler": self.encoder.pooler} if self.is_plain else {}),
         }
 
 

@@ -47,6 +47,8 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     _show_kinds(results, console)
     for name, reason in results["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+    if model.get("pooler"):
+        console.print(f"a backbone without modules.json, scored with the pooler {model['pooler']}", highlight=False)
     if model.get("prompt"):
         name = f" ({model['prompt_name']})" if model.get("prompt_name") else ""
         console.print(f"prompt before every text{name}: {model['prompt']!r}", highlight=False, markup=False)

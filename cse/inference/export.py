@@ -25,6 +25,7 @@ from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
+from cse.encoder.template import around
 from cse.encoder.windows import Windows
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
@@ -307,9 +308,12 @@ def _silence() -> Iterator[None]:
 
 def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer puts before and after every text; see `cse.encoder.template.added_ids`."""
-    probe = tokenizer.encode("a")
-    own = [i for i, added in enumerate(probe.special_tokens_mask) if not added]
-    return probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
+
+    def read(text: str) -> tuple[list[int], list[int]]:
+        found = tokenizer.encode(text)
+        return found.ids, found.special_tokens_mask
+
+    return around(read, tokenizer.get_vocab)
 
 
 def _line(error: Exception) -> str:

@@ -25,8 +25,9 @@ class BottleneckDecoder(Objective):
     The views of a row are read in twos: A is the first and B the second, A the third and B the fourth. A' and B' are
     their masked ids (`cse.data.Masked`). The encoder reads A'; the decoder reads the output of the backbone's
     embeddings for B', with c in the first place. Both predict through the backbone's masked-LM head, which shares the
-    input embeddings; M and N count the predicted tokens of the batch. Decoder and head are trained with the encoder and
-    are not exported. If rows have weights (`Batch.weight`), a token counts as much as its row.
+    input embeddings; M and N count the predicted tokens of the batch. Decoder and head are trained with the encoder;
+    the head is saved with the backbone, and the decoder is not. If rows have weights (`Batch.weight`), a token counts
+    as much as its row.
 
         CoT-MAE            B another span of A's document, 2 new layers, `masked`
         query-as-context   B a question that A answers, unmasked, 1 new layer, `next`, window 3

@@ -25,8 +25,8 @@ class CoCondenser(Objective):
     states. L_head predicts them again, from new layers that read c in the first place and the states of layer
     `skip_from` in all others: the late layers help only through c. The contrast is by inner product, every text is an
     anchor, p is another text of its row, and k runs over all other texts of the batch. The layers and the masked-LM
-    head, which both predictions share, are trained with the encoder and are not exported. If rows have weights
-    (`Batch.weight`), a token and an anchor count as much as their row.
+    head, which both predictions share, are trained with the encoder; the head is saved with the backbone, and the
+    layers are not. If rows have weights (`Batch.weight`), a token and an anchor count as much as their row.
 
     Args:
         decoder_layers: Number of the new layers, >= 1 (authors: 2).

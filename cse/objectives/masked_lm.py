@@ -9,15 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.masked_lm import HEADS
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
-
-PRETRAINED_HEADS = {  # the places of the head's weights in BERT and RoBERTa
-    "dense": ("cls.predictions.transform.dense", "lm_head.dense"),
-    "layer_norm": ("cls.predictions.transform.LayerNorm", "lm_head.layer_norm"),
-    "bias": ("cls.predictions.bias", "lm_head.bias"),
-}
 
 
 class MaskedLM(Objective):
@@ -25,7 +20,8 @@ class MaskedLM(Objective):
 
         L = - 1/M sum_m log p(x_m | masked text)        over all M masked positions of the batch
 
-    Alone it pretrains a backbone; in a `WeightedSum` it is SimCSE's auxiliary term (section 3.3 there, weight 0.1).
+    Alone it pretrains a backbone, which is saved with its head as a plain masked language model; in a `WeightedSum` it
+    is SimCSE's auxiliary term (section 3.3 there, weight 0.1).
     The head (dense, GELU, LayerNorm, output bias) starts from the backbone's pretrained head, if there is one. If rows
     have weights (`Batch.weight`), a position counts as much as its row: sum_m w_m l_m / sum_m w_m.
 
@@ -100,7 +96,7 @@ def token_loss(logits: Tensor, target: Tensor, row: Tensor, batch: Batch, ctx: S
 
 
 class MaskedLMHead(nn.Module):
-    """The masked-LM head of BERT and RoBERTa without its output matrix: states (M, H) -> logits (M, vocabulary).
+    """The masked-LM head of BERT and its like without its output matrix: states (M, H) -> logits (M, vocabulary).
 
     Without a vocabulary it is the head's transform alone, which comes before the output matrix: (M, H) -> (M, H).
     """
@@ -131,12 +127,12 @@ class MaskedLMHead(nn.Module):
         return F.linear(transformed, output, self.bias)
 
     def load_pretrained(self, source: str) -> None:
-        """Load the head of a BERT or RoBERTa checkpoint; if the source has none, the head stays newly initialized."""
+        """Load the head of a checkpoint like BERT, RoBERTa or DistilBERT; without one it stays newly initialized."""
         from cse.encoder.backbone import read_weights
 
-        found = read_weights(source, tuple(name for names in PRETRAINED_HEADS.values() for name in names))
+        found = read_weights(source, tuple(name for names in HEADS.values() for name in names))
         own: dict[str, Tensor] = {}
-        for part, names in PRETRAINED_HEADS.items():
+        for part, names in HEADS.items():
             for name in names if getattr(self, part) is not None else ():
                 own |= {part + k.removeprefix(name): v for k, v in found.items() if f"{k}.".startswith(f"{name}.")}
         if own:

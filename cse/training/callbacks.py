@@ -18,6 +18,7 @@ from cse.files import write_json, write_text
 from cse.recipe import Recipe
 from cse.training.objects import ROWS
 from cse.training.run import Callback, Run
+from cse.training.saving import saves_backbone
 from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
@@ -112,6 +113,8 @@ class Console(Callback):
         say("run", str(run.folder))
         if p.best_step == 0:
             say("next", "a lower --trainer.learning_rate, or other text: --data FILE")
+        elif saves_backbone(run):
+            say("next", f"sentence vectors on this backbone: cse train simcse-unsup --encoder {run.folder}/best")
         else:
             say("next", f"cse eval {run.folder}/best --tasks sts-mini    cse push {run.folder}/best you/name")
 

@@ -98,31 +98,35 @@ def prepare(
 
 
 class Gathered:
-    """An encoder like the one that is trained, which has its weights while they are needed as a whole.
+    """An encoder and a head like those that are trained, which have their weights while they are needed as a whole.
 
     Args:
         encoder: The encoder, before its weights are shared out.
-        device: The device that it is scored on.
+        head: The head that is saved with the encoder's backbone, if there is one.
+        device: The device that the encoder is scored on.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device) -> None:
-        self.trained = encoder
-        empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in encoder.parameters()}
+    def __init__(self, encoder: Encoder, head: nn.Module | None, device: torch.device) -> None:
+        trained = [encoder] if head is None else [encoder, head]
+        empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for m in trained for p in m.parameters()}
         kept = {id(part): part for part in (encoder.tokenizer,)}
-        self.encoder = deepcopy(encoder, empty | kept)
+        self.encoder, self.head = deepcopy(encoder, empty | kept), deepcopy(head, empty)
         for buffer in self.encoder.buffers():
             buffer.data = buffer.data.to(device)
-        self._empty = self.encoder.state_dict()
+        own = [self.encoder] if self.head is None else [self.encoder, self.head]
+        self._modules = [(ours, theirs, ours.state_dict()) for ours, theirs in zip(own, trained, strict=True)]
 
     @contextmanager
     def weights(self) -> Iterator[None]:
-        """Within, `encoder` has all weights of the encoder that is trained. Every process must enter together."""
-        state = {name: whole(tensor) for name, tensor in self.trained.state_dict().items()}
-        self.encoder.load_state_dict(state, assign=True)
+        """Within, `encoder` and `head` have all weights of what is trained. Every process must enter together."""
+        for ours, theirs, _ in self._modules:
+            state = {name: whole(tensor) for name, tensor in theirs.state_dict().items()}
+            ours.load_state_dict(state, assign=True)
         try:
             yield
         finally:
-            self.encoder.load_state_dict(self._empty, assign=True)
+            for ours, _, empty in self._modules:
+                ours.load_state_dict(empty, assign=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
 from cse.training.merge import merge
 from cse.training.run import Callback, Run
+from cse.training.saving import save, saves_backbone
 
 TABLE = "helped.json"
 BEFORE = "before.json"  # with before.npz: what was scored before training, since only the run begins with that encoder
@@ -37,7 +38,7 @@ class Helped(Callback):
         if metrics["step"] != 0:
             return
         if run.settings.merge_initial is not None:
-            run.encoder.save(run.folder / INITIAL)
+            save(run, INITIAL)
         if not wants_table(run):
             return
         start = time.perf_counter()
@@ -57,7 +58,7 @@ class Helped(Callback):
         share, initial = run.settings.merge_initial, run.folder / INITIAL
         if share is not None and initial.is_dir():
             trained = run.folder / TRAINED
-            run.encoder.save(trained, precision=run.settings.save_precision)
+            save(run, TRAINED, precision=run.settings.save_precision)
             merge(initial, trained, run.folder / MERGED, share)
             shutil.rmtree(trained)
             say("merged", f"{run.folder / MERGED} = {share:g} × last/ + {1 - share:g} × the initial weights")
@@ -77,7 +78,7 @@ def wants_table(run: Run) -> bool:
         return wish == "always"
     if run.settings.merge_initial is not None:
         return True
-    return detect(run.encoder.source, run.encoder.revision).name == "sentence-transformers"
+    return not saves_backbone(run) and detect(run.encoder.source, run.encoder.revision).name == "sentence-transformers"
 
 
 def checkpoints(run: Run) -> list[str]:

@@ -82,7 +82,7 @@ def _of_mixture(run: Run) -> Iterator[str]:
             "fix: give all sources objectives of one similarity, in which the vectors are then compared"
         )
     objectives = [source.objective for source in sources(run).values()]
-    trained = any(objective.uses_views or objective.encodes_views for objective in objectives)
+    trained = any(objective.trains_vectors for objective in objectives)
     if not trained and [*run.encoder.head.parameters(), *run.encoder.post.parameters()]:
         name = type(run.objective).__name__
         yield (

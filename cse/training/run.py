@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from cse.data.datasets import Dataset
 from cse.data.loader import FixedRows
 from cse.encoder.model import Encoder
@@ -87,6 +89,7 @@ class Run:
         hardware: Device, number of processes and precision.
         interrupted: The number of the signal that stopped the run before its end, such as that of Ctrl-C; 0 for none.
         ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
+        head: The masked-LM head that is saved with the backbone, of a run that trains no sentence vectors.
         share: The share of the steps that a source of a mixture is asked to have.
         by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
     """
@@ -111,5 +114,6 @@ class Run:
     hardware: str = ""
     interrupted: int = 0
     ended: bool = False
+    head: nn.Module | None = None
     share: float = 1.0
     by_source: dict[str, Run] = field(default_factory=dict, init=False)

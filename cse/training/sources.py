@@ -37,7 +37,7 @@ def similarities(run: Run) -> dict[str, Literal["cosine", "euclidean"]]:
         {n for n, source in run.data.sources.items() if not source.weight} if isinstance(run.data, Mixture) else ()
     )
     objectives = {name: source.objective for name, source in sources(run).items() if name not in left_out}
-    return {name: o.similarity for name, o in objectives.items() if o.uses_views or o.encodes_views}
+    return {name: o.similarity for name, o in objectives.items() if o.trains_vectors}
 
 
 def _alone(run: Run, source: Source) -> Run:

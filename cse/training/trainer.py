@@ -19,7 +19,7 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import agreement, fsdp, gradcache, hardware, optimizers, preflight, sources, tracking
+from cse.training import agreement, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
 from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_tensors, save_state
 from cse.training.distilled import TeacherTime
 from cse.training.learner import Learner, diagnostics
@@ -63,6 +63,7 @@ class Trainer:
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
         for similarity in sources.similarities(run).values():  # all are the same
             run.encoder.similarity = similarity  # of the checkpoints, and of the evaluator's scores
+        run.head = saving.trained_head(run)
         self.teachers = TeacherTime(objectives.values())
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
@@ -74,8 +75,9 @@ class Trainer:
         self.wrapped: Any
         self.gathered: fsdp.Gathered | None = None
         if plugin is not None and distributed.world_size() > 1:
-            self.gathered = fsdp.Gathered(run.encoder, self.accelerator.device)
-            run.encoder = self.gathered.encoder  # what is scored and saved; `learner.encoder` is what is trained
+            self.gathered = fsdp.Gathered(run.encoder, run.head, self.accelerator.device)
+            # What is scored and saved; `learner.encoder` is what is trained.
+            run.encoder, run.head = self.gathered.encoder, self.gathered.head
             self.wrapped, *self.optimizers = fsdp.prepare(self.accelerator, plugin, self.learner, made)
         else:
             with hardware.quiet_preparation():
@@ -173,9 +175,9 @@ class Trainer:
         run.interrupted = 0  # a signal during the last step leaves nothing to resume
         with self._whole(), self.final.of(run.encoder):
             if self.accelerator.is_main_process:
-                run.encoder.save(run.folder / "last", whole=False, precision=settings.save_precision)
+                saving.save(run, "last", whole=False, precision=settings.save_precision)
                 if progress.best is None:  # without an evaluator the last weights are the best ones known
-                    run.encoder.save(run.folder / "best", precision=settings.save_precision)
+                    saving.save(run, "best", precision=settings.save_precision)
         progress.finished = True
         self._save_state()
 
@@ -295,7 +297,7 @@ class Trainer:
                 if progress.best is None or score > progress.best:
                     progress.best, progress.best_step = score, progress.step
                     if self.accelerator.is_main_process:
-                        run.encoder.save(run.folder / "best", precision=self.settings.save_precision)
+                        saving.save(run, "best", precision=self.settings.save_precision)
         progress.seconds = time.perf_counter() - self.began
         record = {"step": progress.step, **metrics, **scores, **self.batches.figures(progress.step)}
         if self.accelerator.is_main_process:
@@ -313,5 +315,5 @@ class Trainer:
         save_state(folder, self.learner, self.optimizers, progress, rows, scaler, sharded=sharded)
 
     def _whole(self) -> AbstractContextManager[None]:
-        """Within, `run.encoder` has all weights of the encoder that is trained, of which a process may have a share."""
+        """Within, `run.encoder` and `run.head` have all weights of those that are trained, which may be in shares."""
         return nullcontext() if self.gathered is None else self.gathered.weights()

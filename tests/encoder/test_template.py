@@ -1,6 +1,6 @@
 import pytest
 
-from cse.encoder.template import added_ids, bake, require_room, template_of
+from cse.encoder.template import added_ids, around, bake, require_room, template_of
 from cse.errors import UserError
 
 TEMPLATE = 'This sentence : "{text}" means in one word: "'
@@ -51,6 +51,31 @@ def test_ids_are_the_parts_ids_between_the_tokenizers_own(tokenizer, template):
     for text in TEXTS:
         assert baked(text)["input_ids"] == before + prefix + alone(tokenizer, text) + suffix + after
     assert added_ids(baked) == (before + prefix, suffix + after)
+
+
+def word_level(words):
+    """A tokenizer that knows these words and drops all others: [CLS] text [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words])}))
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rust.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=rust, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def test_added_ids_are_found_without_a_token_for_a_letter():
+    tokenizer = word_level(["日本", "語"])
+    assert tokenizer("a")["input_ids"] == [1, 2]
+    assert added_ids(tokenizer) == ([1], [2])
+    assert added_ids(bake(tokenizer, "語 {text}")) == ([1, 4], [2])
+
+
+def test_a_tokenizer_that_makes_no_token_of_any_text_is_refused():
+    with pytest.raises(UserError, match=r"makes no token of any text\nfix: give a model whose tokenizer\.json is"):
+        around(lambda text: ([1, 2], [1, 1]), lambda: ["sun", "moon"])
 
 
 def test_bert_keeps_cls_and_sep_outside(tmp_path):

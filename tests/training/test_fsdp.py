@@ -20,7 +20,7 @@ from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
 from cse.training.settings import Settings
 from tests.objectives import test_contract as contract
-from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_triplets
+from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_texts, write_triplets
 from tests.training.test_distributed import command, tiny_recipe
 
 REFUSED = {
@@ -109,6 +109,24 @@ def test_a_run_in_shares_is_that_of_ddp_and_of_one_process(two_processes, tiny_b
         assert got.keys() == want.keys()
         assert max(float((got[n] - want[n]).abs().max()) for n in want) < (1e-4 if "optimizer" in trainer else 1e-6)
         assert checkpoint(run / "best").keys() == want.keys()
+
+
+@pytest.mark.slow
+def test_a_plain_backbone_has_its_whole_head(two_processes, tiny_bert, tmp_path):
+    """Masked language modeling, whose checkpoints hold a head that is shared out with the weights of the encoder."""
+    masked = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.4, "views": {
+        "class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}}}}  # fmt: skip
+    parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": masked, "evaluator": None}
+    data, encoder = {"path": str(write_texts(tmp_path))}, {"backbone": tiny_bert, **NO_DROPOUT}
+    trainer = {"max_steps": 3, "learning_rate": 1e-4}
+    recipe = write_recipe(tmp_path, "Texts", data, encoder, trainer=trainer, **parts)
+    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
+    words = ["train", recipe, "--run-dir", str(tmp_path / "two"), "--trainer.parallel=fsdp"]
+    assert two_processes(command, *words) == [0, 0]
+    want, got = (checkpoint(tmp_path / run / "best") for run in ("one", "two"))
+    assert "model.safetensors cls.predictions.transform.dense.weight" in want
+    assert got.keys() == want.keys()
+    assert max(float((got[name] - want[name]).abs().max()) for name in want) < 1e-6
 
 
 def test_a_run_in_shares_resumes_on_as_many_processes_and_on_one(two_processes, tiny_bert, tmp_path):
