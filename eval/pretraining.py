@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cse
 from cse.evaluation.reporting import report
 
 BACKBONE = "asset:mini"
-BASELINE, SHORT, BOTH = "simcse", "simcse, fewer steps", "cotmae, then simcse"
+BASELINE, SHORT = "simcse", "simcse, fewer steps"
 DELETION = {"class_path": "cse.augment.WordDeletion", "init_args": {"probability": 0.3}}
 VIEWS = {"class_path": "cse.data.AugmentedViews", "init_args": {"augmentations": [DELETION], "max_length": 64}}
+SPANS = {"class_path": "cse.data.TextViews", "init_args": {"max_length": 128, "sample": 1}}
+MASKED = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.3, "whole_words": True, "views": SPANS}}
+PRETRAINED: dict[str, dict[str, Any]] = {  # by the method's name: what takes the place of parts of pretrain-cotmae
+    "cotmae, then simcse": {},
+    "masked LM, then simcse": {"collator": MASKED, "objective": "cse.objectives.masked_lm.MaskedLM"},
+}
 RATES = {"pretrain": 5e-4, "contrast": 3e-4}
 BATCHES = {"pretrain": 8, "contrast": 32}  # both encode about 1,000 tokens: 16 spans, or 64 views of sentences
 
@@ -32,20 +39,20 @@ def measure(
     """
     before, after = steps
     for seed in seeds:
-        first = cse.train(
-            "pretrain-cotmae",
-            data=data,
-            encoder=BACKBONE,
-            seed=seed,
-            run_dir=runs / "stages" / f"cotmae-s{seed}",
-            resumes=True,
-            overrides=["--data.words=40", *_budget("pretrain", before)],
-        )
-        for method, start, count in (
-            (BOTH, first.best, after),
-            (BASELINE, BACKBONE, before + after),
-            (SHORT, BACKBONE, after),
-        ):
+        plans: list[tuple[str, str | Path, int]] = [(BASELINE, BACKBONE, before + after), (SHORT, BACKBONE, after)]
+        for method, parts in PRETRAINED.items():
+            first = cse.train(
+                "pretrain-cotmae",
+                data=data,
+                encoder=BACKBONE,
+                seed=seed,
+                run_dir=runs / "stages" / f"{method.partition(',')[0]}-s{seed}",
+                resumes=True,
+                overrides=["--data.words=40", *_budget("pretrain", before)],
+                **parts,
+            )
+            plans.append((method, first.best, after))
+        for method, start, count in plans:
             run = cse.train(
                 "simcse-unsup",
                 data=data,
@@ -66,6 +73,7 @@ CONTRAST = [
     "--data.min_words=4",
     "--data.max_words=16",
     "--encoder.pooler=cls",
+    "--encoder.head=none",
     "--encoder.dropout.attention=0.1",
     "--encoder.dropout.hidden=0.1",
     "--trainer.compare_initial=never",

@@ -54,11 +54,12 @@ def test_ids_are_the_parts_ids_between_the_tokenizers_own(tokenizer, template):
 
 
 def word_level(words):
-    """A tokenizer that knows these words and drops all others: [CLS] text [SEP]."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    """A tokenizer that knows these words and drops small Latin letters: [CLS] text [SEP]."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words])}))
+    rust.normalizer = normalizers.Replace(Regex("[a-z]"), "")
     rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     rust.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]

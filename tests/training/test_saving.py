@@ -74,7 +74,7 @@ def test_transformers_loads_the_head_as_it_was_trained(family, tiny_bert, tmp_pa
         got = masked_lm_of(run.folder / name)(input_ids=ids, attention_mask=mask).logits
         assert (got - want)[mask == 1].abs().max() < 1e-5
     assert (before(input_ids=ids, attention_mask=mask).logits - want)[mask == 1].abs().max() > 0.01  # it was trained
-    assert detect(str(run.folder)).name == "encoder"
+    assert detect(str(run.folder / "best")).name == "encoder"
 
 
 @pytest.mark.parametrize("objective", [BottleneckDecoder(decoder_layers=1), CoCondenser(decoder_layers=1)])
