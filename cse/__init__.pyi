@@ -1,5 +1,6 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
+from cse.api.bench_model import bench_model as bench_model
 from cse.api.models import compare as compare
 from cse.api.models import encode as encode
 from cse.api.models import evaluate as evaluate

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in sorted(module.name for module in iter_modules(commands.__path__)):
         command = import_module(f"cse.commands.{name}")
-        subparser = subparsers.add_parser(name, help=command.HELP, allow_abbrev=False)
+        subparser = subparsers.add_parser(name.replace("_", "-"), help=command.HELP, allow_abbrev=False)
         command.add_arguments(subparser)
         subparser.set_defaults(
             run=command.run,

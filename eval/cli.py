@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cse import cli
+from cse.commands import add_hardware
 from cse.commands.eval import add_scoring, scoring_options
 from cse.console import quiet, say
 from cse.errors import UserError, require_at_least
@@ -70,33 +71,43 @@ def batches(arguments: list[str]) -> int:
 
 
 def compact(arguments: list[str]) -> int:
-    """Score and time static and quantized vectors of an encoder."""
-    options = _fitted("compact", "Score and time static and quantized vectors of an encoder.", "STSB-dev", arguments)
+    """Run `cse bench-model`, and search the quantized vectors of the encoder."""
+    parser = _fitting("compact", "`cse bench-model`, and a search of quantized vectors.", "sts-mini-test,STSB-dev")
+    parser.add_argument("--name", required=True, help="name of the encoder in the file, where others stay")
+    add_hardware(parser)
+    options = _fitted(parser, arguments)
     from eval.compact import measure
 
-    measure(options.checkpoint, options.tasks, options.data, options.texts, options.out, options.note)
+    o = options
+    measure(o.checkpoint, o.name, o.tasks, o.data, o.texts, o.precision, o.out)
     return 0
 
 
 def postprocess(arguments: list[str]) -> int:
     """Score an encoder before and after linear maps that are fitted on texts."""
-    tasks = "sts-mini-test,STSB-dev"
-    options = _fitted("postprocess", "Score an encoder before and after `cse whiten --method`.", tasks, arguments)
+    text = "Score an encoder before and after `cse whiten --method`."
+    parser = _fitting("postprocess", text, "sts-mini-test,STSB-dev")
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = _fitted(parser, arguments)
     from eval.postprocess import measure
 
     measure(options.checkpoint, options.tasks, options.data, options.texts, options.out, options.note)
     return 0
 
 
-def _fitted(command: str, description: str, tasks: str, arguments: list[str]) -> argparse.Namespace:
-    """The options of commands that fit something to texts and score it."""
+def _fitting(command: str, description: str, tasks: str) -> argparse.ArgumentParser:
+    """The parser of a command that fits something to texts and scores it."""
     parser = _parser(command, description)
     parser.add_argument("checkpoint", help="the encoder: a folder, asset:NAME or Hub id")
     parser.add_argument("--texts", default="asset:wiki", help="texts to fit on (default: %(default)s)")
     parser.add_argument("--tasks", default=tasks, help="STS tasks (default: %(default)s)")
     parser.add_argument("--data", help="folder with their rows")
     parser.add_argument("--out", type=Path, default=Path(f"eval/results/{command}.json"), help="default: %(default)s")
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    return parser
+
+
+def _fitted(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The options of such a command."""
     options = parser.parse_args(arguments)
     quiet()
     from cse.evaluation import suite

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation import collect, methods
+from cse.evaluation import benchmark, collect, methods
 from cse.files import read_json, write_text
 from eval import method_table, systems
 
@@ -178,24 +178,17 @@ def distillation() -> str:
 
 
 def compact() -> str:
-    """An encoder, its static and its quantized vectors: the score, the size of model and vector, and the speed."""
-    found = read("compact")
-    rows = [["vectors", "STSB-dev", "MB of the model", "bytes of a vector", "sentences per second of one core"]]
-    rows.append([":--", *("--:" for _ in rows[0][1:])])
-    for name, model in found["models"].items():
-        sizes = [f"{model['megabytes']:.1f}", f"{model['bytes']:,}", f"{model['sentences_per_s']:,.0f}"]
-        rows.append([name, f"{model['score']:.2f}", *sizes])
-    codes = {kind: each for kind, each in found["quantized"].items() if kind != "float32"}
-    rows += [[kind, f"{each['score']:.2f}", "", f"{each['bytes']:,}", ""] for kind, each in codes.items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{found['note']}\n"
+    """The table of `cse bench-model` of each encoder."""
+    return "\n".join(f"**{name}**\n\n{benchmark.markdown(found)}" for name, found in read("compact").items())
 
 
 def compact_search() -> str:
     """The share of the nearest texts that a search of quantized vectors finds, with and without rescoring."""
-    found = read("compact")["search"]
-    ways = list(next(iter(found.values())))
-    rows = [["vectors", *ways], [":--", *("--:" for _ in ways)]]
-    rows += [[kind, *(f"{recall:.1f}" for recall in each.values())] for kind, each in found.items()]
+    found = {name: each["search"] for name, each in read("compact").items()}
+    ways = list(next(iter(next(iter(found.values())).values())))
+    rows = [["encoder", "vectors", *ways], [":--", ":--", *("--:" for _ in ways)]]
+    for name, kinds in found.items():
+        rows += [[name, kind, *(f"{recall:.1f}" for recall in each.values())] for kind, each in kinds.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -381,7 +381,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
         after = os.times()
         seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
-    commands = {path.stem for path in (ROOT / "cse/commands").glob("[!_]*.py")}
+    commands = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
     assert commands <= set(done.stdout.split())
     assert not {"torch", "transformers", "numpy", "jsonargparse", "yaml", "rich", "filelock"} & set(eval(done.stderr))
     assert min(seconds) < 0.1

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--quantize", metavar="KIND,...", help=kinds)
     score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
     add_scoring(score)
-    _add_kind(score)
+    add_kind(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
     compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
     compare.add_argument("b", help="the same")
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--dimensions", help=argparse.SUPPRESS)
     add_scoring(compare)
-    _add_kind(compare)
+    add_kind(compare)
     _add_report(action("report", "write report.md and report.html of the runs in a folder"))
     mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
     mteb.add_argument("checkpoint", help="folder or Hub id")
@@ -64,11 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring(mteb)
 
 
-def add_scoring(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of every command that scores a checkpoint."""
-    parser.add_argument(
-        "--tasks", help="tasks and groups, separated by commas (default: sts; without --data and CSE_DATA sts-mini)"
-    )
+def add_scoring(parser: argparse.ArgumentParser, default: str = "sts; without --data and CSE_DATA sts-mini") -> None:
+    """Declare the options of every command that scores a checkpoint; `default` says what is scored without --tasks."""
+    parser.add_argument("--tasks", help=f"tasks and groups, separated by commas (default: {default})")
     rows = "folder of <TASK>/<subset>.tsv, or SentEval's (default: CSE_DATA, then the Hub); or rows of your own"
     parser.add_argument("--data", help=rows)
     add_hardware(parser)
@@ -77,14 +75,14 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_kind(parser: argparse.ArgumentParser) -> None:
+def add_kind(parser: argparse.ArgumentParser) -> None:
     """Declare the option that says what --data holds; its choices are those of `cse.evaluation.recognize`."""
     choices = "retrieval, nanobeir, similarity, pair-classification, triplets, paraphrases, labels, clustering, sts"
     text = f"what --data holds: {choices} (default: recognized by its files and columns)"
     parser.add_argument("--as", dest="kind", metavar="KIND", choices=choices.split(", "), help=text)
 
 
-def _wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The tasks or the evaluator that the options ask for, and the options of tasks."""
     from cse.console import say
     from cse.evaluation.recognize import recognize
@@ -131,7 +129,7 @@ def _score(a: argparse.Namespace) -> int:
     from cse.evaluation import results, table
     from cse.evaluation.scoring import evaluate, requested
 
-    tasks, options = _wanted(a)
+    tasks, options = wanted(a)
     out = a.out or results.default_out(a.checkpoint, requested(tasks, options["data"]), a.prompt)
     options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
     options["quantize"] = [] if a.quantize is None else a.quantize.split(",")
@@ -156,7 +154,7 @@ def _compare(a: argparse.Namespace) -> int:
     _require_whole(a.dimensions, "compares")
     if a.out:
         check_writable(a.out)
-    tasks, options = _wanted(a)
+    tasks, options = wanted(a)
     options |= {"progress": sys.stderr.isatty()} | _own_prompt(a, tasks)
     first, second = (comparison.read_or_score(name, tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second, measures=a.measures)

@@ -53,8 +53,9 @@ def origin(encoder: Encoder, *, texts: str, precision: str, prompt: str) -> dict
     return {"texts": texts, "checkpoint": model_hash(encoder), "precision": precision, "prompt": prompt, **versions}
 
 
-def _hash_folder(folder: Path) -> str:
-    digest, merged = hashlib.sha256(), Layout.read(folder).reference is None
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that its vectors depend on besides the text, in order: no training state and no records."""
+    found, merged = [], Layout.read(folder).reference is None
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         relevant = path.suffix in WEIGHTS or path.name in SETTINGS or path.name in TOKENIZER
         relevant = relevant or path in [folder / file for file in EXPORTED]
@@ -63,7 +64,14 @@ def _hash_folder(folder: Path) -> str:
             continue  # a LoRA run's, which is in the weights already
         relevant = relevant or path.relative_to(folder).as_posix() == f"{ADAPTER}/{ADAPTER_CONFIG}"
         if relevant and path.is_file() and not any(part.startswith(".") for part in inside):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+            found.append(path)
+    return found
+
+
+def _hash_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in model_files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -60,4 +60,4 @@ def check(dimensions: Sequence[int], dim: int | None = None, *, option: str) -> 
         if dim is not None and width > dim:
             raise UserError(f"{option} has {width}, but the vectors have {dim} dimensions\nfix: give {most}")
         if list(dimensions).count(width) > 1:
-            raise UserError(f"{option} has {width} twice\nfix: give every width once")
+            raise UserError(f"{option} has {width} twice\nfix: give each number once")

@@ -234,9 +234,12 @@ def require_kept(out: Path | None, missing: Mapping[str, str]) -> None:
 def default_out(checkpoint: str, requested: str, prompt: str | None = None) -> Path | None:
     """The default output path of a checkpoint's results: a file in its run, or None if it does not belong to a run."""
     folder = Path(checkpoint)
-    if not folder.is_dir() or not (folder.parent / "metrics.jsonl").is_file():
-        return None
-    return folder.parent / name_for(folder.name, requested, prompt)
+    return folder.parent / name_for(folder.name, requested, prompt) if is_of_run(folder) else None
+
+
+def is_of_run(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of a run, which has a log."""
+    return folder.is_dir() and (folder.parent / "metrics.jsonl").is_file()
 
 
 def name_for(checkpoint: str, requested: str, prompt: str | None = None) -> str:

@@ -20,7 +20,7 @@ from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.reduced import Reduced, Rescoring, calibration_for, rescored
 from cse.evaluation.results import Scored
 from cse.files import check_writable
-from cse.inference.quantize import Kind, require_kinds
+from cse.inference.quantize import Calibration, Kind, require_kinds
 from cse.interfaces import Evaluator
 
 Wanted = str | Evaluator | Sequence[str | Evaluator]
@@ -40,6 +40,7 @@ def evaluate(
     prompt: str | None = None,
     dimensions: Sequence[int] | None = None,
     quantize: Sequence[Kind] = (),
+    calibration: Calibration | None = None,
 ) -> Scored:
     """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
@@ -61,7 +62,8 @@ def evaluate(
         dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
             only.
         quantize: Kinds of quantized vectors: everything is scored on vectors that were quantized, too; see
-            `cse.inference.quantize`. int8 and uint8 take the ranges that `cse encode --quantize` saved in the folder.
+            `cse.inference.quantize`.
+        calibration: The ranges for int8 and uint8. None: those that `cse encode --quantize` saved in the folder.
 
     Returns:
         The content of results.json as `results`, with the arrays of each score. `missing` in it names the tasks whose
@@ -74,10 +76,7 @@ def evaluate(
     require_kinds(quantize)
     if dimensions is not None:
         widths.check(dimensions, option="--dimensions")
-    names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
-    sts, labeled = transfer.split_names(names)
-    if sts or not (labeled or evaluators):
-        suite.resolve(sts)  # a misspelled name fails before a model is loaded
+    sts, labeled, evaluators = parted(tasks, data)
     if out:
         check_writable(out)
     start = time.perf_counter()
@@ -87,7 +86,7 @@ def evaluate(
     start = time.perf_counter()
     model = load_model(str(checkpoint), prompt=prompt, device=device)
     loading = time.perf_counter() - start
-    reduced, calibration = Reduced(model.encoder, precision), calibration_for(model.folder, quantize)
+    reduced, calibration = Reduced(model.encoder, precision), calibration or calibration_for(model.folder, quantize)
     if dimensions is not None:
         widths.check(dimensions, reduced.dim, option="--dimensions")
     outcome = Outcome(sts, {}, {}, {})
@@ -115,6 +114,19 @@ def evaluate(
     if out and results.has_scores(found):
         results.write(found, out, describe.arrays(every) or None)
     return Scored(model.name, found, {f.name: f for f in every})
+
+
+def parted(tasks: Wanted | None, data: str | None = None) -> tuple[str, list[str], list[Evaluator]]:
+    """The STS tasks, joined by commas, the transfer tasks, and the evaluators that were asked for.
+
+    Raises:
+        UserError: A name is unknown, or nothing is named.
+    """
+    names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
+    sts, labeled = transfer.split_names(names)
+    if sts or not (labeled or evaluators):
+        suite.resolve(sts)  # a misspelled name fails before a model is loaded
+    return sts, labeled, evaluators
 
 
 def split_wanted(wanted: Wanted) -> tuple[str, list[Evaluator]]:

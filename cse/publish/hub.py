@@ -115,8 +115,11 @@ def push(
             f"--revision {revision} with --pr: the Hub opens pull requests against main only\n"
             "fix: leave out one of the two"
         )
-    results = results or find_results(checkpoint)
-    _check_results(results, checkpoint)
+    results, bench = results or find_results(checkpoint), find_bench(checkpoint)
+    _check_model("--results", results, checkpoint, f"run `cse eval {checkpoint}`, or give the file of this checkpoint")
+    _check_model("benchmark", bench, checkpoint, f"run `cse bench-model {checkpoint}`, or remove the file")
+    if adapter or dimensions is not None:
+        bench = None  # it is the table of another model than the published one
     if dimensions is not None:
         message = message or f"Upload sentence encoder, {dimensions} dimensions"  # the score is that of all
     message = message or describe(results)
@@ -125,7 +128,7 @@ def push(
         folder = Path(scratch) / "model"
         remote = None if dry_run else Repository(repo, private=private, revision=revision, create_pr=create_pr)
         stage(checkpoint, folder, dimensions) if alone is None else stage_adapter(alone, folder)
-        finish = partial(_finish, folder, checkpoint, repo, results, license, alone, message, dimensions)
+        finish = partial(_finish, folder, checkpoint, repo, results, bench, license, alone, message, dimensions)
         return _upload(remote, folder, finish) if remote else finish(None)
 
 
@@ -134,6 +137,7 @@ def _finish(
     checkpoint: Path,
     repo: str,
     results: Path | None,
+    bench: Path | None,
     license: str | None,
     adapter: Adapter | None,
     message: str,
@@ -154,6 +158,7 @@ def _finish(
         previous=previous,
         adapter=adapter,
         checkpoint=checkpoint.name,
+        bench=bench,
     )
     files, others = published(folder)
     for path in others:
@@ -166,21 +171,18 @@ def _finish(
     return Upload(files, left_out, report.lines(), results, message)
 
 
-def _check_results(results: Path | None, checkpoint: Path) -> None:
-    """Refuse results that belong to another model."""
+def _check_model(what: str, file: Path | None, checkpoint: Path, fix: str) -> None:
+    """Refuse a file of scores that belong to another model."""
     from cse.encoder.identity import model_hash
 
-    if results is None:
+    if file is None:
         return
     try:
-        scored = read_json(results)["model"]["sha256"]
+        scored = read_json(file)["model"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # write_card reports what is wrong with the file
     if scored != model_hash(checkpoint):
-        raise UserError(
-            f"--results {results} holds the scores of a model other than {checkpoint}\n"
-            f"fix: run `cse eval {checkpoint}`, or give the file with the scores of this checkpoint"
-        )
+        raise UserError(f"{what} {file} holds the scores of a model other than {checkpoint}\nfix: {fix}")
 
 
 def _upload(remote: Repository, folder: Path, finish: Callable[[str | None], Upload]) -> Upload:
@@ -286,6 +288,14 @@ def find_results(checkpoint: Path) -> Path | None:
             f"--results is not given, and {checkpoint.parent} has {names}\nfix: choose one with --results FILE"
         )
     return others[0] if others else None
+
+
+def find_bench(checkpoint: Path) -> Path | None:
+    """The benchmark of a checkpoint, which `cse bench-model` wrote into its run; None if there is none."""
+    from cse.evaluation.benchmark import file_of
+
+    found = file_of(checkpoint)
+    return found if found is not None and found.is_file() else None
 
 
 def describe(results: Path | None) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import wraps
+from functools import partial, wraps
 from itertools import chain, islice
 from typing import Any
 
 from cse.console import say
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.evaluation import speed
 from cse.files import write_json
 from cse.interfaces import Objective, Teacher
 from cse.objectives.feature_distillation import FeatureDistillation
@@ -20,7 +21,6 @@ from cse.training.run import Callback, Run
 
 TABLE = "distilled.json"
 TEXTS = 512  # texts of the data on which the speed is measured
-ROUNDS = 3  # of which the fastest counts, since other work on the machine only slows it down
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
     texts = list(islice(chain.from_iterable(example.texts for example in run.data), TEXTS))
     for encoder in encoders.values():
         encoder.to(run.encoder.device)
-    rounds = [{name: _seconds(encoder, texts) for name, encoder in encoders.items()} for _ in range(ROUNDS)]
+    encode = {name: partial(encoder.encode, precision="fp32") for name, encoder in encoders.items()}
+    speeds = speed.measure(encode, {}, texts, seconds=0)
     old, new = (
         Side(
             name=name,
@@ -92,17 +93,11 @@ def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
             megabytes=sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
             layers=encoder.depth,
             dimensions=encoder.dim,
-            sentences_per_s=len(texts) / min(each[name] for each in rounds),
+            sentences_per_s=speeds[name].sentences_per_s,
         )
         for name, encoder in encoders.items()
     )
     return old, new
-
-
-def _seconds(encoder: Encoder, texts: list[str]) -> float:
-    start = time.perf_counter()
-    encoder.encode(texts, precision="fp32")
-    return time.perf_counter() - start
 
 
 class TeacherTime:

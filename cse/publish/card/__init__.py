@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cse.errors import UserError
+from cse.evaluation import benchmark, svg, widths
 from cse.evaluation import results as results_file
-from cse.evaluation import svg, widths
 from cse.files import write_text
 from cse.inference.quantize import FILE, Calibration
 from cse.publish.card.citation import citations
@@ -48,6 +48,7 @@ def write_card(
     previous: str | None,
     adapter: Adapter | None = None,
     checkpoint: str = "best",
+    bench: Path | None = None,
 ) -> None:
     """Write `folder/README.md`.
 
@@ -60,6 +61,7 @@ def write_card(
         previous: The README that is published now; the text between its markers is kept.
         adapter: The adapter, if the folder holds an adapter alone.
         checkpoint: The name of the checkpoint's folder in the run, by which the run compared it with its beginning.
+        bench: The bench-model.json of `cse bench-model`. None: the card has no table of variants.
 
     Raises:
         UserError: A file is damaged, the license is unknown or not allowed, or `previous` has only one marker.
@@ -102,6 +104,7 @@ def write_card(
         kinds=widths.kinds(scored or {}),
         calibration=Calibration.read(folder / FILE) if (folder / FILE).is_file() else None,
         quantize_code=quantize_code(repo_id),
+        variants=benchmark.markdown(benchmark.read(bench)) if bench is not None else "",
         **_scores(published, run),
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines
