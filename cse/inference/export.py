@@ -141,7 +141,7 @@ def export(
     """Write an export to `out` after checking that onnxruntime gives the vectors of the encoder.
 
     Args:
-        encoder: An encoder from `Encoder.load`, which merges LoRA.
+        encoder: An encoder from `Encoder.load`, which merges LoRA; its weights are float32 from here on.
         out: A new folder, or an export to replace.
         quantize: `int8` stores the weights in 8 bits and computes products in 8 bits. The scale of the activations is
             computed at run time for the whole batch, so a vector depends a little on its batch.
@@ -163,6 +163,7 @@ def export(
     if dimensions is not None:
         widths.check([dimensions], encoder.dim, option="--dimensions")
         encoder.truncate(dimensions)
+    encoder.float()  # onnxruntime has no bfloat16 on CPUs
     want = encoder.encode(SENTENCES)  # (n, D)
     with atomic_dir(out) as folder:
         about = _write(encoder, folder)

@@ -95,6 +95,12 @@ def test_template_mean_head_whitening_and_unit_length(bert):
     assert sorted(path.name for path in (folder / "onnx").iterdir()) == ["export.json", "model.onnx", "tokenizer.json"]
 
 
+def test_weights_in_bf16(tiny_bert, tmp_path):
+    Encoder(tiny_bert, pooler="mean", layers=1).save(tmp_path / "best", precision="bf16")
+    assert cli.main(["export", str(tmp_path / "best"), "--out", str(tmp_path / "onnx")]) == 0
+    assert_same(OnnxEncoder(tmp_path / "onnx"), Encoder.load(str(tmp_path / "best")).float())
+
+
 def test_template_last_token_and_merged_lora(tiny_bert, tmp_path, capsys):
     encoder = causal(tiny_bert, tmp_path)
     assert cli.main(["export", str(tmp_path / "best"), "--out", str(tmp_path / "onnx")]) == 0
