@@ -88,7 +88,7 @@ def bench_model(
     encode = embedder(whole.encoder, precision, prompt=prompt)
     dim = int(encode(["a"]).shape[1])
     widths = _widths(widths, dim) if "widths" in variants else []
-    layers = _layers(layers, getattr(whole.encoder, "depth", None)) if "layers" in variants else []
+    layers = _layers(layers, getattr(whole.encoder, "depth", 0)) if "layers" in variants else []
     codes: list[Kind] = [kind for kind in KINDS if kind in variants]
     models = [kind for kind in VARIANTS if kind in variants and kind not in ("widths", *KINDS)]
     ranks = None if texts is None else str(texts)
@@ -148,11 +148,11 @@ def _widths(wanted: Sequence[int] | None, dim: int) -> list[int]:
     return sorted(widths.halves(dim)[1:] if wanted is None else wanted, reverse=True)
 
 
-def _layers(wanted: Sequence[int] | None, depth: int | None) -> list[int]:
-    """The numbers of layers that are measured, most first; none for a model that is not an encoder of cse."""
+def _layers(wanted: Sequence[int] | None, depth: int) -> list[int]:
+    """The numbers of layers that are measured, most first; none for a model without layers that cse can cut."""
     from cse.encoder import widths
 
-    if depth is None:
+    if not depth:
         return []
     for layers in wanted or []:
         if not 1 <= layers <= depth:

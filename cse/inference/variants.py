@@ -49,7 +49,7 @@ def variants(
 
     Args:
         folder: The folder of the encoder.
-        encoder: The encoder; one that is not of cse has no such variants.
+        encoder: The encoder; one that is not of cse, and one of static vectors, have no such variants.
         kinds: Names in `MODELS`: an ONNX graph, one with weights of 8 bits, the first layers, static vectors.
         layers: The numbers of first layers to keep.
         ranks: Texts whose counts rank the tokens of static vectors. None: the order of the vocabulary ranks them.
@@ -63,9 +63,8 @@ def variants(
         "static": [Variant("static", partial(_static, folder, ranks, device))],
     }
     found = [one for kind in kinds for one in known[kind]]
-    if isinstance(encoder, Encoder):
-        return found
-    return [Variant(one.name, partial(_refuse, "only a transformer that cse loads has it")) for one in found]
+    why = "" if isinstance(encoder, Encoder) and encoder.depth else "only a transformer that cse loads has it"
+    return [Variant(one.name, partial(_refuse, why)) for one in found] if why else found
 
 
 def megabytes(folder: Path) -> float:
