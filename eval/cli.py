@@ -72,7 +72,8 @@ def batches(arguments: list[str]) -> int:
 
 def compact(arguments: list[str]) -> int:
     """Run `cse bench-model`, and search the quantized vectors of the encoder."""
-    parser = _fitting("compact", "`cse bench-model`, and a search of quantized vectors.", "sts-mini-test,STSB-dev")
+    text = "`cse bench-model`, and with --texts a search of their quantized vectors."
+    parser = _fitting("compact", text, "sts-mini-test,STSB-dev", texts=None)
     parser.add_argument("--name", required=True, help="name of the encoder in the file, where others stay")
     add_hardware(parser)
     options = _fitted(parser, arguments)
@@ -95,11 +96,11 @@ def postprocess(arguments: list[str]) -> int:
     return 0
 
 
-def _fitting(command: str, description: str, tasks: str) -> argparse.ArgumentParser:
+def _fitting(command: str, description: str, tasks: str, texts: str | None = "asset:wiki") -> argparse.ArgumentParser:
     """The parser of a command that fits something to texts and scores it."""
     parser = _parser(command, description)
     parser.add_argument("checkpoint", help="the encoder: a folder, asset:NAME or Hub id")
-    parser.add_argument("--texts", default="asset:wiki", help="texts to fit on (default: %(default)s)")
+    parser.add_argument("--texts", default=texts, help="texts to fit on (default: %(default)s)")
     parser.add_argument("--tasks", default=tasks, help="STS tasks (default: %(default)s)")
     parser.add_argument("--data", help="folder with their rows")
     parser.add_argument("--out", type=Path, default=Path(f"eval/results/{command}.json"), help="default: %(default)s")

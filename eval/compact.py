@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cse.api.bench_model import bench_model
 from cse.api.models import encode
 from cse.console import say
+from cse.evaluation import benchmark
 from cse.files import read_json, write_json
 from cse.inference.nearest import nearest
 from cse.inference.quantize import Calibration, Kind, quantize
@@ -21,7 +22,7 @@ QUERIES, DEPTH = 200, 10  # texts whose nearest ones are looked for among the ot
 
 
 def measure(
-    checkpoint: str, name: str, tasks: str, data: str | None, texts: str, precision: str, out: Path
+    checkpoint: str, name: str, tasks: str, data: str | None, texts: str | None, precision: str, out: Path
 ) -> dict[str, Any]:
     """Measure an encoder and its variants, and the search of its quantized vectors, and add both to a file.
 
@@ -30,15 +31,16 @@ def measure(
         name: Its name in the file, in which other encoders stay.
         tasks: The tasks that it is scored on.
         data: The folder with their rows.
-        texts: A file of texts, on which ranges are measured and tokens are counted, and which are searched.
+        texts: A file of texts, on which ranges are measured and tokens are counted, and which are searched. None: those
+            of `cse bench-model`, and no search.
         precision: fp32, bf16 or auto.
         out: The JSON file.
     """
     found = bench_model(checkpoint, tasks, data=data, texts=texts, precision=precision, device="cpu").as_dict()
     found["model"] |= {"name": name}
     every: dict[str, Any] = read_json(out) if out.is_file() else {}
-    every[name] = found | {"search": _search(checkpoint, texts)}
-    say(name, str(every[name]["search"]))
+    every[name] = found | ({} if texts is None else {"search": _search(checkpoint, texts)})
+    say(name, benchmark.markdown(found))
     write_json(out, every)
     return every
 

@@ -184,7 +184,7 @@ def compact() -> str:
 
 def compact_search() -> str:
     """The share of the nearest texts that a search of quantized vectors finds, with and without rescoring."""
-    found = {name: each["search"] for name, each in read("compact").items()}
+    found = {name: each["search"] for name, each in read("compact").items() if "search" in each}
     ways = list(next(iter(next(iter(found.values())).values())))
     rows = [["encoder", "vectors", *ways], [":--", ":--", *("--:" for _ in ways)]]
     for name, kinds in found.items():

@@ -13,11 +13,12 @@ from cse.errors import UserError, require_positive
 
 if TYPE_CHECKING:
     from cse.encoder.device import Device
-    from cse.evaluation.benchmark import Benchmark
+    from cse.evaluation.benchmark import Benchmark, Row
     from cse.evaluation.scoring import Wanted
     from cse.evaluation.speed import Change
     from cse.evaluation.sts import Embed
     from cse.inference.quantize import Calibration, Kind
+    from cse.inference.variants import Variant
 
 KINDS: tuple[Kind, ...] = ("int8", "binary")
 VARIANTS = ("widths", *KINDS, "onnx", "onnx-int8", "layers", "static")
@@ -104,21 +105,13 @@ def bench_model(
         encoders = {benchmark.FULL: encode}
         for number, variant in enumerate(others, start=1):
             advance(number, variant.name)
-            made = Path(scratch, variant.name.replace(" ", "-"))
-            try:
-                note = variant.build(made)
-                entry = scoring.evaluate(made, tasks, **options).results
-                loaded = load_model(str(made), prompt=prompt, device=device)
-                encodes = embedder(loaded.encoder, precision, prompt=prompt)
-                size = 4 * int(encodes(["a"]).shape[1])
-            except UserError as error:
-                rows.append(benchmark.Row(variant.name, note=str(error).splitlines()[0]))
-                continue
-            rows.append(benchmark.row(variant.name, entry, made, size, note))
-            encoders[variant.name] = encodes
+            row, encodes = _row(variant, Path(scratch, variant.name.replace(" ", "-")), tasks, options)
+            rows.append(row)
+            encoders |= {} if encodes is None else {variant.name: encodes}
         advance(1 + len(others), "speed")
-        timed = speed.enough(encode, some, seconds)
-        times = speed.measure(encoders, _changes(widths, codes, ranges), timed, seconds)
+        clock = speed.clock_of(whole.encoder)
+        timed = speed.enough(encode, some, seconds, clock)
+        times = speed.measure(encoders, _changes(widths, codes, ranges), timed, seconds, clock)
     about = benchmark.describe(
         scored.results,
         {"texts": {"from": origin, "n": len(timed)}, "seconds": seconds, **speed.conditions(whole.encoder)},
@@ -128,6 +121,25 @@ def bench_model(
     if target is not None:
         results.write(found.as_dict(), target)
     return found
+
+
+def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -> tuple[Row, Embed | None]:
+    """The row of a variant, which is written into a folder, and what encodes with it; None if the model has none."""
+    from cse.evaluation import benchmark, scoring
+    from cse.evaluation.encoding import embedder
+    from cse.evaluation.loading import load_model
+
+    prompt, device = options["prompt"], options["device"]
+    try:
+        note = variant.build(made)
+        scored = scoring.evaluate(made, tasks, **options)
+        encode = embedder(
+            load_model(str(made), prompt=prompt, device=device).encoder, options["precision"], prompt=prompt
+        )
+        size = 4 * int(encode(["a"]).shape[1])
+    except UserError as error:
+        return benchmark.Row(variant.name, note=str(error).splitlines()[0]), None
+    return benchmark.row(variant.name, scored.results, made, size, note), encode
 
 
 def _check_variants(variants: Sequence[str]) -> None:

@@ -5,7 +5,7 @@
     metrics.<TASK>      the metric of its score; `missing.<TASK>` is why it has none
     rows                [{name, scores {TASK: value}, average or null, megabytes, megabytes_per_million,
                         sentences_per_s, times_as_fast, note}], the checkpoint itself first
-    speed               texts {from, n}, seconds, rounds, threads, device
+    speed               texts {from, n}, seconds, rounds, threads, device, clock: `wall`, or on one thread `processor`
     ranges              texts {from, n} on which the ranges of 8-bit vectors were measured; null if there are none
     precision, versions {...}, created
 
@@ -181,6 +181,7 @@ def conditions(found: Mapping[str, Any]) -> str:
     """What the numbers of a bench-model.json are and depend on, in a few sentences."""
     speed, ranges = found["speed"], found["ranges"]
     threads = f"{speed['threads']} thread{'s' if speed['threads'] > 1 else ''}"
+    threads += ", processor time" if speed["clock"] == "processor" else ""
     said = (
         f"Scores are {title(found['metrics'].values())}. Speed: {speed['device']}, {threads}, {found['precision']}, "
         f"{_texts(speed['texts'])}, median of {speed['rounds']} rounds."

@@ -1,4 +1,4 @@
-"""The speed of encoders on this machine, measured in turn: whatever else the machine does slows all of them down."""
+"""The speed of encoders on this machine, measured in turn, so that whatever else it does slows all of them down."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cse.evaluation.sts import Embed
 ROUNDS = 3
 MOST, PART = 512, 64  # texts that are encoded at once, at most, and of which their number is a multiple
 
+Clock = Callable[[], float]
 Change = Callable[[NDArray[np.floating]], NDArray[np.generic]]
 
 
@@ -33,22 +34,35 @@ class Speed:
     times_as_fast: float
 
 
+def clock_of(encoder: Any) -> Clock:
+    """The clock for an encoder: on one thread of a CPU that of the processor, which other programs do not slow down."""
+    return time.process_time if _device(encoder) == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
 def conditions(encoder: Any) -> dict[str, Any]:
-    """What a speed depends on besides the texts: rounds, threads and device."""
-    device = torch.device(getattr(encoder, "device", None) or "cpu")
-    return {"rounds": ROUNDS, "threads": torch.get_num_threads(), "device": device.type}
+    """What a speed depends on besides the texts: rounds, threads, device, and the clock."""
+    clock = "processor" if clock_of(encoder) is time.process_time else "wall"
+    return {"rounds": ROUNDS, "threads": torch.get_num_threads(), "device": _device(encoder), "clock": clock}
 
 
-def enough(encode: Embed, texts: Sequence[str], seconds: float) -> list[str]:
+def _device(encoder: Any) -> str:
+    return torch.device(getattr(encoder, "device", None) or "cpu").type
+
+
+def enough(encode: Embed, texts: Sequence[str], seconds: float, clock: Clock) -> list[str]:
     """The first of the texts, such that an encoder takes about as long for them as a round lasts."""
     few = list(texts[:PART])
     encode(few)  # the first call loads what it needs
-    per_text, _ = _timed(encode, few, 0)
+    per_text, _ = _timed(encode, few, 0, clock)
     return list(texts[: min(MOST, max(PART, int(seconds / ROUNDS / per_text) // PART * PART))])
 
 
 def measure(
-    encoders: Mapping[str, Embed], changes: Mapping[str, Change], texts: Sequence[str], seconds: float
+    encoders: Mapping[str, Embed],
+    changes: Mapping[str, Change],
+    texts: Sequence[str],
+    seconds: float,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Speed]:
     """Time encoders in rounds, each beginning with another one.
 
@@ -57,6 +71,7 @@ def measure(
         changes: Changes of the vectors of the first encoder, by name, whose time is added to that of encoding.
         texts: The texts that are encoded.
         seconds: The least time that each encoder encodes, in all rounds together; 0: the texts once in each round.
+        clock: The clock.
     """
     first, *_ = names = list(encoders)
     some, each = list(texts), seconds / ROUNDS
@@ -66,12 +81,12 @@ def measure(
     taken: dict[str, list[float]] = {name: [] for name in (*names, *changes)}
     for number in range(ROUNDS):
         for name in (*names[number % len(names) :], *names[: number % len(names)]):
-            per_text, found = _timed(encoders[name], some, each)
+            per_text, found = _timed(encoders[name], some, each, clock)
             taken[name].append(per_text)
             for other, change in changes.items() if name == first else ():
-                start = time.perf_counter()
+                start = clock()
                 change(found)
-                taken[other].append(per_text + (time.perf_counter() - start) / len(some))
+                taken[other].append(per_text + (clock() - start) / len(some))
     return {
         name: Speed(
             1 / statistics.median(rounds),
@@ -81,11 +96,11 @@ def measure(
     }
 
 
-def _timed(encode: Embed, texts: list[str], seconds: float) -> tuple[float, NDArray[np.floating]]:
+def _timed(encode: Embed, texts: list[str], seconds: float, clock: Clock) -> tuple[float, NDArray[np.floating]]:
     """The seconds per text, over passes that take as long as this or longer, and the vectors."""
-    start, done = time.perf_counter(), 0
+    start, done = clock(), 0
     while True:
         vectors = encode(texts)
         done += len(texts)
-        if (taken := time.perf_counter() - start) >= seconds:
+        if (taken := clock() - start) >= seconds:
             return taken / done, vectors

@@ -285,10 +285,9 @@ def test_ctrl_c_leaves_the_earlier_table(place, tmp_path, monkeypatch, capsys):
     assert out.read_text() == "earlier"
 
 
-def test_speed_by_a_clock_of_our_own(monkeypatch):
+def test_speed_by_a_clock_of_our_own():
     """Three rounds by pencil: seconds per text, medians, and ratios within a round."""
     now, calls = [0.0], {"a": 0, "b": 0}
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
     seconds = {"a": [1, 2, 4], "b": [1, 1, 8]}  # per text, by round; a first call warms up
 
     def encoder(name):
@@ -303,7 +302,7 @@ def test_speed_by_a_clock_of_our_own(monkeypatch):
         now[0] += 2 * len(vectors)
         return vectors
 
-    found = speed.measure({"a": encoder("a"), "b": encoder("b")}, {"c": change}, ["x", "y"], seconds=3)
+    found = speed.measure({"a": encoder("a"), "b": encoder("b")}, {"c": change}, ["x", "y"], 3, lambda: now[0])
     assert found["a"] == speed.Speed(1 / 2, 1)
     assert found["b"] == speed.Speed(1, 1)  # ratios 1, 2 and 1/2
     assert found["c"] == speed.Speed(1 / 4, 1 / 2)  # 3, 4 and 6 seconds per text; ratios 1/3, 1/2 and 2/3
@@ -336,7 +335,7 @@ def test_the_card_has_the_table(place, tmp_path):
     assert f"| variant | {TASK} | MB | MB of a million vectors | sentences/s | times as fast | note |" in text
     assert "| full | 81.23 | 90.3 | 1,536 | 110 | 1.00 |  |" in text
     assert "| ONNX | - | - | - | - | - | no onnx / here |" in text
-    assert "Scores are Spearman × 100. Speed: cpu" in text
+    assert "Scores are Spearman × 100. Speed: cpu, " in text
     assert str(tmp_path) not in text
     write_card(tmp_path / "staged", "me/x", **options)
     assert "Smaller and faster" not in (tmp_path / "staged" / "README.md").read_text()
