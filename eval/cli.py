@@ -75,12 +75,15 @@ def compact(arguments: list[str]) -> int:
     text = "`cse bench-model`, and with --texts a search of their quantized vectors."
     parser = _fitting("compact", text, "sts-mini-test,STSB-dev", texts=None)
     parser.add_argument("--name", required=True, help="name of the encoder in the file, where others stay")
+    parser.add_argument("--variants", metavar="NAME,...", help="those of cse bench-model (default: all)")
     add_hardware(parser)
     options = _fitted(parser, arguments)
+    from cse.api.bench_model import VARIANTS
     from eval.compact import measure
 
     o = options
-    measure(o.checkpoint, o.name, o.tasks, o.data, o.texts, o.precision, o.out)
+    variants = VARIANTS if o.variants is None else o.variants.split(",")
+    measure(o.checkpoint, o.name, o.tasks, o.data, o.texts, variants, o.precision, o.out)
     return 0
 
 

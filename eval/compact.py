@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ QUERIES, DEPTH = 200, 10  # texts whose nearest ones are looked for among the ot
 
 
 def measure(
-    checkpoint: str, name: str, tasks: str, data: str | None, texts: str | None, precision: str, out: Path
+    checkpoint: str,
+    name: str,
+    tasks: str,
+    data: str | None,
+    texts: str | None,
+    variants: Sequence[str],
+    precision: str,
+    out: Path,
 ) -> dict[str, Any]:
     """Measure an encoder and its variants, and the search of its quantized vectors, and add both to a file.
 
@@ -33,10 +41,12 @@ def measure(
         data: The folder with their rows.
         texts: A file of texts, on which ranges are measured and tokens are counted, and which are searched. None: those
             of `cse bench-model`, and no search.
+        variants: The variants; see `cse.bench_model`.
         precision: fp32, bf16 or auto.
         out: The JSON file.
     """
-    found = bench_model(checkpoint, tasks, data=data, texts=texts, precision=precision, device="cpu").as_dict()
+    options: dict[str, Any] = {"data": data, "texts": texts, "variants": variants, "precision": precision}
+    found = bench_model(checkpoint, tasks, device="cpu", **options).as_dict()
     found["model"] |= {"name": name}
     every: dict[str, Any] = read_json(out) if out.is_file() else {}
     every[name] = found | ({} if texts is None else {"search": _search(checkpoint, texts)})
