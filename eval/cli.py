@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cse import cli
-from cse.commands import add_hardware
 from cse.commands.eval import add_scoring, scoring_options
 from cse.console import quiet, say
 from cse.errors import UserError, require_at_least
@@ -76,7 +75,7 @@ def compact(arguments: list[str]) -> int:
     parser = _fitting("compact", text, "sts-mini-test,STSB-dev", texts=None)
     parser.add_argument("--name", required=True, help="name of the encoder in the file, where others stay")
     parser.add_argument("--variants", metavar="NAME,...", help="those of cse bench-model (default: all)")
-    add_hardware(parser)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: %(default)s")
     options = _fitted(parser, arguments)
     from cse.api.bench_model import VARIANTS
     from eval.compact import measure
@@ -103,7 +102,7 @@ def _fitting(command: str, description: str, tasks: str, texts: str | None = "as
     """The parser of a command that fits something to texts and scores it."""
     parser = _parser(command, description)
     parser.add_argument("checkpoint", help="the encoder: a folder, asset:NAME or Hub id")
-    parser.add_argument("--texts", default=texts, help="texts to fit on (default: %(default)s)")
+    parser.add_argument("--texts", default=texts, help=f"texts to fit on (default: {texts or 'none are given'})")
     parser.add_argument("--tasks", default=tasks, help="STS tasks (default: %(default)s)")
     parser.add_argument("--data", help="folder with their rows")
     parser.add_argument("--out", type=Path, default=Path(f"eval/results/{command}.json"), help="default: %(default)s")
