@@ -220,7 +220,7 @@ def load(
         raise UserError(f"recipe {name if path is None else path.stem}: {what}\nfix: {fix}") from error
     config.pop("config", None)
     Settings(**vars(config.trainer))  # which checks their ranges
-    text = parser.dump(config, skip_none=False)
+    text = parser.dump(config, skip_none=False, skip_validation=True)  # it was parsed just now
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
     return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))

@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from cse import cli
+from cse import recipe as recipes
 from cse.encoder.model import Encoder
 from cse.training.run import Callback
 from tests.runs import metrics, weights, write_recipe, write_texts
@@ -164,8 +166,8 @@ def test_no_such_accelerator(refused):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no tensors", "no json", "half a json", "no env"])
-def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
-    assert cli.main([*TRAIN, "--run-dir", "run", "--trainer.max_steps=2"]) == 0
+def test_a_damaged_checkpoint_is_not_resumed(refused, whole, damage, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
     state = tmp_path / "run" / "state"
     tensors, about = state / "state.pt", state / "state.json"
     content = bytearray(tensors.read_bytes())
@@ -183,8 +185,8 @@ def test_a_damaged_checkpoint_is_not_resumed(refused, damage, tmp_path):
     assert "fix" in said
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(refused):
-    assert cli.main([*TRAIN, "--run-dir", "run", "--trainer.max_steps=2"]) == 0
+def test_a_folder_that_holds_a_run_is_not_overwritten(refused, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
     assert "cse train --resume run" in refused(*TRAIN, "--run-dir", "run")
 
 
@@ -264,8 +266,12 @@ def test_options_override_the_recipe(tiny_bert, tmp_path):
 def test_check_looks_at_every_recipe(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names = [str(p.relative_to("recipes").with_suffix("")) for p in Path("recipes").rglob("[!_]*.yaml")]
+    looked, one = [], recipes.load("simcse-unsup")
+    monkeypatch.setattr(
+        recipes, "load", lambda name, options: looked.append(name) or one
+    )  # tests/test_recipes.py loads
     assert cli.main(["check"]) == 0
-    assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()) == sorted(names)
+    assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()) == sorted(looked) == sorted(names)
 
 
 def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
@@ -296,37 +302,32 @@ def assert_same(run: Path, whole: Path) -> None:
     assert done[0] == done[1]
 
 
-KILLS = {"before the first save": ("eval", 0), "between saves": ("step", 3), "between evaluation and save": ("eval", 4)}
-
-
-@pytest.fixture(scope="module")
-def killed(tiny_bert, tmp_path_factory):
-    """The folders of runs that were killed, each in a process of its own, all at once."""
-    processes = {}
-    for name, (event, step) in KILLS.items():
-        folder = tmp_path_factory.mktemp("killed")
-        recipe = tiny_recipe(folder, tiny_bert, event=event, step=step, marker=str(folder / "struck"))
-        command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(folder / "run")]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-        processes[name] = (process, folder / "run")
-    try:
-        yield {name: (process.wait(300), run) for name, (process, run) in processes.items()}
-    finally:
-        for process, _ in processes.values():
-            process.kill()
-
-
-@pytest.mark.parametrize("moment", KILLS)
-def test_a_killed_run_resumes_bit_for_bit(killed, whole, moment):
-    code, run = killed[moment]
-    assert code == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("event", "step"),
+    [  # the others are those of an exception, in tests/training/test_trainer.py
+        pytest.param("eval", 0, marks=pytest.mark.slow, id="before the first save"),
+        pytest.param("step", 3, marks=pytest.mark.slow, id="between saves"),
+        pytest.param("eval", 4, id="between evaluation and save"),
+    ],
+)
+def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole, event, step):
+    recipe, run = (
+        tiny_recipe(tmp_path, tiny_bert, event=event, step=step, marker=f"{tmp_path}/struck"),
+        tmp_path / "run",
+    )
+    command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(run)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
     assert not (run / "last").exists()
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize(("event", "step"), [("step", 3), ("step", 4), ("eval", 2)])
+@pytest.mark.parametrize(
+    ("event", "step"), [("step", 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in (("step", 4), ("eval", 2)))]
+)
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, event, step):
     marker = str(tmp_path / "struck")
     recipe = tiny_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
@@ -337,7 +338,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, name):
     """The same command with `--resume auto` begins the run, and resumes it."""
     marker = str(tmp_path / "struck")

@@ -73,12 +73,19 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize(("path", "line"), SHOWN, ids=[f"{name(p)}-{i}" for i, (p, _) in enumerate(SHOWN)])
-def test_a_command_that_it_shows_parses(path, line, tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # in a folder with the models that they name
+@pytest.fixture(scope="module")
+def models(tiny_bert, tmp_path_factory):
+    """A folder with the models that the commands name."""
+    folder = tmp_path_factory.mktemp("models")
     for model in ("my-bert", "my-embedder", "WORK/backbone"):
-        shutil.copytree(tiny_bert, tmp_path / model)
-    save_tiny("llama", tiny_bert, tmp_path / "my-llama")
+        shutil.copytree(tiny_bert, folder / model)
+    save_tiny("llama", tiny_bert, folder / "my-llama")
+    return folder
+
+
+@pytest.mark.parametrize(("path", "line"), SHOWN, ids=[f"{name(p)}-{i}" for i, (p, _) in enumerate(SHOWN)])
+def test_a_command_that_it_shows_parses(path, line, models, monkeypatch):
+    monkeypatch.chdir(models)
     given = shlex.split(line, comments=True)[1:]
     if given[0] in {"0.1.0", "--help"}:  # the first line that a run prints
         return

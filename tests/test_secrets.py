@@ -8,8 +8,10 @@ from cse import cli
 from cse.training import tracking
 from cse.training.start import assemble
 from tests.feedback.server import Server
+from tests.publish.test_hub import elsewhere
 from tests.runs import write_recipe, write_texts
 
+__all__ = ["elsewhere"]  # the fixture
 SECRETS = {  # of the length and the alphabet of real ones
     "HF_TOKEN": "hf_" + "wRiTeNoWhErE" * 3,
     "OPENAI_API_KEY": "sk-proj-" + "tElLnObOdY" * 4,
@@ -38,6 +40,7 @@ def require_none(folder, printed):
         assert [path for path in files if value in path.name] == [], name
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_a_run_a_dry_push_and_scores(place, capfd):
     from cse.recipe import load
 

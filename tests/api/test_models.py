@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 import cse
+from tests.publish.test_hub import elsewhere
 from tests.runs import NO_DROPOUT, TRAINER, write_recipe, write_texts
 
+__all__ = ["elsewhere"]  # the fixture
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,6 +84,7 @@ def test_pairs_are_mined_for_in_every_form(run):
         cse.mine(run, table)
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_push_says_what_would_go(run):
     upload = run.push("me/name", dry_run=True, license="mit")
     assert {"README.md", "modules.json", "config.json"} <= set(upload.files)

@@ -38,14 +38,18 @@ def causal(tiny_bert, tmp_path_factory):
     """A function that makes a tiny causal backbone, its weights large enough for attention to matter."""
     from transformers import AutoModel
 
+    made: dict[str, str] = {}
+
     def make(kind: str, **more) -> str:
+        if f"{kind}{more}" in made:
+            return made[f"{kind}{more}"]
         folder = tmp_path_factory.mktemp(kind)
         save_tiny(kind, tiny_bert, folder, **{"num_key_value_heads": 1, "head_dim": 8, **KINDS.get(kind, {}), **more})
         model = AutoModel.from_pretrained(folder)
         for name, weight in model.named_parameters():
             weight.data *= 1 if "norm" in name else 10
         model.save_pretrained(folder)
-        return str(folder)
+        return made.setdefault(f"{kind}{more}", str(folder))
 
     return make
 
@@ -81,8 +85,14 @@ def by_loops(layer, states, position, mask, window):
     return layer.o_proj(mixed.view(n, length, -1).float())
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "training"),
+    [
+        pytest.param(kind, training, marks=[pytest.mark.slow] if training == i % 2 else [])
+        for i, kind in enumerate(KINDS)
+        for training in (False, True)
+    ],
+)
 def test_every_layer_against_slow_loops(causal, kind, training):
     encoder = Encoder(causal(kind), pooler="mean", attention="bidirectional").train(training)
     seen = []

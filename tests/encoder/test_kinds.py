@@ -149,7 +149,7 @@ def saves_a_backbone(done) -> None:
     assert all(torch.equal(last[name], trained[name]) for name in last)
 
 
-DIAGONAL = [(name, KINDS[i % len(KINDS)]) for i, name in enumerate(RECIPES)][::6]  # the slow test below has all
+DIAGONAL = [(name, KINDS[i % len(KINDS)]) for i, name in enumerate(RECIPES)][::11]  # the slow test below has all
 
 
 @pytest.mark.parametrize(("name", "kind"), DIAGONAL)
@@ -309,10 +309,12 @@ def test_settings_of_an_encoder_are_the_published_ones(tiny_bert):
     assert sup.encoder.init_args.export_head is True
 
 
-def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
+@pytest.mark.parametrize("first", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path, first):
+    """Each recipe on one of three kinds of models; the slow tests have the other two."""
     texts = write_texts(tmp_path)
-    for kind in ("bert", "llama", "prompts"):
-        for name in RECIPES:
+    for i, name in enumerate(RECIPES):
+        for kind in [("bert", "llama", "prompts")[(first + i) % 3]]:
             own = name in AT_THE_MASK  # whose template and pooler are the method
             data = [] if name == "mixture" else [f"--data={texts}"]
             config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config

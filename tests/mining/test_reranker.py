@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -33,8 +34,7 @@ def save_reranker(tiny_bert, tmp_path_factory):
     return save
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.05])
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(("suffix", "margin"), [("parquet", 0.0), ("jsonl", 0.05)])
 def test_candidates_above_the_positive_minus_the_margin_are_dropped(
     checkpoint,  # noqa: F811
     rows,  # noqa: F811
@@ -51,6 +51,7 @@ def test_candidates_above_the_positive_minus_the_margin_are_dropped(
     mined(checkpoint, "--data", path, "--columns", "a", "p", "--out", str(out), *options)
     model = CrossEncoder(judge)
 
+    @functools.cache
     def score(a, b):
         return float(model.predict([(a, b)], show_progress_bar=False)[0])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -118,24 +120,37 @@ def case_of(name: str, backbone: str) -> Case:
     return case
 
 
-def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
-    """An encoder without dropout, whose sentences are not all alike, and the objective, in float64."""
-    seed_dropout("contract", name)
-    objective = OBJECTIVES[name](**case_of(name, backbone).arguments)
+@functools.cache
+def loaded(backbone: str) -> Encoder:
+    """An encoder without dropout, whose sentences are not all alike; it stays as it is."""
     encoder = Encoder(backbone, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5
+    return encoder
+
+
+def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
+    """A copy of the loaded encoder, and the objective, in float64."""
+    seed_dropout("contract", name)
+    objective = OBJECTIVES[name](**case_of(name, backbone).arguments)
+    whole = loaded(backbone)
+    encoder = copy.deepcopy(whole, {id(whole.tokenizer): whole.tokenizer})
     objective.setup(encoder)
     return encoder.double().train(), objective.double().train()
 
 
 def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
-    width = case_of(name, encoder.source).texts
+    case = case_of(name, encoder.source)
+    return rows_of(encoder.source, case.texts, case.teacher, *part.indices(ROWS)[:2])
+
+
+@functools.cache
+def rows_of(backbone: str, width: int, taught: int, start: int, stop: int) -> Batch:
+    """Some of the rows, with so many texts and numbers of a teacher in each."""
     texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
-    taught = case_of(name, encoder.source).teacher
     examples = [
         Example(
             row,
@@ -150,8 +165,8 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     ]
     masked = Masked(views=TextViews(max_length=12), probability=0.4)
     collator = RandomSpans(views=masked, smallest=(1, 2), largest=(1, 3), per_size=2)
-    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    batch = collator(examples[part])
+    collator.setup(TokenStore.build(TEXTS, loaded(backbone).tokenizer, 12), 1)
+    batch = collator(examples[start:stop])
     return replace(batch, span_group=(torch.arange(4) % 3).expand(batch.span_mask.shape[:3]).contiguous())
 
 

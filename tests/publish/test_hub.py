@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,6 +64,18 @@ def verified(monkeypatch):
 
     monkeypatch.setattr("cse.publish.verify.verify", verify)
     return calls
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Stands for the process that loads what is published: its vectors, by cse in this process."""
+
+    def run(command, **_):
+        spec = json.loads(Path(command[2]).read_text())
+        np.save(Path(spec["out"], "there.npy"), Encoder.load(spec["folder"]).encode(spec["texts"]))
+        return CompletedProcess(command, 0, json.dumps({"missing": [], "unexpected": []}), "")
+
+    monkeypatch.setattr("cse.publish.verify.subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture

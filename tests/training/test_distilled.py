@@ -61,7 +61,7 @@ def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
 
 
 def test_the_student_moves_to_the_teacher(teacher, tmp_path):
-    run = distilling(tmp_path / "run", teacher, unit=True, max_steps=60, eval_every=20)
+    run = distilling(tmp_path / "run", teacher, unit=True, max_steps=20, eval_every=5)
     Trainer(run).fit()
     seen = [row["loss"] for row in metrics(run.folder) if "loss" in row]
     assert seen[-1] < seen[0]

@@ -58,7 +58,9 @@ def test_no_text_of_a_held_out_row_is_trained_on(recipe, tmp_path, capsys, caplo
     assert sum("are told apart" in line for line in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("parts", [{}, {"negatives": MINED}], ids=["fixed", "mined"])
+@pytest.mark.parametrize(
+    "parts", [pytest.param({}, marks=pytest.mark.slow), {"negatives": MINED}], ids=["fixed", "mined"]
+)
 def test_a_killed_run_ends_as_the_unbroken_one(recipe, tmp_path, parts):
     path = recipe(**parts)
     train(path, run_dir=tmp_path / "whole")

@@ -70,7 +70,7 @@ def plain_run(folder, backbone, source: Source, **options):
     return run
 
 
-@pytest.mark.parametrize("name", ["nli", "qa", "graded"])
+@pytest.mark.parametrize("name", ["qa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nli", "graded"))])
 def test_a_mixture_of_one_source_is_the_run_of_that_source(tiny_bert, tmp_path, name):
     plain = plain_run(tmp_path / "plain", tiny_bert, three()[name])
     Trainer(plain).fit()
@@ -104,7 +104,15 @@ def recorded(trainer):
     return seen
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulation": 2}, {"chunk_size": 3}, {"chunk_size": 2, "accumulation": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"accumulation": 2}, marks=pytest.mark.slow),
+        pytest.param({"chunk_size": 3}, marks=pytest.mark.slow),
+        {"chunk_size": 2, "accumulation": 2},
+    ],
+)
 def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, options):
     """Bit for bit: the n-th step of a source has the rows, dropout and gradient of the n-th step of its own run."""
     run = mixture_run(tmp_path, tiny_bert, three(), max_steps=9, **options)

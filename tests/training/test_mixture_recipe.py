@@ -273,7 +273,8 @@ def test_two_processes_train_a_mixture_as_one(two_processes, tiny_bert, tmp_path
     }
     sources["plain"]["objective"] = {"class_path": "tests.training.test_mixture.WithHead"}
     path = written(tmp_path, recipe)
-    for options in ([], ["--trainer.chunk_size=2"], ["--trainer.accumulation=2", "--data.schedule=round_robin"]):
+    parts = ["--trainer.chunk_size=2", "--trainer.accumulation=2", "--data.schedule=round_robin"]
+    for options in ([], parts):
         options = [*options, "--data.sources.nli.weight=1"]
         one, two = tmp_path / f"one{len(options)}{options[0]}", tmp_path / f"two{len(options)}{options[0]}"
         assert command(0, "train", path, "--run-dir", str(one), *options) == 0

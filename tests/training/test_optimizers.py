@@ -20,7 +20,8 @@ from cse.training.optimizers import optimizers, set_rate
 from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, weights
-from tests.training.test_trainer import Dies, batch_of, gradients
+from tests.training.test_gradcache import batch_of, gradients
+from tests.training.test_trainer import Dies
 
 CPU = torch.device("cpu")
 

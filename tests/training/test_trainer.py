@@ -1,4 +1,4 @@
-"""The loop: what it leaves, that it resumes exactly, that caching and accumulation are what they say."""
+"""The loop: what it leaves, that it resumes exactly, and that accumulation is what it says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
@@ -19,7 +18,6 @@ from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
-from cse.training import gradcache
 from cse.training.learner import Learner
 from cse.training.run import Callback
 from cse.training.trainer import Trainer
@@ -133,59 +131,6 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tiny_bert, tmp_path, monkeyp
     assert not [p for p in run.folder.iterdir() if "tmp" in p.name]
 
 
-def gradients(learner):
-    return {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
-
-
-def batch_of(encoder, run, rows):
-    tokens = TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12)
-    run.collator.setup(tokens, 0)
-    return run.collator([run.data[i] for i in range(rows)])
-
-
-@pytest.mark.parametrize("triplets", [False, True])
-@pytest.mark.parametrize("chunk_size", [1, 3, 8])
-def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, triplets, chunk_size):
-    encoder = Encoder(tiny_bert, head="mlp", dropout=Dropout(attention=0.0, hidden=0.0))
-    encoder.double()  # so that 1e-6 means something
-    run = make_run(tmp_path, tiny_bert, triplets=triplets, encoder=encoder)
-    learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
-    batch = batch_of(encoder, run, 8)
-    _, output = learner(batch, ctx)
-    output.loss.backward()
-    want, loss = gradients(learner), output.loss.item()
-    learner.zero_grad()
-    accelerator = Accelerator(cpu=True)
-    _, output = gradcache.backward(accelerator, learner, batch, ctx, chunk_size=chunk_size, seed=lambda i: None)
-    got = gradients(learner)
-    assert output.loss.item() == pytest.approx(loss, rel=1e-6)
-    assert want.keys() == got.keys()
-    assert max(float((want[n] - got[n]).abs().max()) for n in want) < 1e-6
-
-
-def test_caching_replays_the_same_dropout(tiny_bert, tmp_path):
-    """Against the direct gradient of one graph in which each chunk is encoded once, under the chunk's seed."""
-    encoder = Encoder(tiny_bert, head="mlp").double()
-    run = make_run(tmp_path, tiny_bert, encoder=encoder)
-    learner, ctx = Learner(encoder, SimCSE()).train(), StepContext(encoder=encoder)
-    batch = batch_of(encoder, run, 8)
-
-    def seed(chunk):
-        seed_dropout("test", chunk)
-
-    parts = []
-    for i, (chunk, _) in enumerate(gradcache.by_size(batch, 3)):
-        seed(i)
-        parts.append(learner(chunk)[0])
-    joined = type(parts[0])(*(torch.cat(p) for p in zip(*parts, strict=True)))
-    learner.loss(batch, joined, ctx).loss.backward()
-    want = gradients(learner)
-    learner.zero_grad()
-    gradcache.backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=3, seed=seed)
-    got = gradients(learner)
-    assert max(float((want[n] - got[n]).abs().max()) for n in want) < 1e-6
-
-
 def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0, embedding=1e-9))
     run = make_run(tmp_path, tiny_bert, encoder=encoder, accumulation=2, max_steps=1, learning_rate=1e-9, clip=1e9)
@@ -245,20 +190,6 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
     Trainer(again).fit(resume=True)
     assert metrics(again.folder) == metrics(whole.folder)
     assert weights(again.folder / "last") == weights(whole.folder / "last")
-
-
-def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path):
-    logs = []
-    for chunk_size in (None, 3):
-        seed_dropout("test")
-        encoder = Encoder(tiny_bert, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
-        options = {"accumulation": 2, "chunk_size": chunk_size, "max_steps": 2}
-        run = make_run(tmp_path / str(chunk_size), tiny_bert, triplets=True, encoder=encoder, **options)
-        Trainer(run).fit()
-        logs.append(metrics(run.folder)[-1])
-    assert [logs[1][k] for k in ("loss", "grad_norm", "dev")] == pytest.approx(
-        [logs[0][k] for k in ("loss", "grad_norm", "dev")], rel=1e-4
-    )
 
 
 def test_what_the_objective_refuses_is_said_before_anything_is_written(tiny_bert, tmp_path):
