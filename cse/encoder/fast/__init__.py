@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cse.encoder.fast.attention import use_short_attention
 from cse.encoder.fast.dropout import use_fast_dropout
+from cse.encoder.fast.primitives import keep_few_primitives
 from cse.encoder.fast.switch import enabled, off
 from cse.encoder.fast.weights import use_kept_weights
 
@@ -25,3 +26,4 @@ def install(model: PreTrainedModel) -> None:
         use_short_attention(model)
         use_fast_dropout(model)
         use_kept_weights(model)
+        keep_few_primitives()
