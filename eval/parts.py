@@ -36,8 +36,12 @@ DIFFERING = (  # what differs in meaning stands in brackets; the rest is said in
 )
 FILLERS = 9  # sentences around the relevant one in a long text
 LENGTH = 128  # tokens that an encoder reads of a long text at a time
-TRAINED = 32  # rows of propositions that the sub-sentence encoder is trained on; the others are searched
+FOLDS = 3  # parts of the rows of propositions: each is searched by encoders that were trained on the others
 SEEDS = (42, 43, 44)
+SUB_SENTENCE = {  # options of the recipe sub-sentence
+    "trained": [],
+    "trained without the new head": ["--encoder.head=none", "--encoder.export_head=false"],
+}
 METHODS: tuple[Method, ...] = ("align", "delete", "mask")
 
 
@@ -58,7 +62,7 @@ def measure(models: Sequence[str], pairs: str, filler: str, out: Path, note: str
         found["spans"][name] = answering(encoder)
         found["windows"][f"{Path(pairs).name} in {Path(filler).name}, {name}"] = by_windows(encoder, pairs, filler)
         write_json(out, found)
-    found["propositions"] = found.get("propositions") or matching()  # of no model or text that was named
+    found["propositions"] = matching()
     write_json(out, found)
 
 
@@ -149,33 +153,63 @@ def resolve(name: str) -> Path:
 def matching() -> dict[str, Any]:
     """Whether a proposition finds the one that says the same in the other sentences, before and after training.
 
-    The sub-sentence encoder is trained on the first rows of the asset; the other rows are searched: each proposition of
-    a first sentence that has an equal one, among the propositions of all second sentences.
+    Every row of the asset is searched once for each seed, by an encoder that was trained on the other two thirds of the
+    rows: each proposition that has an equal one, among the propositions of the other sentences of its third.
     """
     rows = list(Propositions("asset:propositions-mini"))
     lines = resolve("propositions-mini").read_text(encoding="utf-8").splitlines()
-    found: dict[str, list[float]] = {}
-    for seed in SEEDS:
-        with TemporaryDirectory(prefix="cse-parts-") as folder:
-            data = Path(folder, "train.jsonl")
-            data.write_text("\n".join(lines[:TRAINED]), encoding="utf-8")
-            run = cse.train("sub-sentence", data=str(data), seed=seed, run_dir=Path(folder, "run"))
-            trained = Encoder.load(str(run.last))
-        for name, encoder in (("untrained", Encoder("asset:mini", pooler="mean")), ("trained", trained)):
-            found.setdefault(name, []).append(_matched(encoder, rows[TRAINED:]))
-    return {"rows": len(rows) - TRAINED, "seeds": list(SEEDS)} | found
+    plain = Encoder("asset:mini", pooler="mean")
+    before = [ranks for fold in range(FOLDS) for ranks in reciprocals(plain, rows[fold::FOLDS])]
+    found: dict[str, Any] = {"rows": len(rows), "folds": FOLDS, "seeds": list(SEEDS)}
+    found |= {"propositions": sum(map(len, before)), "untrained": _figures([before])}
+    for name, options in SUB_SENTENCE.items():
+        after: list[list[Ranks]] = []
+        for seed in SEEDS:
+            encoders = (_trained(lines, fold, seed, options) for fold in range(FOLDS))
+            after.append([r for fold, e in enumerate(encoders) for r in reciprocals(e, rows[fold::FOLDS])])
+        means = [np.mean(ranks, 0) for ranks in zip(*after, strict=True)]
+        changes = [100 * (mean - old) for mean, old in zip(means, before, strict=True)]
+        sums, counts = np.array([row.sum() for row in changes]), np.array([float(row.size) for row in changes])
+        found[name] = _figures(after) | {"change": _interval(sums, counts)}
+    return found
 
 
-def _matched(encoder: Encoder, rows: Sequence[Any]) -> float:
-    sides = [[row.spans[side] for row in rows] for side in (0, 1)]
+def _trained(lines: Sequence[str], fold: int, seed: int, options: list[str]) -> Encoder:
+    """An encoder that was trained on all rows but a third of them."""
+    with TemporaryDirectory(prefix="cse-parts-") as folder:
+        data = Path(folder, "train.jsonl")
+        data.write_text("\n".join(line for i, line in enumerate(lines) if i % FOLDS != fold), encoding="utf-8")
+        overrides = ["--evaluator=null", *options]
+        run = cse.train("sub-sentence", data=str(data), seed=seed, run_dir=Path(folder, "run"), overrides=overrides)
+        return Encoder.load(str(run.last))
+
+
+def reciprocals(encoder: Encoder, rows: Sequence[Any]) -> list[Ranks]:
+    """For each row, one over the rank of the nearest equal proposition, of all propositions that have an equal one.
+
+    Those of a first sentence search all second sentences, and those of a second sentence search all first ones.
+    """
+    spans = [[row.spans[side] for row in rows] for side in (0, 1)]
     vectors = [
-        unit(np.concatenate(encoder.encode_spans([row.texts[side] for row in rows], [s.ranges for s in sides[side]])))
+        unit(np.concatenate(encoder.encode_spans([row.texts[side] for row in rows], [s.ranges for s in spans[side]])))
         for side in (0, 1)
     ]
-    first, second = ([(i, g) for i, spans in enumerate(side) for g in spans.groups] for side in sides)
-    nearest = (vectors[0] @ vectors[1].T).argmax(1)
-    hits = [second[j] == own for own, j in zip(first, nearest, strict=True) if own in second]
-    return round(100 * float(np.mean(hits)), 2)
+    names = [[(i, group) for i, own in enumerate(side) for group in own.groups] for side in spans]
+    found: list[list[float]] = [[] for _ in rows]
+    for side in (0, 1):
+        cosines = vectors[side] @ vectors[1 - side].T
+        for name, cosine in zip(names[side], cosines, strict=True):
+            right = np.array([other == name for other in names[1 - side]])
+            if right.any():
+                found[name[0]].append(1 / (1 + int((cosine > cosine[right].max()).sum())))
+    return [np.array(row, dtype=np.float64) for row in found]
+
+
+def _figures(runs: Sequence[Sequence[Ranks]]) -> dict[str, list[float]]:
+    """Hits and mean reciprocal rank x 100 of each run."""
+    each = [np.concatenate(run) for run in runs]
+    hits = [round(100 * float((ranks == 1).mean()), 2) for ranks in each]
+    return {"hits": hits, "reciprocal": [round(100 * float(ranks.mean()), 2) for ranks in each]}
 
 
 # -- Windows -------------------------------------------------------------------------------------------------------
@@ -224,8 +258,14 @@ def reciprocal(similarity: NDArray[np.float32]) -> Ranks:
     return ranks
 
 
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    """The mean, and its 95% interval by the bootstrap."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (2_000, len(values)))].mean(1)
-    return [round(float(v), 2) for v in (values.mean(), *np.quantile(means, [0.025, 0.975]))]
+def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64] | None = None) -> list[float]:
+    """The mean, and its 95% interval by the bootstrap over units.
+
+    Args:
+        sums: The sum of the values of each unit.
+        counts: Their number in each unit; None: one.
+    """
+    counts = np.ones_like(sums) if counts is None else counts
+    drawn = np.random.default_rng(0).integers(0, len(sums), (2_000, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return [round(float(v), 2) for v in (sums.sum() / counts.sum(), *np.quantile(means, [0.025, 0.975]))]

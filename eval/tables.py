@@ -223,9 +223,16 @@ def spans() -> str:
     for model, each in found["spans"].items():
         for name in ("in its text", "alone"):
             rows.append([f"the answering sentence of {each['sentences']}, read {name}", model, f"{each[name]:.2f}"])
-    for name in ("untrained", "trained"):
-        hits = collect.spread(found["propositions"][name])
-        rows.append(["the proposition that says the same", f"asset:mini, {name}", hits])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def propositions() -> str:
+    """How often the proposition that says the same is found, before and after training on others."""
+    rows = [["asset:mini", "hits", "reciprocal rank × 100", "minus untrained (95 %)"], [":--", *["--:"] * 3]]
+    for name, each in read("parts")["propositions"].items():
+        if isinstance(each, dict):
+            change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*each["change"]) if "change" in each else ""
+            rows.append([name, *(collect.spread(each[key]) for key in ("hits", "reciprocal")), change])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -268,6 +275,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale": scale,
     "differing": differing,
     "spans": spans,
+    "propositions": propositions,
     "windows": windows,
 }
 
