@@ -147,6 +147,8 @@ BAD = {  # a command line -> what the error names
     "bench-model ck --layers 0": "--layers has 0",
     "bench-model ck --seconds 0": "seconds is 0",
     "bench-model ck --texts absent.txt": "absent.txt",
+    "bench-model ck --texts twice.csv": "has 2 columns 'text'",
+    "bench-model ck --texts pairs.jsonl": "--texts: pairs.jsonl has no column 'text'",
     "bench-model ck --prompt nonesuch": "--prompt",
     "bench-model ck --device mps": "--device is mps",
     "eval report file": "file",

@@ -180,7 +180,8 @@ def _read(texts: str | Path | None) -> tuple[list[str], str]:
     if texts is None:
         return read_texts(ENGLISH, COLUMNS, TEXTS)[:TEXTS], ENGLISH
     source = str(texts)
-    return read_texts(source, ["text"], TEXTS), source if source.startswith("asset:") else Path(source).name
+    found = read_texts(source, ["text"], TEXTS, options=("--texts", "--texts"))
+    return found, source if source.startswith("asset:") else Path(source).name
 
 
 def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str) -> tuple[Calibration, str]:

@@ -26,21 +26,24 @@ def require_new(out: Path, checkpoint: str) -> None:
         raise UserError(f"--out {out} is the checkpoint {checkpoint} or in it\nfix: give a new folder beside it")
 
 
-def read_texts(data: str, columns: Sequence[str], limit: int | None) -> list[str]:
+def read_texts(
+    data: str, columns: Sequence[str], limit: int | None, *, options: tuple[str, str] = ("--data", "--columns")
+) -> list[str]:
     """The texts of some columns, row by row; a repeated text counts as often as it occurs.
 
     Args:
         data: A file, `asset:NAME` or Hub id, as in recipes.
         columns: The columns of a table to take texts from.
         limit: Number of rows to read. None: all.
+        options: The options that gave the first two, for messages.
 
     Raises:
         UserError: The data cannot be read, or have no text.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")
-    rows = islice(read(data, [Column("--columns", column) for column in columns]), limit)
+    rows = islice(read(data, [Column(options[1], column) for column in columns]), limit)
     texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
     if not texts:
-        raise UserError(f"--data {data} has no text\nfix: give a file with sentences")
+        raise UserError(f"{options[0]} {data} has no text\nfix: give a file with sentences")
     return texts
