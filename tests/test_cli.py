@@ -388,27 +388,6 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(seconds) < 0.1
 
 
-def test_every_module_imports_where_the_modules_of_unix_do_not_exist():
-    """As on Windows: an import of `resource` or `fcntl` by a module of cse fails."""
-    code = (
-        "import builtins, importlib, pkgutil\n"
-        "real = builtins.__import__\n"
-        "def guarded(name, globals=None, *rest, **named):\n"
-        "    importer = (globals or {}).get('__name__', '')\n"
-        "    if name in {'resource', 'fcntl', 'termios', 'pwd', 'grp'} and importer.startswith('cse.'):\n"
-        "        raise ModuleNotFoundError(f'{importer} imports {name}')\n"
-        "    return real(name, globals, *rest, **named)\n"
-        "builtins.__import__ = guarded\n"
-        "import cse\n"
-        "cse.Trainer\n"
-        "for module in pkgutil.walk_packages(cse.__path__, 'cse.'):\n"
-        "    if not module.name.endswith('__main__'):\n"
-        "        importlib.import_module(module.name)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
 def test_every_error_names_a_fix():
     """Each `UserError(...)` has a line that begins with `fix: `, or takes its text from a function."""
     raised, without = 0, []

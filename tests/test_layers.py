@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -82,3 +84,40 @@ def test_imports_are_seen_wherever_they_stand(module):
 def test_few_files_lie_at_the_top():
     at_the_top = sorted(path.name for path in (ROOT / "cse").glob("*.py"))
     assert len(at_the_top) <= 12, at_the_top
+
+
+UNIX = {"resource", "fcntl", "termios", "pwd", "grp"}
+
+
+def test_no_module_of_unix_is_imported_at_the_top_of_a_file():
+    """The slow test below imports every module where these do not exist."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "cse").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found.setdefault(str(path), set()).update(name.partition(".")[0] for name in names)
+    assert len(found) > 100
+    assert {path: names & UNIX for path, names in found.items() if names & UNIX} == {}
+
+
+@pytest.mark.slow
+def test_every_module_imports_where_the_modules_of_unix_do_not_exist():
+    """As on Windows: an import of `resource` or `fcntl` by a module of cse fails."""
+    code = (
+        "import builtins, importlib, pkgutil\n"
+        "real = builtins.__import__\n"
+        "def guarded(name, globals=None, *rest, **named):\n"
+        "    importer = (globals or {}).get('__name__', '')\n"
+        f"    if name in {UNIX} and importer.startswith('cse.'):\n"
+        "        raise ModuleNotFoundError(f'{importer} imports {name}')\n"
+        "    return real(name, globals, *rest, **named)\n"
+        "builtins.__import__ = guarded\n"
+        "import cse\n"
+        "cse.Trainer\n"
+        "for module in pkgutil.walk_packages(cse.__path__, 'cse.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
