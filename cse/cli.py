@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments, rest = parser.parse_known_args(_with_action(words))
     if rest and not arguments.takes_overrides:
+        parser.prog = f"cse {arguments.command}"
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         _require_paths(arguments, words)

@@ -33,6 +33,7 @@ BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out v.npy --dims 0": "--dims",
     "encode ck texts.txt --out v.npy --dims 9999": "--dims",
     "encode ck texts.txt --out v.npy --save-every 0": "--save-every is 0",
+    "encode ck texts.txt --out v.npy --window 5": "unrecognized arguments: --window 5\nfix: `cse encode --help`",
     "encode ck texts.txt --out v.npy --windows 0": "windows is 0",
     "encode ck texts.txt --out v.npy --windows 9999": "windows is 9999",
     "diff a b --model absent": "'absent'",
