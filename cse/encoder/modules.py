@@ -13,10 +13,7 @@ MODULES = "modules.json"
 LEGACY = "sentence_transformers.models."
 NEW = "sentence_transformers.base.modules.transformer."  # from 6 on; older versions fail instead of ignoring settings
 TRANSFORMER, SOFT_PROMPTED = "Transformer", "PrefixTransformer"  # modules that turn texts into token embeddings
-STATIC, STATIC_NAME = (
-    "StaticEmbedding",
-    "static",
-)  # the module that takes the mean of static vectors, and our name of it
+STATIC, STATIC_NAME = "StaticEmbedding", "static"  # the module of a mean of static vectors, and our name of it
 TABLE, MODEL2VEC = "embedding.weight", "embeddings"  # the static vectors in its file, and in one that model2vec wrote
 POOLING_KEYS: dict[PoolerName, str] = {
     "cls": "pooling_mode_cls_token",
