@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import TaskScore, Vector, correlation, ranks
+from cse.evaluation.sts import TaskScore, Vector, correlation
 from cse.objectives.functional import alignment, uniformity
 
 POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR
@@ -150,7 +150,9 @@ def _spearman(cosines: Vector, gold: Vector) -> float | None:
 
 def worst(tasks: Mapping[str, Pairs], score: TaskScore, keep: int = 20) -> list[dict[str, Any]]:
     """The pairs whose rank by similarity is farthest from their rank by gold score; gap > 0 is too similar."""
-    gap = (ranks(score.cosine) - ranks(score.gold)) / len(score.gold)
+    from scipy.stats import rankdata
+
+    gap = (rankdata(score.cosine) - rankdata(score.gold)) / len(score.gold)
     texts = list(chain.from_iterable(zip(p.first, p.second, strict=True) for p in tasks.values()))
     found = []
     for i in np.argsort(-np.abs(gap), kind="stable")[:keep]:

@@ -122,15 +122,10 @@ def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlatio
             f"{name}: the model gives all {len(gold)} pairs the same similarity, {cosines[0]:g}, so no correlation is "
             f"defined\nfix: train or load it again: it has collapsed, or its weights did not load"
         )
-    spearman = pearson(ranks(cosines), ranks(gold))
+    from scipy.stats import rankdata
+
+    spearman = pearson(rankdata(cosines), rankdata(gold))
     return Correlation(100 * spearman, 100 * pearson(cosines, gold))
-
-
-def ranks(values: Vector) -> Vector:
-    """The rank of each value (n,), from 1; equal values have the mean of their ranks."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    mean: Vector = (np.cumsum(count) - (count - 1) / 2)[place]
-    return mean
 
 
 def pearson(x: Vector, y: Vector) -> float:

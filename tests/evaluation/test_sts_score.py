@@ -6,7 +6,7 @@ from scipy import stats
 
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import correlation, cosine, nearness, ranks, score, score_all
+from cse.evaluation.sts import correlation, cosine, nearness, score, score_all
 
 
 def pairs(n, seed=0, prefix="t"):
@@ -40,12 +40,6 @@ def test_against_scipy_and_a_plain_cosine():
     s = {name: found.subsets[name].spearman for name in subsets}
     assert found.mean.spearman == pytest.approx((s["a"] + s["b"]) / 2)
     assert found.wmean.spearman == pytest.approx((40 * s["a"] + 15 * s["b"]) / 55)
-
-
-def test_equal_values_have_the_mean_of_their_ranks():
-    values = np.random.default_rng(0).integers(0, 9, size=50).astype(float)
-    np.testing.assert_array_equal(ranks(values), stats.rankdata(values))
-    np.testing.assert_array_equal(ranks(np.array([2.0, 7.0, 2.0, -1.0])), [2.5, 4, 2.5, 1])
 
 
 def test_by_pencil():
