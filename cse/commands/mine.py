@@ -100,7 +100,7 @@ def _run(a: argparse.Namespace) -> int:
     if a.pool is not None:
         require_name(a.pool, "--pool")
     pool = Source(a.pool, a.pool_columns) if a.pool else None
-    reranker = Reranker(a.reranker, margin=a.reranker_margin) if a.reranker else None
+    reranker = Reranker(a.reranker, margin=a.reranker_margin, device=a.device) if a.reranker else None
     bands = Bands(tuple(a.positives) if a.positives else None, a.easy, a.seed)
     shards = chosen(a.shard, a.shards, together=True)
     options = {"shards": shards, "pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores, "bands": bands}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.assets.hub import snapshot
+from cse.encoder.device import Device, choose
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
 from cse.mining.search import Corpus
@@ -46,18 +47,19 @@ class Reranker:
     Args:
         checkpoint: A folder or Hub id of a model with one score.
         margin: Least difference between the scores of the positive and of a negative.
+        device: The device to run on; see `cse.encoder.device`.
 
     Raises:
         UserError: The model cannot be loaded, or gives no single score.
     """
 
-    def __init__(self, checkpoint: str, *, margin: float = 0.0) -> None:
+    def __init__(self, checkpoint: str, *, margin: float = 0.0, device: Device = "auto") -> None:
         if not np.isfinite(margin):
             raise UserError(f"--reranker-margin is {margin}\nfix: give a finite number")
         self.checkpoint, self.margin = checkpoint, margin
         local = Path(checkpoint).expanduser()
         folder = local if local.exists() else snapshot(checkpoint, what=f"--reranker {checkpoint}")
-        self._model = _load(checkpoint, folder)
+        self._model = _load(checkpoint, folder).to(choose(device))
         self.about = {"checkpoint": checkpoint, "sha256": model_hash(folder), "margin": margin}
 
     def choose(self, corpus: Corpus, rows: range, candidates: NDArray[np.int64], k: int) -> Judged:

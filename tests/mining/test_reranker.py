@@ -11,6 +11,7 @@ import pytest
 from cse import cli
 from cse.data import Pairs, Triplets
 from cse.data.same_text import same_text_key as key
+from cse.mining.reranker import Reranker
 from tests.mining.test_mine import checkpoint, cosines, mined, rows, table  # noqa: F401
 
 
@@ -32,6 +33,23 @@ def save_reranker(tiny_bert, tmp_path_factory):
         return str(folder)
 
     return save
+
+
+@pytest.mark.parametrize(("wanted", "device"), [("auto", "cuda"), ("cpu", "cpu")])
+def test_it_runs_on_the_device_that_is_wanted(save_reranker, monkeypatch, wanted, device):
+    from cse.encoder.device import ACCELERATORS
+
+    class Model:
+        num_labels = 1
+        device = None
+
+        def to(self, name):
+            self.device = name
+            return self
+
+    monkeypatch.setitem(ACCELERATORS, "cuda", lambda: True)
+    monkeypatch.setattr("cse.mining.reranker.load_cross_encoder", lambda *_, **__: Model())
+    assert Reranker(save_reranker(), device=wanted)._model.device == device
 
 
 @pytest.mark.parametrize(("suffix", "margin"), [("parquet", 0.0), ("jsonl", 0.05)])
