@@ -30,7 +30,7 @@ def trained_head(run: Run) -> nn.Module | None:
     return heads[0] if heads else None
 
 
-def save(run: Run, name: str, *, whole: bool = True, precision: SavedAs = "fp32") -> None:
+def save(run: Run, name: str, *, whole: bool | None = None, precision: SavedAs = "fp32") -> None:
     """Write a checkpoint to a folder of the run.
 
     Args:
