@@ -147,7 +147,7 @@ def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
 
 @functools.cache
 def rows_of(backbone: str, width: int, taught: int, start: int, stop: int) -> Batch:
-    """Some of the rows, with so many texts and numbers of a teacher in each."""
+    """Rows `start` to `stop`, each with `width` texts and with `taught` numbers of a teacher."""
     texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
