@@ -153,11 +153,16 @@ def reachable() -> bool:
     """
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT, int(time.monotonic() // SECONDS_KEPT))
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if time.monotonic() - _answers(constants.ENDPOINT)[1] > SECONDS_KEPT:
+        _answers.cache_clear()
+    return _answers(constants.ENDPOINT)[0]
 
 
 @functools.lru_cache(maxsize=1)
-def _answers(endpoint: str, _period: int) -> bool:
+def _answers(endpoint: str) -> tuple[bool, float]:
+    """Whether it answered, and when that was known."""
     from huggingface_hub import get_session
 
     answered = threading.Event()
@@ -167,7 +172,8 @@ def _answers(endpoint: str, _period: int) -> bool:
             if get_session().head(endpoint, timeout=SECONDS_TO_ANSWER).status_code not in NOT_THE_HUB:
                 answered.set()
 
-    thread = threading.Thread(target=ask, daemon=True)  # the look-up of a host name has no timeout of its own
+    # The look-up of a host name has no timeout of its own.
+    thread = threading.Thread(target=ask, name="ask the Hub", daemon=True)
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
-    return answered.is_set()
+    return answered.is_set(), time.monotonic()

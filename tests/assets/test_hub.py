@@ -101,6 +101,17 @@ def test_who_says_nothing_is_not(no_proxy, silent, monkeypatch):
     assert time.perf_counter() - start < 2
 
 
+def test_an_answer_is_kept_for_a_minute_from_when_it_came(no_proxy, server, monkeypatch):
+    clock = [59.0]
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(hub.time, "monotonic", lambda: clock[0])
+    asked = []
+    for clock[0] in (59.0, 61.0, 118.0, 120.0, 179.0):
+        assert hub.reachable()
+        asked.append(len(server.requests))
+    assert asked == [1, 1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(("status", "found"), [(200, True), (403, True), (502, False), (407, False)])
 def test_a_proxy_is_asked_for_the_hub(no_proxy, server, monkeypatch, status, found):
     monkeypatch.setenv("HTTP_PROXY", server.url)

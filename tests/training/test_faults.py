@@ -155,25 +155,30 @@ def test_a_straggler_is_in_the_log_and_clocks_may_differ(two_processes, tiny_ber
     assert last["own_s_slowest"] - last["own_s_median"] > 0.1
 
 
-def hangs(rank: int, store: str, *words: str) -> tuple[int, str]:
-    """Train in a group that waits 2 s; the second process sleeps at step 1."""
-    dist.destroy_process_group()
-    wait = timedelta(seconds=2)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=wait)
+def hangs(rank: int, over: str, *words: str) -> tuple[int, str]:
+    """Train; from step 1 on the group waits for 2 s, and the second process sleeps until the first is `over`."""
     step = Trainer._step
-    Trainer._step = lambda self, parts, *, probe: (
-        time.sleep(5 if rank and self.run.progress.step == 1 else 0) or step(self, parts, probe=probe)
-    )
+
+    def step_or_sleep(self, parts, *, probe):
+        if self.run.progress.step == 1:  # before that, a busy machine may need longer
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))
+            while rank and not Path(over).exists():
+                time.sleep(0.1)
+        return step(self, parts, probe=probe)
+
+    Trainer._step = step_or_sleep
     try:
         return said(*words)
     finally:
         Trainer._step = step
         dist.destroy_process_group()
+        if not rank:
+            Path(over).touch()
 
 
 def test_a_process_that_hangs_ends_the_others_which_name_it(two_processes, tiny_bert, tmp_path):
     words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(tmp_path / "run")]
-    (code, text), (other_code, _) = two_processes(hangs, str(tmp_path / "store"), *words)
+    (code, text), (other_code, _) = two_processes(hangs, str(tmp_path / "over"), *words)
     assert code == other_code == 2
     assert text.startswith(
         f"cse: process 0 of 2 on {socket.gethostname()} lost the others at step 1: it waited too long"
