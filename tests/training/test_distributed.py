@@ -1,4 +1,4 @@
-"""Two processes give what one gives: gradients, losses, a whole run, and an interruption."""
+"""Two processes give what one gives: gradients, losses, a whole run, and an interruption. More is in `test_worlds`."""
 
 from __future__ import annotations
 
@@ -202,31 +202,3 @@ def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tin
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
     assert metrics(cut) == metrics(whole)
     assert weights(cut / "last") == weights(whole / "last")
-
-
-RUNS = {
-    "accumulated and cached": {"trainer": {"accumulation": 2, "chunk_tokens": 30}},
-    "a queue": {"objective": {"class_path": "cse.objectives.momentum.Momentum", "init_args": {"queue_size": 12}}},
-    "mined negatives": {
-        "negatives": {
-            "class_path": "cse.mining.refresh.RefreshNegatives",
-            "init_args": {"miner": {"class_path": "cse.mining.miners.TopK"}, "k": 1, "steps": 2, "precision": "fp32"},
-        }
-    },
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run_of_four_processes_is_the_run_of_two_and_of_one(kind, two_processes, four_processes, tiny_bert, tmp_path):
-    init, encoder = {"path": str(write_triplets(tmp_path))}, {"backbone": tiny_bert, **NO_DROPOUT}
-    recipe = write_recipe(tmp_path, "Triplets", init, encoder, **RUNS[kind])
-    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "1")) == 0
-    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "2")) == [0, 0]
-    assert four_processes(command, "train", recipe, "--run-dir", str(tmp_path / "4")) == [0, 0, 0, 0]
-    one, *more = (metrics(tmp_path / size) for size in ("1", "2", "4"))
-    assert one[-1]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)  # it did train
-    for lines in more:
-        for a, b in zip(one, lines, strict=True):
-            assert a.keys() == b.keys()
-            assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-4)
