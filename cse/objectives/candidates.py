@@ -165,6 +165,32 @@ def by_view(
     return by_rows(rows, (anchors, _numbers(anchors)), len(every), (every,))
 
 
+def by_pair(views: Views, batch: Batch, loss: Callable[[AllPairs, AllPairs], T]) -> T:
+    """What `loss` makes of two layouts `all_pairs` of some rows: of their anchors, and of their positives, row by row.
+
+    For a row whose candidates are those of both of its texts, in memory linear in the batch: see `by_rows`.
+
+    Args:
+        views: The batch's vectors.
+        batch: The batch.
+        loss: A function of both layouts that treats each row on its own.
+
+    Raises:
+        ValueError: Rows do not have one positive, or the batch has one row.
+    """
+    if views.positive.shape[1] != 1:
+        raise ValueError(f"it compares both texts of a row, so rows need one positive; got {views.positive.shape[1]}")
+    pairs, every = _sides_of_pairs(views, single=False)
+    pairs, every, similarity = _once(pairs, every, cosine_matrix)
+    size = len(views.anchor)
+
+    def rows(anchors: Tensor, positives: Tensor, row: Tensor, others: Tensor) -> T:
+        sides = (anchors, row), (positives, size + row)
+        return loss(*(lay_out_views(views, batch, similarity, others, some, view) for some, view in sides))
+
+    return by_rows(rows, (pairs[:size], pairs[size:], _numbers(views.anchor)), 2 * len(every), (every,))
+
+
 def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """() `uniformity` of a vector of each row of the batch, x (B, D), in memory linear in the batch.
 

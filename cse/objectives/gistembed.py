@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_positive, require_within
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.candidates import all_pairs
-from cse.objectives.functional import contrast
+from cse.objectives.candidates import by_pair
+from cse.objectives.functional import Contrast, contrast, dot_matrix, normalize
+from cse.objectives.layouts import AllPairs
 from cse.teachers.frozen import FrozenViewEncoder
 
 
@@ -88,24 +91,32 @@ class GISTEmbed(Objective):
 
     def loss(self, views: Views, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the guide's vectors (B, V, Dt) of the views."""
-        if views.positive.shape[1] != 1:
-            raise ValueError(f"GISTEmbed needs one positive per row; got {views.positive.shape[1]}")
-        pairs = all_pairs(views, batch)
-        judged = all_pairs(Views.split(vectors, vectors, batch.num_positives), batch).similarity
-        logits = self._blocks(pairs.similarity) / self.temperature  # (B, N), own pair on the diagonal
-        mask, guided = self._blocks(pairs.mask), self._blocks(judged)  # (B, N)
-        pair = guided.diagonal()[:, None]  # (B, 1)
-        slack = self.margin if self.margin_strategy == "absolute" else self.margin * pair.abs()
-        target = torch.eye(*logits.shape, device=logits.device)  # (B, N)
-        removed = (guided > pair - slack) & (target == 0) & mask
-        result = contrast(logits, target, mask=mask & ~removed, weight=batch.weight)
-        return LossOutput(result.loss, {"removed": removed.float().sum(1).mean()})
+        judged = Views.split(vectors, vectors, batch.num_positives)
+        every = torch.cat([judged.anchor, judged.positive.flatten(0, 1), judged.negative.flatten(0, 1)])  # (N, Dt)
+        result, removed = by_pair(views, batch, partial(self._rows, normalize(every)))
+        return LossOutput(result.loss, {"removed": removed.float().mean()})
 
-    def _blocks(self, pairs: Tensor) -> Tensor:
-        """The candidates (B, N) of the anchors, of `all_pairs` (2 B, 2 B + B K): ap, aa, pp, an."""
-        size = len(pairs) // 2
-        anchors, positives = slice(0, size), slice(size, 2 * size)
-        blocks = [pairs[anchors, positives]]
-        blocks += [pairs[anchors, anchors]] if self.contrast_anchors else []
-        blocks += [pairs[positives, positives]] if self.contrast_positives else []
-        return torch.cat([*blocks, pairs[anchors, 2 * size :]], 1)
+    def _rows(self, guide: Tensor, anchors: AllPairs, positives: AllPairs) -> tuple[Contrast, Tensor]:
+        """The loss of some rows, given the guide's unit vectors (N, Dt) and the candidates (R, N) of both texts.
+
+        Returns:
+            The loss, and (R,) how many candidates were removed.
+        """
+        size = anchors.texts // 2  # B
+        logits = self._blocks(anchors.similarity, positives.similarity, size) / self.temperature  # (R, M)
+        mask = self._blocks(anchors.mask, positives.mask, size)  # (R, M)
+        near, far = (dot_matrix(guide[pairs.view], guide) for pairs in (anchors, positives))  # (R, N) each
+        guided = self._blocks(near, far, size)  # (R, M)
+        pair = guided.gather(1, anchors.view[:, None])  # (R, 1)
+        slack = self.margin if self.margin_strategy == "absolute" else self.margin * pair.abs()
+        target = F.pad(anchors.positive[:, size : 2 * size], (0, logits.shape[1] - size))  # (R, M)
+        removed = (guided > pair - slack) & (target == 0) & mask
+        return contrast(logits, target, mask=mask & ~removed, weight=anchors.weight), removed.sum(1)
+
+    def _blocks(self, anchors: Tensor, positives: Tensor, size: int) -> Tensor:
+        """The candidates (R, M) of some rows among those of their anchors and positives (R, N): ap, aa, pp, an."""
+        asked, answers = slice(0, size), slice(size, 2 * size)
+        blocks = [anchors[:, answers]]
+        blocks += [anchors[:, asked]] if self.contrast_anchors else []
+        blocks += [positives[:, answers]] if self.contrast_positives else []
+        return torch.cat([*blocks, anchors[:, 2 * size :]], 1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import all_pairs, in_batch
-from cse.objectives.functional import contrast
-from cse.objectives.simcse import Hardness, hardness_bias
+from cse.objectives.candidates import by_pair
+from cse.objectives.functional import Contrast, contrast
+from cse.objectives.layouts import AllPairs
+from cse.objectives.simcse import Hardness, harder
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 
@@ -62,23 +64,27 @@ class GTE(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
-        if views.positive.shape[1] != 1:
-            raise ValueError(f"GTE needs one positive per row; got {views.positive.shape[1]}")
-        pairs, first, size = all_pairs(views, batch), in_batch(views, batch), len(views.anchor)
-        own = pairs.item[:size, None] == pairs.item[None, size:]  # (B, B + B K) documents of the row itself
-        present = pairs.mask.clone()
-        present[size:, size:] &= ~own
-        queries, documents = slice(0, size), slice(size, None)
+        result = by_pair(views, batch, self._rows)
+        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+
+    def _rows(self, queries: AllPairs, documents: AllPairs) -> Contrast:
+        """The loss of some rows, given the candidates (R, N) of their queries and of their documents."""
+        size = queries.texts // 2  # B
+        asked, answers = slice(0, size), slice(size, None)  # the columns of queries, and of documents
+        own = queries.item[queries.view, None] == queries.item  # (R, N) the texts of the row itself
+        documents.mask[:, answers] &= ~own[:, answers]
         places = {
-            "query_to_doc": (queries, documents),
-            "query_to_query": (queries, queries),
-            "doc_to_query": (documents, queries),
-            "doc_to_doc": (documents, documents),
+            "query_to_doc": (queries, answers),
+            "query_to_query": (queries, asked),
+            "doc_to_query": (documents, asked),
+            "doc_to_doc": (documents, answers),
         }
         blocks = [place for name, place in places.items() if name in self.directions]  # query_to_doc comes first
-        cosine, mask = (torch.cat([t[place] for place in blocks], 1) for t in (pairs.similarity, present))  # (B, N)
-        bias, target = torch.zeros_like(cosine), torch.zeros_like(cosine)
-        bias[:, : own.shape[1]] = hardness_bias(first, self.hardness, self.hardness_of)
-        target[:, : own.shape[1]] = first.positive
-        result = contrast(cosine / self.temperature, target, mask=mask, bias=bias, weight=batch.weight)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        cosine = torch.cat([pairs.similarity[:, columns] for pairs, columns in blocks], 1)  # (R, M) all candidates
+        mask = torch.cat([pairs.mask[:, columns] for pairs, columns in blocks], 1)  # (R, M)
+        positive = queries.positive[:, answers]  # (R, N - B)
+        negative = own[:, answers].to(positive.dtype) - positive  # (R, N - B) 1 at the row's hard negatives
+        bias = self.hardness * harder(queries.similarity[:, answers], positive, negative, self.hardness_of)
+        rest = (0, cosine.shape[1] - bias.shape[1])
+        target, bias = F.pad(positive, rest), F.pad(bias, rest)  # (R, M)
+        return contrast(cosine / self.temperature, target, mask=mask, bias=bias, weight=queries.weight)

@@ -73,12 +73,12 @@ class SimCSE(Objective):
         """The contrast of some anchors, with the biases of harder negatives."""
         logits = pairs.similarity / self.temperature  # (A, N)
         bias = pairs.own_negative * self.hard_negative_weight
-        bias = bias + hardness_bias(pairs, self.hardness, self.hardness_of)
+        bias = bias + self.hardness * harder(pairs.similarity, pairs.positive, pairs.own_negative, self.hardness_of)
         return contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
 
 
-def hardness_bias(pairs: InBatch, strength: float, of: Hardness) -> Tensor:
-    """(A, N) what hardness adds to the logits; see `SimCSE`."""
-    others = 1 - pairs.positive - pairs.own_negative  # (A, N) candidates of other rows
-    chosen = {"all": 1 - pairs.positive, "in_batch": others, "hard": pairs.own_negative}[of]
-    return strength * pairs.similarity.detach() * chosen
+def harder(similarity: Tensor, positive: Tensor, own_negative: Tensor, of: Hardness) -> Tensor:
+    """(A, N) what hardness 1 adds to the logits, of the fields of `InBatch`; see `SimCSE`."""
+    others = 1 - positive - own_negative  # (A, N) candidates of other rows
+    chosen = {"all": 1 - positive, "in_batch": others, "hard": own_negative}[of]
+    return similarity.detach() * chosen
