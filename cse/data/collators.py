@@ -84,7 +84,7 @@ class TextViews(Collator):
         width = max(map(len, rows))
         present = torch.tensor([[v < len(row) and row[v] != "" for v in range(width)] for row in rows])  # (B, V)
         filled = [tuple([text or row[0] for text in row]) + row[:1] * (width - len(row)) for row in rows]
-        text_id = torch.tensor([[self.tokens.text_id(text) for text in row] for row in filled])  # (B, V)
+        text_id = torch.from_numpy(self.tokens.text_ids(list(chain.from_iterable(filled)))).view(len(rows), width)
         ids, mask = self.tokens.pad(self._tokens(examples, filled, epoch))
         shape = (len(rows), width, ids.shape[1])
         return Batch(
@@ -133,8 +133,8 @@ class TextViews(Collator):
     def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
         """Token ids of every view, row by row."""
         roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, self._positives(e)))
-        texts = chain.from_iterable(rows)
-        return [self.tokens.ids(self.tokens.text_id(text), role) for text, role in zip(texts, roles, strict=True)]
+        numbers = self.tokens.text_ids(list(chain.from_iterable(rows))).tolist()
+        return [self.tokens.ids(number, role) for number, role in zip(numbers, roles, strict=True)]
 
 
 class AugmentedViews(TextViews):

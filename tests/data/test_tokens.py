@@ -40,8 +40,11 @@ def test_distinct_texts_are_stored_once():
     store = TokenStore.build(TEXTS, byte_level(), 64)
     assert len(store) == 4
     assert [store.text_id(text) for text in TEXTS] == [0, 1, 0, 2, 3]
+    assert store.text_ids(TEXTS).tolist() == [0, 1, 0, 2, 3]
     with pytest.raises(KeyError):
         store.text_id("never seen")
+    with pytest.raises(KeyError, match="never seen"):
+        store.text_ids([TEXTS[0], "never seen"])
 
 
 def test_longer_texts_are_counted_also_from_the_cache():

@@ -6,7 +6,6 @@ every row attends to its keys and values; gradients flow through them. The resul
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from cse.encoder.bidirectional import is_bidirectional
 from cse.encoder.fast.switch import may_cut
+from cse.encoder.prefix import cache_argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +76,8 @@ def states(
     """
     rows = len(input_ids)
     earlier = attention_mask.new_ones(rows, prefix.behind)
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    name = cache_argument(model)
+    assert name is not None  # of every model that `can_share`
     rest = model(
         input_ids=input_ids[:, prefix.length :],
         attention_mask=torch.cat([earlier, attention_mask], 1),  # (n, behind + L)
