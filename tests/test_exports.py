@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cse
-from tests.objectives.test_contract import OBJECTIVES
+from tests.objectives.contract import OBJECTIVES
 
 
 def test_the_package_exports_every_objective():

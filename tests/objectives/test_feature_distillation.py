@@ -12,8 +12,8 @@ from cse.errors import UserError
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenViewEncoder
 from cse.training.learner import Learner
+from tests.objectives.contract import batch_of, context
 from tests.objectives.helpers import Case, cases_named, close, load, run
-from tests.objectives.test_contract import batch_of, context
 
 
 def contract_case(backbone):

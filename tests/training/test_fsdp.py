@@ -19,7 +19,7 @@ from cse.errors import UserError
 from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
 from cse.training.settings import Settings
-from tests.objectives import test_contract as contract
+from tests.objectives import contract
 from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_texts, write_triplets
 from tests.training.test_distributed import command, tiny_recipe
 
