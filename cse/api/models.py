@@ -332,6 +332,7 @@ def mine(
             reranker=reranker,
             scores=scores,
             bands=bands,
+            device=device,
         )
         rows_of = str(target) if out is not None else pyarrow.parquet.read_table(target)
         mined = Triplets(rows_of, columns=manifest["out"]["columns"])

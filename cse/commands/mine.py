@@ -104,7 +104,7 @@ def _run(a: argparse.Namespace) -> int:
     bands = Bands(tuple(a.positives) if a.positives else None, a.easy, a.seed)
     shards = chosen(a.shard, a.shards, together=True)
     options = {"shards": shards, "pool": pool, "judge": judge, "reranker": reranker, "scores": a.scores, "bands": bands}
-    manifest = mine_file(model, data, a.out, miner, k=a.k, **options)
+    manifest = mine_file(model, data, a.out, miner, k=a.k, device=a.device, **options)
     if distributed.rank():
         return 0
     counts = manifest["counts"]

@@ -49,7 +49,7 @@ def is_changing() -> bool:
 
 def resolve_precision(encoder: Any, precision: str) -> str:
     """The precision, fp32 or bf16, that `auto` stands for on the encoder's device."""
-    bf16 = uses_bf16(precision, _device(encoder))
+    bf16 = uses_bf16(precision, device_of(encoder))
     return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
 
 
@@ -159,7 +159,7 @@ def _encode(encoder: Any, texts: list[str], precision: str, prompt: str | None) 
 
 def _encode_sorted(encoder: Any, texts: list[str], precision: str, prompt: str | None) -> NDArray[np.floating]:
     """sentence-transformers sorts by length but fixes the number of rows; here short texts share larger batches."""
-    device = _device(encoder)
+    device = device_of(encoder)
     lengths = np.array([3 + len(text) // LETTERS for text in texts], dtype=np.int64)
     longest = lengths.max(initial=1)
     lengths = np.minimum(lengths, int(min(encoder.max_seq_length or longest, longest)))  # static vectors have no limit
@@ -183,7 +183,8 @@ def to_numpy(vectors: Any) -> NDArray[np.floating]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def _device(encoder: Any) -> torch.device:
+def device_of(encoder: Any) -> torch.device:
+    """The device of an encoder; the CPU for one that names none."""
     return torch.device(getattr(encoder, "device", None) or "cpu")
 
 

@@ -42,7 +42,9 @@ def operands(vectors: NDArray[np.floating], *, distance: bool) -> tuple[NDArray[
     return np.hstack([centered, ones, half]), np.hstack([centered, half, ones])
 
 
-def mine_pairs(queries: NDArray[np.float32], vectors: NDArray[np.float32], neighbors: int, keep: int) -> MinedPairs:
+def mine_pairs(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], neighbors: int, keep: int, device: str = "cpu"
+) -> MinedPairs:
     """The pairs of each text with its nearest other texts, of which the most similar ones are kept.
 
     Args:
@@ -50,9 +52,10 @@ def mine_pairs(queries: NDArray[np.float32], vectors: NDArray[np.float32], neigh
         vectors: (n, D) vectors of the same texts.
         neighbors: Number of other texts that are searched for each text.
         keep: Number of pairs that are kept.
+        device: The device to search on.
     """
     n = len(vectors)
-    pool, depth = open_pool(vectors, EXACT), min(neighbors, n - 1)
+    pool, depth = open_pool(vectors, EXACT, device=device), min(neighbors, n - 1)
     found = MinedPairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     for start in range(0, n, CHUNK):
         own = np.arange(start, min(start + CHUNK, n))

@@ -10,7 +10,7 @@ import numpy as np
 
 from cse.data.datasets import Dataset, Pairs, Texts
 from cse.errors import UserError, require_at_least
-from cse.evaluation.encoding import comparison, encode_distinct
+from cse.evaluation.encoding import comparison, device_of, encode_distinct
 from cse.evaluation.finding import Finding, Measuring, rows_hash
 from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
 from cse.evaluation.row_sets import TEST, described, set_name
@@ -80,7 +80,9 @@ class Paraphrases(Measuring):
         """Score an encoder, with the precision at which each known pair was found."""
         vectors, _ = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         distance = comparison(encoder) is nearness
-        judged = judge(mine_pairs(*operands(vectors, distance=distance), self.neighbors, self.keep), self._known)
+        queries, texts = operands(vectors, distance=distance)
+        mined = mine_pairs(queries, texts, self.neighbors, self.keep, str(device_of(encoder)))
+        judged = judge(mined, self._known)
         threshold = -math.sqrt(max(0.0, -2 * judged.threshold)) if distance else judged.threshold
         facts = {"texts": len(self._texts), "threshold_f1": threshold}
         found = Finding.of(

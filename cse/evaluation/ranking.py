@@ -112,7 +112,13 @@ def corpus_vectors(
             del vectors  # Windows cannot delete a file that is mapped
 
 
-def nearest(queries: NDArray[np.float32], corpus: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
+def nearest(
+    queries: NDArray[np.float32],
+    corpus: NDArray[np.float32],
+    depth: int,
+    banned: NDArray[np.int64],
+    device: str = "cpu",
+) -> Found:
     """The `depth` best rows of the corpus (N, D) for each query (Q, D), and their inner products, both (Q, depth).
 
     Args:
@@ -120,8 +126,9 @@ def nearest(queries: NDArray[np.float32], corpus: NDArray[np.float32], depth: in
         corpus: The same, which may be on the disk.
         depth: Number of rows to find, at most N.
         banned: (Q, E) rows that may not be found; -1 for none.
+        device: The device to search on.
     """
-    pool, parts = Exact(corpus), []
+    pool, parts = Exact(corpus, device), []
     for start in range(0, len(queries), QUERIES):
         place = slice(start, start + QUERIES)
         parts.append(pool.search(queries[place], depth, banned[place]))

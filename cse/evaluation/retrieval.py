@@ -11,7 +11,7 @@ import numpy as np
 from cse.data.hub import HUB_ID
 from cse.errors import UserError, require_package
 from cse.evaluation import retrieval_rows
-from cse.evaluation.encoding import embedder
+from cse.evaluation.encoding import device_of, embedder
 from cse.evaluation.finding import Finding, Measuring
 from cse.evaluation.ranking import corpus_vectors, measure_rankings, nearest, parse_measures, searchable
 from cse.evaluation.retrieval_rows import RetrievalRows
@@ -122,7 +122,8 @@ def score_rows(
     asked = embedder(encoder, precision, prompt=prompts[0])(list(rows.queries.values()))
     banned = np.array([[place.get(key, -1) if skip_same_id else -1] for key in rows.queries], dtype=np.int64)
     with corpus_vectors(encoder, list(rows.documents.values()), precision, prompts[1]) as corpus:
-        found, similarity = nearest(searchable(encoder, asked, of_queries=True), corpus, depth, banned)  # (Q, depth)
+        queries = searchable(encoder, asked, of_queries=True)
+        found, similarity = nearest(queries, corpus, depth, banned, str(device_of(encoder)))  # (Q, depth)
     ranked = {
         query: {ids[i]: float(score) for i, score in zip(at, of, strict=True) if i >= 0}
         for query, at, of in zip(rows.queries, found, similarity, strict=True)

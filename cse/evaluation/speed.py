@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse.evaluation.encoding import device_of
 from cse.evaluation.sts import Embed
 
 ROUNDS = 3
@@ -36,17 +37,13 @@ class Speed:
 
 def clock_of(encoder: Any) -> Clock:
     """The clock for an encoder: on one thread of a CPU that of the processor, which other programs do not slow down."""
-    return time.process_time if _device(encoder) == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    return time.process_time if device_of(encoder).type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def conditions(encoder: Any) -> dict[str, Any]:
     """What a speed depends on besides the texts: rounds, threads, device, and the clock."""
     clock = "processor" if clock_of(encoder) is time.process_time else "wall"
-    return {"rounds": ROUNDS, "threads": torch.get_num_threads(), "device": _device(encoder), "clock": clock}
-
-
-def _device(encoder: Any) -> str:
-    return torch.device(getattr(encoder, "device", None) or "cpu").type
+    return {"rounds": ROUNDS, "threads": torch.get_num_threads(), "device": device_of(encoder).type, "clock": clock}
 
 
 def enough(encode: Embed, texts: Sequence[str], seconds: float, clock: Clock) -> list[str]:

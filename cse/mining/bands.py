@@ -67,15 +67,15 @@ def check_bands(bands: Bands, miner: Miner, compares: bool) -> None:
         )
 
 
-def set_up(bands: Bands, miner: Miner, pool: NDArray[np.float32]) -> Beside:
+def set_up(bands: Bands, miner: Miner, pool: NDArray[np.float32], device: str = "cpu") -> Beside:
     """The miners of the bands, set up."""
     positives = easy = None
     if isinstance(miner, TopK) and bands.positives:
         positives = TopK(first=bands.positives[0], last=bands.positives[1], index=miner.index)
-        positives.setup(pool)
+        positives.setup(pool, device)
     if isinstance(miner, TopK) and bands.easy:
         easy = Random(seed=bands.seed, outside=miner.last, index=miner.index)
-        easy.setup(pool)
+        easy.setup(pool, device)
     width = bands.positives[1] - bands.positives[0] + 1 if bands.positives else 1
     return Beside(positives, easy, bands.easy, width)
 

@@ -117,6 +117,7 @@ def mine_file(
     scores: bool = False,
     bands: Bands | None = None,
     shards: Sequence[Shard] = (),
+    device: Device = "auto",
 ) -> dict[str, Any]:
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
@@ -138,6 +139,7 @@ def mine_file(
         scores: Whether to write its scores, as positive_score, negative_1_score and so on.
         bands: Positives and easy negatives to mine as well.
         shards: The shards of the rows to mine for. Those that exist are left as they are. None of them: all rows.
+        device: The device on which vectors are compared; see `cse.encoder.device`.
 
     Returns:
         The manifest; of several shards the last one's, with the counts of all.
@@ -145,11 +147,13 @@ def mine_file(
     Raises:
         UserError: The data or the model cannot be loaded, or there are fewer than two texts to choose from.
     """
+    from cse.encoder.device import choose
+
     if k < 1:
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
     if scores and reranker is None:
         raise UserError("--scores asks for the scores of a reranker, but none is given\nfix: add --reranker MODEL")
-    bands = bands or Bands()
+    compares_on, bands = choose(device), bands or Bands()
     check_bands(bands, miner, reranker is not None or (judge is not None and judge.below_positive))
     _check_paths(model, data, pool, out, shards)
     rows = _rows(data)
@@ -170,8 +174,9 @@ def mine_file(
         )
     encoded = _given(model, data, pool, corpus) if isinstance(model, Vectors) else _encode(model, corpus)
     teacher, about_teacher = _teacher(judge, corpus) if judge else (None, None)
-    miner.setup(encoded.vectors[: corpus.size])
-    beside = set_up(bands, miner, encoded.vectors[: corpus.size])
+    pooled = encoded.vectors[: corpus.size]
+    miner.setup(pooled, compares_on)
+    beside = set_up(bands, miner, pooled, compares_on)
     widest = max(0, max(len(example.texts) for example in rows) - 2) + -(-(k + bands.easy) // beside.width)
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     scored = [f"{name}_score" for name in columns[1:]] if scores else []

@@ -53,8 +53,13 @@ class Miner(ABC):
     """Chooses hard negatives from a pool. All vectors have unit length, so their products are cosines."""
 
     @abstractmethod
-    def setup(self, pool: NDArray[np.float32]) -> None:
-        """Receive the pool (N, D), which may be a memory map. Called before the first queries of a search."""
+    def setup(self, pool: NDArray[np.float32], device: str = "cpu") -> None:
+        """Receive the pool (N, D), which may be a memory map. Called before the first queries of a search.
+
+        Args:
+            pool: The vectors.
+            device: The device to search on, as torch names it.
+        """
 
     @abstractmethod
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
@@ -110,9 +115,9 @@ class TopK(Miner):
         self.absolute_margin, self.relative_margin = absolute_margin, relative_margin
         self.max_similarity = max_similarity
 
-    def setup(self, pool: NDArray[np.float32]) -> None:
+    def setup(self, pool: NDArray[np.float32], device: str = "cpu") -> None:
         """Receive the pool (N, D)."""
-        self._pool, self._near = pool, open_pool(pool, self.index)
+        self._pool, self._near = pool, open_pool(pool, self.index, device=device)
 
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
         """Up to k rows of the pool for each anchor, nearest first."""
@@ -162,10 +167,10 @@ class Random(Miner):
         require_at_least(0, "miner", outside=outside)
         self.seed, self.outside, self.index = seed, outside, index
 
-    def setup(self, pool: NDArray[np.float32]) -> None:
+    def setup(self, pool: NDArray[np.float32], device: str = "cpu") -> None:
         """Receive the pool (N, D), of which only the size is used unless rows are left out."""
         self._size = len(pool)
-        self._near = open_pool(pool, self.index) if self.outside else None
+        self._near = open_pool(pool, self.index, device=device) if self.outside else None
 
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
         """Up to k different rows of the pool for each anchor."""

@@ -48,28 +48,30 @@ def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
 
 
-def open_pool(pool: NDArray[np.float32], index: str, *, part: int = PART) -> Neighbors:
+def open_pool(pool: NDArray[np.float32], index: str, *, device: str = "cpu", part: int = PART) -> Neighbors:
     """Open a pool for searches with an index.
 
     Args:
         pool: Unit vectors (N, D); a memory-mapped array is read block by block.
         index: `exact`, or a factory string of faiss, with search parameters after a semicolon, such as `Flat`, `HNSW32`
             or `IVF1024,Flat;nprobe=16`.
+        device: The device of an exact search; faiss searches on the CPU.
         part: Largest number of rows of an index of faiss.
 
     Raises:
         UserError: faiss is not installed, or cannot build the index.
     """
-    return Exact(pool) if index == EXACT else Faiss(pool, index, part)
+    return Exact(pool, device) if index == EXACT else Faiss(pool, index, part)
 
 
 class Exact:
-    """Compares anchors with every row of the pool, block by block, on a GPU if there is one."""
+    """Compares anchors with every row of the pool, block by block, on a CUDA device or on the CPU."""
 
-    def __init__(self, pool: NDArray[np.float32]) -> None:
+    def __init__(self, pool: NDArray[np.float32], device: str = "cpu") -> None:
         import torch
 
-        self.pool, self.device = pool, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = torch.device(device)
+        self.pool, self.device = pool, wanted if wanted.type == "cuda" else torch.device("cpu")
 
     def search(self, anchors: NDArray[np.float32], depth: int, banned: NDArray[np.int64]) -> Found:
         """See `Neighbors`."""

@@ -109,7 +109,7 @@ class RefreshNegatives(RowSource):
         corpus, before, prompt = self._corpus, self.prompts.get("anchor", ""), self.prompts.get("negative", "")
         vectors = _shared_vectors(encoder, corpus.texts, self.precision, prompt)
         anchors = None if before == prompt else _shared_vectors(encoder, corpus.anchor_texts, self.precision, before)
-        self.miner.setup(vectors[: corpus.size])
+        self.miner.setup(vectors[: corpus.size], str(encoder.device))
         share = -(-len(self._data) // distributed.world_size())
         first = min(distributed.rank() * share, len(self._data))
         share_of_rows = range(first, min(first + share, len(self._data)))

@@ -130,7 +130,7 @@ def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
     monkeypatch.setattr(ranking, "CHUNK", 16)
     opened = []
-    monkeypatch.setattr(ranking, "Exact", lambda pool: opened.append(pool) or Exact(pool))
+    monkeypatch.setattr(ranking, "Exact", lambda pool, device: opened.append(pool) or Exact(pool, device))
     from cse.mining.neighbors import Exact
 
     if kept:

@@ -224,3 +224,23 @@ def test_a_model_by_distance_is_mined_by_cosine_and_it_is_said(checkpoint, rows,
     mined(str(tmp_path / "far"), "--data", rows[0], "--columns", "a", "p", "--out", str(tmp_path / "far.parquet"))
     assert "compares texts by distance, and mining compares its vectors by cosine" in capsys.readouterr().out
     assert table(tmp_path / "far.parquet") == table(tmp_path / "near.parquet")
+
+
+def test_the_search_is_on_the_device_that_is_wanted(tmp_path, monkeypatch):
+    from cse.encoder.device import ACCELERATORS
+    from cse.mining import miners, neighbors
+
+    file = write_texts(tmp_path, 12)
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32))
+    wanted, search = [], neighbors.Exact
+    monkeypatch.setitem(ACCELERATORS, "cuda", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(neighbors, "Exact", lambda pool, device: wanted.append(device) or search(pool))
+    given = ["--vectors", str(tmp_path / "v.npy"), "--data", str(file), "--ranks", "1", "3", "--easy", "1"]
+    for device in ("auto", "cpu"):
+        mined(*given, "--device", device, "--out", str(tmp_path / f"{device}.jsonl"))
+    assert wanted == ["cuda", "cuda", "cpu", "cpu"]  # negatives, and easy ones
+    assert str(search(np.zeros((1, 4), np.float32), "cuda:1").device) == "cuda:1"
+    assert str(search(np.zeros((1, 4), np.float32), "mps").device) == "cpu"
+    miners.TopK().setup(np.zeros((1, 4), np.float32))
+    assert wanted[4:] == ["cpu"]
