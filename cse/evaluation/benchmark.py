@@ -10,7 +10,8 @@
     precision, versions {...}, created
 
 Scores are times 100. `megabytes` is the size of the files that encoding needs, and `megabytes_per_million` that of a
-million vectors. A variant that the checkpoint cannot have has no scores and no numbers, and its `note` says why.
+million vectors. A variant that the checkpoint cannot have has no scores and no numbers, and its `note` says why; so
+does that of vectors whose similarities are all equal, which have no scores.
 """
 
 from __future__ import annotations
@@ -90,7 +91,14 @@ def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: 
     codes = [e for e in scored.get("quantized", []) if e["kind"] != "float32"]
     entries += [(of_kind(e["kind"]), e["bytes"], e) for e in codes]
     return [whole] + [
-        replace(whole, name=name, scores=_scores(e), average=e["average"], megabytes_per_million=size)
+        replace(
+            whole,
+            name=name,
+            scores=_scores(e),
+            average=e["average"],
+            megabytes_per_million=size,
+            note=e.get("undefined", ""),
+        )
         for name, size, e in entries
     ]
 

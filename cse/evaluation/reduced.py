@@ -89,7 +89,13 @@ class Rescoring:
     prompt: str | None
 
     def scores(self, encoder: Reduced) -> dict[str, Any]:
-        """`tasks`, `average` and, of transfer tasks, `transfer`, as `results` describes them."""
+        """`tasks`, `average` and, of transfer tasks, `transfer`, as `results` describes them; or why there are none."""
+        try:
+            return self._scores(encoder)
+        except UserError as error:  # whole vectors have scores, so the change makes all of them alike
+            return {"tasks": {}, "average": None, "undefined": str(error).splitlines()[0]}
+
+    def _scores(self, encoder: Reduced) -> dict[str, Any]:
         scored, known = Outcome(self.outcome.requested, {}, {}, {}), self.outcome
         if known.data:
             scored = score_data(encoder, known.requested, known.data, known.missing, prompt=self.prompt)

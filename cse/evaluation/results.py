@@ -18,7 +18,8 @@
     transfer.<TASK>     accuracy, dev, n, nearest_mean, f1, interval, folds, where, seconds
     transfer_average    accuracy, missing
     dimensions          by width of the vectors, widest first, if widths were asked for: [{width,
-                        tasks {TASK: value}, average or null, transfer {TASK: accuracy}}]
+                        tasks {TASK: value}, average or null, transfer {TASK: accuracy}}]; where no score is defined
+                        tasks is empty, and `undefined` is the reason
     quantized           by kind of quantized vectors, float32 first, if kinds were asked for: [{kind, bytes,
                         and the same}]
     bootstrap           level, resamples, seed

@@ -45,8 +45,10 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     _show_transfer(results, console)
     _show_widths(results, console)
     _show_kinds(results, console)
-    for name, reason in results["missing"].items():
-        console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+    reasons = {f"{name} is missing": reason for name, reason in results["missing"].items()}
+    reasons |= {f"{name} have no score": reason for name, reason in widths.undefined(results).items()}
+    for what, reason in reasons.items():
+        console.print(f"{what}: {reason}", highlight=False, markup=False)
     if model.get("pooler"):
         console.print(f"a backbone without modules.json, scored with the pooler {model['pooler']}", highlight=False)
     if model.get("prompt"):

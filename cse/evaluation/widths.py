@@ -22,6 +22,13 @@ def kinds(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, int, l
     return columns, [(str(e["kind"]), int(e["bytes"]), each) for e, each in zip(entries, values, strict=True)]
 
 
+def undefined(results: Mapping[str, Any]) -> dict[str, str]:
+    """Why reduced vectors have no scores, by what they are: `2 dimensions`, `binary vectors`."""
+    widths = {f"{e['width']} dimensions": e for e in results.get("dimensions") or []}
+    kinds = {f"{e['kind']} vectors": e for e in results.get("quantized") or []}
+    return {name: e["undefined"] for name, e in (widths | kinds).items() if "undefined" in e}
+
+
 def _table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[float | None]]]:
     tasks = list(dict.fromkeys(name for e in entries for name in (*e["tasks"], *(e.get("transfer") or {}))))
     averaged = len(tasks) > 1 and any(e["average"] is not None for e in entries)
@@ -42,7 +49,7 @@ def series(results: Mapping[str, Any]) -> list[Series]:
 def at_width(results: Mapping[str, Any], width: int) -> dict[str, Any] | None:
     """The results of vectors of one width alone, without intervals; None if they have no scores at this width."""
     entry = next((e for e in results.get("dimensions") or [] if e["width"] == width), None)
-    if entry is None:
+    if entry is None or "undefined" in entry:
         return None
     tasks = {}
     for name, task in results["tasks"].items():

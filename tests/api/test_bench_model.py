@@ -25,6 +25,8 @@ from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.evaluation import benchmark, speed
+from cse.evaluation.table import show
+from cse.evaluation.widths import at_width
 from cse.inference.static import static_checkpoint
 from cse.inference.variants import megabytes, variants
 from cse.publish.card import write_card
@@ -214,6 +216,23 @@ def test_what_a_checkpoint_cannot_have_says_why(place, tiny_bert, tmp_path, monk
     monkeypatch.setitem(sys.modules, "onnx", None)
     found = cse.bench_model(place / "best", **given(place, variants=["onnx"], out=tmp_path / "x.json"))
     assert whys(found)["ONNX"].startswith("cse export needs onnx (")
+
+
+def test_a_width_and_a_code_that_make_all_pairs_alike_are_rows_with_a_reason(tiny_bert, place, tmp_path, capsys):
+    torch.manual_seed(2)
+    encoder = Encoder(tiny_bert, pooler="mean")
+    encoder.backbone.encoder.layer[-1].output.LayerNorm.bias.data += 10  # so that every number of a vector is positive
+    encoder.save(tmp_path / "best")
+    (tmp_path / "metrics.jsonl").write_text("")
+    found = cse.bench_model(tmp_path / "best", **given(place, variants=["widths", "binary"], widths=[8, 1]))
+    reason = f"{TASK}, subset dev: the model gives all 40 pairs the same similarity, 1, so no correlation is defined"
+    assert whys(found) == {"1 dimensions": reason, "binary vectors": reason}
+    assert all(row.average is None and row.sentences_per_s > 0 for row in found.rows if not row.scores)
+    scored = cse.evaluate(tmp_path / "best", TASK, data=str(place / "sts"), check=False, dimensions=[1])
+    show(scored.results)
+    assert f"1 dimensions have no score: {reason}" in capsys.readouterr().out.replace("\n", "")
+    assert scored.by_width[1] == {}
+    assert at_width(scored.results, 1) is None
 
 
 def test_the_embedded_model(place):
