@@ -125,7 +125,7 @@ def plan() -> str:
     rows = [head, ["--:", ":--", *["--:"] * 6]]
     for texts in (10**8, 10**9):
         for name, width, speed, parameters in of_core:
-            gpu = TOKENS / made + 2 * parameters * TOKENS / (USED * PEAK)  # seconds per text
+            gpu = TOKENS * max(1 / made, 2 * parameters / (USED * PEAK))  # seconds per text
             disk = [f"{texts * size / 1e9:,.0f} GB" for size in (4 * width, width, 64 + 8)]
             core = [f"{speed:,.0f}", f"{texts / speed / 3600:,.0f}"] if speed else ["", ""]
             rows.append([f"{texts:,}", name, *disk, *core, f"{texts * gpu / 3600:,.1f}"])

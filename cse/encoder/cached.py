@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cse import distributed
 from cse.console import progress
+from cse.encoder.ahead import ahead
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
@@ -20,6 +21,7 @@ from cse.files import cache_dir, writing_cache
 if TYPE_CHECKING:
     from cse.encoder.model import Encoder
     from cse.encoder.precision import Precision
+    from cse.encoder.windows import Windows
 
 CHUNK = 8_192  # texts that are encoded before the rows are saved
 
@@ -75,8 +77,8 @@ def _writes(together: bool) -> bool:
 def _fill(
     file: Path, encoder: Encoder, texts: Sequence[str], precision: Precision, prompt: str, *, together: bool
 ) -> None:
-    def encode(start: int) -> NDArray[np.float32]:
-        return unit(encoder.encode(texts[start : start + CHUNK], precision=precision, prompt=prompt))
+    def read(start: int) -> Windows:
+        return encoder.read(texts[start : start + CHUNK], prompt=prompt)
 
     with ExitStack() as opened:
         rows, advance = None, None
@@ -85,6 +87,12 @@ def _fill(
             advance = opened.enter_context(progress("vectors", len(texts), lines=len(texts) > CHUNK))
         done = len(texts) if rows is None else rows.done
         starts = range(distributed.broadcast(done) if together else done, len(texts), CHUNK)
+        own = starts[distributed.rank() :: distributed.world_size()] if together else starts
+        tokens = opened.enter_context(ahead(read, own))
+
+        def encode(_: int) -> NDArray[np.float32]:
+            return unit(encoder.encode_read(next(tokens), precision=precision))
+
         for vectors in distributed.in_turn(starts, encode) if together else map(encode, starts):
             if rows is not None and advance is not None:
                 rows.append(vectors)

@@ -121,18 +121,72 @@ class TextEncoder(nn.Module, ABC):
         Raises:
             UserError: The encoder has no prompt of this name, or not as many dimensions, or the step is out of range.
         """
+        self._width(dimensions)  # before the texts are tokenized
+        read = self.read(texts, prompt_name=prompt_name, prompt=prompt, windows=windows)
+        return self.encode_read(
+            read, batch_size=batch_size, precision=precision, max_tokens=max_tokens, dimensions=dimensions
+        )
+
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        windows: int | None = None,
+    ) -> Windows:
+        """The first half of `encode`, for which the model is not needed: the tokens of the texts.
+
+        Args:
+            texts: n texts; see `encode`, also for the other arguments.
+            prompt_name: The name of the prompt that is put before every text.
+            prompt: The text of a prompt, instead of a name.
+            windows: A step in tokens, by which longer texts are read in windows.
+
+        Raises:
+            UserError: The encoder has no prompt of this name, or the step is out of range.
+        """
+        before = self.prompt_text(prompt_name, prompt)
+        return Windows.whole(self.tokenize(texts, before)) if windows is None else self._windows(texts, before, windows)
+
+    def encode_read(
+        self,
+        read: Windows,
+        *,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+        max_tokens: int | None = None,
+        dimensions: int | None = None,
+    ) -> NDArray[np.float32]:
+        """The second half of `encode`: the vectors of texts from their tokens.
+
+        Args:
+            read: What `read` makes of n texts.
+            batch_size: Most texts in a batch; see `encode`, also for the other arguments.
+            precision: `fp32`, `bf16` or `auto`.
+            max_tokens: Most tokens in a batch, padding included.
+            dimensions: The number of first dimensions to keep.
+
+        Returns:
+            (n, D) float32, or (n, `dimensions`).
+
+        Raises:
+            UserError: The vectors do not have as many dimensions.
+        """
         import numpy as np
 
+        width = self._width(dimensions)
+        out = np.empty((len(read.rows), width), dtype=np.float32)
+        with inference(self, precision, self.device), kernel_of_precision(self.backbone):
+            for part, pooled in self.passes.batches(read.rows, self.pad, max_tokens, batch_size):
+                out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
+        return read.mean(out, scaled=self.post.scales)
+
+    def _width(self, dimensions: int | None) -> int:
+        """The number of dimensions of a vector that is asked for."""
         width = self.dim if dimensions is None else dimensions
         widths.check([width], self.dim, option="dimensions")
-        device, before = self.device, self.prompt_text(prompt_name, prompt)
-        pieces = None if windows is None else self._windows(texts, before, windows)
-        ids = self.tokenize(texts, before) if pieces is None else pieces.rows
-        out = np.empty((len(ids), width), dtype=np.float32)
-        with inference(self, precision, device), kernel_of_precision(self.backbone):
-            for part, pooled in self.passes.batches(ids, self.pad, max_tokens, batch_size):
-                out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
-        return out if pieces is None else pieces.mean(out, len(texts), scaled=self.post.scales)
+        return width
 
     def _windows(self, texts: Sequence[str], prompt: str, step: int) -> Windows:
         """The windows of texts behind a prompt."""
@@ -177,8 +231,7 @@ class TextEncoder(nn.Module, ABC):
         """
         import numpy as np
 
-        width = self.dim if dimensions is None else dimensions
-        widths.check([width], self.dim, option="dimensions")
+        width = self._width(dimensions)
         ranges, before, device = check_spans(texts, spans), self.prompt_text(prompt_name, prompt), self.device
         length, lower = self.max_length, self.lower_case
         ids, at = tokenize_with_places(self.tokenizer, texts, prompt=before, max_length=length, lower_case=lower)

@@ -23,6 +23,7 @@ class Windows:
         rows: The token ids of each window.
         text: (W,) the number of the text of each window.
         weight: (W,) the number of tokens of the text in each window.
+        texts: n.
 
     Deviations:
         ClipMD (idan0405/ClipMD, ClipMDModel.py:35-82) takes the plain mean, adds a last window even if its tokens were
@@ -32,6 +33,12 @@ class Windows:
     rows: list[list[int]]
     text: NDArray[np.int64]
     weight: NDArray[np.float32]
+    texts: int
+
+    @classmethod
+    def whole(cls, rows: list[list[int]]) -> Windows:
+        """One window for each text, of which these are the token ids."""
+        return cls(rows, np.arange(len(rows)), np.ones(len(rows), dtype=np.float32), len(rows))
 
     @classmethod
     def cut(
@@ -75,16 +82,16 @@ class Windows:
                 pieces.append([*head, *part, *tail])
                 text.append(number)
                 weight.append(max(1, len(part)))
-        return cls(pieces, np.array(text, dtype=np.int64), np.array(weight, dtype=np.float32))
+        return cls(pieces, np.array(text, dtype=np.int64), np.array(weight, dtype=np.float32), len(rows))
 
-    def mean(self, vectors: NDArray[np.float32], texts: int, *, scaled: bool) -> NDArray[np.float32]:
+    def mean(self, vectors: NDArray[np.float32], *, scaled: bool) -> NDArray[np.float32]:
         """The vectors (n, D) of the texts from those of their windows (W, D).
 
         Args:
             vectors: (W, D).
-            texts: n.
             scaled: Whether vectors have unit length; those of texts of several windows are then scaled again.
         """
+        texts = self.texts
         if len(vectors) == texts:
             return vectors
         total = np.zeros((texts, vectors.shape[1]), dtype=np.float64)

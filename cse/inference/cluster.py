@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cse.console import progress
 from cse.data.datasets import Dataset
 from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
+from cse.encoder.ahead import ahead
 from cse.encoder.device import Device, choose
 from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
@@ -19,6 +20,7 @@ from cse.encoder.poolers import PoolerName
 from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import resumable, unit
+from cse.encoder.windows import Windows
 from cse.errors import UserError, require_at_least
 
 BLOCK = 8_192  # rows that are encoded and saved at a time
@@ -75,11 +77,15 @@ def cluster_rows(
     made_from = origin(encoder, texts=data.hash, precision=computed, prompt=before)
     names = [*(name for name in names_of([data]) if name != LABEL), LABEL]
     sizes = np.zeros(clusters, dtype=np.int64)
+
+    def read(start: int) -> Windows:
+        return encoder.read([example.texts[0] for example in data[start : start + BLOCK]], prompt=before)
+
     with resumable(out, (len(data), encoder.dim), made_from) as written, progress("rows", len(data)) as advance:
-        for start in range(written.done, len(data), BLOCK):
-            texts = [example.texts[0] for example in data[start : start + BLOCK]]
-            written.append(unit(encoder.encode(texts, precision=computed, prompt=before)))
-            advance(written.done)
+        with ahead(read, range(written.done, len(data), BLOCK)) as blocks:
+            for block in blocks:
+                written.append(unit(encoder.encode_read(block, precision=computed)))
+                advance(written.done)
 
         def convert(source: Path, target: Path) -> None:
             labels = k_means(np.load(source, mmap_mode="r"), clusters, seed)

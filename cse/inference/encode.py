@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -18,6 +18,7 @@ from cse.data.rows import Column, Reader
 from cse.data.sources import open_path
 from cse.data.store import mark
 from cse.encoder import widths
+from cse.encoder.ahead import ahead
 from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
 from cse.encoder.precision import Precision, uses_bf16
@@ -236,21 +237,18 @@ def encode_file(
     pieces = [(out, 0, texts.rows)]
     if shards:
         pieces = _pieces(out, texts, shards, cut, stored, made_from)
+    reading, computing = {"prompt": before, "windows": windows}, {"precision": computed, "dimensions": size}
     complete = 0
     for path, first, rows in pieces:
         if not shards or not path.exists():
             with _written(out), resumable(path, (rows, size), made_from) as written:
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
-                for block in texts.blocks(save_every, first + written.done, stop):
-                    options: dict[str, Any] = {"prompt": before, "dimensions": size, "windows": windows}
-                    options["precision"] = computed
-                    if experts is None:
-                        vectors = encoder.encode(block.texts, **options)
-                    else:
-                        vectors = experts.encode(block.texts, block.labels, **options)
-                    written.append(unit(vectors) if normalize else vectors)
-                    progress(complete + written.done)
+                blocks = texts.blocks(save_every, first + written.done, stop)
+                with _encoded(blocks, encoder, experts, reading, computing) as found:
+                    for vectors in found:
+                        written.append(unit(vectors) if normalize else vectors)
+                        progress(complete + written.done)
                 if written.done != rows:
                     raise UserError(
                         f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
@@ -258,6 +256,23 @@ def encode_file(
                 written.finish(_conversion(out.suffix, quantizer))
         complete += rows
     return texts.rows, stored[1]
+
+
+@contextmanager
+def _encoded(
+    blocks: Iterable[Block],
+    encoder: Encoder,
+    experts: Experts | None,
+    reading: dict[str, Any],
+    computing: dict[str, Any],
+) -> Iterator[Iterator[NDArray[np.float32]]]:
+    """The vectors of block after block; the next block is read and tokenized meanwhile."""
+    if experts is None:
+        with ahead(lambda block: encoder.read(block.texts, **reading), blocks) as tokens:
+            yield (encoder.encode_read(read, **computing) for read in tokens)
+    else:
+        with ahead(lambda block: experts.read(block.texts, block.labels, **reading), blocks) as parts:
+            yield (experts.encode_read(read, **computing) for read in parts)
 
 
 def _pieces(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,18 @@ from cse.errors import UserError
 
 if TYPE_CHECKING:
     from cse.encoder.precision import Precision
+    from cse.encoder.windows import Windows
 
 PROBE = "A cat sat on the mat."
 SAME = 1e-4  # difference of a coordinate from the merged model, relative to the length of the vector
+
+
+class ReadRows(NamedTuple):
+    """The texts of one label: their places among all texts, and their tokens."""
+
+    label: str
+    rows: list[int]
+    read: Windows
 
 
 class Experts:
@@ -102,16 +111,46 @@ class Experts:
         Raises:
             UserError: There is no adapter for a label, or there are more or fewer labels than texts.
         """
+        read = self.read(texts, labels, prompt_name=prompt_name, prompt=prompt, windows=windows)
+        return self.encode_read(read, precision=precision, dimensions=dimensions)
+
+    def read(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        windows: int | None = None,
+    ) -> list[ReadRows]:
+        """The first half of `encode`, for which no adapter is needed: the tokens of the texts of each label.
+
+        Raises:
+            UserError: There are more or fewer labels than texts.
+        """
         if len(labels) != len(texts):
             raise UserError(f"experts has {len(texts)} texts and {len(labels)} labels\nfix: give one label for each")
-        width = self.encoder.dim if dimensions is None else dimensions
-        out = np.empty((len(texts), width), dtype=np.float32)
-        options: dict[str, Any] = {"precision": precision, "prompt_name": prompt_name, "prompt": prompt}
-        options |= {"dimensions": dimensions, "windows": windows}
+        found = []
         for label in dict.fromkeys(labels):
             rows = [i for i, other in enumerate(labels) if other == label]
-            self.use(label)
-            out[rows] = self.encoder.encode([texts[i] for i in rows], **options)
+            own = [texts[i] for i in rows]
+            read = self.encoder.read(own, prompt_name=prompt_name, prompt=prompt, windows=windows)
+            found.append(ReadRows(label, rows, read))
+        return found
+
+    def encode_read(
+        self, read: Sequence[ReadRows], *, precision: Precision = "fp32", dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """The second half of `encode`: the vectors of texts from their tokens, each by the adapter of its label.
+
+        Raises:
+            UserError: There is no adapter for a label.
+        """
+        width = self.encoder.dim if dimensions is None else dimensions
+        out = np.empty((sum(len(part.rows) for part in read), width), dtype=np.float32)
+        for part in read:
+            self.use(part.label)
+            out[part.rows] = self.encoder.encode_read(part.read, precision=precision, dimensions=dimensions)
         return out
 
     def use(self, label: str) -> None:

@@ -117,7 +117,7 @@ class OnnxEncoder:
         for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
             for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
                 out[part] = self.run([ids[i] for i in part])
-        return out if pieces is None else pieces.mean(out, len(texts), scaled=bool(self.about.get("unit_length")))
+        return out if pieces is None else pieces.mean(out, scaled=bool(self.about.get("unit_length")))
 
     def _untruncated(self) -> Any:
         """The tokenizer without truncation."""

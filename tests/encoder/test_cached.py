@@ -19,21 +19,21 @@ def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeyp
     monkeypatch.setattr(cached, "CHUNK", 4)
     encoder = Encoder(tiny_bert, pooler="mean").eval()
     texts = [f"{WORDS[i]} {WORDS[i + 1]}" for i in range(10)]
-    real, asked = encoder.encode, []
+    real, asked = encoder.encode_read, []
 
-    def encode(rows, **options):
-        asked.append(len(rows))
+    def encode(read, **options):
+        asked.append(read.texts)
         if len(asked) == 3:
             raise Killed
-        return real(rows, **options)
+        return real(read, **options)
 
-    monkeypatch.setattr(encoder, "encode", encode)
+    monkeypatch.setattr(encoder, "encode_read", encode)
     with pytest.raises(Killed):
         cached.cached_vectors(encoder, "model", texts, "fp32")
     assert not list(tmp_path.rglob("*.npy"))
     found = cached.cached_vectors(encoder, "model", texts, "fp32")
     assert asked == [4, 4, 2, 2]  # the last of them twice, and nothing else
-    by_hand = np.concatenate([real(texts[i : i + 4]) for i in (0, 4, 8)]).astype(np.float64)
+    by_hand = np.concatenate([real(encoder.read(texts[i : i + 4])) for i in (0, 4, 8)]).astype(np.float64)
     by_hand /= np.sqrt((by_hand**2).sum(1, keepdims=True))
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     assert np.array_equal(cached.cached_vectors(encoder, "model", texts, "fp32"), found)

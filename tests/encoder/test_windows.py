@@ -36,11 +36,11 @@ def test_every_case(oracles, name):
     assert found.rows == [data["windows"][i][: lengths[i]].tolist() for i in news]
     assert found.weight.tolist() == [float(lengths[i]) for i in news]
     # The mean by tokens, of all of the program's windows.
-    every = Windows([], np.array([number for number, _ in known]), lengths.astype(np.float32))
+    every = Windows([], np.array([number for number, _ in known]), lengths.astype(np.float32), len(rows))
     vectors = np.stack([table[ids[:n]].mean(0) for ids, n in zip(data["windows"], lengths, strict=True)])
-    got = every.mean(vectors, len(rows), scaled=False)
+    got = every.mean(vectors, scaled=False)
     assert np.abs(got - data["pooled_by_length"]).max() <= 1e-5
-    plain = Windows([], every.text, np.ones_like(every.weight)).mean(vectors, len(rows), scaled=False)
+    plain = Windows([], every.text, np.ones_like(every.weight), len(rows)).mean(vectors, scaled=False)
     assert np.abs(plain - data["pooled"]).max() <= 1e-5
 
 

@@ -136,7 +136,7 @@ def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
     if kept:
         assert evaluator(encoder) == pytest.approx(whole)
         calls = []
-        monkeypatch.setattr(Encoder, "encode", counted(Encoder.encode, calls))
+        monkeypatch.setattr(Encoder, "encode_read", counted(Encoder.encode_read, calls))
         assert evaluator(encoder) == pytest.approx(whole)
         assert sum(calls) <= len(queries) + 1  # the corpus was read back; one text more may set up threads
     else:
@@ -147,9 +147,9 @@ def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
 
 
 def counted(encode, calls):
-    def wrapped(self, texts, **options):
-        calls.append(len(texts))
-        return encode(self, texts, **options)
+    def wrapped(self, read, **options):
+        calls.append(read.texts)
+        return encode(self, read, **options)
 
     return wrapped
 

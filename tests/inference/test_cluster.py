@@ -50,15 +50,15 @@ def test_from_python_a_killed_call_resumes(tiny_bert, tmp_path, monkeypatch):
     whole = out.read_bytes()
     out.unlink()
     monkeypatch.setattr(clustering, "BLOCK", 8)
-    encode, calls = Encoder.encode, []
+    encode, calls = Encoder.encode_read, []
 
-    def dies(self, texts, **kwargs):
-        calls.append(len(texts))
+    def dies(self, read, **kwargs):
+        calls.append(read.texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return encode(self, texts, **kwargs)
+        return encode(self, read, **kwargs)
 
-    monkeypatch.setattr(Encoder, "encode", dies)
+    monkeypatch.setattr(Encoder, "encode_read", dies)
     with pytest.raises(KeyboardInterrupt):
         cse.cluster(tiny_bert, data, out, **options)
     assert not out.exists()

@@ -158,8 +158,8 @@ def test_blocks_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatc
 def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
     texts, whole = TextFile.scan(str(file)), tmp_path / f"whole{suffix}"
     encode(encoder, texts, whole, precision="fp32", save_every=BLOCK)
-    real, seen = encoder.encode, []
-    monkeypatch.setattr(encoder, "encode", lambda rows, **options: seen.append(len(rows)) or real(rows, **options))
+    real, seen = encoder.encode_read, []
+    monkeypatch.setattr(encoder, "encode_read", lambda read, **how: seen.append(read.texts) or real(read, **how))
     for blocks in range(7):  # 0: before the first; 6: all done, but for the last rename
         out = tmp_path / f"{blocks}{suffix}"
         with pytest.raises(Killed):
@@ -171,6 +171,48 @@ def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_
         encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
         assert out.read_bytes() == whole.read_bytes()
         assert sum(seen) == max(0, 43 - blocks * BLOCK), "blocks that were whole were encoded again"
+
+
+def test_the_next_block_is_read_while_one_is_encoded(encoder, file, tmp_path, monkeypatch):
+    read, encode_read, tokens, begun = encoder.read, encoder.encode_read, [], []
+
+    def reads(texts, **options):
+        tokens.append(texts)
+        return read(texts, **options)
+
+    def encodes(block, **options):
+        begun.append(block)
+        until = time.monotonic() + 60
+        while len(tokens) < min(6, len(begun) + 1):  # of 6 blocks
+            assert time.monotonic() < until, "the next block was not read"
+            time.sleep(0.001)
+        assert len(tokens) <= len(begun) + 1
+        return encode_read(block, **options)
+
+    monkeypatch.setattr(encoder, "read", reads)
+    monkeypatch.setattr(encoder, "encode_read", encodes)
+    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
+    monkeypatch.undo()
+    assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, lines(43)))
+
+
+def test_what_fails_in_a_later_block_is_raised_in_its_turn(encoder, file, tmp_path, monkeypatch):
+    read, out = encoder.read, tmp_path / "v.npy"
+
+    def fails(texts, **options):
+        if texts == lines(43)[16:24]:
+            raise UserError("the third block cannot be read")
+        return read(texts, **options)
+
+    monkeypatch.setattr(encoder, "read", fails)
+    texts = TextFile.scan(str(file))
+    with pytest.raises(UserError, match="the third block cannot be read"):
+        encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
+    assert _rows(out) == 16
+    assert not out.exists()
+    monkeypatch.undo()
+    encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
+    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
 def test_kill_9_in_the_middle(tiny_bert, tmp_path):
@@ -289,7 +331,10 @@ class Wide:
     def state_dict(self):
         return {}
 
-    def encode(self, rows, **_):
+    def read(self, rows, **_):
+        return rows
+
+    def encode_read(self, rows, **_):
         return np.ones((len(rows), self.dim), dtype=np.float32)
 
 

@@ -171,8 +171,8 @@ def test_a_killed_shard_resumes_after_its_last_block(encoder, file, tmp_path, mo
     assert [str(shard) for shard in missing(out)] == ["2/2"]
     with pytest.raises(UserError, match="has 1 of 2 shards; 2/2 is missing"):
         open_vectors(out)
-    seen, real = [], encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda rows, **options: seen.append(len(rows)) or real(rows, **options))
+    seen, real = [], encoder.encode_read
+    monkeypatch.setattr(encoder, "encode_read", lambda read, **how: seen.append(read.texts) or real(read, **how))
     write(encoder, file, out, shards)
     assert sum(seen) == 43 - 20 - 12
     assert np.asarray(open_vectors(out)).tobytes() == want.tobytes()

@@ -167,16 +167,16 @@ def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint
 def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("cse.encoder.cached.CHUNK", 5)
     texts = write_texts(tmp_path, 23)
-    real, asked = Encoder.encode, []
+    real, asked = Encoder.encode_read, []
 
     def encode(self, part, **options):
-        asked.append(len(part))
+        asked.append(part.texts)
         if len(asked) == 3 and options.pop("dies", True) and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             raise RuntimeError("killed")
         return real(self, part, **options)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Encoder, "encode_read", encode)
     out = tmp_path / "mined.parquet"
     arguments = [checkpoint, "--data", str(texts), "--out", str(out)]
     with pytest.raises(RuntimeError, match="killed"):

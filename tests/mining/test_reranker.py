@@ -163,18 +163,18 @@ def mine_in_parts(rank, arguments, cache):
     from cse.encoder.model import Encoder
 
     torch.set_num_threads(1)
-    real, encoded = Encoder.encode, []
+    real, encoded = Encoder.encode_read, []
 
-    def encode(self, texts, **options):
-        encoded.extend(texts)
-        return real(self, texts, **options)
+    def encode(self, read, **options):
+        encoded.append(read.texts)
+        return real(self, read, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSE_CACHE", cache)
         patch.setattr("cse.encoder.cached.CHUNK", 5)
         patch.setattr("cse.mining.command.CHUNK", 3)
-        patch.setattr(Encoder, "encode", encode)
-        return cli.main(["mine", *arguments]), len(encoded)
+        patch.setattr(Encoder, "encode_read", encode)
+        return cli.main(["mine", *arguments]), sum(encoded)
 
 
 def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tmp_path, two_processes):  # noqa: F811

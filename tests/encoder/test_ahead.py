@@ -1,0 +1,80 @@
+"""Work that a thread does ahead: in order, one result ahead, and over when the block is."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from cse.encoder.ahead import ahead
+
+
+def test_one_result_is_made_while_one_is_used():
+    begun, ended = [], [threading.Event() for _ in range(5)]
+
+    def work(item):
+        begun.append(item)
+        ended[item].set()
+        return item * item
+
+    with ahead(work, range(5)) as results:
+        for i, result in enumerate(results):
+            assert result == i * i
+            assert ended[min(i + 1, 4)].wait(60), "the next result is not made meanwhile"
+            assert begun == list(range(min(i + 2, 5)))
+    assert begun == list(range(5))
+
+
+@pytest.mark.parametrize("where", ["items", "work"])
+def test_what_is_raised_ahead_is_raised_in_its_turn(where):
+    def items():
+        yield from (1, 2)
+        if where == "items":
+            raise KeyError("third")
+        yield 3
+
+    def work(item):
+        if item == 3:
+            raise KeyError("third")
+        return -item
+
+    seen = []
+
+    def use():
+        with ahead(work, items()) as results:
+            for result in results:
+                seen.append(result)
+
+    with pytest.raises(KeyError, match="third"):
+        use()
+    assert seen == [-1, -2]
+
+
+def test_the_thread_ends_with_the_block_whatever_ends_it():
+    before, release = threading.active_count(), threading.Event()
+
+    def work(item):
+        if item:
+            release.wait(60)
+        return item
+
+    def use():
+        with ahead(work, range(9)) as results:
+            next(results)
+            release.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert threading.active_count() == before
+    with ahead(work, []) as results:
+        assert list(results) == []
+    assert threading.active_count() == before
+
+
+def test_the_thread_sees_what_the_caller_set():
+    setting = ContextVar("setting", default="nobody's")
+    setting.set("the caller's")
+    with ahead(lambda _: setting.get(), range(2)) as results:
+        assert list(results) == ["the caller's", "the caller's"]
