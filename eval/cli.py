@@ -69,6 +69,26 @@ def batches(arguments: list[str]) -> int:
     return 0
 
 
+def profile(arguments: list[str]) -> int:
+    """Measure where the processor time of a training step goes."""
+    parser = _parser("profile", "Measure where the processor time of a training step goes.")
+    recipe = "a recipe; with options behind it, in quotes: 'dclr --encoder asset:mini'"
+    parser.add_argument("recipes", nargs="+", help=recipe)
+    parser.add_argument("--steps", type=int, default=8, help="steps to time, and to profile (default: %(default)s)")
+    out = "other recipes that it has stay; default: %(default)s"
+    parser.add_argument("--out", type=Path, default=Path("eval/results/profile.json"), help=out)
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    quiet()
+    from cse.files import check_writable
+    from eval.profiling import measure
+
+    require_at_least(1, "profile", steps=options.steps)
+    check_writable(options.out)
+    measure(options.recipes, options.steps, options.out, options.note)
+    return 0
+
+
 def compact(arguments: list[str]) -> int:
     """Run `cse bench-model`, and search the quantized vectors of the encoder."""
     text = "`cse bench-model`, and with --texts a search of their quantized vectors."
@@ -320,6 +340,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "parts": parts,
     "postprocess": postprocess,
     "pretraining": pretraining,
+    "profile": profile,
     "reproduce": reproduce,
     "scale": scale,
     "tables": tables,

@@ -150,6 +150,18 @@ def batches() -> str:
     return _table(rows)
 
 
+def profile() -> str:
+    """Where the processor time of a training step goes."""
+    runs: dict[str, Any] = read("profile")["runs"]
+    kinds = list(next(iter(runs.values()))["shares"])
+    head = ["recipe", "ms a step", *(f"{kind}, %" for kind in kinds), "products, % of the peak"]
+    rows = [head, [":--", *["--:"] * (len(head) - 1)]]
+    for recipe, run in runs.items():
+        shares = [f"{run['shares'][kind]:.1f}" for kind in kinds]
+        rows.append([recipe, f"{run['ms']:,}", *shares, str(run["of_peak"])])
+    return _table(rows)
+
+
 def _table(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -270,6 +282,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
     "batches": batches,
+    "profile": profile,
     "memory": memory,
     "plan": plan,
     "scale": scale,
