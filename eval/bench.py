@@ -1,4 +1,7 @@
-"""The speed of scoring: against `mteb.evaluate` and a loop like SentEval's, on the same tasks, rows and precision.
+"""The speed of scoring: against `mteb.evaluate` and a loop like SentEval's, on the same tasks and rows.
+
+Precision is the same for all, and once more each has its default: mteb runs sentence-transformers in float32, and we
+compute in bfloat16 where the hardware does (`precision: auto`).
 
 Each round runs all of them, one after another, so that whatever else the machine does falls on all alike; a speed-up is
 the median over rounds of one round's ratio.
@@ -18,6 +21,7 @@ import torch
 
 from cse.console import say
 from cse.evaluation import sts
+from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.harness import score_data
 from cse.evaluation.loading import Model
 from cse.evaluation.sources import TaskData
@@ -52,8 +56,9 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, An
             seconds[name].append(time.perf_counter() - start)
             processor[name].append(time.process_time() - cpu)
             say("round", f"{number + 1}/{rounds}  {name:10s} {seconds[name][-1]:8.2f} s")
+    bf16 = resolve_precision(model.encoder, "auto") == "bf16"
     return {
-        **summary(seconds, scores),
+        **summary(seconds, processor, scores, default=BF16 if bf16 else OURS),
         "eval.cpu_seconds": {name: [round(s, 2) for s in values] for name, values in processor.items()},
         "eval.tasks": list(data),
         "eval.sentences": {
@@ -155,19 +160,34 @@ def _first(item: TaskData, n: int) -> TaskData:
     return TaskData(item.task, {subset: Pairs(pairs.first[:n], pairs.second[:n], pairs.gold[:n])}, item.source)
 
 
-def summary(seconds: Mapping[str, Sequence[float]], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Ratios of times, and how far apart the scores are that they were spent on."""
+def summary(
+    seconds: Mapping[str, Sequence[float]],
+    processor: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    default: str,
+) -> dict[str, Any]:
+    """Ratios of times, and how far apart the scores are that they were spent on.
 
-    def speedups(slow: str, fast: str) -> list[float]:
-        return [round(b / a, 3) for a, b in zip(seconds[fast], seconds[slow], strict=True)]
+    Args:
+        seconds: The seconds of each round, by what was timed.
+        processor: The same of the processor.
+        scores: The scores of the tasks, by what was timed.
+        default: Which of it is our default, `OURS` or `BF16`.
+    """
 
-    def apart(name: str) -> float:
-        return round(max(abs(scores[name][task] - score) for task, score in scores[OURS].items()), 4)
+    def speedups(slow: str, fast: str, times: Mapping[str, Sequence[float]] = seconds) -> list[float]:
+        return [round(b / a, 3) for a, b in zip(times[fast], times[slow], strict=True)]
+
+    def apart(name: str, other: str = OURS) -> float:
+        return round(max(abs(scores[name][task] - score) for task, score in scores[other].items()), 4)
 
     ratios = {"mteb": speedups(MTEB, OURS), "senteval": speedups(SENTEVAL, OURS), "bf16": speedups(OURS, BF16)}
+    ratios |= {"default": speedups(MTEB, default), "default_processor": speedups(MTEB, default, processor)}
     return {
         **{f"eval.speedup_{name}": round(statistics.median(each), 3) for name, each in ratios.items()},
         **{f"eval.speedups_{name}": each for name, each in ratios.items()},
         "eval.score_apart": {name: apart(name) for name in (MTEB, SENTEVAL, BF16)},
+        "eval.default": {"precision": "bf16" if default == BF16 else "fp32", "score_apart": apart(MTEB, default)},
         "eval.seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
     }
