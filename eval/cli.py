@@ -30,20 +30,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def memory(arguments: list[str]) -> int:
-    """Measure the memory and the start-up time of runs on generated pairs."""
-    parser = _parser("memory", "Measure the memory and the start-up time of runs on generated pairs.")
+    """Measure the memory and the start-up time of training and mining on generated pairs."""
+    parser = _parser("memory", "Measure the memory and the start-up time of training and mining on generated pairs.")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], help="numbers of rows")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes that train")
+    jobs = ["train", "mine"]
+    parser.add_argument("--jobs", nargs="+", choices=jobs, default=jobs, help="what to measure (default: all)")
     out = "other numbers of rows and processes that it has stay; default: %(default)s"
     parser.add_argument("--out", type=Path, default=Path("eval/results/memory.json"), help=out)
     parser.add_argument("--note", default="", help="the conditions, kept in the file")
     options = parser.parse_args(arguments)
     quiet()
     from cse.files import check_writable
-    from eval.memory import measure
+    from eval.memory import measure, measure_mining
 
     check_writable(options.out)
-    measure(options.rows, options.processes, options.out, options.note)
+    if "train" in options.jobs:
+        measure(options.rows, options.processes, options.out, options.note)
+    if "mine" in options.jobs:
+        measure_mining(options.rows, options.out, options.note)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m eval memory`: the memory and the start-up time of a run by the number of its rows, on generated pairs."""
+"""`python -m eval memory`: the memory and the start-up time of training and mining by the number of rows."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ LENGTH = 5  # words of a text
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 BLOCK = 200_000  # rows that are generated at once
 SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
+WIDTH = 16  # dimensions of the vectors that are mined
+ANCHORS = 512  # that are mined for, of all rows
 EVERY = 0.05  # seconds between two looks at the memory
 
 
@@ -70,7 +72,7 @@ def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str 
         processes; and for the process that has most, the largest resident memory that is not backed by a file
         (RssAnon), in MB.
     """
-    before: dict[str, Any] = read_json(out) if out.exists() else {"runs": [], "note": ""}
+    before = _known(out)
     new = [(count, number) for count in rows for number in processes]
     found: list[dict[str, Any]] = [run for run in before["runs"] if (run["rows"], run["processes"]) not in new]
     note = note or before["note"]
@@ -84,8 +86,50 @@ def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str 
                     found.append({"rows": count, "processes": number, "start": start, **one})
                     say("memory", str(found[-1]))
                     found.sort(key=lambda run: (run["rows"], run["processes"]))
-                    write_json(out, {"setting": SETTING, "note": note, "runs": found})
+                    write_json(out, before | {"setting": SETTING, "note": note, "runs": found})
     return {"runs": found}
+
+
+def measure_mining(rows: Sequence[int], out: Path, note: str = "") -> list[dict[str, Any]]:
+    """Mine for some anchors among each number of texts, with given vectors, twice: with an empty cache, then again.
+
+    Args:
+        rows: Numbers of texts, of 5 words.
+        out: The file to write; what it has of training and of other numbers stays.
+        note: The conditions, kept in the file.
+
+    Returns:
+        For each run: seconds of the processor, and the largest resident memory that is not backed by a file (RssAnon),
+        in MB.
+    """
+    before = _known(out)
+    found: list[dict[str, Any]] = [run for run in before.get("mining", []) if run["rows"] not in rows]
+    for count in rows:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            generate(folder / "pairs.parquet", count)
+            vectors = np.lib.format.open_memmap(folder / "v.npy", "w+", np.float32, (count, WIDTH))
+            for start in range(0, count, BLOCK):
+                part = vectors[start : start + BLOCK]
+                part[:] = np.random.default_rng(start).normal(size=part.shape)
+            vectors.flush()
+            command = [sys.executable, "-m", "cse", "mine", "--vectors", str(folder / "v.npy")]
+            command += ["--data", str(folder / "pairs.parquet"), "--columns", "anchor"]
+            command += ["--shard", f"1/{-(-count // ANCHORS)}", "--out"]
+            for start_of in ("first", "second"):
+                run = watch([*command, str(folder / start_of)], {"CSE_CACHE": str(folder / "cache")})
+                figures = {"processor_seconds": round(run.processor_after, 1), "peak_anonymous_mb": round(run.peak_mb)}
+                found.append({"rows": count, "start": start_of, **figures})
+                say("mining", str(found[-1]))
+                found.sort(key=lambda run: int(run["rows"]))
+                write_json(out, before | {"mining": found, "mining_note": note or before.get("mining_note", "")})
+    return found
+
+
+def _known(out: Path) -> dict[str, Any]:
+    """What a file of results has already."""
+    known: dict[str, Any] = read_json(out) if out.exists() else {"runs": [], "note": ""}
+    return known
 
 
 def generate(file: Path, rows: int, seed: int = 0) -> None:
@@ -141,7 +185,7 @@ class Watched(NamedTuple):
     """What a run took.
 
     Attributes:
-        seconds_to_first_step: Elapsed seconds since the start of the command.
+        seconds_to_first_step: Elapsed seconds since the start of the command; 0 if it does not train.
         processor_to_first_step: Processor seconds until then, over all processes.
         processor_after: Processor seconds from then to the end, over all processes.
         peak_mb: The largest resident memory of a process that is not backed by a file (RssAnon).
@@ -154,7 +198,7 @@ class Watched(NamedTuple):
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Watched:
-    """Run a command that trains, and measure it.
+    """Run a command, and measure it.
 
     Args:
         command: The command.

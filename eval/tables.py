@@ -26,6 +26,7 @@ PAGES = ("*.md", "eval/*.md", "recipes/*.md", "docs/**/*.md", "cse/**/README.md"
 START = r"^<!-- table: ([\w-]+) -->\n"
 BLOCK = re.compile(f"({START}).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 FIGURES = ("seconds", "processor_seconds", "peak_mb")
+MINED = ("processor_seconds", "peak_anonymous_mb")
 USED, PEAK, TOKENS = 0.3, 989e12, 32  # of a GPU: the part that is assumed to be used, FLOP/s in bf16, tokens of a text
 FEW = ("simcse-unsup", "dclr", "simcse-sup", "claif", "untrained-last-template")
 
@@ -72,6 +73,15 @@ def memory() -> str:
         rows.append([f"{run['rows']:,}", str(run["processes"]), run["start"], *figures])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return f"{table}\nThe model is {found['setting']}. {found['note']}\n"
+
+
+def mining() -> str:
+    """What `python -m eval memory` measured of mining."""
+    found = read("memory")
+    rows = [["texts", "start", "seconds of the processor", "MB of a process"], ["--:", ":--", "--:", "--:"]]
+    for run in found["mining"]:
+        rows.append([f"{run['rows']:,}", run["start"], *(f"{run[key]:,}" for key in MINED)])
+    return f"{_table(rows)}\n{found['mining_note']}\n"
 
 
 def scale() -> str:
@@ -284,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batches": batches,
     "profile": profile,
     "memory": memory,
+    "mining": mining,
     "plan": plan,
     "scale": scale,
     "differing": differing,

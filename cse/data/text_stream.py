@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +36,14 @@ def stream(texts: TextStream | Sequence[str]) -> TextStream:
     """Texts as a stream; the key of a list is a hash of its texts."""
     if isinstance(texts, TextStream):
         return texts
-    held = list(texts)
 
     def blocks() -> Iterator[list[str]]:
-        return (held[start : start + BLOCK] for start in range(0, len(held), BLOCK))
+        return (list(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK))
 
     digest = hashlib.sha256()
     for block in blocks():
         digest.update(fingerprints(block).tobytes())
-    return TextStream(digest.hexdigest(), len(held), blocks)
+    return TextStream(digest.hexdigest(), len(texts), blocks)
 
 
 def joined(*parts: TextStream | Sequence[str]) -> TextStream:
@@ -81,16 +80,27 @@ class TextWriter:
 
 
 class StoredTexts(ByRow[str]):
-    """Texts on disk, memory-mapped."""
+    """Texts on disk, memory-mapped; another process maps them by itself."""
 
     FILES = ("texts.npy", "ends.npy")
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._bytes: NDArray[np.uint8] = np.load(folder / self.FILES[0], mmap_mode="r")
         self._ends: NDArray[np.int64] = np.load(folder / self.FILES[1], mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        """The texts one after another, read in blocks."""
+        for start in range(0, len(self), BLOCK):
+            ends = self._ends[start : start + BLOCK + 1]
+            raw, places = self._bytes[ends[0] : ends[-1]].tobytes(), (ends - ends[0]).tolist()
+            yield from (raw[first:last].decode() for first, last in pairwise(places))
+
+    def __reduce__(self) -> tuple[type[StoredTexts], tuple[Path]]:
+        return type(self), (self._folder,)
 
     def _row(self, index: int) -> str:
         return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode()

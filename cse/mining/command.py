@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
 from cse.data.shapes import of_texts
+from cse.data.text_stream import BLOCK, TextStream
 from cse.data.tools.opening import open_rows
 from cse.data.tools.writing import check_out, manifest_of, write_rows
 from cse.encoder.prompts import choose_prompt
@@ -26,10 +27,11 @@ from cse.files import check_writable, sha256_file, write_json
 from cse.inference.sharded import identity
 from cse.inference.shards import Shard, require_pieces
 from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
+from cse.mining.corpus import Corpus
 from cse.mining.given import Vectors, given_vectors, require_vectors
 from cse.mining.miners import Miner, TopK
 from cse.mining.reranker import Reranker
-from cse.mining.search import CHUNK, Corpus, TeacherRule, mine
+from cse.mining.search import CHUNK, TeacherRule, mine
 from cse.mining.sharded import write_shards
 
 if TYPE_CHECKING:
@@ -177,7 +179,8 @@ def mine_file(
     pooled = encoded.vectors[: corpus.size]
     miner.setup(pooled, compares_on)
     beside = set_up(bands, miner, pooled, compares_on)
-    widest = max(0, max(len(example.texts) for example in rows) - 2) + -(-(k + bands.easy) // beside.width)
+    longest = max(len(row) for block in rows.blocks() for row in block)
+    widest = max(0, longest - 2) + -(-(k + bands.easy) // beside.width)
     columns = ["anchor", "positive", *(f"negative_{i}" for i in range(1, widest + 1))]
     scored = [f"{name}_score" for name in columns[1:]] if scores else []
     settings = {
@@ -244,12 +247,19 @@ def _rows(data: Source) -> Dataset:
     return rows
 
 
-def _texts(pool: Source) -> Iterable[str]:
+def _texts(pool: Source) -> TextStream | list[str]:
     """The texts in the columns of the pool."""
     if pool.columns is None:
-        return (text for block in Texts(pool.path).blocks() for row in block for text in row)
-    rows = open_source(pool.path).read([Column("--pool-columns", column) for column in pool.columns])
-    return (cell.strip() for row in rows for cell in row.cells if cell and cell.strip())
+        return Texts(pool.path).texts()
+    columns, source = [Column("--pool-columns", column) for column in pool.columns], open_source(pool.path)
+
+    def blocks() -> Iterator[list[str]]:
+        rows = source.read(columns)
+        while block := list(islice(rows, BLOCK)):
+            yield [cell.strip() for row in block for cell in row.cells if cell and cell.strip()]
+
+    key = source.key()
+    return list(chain.from_iterable(blocks())) if key is None else TextStream(f"{key} {pool.columns}", 0, blocks)
 
 
 def _encode(model: Model, corpus: Corpus) -> Encoded:
@@ -280,7 +290,7 @@ def _given(model: Vectors, data: Source, pool: Source | None, corpus: Corpus) ->
     """The unit vectors of the texts of a corpus, from a file, and its hash."""
     texts = chain.from_iterable(_every_text(source) for source in (data, pool) if source is not None)
     about = {"vectors": str(model.path), "sha256": identity(model.path)}
-    return Encoded(given_vectors(model.path, texts, corpus.texts), None, about)
+    return Encoded(given_vectors(model.path, texts, corpus), None, about)
 
 
 def _every_text(source: Source) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from cse.encoder.vectors import partial_files, release, resumable, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors
+from cse.mining.corpus import Corpus
 
-BLOCK = 16_384  # vectors that are read at once
+BLOCK = 16_384  # vectors, or texts, that are read at once
 OPTION = "--vectors"
 
 
@@ -31,26 +33,29 @@ class Vectors:
     path: str | Path
 
 
-def given_vectors(path: str | Path, texts: Iterable[str], wanted: Sequence[str]) -> NDArray[np.float32]:
-    """The unit vectors (T, D) of the wanted texts, as a memory-mapped array in the cache.
+def given_vectors(path: str | Path, texts: Iterable[str], corpus: Corpus) -> NDArray[np.float32]:
+    """The unit vectors (T, D) of the texts of a corpus, as a memory-mapped array in the cache.
 
     Args:
         path: The file, or the folder of shards.
         texts: The texts of its rows.
-        wanted: T of these texts.
+        corpus: The corpus, which has no other texts.
 
     Raises:
         UserError: The file cannot be read, has another number of rows than there are texts, or a value is not finite.
     """
-    table, rows, place = open_vectors(path, option=OPTION), 0, dict[str, int]()
-    for rows, text in enumerate(texts, 1):
-        place.setdefault(text, rows - 1)
+    table, rows, rest = open_vectors(path, option=OPTION), 0, iter(texts)
+    numbers = np.full(len(corpus.texts), -1, dtype=np.int64)  # the row of each text
+    while block := list(islice(rest, BLOCK)):
+        at = corpus.find(block)
+        first = np.flatnonzero((at >= 0) & (numbers[at] < 0))[::-1]  # of two equal texts, the earlier is set last
+        numbers[at[first]] = rows + first
+        rows += len(block)
     if rows != len(table):
         raise UserError(
             f"--vectors {path} has {len(table):,} rows, and --data and --pool have {rows:,}\n"
             "fix: give a vector for each row of the data, then for each row of the pool, blank and repeated rows too"
         )
-    numbers = np.array([place[text] for text in wanted], dtype=np.int64)
     digest = hashlib.sha256(f"1 {identity(path)}".encode() + numbers.tobytes()).hexdigest()
     file = cache_dir() / "vectors" / f"{digest[:32]}.npy"
     with writing_cache("vectors"):

@@ -22,8 +22,9 @@ from cse.encoder.precision import Precision
 from cse.encoder.vectors import unit
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import RowSource
+from cse.mining.corpus import Corpus
 from cse.mining.miners import Miner
-from cse.mining.search import Corpus, mine
+from cse.mining.search import mine
 
 log = logging.getLogger("cse")
 
@@ -76,7 +77,7 @@ class RefreshNegatives(RowSource):
         self._data, self._corpus = data, Corpus(data, pool)
         self.interval = self.steps or max(1, round(self.epochs * steps_per_epoch))
 
-    def texts(self) -> list[str]:
+    def texts(self) -> Sequence[str]:
         """Every text that can be mined."""
         return self._corpus.texts
 

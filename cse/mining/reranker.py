@@ -12,7 +12,7 @@ from cse.assets.hub import snapshot
 from cse.encoder.device import Device, choose
 from cse.encoder.identity import model_hash
 from cse.errors import UserError
-from cse.mining.search import Corpus
+from cse.mining.corpus import Corpus
 from cse.teachers.cross_encoder import load_cross_encoder
 
 FIX = "give a folder or Hub id of a cross-encoder with one score for a pair of texts"

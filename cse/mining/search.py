@@ -1,105 +1,19 @@
-"""The search for negatives: the texts, the texts that must not be negatives of a row, and the loop over rows."""
+"""The search for negatives: the loop over rows, and a teacher's rule for candidates."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.batch import Example
-from cse.data.same_text import same_text_key
 from cse.encoder.vectors import release
-from cse.errors import UserError
+from cse.mining.corpus import Corpus
 from cse.mining.miners import Allowed, Mined, Miner, Queries
 from cse.mining.neighbors import cosines
 
 CHUNK = 512  # anchors that are searched at once
-
-
-def _text_key(text: str) -> str:
-    return same_text_key(text) or text  # texts of punctuation alone have an empty key, and still differ
-
-
-class Corpus:
-    """The texts of rows and of a pool, without repeats.
-
-    A text of the pool cannot be a negative of a row if it is the same text as the row's anchor, a positive of any
-    row with the same anchor, or a negative that the row has already.
-
-    Args:
-        data: The M rows. A single text is its own positive, by dropout or augmentation.
-        pool: Texts that may become negatives. None: the texts after the anchor of each row, and single texts.
-
-    Attributes:
-        texts: T texts. The pool comes first, and no two texts of it have the same `same_text_key`.
-        size: The number N of texts in the pool.
-        anchor: (M,) the index in `texts` of the anchor of each row.
-        positive: (M,) the index in `texts` of the first positive of each row.
-        anchor_texts: The Q distinct anchors.
-
-    Raises:
-        UserError: The pool has fewer than two texts.
-    """
-
-    def __init__(self, data: Sequence[Example], pool: Iterable[str] | None = None) -> None:
-        rows = [example.texts * 2 if len(example.texts) == 1 else example.texts for example in data]
-        self._pool_row: dict[str, int] = {}
-        self.texts: list[str] = []
-        for text in (text for row in rows for text in row[1:]) if pool is None else pool:
-            if text.strip() and self._pool_row.setdefault(_text_key(text), len(self.texts)) == len(self.texts):
-                self.texts.append(text)
-        self.size = len(self.texts)
-        if self.size < 2:
-            raise UserError(
-                f"the pool has {self.size} different texts, and mining needs 2 or more\n"
-                "fix: give a larger --pool or --data"
-            )
-        at = {text: row for row, text in enumerate(self.texts)}
-        self.anchor = np.array([self._place(row[0], at) for row in rows], dtype=np.int64)
-        self.positive = np.array([self._place(row[1], at) for row in rows], dtype=np.int64)
-        distinct, self._query = np.unique(self.anchor, return_inverse=True)
-        self.anchor_texts = [self.texts[i] for i in distinct]
-        self._positives: dict[str, set[int]] = {}
-        self._key: list[str] = []
-        self._own: list[tuple[int, ...]] = []
-        for example, row in zip(data, rows, strict=True):
-            self._remember(row, example.num_positives)
-
-    def _place(self, text: str, at: dict[str, int]) -> int:
-        """The index of a text, which is appended if it is new."""
-        if at.setdefault(text, len(self.texts)) == len(self.texts):
-            self.texts.append(text)
-        return at[text]
-
-    def _remember(self, row: tuple[str, ...], positives: int) -> None:
-        """Remember the places in the pool of the texts of a row."""
-        found = [self._pool_row.get(_text_key(text), -1) for text in row]
-        self._key.append(_text_key(row[0]))
-        self._positives.setdefault(self._key[-1], set()).update(found[: 1 + positives])
-        self._own.append(tuple(found[1 + positives :]))
-
-    def sha256(self) -> str:
-        """A hash of all texts."""
-        digest = hashlib.sha256(f"{self.size}".encode())
-        for text in self.texts:
-            digest.update(text.encode() + b"\x1e")
-        return digest.hexdigest()
-
-    def queries(
-        self, rows: slice, vectors: NDArray[np.float32], anchors: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """(M', D) the vectors of these rows' anchors: rows of `anchors` (Q, D), or of `vectors` (T, D) without any."""
-        return vectors[self.anchor[rows]] if anchors is None else anchors[self._query[rows]]
-
-    def banned(self, rows: range) -> NDArray[np.int64]:
-        """The rows (len(rows), E) of the pool that must not be negatives of these rows, filled up with -1."""
-        lists = [sorted({*self._positives[self._key[row]], *self._own[row]} - {-1}) for row in rows]
-        width = max(map(len, lists), default=0)
-        return np.array([each + [-1] * (width - len(each)) for each in lists], dtype=np.int64).reshape(len(rows), width)
 
 
 @dataclass(frozen=True, slots=True)
