@@ -54,7 +54,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 BLOCK = 200_000  # rows that are generated at once
 SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
 WIDTH = 16  # dimensions of the vectors that are mined
-ANCHORS = 512  # that are mined for, of all rows
+ANCHORS = 1_024  # about as many of the rows are mined for
 EVERY = 0.05  # seconds between two looks at the memory
 
 
@@ -115,7 +115,7 @@ def measure_mining(rows: Sequence[int], out: Path, note: str = "") -> list[dict[
             vectors.flush()
             command = [sys.executable, "-m", "cse", "mine", "--vectors", str(folder / "v.npy")]
             command += ["--data", str(folder / "pairs.parquet"), "--columns", "anchor"]
-            command += ["--shard", f"1/{-(-count // ANCHORS)}", "--out"]
+            command += ["--shard", f"1/{max(1, count // ANCHORS)}", "--out"]
             for start_of in ("first", "second"):
                 run = watch([*command, str(folder / start_of)], {"CSE_CACHE": str(folder / "cache")})
                 figures = {"processor_seconds": round(run.processor_after, 1), "peak_anonymous_mb": round(run.peak_mb)}
