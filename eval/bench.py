@@ -183,11 +183,18 @@ def summary(
         return round(max(abs(scores[name][task] - score) for task, score in scores[other].items()), 4)
 
     ratios = {"mteb": speedups(MTEB, OURS), "senteval": speedups(SENTEVAL, OURS), "bf16": speedups(OURS, BF16)}
-    ratios |= {"default": speedups(MTEB, default), "default_processor": speedups(MTEB, default, processor)}
+    defaults = {
+        "precision": "bf16" if default == BF16 else "fp32",
+        "tasks": list(scores[OURS]),
+        "score_apart": apart(MTEB, default),
+        "speedups": speedups(MTEB, default),
+        "processor_speedups": speedups(MTEB, default, processor),
+        "fp32_processor_speedups": speedups(MTEB, OURS, processor),
+    }
     return {
         **{f"eval.speedup_{name}": round(statistics.median(each), 3) for name, each in ratios.items()},
         **{f"eval.speedups_{name}": each for name, each in ratios.items()},
         "eval.score_apart": {name: apart(name) for name in (MTEB, SENTEVAL, BF16)},
-        "eval.default": {"precision": "bf16" if default == BF16 else "fp32", "score_apart": apart(MTEB, default)},
+        "eval.default": defaults,
         "eval.seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cse.errors import UserError
@@ -59,8 +60,25 @@ def speed() -> str:
             f"scoring in bf16 against fp32 (scores differ by at most {apart:g})",
             *each("eval.speedup_bf16", "eval.speedups_bf16"),
         ],
+        *_defaults([machine.get("eval.default") for machine in machines]),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _defaults(found: list[dict[str, Any] | None]) -> list[list[str]]:
+    """The rows of scoring at the default settings of both sides, on the machines where it was measured."""
+    one = next(each for each in found if each)
+    what = f"defaults of both on {', '.join(one['tasks'])}, ours {one['precision']} and `mteb.evaluate` fp32"
+    names = {
+        "speedups": f"{what} (scores differ by at most {one['score_apart']:g})",
+        "processor_speedups": "the same, in processor time",
+        "fp32_processor_speedups": "the same in fp32 on both sides, in processor time",
+    }
+
+    def shown(values: list[float]) -> str:
+        return f"{median(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+
+    return [[name, *(shown(each[key]) if each else "" for each in found)] for key, name in names.items()]
 
 
 def memory() -> str:
