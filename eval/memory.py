@@ -54,7 +54,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 BLOCK = 200_000  # rows that are generated at once
 SETTING = "a word-level BERT of 1 layer, batches of 64 pairs, 4 steps"
 WIDTH = 16  # dimensions of the vectors that are mined
-ANCHORS = 1_024  # about as many of the rows are mined for
+ANCHORS = 512  # about as many of the rows are mined for
 EVERY = 0.05  # seconds between two looks at the memory
 
 

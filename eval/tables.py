@@ -67,7 +67,9 @@ def speed() -> str:
 
 def _defaults(found: list[dict[str, Any] | None]) -> list[list[str]]:
     """The rows of scoring at the default settings of both sides, on the machines where it was measured."""
-    one = next(each for each in found if each)
+    one = next((each for each in found if each), None)
+    if one is None:
+        return []
     what = f"defaults of both on {', '.join(one['tasks'])}, ours {one['precision']} and `mteb.evaluate` fp32"
     names = {
         "speedups": f"{what} (scores differ by at most {one['score_apart']:g})",
