@@ -173,7 +173,7 @@ def summary(
         seconds: The seconds of each round, by what was timed.
         processor: The same of the processor.
         scores: The scores of the tasks, by what was timed.
-        default: Which of it is our default, `OURS` or `BF16`.
+        default: The one that has our default settings, `OURS` or `BF16`.
     """
 
     def speedups(slow: str, fast: str, times: Mapping[str, Sequence[float]] = seconds) -> list[float]:
