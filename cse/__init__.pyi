@@ -137,6 +137,7 @@ from cse.objectives.triplet import Triplet as Triplet
 from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push
+from cse.teachers.ensemble import Ensemble as Ensemble
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
 from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder
 from cse.training.run import Callback as Callback

@@ -19,9 +19,9 @@ class FeatureDistillation(Objective):
         L = 1/(B V Dt) sum_iv | W u_iv - t_iv |^2
 
     u is the vector that a checkpoint exports, of each of the V texts of a row, and t the teacher's vector of the same
-    text (equation 1 of the paper, for one language). W is the identity if both have one size; otherwise it is a linear
-    layer that serves training only. The student needs no labels and no pairs, and a batch of any size will do. If rows
-    have weights (`Batch.weight`), the mean over rows is weighted.
+    text (equation 1 of the paper, for one language). W is the identity if both have one size and `projects` is off;
+    otherwise it is a linear layer that serves training only. The student needs no labels and no pairs, and a batch of
+    any size will do. If rows have weights (`Batch.weight`), the mean over rows is weighted.
 
     Args:
         teacher: A teacher that is asked in training, such as `cse.teachers.frozen.FrozenEncoder`, which encodes every
@@ -30,6 +30,9 @@ class FeatureDistillation(Objective):
         unit: Whether W u and t are scaled to length 1 before they are compared, as in CLIP-KD. Without it, the student
             also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
+        projects: Whether W is a linear layer even if the sizes are equal; it begins as the identity. The student then
+            learns what the teacher tells apart, but may keep its own axes and mean: right where the teacher's space is
+            another one, such as that of an ensemble.
 
     Raises:
         UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
@@ -45,17 +48,19 @@ class FeatureDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False) -> None:
+    def __init__(
+        self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False, projects: bool = False
+    ) -> None:
         super().__init__()
         require_at_least(1, "objective", dim=dim)
-        self.teacher, self.dim, self.unit = teacher, dim, unit
+        self.teacher, self.dim, self.unit, self.projects = teacher, dim, unit, projects
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the projection if the sizes differ."""
         if self.teacher is not None:
             self.teacher.setup(encoder)
-        self.project = projection(self.teacher, self.dim, encoder)
+        self.project = projection(self.teacher, self.dim, encoder, always=self.projects)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
@@ -80,13 +85,16 @@ class FeatureDistillation(Objective):
         return LossOutput(loss, {"teacher_cosine": cosine.mean()})
 
 
-def projection(teacher: Teacher | None, dim: int | None, encoder: Encoder) -> nn.Module:
-    """A linear layer from the encoder's size to the teacher's, orthogonal at first; the identity if they are equal."""
+def projection(teacher: Teacher | None, dim: int | None, encoder: Encoder, *, always: bool = False) -> nn.Module:
+    """A linear layer from the encoder's size to the teacher's, orthogonal at first.
+
+    For equal sizes it is the identity: without weights, or with weights that begin as such if there is `always` one.
+    """
     size = dim or (teacher.dim if teacher is not None else 0) or encoder.dim
-    if size == encoder.dim:
+    if size == encoder.dim and not always:
         return nn.Identity()
     layer = nn.Linear(encoder.dim, size)
-    nn.init.orthogonal_(layer.weight)
+    (nn.init.eye_ if size == encoder.dim else nn.init.orthogonal_)(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 

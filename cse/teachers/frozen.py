@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch
@@ -31,10 +32,14 @@ class FrozenEncoder(Teacher):
     sees its weights.
 
     Args:
-        source: A checkpoint's folder, `asset:NAME` or a Hub id.
+        source: A checkpoint's folder, `asset:NAME` or a Hub id. None: that of the encoder in training, which
+            is read as that encoder reads it unless the other arguments say otherwise.
         pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
+        layers: The number of the first layers that are kept; None: all.
+        template: The template of a model that has none; see `Encoder`.
         prompt_name: The name of the teacher's prompt that is put before every text; None: its default one.
         precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
+        center: Whether the mean of the vectors of all texts of the run is subtracted, before they have length 1 again.
 
     Raises:
         UserError: In `setup`: the encoder cannot be loaded, or has no prompt of this name.
@@ -45,31 +50,58 @@ class FrozenEncoder(Teacher):
     def __init__(
         self,
         *,
-        source: str,
+        source: str | None = None,
         pooler: PoolerName | None = None,
+        layers: int | None = None,
+        template: str | None = None,
         prompt_name: str | None = None,
         precision: Precision = "auto",
+        center: bool = False,
     ) -> None:
         super().__init__()
-        self.source, self.pooler, self.prompt_name, self.precision = source, pooler, prompt_name, precision
+        self.source, self.pooler, self.layers, self.template = source, pooler, layers, template
+        self.prompt_name, self.precision, self.center = prompt_name, precision, center
         self._held: tuple[Encoder, ...] = ()
         self._vectors: dict[str, NDArray[np.float32]] = {}  # of the texts of each source
+        self._means: dict[str, NDArray[np.float32]] = {}  # (Dt,) of these vectors
 
     def setup(self, encoder: Encoder) -> None:
         """Load the encoder."""
-        self._held = (_load(self.source, self.pooler),)  # a tuple hides it from nn.Module
+        self._start = (encoder,)  # a tuple hides it from nn.Module
+        self._held = (self.loaded(),)
         self._prompt, self.dim = self._held[0].prompt_text(self.prompt_name), self._held[0].dim
 
     @torch.no_grad()
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The unit vectors (B, V, Dt) of the texts behind the views of all processes, float32."""
-        text_id = batch.require("text_id", f"{type(self).__name__} {self.source}")  # (B, V)
+        text_id = batch.require("text_id", f"{type(self).__name__} {self.source or 'of the start'}")  # (B, V)
         if batch.source not in self._vectors:
-            (encoder,) = self._held or (_load(self.source, self.pooler),)
+            (encoder,) = self._held or (self.loaded(),)
             encoder.to(text_id.device)
             vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
             self._vectors[batch.source], self._held = vectors, ()
-        return torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()]).to(text_id.device)
+            self._means[batch.source] = vectors.mean(0, dtype=np.float64).astype(np.float32)
+        found = torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()])
+        if self.center:
+            found = F.normalize(found - torch.from_numpy(self._means[batch.source]), dim=-1)
+        return found.to(text_id.device)
+
+    def loaded(self) -> Encoder:
+        """The encoder, loaded again."""
+        if self.source is not None and self.layers is None and self.template is None:
+            return _load(self.source, self.pooler)
+        (start,) = self._start
+        if self.source is not None:
+            own = Encoder(self.source, pooler=self.pooler, layers=self.layers, template=self.template)
+        else:
+            own = Encoder(
+                start.source,
+                revision=start.revision,
+                pooler=self.pooler or start.pooler,
+                layers=self.layers or start.layers,
+                template=self.template or start.template,
+            )
+        return own.requires_grad_(False).eval()
 
 
 class FrozenViewEncoder(Teacher):

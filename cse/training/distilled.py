@@ -80,7 +80,7 @@ class Distilled(Callback):
 def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
     """The teacher of a run and its best checkpoint."""
     best = str(run.folder / "best")
-    encoders = {teacher.source: Encoder.load(teacher.source, pooler=teacher.pooler), best: Encoder.load(best)}
+    encoders = {teacher.source or run.encoder.source: teacher.loaded(), best: Encoder.load(best)}
     texts = list(islice(chain.from_iterable(example.texts for example in run.data), TEXTS))
     for encoder in encoders.values():
         encoder.to(run.encoder.device)

@@ -1,0 +1,89 @@
+"""Several teachers as one: their mean, or their vectors side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import StepContext
+from cse.teachers.ensemble import Ensemble
+from cse.teachers.frozen import FrozenEncoder
+from tests.teachers.test_frozen import TEXTS, assert_hidden, batch_of, other_words  # noqa: F401
+
+TEMPLATE = 'the "{text}" is a'
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path / "cache"))
+
+
+def asked(teacher, tiny_bert):
+    """The vectors (4, 2, Dt) of the texts, forwards and backwards."""
+    encoder = Encoder(tiny_bert, layers=1)
+    teacher.setup(encoder)
+    batch, texts = batch_of(encoder, TEXTS, TEXTS[::-1])
+    return teacher.embed(batch, StepContext(encoder, texts=texts)).double().numpy()
+
+
+def unit(rows):
+    return rows / np.sqrt((rows**2).sum(-1, keepdims=True))
+
+
+def vectors(source, *, center, **options):
+    """Those of the texts (4, D), computed by the encoder alone."""
+    rows = unit(Encoder(source, **options).eval().encode(TEXTS).astype(np.float64))
+    return unit(rows - rows.mean(0)) if center else rows
+
+
+def test_the_mean_of_teachers_of_one_size(tiny_bert):
+    options = [{"pooler": "mean"}, {"pooler": "cls", "template": TEMPLATE}]
+    teachers = [FrozenEncoder(source=tiny_bert, precision="fp32", center=True, **one) for one in options]
+    got = asked(Ensemble(teachers=teachers, weights=[1.0, 3.0]), tiny_bert)
+    first, second = (vectors(tiny_bert, center=True, **one) for one in options)
+    np.testing.assert_allclose(got[:, 0], unit(first + 3 * second), atol=1e-4)  # centering magnifies rounding
+    np.testing.assert_allclose(got[:, 1], got[::-1, 0], atol=1e-12)
+
+
+def test_teachers_of_two_sizes_stand_side_by_side_and_cosines_are_the_mean_of_theirs(tiny_bert, other_words):  # noqa: F811
+    teachers = [FrozenEncoder(source=source, precision="fp32") for source in (tiny_bert, other_words)]
+    ensemble = Ensemble(teachers=teachers, weights=[1.0, 3.0])
+    got = asked(ensemble, tiny_bert)
+    assert got.shape == (4, 2, 16 + 24)
+    assert ensemble.dim == 16 + 24
+    one, other = vectors(tiny_bert, center=False, pooler="mean"), vectors(other_words, center=False, pooler="mean")
+    np.testing.assert_allclose(got[:, 0] @ got[:, 0].T, (one @ one.T + 3 * other @ other.T) / 4, atol=1e-5)
+    assert_hidden(ensemble)
+
+
+def test_a_teacher_without_a_source_has_that_of_the_encoder(tiny_bert):
+    got = asked(FrozenEncoder(precision="fp32"), tiny_bert)
+    np.testing.assert_allclose(
+        got[:, 0], vectors(tiny_bert, center=False, layers=1), atol=1e-5
+    )  # cut as the encoder is
+    got = asked(FrozenEncoder(precision="fp32", layers=2, pooler="mean", template=TEMPLATE), tiny_bert)
+    want = vectors(tiny_bert, center=False, layers=2, pooler="mean", template=TEMPLATE)
+    np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
+
+
+def test_it_does_not_change_with_the_encoder(tiny_bert):
+    encoder = Encoder(tiny_bert)
+    teacher = FrozenEncoder(precision="fp32")
+    teacher.setup(encoder)
+    for weight in encoder.parameters():
+        weight.data.zero_()
+    batch, texts = batch_of(encoder, TEXTS, TEXTS)
+    got = teacher.embed(batch, StepContext(encoder, texts=texts)).numpy()
+    np.testing.assert_allclose(got[:, 0], vectors(tiny_bert, center=False), atol=1e-5)
+
+
+def test_refusals(tiny_bert):
+    one = FrozenEncoder(source=tiny_bert)
+    with pytest.raises(UserError, match=r"teachers has 1 entries\nfix: "):
+        Ensemble(teachers=[one])
+    with pytest.raises(UserError, match=r"weights has 1 entries for 2 teachers\nfix: "):
+        Ensemble(teachers=[one, one], weights=[1.0])
+    with pytest.raises(UserError, match=r"weights\[1\] is 0"):
+        Ensemble(teachers=[one, one], weights=[1.0, 0.0])
