@@ -107,10 +107,8 @@ def test_a_teacher_of_another_vocabulary_reads_the_texts_behind_the_views(
 def test_a_text_is_encoded_once_by_whichever_run(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setenv("CSE_CACHE", str(tmp_path / "cache"))
     encoder, asked = Encoder(tiny_bert), []
-    real = Encoder.encode
-    monkeypatch.setattr(
-        Encoder, "encode", lambda self, rows, **more: asked.append(len(rows)) or real(self, rows, **more)
-    )
+    real = Encoder.read
+    monkeypatch.setattr(Encoder, "read", lambda self, rows, **more: asked.append(len(rows)) or real(self, rows, **more))
     for _ in range(2):
         teacher = FrozenEncoder(source=tiny_bert)
         teacher.setup(encoder)
