@@ -30,9 +30,9 @@ class FeatureDistillation(Objective):
         unit: Whether W u and t are scaled to length 1 before they are compared, as in CLIP-KD. Without it, the student
             also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
-        projects: Whether W is a linear layer even if the sizes are equal; it begins as the identity. The student then
-            learns what the teacher tells apart, but may keep its own axes and mean: right where the teacher's space is
-            another one, such as that of an ensemble.
+        projects: Whether W is a linear layer even if the sizes are equal, which begins as the identity, and takes u of
+            length 1. The student then learns what the teacher tells apart, but may keep its own axes and mean: right
+            where the teacher's space is another one, such as that of an ensemble.
 
     Raises:
         UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
@@ -74,6 +74,8 @@ class FeatureDistillation(Objective):
 
     def loss(self, embedding: Tensor, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""
+        if self.projects:
+            embedding = normalize(embedding)
         student = projected(self.project, embedding, vectors, "FeatureDistillation")  # (B, V, Dt)
         if self.unit:
             student, vectors = normalize(student), normalize(vectors)
