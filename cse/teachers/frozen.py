@@ -12,6 +12,7 @@ from torch import Tensor
 from cse.batch import Batch
 from cse.encoder.cached import cached_vectors
 from cse.encoder.identity import model_hash
+from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.encoder.precision import Precision
@@ -80,7 +81,8 @@ class FrozenEncoder(Teacher):
             encoder.to(text_id.device)
             vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
             self._vectors[batch.source], self._held = vectors, ()
-            self._means[batch.source] = vectors.mean(0, dtype=np.float64).astype(np.float32)
+            if self.center:
+                self._means[batch.source] = vectors.mean(0, dtype=np.float64).astype(np.float32)
         found = torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()])
         if self.center:
             found = F.normalize(found - torch.from_numpy(self._means[batch.source]), dim=-1)
@@ -92,7 +94,8 @@ class FrozenEncoder(Teacher):
             return _load(self.source, self.pooler)
         (start,) = self._start
         if self.source is not None:
-            own = Encoder(self.source, pooler=self.pooler, layers=self.layers, template=self.template)
+            pooler = self.pooler or detect(self.source).layout.pooler or "mean"
+            own = Encoder(self.source, pooler=pooler, layers=self.layers, template=self.template)
         else:
             own = Encoder(
                 start.source,

@@ -68,6 +68,11 @@ def test_a_teacher_without_a_source_has_that_of_the_encoder(tiny_bert):
     np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
 
 
+def test_a_cut_teacher_pools_as_a_whole_one_does(tiny_bert):
+    got = asked(FrozenEncoder(source=tiny_bert, precision="fp32", layers=1), tiny_bert)
+    np.testing.assert_allclose(got[:, 0], vectors(tiny_bert, center=False, layers=1, pooler="mean"), atol=1e-5)
+
+
 def test_it_does_not_change_with_the_encoder(tiny_bert):
     encoder = Encoder(tiny_bert)
     teacher = FrozenEncoder(precision="fp32")
