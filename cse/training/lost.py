@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -34,11 +35,12 @@ def explained(run: Run) -> Iterator[None]:
     except (dist.DistError, RuntimeError) as error:
         if distributed.world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it now, which would cut off the message
         reason = "it waited too long" if "imed out" in str(error) else "a connection broke"
-        silent = ", ".join(f"process {number}" for number in _silent()) or "none of them"
         raise UserError(
             f"{distributed.me()} lost the others at step {run.progress.step}: {reason} (trainer.timeout is "
-            f"{run.settings.timeout:g} s); silent since then: {silent}\nfix: {FIX}"
+            f"{run.settings.timeout:g} s); silent since then: {_silent()}\nfix: {FIX}"
         ) from error
 
 
@@ -68,7 +70,7 @@ def watched(run: Run, seconds: float, backend: str = "nccl") -> Iterator[None]:
         thread.join()
 
 
-def _silent() -> list[int]:
+def _silent() -> str:
     """The processes that do not say that they lost others, since they died or hang."""
     missing = list(range(distributed.world_size()))
     until = time.monotonic() + ANSWER_SECONDS
@@ -78,6 +80,8 @@ def _silent() -> list[int]:
         while missing and time.monotonic() < until:
             missing = [number for number in missing if not store.check([f"cse/lost/{number}"])]
             time.sleep(0.1)
-    except (dist.DistError, RuntimeError):
-        return [0]  # it keeps the store
-    return missing
+    except (dist.DistError, RuntimeError):  # process 0 or its launcher keeps the store, or the launcher of another node
+        missing = [number for number in range(distributed.world_size()) if number != distributed.rank()]
+        if len(missing) > 1:
+            return "unknown, for the node that holds the rendezvous is lost" if distributed.rank() == 0 else "process 0"
+    return ", ".join(f"process {number}" for number in missing) or "none of them"
