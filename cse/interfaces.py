@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+import torch.nn.functional as F
 from torch import nn
 
 from cse import distributed
@@ -329,6 +330,11 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The teacher's vectors (B, V, Dt) of the views of all processes, for cosines, without gradient."""
+
+    def scores(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """(B, V - 1) how similar each anchor is to each other text of its row, without gradient: cosines of vectors."""
+        vectors = F.normalize(self.embed(batch, ctx), dim=-1)
+        return (vectors[:, :1] * vectors[:, 1:]).sum(-1)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever `mode` is."""

@@ -53,6 +53,8 @@ class RefreshNegatives(RowSource):
         ANCE mines in another process while training continues, with an encoder that lags behind; here training waits.
     """
 
+    mines = "negatives"
+
     def __init__(
         self,
         *,
@@ -65,7 +67,8 @@ class RefreshNegatives(RowSource):
     ) -> None:
         require_at_least(1, "negatives", k=k, steps=steps)
         require_positive("negatives", epochs=epochs)
-        self.miner, self.hard_negatives, self.epochs, self.steps, self.precision = miner, k, epochs, steps, precision
+        self.miner, self.k, self.epochs, self.steps, self.precision = miner, k, epochs, steps, precision
+        self.hard_negatives = k
         self.chosen: NDArray[np.int64] | None = None  # (M, k) numbers of texts, as mined last
         self._pool_texts = Texts(pool).unique_texts() if pool else None
 
@@ -81,12 +84,12 @@ class RefreshNegatives(RowSource):
         """Every text that can be mined."""
         return self._corpus.texts
 
-    def widest(self) -> RowsWithNegatives:
-        """The rows with `k` arbitrary negatives each."""
-        return self.with_negatives(np.zeros((len(self._data), self.hard_negatives), dtype=np.int64))
+    def widest(self) -> Sequence[Example]:
+        """The rows with `k` arbitrary mined texts each."""
+        return self.with_negatives(np.zeros((len(self._data), self.k), dtype=np.int64))
 
-    def rows(self, step: int, encoder: Encoder) -> tuple[RowsWithNegatives, int]:
-        """The rows with their negatives, which are mined first if that is due at this step."""
+    def rows(self, step: int, encoder: Encoder) -> tuple[Sequence[Example], int]:
+        """The rows with their mined texts, which are mined first if that is due at this step."""
         due = step % self.interval == 0
         if due or self.chosen is None:
             self.chosen = self.mine(encoder, step)
@@ -114,13 +117,13 @@ class RefreshNegatives(RowSource):
         share = -(-len(self._data) // distributed.world_size())
         first = min(distributed.rank() * share, len(self._data))
         share_of_rows = range(first, min(first + share, len(self._data)))
-        own = mine(self.miner, corpus, vectors, self.hard_negatives, share_of_rows, anchors=anchors).rows
+        own = mine(self.miner, corpus, vectors, self.k, share_of_rows, anchors=anchors).rows
         chosen = _gathered(own, share, encoder)[: len(self._data)]
         if not distributed.rank():
-            log.info("negatives  mined before step %d: %.2f per row", step + 1, (chosen >= 0).sum(1).mean())
+            log.info("%s  mined before step %d: %.2f per row", self.mines, step + 1, (chosen >= 0).sum(1).mean())
         return chosen
 
-    def with_negatives(self, chosen: NDArray[np.int64]) -> RowsWithNegatives:
+    def with_negatives(self, chosen: NDArray[np.int64]) -> Sequence[Example]:
         """The rows, each with its own of the chosen negatives (M, k)."""
         return RowsWithNegatives(self._data, self._corpus.texts, chosen)
 

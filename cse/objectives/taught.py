@@ -42,10 +42,10 @@ def student_scores(views: Views, batch: Batch, similarity: Similarity, objective
 
 
 def teacher_scores(teacher: Teacher | None, batch: Batch, ctx: StepContext, objective: str) -> Tensor:
-    """(B, C) the numbers of the columns; or (B, P + K) cosines of a teacher that is asked now."""
+    """(B, C) the numbers of the columns; or (B, P + K) scores of a teacher that is asked now."""
     if teacher is None:
         return batch.require("teacher", objective)
-    return own_similarity(teacher.embed(batch, ctx), "cosine")
+    return teacher.scores(batch, ctx)
 
 
 def teacher_vectors(teacher: Teacher | None, batch: Batch, ctx: StepContext, objective: str) -> Tensor:

@@ -1,0 +1,43 @@
+"""Causal language models that say how probable a text is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cse.encoder.backbone import explained, fetch
+from cse.encoder.kinds import detect
+from cse.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a frozen causal language model in float32 and evaluation mode, and its tokenizer.
+
+    Args:
+        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
+        option: The option that names the source, for error messages, such as `teacher.source`.
+
+    Raises:
+        UserError: The model cannot be loaded, or is not a causal language model with its output layer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kind = detect(source, option=option)
+    missing: list[str] = []
+    if kind.name == "causal":
+        where = str(fetch(source, option=option))
+        with explained(source, option):
+            tokenizer = AutoTokenizer.from_pretrained(where)
+            model, info = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+        missing = sorted(info["missing_keys"])
+    if kind.name != "causal" or missing:
+        lacks = f"lacks the weight {missing[0]}" if missing else f"is a {kind.describe()}"
+        raise UserError(
+            f"{option} {source!r} {lacks}, and cannot say how probable a text is\n"
+            "fix: give a causal language model with its output layer, such as asset:smollm2"
+        )
+    return model.eval().requires_grad_(False), tokenizer

@@ -1,0 +1,69 @@
+"""Pcc-tuning: Pearson's correlation as the loss of scored pairs (Zhang and Li, EMNLP 2024, arXiv:2406.09790)."""
+
+from __future__ import annotations
+
+import torch
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.interfaces import Objective, StepContext, Teacher
+from cse.objectives.taught import student_scores, teacher_scores
+
+
+class PccTuning(Objective):
+    """One minus Pearson's correlation of the cosines of pairs with their scores, over the pairs of a batch.
+
+        L = 1 - r( c, y ),    r(c, y) = sum_i (c_i - mean c)(y_i - mean y) / ( |c - mean c| |y - mean y| )
+
+    c_i are the cosines of each anchor with each of the other texts of its row, and y_i their scores: graded
+    similarities, as in the second stage of the paper, or the opinion of a teacher. The loss does not change if scores
+    are multiplied or shifted, so any scale will do, and the student keeps its own; `CosineMSE` would move its cosines.
+    Terms with several teachers (`WeightedSum`) add up in units of their deviation.
+
+    Args:
+        teacher: A teacher that is asked in training. None: the scores of the data (`Batch.score`), for pairs.
+
+    Raises:
+        UserError: In `setup`: the teacher cannot be loaded.
+        ValueError: Rows have one text, or unequal numbers of them; the batch has fewer than three pairs; or the pairs
+            have no scores.
+
+    Deviations:
+        The authors' program divides by deviations with n - 1 and averages over n, so its r is (n - 1)/n times this one.
+        Scores that are all equal have no correlation: the loss is 1, without a gradient.
+
+    Source: ZBWpro/Pcc-tuning, code/tune.py, class PearsonCorrelationLoss.
+    """
+
+    contrasts = False
+
+    def __init__(self, *, teacher: Teacher | None = None) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.requires = frozenset({"score"}) if teacher is None else teacher.requires
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the teacher."""
+        if self.teacher is not None:
+            self.teacher.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The loss of the batch's pairs, and their correlation."""
+        cosine = student_scores(views, batch, "cosine", "PccTuning")  # (B, P + K)
+        if self.teacher is None:
+            views.require_pair("PccTuning")
+            given = batch.require("score", "PccTuning")[:, None]  # (B, 1)
+        else:
+            given = teacher_scores(self.teacher, batch, ctx, "PccTuning")  # (B, P + K)
+        if cosine.numel() < 3:
+            raise ValueError(
+                f"PccTuning correlates the pairs of a batch, and two always agree; it has {cosine.numel()}"
+            )
+        c, y = ((x - x.mean()).flatten() for x in (cosine, given.to(cosine.dtype)))
+        r = (c * y).sum() / (c.norm() * y.norm()).clamp_min(torch.finfo(c.dtype).tiny)
+        return LossOutput(1 - r, {"correlation": r.detach()})
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Let the teacher move, if it is one that moves."""
+        if self.teacher is not None:
+            self.teacher.follow(ctx.encoder)

@@ -1,0 +1,142 @@
+"""The information that two texts share, in the opinion of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cse.batch import Batch
+from cse.encoder.causal_lm import load_causal_lm
+from cse.encoder.model import Encoder
+from cse.encoder.precision import Precision, inference
+from cse.encoder.texts import pad
+from cse.errors import UserError, require_at_least
+from cse.interfaces import StepContext, Teacher
+
+Ids = list[int]
+
+
+class SharedInformation(Teacher):
+    """A causal language model that was never trained for similarity, which reads two texts together.
+
+        s(a, b) = 1 - 1/2 ( log P(b | a) / log P(b)  +  log P(a | b) / log P(a) )
+
+    log P(b) is what b costs alone, and log P(b | a) what it costs after a, as the template puts them. s is the mean
+    share of its bits that a text owes to the other: 0 if neither helps with the other, towards 1 if each says all of
+    the other, and below 0 if they mislead. It is pointwise mutual information (Church and Hanks, 1990), divided by
+    the information of each text.
+
+    Such a model reads details that vectors lose, and it errs in other ways than an encoder that is made of it: both
+    together are better than either. It gives scores of pairs and no vectors, so it serves objectives that compare the
+    texts of a row, such as `PccTuning`. Each pair is read twice, in both orders, whenever it is in a batch.
+
+    Args:
+        source: `asset:NAME`, a folder or a Hub id of a causal language model with its output layer.
+        template: A text with `{a}` and then `{b}`. P(b) is the probability of b at the place of `{a}`.
+        max_length: The most tokens of a text that are read.
+        rows: The number of rows that are computed at a time.
+        precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
+
+    Raises:
+        UserError: The template does not have `{a}` before `{b}`, or a number is out of range. In `setup`: the model
+            cannot be loaded, or is not a causal language model.
+
+    Deviations:
+        Our own method: eval/README.md has what it brings.
+    """
+
+    requires = frozenset({"text_id"})
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        template: str = 'The sentence "{a}" can be said in other words: "{b}"',
+        max_length: int = 64,
+        rows: int = 64,
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        require_at_least(1, "teacher", max_length=max_length, rows=rows)
+        before, found_a, rest = template.partition("{a}")
+        between, found_b, _ = rest.partition("{b}")
+        if not found_a or not found_b or not between:
+            raise UserError(
+                f"teacher.template is {template!r}\n"
+                "fix: give a text with {a} and, after some words, {b}, in this order, each once"
+            )
+        self.source, self.template, self.precision = source, template, precision
+        self.max_length, self.rows = max_length, rows
+        self._before, self._between = before, between
+
+    def setup(self, encoder: Encoder) -> None:
+        """Load the language model, which is held outside the module tree: no checkpoint has it."""
+        model, tokenizer = load_causal_lm(self.source, option="teacher.source")
+        self._held = (model, tokenizer)
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self._prefix = [start, *self._ids([self._before])[0]]
+        self._middle = self._ids([self._between])[0]
+
+    def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """It has no vectors.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            "SharedInformation gives scores of pairs, and this objective asks for vectors\n"
+            "fix: use an objective that compares the texts of a row, such as PccTuning"
+        )
+
+    @torch.no_grad()
+    def scores(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """The scores (B, V - 1) of each anchor with each other text of its row. Each process reads its own rows."""
+        text_id = batch.require("text_id", type(self).__name__)[ctx.local_rows]  # (b, V)
+        pairs = [(row[0], other) for row in text_id.tolist() for other in row[1:]]
+        used = sorted({number for pair in pairs for number in pair})
+        ids = dict(zip(used, self._ids([ctx.texts[number] for number in used]), strict=True))
+        own = self.shared([(ids[a], ids[b]) for a, b in pairs], text_id.device)
+        return ctx.gather(own.view(len(text_id), -1))
+
+    def shared(self, pairs: Sequence[tuple[Ids, Ids]], device: torch.device) -> Tensor:
+        """The scores (n,) of pairs of texts, given as ids."""
+        n = len(pairs)
+        rows = [(a, b) for a, b in pairs] + [(b, a) for a, b in pairs]
+        order = sorted(range(2 * n), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+        costs = torch.zeros(2 * n, 2)  # of a row's first text, and of its second after the first
+        for start in range(0, 2 * n, self.rows):
+            part = order[start : start + self.rows]
+            costs[part] = self._costs([rows[i] for i in part], device)
+        alone, after = costs.view(2, n, 2).unbind(-1)  # (2, n): of a and b; of b and a
+        return (1 - (after / alone.flip(0)).mean(0)).to(device)
+
+    def _costs(self, rows: Sequence[tuple[Ids, Ids]], device: torch.device) -> Tensor:
+        """(n, 2) nats of the first text at its place, and of the second at its."""
+        model, tokenizer = self._held
+        whole = [[*self._prefix, *a, *self._middle, *b] for a, b in rows]
+        ids, mask = (tensor.to(device) for tensor in pad(whole, tokenizer.pad_token_id or 0))
+        place = torch.zeros_like(ids)  # 1 at the tokens of the first text, 2 at those of the second
+        for i, (a, b) in enumerate(rows):
+            first = len(self._prefix)
+            second = first + len(a) + len(self._middle)
+            place[i, first : first + len(a)], place[i, second : second + len(b)] = 1, 2
+        model.to(device)
+        with inference(model, self.precision, device):
+            states = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+            read = place[:, 1:] > 0
+            nats = F.cross_entropy(
+                model.get_output_embeddings()(states[read]).float(), ids[:, 1:][read], reduction="none"
+            )
+        spread = torch.zeros(read.shape, device=device)
+        spread[read] = nats
+        return torch.stack([(spread * (place[:, 1:] == which)).sum(1) for which in (1, 2)], 1).cpu()
+
+    def _ids(self, texts: Sequence[str]) -> list[Any]:
+        """The ids of texts, without special tokens, cut to `max_length`; an empty text has one."""
+        _, tokenizer = self._held
+        found = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [row[: self.max_length] or [tokenizer.eos_token_id] for row in found]
