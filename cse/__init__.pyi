@@ -79,6 +79,7 @@ from cse.interfaces import Teacher as Teacher
 from cse.mining.miners import Miner as Miner
 from cse.mining.miners import Random as Random
 from cse.mining.miners import TopK as TopK
+from cse.mining.near import NearTexts as NearTexts
 from cse.mining.refresh import RefreshNegatives as RefreshNegatives
 from cse.objectives.adaptive_layer import AdaptiveLayer as AdaptiveLayer
 from cse.objectives.align_uniform import AlignUniform as AlignUniform
@@ -118,6 +119,7 @@ from cse.objectives.meq import DPR as DPR
 from cse.objectives.meq import MEQ as MEQ
 from cse.objectives.micse import MiCSE as MiCSE
 from cse.objectives.momentum import Momentum as Momentum
+from cse.objectives.pcc_tuning import PccTuning as PccTuning
 from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
@@ -140,6 +142,7 @@ from cse.publish.hub import push as push
 from cse.teachers.ensemble import Ensemble as Ensemble
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
 from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder
+from cse.teachers.information import SharedInformation as SharedInformation
 from cse.training.run import Callback as Callback
 from cse.training.run import Run as Run
 from cse.training.settings import Settings as Settings

@@ -262,10 +262,12 @@ class RowSource(ABC):
 
     Attributes:
         hard_negatives: Most hard negatives that a row gets after its own.
+        positives: Number of positives that a row of one text gets.
         prompts: The text that is put before the texts of each role (anchor, positive, negative); set before `setup`.
     """
 
     hard_negatives: int = 0
+    positives: int = 0
     prompts: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
@@ -314,7 +316,7 @@ class Teacher(nn.Module, ABC):
     so that its opinion does not change with dropout.
 
     Attributes:
-        requires: Names of the optional Batch fields that `embed` reads; the objective adds them to its own.
+        requires: Names of the optional Batch fields that it reads; the objective adds them to its own.
         dim: Dt, the size of its vectors, after `setup`; 0 if it is not known.
     """
 

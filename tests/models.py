@@ -25,7 +25,9 @@ MORE: dict[str, dict[str, Any]] = {  # what an architecture needs beside its siz
 }
 
 
-def save_tiny(kind: str, tokenizer: str | Path, folder: Path, *, masked: bool = False, seed: int = 0, **more) -> str:
+def save_tiny(
+    kind: str, tokenizer: str | Path, folder: Path, *, masked: bool = False, causal: bool = False, seed: int = 0, **more
+) -> str:
     """Save a model of two layers and 16 dimensions beside its tokenizer; returns the folder.
 
     Args:
@@ -33,17 +35,19 @@ def save_tiny(kind: str, tokenizer: str | Path, folder: Path, *, masked: bool = 
         tokenizer: A folder with the tokenizer.
         folder: The folder to write; it holds both afterwards.
         masked: Whether it has a masked-language-model head.
+        causal: Whether it has the output layer of a causal language model.
         seed: Seed of the weights.
         more: Further settings of the config, or other sizes.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(tokenizer)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     about = {"vocab_size": len(words), "max_position_embeddings": 42, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, **{**sizes, **about, **MORE.get(kind, {}), **more})
     torch.manual_seed(seed)
-    (AutoModelForMaskedLM if masked else AutoModel).from_config(config).save_pretrained(folder)
+    model = AutoModelForMaskedLM if masked else AutoModelForCausalLM if causal else AutoModel
+    model.from_config(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return str(folder)
 

@@ -8,6 +8,7 @@ import torch
 
 from cse.encoder.backbone import explained, fetch
 from cse.encoder.kinds import detect
+from cse.encoder.provenance import check_sums
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
     kind = detect(source, option=option)
     missing: list[str] = []
     if kind.name == "causal":
-        where = str(fetch(source, option=option))
+        folder = fetch(source, option=option)
+        check_sums(folder)
+        where = str(folder)
         with explained(source, option):
             tokenizer = AutoTokenizer.from_pretrained(where)
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
@@ -40,4 +43,24 @@ def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
             f"{option} {source!r} {lacks}, and cannot say how probable a text is\n"
             "fix: give a causal language model with its output layer, such as asset:smollm2"
         )
-    return model.eval().requires_grad_(False), tokenizer
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{option} {source!r} has no token at which a text begins or ends\n"
+            "fix: give a model whose tokenizer has a bos_token or an eos_token"
+        )
+    model.eval().requires_grad_(False)
+    if not _ends_in_output_layer(model):
+        raise UserError(
+            f"{option} {source!r} scales its logits or caps them after its output layer, which cse does not compute\n"
+            "fix: give a causal language model that does not, such as asset:smollm2"
+        )
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _ends_in_output_layer(model: Any) -> bool:
+    """Whether the logits are the output layer's product with the last states, as for most architectures."""
+    ids = torch.arange(8)[None] % model.config.vocab_size
+    logits = model(input_ids=ids).logits
+    own = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state)
+    return torch.allclose(own, logits, rtol=1e-3, atol=1e-3)

@@ -33,7 +33,7 @@ class NearTexts(RefreshNegatives):
         UserError: An argument is out of range. In `setup`: a row has several texts, or there are too few texts.
     """
 
-    mines = "near"
+    mines, role = "near", "positive"
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class NearTexts(RefreshNegatives):
         precision: Precision = "auto",
     ) -> None:
         super().__init__(miner=miner, k=k, epochs=epochs, steps=steps, precision=precision)
-        self.hard_negatives = 0
+        self.hard_negatives, self.positives = 0, k
 
     def setup(self, data: Sequence[Example], steps_per_epoch: int) -> None:
         """Collect the texts."""
@@ -55,6 +55,11 @@ class NearTexts(RefreshNegatives):
                 "fix: give data of single texts (cse.data.Texts), or use RefreshNegatives"
             )
         super().setup(data, steps_per_epoch)
+        if self._corpus.size <= self.k:
+            raise UserError(
+                f"negatives.k is {self.k}, and the data has {self._corpus.size} different texts\n"
+                "fix: give a smaller k, or more texts"
+            )
 
     def with_negatives(self, chosen: NDArray[np.int64]) -> RowsOfNearTexts:
         """The rows, each with its near texts (M, k).

@@ -53,7 +53,7 @@ class RefreshNegatives(RowSource):
         ANCE mines in another process while training continues, with an encoder that lags behind; here training waits.
     """
 
-    mines = "negatives"
+    mines, role = "negatives", "negative"
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class RefreshNegatives(RowSource):
 
     def mine(self, encoder: Encoder, step: int) -> NDArray[np.int64]:
         """The negatives (M, k) of every row, as numbers of texts. Each process mines a share and receives all."""
-        corpus, before, prompt = self._corpus, self.prompts.get("anchor", ""), self.prompts.get("negative", "")
+        corpus, before, prompt = self._corpus, self.prompts.get("anchor", ""), self.prompts.get(self.role, "")
         vectors = _shared_vectors(encoder, corpus.texts, self.precision, prompt)
         anchors = None if before == prompt else _shared_vectors(encoder, corpus.anchor_texts, self.precision, before)
         self.miner.setup(vectors[: corpus.size], str(encoder.device))

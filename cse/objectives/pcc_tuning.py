@@ -60,7 +60,8 @@ class PccTuning(Objective):
                 f"PccTuning correlates the pairs of a batch, and two always agree; it has {cosine.numel()}"
             )
         c, y = ((x - x.mean()).flatten() for x in (cosine, given.to(cosine.dtype)))
-        r = (c * y).sum() / (c.norm() * y.norm()).clamp_min(torch.finfo(c.dtype).tiny)
+        spread = c.norm().clamp_min(torch.finfo(c.dtype).eps)  # equal cosines have a gradient all the same
+        r = (c * y).sum() / spread / y.norm().clamp_min(torch.finfo(c.dtype).tiny)
         return LossOutput(1 - r, {"correlation": r.detach()})
 
     def after_step(self, ctx: StepContext) -> None:

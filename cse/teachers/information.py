@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch
+from cse.encoder.backbone import max_positions
 from cse.encoder.causal_lm import load_causal_lm
 from cse.encoder.model import Encoder
 from cse.encoder.precision import Precision, inference
@@ -64,7 +65,7 @@ class SharedInformation(Teacher):
         require_at_least(1, "teacher", max_length=max_length, rows=rows)
         before, found_a, rest = template.partition("{a}")
         between, found_b, _ = rest.partition("{b}")
-        if not found_a or not found_b or not between:
+        if not found_a or not found_b or not between or any(template.count(name) > 1 for name in ("{a}", "{b}")):
             raise UserError(
                 f"teacher.template is {template!r}\n"
                 "fix: give a text with {a} and, after some words, {b}, in this order, each once"
@@ -80,6 +81,13 @@ class SharedInformation(Teacher):
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._prefix = [start, *self._ids([self._before])[0]]
         self._middle = self._ids([self._between])[0]
+        positions, around = max_positions(model.config.to_dict()), len(self._prefix) + len(self._middle)
+        if around + 2 * self.max_length > positions:
+            raise UserError(
+                f"teacher.max_length is {self.max_length}, and two such texts and the {around} tokens of the template "
+                f"exceed the {positions} positions of {self.source}\n"
+                f"fix: set teacher.max_length to {(positions - around) // 2} or less, or shorten teacher.template"
+            )
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """It has no vectors.
@@ -88,8 +96,9 @@ class SharedInformation(Teacher):
             UserError: Always.
         """
         raise UserError(
-            "SharedInformation gives scores of pairs, and this objective asks for vectors\n"
-            "fix: use an objective that compares the texts of a row, such as PccTuning"
+            "SharedInformation gives scores of pairs, and this objective or Ensemble asks for vectors\n"
+            "fix: use an objective that compares the texts of a row, such as PccTuning, and a term of WeightedSum for "
+            "each of several teachers"
         )
 
     @torch.no_grad()

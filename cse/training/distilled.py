@@ -110,22 +110,25 @@ class TeacherTime:
     def __init__(self, objectives: Iterable[Objective]) -> None:
         modules = dict.fromkeys(chain.from_iterable(objective.modules() for objective in objectives))
         self._teachers = [module for module in modules if isinstance(module, Teacher)]
-        self._seconds = 0.0
+        self._seconds, self._asked = 0.0, False
         for teacher in self._teachers:
-            vars(teacher)["embed"] = self._timed(teacher.embed)  # before the method of the class
+            # before the methods of the class
+            vars(teacher).update(embed=self._timed(teacher.embed), scores=self._timed(teacher.scores))
 
     def share(self, seconds: float) -> dict[str, float]:
         """`teacher_share` of the seconds since the last call; empty without a teacher."""
         spent, self._seconds = self._seconds, 0.0
         return {"teacher_share": spent / seconds} if self._teachers else {}
 
-    def _timed(self, embed: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(embed)
+    def _timed(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(ask)
         def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
+            if self._asked:  # by a teacher whose time counts: an ensemble, or scores that are cosines of vectors
+                return ask(*arguments)
+            self._asked, start = True, time.perf_counter()
             try:
-                return embed(*arguments)
+                return ask(*arguments)
             finally:
-                self._seconds += time.perf_counter() - start
+                self._asked, self._seconds = False, self._seconds + time.perf_counter() - start
 
         return timed

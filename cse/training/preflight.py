@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 import torch
 
 from cse import distributed
-from cse.batch import Batch
+from cse.batch import Batch, Example
 from cse.data.loader import FixedRows
 from cse.data.mixture import Mixture
 from cse.encoder.device import available
@@ -94,7 +95,7 @@ def _of_mixture(run: Run) -> Iterator[str]:
 
 def _of_views(run: Run) -> Iterator[str]:
     try:
-        same = run.collator.needs_dropout(run.data[0])
+        same = run.collator.needs_dropout(_first_row(run))
     except UserError as error:  # rows and collator do not fit
         yield str(error)
         same = False
@@ -113,7 +114,7 @@ def _of_views(run: Run) -> Iterator[str]:
 
 def _of_prompts(run: Run) -> Iterator[str]:
     """Prompts that the encoder does not have, or that no text of the data would get."""
-    encoder, row = run.encoder, run.data[0]
+    encoder, row = run.encoder, _first_row(run)
     asked = {f"collator.prompts.{role}": name for role, name in run.collator.prompts.items()}
     asked["evaluator.prompt"] = run.evaluator.prompt if run.evaluator is not None else None
     for option, name in asked.items():
@@ -131,6 +132,12 @@ def _of_prompts(run: Run) -> Iterator[str]:
                 f"have the role {roles} only\n"
                 f"fix: remove {role} from collator.prompts, or name its column in data.columns"
             )
+
+
+def _first_row(run: Run) -> Example:
+    """The first row, with other texts in the place of the positives that a source of rows gives it."""
+    row, others = run.data[0], run.data[1 : 1 + run.source.positives]
+    return replace(row, texts=(*row.texts, *(other.texts[0] for other in others))) if others else row
 
 
 def _of_objective(run: Run) -> Iterator[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from cse.data.collators import TextViews
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext, Teacher
+from cse.objectives.cosine_mse import CosineMSE
 from cse.objectives.feature_distillation import FeatureDistillation
+from cse.teachers.ensemble import Ensemble
 from cse.teachers.frozen import FrozenEncoder
 from cse.training.distilled import TABLE, Distilled, TeacherTime
 from cse.training.trainer import Trainer
@@ -96,3 +99,23 @@ def test_the_share_is_that_of_the_time_since_the_last_call(monkeypatch):
     assert times.share(4.0) == {"teacher_share": 0.25}
     assert times.share(4.0) == {"teacher_share": 0.0}
     assert TeacherTime([FeatureDistillation()]).share(1.0) == {}
+
+
+class SlowPairs(Slow):
+    """It takes four seconds for the scores of pairs, in which it gives no vectors."""
+
+    def scores(self, batch, ctx):
+        self.clock[0] += 4.0
+        return batch
+
+
+def test_time_in_which_one_asks_another_counts_once(monkeypatch):
+    clock, ctx = [0.0], StepContext(encoder=None)
+    monkeypatch.setattr("cse.training.distilled.time.perf_counter", lambda: clock[0])
+    cosines, pairs, both = Slow(clock), SlowPairs(clock), Ensemble(teachers=[Slow(clock), Slow(clock)])
+    both._alike = True  # as `setup` finds
+    times = TeacherTime([CosineMSE(teacher=teacher) for teacher in (cosines, pairs, both)])
+    batch = torch.ones(2, 2, 3)  # `Slow` gives it as the vectors
+    for teacher, seconds in ((cosines, 1.0), (pairs, 4.0), (both, 2.0)):
+        teacher.scores(batch, ctx)
+        assert times.share(8.0) == {"teacher_share": seconds / 8}

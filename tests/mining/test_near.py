@@ -1,0 +1,138 @@
+"""Near texts as positives: the nearest by numpy, in training, after a kill, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cse.batch import Example
+from cse.data.collators import TextViews
+from cse.data.datasets import Texts, Triplets
+from cse.data.halves import Halves
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.mining.miners import TopK
+from cse.mining.near import NearTexts
+from cse.objectives.pcc_tuning import PccTuning
+from cse.objectives.simcse import SimCSE
+from cse.seeding import seed_dropout
+from cse.teachers.copy import EncoderCopy
+from cse.training import preflight
+from cse.training.trainer import Trainer
+from tests.runs import assert_resumes, make_run, write_texts, write_triplets
+
+
+def spread(backbone, **options):
+    """An encoder whose sentences are not all alike."""
+    seed_dropout("near")
+    encoder = Encoder(backbone, head="mlp", **options)
+    for weight in encoder.parameters():
+        weight.data *= 4
+    return encoder
+
+
+def near(**options):
+    return NearTexts(**{"miner": TopK(last=6), "k": 2, "precision": "fp32", **options})
+
+
+def near_run(folder, backbone, *, steps=None, objective=None, encoder=None, **options):
+    run = make_run(
+        folder,
+        backbone,
+        encoder=encoder or spread(backbone),
+        objective=objective or PccTuning(teacher=EncoderCopy()),
+        **{"max_steps": 6, "learning_rate": 1e-2, **options},
+    )
+    run.source = near(steps=steps)
+    return run
+
+
+@pytest.mark.parametrize("prompts", [{}, {"anchor": "the ", "positive": "red sun ", "negative": "dog "}])
+@pytest.mark.parametrize("first", [1, 3])
+def test_they_are_the_nearest_by_numpy(tiny_bert, tmp_path, prompts, first):
+    encoder, source = spread(tiny_bert).eval(), near(miner=TopK(first=first, last=6))
+    data = Texts(str(write_texts(tmp_path, 24)))
+    texts = [example.texts[0] for example in data]
+    source.prompts = prompts
+    source.setup(data, 3)
+    rows, until = source.rows(0, encoder)
+    assert until == 3
+
+    def unit(role):
+        vectors = encoder.encode(texts, prompt=prompts.get(role, "")).astype(float)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    cosine = unit("anchor") @ unit("positive").T
+    np.fill_diagonal(cosine, -np.inf)
+    for i, row in enumerate(rows):
+        assert row.texts[0] == texts[i]
+        assert (row.num_positives, row.row_id) == (2, data[i].row_id)
+        assert len(set(row.texts)) == 3
+        found = [cosine[i, texts.index(text)] for text in row.texts[1:]]
+        want = np.sort(cosine[i])[::-1][first - 1 : first + 1]
+        assert found == pytest.approx(want, abs=1e-6)  # of two that are as near, either will do
+
+
+def test_texts_that_are_the_same_are_not_near_each_other(tiny_bert):
+    data = [Example((text,), row_id=i) for i, text in enumerate(["the cat", "The cat.", "a dog", "red house"])]
+    source = near(miner=TopK(last=2))
+    source.setup(data, 1)
+    rows, _ = source.rows(0, spread(tiny_bert))
+    assert set(rows[0].texts[1:]) == set(rows[1].texts[1:]) == {"a dog", "red house"}
+
+
+def test_a_run_learns_from_them_and_mines_again(tiny_bert, tmp_path, monkeypatch):
+    seen, real = [], NearTexts.mine
+    monkeypatch.setattr(NearTexts, "mine", lambda self, e, step: seen.append(step) or real(self, e, step))
+    run = near_run(tmp_path, tiny_bert, steps=4)
+    Trainer(run).fit()
+    assert seen == [0, 4]
+    assert run.source.describe() == "TopK, 2 near texts per row"
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path):
+    """It has the near texts of step 1, which the encoder of step 3 would not find."""
+    assert_resumes(lambda folder: near_run(folder, tiny_bert), tmp_path)
+
+
+def test_its_state_is_what_was_mined(tiny_bert, tmp_path):
+    data = Texts(str(write_texts(tmp_path, 12)))
+    one, other = near(), near()
+    for source in (one, other):
+        source.setup(data, 4)
+    assert one.state() == {}
+    rows, _ = one.rows(0, spread(tiny_bert))
+    other.load_state(one.state())
+    assert list(other.rows(2, None)[0]) == list(rows)  # between two refreshes no encoder is asked
+
+
+def test_an_encoder_without_dropout_may_learn_from_them(tiny_bert, tmp_path):
+    """The views of a row are different texts, with which roles of prompts fit too."""
+    plain = spread(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
+    run = near_run(tmp_path, tiny_bert, encoder=plain, collator=TextViews(max_length=12, prompts={"positive": None}))
+    preflight.check(run)
+    run.source = make_run(tmp_path / "fixed", tiny_bert).source
+    with pytest.raises(UserError, match=r"the encoder has no dropout(.|\n)*collator.prompts.positive is None"):
+        preflight.check(run)
+
+
+def test_what_is_refused(tiny_bert, tmp_path):
+    for options, named in (({"k": 0}, "negatives.k is 0"), ({"epochs": 0.0}, "negatives.epochs is 0.0")):
+        with pytest.raises(UserError, match=named):
+            near(**options)
+    with pytest.raises(UserError, match=r"takes single texts, and a row has 3\nfix: give data of single texts"):
+        near().setup(Triplets(str(write_triplets(tmp_path))), 1)
+    texts = Texts(str(write_texts(tmp_path, 6)))
+    with pytest.raises(UserError, match=r"negatives.k is 6, and the data has 6 different texts\nfix: "):
+        near(k=6).setup(texts, 1)
+    few = near(miner=TopK(last=3), k=4)
+    few.setup(texts, 1)
+    with pytest.raises(UserError, match=r"negatives.k is 4, and the miner found 3 texts near row 0: 'the cat"):
+        few.rows(0, spread(tiny_bert))
+
+
+def test_a_collator_that_would_ignore_them_is_refused(tiny_bert, tmp_path):
+    run = near_run(tmp_path, tiny_bert, objective=SimCSE(), collator=Halves(max_length=12))
+    with pytest.raises(UserError, match="collator Halves cuts rows of one text, and a row has 3"):
+        preflight.check(run)

@@ -1,0 +1,141 @@
+"""PccTuning: Pearson's correlation by scipy and its gradient by hand, scores of any scale, teachers, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+
+from cse.interfaces import StepContext, Teacher
+from cse.objectives.pcc_tuning import PccTuning
+from tests.objectives.helpers import Case, close, run
+
+
+def contract_case(backbone):
+    return Case(texts=2)
+
+
+class Says(Teacher):
+    """A teacher that gives these scores (B, V - 1), and counts its steps."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.said, self.steps, self.ready = scores, 0, False
+
+    def setup(self, encoder):
+        self.ready = True
+
+    def follow(self, encoder):
+        self.steps += 1
+
+    def embed(self, batch, ctx):
+        raise AssertionError("it is asked for scores")
+
+    def scores(self, batch, ctx):
+        return self.said
+
+
+def cosines(rows):
+    """Those of the first vector of each row with each of the others (B, V - 1), in numpy."""
+    unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return (unit[:, :1] * unit[:, 1:]).sum(-1)
+
+
+def expected(rows, scores):
+    return 1 - pearsonr(cosines(rows).ravel(), scores.ravel()).statistic
+
+
+def drawn(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def test_three_pairs_by_hand():
+    """Cosines 1, 0 and 0.6 less their mean 8/15, and scores 2, 0 and 1 less theirs: r = 1 / sqrt(2 * 0.50666)."""
+    rows = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [3.0, 4.0]]])
+    output = run(PccTuning(), rows, score=torch.tensor([2.0, 0.0, 1.0]))
+    r = 1 / (2 * (1 + 0.36 - 1.6**2 / 3)) ** 0.5
+    assert output.loss.item() == pytest.approx(1 - r, rel=1e-5)
+    assert output.metrics["correlation"].item() == pytest.approx(r, rel=1e-6)
+
+
+def test_scipy_and_differences_agree():
+    rows, score = drawn(7, 2, 5).requires_grad_(), torch.rand(7, dtype=torch.float64)
+    loss = run(PccTuning(), rows, score=score).loss
+    loss.backward()
+    given = rows.detach().numpy()
+    assert loss.item() == pytest.approx(expected(given, score.numpy()), rel=1e-10)
+    want, step = np.zeros_like(given), 1e-6
+    for place in np.ndindex(given.shape):
+        either = [given.copy(), given.copy()]
+        either[0][place] -= step
+        either[1][place] += step
+        low, high = (expected(moved, score.numpy()) for moved in either)
+        want[place] = (high - low) / (2 * step)
+    close(rows.grad, want, 1e-7)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(5.0, 0.0), (1.0, -3.0), (0.01, 40.0)])
+def test_the_scale_of_the_scores_does_not_matter(scale, shift):
+    rows, score = drawn(6, 2, 4), torch.rand(6, dtype=torch.float64)
+    want = run(PccTuning(), rows, score=score).loss.item()
+    assert run(PccTuning(), rows, score=scale * score + shift).loss.item() == pytest.approx(want, rel=1e-9)
+    assert run(PccTuning(), rows, score=-scale * score).loss.item() == pytest.approx(2 - want, rel=1e-9)
+
+
+def test_the_authors_loss_is_that_of_a_smaller_correlation():
+    """1 - mean((x - mean x)(y - mean y)) / (std x std y), whose deviations divide by n - 1."""
+    rows, score = drawn(6, 2, 4), torch.rand(6, dtype=torch.float64)
+    x = torch.from_numpy(cosines(rows.numpy()))[:, 0]
+    theirs = 1 - ((x - x.mean()) * (score - score.mean())).mean() / (x.std() * score.std())
+    ours = run(PccTuning(), rows, score=score).loss
+    assert (1 - theirs).item() == pytest.approx(5 / 6 * (1 - ours).item(), rel=1e-9)
+
+
+def test_all_pairs_of_a_batch_are_one_sample():
+    """A teacher's scores of several texts in a row: the correlation of all, not the mean of those of rows."""
+    rows, said = drawn(4, 4, 5), torch.rand(4, 3, dtype=torch.float64)
+    teacher = Says(said)
+    objective = PccTuning(teacher=teacher)
+    assert objective.requires == frozenset()
+    objective.setup(None)
+    assert teacher.ready
+    for positives in (1, 3):  # the others are hard negatives
+        loss = run(objective, rows, positives).loss.item()
+        assert loss == pytest.approx(expected(rows.numpy(), said.numpy()), rel=1e-9)
+    objective.after_step(StepContext(encoder=None))
+    assert teacher.steps == 1
+    assert PccTuning().requires == {"score"}
+
+
+def test_scores_that_are_equal_teach_nothing():
+    rows = drawn(5, 2, 4).float().requires_grad_()
+    loss = run(PccTuning(), rows, score=torch.full((5,), 0.25)).loss
+    loss.backward()
+    assert loss.item() == 1
+    assert not rows.grad.any()
+
+
+def test_cosines_that_are_equal_have_a_finite_gradient():
+    """Every text of a row at right angles to the other, where a score would have them move apart."""
+    rows = torch.eye(2).expand(5, 2, 2).clone().requires_grad_()
+    loss = run(PccTuning(), rows, score=torch.arange(5.0)).loss
+    loss.backward()
+    assert loss.item() == 1
+    assert torch.isfinite(torch.linalg.norm(rows.grad))
+    assert rows.grad.any()
+
+
+def test_errors():
+    rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"PccTuning needs Batch\.score"):
+        run(PccTuning(), rows)
+    with pytest.raises(ValueError, match="compares the two texts of a row; this batch has 3"):
+        run(PccTuning(), torch.randn(3, 3, 4), score=torch.rand(3))
+    with pytest.raises(ValueError, match="this batch has one in each"):
+        run(PccTuning(), rows[:, :1], positives=0, score=torch.rand(3))
+    with pytest.raises(ValueError, match="two always agree; it has 2"):
+        run(PccTuning(), rows[:2], score=torch.rand(2))
+    mask = torch.tensor([[True, True, False]] * 3)
+    with pytest.raises(ValueError, match="as many hard negatives"):
+        run(PccTuning(teacher=Says(torch.rand(3, 2))), torch.randn(3, 3, 4), view_mask=mask)
