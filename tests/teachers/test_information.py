@@ -185,7 +185,9 @@ def test_numbers_out_of_range(taught, tiny_bert):
     for options, named in (({"max_length": 0}, "teacher.max_length is 0"), ({"rows": 0}, "teacher.rows is 0")):
         with pytest.raises(UserError, match=named):
             taught(**options)
-    with pytest.raises(UserError, match=r"max_length is 20, .* the 4 tokens .* exceed the 42 positions .*\n.* to 19 or less"):
+    with pytest.raises(
+        UserError, match=r"max_length is 20, .* the 4 tokens .* exceed the 42 positions .*\n.* to 19 or less"
+    ):
         taught(max_length=20).setup(Encoder(tiny_bert))
     taught(max_length=19).setup(Encoder(tiny_bert))
 
