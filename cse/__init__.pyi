@@ -93,6 +93,7 @@ from cse.objectives.cocondenser import CoCondenser as CoCondenser
 from cse.objectives.compcse import CompCSE as CompCSE
 from cse.objectives.congrat import ConGraT as ConGraT
 from cse.objectives.cosent import CoSENT as CoSENT
+from cse.objectives.cosine_distillation import CosineDistillation as CosineDistillation
 from cse.objectives.cosine_mse import CosineMSE as CosineMSE
 from cse.objectives.dcl import DCL as DCL
 from cse.objectives.dcl import DCLW as DCLW

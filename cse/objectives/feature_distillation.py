@@ -19,9 +19,9 @@ class FeatureDistillation(Objective):
         L = 1/(B V Dt) sum_iv | W u_iv - t_iv |^2
 
     u is the vector that a checkpoint exports, of each of the V texts of a row, and t the teacher's vector of the same
-    text (equation 1 of the paper, for one language). W is the identity if both have one size and `projects` is off;
-    otherwise it is a linear layer that serves training only. The student needs no labels and no pairs, and a batch of
-    any size will do. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    text (equation 1 of the paper, for one language). W is the identity if both have one size, and otherwise a linear
+    layer that serves training only. The student needs no labels and no pairs, and a batch of any size will do. If rows
+    have weights (`Batch.weight`), the mean over rows is weighted.
 
     Args:
         teacher: A teacher that is asked in training, such as `cse.teachers.frozen.FrozenEncoder`, which encodes every
@@ -30,9 +30,6 @@ class FeatureDistillation(Objective):
         unit: Whether W u and t are scaled to length 1 before they are compared, as in CLIP-KD. Without it, the student
             also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
-        projects: Whether W is a linear layer even if the sizes are equal, which begins as the identity, and takes u of
-            length 1. The student then learns what the teacher tells apart, but may keep its own axes and mean: right
-            where the teacher's space is another one, such as that of an ensemble.
 
     Raises:
         UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
@@ -48,19 +45,17 @@ class FeatureDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(
-        self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False, projects: bool = False
-    ) -> None:
+    def __init__(self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False) -> None:
         super().__init__()
         require_at_least(1, "objective", dim=dim)
-        self.teacher, self.dim, self.unit, self.projects = teacher, dim, unit, projects
+        self.teacher, self.dim, self.unit = teacher, dim, unit
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the projection if the sizes differ."""
         if self.teacher is not None:
             self.teacher.setup(encoder)
-        self.project = projection(self.teacher, self.dim, encoder, always=self.projects)
+        self.project = projection(self.teacher, self.dim, encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
@@ -74,17 +69,19 @@ class FeatureDistillation(Objective):
 
     def loss(self, embedding: Tensor, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""
-        if self.projects:
-            embedding = normalize(embedding)
         student = projected(self.project, embedding, vectors, "FeatureDistillation")  # (B, V, Dt)
         if self.unit:
             student, vectors = normalize(student), normalize(vectors)
-        error = (student - vectors).square().mean(-1)  # (B, V)
-        if batch.view_mask is not None:
-            error = error * batch.view_mask * (batch.views / batch.view_mask.sum(1, keepdim=True))
-        loss = weighted_mean(error.mean(1), batch.weight)
+        loss = over_texts((student - vectors).square().mean(-1), batch)
         cosine = (normalize(student.detach()) * normalize(vectors)).sum(-1)  # (B, V)
         return LossOutput(loss, {"teacher_cosine": cosine.mean()})
+
+
+def over_texts(error: Tensor, batch: Batch) -> Tensor:
+    """The mean over rows of the mean over the texts that a row has, given the error (B, V) of each."""
+    if batch.view_mask is not None:
+        error = error * batch.view_mask * (batch.views / batch.view_mask.sum(1, keepdim=True))
+    return weighted_mean(error.mean(1), batch.weight)
 
 
 def projection(teacher: Teacher | None, dim: int | None, encoder: Encoder, *, always: bool = False) -> nn.Module:

@@ -69,17 +69,6 @@ def test_a_projection_keeps_cosines_before_training():
     assert isinstance(built(4, dim=4).project, torch.nn.Identity)
 
 
-def test_a_projection_to_the_same_size_begins_as_the_identity_and_takes_unit_vectors():
-    objective, x = built(4, projects=True), torch.randn(5, 4)
-    assert torch.equal(objective.project(x), x)
-    rows = torch.randn(3, 2, 4)
-    u = rows / rows.norm(dim=-1, keepdim=True)
-    run(objective, rows, teacher=u.flatten(1) + 1).loss.backward()
-    # d/dW of 1/(B V Dt) sum |W u + b - t|^2 with W u + b - t = -1 everywhere
-    assert torch.allclose(objective.project.weight.grad, (-2 / 4 * u.flatten(0, 1).mean(0)).expand(4, 4), atol=1e-6)
-    assert torch.allclose(objective.project.bias.grad, torch.full((4,), -2 / 4), atol=1e-6)
-
-
 def test_the_copy_of_a_teacher_learns_nothing(tiny_bert):
     encoder, objective = Encoder(tiny_bert, pooler="mean").eval(), contract_case(tiny_bert).arguments["teacher"]
     objective = FeatureDistillation(teacher=objective)

@@ -1,0 +1,79 @@
+"""CosineDistillation: pencil, a plain computation, the start of its layer, a teacher that is asked, errors."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cse.errors import UserError
+from cse.objectives.cosine_distillation import CosineDistillation
+from cse.teachers.frozen import FrozenViewEncoder
+from tests.objectives.helpers import Case, run
+
+
+def contract_case(backbone):
+    return Case({"teacher": FrozenViewEncoder(source=backbone)})
+
+
+def built(size, **arguments):
+    objective = CosineDistillation(**arguments)
+    objective.setup(SimpleNamespace(dim=size))
+    return objective
+
+
+def test_by_pencil():
+    objective = built(2)
+    with torch.no_grad():  # as if it was only scored: the layer is still the identity
+        same = run(objective, torch.tensor([[[3.0, 4.0]]]), positives=0, teacher=torch.tensor([[6.0, 8.0]]))
+        right = run(objective, torch.tensor([[[3.0, 4.0]]]), positives=0, teacher=torch.tensor([[-4.0, 3.0]]))
+    assert same.loss.item() == pytest.approx(0, abs=1e-6)
+    assert right.loss.item() == pytest.approx(1)
+    assert right.metrics["teacher_cosine"].item() == pytest.approx(0, abs=1e-6)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_the_first_batch_sets_the_mean_and_a_plain_computation_agrees(size):
+    objective, rows, vectors = built(4, dim=size), torch.randn(5, 2, 4), torch.randn(5, 2, size)
+    layer = objective.project.weight.detach().numpy().copy()
+    u, t = unit(rows.numpy().reshape(10, 4)), unit(vectors.numpy().reshape(10, size))
+    bias = t.mean(0) - (u @ layer.T).mean(0)
+    want = 1 - (unit(u @ layer.T + bias) * t).sum(1).mean()
+    got = run(objective, rows, teacher=vectors.flatten(1)).loss
+    assert got.item() == pytest.approx(want, rel=1e-5)
+    assert np.allclose(objective.project.bias.detach().numpy(), bias, atol=1e-6)
+    again = run(objective, rows * 2 + 1, teacher=vectors.flatten(1))  # a later batch does not set it again
+    assert np.allclose(objective.project.bias.detach().numpy(), bias, atol=1e-6)
+    again.loss.backward()
+    assert objective.project.weight.grad.abs().max() > 0
+
+
+def test_a_resumed_run_keeps_the_layer():
+    rows, vectors = torch.randn(5, 2, 4), torch.randn(5, 8)
+    first, second = built(4), built(4)
+    run(first, rows, teacher=vectors)
+    second.load_state_dict(first.state_dict())
+    want = run(first, rows + 1, teacher=vectors).loss.item()
+    assert run(second, rows + 1, teacher=vectors).loss.item() == pytest.approx(want, rel=1e-7)
+
+
+def test_weights_and_absent_views_count_as_the_rows_that_are_there():
+    rows, vectors, weight = torch.randn(2, 2, 4), torch.randn(2, 2, 4), torch.tensor([1.0, 3.0])
+    mask = torch.tensor([[True, True], [True, False]])
+    with torch.no_grad():
+        got = run(built(4), rows, teacher=vectors.flatten(1), view_mask=mask, weight=weight).loss.item()
+    error = 1 - (unit(rows.numpy()) * unit(vectors.numpy())).sum(-1)
+    assert got == pytest.approx((error[0].mean() + 3 * error[1, 0]) / 4, rel=1e-5)
+
+
+def test_errors():
+    with pytest.raises(UserError, match="dim is 0"):
+        CosineDistillation(dim=0)
+    with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
+        run(built(4), torch.randn(3, 2, 4), teacher=torch.zeros(3, 12))
