@@ -36,7 +36,8 @@ from cse.data.rows import Column
 from cse.data.shapes import Shape, described, of_pairs, of_texts, of_triplets, score_column_of
 from cse.data.store import require_two, stored
 from cse.data.text_stream import TextStream
-from cse.errors import UserError, require_at_least
+from cse.errors import UserError, require_at_least, require_within
+from cse.seeding import derive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,6 +156,9 @@ class Texts(Dataset):
         limit: Number of rows to keep. None: all.
         min_words: Smallest number of words; shorter texts are left out and counted as `short` in `report`.
         max_words: Largest number of words; longer texts are left out and counted as `long`. None: no limit.
+        share: The share of the rows to keep, in (0, 1]: those whose text has a hash below it, so that a text is kept or
+            left out wherever it stands, and the rows come from all parts of the source. The others are counted as `not
+            drawn`. None: all.
         weight_column: Name or number of the column of weights, which must be >= 0. None: all rows have weight 1.
         label_column: Name or number of the column of classes or clusters. None: rows have no labels.
         teacher_columns: Names or numbers of the columns with what a teacher said of each row: any finite number, or a
@@ -176,20 +180,26 @@ class Texts(Dataset):
         limit: int | None = None,
         min_words: int = 0,
         max_words: int | None = None,
+        share: float | None = None,
         weight_column: int | str | None = None,
         label_column: int | str | None = None,
         teacher_columns: Sequence[int | str] | None = None,
     ) -> None:
         require_at_least(0, "data", min_words=min_words)
         require_at_least(max(1, min_words), "data", max_words=max_words)
+        require_within("(0, 1]", "data", share=share)
         self.column, self.split, self.limit, self.min_words, self.max_words = column, split, limit, min_words, max_words
+        self.share = share
         self.weight_column, self.label_column, self.teacher_columns = weight_column, label_column, teacher_columns
 
         def verdict(texts: tuple[str, ...]) -> str:
             words = len(texts[0].split())
-            return "short" if words < min_words else "long" if max_words is not None and words > max_words else ""
+            if words < min_words or (max_words is not None and words > max_words):
+                return "short" if words < min_words else "long"
+            return "not drawn" if share is not None and derive(0, "share", texts[0]) >= share * 2**63 else ""
 
-        parsing = Parsing(1, limit, options=(min_words, max_words), verdict=verdict)
+        options = (min_words, max_words) if share is None else (min_words, max_words, share)
+        parsing = Parsing(1, limit, options=options, verdict=verdict)
         parsing.teach(teacher_columns)
         parsing.mark(weight_column, label_column)
         super().__init__(path, of_texts(open_source(path, split), column), parsing)

@@ -17,20 +17,22 @@ class InTemplates(Collator):
 
     The anchor, view 0, keeps the encoder's template, in which a checkpoint encodes; view 1 has the first of
     `templates`, view 2 the second, and so on; further views keep the encoder's. A row's ids are unchanged but for those
-    of the template, and `{mask}` stands for the mask token, as in `encoder.template`.
+    of the template, and `{mask}` stands for the mask token, as in `encoder.template`. Where a template is longer than
+    the encoder's, its views are longer by as much than `max_length` says.
 
     Args:
         views: The collator that makes the views.
-        templates: A text with one `{text}` for each view after the anchor.
+        templates: A text with one `{text}` for each view after the anchor; null keeps the encoder's for that view.
 
     Raises:
-        UserError: There is no template. In `setup`: a template has more or fewer ids before or after the text than
-            the encoder's, or its mask token is elsewhere, so that the encoder would read it at the wrong place.
+        UserError: There is no template. In `setup`: a template has its mask token elsewhere than the encoder's, which
+            would read it at the wrong place, or, beside a mask token, more or fewer ids before or after the text.
+        ValueError: Templates are not equally long, and the batch has masked ids, labels or spans besides its ids.
 
     Source: kongds/Prompt-BERT, train.py:635-740, whose two templates are equally long as well (models.py:98).
     """
 
-    def __init__(self, *, views: Collator, templates: list[str]) -> None:
+    def __init__(self, *, views: Collator, templates: list[str | None]) -> None:
         if not templates:
             raise UserError("collator.templates is empty\nfix: give a template, or use the collator of the views alone")
         self.views, self.templates = views, templates
@@ -39,10 +41,12 @@ class InTemplates(Collator):
     def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenized texts and the run's seed."""
         self.views.setup(tokens, seed)
-        self.ids, own = [tokens.added_in(template) for template in self.templates], tokens.added_in(None)
+        self.tokens, self.own = tokens, tokens.added_in(None)
+        self.ids = [tokens.added_in(template) for template in self.templates]
         for template, ids in zip(self.templates, self.ids, strict=True):
-            if _places(ids, tokens.mask_id) != _places(own, tokens.mask_id):
-                (before, after), (as_before, as_after) = map(len, ids), map(len, own)
+            asks = any(tokens.mask_id in side for side in (*ids, *self.own))
+            if asks and _places(ids, tokens.mask_id) != _places(self.own, tokens.mask_id):
+                (before, after), (as_before, as_after) = map(len, ids), map(len, self.own)
                 raise UserError(
                     f"collator.templates has {template!r}, which puts {before} ids before a text and {after} after it, "
                     f"and encoder.template {as_before} and {as_after}, or has the mask token elsewhere\n"
@@ -58,9 +62,27 @@ class InTemplates(Collator):
         """Render rows as one batch."""
         batch = self.views(examples, epoch)
         tensors = batch.tensors()
+        if any(tuple(map(len, ids)) != tuple(map(len, self.own)) for ids in self.ids):
+            return batch.with_tensors(tensors | self._laid_out(batch))
         for name in tensors.keys() & {"input_ids", "masked_ids"}:
             tensors[name] = self._rendered(tensors[name], batch.attention_mask)
         return batch.with_tensors(tensors)
+
+    def _laid_out(self, batch: Batch) -> dict[str, Tensor]:
+        """Ids and mask (B, V, L) in templates that are not equally long."""
+        found = sorted(batch.tensors().keys() & {"masked_ids", "mlm_labels", "span_mask"})
+        if found:
+            raise ValueError(f"collator.templates are not equally long, and the batch has {', '.join(found)}")
+        (before, after), rows = self.own, []
+        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
+            for view, (own, length) in enumerate(zip(ids.tolist(), mask.sum(-1).tolist(), strict=True)):
+                first, last = self.ids[view - 1] if 0 < view <= len(self.ids) else self.own
+                rows.append([*first, *own[len(before) : length - len(after)], *last])
+        ids, mask = self.tokens.pad(rows)
+        return {
+            name: t.view(len(batch.input_ids), batch.views, -1)
+            for name, t in (("input_ids", ids), ("attention_mask", mask))
+        }
 
     def _rendered(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The ids (B, V, L) in the templates of their views."""

@@ -40,23 +40,30 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
         UserError: The template does not have exactly one `{text}` with something beside it, or leaves no room for a
             text; or the tokenizer has a template already, is not a fast one, or lacks the mask token that is asked for.
     """
-    template = _with_mask(tokenizer, template)
-    prefix, suffix = _cut(template)
     if template_of(tokenizer) is not None:
         raise UserError(
             f"encoder.template is {template!r}, but the tokenizer has one already: {template_of(tokenizer)!r}\n"
             "fix: omit encoder.template, or give a backbone without a template"
         )
+    return rebake(tokenizer, template)
+
+
+def rebake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
+    """A copy of the tokenizer that puts every text into the template, and into no other one that it may have.
+
+    Raises:
+        UserError: See `bake`.
+    """
+    template = _with_mask(tokenizer, template)
+    _cut(template)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"encoder.template needs a fast tokenizer, but {type(tokenizer).__name__} has no tokenizer.json\n"
             "fix: omit encoder.template, or give a backbone with tokenizer.json"
         )
-    before, after = added_ids(tokenizer)
+    before, after = added_in(tokenizer, template)
     baked = _plain(tokenizer)
-    baked.backend_tokenizer.post_processor = _processor(
-        tokenizer, [*before, *_ids(tokenizer, prefix)], [*_ids(tokenizer, suffix), *after]
-    )
+    baked.backend_tokenizer.post_processor = _processor(tokenizer, before, after)
     baked.init_kwargs[_KEPT_AS] = template
     require_room(baked, int(tokenizer.model_max_length))
     return baked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.encoder.precision import Precision
+from cse.encoder.template import rebake
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 
@@ -37,7 +38,8 @@ class FrozenEncoder(Teacher):
             is read as that encoder reads it unless the other arguments say otherwise.
         pooler: The pooler of a plain Hugging Face model, which does not name one; None is `mean`.
         layers: The number of the first layers that are kept; None: all.
-        template: The template of a model that has none; see `Encoder`.
+        template: The template of a model that has none; see `Encoder`. For the encoder in training, it takes the place
+            of the one that it has.
         prompt_name: The name of the teacher's prompt that is put before every text; None: its default one.
         precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
         center: Whether the mean of the vectors of all texts of the run is subtracted, before they have length 1 again.
@@ -102,8 +104,11 @@ class FrozenEncoder(Teacher):
                 revision=start.revision,
                 pooler=self.pooler or start.pooler,
                 layers=self.layers or start.layers,
-                template=self.template or start.template,
+                template=start.template if self.template is None else None,
             )
+            if self.template is not None:
+                tokenizer: Any = own.tokenizer
+                own.tokenizer, own.template = rebake(tokenizer, self.template), self.template
         return own.requires_grad_(False).eval()
 
 

@@ -1,0 +1,54 @@
+"""An objective on some views of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from cse.batch import Batch, LossOutput, Views
+from cse.encoder.model import Encoder
+from cse.errors import UserError
+from cse.interfaces import Objective, StepContext
+
+
+class OfViews(Objective):
+    """A term that sees some of the views of each row, and nothing of the others.
+
+    So one batch serves several terms (`WeightedSum`): a contrast of two views, and a teacher's opinion of a third one
+    that is in another template (`cse.data.InTemplates`). The first of its views is the anchor, the others positives.
+
+    Args:
+        term: The objective.
+        views: The views, counted from 0, in their order.
+
+    Raises:
+        UserError: No view is named, or one below 0 or twice.
+        ValueError: Rows have fewer views.
+    """
+
+    def __init__(self, *, term: Objective, views: Sequence[int]) -> None:
+        super().__init__()
+        if not views or min(views) < 0 or len(set(views)) < len(views):
+            raise UserError(f"objective.views is {list(views)}\nfix: name views once each, counted from 0")
+        self.term, self.views = term, tuple(views)
+        self.inherit_flags(term)
+
+    def setup(self, encoder: Encoder) -> None:
+        """Set up the term."""
+        self.term.setup(encoder)
+
+    def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        """The term's loss of the chosen views."""
+        if max(self.views) >= batch.views:
+            raise ValueError(f"objective.views names view {max(self.views)}, and rows have {batch.views}, from 0")
+        chosen, others = list(self.views), len(self.views) - 1
+        projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
+        part = Views.split(projected[:, chosen], views.embedding[:, chosen], others)
+        output: LossOutput = self.term(part, replace(batch.with_views(chosen), num_positives=others), ctx)
+        return output
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Tell the term."""
+        self.term.after_step(ctx)
