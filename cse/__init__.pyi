@@ -120,6 +120,7 @@ from cse.objectives.meq import DPR as DPR
 from cse.objectives.meq import MEQ as MEQ
 from cse.objectives.micse import MiCSE as MiCSE
 from cse.objectives.momentum import Momentum as Momentum
+from cse.objectives.of_views import OfViews as OfViews
 from cse.objectives.pcc_tuning import PccTuning as PccTuning
 from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView

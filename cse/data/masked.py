@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Batch, Example
 from cse.data.collators import text_part
+from cse.data.templates import require_even
 from cse.errors import UserError, require_within
 from cse.interfaces import Collator, Tokens
 from cse.seeding import derive
@@ -69,6 +70,7 @@ class Masked(Collator):
             )
         self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
         self.views.setup(tokens, seed)
+        require_even(self.views, "Masked")
         ordinary = np.ones(tokens.vocab_size, dtype=bool)
         ordinary[list(tokens.special_ids)] = False
         self.ordinary = ordinary

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Batch, Example
 from cse.data.collators import TextViews, text_part
+from cse.data.templates import require_even
 from cse.encoder.offsets import inside, side_by_side
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Collator, Tokens
@@ -118,6 +119,7 @@ class RandomSpans(Collator):
         """Receive the tokenized texts and the run's seed."""
         self.tokens, self.seed = tokens, seed
         self.views.setup(tokens, seed)
+        require_even(self.views, "RandomSpans")
 
     def needs_dropout(self, example: Example) -> bool:
         """Same as for the collator of the views."""

@@ -11,6 +11,8 @@ from cse.batch import Batch, Example
 from cse.errors import UserError
 from cse.interfaces import Collator, Tokens
 
+FIX = "write templates that are equally long before and after the text, or leave out masks and spans"
+
 
 class InTemplates(Collator):
     """Puts the views of another collator into templates of their own, as unsupervised PromptBERT does.
@@ -26,8 +28,8 @@ class InTemplates(Collator):
 
     Raises:
         UserError: There is no template. In `setup`: a template has its mask token elsewhere than the encoder's, which
-            would read it at the wrong place, or, beside a mask token, more or fewer ids before or after the text.
-        ValueError: Templates are not equally long, and the batch has masked ids, labels or spans besides its ids.
+            would read it at the wrong place, or, beside a mask token, more or fewer ids before or after the text; or
+            templates are not equally long, and the collator of the views masks tokens or marks spans.
 
     Source: kongds/Prompt-BERT, train.py:635-740, whose two templates are equally long as well (models.py:98).
     """
@@ -52,17 +54,26 @@ class InTemplates(Collator):
                     f"and encoder.template {as_before} and {as_after}, or has the mask token elsewhere\n"
                     "fix: write templates that are equally long before and after the text, with {mask} at one place"
                 )
+        if not self.even and (found := sorted(self.provides & {"masked_ids", "span_mask"})):
+            raise UserError(
+                f"collator.templates are not as long as encoder.template, and the views have {' and '.join(found)}, "
+                f"whose places are those of encoder.template\nfix: {FIX}"
+            )
+
+    @property
+    def even(self) -> bool:
+        """Whether every template has as many ids before and after the text as the encoder's."""
+        return all(tuple(map(len, ids)) == tuple(map(len, self.own)) for ids in self.ids)
 
     def needs_dropout(self, example: Example) -> bool:
-        """Whether rows such as this one have views that differ by dropout only: no, they differ by template."""
-        self.views.needs_dropout(example)  # it may refuse the row
-        return False
+        """Whether rows such as this one have views that differ by dropout only: those in the encoder's template."""
+        return self.views.needs_dropout(example) and None in self.templates
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
         batch = self.views(examples, epoch)
         tensors = batch.tensors()
-        if any(tuple(map(len, ids)) != tuple(map(len, self.own)) for ids in self.ids):
+        if not self.even:
             return batch.with_tensors(tensors | self._laid_out(batch))
         for name in tensors.keys() & {"input_ids", "masked_ids"}:
             tensors[name] = self._rendered(tensors[name], batch.attention_mask)
@@ -70,9 +81,6 @@ class InTemplates(Collator):
 
     def _laid_out(self, batch: Batch) -> dict[str, Tensor]:
         """Ids and mask (B, V, L) in templates that are not equally long."""
-        found = sorted(batch.tensors().keys() & {"masked_ids", "mlm_labels", "span_mask"})
-        if found:
-            raise ValueError(f"collator.templates are not equally long, and the batch has {', '.join(found)}")
         (before, after), rows = self.own, []
         for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
             for view, (own, length) in enumerate(zip(ids.tolist(), mask.sum(-1).tolist(), strict=True)):
@@ -93,6 +101,22 @@ class InTemplates(Collator):
             ids[:, view, : before.shape[1]] = before
             ids[:, view] = ids[:, view].scatter(1, end, after)
         return ids
+
+
+def require_even(views: Collator, user: str) -> None:
+    """Check that all views have the text where the encoder's template has it, once they are set up.
+
+    Raises:
+        UserError: Some template is longer or shorter, so that `user`, a collator around it, would look elsewhere.
+    """
+    inner: object = views
+    while isinstance(inner, Collator):
+        if isinstance(inner, InTemplates) and not inner.even:
+            raise UserError(
+                f"collator {user} is around InTemplates, whose templates are not as long as encoder.template\n"
+                f"fix: {FIX}"
+            )
+        inner = getattr(inner, "views", None)
 
 
 def _places(ids: tuple[list[int], list[int]], mask_id: int | None) -> list[list[bool]]:

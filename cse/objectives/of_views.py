@@ -17,7 +17,8 @@ class OfViews(Objective):
     """A term that sees some of the views of each row, and nothing of the others.
 
     So one batch serves several terms (`WeightedSum`): a contrast of two views, and a teacher's opinion of a third one
-    that is in another template (`cse.data.InTemplates`). The first of its views is the anchor, the others positives.
+    that is in another template (`cse.data.InTemplates`). The first of its views is the anchor; of the others, hard
+    negatives stay that, behind the positives. Numbers of a teacher in the data (`Batch.teacher`) stay whole.
 
     Args:
         term: The objective.
@@ -43,10 +44,16 @@ class OfViews(Objective):
         """The term's loss of the chosen views."""
         if max(self.views) >= batch.views:
             raise ValueError(f"objective.views names view {max(self.views)}, and rows have {batch.views}, from 0")
-        chosen, others = list(self.views), len(self.views) - 1
+        first, *others = self.views
+        positives = [view for view in others if view <= batch.num_positives]
+        chosen = [first, *positives, *(view for view in others if view > batch.num_positives)]
         projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        part = Views.split(projected[:, chosen], views.embedding[:, chosen], others)
-        output: LossOutput = self.term(part, replace(batch.with_views(chosen), num_positives=others), ctx)
+        part = Views.split(projected[:, chosen], views.embedding[:, chosen], len(positives))
+        rows = replace(batch.with_views(chosen), num_positives=len(positives))
+        if batch.relevance is not None:  # of positives to view 0
+            kept = None if 0 in positives else batch.relevance[:, [view - 1 for view in positives]]  # (B, P)
+            rows = replace(rows, relevance=kept)
+        output: LossOutput = self.term(part, rows, ctx)
         return output
 
     def after_step(self, ctx: StepContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from cse.encoder.cached import cached_vectors
 from cse.encoder.identity import model_hash
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
-from cse.encoder.poolers import PoolerName
+from cse.encoder.poolers import PoolerName, get_pooler
 from cse.encoder.precision import Precision
-from cse.encoder.template import rebake
+from cse.encoder.template import mask_position, rebake, require_room, template_of
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 
@@ -99,16 +99,16 @@ class FrozenEncoder(Teacher):
             pooler = self.pooler or detect(self.source).layout.pooler or "mean"
             own = Encoder(self.source, pooler=pooler, layers=self.layers, template=self.template)
         else:
+            saved = start.template is None and template_of(start.tokenizer) is not None  # in the source's tokenizer
             own = Encoder(
                 start.source,
                 revision=start.revision,
                 pooler=self.pooler or start.pooler,
                 layers=self.layers or start.layers,
-                template=start.template if self.template is None else None,
+                template=None if saved else self.template or start.template,
             )
-            if self.template is not None:
-                tokenizer: Any = own.tokenizer
-                own.tokenizer, own.template = rebake(tokenizer, self.template), self.template
+            if saved and self.template is not None:
+                _put_into(own, self.template)
         return own.requires_grad_(False).eval()
 
 
@@ -162,6 +162,14 @@ def view_vectors(encoder: Encoder, batch: Batch, ctx: StepContext) -> Tensor:
     vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
     vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, Dt)
     return ctx.gather(vectors.contiguous())
+
+
+def _put_into(encoder: Encoder, template: str) -> None:
+    """From here on, the encoder puts every text into this template, in the place of the one that its source has."""
+    encoder.tokenizer, encoder.template = rebake(encoder.tokenizer, template), template
+    require_room(encoder.tokenizer, encoder.max_length, field=f"max_length of {encoder.source}")
+    if encoder.pooler == "mask":
+        encoder.pool = get_pooler("mask", position=mask_position(encoder.tokenizer))
 
 
 def _load(source: str, pooler: PoolerName | None) -> Encoder:

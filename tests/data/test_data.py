@@ -1,5 +1,7 @@
 import gzip
 import json
+import math
+import random
 
 import pytest
 
@@ -63,6 +65,46 @@ def test_texts_by_length_and_limit(write):
     assert texts_of(dataset) == [("a b",), ("a b c",), ("c d",)]
     assert (dataset.report["short"], dataset.report["long"]) == (2, 1)
     assert texts_of(Texts(path, limit=2)) == [("a",), ("a b",)]
+
+
+def test_a_share_of_the_texts_wherever_they_stand():
+    """4,000 draws of probability 0.3 have a mean of 1,200 and a deviation of 29."""
+    texts = [f"text {i}" for i in range(4000)]
+    kept = Texts(texts, share=0.3)
+    found = [text for (text,) in texts_of(kept)]
+    assert abs(len(found) - 1200) < 4 * 29
+    assert found == [text for text in texts if text in set(found)]
+    assert kept.report == {"blank": 0, "duplicate": 0, "missing": 0, "not drawn": 4000 - len(found)}
+    assert abs(len(set(found) & set(texts[:2000])) - 600) < 4 * 21  # from all parts of the source
+    moved = random.Random(1).sample(texts, 4000) + [f"another {i}" for i in range(100)]
+    again = {text for (text,) in texts_of(Texts(moved, share=0.3))}
+    assert {text for text in again if text.startswith("text")} == set(found)
+    assert {text for (text,) in texts_of(Texts(texts, share=0.1))} < set(found)  # a smaller one is a part of it
+    assert len(Texts(texts, share=1.0)) == 4000
+
+
+def test_a_share_is_that_of_what_the_other_arguments_leave():
+    texts = [f"text {i}" for i in range(50)] + ["short", "", "text 1"]
+    kept = texts_of(Texts(texts, share=0.5))
+    dataset = Texts(texts, share=0.5, min_words=2, limit=5)
+    assert texts_of(dataset) == [row for row in kept if row != ("short",)][:5]
+    assert texts_of(Texts(texts, share=0.5, limit=5)) == kept[:5]
+    report = Texts(texts, share=0.5, min_words=2).report
+    again = ("text 1",) in kept
+    assert report["blank"] == report["short"] == 1
+    assert report["duplicate"] == again
+    assert report["not drawn"] == 51 - again - sum(len(row[0].split()) > 1 for row in kept)
+    fails(lambda: Texts(["one", "two", "three"], share=1e-9), "there is no text in it (3 not drawn)")
+
+
+def test_a_share_has_an_entry_of_its_own_in_the_cache(write, monkeypatch):
+    keys, real = [], data.stored
+    monkeypatch.setattr(data, "stored", lambda key, *rest: keys.append(key) or real(key, *rest))
+    path = write("my.txt", "".join(f"text {i}\n" for i in range(50)))
+    for share in (None, 0.5, 0.6):
+        Texts(path, share=share)
+    assert keys[0].endswith(" (1, None, (0, None), (0.0, 1.0), False, False, [], [], 0)")  # as before there were shares
+    assert len(set(keys)) == 3
 
 
 TABLES = {
@@ -288,6 +330,9 @@ def test_numbers_are_of_no_use_where_columns_have_names(write):
         (lambda p: Texts(p, limit=1), "data.limit is 1"),
         (lambda p: Texts(p, min_words=-1), "data.min_words is -1"),
         (lambda p: Texts(p, min_words=5, max_words=4), "data.max_words is 4"),
+        (lambda p: Texts(p, share=0.0), "data.share is 0.0\nfix: give a number in (0, 1]"),
+        (lambda p: Texts(p, share=1.5), "data.share is 1.5"),
+        (lambda p: Texts(p, share=math.nan), "data.share is nan"),
         (lambda p: Pairs(p, columns=("a",)), "give 2 or more different"),
         (lambda p: Pairs(p, columns=("a", "a")), "give 2 or more different"),
         (lambda p: Pairs(p, columns=("a", 0)), "not both"),

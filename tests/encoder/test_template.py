@@ -1,6 +1,6 @@
 import pytest
 
-from cse.encoder.template import added_ids, around, bake, require_room, template_of
+from cse.encoder.template import added_ids, around, bake, rebake, require_room, template_of
 from cse.errors import UserError
 
 TEMPLATE = 'This sentence : "{text}" means in one word: "'
@@ -159,14 +159,35 @@ def test_no_merge_across_a_seam():
     ],
 )
 def test_bad_templates(template, message):
-    with pytest.raises(UserError, match=message) as error:
-        bake(byte_level(), template)
-    assert len(str(error.value).splitlines()) <= 5
+    for make in (lambda: bake(byte_level(), template), lambda: rebake(bake(byte_level(), TEMPLATE), template)):
+        with pytest.raises(UserError, match=message) as error:
+            make()
+        assert len(str(error.value).splitlines()) <= 5
 
 
 def test_a_template_is_baked_once():
     with pytest.raises(UserError, match="has one already"):
         bake(bake(byte_level(), TEMPLATE), "x {text}")
+
+
+@pytest.mark.parametrize("template", ["query {text}", "{text} means", f"{TEMPLATE} more"])
+def test_another_template_takes_the_place_of_the_one_before(tokenizer, template, tmp_path):
+    before, after = added_ids(tokenizer)
+    prefix, suffix = (alone(tokenizer, part) for part in template.split("{text}"))
+    first = bake(tokenizer, TEMPLATE)
+    first.save_pretrained(tmp_path / "out")
+    for given in (first, type(first).from_pretrained(tmp_path / "out")):
+        again = rebake(given, template)
+        for text in TEXTS:
+            assert again(text)["input_ids"] == before + prefix + alone(tokenizer, text) + suffix + after
+        assert template_of(again) == template
+        assert added_ids(again) == (before + prefix, suffix + after)
+        assert template_of(given) == TEMPLATE  # the one that was given is left as it was
+        assert given("a")["input_ids"] == bake(tokenizer, TEMPLATE)("a")["input_ids"]
+
+
+def test_a_tokenizer_without_a_template_gets_the_one_that_bake_gives(tokenizer):
+    assert rebake(tokenizer, TEMPLATE)("a b")["input_ids"] == bake(tokenizer, TEMPLATE)("a b")["input_ids"]
 
 
 def test_room_for_a_text_beside_the_template():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cse.encoder.model import Encoder
+from cse.encoder.template import added_ids
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.teachers.ensemble import Ensemble
@@ -66,6 +67,45 @@ def test_a_teacher_without_a_source_has_that_of_the_encoder(tiny_bert):
     got = asked(FrozenEncoder(precision="fp32", layers=2, pooler="mean", template=TEMPLATE), tiny_bert)
     want = vectors(tiny_bert, center=False, layers=2, pooler="mean", template=TEMPLATE)
     np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("pooler", ["mean", "mask"])
+def test_a_teacher_without_a_source_in_another_template_than_the_encoder(tiny_bert, tmp_path, saved, pooler):
+    """Whether the encoder's template is an argument or in the tokenizer of its checkpoint."""
+    masked = " [MASK] on" if pooler == "mask" else ""
+    encoder = Encoder(tiny_bert, pooler=pooler, template=f"a red {{text}} ran{masked}")
+    if saved:
+        encoder.save(tmp_path / "best")
+        encoder = Encoder.load(str(tmp_path / "best"))
+    batch, texts = batch_of(encoder, TEXTS, TEXTS)
+    for template in (None, f"the cat sat on {{text}}{masked}"):
+        teacher = FrozenEncoder(precision="fp32", template=template)
+        teacher.setup(encoder)
+        got = teacher.embed(batch, StepContext(encoder, texts=texts)).double().numpy()
+        want = vectors(tiny_bert, center=False, pooler=pooler, template=template or f"a red {{text}} ran{masked}")
+        np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
+    assert encoder.encode(TEXTS[:1]).shape == (1, 16)
+    assert added_ids(encoder.tokenizer)[0] == [2, 9, 15]  # [CLS] a red: the encoder's own is as it was
+
+
+def test_a_teacher_pools_the_mask_of_a_template_that_the_encoder_lacks(tiny_bert):
+    template = "the {text} [MASK] on"
+    got = asked(FrozenEncoder(precision="fp32", pooler="mask", template=template), tiny_bert)
+    want = vectors(tiny_bert, center=False, layers=1, pooler="mask", template=template)
+    np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
+
+
+def test_a_template_of_the_teacher_that_does_not_fit_is_refused(tiny_bert, tmp_path):
+    Encoder(tiny_bert, pooler="mask", template="a {text} [MASK]", max_length=12).save(tmp_path / "best")
+    encoder = Encoder.load(str(tmp_path / "best"))
+    for template, named in (
+        ("the cat", "0 times"),
+        ("the {text}", "the template 'the {text}' holds 0 mask tokens"),
+        ("{text} [MASK]" + " on" * 12, r"max_length of .*best is 12, and .* takes 15 of it: no room for a text"),
+    ):
+        with pytest.raises(UserError, match=named):
+            FrozenEncoder(template=template).setup(encoder)
 
 
 def test_a_cut_teacher_pools_as_a_whole_one_does(tiny_bert):
