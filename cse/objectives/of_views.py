@@ -16,6 +16,8 @@ from cse.interfaces import Objective, StepContext
 class OfViews(Objective):
     """A term that sees some of the views of each row, and nothing of the others.
 
+        L = L_term( z_iv of all rows i and of the views v )
+
     So one batch serves several terms (`WeightedSum`): a contrast of two views, and a teacher's opinion of a third one
     that is in another template (`cse.data.InTemplates`). The first of its views is the anchor; of the others, hard
     negatives stay that, behind the positives. Numbers of a teacher in the data (`Batch.teacher`) stay whole.

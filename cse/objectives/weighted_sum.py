@@ -62,8 +62,9 @@ class WeightedSum(Objective):
         each = zip(self.weights, self.decays, self.starts, strict=True)
         factors = [w * d ** (ctx.step / 100) * (ctx.step >= start) for w, d, start in each]
         loss = torch.stack([f * o.loss for f, o in zip(factors, outputs, strict=True)]).sum()
-        names = [type(term).__name__.lower() for term in self.terms]
-        metrics = {f"{n}_loss": o.loss.detach() for n, o in zip(names, outputs, strict=True)}
+        names = [f"{type(term).__name__.lower()}_loss" for term in self.terms]
+        names = [n if names.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(names)]  # by place, if classes repeat
+        metrics = {n: o.loss.detach() for n, o in zip(names, outputs, strict=True)}
         return LossOutput(loss, metrics | {k: v for o in outputs for k, v in o.metrics.items()})
 
     def after_step(self, ctx: StepContext) -> None:

@@ -16,7 +16,7 @@ from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName, get_pooler
 from cse.encoder.precision import Precision
-from cse.encoder.template import mask_position, rebake, require_room, template_of
+from cse.encoder.template import mask_position, rebake, template_of
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 
@@ -167,7 +167,6 @@ def view_vectors(encoder: Encoder, batch: Batch, ctx: StepContext) -> Tensor:
 def _put_into(encoder: Encoder, template: str) -> None:
     """From here on, the encoder puts every text into this template, in the place of the one that its source has."""
     encoder.tokenizer, encoder.template = rebake(encoder.tokenizer, template), template
-    require_room(encoder.tokenizer, encoder.max_length, field=f"max_length of {encoder.source}")
     if encoder.pooler == "mask":
         encoder.pool = get_pooler("mask", position=mask_position(encoder.tokenizer))
 

@@ -92,6 +92,16 @@ def test_terms_are_set_up_told_of_steps_and_logged():
     assert logged == {"constant_loss": 2.0, "other_loss": 3.0, "of_2": 2.0, "of_3": 3.0}
 
 
+def test_terms_of_one_class_are_logged_by_their_places():
+    objective = WeightedSum(terms=[Constant(2.0), Other(3.0), Constant(4.0)], weights=[1.0, 1.0, 1.0])
+    logged = objective(None, None, StepContext(encoder=None)).metrics
+    assert {name: value for name, value in logged.items() if "loss" in name} == {
+        "constant_loss_0": 2.0,
+        "other_loss": 3.0,
+        "constant_loss_2": 4.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
