@@ -111,7 +111,7 @@ BAD = {  # a command line -> what the error names
     "whiten ck --data texts.txt --out white --method clip": "nothing to clip",
     "whiten ck --data texts.txt --out white --method clip --k 3": "--k is 3, and --method clip",
     "whiten ck --data texts.txt --out white --components 3": "--components is 3, and --method whiten",
-    "whiten ck --data texts.txt --out white --method all-but-the-top --components 0": "--components is 0",
+    "whiten ck --data texts.txt --out white --method all-but-the-top --components -1": "--components is -1",
     "whiten ck --data texts.txt --out white --method all-but-the-top --components 4": "--components is 4",
     "static ck --out ck": "--out ck is the checkpoint",
     "static ck --out folder": "--out folder",

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     methods = "clip sets outlier dimensions to 0, all-but-the-top removes the first components (default: %(default)s)"
     add("--method", choices=["whiten", "clip", "all-but-the-top"], default="whiten", help=methods)
     add("--k", type=int, help="number of dimensions to keep; default: 256 (arXiv:2103.15316), or as many as vary")
-    add("--components", type=int, help="components that all-but-the-top removes; default: 1 of 100 dimensions")
+    add("--components", type=int, help="components that all-but-the-top removes; 0: the mean alone; default: 1 of 100")
     add("--out", type=Path, required=True, help="folder of the new checkpoint")
     add_device(parser)
     add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")

@@ -76,7 +76,8 @@ def fit_all_but_the_top(vectors: NDArray[np.floating], components: int | None = 
 
     Args:
         vectors: The sentence vectors (n, H).
-        components: Number of directions to remove (paper: about H / 100). None: H / 100, at least 1.
+        components: Number of directions to remove (paper: about H / 100); 0 subtracts the mean alone. None: H / 100, at
+            least 1.
 
     Returns:
         A layer H -> H with weight I - U U^T and bias -mu (I - U U^T), computed in float64 and stored in float32.
@@ -88,10 +89,10 @@ def fit_all_but_the_top(vectors: NDArray[np.floating], components: int | None = 
     size = x.shape[1]
     components = max(1, round(size / 100)) if components is None else components
     most = min(size - 1, len(x) - 1)
-    if not 1 <= components <= most:
+    if not 0 <= components <= most:
         raise UserError(
             f"--components is {components}, and {len(x):,} vectors of {size} dimensions have at most {most} to remove\n"
-            f"fix: give 1 to {most}, or more sentences"
+            f"fix: give 0 to {most}, or more sentences"
         )
     mean = x.mean(0)  # (H,)
     _, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False))  # ascending

@@ -142,6 +142,11 @@ def test_all_but_the_top_by_pencil():
     assert y.tolist() == [pytest.approx(row, abs=1e-6) for row in ([0, 0], [0, 0], [0, 0], [0.5, -0.5], [-0.5, 0.5])]
 
 
+def test_of_no_components_the_mean_alone_is_removed():
+    x = np.array([[1.0, 2.0], [4, 5], [-2, -1]])
+    assert applied(fit_all_but_the_top(x, 0), x + 1).tolist() == [[1, 1], [4, 4], [-2, -2]]
+
+
 def test_clipping_twice_is_clipping_once():
     means = np.random.default_rng(0).normal(size=(3, 40))
     means[:2, 7] = 60  # in two of three layers
