@@ -260,3 +260,22 @@ def test_a_run_resumes_where_one_process_sees_less_than_the_first(two_processes,
         assert "is not the file that process 0 reads, on process 1 of 2 on " in text
     assert [code for code, _ in two_processes(sees_less, str(cut), "", *words)] == [0, 0]
     assert metrics(cut) == metrics(whole)
+
+
+@pytest.mark.parametrize(
+    ("world", "rank", "said"),
+    [
+        (2, 0, "process 1"),
+        (2, 1, "process 0"),
+        (3, 2, "process 0"),
+        (3, 0, "unknown, for the node that holds the rendezvous is lost"),
+    ],
+)
+def test_who_is_silent_when_the_store_is_lost_too(monkeypatch, world, rank, said):
+    def gone():
+        raise RuntimeError("the connection to the store has failed")
+
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", gone)
+    monkeypatch.setattr("cse.distributed.world_size", lambda: world)
+    monkeypatch.setattr("cse.distributed.rank", lambda: rank)
+    assert lost._silent() == said
