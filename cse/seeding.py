@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(*address: object) -> int:
@@ -24,9 +26,13 @@ def python_rng(*address: object) -> random.Random:
 
 def torch_rng(*address: object) -> torch.Generator:
     """A CPU torch generator for an address."""
+    import torch
+
     return torch.Generator().manual_seed(derive(*address))
 
 
 def seed_dropout(*address: object) -> None:
     """Set torch's own generator, the one that dropout draws from, on every device."""
+    import torch
+
     torch.manual_seed(derive(*address))
