@@ -108,7 +108,7 @@ def test_a_run_in_shares_is_that_of_ddp_and_of_one_process(two_processes, tiny_b
         got = checkpoint(run / "last")
         assert got.keys() == want.keys()
         assert max(float((got[n] - want[n]).abs().max()) for n in want) < (1e-4 if "optimizer" in trainer else 1e-6)
-        assert checkpoint(run / "best").keys() == want.keys()
+        assert checkpoint(run / "best").keys() == checkpoint(runs["one"] / "best").keys()  # of LoRA, a whole model
 
 
 @pytest.mark.slow
