@@ -120,7 +120,7 @@ class RefreshNegatives(RowSource):
         own = mine(self.miner, corpus, vectors, self.k, share_of_rows, anchors=anchors).rows
         chosen = _gathered(own, share, encoder)[: len(self._data)]
         if not distributed.rank():
-            log.info("%s  mined before step %d: %.2f per row", self.mines, step + 1, (chosen >= 0).sum(1).mean())
+            log.info("%-9s  mined before step %d: %.2f per row", self.mines, step + 1, (chosen >= 0).sum(1).mean())
         return chosen
 
     def with_negatives(self, chosen: NDArray[np.int64]) -> Sequence[Example]:
