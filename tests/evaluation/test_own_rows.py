@@ -144,6 +144,11 @@ class AsTensors:
     def __init__(self, encoder):
         self.encoder = encoder
 
+    def similarity(self, a, b):
+        from sentence_transformers.util import cos_sim
+
+        return cos_sim(a, b)
+
     def encode(self, texts, **_):
         import torch
 
