@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from cse.errors import UserError
@@ -17,6 +18,7 @@ from cse.errors import UserError
 STARTED = "CSE_STARTED"  # in the environment of the processes: the time that they all name their folder by
 SHUTDOWN_SECONDS = 600  # that processes have to finish their step and save, once a signal asked them to stop
 FIRST_SPEAKS_SECONDS = 10.0
+DEVICE = ("--device", "--trainer.device")
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +71,9 @@ def run(processes: int, words: Sequence[str]) -> int:
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:
-        # One that a signal ended is the cause; those that lost it end with an error, maybe before it is noticed.
-        rank, failure = min(failed.failures.items(), key=lambda one: (one[1].exitcode >= 0, one[1].timestamp))
+        # One that a signal ended is the cause; those that lost it end with an error, maybe before it is noticed. Only
+        # SIGTERM comes from torchrun, which ends the others by it when one has failed and said why.
+        rank, failure = min(failed.failures.items(), key=lambda one: (_place(one[1].exitcode), one[1].timestamp))
         if failure.exitcode >= 0:
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
@@ -108,5 +111,14 @@ def let_the_first_speak(said: str) -> str:
     return said if said.startswith("process ") else f"{distributed.me()}: {said}"
 
 
+def _place(exitcode: int) -> int:
+    """The place of a failure among the causes of the others: another signal, an error, SIGTERM."""
+    return 2 if exitcode == -signal.SIGTERM else int(exitcode >= 0)
+
+
 def _on_cpu(words: Sequence[str]) -> bool:
-    return any(word.replace("=", " ").split()[-1] == "cpu" for word in words)
+    """Whether an option of the command asks for the CPU, as `--device=cpu` or `--device cpu`."""
+    return any(
+        word in {f"{option}=cpu" for option in DEVICE} or (word in DEVICE and value == "cpu")
+        for word, value in pairwise([*words, ""])
+    )

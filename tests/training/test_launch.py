@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from cse import cli
 from cse.errors import UserError
@@ -125,8 +126,42 @@ def test_there_must_be_processes():
 @pytest.mark.parametrize(("command", "option"), [("train", "--trainer.device"), ("encode", "--device")])
 def test_more_processes_than_gpus_are_refused_and_the_fix_is_an_option_of_the_command(monkeypatch, command, option):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UserError, match=f"has 2 GPUs.*\nfix: give --processes=2 or less, or {option}=cpu$"):
-        launch.run(3, [command, "asset:mini"])
+    refused = pytest.raises(UserError, match=f"has 2 GPUs.*\nfix: give --processes=2 or less, or {option}=cpu$")
+    for words in ([], ["--run-dir", "cpu"], ["--prompt", "", option]):
+        with refused:
+            launch.run(3, [command, "asset:mini", *words])
+
+
+@pytest.mark.parametrize(
+    ("exits", "outcome"),
+    [
+        ((2, -signal.SIGTERM), 2),  # a user's error, which the first process has printed
+        ((-signal.SIGTERM, 1), 1),
+        ((1, -signal.SIGKILL), "process 1 of 2 was ended by SIGKILL"),  # the other one lost it and said so before
+        ((-signal.SIGTERM, -signal.SIGKILL), "process 1 of 2 was ended by SIGKILL"),
+        ((-signal.SIGTERM, -signal.SIGTERM), "process 0 of 2 was ended by SIGTERM"),
+    ],
+)
+@pytest.mark.parametrize("device", [["--device=cpu"], ["--device", "cpu"]])
+def test_the_cause_of_a_failure_has_the_last_word(monkeypatch, exits, outcome, device):
+    """Exit codes in the order in which torchrun sees them."""
+    failures = {
+        rank: ProcessFailure(local_rank=rank, pid=rank, exitcode=code, error_file="") for rank, code in enumerate(exits)
+    }
+    for rank, failure in failures.items():
+        failure.timestamp = rank
+
+    def fail(_: object) -> None:
+        raise ChildFailedError("cse", failures)
+
+    monkeypatch.setattr("torch.distributed.run.run", fail)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    if isinstance(outcome, int):
+        assert launch.run(2, ["encode", *device]) == outcome
+    else:
+        with pytest.raises(UserError, match=outcome):
+            launch.run(2, ["encode", *device])
 
 
 def test_other_launchers_need_a_folder(tiny_bert, tmp_path, monkeypatch, capsys):
