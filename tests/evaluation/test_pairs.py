@@ -138,12 +138,14 @@ def test_sickr_is_cut_out_of_the_hubs_joined_rows(monkeypatch):
     assert (found.first[0], found.first[-1], len(found)) == ("test0", "test4926", 4927)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["STS12", "STS13", "STSB-dev", "STSB-train", "SICKR-dev", "SICKR-train"])
 def test_real_sets_have_their_known_sizes(real_sts, task):
     found = load(real_sts, task, check=True)
     assert sum(map(len, found.subsets.values())) == found.task.total
 
 
+@pytest.mark.slow
 def test_real_sickr_has_the_hashes_that_the_hubs_rows_are_cut_by(real_sts):
     for split, known in sources.SICKR_HASHES.items():
         assert load(real_sts, f"SICKR-{split}").source.sha256 == known

@@ -125,6 +125,7 @@ def test_missing_tasks_leave_no_average(tmp_path):
         transfer_data.load("MR", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MR", "CR", "TREC", "MRPC"])
 def test_real_sets_have_their_known_sizes(real_sts, name):
     assert transfer_data.load(name, str(real_sts.parent)).where.endswith("transfer")
