@@ -156,7 +156,21 @@ def read_json(path: Path) -> Any:
         OSError: The file cannot be read.
         ValueError: The file is not JSON, or not UTF-8.
     """
+    require_regular(path, "a file")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def require_regular(path: Path, what: str) -> None:
+    """Raise unless a path that exists is a regular file or a folder: to open a pipe would wait for its writer.
+
+    Raises:
+        UserError: The path is a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"{what} is {path}, which is a pipe, a socket or a device\n"
+            f"fix: give a regular file; what a pipe gives can be kept in one: cat {path} > FILE"
+        )
 
 
 def recover(target: Path) -> None:

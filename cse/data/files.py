@@ -12,6 +12,7 @@ from xxhash import xxh3_128
 from cse.data.readers import KINDS, kind, names_of, read_file
 from cse.data.rows import Column, Reader, Row
 from cse.errors import UserError
+from cse.files import require_regular
 
 
 class FileReader(Reader):
@@ -100,6 +101,7 @@ def _require_file(file: Path, path: str) -> None:
             f"data.path is {path}: there is no such file\nfix: {hint}give a {', '.join(KINDS)} file, asset:NAME, or a "
             "Hub id (org/name, org/name:file or stream:org/name)"
         )
+    require_regular(file, "data.path")
     if kind(file) not in KINDS:
         raise UserError(
             f"data.path is {path}, whose format is unknown\nfix: give a file that ends in {', '.join(KINDS)}"

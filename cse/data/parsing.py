@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.data.rows import Column
+from cse.data.rows import Column, number_fix, number_in
 from cse.data.shapes import Shape
 from cse.data.store import Kept
 from cse.errors import UserError, require_at_least
@@ -159,22 +159,23 @@ def score_within(cell: str | None, place: str, low: float, high: float) -> float
     Raises:
         UserError: The cell is not a number in [low, high].
     """
-    value = _number(cell)
+    value = number_in(cell)
     if not low <= value <= high or math.isinf(value):
+        bounds = "" if math.isinf(high - low) else f" in [{low:g}, {high:g}]"
+        scale = ", or set the scale: --data.min_score and --data.max_score" if bounds and math.isfinite(value) else ""
         raise UserError(
-            f"data.score_column: {place} has the score {cell!r}, which must be a number in [{low:g}, {high:g}]\n"
-            "fix: correct or remove that row, or set the scale: --data.min_score and --data.max_score"
+            f"data.score_column: {place} has the score {cell!r}, which must be a number{bounds}\n"
+            f"fix: {number_fix(cell)}{scale}"
         )
     return value
 
 
 def _amount(option: str, cell: str | None, place: str) -> float:
-    value = _number(cell)
+    value = number_in(cell)
     if not 0 <= value < math.inf:
         what = option.partition("_")[0]
         raise UserError(
-            f"data.{option}: {place} has the {what} {cell!r}, which must be a number >= 0\n"
-            "fix: correct or remove that row"
+            f"data.{option}: {place} has the {what} {cell!r}, which must be a number >= 0\nfix: {number_fix(cell)}"
         )
     return value
 
@@ -208,12 +209,11 @@ class _Taught:
                     f"data.teacher_columns: {place} has no number of the teacher\nfix: give one, or remove that row"
                 )
         parts = " ".join((cell or "").strip().strip("[]") for cell in cells).replace(",", " ").split()
-        numbers = np.array([_number(part) for part in parts])
+        numbers = np.array([number_in(part) for part in parts])
         if not (np.abs(numbers) <= LARGEST).all():
-            wrong = next(p for p in parts if not abs(_number(p)) <= LARGEST)
+            wrong = next(p for p in parts if not abs(number_in(p)) <= LARGEST)
             raise UserError(
-                f"data.teacher_columns: {place} has {wrong!r}, which must be a finite number\n"
-                "fix: correct or remove that row"
+                f"data.teacher_columns: {place} has {wrong!r}, which must be a finite number\nfix: {number_fix(wrong)}"
             )
         if len(numbers) != (self.width or len(numbers)):
             raise UserError(
@@ -222,10 +222,3 @@ class _Taught:
             )
         self.width = len(numbers)
         return numbers.astype(np.float32)
-
-
-def _number(cell: str | None) -> float:
-    try:
-        return float(cell or "")
-    except ValueError:
-        return math.nan

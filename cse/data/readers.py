@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import json
+import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,8 +58,7 @@ def names_of(file: Path) -> list[str]:
     try:
         return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
     except csv.Error as error:
-        fix = "correct that row, or quote its separators in a .csv file"
-        raise UserError(f"{file}:{number} cannot be read: {error}\nfix: {fix}") from error
+        raise _not_csv(file, number, error) from error
 
 
 def with_entries(record: Mapping[str, Any]) -> list[str]:
@@ -75,7 +76,7 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: The file cannot be read, or is not UTF-8.
     """
-    number, raw = 0, b""
+    number, with_returns = 0, kind(file) == ".csv"  # a quoted cell of a csv file may have a carriage return
     try:
         with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
@@ -84,26 +85,49 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
                         f"data.path: {file} is UTF-16 (it begins with the bytes {raw[:2].hex(' ')})\n"
                         f"fix: iconv -f UTF-16 -t UTF-8 {file.name} > utf8-{file.name}"
                     )
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        encoding = "UTF-16" if b"\0" in raw else "LATIN1"
-        raise UserError(
-            f"data.path: {file}:{number} is not UTF-8 (byte 0x{error.object[error.start]:02x})\n"
-            f"fix: iconv -f {encoding} -t UTF-8 {file.name} > utf8-{file.name}"
-        ) from error
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise _not_utf8(file, number, error, raw + stream.read(4096)) from error
+                if "\r" in line and not with_returns:
+                    raise _with_return(file, number)
+                yield number, line
     except (EOFError, zlib.error, OSError) as error:
         raise UserError(
             f"data.path is {file}, which cannot be read: {error}\nfix: give a complete, readable file"
         ) from error
 
 
+def _not_utf8(file: Path, number: int, error: UnicodeDecodeError, raw: bytes) -> UserError:
+    """The error for bytes that are not UTF-8: `raw` is a line with what follows it."""
+    said = f"data.path: {file}:{number} is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+    encoding = "UTF-16" if 4 * raw.count(b"\0") >= len(raw) else "LATIN1"
+    if encoding == "LATIN1" and re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", raw):  # which no encoding of texts has
+        return UserError(f"{said} and not a text file\nfix: give a file of texts; the name of this one may be wrong")
+    return UserError(f"{said}\nfix: iconv -f {encoding} -t UTF-8 {file.name} > utf8-{file.name}")
+
+
+def _with_return(file: Path, number: int) -> UserError:
+    return UserError(
+        f"data.path: {file}:{number} has a carriage return (CR) within it, which some programs write to end a line\n"
+        f"fix: end lines by LF: tr -s '\\r\\n' '\\n' < {file.name} > lf-{file.name}"
+    )
+
+
+def _not_csv(file: Path, number: int, error: csv.Error) -> UserError:
+    if "new-line" in str(error):  # outside of quotes
+        return _with_return(file, number)
+    return UserError(f"data.path: {file}:{number} is not csv: {error}\nfix: correct the quotes of that row")
+
+
 def _read_txt(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
     if len(columns) > 1:
-        fields = list(dict.fromkeys(column.field for column in columns))
-        asked = f"{' and '.join(fields)} {'names' if len(fields) == 1 else 'name'} {len(columns)}"
+        asked = ", ".join(f"{column.name!r} ({column.field})" for column in columns)
+        what = "one text per line" if file.stat().st_size else "one text per line, and this one is empty"
+        texts = ", or use cse.data.Texts" if columns[0].field.startswith("data.") else ""
         raise UserError(
-            f"data.path is {file}: a .txt file has one text per line, but {asked}\n"
-            "fix: give a .tsv, .csv, .jsonl or .parquet file with these columns, or use cse.data.Texts"
+            f"data.path is {file}: a .txt file has {what}; {len(columns)} columns are to be read: {asked}\n"
+            f"fix: give a .tsv, .csv, .jsonl or .parquet file with these columns{texts}"
         )
     rows = RowMaker(columns)
     return (row for number, line in lines(file) for row in rows((line,), f"{file}:{number}"))
@@ -124,9 +148,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         for cells in reader:
             yield reader.line_num, cells
     except csv.Error as error:
-        raise UserError(
-            f"data.path: {file}:{reader.line_num} is not csv: {error}\nfix: correct the quotes of that row"
-        ) from error
+        raise _not_csv(file, reader.line_num, error) from error
 
 
 def _table(numbered: Iterator[tuple[int, list[str]]], file: Path, columns: Sequence[Column]) -> Iterator[Row]:
@@ -173,13 +195,34 @@ def json_record(line: str, place: str) -> dict[str, Any]:
         UserError: The line is not a JSON object.
     """
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=distinct, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        why = "a number has more than 4,300 digits" if "set_int_max" in why else why
         raise UserError(f"data.path: {place} is not JSON: {why}\nfix: correct that line") from None
     if not isinstance(record, dict):
         raise UserError(f"data.path: {place} is not a JSON object\nfix: write one object per line, such as {{...}}")
     return record
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object, as `object_pairs_hook`.
+
+    Raises:
+        ValueError: A key is given twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 # -- Tables with typed columns ----------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,7 +200,7 @@ def cell(value: Any, column: Column, place: str) -> str | None:
             )
         return value
     if isinstance(value, int | float):
-        return repr(value)
+        return None if isinstance(value, float) and math.isnan(value) else repr(value)
     raise UserError(
         f"{column.field}: {place}, column {column.name!r} has a {type(value).__name__} instead of a text\n"
         "fix: name a column of texts"
@@ -240,7 +242,7 @@ def require_column(column: Column, names: Sequence[str], where: Path | str) -> i
         shown = ", ".join(map(repr, names[:12])) if names else "none, since it is empty"
         raise UserError(
             f"{column.field}: {where} has no column {column.name!r}; its columns are {shown}"[:600]
-            + "\nfix: give one of these names, or its number from 0 for a csv or tsv file without a header line"
+            + f"\nfix: {_other_name(str(name), names)}"
         )
     if list(names).count(str(name)) > 1:
         raise UserError(
@@ -248,3 +250,31 @@ def require_column(column: Column, names: Sequence[str], where: Path | str) -> i
             "fix: give each column a name of its own"
         )
     return list(names).index(str(name))
+
+
+def _other_name(name: str, names: Sequence[str]) -> str:
+    """What to do about a name that is not among those of the columns."""
+    alike = next((n for n in names if unicodedata.normalize("NFC", n) == unicodedata.normalize("NFC", name)), None)
+    if alike is not None:
+        return f"write the name with the characters of the file, which only look the same: $'{ascii(alike)[1:-1]}'"
+    separator = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if separator is not None:
+        return f"separate the cells by commas, or by tabs in a .tsv file; this file seems to have {separator!r}"
+    return "give one of these names, or its number from 0 for a csv or tsv file without a header line"
+
+
+def number_in(text: str | None) -> float:
+    """The number that a cell holds, as data files write it; NaN if it holds none. Python's `1_0` is none."""
+    try:
+        return float(text or "") if "_" not in (text or "") else math.nan
+    except ValueError:
+        return math.nan
+
+
+def number_fix(text: str | None) -> str:
+    """What to do about a cell that holds no number, or one out of range."""
+    found = re.fullmatch(r"\s*([+-]?\d+)(?:[.,](\d+))?\s*(%?)\s*", text or "")
+    if found is None or math.isfinite(number_in(text)):
+        return "correct or remove that row"
+    point = f"{found[1]}.{found[2] or 0}"
+    return f"write {float(point) / 100:g} for {text}" if found[3] else f"write a decimal point: {point}"

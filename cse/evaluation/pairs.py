@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.data.rows import number_fix, number_in
 from cse.errors import UserError
 from cse.evaluation.suite import Task
 
@@ -145,12 +146,9 @@ def _pairs(rows: Iterable[_Row]) -> Pairs:
             continue
         if not first.strip() or not second.strip():
             raise UserError(f"{where}: a sentence is empty\nfix: remove or correct the row")
-        try:
-            score = float(gold)
-        except ValueError:
-            score = math.nan
+        score = number_in(gold)
         if not math.isfinite(score):
-            raise UserError(f"{where}: the gold score {gold[:40]!r} is not a number\nfix: correct the row")
+            raise UserError(f"{where}: the gold score {gold[:40]!r} is not a number\nfix: {number_fix(gold)}")
         scores.append(score)
         firsts.append(first)
         seconds.append(second)

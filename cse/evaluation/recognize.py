@@ -15,7 +15,7 @@ from cse.data.beir import is_beir
 from cse.data.hub import HUB_ID
 from cse.data.memory import open_source
 from cse.data.readers import KINDS
-from cse.data.rows import Column, Reader
+from cse.data.rows import Column, Reader, number_in
 from cse.data.shapes import LABELS, SCORES, of_pairs, of_texts, of_triplets
 from cse.errors import UserError
 from cse.evaluation.nano_beir import is_nano
@@ -156,14 +156,7 @@ def _said(kind: str) -> str:
 
 def _is_binary(source: Reader, score: str) -> bool:
     cells = {row.cells[0] for row in islice(source.read([Column("--data", score)]), PEEK)} - {None, ""}
-    return {_number(str(cell)) for cell in cells} == {0.0, 1.0}
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+    return {number_in(str(cell)) for cell in cells} == {0.0, 1.0}
 
 
 def _path(kind: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cse.assets.hub import HubError
 from cse.data.memory import open_source
-from cse.data.rows import Column, Reader
+from cse.data.rows import Column, Reader, number_in
 from cse.errors import UserError
 from cse.evaluation.finding import rows_hash
 
@@ -194,10 +194,7 @@ def _judgments(source: Reader) -> Iterator[tuple[str, str, int]]:
         query, document, *given = ((cell or "").strip() for cell in row.cells)
         if not query and not document:
             continue  # a blank line
-        try:
-            relevance = float(given[0]) if given else 1.0
-        except ValueError:
-            relevance = 0.5
+        relevance = number_in(given[0]) if given else 1.0
         if not relevance.is_integer():
             raise UserError(
                 f"evaluator.qrels: {row.place} has the relevance {given[0]!r}, which must be an integer\n"

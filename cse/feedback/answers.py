@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from cse.data.readers import distinct
 from cse.data.same_text import same_text_key
 
 MARK = "___"
@@ -258,7 +259,7 @@ def _long_words(text: str) -> set[str]:
 
 def _objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in a text, in order."""
-    decoder = json.JSONDecoder(object_pairs_hook=_distinct)
+    decoder = json.JSONDecoder(object_pairs_hook=distinct)
     found, start = [], text.find("{")
     while start >= 0:
         try:
@@ -269,9 +270,3 @@ def _objects(text: str) -> list[dict[str, Any]]:
             found.append(value)
         start = text.find("{", end)
     return found
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key appears twice")
-    return dict(pairs)

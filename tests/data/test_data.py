@@ -180,7 +180,7 @@ def test_scores_are_scaled(write):
     assert texts_of(dataset)[3] == (" ", "d")
     for bad in ("six", "5.1", "nan", "inf", ""):
         path = write("bad.tsv", f"score\tsentence1\tsentence2\n5\ta\tb\n{bad}\tc\td\n")
-        fails(lambda path=path: ScoredPairs(path, max_score=5.0), "bad.tsv:3", repr(bad), "data.max_score")
+        fails(lambda path=path: ScoredPairs(path, max_score=5.0), "bad.tsv:3", repr(bad), "must be a number in [0, 5]")
 
 
 def test_triplets_with_scores(write):
@@ -267,7 +267,9 @@ def test_a_folder(write, tmp_path):
 def test_another_kind_of_file(write):
     fails(lambda: Texts(write("mine.docx", "x")), "whose format is unknown", ".jsonl")
     fails(lambda: Texts(write("my.parquet", "x")), "not a parquet file")
-    fails(lambda: Pairs(write("my.txt", "x")), "one text per line", "data.columns names 2")
+    fails(
+        lambda: Pairs(write("my.txt", "x")), "one text per line", "2 columns are to be read: 'sentence1' (data.columns)"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

@@ -1,0 +1,106 @@
+"""Files of rows, runs, results, caches, endpoints and secrets that a stranger made: one error, and none in silence."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+
+SHOW = ["data", "show", "FILE"]
+SCORED = [*SHOW, "--class", "ScoredPairs"]
+DATA = {  # the row of the hunt -> the file's name, its content, a command, the error and its fix
+    "S22": ("mac.txt", b"a b\rc d\re f\r", SHOW, "mac.txt:1 has a carriage return", "tr -s '\\r\\n' '\\n' < mac.txt"),
+    "S23": ("mixed.txt", b"a b\nc d\r\ne f\rg h\n", SHOW, "mixed.txt:3 has a carriage return", "end lines by LF"),
+    "S23, tsv": ("a.tsv", b"text\tn\na b\rc d\t1\n", SHOW, "a.tsv:2 has a carriage return", "end lines by LF"),
+    "S24": ("s.csv", b"text_a,text_b,score\na,b,1_0\nc,d,2\n", SCORED, "s.csv:2 has the score '1_0'", "correct or rem"),
+    "S25": ("j.jsonl", b'{"text": "a b", "text": "c d"}\n', SHOW, "j.jsonl:1 is not JSON: it has 'text' twice", "corr"),
+    "S26": ("j.jsonl", b'{"text": "a"}\n{"text": NaN}\n', SHOW, "j.jsonl:2 is not JSON: NaN is not a finite", "corr"),
+    "S26, 1e999": ("j.jsonl", b'{"text": 1e999}\n', SHOW, "j.jsonl:1 is not JSON: 1e999 is not a finite", "correct"),
+    "5,000 digits": (
+        "j.jsonl",
+        b'{"text": ' + b"1" * 5000 + b"}\n",
+        SHOW,
+        "has more than 4,300 digits",
+        "correct that",
+    ),
+    "score 0,5": (
+        "s.csv",
+        b'text_a,text_b,score\na,b,"0,5"\n',
+        SCORED,
+        "'0,5', which must be a number\n",
+        "point: 0.5",
+    ),
+    "score 50%": ("s.csv", b"text_a,text_b,score\na,b,50%\n", SCORED, "'50%', which must be a number\n", "0.5 for 50%"),
+    "csv with ;": (
+        "semi.csv",
+        b"anchor;positive\na b;c d\n",
+        SHOW,
+        "has no column 'text'",
+        "separate the cells by comm",
+    ),
+    "csv with ;, named": (
+        "semi.csv",
+        b"anchor;positive\na b;c d\n",
+        [*SHOW, "--columns", "anchor", "positive"],
+        "semi.csv has no column 'anchor'",
+        "this file seems to have ';'",
+    ),
+    "csv with CR": ("mac.csv", b"text\ra b\rc d\r", SHOW, "mac.csv:1 has a carriage return", "end lines by LF"),
+    "csv with CR, later": ("mac.csv", b"text\na b\rc d\n", SHOW, "mac.csv:2 has a carriage return", "end lines by LF"),
+    "cafe": (
+        "nfc.csv",
+        "text,caf\u00e9\na,x\nb,y\n".encode(),
+        [*SHOW, "--label-column", "cafe\u0301"],
+        "has no column",
+        "only look the same: $'caf\\xe9'",
+    ),
+    "empty.txt": (
+        "empty.txt",
+        b"",
+        ["feedback", "score", "--model", "encoder:ck/last", "--out", "f.jsonl", "--data", "FILE"],
+        "a .txt file has one text per line, and this one is empty; 2 columns are to be read: 'sentence1' (--columns)",
+        "give a .tsv, .csv, .jsonl or .parquet file with these columns\n",
+    ),
+    "random bytes": ("r.txt", random.Random(3).randbytes(5000), SHOW, "and not a text file", "the name of this one"),
+}
+
+
+@pytest.mark.parametrize("row", DATA)
+def test_a_file_of_rows(row, place, refused):
+    name, content, line, said, fix = DATA[row]
+    (place / name).write_bytes(content)
+    before = sorted(place.iterdir())
+    error, _, mended = refused(*(name if word == "FILE" else word for word in line)).partition("\nfix: ")
+    assert said in f"{error}\n"
+    assert fix in mended
+    assert sorted(place.iterdir()) == before
+
+
+def test_a_pipe_for_a_file_of_texts(place, refused):
+    os.mkfifo("f.txt")
+    error = refused("encode", "ck/last", "f.txt", "--out", "o.npy")
+    assert "texts is f.txt, which is a pipe, a socket or a device" in error
+    assert not (place / "o.npy").exists()
+
+
+def test_a_quoted_cell_may_have_a_carriage_return(place, capsys):
+    """As Excel writes a line break within a cell."""
+    from cse.data.datasets import Texts
+
+    (place / "a.csv").write_bytes(b'text\n"a\rb"\n"c\r\nd"\n')
+    assert [row.texts for row in Texts("a.csv")] == [("a\rb",), ("c\nd",)]
+
+
+def test_nan_in_parquet_is_a_missing_cell(place):
+    import pyarrow
+    from pyarrow import parquet
+
+    from cse.data.datasets import Texts
+
+    table = pyarrow.table({"text": pyarrow.array(np.array([1.5, np.nan, 2.5]))})
+    parquet.write_table(table, place / "a.parquet")
+    data = Texts("a.parquet")
+    assert [row.texts for row in data] == [("1.5",), ("2.5",)]
+    assert data.report["blank"] == 1
