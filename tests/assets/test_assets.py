@@ -142,26 +142,22 @@ def test_unknown_and_absent_assets(monkeypatch):
         assets.resolve("asset:absent")
 
 
-def test_triplets_mini_is_shipped():
-    lines = assets.resolve("asset:triplets-mini").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "premise\tentailment\tcontradiction\tscore"
-    assert len(lines) > 300
-    assert {line.count("\t") for line in lines} == {3}
-    assert all(0 <= float(line.rsplit("\t", 1)[1]) <= 1 for line in lines[1:])
+def shipped(name):
+    """The header and the rows of a table that travels with the package."""
+    return [line.split("\t") for line in assets.resolve(f"asset:{name}").read_text(encoding="utf-8").splitlines()]
 
 
-def test_labels_mini_is_shipped():
-    lines = assets.resolve("asset:labels-mini").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "text\tlabel"
-    assert {line.count("\t") for line in lines} == {1}
-    assert len({line.split("\t")[0] for line in lines}) == 241
-    assert {n for n in Counter(line.split("\t")[1] for line in lines[1:]).values()} == {20}
-
-
-def test_edits_mini_is_shipped():
-    lines = assets.resolve("asset:edits-mini").read_text(encoding="utf-8").splitlines()
-    assert lines[0].split("\t") == ["question", "passage", "hard_passage", "paraphrase", "edit"]
-    rows = [line.split("\t") for line in lines[1:]]
+def test_the_shipped_tables():
+    header, *rows = shipped("triplets-mini")
+    assert header == ["premise", "entailment", "contradiction", "score"]
+    assert len(rows) >= 300
+    assert all(len(row) == 4 and 0 <= float(row[3]) <= 1 for row in rows)
+    header, *rows = shipped("labels-mini")
+    assert header == ["text", "label"]
+    assert len({text for text, _ in rows}) == 240
+    assert {*Counter(label for _, label in rows).values()} == {20}
+    header, *rows = shipped("edits-mini")
+    assert header == ["question", "passage", "hard_passage", "paraphrase", "edit"]
     texts = [text for row in rows for text in row if text]
     assert Counter(map(len, rows)) == {5: 40}
     assert sum(bool(row[3]) and bool(row[4]) for row in rows) == 32
@@ -203,9 +199,6 @@ def test_wiki_is_cut_from_its_wheel(tmp_path):
     assert lines == ["Asia is a continent.", "It is large.", "Rome is old.", "Café Müller is a dance."]
     assert "CC BY-SA 4.0" in (tmp_path / "NOTICE").read_text()
     assert wiki.WHEEL.sha256 in (tmp_path / "NOTICE").read_text()
-
-
-def test_fragments_are_left_out():
     assert wiki.sentences(["Prunus. Too short. It is long enough."]) == ["It is long enough."]
 
 
@@ -281,13 +274,11 @@ def test_smollm2_is_written_as_transformers_reads_it(small_llama):
     assert set(state) - set(weights) == {"lm_head.weight"}
     assert all(torch.equal(state[name], torch.from_numpy(weight)) for name, weight in weights.items())
     assert model.lm_head.weight is model.get_input_embeddings().weight
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE", "NOTICE"]
-    )
-
-
-def test_smollm2_keeps_the_rotary_base_for_both_versions_of_transformers(small_llama):
-    config = json.loads((small_llama[0] / "config.json").read_text())
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE", "NOTICE"}
+    assert {path.name for path in folder.iterdir()} == names
+    config = json.loads(
+        (folder / "config.json").read_text()
+    )  # the rotary base as both versions of transformers read it
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100000.0
     assert config["rms_norm_eps"] == 1e-5
 
@@ -335,9 +326,7 @@ def test_importing_assets_is_light():
     import subprocess
     import sys
 
-    program = (
-        "import sys, cse.assets, cse.data.datasets, cse.files; "
-        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
-    )
+    program = "import sys, cse.assets, cse.data.datasets, cse.files; "
+    program += "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -106,10 +106,8 @@ def test_the_generator_alone_decides(augmentation):
 
 def test_another_process_draws_the_same():
     """Whatever the seed of its string hashes."""
-    program = (
-        "import random, json; from tests.augment.test_augment import *\n"
-        "print(json.dumps([results(a, DOCUMENT, range(5)) for a in WITHOUT_A_MODEL]))"
-    )
+    program = "import random, json; from tests.augment.test_augment import *\n"
+    program += "print(json.dumps([results(a, DOCUMENT, range(5)) for a in WITHOUT_A_MODEL]))"
     here = [results(augmentation, DOCUMENT, range(5)) for augmentation in WITHOUT_A_MODEL]
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(there.stdout) == here
@@ -118,22 +116,29 @@ def test_another_process_draws_the_same():
 # -- Words -----------------------------------------------------------------------------------------------------------
 
 
-def test_words_fall_out_in_order_at_the_given_rate():
-    words = [str(i) for i in range(20_000)]
-    kept = WordDeletion(probability=0.3)(" ".join(words), random.Random(0)).split()
-    assert kept == sorted(kept, key=int)
-    assert near(len(kept), len(words), 0.7)
-
-
 def test_words_fall_out_by_pencil():
     assert WordDeletion(probability=0.3)("a b c d", Fixed(0.29, 0.3, 0.9, 0.0)) == "b c"
+    assert WordDeletion(probability=0.999999)("the cat", random.Random(0)) == "the cat"  # of which nothing is left
 
 
-def test_a_text_of_which_nothing_is_left_stays_whole():
-    assert WordDeletion(probability=0.999999)("the cat", random.Random(0)) == "the cat"
+@pytest.mark.parametrize(
+    ("augmentation", "text", "possible"),
+    [
+        (SpanReordering(), "a b", {"b a"}),
+        (SpanReordering(), "a", {"a"}),
+        (WordSwap(), "a b c", {"b a c", "c b a", "a c b"}),
+        (WordSwap(), "alone", {"alone"}),
+        (WordRepetition(), "a", {"a", "a a"}),
+        (Negation(rule="prefix"), "It is not  new", {"Not It is not new"}),
+        (SentenceShuffle(), "no end here", {"no end here"}),
+        (SentenceShuffle(), 'He said "go." (I went.)', {'He said "go." (I went.)', '(I went.) He said "go."'}),
+    ],
+)
+def test_a_short_text_becomes_one_of_these(augmentation, text, possible):
+    assert set(results(augmentation, text, range(50))) == possible
 
 
-@pytest.mark.parametrize("distance", [1, 3, None])
+@pytest.mark.parametrize("distance", [3, None])
 def test_reordered_words_are_the_same_words_and_near(distance):
     moved = Counter()
     for result in results(WordReordering(distance=distance)):
@@ -164,7 +169,6 @@ def test_repeated_words_stand_beside_themselves():
 
 def test_a_short_text_may_repeat_two_words_and_no_more_than_it_has():
     assert {len(result.split()) for result in results(WordRepetition(), "a b c")} == {3, 4, 5}
-    assert {result for result in results(WordRepetition(), "a")} == {"a", "a a"}
 
 
 # -- Spans -----------------------------------------------------------------------------------------------------------
@@ -179,19 +183,6 @@ def runs(numbers):
         else:
             found.append([number])
     return found
-
-
-def test_five_spans_of_two_words_fall_out_of_forty():
-    places = Counter()
-    for result in results(SpanDeletion(spans=5, rate=0.05)):
-        kept = [int(word) for word in result.split()]
-        assert kept == sorted(kept)
-        assert len(kept) == 30
-        gone = [i for i in range(40) if i not in kept]
-        assert all(len(run) % 2 == 0 for run in runs(gone))  # neighbors may touch
-        places.update(gone)
-    assert min(places.values()) > 0  # any word may go
-    assert sum(places.values()) == 10 * len(SEEDS)
 
 
 @pytest.mark.parametrize(("words", "lost"), [(1, 0), (2, 1), (4, 1), (8, 2), (12, 3), (16, 4), (100, 25)])
@@ -220,11 +211,6 @@ def test_pairs_of_spans_change_places():
         assert all(words[words[place]] == place for place in moved)  # an exchange undoes itself
 
 
-def test_two_words_change_places():
-    assert set(results(SpanReordering(), "a b")) == {"b a"}
-    assert set(results(SpanReordering(), "a")) == {"a"}
-
-
 def test_a_crop_is_contiguous_and_its_share_uniform():
     sizes, starts = Counter(), Counter()
     for result in results(Crop(min_share=0.5, max_share=0.9)):
@@ -243,11 +229,6 @@ def test_sentences_are_shuffled_whole():
     found = Counter(results(SentenceShuffle(), DOCUMENT, range(1000)))
     assert len(found) == 24  # 4!
     assert "We stayed. Was it cold? It rained all day. Not at all!" in found
-    assert set(results(SentenceShuffle(), "no end here", range(5))) == {"no end here"}
-    assert set(results(SentenceShuffle(), 'He said "go." (I went.)', range(20))) == {
-        'He said "go." (I went.)',
-        '(I went.) He said "go."',
-    }
 
 
 # -- Characters ------------------------------------------------------------------------------------------------------
@@ -307,16 +288,6 @@ def test_negation_by_pencil(text, negated):
     assert Negation()(text, random.Random(0)) == negated
 
 
-def test_a_negation_by_prefix_is_the_same_for_all():
-    assert Negation(rule="prefix")("It is not  new", random.Random(0)) == "Not It is not new"
-
-
-@pytest.mark.parametrize("text", ["The cat is red", "They were not there", "She can't see", "No verb here"])
-def test_a_negation_changes_one_word(text):
-    before, after = Counter(text.split()), Counter(Negation()(text, random.Random(0)).split())
-    assert sum(((before - after) + (after - before)).values()) in {1, 2}
-
-
 def test_a_negated_view_is_added_to_the_views(tiny_bert):
     """Beside the texts of a row, or the views of one text, which are rendered as without it."""
     examples = [Example(("the cat is red",), row_id=3), Example(("a dog ran",), row_id=5)]
@@ -349,11 +320,9 @@ class Mark(Augmentation):
 
 
 def test_sometimes_is_as_often_as_said():
-    changed = sum(
-        result != TEXT for result in results(Sometimes(augmentation=Mark("a"), probability=0.2), seeds=range(2000))
-    )
-    assert near(changed, 2000, 0.2)
-    assert all(r != TEXT for r in results(Sometimes(augmentation=Mark("a"), probability=1.0), seeds=range(20)))
+    rarely, always = (Sometimes(augmentation=Mark("a"), probability=p) for p in (0.2, 1.0))
+    assert near(sum(result != TEXT for result in results(rarely, seeds=range(2000))), 2000, 0.2)
+    assert TEXT not in results(always, seeds=range(20))
 
 
 def test_one_of_draws_by_weight():
@@ -400,6 +369,9 @@ def test_many_at_once_are_as_one_by_one(augmentation):
         (lambda: OneOf(augmentations=[Crop()], weights=[0.0]), "OneOf.weights"),
         (lambda: OneOf(augmentations=[Crop()], weights=[1.0, 1.0]), "OneOf.weights"),
         (lambda: InOrder(augmentations=[]), "InOrder.augmentations is empty"),
+        (lambda: CharacterEdit(edits=[]), r"CharacterEdit.edits is \[\]"),
+        (lambda: CharacterEdit(edits=["typo"]), r"CharacterEdit.edits is \['typo'\]"),
+        (lambda: Written(path="absent.jsonl"), "Written.path is absent.jsonl, which is not a file"),
     ],
 )
 def test_ranges_are_checked(build, named):
@@ -462,18 +434,11 @@ def test_an_edit_changes_one_letter_of_every_text():
         for result in results(CharacterEdit(edits=[edit]), "New York 1990"):
             assert len(result) == len("New York 1990") + change
             assert result != "New York 1990"
-    assert {len(set(results(CharacterEdit(edits=[edit]), "phrase"))) > 1 for edit in EDITS if edit != "look_alike"} == {
-        True
-    }
+    assert all(len(set(results(CharacterEdit(edits=[edit]), "phrase"))) > 1 for edit in EDITS if edit != "look_alike")
     assert set(results(CharacterEdit(edits=["omit", "swap"]), "a")) == {"a"}  # nothing would be left
     assert set(results(CharacterEdit(), "!?")) == {"!?"}
     assert set(results(CharacterEdit(edits=["neighbor"]), "Å")) == {"Å"}
     assert all(len(set(group)) == len(group) for group in ALIKE)
-
-
-def test_any_two_words_change_places():
-    assert set(results(WordSwap(), "a b c")) == {"b a c", "c b a", "a c b"}
-    assert set(results(WordSwap(), "alone")) == {"alone"}
 
 
 def test_renderings_from_a_file(tmp_path):
@@ -499,12 +464,3 @@ def test_a_file_that_is_not_one_of_renderings(line, tmp_path):
     path.write_text('{"text": "a", "renderings": ["b"]}\n' + line + "\n")
     with pytest.raises(UserError, match=r"Written.path: .*bad.jsonl:2 has no text 'text'"):
         Written(path=str(path))("a", random.Random(1))
-
-
-def test_bad_arguments_of_phrases(tmp_path):
-    with pytest.raises(UserError, match=r"CharacterEdit.edits is \[\]"):
-        CharacterEdit(edits=[])
-    with pytest.raises(UserError, match=r"CharacterEdit.edits is \['typo'\]"):
-        CharacterEdit(edits=["typo"])
-    with pytest.raises(UserError, match=r"Written.path is .*absent.jsonl, which is not a file"):
-        Written(path=str(tmp_path / "absent.jsonl"))

@@ -6,20 +6,18 @@ import math
 import pickle
 import random
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from cse.augment import MaskedLMSubstitution, OneOf, Sometimes, SynonymSubstitution, WordReordering
 from cse.augment.masked_lm import Filler
-from cse.augment.synonyms import PLACES, WordNet
+from cse.augment.synonyms import WordNet
 from cse.data.collators import AugmentedViews
 from cse.errors import UserError
-from cse.training.run import Callback
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
-from tests.runs import make_run, metrics
+from tests.runs import assert_resumes, make_run, metrics
 
 SYNSETS = {  # class -> members of each synset
     "noun": [["dog", "domestic_dog", "Canis_familiaris"], ["frump", "dog"], ["quickness", "fast"]],
@@ -103,19 +101,6 @@ def test_where_there_is_no_wordnet_the_way_to_it_is_said(monkeypatch, tmp_path):
 def test_the_environment_says_where_it_is(wordnet, monkeypatch):
     monkeypatch.setenv("WNSEARCHDIR", str(wordnet))
     assert SynonymSubstitution(probability=0.999)("fast", random.Random(0)) == "quick"
-
-
-@pytest.mark.skipif(not any(Path(p).expanduser().is_dir() for p in PLACES), reason="no WordNet on this machine")
-def test_the_whole_wordnet(monkeypatch):
-    monkeypatch.delenv("WNSEARCHDIR", raising=False)
-    place = next(Path(p).expanduser() for p in PLACES if Path(p).expanduser().is_dir())
-    words = WordNet(place)
-    assert "automobile" in words.synonyms("car", 1)
-    assert "physician" in words.synonyms("doctor", 1)
-    assert "begin" in words.synonyms("start", 2)
-    results = {SynonymSubstitution(probability=0.9)("The doctor has a car.", random.Random(s)) for s in range(20)}
-    assert any("physician" in result for result in results)
-    assert all(result.startswith("The ") and result.endswith(".") and " has a " in result for result in results)
 
 
 # -- Masked LM -------------------------------------------------------------------------------------------------------
@@ -207,26 +192,16 @@ def test_a_worker_process_loads_its_own(substitution):
 
 def augmented(folder, backbone, substitution, **settings):
     collator = AugmentedViews(augmentations=[WordReordering(), substitution], max_length=12)
-    return make_run(folder, backbone, collator=collator, evaluator=False, max_steps=3, eval_every=1, **settings)
+    return make_run(folder, backbone, collator=collator, evaluator=False, max_steps=4, **settings)
 
 
 def test_a_run_with_worker_processes_and_one_that_was_killed_are_the_run_without(substitution, tiny_bert, tmp_path):
-    class Dies(Callback):
-        def on_step(self, run, metrics):
-            if run.progress.step == 2:
-                raise RuntimeError("killed")
-
-    runs = {}
-    for name, settings in {"plain": {}, "workers": {"workers": 1}, "killed": {}}.items():
-        runs[name] = run = augmented(tmp_path / name, tiny_bert, substitution, **settings)
-        run.callbacks = [Dies()] if name == "killed" else []
-        with pytest.raises(RuntimeError, match="killed") if name == "killed" else nullcontext():
-            Trainer(run).fit()
-    again = augmented(tmp_path / "killed", tiny_bert, substitution)
-    Trainer(again).fit(resume=True)
-    want = metrics(runs["plain"].folder)
-    assert len({line.get("loss") for line in want}) == 4  # none, then three
-    assert metrics(runs["workers"].folder) == metrics(again.folder) == want
+    assert_resumes(lambda folder: augmented(folder, tiny_bert, substitution), tmp_path)
+    run = augmented(tmp_path / "workers", tiny_bert, substitution, workers=1)
+    Trainer(run).fit()
+    want = metrics(tmp_path / "whole" / "run")
+    assert len({line.get("loss") for line in want}) == 3  # none, then two
+    assert metrics(run.folder) == want
 
 
 def test_a_model_without_a_masked_lm_is_refused(tmp_path, tiny_bert):

@@ -40,8 +40,7 @@ def test_scores_are_named_after_the_evaluators(hash_encoder):
 
 
 @pytest.mark.parametrize(
-    ("primary", "names"),
-    [("sets", ["sets/x", "sets/y"]), ("general", ["general"]), ("own", ["own"])],
+    ("primary", "names"), [("sets", ["sets/x", "sets/y"]), ("general", ["general"]), ("own", ["own"])]
 )
 def test_the_rows_that_select_are_told_from_the_others(hash_encoder, primary, names):
     several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary=primary)

@@ -146,8 +146,7 @@ def test_labels_of_rows_stay_with_their_rewrites(tmp_path, capsys, monkeypatch, 
     assert [(r["row"], r["reason"], r["detail"]) for r in rejects] == [(4, "blank", "the label is missing")]
     assert json.loads((tmp_path / "r.manifest.json").read_text())["data"]["label_column"] == column
     config = recipes.load(
-        "supcon",
-        ["--data=cse.data.Pairs", f"--data.path={tmp_path / 'r.jsonl'}", "--data.label_column=label"],
+        "supcon", ["--data=cse.data.Pairs", f"--data.path={tmp_path / 'r.jsonl'}", "--data.label_column=label"]
     ).config.data
     data = Pairs(**config.init_args.as_dict())
     assert [(e.texts[0], data.label_names[e.label]) for e in data] == list(sentences.items())

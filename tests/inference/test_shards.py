@@ -83,10 +83,7 @@ LAUNCHERS = [  # variables -> number from 0, how many
         },
         (2, 4),
     ),
-    (
-        {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
-        (7, 8),
-    ),
+    ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (7, 8)),
 ]
 
 

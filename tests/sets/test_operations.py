@@ -42,20 +42,6 @@ def test_by_pencil():
     assert found.order.tolist() == [1, 2, 0]  # equal scores keep their order
 
 
-def test_against_a_loop():
-    def sim(x, s):
-        return np.mean([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in s])
-
-    want = [sim(x, B) + sim(x, A) - sim(x, C) for x in A]
-    assert ranked(A, like=[B, A], unlike=[C]).score == pytest.approx(want)
-
-
-def test_a_set_without_itself_ranks_the_most_typical_last():
-    most_typical = int(np.argmax(intersection(A, A).score))
-    assert difference(A, A).order[-1] == most_typical
-    assert difference(A, A).score == pytest.approx(-intersection(A, A).score)
-
-
 def test_operations_are_parts_of_one_and_lengths_do_not_matter():
     assert intersection(A, B, C).score == pytest.approx(ranked(A, like=[C, B]).score)
     assert difference(A, B, C).score == pytest.approx(-intersection(A, B, C).score)
