@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cse.errors import UserError
-from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors, probe, require_rows
+from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors
 
 
 @pytest.fixture
@@ -23,13 +22,6 @@ def rows():
 
 def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def test_nearest_mean_against_a_loop(rows):
-    (x, y), (new, _) = rows
-    means = {label: np.mean([v for v, t in zip(unit(x), y, strict=True) if t == label], axis=0) for label in "abcd"}
-    wanted = [max("abcd", key=lambda label, v=v: v @ means[label] / np.linalg.norm(means[label])) for v in unit(new)]
-    assert nearest_mean(x, y, new).tolist() == wanted
 
 
 def test_nearest_mean_in_every_case_of_the_oracle(oracles):
@@ -52,15 +44,6 @@ def test_nearest_neighbors_against_a_loop(rows, k):
     assert nearest_neighbors(k, x, y, new).tolist() == wanted
 
 
-def test_the_probe_is_scikit_learns(rows):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-
-    (x, y), (new, _) = rows
-    model = OneVsRestClassifier(LogisticRegression(max_iter=5000, tol=1e-8)).fit(x, y)
-    assert probe(x, y, new).tolist() == model.predict(new).tolist()
-
-
 def test_few_shot_equals_mteb(rows):
     task = pytest.importorskip("mteb.abstasks.classification").AbsTaskClassification
     from datasets import Dataset
@@ -78,12 +61,3 @@ def test_few_shot_equals_mteb(rows):
     assert found.shape == (40,)
     assert found.mean() == pytest.approx(np.mean(accuracy), abs=1e-9)
     assert len(set(accuracy)) > 1  # the draws differ
-
-
-def test_what_the_rows_cannot_give(rows):
-    (_, y), _ = rows
-    require_rows(y, neighbors=80, shots=5)
-    with pytest.raises(UserError, match=r"evaluator.neighbors is 81, but labels are predicted from 80 rows"):
-        require_rows(y, neighbors=81, shots=None)
-    with pytest.raises(UserError, match=r"evaluator.shots is 3, but only 1 training rows have the label 'e'"):
-        require_rows(np.array(["e", *y[1:]]), neighbors=None, shots=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -18,15 +17,8 @@ from cse.evaluation.results import default_out
 from eval import cli as checkout
 from tests.models import save_tiny
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *"abcdefghijklmnopqrstuvwxyz",
-    *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"),
-]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 
 
 @pytest.fixture(scope="module")
@@ -119,27 +111,12 @@ def test_a_folder_is_scored_alike_plain_and_as_a_sentence_transformer(plain, tra
     assert evaluator(SentenceTransformer(str(transformer)))["dev"] == pytest.approx(ours, abs=0.01)
 
 
-def test_bf16_is_within_0_05_of_fp32_or_so_recorded(plain, tmp_path):
-    scores = {}
-    for precision in ("fp32", "bf16"):
-        out = tmp_path / f"{precision}.json"
-        assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(out), "--precision", precision]) == 0
-        written = json.loads(out.read_text())
-        assert written["precision"] == precision
-        scores[precision] = written["average"]["all"]["spearman"]
-    assert scores["bf16"] == pytest.approx(
-        scores["fp32"], abs=1.0
-    )  # of random weights on 330 pairs; the claim is of real ones
-
-
 def test_a_default_prompt_is_applied_and_recorded(transformer, tmp_path):
     model = load_model(str(prompted(transformer, tmp_path / "p", default="sts")))
     assert (model.prompt_name, model.prompt, model.loader) == ("sts", "same : ", "cse")
     bare = load_model(str(transformer))
     assert (bare.prompt, bare.loader) == (None, "cse")
-    np.testing.assert_allclose(
-        np.asarray(model.encoder.encode(["a b"])), bare.encoder.encode(["same : a b"]), atol=1e-5
-    )
+    np.testing.assert_allclose(model.encoder.encode(["a b"]), bare.encoder.encode(["same : a b"]), atol=1e-5)
 
 
 def test_prompts_without_a_default_are_for_mteb_only(transformer, tmp_path):
@@ -186,47 +163,25 @@ def test_compare_scores_with_a_prompt(transformer, tmp_path):
     assert main([*line, "--prompt", "nonesuch"]) == 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere/at/all"], "the checkpoint folder 'nowhere/at/all' does not exist"),
+def test_a_model_that_is_nowhere_and_a_file_that_holds_no_results(plain, capsys):
+    for arguments, message in (
         (["some/model"], "checkpoint 'some/model' cannot be loaded: it is not in the Hub's cache"),
-        (["{plain}", "--tasks", "STSX"], "unknown task 'STSX'; the nearest is"),
-        (["{plain}", "--tasks", "sts-mini", "--data", "/nowhere"], "--data: the folder '/nowhere' does not exist"),
-        (["{plain}", "--tasks", "sts-mini", "--out", "/proc/x.json"], "--out /proc/x.json cannot be written"),
-        (["compare", "{plain}/config.json", "{plain}"], "is not a results file of schema 2"),
-        (["report", "nowhere"], "the folder of runs 'nowhere' does not exist"),
-    ],
-)
-def test_bad_input_is_a_message_of_few_lines(plain, capsys, arguments, message):
-    if "sts-mini" in arguments and "--data" in arguments:
-        arguments = [*arguments, "--tasks", "STSB-dev"]
-    assert main(["eval", *(a.replace("{plain}", str(plain)) for a in arguments)]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("cse: ")
-    assert message in printed
-    assert len(printed.splitlines()) <= 5
-    assert "Traceback" not in printed
+        (["compare", f"{plain}/config.json", str(plain)], "is not a results file of schema 2"),
+    ):
+        assert main(["eval", *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_missing_task_is_named_and_nothing_is_averaged(plain, write_task, tmp_path, capsys):
     folder = write_task([(i % 6, f"{'ab' * i} a", f"{'ba' * (i % 4)} b") for i in range(1, 9)])
     out = tmp_path / "results.json"
-    assert (
-        main(["eval", str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]) == 0
-    )
+    command = ["eval", str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert "SICKR-dev is missing" in printed
     assert "no average: 1 of the requested tasks" in printed
     assert json.loads(out.read_text())["average"]["all"]["spearman"] is None
     assert main(["eval", str(plain), "--tasks", "STS12", "--data", str(folder)]) == 1  # nothing at all was scored
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission(plain, tmp_path, capsys):
-    tmp_path.chmod(0o500)
-    assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(tmp_path / "r.json")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_results_go_into_the_run(tmp_path):

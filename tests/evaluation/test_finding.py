@@ -4,20 +4,8 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation.finding import Finding, Measure, rows_hash, scores
-
-
-def finding(name="A", values=(1.0, 0.0, 1.0, 1.0), **changes):
-    options = {
-        "kind": "triplets",
-        "measures": {"accuracy": ("mean", "correct")},
-        "arrays": {"correct": values},
-        "primary": "accuracy",
-        "unit": "triplets",
-        "sha256": "0",
-        "where": "a list",
-    }
-    return Finding.of(name, **options | changes)
+from cse.evaluation.finding import Measure, rows_hash, scores
+from tests.evaluation.helpers import finding
 
 
 def test_scores_are_computed_from_the_arrays():

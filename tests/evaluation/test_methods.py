@@ -10,7 +10,6 @@ import pytest
 from scipy.stats import spearmanr
 
 from cse.cli import main
-from cse.errors import UserError
 from cse.evaluation import describe, methods, results
 from cse.evaluation.collect import collect
 from cse.evaluation.comparison import Scored, compare
@@ -124,6 +123,7 @@ def test_the_table_as_json_is_what_is_committed(add, tmp_path, capsys):
         (["--json", "{tmp}/x.json"], "cse: --json writes the table of methods, which needs a baseline"),
         (["--baseline", "simcse", "--json", "/proc/x.json"], "cse: --json /proc/x.json cannot be written"),
         (["--tasks", "STS12"], "has no results on STS12"),
+        (["--baseline", "bert"], "cse: --baseline bert"),
     ],
 )
 def test_a_report_that_cannot_be_made(add, tmp_path, capsys, options, message):
@@ -131,9 +131,3 @@ def test_a_report_that_cannot_be_made(add, tmp_path, capsys, options, message):
     options = [option.replace("{tmp}", str(tmp_path)) for option in options]
     assert main(["eval", "report", str(tmp_path / "runs"), *options]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_baseline_that_is_not_there(add, tmp_path, capsys):
-    add("simcse", 1, 3.0)
-    with pytest.raises(UserError, match=r"--baseline bert.*there are results of simcse"):
-        _found(tmp_path, "bert")

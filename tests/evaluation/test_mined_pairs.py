@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cse.evaluation import mined_pairs
-from cse.evaluation.mined_pairs import judge, keys, mine_pairs, operands
+from cse.evaluation.mined_pairs import judge, mine_pairs, operands
 
 
 def unit(n, dim, seed):
@@ -46,47 +46,6 @@ def test_judgement_by_pencil():
     np.testing.assert_allclose(judged.precision, [1, 2 / 4, 0])
     assert judged.f1_share.mean() == pytest.approx(2 * 2 / (4 + 3))  # against 2 * 1 / (1 + 3) of the first pair alone
     assert judged.threshold == pytest.approx(0.5)
-
-
-class Given:
-    """A model for sentence-transformers that looks its vectors up."""
-
-    model_card_data = None
-
-    def __init__(self, vectors):
-        self.vectors = vectors
-
-    def similarity(self, a, b):
-        from sentence_transformers.util import cos_sim
-
-        return cos_sim(a, b)
-
-    def encode(self, texts, **_):
-        import torch
-
-        return torch.from_numpy(self.vectors[[int(t) for t in texts]])
-
-
-@pytest.mark.parametrize(("top_k", "keep"), [(100, 500_000), (4, 500_000), (100, 60)])
-def test_judgement_equals_sentence_transformers(top_k, keep):
-    from sentence_transformers.sentence_transformer.evaluation import ParaphraseMiningEvaluator
-
-    vectors = unit(50, 6, 3)
-    rng = np.random.default_rng(4)
-    near = vectors + 0.6 * unit(50, 6, 5)  # half of the texts have a partner
-    vectors = np.concatenate([vectors, near / np.linalg.norm(near, axis=1, keepdims=True)])
-    pairs = [(i, 50 + i) for i in rng.choice(50, 30, replace=False)]
-    names = {str(i): str(i) for i in range(100)}
-    evaluator = ParaphraseMiningEvaluator(
-        names, [(str(i), str(j)) for i, j in pairs], top_k=top_k, max_pairs=keep, write_csv=False
-    )
-    evaluator.store_metrics_in_model_card_data = lambda *_: None
-    theirs = evaluator(Given(vectors))
-    first, second = np.array(pairs).T
-    ours = judge(mine_pairs(vectors, vectors, top_k, keep), np.sort(keys(first, second, 100)))
-    assert ours.precision.mean() == pytest.approx(theirs["average_precision"], abs=1e-6)
-    assert ours.f1_share.mean() == pytest.approx(theirs["f1"], abs=1e-6)
-    assert ours.threshold == pytest.approx(theirs["threshold"], abs=1e-6)
 
 
 def test_a_model_compared_by_distance_is_searched_by_distance():

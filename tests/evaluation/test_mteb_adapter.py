@@ -10,12 +10,11 @@ from cse.errors import UserError
 from cse.evaluation import MTEB, Retrieval
 from cse.evaluation.harness import score_tasks
 from cse.evaluation.loading import Model
-from tests.evaluation.test_retrieval import texts
+from tests.evaluation.helpers import GRADED as ROWS
+from tests.evaluation.helpers import collection
 
 pytest.importorskip("mteb")
 from cse.evaluation import mteb_adapter
-
-ROWS = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_retrieval_equals_mtebs_own_evaluation(hash_encoder):
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    queries, corpus, qrels = texts(5, queries=12, documents=60)
+    queries, corpus, qrels = collection(5, queries=12, documents=60)
 
     class Task(AbsTaskRetrieval):
         metadata = TaskMetadata(

@@ -8,14 +8,14 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation import NanoBEIR, Retrieval
 from cse.evaluation.nano_beir import HUB, SETS
-from tests.evaluation.test_retrieval import texts, write_beir
+from tests.evaluation.helpers import collection, write_beir
 
 
 @pytest.fixture
 def nano(tmp_path):
     """Two sets, each as a folder in the layout of BEIR, and both as a copy of the Hub's data set."""
     for number, name in enumerate(("NanoNQ", "NanoFEVER")):
-        queries, corpus, qrels = texts(number)
+        queries, corpus, qrels = collection(number)
         write_beir(tmp_path / "folders" / name, queries, corpus, qrels, split="train")
         tables = {
             "queries": [{"_id": k, "text": v} for k, v in queries.items()],
@@ -47,7 +47,7 @@ def test_the_hub(monkeypatch, hash_encoder):
 
     from cse.assets import hub
 
-    asked, tables = [], texts(2)
+    asked, tables = [], collection(2)
 
     def load(path, config, *, split):
         asked.append((path, config, split))

@@ -14,7 +14,7 @@ from cse.evaluation import Triplets
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.publish.card import scores as card
-from tests.evaluation.test_several import Numbers
+from tests.evaluation.helpers import Numbers
 from tests.runs import metrics, write_recipe, write_triplets
 
 TRIPLETS = [(f"a cat {i}", *([f"a cat {i * 3}", f"red moon {i * 7}"][:: 1 if i % 3 else -1])) for i in range(30)]

@@ -11,7 +11,7 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation.recognize import own_rows, recognize
-from tests.evaluation.test_retrieval import write_beir
+from tests.evaluation.helpers import write_beir
 
 WORDS = ["a cat", "the cat sat", "red moon", "a dog", "dogs run", "blue sky", "old house", "new bread"]
 ROWS = [(WORDS[i % 8], WORDS[(i * 3 + 1) % 8] + f" {i}") for i in range(24)]

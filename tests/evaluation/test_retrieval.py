@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +14,7 @@ from cse.evaluation import Retrieval, ranking
 from cse.evaluation.encoding import changing
 from cse.evaluation.ranking import measure_rankings, nearest
 from cse.evaluation.retrieval import role_prompt
+from tests.evaluation.helpers import collection, write_beir
 
 MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]
 
@@ -111,20 +110,9 @@ def encoder(tiny_bert):
     return Encoder(tiny_bert, pooler="mean")
 
 
-def texts(seed, queries=6, documents=40):
-    rng = np.random.default_rng(seed)
-    words = ["cat", "dog", "moon", "sun", "tree", "river", "house", "bread"]
-    made = [f"{' '.join(rng.choice(words, 5))} {i}" for i in range(queries + documents)]
-    return (
-        {f"q{i}": text for i, text in enumerate(made[:queries])},
-        {f"d{i}": text for i, text in enumerate(made[queries:])},
-        {f"q{i}": {f"d{j}": 1 for j in rng.permutation(documents)[:3]} for i in range(queries)},
-    )
-
-
 @pytest.mark.parametrize("kept", [True, False], ids=["in the cache", "for once"])
 def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
-    queries, corpus, qrels = texts(0)
+    queries, corpus, qrels = collection(0)
     evaluator = Retrieval(queries=queries, corpus=corpus, qrels=qrels, precision="fp32")
     whole = evaluator(encoder)
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
@@ -156,7 +144,7 @@ def counted(encode, calls):
 
 def test_prompts_by_role(tiny_bert):
     named = Encoder(tiny_bert, pooler="mean", prompts={"query": "ask: ", "passage": "read: ", "other": "x "})
-    queries, corpus, qrels = texts(1)
+    queries, corpus, qrels = collection(1)
     parts = {"corpus": corpus, "qrels": qrels, "precision": "fp32"}
     found = Retrieval(queries=queries, **parts).measure(named)[0]
     assert (found.about["query_prompt"], found.about["document_prompt"]) == ("query", "passage")
@@ -182,20 +170,8 @@ def test_documents_with_the_id_of_the_query_are_skipped():
     assert Retrieval(skip_same_id=True, **options)(Angles())["mrr@10"] == pytest.approx(100)
 
 
-def write_beir(folder, queries, corpus, qrels, split="test", title=None):
-    """A folder in the layout of BEIR."""
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    for name, rows in (("queries", queries), ("corpus", corpus)):
-        extra = {} if title is None or name == "queries" else {"title": title}
-        lines = [json.dumps({"_id": key, **extra, "text": text}) for key, text in rows.items()]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{r}" for q, found in qrels.items() for d, r in found.items())]
-    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 def test_every_way_to_give_the_rows(encoder, tmp_path):
-    queries, corpus, qrels = texts(2)
+    queries, corpus, qrels = collection(2)
     folder = write_beir(tmp_path / "set", queries, corpus, qrels)
     judged = [(q, d, r) for q, found in qrels.items() for d, r in found.items()]
     frame = pd.DataFrame(judged, columns=["query-id", "corpus-id", "score"])
@@ -233,7 +209,7 @@ def test_hub(monkeypatch, encoder, judgments):
 
     from cse.assets import hub
 
-    queries, corpus, qrels = texts(3)
+    queries, corpus, qrels = collection(3)
     judged = [(q, d, r) for q, found in qrels.items() for d, r in found.items()]
     tables = {
         ("corpus", "corpus"): [{"_id": k, "title": "", "text": v} for k, v in corpus.items()],
@@ -331,18 +307,9 @@ def test_bad_folders(tmp_path, change, message):
         Retrieval(folder)
 
 
-def test_vectors_that_are_not_numbers_are_refused():
-    class Broken(Angles):
-        def encode(self, texts, *, batch_size=64):
-            return super().encode(texts) * np.nan
-
-    with pytest.raises(UserError, match="nan or infinity"):
-        retrieval()(Broken())
-
-
 def test_intervals_and_comparison(tiny_bert, tmp_path):
     torch.manual_seed(0)
-    queries, corpus, qrels = texts(4, queries=30, documents=200)
+    queries, corpus, qrels = collection(4, queries=30, documents=200)
     folder = write_beir(tmp_path / "set", queries, corpus, qrels)
     for name, pooler in (("one", "mean"), ("two", "cls")):
         Encoder(tiny_bert, pooler=pooler).save(tmp_path / name)

@@ -6,17 +6,7 @@ from cse.errors import UserError
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.finding import Finding, Measuring, ask, chosen, require_distinct
 from cse.evaluation.several import Several
-from cse.interfaces import Evaluator
-from tests.evaluation.test_finding import finding
-
-
-class Numbers(Evaluator):
-    """An evaluator of a user, who wrote no more than the interface asks for."""
-
-    primary = "words"
-
-    def __call__(self, encoder):
-        return {"words": 3.0, "letters": 15.0}
+from tests.evaluation.helpers import Numbers, finding
 
 
 class Sets(Measuring):

@@ -67,10 +67,3 @@ def test_benchmarks_equal_the_engine(cases):
             for aggregation in ("all", "mean", "wmean"):
                 wanted = {m: reference[theirs]["all"][m][aggregation] for m in ("spearman", "pearson")}
                 check(getattr(pooled, aggregation), wanted)
-
-
-def test_known_sets_are_refused_for_the_synthetic_ones(cases):
-    from cse.errors import UserError
-
-    with pytest.raises(UserError, match="750 are known"):
-        sources.load(suite.tasks()["STS12"], str(cases[0][1]))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import correlation, cosine, nearness, score, score_all
+from cse.evaluation.sts import cosine, nearness, score, score_all
 
 
 def pairs(n, seed=0, prefix="t"):
@@ -18,28 +18,6 @@ def pairs(n, seed=0, prefix="t"):
 
 def embed(texts):
     return np.stack([np.random.default_rng(int(t[1:])).normal(size=7) for t in texts])
-
-
-def test_against_scipy_and_a_plain_cosine():
-    subsets = {"a": pairs(40, 1), "b": pairs(15, 2)}
-    found = score(subsets, embed)
-    golds, cosines = {}, {}
-    for name, p in subsets.items():
-        u, v = embed(p.first), embed(p.second)
-        cosines[name] = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(u, v, strict=True)]
-        cosines[name] = np.round(cosines[name], 12)  # equal texts tie, whatever the order of additions
-        golds[name] = p.gold
-    ours = {name: np.round(c, 12) for name, c in zip(subsets, np.split(found.cosine, [40]), strict=True)}
-    for name in subsets:
-        np.testing.assert_allclose(ours[name], cosines[name], atol=1e-12)
-        assert found.subsets[name].pearson == pytest.approx(
-            100 * stats.pearsonr(cosines[name], golds[name])[0], abs=1e-9
-        )
-    everything = np.concatenate([found.cosine]), np.concatenate([*golds.values()])
-    assert found.all.spearman == pytest.approx(100 * stats.spearmanr(*everything)[0], abs=1e-9)
-    s = {name: found.subsets[name].spearman for name in subsets}
-    assert found.mean.spearman == pytest.approx((s["a"] + s["b"]) / 2)
-    assert found.wmean.spearman == pytest.approx((40 * s["a"] + 15 * s["b"]) / 55)
 
 
 def test_by_pencil():
@@ -75,14 +53,6 @@ def test_every_sentence_is_embedded_once():
     assert set(seen[0]) == {t for subs in tasks.values() for p in subs.values() for t in (*p.first, *p.second)}
 
 
-def test_order_of_pairs_and_scale_of_vectors_do_not_matter():
-    p = pairs(50)
-    other = Pairs(p.second[::-1], p.first[::-1], p.gold[::-1])
-    a, b = score({"s": p}, embed), score({"s": other}, lambda t: 3 * embed(t))
-    # Equal texts have cosines that miss 1 by a last bit, hence the looseness.
-    assert a.all.pearson == pytest.approx(b.all.pearson, abs=1e-9)
-
-
 def test_zero_vector_scores_zero():
     assert cosine(np.array([[0.0, 0.0], [1.0, 2.0]]), [0, 1], [1, 1]).tolist() == pytest.approx([0, 1])
 
@@ -104,13 +74,3 @@ def test_nan_from_the_model_is_an_error():
 def test_wrong_number_of_vectors_is_an_error(shape):
     with pytest.raises(UserError, match="shape"):
         score({"s": pairs(30)}, lambda texts: np.zeros(shape))
-
-
-def test_equal_golds_are_an_error():
-    with pytest.raises(UserError, match="all 3 gold scores are equal"):
-        correlation(np.array([0.1, 0.2, 0.3]), np.ones(3), "STSX")
-
-
-def test_a_collapsed_model_is_an_error():
-    with pytest.raises(UserError, match="same similarity"):
-        score({"s": pairs(30)}, lambda texts: np.ones((len(texts), 16)))

@@ -39,8 +39,3 @@ def test_spellings(written, names):
 def test_unknown_task_names_the_nearest(wrong, near):
     with pytest.raises(UserError, match=f"unknown task '{wrong}'; the nearest is '{near}"):
         suite.resolve(wrong)
-
-
-def test_no_task_at_all():
-    with pytest.raises(UserError, match="names no task"):
-        suite.resolve(" , ")

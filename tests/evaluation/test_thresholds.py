@@ -47,19 +47,6 @@ def test_thresholds_by_pencil():
     assert found.accuracy == pytest.approx(0.85)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_thresholds_equal_mtebs(seed):
-    task = pytest.importorskip("mteb.abstasks.pair_classification").AbsTaskPairClassification
-    rng = np.random.default_rng(seed)
-    positive = rng.integers(0, 2, 80)
-    similarity = np.round(rng.normal(size=80) + positive, 1)
-    found = fit(similarity, positive.astype(float))
-    by_f1 = task._find_best_f1_and_threshold(None, similarity.tolist(), positive, True)
-    by_accuracy = task._find_best_acc_and_threshold(None, similarity.tolist(), positive, True)
-    assert found.f1 == pytest.approx(by_f1[3], abs=1e-12)
-    assert found.accuracy == pytest.approx(by_accuracy[1], abs=1e-12)
-
-
 def test_one_label_or_one_similarity_has_no_threshold():
     with pytest.raises(UserError, match=r"all 3 rows .* same label"):
         fit(np.arange(3.0), np.ones(3))

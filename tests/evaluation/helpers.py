@@ -1,0 +1,58 @@
+"""What several tests of evaluation make: a finding, an evaluator of a user, and a small collection to search in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from cse.evaluation.finding import Finding
+from cse.interfaces import Evaluator
+
+GRADED = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
+
+
+class Numbers(Evaluator):
+    """An evaluator of a user, who wrote no more than the interface asks for."""
+
+    primary = "words"
+
+    def __call__(self, encoder):
+        return {"words": 3.0, "letters": 15.0}
+
+
+def finding(name="A", values=(1.0, 0.0, 1.0, 1.0), **changes):
+    options = {
+        "kind": "triplets",
+        "measures": {"accuracy": ("mean", "correct")},
+        "arrays": {"correct": values},
+        "primary": "accuracy",
+        "unit": "triplets",
+        "sha256": "0",
+        "where": "a list",
+    }
+    return Finding.of(name, **options | changes)
+
+
+def collection(seed, queries=6, documents=40):
+    """Queries, a corpus and judgments, each by its ids."""
+    rng = np.random.default_rng(seed)
+    words = ["cat", "dog", "moon", "sun", "tree", "river", "house", "bread"]
+    made = [f"{' '.join(rng.choice(words, 5))} {i}" for i in range(queries + documents)]
+    return (
+        {f"q{i}": text for i, text in enumerate(made[:queries])},
+        {f"d{i}": text for i, text in enumerate(made[queries:])},
+        {f"q{i}": {f"d{j}": 1 for j in rng.permutation(documents)[:3]} for i in range(queries)},
+    )
+
+
+def write_beir(folder, queries, corpus, qrels, split="test", title=None):
+    """A folder in the layout of BEIR."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("queries", queries), ("corpus", corpus)):
+        extra = {} if title is None or name == "queries" else {"title": title}
+        lines = [json.dumps({"_id": key, **extra, "text": text}) for key, text in rows.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{r}" for q, found in qrels.items() for d, r in found.items())]
+    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
