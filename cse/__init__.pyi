@@ -115,7 +115,6 @@ from cse.objectives.logit_distillation import LogitDistillation as LogitDistilla
 from cse.objectives.margin_mse import MarginMSE as MarginMSE
 from cse.objectives.masked_lm import MaskedLM as MaskedLM
 from cse.objectives.matryoshka import Matryoshka as Matryoshka
-from cse.objectives.matryoshka_2d import Matryoshka2d as Matryoshka2d
 from cse.objectives.meq import DPR as DPR
 from cse.objectives.meq import MEQ as MEQ
 from cse.objectives.micse import MiCSE as MiCSE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -94,32 +94,34 @@ class Objective(nn.Module, ABC):
     note: str = ""
     labels: int | None = None
 
-    def inherit_flags(self, *terms: Objective) -> None:
-        """Set these attributes to those of the sum of `terms`. A wrapper of objectives calls it in `__init__`."""
-        self.requires = frozenset().union(*(term.requires for term in terms))
-        self.cacheable = all(term.cacheable for term in terms)
-        self.contrasts = any(term.contrasts for term in terms)
-        self.uses_views = any(term.uses_views for term in terms)
-        self.weighs_rows = all(term.weighs_rows for term in terms)
-        self.encodes_views = any(term.encodes_views for term in terms)
-        self.similarity = next((term.similarity for term in terms if term.similarity != "cosine"), "cosine")
-        self.note = " ".join(dict.fromkeys(term.note for term in terms if term.note))
-        self.labels = min((term.labels for term in terms if term.labels is not None), default=None)
-
     @property
     def trains_vectors(self) -> bool:
         """Whether it trains sentence vectors. A run without any such objective saves a plain backbone."""
         return self.uses_views or self.encodes_views
 
     def setup(self, encoder: Encoder) -> None:
-        """Build what depends on the encoder (heads, teachers). Called once, before the optimizer exists."""
+        """Build what depends on the encoder, such as heads. Called once, before the optimizer exists.
+
+        The default sets up the objectives and teachers that it holds, in the order of its attributes. An override calls
+        it, at the place where their weights are to be drawn.
+        """
+        for part in held(self):
+            part.setup(encoder)
 
     @abstractmethod
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The loss of a batch gathered over all processes, the same on each of them."""
 
     def after_step(self, ctx: StepContext) -> None:
-        """Called after each optimizer step (moving averages, queues)."""
+        """Update moving averages and queues. Called after each optimizer step.
+
+        The default calls it for the objectives that it holds, and `follow` for the teachers.
+        """
+        for part in held(self):
+            if isinstance(part, Objective):
+                part.after_step(ctx)
+            else:
+                part.follow(ctx.encoder)
 
     def describe(self) -> str:
         """The class and its settings, as a run's header shows them: `SimCSE(temperature=0.05)`.
@@ -128,6 +130,15 @@ class Objective(nn.Module, ABC):
         objectives or lists of objectives. None and what is neither a number nor a string are left out.
         """
         return _described(self)
+
+
+def held(module: nn.Module) -> Iterator[Objective | Teacher]:
+    """Find the objectives and teachers that a module holds, in the order of its attributes; not what these hold."""
+    for child in module.children():
+        if isinstance(child, Objective | Teacher):
+            yield child
+        else:
+            yield from held(child)
 
 
 def _described(part: object) -> str:
@@ -324,10 +335,15 @@ class Teacher(nn.Module, ABC):
     dim: int = 0
 
     def setup(self, encoder: Encoder) -> None:
-        """Build what depends on the encoder. The objective calls it in its own `setup`."""
+        """Build what depends on the encoder. Called by `Objective.setup`. The default sets up the teachers inside."""
+        for part in held(self):
+            part.setup(encoder)
 
     def follow(self, encoder: Encoder) -> None:
-        """Move after the encoder, if the teacher moves. The objective calls it in `after_step`."""
+        """Move after the encoder, if the teacher moves. Called by `Objective.after_step`; moves the teachers inside."""
+        for part in held(self):
+            if isinstance(part, Teacher):
+                part.follow(encoder)
 
     @abstractmethod
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:

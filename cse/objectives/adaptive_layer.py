@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, EncoderOutput, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.matryoshka import check_head, check_term, draw
+from cse.objectives.matryoshka import draw
+from cse.objectives.wrapper import Wrapper
 
 LayerWeighting = Literal["uniform", "linear", "log"]
 
 
-class AdaptiveLayer(Objective):
+class AdaptiveLayer(Wrapper):
     """An objective's loss on the last layer and on earlier ones, which also learn from the last.
 
         L = w_last L(N) + sum_{l in S} [ w_prior w(l) L(l) / |S| + w_kl t KL( p_N || p_l ) ]
@@ -46,6 +46,8 @@ class AdaptiveLayer(Objective):
     Source: sentence-transformers 6.2.0, losses/adaptive_layer.py, AdaptiveLayerLoss.
     """
 
+    changes_vectors = True
+
     def __init__(
         self,
         *,
@@ -57,20 +59,13 @@ class AdaptiveLayer(Objective):
         kl_temperature: float = 0.3,
         layer_weighting: LayerWeighting = "uniform",
     ) -> None:
-        super().__init__()
+        super().__init__(term)
         require_at_least(0, "objective", layers_per_step=layers_per_step, kl_temperature=kl_temperature)
         require_at_least(0, "objective", last_weight=last_weight, prior_weight=prior_weight, kl_weight=kl_weight)
         self.term, self.layers_per_step = term, layers_per_step
         self.last_weight, self.prior_weight, self.kl_weight = last_weight, prior_weight, kl_weight
         self.kl_temperature, self.layer_weighting = kl_temperature, layer_weighting
-        self.inherit_flags(term)
         self.cacheable, self.uses_views, self.encodes_views = False, False, True
-
-    def setup(self, encoder: Encoder) -> None:
-        """Set up the objective."""
-        check_term(self.term, "AdaptiveLayer")
-        self.term.setup(encoder)
-        check_head(self.term, "AdaptiveLayer")
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted sum over layers, its parts, and the metrics of the last layer."""
@@ -89,10 +84,6 @@ class AdaptiveLayer(Objective):
                 loss = loss + self.kl_weight * t * divergence
                 parts["kl"] = parts.get("kl", 0.0) + divergence.detach() / len(layers)
         return LossOutput(loss, parts | dict(whole.metrics))
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Tell the objective."""
-        self.term.after_step(ctx)
 
     def _on(self, output: EncoderOutput, batch: Batch, ctx: StepContext) -> tuple[LossOutput, Tensor]:
         """The objective on one layer's vectors, and the projected vectors (B, V, D') of all processes."""

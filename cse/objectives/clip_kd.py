@@ -83,8 +83,7 @@ class ClipKD(Objective):
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the projections if the sizes differ."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
+        super().setup(encoder)
         projects = self.fd or self.icl
         self.projections = nn.ModuleList(
             projection(self.teacher, self.dim, encoder) if projects else nn.Identity() for _ in range(2)
@@ -94,11 +93,6 @@ class ClipKD(Objective):
         """The mean over the batch's rows."""
         vectors = teacher_vectors(self.teacher, batch, ctx, "ClipKD")  # (B, V, Dt)
         return self.loss(views.embedding, batch, vectors)
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)
 
     def loss(self, embedding: Tensor, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""

@@ -70,7 +70,7 @@ class ConGraT(Objective):
         """Load the teacher."""
         if self.teacher is None:
             self.teacher = FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler)
-        self.teacher.setup(encoder)
+        super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows, over both directions."""
@@ -93,10 +93,9 @@ class ConGraT(Objective):
 
     @torch.no_grad()
     def after_step(self, ctx: StepContext) -> None:
-        """Keep the scale below its limit, and let the teacher move, if it is one that moves."""
-        assert self.teacher is not None
+        """Keep the scale below its limit."""
         self.log_scale.clamp_(max=math.log(HIGHEST))
-        self.teacher.follow(ctx.encoder)
+        super().after_step(ctx)
 
     def _of_rank(self, similarity: Tensor) -> Tensor:
         """(B, B) f of the number of larger entries in the row."""

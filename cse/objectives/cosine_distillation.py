@@ -53,8 +53,7 @@ class CosineDistillation(Objective):
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the layer."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
+        super().setup(encoder)
         layer = projection(self.teacher, self.dim, encoder, always=True)
         assert isinstance(layer, nn.Linear)
         self.project = layer
@@ -71,11 +70,6 @@ class CosineDistillation(Objective):
             student = self.mapped(normalize(views.embedding), vectors)
         cosine = (normalize(student) * vectors).sum(-1)  # (B, V)
         return LossOutput(over_texts(1 - cosine, batch), {"teacher_cosine": cosine.detach().mean()})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)
 
     def mapped(self, unit: Tensor, vectors: Tensor) -> Tensor:
         """Unit vectors (B, V, D) of the student in the space of the teacher's (B, V, Dt)."""

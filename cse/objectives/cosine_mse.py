@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.functional import weighted_mean
 from cse.objectives.taught import requires, student_scores, teacher_scores
@@ -39,11 +38,6 @@ class CosineMSE(Objective):
         self.teacher = teacher
         self.requires = requires(teacher)
 
-    def setup(self, encoder: Encoder) -> None:
-        """Load the teacher."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
-
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
         cosine = student_scores(views, batch, "cosine", "CosineMSE")  # (B, P + K)
@@ -60,8 +54,3 @@ class CosineMSE(Objective):
             )
         loss = weighted_mean((cosine - given).square().mean(1), batch.weight)
         return LossOutput(loss, {"rmse": loss.detach().sqrt()})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)

@@ -85,7 +85,7 @@ class DCLR(Objective):
         if source is None:
             source, pooler = encoder.source, pooler or encoder.pooler
         self.teacher = FrozenViewEncoder(source=source, pooler=pooler)
-        self.teacher.setup(encoder)
+        super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""

@@ -53,19 +53,13 @@ class FeatureDistillation(Objective):
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the projection if the sizes differ."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
+        super().setup(encoder)
         self.project = projection(self.teacher, self.dim, encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
         vectors = teacher_vectors(self.teacher, batch, ctx, "FeatureDistillation")  # (B, V, Dt)
         return self.loss(views.embedding, batch, vectors)
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)
 
     def loss(self, embedding: Tensor, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the student's vectors (B, V, D) and the teacher's (B, V, Dt)."""

@@ -76,18 +76,13 @@ class GISTEmbed(Objective):
         """Load the guide."""
         if self.guide is None:
             self.guide = FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler)
-        self.guide.setup(encoder)
+        super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
         assert self.guide is not None  # setup gave one
         vectors = self.guide.embed(batch, ctx)  # (B, V, Dt)
         return self.loss(views, batch, vectors)
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the guide move, if it is one that moves."""
-        assert self.guide is not None
-        self.guide.follow(ctx.encoder)
 
     def loss(self, views: Views, batch: Batch, vectors: Tensor) -> LossOutput:
         """The loss, given the guide's vectors (B, V, Dt) of the views."""

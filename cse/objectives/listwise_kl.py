@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.functional import kl_rows, weighted_mean
@@ -53,11 +52,6 @@ class ListwiseKL(Objective):
         self.requires = requires(teacher)
         self.note = DOT if compare == "dot" else ""
 
-    def setup(self, encoder: Encoder) -> None:
-        """Load the teacher."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
-
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
         scores = student_scores(views, batch, self.compare, "ListwiseKL")  # (B, P + K)
@@ -71,8 +65,3 @@ class ListwiseKL(Objective):
         loss = self.student_temperature**2 * weighted_mean(rows, batch.weight)
         agreed = (scores.detach().argmax(1) == given.argmax(1)).float().mean()
         return LossOutput(loss, {"agreed": agreed})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.functional import weighted_mean
 from cse.objectives.taught import DOT, Similarity, requires, student_scores, teacher_scores
@@ -41,11 +40,6 @@ class MarginMSE(Objective):
         self.requires = requires(teacher)
         self.note = DOT if compare == "dot" else ""
 
-    def setup(self, encoder: Encoder) -> None:
-        """Load the teacher."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
-
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
         negatives = views.negative.shape[1]
@@ -63,8 +57,3 @@ class MarginMSE(Objective):
         loss = weighted_mean((margins - wanted).square().mean(1), batch.weight)
         agreed = (margins.detach().sign() == wanted.sign()).float().mean()
         return LossOutput(loss, {"rmse": loss.detach().sqrt(), "agreed": agreed})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)

@@ -12,16 +12,17 @@ from cse.encoder import widths
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.teachers.queue import Queue
+from cse.objectives.wrapper import Wrapper
 
 
-class Matryoshka(Objective):
+class Matryoshka(Wrapper):
     """The sum of an objective's losses on the first m dimensions of the vectors, for several m.
 
         L = sum_m c_m L( z[:m] / |z[:m]| )
 
     Equation 1 of the paper. Users may then keep the first m dimensions of an exported vector. Vectors are scaled to
-    unit length after the cut, which objectives of cosines do not notice.
+    unit length after the cut, which objectives of cosines do not notice. Inside of `AdaptiveLayer` it is 2D Matryoshka
+    (Li et al., 2024, arXiv:2402.14776), which draws other widths for each layer.
 
     Args:
         term: The objective. It must have no weights of its own.
@@ -33,8 +34,10 @@ class Matryoshka(Objective):
         UserError: A width or weight is out of range, the objective has a head, or the encoder has one in training only,
             so that the dimensions that are trained would not be those that are exported.
 
-    Source: sentence-transformers 6.2.0, losses/matryoshka.py, MatryoshkaLoss.
+    Source: sentence-transformers 6.2.0, losses/matryoshka.py, MatryoshkaLoss, and matryoshka_2d.py.
     """
+
+    changes_vectors = True
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Matryoshka(Objective):
         weights: list[float] | None = None,
         dimensions_per_step: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(term)
         require_at_least(1, "objective", dimensions_per_step=dimensions_per_step)
         if dimensions is not None:
             widths.check(dimensions, option="objective.dimensions")
@@ -53,11 +56,9 @@ class Matryoshka(Objective):
         self.term, self.dimensions, self.weights = term, dimensions, weights
         self.dimensions_per_step = dimensions_per_step
         self._check_weights()
-        self.inherit_flags(term)
 
     def setup(self, encoder: Encoder) -> None:
         """Set up the objective, and choose the widths if none are given."""
-        check_term(self.term, "Matryoshka")
         if [*encoder.head.parameters()]:
             raise UserError(
                 "objective Matryoshka trains the dimensions behind encoder.head, which is not exported\n"
@@ -66,8 +67,7 @@ class Matryoshka(Objective):
         self.dimensions = widths.halves(encoder.dim) if self.dimensions is None else self.dimensions
         widths.check(self.dimensions, encoder.dim, option="objective.dimensions")
         self._check_weights()
-        self.term.setup(encoder)
-        check_head(self.term, "Matryoshka")
+        super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted sum over widths, the loss of each, and the metrics of the widest."""
@@ -79,10 +79,6 @@ class Matryoshka(Objective):
         metrics = {f"loss_{self.dimensions[i]}": output.loss.detach() for i, output in outputs.items()}
         widest = max(outputs, key=lambda i: self.dimensions[i] if self.dimensions else 0)
         return LossOutput(loss, metrics | dict(outputs[widest].metrics))
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Tell the objective."""
-        self.term.after_step(ctx)
 
     def _check_weights(self) -> None:
         if None not in (self.weights, self.dimensions) and len(self.weights or ()) != len(self.dimensions or ()):
@@ -105,36 +101,3 @@ def draw(count: int, some: int | None, generator: torch.Generator | None) -> Seq
     if some is None or some >= count:
         return range(count)
     return [int(i) for i in torch.randperm(count, generator=generator)[:some]]
-
-
-def check_term(term: Objective, wrapper: str) -> None:
-    """Raise unless an objective compares the vectors of views that it is given.
-
-    Raises:
-        UserError: The objective does not; the message names it.
-    """
-    if not term.uses_views:
-        name = type(term).__name__
-        inside = f"put {wrapper} inside of {name}" if term.encodes_views else f"add {name} beside it by WeightedSum"
-        raise UserError(
-            f"objective.term of {wrapper} is {name}, which does not read the vectors that {wrapper} gives it\n"
-            f"fix: {inside}, or wrap another objective, such as SimCSE"
-        )
-
-
-def check_head(term: Objective, wrapper: str) -> None:
-    """Raise if an objective, after its setup, has weights or a queue, which are made for whole last-layer vectors.
-
-    Raises:
-        UserError: The objective has; the message names the term that does.
-    """
-    objectives = [m for m in term.modules() if isinstance(m, Objective)]
-    heads = [m for m in objectives if any(p.requires_grad for p in m.parameters())]
-    queues = [m for m in objectives if any(isinstance(part, Queue) for part in m.modules())]
-    for found, what in ((heads, "a head"), (queues, "a queue")):
-        if found:
-            name = type(found[-1]).__name__
-            raise UserError(
-                f"objective.term of {wrapper} is or contains {name}, which has {what} of its own\n"
-                f"fix: wrap an objective without {what}, such as SimCSE; WeightedSum can add {name} beside {wrapper}"
-            )

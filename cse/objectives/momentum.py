@@ -113,7 +113,7 @@ class Momentum(Objective):
         """Copy the encoder, and build heads and queue."""
         width = encoder.dim
         self.copy = EncoderCopy(momentum=self.momentum)
-        self.copy.setup(encoder)
+        super().setup(encoder)
         self.projection, self.predictor = heads(width) if self.asymmetric else (nn.Identity(), nn.Identity())
         self.key_projection = Average(self.projection)
         self.queue = Queue(self.queue_size, width)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
+from cse.objectives.wrapper import Wrapper
 
 
-class OfViews(Objective):
+class OfViews(Wrapper):
     """A term that sees some of the views of each row, and nothing of the others.
 
         L = L_term( z_iv of all rows i and of the views v )
@@ -31,16 +31,13 @@ class OfViews(Objective):
         ValueError: Rows have fewer views.
     """
 
+    needs_vectors = False
+
     def __init__(self, *, term: Objective, views: Sequence[int]) -> None:
-        super().__init__()
         if not views or min(views) < 0 or len(set(views)) < len(views):
             raise UserError(f"objective.views is {list(views)}\nfix: name views once each, counted from 0")
+        super().__init__(term)
         self.term, self.views = term, tuple(views)
-        self.inherit_flags(term)
-
-    def setup(self, encoder: Encoder) -> None:
-        """Set up the term."""
-        self.term.setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The term's loss of the chosen views."""
@@ -57,7 +54,3 @@ class OfViews(Objective):
             rows = replace(rows, relevance=kept)
         output: LossOutput = self.term(part, rows, ctx)
         return output
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Tell the term."""
-        self.term.after_step(ctx)

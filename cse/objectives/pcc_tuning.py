@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.taught import student_scores, teacher_scores
 
@@ -42,11 +41,6 @@ class PccTuning(Objective):
         self.teacher = teacher
         self.requires = frozenset({"score"}) if teacher is None else teacher.requires
 
-    def setup(self, encoder: Encoder) -> None:
-        """Load the teacher."""
-        if self.teacher is not None:
-            self.teacher.setup(encoder)
-
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The loss of the batch's pairs, and their correlation."""
         cosine = student_scores(views, batch, "cosine", "PccTuning")  # (B, P + K)
@@ -63,8 +57,3 @@ class PccTuning(Objective):
         spread = c.norm().clamp_min(torch.finfo(c.dtype).eps)  # equal cosines have a gradient all the same
         r = (c * y).sum() / spread / y.norm().clamp_min(torch.finfo(c.dtype).tiny)
         return LossOutput(1 - r, {"correlation": r.detach()})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teacher move, if it is one that moves."""
-        if self.teacher is not None:
-            self.teacher.follow(ctx.encoder)

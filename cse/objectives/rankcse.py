@@ -90,8 +90,7 @@ class RankCSE(Objective):
         """Load the teachers."""
         if not self.teachers:
             self.teachers.append(FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler))
-        for teacher in self._each():
-            teacher.setup(encoder)
+        super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean loss of the batch's rows."""
@@ -103,11 +102,6 @@ class RankCSE(Objective):
         if len(cosines) == 2:
             judged = self.first_weight * cosines[0] + (1 - self.first_weight) * cosines[1]
         return self.loss(views, batch, judged / self.teacher_temperature)
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Let the teachers move, if they are such that move."""
-        for teacher in self._each():
-            teacher.follow(ctx.encoder)
 
     def loss(self, views: Views, batch: Batch, judged: Tensor) -> LossOutput:
         """The loss, given the teachers' logits (B, B)."""

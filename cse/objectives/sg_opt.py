@@ -66,7 +66,7 @@ class SGOPT(Objective):
     def setup(self, encoder: Encoder) -> None:
         """Copy the encoder, and build the head."""
         self.guide = EncoderCopy(pooler="mean", dropout=self.guide_dropout)
-        self.guide.setup(encoder)
+        super().setup(encoder)
         wide = self.head_width
         self.head = nn.Sequential(Dense(encoder.dim, wide, activation="gelu"), Dense(wide, wide, activation="gelu"))
 

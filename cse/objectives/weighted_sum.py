@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Objective, StepContext
+from cse.objectives.wrapper import Wrapper
 
 
-class WeightedSum(Objective):
+class WeightedSum(Wrapper):
     """L = sum_k weight_k decay_k^{step / 100} L_k over the terms that have started, each on the same batch.
 
     Args:
@@ -23,11 +23,14 @@ class WeightedSum(Objective):
             (MEQ's question term: the first step of the sixth epoch).
 
     Raises:
-        UserError: The lists differ in length, a decay is outside (0, 1], or a start is below 0.
+        UserError: Terms shape different similarities, the lists differ in length, a decay is outside (0, 1], or a start
+            is below 0.
 
     Source: princeton-nlp/SimCSE, simcse/models.py; YJiangcm/PromCSE, promcse/trainers.py:115-119 for the decay;
     ytyz1307zzh/Minimally_Edited_Questions, train_dense_encoder.py:466-479 for the start.
     """
+
+    needs_vectors = False
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class WeightedSum(Objective):
         decays: list[float] | None = None,
         starts: list[int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(*terms)
         decays, starts = decays or [1.0] * len(terms), starts or [0] * len(terms)
         if not len(terms) == len(weights) == len(decays) == len(starts):
             raise UserError(
@@ -49,12 +52,6 @@ class WeightedSum(Objective):
             require_at_least(0, "objective", **{f"starts[{i}]": start})
         self.terms = nn.ModuleList(terms)
         self.weights, self.decays, self.starts = weights, decays, starts
-        self.inherit_flags(*terms)
-
-    def setup(self, encoder: Encoder) -> None:
-        """Set up each term."""
-        for term in self.terms:
-            term.setup(encoder)  # type: ignore[operator]
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The weighted sum, and each term's metrics."""
@@ -66,8 +63,3 @@ class WeightedSum(Objective):
         names = [n if names.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(names)]  # by place, if classes repeat
         metrics = {n: o.loss.detach() for n, o in zip(names, outputs, strict=True)}
         return LossOutput(loss, metrics | {k: v for o in outputs for k, v in o.metrics.items()})
-
-    def after_step(self, ctx: StepContext) -> None:
-        """Tell each term."""
-        for term in self.terms:
-            term.after_step(ctx)  # type: ignore[operator]

@@ -46,16 +46,10 @@ class Ensemble(Teacher):
 
     def setup(self, encoder: Encoder) -> None:
         """Set up each teacher."""
-        for teacher in self._each():
-            teacher.setup(encoder)
+        super().setup(encoder)
         sizes = [teacher.dim for teacher in self._each()]
         self._alike = len(set(sizes)) == 1
         self.dim = sizes[0] if self._alike else sum(sizes)
-
-    def follow(self, encoder: Encoder) -> None:
-        """Let each teacher move, if it is one that moves."""
-        for teacher in self._each():
-            teacher.follow(encoder)
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The unit vectors (B, V, Dt) of the views of all processes."""

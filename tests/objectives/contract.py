@@ -28,6 +28,7 @@ from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
 from cse.objectives import blocks
 from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.wrapper import Wrapper
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache
 from cse.training.learner import Learner
@@ -38,19 +39,17 @@ ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
 
 # What several methods use.
-SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "spans", "taught", "whitening"}
+SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "spans", "taught", "whitening", "wrapper"}
 
 
-class Scaled(Objective):
+class Scaled(Wrapper):
     """A wrapper with required arguments: a case of its own, around an objective whose flags are not the defaults."""
 
-    def __init__(self, *, term: Objective, factor: float) -> None:
-        super().__init__()
-        self.term, self.factor = term, factor
-        self.inherit_flags(term)
+    needs_vectors = False
 
-    def setup(self, encoder):
-        self.term.setup(encoder)
+    def __init__(self, *, term: Objective, factor: float) -> None:
+        super().__init__(term)
+        self.term, self.factor = term, factor
 
     def forward(self, views, batch, ctx):
         output = self.term(views, batch, ctx)

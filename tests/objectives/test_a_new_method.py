@@ -17,11 +17,11 @@ OBJECTIVE = '''"""Matryoshka representation learning (Kusupati et al., NeurIPS 2
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
+from cse.objectives.wrapper import Wrapper
 
 
-class Cascade(Objective):
+class Cascade(Wrapper):
     """The mean of another objective over vectors cut to their first d dimensions.
 
     Args:
@@ -30,13 +30,8 @@ class Cascade(Objective):
     """
 
     def __init__(self, *, term: Objective, dimensions: list[int]) -> None:
-        super().__init__()
+        super().__init__(term)
         self.term, self.dimensions = term, dimensions
-        self.inherit_flags(term)
-
-    def setup(self, encoder: Encoder) -> None:
-        """Set up the term."""
-        self.term.setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over sizes."""
@@ -117,7 +112,7 @@ def write_bad(project: Path) -> None:
     (folder / "undeclared.py").write_text(OBJECTIVE.replace("Cascade", "Undeclared"))
     (project / "tests/objectives/test_undeclared.py").write_text("")
     (folder / "forgetful.py").write_text(
-        OBJECTIVE.replace("Cascade", "Forgetful").replace("self.inherit_flags(term)", "self.requires = term.requires")
+        OBJECTIVE.replace("Cascade", "Forgetful").replace("super().__init__(term)", "super().__init__()")
     )
     (project / "tests/objectives/test_forgetful.py").write_text(
         TEST.replace("Cascade", "Forgetful").replace("cascade", "forgetful")

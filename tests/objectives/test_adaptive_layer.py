@@ -17,16 +17,17 @@ from cse.interfaces import StepContext
 from cse.objectives import adaptive_layer, matryoshka
 from cse.objectives.adaptive_layer import AdaptiveLayer, channel_divergence, layer_weight, view_weight
 from cse.objectives.claif import CLAIF
-from cse.objectives.matryoshka_2d import Matryoshka2d
+from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, batch_of, close, settings
+from tests.objectives.helpers import Case, batch_of, close, run, settings
 from tests.objectives.test_matryoshka import inner
 
 
 def contract_case(backbone):
-    return Case({"term": SimCSE(), "layers_per_step": 1, "kl_weight": 0.7, "layer_weighting": "log"})
+    term = Matryoshka(term=SimCSE(), dimensions=[16, 4], dimensions_per_step=1)
+    return Case({"term": term, "layers_per_step": 1, "kl_weight": 0.7, "layer_weighting": "log"})
 
 
 class Layered:
@@ -69,11 +70,11 @@ def built(case):
         "kl_temperature": case["kl_temperature"],
         "layer_weighting": case["layer_weighting"],
     }
-    if "dims" not in case:
-        return AdaptiveLayer(term=inner(case), **options)
-    options |= {"dimensions": case["dims"], "weights": case["dim_weights"]}
-    options["dimensions_per_step"] = case["dims_per_step"] if case["dims_per_step"] > 0 else None
-    return Matryoshka2d(term=inner(case), **options)
+    term = inner(case)
+    if "dims" in case:
+        some = case["dims_per_step"] if case["dims_per_step"] > 0 else None
+        term = Matryoshka(term=term, dimensions=case["dims"], weights=case["dim_weights"], dimensions_per_step=some)
+    return AdaptiveLayer(term=term, **options)
 
 
 def test_every_case_of_sentence_transformers(oracles, monkeypatch):
@@ -158,6 +159,32 @@ def test_views_that_do_not_exist_and_rows_without_weight_do_not_count():
     got = channel_divergence(teacher, student, 1.0, view_weight(batch, teacher))
     assert got.item() == pytest.approx((2 * sum(each) + sum(second)).item() / 7)
     assert channel_divergence(teacher, student, 1.0, torch.zeros(2, 3)).item() == 0
+
+
+def test_the_last_layer_alone_is_the_sum_over_widths():
+    states = torch.randn(2, 4, 5, 8, generator=torch_rng("states"), dtype=torch.float64)
+    term = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2])
+    got = result(AdaptiveLayer(term=term, layers_per_step=0), Layered(states)).loss.item()
+    assert got == pytest.approx(run(term, states[:, -1].transpose(0, 1)).loss.item(), rel=1e-12)
+
+
+def test_widths_are_drawn_anew_for_each_layer(monkeypatch):
+    states, seen = torch.randn(2, 4, 5, 8, generator=torch_rng("states")), []
+    draw = matryoshka.draw
+    monkeypatch.setattr(matryoshka, "draw", lambda *given: seen.append(draw(*given)) or seen[-1])
+    term = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2], dimensions_per_step=1)
+    result(AdaptiveLayer(term=term, layers_per_step=None), Layered(states), generator=torch_rng("step"))
+    assert len(seen) == 4
+    assert len(set(map(tuple, seen))) > 1
+
+
+def test_setup_and_description_with_widths(tiny_bert):
+    both = AdaptiveLayer(term=Matryoshka(term=SimCSE()))
+    both.setup(Encoder(tiny_bert))
+    assert both.describe().startswith("AdaptiveLayer(term=Matryoshka(term=SimCSE(temperature=0.05, ")
+    assert "dimensions=[16, 8, 4, 2]" in both.describe()
+    with pytest.raises(UserError, match=r"encoder.head, which is not exported"):
+        AdaptiveLayer(term=Matryoshka(term=SimCSE())).setup(Encoder(tiny_bert, head="mlp"))
 
 
 def test_layers_are_drawn_from_the_step():

@@ -12,7 +12,12 @@ import torch
 import cse.objectives
 from cse.errors import UserError
 from cse.interfaces import Objective
+from cse.objectives.euclip import EuCLIP
 from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.simcse import SimCSE
+from cse.objectives.triplet import Triplet
+from cse.objectives.weighted_sum import WeightedSum
+from cse.objectives.wrapper import Wrapper
 from cse.seeding import torch_rng
 from cse.teachers.copy import Average
 from cse.training.learner import Learner
@@ -28,16 +33,18 @@ from tests.objectives.contract import (
     defined_in,
     every_objective,
     gradients,
+    loaded,
     modules,
 )
 
-FLAGS = ("requires", "cacheable", "contrasts", "uses_views", "encodes_views", "weighs_rows")
+FLAGS = [name for name in Objective.__annotations__ if not name.startswith("_")]
+WRAPPERS = sorted(name for name, c in OBJECTIVES.items() if issubclass(c, Wrapper))
 
 
 class Flagged(MaskedLM):
     """An objective none of whose flags is the default."""
 
-    encodes_views = True
+    encodes_views, similarity, note, labels = True, "euclidean", "Compare by distance.", 3
 
 
 @pytest.mark.parametrize("module", modules())
@@ -157,28 +164,36 @@ def test_labels_count_where_they_are_required_and_nowhere_else(name, tiny_bert):
     assert (abs(losses[0] - losses[1]) > 1e-6) == ("label" in objective.requires)
 
 
+def around(name: str, backbone: str, term: type[Objective]) -> Objective | None:
+    """An objective whose terms are of this class; None for one that takes no terms."""
+    arguments = case_of(name, backbone).arguments
+    terms = {k: term() for k, v in arguments.items() if isinstance(v, Objective)}
+    for key, value in arguments.items():
+        if isinstance(value, list) and value and all(isinstance(each, Objective) for each in value):
+            terms[key] = [term() for _ in value]
+    return OBJECTIVES[name](**arguments | terms) if terms else None
+
+
 def assert_flags(wrapper: Objective, term: Objective) -> None:
     """A wrapper of one term, or of several that are alike, has its flags."""
     for flag in FLAGS:
-        assert getattr(wrapper, flag) == getattr(term, flag), f"{flag}: call inherit_flags(*terms) in __init__"
+        assert getattr(wrapper, flag) == getattr(term, flag), f"{flag}: call __init__(*terms) of Wrapper"
 
 
 @every_objective
 def test_a_wrapper_inherits_the_flags_of_its_terms(name, tiny_bert):
     """Built around objectives all of whose flags differ from the defaults."""
-    arguments = case_of(name, tiny_bert).arguments
-    around = {k: Flagged() for k, v in arguments.items() if isinstance(v, Objective)}
-    for key, value in arguments.items():
-        if isinstance(value, list) and value and all(isinstance(term, Objective) for term in value):
-            around[key] = [Flagged() for _ in value]
-    if not around:
+    wrapper = around(name, tiny_bert, Flagged)
+    assert (wrapper is not None) == (name in WRAPPERS), "an objective around others is a Wrapper"
+    if wrapper is None:
         pytest.skip("it wraps no objective")
-    assert_flags(OBJECTIVES[name](**arguments | around), Flagged())
+    assert_flags(wrapper, Flagged())
 
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_wrapper_that_forgets_a_flag_is_found(flag):
     wrapper = Scaled(term=Flagged(), factor=2.0)
+    assert len(FLAGS) == 9
     assert {f: getattr(wrapper, f) for f in FLAGS} == {
         "requires": {"masked_ids", "mlm_labels"},
         "cacheable": False,
@@ -186,10 +201,38 @@ def test_a_wrapper_that_forgets_a_flag_is_found(flag):
         "uses_views": False,
         "encodes_views": True,
         "weighs_rows": True,
+        "similarity": "euclidean",
+        "note": "Compare by distance.",
+        "labels": 3,
     }
     setattr(wrapper, flag, getattr(Objective, flag))
     with pytest.raises(AssertionError, match=flag):
         assert_flags(wrapper, Flagged())
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_term_without_vectors_is_refused_where_vectors_are_read(name, tiny_bert):
+    """By the base, so that the author of a wrapper need not think of it."""
+    wrapper, encoder = around(name, tiny_bert, MaskedLM), loaded(tiny_bert)
+    if OBJECTIVES[name].needs_vectors:
+        with pytest.raises(UserError, match=f"term of {name} is MaskedLM, which does not read .*\nfix: add"):
+            wrapper.setup(encoder)
+    else:
+        wrapper.setup(encoder)
+
+
+@pytest.mark.parametrize(
+    ("terms", "named"),
+    [
+        ([SimCSE(), EuCLIP()], "SimCSE: cosine, EuCLIP: euclidean"),
+        ([MaskedLM(), Triplet(), Triplet(distance="cosine")], "Triplet: euclidean, Triplet: cosine"),
+    ],
+)
+def test_terms_of_different_similarity_are_refused(terms, named):
+    """As the objectives of a mixture are; one that trains no sentence vectors shapes none."""
+    with pytest.raises(UserError, match=f"the terms of WeightedSum shape different similarities: {named}\nfix: "):
+        WeightedSum(terms=terms, weights=[1.0] * len(terms))
+    assert WeightedSum(terms=[MaskedLM(), EuCLIP()], weights=[1.0, 1.0]).similarity == "euclidean"
 
 
 @every_objective

@@ -22,7 +22,7 @@ from cse.objectives.align_uniform import AlignUniform
 from cse.objectives.euclip import EuCLIP
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
-from cse.objectives.symile import Symile
+from cse.objectives.triplet import Triplet
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.callbacks import run_warnings
 from cse.training.sources import similarities
@@ -97,8 +97,10 @@ def test_a_run_by_cosine_says_cosine_again(run, tmp_path):
 
 
 def test_what_a_sum_inherits():
-    both = WeightedSum(terms=[MaskedLM(), EuCLIP(), Symile(), EuCLIP()], weights=[1.0] * 4)
-    assert (both.similarity, both.note) == ("euclidean", f"{EuCLIP.note} {Symile.note}")
+    other = Triplet()
+    other.note = "Keep them short."
+    both = WeightedSum(terms=[MaskedLM(), EuCLIP(), other, EuCLIP()], weights=[1.0] * 4)
+    assert (both.similarity, both.note) == ("euclidean", f"{EuCLIP.note} Keep them short.")
     plain = WeightedSum(terms=[SimCSE(), AlignUniform()], weights=[1.0, 0.1])
     assert (plain.similarity, plain.note) == ("cosine", "")
 
