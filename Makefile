@@ -28,8 +28,8 @@ train: setup  ## train a recipe: RECIPE=simcse-unsup ARGS="--trainer.max_steps=5
 eval: setup  ## score a checkpoint: CKPT=runs/.../best TASKS=sts|sts-mini|STSB-dev ARGS="--data DIR"
 	@$(BIN)/cse eval $(CKPT) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
 
-test: setup  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup  ## run the tests on the cores of this machine: ARGS="tests/data -k pairs" selects, ARGS="-n 0" uses one process
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: setup  ## lint, format, types, and every recipe, without training
 	@$(BIN)/ruff check cse eval tests

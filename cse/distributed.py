@@ -104,7 +104,7 @@ def gather(tensor: Tensor) -> Tensor:
     """(n, ...) of every process, in rank order: (W n, ...). Differentiable; n must be the same everywhere."""
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
     return gathered
 
 
@@ -112,7 +112,7 @@ def all_sum(tensor: Tensor) -> Tensor:
     """Sum over processes, differentiable."""
     if world_size() == 1:
         return tensor
-    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
     return total
 
 

@@ -15,12 +15,21 @@ import pytest
 from tests.models import save_tiny
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are tiny, and the suite has a process per core
 os.environ["CSE_TRUSTED_MODULES"] = "tests"  # recipes that tests write name classes in them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 ORACLES = Path(os.environ.get("CSE_ORACLES") or Path(__file__).parent / "oracles")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """The processes of `-n auto`: one a core with 2 GB of memory, but not so many that starting them takes long."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores, memory // 2**31, 12))
 
 
 @pytest.fixture(scope="module", autouse=True)

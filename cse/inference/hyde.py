@@ -47,5 +47,5 @@ def hyde(
         raise UserError(f"passages is {passages[:60]!r}, one text\nfix: give a list of texts")
     first = encoder.encode([query], prompt_name=prompt)
     rest = encoder.encode(passages, prompt_name=passage_prompt) if len(passages) else first[:0]
-    found: NDArray[np.float32] = np.concatenate([first, rest]).mean(0)
+    found: NDArray[np.float32] = np.concatenate([first, rest]).mean(0, dtype=np.float32)
     return found

@@ -44,7 +44,7 @@ def by_rows(loss: Callable[..., T], sides: tuple[Tensor, ...], columns: int, sha
     size = max(1, BLOCK_BYTES // _row_bytes(columns, sides[0]))
     own = distributed.local_rows(count // distributed.world_size())
     shape: list[Any] = []
-    found = _Blocks.apply(loss, size, len(sides), shape, *(side[own] for side in sides), *shared)  # type: ignore[no-untyped-call]
+    found = _Blocks.apply(loss, size, len(sides), shape, *(side[own] for side in sides), *shared)  # type: ignore[no-untyped-call, unused-ignore]
     return cast("T", _shaped(shape[0], iter([distributed.gather(each) for each in found])))
 
 

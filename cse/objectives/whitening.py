@@ -57,7 +57,7 @@ def inverse_sqrt(matrix: Tensor, floor: Tensor) -> Tensor:
 
     in which the last form has no pole where eigenvalues coincide, unlike the derivative of the eigenvectors.
     """
-    root: Tensor = _InverseSqrt.apply(matrix, floor)  # type: ignore[no-untyped-call]
+    root: Tensor = _InverseSqrt.apply(matrix, floor)  # type: ignore[no-untyped-call, unused-ignore]
     return root
 
 

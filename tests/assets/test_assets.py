@@ -122,7 +122,7 @@ def test_processes_that_ask_at_once_convert_once(stand_in):
     processes = [context.Process(target=provide_in_process, args=(stand_in, barrier, found)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert [found.get(timeout=60) for _ in processes] == ["hello"] * 3
+    assert [found.get(timeout=600) for _ in processes] == ["hello"] * 3
     for process in processes:
         process.join()
     assert (stand_in.folder("stand-in").parent / "conversions").read_text() == "once\n"

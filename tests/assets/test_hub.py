@@ -1,10 +1,9 @@
-"""The Hub: what is cached is found without a network, and a failure is one line within seconds."""
+"""The Hub: what is cached is found without a network, and a failure is one line, without a wait."""
 
 from __future__ import annotations
 
 import logging
 import socket
-import time
 
 import huggingface_hub
 import pytest
@@ -24,6 +23,7 @@ def no_proxy(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "SECONDS_TO_ANSWER", 600.0)  # a server that answers is not silent, however busy
     hub._answers.cache_clear()
     close_session()  # it remembers the proxies
     yield
@@ -39,17 +39,25 @@ def closed_port():
 
 
 @pytest.fixture
+def no_waits(monkeypatch):
+    """A client that waits before it tries again fails the test."""
+
+    def sleep(seconds):
+        raise AssertionError(f"it waits {seconds} s to try again")
+
+    monkeypatch.setattr("time.sleep", sleep)
+
+
+@pytest.fixture
 def cache(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
-def test_without_a_network_it_fails_in_two_lines_and_seconds(no_proxy, closed_port, cache, monkeypatch, capfd, caplog):
+def test_without_a_network_it_fails_in_two_lines(no_proxy, no_waits, closed_port, cache, monkeypatch, capfd, caplog):
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
-    start = time.perf_counter()
     with caplog.at_level(logging.WARNING), pytest.raises(UserError) as raised:
         hub.snapshot("nobody/nothing", what="backbone 'nobody/nothing'")
-    assert time.perf_counter() - start < 5
     assert str(raised.value).splitlines()[0] == (
         "backbone 'nobody/nothing' cannot be loaded: it is not in the Hub's cache on this machine, "
         "and the Hub cannot be reached"
@@ -96,9 +104,7 @@ def test_who_answers_is_reachable(no_proxy, server, monkeypatch):
 def test_who_says_nothing_is_not(no_proxy, silent, monkeypatch):
     monkeypatch.setattr(hub, "SECONDS_TO_ANSWER", 0.2)
     monkeypatch.setattr(constants, "ENDPOINT", silent)
-    start = time.perf_counter()
     assert not hub.reachable()
-    assert time.perf_counter() - start < 2
 
 
 def test_an_answer_is_kept_for_a_minute_from_when_it_came(no_proxy, server, monkeypatch):
@@ -143,15 +149,13 @@ def test_an_error_of_the_hub_is_its_first_line(monkeypatch):
     assert raised.value.reason == "ValueError: 401 Client Error"
 
 
-def test_loaders_that_fetch_by_themselves_do_not_retry(no_proxy, closed_port, cache, monkeypatch, capfd):
+def test_loaders_that_fetch_by_themselves_do_not_retry(no_proxy, no_waits, closed_port, cache, monkeypatch, capfd):
     import datasets
 
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    start = time.perf_counter()
     with hub.without_retries(), pytest.raises(ConnectionError):
         datasets.load_dataset("nobody/nothing", split="train")
-    assert time.perf_counter() - start < 5
     assert capfd.readouterr() == ("", "")
     assert not constants.HF_HUB_OFFLINE
     assert not datasets.config.HF_HUB_OFFLINE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,28 +115,27 @@ def test_no_other_file_reads_the_layout():
     assert not reads
 
 
-def test_a_missing_model_is_one_short_error_within_seconds(tmp_path):
+def test_a_missing_model_is_one_short_error_without_a_wait(tmp_path):
     """With a Hub that nothing listens at, as on a machine without a network: as a backbone and as a generator."""
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and "proxy" not in k.lower()}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     script = """
 import time
+def wait(seconds): raise SystemExit(f"it waits {seconds} s to try again")
+time.sleep = wait
 from cse.encoder.masked_lm import load_masked_lm
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 for make in (Encoder, lambda name: load_masked_lm(name, option="model")):
-    began = time.monotonic()
     try:
         make("nobody/nothing")
     except UserError as error:
-        print(error)
-    print("seconds", time.monotonic() - began)
+        print(error, end="\\n\\n")
 """
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    answers = re.findall(r"(.*?)seconds (.*?)\n", done.stdout, re.DOTALL)
-    assert len(answers) == 2
-    for said, seconds in answers:
+    *answers, after = done.stdout.split("\n\n")
+    assert (len(answers), after) == (2, "")
+    for said in answers:
         assert said.startswith("model 'nobody/nothing' cannot be loaded: ")
         assert len(said.splitlines()) <= 3
-        assert float(seconds) < 5
     assert done.stderr == ""

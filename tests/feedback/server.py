@@ -10,8 +10,6 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-HANG = 4.0
-
 
 class Server:
     """Answers a question about a text that has `s=0.37` in it with {"score": 0.37}.
@@ -28,7 +26,7 @@ class Server:
         self.requests: list[dict] = []  # the bodies, in the order of arrival
         self.times: list[float] = []
         self.keys: set[str] = set()
-        self.lock = threading.Lock()
+        self.lock, self.over = threading.Lock(), threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
@@ -38,6 +36,7 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.over.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -118,8 +117,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Repeats the key in its complaint."""
         self.send(json.dumps({"error": {"message": f"bad key {self.headers['Authorization']}"}}), 401)
 
-    def do_hang(self, _, question):
-        time.sleep(HANG)
+    def do_hang(self, _, __):
+        """Nothing comes; the line stays open for as long as the server runs."""
+        self.owner.over.wait()
+
+    def do_last(self, value, question):
+        """`last:20`: the answer comes after those to 19 other requests."""
+        while len(self.owner.requests) < int(value) and not self.owner.over.wait(0.01):
+            pass
         self.say(self.right(question))
 
     def do_cut(self, _, question):

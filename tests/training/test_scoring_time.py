@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import json
-import time
+from types import SimpleNamespace
 
 import pytest
 
-from cse.training.callbacks import SCORING_FROM, SCORING_SHARE, Console, spacing
+from cse.training.callbacks import SCORING_FROM, SCORING_SHARE, Callback, Console, spacing
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run
 
 
 class Slow(Spread):
-    def __init__(self, seconds):
-        self.seconds = seconds
+    """A score that takes `seconds` of the time that `now` counts."""
+
+    def __init__(self, now, seconds):
+        self.now, self.seconds = now, seconds
 
     def __call__(self, encoder):
-        time.sleep(self.seconds)
+        self.now[0] += self.seconds
         return super().__call__(encoder)
 
 
-@pytest.mark.parametrize(("seconds", "least"), [(0.0, 0.0), (0.5, 0.0), (0.5, SCORING_FROM)])
-def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, monkeypatch, seconds, least):
-    """The last run is shorter than five minutes, so nothing is said."""
+class Second(Callback):
+    """Lets a second pass in each step."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def on_step(self, run, metrics):
+        self.now[0] += 1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "share"),
+    [(0.125, 0.0, ""), (0.25, 0.0, "16%"), (0.25, SCORING_FROM, "")],
+)
+def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, monkeypatch, seconds, least, share):
+    """Three times 0.125 s beside 4 steps are 9%, and 0.25 s are 16%; a run of less than five minutes is short."""
+    now = [100.0]
     monkeypatch.setattr("cse.training.callbacks.SCORING_FROM", least)
+    monkeypatch.setattr("cse.training.trainer.time", SimpleNamespace(perf_counter=lambda: now[0]))
     run = make_run(tmp_path, tiny_bert, max_steps=4, eval_every=2)
-    run.evaluator, run.callbacks = Slow(seconds), [Console()]
+    run.evaluator, run.callbacks = Slow(now, seconds), [Second(now), Console()]
     Trainer(run).fit()
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    spent = [line["eval_seconds"] for line in lines]
-    assert len(spent) == 3
-    assert min(spent) >= seconds
-    said = "went into scoring; " in capsys.readouterr().out
-    assert said == (sum(spent) > 0.1 * run.progress.seconds and not least)
-    assert said or not seconds or least
+    assert [line["eval_seconds"] for line in lines] == pytest.approx([seconds] * 3, abs=1e-3)
+    said = [line for line in capsys.readouterr().out.splitlines() if "went into scoring; " in line]
+    assert [share in line for line in said] == [True] * bool(share)
 
 
 def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
