@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +158,41 @@ def read_json(path: Path) -> Any:
     """
     require_regular(path, "a file")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object that only cse is to change, with a sum of its content; `read_sealed` compares it."""
+    write_json(path, {**content, "sum": _sum(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The content that `write_sealed` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not the content that was written.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or found.pop("sum", None) != _sum(found):
+        raise ValueError("its content is not the one that was written, by its sum")
+    return found
+
+
+def _sum(content: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))  # tuples as lists, and all keys as text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines that grows; a line that is half written is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        found += [record] if isinstance(record, dict) else []
+    return found
 
 
 def require_regular(path: Path, what: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from cse import cli
 from cse.encoder.model import Encoder
+from cse.files import write_sealed
 
 MINI = ["train", "simcse-unsup", "--encoder", "asset:mini", "--run-dir", "new"]
 FEEDBACK = ["feedback", "score", "--model", "encoder:ck", "--data", "pairs.jsonl", "--columns", "a", "b"]
@@ -331,8 +332,8 @@ def _finished_run(folder):
     (folder / "env.json").write_text('{"recipe": "simcse-unsup"}')
     (folder / "state" / "state.pt").write_bytes(b"tensors")
     progress = {"step": 4, "best": 1.0, "best_step": 2, "finished": True}
-    about = {"progress": progress, "sha256": sha256(b"tensors").hexdigest()}
-    (folder / "state" / "state.json").write_text(json.dumps(about))
+    about = {"progress": progress, "made_from": {"recipe": "seed: 1\n"}, "sha256": sha256(b"tensors").hexdigest()}
+    write_sealed(folder / "state" / "state.json", about)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.errors import UserError
+from cse.files import json_lines
 
 if TYPE_CHECKING:
     from cse.encoder.device import Device
@@ -66,8 +66,7 @@ class TrainedRun:
     def metrics(self) -> list[dict[str, Any]]:
         """One record for each evaluation: `step`, `loss`, `dev` and so on, from metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        return json_lines(path) if path.is_file() else []
 
     @cached_property
     def encoder(self) -> Encoder:

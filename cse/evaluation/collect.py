@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from cse.data import checks
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.evaluation.results import Scored
-from cse.files import read_json
+from cse.files import json_lines, read_json
 
 SEED = re.compile(r"-s(\d+)$")  # the end of a run's folder: runs/<recipe>/<stamp>-s<seed>
 
@@ -152,11 +151,5 @@ def _label(run: Path, folder: Path) -> str:
 
 def records(path: Path) -> list[dict[str, float]]:
     """The log's lines; the last may be half written."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        found.append({k: float(v) for k, v in record.items() if isinstance(v, int | float)})
+    found = [{k: float(v) for k, v in record.items() if isinstance(v, int | float)} for record in json_lines(path)]
     return [record for record in found if "step" in record]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from cse import distributed
 from cse.errors import UserError
-from cse.files import atomic_dir, read_json, recover, sha256_file, write_json
+from cse.files import atomic_dir, read_sealed, recover, sha256_file, write_sealed
 from cse.training import shards
 from cse.training.learner import Learner
 
@@ -54,6 +55,7 @@ def save_state(
     rows: Mapping[str, Tensor],
     scaler: torch.amp.GradScaler | None = None,
     *,
+    made_from: Mapping[str, Any],
     sharded: bool = False,
 ) -> None:
     """Write `folder`, replacing an older one as a whole. All processes call this together, and continue together.
@@ -65,12 +67,13 @@ def save_state(
         progress: The progress of the run.
         rows: The state of the row source.
         scaler: What scales the loss in fp16.
+        made_from: The recipe and the rows of the run, as JSON; a run on others does not resume from here.
         sharded: Whether every process writes its shares of weights and optimizers. Otherwise the first one writes all.
     """
     first = distributed.rank() == 0
     with atomic_dir(folder) if first else nullcontext() as made:
         content: dict[str, Any] = {"rows": dict(rows), "scaler": {} if scaler is None else scaler.state_dict()}
-        about: dict[str, Any] = {"progress": asdict(progress)}
+        about: dict[str, Any] = {"progress": asdict(progress), "made_from": dict(made_from)}
         if sharded:
             about["shards"] = shards.save(distributed.broadcast(made), learner, optimizers)
         elif first:
@@ -78,35 +81,67 @@ def save_state(
             content |= {"learner": learner.trained_state(), "optimizers": states}
         if made is not None:
             torch.save(content, made / TENSORS)
-            write_json(made / ABOUT, about | {"sha256": sha256_file(made / TENSORS)})
+            write_sealed(made / ABOUT, about | {"sha256": sha256_file(made / TENSORS)})
     distributed.all_max(0)
 
 
-def load_progress(folder: Path) -> Progress:
+def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> Progress:
     """The progress of the run, after a check that its saved state is undamaged.
 
+    Args:
+        folder: The folder of the state.
+        made_from: The recipe, the rows, or both, that are to be the same as when the state was saved.
+
     Raises:
-        UserError: There is no state, or it is damaged.
+        UserError: There is no state, it is damaged, or it is that of another recipe or other rows.
     """
     recover(folder)
-    about_path = folder / ABOUT
+    about_path, run = folder / ABOUT, folder.parent
     if not about_path.exists():
         raise UserError(
-            f"--resume {folder.parent}: {about_path} does not exist, so there is no saved state to resume from\n"
+            f"--resume {run}: {about_path} does not exist, so there is no saved state to resume from\n"
             "fix: start the run again"
         )
+    damaged, about = about_path, dict[str, Any]()
     try:
-        about = read_json(about_path)
-        progress = Progress(**about["progress"])
-        whole = sha256_file(folder / TENSORS) == about["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        about = read_sealed(about_path)
+        damaged = folder / TENSORS
+        whole = sha256_file(damaged) == about["sha256"]
+    except (OSError, ValueError):
         whole = False
     if not whole:
         raise UserError(
-            f"--resume {folder.parent}: {folder / TENSORS} is damaged (its sha256 is not the recorded one)\n"
+            f"--resume {run}: {damaged} is damaged (its sha256 is not the recorded one)\n"
             "fix: start the run again, or publish its best/ as it is"
         )
-    return progress
+    for name, now in (made_from or {}).items():
+        _require_same(run, about["made_from"][name], now)
+    return Progress(**about["progress"])
+
+
+def _require_same(run: Path, before: Any, now: Any) -> None:
+    """Raise if a recipe, which is a text, or rows, which are a mapping from sources, changed."""
+    if isinstance(now, str):
+        found = changed_lines(before, now)
+        what = found and f"{run / 'recipe.yaml'} has `{found[1]}`, and the run was started with `{found[0]}`"
+    else:
+        other = next((name for name, facts in now.items() if before.get(name) != facts), None)
+        old = before.get(other) or {"rows": 0, "sha256": "none"}
+        what = other and (
+            f"the rows of {other} changed: there are {now[other]['rows']:,} (sha256 {now[other]['sha256'][:12]}), and "
+            f"the run was started on {old['rows']:,} (sha256 {old['sha256'][:12]})"
+        )
+    if what:
+        raise UserError(
+            f"--resume {run}: {what}\n"
+            f"fix: put back what changed, or start anew: cse train {run / 'recipe.yaml'} --run-dir OTHER"
+        )
+
+
+def changed_lines(before: str, now: str) -> tuple[str, str] | None:
+    """The first line that differs between two texts, in both of them; None if all are equal."""
+    lines = zip_longest(before.splitlines(), now.splitlines(), fillvalue="")
+    return next(((old.strip(), new.strip()) for old, new in lines if old != new), None)
 
 
 def load_tensors(
@@ -120,7 +155,7 @@ def load_tensors(
     Raises:
         UserError: The state belongs to other weights, or a process cannot read what the first one reads.
     """
-    about = distributed.broadcast(read_json(folder / ABOUT) if distributed.rank() == 0 else None)
+    about = distributed.broadcast(read_sealed(folder / ABOUT) if distributed.rank() == 0 else None)
     distributed.gather_results(lambda: _await(folder / TENSORS, about["sha256"]))
     saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
     if "shards" in about:
@@ -163,8 +198,18 @@ class MetricsLog:
         self.path = path
 
     def cut(self, size: int) -> None:
-        """Drop everything after the first `size` bytes."""
+        """Drop everything after the first `size` bytes.
+
+        Raises:
+            UserError: There are fewer.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        length = self.path.stat().st_size if self.path.exists() else 0
+        if length < size:
+            raise UserError(
+                f"--resume {self.path.parent}: {self.path} has {length:,} bytes, and {size:,} were written before\n"
+                "fix: put the file back, or start the run again"
+            )
         with self.path.open("ab") as file:
             file.truncate(size)
 

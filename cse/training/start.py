@@ -14,7 +14,7 @@ from cse.files import check_writable, read_json, recover
 from cse.recipe import Recipe, build, load
 from cse.training import lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
-from cse.training.checkpoint import Progress, load_progress
+from cse.training.checkpoint import Progress, changed_lines, load_progress
 from cse.training.distilled import Distilled
 from cse.training.given import as_options, resolve
 from cse.training.helped import Helped
@@ -97,26 +97,26 @@ def resume(
             f"--resume {folder}: is not a run, since {path} does not exist\n"
             "fix: give the folder that training printed as `run`"
         )
-    begun = is_begun(folder)
-    if begun and distributed.is_first():
-        _require_best(folder, load_progress(folder / "state"))  # before the data and the model are loaded
+    begun, text = is_begun(folder), path.read_text(encoding="utf-8", errors="replace")
+    if begun and distributed.is_first():  # before the data and the model are loaded
+        _require_best(folder, load_progress(folder / "state", {"recipe": text}))
     try:
-        name = str(read_json(folder / "env.json")["recipe"])  # recipe.yaml does not hold the name
+        name = read_json(folder / "env.json")["recipe"]  # recipe.yaml does not hold the name
+        if not isinstance(name, str):
+            raise TypeError("the name is not a text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
     _, options, given = resolve(str(path), parts or {})
-    loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None)
+    loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None, text=text)
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
 
 
 def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise if the run in the folder was started with another recipe or other options."""
     path = folder / "recipe.yaml"
-    before, now = (text.splitlines() for text in (path.read_text(encoding="utf-8"), recipe.text))
-    if before != now:
-        changed = next(line.strip() for line in [*now, *before] if line not in before or line not in now)
+    if changed := changed_lines(path.read_text(encoding="utf-8"), recipe.text):
         raise UserError(
-            f"--run-dir {folder} holds a run of another recipe: {path} differs, first at `{changed}`\n"
+            f"--run-dir {folder} holds a run of another recipe: {path} has `{changed[0]}`, not `{changed[1]}`\n"
             f"fix: give the options of that run, resume it with cse train --resume {folder}, or give another folder"
         )
 

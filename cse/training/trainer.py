@@ -87,6 +87,9 @@ class Trainer:
         self.pace = Pace(self.accelerator.device)
         self.learner.ready = self.pace.ready
         self.log = MetricsLog(run.folder / "metrics.jsonl")
+        every = {name or "the data": source.data for name, source in self.sources.items()}
+        rows = {name: {"rows": len(data), "sha256": data.hash} for name, data in every.items()}
+        self._made_from = {"recipe": run.recipe, "rows": rows}
         self.interrupt = Interrupt()
         self.began = 0.0  # when the run would have begun if it had never been interrupted
 
@@ -99,7 +102,8 @@ class Trainer:
         """
         run = self.run
         if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
-            read = partial(load_progress, run.folder / "state") if distributed.is_first() else Progress
+            saved = partial(load_progress, run.folder / "state", {"rows": self._made_from["rows"]})
+            read = saved if distributed.is_first() else Progress
             run.progress = distributed.gather_results(read)[0]
             rows = load_tensors(run.folder / "state", self.learner, self.optimizers, self.accelerator.scaler)
             run.source.load_state(rows)
@@ -312,7 +316,8 @@ class Trainer:
         progress.seconds = time.perf_counter() - self.began
         rows, scaler, sharded = self.run.source.state(), self.accelerator.scaler, self.settings.parallel == "fsdp"
         folder = self.run.folder / "state"
-        save_state(folder, self.learner, self.optimizers, progress, rows, scaler, sharded=sharded)
+        given = self._made_from
+        save_state(folder, self.learner, self.optimizers, progress, rows, scaler, made_from=given, sharded=sharded)
 
     def _whole(self) -> AbstractContextManager[None]:
         """Within, `run.encoder` and `run.head` have all weights of those that are trained, which may be in shares."""

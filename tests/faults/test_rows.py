@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +106,66 @@ def test_nan_in_parquet_is_a_missing_cell(place):
     data = Texts("a.parquet")
     assert [row.texts for row in data] == [("1.5",), ("2.5",)]
     assert data.report["blank"] == 1
+
+
+# -- Resuming a run whose data, recipe or state changed ---------------------------------------------------------------
+
+
+def edited(file: str, old: str, new: str):
+    def edit() -> None:
+        text = Path(file).read_text()
+        assert old in text
+        Path(file).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def edited_state(**changes):
+    def edit() -> None:
+        about = json.loads(Path("ck/state/state.json").read_text())
+        about["progress"] |= changes
+        Path("ck/state/state.json").write_text(json.dumps(about))
+
+    return edit
+
+
+def without_last_row() -> None:
+    Path("texts.txt").write_text("".join(Path("texts.txt").read_text().splitlines(keepends=True)[:-1]))
+
+
+RECIPE = "ck/recipe.yaml has `{}`, and the run was started with `{}`"
+RESUMED = {  # the row of the hunt -> what is done to the run, what is said
+    "S19, a row less": (without_last_row, "the rows of the data changed: there are 399 (sha256 "),
+    "S19, another row": (edited("texts.txt", "the cat", "the dog"), "the rows of the data changed: there are 400 (sha"),
+    "S20, rate": (
+        edited("ck/recipe.yaml", "learning_rate: 0.0003", "learning_rate: 0.1"),
+        RECIPE.format("learning_rate: 0.1", "learning_rate: 0.0003"),
+    ),
+    "S20, steps": (edited("ck/recipe.yaml", "_steps: 4", "_steps: 8"), RECIPE.format("max_steps: 8", "max_steps: 4")),
+    "S20, seed": (edited("ck/recipe.yaml", "seed: 42", "seed: 43"), RECIPE.format("seed: 43", "seed: 42")),
+    "empty recipe.yaml": (lambda: Path("ck/recipe.yaml").write_text(""), RECIPE.format("", "seed: 42")),
+    "S21": (edited_state(step=99), "ck/state/state.json is damaged"),
+    "step: -1": (edited_state(step=-1), "ck/state/state.json is damaged"),
+    "a shorter log": (lambda: Path("ck/metrics.jsonl").write_text(""), "metrics.jsonl has 0 bytes, and "),
+    "a name that is a list": (
+        lambda: Path("ck/env.json").write_text('{"recipe": ["a"]}'),
+        "env.json is missing or dam",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", RESUMED)
+def test_a_run_that_changed_is_not_resumed(row, own_run, refused):
+    change, said = RESUMED[row]
+    change()
+    before = content(own_run)
+    error, _, fix = refused("train", "--resume", "ck").partition("\nfix: ")
+    assert error.startswith("cse: --resume ck: ")
+    assert said in error
+    assert "start" in fix
+    assert content(own_run) == before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but locks."""
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock"}

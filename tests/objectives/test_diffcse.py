@@ -17,6 +17,7 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.files import read_sealed, write_sealed
 from cse.interfaces import StepContext
 from cse.objectives.diffcse import DiffCSE
 from cse.objectives.simcse import SimCSE
@@ -369,9 +370,9 @@ def test_a_run_saves_the_encoder_alone_and_goes_on_where_it_was(tiny_bert, tmp_p
     half = run(tmp_path / "half", max_steps=2, schedule="constant")
     Trainer(half).fit()
     rest = run(tmp_path / "half", max_steps=4, schedule="constant")
-    progress = json.loads((half.folder / "state" / "state.json").read_text())
-    progress["progress"]["finished"] = False
-    (half.folder / "state" / "state.json").write_text(json.dumps(progress))
+    about = read_sealed(half.folder / "state" / "state.json")
+    about["progress"]["finished"] = False
+    write_sealed(half.folder / "state" / "state.json", about)
     Trainer(rest).fit(resume=True)
     assert weights(rest.folder / "last") == weights(whole.folder / "last")
 
