@@ -91,10 +91,15 @@ def _lines(what: str, total: int) -> Advance:
     return advance
 
 
-class Interrupt:
-    """A context in which Ctrl-C asks for a stop at the next convenient point; a second Ctrl-C stops at once.
+def stop_signals() -> list[str]:
+    """The signals that ask for a stop: Ctrl-C, those with which a cluster ends a job, and that of a closed terminal."""
+    known = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+    ignored = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as `nohup` asks for
+    return known[:-1] if ignored else known
 
-    The signals with which a cluster announces the end of a job, SIGTERM and SIGUSR1, ask for a stop as well.
+
+class Interrupt:
+    """A context in which a signal asks for a stop at the next convenient point; a second Ctrl-C stops at once.
 
     Attributes:
         wanted: The number of the signal that asked for a stop; 0 for none.
@@ -103,10 +108,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.wanted = 0
         self.before: dict[int, Any] = {}
+        self.terminals: list[int] = []
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # Python sets signal handlers there only
-            known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+            known = [getattr(signal, name) for name in stop_signals()]
+            self.terminals = [number for number in (1, 2) if os.isatty(number)]
             self.before = {number: signal.signal(number, self._on_signal) for number in known}
         return self
 
@@ -118,3 +125,6 @@ class Interrupt:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.wanted = self.wanted or int(number)
+        for terminal in self.terminals:
+            if not os.isatty(terminal):  # it is closed: to write to it would fail, before everything is saved
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)

@@ -170,7 +170,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not the content that was written.
+        ValueError: The file is not JSON, or its content is not the one that was written.
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.pop("sum", None) != _sum(found):

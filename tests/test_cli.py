@@ -338,7 +338,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, name):
     """The same command with `--resume auto` begins the run, and resumes it."""
     marker = str(tmp_path / "struck")

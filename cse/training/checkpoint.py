@@ -134,7 +134,7 @@ def _require_same(run: Path, before: Any, now: Any) -> None:
     if what:
         raise UserError(
             f"--resume {run}: {what}\n"
-            f"fix: put back what changed, or start anew: cse train {run / 'recipe.yaml'} --run-dir OTHER"
+            f"fix: put back what changed, or start another run: cse train {run / 'recipe.yaml'} --run-dir OTHER"
         )
 
 

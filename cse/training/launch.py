@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from cse.console import stop_signals
 from cse.errors import UserError
 
 STARTED = "CSE_STARTED"  # in the environment of the processes: the time that they all name their folder by
@@ -59,7 +60,7 @@ def run(processes: int, words: Sequence[str]) -> int:
         )
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # its reports of a failure repeat ours, at length
     os.environ |= {
-        "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1",
+        "PET_SIGNALS_TO_HANDLE": ",".join(stop_signals()),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
         STARTED: common_start(),
