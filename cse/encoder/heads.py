@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,21 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer makes of x, in float32 at least, whatever the autocast.
+
+    A cosine of vectors in bfloat16 is wrong by 2^-9, which a temperature of 0.05 makes 0.04 of a logit.
+    """
+    if not torch.is_autocast_enabled(x.device.type):  # a traced graph then holds the layer alone
+        return cast(Tensor, layer(x))
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, layer(x if x.dtype == torch.float64 else x.float()))
+
+
 class Dense(nn.Module):
     """A linear layer and an activation: (n, in) -> (n, out). SimCSE's head is one with tanh, as wide as the backbone.
 
+    It computes in float32 under autocast too, since the loss compares what it makes.
     Weights start from N(0, 0.02) and biases from 0, as heads in the BERT family do.
     """
 
@@ -47,7 +59,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in) -> (n, out)."""
-        out: Tensor = self.activation(self.linear(x))
+        out: Tensor = self.activation(in_float32(self.linear, x))
         return out
 
     def describe(self) -> StoredDense:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.backbone import no_pooler
+from cse.encoder.heads import in_float32
 from cse.encoder.lora import merged_state
 from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
@@ -90,7 +91,7 @@ class DiffCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        projected = self.projector(rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
+        projected = in_float32(self.projector, rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
         pairs = Views.split(projected, views.embedding, batch.num_positives)
         contrastive = info_nce(pairs, batch, self.temperature)
         rtd, metrics = self.detection(projected, batch, ctx)

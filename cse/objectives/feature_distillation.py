@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext, Teacher
@@ -98,8 +98,7 @@ def projected(project: nn.Module, embedding: Tensor, vectors: Tensor, objective:
     Raises:
         ValueError: The student's vectors have another size than the teacher's (..., Dt).
     """
-    with torch.autocast(embedding.device.type, enabled=False):
-        student: Tensor = project(embedding if embedding.dtype == torch.float64 else embedding.float())
+    student = in_float32(project, embedding)
     if student.shape[-1] != vectors.shape[-1]:
         raise ValueError(
             f"{objective}: the teacher's vectors have {vectors.shape[-1]} numbers, and those of the encoder "

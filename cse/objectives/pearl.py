@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
@@ -71,6 +71,5 @@ class PEARL(Objective):
 
     def _type_loss(self, x: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
         """() the cross-entropy of the types (B,) of vectors (B, D')."""
-        logits = self.head(x)  # (B, types)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = in_float32(self.head, x)  # (B, types)
         return weighted_mean(F.cross_entropy(logits, label, reduction="none"), weight)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.backbone import first_position
+from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import added_ids
@@ -115,11 +116,14 @@ class PromptBERT(Objective):
         """The views z (B, V, D') of all processes, by role."""
         h = views.embedding  # (B, V, D)
         if self.delta == "none":
-            return views if self.head == "encoder" else Views.split(self.transform(h), h, batch.num_positives)
+            return views if self.head == "encoder" else Views.split(self._transformed(h), h, batch.num_positives)
         with torch.no_grad() if self.delta == "frozen" else nullcontext():
             d = ctx.gather(self.template_vectors(batch, ctx))  # (B, V, D)
-        z = ctx.encoder.head(h - d) if self.head == "encoder" else self.transform(h) - self.transform(d)
+        z = ctx.encoder.head(h - d) if self.head == "encoder" else self._transformed(h) - self._transformed(d)
         return Views.split(z, h, batch.num_positives)
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        return in_float32(self.transform, x)
 
     def template_vectors(self, batch: Batch, ctx: StepContext) -> Tensor:
         """d(n) (b, V, D) of the template and the length of each of this process's texts."""

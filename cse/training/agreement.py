@@ -24,9 +24,11 @@ def check(run: Run) -> None:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What must be the same everywhere, by its name: versions, commit, each line of the recipe, number of rows."""
+    """What must be the same everywhere, by its name: versions, commit, each line of the recipe, the rows."""
     lines = {f"the recipe's line {i}": line.strip() for i, line in enumerate(run.recipe.splitlines(), start=1)}
-    return versions() | {"the commit of cse": git_commit() or "-"} | lines | {"the number of rows": str(len(run.data))}
+    # A copy of a file on one machine may have as many rows and other texts.
+    rows = {"the number of rows": str(len(run.data)), "the sha256 of the rows": run.data.hash}
+    return versions() | {"the commit of cse": git_commit() or "-"} | lines | rows
 
 
 def compare(own: Mapping[str, str]) -> None:

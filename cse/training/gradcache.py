@@ -144,9 +144,10 @@ def _touch(learner: nn.Module, batch: Batch) -> Tensor:
 
     DDP that looks for unused weights does not wait: it has seen that these were used.
     """
+    nothing = torch.zeros((), device=batch.input_ids.device)
     if getattr(learner, "find_unused_parameters", False):
-        return torch.zeros(())
+        return nothing
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
     trained = [p for p in inner.objective_of(batch).parameters() if p.requires_grad]
-    return torch.stack([0.0 * p.sum() for p in trained] or [torch.zeros(())]).sum()
+    return torch.stack([0.0 * p.sum() for p in trained] or [nothing]).sum()

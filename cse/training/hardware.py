@@ -123,7 +123,7 @@ def accelerator(
     require_gpus(device)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" and device == "cuda" else "highest")
     installed = set(map(str, get_available_trackers()))
-    AcceleratorState._reset_state()  # it would keep the precision of an earlier run in this process
+    AcceleratorState._reset_state(reset_partial_state=True)  # precision and device of an earlier run in this process
     with distributed.meeting():
         made = Accelerator(
             cpu=device == "cpu",

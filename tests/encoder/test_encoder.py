@@ -62,6 +62,16 @@ def test_every_end_to_end_bert_case(oracles, tiny_bert, tmp_path, export_head):
         assert np.abs(sentence.embedding.numpy() - want).max() <= 1e-5
 
 
+@pytest.mark.parametrize("options", [{"head": "mlp"}, {"head": "relu_mlp"}, {"head": "mlp", "export_head": True}])
+def test_heads_compute_in_float32_under_autocast(tiny_bert, options):
+    encoder, pooled = Encoder(tiny_bert, **options), torch.randn(3, 16)
+    plain = encoder.output(pooled)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder.output(pooled)
+    assert torch.equal(rounded.projected, plain.projected)
+    assert torch.equal(rounded.embedding, plain.embedding)
+
+
 def test_sub_batches_change_nothing(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="mean").eval()
     ids, mask = encoder.pad(encoder.tokenize(TEXTS))

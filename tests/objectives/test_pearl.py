@@ -35,6 +35,13 @@ def pearl(types, width, temperature=0.07, weight=None, bias=None):
     return objective
 
 
+def test_types_are_told_in_float32_under_autocast():
+    objective, rows = pearl(5, 8), torch.randn(4, 2, 8)
+    plain = run(objective, rows, label=torch.arange(4)).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run(objective, rows, label=torch.arange(4)).loss == plain
+
+
 @pytest.mark.parametrize("case", oracle_cases("pearl"))
 def test_every_case_of_the_authors_program(case, oracles):
     about, data = load(oracles, "pearl", case)

@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from cse import cli, distributed
+from cse.data.datasets import Texts
 from cse.errors import UserError
 from cse.training import agreement, hardware, launch, lost, start
 from cse.training.learner import Learner
@@ -73,6 +74,13 @@ def test_a_process_that_never_comes_ends_the_others(first_of_two, tmp_path):
         hardware.accelerator(Settings(device="cpu", timeout=1), tmp_path)
 
 
+def test_a_second_run_of_a_process_has_its_own_device(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    assert hardware.accelerator(Settings(device="cpu"), tmp_path).device.type == "meta"
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
+    assert hardware.accelerator(Settings(device="cpu"), tmp_path).device.type == "cpu"
+
+
 def test_each_process_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     hardware.require_gpus("cuda")
@@ -96,6 +104,10 @@ def versions_of(rank: int, folder: str, backbone: str) -> list[str]:
     run = make_run(Path(folder) / str(rank), backbone)
     found = [agreement.facts(run)]
     found += [{**found[0], "torch": f"2.{rank}"}, {**found[0], "the number of rows": f"{rank}"}]
+    texts = run.data.path  # as a copy that was not renewed on one machine
+    Path(texts).write_text(Path(texts).read_text().replace("cat", f"cat{rank}"))
+    run.data = Texts(texts)
+    found.append(agreement.facts(run))
     messages = []
     for facts in found:
         try:
@@ -107,11 +119,12 @@ def versions_of(rank: int, folder: str, backbone: str) -> list[str]:
 
 
 def test_unequal_versions_and_recipes_are_refused_by_all(two_processes, tiny_bert, tmp_path):
-    for equal, torch_differs, rows_differ in two_processes(versions_of, str(tmp_path), tiny_bert):
+    for equal, torch_differs, rows_differ, texts_differ in two_processes(versions_of, str(tmp_path), tiny_bert):
         assert equal == ""
         assert "process 1 on " in torch_differs
         assert "torch is `2.1` there, and `2.0` here\nfix: " in torch_differs
         assert "the number of rows is `1` there, and `0` here" in rows_differ
+        assert "the sha256 of the rows is `" in texts_differ
     recipe, run = tiny_recipe(tmp_path, tiny_bert), tmp_path / "run"
     for code, text in two_processes(of_rank, "train", recipe, "--run-dir", str(run), "--trainer.clip=RANK.5"):
         assert code == 2
