@@ -157,7 +157,10 @@ def read_json(path: Path) -> Any:
         ValueError: The file is not JSON, or not UTF-8.
     """
     require_regular(path, "a file")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -17,13 +19,14 @@ import numpy as np
 from cse.data.numbering import Numbering, fingerprints
 from cse.data.same_text import same_text_key
 from cse.data.tokens import TokenStore
-from cse.files import cache_dir, read_json, write_json, writing_cache
+from cse.files import cache_dir, read_sealed, write_sealed, writing_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cse.data.datasets import Dataset
 
+log = logging.getLogger("cse")
 FORMAT = 1  # to be raised when other figures are counted
 FILE = "data.json"  # in the folder of a run
 BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the bars of a histogram
@@ -108,12 +111,13 @@ def _counted(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[
     for name, rows in sets.items():
         named.update(repr((name, list(rows))).encode())
     file = cache_dir() / "checks" / f"{named.hexdigest()[:32]}.json"
-    try:
-        found: dict[str, Any] = read_json(file)
-    except (OSError, ValueError):
-        found = _count(data, tokens, sets)
-        with writing_cache("checks"):
-            write_json(file, found)
+    with suppress(OSError, ValueError):
+        return read_sealed(file)
+    if file.exists():
+        log.warning("%-10s the cache entry %s is damaged; building it again", "checks", file)
+    found = _count(data, tokens, sets)
+    with writing_cache("checks"):
+        write_sealed(file, found)
     return found
 
 

@@ -20,7 +20,7 @@ from xxhash import xxh3_64
 
 from cse.data.numbering import Numbering, fingerprints, without_collision
 from cse.errors import UserError
-from cse.files import atomic_dir, cache_dir, read_json, write_json, writing_cache
+from cse.files import atomic_dir, cache_dir, read_sealed, write_sealed, writing_cache
 
 log = logging.getLogger("cse")
 BLOCK = 32_768  # rows that are Python objects at the same time
@@ -56,7 +56,7 @@ class Stored:
     """
 
     def __init__(self, folder: Path) -> None:
-        meta = read_json(folder / "meta.json")
+        meta = read_sealed(folder / "meta.json")
         self.report: Report = meta["report"]
         self.remarks: Report = meta["remarks"]
         self.hash: str = meta["hash"]
@@ -160,7 +160,7 @@ def _unnamed(home: Path, write: Callable[[Path], None]) -> Stored:
     scratch = home / f"new-{uuid4().hex}"
     with atomic_dir(scratch) as fresh:
         write(fresh)
-    meta = read_json(scratch / "meta.json")
+    meta = read_sealed(scratch / "meta.json")
     folder = home / hashlib.sha256(f"{FORMAT} {meta}".encode()).hexdigest()[:32]
     if is_whole(folder, "rows"):
         shutil.rmtree(scratch)
@@ -219,13 +219,13 @@ def _write(folder: Path, names: Sequence[str], rows: ReadRows, limit: int | None
         "labels": labels,
         "scale": [end if given is None else given for given, end in zip(scale, scores, strict=True)],
     }
-    write_json(folder / "meta.json", meta | {"hash": ""})
+    write_sealed(folder / "meta.json", meta | {"hash": ""})
     rows_written = Stored(folder)
     meta["hash"] = _hashed(digest, rows_written)
     if "label" in names:
         once = int((np.bincount(rows_written.column("label")) == 1).sum())
         meta["remarks"] = {**remarks, **({"label that occurs once": once} if once else {})}
-    write_json(folder / "meta.json", meta | {"marks": {"rows.arrow": mark(folder / "rows.arrow")}})
+    write_sealed(folder / "meta.json", meta | {"marks": {"rows.arrow": mark(folder / "rows.arrow")}})
 
 
 def _identity(row: Kept) -> str:
@@ -274,9 +274,9 @@ def is_whole(folder: Path, what: str) -> bool:
     if not folder.exists():
         return False
     try:
-        marks: Mapping[str, str] = read_json(folder / "meta.json")["marks"]
+        marks: Mapping[str, str] = read_sealed(folder / "meta.json")["marks"]
         good = all(mark(folder / name) == value for name, value in marks.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         good = False
     if not good:
         log.warning("%-10s the cache entry %s is damaged; building it again", what, folder)

@@ -21,7 +21,7 @@ from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
 from cse.encoder.offsets import places
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
-from cse.files import atomic_dir, cache_dir, read_json, write_json, writing_cache
+from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -240,7 +240,7 @@ def _write(folder: Path, texts: TextStream, prompts: Sequence[str], rust: Tokeni
     for array in (ids, offsets, plain):
         array.close()
     marks = {name: mark(folder / name) for name in ("ids.npy", "offsets.npy", *Numbers.FILES, *StoredTexts.FILES)}
-    write_json(folder / "meta.json", {"truncated": truncated, "seed": seed, "marks": marks})
+    write_sealed(folder / "meta.json", {"truncated": truncated, "seed": seed, "marks": marks})
 
 
 def _first(texts: TextStream, numbering: Numbering, seed: int) -> Iterator[tuple[list[str], list[bool]]]:

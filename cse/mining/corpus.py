@@ -20,7 +20,7 @@ from cse.data.same_text import same_text_key
 from cse.data.store import is_whole, mark
 from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
 from cse.errors import UserError
-from cse.files import atomic_dir, cache_dir, read_json, write_json, writing_cache
+from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
 
 BLOCK = 16_384  # rows that are Python objects at the same time
 FORMAT = 1  # to be raised when other files are written
@@ -223,7 +223,7 @@ def _write(folder: Path, data: Sequence[Example], pool: TextStream | None, seed:
     np.save(folder / "groups.npy", groups[order])
     written = [f"{name}.npy" for name in (*ROWS, "order", "groups")]
     marks = {name: mark(folder / name) for name in (*written, *Numbers.FILES, *StoredTexts.FILES)}
-    write_json(folder / "meta.json", {"size": size, "seed": seed, "marks": marks})
+    write_sealed(folder / "meta.json", {"size": size, "seed": seed, "marks": marks})
 
 
 def _prints(texts: Iterable[str], seed: int) -> NDArray[np.uint64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,39 @@ def test_a_run_that_changed_is_not_resumed(row, own_run, refused):
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a folder but locks."""
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock"}
+
+
+# -- The cache ---------------------------------------------------------------------------------------------------------
+
+DAMAGE = ["[]", "{}", "", "{", "null", "[" * 100_000, '{"sum": 1}']
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_json_of_the_cache_is_made_again(damage, place, monkeypatch, caplog):
+    """Every JSON file that a training put there, and one with a number changed."""
+    from transformers import AutoTokenizer
+
+    from cse.data.checks import examine
+    from cse.data.datasets import Texts
+    from cse.data.tokens import TokenStore
+    from cse.mining.corpus import Corpus
+
+    monkeypatch.setenv("CSE_CACHE", str(place / "cache"))
+    tokenizer = AutoTokenizer.from_pretrained("ck/last")
+
+    def work():
+        data = Texts("t12.txt")
+        report = examine(data, TokenStore.build(data.texts(), tokenizer, 16), {"set": [("the cat", "a dog")]})
+        return report, list(Corpus(data).texts)
+
+    first = work()
+    files = sorted(Path("cache").rglob("*.json"))
+    assert [file.parts[1] for file in files] == ["checks", "corpora", "rows", "tokens"]
+    for file in files:
+        file.write_text(damage)
+    assert work() == first
+    assert caplog.text.count("is damaged; building it again") == 4
+    for file in files:
+        file.write_text(re.sub(r": (\d+),", r": \g<1>9,", file.read_text(), count=1))
+    assert work() == first
+    assert caplog.text.count("is damaged; building it again") == 8
