@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +14,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+SECRETS = {
+    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}",
+    "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}",
+    "an AWS access key": r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a GitHub token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
+    "a Google API key": r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_-]{35}",
+    "a Slack token": r"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{10,}",
+    "a password in an address": r"https?://[^/\s:@\"']+:[^/\s@\"']+@",
+}
+SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)S?$", re.I)
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
@@ -76,3 +89,22 @@ def git_commit() -> str | None:
         )
         return commit.stdout.strip()
     return None
+
+
+def secrets() -> list[tuple[str, re.Pattern[str]]]:
+    """Patterns of well-known secrets, and the values of environment variables whose names say that they are secret."""
+    found = [(what, re.compile(pattern)) for what, pattern in SECRETS.items()]
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value) >= 12:
+            found.append((f"the value of {name}", re.compile(re.escape(value))))
+    return found
+
+
+def secret_in(text: str) -> str:
+    """What secret a text holds, in words that do not repeat it; empty for none."""
+    return next((what for what, pattern in secrets() if pattern.search(text)), "")
+
+
+def is_secret(name: str) -> bool:
+    """Whether the name of a setting says that its value is a secret."""
+    return bool(SECRET_NAMES.search(name)) or name.lower() in {"authorization", "bearer"}

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from cse.console import Interrupt, quiet, say
 from cse.data.sources import column_names, open_path
 from cse.data.tools.opening import label_of
+from cse.environment import is_secret, secret_in
 from cse.errors import UserError
 from cse.feedback import inputs, labelers, output, rewriting, tasks
 from cse.feedback import prompts as words
@@ -66,7 +67,7 @@ def run(a: argparse.Namespace) -> int:
             result = _task(a, given.rows, prompts, jobs, options)
         except Stop as stop:
             say("stopped", stop.reason)
-            say("", f"{stop.settled}; what was answered is kept, but no file was written")
+            say("", f"{stop.answered}, which are kept; no file was written")
             say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
             return stop.code
         result.rejects += given.rejects
@@ -172,7 +173,21 @@ def _extra(text: str | None) -> dict[str, Any]:
         raise UserError(
             "--extra is not a JSON object, or sets `model` or `messages`\nfix: give an object without these two"
         )
+    if secret := secret_in(text or "") or next((f"a value of {n!r}" for n in _names(found) if is_secret(n)), ""):
+        raise UserError(
+            f"--extra holds {secret}, which the manifest would show\n"
+            "fix: put a key into a variable of the environment, and name it: --key-env NAME"
+        )
     return found
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of all texts in a value of JSON."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, dict | list):
+            yield from _names(inner)
+        if isinstance(inner, str) or (isinstance(name, str) and isinstance(inner, list)):
+            yield str(name)
 
 
 def _task(

@@ -112,7 +112,8 @@ class Job:
                     settled += len(outcomes)
                     advance(settled, self._note())
         except Stop as stop:
-            stop.settled = f"{settled:,} of {len(unique):,} questions of {what!r} are settled"
+            answered = sum(key in unique and bool(outcome.replies) for key, outcome in self.outcomes.items())
+            stop.answered = f"{answered:,} of {len(unique):,} questions of {what!r} are answered"
             raise
         before = [key for key in self.outcomes if key not in unique]
         self.outcomes = {key: self.outcomes[key] for key in [*before, *unique]}  # answers arrive in any order

@@ -22,7 +22,7 @@ class Stop(Exception):
     def __init__(self, reason: str, *, code: int = 3) -> None:
         super().__init__(reason)
         self.reason, self.code = reason, code
-        self.settled = ""  # the progress of the job, in words
+        self.answered = ""  # the progress of the job, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ and nowhere else; it is removed from every message that could repeat it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,9 @@ from cse.feedback.store import Reply, now
 BYTES_PER_TOKEN = 2  # less than with any common tokenizer, so that a reservation is an upper estimate
 RETRIES = 6  # retries of a request that fails
 BACKOFF = 1.0  # seconds: the longest wait before the first retry, doubled for each further one
+TRIES_UNREACHED = 2  # of a request, as long as no server has answered at all
 TIMEOUT = 120.0  # timeout of a request in seconds
+CONNECT_TIMEOUT = 10.0  # of the connection alone
 LONGEST_WAIT = 600.0  # seconds; an endpoint that asks for more ends the job
 _DEFAULT_KEY = "OPENAI_API_KEY"
 
@@ -58,8 +61,11 @@ class Endpoint:
         openai = require_package("openai", extra="feedback", user="--model openai:")
         self._name, self._key = name, _key(base_url, key_env)
         self.workers, self._format, self._extra = workers, response_format, dict(extra or {})
-        _require_address(base_url)
-        self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=0)
+        self._reached = False  # whether a server answered anything
+        _require_address("--base-url", base_url)
+        _require_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
+        timeout = openai.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT)
+        self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
         url = urlsplit(str(self._client.base_url))
         port = f":{url.port}" if url.port else ""
         self.endpoint = f"{url.scheme}://{url.hostname}{port}{url.path}".rstrip("/")  # without a user name and password
@@ -81,7 +87,10 @@ class Endpoint:
 
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Unanswered) and error.again),
-            stop=tenacity.stop_after_attempt(RETRIES + 1) | tenacity.stop_when_event_set(meter.halted),
+            stop=tenacity.stop_any(
+                lambda tried: tried.attempt_number > (RETRIES if self._reached else TRIES_UNREACHED - 1),
+                tenacity.stop_when_event_set(meter.halted),
+            ),
             wait=tenacity.wait_random_exponential(multiplier=BACKOFF, max=60),
             sleep=tenacity.sleep_using_event(meter.halted),
             reraise=True,
@@ -112,19 +121,24 @@ class Endpoint:
         import openai
 
         messages: Any = chat.messages
+        reached = True
         try:
             completion = self._client.chat.completions.create(
                 model=self._name, messages=messages, extra_body=self._body(chat.prompt)
             )
             return _reply(completion, chat)
         except openai.APITimeoutError as error:
+            reached = _connected(error)
             raise Unanswered("timeout", "no answer within the timeout") from error
         except openai.APIStatusError as error:
             return self._refused(error)
         except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
+            reached = _connected(error)
             raise Unanswered("connection", self._redact(f"{error} {error.__cause__ or ''}")) from error
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # the body is not a completion
             raise Unanswered("broken_body", self._redact(str(error))) from error
+        finally:
+            self._reached = self._reached or reached
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         body: dict[str, Any] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens}
@@ -162,12 +176,24 @@ class Endpoint:
         return " ".join(text.split())[:300]
 
 
-def _require_address(base_url: str | None) -> None:
-    """Raise unless the address of an endpoint, if one is given, has a scheme and a host."""
-    address = urlsplit(base_url or "http://default")
-    if address.scheme not in {"http", "https"} or not address.hostname:
-        what = f"--base-url is {base_url!r}, which is not an address"
-        raise UserError(f"{what}\nfix: write scheme, host and port: --base-url http://localhost:11434/v1")
+def _connected(error: BaseException) -> bool:
+    """Whether a failure came after a connection was made."""
+    return type(error.__cause__).__name__ not in {"ConnectError", "ConnectTimeout"}
+
+
+def _require_address(option: str, url: str | None) -> None:
+    """Raise unless the address of an endpoint, if one is given, has a scheme, a host, and a port that can be."""
+    try:
+        address = urlsplit(url or "http://default")
+        good = address.scheme in {"http", "https"} and address.hostname and (address.port or 80) > 0
+    except ValueError:  # of the port, or of brackets
+        good = False
+    if not good or not (url or "-").isprintable() or " " in (url or ""):
+        shown = re.sub(r"//[^/]*@", "//***@", url or "")
+        raise UserError(
+            f"{option} is {shown!r}, which is not an address\n"
+            "fix: write scheme, host and port: --base-url http://localhost:11434/v1"
+        )
 
 
 def _key(base_url: str | None, key_env: str | None) -> str | None:

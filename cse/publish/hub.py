@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cse.environment import secret_in
 from cse.errors import UserError
 from cse.files import read_json
 
@@ -103,6 +104,8 @@ def push(
 
     checkpoint = Path(checkpoint)
     check_name(repo)
+    if secret := secret_in(message or ""):
+        raise UserError(f"--message contains {secret}\nfix: remove it, and revoke it if it was ever shared")
     if base is not None and not adapter:
         raise UserError(f"--base {base} only applies with --adapter\nfix: add --adapter, or leave out --base")
     if dimensions is not None and adapter:

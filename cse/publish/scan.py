@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from cse.encoder.layout import Layout, is_checkpoint
+from cse.environment import secrets
 from cse.errors import UserError
 
 BINARY = frozenset({".safetensors", ".onnx", ".onnx_data", ".model", ".png", ".jpg", ".jpeg", ".gif", ".webp"})
@@ -18,17 +18,6 @@ TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|trai
 VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # whose entries may look like paths
 HIDDEN = frozenset({".gitattributes"})
 LORA = re.compile(r"base_model\.model\..+\.lora_(embedding_)?[AB](\.weight)?")  # as peft names it in an adapter
-SECRETS = {
-    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}",
-    "an API key (sk-...)": r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}",
-    "an AWS access key": r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a GitHub token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})",
-    "a Google API key": r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_-]{35}",
-    "a Slack token": r"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{10,}",
-    "a password in an address": r"https?://[^/\s:@\"']+:[^/\s@\"']+@",
-}
-SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)S?$", re.I)
 HOMES = r"(?<![\w.:/-])/(?:home|Users|root|tmp|var/folders|mnt|scratch)/[\w.-]+|(?<!\w)[A-Za-z]:\\+Users\\"
 
 
@@ -39,12 +28,12 @@ def scan(folder: Path) -> list[Path]:
         UserError: A file must not be published; the message names it and the reason, and never quotes a secret.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    secrets, paths = _secrets(), _paths()
+    patterns, paths = secrets(), _paths()
     for path in files:
         name = path.relative_to(folder).as_posix()
         _check_name(path, name)
         text = _text(path, name)
-        for number, what in _found(text, secrets):
+        for number, what in _found(text, patterns):
             raise UserError(f"{name}:{number} contains {what}\nfix: remove it, and revoke it if it was ever shared")
         for number, what in _found(text, paths["own"] if path.name in VOCABULARY else paths["any"]):
             raise UserError(f"{name}:{number} contains {what}\nfix: remove it; it is useless on another machine")
@@ -120,15 +109,6 @@ def _check_adapter(folder: Path, files: list[Path]) -> None:
         if name != "adapter_model.safetensors" or strange:
             what = f"{name} contains {strange[0]}, which does" if strange else f"{name} does"
             raise UserError(f"{what} not belong to a LoRA adapter\nfix: save the checkpoint with cse")
-
-
-def _secrets() -> list[tuple[str, re.Pattern[str]]]:
-    """Patterns of well-known secrets, and the values of environment variables whose names say that they are secret."""
-    found = [(what, re.compile(pattern)) for what, pattern in SECRETS.items()]
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value) >= 12:
-            found.append((f"the value of {name}", re.compile(re.escape(value))))
-    return found
 
 
 def _paths() -> dict[str, list[tuple[str, re.Pattern[str]]]]:

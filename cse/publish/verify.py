@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cse.encoder.layout import Layout
 from cse.encoder.provenance import check_sums
+from cse.environment import is_secret
 from cse.errors import UserError
 from cse.publish.card.usage import adapter_code, drops_pooler, read_published, transformers_code
-from cse.publish.scan import SECRET_NAMES, scan
+from cse.publish.scan import scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +177,7 @@ def _names_error(line: str) -> bool:
 
 def _environment(scratch: Path) -> dict[str, str]:
     """The environment of this process, without its secrets, caches and accelerators."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not SECRET_NAMES.search(k)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not is_secret(k)}
     return kept | {
         "HF_HOME": str(scratch / "hub"),
         "HF_HUB_OFFLINE": "1",

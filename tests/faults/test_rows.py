@@ -6,10 +6,13 @@ import json
 import os
 import random
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from cse import cli
 
 SHOW = ["data", "show", "FILE"]
 SCORED = [*SHOW, "--class", "ScoredPairs"]
@@ -206,3 +209,66 @@ def test_damaged_json_of_the_cache_is_made_again(damage, place, monkeypatch, cap
         file.write_text(re.sub(r": (\d+),", r": \g<1>9,", file.read_text(), count=1))
     assert work() == first
     assert caplog.text.count("is damaged; building it again") == 8
+
+
+# -- Endpoints and secrets ---------------------------------------------------------------------------------------------
+
+ASK = ["feedback", "score", "--model", "openai:m", "--data", "scored.csv", "--columns", "text_a", "text_b"]
+ASK += ["--out", "f.jsonl", "--cache", "answers", "--base-url"]
+PUSH = ["push", "ck/last", "me/name", "--dry-run", "--license"]
+TOKEN, KEY = "hf_" + "B" * 34, "sk-" + "z" * 24
+HELD = {  # the row of the hunt -> a command, what is said
+    "port 99999": ([*ASK, "http://127.0.0.1:99999/v1"], "--base-url is 'http://127.0.0.1:99999/v1', which is not an"),
+    "port abc": ([*ASK, "http://127.0.0.1:abc/v1"], "--base-url is 'http://127.0.0.1:abc/v1', which is not an address"),
+    "a password beside a bad port": ([*ASK, f"http://me:{KEY}@127.0.0.1:abc/v1"], "is 'http://***@127.0.0.1:abc/v1'"),
+    "a space in an address": ([*ASK, "http://127.0.0.1/v 1"], "--base-url is 'http://127.0.0.1/v 1', which is not an"),
+    "S29": ([*PUSH, "mit", "--message", TOKEN], "--message contains a Hugging Face token"),
+    "S30": (
+        [*ASK, "http://127.0.0.1:9/v1", "--extra", json.dumps({"api_key": KEY})],
+        "--extra holds an API key (sk-...",
+    ),
+    "S30, by its name": (
+        [*ASK, "http://127.0.0.1:9/v1", "--extra", '{"extra_headers": {"Authorization": "mine"}}'],
+        "--extra holds a value of 'Authorization', which the manifest would show",
+    ),
+    "license": ([*PUSH, "mit\nmalicious: true"], "--license is 'mit\\nmalicious: true', which the Hub does not know\n"),
+}
+
+
+@pytest.mark.parametrize("row", HELD)
+def test_what_would_be_sent_is_refused(row, place, refused):
+    pytest.importorskip("openai")
+    line, said = HELD[row]
+    before = sorted(place.iterdir())
+    error = refused(*line)
+    assert said in error
+    assert TOKEN not in error
+    assert KEY not in error
+    assert sorted({*place.iterdir()} - {place / "answers"}) == before  # which is a cache
+    if row == "license":
+        assert error.splitlines()[-1] == "fix: give one identifier; the nearest are mit"
+
+
+def test_an_endpoint_that_is_down_ends_the_job_after_two_tries_of_ten_questions(place, capfd, monkeypatch):
+    pytest.importorskip("openai")
+    from cse.feedback import remote
+
+    monkeypatch.setattr(remote, "BACKOFF", 0.0)
+    asked = []
+    monkeypatch.setattr(remote.Endpoint, "_request", counted(asked, remote.Endpoint._request))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        assert cli.main([*ASK, f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "--workers", "1"]) == 1
+    said = capfd.readouterr().out
+    assert "10 questions in succession had no answer: connection: " in said
+    assert "0 of 100 questions of 'score' are answered, which are kept; no file was written" in said
+    assert len(asked) == 20
+    assert not list(place.glob("f.*"))
+
+
+def counted(asked, request):
+    def count(self, chat):
+        asked.append(chat)
+        return request(self, chat)
+
+    return count

@@ -61,9 +61,15 @@ def choose(license: str | None, folder: Path, backbone: str | None) -> tuple[str
         return base, base
     chosen = license.strip().lower()
     if chosen not in LICENSES:
-        near = difflib.get_close_matches(chosen, sorted(LICENSES), n=3, cutoff=0.3) or ["apache-2.0", "mit", "other"]
+        said = [word for word in re.split(r"[\s,;:]+", chosen) if word in LICENSES]
+        near = (
+            said
+            or difflib.get_close_matches(chosen, sorted(LICENSES), n=3, cutoff=0.3)
+            or ["apache-2.0", "mit", "other"]
+        )
         raise UserError(
-            f"--license is {license!r}, which the Hub does not know\nfix: the nearest are {', '.join(near)}"
+            f"--license is {license!r}, which the Hub does not know\n"
+            f"fix: give one identifier; the nearest are {', '.join(near)}"
         )
     if base is not None and base not in PERMISSIVE and chosen != base:
         raise UserError(
