@@ -11,7 +11,8 @@ import cse
 from cse.encoder.model import Encoder
 from cse.inference.whiten import fit_whitening, whiten_checkpoint
 from cse.mining.miners import TopK
-from tests.mining.test_mine import checkpoint, rows, slow
+from tests.mining.conftest import checkpoint, rows
+from tests.mining.helpers import slow
 from tests.runs import write_texts
 
 __all__ = ["checkpoint", "rows"]  # the fixtures

@@ -12,32 +12,9 @@ from cse import cli
 from cse.data.datasets import Triplets
 from cse.data.same_text import same_text_key as key
 from cse.encoder.model import Encoder
-from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
+from tests.mining.helpers import cosines, slow
 from tests.runs import make_run, write_texts
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_bert, tmp_path_factory):
-    """A tiny encoder whose sentences are not all alike, saved."""
-    seed_dropout("mine")
-    encoder = Encoder(tiny_bert, pooler="mean")
-    for weight in encoder.parameters():
-        weight.data *= 4
-    encoder.save(tmp_path_factory.mktemp("mine") / "model")
-    return str(tmp_path_factory.getbasetemp() / "mine0" / "model")
-
-
-@pytest.fixture
-def rows(tmp_path):
-    """Pairs in which two anchors are one in plain words, and one text is a positive twice."""
-    texts = write_texts(tmp_path, 40).read_text().splitlines()
-    pairs = [texts[i : i + 2] for i in range(0, 40, 2)]
-    pairs[3][0] = pairs[2][0].upper().replace(" ", ", ")
-    pairs[5][1] = pairs[6][1]
-    path = tmp_path / "pairs.tsv"
-    path.write_text("a\tp\n" + "\n".join("\t".join(pair) for pair in pairs))
-    return str(path), [tuple(pair) for pair in pairs]
 
 
 def mined(*arguments):
@@ -48,27 +25,6 @@ def table(path):
     from pyarrow.parquet import read_table
 
     return read_table(path).to_pylist()
-
-
-def cosines(checkpoint, anchors, pool):
-    encoder = Encoder.load(checkpoint)
-    a, b = (np.array(encoder.encode(list(texts)), dtype=np.float64) for texts in (anchors, pool))
-    return (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
-
-
-def slow(checkpoint, pairs, first, last, margin, k):
-    """Negatives of each row, and the margin's count, by sorting."""
-    pool = list(dict.fromkeys(p for _, p in pairs))
-    near = cosines(checkpoint, [a for a, _ in pairs], pool)
-    own = cosines(checkpoint, [a for a, _ in pairs], [p for _, p in pairs]).diagonal()
-    found, dropped = [], 0
-    for (anchor, _), cosine, positive in zip(pairs, near, own, strict=True):
-        same = {key(p) for a, p in pairs if key(a) == key(anchor)} | {key(anchor)}
-        order = [i for i in np.argsort(-cosine) if key(pool[i]) not in same][first - 1 : last]
-        kept = [pool[i] for i in order if cosine[i] <= positive - margin]
-        dropped += len(order) - len(kept)
-        found.append(kept[:k])
-    return found, dropped
 
 
 def test_bands_and_margins_against_a_slow_loop(checkpoint, rows, tmp_path):
@@ -82,13 +38,10 @@ def test_bands_and_margins_against_a_slow_loop(checkpoint, rows, tmp_path):
     assert [[row[f"negative_{i}"] for i in (1, 2, 3) if row[f"negative_{i}"] is not None] for row in got] == want
     assert len({len(row) for row in want}) > 1  # or nothing is unequal here
     about = json.loads((tmp_path / "mined.json").read_text())
-    counts = about["counts"]
-    assert counts["anchors"] == 20
-    assert counts["pool"] == 19
-    assert counts["candidates"] == 20 * 7
-    assert counts["absolute_margin"] == dropped > 0
-    assert counts["negatives"] == sum(map(len, want))
-    assert counts["rows_without_negatives"] == sum(not row for row in want)
+    counts = {"anchors": 20, "pool": 19, "candidates": 20 * 7, "absolute_margin": dropped}
+    counts |= {"negatives": sum(map(len, want)), "rows_without_negatives": sum(not row for row in want)}
+    assert {name: about["counts"][name] for name in counts} == counts
+    assert dropped > 0
     assert about["miner"]["first"] == 2
     assert about["out"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert about["data"]["columns"] == ["a", "p"]
@@ -106,29 +59,15 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     limit = float(np.median(near))
     out = tmp_path / "mined.parquet"
     teacher = ["--teacher", checkpoint, "--teacher-max", str(limit), "--teacher-positive"]
-    mined(
-        checkpoint,
-        "--data",
-        path,
-        "--columns",
-        "a",
-        "p",
-        "--out",
-        str(out),
-        "--k",
-        "18",
-        "--precision",
-        "fp32",
-        *teacher,
-    )
+    options = ["--columns", "a", "p", "--k", "18", "--precision", "fp32", *teacher]
+    mined(checkpoint, "--data", path, "--out", str(out), *options)
     own = cosines(checkpoint, [a for a, _ in pairs], [p for _, p in pairs]).diagonal()
     want = 0
     for row, cosine, positive in zip(table(out), near, own, strict=True):
         got = {t for n, t in row.items() if n.startswith("negative") and t is not None}
         same = {key(p) for a, p in pairs if key(a) == key(row["anchor"])} | {key(row["anchor"])}
-        assert got == {
-            t for t, c in zip(pool, cosine, strict=True) if key(t) not in same and c <= limit and c < positive
-        }
+        near_ones = [t for t, c in zip(pool, cosine, strict=True) if c <= limit and c < positive]
+        assert got == {text for text in near_ones if key(text) not in same}
         want += len(got)
     counts = json.loads((tmp_path / "mined.json").read_text())["counts"]
     assert counts["negatives"] == want
@@ -191,28 +130,6 @@ def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path,
     mined(*arguments)
     assert asked == []
     assert (out.read_bytes(), (tmp_path / "mined.json").read_bytes()) == (first, about)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--k", "0"], "--k is 0"),
-        (["--ranks", "5", "2"], "ranks are 5 to 2"),
-        (["--out", "mined.txt"], "mined.txt is not a .parquet or .jsonl file"),
-        (["--teacher-max", "0.9"], "add --teacher CHECKPOINT"),
-        (["--teacher", "x"], "or --teacher-max with a cosine such as 0.9"),
-        (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),
-        (["--columns", "nothing"], "nothing"),
-        (["--pool", "nowhere.txt"], "no such file"),
-        (["--index", "Nonsense"], "index 'Nonsense'"),
-    ],
-)
-def test_what_is_refused(checkpoint, rows, tmp_path, monkeypatch, capsys, options, named):
-    monkeypatch.chdir(tmp_path)
-    base = ["mine", checkpoint, "--data", rows[0], "--columns", "a", "p", "--out", "mined.parquet"]
-    assert cli.main([*base, *options]) == 2
-    assert named in capsys.readouterr().err
-    assert not list(tmp_path.glob("*mined*"))
 
 
 def test_a_model_by_distance_is_mined_by_cosine_and_it_is_said(checkpoint, rows, tmp_path, capsys):

@@ -96,17 +96,6 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path):
     assert_resumes(lambda folder: near_run(folder, tiny_bert), tmp_path)
 
 
-def test_its_state_is_what_was_mined(tiny_bert, tmp_path):
-    data = Texts(str(write_texts(tmp_path, 12)))
-    one, other = near(), near()
-    for source in (one, other):
-        source.setup(data, 4)
-    assert one.state() == {}
-    rows, _ = one.rows(0, spread(tiny_bert))
-    other.load_state(one.state())
-    assert list(other.rows(2, None)[0]) == list(rows)  # between two refreshes no encoder is asked
-
-
 def test_an_encoder_without_dropout_may_learn_from_them(tiny_bert, tmp_path):
     """The views of a row are different texts, with which roles of prompts fit too."""
     plain = spread(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))

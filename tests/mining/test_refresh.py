@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -24,10 +18,8 @@ from cse.mining.miners import Random, TopK
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
-from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_texts
-from tests.training.test_trainer import Dies
+from tests.runs import NO_DROPOUT, Dies, make_run, metrics, weights, write_recipe, write_texts
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUNDING = 1e-6  # of a float32 cosine, at most
 
 
@@ -92,11 +84,11 @@ def whole(tiny_bert, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("event", "step", "mined"), [("step", 1, [0, 3, 6]), ("step", 5, [6]), ("step", 7, [6])])
-def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whole, event, step, mined):
+@pytest.mark.parametrize(("step", "mined"), [(1, [0, 3, 6]), (5, [6]), (7, [6])])
+def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, monkeypatch, whole, step, mined):
     """From the start, from within a stretch, and from a state that was saved right before a refresh."""
     killed = run_with(tmp_path, tiny_bert, steps=3, learning_rate=1e-2)
-    killed.callbacks = [Dies(event, step)]
+    killed.callbacks = [Dies(step)]
     with pytest.raises(RuntimeError, match="killed"):
         Trainer(killed).fit()
     at, real = [], RefreshNegatives.mine
@@ -205,17 +197,3 @@ def test_two_processes_are_one(two_processes, tiny_bert, tmp_path, negatives):
     saved = [torch.load(tmp_path / f / "state" / "state.pt", weights_only=True)["rows"] for f in ("one", "two")]
     states = [rows.get("negatives") for rows in saved]
     assert states == [None, None] if negatives is None else torch.equal(*states)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_by_the_system_resumes_bit_for_bit(tiny_bert, tmp_path):
-    (tmp_path / "cut").mkdir()
-    strikes = {"event": "step", "step": 3, "marker": str(tmp_path / "sent")}
-    callbacks = [{"class_path": "tests.test_cli.Strikes", "init_args": strikes}]
-    recipe = tiny_recipe(tmp_path / "cut", tiny_bert, negatives=REFRESH, callbacks=callbacks)
-    arguments = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(tmp_path / "killed")]
-    assert subprocess.run(arguments, cwd=ROOT, env={**os.environ}).returncode == -signal.SIGKILL
-    assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 0
-    assert cli.main(["train", recipe, "--run-dir", str(tmp_path / "whole")]) == 0
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert weights(tmp_path / "killed" / "last") == weights(tmp_path / "whole" / "last")

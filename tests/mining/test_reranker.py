@@ -7,32 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
 from cse import cli
 from cse.data import Pairs, Triplets
 from cse.data.same_text import same_text_key as key
 from cse.mining.reranker import Reranker
-from tests.mining.test_mine import checkpoint, cosines, mined, rows, table  # noqa: F401
-
-
-@pytest.fixture(scope="module")
-def save_reranker(tiny_bert, tmp_path_factory):
-    """A function that saves a random cross-encoder whose scores differ."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
-
-    def save(labels=1):
-        folder = tmp_path_factory.mktemp("reranker")
-        torch.manual_seed(3)
-        config = AutoConfig.from_pretrained(tiny_bert, num_labels=labels)
-        model = BertForSequenceClassification(config)
-        for weight in model.parameters():
-            weight.data *= 8
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-        return str(folder)
-
-    return save
+from tests.mining.helpers import cosines
 
 
 @pytest.mark.parametrize(("wanted", "device"), [("auto", "cuda"), ("cpu", "cpu")])
@@ -54,19 +35,14 @@ def test_it_runs_on_the_device_that_is_wanted(save_reranker, monkeypatch, wanted
 
 @pytest.mark.parametrize(("suffix", "margin"), [("parquet", 0.0), ("jsonl", 0.05)])
 def test_candidates_above_the_positive_minus_the_margin_are_dropped(
-    checkpoint,  # noqa: F811
-    rows,  # noqa: F811
-    save_reranker,
-    tmp_path,
-    margin,
-    suffix,
+    checkpoint, rows, save_reranker, tmp_path, margin, suffix
 ):
     from sentence_transformers import CrossEncoder
 
     path, pairs = rows
     judge, out = save_reranker(), tmp_path / f"mined.{suffix}"
     options = ["--reranker", judge, "--reranker-margin", str(margin), "--scores", "--k", "3", "--precision", "fp32"]
-    mined(checkpoint, "--data", path, "--columns", "a", "p", "--out", str(out), *options)
+    assert cli.main(["mine", checkpoint, "--data", path, "--columns", "a", "p", "--out", str(out), *options]) == 0
     model = CrossEncoder(judge)
 
     @functools.cache
@@ -75,7 +51,7 @@ def test_candidates_above_the_positive_minus_the_margin_are_dropped(
 
     pool = list(dict.fromkeys(p for _, p in pairs))
     near = cosines(checkpoint, [a for a, _ in pairs], pool)
-    got = table(out) if suffix == "parquet" else list(map(json.loads, out.read_text().splitlines()))
+    got = read_table(out).to_pylist() if suffix == "parquet" else list(map(json.loads, out.read_text().splitlines()))
     dropped = 0
     for (anchor, positive), cosine, row in zip(pairs, near, got, strict=True):
         same = {key(p) for a, p in pairs if key(a) == key(anchor)} | {key(anchor)}
@@ -99,14 +75,15 @@ def test_candidates_above_the_positive_minus_the_margin_are_dropped(
     assert len(Triplets(str(out))) == len(pairs)  # its columns are recognized
 
 
-def test_columns_and_pools_are_recognized(checkpoint, tmp_path):  # noqa: F811
+def test_columns_and_pools_are_recognized(checkpoint, tmp_path):
     asked = [{"query": f"the cat {w}", "pos": [f"a cat {w}"], "neg": []} for w in ("sat", "ran", "sun")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, asked)))
     (tmp_path / "pool").mkdir()
     for name, text in (("a", "red house"), ("b", "blue tree")):
         (tmp_path / "pool" / f"{name}.jsonl").write_text(json.dumps({"title": "T", "text": text}) + "\n")
     out = tmp_path / "mined.jsonl"
-    mined(checkpoint, "--data", str(tmp_path / "rows.jsonl"), "--pool", str(tmp_path / "pool"), "--out", str(out))
+    files = ["--data", str(tmp_path / "rows.jsonl"), "--pool", str(tmp_path / "pool"), "--out", str(out)]
+    assert cli.main(["mine", checkpoint, *files]) == 0
     found = list(map(json.loads, out.read_text().splitlines()))
     assert [(row["anchor"], row["positive"]) for row in found] == [e.texts for e in Pairs(tmp_path / "rows.jsonl")]
     assert {row["negative_1"] for row in found} <= {"red house", "blue tree"}
@@ -115,9 +92,13 @@ def test_columns_and_pools_are_recognized(checkpoint, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        (["--out", "mined.txt"], "mined.txt is not a .parquet or .jsonl file"),
+        (["--teacher-max", "0.9"], "add --teacher CHECKPOINT"),
+        (["--teacher", "x"], "or --teacher-max with a cosine such as 0.9"),
+        (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),
+        (["--index", "Nonsense"], "index 'Nonsense'"),
         (["--reranker", "absent-model"], "absent-model"),
         (["--reranker", "empty"], "--reranker empty cannot be read"),
-        (["--reranker", "TINY"], "gives no score"),
         (["--reranker", "THREE"], "has 3 scores for a pair"),
         (["--reranker", "ONE", "--reranker-margin", "nan"], "--reranker-margin is nan"),
         (["--scores"], "--scores asks for the scores of a reranker"),
@@ -128,16 +109,7 @@ def test_columns_and_pools_are_recognized(checkpoint, tmp_path):  # noqa: F811
         (["--pool", "scored.jsonl", "--pool-columns", "nonesuch"], "'nonesuch'"),
     ],
 )
-def test_what_is_refused(
-    checkpoint,  # noqa: F811
-    save_reranker,
-    tiny_bert,
-    tmp_path,
-    monkeypatch,
-    capsys,
-    options,
-    named,
-):
+def test_what_is_refused(checkpoint, save_reranker, tmp_path, monkeypatch, capsys, options, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.jsonl").write_text('{"a": "the cat", "text": "a cat"}\n{"a": "the dog", "text": "a dog"}\n')
@@ -145,7 +117,7 @@ def test_what_is_refused(
     (tmp_path / "scored.jsonl").write_text(
         '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": "c", "sentence2": "d", "score": 2}\n'
     )
-    models = {"TINY": lambda: tiny_bert, "ONE": save_reranker, "THREE": lambda: save_reranker(3)}
+    models = {"ONE": save_reranker, "THREE": lambda: save_reranker(3)}
     given = [models[word]() if word in models else word for word in options]
     base = ["mine", checkpoint, "--data", "rows.jsonl", "--out", "mined.parquet"]
     assert cli.main([*base, *given]) == 2
@@ -177,7 +149,7 @@ def mine_in_parts(rank, arguments, cache):
         return cli.main(["mine", *arguments]), sum(encoded)
 
 
-def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tmp_path, two_processes):  # noqa: F811
+def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tmp_path, two_processes):
     import torch
 
     judge = ["--reranker", save_reranker(), "--scores", "--teacher", checkpoint, "--teacher-positive"]
@@ -187,10 +159,9 @@ def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tm
         out, cache = tmp_path / str(number) / "mined.jsonl", str(tmp_path / f"cache{number}")
         out.parent.mkdir()
         arguments = [*options, "--out", str(out)]
+        call = two_processes if number == 2 else lambda work, *given: [work(0, *given)]
         try:
-            done = (
-                two_processes(mine_in_parts, arguments, cache) if number == 2 else [mine_in_parts(0, arguments, cache)]
-            )
+            done = call(mine_in_parts, arguments, cache)
         finally:
             torch.set_num_threads(before)
         files = [*out.parent.glob("mined.*"), *(tmp_path / f"cache{number}" / "vectors").glob("*.npy")]
@@ -202,7 +173,7 @@ def test_two_processes_write_the_file_of_one(checkpoint, rows, save_reranker, tm
     assert len(found[1]) == 3
 
 
-def test_a_process_that_fails_stops_the_mining_of_all(checkpoint, rows, tmp_path, two_processes):  # noqa: F811
+def test_a_process_that_fails_stops_the_mining_of_all(checkpoint, rows, tmp_path, two_processes):
     arguments = [checkpoint, "--data", rows[0], "--columns", "a", "p", "--out", str(tmp_path / "mined.jsonl")]
     assert two_processes(mine_where_one_fails, arguments) == [2, 2]
     assert not list(tmp_path.glob("*mined*"))

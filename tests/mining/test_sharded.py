@@ -16,7 +16,7 @@ from cse.errors import UserError
 from cse.inference.shards import Shard, claim
 from cse.mining import neighbors
 from cse.mining.neighbors import Exact, Faiss
-from tests.mining.test_bands import mined, place  # noqa: F401
+from tests.mining.helpers import mined
 
 NONE = np.zeros((30, 0), dtype=np.int64)
 
@@ -41,7 +41,7 @@ def in_shards(vectors, folder, ends):
 # -- From shards ------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_shards_is_mined_as_one_file(place):  # noqa: F811
+def test_a_folder_of_shards_is_mined_as_one_file(place):
     options = ("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "4")
     want = mined(*options)
     in_shards(np.load("graph.npy"), place / "graph", [4, 5, 21])
@@ -50,7 +50,7 @@ def test_a_folder_of_shards_is_mined_as_one_file(place):  # noqa: F811
     assert cli.main(["mine", "--data", "texts.txt", "--vectors", "graph", "--out", "m.jsonl"]) == 2
 
 
-def test_codes_are_not_vectors(place, capsys):  # noqa: F811
+def test_codes_are_not_vectors(place, capsys):
     in_shards(np.ones((30, 5), dtype=np.int8), place / "codes", [10, 20])
     assert cli.main(["mine", "--data", "texts.txt", "--vectors", "codes", "--out", "m.jsonl"]) == 2
     assert "--vectors codes has codes of one byte (int8)" in capsys.readouterr().err
@@ -64,7 +64,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr("cse.mining.command.CHUNK", 4)
 
 
-def test_all_shards_are_the_one_file(place, small_blocks, capsys):  # noqa: F811
+def test_all_shards_are_the_one_file(place, small_blocks, capsys):
     base = ["mine", "--data", "texts.txt", "--vectors", "graph.npy", "--k", "2", "--easy", "1", "--ranks", "2", "9"]
     assert cli.main([*base, "--out", "one.parquet"]) == 0
     assert cli.main([*base, "--out", "parts", "--shard", "2/3"]) == 0
@@ -90,7 +90,7 @@ def mine_together(rank, arguments):
         return cli.main(["mine", *arguments])
 
 
-def test_two_processes_share_each_shard(place, small_blocks, two_processes):  # noqa: F811
+def test_two_processes_share_each_shard(place, small_blocks, two_processes):
     base = ["--data", str(place / "texts.txt"), "--vectors", str(place / "graph.npy"), "--k", "2", "--shards", "3"]
     assert two_processes(mine_together, [*base, "--out", str(place / "two")]) == [0, 0]
     assert cli.main(["mine", *base, "--out", str(place / "one")]) == 0
@@ -112,7 +112,7 @@ def test_two_processes_share_each_shard(place, small_blocks, two_processes):  # 
         (["--out", "m.parquet", "--shards", "2"], "m.parquet is a file, and a folder is to be written"),
     ],
 )
-def test_a_folder_of_another_job_is_refused(place, small_blocks, capsys, options, named):  # noqa: F811
+def test_a_folder_of_another_job_is_refused(place, small_blocks, capsys, options, named):
     base = ["mine", "--data", "texts.txt", "--vectors", "graph.npy", "--k", "2"]
     (place / "m.parquet").write_bytes(b"")
     assert cli.main([*base, "--out", "parts", "--shard", "1/3"]) == 0

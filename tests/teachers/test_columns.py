@@ -13,7 +13,7 @@ from cse.data import Pairs, Texts, Triplets
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.teachers import columns
-from tests.mining.test_reranker import save_reranker  # noqa: F401
+from tests.mining.conftest import save_reranker  # noqa: F401
 from tests.runs import write_texts
 
 FP32 = ["--precision", "fp32"]
