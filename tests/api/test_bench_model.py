@@ -255,24 +255,6 @@ def test_ranges_that_lie_in_the_folder_are_used(place, tmp_path):
     assert not (tmp_path / "bench-model.json").exists()  # the folder does not belong to a run
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"variants": ["widths", "int4"]}, "--variants has 'int4'"),
-        ({"variants": ["int8", "int8"]}, "--variants has int8 twice"),
-        ({"widths": [17]}, "--widths has 17, but the vectors have 16 dimensions"),
-        ({"widths": [8, 8]}, "--widths has 8 twice"),
-        ({"layers": [3]}, "--layers has 3, but the model has 2"),
-        ({"layers": [0]}, "--layers has 0"),
-        ({"seconds": 0}, "bench-model.seconds is 0"),
-        ({"tasks": "STS12"}, "STS12 cannot be scored"),
-    ],
-)
-def test_bad_arguments(place, more, message):
-    with pytest.raises(UserError, match=rf"{message}[\s\S]*\nfix: "):
-        cse.bench_model(place / "best", **given(place) | more)
-
-
 def test_what_the_command_scores_without_tasks(place, monkeypatch, capsys):
     asked = []
 
@@ -358,13 +340,6 @@ def test_the_card_has_the_table(place, tmp_path):
     assert str(tmp_path) not in text
     write_card(tmp_path / "staged", "me/x", **options)
     assert "Smaller and faster" not in (tmp_path / "staged" / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_push_puts_it_on_the_card(place, tmp_path):
-    upload = push(published(place, tmp_path) / "best", "me/x", license="mit", dry_run=True)
-    assert upload.verified
-    assert "bench-model.json" not in upload.files
 
 
 def test_push_takes_the_table_of_the_same_model(place, tmp_path):

@@ -42,12 +42,6 @@ def test_evaluate_writes_the_results_that_the_card_shows(run):
     assert found.verdict == "no difference shown"
 
 
-def test_evaluate_writes_nothing_beside_another_checkpoint(run, tiny_bert):
-    before = sorted(Path(tiny_bert).iterdir())
-    cse.evaluate(tiny_bert, "sts-mini-dev")
-    assert sorted(Path(tiny_bert).iterdir()) == before
-
-
 def test_encode_gives_the_vectors_of_the_best_checkpoint(run, tmp_path):
     texts = write_texts(tmp_path)
     shape = cse.encode(run, texts, tmp_path / "v.npy", precision="fp32")
