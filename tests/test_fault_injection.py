@@ -22,7 +22,7 @@ import pytest
 
 from cse import cli
 from cse.encoder.model import Encoder
-from tests.publish.test_hub import elsewhere, hub
+from tests.publish.conftest import elsewhere, hub
 from tests.runs import write_recipe, write_texts
 
 __all__ = ["elsewhere", "hub"]  # the fixtures

@@ -8,7 +8,7 @@ from cse import cli
 from cse.training import tracking
 from cse.training.start import assemble
 from tests.feedback.server import Server
-from tests.publish.test_hub import elsewhere
+from tests.publish.conftest import elsewhere
 from tests.runs import write_recipe, write_texts
 
 __all__ = ["elsewhere"]  # the fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import cse
-from tests.publish.test_hub import elsewhere
+from tests.publish.conftest import elsewhere
 from tests.runs import NO_DROPOUT, TRAINER, write_recipe, write_texts
 
 __all__ = ["elsewhere"]  # the fixture

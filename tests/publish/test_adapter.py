@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from cse.publish.card import write_card
 from cse.publish.hub import push
 from cse.publish.scan import scan
 from cse.publish.verify import verify_adapter
-from tests.publish.test_hub import hub  # noqa: F401  # a fixture
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast"]
 BASE, COMMIT = "org/tiny", "0123456789abcdef" * 2 + "01234567"
@@ -95,6 +93,9 @@ def test_the_matrices_are_the_difference_of_the_merged_weights(best, tiny_bert):
     layers = {name.partition(".lora_")[0] for name in state}
     assert len(layers) == 2 * 5  # of each layer, query, value, and the three that are named dense
     assert len(state) == 2 * len(layers)
+    settings = json.loads((best / "adapter" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["dense", "query", "value"]  # in this order in every process
+    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 8, "LORA")
     for layer in layers:
         name = layer.removeprefix("base_model.model.") + ".weight"
         product = state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"]
@@ -155,11 +156,10 @@ def test_another_adapter_is_seen(best, tmp_path):
         verify_adapter(tmp_path / "staged", adapter)
 
 
-def test_what_is_published(best, hub, tmp_path, monkeypatch):  # noqa: F811
+def test_what_is_published(best, hub, tmp_path, monkeypatch):
     """The adapter in place of the whole model that was there, and the other way round."""
-    monkeypatch.setattr(
-        "cse.publish.verify._load_elsewhere", lambda *_: {"missing": [], "unexpected": [], "versions": {}}
-    )
+    loaded = {"missing": [], "unexpected": [], "versions": {}}
+    monkeypatch.setattr("cse.publish.verify._load_elsewhere", lambda *_: loaded)
     whole = push(best, "me/lora")
     assert "model.safetensors" in whole.files
     assert not [path for path in whole.files if "adapter" in path]
@@ -227,10 +227,3 @@ def test_a_damaged_adapter_and_foreign_weights(best, tmp_path):
             scan(tmp_path / "staged")
         save_file(state, tmp_path / "staged" / "adapter_model.safetensors")
         (tmp_path / "staged" / "model.safetensors").unlink(missing_ok=True)
-
-
-def test_the_settings_are_the_same_in_every_process(best):
-    """A set's order is not."""
-    settings = json.loads(Path(best / "adapter" / "adapter_config.json").read_text())
-    assert settings["target_modules"] == ["dense", "query", "value"]
-    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 8, "LORA")

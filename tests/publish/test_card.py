@@ -23,10 +23,8 @@ from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
-from cse.objectives.promptbert import PromptBERT
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.citation import ARXIV, citations
-from cse.publish.card.facts import portable
 from cse.publish.card.licenses import of_folder
 from cse.publish.scan import scan
 from cse.publish.stage import stage
@@ -141,23 +139,30 @@ def test_the_hub_reads_scores_recipe_and_kind(folder, run, results):
     assert one.metric_args == {"aggregation": "all", "pairs": 1500, "interval_95": [0.7879, 0.8279], "seeds": [42]}
 
 
+def assert_has(text, *parts):
+    assert [part for part in parts if part not in text] == []
+
+
 def test_a_reader_finds_scores_data_and_environment(folder, run, results):
     text = card(folder, run=run, results=results).text
-    assert "| STS12 | test | **65.49** | 63.5 to 67.5 | - | - | 3,108 | raw `0123456789ab` |" in text
-    assert "| average | | **73.14** | 71.0 to 75.0 |" in text
-    assert "One run, seed 42." in text
-    assert "chosen on sts-mini-dev" in text
-    assert "| 0.210 | -1.750 | 0.400 | 100.0 of 576 |" in text
-    assert "| rows | 12,599 |" in text
-    assert f"| sha256 of the rows | {'ab' * 32} |" in text
-    assert "| STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |" in text
+    assert_has(
+        text,
+        "| STS12 | test | **65.49** | 63.5 to 67.5 | - | - | 3,108 | raw `0123456789ab` |",
+        "| average | | **73.14** | 71.0 to 75.0 |",
+        "One run, seed 42.",
+        "chosen on sts-mini-dev",
+        "| 0.210 | -1.750 | 0.400 | 100.0 of 576 |",
+        "| rows | 12,599 |",
+        f"| sha256 of the rows | {'ab' * 32} |",
+        "| STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |",
+        "cse 9.9 · torch 2.13.0 · transformers 5.24.0",
+        "with SimCSE (recipe `simcse-unsup` of cse 9.9)",
+        "Gao, Tianyu and Yao, Xingcheng and Chen, Danqi",
+    )
     assert "secret" not in text
-    assert "cse 9.9 · torch 2.13.0 · transformers 5.24.0" in text
-    assert "with SimCSE (recipe `simcse-unsup` of cse 9.9)" in text
-    assert "Gao, Tianyu and Yao, Xingcheng and Chen, Danqi" in text
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     assert shown["data"]["init_args"] == {"path": "LOCAL/corpus.txt", "limit": None}
-    assert {k: v for k, v in shown.items() if k != "data"} == {k: v for k, v in RECIPE.items() if k != "data"}
+    assert {**shown, "data": None} == {**RECIPE, "data": None}
     scan(folder)  # no path of the run, the results or the data got into it
 
 
@@ -167,12 +172,9 @@ def test_what_the_data_check_leaves_in_a_run_is_understood(encoder, folder, run,
     sets = {"pairs": [(known[0].upper() + "!", "new one"), ("new one", "other")], "single": [("unseen",)]}
     report = examine(texts, TokenStore.build(known, encoder.tokenizer, 6), sets)
     (run / "data.json").write_text(json.dumps(report))
-    text = card(folder, run=run).text
-    assert "| pairs | 1 of 3 texts; 0 of 2 pairs |" in text
-    assert "| single | 0 of 1 texts |" in text
-    assert "| rows | 20 |" in text
-    assert f"| sha256 of the rows | {texts.hash} |" in text
-    assert "| cut | 20 texts, to 6 tokens |" in text  # five words, and two tokens of the tokenizer's own
+    cut = "| cut | 20 texts, to 6 tokens |"  # five words, and two tokens of the tokenizer's own
+    sets = ["| pairs | 1 of 3 texts; 0 of 2 pairs |", "| single | 0 of 1 texts |"]
+    assert_has(card(folder, run=run).text, cut, *sets, "| rows | 20 |", f"| sha256 of the rows | {texts.hash} |")
 
 
 def test_without_run_and_results_it_says_so(folder):
@@ -193,15 +195,8 @@ def test_missing_tasks_leave_no_average(folder, results):
 
 
 def test_what_training_changed_is_on_the_card_of_that_checkpoint(folder, run):
-    row = {
-        "checkpoint": "best",
-        "part": "dev",
-        "task": "STSB-dev",
-        "before": 86.732,
-        "after": 86.55,
-        "difference": -0.182,
-    }
-    row |= {"interval": [-0.38, 0.02], "verdict": "no difference shown"}
+    row = {"checkpoint": "best", "part": "dev", "task": "STSB-dev", "before": 86.732, "after": 86.55}
+    row |= {"difference": -0.182, "interval": [-0.38, 0.02], "verdict": "no difference shown"}
     other = {**row, "checkpoint": "merged", "task": "average", "part": "general", "interval": None}
     (run / "helped.json").write_text(json.dumps({"rows": [row, other]}))
     text = card(folder, run=run).text
@@ -295,13 +290,10 @@ def test_what_the_user_wrote_stays(folder, run, results):
     assert OURS in second
     assert "# Changed" not in second
     assert "One run, seed 42." in second
+    assert card(folder, previous="---\nlicense: mit\n---\n# Mine\n").content == first  # a card of another make
     third = card(folder, previous=second).content
     assert third.count(OURS) == 1
     assert third.replace(OURS, "") == re.sub(f"{BEGIN}.*{END}", "", first, flags=re.DOTALL)
-
-
-def test_a_card_of_another_make_is_replaced(folder):
-    assert card(folder, previous="---\nlicense: mit\n---\n# Mine\n").content == card(folder).content
 
 
 @pytest.mark.parametrize("previous", [f"{BEGIN}\ntext", f"text\n{END}", f"{END}\ntext\n{BEGIN}"])
@@ -312,12 +304,10 @@ def test_half_a_marker_is_an_error(folder, previous):
 
 
 def test_licenses(folder, run):
-    with pytest.raises(
-        UserError, match=r"--license is 'apache2', which the Hub does not know\n.*nearest are apache-2\.0"
-    ):
-        card(folder, license="apache2")
-    with pytest.raises(UserError, match=r"--license is not given, .*bert-base-uncased"):
-        card(folder, run=run, license=None)
+    unknown = r"--license is 'apache2', which the Hub does not know\n.*nearest are apache-2\.0"
+    for given, message in (("apache2", unknown), (None, r"--license is not given, .*bert-base-uncased")):
+        with pytest.raises(UserError, match=message):
+            card(folder, run=run, license=given)
     assert card(folder, license="CC-BY-4.0").data.license == "cc-by-4.0"
     (folder / "NOTICE").write_text("A model.\nLicense     Apache License 2.0; see it\n")
     assert card(folder, license=None).data.license == "apache-2.0"
@@ -364,12 +354,15 @@ def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
     (tmp_path / "pairs.json").write_text(json.dumps(mined))
     recipe = RECIPE | {"data": {"class_path": "x", "init_args": {"path": str(tmp_path / "pairs.jsonl")}}}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    text = card(folder, run=run).text
-    assert "Feedback from a language model was used" in text
-    for line in ("| prompts | score 3 |", "| set aside | 1 refused |", "| scores | 0.0-0.1: 4, 0.9-1.0: 5 |"):
-        assert line in text
-    assert "| model `gpt-x` | 12 answers to 10 questions, 0.5 USD |" in text
-    assert "| hard negatives | mined with `LOCAL/best` by TopK, 2 per row |" in text
+    assert_has(
+        card(folder, run=run).text,
+        "Feedback from a language model was used",
+        "| prompts | score 3 |",
+        "| set aside | 1 refused |",
+        "| scores | 0.0-0.1: 4, 0.9-1.0: 5 |",
+        "| model `gpt-x` | 12 answers to 10 questions, 0.5 USD |",
+        "| hard negatives | mined with `LOCAL/best` by TopK, 2 per row |",
+    )
     scan(folder)
 
 
@@ -382,39 +375,26 @@ def test_every_source_of_a_mixture_is_on_the_card(folder, run):
     mixture = {"class_path": "cse.data.Mixture", "init_args": {"sources": sources, "schedule": "round_robin"}}
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"data": mixture}, sort_keys=False))
     nli = DATA | {"rows": 400, "sha256": "cd" * 32}
-    recorded = {
-        "rows": 1260,
-        "sha256": "ef" * 32,
-        "sources": {"nli": nli, "graded": DATA | {"rows": 860, "overlap": {}}},
-    }
+    recorded = {"rows": 1260, "sha256": "ef" * 32, "sources": {"nli": nli, "graded": DATA | {"rows": 860}}}
     (run / "data.json").write_text(json.dumps(recorded))
     made = card(folder, run=run)
-    text = str(made)
-    assert "on `LOCAL/nli.csv` (nli), `asset:feedback-mini` (graded) with SimCSE and CoSENT" in text
-    assert "| rows | 1,260 |" in text
-    assert f"| sha256 of the rows | {'ef' * 32} |" in text
-    assert "| schedule | round robin |" in text
-    assert f"| source nli | `LOCAL/nli.csv`, 400 rows, weight 2, sha256 of the rows {'cd' * 32}, left out" in text
-    assert "| source graded | `asset:feedback-mini`, 860 rows, weight 1" in text
-    assert "| license | not recorded (nli); part of cse, written and graded" in text
-    assert "| nli: STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |" in text
-    assert "| graded: made by | part of cse" in text
-    assert "objective:SimCSE" in text
-    assert "objective:CoSENT" in text
-    assert "2104.08821" in text
-    assert "kexue.fm/archives/8847" in text
+    assert_has(
+        str(made),
+        "on `LOCAL/nli.csv` (nli), `asset:feedback-mini` (graded) with SimCSE and CoSENT",
+        "| rows | 1,260 |",
+        f"| sha256 of the rows | {'ef' * 32} |",
+        "| schedule | round robin |",
+        f"| source nli | `LOCAL/nli.csv`, 400 rows, weight 2, sha256 of the rows {'cd' * 32}, left out",
+        "| source graded | `asset:feedback-mini`, 860 rows, weight 1",
+        "| license | not recorded (nli); part of cse, written and graded",
+        "| nli: STS12 | 7 of 6,000 texts; 1 of 3,108 pairs |",
+        "| graded: made by | part of cse",
+        "objective:SimCSE",
+        "objective:CoSENT",
+        "2104.08821",
+        "kexue.fm/archives/8847",
+    )
     assert made.data.language == "en"
-
-
-def test_paths_of_a_machine_are_cut():
-    given = {
-        "a": ["/home/me/x.txt", "~/y", "C:\\Users\\me\\z.tsv"],
-        "b": 'asks : "{text}" / or',
-        "c": "runs/x",
-        "d": None,
-    }
-    want = {"a": ["LOCAL/x.txt", "LOCAL/y", "LOCAL/z.tsv"], "b": 'asks : "{text}" / or', "c": "runs/x", "d": None}
-    assert portable(given) == want
 
 
 def test_every_objective_of_a_paper_is_cited():
@@ -434,33 +414,12 @@ def test_every_objective_of_a_paper_is_cited():
     assert cited >= 6
 
 
-def test_what_promptbert_subtracts_in_training_is_on_the_card(tiny_bert, run, tmp_path):
-    Encoder(tiny_bert, pooler="mask", template="the {text} sat {mask} on").save(tmp_path / "best")
-    stage(tmp_path / "best", tmp_path / "staged")
-    objective = {"class_path": "cse.objectives.promptbert.PromptBERT"}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"objective": objective}))
-    environment = json.loads((run / "env.json").read_text()) | {"note": PromptBERT().note}
-    (run / "env.json").write_text(json.dumps(environment))
-    text = card(tmp_path / "staged", run=run).text
-    assert "PromptBERT subtracted from the vector of a text that of its template without a text" in text
-    assert "| pooling | the last layer at the mask token" in text
-    assert "| template | `the {text} sat [MASK] on`" in text
-    assert "2201.04337" in text
-    assert PromptBERT(delta="none").note == ""
-
-
 def test_terms_and_encoders_are_cited_too():
-    terms = [
-        {"class_path": f"cse.objectives.{name}"} for name in ("simcse.SimCSE", "masked_lm.MaskedLM", "simcse.SimCSE")
-    ]
-    recipe = {
-        "objective": {"class_path": "cse.objectives.weighted_sum.WeightedSum", "init_args": {"terms": terms}},
-        "encoder": {
-            "class_path": "cse.encoder.Encoder",
-            "init_args": {"adapter": {"class_path": "cse.encoder.SoftPrompts"}},
-        },
-    }
-    found = citations(recipe)
+    names = ("simcse.SimCSE", "masked_lm.MaskedLM", "simcse.SimCSE")
+    terms = {"terms": [{"class_path": f"cse.objectives.{name}"} for name in names]}
+    prompts = {"adapter": {"class_path": "cse.encoder.SoftPrompts"}}
+    objective = {"class_path": "cse.objectives.weighted_sum.WeightedSum", "init_args": terms}
+    found = citations({"objective": objective, "encoder": {"class_path": "cse.encoder.Encoder", "init_args": prompts}})
     assert [re.search(r"abs/([\d.]+)", entry)[1] for entry in found] == ["2104.08821", "1810.04805", "2203.06875"]
     assert citations({"objective": {"class_path": "not.installed.Loss"}}) == []
 
@@ -482,8 +441,3 @@ def test_a_run_that_is_none(folder, run):
     (run / "recipe.yaml").unlink()
     with pytest.raises(UserError, match="is not a run"):
         card(folder, run=run)
-
-
-def test_a_folder_that_is_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="is not a checkpoint"):
-        card(Path(tmp_path))

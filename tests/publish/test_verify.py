@@ -21,7 +21,7 @@ from cse.errors import UserError
 from cse.publish import verify_child
 from cse.publish.scan import scan
 from cse.publish.stage import stage
-from cse.publish.verify import TEXTS, _environment, compare, verify
+from cse.publish.verify import _environment, compare, verify
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +88,13 @@ def test_soft_prompts_without_their_backbone_are_refused(tiny_bert, tmp_path):
 @pytest.mark.slow
 def test_another_pooling_is_seen(best, staged):
     """Only the vectors can show it: the folder loads."""
-    path = staged / "2_Pooling" / "config.json"
-    config = json.loads(path.read_text())
+    assert json.loads((staged / "2_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"]
     shutil.rmtree(staged / "1_WeightedLayerPooling")
     modules = [m for m in json.loads((staged / "modules.json").read_text()) if "Weighted" not in m["type"]]
     (staged / "modules.json").write_text(json.dumps(modules))
     (staged / "weights.sha256").unlink()
-    assert config["pooling_mode_mean_tokens"]
-    with pytest.raises(
-        UserError, match=r"does not give the vectors of the run: they differ by .*, and 1e-06 is allowed"
-    ):
+
+    with pytest.raises(UserError, match=r"not give the vectors of the run: they differ by .*, and 1e-06 is allowed"):
         verify(staged, against=best)
 
 
@@ -109,9 +106,7 @@ def add_tensor(folder, name):
 
 def test_weights_of_an_unmerged_lora(best, staged):
     add_tensor(staged, "lora_A.default.weight")
-    with pytest.raises(
-        UserError, match=r"model\.safetensors contains lora_A\.default\.weight, which is only used in training"
-    ):
+    with pytest.raises(UserError, match=r"contains lora_A\.default\.weight, which is only used in training"):
         verify(staged, against=best)
 
 
@@ -176,12 +171,14 @@ def test_files_that_are_not_published(staged, name):
 
 
 @pytest.mark.parametrize("what", SECRETS)
-@pytest.mark.parametrize("name", ["README.md", "config.json", "notes.txt"])
-def test_secrets_are_found_and_not_repeated(staged, what, name):
-    (staged / name).write_text(f"a line\nanother with {SECRETS[what]} in it")
-    with pytest.raises(UserError, match=f"{name}:2 contains {what}") as error:
-        scan(staged)
-    assert SECRETS[what] not in str(error.value)
+def test_secrets_are_found_and_not_repeated(staged, what):
+    for name in ("README.md", "config.json", "notes.txt"):
+        before = (staged / name).read_bytes() if (staged / name).exists() else b""
+        (staged / name).write_text(f"a line\nanother with {SECRETS[what]} in it")
+        with pytest.raises(UserError, match=f"{name}:2 contains {what}") as error:
+            scan(staged)
+        assert SECRETS[what] not in str(error.value)
+        (staged / name).write_bytes(before)
 
 
 def test_secrets_in_weights_and_of_this_machine(staged, monkeypatch):
@@ -270,10 +267,3 @@ for attempt in attempts:
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     blocked = "OSError the network is blocked while a folder is verified"
     assert done.stdout.splitlines() == [blocked] * 3 + ["ModuleNotFoundError No module named 'cse'"]
-
-
-def test_texts_are_of_several_lengths_and_one_is_cut():
-    lengths = [len(text.split()) for text in TEXTS]
-    assert lengths[0] == 1
-    assert lengths[-1] > 512
-    assert len(set(lengths)) >= 5
