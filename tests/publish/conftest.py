@@ -33,7 +33,7 @@ def elsewhere(monkeypatch):
 def hub(monkeypatch, tmp_path, caplog):
     """A Hub where TOKEN is "me", and nothing says TOKEN but the headers that must."""
     caplog.set_level("DEBUG")
-    with HubServer(page=3) as hub:
+    with HubServer() as hub:
         hub.users[TOKEN] = User("me", organizations=("team",))
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"

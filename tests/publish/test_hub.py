@@ -183,16 +183,13 @@ def test_files_of_the_model_before_go_and_others_stay(published_once, best, tmp_
     assert held == {*upload.files, ".gitattributes", "LICENSE", "onnx/model.json"}
 
 
-@pytest.mark.parametrize("part_size", [None, 1000])
-def test_large_files_go_to_storage(hub, best, verified, part_size):
-    hub.part_size, hub.lfs_over = part_size, 500
+def test_large_files_go_to_storage(hub, best, verified):
+    hub.lfs_over = 500
     push(best, "me/encoder")
     blobs = hub.repositories["me/encoder"].head().files
     large = {path for path, blob in blobs.items() if len(blob.data) > 500}
     assert {path for path, blob in blobs.items() if blob.lfs} == large | {"2_Dense/model.safetensors"}
-    sizes = [len(blob.data) for blob in blobs.values() if blob.lfs]
-    parts = [1 if part_size is None or size <= part_size else -(-size // part_size) for size in sizes]
-    assert len(hub.asked("PUT", LARGE)) == sum(parts)
+    assert len(hub.asked("PUT", LARGE)) == sum(blob.lfs for blob in blobs.values())
 
 
 # Where it goes

@@ -16,7 +16,7 @@ from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
-from tests.publish.test_load_matrix import KINDS, PROMPTED, make
+from tests.publish.helpers import KINDS, PROMPTED, make
 
 pytestmark = pytest.mark.slow
 
