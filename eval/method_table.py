@@ -112,10 +112,18 @@ def sections() -> str:
         summary, equation = of_docstring(objective)
         _, url = cited(objective)
         users = [f"[{m.recipe}](../recipes/{m.recipe}.yaml)" for m in found if m.recipe and path in m.classes]
-        about = [f"[{path}]({file_of(path)})", *([f"[paper]({url})"] if url else []), *users]
+        about = [f"[{path}]({file_of(path)})", *([f"[paper]({url})"] if url else []), *users, checked(objective)]
         shown = f"```text\n{equation}\n```\n\n" if equation else ""
         parts.append(f"### {objective.__name__}\n\n{summary}\n\n{shown}{' · '.join(about)}\n")
     return "\n".join(parts)
+
+
+def checked(objective: type[Objective]) -> str:
+    """Links to the numbers of other programs that its test reads; else to the test, which computes them by loops."""
+    test = Path("tests", "objectives", f"test_{objective.__module__.rpartition('.')[2]}.py")
+    families = dict.fromkeys(re.findall(r'\bcases\(\s*"(\w+)"', (ROOT / test).read_text(encoding="utf-8")))
+    links = [f"[{family}](../tests/oracles/{family}.json)" for family in families]
+    return f"checked against {' and '.join(links) or f'[computations of its own test](../{test.as_posix()})'}"
 
 
 def of_docstring(objective: type[Objective]) -> tuple[str, str]:

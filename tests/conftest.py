@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are tiny, and the suite 
 os.environ["CSE_TRUSTED_MODULES"] = "tests"  # recipes that tests write name classes in them
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-ORACLES = Path(os.environ.get("CSE_ORACLES") or Path(__file__).parent / "oracles")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
 
@@ -91,12 +89,6 @@ def four_processes():
     group = Group(4)
     yield group
     group.close()
-
-
-@pytest.fixture(scope="session")
-def oracles() -> Path:
-    """The folder of the authors' numbers; tests/oracles/README.md says what it holds."""
-    return ORACLES
 
 
 @pytest.fixture(scope="session")

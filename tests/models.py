@@ -52,6 +52,35 @@ def save_tiny(
     return str(folder)
 
 
+def from_weights(weights: dict[str, torch.Tensor], kind: str = "bert", **more):
+    """A BERT or RoBERTa with these weights: its sizes are those of their shapes, with heads of 8 unless `more` says."""
+    from transformers import AutoConfig, AutoModel
+
+    vocabulary, hidden = weights["embeddings.word_embeddings.weight"].shape
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")),
+        "num_attention_heads": hidden // 8,
+        "intermediate_size": len(weights["encoder.layer.0.intermediate.dense.bias"]),
+        "max_position_embeddings": len(weights["embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(weights["embeddings.token_type_embeddings.weight"]),
+        "layer_norm_eps": 1e-12,
+    }
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **{**sizes, **more}), add_pooling_layer=False)
+    model.load_state_dict(weights)
+    return model
+
+
+def save_beside(tokenizer: str | Path, model, folder: Path) -> str:
+    """Save a model, and beside it a tokenizer, which every loader asks for; returns the folder."""
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
 def save_embedder(
     backbone: str, folder: Path, *, pooling: str = "mean", dense: int = 0, normalize=False, **more
 ) -> str:

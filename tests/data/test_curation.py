@@ -11,22 +11,21 @@ from cse.cli import main
 from cse.data import Texts
 from cse.data.tools.curation import Entries, curate, keep_probability, threshold
 from cse.errors import UserError
+from tests.cases import cases, load
 
 
-def test_every_case_of_the_oracle(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "curation.json").read_text()).items() if isinstance(c, dict)}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"curation_{name}.npz")
-        entries, counts = Entries(data["entries"].tolist()), data["counts"]
-        found = [entries.found([text]) for text in data["texts"].tolist()]
-        assert found == [np.flatnonzero(row).tolist() for row in data["matched"]]
-        chances = [keep_probability(row, counts, case["t"]) for row in found]
-        assert chances == pytest.approx(data["keep_probability"].tolist())
-        assert sum(chances) == pytest.approx(case["expected_kept"])
-        for entry in np.flatnonzero(counts):
-            assert keep_probability([entry], counts, case["t"]) == pytest.approx(data["entry_probability"][entry])
-        assert {share: threshold(counts, float(share)) for share in case["t_of_share"]} == case["t_of_share"]
+@pytest.mark.parametrize("name", cases("curation", has="t"))
+def test_every_case_of_the_oracle(name):
+    about, data = load("curation", name)
+    entries, counts = Entries(data["entries"].tolist()), data["counts"].numpy()
+    found = [entries.found([text]) for text in data["texts"].tolist()]
+    assert found == [np.flatnonzero(row).tolist() for row in data["matched"]]
+    chances = [keep_probability(row, counts, about["t"]) for row in found]
+    assert chances == pytest.approx(data["keep_probability"].tolist())
+    assert sum(chances) == pytest.approx(about["expected_kept"])
+    for entry in np.flatnonzero(counts):
+        assert keep_probability([entry], counts, about["t"]) == pytest.approx(data["entry_probability"][entry].item())
+    assert {share: threshold(counts, float(share)) for share in about["t_of_share"]} == about["t_of_share"]
 
 
 def test_entries_by_pencil():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
@@ -18,48 +17,37 @@ from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
+from tests.cases import below, cases, load, state
+from tests.models import save_beside
+from tests.objectives.helpers import agrees, close
 
 TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
 
 
-def oracle_encoder(case, state, tiny_bert, folder, *, export_head):
-    """An encoder with an oracle's weights."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    model = BertModel(BertConfig(**case["config"]), add_pooling_layer=False)
-    weights = {
-        k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.") and "position_ids" not in k
-    }
-    model.load_state_dict(weights)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    encoder = Encoder(str(folder), head="mlp", export_head=export_head, dropout=Dropout(attention=0.0, hidden=0.0))
-    head = encoder.post[0] if export_head else encoder.head
-    head.linear.load_state_dict({"weight": state["mlp.dense.weight"], "bias": state["mlp.dense.bias"]})
-    return encoder
-
-
 @pytest.mark.parametrize("export_head", [False, True])
-def test_every_end_to_end_bert_case(oracles, tiny_bert, tmp_path, export_head):
-    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("e2e_bert")}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"simcse_{name}.npz")
-        state = torch.load(oracles / f"simcse_{name}_state.pt", weights_only=True)
-        encoder = oracle_encoder(case, state, tiny_bert, tmp_path / name, export_head=export_head)
-        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
-        learner = Learner(encoder, SimCSE()).train()
-        _, output = learner(Batch(ids, mask), StepContext(encoder=encoder))
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        for key in data.files:
-            if key.startswith("grad/bert."):
-                got = encoder.backbone.get_parameter(key.removeprefix("grad/bert.")).grad
-                assert np.abs(got.numpy() - data[key]).max() <= 1e-4, key
-        with torch.no_grad():
-            sentence = encoder(ids[:, 0], mask[:, 0])
-        want = data["sentemb_with_mlp" if export_head else "sentemb_mlp_only_train"]
-        assert np.abs(sentence.embedding.numpy() - want).max() <= 1e-5
+@pytest.mark.parametrize("name", cases("simcse", "e2e_"))
+def test_every_whole_model(tiny_bert, tmp_path, name, export_head):
+    from transformers import AutoConfig, AutoModel
+
+    (about, data), weights = load("simcse", name), state("simcse", name)
+    kind = about["config"]["model_type"]
+    model = AutoModel.from_config(AutoConfig.for_model(**about["config"]), add_pooling_layer=False)
+    model.load_state_dict(below(weights, f"{kind}."))
+    folder, pooler = save_beside(tiny_bert, model, tmp_path), {"avg": "mean"}.get(about.get("pooler"), "cls")
+    encoder = Encoder(
+        folder, pooler=pooler, head="mlp", export_head=export_head, dropout=Dropout(attention=0.0, hidden=0.0)
+    )
+    head = (encoder.post[0] if export_head else encoder.head).linear
+    head.load_state_dict(below(weights, "mlp.dense."))
+    ids, mask = data["input_ids"], data["attention_mask"]
+    objective = SimCSE(temperature=about.get("temp", 0.05), hard_negative_weight=about.get("hard_negative_weight", 0.0))
+    _, output = Learner(encoder, objective).train()(Batch(ids, mask), StepContext(encoder=encoder))
+    parts = {f"{kind}.": encoder.backbone, "mlp.dense.": head}
+    leaves = {f"{prefix}{n}": p for prefix, part in parts.items() for n, p in part.named_parameters()}
+    agrees(output, about, data, leaves)
+    with torch.no_grad():
+        sentence = encoder(ids[:, 0], mask[:, 0])
+    close(sentence.embedding, data["sentemb_with_mlp" if export_head else "sentemb_mlp_only_train"], 1e-5)
 
 
 @pytest.mark.parametrize("options", [{"head": "mlp"}, {"head": "relu_mlp"}, {"head": "mlp", "export_head": True}])

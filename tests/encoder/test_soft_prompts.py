@@ -26,54 +26,58 @@ from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
-from tests.objectives.test_diffcse import bert, save
+from tests.cases import below, cases, load, not_offered, state
+from tests.models import from_weights, save_beside
+from tests.objectives.helpers import agrees, close
 from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
 SILENT = Dropout(attention=0.0, hidden=0.0)
 
 
-def test_every_whole_model(oracles, tiny_bert, tmp_path):
-    cases = {n: c for n, c in json.loads((oracles / "promcse.json").read_text()).items() if "pkv_shape" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"promcse_{name}.npz")
-        state = torch.load(oracles / f"promcse_{name}_state.pt", weights_only=True)
-        table = state["prefix_encoder.embedding.weight"]
-        supervised = data["input_ids"].shape[1] == 3
-        encoder = Encoder(
-            save(bert(state, "bert."), tiny_bert, tmp_path / name),
-            adapter=SoftPrompts(length=len(table), dropout=0.0),
-            head="mlp",
-            export_head=supervised,
-            dropout=SILENT,
-        )
-        encoder.adapter.prompts.load_state_dict({"weight": table})
-        head = (encoder.post[0] if supervised else encoder.head).linear
-        head.load_state_dict({"weight": state["mlp.dense.weight"], "bias": state["mlp.dense.bias"]})
-        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
+@pytest.mark.parametrize("name", cases("promcse", has="pkv_shape"))
+def test_every_whole_model(tiny_bert, tmp_path, name):
+    (about, data), weights = load("promcse", name), state("promcse", name)
+    if "prefix_encoder.embedding.weight" not in weights or below(weights, "prefix_encoder.trans."):
+        not_offered("prompts projected through layers with another table")
+    table = weights["prefix_encoder.embedding.weight"]
+    kind = "bert" if below(weights, "bert.") else "roberta"
+    supervised = data["input_ids"].shape[1] == 3
+    model = from_weights(below(weights, f"{kind}."), kind, num_attention_heads=about["pkv_shape"][2])
+    encoder = Encoder(
+        save_beside(tiny_bert, model, tmp_path / name),
+        adapter=SoftPrompts(length=len(table), dropout=0.0),
+        head="mlp",
+        export_head=supervised,
+        dropout=SILENT,
+    )
+    encoder.adapter.prompts.load_state_dict({"weight": table})
+    head = (encoder.post[0] if supervised else encoder.head).linear
+    head.load_state_dict(below(weights, "mlp.dense."))
+    ids, mask = data["input_ids"], data["attention_mask"]
 
-        pairs = prefix.key_values(table, ids.shape[0] * ids.shape[1], encoder.backbone.config)
-        assert [2, *pairs.shape[1:]] == case["pkv_shape"]
-        for slice_, key in ((0, "pkv_layer0_key"), (1, "pkv_layer0_value"), (-1, "pkv_last_value")):
-            assert (pairs[slice_].numpy() == data[key]).all()
-        inputs = prefix.prompted(encoder.backbone, table, mask[:, 0])
-        assert inputs["position_ids"].tolist() == data["position_ids"].tolist() == [case["first_position_ids"]]
+    pairs = prefix.key_values(table, ids.shape[0] * ids.shape[1], encoder.backbone.config)
+    assert [2, *pairs.shape[1:]] == about["pkv_shape"]
+    for slice_, key in ((0, "pkv_layer0_key"), (1, "pkv_layer0_value"), (-1, "pkv_last_value")):
+        assert torch.equal(pairs[slice_], data[key])
+    inputs = prefix.prompted(encoder.backbone, table, mask[:, 0])
+    assert inputs["position_ids"].tolist() == data["position_ids"].tolist() == [about["first_position_ids"]]
 
-        objective = PromCSE() if supervised else SimCSE()
-        _, output = Learner(encoder, objective).train()(Batch(ids, mask), StepContext(encoder=encoder))
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        found = {"prefix_encoder.embedding.weight": encoder.adapter.prompts.weight.grad}
-        found |= {"mlp.dense.weight": head.weight.grad, "mlp.dense.bias": head.bias.grad}
-        for key, gradient in found.items():
-            want = data[f"grad/{key}"]
-            assert np.abs(gradient.numpy() - want).max() <= 1e-4 * np.abs(want).max(), key
-        assert sorted(found) == case["trainable"]
-        assert sum(p.requires_grad for p in encoder.parameters()) == case["n_grad"]
-        with torch.no_grad():
-            embedding = encoder.eval()(ids[:, 0], mask[:, 0]).embedding
-        assert np.abs(embedding.numpy() - data["sentemb"]).max() <= 1e-5
+    weighed = {"hard_negative_weight": about.get("hnw", 0.0)}
+    hinged = {"hinge_weight": about.get("weight", 10.0), "margin": about.get("margin", 0.2)}
+    objective = PromCSE(**weighed, **hinged) if "eh" in name.split("_") else SimCSE(**weighed)
+    _, output = Learner(encoder, objective).train()(Batch(ids, mask), StepContext(encoder=encoder))
+    found = {"prefix_encoder.embedding.weight": encoder.adapter.prompts.weight}
+    found |= {"mlp.dense.weight": head.weight, "mlp.dense.bias": head.bias}
+    assert sorted(found) == about["trainable"]
+    assert sum(p.requires_grad for p in encoder.parameters()) == about["n_grad"]
+    agrees(output, about, data, found)
+    for key, weight in found.items():
+        want = data[f"grad/{key}"]
+        assert (weight.grad - want).abs().max() <= 1e-4 * want.abs().max(), key
+    with torch.no_grad():
+        embedding = encoder.eval()(ids[:, 0], mask[:, 0]).embedding
+    close(embedding, data["sentemb"], 1e-5)
 
 
 @pytest.fixture
@@ -82,7 +86,7 @@ def tiny_roberta(tiny_bert, tmp_path):
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = RobertaConfig(vocab_size=21, max_position_embeddings=42, pad_token_id=0, **sizes)
-    return save(RobertaModel(config, add_pooling_layer=False), tiny_bert, tmp_path / "roberta")
+    return save_beside(tiny_bert, RobertaModel(config, add_pooling_layer=False), tmp_path / "roberta")
 
 
 @pytest.fixture
@@ -92,7 +96,7 @@ def tiny_llama(tiny_bert, tmp_path):
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
     config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
-    return save(LlamaModel(config), tiny_bert, tmp_path / "llama")
+    return save_beside(tiny_bert, LlamaModel(config), tmp_path / "llama")
 
 
 @pytest.fixture
@@ -279,7 +283,7 @@ def test_a_backbone_without_a_cache_is_refused(tiny_bert, tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
     config = DistilBertConfig(vocab_size=21, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
-    folder = save(DistilBertModel(config), tiny_bert, tmp_path / "distilbert")
+    folder = save_beside(tiny_bert, DistilBertModel(config), tmp_path / "distilbert")
     with pytest.raises(UserError, match="a distilbert backbone cannot have soft prompts: its layers take no keys"):
         Encoder(folder, adapter=SoftPrompts())
 

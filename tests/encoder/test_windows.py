@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,16 +9,17 @@ from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.encoder.windows import Windows, starts
 from cse.errors import UserError
-from tests.conftest import ORACLES, WORDS
+from tests.cases import cases, load
+from tests.conftest import WORDS
 
 LONG = " ".join(WORDS[(3 * i) % 16] for i in range(25))
 TEXTS = ["the cat sat", LONG, "", " ".join(WORDS[:8]), " ".join(WORDS[:9]), LONG[:60]]
-CASES = json.loads((ORACLES / "windows.json").read_text()) if (ORACLES / "windows.json").is_file() else {}
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if isinstance(case, dict)])
-def test_every_case(oracles, name):
-    about, data = CASES[name], np.load(oracles / f"windows_{name}.npz")
+@pytest.mark.parametrize("name", cases("windows", has="starts"))
+def test_every_case(name):
+    about, data = load("windows", name)
+    data = {key: array.numpy() for key, array in data.items()}
     size, step, table = about["size"], about["step"], data["table"]
     rows = [ids[mask == 1].tolist() for ids, mask in zip(data["ids"], data["mask"], strict=True)]
     known = [(number, start) for number, begun in enumerate(about["starts"]) for start in begun]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors
+from tests.cases import cases, load
 
 
 @pytest.fixture
@@ -24,14 +24,13 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_nearest_mean_in_every_case_of_the_oracle(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "block.json").read_text()).items() if n.startswith("ncm_")}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"block_{name}.npz")
-        found = nearest_mean(data["train"], data["train_label"].astype(str), data["test"])
-        assert found.tolist() == data["predicted_cosine"].astype(str).tolist()
-        assert 100 * np.mean(found == data["test_label"].astype(str)) == pytest.approx(case["accuracy_cosine"])
+@pytest.mark.parametrize("name", cases("block", has="accuracy_cosine"))
+def test_nearest_mean_in_every_case_of_the_oracle(name):
+    about, data = load("block", name)
+    data = {key: np.asarray(array) for key, array in data.items()}
+    found = nearest_mean(data["train"], data["train_label"].astype(str), data["test"])
+    assert found.tolist() == data["predicted_cosine"].astype(str).tolist()
+    assert 100 * np.mean(found == data["test_label"].astype(str)) == pytest.approx(about["accuracy_cosine"])
 
 
 @pytest.mark.parametrize("k", [1, 4, 80])

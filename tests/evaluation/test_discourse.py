@@ -11,6 +11,7 @@ from cse.cli import main
 from cse.errors import UserError
 from cse.evaluation import describe, discourse, transfer
 from cse.evaluation.sources import Missing
+from tests.cases import ORACLES, OWN, files, settings
 
 OURS = ("SP", "BSO", "DC", "SSP")
 
@@ -24,13 +25,20 @@ def by_words(vectors):
     return embed
 
 
-def test_every_task_of_the_oracle(oracles):
-    about, data = json.loads((oracles / "discoeval.json").read_text()), np.load(oracles / "discoeval_tasks.npz")
+@pytest.mark.parametrize("file", files("discoeval*.npz"))
+def test_every_task_of_the_oracle(file):
+    """discoeval_tasks has the tasks of the entry `tasks`, and its texts are in discoeval_data; a suffix is of both."""
+    data, case = np.load(ORACLES / file), file.removeprefix("discoeval_").removesuffix(".npz")
+    end = case.removeprefix("tasks")
+    folder = ORACLES / f"discoeval_data{end}"
+    folder = folder if folder.is_dir() else ORACLES / "discoeval_data"
+    about = settings(f"discoeval{end}" if (ORACLES / f"discoeval{end}.json").is_file() else "discoeval")
+    tasks = about.get(case) or about["tasks"]
     embed = by_words(data["word_vectors"].astype(np.float64))
-    names = [name for name in about["tasks"] if name.startswith(OURS)]
+    names = [name for name in tasks if name.startswith(OURS)]
     assert names
     for name in names:
-        task, wanted = discourse.load(name, str(oracles / "discoeval_data")), about["tasks"][name]
+        task, wanted = discourse.load(name, str(folder)), tasks[name]
         assert {s.replace("dev", "valid"): len(rows) for s, rows in task.splits.items()} == wanted["rows"]
         for split in ("train", "test"):
             x, y = discourse.features(task.splits[split], discourse.specs()[name]["features"], embed)
@@ -43,8 +51,8 @@ def test_every_task_of_the_oracle(oracles):
         assert (found.test, found.dev) == pytest.approx((wanted["sklearn"]["test"], wanted["sklearn"]["dev"]), abs=0.01)
 
 
-def test_constant_vectors_score_the_majority(oracles):
-    task = discourse.load("SSPabs", str(oracles / "discoeval_data"))
+def test_constant_vectors_score_the_majority():
+    task = discourse.load("SSPabs", str(OWN / "discoeval_data"))
     labels = [row.label for row in task.splits["train"]]
     majority = max(set(labels), key=labels.count)
     wanted = 100 * np.mean([row.label == majority for row in task.splits["test"]])
@@ -65,9 +73,9 @@ def test_names_and_missing_rows(tmp_path):
         discourse.load("SSPabs", str(tmp_path))
 
 
-def test_the_command(oracles, tiny_bert, tmp_path):
+def test_the_command(tiny_bert, tmp_path):
     out = tmp_path / "r.json"
-    data = ["--tasks", "BSOwiki,SSPabs", "--data", str(oracles / "discoeval_data")]
+    data = ["--tasks", "BSOwiki,SSPabs", "--data", str(OWN / "discoeval_data")]
     assert main(["eval", tiny_bert, *data, "--out", str(out), "--device", "cpu"]) == 0
     found = json.loads(out.read_text())["transfer"]
     assert list(found) == ["BSOwiki", "SSPabs"]

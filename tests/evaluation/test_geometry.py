@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from cse.evaluation import geometry
 from cse.evaluation.pairs import Pairs
 from cse.evaluation.sts import score
+from tests.cases import cases, load
 
 
 def unit(n=30, d=6, seed=0):
@@ -56,23 +56,22 @@ def test_worst_pairs_by_hand():
     assert first == {"sentence1": "a", "sentence2": "x", "gold": 1.0, "cosine": 1.0, "gap": gap}
 
 
-def test_traps_in_every_case_of_the_oracle(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "lexical.json").read_text()).items() if isinstance(c, dict)}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"lexical_{name}.npz")
-        pairs = [Pairs(tuple(data["first"].tolist()), tuple(data["second"].tolist()), data["gold"])]
-        shared = [geometry.jaccard(a, b) for a, b in zip(pairs[0].first, pairs[0].second, strict=True)]
-        assert shared == pytest.approx(data["jaccard"].tolist())
-        found = geometry.traps(pairs, data["cosine"])
-        assert found["partial"] == pytest.approx(case["partial_spearman"])
-        for kind in ("trap", "reverse"):
-            wanted = case[f"{kind}_cosine"]
-            assert found[kind]["n"] == case[f"{kind}_n"]
-            assert found[kind]["cosine"] == (None if wanted is None else pytest.approx(wanted))
-        by_quartile = geometry.overlap(pairs, data["cosine"])
-        assert [q["n"] for q in by_quartile] == case["n_by_quartile"]
-        assert [q["spearman"] for q in by_quartile] == pytest.approx(case["spearman_by_quartile"])
+@pytest.mark.parametrize("name", cases("lexical", has="partial_spearman"))
+def test_traps_in_every_case_of_the_oracle(name):
+    about, data = load("lexical", name)
+    pairs = [Pairs(tuple(data["first"].tolist()), tuple(data["second"].tolist()), data["gold"].numpy())]
+    cosine = data["cosine"].numpy()
+    found = [geometry.jaccard(a, b) for a, b in zip(pairs[0].first, pairs[0].second, strict=True)]
+    assert found == pytest.approx(data["jaccard"].tolist())
+    found = geometry.traps(pairs, cosine)
+    assert found["partial"] == pytest.approx(about["partial_spearman"])
+    for kind in ("trap", "reverse"):
+        wanted = about[f"{kind}_cosine"]
+        assert found[kind]["n"] == about[f"{kind}_n"]
+        assert found[kind]["cosine"] == (None if wanted is None else pytest.approx(wanted))
+    by_quartile = geometry.overlap(pairs, cosine)
+    assert [q["n"] for q in by_quartile] == about["n_by_quartile"]
+    assert [q["spearman"] for q in by_quartile] == pytest.approx(about["spearman_by_quartile"])
 
 
 def test_no_partial_correlation_where_gold_is_overlap():

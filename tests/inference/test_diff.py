@@ -15,11 +15,8 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.diff import align, delete, differences
 from cse.inference.diff_page import strengths, to_html
-from tests.conftest import ORACLES
+from tests.cases import cases, load, settings
 
-CASES = json.loads((ORACLES / "rsd.json").read_text()) if (ORACLES / "rsd.json").is_file() else {}
-STATES = [n for n, case in CASES.items() if isinstance(case, dict) and "pairs" not in case]
-TEXTS = [n for n, case in CASES.items() if isinstance(case, dict) and "pairs" in case]
 PAIR = ("the cat sat on a mat", "the dog sat on the red mat")
 
 
@@ -28,10 +25,10 @@ def mini():
     return Encoder("asset:mini", pooler="mean").eval()
 
 
-@pytest.mark.parametrize("name", STATES)
-def test_every_case_of_states(oracles, name):
-    about, data = CASES[name], np.load(oracles / f"rsd_{name}.npz")
-    states = [torch.tensor(data[f"states_{side}"]) for side in "ab"]
+@pytest.mark.parametrize("name", cases("rsd", has="words"))
+def test_every_case_of_states(name):
+    about, data = load("rsd", name)
+    states = [data[f"states_{side}"] for side in "ab"]
     words = [[[i for i in word if i >= 0] for word in data[f"words_{side}"].tolist()] for side in "ab"]
     for got, side in zip(align(*states, *words), "ab", strict=True):
         assert np.allclose(got, data[f"align_{side}_words_only"], atol=1e-5)
@@ -39,15 +36,16 @@ def test_every_case_of_states(oracles, name):
         assert np.allclose(got, data[f"del_{side}"], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", cases("rsd", has="pairs"))
 @pytest.mark.parametrize("method", ["align", "delete", "mask"])
-def test_every_case_of_texts(oracles, mini, name, method):
-    found = differences(mini, [(case["a"], case["b"]) for case in CASES[name]["pairs"]], method=method)
-    for case, got in zip(CASES[name]["pairs"], found, strict=True):
+def test_every_case_of_texts(mini, name, method):
+    pairs = settings("rsd")[name]["pairs"]
+    found = differences(mini, [(pair["a"], pair["b"]) for pair in pairs], method=method)
+    for pair, got in zip(pairs, found, strict=True):
         for words, side in ((got.words_a, "a"), (got.words_b, "b")):
-            assert [word.text for word in words] == case[side].split()
-            want = case[f"{method.removesuffix('ete')}_{side}"]
-            assert np.allclose([word.score for word in words], want, atol=2e-5), (case["a"], side)
+            assert [word.text for word in words] == pair[side].split()
+            want = pair[f"{method.removesuffix('ete')}_{side}"]
+            assert np.allclose([word.score for word in words], want, atol=2e-5), (pair["a"], side)
 
 
 def test_equal_texts_do_not_differ_and_sides_may_be_swapped(mini):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,9 @@ from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.functional import contrast
+from tests.cases import cases, load
 from tests.models import save_tiny
+from tests.objectives.helpers import agrees
 
 TEXTS = ["the cat sat", "a dog ran fast", "the sun", "the cat sat", "blue moon"]
 
@@ -140,23 +140,17 @@ def test_a_row_without_a_label(folders, tmp_path, capsys):
     assert "a .txt file has one text per line" in capsys.readouterr().err
 
 
-def test_the_loss_of_the_mixture_is_one_call_of_the_kernel(oracles):
+@pytest.mark.parametrize("name", cases("moe", has="loss_mnr"))
+def test_the_loss_of_the_mixture_is_one_call_of_the_kernel(name):
     """Plain inner products, no temperature, one way; the symmetric loss is the mean of both ways."""
-    cases = {n: c for n, c in json.loads((oracles / "moe.json").read_text()).items() if n.startswith("mnr_")}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"moe_{name}.npz")
-        a, b = (torch.tensor(data[key], dtype=torch.float64, requires_grad=True) for key in "ab")
-        x, y = (torch.nn.functional.normalize(z, dim=-1) if case["normalize"] else z for z in (a, b))
-        logits, own = x @ y.T, torch.eye(len(a), dtype=torch.float64)
-        loss = contrast(logits, own).loss
-        assert loss.item() == pytest.approx(case["loss_mnr"], rel=1e-5)
-        loss.backward()
-        for key, z in (("grad_a", a), ("grad_b", b)):
-            assert np.abs(z.grad.numpy() - data[key]).max() < 1e-4 * max(1, np.abs(data[key]).max())
-        both = (contrast(logits, own).loss + contrast(logits.T, own).loss).item() / 2
-        diagonal = data["plus_target"].tolist() == list(range(len(a)))
-        assert diagonal == case["plus_targets_are_diagonal"]
-        # The targets of `mnr_plus` are the nearest rows of the same side: by inner product, a long row is everybody's.
-        # Then it is another loss, which is not built.
-        assert (both == pytest.approx(case["loss_mnr_plus"], rel=1e-5)) == diagonal
+    about, data = load("moe", name)
+    leaves = {key: data[key].double().requires_grad_() for key in "ab"}
+    x, y = (torch.nn.functional.normalize(z, dim=-1) if about["normalize"] else z for z in leaves.values())
+    logits, own = x @ y.T, torch.eye(len(x), dtype=torch.float64)
+    both = (contrast(logits, own).loss + contrast(logits.T, own).loss).item() / 2
+    agrees(contrast(logits, own).loss, about, data, leaves, loss="loss_mnr")
+    diagonal = data["plus_target"].tolist() == list(range(len(x)))
+    assert diagonal == about["plus_targets_are_diagonal"]
+    # The targets of `mnr_plus` are the nearest rows of the same side: by inner product, a long row is everybody's.
+    # Then it is another loss, which is not built.
+    assert (both == pytest.approx(about["loss_mnr_plus"], rel=1e-5)) == diagonal

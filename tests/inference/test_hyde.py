@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,7 @@ from cse import hyde
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.errors import UserError
-from tests.conftest import ORACLES
-
-CASES = json.loads((ORACLES / "hyde.json").read_text()) if (ORACLES / "hyde.json").is_file() else {}
+from tests.cases import cases, load
 
 
 class Known:
@@ -26,9 +22,9 @@ class Known:
         return self.vectors[[int(text) for text in texts]]
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if isinstance(case, dict)])
-def test_every_case(oracles, name):
-    data = np.load(oracles / f"hyde_{name}.npz")
+@pytest.mark.parametrize("name", cases("hyde", has="passages"))
+def test_every_case(name):
+    data = {key: array.numpy() for key, array in load("hyde", name)[1].items()}
     passages = [str(i) for i in range(1, len(data["vectors"]))]
     found = hyde(Known(data["vectors"]), "0", passages)
     assert np.allclose(found, data["hyde"][0], atol=1e-6)

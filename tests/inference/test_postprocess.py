@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from cse.errors import UserError
 from cse.inference.clip import fit_clip, layer_means, outliers
 from cse.inference.whiten import fit_all_but_the_top, fit_whitening, whiten
 from cse.objectives.functional import cosine_matrix
+from tests.cases import cases, load
 from tests.conftest import WORDS
 
 
@@ -28,16 +27,14 @@ def sentences(count=60):
     return [" ".join(rng.choice(WORDS, size=rng.integers(3, 8))) for _ in range(count)]
 
 
-def test_every_case_of_the_oracle(oracles):
-    names = [n for n, c in json.loads((oracles / "bert_whitening.json").read_text()).items() if isinstance(c, dict)]
-    assert names
-    for name in names:
-        data = np.load(oracles / f"bert_whitening_{name}.npz")
-        y = applied(fit_whitening(data["X"], data["K"].shape[1]), data["X"])
-        assert np.abs((y @ y.T).numpy() - data["y"] @ data["y"].T).max() < 1e-4
-        block = data["cosine_block"]  # the first rows against the next ones
-        n, m = block.shape
-        assert np.abs(cosine_matrix(y[:n], y[n : n + m]).numpy() - block).max() < 1e-5
+@pytest.mark.parametrize("name", cases("bert_whitening", has=()))
+def test_every_case_of_the_oracle(name):
+    data = {key: array.numpy() for key, array in load("bert_whitening", name)[1].items()}
+    y = applied(fit_whitening(data["X"], data["K"].shape[1]), data["X"])
+    assert np.abs((y @ y.T).numpy() - data["y"] @ data["y"].T).max() < 1e-4
+    block = data["cosine_block"]  # the first rows against the next ones
+    n, m = block.shape
+    assert np.abs(cosine_matrix(y[:n], y[n : n + m]).numpy() - block).max() < 1e-5
 
 
 def test_by_pencil():
@@ -120,19 +117,18 @@ def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path,
     assert data.exists()
 
 
-def test_every_case_of_outliers_and_all_but_the_top(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "postprocess.json").read_text()).items() if isinstance(c, dict)}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"postprocess_{name}.npz")
-        means, last = data["layers"].mean(1), data["layers"][-1]
-        assert outliers(means).tolist() == data["outliers_robust"].tolist()
-        clipped = applied(fit_clip(means), last).numpy()
-        kept = np.delete(np.arange(last.shape[1]), data["outliers_robust"])
-        assert np.abs(clipped[:, kept] - data["clipped"][:, kept]).max() < 1e-6
-        assert not clipped[:, data["outliers_robust"]].any()
-        y = applied(fit_all_but_the_top(last, case["remove_components"]), last).numpy()
-        assert np.abs(y - data["abtt"]).max() < 1e-4
+@pytest.mark.parametrize("name", cases("postprocess", has="remove_components"))
+def test_every_case_of_outliers_and_all_but_the_top(name):
+    about, data = load("postprocess", name)
+    data = {key: array.numpy() for key, array in data.items()}
+    means, last = data["layers"].mean(1), data["layers"][-1]
+    assert outliers(means).tolist() == data["outliers_robust"].tolist()
+    clipped = applied(fit_clip(means), last).numpy()
+    kept = np.delete(np.arange(last.shape[1]), data["outliers_robust"])
+    assert np.abs(clipped[:, kept] - data["clipped"][:, kept]).max() < 1e-6
+    assert not clipped[:, data["outliers_robust"]].any()
+    y = applied(fit_all_but_the_top(last, about["remove_components"]), last).numpy()
+    assert np.abs(y - data["abtt"]).max() < 1e-4
 
 
 def test_all_but_the_top_by_pencil():

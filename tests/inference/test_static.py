@@ -18,6 +18,7 @@ from cse.errors import UserError
 from cse.inference.static import fit_table, sortedness, static_checkpoint, token_vectors
 from cse.publish.card import write_card
 from cse.publish.stage import stage
+from tests.cases import cases, load
 from tests.conftest import WORDS
 
 TEXTS = ["the cat sat", "nonsense moon", "", "  ", "nonsense", "the cat sat " * 20, "a dog ran fast"]
@@ -29,17 +30,16 @@ def means(table, ids):
     return unit(np.stack([row.mean(0) if len(row) else np.zeros(table.shape[1]) for row in rows]))
 
 
-def test_every_case_of_the_oracle(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "static.json").read_text()).items() if isinstance(c, dict)}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"static_{name}.npz")
-        dimensions = data["token_vectors"].shape[1] if case["pca"] == "auto" else case["pca"]
-        table = fit_table(data["token_vectors"], dimensions=dimensions, sif=case["sif"])
-        assert table.shape == data["table"].shape
-        vectors = means(table, data["ids"])
-        assert np.abs(vectors @ vectors.T - data["cosines"]).max() < 1e-5
-        assert np.abs(np.linalg.norm(table, axis=1) - np.linalg.norm(data["table"], axis=1)).max() < 1e-5
+@pytest.mark.parametrize("name", cases("static", has="sif"))
+def test_every_case_of_the_oracle(name):
+    about, data = load("static", name)
+    data = {key: array.numpy() for key, array in data.items()}
+    dimensions = data["token_vectors"].shape[1] if about["pca"] == "auto" else about["pca"]
+    table = fit_table(data["token_vectors"], dimensions=dimensions, sif=about["sif"])
+    assert table.shape == data["table"].shape
+    vectors = means(table, data["ids"])
+    assert np.abs(vectors @ vectors.T - data["cosines"]).max() < 1e-5
+    assert np.abs(np.linalg.norm(table, axis=1) - np.linalg.norm(data["table"], axis=1)).max() < 1e-5
 
 
 def test_weights_by_pencil():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cse.mining.corpus import Corpus
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbors import Exact, open_pool
 from cse.mining.search import TeacherRule, mine
+from tests.cases import cases, load
 
 
 def circle(*degrees: float) -> np.ndarray:
@@ -35,20 +35,19 @@ def topk(pool, query, k=9, allowed=None, **options):
     return miner(query, k, allowed)
 
 
-def test_scincls_bands_of_the_authors_program(oracles):
+@pytest.mark.parametrize("name", cases("scincl", has="pool"))
+def test_scincls_bands_of_the_authors_program(name):
     """Theirs count ranks from 0 and exclude the upper end: 3998:4000 there is first 3999, last 4000 here."""
-    cases = json.loads((oracles / "scincl.json").read_text())
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"scincl_{name}.npz")
-        rows = data["queries"]
-        query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
-        for band, want in (("positives_k", data["positive"]), ("hard_negatives_k", data["hard"])):
-            lower, upper = case[band]
-            found = topk(data["pool"], query, k=upper - lower, first=lower + 1, last=upper).rows
-            assert (np.sort(found, 1) == np.sort(want, 1)).all(), (name, band)
-            shifted = topk(data["pool"], query, k=upper - lower, first=max(1, lower), last=upper).rows
-            assert lower == 0 or (np.sort(shifted, 1) != np.sort(want, 1)).any()
+    about, data = load("scincl", name)
+    data = {key: array.numpy() for key, array in data.items()}
+    rows = data["queries"]
+    query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
+    for band, want in (("positives_k", data["positive"]), ("hard_negatives_k", data["hard"])):
+        lower, upper = about[band]
+        found = topk(data["pool"], query, k=upper - lower, first=lower + 1, last=upper).rows
+        assert (np.sort(found, 1) == np.sort(want, 1)).all(), band
+        shifted = topk(data["pool"], query, k=upper - lower, first=max(1, lower), last=upper).rows
+        assert lower == 0 or (np.sort(shifted, 1) != np.sort(want, 1)).any()
 
 
 # -- By pencil: the anchor at 0 degrees, its positive at 30, the pool at 10, 20, ... 80 -------------------------------
@@ -268,23 +267,22 @@ def test_a_pool_on_disk_is_searched_in_memory_that_does_not_grow_with_it(tmp_pat
 # -- Random rows outside the nearest ---------------------------------------------------------------------------------
 
 
-def test_scincls_easy_negatives_lie_where_those_of_the_authors_program_do(oracles):
-    for name, case in json.loads((oracles / "scincl.json").read_text()).items():
-        data = np.load(oracles / f"scincl_{name}.npz")
-        rows, outside = data["queries"], case["hard_negatives_k"][1]
-        miner = Random(outside=outside)
-        miner.setup(data["pool"])
-        query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
-        found = miner(query, case["easy"]).rows
-        everything = miner(query, case["pool"]).rows
-        for query_row, near, theirs, ours, every in zip(
-            rows, data["nearest"], data["easy"], found, everything, strict=True
-        ):
-            allowed = set(range(case["pool"])) - {*near[:outside], query_row}
-            assert {*theirs} <= allowed
-            assert {*ours} <= allowed
-            assert len({*ours}) == case["easy"]
-            assert {*every} - {-1} == allowed  # whatever is outside may be drawn
+@pytest.mark.parametrize("name", cases("scincl", has="pool"))
+def test_scincls_easy_negatives_lie_where_those_of_the_authors_program_do(name):
+    about, data = load("scincl", name)
+    data = {key: array.numpy() for key, array in data.items()}
+    rows, outside = data["queries"], about["hard_negatives_k"][1]
+    miner = Random(outside=outside)
+    miner.setup(data["pool"])
+    query = queries(data["pool"][rows], data["pool"][rows], banned=rows[:, None])
+    found = miner(query, about["easy"]).rows
+    everything = miner(query, about["pool"]).rows
+    for row, near, theirs, ours, every in zip(rows, data["nearest"], data["easy"], found, everything, strict=True):
+        allowed = set(range(about["pool"])) - {*near[:outside], row}
+        assert {*theirs} <= allowed
+        assert {*ours} <= allowed
+        assert len({*ours}) == about["easy"]
+        assert {*every} - {-1} == allowed  # whatever is outside may be drawn
 
 
 def test_rows_outside_by_pencil():

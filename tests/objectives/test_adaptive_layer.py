@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,8 +19,9 @@ from cse.objectives.claif import CLAIF
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
+from tests.cases import cases, load
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, batch_of, close, run, settings
+from tests.objectives.helpers import Case, agrees, batch_of, run
 from tests.objectives.test_matryoshka import inner
 
 
@@ -61,40 +61,29 @@ def draws(case):
     return layers, samples
 
 
-def built(case):
-    per_step = {name: case[name] if case[name] >= 0 else None for name in ("layers_per_step",)}
-    options = per_step | {
-        "last_weight": case["last_weight"],
-        "prior_weight": case["prior_weight"],
-        "kl_weight": case["kl_weight"],
-        "kl_temperature": case["kl_temperature"],
-        "layer_weighting": case["layer_weighting"],
-    }
-    term = inner(case)
-    if "dims" in case:
-        some = case["dims_per_step"] if case["dims_per_step"] > 0 else None
-        term = Matryoshka(term=term, dimensions=case["dims"], weights=case["dim_weights"], dimensions_per_step=some)
+def built(about, scored):
+    names = ("last_weight", "prior_weight", "kl_weight", "kl_temperature", "layer_weighting")
+    options = {name: about[name] for name in names}
+    options["layers_per_step"] = about["layers_per_step"] if about["layers_per_step"] >= 0 else None
+    term = inner(about, scored)
+    if "dims" in about:
+        some = about["dims_per_step"] if about["dims_per_step"] > 0 else None
+        term = Matryoshka(term=term, dimensions=about["dims"], weights=about["dim_weights"], dimensions_per_step=some)
     return AdaptiveLayer(term=term, **options)
 
 
-def test_every_case_of_sentence_transformers(oracles, monkeypatch):
-    cases = {name: case for name, case in settings(oracles, "adaptive_layer").items() if "loss" in case}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"adaptive_layer_{name}.npz")
-        states = torch.tensor(data["hs"]).requires_grad_()
-        layers, widths = draws(case)
-        if layers is not None:
-            monkeypatch.setattr(adaptive_layer, "draw", lambda *_, layers=layers: layers)
-        if widths:
-            monkeypatch.setattr(matryoshka, "draw", lambda *_, widths=widths: widths.pop(0))
-        fields = {"score": torch.tensor(data["score"])} if "score" in data else {}
-        encoder = Layered(states, case["pooler"], torch.tensor(data["mask"]))
-        output = result(built(case), encoder, **fields)
-        monkeypatch.undo()
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(states.grad, data["grad_hs"])
+@pytest.mark.parametrize("name", cases("adaptive_layer"))
+def test_every_case_of_sentence_transformers(name, monkeypatch):
+    about, data = load("adaptive_layer", name)
+    states = data["hs"].requires_grad_()
+    layers, widths = draws(about)
+    if layers is not None:
+        monkeypatch.setattr(adaptive_layer, "draw", lambda *_: layers)
+    if widths:
+        monkeypatch.setattr(matryoshka, "draw", lambda *_: widths.pop(0))
+    fields = {"score": data["score"]} if "score" in data else {}
+    output = result(built(about, "score" in data), Layered(states, about["pooler"], data["mask"]), **fields)
+    agrees(output, about, data, {"hs": states})
 
 
 def test_by_pencil():

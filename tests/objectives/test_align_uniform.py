@@ -11,22 +11,16 @@ from cse.objectives.align_uniform import AlignUniform
 from cse.objectives.functional import uniformity
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 
-def test_every_case_of_the_authors_programs(oracles):
-    cases = {n: c for n, c in settings(oracles, "align_uniform_loss").items() if "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"align_uniform_loss_{name}.npz")
-        rows = torch.tensor(np.stack([data["anchor"], data["positive"]], 1)).requires_grad_()
-        objective = AlignUniform(alpha=case["alpha"], t=case["t"], uniform_weight=case["weight"])
-        output = run(objective, rows)
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        assert output.metrics["alignment"].item() == pytest.approx(case["align"], rel=1e-5)
-        assert output.metrics["uniformity"].item() == pytest.approx(case["uniform"], rel=1e-5)
-        close(rows.grad, np.stack([data["grad_anchor"], data["grad_positive"]], 1))
+@pytest.mark.parametrize("name", cases("align_uniform_loss"))
+def test_every_case_of_the_authors_programs(name):
+    about, data = load("align_uniform_loss", name)
+    rows, leaves = vectors(data)
+    output = run(AlignUniform(alpha=about["alpha"], t=about["t"], uniform_weight=about["weight"]), rows)
+    agrees(output, about, data, leaves, alignment="align", uniformity="uniform")
 
 
 def test_by_pencil():

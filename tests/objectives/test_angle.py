@@ -11,7 +11,8 @@ from cse.errors import UserError
 from cse.objectives.angle import AnglE, angle
 from cse.objectives.cosent import CoSENT
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import agrees, raw_cases, run
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 ALONE = {"in_batch_weight": 0.0, "angle_weight": 1.0}
 
@@ -24,13 +25,13 @@ def objective_of(case):
     return AnglE(**weights, **{f"{name}_temperature": 1 / case[f"{short}_tau"] for name, short in terms.items()})
 
 
-def test_every_case(oracles):
-    for _, case, data, leaves, rows in raw_cases(oracles, "angle"):
-        score = torch.tensor(data["score"]) if "score" in data.files else None
-        output = run(objective_of(case), rows, score=score)
-        agrees(output, case, data, leaves)
-        for name in {"angle", "cosine", "in_batch"} & case.keys() & output.metrics.keys():
-            assert output.metrics[name].item() == pytest.approx(case[name], rel=1e-5)
+@pytest.mark.parametrize("name", cases("angle"))
+def test_every_case(name):
+    about, data = load("angle", name)
+    rows, leaves = vectors(data)
+    output = run(objective_of(about), rows, score=data.get("score"))
+    terms = {"angle", "cosine", "in_batch"} & about.keys() & output.metrics.keys()
+    agrees(output, about, data, leaves, **{term: term for term in terms})
 
 
 @pytest.mark.parametrize("size", [6, 7])

@@ -20,13 +20,13 @@ from cse.objectives.decoders import embedded
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout, torch_rng
 from cse.training.learner import Learner
-from tests.conftest import ORACLES
+from tests.cases import cases, load, settings
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, close, load, oracle_cases, settings
+from tests.objectives.helpers import Case, close
 from tests.runs import assert_resumes, make_run
 
-CASES = oracle_cases("bottleneck")
-WHOLE = [n for n in CASES if "decoder_loss" in settings(ORACLES, "bottleneck")[n]]
+CASES = cases("bottleneck")
+WHOLE = [n for n in CASES if "decoder_loss" in settings("bottleneck")[n]]
 STILL = Dropout(attention=0.0, hidden=0.0)
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
 
@@ -66,8 +66,8 @@ def two(first, second):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_every_whole_model(oracles, tiny_bert, tmp_path, name):
-    about, data = load(oracles, "bottleneck", name)
+def test_every_whole_model(tiny_bert, tmp_path, name):
+    about, data = load("bottleneck", name)
     encoder = encoder_of(about, data, tiny_bert, tmp_path)
     simlm = "decoder_labels" not in data  # its decoder reads the encoder's text, and it predicts every token
     objective = BottleneckDecoder(
@@ -127,8 +127,8 @@ def test_every_whole_model(oracles, tiny_bert, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in WHOLE])
-def test_every_decoder_that_reads_from_left_to_right(oracles, tiny_bert, tmp_path, name):
-    about, data = load(oracles, "bottleneck", name)
+def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
+    about, data = load("bottleneck", name)
     encoder = encoder_of(about, data, tiny_bert, tmp_path)
     window = None if about["window"] < 0 else about["window"]
     objective = BottleneckDecoder(decoder_layers=about["decoder_layers"], predict="next", window=window)

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from cse.objectives.claif import CLAIF
-from tests.objectives.helpers import Case, close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees, run
 
 
 def contract_case(backbone):
     return Case(texts=2)
 
 
-def test_every_case_of_cosine_regression(oracles):
-    cases = [n for n, c in settings(oracles, "claif").items() if "loss" in c and "smooth" not in c]
-    assert cases
-    for name in cases:
-        data = np.load(oracles / f"claif_{name}.npz")
-        u, v = (torch.tensor(data[k]).requires_grad_() for k in "uv")
-        loss = run(CLAIF(), torch.stack([u, v], 1), score=torch.tensor(data["y"])).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(settings(oracles, "claif")[name]["loss"], rel=1e-5)
-        close(u.grad, data["grad_u"])
-        close(v.grad, data["grad_v"])
+@pytest.mark.parametrize("name", cases("claif", where=lambda about: "smooth" not in about))
+def test_every_case_of_cosine_regression(name):
+    about, data = load("claif", name)
+    u, v = data["u"].requires_grad_(), data["v"].requires_grad_()
+    agrees(run(CLAIF(), torch.stack([u, v], 1), score=data["y"]), about, data, {"u": u, "v": v})
 
 
 def test_by_pencil():

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from cse.errors import UserError
 from cse.objectives.clhaif import CLHAIF
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run
 
 
-def test_every_case_of_the_authors_program(oracles):
-    cases = {n: c for n, c in settings(oracles, "claif").items() if "smooth" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"claif_{name}.npz")
-        states = torch.tensor(data["hs"]).requires_grad_()
-        objective = CLHAIF(smooth={"no_smooth": "none"}.get(case["smooth"], case["smooth"].removeprefix("smooth_")))
-        loss = run(objective, states[:, 0].unflatten(0, (-1, 3)), score=torch.tensor(data["scores"])[:, 0]).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(states.grad, data["grad_hs"])
+@pytest.mark.parametrize("name", cases("claif", has=("smooth", "loss")))
+def test_every_case_of_the_authors_program(name):
+    about, data = load("claif", name)
+    states = data["hs"].requires_grad_()  # (3 B, L, H)
+    objective = CLHAIF(smooth={"no_smooth": "none"}.get(about["smooth"], about["smooth"].removeprefix("smooth_")))
+    output = run(objective, states[:, 0].unflatten(0, (-1, 3)), score=data["scores"][:, 0])
+    agrees(output, about, data, {"hs": states})
 
 
 @pytest.mark.parametrize("smooth", ["positive", "all", "none"])

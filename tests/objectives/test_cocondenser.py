@@ -17,7 +17,8 @@ from cse.objectives.cocondenser import CoCondenser
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
-from tests.objectives.helpers import Case, batch_of, close, load, oracle_cases
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees, batch_of
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
 
@@ -26,15 +27,13 @@ def contract_case(backbone):
     return Case({"decoder_layers": 1}, texts=2)
 
 
-@pytest.mark.parametrize("name", oracle_cases("cocondenser"))
-def test_the_contrast_of_the_authors(oracles, name):
-    about, data = load(oracles, "cocondenser", name)
+@pytest.mark.parametrize("name", cases("cocondenser"))
+def test_the_contrast_of_the_authors(name):
+    about, data = load("cocondenser", name)
     x = data["x"].requires_grad_()
     objective = CoCondenser(temperature=about["temperature"])
     loss = about["weight"] * objective.contrastive(x.view(-1, 2, x.shape[-1]), batch_of(len(x) // 2, 2)).loss
-    loss.backward()
-    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    close(x.grad, data["grad_x"])
+    agrees(loss, about, data, {"x": x})
 
 
 def built(folder, **options):

@@ -17,24 +17,20 @@ from cse.interfaces import StepContext
 from cse.objectives.congrat import ConGraT
 from cse.objectives.gcl import GCL
 from cse.teachers.frozen import FrozenEncoder
-from tests.objectives.helpers import batch_of, close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, batch_of, close, run, vectors
 
 
 def loss_of(objective, rows, similarity, **fields):
     return objective.loss(Views.split(rows, rows, 1), batch_of(len(rows), rows.shape[1], **fields), similarity).loss
 
 
-def test_every_case_of_the_authors_program(oracles):
-    cases = {n: c for n, c in settings(oracles, "congrat").items() if "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"congrat_{name}.npz")
-        rows = torch.tensor(np.stack([data["anchor"], data["positive"]], 1)).requires_grad_()
-        objective = ConGraT(alpha=case["alpha"], ranks=case["weights"] or "identity", temperature=1 / case["scale"])
-        loss = loss_of(objective, rows, torch.tensor(data["similarity"]))
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(rows.grad, np.stack([data["grad_anchor"], data["grad_positive"]], 1))
+@pytest.mark.parametrize("name", cases("congrat"))
+def test_every_case_of_the_authors_program(name):
+    about, data = load("congrat", name)
+    rows, leaves = vectors(data)
+    objective = ConGraT(alpha=about["alpha"], ranks=about["weights"] or "identity", temperature=1 / about["scale"])
+    agrees(loss_of(objective, rows, data["similarity"]), about, data, leaves)
 
 
 def test_by_pencil():

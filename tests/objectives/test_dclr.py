@@ -18,7 +18,8 @@ from cse.objectives.candidates import in_batch
 from cse.objectives.dclr import DCLR
 from cse.objectives.functional import all_entries_bce, cosine_matrix
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import Case, batch_of, close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees, batch_of, close, run
 
 
 def contract_case(backbone):
@@ -30,34 +31,30 @@ def loss_of(objective, rows, judged, noise, **fields):
     return objective.loss(Views.split(rows, rows, 1), batch_of(len(rows), rows.shape[1], **fields), judged, noise)
 
 
-def cases(oracles):
-    found = {n: c for n, c in settings(oracles, "dclr").items() if isinstance(c, dict) and "phi" in c}
-    assert found
-    for name, case in found.items():
-        data = np.load(oracles / f"dclr_{name}.npz")
-        rep, mlp = torch.tensor(data["rep"]).requires_grad_(), [torch.tensor(data[k]) for k in ("mlp_w", "mlp_b")]
-        rows = (torch.tanh(linear(rep, *mlp)) if case["is_base"] else rep).unflatten(0, (-1, 2))
-        fixed = torch.tensor(data["fix"]).unflatten(0, (-1, 2))
-        judged = cosine_matrix(fixed[:, 0], fixed[:, 1])
-        arguments = {"complement": "-", "threshold": case["phi"], "ascent_steps": case["pgd"]}
-        yield case, data, arguments, rep, rows, judged
+def case_of(name):
+    """Settings, arrays, the arguments of the objective, the leaf, rows (B, 2, D), and the complement's opinion."""
+    about, data = load("dclr", name)
+    rep = data["rep"].requires_grad_()
+    rows = (torch.tanh(linear(rep, data["mlp_w"], data["mlp_b"])) if about["is_base"] else rep).unflatten(0, (-1, 2))
+    fixed = data["fix"].unflatten(0, (-1, 2))
+    arguments = {"complement": "-", "threshold": about["phi"], "ascent_steps": about["pgd"]}
+    return about, data, arguments, rep, rows, cosine_matrix(fixed[:, 0], fixed[:, 1])
 
 
-def test_every_case_of_the_authors_program(oracles):
-    for case, data, arguments, rep, rows, judged in cases(oracles):
-        objective = DCLR(**arguments, form="weighted_logits")
-        output = loss_of(objective, rows, judged, torch.tensor(data["z_negative_init"]))
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        close(rep.grad, data["grad_rep"])
-        assert output.metrics["removed"].item() * len(rows) == pytest.approx(case["n_false_negatives"])
-        assert int(len(rows) * case["noise_times"]) == len(data["z_negative_init"])
+@pytest.mark.parametrize("name", cases("dclr"))
+def test_every_case_of_the_authors_program(name):
+    about, data, arguments, rep, rows, judged = case_of(name)
+    output = loss_of(DCLR(**arguments, form="weighted_logits"), rows, judged, data["z_negative_init"])
+    agrees(output, about, data, {"rep": rep})
+    assert output.metrics["removed"].item() * len(rows) == pytest.approx(about["n_false_negatives"])
+    assert int(len(rows) * about["noise_times"]) == len(data["z_negative_init"])
 
 
-def test_every_case_of_the_papers_form(oracles):
-    for case, data, arguments, _, rows, judged in cases(oracles):
-        got = loss_of(DCLR(**arguments), rows, judged, torch.tensor(data["z_negative_init"])).loss
-        assert got.item() == pytest.approx(case["infonce_with_removed_false_negatives"], rel=1e-5)
+@pytest.mark.parametrize("name", cases("dclr"))
+def test_every_case_of_the_papers_form(name):
+    about, data, arguments, _, rows, judged = case_of(name)
+    got = loss_of(DCLR(**arguments), rows, judged, data["z_negative_init"]).loss
+    assert got.item() == pytest.approx(about["infonce_with_removed_false_negatives"], rel=1e-5)
 
 
 def test_by_pencil():
@@ -187,26 +184,20 @@ def test_errors():
 
 
 @pytest.mark.parametrize("form", ["weighted_logits", "removal"])
-def test_every_case_of_multicsr(oracles, form):
-    cases = {n: c for n, c in settings(oracles, "multicsr").items() if isinstance(c, dict) and "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"multicsr_{name}.npz")
-        rep = torch.tensor(data["rep"]).requires_grad_()  # rows item-major: anchor, positive, hard negative
-        head = [torch.tensor(data[k]) for k in ("mlp_w", "mlp_b")] if case["head"] else None
-        rows = (rep if head is None else torch.tanh(linear(rep, *head))).unflatten(0, (case["B"], -1))
-        fixed = torch.tensor(data["fix"]).unflatten(0, (case["B"], -1))
-        judged = in_batch(Views.split(fixed, fixed, 1), batch_of(*fixed.shape[:2])).similarity
-        objective = DCLR(temperature=case["temperature"], threshold=case["phi"], noise_ratio=0.0, form=form)
-        output = loss_of(objective, rows, judged, torch.zeros(0, rows.shape[-1]))
-        removed = output.metrics["removed"].item() * len(rows)
-        assert removed == pytest.approx(case["n_false_negatives"])
-        if form == "removal":
-            assert output.loss.item() == pytest.approx(case["infonce_with_removed_false_negatives"], rel=1e-5)
-            continue
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        close(rep.grad, data["grad_rep"])
+@pytest.mark.parametrize("name", cases("multicsr"))
+def test_every_case_of_multicsr(name, form):
+    about, data = load("multicsr", name)
+    rep = data["rep"].requires_grad_()  # rows item-major: anchor, positive, hard negative
+    rows = torch.tanh(linear(rep, data["mlp_w"], data["mlp_b"])) if about["head"] else rep
+    rows, fixed = (t.unflatten(0, (about["B"], -1)) for t in (rows, data["fix"]))
+    judged = in_batch(Views.split(fixed, fixed, 1), batch_of(*fixed.shape[:2])).similarity
+    objective = DCLR(temperature=about["temperature"], threshold=about["phi"], noise_ratio=0.0, form=form)
+    output = loss_of(objective, rows, judged, torch.zeros(0, rows.shape[-1]))
+    assert output.metrics["removed"].item() * len(rows) == pytest.approx(about["n_false_negatives"])
+    if form == "removal":
+        assert output.loss.item() == pytest.approx(about["infonce_with_removed_false_negatives"], rel=1e-5)
+    else:
+        agrees(output, about, data, {"rep": rep})
 
 
 def test_a_threshold_of_1_and_no_noise_are_supervised_simcse():

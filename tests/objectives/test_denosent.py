@@ -22,8 +22,9 @@ from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
+from tests.cases import cases, load
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, close, load, oracle_cases
+from tests.objectives.helpers import Case, close
 from tests.runs import assert_resumes, make_run
 
 SMALL = {"decoder_layers": 2, "feed_forward": 16}
@@ -59,9 +60,9 @@ def own_name(name):
     return name
 
 
-@pytest.mark.parametrize("name", oracle_cases("denosent"))
-def test_every_whole_model(oracles, tiny_bert, tmp_path, name):
-    about, data = load(oracles, "denosent", name)
+@pytest.mark.parametrize("name", cases("denosent"))
+def test_every_whole_model(tiny_bert, tmp_path, name):
+    about, data = load("denosent", name)
     state = {own_name(k.removeprefix("state/")): v for k, v in data.items() if k.startswith("state/")}
     model = BertForMaskedLM(BertConfig(**about["config"]))
     model.bert.load_state_dict({k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")})

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,9 +20,10 @@ from cse.objectives.diffcse import DiffCSE
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
+from tests.cases import below, cases, load, state
 from tests.conftest import WORDS
-from tests.models import save_tiny
-from tests.objectives.helpers import Case
+from tests.models import from_weights, save_beside, save_tiny
+from tests.objectives.helpers import Case, agrees
 from tests.runs import make_run, weights
 
 
@@ -36,119 +34,66 @@ def contract_case(backbone):
 NO_DROPOUT = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 
 
-def save(model, tokenizer_of, folder):
-    """A model's folder with a tokenizer in it, which no oracle needs but every loader asks for."""
-    from transformers import AutoTokenizer
+def generator_of(weights):
+    """A DistilBERT or a RoBERTa with these weights and their sizes, of heads of 8."""
+    from transformers import DistilBertConfig, DistilBertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
-    return str(folder)
-
-
-def body(state, prefix):
-    """Part of a state_dict, without the buffers of transformers 4."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "position_ids" not in k}
-
-
-def count(state, pattern):
-    return 1 + max(int(match.group(1)) for match in (re.search(pattern, key) for key in state) if match)
-
-
-def bert(state, prefix):
-    """A BertModel with an oracle's weights: its sizes from their shapes, with heads of 8 as in every oracle here."""
-    from transformers import BertConfig, BertModel
-
-    weights = body(state, prefix)
-    vocabulary, hidden = weights["embeddings.word_embeddings.weight"].shape
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=count(weights, r"encoder\.layer\.(\d+)\."),
-        num_attention_heads=hidden // 8,
-        intermediate_size=len(weights["encoder.layer.0.intermediate.dense.bias"]),
-        max_position_embeddings=len(weights["embeddings.position_embeddings.weight"]),
-    )
-    model = BertModel(config, add_pooling_layer=False)
+    if "distilbert.embeddings.word_embeddings.weight" not in weights:
+        model = RobertaForMaskedLM(RobertaConfig())
+        model.roberta = from_weights(below(weights, "roberta."), "roberta")
+        model.config, model.lm_head = model.roberta.config, type(model.lm_head)(model.roberta.config)
+    else:
+        vocabulary, hidden = weights["distilbert.embeddings.word_embeddings.weight"].shape
+        layers = {name.split(".")[3] for name in weights if name.startswith("distilbert.transformer.layer.")}
+        config = DistilBertConfig(
+            vocab_size=vocabulary,
+            dim=hidden,
+            n_layers=len(layers),
+            n_heads=hidden // 8,
+            hidden_dim=len(weights["distilbert.transformer.layer.0.ffn.lin1.bias"]),
+            max_position_embeddings=len(weights["distilbert.embeddings.position_embeddings.weight"]),
+        )
+        model = DistilBertForMaskedLM(config)
     model.load_state_dict(weights)
     return model
 
 
-def distilbert(state, heads):
-    from transformers import DistilBertConfig, DistilBertForMaskedLM
-
-    weights = body(state, "generator.")
-    vocabulary, hidden = weights["distilbert.embeddings.word_embeddings.weight"].shape
-    config = DistilBertConfig(
-        vocab_size=vocabulary,
-        dim=hidden,
-        n_layers=count(weights, r"transformer\.layer\.(\d+)\."),
-        n_heads=heads,
-        hidden_dim=len(weights["distilbert.transformer.layer.0.ffn.lin1.bias"]),
-        max_position_embeddings=len(weights["distilbert.embeddings.position_embeddings.weight"]),
+@pytest.mark.parametrize("name", cases("diffcse"))
+def test_every_whole_model(tiny_bert, tmp_path, name):
+    (about, data), weights = load("diffcse", name), state("diffcse", name)
+    kind = "bert" if below(weights, "bert.") else "roberta"
+    encoder = Encoder(
+        save_beside(tiny_bert, from_weights(below(weights, f"{kind}."), kind), tmp_path / "backbone"), **NO_DROPOUT
     )
-    model = DistilBertForMaskedLM(config)
-    model.load_state_dict(weights)
-    return model
-
-
-def load(objective, state):
-    """An oracle's weights for what the objective trains."""
-    objective.discriminator.backbone.load_state_dict(body(state, "discriminator."))
-    objective.discriminator.head.load_state_dict(body(state, "electra_head."))
-    weights = {k: v for k, v in body(state, "mlp.net.").items() if "running" not in k and "num_batches" not in k}
-    objective.projector.load_state_dict(weights)
-
-
-def gradients(encoder, objective):
-    """Gradients under the names of the authors' program."""
-    parts = {
-        "bert.": encoder.backbone,
+    generator = save_beside(tiny_bert, generator_of(below(weights, "generator.")), tmp_path / "generator")
+    objective = DiffCSE(generator=generator, temperature=about.get("temp", 0.05), rtd_weight=about["lam"])
+    objective.setup(encoder)
+    parts = {  # under the names of the authors' program
         "discriminator.": objective.discriminator.backbone,
         "mlp.net.": objective.projector,
         "electra_head.": objective.discriminator.head,
     }
-    return {prefix + name: p.grad for prefix, part in parts.items() for name, p in part.named_parameters()}
+    for prefix, part in parts.items():
+        own = {n: w for n, w in below(weights, prefix).items() if "running" not in n and "num_batches" not in n}
+        part.load_state_dict(own)
+    for module in objective.modules():  # the program ran without dropout
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    ids, mask, masked = (data[k] for k in ("input_ids", "attention_mask", "mlm_input_ids"))
+    batch, ctx = Batch(ids, mask, masked_ids=masked), StepContext(encoder=encoder)
 
+    filled = objective.masked_lm(masked.flatten(0, 1), mask.flatten(0, 1))
+    real = mask.flatten(0, 1) == 1
+    assert torch.equal(filled[real], data["generator_argmax"][real])
+    assert torch.equal(objective.edited(batch, ctx, len(ids), ids.shape[-1]) * mask.flatten(0, 1), data["e_inputs"])
 
-def test_every_whole_model(oracles, tiny_bert, tmp_path):
-    cases = {n: c for n, c in json.loads((oracles / "diffcse.json").read_text()).items() if isinstance(c, dict)}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"diffcse_{name}.npz")
-        state = torch.load(oracles / f"diffcse_{name}_state.pt", weights_only=True)
-        folder = tmp_path / name
-        encoder = Encoder(save(bert(state, "bert."), tiny_bert, folder / "backbone"), **NO_DROPOUT)
-        generator = save(distilbert(state, heads=2), tiny_bert, folder / "generator")
-        objective = DiffCSE(generator=generator, rtd_weight=case["lam"])
-        objective.setup(encoder)
-        load(objective, state)
-        for module in objective.modules():  # the oracle was made without dropout
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        ids, mask, masked = (torch.tensor(data[k]) for k in ("input_ids", "attention_mask", "mlm_input_ids"))
-        batch = Batch(ids, mask, masked_ids=masked)
-        ctx = StepContext(encoder=encoder)
-
-        filled = objective.masked_lm(masked.flatten(0, 1), mask.flatten(0, 1))
-        real = data["attention_mask"].reshape(filled.shape) == 1
-        assert (filled.numpy() == data["generator_argmax"])[real].all()
-        edited = objective.edited(batch, ctx, len(ids), ids.shape[-1]) * mask.flatten(0, 1)
-        assert (edited.numpy() == data["e_inputs"]).all()
-
-        _, output = Learner(encoder, objective).train()(batch, ctx)
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        assert output.metrics["contrastive"].item() == pytest.approx(case["contrastive"], rel=1e-5)
-        assert output.metrics["rtd"].item() == pytest.approx(case["rtd_loss"], rel=1e-5)
-        share = output.metrics["replaced"].item() * mask.sum().item()  # theirs is of all positions but the first
-        assert share / (mask.numel() - mask.shape[0] * mask.shape[1]) == pytest.approx(case["frac_replaced"], rel=1e-5)
-        found, checked = gradients(encoder, objective), 0
-        for key in data.files:
-            if key.startswith("grad/"):
-                got = found[key.removeprefix("grad/")].numpy()
-                assert np.abs(got - data[key]).max() <= 1e-4 * max(1.0, np.abs(data[key]).max()), key
-                checked += 1
-        assert checked == len(found)
+    _, output = Learner(encoder, objective).train()(batch, ctx)
+    found = {f"{p}{n}": w for p, part in parts.items() for n, w in part.named_parameters()}
+    found |= {f"{kind}.{n}": w for n, w in encoder.backbone.named_parameters()}
+    assert found.keys() == below(data, "grad/").keys()
+    agrees(output, about, data, found, contrastive="contrastive", rtd="rtd_loss")
+    share = output.metrics["replaced"].item() * mask.sum().item()  # theirs is of all positions but the first
+    assert share / (mask.numel() - mask.shape[0] * mask.shape[1]) == pytest.approx(about["frac_replaced"], rel=1e-5)
 
 
 class Fixed:
@@ -332,7 +277,7 @@ def test_refusals(tiny_bert, tmp_path):
     with pytest.raises(UserError, match="rtd_weight"):
         DiffCSE(generator="x", rtd_weight=-1.0)
     encoder = Encoder(tiny_bert)
-    headless = save(AutoModel.from_pretrained(tiny_bert), tiny_bert, tmp_path / "headless")
+    headless = save_beside(tiny_bert, AutoModel.from_pretrained(tiny_bert), tmp_path / "headless")
     with pytest.raises(UserError, match="is not a trained masked language model"):
         DiffCSE(generator=headless).setup(encoder)
     other = AutoTokenizer.from_pretrained(tiny_bert)
@@ -345,7 +290,7 @@ def test_refusals(tiny_bert, tmp_path):
         DiffCSE(generator=str(tmp_path / "other")).setup(encoder)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     llama = LlamaModel(LlamaConfig(vocab_size=30, **sizes))
-    llama = Encoder(save(llama, tiny_bert, tmp_path / "llama"), pooler="last")
+    llama = Encoder(save_beside(tiny_bert, llama, tmp_path / "llama"), pooler="last")
     with pytest.raises(UserError, match="llama backbone"):
         DiffCSE(generator=tiny_bert).setup(llama)
     objective = DiffCSE(generator=tiny_bert)

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from cse.errors import UserError
 from cse.objectives.gcl import GCL, GradedGCL
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run
 
 
-def test_every_case(oracles):
-    cases = {n: c for n, c in settings(oracles, "gcl").items() if "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = {k: torch.tensor(v) for k, v in np.load(oracles / f"gcl_{name}.npz").items()}
-        positive = data["positive"].view(case["B"], -1, data["positive"].shape[-1])
-        rows = torch.cat([data["anchor"][:, None], positive], 1).requires_grad_()
-        if case["kind"] == "row_weights":
-            objective = GCL(temperature=case["temperature"], symmetric=case["symmetric"])
-            loss = run(objective, rows, weight=data["weight"]).loss
-        else:
-            objective = GradedGCL(temperature=case["temperature"])
-            loss = run(objective, rows, positive.shape[1], relevance=data["relevance"]).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(rows.grad[:, 0], data["grad_anchor"])
-        close(rows.grad[:, 1:], data["grad_positive"].view_as(positive))
+@pytest.mark.parametrize("name", cases("gcl"))
+def test_every_case(name):
+    about, data = load("gcl", name)
+    leaves = {side: data[side].requires_grad_() for side in ("anchor", "positive")}
+    positive = leaves["positive"].view(about["B"], -1, leaves["positive"].shape[-1])
+    rows = torch.cat([leaves["anchor"][:, None], positive], 1)
+    if about["kind"] == "row_weights":
+        objective = GCL(temperature=about["temperature"], symmetric=about["symmetric"])
+        output = run(objective, rows, weight=data["weight"])
+    else:
+        objective = GradedGCL(temperature=about["temperature"])
+        output = run(objective, rows, positive.shape[1], relevance=data["relevance"])
+    agrees(output, about, data, leaves)
 
 
 def test_graded_by_pencil():

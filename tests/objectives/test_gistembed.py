@@ -14,7 +14,8 @@ from cse.errors import UserError
 from cse.interfaces import Teacher
 from cse.objectives.gistembed import GISTEmbed
 from cse.objectives.gte import GTE
-from tests.objectives.helpers import Case, agrees, batch_of, raw_cases, run
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees, batch_of, run, vectors
 
 
 class Given(Teacher):
@@ -37,11 +38,12 @@ def loss_of(objective, rows, guide, **fields):
     return objective.loss(Views.split(rows, rows, 1), batch, guide)
 
 
-def test_every_case_of_sentence_transformers(oracles):
+@pytest.mark.parametrize("name", cases("gistembed"))
+def test_every_case_of_sentence_transformers(name):
+    about, data = load("gistembed", name)
     names = ("temperature", "margin", "margin_strategy", "contrast_anchors", "contrast_positives")
-    for _, case, data, leaves, rows in raw_cases(oracles, "gistembed"):
-        objective = GISTEmbed(guide=Given(torch.tensor(data["guide"])), **{name: case[name] for name in names})
-        agrees(run(objective, rows), case, data, leaves)
+    rows, leaves = vectors(data)
+    agrees(run(GISTEmbed(guide=Given(data["guide"]), **{n: about[n] for n in names}), rows), about, data, leaves)
 
 
 def test_by_pencil():

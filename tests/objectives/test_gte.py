@@ -1,4 +1,4 @@
-"""GTE's joint contrast against a slow loop and limits; tests of `symmetric` compare it with the oracles."""
+"""GTE's joint contrast against sentence-transformers (oracles), a slow loop and limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from cse.errors import UserError
 from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
 from cse.objectives.symmetric import SymmetricInfoNCE
-from tests.objectives.helpers import run
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
+from tests.objectives.test_symmetric import is_joint, options_of
+
+
+@pytest.mark.parametrize("name", cases("symmetric", where=is_joint))
+def test_every_case_of_sentence_transformers(name):
+    about, data = load("symmetric", name)
+    rows, leaves = vectors(data)
+    agrees(run(GTE(directions=about["directions"], **options_of(about)), rows), about, data, leaves)
 
 
 def test_by_a_slow_loop():

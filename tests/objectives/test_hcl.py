@@ -10,15 +10,16 @@ import torch
 from cse.errors import UserError
 from cse.objectives.hcl import HCL
 from cse.objectives.supcon import SupCon
-from tests.objectives.helpers import assert_pairs_match, load, oracle_cases, run
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 
-@pytest.mark.parametrize("case", oracle_cases("hnnce", layout="all_pairs"))
-def test_against_the_authors_program(case, oracles):
-    about, data = load(oracles, "hnnce", case)
-    assert_pairs_match(
-        HCL(temperature=about["temperature"], beta=about["beta"], class_prior=about["tau_plus"]), about, data
-    )
+@pytest.mark.parametrize("name", cases("hnnce", where=lambda about: about["layout"] == "all_pairs"))
+def test_against_the_authors_program(name):
+    about, data = load("hnnce", name)
+    rows, leaves = vectors(data)
+    objective = HCL(temperature=about["temperature"], beta=about["beta"], class_prior=about["tau_plus"])
+    agrees(run(objective, rows), about, data, leaves)
 
 
 def test_by_pencil():

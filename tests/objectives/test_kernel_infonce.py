@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from cse.errors import UserError
 from cse.objectives.kernel_infonce import KernelInfoNCE
 from cse.objectives.poly_view import PolyView
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 
-def cases(oracles):
-    found = {n: c for n, c in settings(oracles, "kernel_infonce").items() if "loss" in c}
-    assert found
-    for name, case in found.items():
-        data = np.load(oracles / f"kernel_infonce_{name}.npz")
-        rows = torch.tensor(np.stack([data["anchor"], data["positive"]], 1)).requires_grad_()
-        combination = {"origin": "none"}.get(case["kind"], case["kind"])
-        given = {"gamma": case["gamma"], "temperature": case["temperature"], "mix": case["mix"]}
-        yield name, case, data, rows, given | {"combination": combination}
+def case_of(name, **options):
+    """Output, settings, arrays and leaves of a case."""
+    about, data = load("kernel_infonce", name)
+    given = {key: about[key] for key in ("gamma", "temperature", "mix")}
+    rows, leaves = vectors(data)
+    combination = {"origin": "none"}.get(about["kind"], about["kind"])
+    return run(KernelInfoNCE(combination=combination, **given, **options), rows), about, data, leaves
 
 
-def test_every_case_of_the_equation(oracles):
-    for name, case, data, rows, given in cases(oracles):
-        loss = run(KernelInfoNCE(**given), rows).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(rows.grad, np.stack([data["grad_anchor"], data["grad_positive"]], 1))
+@pytest.mark.parametrize("name", cases("kernel_infonce"))
+def test_every_case_of_the_equation(name):
+    agrees(*case_of(name))
 
 
-def test_every_case_of_the_released_program(oracles):
-    for name, case, data, rows, given in cases(oracles):
-        loss = run(KernelInfoNCE(**given, epsilon=1e-6), rows).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss_released"], rel=1e-5), name
-        close(rows.grad, np.stack([data["grad_anchor_released"], data["grad_positive_released"]], 1))
+@pytest.mark.parametrize("name", cases("kernel_infonce"))
+def test_every_case_of_the_released_program(name):
+    agrees(*case_of(name, epsilon=1e-6), loss="loss_released", suffix="_released")
 
 
 def test_by_pencil():

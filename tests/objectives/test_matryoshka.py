@@ -17,50 +17,41 @@ from cse.objectives.cosent import CoSENT
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.matryoshka import Matryoshka, draw
 from cse.objectives.simcse import SimCSE
+from cse.objectives.symmetric import SymmetricInfoNCE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.seeding import torch_rng
-from tests.objectives.helpers import Case, close, run, settings
+from tests.cases import cases, load, not_offered
+from tests.objectives.helpers import Case, agrees, run, vectors
 
 
 def contract_case(backbone):
     return Case({"term": SimCSE(), "dimensions": [16, 8, 3], "weights": [1.0, 0.5, 2.0], "dimensions_per_step": 2})
 
 
-def inner(case):
-    """The objective that an oracle's case wraps."""
-    kinds = {"mnrl": SimCSE, "cosent": CoSENT}
-    options = {"temperature": case["inner_temperature"]} if case["inner"] in kinds else {}
-    return kinds.get(case["inner"], CLAIF)(**options)
+def inner(about, scored):
+    """The objective that a case wraps; of scored pairs, CoSENT or the regression of the cosine."""
+    kinds = {"mnrl": SimCSE, "symmetric": SymmetricInfoNCE, "cosent": CoSENT}
+    if about["inner"] in kinds:
+        return kinds[about["inner"]](temperature=about["inner_temperature"])
+    return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")
 
 
-def rows_of(data):
-    """Rows (B, V, D) of an oracle's arrays, whether a row's positive or negative is one vector or several."""
-    parts = [torch.tensor(data[name]) for name in ("anchor", "positive", "negative") if name in data]
-    parts = [part[:, None] if part.dim() == 2 else part for part in parts]
-    return torch.cat(parts, 1).requires_grad_(), [part.shape[1] for part in parts]
-
-
-def test_every_case_of_sentence_transformers(oracles, monkeypatch):
-    cases = {name: case for name, case in settings(oracles, "matryoshka").items() if "loss" in case}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"matryoshka_{name}.npz")
-        rows, sizes = rows_of(data)
-        some = case["dims_per_step"] if case["dims_per_step"] > 0 else None
-        if case["dims_used"] is not None:
-            used = [case["dims"].index(width) for width in case["dims_used"]]
-            monkeypatch.setattr(matryoshka, "draw", lambda *_, used=used: used)
-        objective = Matryoshka(
-            term=inner(case), dimensions=case["dims"], weights=case["weights"], dimensions_per_step=some
-        )
-        fields = {"score": torch.tensor(data["score"])} if "score" in data else {}
-        output = run(objective, rows, positives=sizes[1], **fields)
-        monkeypatch.undo()
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        for part, gradient in zip(("anchor", "positive", "negative"), rows.grad.split(sizes, 1), strict=False):
-            close(gradient, data[f"grad_{part}"].reshape(gradient.shape))
+@pytest.mark.parametrize("name", cases("matryoshka"))
+def test_every_case_of_sentence_transformers(name, monkeypatch):
+    about, data = load("matryoshka", name)
+    if about["dims_used"] is not None:
+        used = [about["dims"].index(width) for width in about["dims_used"]]
+        monkeypatch.setattr(matryoshka, "draw", lambda *_: used)
+    objective = Matryoshka(
+        term=inner(about, "score" in data),
+        dimensions=about["dims"],
+        weights=about["weights"],
+        dimensions_per_step=about["dims_per_step"] if about["dims_per_step"] > 0 else None,
+    )
+    rows, leaves = vectors(data)
+    positives = data["positive"].shape[1] if data["positive"].dim() == 3 else 1
+    agrees(run(objective, rows, positives, score=data.get("score")), about, data, leaves)
 
 
 def test_by_pencil():

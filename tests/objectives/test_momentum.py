@@ -21,7 +21,8 @@ from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
 from cse.objectives.simcse import SimCSE
 from cse.teachers.queue import Queue
-from tests.objectives.helpers import batch_of, close, load, oracle_cases, run, settings
+from tests.cases import cases, load, settings
+from tests.objectives.helpers import agrees, batch_of, close, run
 
 MOCOSE = {"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True}
 DUAL = {"candidates": "keys", "dual_view": True, "hardest": 3}
@@ -43,53 +44,44 @@ def loss_of(objective, query, candidate, **fields):
 # -- Against the authors' programs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith("mocose")])
-def test_every_loss_of_mocose(oracles, name):
+@pytest.mark.parametrize("name", cases("momentum", "mocose"))
+def test_every_loss_of_mocose(name):
     """The gradient of the anchors; theirs also reaches the keys."""
-    about, data = load(oracles, "momentum", name)
+    about, data = load("momentum", name)
     query = data["query"].requires_grad_()
     objective = holding(data["queue"], candidates="keys", temperature=about["temperature"])
     output = loss_of(objective, torch.stack([query, query], 1), torch.stack([data["key"], data["key"]], 1))
-    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    output.loss.backward()
-    close(query.grad, data["grad_query"])
+    agrees(output, about, data, {"query": query})
 
 
-@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith("esimcse")])
-def test_every_loss_of_esimcse(oracles, name):
+@pytest.mark.parametrize("name", cases("momentum", "esimcse"))
+def test_every_loss_of_esimcse(name):
     """Theirs drops hard negatives where it has a queue."""
-    about, data = load(oracles, "momentum", name)
+    about, data = load("momentum", name)
     hidden = data["cls_hidden"].requires_grad_()
     views = 2 if about["queue"] else about["views"]
     rows = torch.tanh(linear(hidden, data["mlp_w"], data["mlp_b"]))[:, :views]
     objective = holding(data.get("queue", torch.zeros(0, rows.shape[-1])), temperature=about["temperature"])
-    output = loss_of(objective, rows, rows)
-    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    output.loss.backward()
-    close(hidden.grad, data["grad_cls_hidden"])
+    agrees(loss_of(objective, rows, rows), about, data, {"cls_hidden": hidden})
 
 
-@pytest.mark.parametrize("name", [n for n in oracle_cases("momentum") if n.startswith(("dual", "single"))])
-def test_every_loss_of_the_dual_view(oracles, name):
-    about, data = load(oracles, "momentum", name)
+@pytest.mark.parametrize("name", cases("momentum", "dual", "single"))
+def test_every_loss_of_the_dual_view(name):
+    about, data = load("momentum", name)
     both = about["both_views"]
     arguments = {"hardest": about["hardest"], "ceiling": about["max_similarity"], "temperature": about["temperature"]}
     objective = holding(data["queue"], candidates="keys", dual_view=both, **arguments)
     queries = [data[n].requires_grad_() for n in (("query", "query2") if both else ("query", "query"))]
     keys = [data[n] for n in (("key2", "key") if both else ("key", "key"))]
     output = loss_of(objective, torch.stack(queries, 1), torch.stack(keys, 1))
-    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    output.loss.backward()
-    for name in ("query", "query2")[: 1 + both]:
-        close(data[name].grad, data[f"grad_{name}"])
+    agrees(output, about, data, {n: data[n] for n in ("query", "query2")[: 1 + both]})
 
 
-def test_every_schedule_of_mocose(oracles):
-    cases = [c for c in settings(oracles, "momentum").values() if "decays" in c]
-    assert cases
-    for about in cases:
-        got = [cosine_momentum(about["decay"], s, about["total_steps"]) for s in range(1, about["updates"] + 1)]
-        assert got == pytest.approx(about["decays"], rel=1e-9)
+@pytest.mark.parametrize("name", cases("momentum", has="decays"))
+def test_every_schedule_of_mocose(name):
+    about = settings("momentum")[name]
+    got = [cosine_momentum(about["decay"], s, about["total_steps"]) for s in range(1, about["updates"] + 1)]
+    assert got == pytest.approx(about["decays"], rel=1e-9)
 
 
 # -- By hand, and in limits --------------------------------------------------------------------------------------------

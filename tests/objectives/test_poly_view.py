@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from cse.errors import UserError
 from cse.objectives.poly_view import PolyView
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 FORMS = ("geometric", "arithmetic", "sufficient")
 
 
-def test_every_case(oracles):
-    cases = {n: c for n, c in settings(oracles, "polyview").items() if "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"polyview_{name}.npz")
-        rows = torch.tensor(data["x"]).requires_grad_()
-        given = {k: case[k] for k in ("form", "temperature")}
-        objective = PolyView(**given, normalize_mean=case.get("normalise_mean", True))
-        loss = run(objective, rows, rows.shape[1] - 1).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(rows.grad, data["grad_x"])
+@pytest.mark.parametrize("name", cases("polyview"))
+def test_every_case(name):
+    about, data = load("polyview", name)
+    rows, leaves = vectors(data)
+    given = {key: about[key] for key in ("form", "temperature")}
+    objective = PolyView(**given, normalize_mean=about.get("normalise_mean", True))
+    agrees(run(objective, rows, rows.shape[1] - 1), about, data, leaves)
 
 
 def losses(rows, positives, **fields):

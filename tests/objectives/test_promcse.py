@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, Views
 from cse.errors import UserError
-from cse.interfaces import StepContext
 from cse.objectives.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run
 
 
-def loss_of(rows, views, objective, **fields):
-    """Output for flat rows (B V, D), row = item * V + view."""
-    stacked = rows.view(-1, views, rows.shape[-1])
-    ids = torch.zeros(*stacked.shape[:2], 1, dtype=torch.int64)
-    batch = Batch(ids, torch.ones_like(ids), **fields)
-    return objective(Views.split(stacked, stacked, 1), batch, StepContext(encoder=None))
-
-
-def test_every_case_of_the_loss_alone(oracles):
-    cases = {
-        n: c
-        for n, c in json.loads((oracles / "promcse.json").read_text()).items()
-        if isinstance(c, dict) and "margin" in c
-    }
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"promcse_{name}.npz")
-        states = torch.tensor(data["hs"]).requires_grad_()  # (B V, L, H)
-        objective = PromCSE(hinge_weight=case["weight"], margin=case["margin"], hard_negative_weight=case["hnw"])
-        output = loss_of(states[:, 0], len(states) // len(data["logits"]), objective)
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        assert output.metrics["ntxent"].item() == pytest.approx(case["ntxent"], rel=1e-5)
-        assert output.metrics["hinge"].item() == pytest.approx(case["eh"], rel=1e-5)
-        assert np.abs(states.grad.numpy() - data["grad_hs"]).max() <= 1e-4 * max(1.0, np.abs(data["grad_hs"]).max())
+@pytest.mark.parametrize("name", cases("promcse", has=("margin", "eh")))
+def test_every_case_of_the_loss_alone(name):
+    about, data = load("promcse", name)
+    states = data["hs"].requires_grad_()  # (B V, L, H)
+    objective = PromCSE(hinge_weight=about["weight"], margin=about["margin"], hard_negative_weight=about["hnw"])
+    output = run(objective, states[:, 0].unflatten(0, (len(data["logits"]), -1)))
+    agrees(output, about, data, {"hs": states}, ntxent="ntxent", hinge="eh")
 
 
 def test_hinge_by_pencil():
@@ -81,15 +61,15 @@ def test_hinge_by_a_slow_loop_with_several_positives():
 @pytest.mark.parametrize("views", [2, 3])
 @pytest.mark.parametrize("options", [{"margin": -2.0}, {"hinge_weight": 0.0}])
 def test_without_hinge_it_is_simcse(views, options):
-    rows = torch.randn(5 * views, 8)
-    want = loss_of(rows, views, SimCSE(hard_negative_weight=0.3)).loss
-    got = loss_of(rows, views, PromCSE(hard_negative_weight=0.3, **options)).loss
+    rows = torch.randn(5, views, 8)
+    want = run(SimCSE(hard_negative_weight=0.3), rows).loss
+    got = run(PromCSE(hard_negative_weight=0.3, **options), rows).loss
     assert got.item() == pytest.approx(want.item(), rel=1e-6)
 
 
 def test_the_hinge_compares_cosines_whatever_the_temperature():
-    rows = torch.randn(12, 8)
-    hinges = [loss_of(rows, 3, PromCSE(temperature=t)).metrics["hinge"].item() for t in (0.05, 0.5)]
+    rows = torch.randn(4, 3, 8)
+    hinges = [run(PromCSE(temperature=t), rows).metrics["hinge"].item() for t in (0.05, 0.5)]
     assert hinges[0] == hinges[1] > 0
 
 

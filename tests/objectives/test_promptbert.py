@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from cse.batch import Batch, Example, Views
 from cse.data.collators import TextViews
@@ -19,85 +19,65 @@ from cse.interfaces import StepContext
 from cse.objectives.promptbert import PromptBERT
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
-from tests.models import save_tiny
-from tests.objectives.helpers import close, settings
+from tests.cases import below, cases, load, state
+from tests.models import save_beside, save_tiny
+from tests.objectives.helpers import agrees, close
 
 A, B = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast"
 STILL = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 TEXTS = ["moon", "red house", "sun tree blue", "slow mat", "tree", "red house"]
 
 
-def oracle_encoder(case, data, state, tiny_bert, folder):
-    """An encoder with an oracle's weights. Its tokenizer serves for the number of ids beside a text alone."""
+def encoder_of(about, data, weights, tiny_bert, folder):
+    """The encoder of a case. Its tokenizer serves for the number of ids beside a text alone."""
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    kind = case["config"]["model_type"]
-    config = AutoConfig.for_model(**{"bos_token_id": 1, "eos_token_id": 2, **case["config"]})
+    config = AutoConfig.for_model(**{"bos_token_id": 1, "eos_token_id": 2, **about["config"]})
     model = AutoModelForMaskedLM.from_config(config)
-    body = {k.removeprefix(f"{kind}."): v for k, v in state.items() if k.startswith(f"{kind}.")}
-    missing = model.base_model.load_state_dict(body, strict=False)
-    assert [key for key in (*missing.missing_keys, *missing.unexpected_keys) if "position_ids" not in key] == []
-    own = "mlp.LayerNorm.weight" not in state
+    model.base_model.load_state_dict(below(weights, f"{about['config']['model_type']}."))
+    own = "mlp.LayerNorm.weight" not in weights
     if not own:
-        transform = model.cls.predictions.transform
-        transform.load_state_dict({k.removeprefix("mlp."): v for k, v in state.items() if k.startswith("mlp.")})
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    count = len(data["template"])
-    before, after = (
-        case["prefix_length"] - 1,
-        count - case["prefix_length"] - 2,
-    )  # but for [CLS], and for mask and [SEP]
+        model.cls.predictions.transform.load_state_dict(below(weights, "mlp."))
+    folder, count = save_beside(tiny_bert, model, folder), len(data["template"])
+    before, after = about["prefix_length"] - 1, count - about["prefix_length"] - 2  # without [CLS], mask and [SEP]
     template = " ".join(["the"] * before + ["{text}"] + ["cat"] * (after - 1) + ["{mask}"] + ["on"])
-    encoder = Encoder(str(folder), pooler="mask", template=template, head="mlp" if own else "none", **STILL)
+    encoder = Encoder(folder, pooler="mask", template=template, head="mlp" if own else "none", **STILL)
     if own:
-        encoder.head.linear.load_state_dict({n: state[f"mlp.dense.{n}"] for n in ("weight", "bias")})
+        encoder.head.linear.load_state_dict(below(weights, "mlp.dense."))
     assert encoder.pool.keywords == {"position": -3}
     return encoder
 
 
-def test_every_whole_model(oracles, tiny_bert, tmp_path):
-    cases = {n: c for n, c in settings(oracles, "promptbert").items() if isinstance(c, dict) and "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"promptbert_{name}.npz")
-        state = torch.load(oracles / f"promptbert_{name}_state.pt", weights_only=True)
-        encoder = oracle_encoder(case, data, state, tiny_bert, tmp_path / name)
-        objective = PromptBERT(
-            temperature=case["temperature"],
-            hard_negative_weight=case["hard_negative_weight"],
-            delta="none" if not case["delta"] else "frozen" if case["delta_freeze"] else "trained",
-            head="masked_lm" if case["head"].startswith("transform") else "encoder",
-            positions="from_zero",
-        )
-        objective.setup(encoder)
-        ids, mask = torch.tensor(data["input_ids"]), torch.tensor(data["attention_mask"])
-        batch, learner = Batch(ids, mask), Learner(encoder, objective).train()
-        encoded, output = learner(batch, StepContext(encoder=encoder))
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        close(encoded.embedding, data["mask_states"], 1e-5)
-        close(encoded.embedding[:, 0], data["embedding_plain"], 1e-5)
-        own = {"mlp.dense": "head.linear"} if objective.head == "encoder" else {}
-        own |= {"mlp.dense": "transform.dense", "mlp.LayerNorm": "transform.layer_norm"} if not own else {}
-        kind = case["config"]["model_type"]
-        for key in data.files:
-            if key.startswith(f"grad/{kind}."):
-                got = encoder.backbone.get_parameter(key.removeprefix(f"grad/{kind}.")).grad
-            elif key.startswith("grad/mlp."):
-                part, _, last = key.removeprefix("grad/").rpartition(".")
-                holder = encoder if objective.head == "encoder" else objective
-                got = holder.get_parameter(f"{own[part]}.{last}").grad
-            else:
-                continue
-            close(torch.zeros_like(torch.tensor(data[key])) if got is None else got, data[key])
-        if case["delta"]:
-            with torch.no_grad():
-                found = objective.template_vectors(batch, StepContext(encoder=encoder))
-            n = mask.sum(-1) - len(data["template"])
-            for view in range(ids.shape[1]):
-                second = case["two_templates"] and view == 1
-                close(found[:, view], data["delta2" if second else "delta"][n[:, view].numpy()], 1e-5)
+@pytest.mark.parametrize("name", cases("promptbert"))
+def test_every_whole_model(tiny_bert, tmp_path, name):
+    about, data = load("promptbert", name)
+    encoder = encoder_of(about, data, state("promptbert", name), tiny_bert, tmp_path)
+    objective = PromptBERT(
+        temperature=about["temperature"],
+        hard_negative_weight=about["hard_negative_weight"],
+        delta="none" if not about["delta"] else "frozen" if about["delta_freeze"] else "trained",
+        head="masked_lm" if about["head"].startswith("transform") else "encoder",
+        positions="from_zero",
+    )
+    objective.setup(encoder)
+    ids, mask, ctx = data["input_ids"], data["attention_mask"], StepContext(encoder=encoder)
+    batch = Batch(ids, mask)
+    encoded, output = Learner(encoder, objective).train()(batch, ctx)
+    close(encoded.embedding, data["mask_states"], 1e-5)
+    close(encoded.embedding[:, 0], data["embedding_plain"], 1e-5)
+    own = {"dense": encoder.head.linear} if objective.head == "encoder" else {}
+    own = own or {"dense": objective.transform.dense, "LayerNorm": objective.transform.layer_norm}
+    parts = {f"{about['config']['model_type']}.": encoder.backbone} | {f"mlp.{n}.": part for n, part in own.items()}
+    found = {prefix + n: weight for prefix, part in parts.items() for n, weight in part.named_parameters()}
+    agrees(output, about, data, {n: weight for n, weight in found.items() if f"grad/{n}" in data})
+    assert sum(f"grad/{n}" in data for n in found) > len(own) * 2
+    if about["delta"]:
+        with torch.no_grad():
+            vectors = objective.template_vectors(batch, ctx)
+        n = mask.sum(-1) - len(data["template"])
+        for view in range(ids.shape[1]):
+            second = about["two_templates"] and view == 1
+            close(vectors[:, view], data["delta2" if second else "delta"][n[:, view]], 1e-5)
 
 
 @pytest.fixture(params=["bert", "roberta"])

@@ -15,7 +15,9 @@ from cse.interfaces import StepContext
 from cse.objectives.functional import cosine_matrix
 from cse.objectives.sg_opt import SGOPT
 from cse.training.learner import Learner
-from tests.objectives.helpers import Case, batch_of, close, load, oracle_cases
+from tests.cases import below, cases, load
+from tests.models import from_weights, save_beside
+from tests.objectives.helpers import Case, agrees, batch_of, close
 
 
 def contract_case(backbone):
@@ -26,49 +28,33 @@ def contrast_of(anchor, layers, **arguments):
     return SGOPT(**arguments).contrast(anchor, layers, batch_of(len(anchor), 1)).loss
 
 
-@pytest.mark.parametrize("name", oracle_cases("sg_opt", objective="SG-OPT"))
-def test_every_contrast_of_the_authors_program(oracles, name):
-    about, data = load(oracles, "sg_opt", name)
+@pytest.mark.parametrize("name", cases("sg_opt", where=lambda about: about.get("objective") == "SG-OPT"))
+def test_every_contrast_of_the_authors_program(name):
+    about, data = load("sg_opt", name)
     cls, layers = (data[n].requires_grad_() for n in ("cls", "layers"))
-    loss = contrast_of(cls, layers, temperature=about["temperature"])
-    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    loss.backward()
-    close(cls.grad, data["grad_cls"])
-    close(layers.grad, data["grad_layers"])
+    agrees(contrast_of(cls, layers, temperature=about["temperature"]), about, data, {"cls": cls, "layers": layers})
 
 
-@pytest.mark.parametrize("name", oracle_cases("sg_opt", dropout=0))
-def test_every_step_of_a_whole_model(oracles, name, tiny_bert, tmp_path):
+@pytest.mark.parametrize("name", cases("sg_opt", has=("loss", "dropout")))
+def test_every_step_of_a_whole_model(name, tiny_bert, tmp_path):
     """Ids to the loss and the gradient of every weight of the encoder and the head; theirs freezes the embeddings."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    about, data = load(oracles, "sg_opt", name)
-
-    def weights(prefix):
-        return {key.removeprefix(prefix): data[key] for key in data if key.startswith(prefix)}
-
-    model = BertModel(BertConfig(**about["config"]), add_pooling_layer=False)
-    model.load_state_dict(weights("initial/"))
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
-    encoder = Encoder(str(tmp_path), pooler="cls", dropout=Dropout(attention=0.0, hidden=0.0)).train()
-    head, layer = weights("head/"), {"0": "0.linear", "2": "1.linear"}  # theirs counts the GELU in between
+    about, data = load("sg_opt", name)
+    model = from_weights(below(data, "initial/"), **about["config"])
+    folder = save_beside(tiny_bert, model, tmp_path)
+    encoder = Encoder(folder, pooler="cls", dropout=Dropout(attention=0.0, hidden=0.0)).train()
+    head, layer = below(data, "head/"), {"0": "0.linear", "2": "1.linear"}  # theirs counts the GELU in between
     objective = SGOPT(
         temperature=about["temperature"], distance_weight=about["l2"], head_width=len(head["0.weight"])
     ).train()
     objective.setup(encoder)
-    encoder.backbone.load_state_dict(weights("current/"))
+    encoder.backbone.load_state_dict(below(data, "current/"))
     objective.head.load_state_dict({layer[key[0]] + key[1:]: value for key, value in head.items()})
 
     batch = Batch(data["ids"][:, None], data["mask"][:, None], num_positives=0)
     output = Learner(encoder, objective)(batch, StepContext(encoder))[1]
-    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    assert output.metrics["contrastive"].item() == pytest.approx(about["contrast"], rel=1e-5)
-    assert output.metrics["distance"].item() == pytest.approx(about["squared_distance"], rel=1e-5)
-    output.loss.backward()
-    for key, want in weights("grad/").items():
-        close(encoder.backbone.get_parameter(key).grad, want)
-    for key, want in weights("grad_head/").items():
+    leaves = {key: encoder.backbone.get_parameter(key) for key in below(data, "grad/")}
+    agrees(output, about, data, leaves, contrastive="contrast", distance="squared_distance")
+    for key, want in below(data, "grad_head/").items():
         close(objective.head.get_parameter(layer[key[0]] + key[1:]).grad, want)
     assert not any(p.requires_grad for p in objective.guide.encoder.parameters())
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
+from torch.nn.functional import linear
 
-from cse.batch import Batch, Views
 from cse.encoder.poolers import get_pooler
 from cse.errors import UserError
-from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run
 
 POOLERS = {
     "cls": "cls",
@@ -24,48 +23,22 @@ POOLERS = {
 }
 
 
-def settings(oracles):
-    return json.loads((oracles / "simcse.json").read_text())
-
-
-def batch_of(size, views, **fields):
-    ids = torch.zeros(size, views, 1, dtype=torch.int64)
-    return Batch(input_ids=ids, attention_mask=torch.ones_like(ids), num_positives=1, **fields)
-
-
 def loss_of(rows, views, objective, **fields):
     """Loss of flat rows (B V, D), row = item * V + view."""
-    stacked = rows.view(-1, views, rows.shape[-1])
-    return objective(
-        Views.split(stacked, stacked, 1), batch_of(len(stacked), views, **fields), StepContext(encoder=None)
-    ).loss
+    return run(objective, rows.unflatten(0, (-1, views)), **fields).loss
 
 
-def close(got, want, tolerance=1e-4):
-    got, want = np.asarray(got), np.asarray(want)
-    assert np.abs(got - want).max() <= tolerance * max(1.0, np.abs(want).max())
-
-
-def test_every_case_of_pooler_head_and_loss(oracles):
-    cases = {n: c for n, c in settings(oracles).items() if "pooler" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"simcse_{name}.npz")
-        states = [
-            torch.tensor(data[f"hs{i}"]).requires_grad_() for i in range(sum(k.startswith("hs") for k in data.files))
-        ]
-        pooled = get_pooler(POOLERS[case["pooler"]])(states, torch.tensor(data["mask"]))
-        head = {k: torch.tensor(data[k]).requires_grad_() for k in ("mlp_w", "mlp_b") if k in data.files}
-        rows = torch.tanh(torch.nn.functional.linear(pooled, head["mlp_w"], head["mlp_b"])) if head else pooled
-        objective = SimCSE(temperature=case["temp"], hard_negative_weight=case["hard_negative_weight"])
-        loss = loss_of(rows, case["S"], objective)
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5), name
-        for key in data.files:
-            if key.startswith("grad_hs"):
-                close(states[int(key.removeprefix("grad_hs"))].grad, data[key])
-            elif key.startswith("grad_mlp"):
-                close(head[key.removeprefix("grad_")].grad, data[key])
+@pytest.mark.parametrize("name", cases("simcse", "unsup", "sup"))
+def test_every_case_of_pooler_head_and_loss(name):
+    about, data = load("simcse", name)
+    states = [f"hs{i}" for i in range(sum(key.startswith("hs") for key in data))]
+    leaves = {key: data[key].requires_grad_() for key in (*states, "mlp_w", "mlp_b") if key in data}
+    pooled = get_pooler(POOLERS[about["pooler"]])([leaves[key] for key in states], data["mask"])
+    rows = torch.tanh(linear(pooled, leaves["mlp_w"], leaves["mlp_b"])) if "mlp_w" in data else pooled
+    objective = SimCSE(temperature=about["temp"], hard_negative_weight=about["hard_negative_weight"])
+    known = {name: leaf for name, leaf in leaves.items() if f"grad_{name}" in data}
+    assert known
+    agrees(loss_of(rows, about["S"], objective), about, data, known)
 
 
 def test_by_pencil():

@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 
 from cse.objectives.supcon import SupCon
-from tests.objectives.helpers import close, load, oracle_cases, run
+from tests.cases import cases, load
+from tests.objectives.helpers import close, run
 
 
-@pytest.mark.parametrize("name", oracle_cases("stored_views"))
-def test_against_the_authors_program(oracles, name):
-    about, data = load(oracles, "stored_views", name)
+@pytest.mark.parametrize("name", cases("stored_views"))
+def test_against_the_authors_program(name):
+    about, data = load("stored_views", name)
     x = data["x"].requires_grad_()
     objective = SupCon(temperature=about["temperature"], base_temperature=about["base_temperature"])
     output = run(objective, x, x.shape[1] - 1, label=data["labels"])

@@ -21,7 +21,8 @@ from cse.interfaces import StepContext
 from cse.objectives.sub_sentence import SubSentence
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
-from tests.objectives.helpers import close, load, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, close
 from tests.runs import assert_resumes, make_run
 
 ROWS = [
@@ -68,26 +69,22 @@ def head_of_case(data):
 
 
 @pytest.mark.parametrize("groups", ["union", "program"])
-def test_every_case(oracles, groups):
-    cases = [name for name, about in settings(oracles, "subsentence").items() if "loss_union" in about]
-    assert cases
-    for name in cases:
-        about, data = load(oracles, "subsentence", name)
-        suffix = {"union": "union", "program": "code"}[groups]
-        states, head = data["token_states"].requires_grad_(), head_of_case(data)
-        encoder = SimpleNamespace(
-            spans=lambda ids, mask, spans, states=states: (None, span_means(states[ids[:, 0]], spans)),
-            output=lambda pooled, head=head: SimpleNamespace(projected=head(pooled)),
-        )
-        batch = batch_of_case(about, data, groups)
-        output = SubSentence(temperature=about["temperature"])(None, batch, StepContext(encoder=encoder))
-        assert output.loss.item() == pytest.approx(about[f"loss_{suffix}"], rel=1e-5), name
-        output.loss.backward()
-        close(states.grad, data[f"grad_token_states_{suffix}"])
-        order = [(row, view) for view in (0, 1) for row in range(batch.size)]  # the case's: first sentences first
-        means = span_means(states[batch.input_ids[..., 0]].flatten(0, 1), batch.span_mask.flatten(0, 1))
-        vectors, present = head(means).view(*batch.span_group.shape, -1), batch.span_mask.any(-1)
-        close(torch.cat([vectors[r, v][present[r, v]] for r, v in order]), data["embedding"])
+@pytest.mark.parametrize("name", cases("subsentence", has="loss_union"))
+def test_every_case(name, groups):
+    about, data = load("subsentence", name)
+    suffix = {"union": "_union", "program": "_code"}[groups]
+    states, head = data["token_states"].requires_grad_(), head_of_case(data)
+    encoder = SimpleNamespace(
+        spans=lambda ids, mask, spans: (None, span_means(states[ids[:, 0]], spans)),
+        output=lambda pooled: SimpleNamespace(projected=head(pooled)),
+    )
+    batch = batch_of_case(about, data, groups)
+    output = SubSentence(temperature=about["temperature"])(None, batch, StepContext(encoder=encoder))
+    agrees(output, about, data, {"token_states": states}, loss=f"loss{suffix}", suffix=suffix)
+    order = [(row, view) for view in (0, 1) for row in range(batch.size)]  # the case's: first sentences first
+    means = span_means(states[batch.input_ids[..., 0]].flatten(0, 1), batch.span_mask.flatten(0, 1))
+    vectors, present = head(means).view(*batch.span_group.shape, -1), batch.span_mask.any(-1)
+    close(torch.cat([vectors[r, v][present[r, v]] for r, v in order]), data["embedding"])
 
 
 def built(folder):

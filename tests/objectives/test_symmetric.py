@@ -12,28 +12,34 @@ from cse.errors import UserError
 from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
 from cse.objectives.symmetric import SymmetricInfoNCE
-from tests.objectives.helpers import agrees, raw_cases, run
+from tests.cases import cases, load, not_offered
+from tests.objectives.helpers import agrees, run, vectors
 
 MODES = {None: "all", "all_negatives": "all", "in_batch_negatives": "in_batch", "hard_negatives": "hard"}
 
 
-def objective_of(case):
-    options = {
-        "temperature": case["temperature"],
-        "hardness": case["hardness_strength"] if case["hardness_mode"] else 0.0,
-        "hardness_of": MODES[case["hardness_mode"]],
+def options_of(about):
+    """The arguments of the objectives that a case's settings name."""
+    return {
+        "temperature": about["temperature"],
+        "hardness": about["hardness_strength"] if about["hardness_mode"] else 0.0,
+        "hardness_of": MODES[about["hardness_mode"]],
     }
-    if len(case["directions"]) == 1:
-        return SimCSE(**options)
-    if case["partition"] == "joint":
-        return GTE(directions=case["directions"], **options)
-    assert case["directions"] == ["query_to_doc", "doc_to_query"]
-    return SymmetricInfoNCE(**options)
 
 
-def test_every_case_of_sentence_transformers(oracles):
-    for _, case, data, leaves, rows in raw_cases(oracles, "symmetric"):
-        agrees(run(objective_of(case), rows), case, data, leaves)
+def is_joint(about):
+    """Whether several directions share a softmax, as in GTE."""
+    return about["partition"] == "joint" and len(about["directions"]) > 1
+
+
+@pytest.mark.parametrize("name", cases("symmetric", where=lambda about: not is_joint(about)))
+def test_every_case_of_sentence_transformers(name):
+    about, data = load("symmetric", name)
+    if about["directions"] not in (["query_to_doc"], ["query_to_doc", "doc_to_query"]):
+        not_offered(f"the directions {about['directions']}, each with a softmax of its own")
+    rows, leaves = vectors(data)
+    objective = SimCSE if len(about["directions"]) == 1 else SymmetricInfoNCE
+    agrees(run(objective(**options_of(about)), rows), about, data, leaves)
 
 
 def test_by_pencil():

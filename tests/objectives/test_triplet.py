@@ -9,15 +9,18 @@ import torch
 from cse.errors import UserError
 from cse.objectives.triplet import Triplet
 from cse.objectives.weighted_sum import WeightedSum
-from tests.objectives.helpers import agrees, raw_cases, run
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, run, vectors
 
 DISTANCES = ("euclidean", "squared", "cosine")
 every_distance = pytest.mark.parametrize("distance", DISTANCES)
 
 
-def test_every_case_of_the_authors_programs(oracles):
-    for _, case, data, leaves, rows in raw_cases(oracles, "triplet"):
-        agrees(run(Triplet(distance=case["distance"], margin=case["margin"]), rows), case, data, leaves)
+@pytest.mark.parametrize("name", cases("triplet"))
+def test_every_case_of_the_authors_programs(name):
+    about, data = load("triplet", name)
+    rows, leaves = vectors(data)
+    agrees(run(Triplet(distance=about["distance"], margin=about["margin"]), rows), about, data, leaves)
 
 
 def test_by_pencil():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +13,8 @@ from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
-from tests.objectives.helpers import Case
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees
 
 
 def contract_case(backbone):
@@ -141,25 +140,18 @@ class Linear(torch.nn.Module):
         return torch.nn.functional.linear(states, self.weight, self.bias)
 
 
-def test_every_case_of_contrast_and_masked_lm(oracles):
-    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("mlm")}
-    assert cases
-    for name, case in cases.items():
-        data = {k: torch.tensor(v) for k, v in np.load(oracles / f"simcse_{name}.npz").items()}
-        states = data["hs"].requires_grad_()
-        rows, views, length = data["labels"].shape
-        projected = torch.tanh(torch.nn.functional.linear(states[:, 0], data["mlp_w"], data["mlp_b"]))
-        projected = projected.view(rows, views, -1)
-        masked_lm = MaskedLM()
-        masked_lm.head = Linear(data["lm_w"], data["lm_b"])
-        objective = WeightedSum(
-            terms=[SimCSE(temperature=case.get("temp", 0.05)), masked_lm], weights=[1.0, case["mlm_weight"]]
-        )
-        ids = torch.zeros(rows, views, length, dtype=torch.int64)
-        batch = Batch(ids, torch.ones_like(ids), masked_ids=ids, mlm_labels=data["labels"])
-        context = StepContext(encoder=Given(states))
-        output = objective(Views.split(projected, projected, 1), batch, context)
-        output.loss.backward()
-        assert output.loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        want = data["grad_hs"]
-        assert (states.grad - want).abs().max() <= 1e-4 * max(1.0, want.abs().max().item())
+@pytest.mark.parametrize("name", cases("simcse", has=("loss", "mlm_weight")))
+def test_every_case_of_contrast_and_masked_lm(name):
+    about, data = load("simcse", name)
+    states = data["hs"].requires_grad_()
+    rows, views, length = data["labels"].shape
+    projected = torch.tanh(torch.nn.functional.linear(states[:, 0], data["mlp_w"], data["mlp_b"]))
+    projected = projected.view(rows, views, -1)
+    masked_lm = MaskedLM()
+    masked_lm.head = Linear(data["lm_w"], data["lm_b"])
+    contrast = SimCSE(temperature=about.get("temp", 0.05), hard_negative_weight=about.get("hard_negative_weight", 0.0))
+    objective = WeightedSum(terms=[contrast, masked_lm], weights=[1.0, about["mlm_weight"]])
+    ids = torch.zeros(rows, views, length, dtype=torch.int64)
+    batch = Batch(ids, torch.ones_like(ids), masked_ids=ids, mlm_labels=data["labels"])
+    output = objective(Views.split(projected, projected, 1), batch, StepContext(encoder=Given(states)))
+    agrees(output, about, data, {"hs": states})

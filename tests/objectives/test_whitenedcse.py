@@ -14,7 +14,8 @@ from cse.errors import UserError
 from cse.objectives import whitenedcse
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.objectives.whitening import group_whiten, inverse_sqrt
-from tests.objectives.helpers import close, run, settings
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, close, run
 
 
 def set_up(dim, **arguments):
@@ -41,37 +42,30 @@ def numpy_whiten(x, size):
     return out
 
 
-def test_every_whitening_case(oracles):
-    cases = {n: c for n, c in settings(oracles, "whitenedcse").items() if isinstance(c, dict) and "G" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"whitenedcse_{name}.npz")
-        x = torch.tensor(data["x"]).requires_grad_()
-        chunks = x.chunk(3)
-        orders = [torch.tensor(p) for p in data["perms"]] if len(data["perms"]) else [None] * len(chunks)
-        size = case["D"] // case["G"]
-        white = [group_whiten(c, size, permutation=p) for c, p in zip(chunks, orders, strict=True)]
-        y = torch.cat(white)
-        (y * torch.tensor(data["cotangent"])).sum().backward()
-        close(y, data["y"])
-        close(x.grad, data["grad_x"])
+@pytest.mark.parametrize("name", cases("whitenedcse", has=("D", "G")))
+def test_every_whitening_case(name):
+    """In training, blocks of rows have an order of the channels each; else all rows have the last one drawn."""
+    about, data = load("whitenedcse", name)
+    x = data["x"].requires_grad_()
+    orders = list(data["perms"]) or [None] * about.get("chunks", 3)
+    orders = orders if about.get("train", True) else orders[-1:]
+    blocks = zip(x.chunk(len(orders)), orders, strict=True)
+    y = torch.cat([group_whiten(b, about["D"] // about["G"], permutation=order) for b, order in blocks])
+    close(y, data["y"])
+    (y * data["cotangent"]).sum().backward()
+    close(x.grad, data["grad_x"])
 
 
-def test_every_loss_case(oracles, monkeypatch):
-    cases = {n: c for n, c in settings(oracles, "whitenedcse").items() if isinstance(c, dict) and "loss" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"whitenedcse_{name}.npz")
-        states = torch.tensor(data["hs"]).requires_grad_()
-        objective = set_up(states.shape[-1], group_size=3, shuffle="contiguous")  # 8 groups of 3 channels
-        with torch.no_grad():
-            objective.head.linear.weight.copy_(torch.tensor(data["dense_w"]))
-            objective.head.linear.bias.copy_(torch.tensor(data["dense_b"]))
-        feed(monkeypatch, data["perms"])
-        loss = run(objective, states[:, 0].view(case["B"], 3, -1), positives=2).loss
-        loss.backward()
-        assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
-        close(states.grad, data["grad_hs"])
+@pytest.mark.parametrize("name", cases("whitenedcse"))
+def test_every_loss_case(name, monkeypatch):
+    about, data = load("whitenedcse", name)
+    states = data["hs"].requires_grad_()  # (B V, L, D)
+    groups = about.get("G", 8)
+    objective = set_up(states.shape[-1], group_size=states.shape[-1] // groups, shuffle="contiguous")
+    objective.head.linear.load_state_dict({"weight": data["dense_w"], "bias": data["dense_b"]})
+    feed(monkeypatch, data["perms"])
+    rows = states[:, 0].unflatten(0, (about["B"], -1))
+    agrees(run(objective, rows, positives=rows.shape[1] - 1), about, data, {"hs": states})
 
 
 def test_per_view_is_the_paper_step_by_step(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -11,23 +10,38 @@ import pytest
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.sets import difference, intersection, ranked
+from tests.cases import cases, load, not_offered
 
 RNG = np.random.default_rng(1)
 A, B, C = (RNG.normal(size=(n, 6)) for n in (7, 3, 2))
 
 
-def test_every_case_of_the_slow_loop(oracles):
-    """The expression names the arrays: A n B \\ C."""
-    cases = {n: c for n, c in json.loads((oracles / "setcse.json").read_text()).items() if "expression" in c}
-    assert cases
-    for name, case in cases.items():
-        data = np.load(oracles / f"setcse_{name}.npz")
-        first, *rest = re.findall(r"([n\\])?\s*([A-Z])", case["expression"])
-        like, unlike = ([data[n] for sign, n in rest if sign == wanted] for wanted in ("n", "\\"))
-        assert len(like) + len(unlike) == len(rest) > 0
-        found = ranked(data[first[1]], like=like, unlike=unlike)
-        assert found.score == pytest.approx(data["score"], rel=1e-5, abs=1e-7), name
-        assert found.order.tolist() == data["order"].tolist(), name
+def parsed(expression, names):
+    """The set that is ranked, those that it is to resemble, and those that it is not to: A n B \\ C."""
+    known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    first, *rest = re.findall(rf"{known}|\S", expression)
+    signs, sets = rest[::2], rest[1::2]
+    like, unlike = {"n", "\u2229", "&"}, {"\\", "-"}
+    if len(signs) != len(sets) or not {*signs} <= like | unlike or not {first, *sets} <= names:
+        not_offered(f"the expression {expression!r}")
+    return first, *([name for sign, name in zip(signs, sets, strict=True) if sign in kind] for kind in (like, unlike))
+
+
+@pytest.mark.parametrize("name", cases("setcse", has="expression"))
+def test_every_case_of_the_slow_loop(name):
+    """The expression names the arrays."""
+    about, data = load("setcse", name)
+    first, like, unlike = parsed(about["expression"], data.keys() - {"score", "order"})
+    found = ranked(data[first].numpy(), like=[data[n] for n in like], unlike=[data[n] for n in unlike])
+    assert found.score == pytest.approx(data["score"].numpy(), rel=1e-5, abs=1e-7)
+    assert found.order.tolist() == data["order"].tolist()
+
+
+def test_how_an_expression_is_read():
+    names = {"A", "B", "B1", "B2", "C"}
+    assert parsed("A n B1 n B2 \\ C", names) == ("A", ["B1", "B2"], ["C"])
+    assert parsed("A\\B", names) == ("A", [], ["B"])
+    assert parsed("AnBnC", names) == ("A", ["B", "C"], [])
 
 
 def test_by_pencil():

@@ -15,7 +15,7 @@ from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.teachers.copy import Average, EncoderCopy
 from cse.training.learner import Learner
-from tests.objectives.helpers import settings
+from tests.cases import cases, load
 from tests.teachers.test_frozen import TEXTS, batch_of
 
 
@@ -90,18 +90,15 @@ def test_the_average_by_hand_and_no_gradient(tiny_bert):
     assert not average.module.training
 
 
-@pytest.mark.parametrize("method", ["mocose_ema", "esimcse_ema"])
-def test_every_average_of_the_authors_programs(oracles, method):
-    cases = [name for name in settings(oracles, "momentum") if name.startswith(method)]
-    assert cases
-    for name in cases:
-        about, data = settings(oracles, "momentum")[name], np.load(oracles / f"momentum_{name}.npz")
-        weights = nn.ParameterList([torch.tensor(data["start"])])
-        average = Average(weights)
-        for step, (online, target) in enumerate(zip(data["online"], data["target"], strict=True)):
-            weights[0].data = torch.tensor(online)
-            average.follow(weights, about["decays"][step] if "decays" in about else about["momentum"])
-            np.testing.assert_allclose(average.module[0].numpy(), target, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", cases("momentum", "mocose_ema", "esimcse_ema", has=()))
+def test_every_average_of_the_authors_programs(name):
+    about, data = load("momentum", name)
+    weights = nn.ParameterList([data["start"]])
+    average = Average(weights)
+    for step, (online, target) in enumerate(zip(data["online"], data["target"], strict=True)):
+        weights[0].data = online
+        average.follow(weights, about["decays"][step] if "decays" in about else about["momentum"])
+        np.testing.assert_allclose(average.module[0].numpy(), target, rtol=1e-5, atol=1e-6)
 
 
 def state_of(tiny_bert, encoder=None, **arguments):

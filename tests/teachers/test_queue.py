@@ -8,7 +8,7 @@ import torch
 
 from cse.errors import UserError
 from cse.teachers.queue import Queue
-from tests.objectives.helpers import settings
+from tests.cases import cases, load
 
 
 def test_the_oldest_rows_make_room():
@@ -40,29 +40,24 @@ def test_a_queue_of_size_0_is_empty():
         Queue(-1, 2)
 
 
-def cases(oracles, method):
-    found = {n: c for n, c in settings(oracles, "momentum").items() if n.startswith(method)}
-    assert found
-    for name, about in found.items():
-        yield about, np.load(oracles / f"momentum_{name}.npz")
+@pytest.mark.parametrize("name", cases("momentum", "esimcse_fifo", has=()))
+def test_every_queue_of_esimcse(name):
+    about, data = load("momentum", name)
+    queue = Queue(about["neg_size"], data["keys"].shape[-1])
+    for step, keys in enumerate(data["keys"]):
+        assert len(queue.rows()) == about["columns_used_by_the_loss_at_each_step"][step]
+        queue.push(keys)
+        want = data[f"queue_after_{step}"][-about["neg_size"] :]  # theirs does not cut the first batch
+        np.testing.assert_array_equal(queue.rows().numpy(), want)
 
 
-def test_every_queue_of_esimcse(oracles):
-    for about, data in cases(oracles, "esimcse_fifo"):
-        queue = Queue(about["neg_size"], data["keys"].shape[-1])
-        for step, keys in enumerate(data["keys"]):
-            assert len(queue.rows()) == about["columns_used_by_the_loss_at_each_step"][step]
-            queue.push(torch.tensor(keys))
-            want = data[f"queue_after_{step}"][-about["neg_size"] :]  # theirs does not cut the first batch
-            np.testing.assert_array_equal(queue.rows().numpy(), want)
-
-
-def test_every_queue_of_mocose(oracles):
+@pytest.mark.parametrize("name", cases("momentum", "mocose_fifo", has=()))
+def test_every_queue_of_mocose(name):
     """Theirs is newest first, and of a batch that is too old in part it drops the last rows, ours the first."""
-    for about, data in cases(oracles, "mocose_fifo"):
-        queue = Queue(about["queue"], data["keys"].shape[-1])
-        queue.push(torch.tensor(data["start"][: about["start_size"]]).flip(0))
-        for step, keys in enumerate(data["keys"]):
-            queue.push(torch.tensor(keys).flip(0))
-            used = about["columns_used_by_the_loss_at_each_step"][step]
-            np.testing.assert_array_equal(queue.rows().flip(0).numpy(), data[f"queue_after_{step}"][:used])
+    about, data = load("momentum", name)
+    queue = Queue(about["queue"], data["keys"].shape[-1])
+    queue.push(data["start"][: about["start_size"]].flip(0))
+    for step, keys in enumerate(data["keys"]):
+        queue.push(keys.flip(0))
+        used = about["columns_used_by_the_loss_at_each_step"][step]
+        np.testing.assert_array_equal(queue.rows().flip(0).numpy(), data[f"queue_after_{step}"][:used])

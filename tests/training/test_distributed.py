@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -28,6 +28,8 @@ from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Callback
+from tests.cases import ORACLES, cases, settings
+from tests.objectives.helpers import close
 from tests.runs import NO_DROPOUT, metrics, weights, write_recipe, write_triplets
 
 ROWS = 8
@@ -117,7 +119,7 @@ def test_a_text_on_both_processes_is_not_its_own_negative(two_processes):
         assert loss == pytest.approx(want, rel=1e-10)
 
 
-def oracle_case(rank, states, views, temperature):
+def oracle_case(rank, states, views, arguments):
     """Loss, logits, and gradients of hidden states (n, L, H) and of a weight (H, H), 1 at first, after averaging.
 
     The weight stands between [CLS] and the loss, so that its averaged gradient is what DDP would give it.
@@ -126,34 +128,36 @@ def oracle_case(rank, states, views, temperature):
     weight = torch.eye(states.shape[-1], requires_grad=True)
     rows = (hidden[:, 0] @ weight).unflatten(0, (-1, views))
     tokens = torch.zeros(len(rows), views, 1, dtype=torch.int64)
-    learner = Learner(torch.nn.Module(), SimCSE(temperature=temperature))
+    learner = Learner(torch.nn.Module(), SimCSE(**arguments))
     loss = learner.loss(Batch(tokens, torch.ones_like(tokens)), Encoded(rows, rows), StepContext(encoder=None)).loss
     loss.backward()
     averaged = distributed.all_sum(weight.grad) / distributed.world_size()
     return loss.item(), hidden.grad.numpy(), averaged.numpy()
 
 
-def test_every_two_process_case_of_the_authors(two_processes, oracles):
+@pytest.mark.parametrize("name", cases("simcse", "dist_S", has="loss_rank"))
+def test_every_two_process_case_of_the_authors(two_processes, name):
     """The authors keep the local gradient in their gather, and DDP's average then leaves 1/W of the gradient.
 
     Ours sums over processes in the gather. So the gradient at this process's rows is W times theirs, and DDP's average
     of the weights' gradients is that of one process, which theirs is not.
     """
-    cases = {n: c for n, c in json.loads((oracles / "simcse.json").read_text()).items() if n.startswith("dist_S")}
-    assert cases
-    for name, case in cases.items():
-        views = int(name.removeprefix("dist_S"))
-        states = np.load(oracles / f"simcse_dist_in_S{views}.npz")["hs"]
-        single = np.load(oracles / f"simcse_{name}_single.npz")
-        weight_gradient = states[:, 0].T @ single["grad_hs"][:, 0]  # d loss / d weight at weight = 1
-        results = two_processes(oracle_case, states, views, case.get("temp", 0.05))
-        for rank, (loss, local, averaged) in enumerate(results):
-            theirs = np.load(oracles / f"simcse_{name}_rank{rank}.npz")
-            assert loss == pytest.approx(case["loss_rank"][rank], rel=1e-5)
-            assert loss == pytest.approx(case["loss_single"], rel=1e-5)
-            scale = max(1.0, np.abs(theirs["grad_hs"]).max())
-            assert np.abs(local / 2 - theirs["grad_hs"]).max() <= 1e-4 * scale
-            assert np.abs(averaged - weight_gradient).max() <= 1e-4 * max(1.0, np.abs(weight_gradient).max())
+    about = settings("simcse")[name]
+    views, weight = re.fullmatch(r"dist_S(\d+)(?:_w([\d.]+))?.*", name).groups()  # the name says what settings do not
+    own = ORACLES / f"simcse_{name.replace('dist_', 'dist_in_')}.npz"
+    states = np.load(own if own.is_file() else ORACLES / f"simcse_dist_in_S{views}.npz")["hs"]
+    arguments = {
+        "temperature": about.get("temp", 0.05),
+        "hard_negative_weight": about.get("hard_negative_weight", float(weight or 0)),
+    }
+    single = np.load(ORACLES / f"simcse_{name}_single.npz")
+    weight_gradient = states[:, 0].T @ single["grad_hs"][:, 0]  # d loss / d weight at weight = 1
+    for rank, (loss, local, averaged) in enumerate(two_processes(oracle_case, states, int(views), arguments)):
+        theirs = np.load(ORACLES / f"simcse_{name}_rank{rank}.npz")
+        assert loss == pytest.approx(about["loss_rank"][rank], rel=1e-5)
+        assert loss == pytest.approx(about["loss_single"], rel=1e-5)
+        close(local / 2, theirs["grad_hs"])
+        close(averaged, weight_gradient)
 
 
 class Interrupts(Callback):

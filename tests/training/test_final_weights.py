@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,15 +18,14 @@ from cse.training.merge import average
 from cse.training.run import Callback
 from cse.training.settings import Settings
 from cse.training.trainer import Trainer
+from tests.cases import cases, load
 from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
 
 
-def test_the_authors_average(oracles):
-    names = [path.name for path in sorted(oracles.glob("pearl*.npz")) if "mean_w" in np.load(path)]
-    assert names
-    for name in names:
-        case = {key: torch.from_numpy(value) for key, value in np.load(oracles / name).items()}
-        torch.testing.assert_close(average(case["initial_w"], case["trained_w"], 0.5), case["mean_w"])
+@pytest.mark.parametrize("name", cases("pearl", "weight_average", has=()))
+def test_the_authors_average(name):
+    _, data = load("pearl", name)
+    torch.testing.assert_close(average(data["initial_w"], data["trained_w"], 0.5), data["mean_w"])
 
 
 def with_dense(folder, backbone) -> str:

@@ -14,7 +14,7 @@ from cse.encoder import fast
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast.batching import length_chunks
 from cse.encoder.model import Encoder
-from tests.objectives.test_diffcse import save
+from tests.models import save_beside
 
 TEXTS = [
     "a cat sat on a mat the cat",
@@ -32,7 +32,7 @@ def backbone(request, tiny_bert, tmp_path):
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
     config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
-    return save(LlamaModel(config), tiny_bert, tmp_path / "llama")
+    return save_beside(tiny_bert, LlamaModel(config), tmp_path / "llama")
 
 
 def silent(backbone, pooler):
