@@ -143,8 +143,7 @@ class Batch:
     def widened(self, views: int) -> Batch:
         """The same rows with `views` views each and a `view_mask`; the added views repeat the anchor.
 
-        Processes gather their views, so all processes must have the same number. Added views have no masked-LM labels
-        and no spans.
+        Processes gather their views, so all processes must have the same number.
         """
         import torch
 
@@ -155,10 +154,17 @@ class Batch:
             if name in tensors and name != "view_mask":
                 value = tensors[name]
                 tensors[name] = torch.cat([value, value[:, :1].expand(-1, extra, *value.shape[2:])], 1)
+        return self.with_tensors(tensors).without_absent()
+
+    def without_absent(self) -> Batch:
+        """The same batch without masked-LM labels and spans in views that do not exist (`view_mask`)."""
+        if self.view_mask is None:
+            return self
+        tensors = self.tensors()
         if "mlm_labels" in tensors:
-            tensors["mlm_labels"] = tensors["mlm_labels"].masked_fill(~tensors["view_mask"][..., None], -100)
+            tensors["mlm_labels"] = tensors["mlm_labels"].masked_fill(~self.view_mask[..., None], -100)
         if "span_mask" in tensors:
-            tensors["span_mask"] = tensors["span_mask"] & tensors["view_mask"][..., None, None]
+            tensors["span_mask"] = tensors["span_mask"] & self.view_mask[..., None, None]
         return self.with_tensors(tensors)
 
     def require(self, name: str, objective: str) -> Tensor:
@@ -171,6 +177,17 @@ class Batch:
         if value is None:
             raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not provide")
         return value
+
+    def require_even(self, objective: str) -> None:
+        """Refuse rows with unequal numbers of texts.
+
+        Raises:
+            ValueError: A view does not exist.
+        """
+        if self.view_mask is not None:
+            raise ValueError(
+                f"{objective} needs the same number of texts in every row; some lack a hard negative (Batch.view_mask)"
+            )
 
     def require_score(self, objective: str) -> Tensor:
         """The graded similarities (B,), checked to lie in [0, 1].

@@ -77,7 +77,10 @@ class Objective(nn.Module, ABC):
         cacheable: Whether the loss depends on the encoder through `views` only, so that gradients can be cached.
         contrasts: Whether the other rows of a batch serve as negatives.
         uses_views: Whether `forward` reads `views`. If not, the batch's views are not encoded, and `views` is empty.
-        weighs_rows: Whether the loss honors `Batch.weight`: a row of weight 2 counts as two rows.
+        weighs_rows: Whether the loss honors `Batch.weight`: it is sum_i w_i l_i / sum_i w_i of the losses of rows (sums
+            over pairs of rows have the products of their weights), and 0 if all weights are. So a row of weight 2 is
+            two rows, and one of weight 0 has no gradient. Only where rows contrast, each serves the others whatever its
+            weight: as a candidate, and in the statistics of the batch.
         encodes_views: Whether `forward` encodes the views itself, with the encoder's heads.
         similarity: The function of two vectors that the loss shapes. The checkpoint names it, and is scored by it.
         note: A sentence for the model card, on how to use vectors that were trained in this way; empty for none.

@@ -91,7 +91,8 @@ class Masked(Collator):
                 rng = np.random.default_rng(address) if self.nested else rng  # equal draws: the larger mask has all
                 length = int(batch.attention_mask[row, view].sum())
                 self._mask(masked[row, view], labels[row, view], length, probability, rng)
-        return replace(batch, masked_ids=torch.from_numpy(masked), mlm_labels=torch.from_numpy(labels))
+        made = replace(batch, masked_ids=torch.from_numpy(masked), mlm_labels=torch.from_numpy(labels))
+        return made.without_absent()
 
     def _each(self, batch: Batch) -> list[float]:
         """The probability of each view."""

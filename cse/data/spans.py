@@ -136,7 +136,7 @@ class RandomSpans(Collator):
                 masks.append(self._draw(part, batch.input_ids.shape[2], rng))
         length = batch.input_ids.shape[2]
         mask = side_by_side(masks, length).view(*batch.input_ids.shape[:2], -1, length)
-        return replace(batch, span_mask=mask)
+        return replace(batch, span_mask=mask).without_absent()
 
     def _draw(self, part: slice, length: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(S, L) spans of the tokens at `part` of a row; a size that does not fit has rows without tokens."""

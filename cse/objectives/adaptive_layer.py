@@ -11,6 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, EncoderOutput, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
+from cse.objectives.functional import ratio
 from cse.objectives.matryoshka import draw
 from cse.objectives.wrapper import Wrapper
 
@@ -107,8 +108,7 @@ def channel_divergence(teacher: Tensor, student: Tensor, temperature: float, wei
     wide = torch.float64 if teacher.dtype == torch.float64 else torch.float32
     log_p, log_q = ((part / temperature).log_softmax(-1, dtype=wide) for part in (teacher, student))
     each = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, V)
-    total = weight.sum()
-    return (each * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return ratio((each * weight).sum(), weight.sum())
 
 
 def view_weight(batch: Batch, like: Tensor) -> Tensor:

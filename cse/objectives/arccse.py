@@ -67,12 +67,13 @@ class ArcCSE(Objective):
         """The mean loss of the batch's rows."""
         if not self.triplet_weight:
             return LossOutput(self.arc(views, batch))
-        if batch.views != 4 or batch.view_mask is not None:
+        if batch.views != 4:
             raise ValueError(
                 "ArcCSE needs four views in each row: a text, its positive, and renderings that lost some words and "
-                f"more; this batch has up to {batch.views}. Set collator to cse.data.NestedViews, or "
+                f"more; this batch has {batch.views}. Set collator to cse.data.NestedViews, or "
                 "objective.triplet_weight to 0"
             )
+        batch.require_even("ArcCSE")
         z, positive, near, far = torch.cat([views.anchor[:, None], views.positive, views.negative], 1).unbind(1)
         pair = Views(z, positive[:, None], views.negative[:, :0], views.embedding)
         arc = self.arc(pair, replace(batch.with_views([0, 1]), num_positives=1))

@@ -111,6 +111,8 @@ class BottleneckDecoder(Objective):
         if batch.views % 2:
             raise ValueError(f"it reads the views of a row in twos, and rows have {batch.views}")
         ids, target, row = self.read(batch, ctx), self.targets(batch), self.rows(batch)
+        if batch.view_mask is not None:
+            target = target.masked_fill(~batch.view_mask[ctx.local_rows][..., None], -100)
         parts = [t[:, first::2].flatten(0, 1) for t in (ids, batch.attention_mask, target) for first in (0, 1)]
         ids_a, ids_b, mask_a, mask_b, target_a, target_b = parts  # (n, L), n = b V / 2
         wanted = target_a != -100

@@ -65,6 +65,7 @@ class CompCSE(Objective):
                 f"CompCSE needs a text and its two parts in each row; this batch has {batch.views} texts. "
                 "Set collator to cse.data.Halves"
             )
+        batch.require_even("CompCSE")
         whole, left, right = views.embedding.unbind(1)  # (B, D) each
         z = ctx.encoder.head(torch.stack([whole, self.composed(left, right)], 1))[..., : self.dimensions]  # (B, 2, d)
         # Two rows may share a part: what masks a candidate is the text that it is composed of.

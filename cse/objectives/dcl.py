@@ -8,7 +8,7 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast, weighted_mean
+from cse.objectives.functional import Contrast, contrast, ratio, weighted_mean
 from cse.objectives.layouts import AllPairs
 
 
@@ -85,7 +85,7 @@ class DCLW(Objective):
         """The mean loss of the batch's views."""
         plain, cosine = by_view(views, batch, self._terms)
         scores = (cosine / self.sigma).exp()
-        near = scores / weighted_mean(scores, plain.weight)  # (A,)
+        near = ratio(scores, weighted_mean(scores, plain.weight))  # (A,)
         excess = ((near.detach() if self.detach_weights else near) - 1) * cosine / self.temperature  # (1 - w) cos/t
         loss = plain.loss + weighted_mean(excess, plain.weight)
         return LossOutput(loss, {"skipped": plain.skipped.float()})

@@ -12,6 +12,7 @@ from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import info_nce
 from cse.objectives.decoders import CrossDecoder
+from cse.objectives.functional import ratio
 from cse.objectives.masked_lm import MaskedLMHead
 
 
@@ -132,7 +133,6 @@ class DenoSent(Objective):
         if batch.weight is not None:
             weight = batch.weight[ctx.local_rows].to(logits.dtype)[row]
         losses = F.cross_entropy(logits, tokens, reduction="none") * weight
-        total = ctx.all_sum(weight.sum())
         right = ctx.all_sum((logits.argmax(-1) == tokens).sum().float())
-        loss = ctx.all_sum(losses.sum()) / torch.where(total > 0, total, torch.ones_like(total))
+        loss = ratio(ctx.all_sum(losses.sum()), ctx.all_sum(weight.sum()))
         return loss, right / ctx.all_sum(mask.sum().float())

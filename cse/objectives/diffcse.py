@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import info_nce
+from cse.objectives.functional import of_present, ratio
 
 
 class DiffCSE(Objective):
@@ -91,7 +93,7 @@ class DiffCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        projected = in_float32(self.projector, rows.flatten(0, 1)).view(*rows.shape[:2], -1)  # (B, V, H)
+        projected = of_present(partial(in_float32, self.projector), rows, batch.view_mask)  # (B, V, H)
         pairs = Views.split(projected, views.embedding, batch.num_positives)
         contrastive = info_nce(pairs, batch, self.temperature)
         rtd, metrics = self.detection(projected, batch, ctx)
@@ -108,14 +110,19 @@ class DiffCSE(Objective):
 
         logits = self.discriminator(edited, mask, projected[ctx.local_rows].flatten(0, 1)).float()  # (n, length, 2)
         counted = torch.ones_like(mask) if self.padding == "counted" else mask  # (n, length)
+        if batch.view_mask is not None:
+            present = batch.view_mask[ctx.local_rows].flatten()[:, None]  # (n, 1)
+            counted = counted * present
         if batch.weight is not None:  # a position counts as much as its row
             counted = counted * batch.weight[ctx.local_rows].repeat_interleave(batch.views)[:, None]
         losses = F.cross_entropy(logits.flatten(0, 1), replaced.flatten(), reduction="none") * counted.flatten()
-        rtd = ctx.all_sum(losses.sum()) / ctx.all_sum(counted.sum().float())
+        rtd = ratio(ctx.all_sum(losses.sum()), ctx.all_sum(counted.sum().float()))
 
+        if batch.view_mask is not None:
+            mask = mask * present
         tokens = ctx.all_sum(mask.sum().float())
         right = ctx.all_sum(((logits.argmax(-1) == replaced) & (mask == 1)).sum().float())
-        changed = ctx.all_sum(replaced.sum().float())
+        changed = ctx.all_sum((replaced * mask).sum().float())
         return rtd, {"rtd": rtd.detach(), "rtd_accuracy": right / tokens, "replaced": changed / tokens}
 
     def edited(self, batch: Batch, ctx: StepContext, size: int, length: int) -> Tensor:

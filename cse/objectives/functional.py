@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,6 +40,25 @@ class Contrast(NamedTuple):
 def normalize(x: Tensor) -> Tensor:
     """Unit vectors over the last dimension, in float32 at least. Norms are floored at 1e-8, as cosine's are."""
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1, eps=1e-8)
+
+
+def of_present(function: Callable[[Tensor], Tensor], rows: Tensor, present: Tensor | None) -> Tensor:
+    """Apply a function of whole batches (n, D) -> (n, D'), such as batch norm, to the rows (..., D) that exist.
+
+    Args:
+        function: The function.
+        rows: (..., D).
+        present: (...) True where a row exists. None: everywhere.
+
+    Returns:
+        (..., D'), and 0 where a row does not exist.
+    """
+    if present is None:
+        return function(rows.flatten(0, -2)).view(*rows.shape[:-1], -1)
+    found = function(rows[present])
+    whole = found.new_zeros(*present.shape, found.shape[-1])
+    whole[present] = found
+    return whole
 
 
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -149,8 +169,12 @@ def _mean(rows: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return rows.sum() / valid.sum().clamp_min(1)
     counted = weight.to(rows.dtype) * valid
-    total = counted.sum()
-    return (rows * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return ratio((rows * counted).sum(), counted.sum())
+
+
+def ratio(total: Tensor, weight: Tensor) -> Tensor:
+    """Divide a weighted sum by its weight, both (...); where the weight is 0, the sum, which is 0 too, stays."""
+    return total / torch.where(weight > 0, weight, torch.ones_like(weight))
 
 
 def _log_denominator(scores: Tensor, present: Tensor, positive: Tensor, valid: Tensor, kind: Denominator) -> Tensor:

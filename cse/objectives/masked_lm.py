@@ -13,6 +13,7 @@ from cse.encoder.masked_lm import HEADS
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
+from cse.objectives.functional import ratio
 
 
 class MaskedLM(Objective):
@@ -91,7 +92,7 @@ def token_loss(logits: Tensor, target: Tensor, row: Tensor, batch: Batch, ctx: S
         weight = batch.weight[ctx.local_rows][row].to(logits.dtype)
         total = ctx.all_sum(weight.sum())
         summed = ctx.all_sum((F.cross_entropy(logits, target, reduction="none") * weight).sum())
-        loss = summed / torch.where(total > 0, total, torch.ones_like(total))
+        loss = ratio(summed, total)
     return loss, ctx.all_sum(hits.float()) / count
 
 

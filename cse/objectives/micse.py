@@ -13,7 +13,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import info_nce
-from cse.objectives.functional import paired_cosine
+from cse.objectives.functional import paired_cosine, ratio
 
 
 class MiCSE(Objective):
@@ -128,16 +128,11 @@ class MiCSE(Objective):
         x, y = (torch.log(side[kept].gather(1, picked)) for side in (one, other))
         rho = paired_cosine(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True))  # (r,)
         terms = -(1 - rho.square()).clamp_min(1e-6).log() / 2
-        information = _ratio(ctx.all_sum((weight * terms).sum()), ctx.all_sum(weight.sum()))
-        share = _ratio(*(ctx.all_sum((weight * c[kept].sum(1)).sum()) for c in (positive, cells)))
+        information = ratio(ctx.all_sum((weight * terms).sum()), ctx.all_sum(weight.sum()))
+        share = ratio(*(ctx.all_sum((weight * c[kept].sum(1)).sum()) for c in (positive, cells)))
         return information, share
 
     def draw(self, positive: Tensor, samples: int, ctx: StepContext) -> Tensor:
         """(r, samples) the first cells of a random order among the True ones of each row (r, C)."""
         order = torch.rand(positive.shape[1], generator=ctx.generator).to(positive.device)  # (C,)
         return order.masked_fill(~positive, 2.0).topk(samples, largest=False).indices
-
-
-def _ratio(total: Tensor, weight: Tensor) -> Tensor:
-    """Their quotient; 0 if the weight is 0."""
-    return total / torch.where(weight > 0, weight, torch.ones_like(weight))

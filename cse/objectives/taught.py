@@ -33,8 +33,7 @@ def student_scores(views: Views, batch: Batch, similarity: Similarity, objective
     Raises:
         ValueError: Rows have one view, or unequal numbers of hard negatives, which a teacher's columns cannot have.
     """
-    if batch.view_mask is not None:
-        raise ValueError(f"{objective} matches a teacher's numbers by place, so rows need as many hard negatives")
+    batch.require_even(objective)
     rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
     if rows.shape[1] < 2:
         raise ValueError(f"{objective} compares the texts of a row; this batch has one in each")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +15,7 @@ from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import by_anchor
-from cse.objectives.functional import Contrast, contrast
+from cse.objectives.functional import Contrast, contrast, of_present
 from cse.objectives.layouts import InBatch
 from cse.objectives.whitening import Covariance, group_whiten
 
@@ -79,7 +81,7 @@ class WhitenedCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The sum over positives of the mean over rows."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
-        projected = self.head(self._whiten(rows, ctx.generator))  # (B, V, D)
+        projected = self.head(self._whiten(rows, ctx.generator, batch.view_mask))  # (B, V, D)
         each = _each_positive(views)  # P of (N,)
 
         def loss(pairs: InBatch) -> tuple[Contrast, ...]:
@@ -91,17 +93,25 @@ class WhitenedCSE(Objective):
         results = by_anchor(Views.split(projected, views.embedding, views.positive.shape[1]), batch, loss)
         return LossOutput(torch.stack([r.loss for r in results]).sum(), {"skipped": results[0].skipped.float()})
 
-    def _whiten(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B, V, D) -> (B, V, D)."""
+    def _whiten(self, rows: Tensor, generator: torch.Generator | None, present: Tensor | None) -> Tensor:
+        """(B, V, D) -> (B, V, D), given which views exist (B, V)."""
         assert self.group_size is not None  # setup chose it
         _, count, channels = rows.shape
-        blocks = rows.unbind(1) if self.shuffle == "per_view" else rows.flatten(0, 1).chunk(count)  # V of (B, D)
+        blocks, exist = self._cut(rows), [None] * count if present is None else self._cut(present)
         orders = [torch.randperm(channels, generator=generator).to(rows.device) for _ in range(count)]
         white = [
-            group_whiten(block, self.group_size, permutation=order, covariance=self.covariance)
-            for block, order in zip(blocks, orders, strict=True)
+            of_present(
+                partial(group_whiten, group_size=self.group_size, permutation=order, covariance=self.covariance),
+                block,
+                some,
+            )
+            for block, some, order in zip(blocks, exist, orders, strict=True)
         ]
         return torch.stack(white, 1) if self.shuffle == "per_view" else torch.cat(white).view_as(rows)
+
+    def _cut(self, values: Tensor) -> Sequence[Tensor]:
+        """(B, V, ...) -> V of (B, ...), which are whitened together."""
+        return values.unbind(1) if self.shuffle == "per_view" else values.flatten(0, 1).chunk(values.shape[1])
 
 
 def _each_positive(views: Views) -> list[Tensor]:

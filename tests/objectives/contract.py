@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,7 @@ from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.wrapper import Wrapper
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache
-from cse.training.learner import Learner
+from cse.training.learner import Encoded, Learner
 from tests.conftest import WORDS
 from tests.objectives.helpers import Case
 
@@ -118,10 +119,10 @@ def loaded(backbone: str) -> Encoder:
     return encoder
 
 
-def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
-    """A copy of the loaded encoder, and the objective, in float64."""
+def build(name: str, backbone: str, objective: Objective | None = None) -> tuple[Encoder, Objective]:
+    """A copy of the loaded encoder, and the objective of this name, or another one, in float64."""
     seed_dropout("contract", name)
-    objective = OBJECTIVES[name](**case_of(name, backbone).arguments)
+    objective = OBJECTIVES[name](**case_of(name, backbone).arguments) if objective is None else objective
     whole = loaded(backbone)
     encoder = copy.deepcopy(whole, {id(whole.tokenizer): whole.tokenizer})
     objective.setup(encoder)
@@ -131,18 +132,18 @@ def build(name: str, backbone: str) -> tuple[Encoder, Objective]:
 def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
     """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
     case = case_of(name, encoder.source)
-    return rows_of(encoder.source, case.texts, case.teacher, *part.indices(ROWS)[:2])
+    return rows_of(encoder.source, case.texts, case.teacher, case.even, *part.indices(ROWS)[:2])
 
 
 @functools.cache
-def rows_of(backbone: str, width: int, taught: int, start: int, stop: int) -> Batch:
-    """Rows `start` to `stop`, each with `width` texts and with `taught` numbers of a teacher."""
+def rows_of(backbone: str, width: int, taught: int, even: bool, start: int, stop: int) -> Batch:
+    """Rows `start` to `stop` of `width` texts, but for every third unless `even`, and `taught` numbers of a teacher."""
     texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
     examples = [
         Example(
-            row,
+            row[: max(2, width - 1)] if i % 3 == 1 and not even else row,
             score=(i % 5) / 4,
             label=i % 3,
             row_id=i,
@@ -173,6 +174,50 @@ def context(encoder: Encoder, batch: Batch) -> StepContext:
 
 def gradients(learner: torch.nn.Module) -> dict[str, np.ndarray]:
     return {n: p.grad.double().numpy() for n, p in learner.named_parameters() if p.grad is not None}
+
+
+def result_of(encoder: Encoder, objective: Objective, batch: Batch) -> tuple[float, dict]:
+    """The loss of a batch, and every weight's gradient."""
+    learner = Learner(encoder, objective)
+    loss = learner(batch, context(encoder, batch))[1].loss
+    loss.backward()
+    return loss.item(), gradients(learner)
+
+
+def assert_nothing_without_weight(encoder: Encoder, objective: Objective, batch: Batch) -> None:
+    """Where all weights are 0, loss and gradient are."""
+    loss, gradient = result_of(encoder, objective, batch.with_tensors(batch.tensors() | {"weight": torch.zeros(ROWS)}))
+    assert loss == 0
+    assert not any(g.any() for g in gradient.values())
+
+
+def assert_rows_count(fresh: Callable[[], tuple[Encoder, Objective]], batch: Batch) -> None:
+    """The loss and its gradient with weights are those of as many copies of each row, without weights."""
+    counts = torch.tensor([2, 1, 1, 0, 3, 1, 0, 1, 1, 1, 2, 0])
+    rows = torch.arange(ROWS).repeat_interleave(counts)
+    copied = batch.with_tensors({n: t[rows] for n, t in batch.tensors().items() if n != "weight"})
+    weighted = batch.with_tensors(batch.tensors() | {"weight": counts.float()})
+    (loss, gradient), (want, of_copies) = (result_of(*fresh(), each) for each in (weighted, copied))
+    assert loss == pytest.approx(want, rel=1e-9, abs=1e-12)
+    assert gradient.keys() == of_copies.keys()
+    assert max(np.abs(gradient[n] - of_copies[n]).max() for n in gradient) < 1e-9
+
+
+def assert_absent_views_do_not_count(fresh: Callable[[], tuple[Encoder, Objective]], batch: Batch) -> None:
+    """Their vectors have no gradient, and with other texts in their places nothing changes."""
+    encoder, objective = fresh()
+    learner, absent, tensors = Learner(encoder, objective), ~batch.view_mask, batch.tensors()
+    if objective.uses_views:
+        encoded = Encoded(*(x.detach().requires_grad_() for x in learner.encode(batch)))
+        learner.loss(batch, encoded, context(encoder, batch)).loss.backward()
+        assert not any(x.grad[absent].any() for x in encoded if x.grad is not None)
+    assert absent.any()
+    for field in ("input_ids", "attention_mask", "masked_ids", "text_id"):  # those of the anchors of other rows
+        moved = tensors[field][:, :1].roll(5, 0).expand_as(tensors[field])
+        tensors[field] = torch.where(absent.view(ROWS, -1, *[1] * (moved.dim() - 2)), moved, tensors[field])
+    (loss, gradient), (want, before) = (result_of(*fresh(), b) for b in (batch.with_tensors(tensors), batch))
+    assert loss == pytest.approx(want, rel=1e-12)
+    assert max(np.abs(gradient[n] - before[n]).max() for n in before) < 1e-12
 
 
 def assert_equal(got: dict, want: dict) -> None:

@@ -23,11 +23,13 @@ class Case:
         arguments: The arguments of the constructor.
         texts: Texts of a row: anchor, positive and hard negative by default.
         teacher: Numbers that a teacher gave each row (`Batch.teacher`).
+        even: Whether all rows need as many texts. Otherwise every third row lacks its last hard negative.
     """
 
     arguments: dict = field(default_factory=dict)
     texts: int = 3
     teacher: int = 2
+    even: bool = False
 
 
 def batch_of(size, views, positives=1, **fields):

@@ -76,7 +76,7 @@ objective:
 
 
 GOOD = "ascade or no_file_is or no_recipe_is"
-BAD = "(Untested or Undeclared or Forgetful or broken or CLAIF) and not reaches and not order and not two_processes"
+BAD = "(Untested or Undeclared or Forgetful or Heedless or broken or CLAIF) and not (reaches or order or two_processes)"
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def write_good(project: Path) -> None:
 
 
 def write_bad(project: Path) -> None:
-    """One without a test file, one without arguments, one that forgets its flags, and one that cannot be imported."""
+    """Without a test file, without arguments, without its flags, with a penalty on all rows and views, and broken."""
     folder = project / "cse/objectives"
     (folder / "untested.py").write_text(OBJECTIVE.replace("Cascade", "Untested"))
     (folder / "undeclared.py").write_text(OBJECTIVE.replace("Cascade", "Undeclared"))
@@ -116,6 +116,14 @@ def write_bad(project: Path) -> None:
     )
     (project / "tests/objectives/test_forgetful.py").write_text(
         TEST.replace("Cascade", "Forgetful").replace("cascade", "forgetful")
+    )
+    (folder / "heedless.py").write_text(
+        OBJECTIVE.replace("Cascade", "Heedless").replace(
+            "sum(losses) / len(losses)", "sum(losses) + views.embedding.square().mean()"
+        )
+    )
+    (project / "tests/objectives/test_heedless.py").write_text(
+        TEST.replace("Cascade", "Heedless").replace("cascade", "heedless")
     )
     (folder / "broken.py").write_text("1 / 0\n")
 
@@ -140,6 +148,12 @@ def test_a_bad_method_fails_alone_and_says_what_is_missing(outcomes):
     assert of == {"Untested": {"FAILED"}, "Undeclared": {"FAILED"}, "CLAIF": {"PASSED"}}, printed
     forgetful = {key.partition("::")[2] for key, outcome in found.items() if "Forgetful" in key and outcome == "FAILED"}
     assert "test_a_wrapper_inherits_the_flags_of_its_terms[Forgetful]" in forgetful, printed
+    heedless = {k.partition("::")[2] for k, v in found.items() if "[Heedless]" in k and v == "FAILED"}
+    assert heedless == {
+        "test_without_weight_there_is_no_gradient[Heedless]",
+        "test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none[Heedless]",
+        "test_views_that_do_not_exist_do_not_count_or_are_refused_by_name[Heedless]",
+    }, printed
     assert [v for k, v in found.items() if k.endswith("[cse.objectives.broken]")] == ["FAILED"], printed
     assert "write tests/objectives/test_untested.py" in printed
     assert "return Case({'term': ..., 'dimensions': ...})" in printed

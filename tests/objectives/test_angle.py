@@ -96,17 +96,6 @@ def test_triplets_are_pairs_of_score_1_and_0_and_simcse():
     assert run(AnglE(angle_weight=0.0), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
 
 
-def test_a_hard_negative_that_is_masked_equals_none_at_all():
-    rows, present = torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
-    present[1, 2] = False
-    changed = rows.clone()
-    changed[1, 2] = 100.0
-    losses = [run(AnglE(), r, view_mask=present).loss.item() for r in (rows, changed)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    whole = run(AnglE(), rows).loss.item()
-    assert abs(whole - losses[0]) > 1e-4
-
-
 def test_refusals():
     with pytest.raises(UserError, match="angle_temperature"):
         AnglE(angle_temperature=0.0)

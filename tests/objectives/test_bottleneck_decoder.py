@@ -22,6 +22,8 @@ from cse.seeding import seed_dropout, torch_rng
 from cse.training.learner import Learner
 from tests.cases import cases, load, settings
 from tests.models import save_tiny
+from tests.objectives.contract import assert_absent_views_do_not_count, build
+from tests.objectives.contract import batch_of as contract_batch
 from tests.objectives.helpers import Case, close
 from tests.runs import assert_resumes, make_run
 
@@ -218,6 +220,14 @@ def test_the_loss_by_a_slow_loop_over_tokens_in_both_directions(tiny_bert, optio
     assert output.metrics["mlm_loss"].item() == pytest.approx(a, rel=1e-5)
     assert output.metrics["decoder_loss"].item() == pytest.approx(b, rel=1e-5)
     assert output.loss.item() == pytest.approx(a + 0.5 * b, rel=1e-5)
+
+
+@pytest.mark.parametrize("predict", ["all", "next"])
+def test_views_that_do_not_exist_are_not_predicted(tiny_bert, predict):
+    def fresh():
+        return build("BottleneckDecoder", tiny_bert, BottleneckDecoder(decoder_layers=1, predict=predict))
+
+    assert_absent_views_do_not_count(fresh, contract_batch("BottleneckDecoder", fresh()[0]))
 
 
 def test_the_first_loss_is_that_of_masked_lm(tiny_bert):

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import cse.objectives
+from cse.batch import LossOutput
 from cse.errors import UserError
 from cse.interfaces import Objective
 from cse.objectives.euclip import EuCLIP
+from cse.objectives.functional import ratio
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.triplet import Triplet
@@ -26,6 +28,9 @@ from tests.objectives.contract import (
     ROWS,
     SHARED,
     Scaled,
+    assert_absent_views_do_not_count,
+    assert_nothing_without_weight,
+    assert_rows_count,
     batch_of,
     build,
     case_of,
@@ -35,6 +40,8 @@ from tests.objectives.contract import (
     gradients,
     loaded,
     modules,
+    result_of,
+    rows_of,
 )
 
 FLAGS = [name for name in Objective.__annotations__ if not name.startswith("_")]
@@ -119,6 +126,90 @@ def test_weights_of_one_are_no_weights_and_others_count(name, tiny_bert):
     assert (abs(given - without) > 1e-6) == objective.weighs_rows
 
 
+class Nothing(Objective):
+    """A loss of 0: what is left of a wrapper around it is the wrapper's own."""
+
+    weighs_rows, contrasts = True, False
+
+    def forward(self, views, batch, ctx):
+        return LossOutput(0 * (views.embedding.sum() + views.anchor.sum()))
+
+
+class Penalty(Wrapper):
+    """A part of its own that looks right: it ignores what `heeds` does not name."""
+
+    def __init__(self, *, term: Objective, heeds: tuple[str, ...] = ()) -> None:
+        super().__init__(term)
+        self.term, self.heeds = term, heeds
+
+    def forward(self, views, batch, ctx):
+        each, share = views.embedding.square().mean(-1), torch.ones_like(views.embedding[..., 0])  # (B, V)
+        if "weight" in self.heeds:
+            share = share * batch.weight[:, None] if batch.weight is not None else share
+        if "view_mask" in self.heeds:
+            share = share * batch.view_mask
+        return LossOutput(self.term(views, batch, ctx).loss + ratio((each * share).sum(), share.sum()))
+
+
+FIRST_BATCH = {"CosineDistillation": "its first bias is the mean over all views of the first batch"}
+
+
+@every_objective
+def test_without_weight_there_is_no_gradient(name, tiny_bert):
+    """What ignores the weights, such as a penalty beside a term, is left if all of them are 0."""
+    encoder, objective = build(name, tiny_bert)
+    if not objective.weighs_rows:
+        pytest.skip("it ignores weights")
+    assert_nothing_without_weight(encoder, objective, batch_of(name, encoder))
+
+
+@every_objective
+def test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none(name, tiny_bert):
+    """Where rows do not serve each other as candidates; of a wrapper it is its own part, around a loss of 0."""
+    encoder, objective = build(name, tiny_bert, around(name, tiny_bert, Nothing))
+    if objective.contrasts or not objective.weighs_rows:
+        pytest.skip("it contrasts rows, or ignores weights")
+    if name in FIRST_BATCH:
+        pytest.skip(FIRST_BATCH[name])
+    assert_rows_count(lambda: build(name, tiny_bert, around(name, tiny_bert, Nothing)), batch_of(name, encoder))
+
+
+@every_objective
+def test_views_that_do_not_exist_do_not_count_or_are_refused_by_name(name, tiny_bert):
+    case, (encoder, objective) = case_of(name, tiny_bert), build(name, tiny_bert)
+    even, uneven = (rows_of(tiny_bert, max(3, case.texts), case.teacher, e, 0, ROWS) for e in (True, False))
+    if case.even:
+        with pytest.raises(ValueError, match=rf"{name} needs the same number .* \(Batch.view_mask\)"):
+            result_of(encoder, objective, uneven)
+        return
+    if case.texts == 2:
+        try:
+            result_of(encoder, objective, even)
+        except ValueError:
+            pytest.skip("it takes rows of two texts")
+    if name in FIRST_BATCH:
+        pytest.skip(FIRST_BATCH[name])
+    assert_absent_views_do_not_count(lambda: build(name, tiny_bert), uneven)
+
+
+def test_a_wrapper_that_ignores_weights_or_absent_views_is_found(tiny_bert):
+    def fresh(*heeds: str):
+        return lambda: build("SimCSE", tiny_bert, Penalty(term=Nothing(), heeds=heeds))
+
+    batch = batch_of("SimCSE", loaded(tiny_bert))
+    for heeds in (("weight",), ("weight", "view_mask")):
+        assert_nothing_without_weight(*fresh(*heeds)(), batch)
+        assert_rows_count(fresh(*heeds), batch)
+    for heeds in (("view_mask",), ("weight", "view_mask")):
+        assert_absent_views_do_not_count(fresh(*heeds), batch)
+    with pytest.raises(AssertionError):
+        assert_nothing_without_weight(*fresh("view_mask")(), batch)
+    with pytest.raises(AssertionError):
+        assert_rows_count(fresh("view_mask"), batch)
+    with pytest.raises(AssertionError):
+        assert_absent_views_do_not_count(fresh("weight"), batch)
+
+
 NOT_A_MEAN = {
     "AlignUniform": "uniformity is the logarithm of a sum over pairs of rows, each with the product of its weights",
     "AnglE": "it sums over pairs of rows, each with the product of its weights",
@@ -141,7 +232,8 @@ def test_the_loss_is_the_weighted_mean_of_the_losses_of_rows(name, tiny_bert):
     encoder, objective = build(name, tiny_bert)
     if name in NOT_A_MEAN or not objective.weighs_rows:
         pytest.skip(NOT_A_MEAN.get(name, "it ignores weights"))
-    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
+    case, learner = case_of(name, tiny_bert), Learner(encoder, objective)
+    batch = rows_of(tiny_bert, case.texts, case.teacher, True, 0, ROWS)  # without hard negatives, some skip a row
     weight = batch.tensors()["weight"].double()
 
     def loss(weights):
