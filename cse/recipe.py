@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from importlib.resources import files
@@ -27,6 +28,7 @@ from cse.training.recipe_file import (
     require_shape,
     require_trusted,
     trusted_modules,
+    untrusted,
 )
 from cse.training.sections import extend, shorthands, specialize
 from cse.training.settings import Settings
@@ -189,8 +191,9 @@ def load(
     if any(option.partition("=")[0] == "--config" for option in overrides):
         raise UserError("option --config is unknown\nfix: give the file in the recipe's place: cse train FILE.yaml")
     foreign = None if source is None or source.resolve().is_relative_to(folder().resolve()) else source
+    imports = None  # all modules
     if foreign is not None and trusted is not None:
-        require_trusted(content, foreign, overrides, {*trusted, *allowed})
+        imports = require_trusted(content, foreign, overrides, {*trusted, *allowed})
     name = UNNAMED if path is None else path.stem if path.parent.name != "paper" else f"paper-{path.stem}"
     objects = {name: part for name, part in (parts or {}).items() if name == "rows" or not isinstance(part, Mapping)}
     expect = content.pop("expect", None) or {}
@@ -206,7 +209,8 @@ def load(
         return parser.parse_args([f"--config={yaml.safe_dump(content, sort_keys=False)}", *overrides])
 
     try:
-        config = parsed(content, overrides)
+        with _importing_only(imports):
+            config = parsed(content, overrides)
     except yaml.representer.RepresenterError as error:
         raise UserError(
             f"recipe {name}: {str(error.args[-1])[:80]} is an object of Python within a mapping\n"
@@ -224,6 +228,20 @@ def load(
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
     return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))
+
+
+@contextmanager
+def _importing_only(modules: Collection[str] | None) -> Iterator[None]:
+    """Let the parser import classes of these modules only, whatever text or file names them. None: of all modules."""
+    from jsonargparse import _common as library
+
+    before = dict(library.parsing_settings)
+    try:
+        if modules is not None:
+            library.set_import_path_verdicts(["*"], sorted(modules))
+        yield
+    finally:
+        library.parsing_settings.update(before)
 
 
 def build(recipe: Recipe) -> Any:
@@ -328,6 +346,9 @@ _NOISE = re.compile(
 
 def _explain(message: str) -> str:
     """At most three lines: which option is wrong, how, and what may have been meant."""
+    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    if denied:
+        return untrusted(denied.group(1))
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
     if unknown:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"

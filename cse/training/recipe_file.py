@@ -69,7 +69,12 @@ def require_shape(content: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, Mapping):
             example = MAPPINGS.get(name, "{trainer: {...}}")
             raise UserError(f"{where}: {name} is {value!r}\nfix: write a mapping, such as {example}")
+    if "config" in content:
+        raise UserError(f"{where}: option config is unknown\nfix: name a parent instead: extends: FILE.yaml")
     for name in COMPONENTS:
+        text = content.get(name)
+        if isinstance(text, str) and (not _CLASS_PATH.fullmatch(text) or text.endswith((".yaml", ".yml"))):
+            raise UserError(f"{where}: {name} is {text!r}\nfix: write class_path and init_args below it")
         if isinstance(content.get(name), int | float | list):
             raise UserError(f"{where}: {name} is {content[name]!r}\nfix: write class_path and init_args below it")
         arguments = (_mapping(content.get(name)) or {}).get("init_args")
@@ -101,7 +106,9 @@ def _require_bounded(content: Any, path: Path) -> None:
         pending.extend((item, depth + 1) for item in items)
 
 
-def require_trusted(content: Mapping[str, Any], path: Path, options: Sequence[str], trusted: Collection[str]) -> None:
+def require_trusted(
+    content: Mapping[str, Any], path: Path, options: Sequence[str], trusted: Collection[str]
+) -> set[str]:
     """Check that every class that a recipe names is in a trusted module, before any of them is imported.
 
     A recipe is code: naming a class imports its module. Trusted are this package, what `trusted` and the environment
@@ -113,6 +120,9 @@ def require_trusted(content: Mapping[str, Any], path: Path, options: Sequence[st
         options: The user's options.
         trusted: Names of modules; the modules in them are trusted, too.
 
+    Returns:
+        All trusted modules.
+
     Raises:
         UserError: A class is in another module.
     """
@@ -121,10 +131,16 @@ def require_trusted(content: Mapping[str, Any], path: Path, options: Sequence[st
     for name in _class_paths(content):
         module = name.rpartition(".")[0]
         if not any(module == known or module.startswith(f"{known}.") for known in allowed) and _exists(module):
-            raise UserError(
-                f"recipe {path}: names {name}, and reading the recipe would run the code of that module\n"
-                f"fix: read that module; if you trust it, --trusted-modules={module.partition('.')[0]}"
-            )
+            raise UserError(f"recipe {path}: {untrusted(name)}")
+    return allowed
+
+
+def untrusted(name: str) -> str:
+    """Say that a recipe names a class of a module that is not trusted."""
+    return (
+        f"names {name}, and reading the recipe would run the code of that module\n"
+        f"fix: read that module; if you trust it, --trusted-modules={name.partition('.')[0]}"
+    )
 
 
 def trusted_modules(options: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -83,8 +83,8 @@ def specialize(
     if "rows" in parts or parts.get("data") is not None:
         data = None
     for name in (data, backbone):
-        content = merge(content, sections.get(name) or {})
-    if backbone is None or backbone in sections or not (sections or given):
+        content = merge(content, (sections.get(name) if isinstance(name, str) else None) or {})
+    if not isinstance(backbone, str) or backbone in sections or not (sections or given):
         return content, lambda config: ""
     kind = detect(backbone, _given(overrides, "encoder", "revision"))
     if kind.layout.static:

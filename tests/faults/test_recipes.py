@@ -1,0 +1,136 @@
+"""Recipes of a stranger, and options that cannot be meant: one error, no code, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+
+import pytest
+import yaml
+
+from cse import cli, recipe
+from cse.errors import UserError
+
+MODULE = "unread_module"
+PART = f"class_path: {MODULE}.X"
+SPELLINGS = {  # the value of a part or an option that names the class of a stranger
+    "a mapping": {"class_path": f"{MODULE}.X"},
+    "a mapping with arguments": {"class_path": f"{MODULE}.X", "init_args": {"a": 1}},
+    "a name": f"{MODULE}.X",
+    "a text of a mapping": f"{{{PART}}}",
+    "a text of lines": f"{PART}\ninit_args: {{}}\n",
+    "json": json.dumps({"class_path": f"{MODULE}.X"}),
+    "a list of mappings": [{"class_path": f"{MODULE}.X"}],
+    "a text of a list": f"[{{{PART}}}]",
+    "a file": "part.yaml",
+    "a list of files": ["part.yaml"],
+    "a path": "./part.yaml",
+    "a file of another suffix": "part.txt",
+    "a mapping by name": {"a": {"class_path": f"{MODULE}.X"}},
+    "a name within a mapping": {"init_args": {"a": f"{{{PART}}}"}},
+}
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A working folder with a module that must not be imported, and files that name its class."""
+    (tmp_path / f"{MODULE}.py").write_text(
+        "open('ran', 'w').close()\nfrom cse.objectives.simcse import SimCSE\n\n\nclass X(SimCSE):\n    pass\n"
+    )
+    for name in ("part.yaml", "part.txt"):
+        (tmp_path / name).write_text(f"{PART}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert MODULE not in sys.modules
+    assert not (tmp_path / "ran").exists()
+
+
+def own(content) -> str:
+    """A recipe file that extends one of the package."""
+    extends = {"extends": str(recipe.folder() / "simcse-unsup.yaml")}
+    with open("own.yaml", "w") as file:
+        yaml.safe_dump(extends | content, file, sort_keys=False)
+    return "own.yaml"
+
+
+def places() -> list[tuple[str, ...]]:
+    """Every part, and every option of the components of simcse-unsup."""
+    found: list[tuple[str, ...]] = []
+
+    def walk(value, path) -> None:
+        found.append(path)
+        if isinstance(value, dict):
+            inner = value.get("init_args", value if path == ("trainer",) else {}) or {}
+            before = (*path, "init_args") if "class_path" in value else path
+            for key, each in inner.items():
+                walk(each, (*before, key))
+
+    for part, value in yaml.safe_load(recipe.load("simcse-unsup").text).items():
+        walk(value, (part,))
+    return found
+
+
+PLACES = places()
+
+
+def within(path, value):
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("path", PLACES, ids=[".".join(path).replace(".init_args", "") for path in PLACES])
+def test_no_spelling_imports_the_module_of_a_stranger(path, stranger):
+    for said in SPELLINGS.values():
+        with suppress(UserError):  # some are texts, which may be anything
+            recipe.load(own(within(path, said)))
+        assert MODULE not in sys.modules, said
+
+
+def test_the_places_are_all_parts_and_their_options():
+    names = {path[0] for path in PLACES}
+    assert names >= {"data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives", "callbacks"}
+    assert ("encoder", "init_args", "adapter", "init_args", "targets") in PLACES
+    assert len(PLACES) > 80
+
+
+CONFIG = {"a file": "part.yaml", "/etc/passwd": "/etc/passwd", "a mapping": {"objective": {"class_path": "a.B"}}}
+
+
+@pytest.mark.parametrize("said", CONFIG)
+def test_a_recipe_has_no_config(said, stranger, refused):
+    error = refused("check", "--no-data", own({"config": CONFIG[said]}))
+    assert error.startswith("cse: recipe own.yaml: option config is unknown\n")
+
+
+@pytest.mark.parametrize("command", [["check", "--no-data"], ["train", "--run-dir=new"]], ids=["check", "train"])
+@pytest.mark.parametrize("said", ["/etc/passwd", f"{{{PART}}}", "part.yaml", f"{PART}\n"])
+def test_a_part_is_a_mapping_or_a_dotted_name(command, said, stranger, refused):
+    error = refused(command[0], own({"objective": said}), *command[1:])
+    assert error.startswith(f"cse: recipe own.yaml: objective is {said!r}\nfix: write class_path and init_args")
+    assert not (stranger / "new").exists()
+
+
+def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, monkeypatch):
+    monkeypatch.chdir(own_run)
+    path = own_run / "ck" / "recipe.yaml"
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"objective": f"{{{PART}}}"}))
+    assert "objective is " in refused("train", "--resume", "ck")
+    path.write_text(yaml.safe_dump(content | {"callbacks": [f"{{{PART}}}"]}))
+    assert refused("train", "--resume", "ck")
+    path.write_text(yaml.safe_dump(content | {"objective": {"class_path": f"{MODULE}.X"}}))
+    assert f"names {MODULE}.X, and reading the recipe" in refused("train", "--resume", "ck")
+
+
+def test_what_a_stranger_may_name_is_checked_where_it_is_imported(stranger, capsys):
+    """A module that is trusted is imported, by the same spelling that is refused without it."""
+    file = own({"objective": f"{MODULE}.X"})
+    assert cli.main(["check", "--no-data", file]) == 2
+    assert not (stranger / "ran").exists()
+    assert cli.main(["check", "--no-data", file, f"--trusted-modules={MODULE}"]) == 0
+    assert (stranger / "ran").exists()
+    (stranger / "ran").unlink()
+    del sys.modules[MODULE]
