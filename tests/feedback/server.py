@@ -18,16 +18,17 @@ class Server:
         plans: To a word, what happens to the questions that have it in them, one behavior after the other; then all is
             well. See `_Handler` for the behaviors.
         before: Called with the number of the request, from 1, before each answer.
+        port: That of an earlier server, whose address it takes; 0: any.
     """
 
-    def __init__(self, plans=None, before=lambda number: None):
+    def __init__(self, plans=None, before=lambda number: None, port=0):
         self.plans = {word: list(behaviors) for word, behaviors in (plans or {}).items()}
         self.before = before
         self.requests: list[dict] = []  # the bodies, in the order of arrival
         self.times: list[float] = []
         self.keys: set[str] = set()
         self.lock, self.over = threading.Lock(), threading.Event()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"owner": self}))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 

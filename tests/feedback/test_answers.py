@@ -55,9 +55,8 @@ def test_a_score_is_found(text, score):
     ],
 )
 def test_a_score_is_refused_with_its_reason(text, reason):
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(Unusable, match=rf"^{reason}\b"):
         parse("score", text, PAIR)
-    assert caught.value.reason == reason
 
 
 def test_why_it_ended_tells_truncation_and_refusal():
@@ -87,12 +86,10 @@ def test_texts_must_be_new_and_texts():
         ("The sentence cannot be paraphrased.", "The mat is empty.", "refusal"),
     ]
     for positive, contradiction, reason in cases:
-        with pytest.raises(Unusable) as caught:
+        with pytest.raises(Unusable, match=rf"^{reason}\b"):
             contrast(positive, contradiction)
-        assert caught.value.reason == reason, positive
-    assert (
-        contrast("I cannot swim.", "I'm sorry that he left.").positive == "I cannot swim."
-    )  # about people, no refusal
+    about_people = contrast("I cannot swim.", "I'm sorry that he left.")  # no refusal
+    assert about_people.positive == "I cannot swim."
 
 
 def test_a_gap_that_stays_is_seen_and_lists_have_texts():

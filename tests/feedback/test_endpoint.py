@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from cse import cli
 from cse.feedback import job, remote
+from tests.feedback.helpers import lines
 from tests.feedback.server import Server
 
 pytest.importorskip("openai")
@@ -67,20 +67,8 @@ def write_pairs(folder: Path, words) -> Path:
 
 
 def command(folder: Path, url: str, *more: str) -> list[str]:
-    options = [
-        "--data",
-        str(folder / "pairs.tsv"),
-        "--out",
-        str(folder / "out.jsonl"),
-        "--cache",
-        str(folder / "cache"),
-    ]
-    options += ["--base-url", url, "--key-env", "MY_KEY"]
-    return ["feedback", "score", "--model", "openai:m", *options, *more]
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    files = ["--data", str(folder / "pairs.tsv"), "--out", str(folder / "out.jsonl"), "--cache", str(folder / "cache")]
+    return ["feedback", "score", "--model", "openai:m", *files, "--base-url", url, "--key-env", "MY_KEY", *more]
 
 
 def manifest(folder: Path) -> dict:
@@ -137,10 +125,7 @@ def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path, monkeypatch,
     assert {k: records[0][k] for k in ("model", "time", "raw_score")} == {
         "model": "m", "time": "1970-01-01T00:00:00Z", "raw_score": 0.0}  # fmt: skip
     assert records[0]["prompt"].startswith("score v1 ")
-    reasons = {
-        r["texts"][0].split()[0] if r["texts"][0] else "": r["reason"] for r in rejects if r["row"] <= len(words)
-    }
-    assert reasons == lost
+    assert {r["texts"][0].split()[0]: r["reason"] for r in rejects if r["row"] <= len(words)} == lost
     assert [(r["row"], r["reason"]) for r in rejects[-2:]] == [(25, "duplicate"), (26, "blank")]
     assert next(r for r in rejects if r["reason"] == "out_of_range")["attempts"] == ["out_of_range"] * 3
     counted = manifest(tmp_path)
@@ -158,31 +143,6 @@ def test_every_way_of_going_wrong_is_survived_and_counted(tmp_path, monkeypatch,
     assert sum(counted["score_histogram"].values()) == len(good)
     assert answers["tokens"]["estimated"] is True
     assert (answers["questions"], answers["answered"]) == (len(words), len(good))
-
-
-@pytest.mark.slow
-def test_a_quarter_of_2000_questions_goes_wrong_and_each_is_answered(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "TIMEOUT", 30.0)
-    failing = {"status:429:0.02": "http_429", "status:429": "http_429", "status:500": "http_500",
-               "status:503": "http_503", "hang": "timeout", "cut": "connection", "half": "broken_body",
-               "html": "broken_body", "empty": "broken_body", "error": "broken_body"}  # fmt: skip
-    useless = {"say:no idea": "malformed", 'say:{"score": "0.5"}': "wrong_type", 'say:{"score": 7}': "out_of_range",
-               "length": "truncated", "say:I'm sorry, but I cannot help with that.": "refusal",
-               "declined": "refusal"}  # fmt: skip
-    harmless = ["prose", "twice"]
-    kinds, each = [*failing, *useless, *harmless], 28  # 18 kinds, 504 faults
-    words = [f"w{i}x" for i in range(2000)]
-    plans = {words[4 - 1 + 3 * i]: [kinds[i % len(kinds)]] for i in range(each * len(kinds))}
-    write_pairs(tmp_path, words)
-    with Server(plans) as server:
-        assert cli.main(command(tmp_path, server.url, "--workers", "16")) == 0
-    assert [r["score"] for r in lines(tmp_path / "out.jsonl")] == [score_of(i) for i in range(2000)]
-    assert lines(tmp_path / "out.rejects.jsonl") == []
-    [answers] = manifest(tmp_path)["labelers"]
-    times = Counter({name: each * n for name, n in Counter([*failing.values(), *useless.values()]).items()})
-    assert answers["failed_requests"] == {name: times[name] for name in set(failing.values())}
-    assert answers["unusable"] == {name: times[name] for name in set(useless.values())}
-    assert answers["answers"] == 2000 + each * len(useless)
 
 
 def test_rows_of_an_earlier_job_are_not_replaced_by_none(tmp_path, capsys):
@@ -240,15 +200,6 @@ def test_nothing_is_asked_twice_and_the_order_of_answers_does_not_matter(tmp_pat
             assert len(server.requests) == 23
     first, second = ((tmp_path / f / "out.jsonl").read_bytes() for f in "ab")
     assert first == second
-
-
-def test_equal_questions_are_one_question(tmp_path):
-    path = write_pairs(tmp_path, ["fine"])
-    path.write_text(path.read_text() * 1 + "fine id=q0z\ts=0\n" * 3)
-    with Server() as server:
-        assert cli.main(command(tmp_path, server.url)) == 0
-        assert server.asked() == {"id=q0z": 1}
-    assert manifest(tmp_path)["counts"] == {"rows": 1, "set_aside": {"duplicate": 3}}
 
 
 def test_a_cap_stops_cleanly_and_the_job_goes_on(tmp_path, capsys):
@@ -350,12 +301,7 @@ def interrupted(folder: Path, how: signal.Signals, at: int, *more: str) -> tuple
 
 def go_on(folder: Path, server: Server) -> int:
     """The same command against the same address."""
-    port = server.http.server_port
-    again = Server()
-    again.http.server_close()
-    again.http = type(again.http)(
-        ("127.0.0.1", port), type("Handler", (again.http.RequestHandlerClass,), {"owner": again})
-    )
+    again = Server(port=server.http.server_port)
     again.requests = server.requests
     with again:
         return cli.main(command(folder, server.url, "--workers", "1"))
@@ -378,13 +324,7 @@ def test_a_killed_job_goes_on_and_nothing_that_was_answered_is_asked_again(tmp_p
     (tmp_path / "out.jsonl").rename(tmp_path / "before.jsonl")
     for path in (tmp_path / "cache").iterdir():
         path.unlink()
-    port = server.http.server_port
-    fresh = Server({"odd": ["say:no idea"], "slow": ["status:500"]})
-    fresh.http.server_close()
-    fresh.http = type(fresh.http)(
-        ("127.0.0.1", port), type("Handler", (fresh.http.RequestHandlerClass,), {"owner": fresh})
-    )
-    with fresh:
+    with Server({"odd": ["say:no idea"], "slow": ["status:500"]}, port=server.http.server_port):
         assert cli.main(command(tmp_path, server.url, "--workers", "1")) == 0  # never interrupted
     assert outputs(tmp_path) == killed
 
@@ -398,28 +338,6 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     assert len(server.requests) < 40
     assert go_on(tmp_path, server) == 0
     assert server.asked() == {f"id=q{i}z": 1 for i in range(40)}
-
-
-def test_what_it_refuses_before_anything_is_asked(tmp_path, capsys):
-    write_pairs(tmp_path, ["fine"])
-    (tmp_path / "theirs.jsonl").write_text("{}\n")
-    with Server() as server:
-        for more, word in [
-            (["--out", str(tmp_path / "out.csv")], ".jsonl"),
-            (["--out", str(tmp_path / "theirs.jsonl")], "was not written by"),
-            (["--columns", "sentence1"], "needs 2"),
-            (["--columns", "sentence1", "other"], "no column 'other'"),
-            (["--max-cost", "1"], "--price-in"),
-            (["--model", "gpt-4"], "KIND:NAME"),
-            (["--rater", "encoder:x"], "takes no rater"),
-            (["--workers", "0"], "--workers is 0"),
-            (["--extra", "[1]"], "--extra"),
-            (["--model", f"encoder:{tmp_path}"], "is not the folder of a model"),
-        ]:
-            assert cli.main([*command(tmp_path, server.url), *more]) == 2, more
-            assert word in capsys.readouterr().err
-        assert server.requests == []
-    assert (tmp_path / "theirs.jsonl").read_text() == "{}\n"
 
 
 def test_what_is_sent(tmp_path):

@@ -7,7 +7,7 @@ import json
 from cse.data.propositions import Propositions
 from cse.feedback import prompts
 from cse.feedback.propositions import propositions, ranges
-from tests.feedback.test_tasks import job, rows, write_records  # noqa: F401 - a fixture
+from tests.feedback.helpers import rows, write_records
 
 ANSWERS = {
     "the cat sat and ran": {"a": [["the cat sat"], ["the cat", "ran"]], "b": [["it ran"]], "equal": [[1, 0]]},
@@ -19,15 +19,12 @@ ANSWERS = {
 SECOND = ["it ran", "the sun", "blue moon", "the dog", "on the mat"]
 
 
-def test_the_answers_become_rows(tmp_path, job):  # noqa: F811
+def test_the_answers_become_rows(tmp_path, job):
     asked = rows(*zip(ANSWERS, SECOND, strict=True))
     writer = job(lambda name, fields: ANSWERS[fields["text_a"]])
     result = propositions(asked, prompts.load(), writer)
-    assert [(r["row"], r["reason"]) for r in result.rejects] == [
-        (2, "not_in_text"),
-        (3, "nothing_equal"),
-        (4, "out_of_range"),
-    ]
+    reasons = [(reject["row"], reject["reason"]) for reject in result.rejects]
+    assert reasons == [(2, "not_in_text"), (3, "nothing_equal"), (4, "out_of_range")]
     data = Propositions(write_records(tmp_path / "rows.jsonl", result, [writer]))
     assert [example.texts for example in data] == [("the cat sat and ran", "it ran"), ("a mat", "on the mat")]
     assert data[0].spans[0].ranges == (((0, 11),), ((0, 7), (16, 19)))

@@ -12,11 +12,11 @@ from cse.data.collators import TextViews
 from cse.data.datasets import Pairs
 from cse.feedback import prompts, rewriting
 from cse.feedback.answers import Unusable, parse
+from tests.feedback.helpers import lines, rows, write_records
 from tests.feedback.server import Server
-from tests.feedback.test_tasks import job, rows, write_records  # noqa: F401 - job is a fixture
 
 
-def test_questions_are_columns_of_which_a_recipe_draws(tmp_path, job):  # noqa: F811
+def test_questions_are_columns_of_which_a_recipe_draws(tmp_path, job):
     """Repeated ones count once; one that two passages share fits neither; missing ones are null."""
     answers = {
         "p one": ["what is one", "What is one?", "where is one", "shared by both", "who is one"],
@@ -35,14 +35,14 @@ def test_questions_are_columns_of_which_a_recipe_draws(tmp_path, job):  # noqa: 
     assert drawn == {"what is one", "where is one", "what is two"}
 
 
-def test_rewrites_of_one_word_or_of_the_sentence_itself_are_left_out(job):  # noqa: F811
+def test_rewrites_of_one_word_or_of_the_sentence_itself_are_left_out(job):
     said = {"a b c": ["a, B c!", "word", "c b a", "b c a"], "d e f": ["D e f", "d e f."], "g h": ["word"]}
     result = rewriting.rewrites(rows(*said), prompts.load(), job(lambda n, f: {n: said[f["sentence"]]}), count=2)
     assert [(r["text"], r["rewrite_1"], r["rewrite_2"]) for r in result.records] == [("a b c", "c b a", "b c a")]
     assert [(r["row"], r["reason"]) for r in result.rejects] == [(2, "same_text"), (3, "one_word")]
 
 
-def test_a_chain_by_pencil(tmp_path, job):  # noqa: F811
+def test_a_chain_by_pencil(tmp_path, job):
     """The second question is about the first answer, and only of rows that have one."""
     plain = {"small dogs bark": "little hounds yelp", "cats sleep": "", "birds sing well": "fowls chirp nicely"}
     other = {"little hounds yelp": "tiny puppies make noise", "fowls chirp nicely": "birds sing well"}
@@ -76,26 +76,9 @@ def test_how_many_words_a_rewording_may_keep(given, answer, reason):
     said = json.dumps({"sentence": answer})
     if reason is None:
         assert parse("reword", said, {"sentence": given}).sentence == answer
-        return
-    with pytest.raises(Unusable) as error:
-        parse("reword", said, {"sentence": given})
-    assert error.value.reason == reason
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        ('{"queries": []}', "empty"),
-        ('{"queries": "what is it"}', "wrong_type"),
-        ('{"queries": ["I\'m sorry, but I cannot help"]}', "refusal"),
-        ('{"rewrites": ["what is it"]}', "missing_field"),
-        ("no idea", "malformed"),
-    ],
-)
-def test_answers_that_cannot_be_used(answer, reason):
-    with pytest.raises(Unusable) as error:
-        parse("queries", answer, {"passage": "it is so", "count": "3"})
-    assert error.value.reason == reason
+    else:
+        with pytest.raises(Unusable, match=reason):
+            parse("reword", said, {"sentence": given})
 
 
 def test_the_command_resumes_and_says_how_to_train(tmp_path, capsys, monkeypatch):
@@ -116,10 +99,8 @@ def test_the_command_resumes_and_says_how_to_train(tmp_path, capsys, monkeypatch
         assert not (tmp_path / "q.jsonl").exists()
         assert cli.main(base) == 0
         assert server.asked() == {"id=aa": 2, "id=bb": 1, "id=cc": 1}
-    records = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
-    assert [(r["text"], r["query_2"]) for r in records] == [
-        (p, f"where is {w}") for p, w in zip(passages, ("aa", "bb", "cc"), strict=True)
-    ]
+    found = [(record["text"], record["query_2"]) for record in lines(tmp_path / "q.jsonl")]
+    assert found == [(p, f"where is {w}") for p, w in zip(passages, ("aa", "bb", "cc"), strict=True)]
     assert f"cse train pretrain-query-as-context --data {tmp_path / 'q.jsonl'}" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "q.manifest.json").read_text())
     assert (manifest["options"], manifest["labelers"][0]["unusable"]) == ({"count": 2}, {"malformed": 1})
@@ -129,8 +110,8 @@ def test_the_command_resumes_and_says_how_to_train(tmp_path, capsys, monkeypatch
 def test_labels_of_rows_stay_with_their_rewrites(tmp_path, capsys, monkeypatch, column):
     """LM-CPPF: of a file with labels, texts and rewrites of one label are positives of each other."""
     sentences = {"hens id=aa s=0.5": "farm", "cows id=bb s=0.5": "farm", "stars id=cc s=0.5": "space"}
-    lines = [f"sentence\t{column}", *(f"{text}\t{label}" for text, label in sentences.items()), "late id=dd s=0.5\t"]
-    (tmp_path / "rows.tsv").write_text("\n".join(lines))
+    table = [f"sentence\t{column}", *(f"{text}\t{label}" for text, label in sentences.items()), "late id=dd s=0.5\t"]
+    (tmp_path / "rows.tsv").write_text("\n".join(table))
 
     def answer(handler, question):
         word = question.rpartition("id=")[2][:2]
@@ -142,8 +123,8 @@ def test_labels_of_rows_stay_with_their_rewrites(tmp_path, capsys, monkeypatch, 
         line += ["--data", str(tmp_path / "rows.tsv"), "--out", str(tmp_path / "r.jsonl"), "--count", "2"]
         assert cli.main(line if column == "label" else [*line, "--label-column", column]) == 0
     assert f"of the column {column} are kept" in capsys.readouterr().out
-    rejects = [json.loads(line) for line in (tmp_path / "r.rejects.jsonl").read_text().splitlines()]
-    assert [(r["row"], r["reason"], r["detail"]) for r in rejects] == [(4, "blank", "the label is missing")]
+    (reject,) = lines(tmp_path / "r.rejects.jsonl")
+    assert (reject["row"], reject["reason"], reject["detail"]) == (4, "blank", "the label is missing")
     assert json.loads((tmp_path / "r.manifest.json").read_text())["data"]["label_column"] == column
     config = recipes.load(
         "supcon", ["--data=cse.data.Pairs", f"--data.path={tmp_path / 'r.jsonl'}", "--data.label_column=label"]

@@ -9,55 +9,8 @@ import pytest
 
 from cse import recipe as recipes
 from cse.data.datasets import ScoredPairs, Texts, Triplets
-from cse.errors import UserError
 from cse.feedback import inputs, output, prompts, tasks
-from cse.feedback.inputs import Input
-from cse.feedback.job import Job
-from cse.feedback.meter import Limits, Meter
-from cse.feedback.prompts import FIELDS
-from cse.feedback.store import Reply, Store
-
-
-class Rule:
-    """Answers with what a function of (prompt's name, fields) gives, in whatever order it is asked."""
-
-    model = identity = "rule"
-    prompted = True
-
-    def __init__(self, rule, chunk=1, workers=4, answers=FIELDS):
-        self.rule, self.chunk, self.workers, self.prompts = rule, chunk, workers, frozenset(answers)
-        self.asked = Counter()
-
-    def parameters(self, prompt):
-        return {}
-
-    def ask(self, chats, meter, fault):
-        assert len(chats) <= self.chunk
-        assert len({chat.prompt.name for chat in chats}) == 1  # a model takes one prompt at a time
-        self.asked.update(tuple(chat.fields.values()) for chat in chats)
-        return [Reply(json.dumps(self.rule(chat.prompt.name, chat.fields)), time="then") for chat in chats]
-
-
-@pytest.fixture
-def job(tmp_path):
-    stores = []
-
-    def make(rule, **options):
-        stores.append(Store(tmp_path / f"{len(stores)}.sqlite"))
-        return Job(Rule(rule, **options), stores[-1], Meter(Limits()))
-
-    yield make
-    for store in stores:
-        store.close()
-
-
-def rows(*texts):
-    return [Input(i, f"f:{i}", t if isinstance(t, tuple) else (t,)) for i, t in enumerate(texts, 1)]
-
-
-def write_records(path, result, jobs):
-    output.save(path, result, output.about("t", {}, [], {}), jobs, Limits())
-    return str(path)
+from tests.feedback.helpers import rows, write_records
 
 
 def test_scores_train_claif(tmp_path, job):
@@ -184,11 +137,6 @@ def test_write_combines_and_sets_repetitions_aside(tmp_path, job):
     assert [r["reason"] for r in result.rejects] == ["duplicate"] * 7
     path = write_records(tmp_path / "texts.jsonl", result, [writer])
     assert [e.texts[0] for e in Texts(path)] == texts
-
-
-def test_a_rater_is_asked_what_it_can_answer(job):
-    with pytest.raises(UserError, match="'contrast'"):
-        tasks.contrast(rows("a"), prompts.load(), job(lambda *_: {}, answers=["score", "rate"]))
 
 
 def test_histogram_by_hand():
