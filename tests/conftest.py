@@ -51,6 +51,13 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """A test has no launcher, although the tests may have one."""
+    for name in [n for n in os.environ if n.startswith("SLURM") or n in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch, request):
     """Each test session has a cache of its own, unless a test asks for the user's."""
     if "real_cache" not in request.fixturenames:

@@ -8,7 +8,7 @@ import pytest
 import cse
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from tests.inference.test_encode_file import lines
+from tests.inference.helpers import lines
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -57,19 +57,10 @@ def test_equal_texts_do_not_differ_and_sides_may_be_swapped(mini):
         assert np.allclose([w.score for w in one.words_b], [w.score for w in other.words_a], atol=1e-5)
 
 
-def test_delete_does_not_see_the_length_of_states():
-    states, words = [torch.randn(5, 8), torch.randn(4, 8)], [[[0], [1, 2], [4]], [[1], [2, 3]]]
-    one, other = delete(*states, *words, max_n=2), delete(3 * states[0], 3 * states[1], *words, max_n=2)
-    assert np.allclose(one[0] + one[1], other[0] + other[1], atol=1e-6)
-
-
 def test_words_keep_their_places_and_a_text_without_words_differs_wholly(mini):
     (found,) = differences(mini, [("  Chinese shares,  higher.", "")])
-    assert [(w.text, w.start, w.end) for w in found.words_a] == [
-        ("Chinese", 2, 9),
-        ("shares,", 10, 17),
-        ("higher.", 19, 26),
-    ]
+    places = [(w.text, w.start, w.end) for w in found.words_a]
+    assert places == [("Chinese", 2, 9), ("shares,", 10, 17), ("higher.", 19, 26)]
     assert [w.score for w in found.words_a] == [1, 1, 1]
     assert found.words_b == ()
 
@@ -80,7 +71,6 @@ def test_from_python(tiny_bert):
     for arguments, message in (
         ({"a": ["x"], "b": ["y", "z"]}, "a has 1 texts and b has 2"),
         ({"a": "x", "b": "y", "method": "guess"}, "method is 'guess'"),
-        ({"a": "x", "b": "y", "max_n": 2}, "max_n is 2"),
         ({"a": "x", "b": "y", "max_n": 0, "method": "delete"}, "max_n is 0"),
         ({"a": "the cat " * 40, "b": "y"}, "has more than the 40 tokens"),
         ({"a": "the cat " * 12, "b": "the dog " * 12, "method": "mask"}, "together more than the 40 tokens"),
@@ -102,15 +92,8 @@ def test_the_command_writes_lines_json_and_a_page(tiny_bert, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert cli.main(["diff", "1 < 2 & 3", "the cat", "--model", tiny_bert, "--html", str(page)]) == 0
     assert "&lt;" in page.read_text()
-    assert re.sub(r"<[^>]+>", "", page.read_text().split("<div>")[1]).split() == [
-        "1",
-        "&lt;",
-        "2",
-        "&amp;",
-        "3",
-        "the",
-        "cat",
-    ]
+    shown = re.sub(r"<[^>]+>", "", page.read_text().split("<div>")[1])
+    assert " ".join(shown.split()) == "1 &lt; 2 &amp; 3 the cat"
 
 
 def test_files_line_by_line_and_colors(tiny_bert, tmp_path, capsys, monkeypatch):

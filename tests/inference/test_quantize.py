@@ -60,6 +60,8 @@ def test_the_search_against_a_loop(kind):
     x, queries = vectors(), vectors(5)
     ranges = Calibration.of(x)
     codes = quantize(x, kind, ranges)
+    exact = nearest(queries, codes, 10, kind=kind, calibration=ranges, vectors=x, multiplier=20)  # scores every row
+    assert (exact.rows == np.argsort(-(queries @ x.T), axis=1)[:, :10]).all()
     for given in (None, x):
         found = nearest(queries, codes, 3, kind=kind, calibration=ranges, vectors=given, multiplier=5)
         for query, rows, scores in zip(queries, found.rows, found.scores, strict=True):
@@ -69,14 +71,6 @@ def test_the_search_against_a_loop(kind):
             last = {i: float((seen if given is None else x)[i] @ query) for i in first}
             assert rows.tolist() == sorted(first, key=lambda i: (-last[i], i))[:3]
             assert scores.tolist() == pytest.approx([last[i] for i in rows], rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_with_every_row_scored_again_the_search_is_exact(kind):
-    x, queries = vectors(), vectors(4)
-    ranges = Calibration.of(x)
-    found = nearest(queries, quantize(x, kind, ranges), 10, kind=kind, calibration=ranges, vectors=x, multiplier=20)
-    assert (found.rows == np.argsort(-(queries @ x.T), axis=1)[:, :10]).all()
 
 
 def test_a_file_of_ranges(tmp_path):

@@ -101,9 +101,8 @@ def test_cse_scores_it(tiny_bert, tmp_path, capsys):
     static_checkpoint(tiny_bert, out)
     results = tmp_path / "r.json"
     data = tmp_path / "pairs.tsv"
-    lines = [
-        f"{score}\t{a} {b}\t{b} {c}" for score, (a, b, c) in enumerate(zip(WORDS, WORDS[1:], WORDS[2:], strict=False))
-    ]
+    words = enumerate(zip(WORDS, WORDS[1:], WORDS[2:], strict=False))
+    lines = [f"{score}\t{a} {b}\t{b} {c}" for score, (a, b, c) in words]
     data.write_text("score\tsentence1\tsentence2\n" + "\n".join(lines))
     assert main(["eval", str(out), "--data", str(data), "--out", str(results), "--device", "cpu"]) == 0
     found = json.loads(results.read_text())
@@ -245,15 +244,14 @@ def test_a_damaged_folder_is_named(static, tmp_path, damage):
 
     folder = shutil.copytree(static, tmp_path / "static")
     (folder / "weights.sha256").unlink()
-    weights = next(folder.rglob("model.safetensors"))
-    if damage == "no table":
-        save_file({"other": torch.zeros(1)}, weights)
-    elif damage == "no weights":
-        weights.unlink()
-    elif damage == "no tokenizer":
-        next(folder.rglob("tokenizer.json")).unlink()
-    else:
-        save_file({"embedding.weight": load_file(weights)["embedding.weight"][:4]}, weights)
+    weights, tokenizer = (next(folder.rglob(name)) for name in ("model.safetensors", "tokenizer.json"))
+    short = {"embedding.weight": load_file(weights)["embedding.weight"][:4]}
+    {
+        "no table": lambda: save_file({"other": torch.zeros(1)}, weights),
+        "no weights": weights.unlink,
+        "no tokenizer": tokenizer.unlink,
+        "a short table": lambda: save_file(short, weights),
+    }[damage]()
     with pytest.raises(UserError, match=str(folder)) as error:
         Encoder.load(str(folder))
     assert "None" not in str(error.value)
@@ -268,12 +266,14 @@ def test_the_notices_of_its_model_stay_with_it(tiny_bert, tmp_path):
     assert Layout.read(tmp_path / "staged").modules[0].type == "sentence_transformers.models.StaticEmbedding"
     write_card(tmp_path / "staged", "me/small", run=None, results=None, license=None, previous=None)
     card = (tmp_path / "staged" / "README.md").read_text()
-    assert "license: mit" in card
-    assert "| longest text | any |" in card
-    assert "mean of the vectors of the tokens" in card
-    assert "The order of words does not count" in card
-    assert "Texts are cut" not in card
-    assert "AutoModel" not in card
+    said = [
+        "license: mit",
+        "| longest text | any |",
+        "mean of the vectors of the tokens",
+        "The order of words does not",
+    ]
+    assert [part for part in said if part not in card] == []
+    assert [part for part in ("Texts are cut", "AutoModel") if part in card] == []
 
 
 @pytest.mark.slow

@@ -21,13 +21,6 @@ from tests.mining.helpers import mined
 NONE = np.zeros((30, 0), dtype=np.int64)
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """Without the variables of a launcher."""
-    for name in [n for n in os.environ if n.startswith("SLURM")]:
-        monkeypatch.delenv(name)
-
-
 def in_shards(vectors, folder, ends):
     """Write an array as a folder of shards that end at these rows."""
     parts = np.split(vectors, ends)
