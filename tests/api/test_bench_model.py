@@ -159,12 +159,6 @@ def test_exported_graphs(place):
     assert small.sentences_per_s > 0
 
 
-def test_the_terminal_shows_the_table(place, capsys):
-    assert cli.main(command_of(place, "--variants", "binary,widths", "--widths", "2")) == 0
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert [line.split("│")[1].strip() for line in shown] == ["full", "2 dimensions", "binary vectors"]
-
-
 def test_weights_are_counted_once_and_with_the_backbone(tiny_bert, place, tmp_path):
     shutil.copytree(place / "best", tmp_path / "both")
     shutil.copyfile(tmp_path / "both" / "model.safetensors", tmp_path / "both" / "pytorch_model.bin")

@@ -100,20 +100,6 @@ def test_python_and_the_command_make_the_same_run(recipe, commanded, tmp_path):
     assert {p.name for p in run.folder.iterdir()} == {p.name for p in commanded.iterdir()}
 
 
-def test_rows_in_memory_train_as_the_file(recipe, commanded, texts, tmp_path):
-    run = cse.train(recipe, data=texts, run_dir=tmp_path / "run")
-    same_run(run.folder, commanded)
-    assert yaml.safe_load((run.folder / "recipe.yaml").read_text())["data"]["init_args"]["path"] == "rows.parquet"
-    assert [e.texts[0] for e in cse.Texts(run.folder / "rows.parquet")] == texts
-
-
-def test_objects_train_as_the_recipe(commanded, texts, tiny_bert, tmp_path):
-    run = cse.train(
-        data=cse.Texts(texts), **parts_of(tiny_bert), seed=5, overrides={"trainer": TRAINER}, run_dir=tmp_path / "run"
-    )
-    same_run(run.folder, commanded)
-
-
 def test_a_mapping_trains_as_the_file_and_torch_stays_as_it_was(recipe, commanded, tmp_path):
     content = yaml.safe_load(Path(recipe).read_text())
     run = cse.train({**content, "objective": cse.SimCSE()}, run_dir=tmp_path / "run")

@@ -250,15 +250,6 @@ def test_each_typing_error_by_pencil(error, want):
 
     rng = Typist(0.9, 0.9 if error == "double" else 0.0, 0.0 if error == "double" else 0.9)
     assert CharacterNoise(probability=0.5)("got", rng) == want
-
-
-def test_letters_are_mistyped_at_the_given_rate_and_nothing_else_is():
-    """Of 20,000 words of one letter, three in four errors show: omitted letters stay, as a word is never empty."""
-    words = ["g"] * 20_000
-    typed = CharacterNoise(probability=0.2)(" ".join(words), random.Random(1)).split()
-    assert len(typed) == len(words)
-    assert near(sum(word == "gg" for word in typed), len(words), 0.2 / 4)
-    assert near(sum(word in set("tyfhvb") for word in typed), len(words), 0.2 / 4)
     assert CharacterNoise(probability=0.99)("12 3.4 ?!", random.Random(0)) == "12 3.4 ?!"
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cse.augment import MaskedLMSubstitution, OneOf, Sometimes, SynonymSubstitution, WordReordering
-from cse.augment.masked_lm import Filler
+from cse.augment import MaskedLMSubstitution, SynonymSubstitution, WordReordering
 from cse.augment.synonyms import WordNet
 from cse.data.collators import AugmentedViews
 from cse.errors import UserError
@@ -163,14 +162,6 @@ def test_a_text_in_a_batch_is_as_alone(substitution):
     assert mixed[:-1] == together
 
 
-def test_composed_it_is_still_one_pass(substitution, monkeypatch):
-    calls = []
-    real = Filler.logits
-    monkeypatch.setattr(Filler, "logits", lambda self, texts: calls.append(len(texts)) or real(self, texts))
-    Sometimes(augmentation=OneOf(augmentations=[substitution]), probability=0.999).batch(TEXTS, rngs())
-    assert len(calls) == 1
-
-
 def test_words_behind_what_the_model_can_read_stay(substitution):
     """40 positions, two of them special: words 39 and on are cut off."""
     text = ["dog"] * 60
@@ -213,18 +204,3 @@ def test_a_model_without_a_masked_lm_is_refused(tmp_path, tiny_bert):
         MaskedLMSubstitution(model=str(tmp_path))("the cat", random.Random(0))
     with pytest.raises(UserError, match="cannot be loaded"):
         MaskedLMSubstitution(model="no/where")("the cat", random.Random(0))
-
-
-def test_the_shipped_model_prefers_what_fits():
-    """It is small, and yet knows that a preposition or the like comes here, and a noun there."""
-    substitution = MaskedLMSubstitution(candidates=5)
-    filler = substitution._filler
-    (preposition,), (noun,) = (
-        filler.logits([text.replace("_", filler.mask)])[0]
-        for text in ("He was born _ a small town in England.", "The _ of the river is very cold in winter.")
-    )
-    ids = {word: i for i, word in enumerate(filler.words)}
-    assert preposition[ids["in"]] > preposition[ids["water"]]
-    assert noun[ids["water"]] > noun[ids["in"]]
-    assert all(word.isalpha() for word in filler.words if word)
-    assert math.isinf(float(noun[filler.tokenizer.mask_token_id]))

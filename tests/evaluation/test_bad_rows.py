@@ -103,21 +103,3 @@ def test_a_collapsed_model_has_no_score_and_no_triplet_right():
     with pytest.raises(UserError, match="the same similarity, 1"):
         PairClassification(scored(1, 0, 1, 0))(Collapsed())
     assert Triplets(triplets(("a", "b", "c"), ("d", "e", "f")))(Collapsed()) == {"accuracy": 0.0}
-
-
-MADE = [
-    lambda prompt: Similarity(scored(1, 2, 3), prompt=prompt),
-    lambda prompt: Triplets(triplets(("a", "b", "c"), ("d", "e", "f")), prompt=prompt),
-    lambda prompt: PairClassification(scored(1, 0, 1, 0), prompt=prompt),
-    lambda prompt: Paraphrases(PAIRS, prompt=prompt),
-    lambda prompt: Clustering(LABELED, prompt=prompt),
-    lambda prompt: Labels(LABELED, prompt=prompt),
-]
-
-
-@pytest.mark.parametrize("make", MADE)
-def test_a_prompt_that_the_model_has_not(make, tiny_bert):
-    from cse import Encoder
-
-    with pytest.raises(UserError, match="'query'"):
-        make("query")(Encoder(tiny_bert))

@@ -51,14 +51,6 @@ def test_every_task_of_the_oracle(file):
         assert (found.test, found.dev) == pytest.approx((wanted["sklearn"]["test"], wanted["sklearn"]["dev"]), abs=0.01)
 
 
-def test_constant_vectors_score_the_majority():
-    task = discourse.load("SSPabs", str(OWN / "discoeval_data"))
-    labels = [row.label for row in task.splits["train"]]
-    majority = max(set(labels), key=labels.count)
-    wanted = 100 * np.mean([row.label == majority for row in task.splits["test"]])
-    assert transfer.score(task, lambda texts: np.ones((len(texts), 3))).test == pytest.approx(wanted)
-
-
 def test_names_and_missing_rows(tmp_path):
     assert transfer.split_names("discoeval")[1] == list(discourse.specs())
     assert transfer.split_names("spwiki,MR,STSB-dev") == ("STSB-dev", ["SPwiki", "MR"])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.fast.weights import Linear
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import encoding
@@ -18,34 +17,28 @@ def test_order_is_kept_whatever_the_slices(hash_encoder):
     np.testing.assert_array_equal(embedder(hash_encoder(), progress=True)(TEXTS), hash_encoder().encode(TEXTS))
 
 
-def test_no_texts(hash_encoder):
-    class Empty:
-        def encode(self, texts, *, batch_size=64):
-            return np.zeros((len(texts), 3))
-
-    assert embedder(Empty())([]).shape == (0, 3)
-
-
 def test_whatever_array_a_model_returns():
     rows = [[1.0, 2.0], [3.0, 4.0]]
-    for made in (
-        np.array(rows),
-        torch.tensor(rows),
-        torch.tensor(rows).bfloat16(),
-        [np.array(r) for r in rows],
-        np.array(rows, np.float16),
-    ):
+    half = [torch.tensor(rows).bfloat16(), np.array(rows, np.float16)]
+    for made in (np.array(rows), torch.tensor(rows), [np.array(row) for row in rows], *half):
         np.testing.assert_array_equal(to_numpy(made), rows)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_row_is_an_error_that_says_so(lost):
-    class Broken:
-        def encode(self, texts, *, batch_size=64):
-            return np.full((len(texts) - lost, 3), np.nan)
+class Filled:
+    """An encoder whose vectors have one value, and of which some are lost."""
 
-    with pytest.raises(UserError, match="returned"):
-        embedder(Broken())(TEXTS)
+    def __init__(self, value, lost=0):
+        self.value, self.lost = value, lost
+
+    def encode(self, texts, *, batch_size=64):
+        return np.full((len(texts) - self.lost, 3), self.value)
+
+
+def test_a_lost_row_and_nan_are_errors_and_no_texts_have_no_vectors():
+    for broken in (Filled(np.nan), Filled(1.0, lost=1)):
+        with pytest.raises(UserError, match="returned"):
+            embedder(broken)(TEXTS)
+    assert embedder(Filled(1.0))([]).shape == (0, 3)
 
 
 class SlowLearner(encoding.Encoder):
@@ -74,26 +67,6 @@ def test_our_encoder_runs_on_every_core_and_is_left_as_it_was():
         assert all(threads == 1 for _, threads, _ in encoder.seen[1:])
     finally:
         torch.set_num_threads(cores)
-
-
-def test_slices_share_converted_weights(tiny_bert, monkeypatch):
-    encoder = Encoder(tiny_bert)
-    texts = [f"red {'house ' * (i % 5)}moon {i}" for i in range(300)]
-    expected = encoder.encode(texts, precision="bf16")
-    converted = []
-    real = Linear._converted
-    monkeypatch.setattr(
-        Linear, "_converted", lambda layer, dtype: converted.append(real(layer, dtype)) or converted[-1]
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        found = embedder(encoder, "bf16")(texts)
-    finally:
-        torch.set_num_threads(threads)
-    layers = sum(isinstance(m, Linear) for m in encoder.backbone.modules())
-    assert layers <= len({id(c) for c in converted}) <= 2 * layers  # two threads may meet at one
-    assert np.abs(found - expected).max() < 0.05
 
 
 def shared(rank, backbone, broken):

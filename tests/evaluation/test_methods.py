@@ -70,17 +70,6 @@ def test_one_run_each_is_what_compare_says(add, tmp_path):
     assert found.adjusted == pytest.approx(expected.p)
 
 
-def test_the_same_runs_under_another_name_differ_by_nothing(add, tmp_path):
-    for seed in (1, 2, 3):
-        path, _ = add("simcse", seed, 2.0)
-        twin = tmp_path / "runs" / "twin" / path.parent.name
-        twin.mkdir(parents=True)
-        for name in ("results.json", "results.npz", "metrics.jsonl"):
-            (twin / name).write_bytes((path.parent / name).read_bytes())
-    found = _found(tmp_path)["twin"]
-    assert (found.difference, found.interval, found.adjusted) == (0, (0, 0), 1)
-
-
 def test_many_methods_leave_room_for_a_verdict(add, tmp_path, monkeypatch):
     """Holm's correction multiplies the smallest p by the number of methods: 2 / 101 by 10 would be 0.2."""
     monkeypatch.setattr(methods.significance, "RESAMPLES", 100)

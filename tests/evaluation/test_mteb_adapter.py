@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import MTEB, Retrieval
+from cse.evaluation import MTEB
 from cse.evaluation.harness import score_tasks
 from cse.evaluation.loading import Model
 from tests.evaluation.helpers import GRADED as ROWS
-from tests.evaluation.helpers import collection
 
 pytest.importorskip("mteb")
 from cse.evaluation import mteb_adapter
@@ -66,12 +64,6 @@ def test_other_rows_are_run_again(model, data, write_task, tmp_path):
     assert run(model("a"), data, tmp_path / "out")["tasks"] != before["tasks"]
 
 
-def test_results_lie_in_mtebs_own_layout(model, data, tmp_path):
-    run(model("a"), data, tmp_path / "out")
-    path = tmp_path / "out" / "fp32" / "results" / "cse__same-name" / ("a" * 40) / "STS13.json"
-    assert json.loads(path.read_text())["scores"]["test"][0]["main_score"] is not None
-
-
 def test_a_task_that_fails_does_not_lose_the_others(model, data, tmp_path):
     tasks = mteb_adapter.get_tasks("STS16,STS13")
     found = mteb_adapter.run(model("a"), tasks, tmp_path / "out", data=data, check=False)
@@ -121,40 +113,6 @@ def test_tasks_as_an_evaluator(model, data):
 def test_a_task_that_fails_as_an_evaluator(model, monkeypatch, hash_encoder):
     with pytest.raises(UserError, match="the task STS13 of mteb failed"):
         MTEB("STS13")(hash_encoder())
-
-
-def test_retrieval_equals_mtebs_own_evaluation(hash_encoder):
-    """The whole way of mteb: its task, its search and its measures, which it rounds to five digits."""
-    from datasets import Dataset
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-    from mteb.abstasks.task_metadata import TaskMetadata
-
-    queries, corpus, qrels = collection(5, queries=12, documents=60)
-
-    class Task(AbsTaskRetrieval):
-        metadata = TaskMetadata(
-            name="OwnRetrieval", description="", reference=None, type="Retrieval", category="t2t", modalities=["text"],
-            eval_splits=["test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10", date=None, domains=None,
-            task_subtypes=None, license=None, annotations_creators=None, dialect=None, sample_creation=None,
-            bibtex_citation=None, dataset={"path": "own/own", "revision": "1"},
-        )  # fmt: skip
-
-        def load_data(self, **_):
-            rows = {
-                "corpus": Dataset.from_list([{"id": k, "title": "", "text": v} for k, v in corpus.items()]),
-                "queries": Dataset.from_list([{"id": k, "text": v} for k, v in queries.items()]),
-                "relevant_docs": qrels,
-                "top_ranked": None,
-            }
-            self.dataset, self.data_loaded = {"default": {"test": rows}}, True
-
-    adapter = mteb_adapter.Adapter(Model(hash_encoder(), "m", Path(), "0" * 40, "cse"))
-    result = mteb_adapter.mteb.evaluate(adapter, [Task()], cache=None, show_progress_bar=False)
-    theirs = result.task_results[0].scores["test"][0]
-    measures = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map") for k in (1, 10)]
-    ours = Retrieval(queries=queries, corpus=corpus, qrels=qrels, measures=measures)(hash_encoder())
-    for name, value in ours.items():
-        assert value / 100 == pytest.approx(theirs[name.replace("@", "_at_")], abs=6e-6), name
 
 
 def test_a_model_by_distance_is_compared_by_distance(model, data, tmp_path, capsys):

@@ -57,39 +57,23 @@ def test_malformed_row_names_file_and_line(write_task, row, message):
         load(write_task([("1", "a", "b"), row]))
 
 
-def test_wrong_header(write_task):
+def test_files_that_are_not_the_known_set(write_task):
     folder = write_task([])
-    (folder / "STSB" / "dev.tsv").write_text("a\tb\tc\n")
-    with pytest.raises(UserError, match="header must read: score sentence1 sentence2"):
-        load(folder)
-
-
-def test_not_utf8(write_task):
-    folder = write_task([])
-    (folder / "STSB" / "dev.tsv").write_bytes(b"score\tsentence1\tsentence2\n1\t\xff\tb\n")
-    with pytest.raises(UserError, match="byte 28 is not UTF-8"):
-        load(folder)
-
-
-def test_gold_off_the_scale(write_task):
-    with pytest.raises(UserError, match=r"gold score 7 of pair 2 lies outside 0 to 5"):
-        load(write_task([("1", "a", "b"), ("7", "c", "d")]), check=True)
-
-
-def test_other_number_of_pairs_is_refused(write_task):
-    with pytest.raises(UserError, match="1 pairs with a gold score where 1500 are known"):
-        load(write_task([("1", "a", "b")]), check=True)
+    for content, message in (
+        (b"a\tb\tc\n", "header must read: score sentence1 sentence2"),
+        (b"score\tsentence1\tsentence2\n1\t\xff\tb\n", "byte 28 is not UTF-8"),
+        (b"score\tsentence1\tsentence2\n1\ta\tb\n7\tc\td\n", "gold score 7 of pair 2 lies outside 0 to 5"),
+        (b"score\tsentence1\tsentence2\n1\ta\tb\n", "1 pairs with a gold score where 1500 are known"),
+    ):
+        (folder / "STSB" / "dev.tsv").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load(folder, check=True)
 
 
 def test_missing_says_where_it_was_looked_for(tmp_path, write_task):
     folder = write_task([("1", "a", "b")])
     with pytest.raises(Missing, match=r"STSB/test\.tsv; Hub: mteb/stsbenchmark-sts: it is not in the Hub's cache"):
         load(folder, "STSB")
-
-
-def test_no_such_folder(tmp_path):
-    with pytest.raises(UserError, match=r"--data: the folder .* does not exist"):
-        load(tmp_path / "nowhere")
 
 
 def test_cse_data_comes_after_data(write_task, tmp_path, monkeypatch):
@@ -149,13 +133,6 @@ def test_real_sets_have_their_known_sizes(real_sts, task):
 def test_real_sickr_has_the_hashes_that_the_hubs_rows_are_cut_by(real_sts):
     for split, known in sources.SICKR_HASHES.items():
         assert load(real_sts, f"SICKR-{split}").source.sha256 == known
-
-
-def test_the_shipped_set():
-    for split in ("dev", "test"):
-        found = sources.load(suite.tasks()[f"sts-mini-{split}"])
-        assert found.source.kind == "shipped"
-        assert {name: len(p) for name, p in found.subsets.items()} == found.task.counts
 
 
 def test_hub_snapshot_is_read(monkeypatch, tmp_path):

@@ -165,14 +165,6 @@ def test_rows_of_an_earlier_job_are_not_replaced_by_none(tmp_path, capsys):
     assert manifest(tmp_path)["counts"]["rows"] == 0
 
 
-def test_retry_after_holds_everybody_back(tmp_path):
-    write_pairs(tmp_path, ["limited", *["fine"] * 5])
-    with Server({"limited": ["status:429:0.6"]}) as server:
-        assert cli.main(command(tmp_path, server.url, "--workers", "1")) == 0
-        assert server.times[1] - server.times[0] >= 0.6
-        assert len(server.times) == 7
-
-
 def test_retry_after_as_a_date_and_a_wait_that_is_too_long(tmp_path, capsys):
     from cse.assets.retry import retry_after
 

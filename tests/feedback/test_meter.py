@@ -8,7 +8,7 @@ import pytest
 
 from cse.errors import UserError
 from cse.feedback.meter import Halted, Limits, Meter, Stop
-from cse.feedback.store import Reply, Store, key_of, now
+from cse.feedback.store import Reply, Store, key_of
 
 
 class Clock(threading.Event):
@@ -126,8 +126,3 @@ def test_answers_that_cannot_be_kept_end_the_job(tmp_path):
     store._database.execute("PRAGMA query_only = 1")
     with pytest.raises(UserError, match="cannot be written"):
         store.put([("key", Reply("text"))])
-
-
-def test_the_time_can_be_fixed(monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    assert now() == "1970-01-02T00:00:00Z"

@@ -64,16 +64,6 @@ def test_vectors_are_those_of_the_rows_of_the_file(place):
     assert [(row["anchor"], row["negative_1"]) for row in rows] == [("b", "d"), ("a", "c")]
 
 
-def test_two_texts_of_one_vector_are_two(place):
-    """The query is left out by its text, and its double in space stays: it is its nearest neighbor."""
-    vectors = np.load("graph.npy")
-    vectors[7] = vectors[3]
-    np.save("graph.npy", vectors)
-    texts = (place / "texts.txt").read_text().splitlines()
-    rows = mined("--ranks", "1", "1")
-    assert (rows[3]["negative_1"], rows[7]["negative_1"]) == (texts[7], texts[3])
-
-
 def test_easy_negatives_alone_follow_the_hard_ones(place):
     texts, near = (place / "texts.txt").read_text().splitlines(), order(np.load("graph.npy"))
     for row, own in zip(mined("--ranks", "1", "20", "--k", "1", "--easy", "2"), near, strict=True):

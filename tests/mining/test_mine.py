@@ -12,9 +12,8 @@ from cse import cli
 from cse.data.datasets import Triplets
 from cse.data.same_text import same_text_key as key
 from cse.encoder.model import Encoder
-from cse.training.trainer import Trainer
 from tests.mining.helpers import cosines, slow
-from tests.runs import make_run, write_texts
+from tests.runs import write_texts
 
 
 def mined(*arguments):
@@ -72,22 +71,6 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     counts = json.loads((tmp_path / "mined.json").read_text())["counts"]
     assert counts["negatives"] == want
     assert counts["teacher"] == counts["candidates"] - want > 0
-
-
-def test_plain_texts_are_trained_on_as_they_are(checkpoint, tiny_bert, tmp_path):
-    texts = write_texts(tmp_path, 24)
-    lines = texts.read_text().splitlines()
-    limit = str(float(np.median(cosines(checkpoint, lines, lines).min(1))))  # half of the rows have no text below it
-    out = tmp_path / "mined.parquet"
-    mined(checkpoint, "--data", str(texts), "--out", str(out), "--max-similarity", limit, "--precision", "fp32")
-    data = Triplets(str(out), columns=("anchor", "positive", "negative_1"))
-    assert all(e.texts[0] == e.texts[1] not in e.texts[2:] for e in data)
-    assert {len(e.texts) for e in data} == {2, 3}
-    run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
-    assert run.collator.needs_dropout(data[0])
-    run.data = data
-    Trainer(run).fit()
-    assert run.progress.step == 1
 
 
 def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint, tmp_path):

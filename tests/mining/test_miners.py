@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from cse.errors import UserError
 from cse.mining.corpus import Corpus
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbors import Exact, open_pool
-from cse.mining.search import TeacherRule, mine
+from cse.mining.search import mine
 from tests.cases import cases, load
 
 
@@ -199,19 +198,6 @@ def test_the_loop_is_the_miner_on_all_rows_at_once(monkeypatch):
         cosine = vectors[:9] @ vectors[corpus.anchor[row]]
         assert got == [int(i) for i in np.argsort(-cosine) if i != row % 9][:2]
     assert found.counts["candidates"] == 26 * 5
-
-
-def test_a_teacher_drops_what_it_finds_too_similar():
-    """In its eyes the pool lies at 10, 40, 70 degrees of the anchor, and the positive at 40."""
-    data = [Example(("anchor", "positive")), Example(("other", "filler"))]
-    corpus = Corpus(data, ["x", "y", "z"])
-    teacher = circle(10, 40, 70, 0, 0, 40, 0)  # texts: x y z anchor other positive filler
-    assert list(corpus.texts) == ["x", "y", "z", "anchor", "other", "positive", "filler"]
-    candidates = np.array([[0, 1, 2]])
-    by_limit = TeacherRule(teacher, max_similarity=math.cos(math.radians(20)))
-    assert by_limit.of(corpus, slice(0, 1))(candidates).tolist() == [[False, True, True]]
-    by_positive = TeacherRule(teacher, below_positive=True)
-    assert by_positive.of(corpus, slice(0, 1))(candidates).tolist() == [[False, False, True]]
 
 
 @pytest.mark.parametrize(

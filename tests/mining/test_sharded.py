@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -190,24 +189,6 @@ def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
     assert {path.name: path.read_bytes() for path in parts} == kept
     for a, b in zip(want, found, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_indexes_stay_on_disk(tmp_path):
-    """What searching 40 MB of vectors adds to the memory that no file backs."""
-    faiss = pytest.importorskip("faiss")
-    if not hasattr(faiss, "IO_FLAG_MMAP_IFC") or not os.path.exists("/proc/self/status"):
-        pytest.skip("faiss cannot map this index, or the memory is not known")
-    np.save(tmp_path / "pool.npy", np.random.default_rng(0).normal(size=(40_000, 256)).astype(np.float32))
-    pool = np.load(tmp_path / "pool.npy", mmap_mode="r")
-    Faiss(pool, "Flat", 10_000)
-    before = anonymous_mb()
-    Faiss(pool, "Flat", 10_000).search(np.array(pool[:30]), 3, NONE)
-    assert anonymous_mb() - before < 10
-
-
-def anonymous_mb():
-    with open("/proc/self/status", encoding="utf-8") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def test_an_index_that_cannot_be_built(pool):

@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.publish.stage import stage
-from cse.training.trainer import Trainer
 from tests.publish.helpers import KINDS, PROMPTED, make
-from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast", 'the "sun" on a moon']
 
@@ -126,14 +124,3 @@ def test_layers_averaged_otherwise_are_refused(tiny_bert, tmp_path):
     save_file({"layer_weights": torch.tensor([1.0, 0.0, 3.0])}, path)
     with pytest.raises(UserError, match="averaged as no pooler of cse does"):
         Encoder.load(str(tmp_path / "model"))
-
-
-def test_poolers_of_two_layers_train_and_are_saved(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, pooler="first_last_embeddings")
-    before = encoder.eval().encode(TEXTS)
-    run = make_run(tmp_path, tiny_bert, encoder=encoder)
-    Trainer(run).fit()
-    again = Encoder.load(str(tmp_path / "run" / "last"))
-    assert again.pooler == "first_last_embeddings"
-    assert np.abs(again.encode(TEXTS) - encoder.encode(TEXTS)).max() < 1e-6
-    assert np.abs(again.encode(TEXTS) - before).max() > 1e-3

@@ -235,14 +235,6 @@ def test_links_and_heads_without_a_module(staged, tmp_path):
         scan(staged)
 
 
-def test_a_folder_that_is_no_checkpoint(tmp_path, best):
-    (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match="is not a checkpoint"):
-        verify(tmp_path / "model", against=best)
-    with pytest.raises(UserError, match="is not a checkpoint"):
-        stage(tmp_path / "model", tmp_path / "out")
-
-
 def test_the_clean_process_reaches_nothing_and_knows_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("SOME_API_KEY", "quite-a-plain-word")
