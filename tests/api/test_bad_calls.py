@@ -1,7 +1,5 @@
 """Wrong types and values from Python: a UserError with the text of the command line, and nothing is written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets

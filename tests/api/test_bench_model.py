@@ -1,7 +1,5 @@
 """`cse bench-model`: its numbers are those of independent computations, and what there is not says why."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

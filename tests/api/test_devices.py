@@ -1,7 +1,5 @@
 """Scoring, encoding, mining and whitening on a device: what the CPU gives by hand. On a GPU by `make gpu-check`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What one does with a run: score, compare, encode, mine, publish."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The notebook runs as it stands, and is kept without its outputs."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

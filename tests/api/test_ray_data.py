@@ -1,7 +1,5 @@
 """`cse.encode_dataset`: a stage of Ray Data gives the vectors that the encoder gives."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

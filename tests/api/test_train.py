@@ -1,7 +1,5 @@
 """`cse.train` makes the run that the command makes, whatever it is given, and says what is wrong before it writes."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Hub: what is cached is found without a network, and a failure is one line, without a wait."""
 
-from __future__ import annotations
-
 import logging
 import socket
 

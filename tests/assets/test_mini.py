@@ -1,7 +1,5 @@
 """asset:mini is a masked language model, whole, small and of this package's making."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Augmentations: what they keep, how often they do what they do, and that all randomness is the generator's."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

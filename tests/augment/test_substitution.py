@@ -1,7 +1,5 @@
 """Words in the place of others: synonyms from a WordNet, and words that a masked language model reads into a gap."""
 
-from __future__ import annotations
-
 import math
 import pickle
 import random

@@ -1,7 +1,5 @@
 """What several tests of evaluation make: a finding, an evaluator of a user, and a small collection to search in."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rows and arguments that an evaluator cannot score: one clear error each, before a model is loaded where possible."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The table of scores before and after training, from scores made by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

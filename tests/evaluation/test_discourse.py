@@ -1,7 +1,5 @@
 """DiscoEval: the oracle's features and accuracies, properties, and the way through `cse eval`."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

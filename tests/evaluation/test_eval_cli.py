@@ -1,7 +1,5 @@
 """The command line on real checkpoints, as small as they can be."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

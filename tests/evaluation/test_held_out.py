@@ -1,7 +1,5 @@
 """Rows that are held out of training: which metric they get, what is said of them, and what is refused."""
 
-from __future__ import annotations
-
 import math
 import random
 

@@ -1,7 +1,5 @@
 """The table of methods: arithmetic of its cells, and intervals that agree with `compare`."""
 
-from __future__ import annotations
-
 import json
 import statistics
 

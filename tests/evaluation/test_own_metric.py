@@ -1,7 +1,5 @@
 """Evaluators through everything that takes them: evaluate, compare, reports, the card, a recipe, the table of a run."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

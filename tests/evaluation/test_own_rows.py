@@ -1,7 +1,5 @@
 """Evaluators on rows of one's own: each score against another library's on the same rows."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The pieces of `python -m eval parts`, by pencil."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What a path is taken for, and `cse eval --data` on it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

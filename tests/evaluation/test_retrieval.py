@@ -1,7 +1,5 @@
 """Retrieval: measures by pencil and against mteb's, blocks and files on the disk, prompts, every way to give rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Each statistic on resamples, against scipy and scikit-learn on the rows that were drawn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

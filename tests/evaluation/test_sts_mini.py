@@ -1,7 +1,5 @@
 """The shipped graded pairs keep to their form."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

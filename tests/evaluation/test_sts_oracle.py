@@ -1,7 +1,5 @@
 """The field's own engine, on a synthetic benchmark in its own folder layout: equal to 1e-9 in every number."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tables of the documentation are what the committed results say."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.errors import UserError

@@ -1,7 +1,5 @@
 """Scores by width: as slicing gives them, in results, table, report and card."""
 
-from __future__ import annotations
-
 import json
 import random
 import xml.etree.ElementTree as ET

@@ -1,7 +1,5 @@
 """A labeler that answers by rule, rows to ask about, and the file of what came out."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

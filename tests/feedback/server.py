@@ -1,7 +1,5 @@
 """A local server that speaks chat completions, and misbehaves as it is told."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

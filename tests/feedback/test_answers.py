@@ -1,7 +1,5 @@
 """What is taken as an answer and what is not, by hand."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

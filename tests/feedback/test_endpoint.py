@@ -1,7 +1,5 @@
 """`cse feedback score` against a server that misbehaves: what is survived, counted, set aside, and never paid twice."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

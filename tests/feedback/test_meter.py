@@ -1,7 +1,5 @@
 """Rate limits and caps against a clock that stands still until it is told to move; and the answers on disk."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

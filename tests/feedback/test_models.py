@@ -1,7 +1,5 @@
 """Raters, which run here: an encoder and a cross-encoder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

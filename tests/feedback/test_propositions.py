@@ -1,7 +1,5 @@
 """The task `propositions`, with a labeler that answers by rule; its file trains the sub-sentence encoder."""
 
-from __future__ import annotations
-
 import json
 
 from cse.data.propositions import Propositions

@@ -1,7 +1,5 @@
 """Questions, rewrites and chains of paraphrases: what becomes of answers, and that recipes draw from the files."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

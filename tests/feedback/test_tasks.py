@@ -1,7 +1,5 @@
 """What becomes of answers, with a labeler that answers by rule; and that recipes read what comes out."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

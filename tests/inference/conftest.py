@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from cse.encoder.model import Encoder

@@ -1,7 +1,5 @@
 """Texts to encode, and a kill in the middle."""
 
-from __future__ import annotations
-
 from tests.conftest import WORDS
 
 

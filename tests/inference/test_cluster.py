@@ -1,7 +1,5 @@
 """`cse data cluster`: clusters that are apart, resumption, and batches of one cluster."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,13 +1,10 @@
 """`cse diff`: against the authors' program (oracles), limits, and what a terminal, a pipe, JSON and HTML get."""
 
-from __future__ import annotations
-
 import json
 import re
 
 import numpy as np
 import pytest
-import torch
 
 import cse
 from cse import cli

@@ -1,7 +1,5 @@
 """`cse encode`: the right bytes in flat memory, whatever kills it on the way."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

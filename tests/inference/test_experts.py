@@ -1,7 +1,5 @@
 """Adapters of domains over one backbone, and the mixture of experts that they stand for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

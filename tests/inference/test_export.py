@@ -1,7 +1,5 @@
 """`cse export`: onnxruntime gives the checkpoint's vectors, and what does not is not written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

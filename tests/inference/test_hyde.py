@@ -1,7 +1,5 @@
 """HyDE against its authors' program (oracles), and its limits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Post-processing: the oracles, pencil, limits, and the way through a checkpoint."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Quantized vectors: pencil, limits, a slow search, and the way through eval, encode and publish."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

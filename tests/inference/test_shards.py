@@ -1,7 +1,5 @@
 """`cse encode --shard`: the shards are the bytes of one file, whatever kills their jobs and whoever starts them."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`cse similarity`: two sentences, pairs of lines, and the most similar lines."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Static vectors: the oracle, pencil, and the way through sentence-transformers and cse."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

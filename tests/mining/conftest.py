@@ -1,7 +1,5 @@
 """What tests of mining share: a tiny checkpoint, pairs, a reranker, and vectors of a random space."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

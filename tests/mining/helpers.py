@@ -1,7 +1,5 @@
 """`cse mine` as tests call it, and its negatives by a slow loop."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`cse mine` with positives and easy negatives by rank, from vectors of any origin."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

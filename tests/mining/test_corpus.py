@@ -1,7 +1,5 @@
 """The texts of mining, on disk: the same as in memory, and found again by the next process."""
 
-from __future__ import annotations
-
 import pickle
 import tracemalloc
 

@@ -1,7 +1,5 @@
 """`cse mine`: its file against a slow loop, that it is trained on as it is, its cache, and what it refuses."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,7 +1,5 @@
 """Miners against slow loops over every pair, and by pencil where there are few."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Near texts as positives: the nearest by numpy, in training, after a kill, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Negatives that are mined anew in training: which they are, when, that a run resumes exactly, on two processes too."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

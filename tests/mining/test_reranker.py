@@ -1,7 +1,5 @@
 """A cross-encoder as the judge of mined candidates, against a loop that scores one pair at a time."""
 
-from __future__ import annotations
-
 import functools
 import json
 

@@ -1,7 +1,5 @@
 """Mining from a folder of vectors, into a folder of shards, and over several indexes of a pool on disk."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """What tests of publishing share: a Hub on this machine, and a stand-in for the process that verifies."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from subprocess import CompletedProcess

@@ -1,7 +1,5 @@
 """Encoders of every kind of checkpoint, as after training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """A LoRA run's adapter alone: what a checkpoint keeps of it, and that others load it on its backbone."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """The model card: what the Hub reads of it, what a reader pastes, and what stays."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

@@ -1,7 +1,5 @@
 """Publishing, against a Hub on this machine: what goes, what is refused, and what a broken connection leaves."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Every kind of checkpoint, as published, in everything that loads one: the same vectors."""
 
-from __future__ import annotations
-
 import json
 from itertools import combinations
 from pathlib import Path

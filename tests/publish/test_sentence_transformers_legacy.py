@@ -1,7 +1,5 @@
 """Our checkpoints in sentence-transformers 5.1 on transformers 4, in an environment of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Before publishing: what a folder must not hold, and that a clean process makes the run's vectors of it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

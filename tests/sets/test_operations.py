@@ -1,7 +1,5 @@
 """Operations on sets: a slow loop's numbers (oracles), pencil, properties, and what is refused."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
