@@ -38,8 +38,13 @@ class Contrast(NamedTuple):
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Unit vectors over the last dimension, in float32 at least. Norms are floored at 1e-8, as cosine's are."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1, eps=1e-8)
+    """Unit vectors over the last dimension, in float32 at least. Norms are floored at 1e-8, as cosine's are.
+
+    A vector of zeros has no direction. It stays, and its gradient is not divided by the floor.
+    """
+    x = x if x.dtype == torch.float64 else x.float()
+    norm = x.norm(dim=-1, keepdim=True)  # (..., 1)
+    return x / torch.where(norm > 0, norm.clamp_min(1e-8), 1.0)
 
 
 def of_present(function: Callable[[Tensor], Tensor], rows: Tensor, present: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -119,12 +119,16 @@ def loaded(backbone: str) -> Encoder:
     return encoder
 
 
-def build(name: str, backbone: str, objective: Objective | None = None) -> tuple[Encoder, Objective]:
-    """A copy of the loaded encoder, and the objective of this name, or another one, in float64."""
+def build(
+    name: str, backbone: str, objective: Objective | None = None, *, appended: Sequence[torch.nn.Module] = ()
+) -> tuple[Encoder, Objective]:
+    """A copy of the loaded encoder with modules behind it, and the objective of this name, or another, in float64."""
     seed_dropout("contract", name)
     objective = OBJECTIVES[name](**case_of(name, backbone).arguments) if objective is None else objective
     whole = loaded(backbone)
     encoder = copy.deepcopy(whole, {id(whole.tokenizer): whole.tokenizer})
+    if appended:
+        encoder.append(*appended)
     objective.setup(encoder)
     return encoder.double().train(), objective.double().train()
 

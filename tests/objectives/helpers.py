@@ -24,12 +24,14 @@ class Case:
         texts: Texts of a row: anchor, positive and hard negative by default.
         teacher: Numbers that a teacher gave each row (`Batch.teacher`).
         even: Whether all rows need as many texts. Otherwise every third row lacks its last hard negative.
+        refuses: Cases of `test_contract_degenerate.py` that the objective refuses, and what the error says.
     """
 
     arguments: dict = field(default_factory=dict)
     texts: int = 3
     teacher: int = 2
     even: bool = False
+    refuses: dict[str, str] = field(default_factory=dict)
 
 
 def batch_of(size, views, positives=1, **fields):

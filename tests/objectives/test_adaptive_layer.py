@@ -27,7 +27,10 @@ from tests.objectives.test_matryoshka import inner
 
 def contract_case(backbone):
     term = Matryoshka(term=SimCSE(), dimensions=[16, 4], dimensions_per_step=1)
-    return Case({"term": term, "layers_per_step": 1, "kl_weight": 0.7, "layer_weighting": "log"})
+    return Case(
+        {"term": term, "layers_per_step": 1, "kl_weight": 0.7, "layer_weighting": "log"},
+        refuses={"dimension 1": "objective.dimensions has 16, but the vectors have 1"},
+    )
 
 
 class Layered:

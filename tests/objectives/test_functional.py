@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.functional import alignment, contrast, cosine_matrix, paired_distance, triplet, uniformity
+from cse.objectives.functional import (
+    alignment,
+    contrast,
+    cosine_matrix,
+    normalize,
+    of_present,
+    paired_distance,
+    triplet,
+    uniformity,
+)
 from tests.cases import ORACLES, files
 
 
@@ -126,3 +135,23 @@ def test_triplet_of_equal_vectors_and_in_half_precision(distance):
     assert got.dtype == torch.float32
     assert got.tolist() == [0.25, 0.25]
     assert torch.isfinite(rows.grad).all()
+
+
+def test_unit_vectors_and_one_without_direction():
+    """The gradient of v / |v| is that of v across it, over |v|; that of a vector of zeros is not divided by a floor."""
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 2e-8]], requires_grad=True)
+    unit = normalize(rows)
+    assert unit.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0], [0.0, 1.0]]
+    unit[:, 0].sum().backward()
+    assert rows.grad[0].tolist() == pytest.approx([0.8 * 0.8 / 5, -0.6 * 0.8 / 5])
+    assert rows.grad[1].tolist() == [1.0, 0.0]
+    assert normalize(rows.bfloat16()).dtype == torch.float32
+
+
+def test_a_function_of_a_batch_sees_the_rows_that_exist():
+    rows, present = torch.randn(3, 2, 4), torch.tensor([[True, True], [True, False], [True, True]])
+    centered = of_present(lambda x: x - x.mean(0), rows, present)
+    mean = sum(rows[i, v] for i, v in [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]) / 5
+    torch.testing.assert_close(centered[present], rows[present] - mean)
+    assert not centered[1, 1].any()
+    torch.testing.assert_close(of_present(lambda x: x - x.mean(0), rows, None), rows - rows.mean((0, 1)))

@@ -26,7 +26,10 @@ from tests.objectives.helpers import Case, agrees, run, vectors
 
 
 def contract_case(backbone):
-    return Case({"term": SimCSE(), "dimensions": [16, 8, 3], "weights": [1.0, 0.5, 2.0], "dimensions_per_step": 2})
+    return Case(
+        {"term": SimCSE(), "dimensions": [16, 8, 3], "weights": [1.0, 0.5, 2.0], "dimensions_per_step": 2},
+        refuses={"dimension 1": "objective.dimensions has 16, but the vectors have 1"},
+    )
 
 
 def inner(about, scored):

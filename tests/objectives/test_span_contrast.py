@@ -21,10 +21,14 @@ from cse.objectives.span_contrast import SpanContrast
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees
+from tests.objectives.helpers import Case, agrees
 from tests.runs import assert_resumes, make_run
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "slow dog"]
+
+
+def contract_case(backbone):
+    return Case(refuses={"dimension 1": "vectors of 1 numbers and token states of 16"})
 
 
 def loss_of(objective, doc, spans, present, **fields):
