@@ -204,3 +204,62 @@ def test_a_threshold_of_1_and_no_noise_are_supervised_simcse():
     rows = torch.randn(4, 3, 8)
     got = loss_of(DCLR(threshold=1.0, noise_ratio=0.0), rows, torch.ones(4, 8), torch.zeros(0, 8)).loss
     assert got.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)
+
+
+# -- weights of rows ---------------------------------------------------------------------------------------------------
+
+
+def drawn(seed):
+    return torch.randn(5, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(u, v):
+    return float(u @ v / (u.norm() * v.norm()))
+
+
+def log_softmax(logits):
+    total = math.log(sum(math.exp(x) for x in logits))
+    return [x - total for x in logits]
+
+
+def of_row(rows, noise, i, form):
+    """A row of DCLR at t = 1, which loses candidate i + 1."""
+    logits = [cosine(rows[i, 0], rows[j, 1]) for j in range(len(rows))] + [cosine(rows[i, 0], n) for n in noise]
+    gone = (i + 1) % len(rows)
+    if form == "removal":
+        kept = [x for j, x in enumerate(logits) if j != gone]
+        return math.log(sum(map(math.exp, kept))) - logits[i]
+    logits[gone] = 0.0
+    shares = [math.exp(x) for x in log_softmax(logits)]
+    return -sum(math.log(p if j == i else 1 - p) for j, p in enumerate(shares)) / len(shares)
+
+
+@pytest.mark.parametrize("form", ["removal", "weighted_logits"])
+def test_dclr_weighs_its_rows(form):
+    objective = DCLR(complement="-", temperature=1.0, ascent_steps=0, form=form)
+    rows, noise = drawn(1), drawn(2)[:3, 0]
+    judged = torch.eye(len(rows)).roll(1, 1)
+    each = [of_row(rows, noise, i, form) for i in range(len(rows))]
+    for weight in ([1.0] * 5, [2.0, 1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.5, 2.0, 1.0]):
+        batch = batch_of(len(rows), 2, weight=torch.tensor(weight))
+        got = objective.loss(Views.split(rows, rows, 1), batch, judged, noise).loss
+        want = sum(w * x for w, x in zip(weight, each, strict=True)) / sum(weight)
+        assert got.item() == pytest.approx(want, rel=1e-9), weight
+
+
+def test_dclrs_noise_does_not_see_a_row_of_weight_0():
+    """The ascent follows the loss that is minimized: with one weight it is the ascent against that row alone."""
+    rows, noise = drawn(3), drawn(4)[:3, 0]
+    weight = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
+    objective = DCLR(complement="-", ascent_rate=0.1, temperature=1.0)
+    batch = batch_of(len(rows), 2, weight=weight)
+    got = objective.loss(Views.split(rows, rows, 1), batch, torch.zeros(len(rows), len(rows)), noise).loss
+    moved = noise.clone()
+    for _ in range(4):
+        moved.requires_grad_()
+        logits = torch.cat([rows[:, 1], moved]) @ rows[2, 0] / rows[2, 0].norm()
+        logits = logits / torch.cat([rows[:, 1], moved]).norm(dim=1)
+        (gradient,) = torch.autograd.grad(logits.logsumexp(0) - logits[2], moved)
+        moved = (moved + 0.1 * gradient / gradient.norm(dim=1, keepdim=True)).detach()
+    logits = [cosine(rows[2, 0], rows[j, 1]) for j in range(len(rows))] + [cosine(rows[2, 0], n) for n in moved]
+    assert got.item() == pytest.approx(-log_softmax(logits)[2], rel=1e-9)
