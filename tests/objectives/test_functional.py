@@ -55,6 +55,19 @@ def test_contrast_equals_a_direct_loop(denominator, reduce):
     assert got.skipped.item() == sum(not bool(((t > 0) & m).any()) for t, m in zip(target, mask, strict=True))
 
 
+@pytest.mark.parametrize("weight", [None, [1.0, 0.0, 3.0, 0.5]])
+def test_weights_of_rows(weight):
+    """A row without a positive counts nowhere, whatever it weighs; `row_weight` changes a row, not what it counts."""
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, -1.0], [5.0, 0.0]], dtype=torch.float64)
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    given, factor = None if weight is None else torch.tensor(weight), torch.tensor([2.0, 1.0, 0.5, 7.0])
+    got = contrast(logits, target, weight=given, row_weight=factor)
+    own = [2 * math.log(1 + math.e), math.log(1 + math.e**2), 0.5 * math.log(1 + math.e**-2), 0.0]
+    counts = [1.0, 1.0, 1.0, 0.0] if weight is None else [*weight[:3], 0.0]
+    assert got.rows.tolist() == pytest.approx(own)
+    assert got.loss.item() == pytest.approx(sum(a * b for a, b in zip(own, counts, strict=True)) / sum(counts))
+
+
 def test_contrast_by_pencil():
     # logits 0 and log 3: e^0 / (e^0 + 3) = 1/4 for the first, 3/4 for the second
     logits = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)
@@ -63,13 +76,15 @@ def test_contrast_by_pencil():
     assert contrast(logits, torch.tensor([[1.0, 0.0]]), denominator="none").loss.item() == pytest.approx(math.log(3.0))
 
 
-def test_a_masked_entry_may_hold_anything():
+@pytest.mark.parametrize("denominator", ["all", "self", "none"])
+@pytest.mark.parametrize("reduce", ["out", "in"])
+def test_a_masked_entry_may_hold_anything(denominator, reduce):
     logits = torch.tensor([[1.0, 2.0, float("nan")], [0.5, -1.0, float("inf")]], requires_grad=True)
     target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     mask = torch.tensor([[True, True, False], [True, True, False]])
-    result = contrast(logits, target, mask=mask)
+    result = contrast(logits, target, mask=mask, denominator=denominator, reduce=reduce)
     result.loss.backward()
-    want = contrast(logits.detach()[:, :2], target[:, :2]).loss
+    want = contrast(logits.detach()[:, :2], target[:, :2], denominator=denominator, reduce=reduce).loss
     assert result.loss.item() == pytest.approx(want.item())
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[:, 2] == 0).all()

@@ -33,7 +33,6 @@ from tests.training.test_distributed import command, tiny_recipe
 
 def said(*words: str) -> tuple[int, str]:
     """The exit code of a command, and what it said of its failure."""
-    launch.FIRST_SPEAKS_SECONDS = 0.0
     with redirect_stderr(io.StringIO()) as stream:
         code = cli.main(list(words))
     return code, stream.getvalue()

@@ -119,15 +119,16 @@ def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, opti
     trainer = Trainer(run)
     seen = recorded(trainer)
     trainer.fit()
-    visits = dict.fromkeys(three(), 0)
+    visits, alone = dict.fromkeys(three(), 0), {}
+    for name, source in three().items():
+        alone[name] = Trainer(plain_run(tmp_path / name, tiny_bert, source, max_steps=9, **options))
     for step, (before, gradient) in enumerate(seen):
         figures = [trainer.batches.figures(s) for s in (step, step + 1)]
         drawn = {
             n: round(figures[1][f"drawn_{n}"] * (step + 1)) - round(figures[0][f"drawn_{n}"] * step) for n in visits
         }
         (name,) = [n for n, count in drawn.items() if count]
-        plain = Trainer(plain_run(tmp_path / f"plain{step}", tiny_bert, three()[name], max_steps=9, **options))
-        own = recorded(plain)
+        plain, own = alone[name], recorded(alone[name])
         plain.learner.encoder.load_state_dict(
             {n.removeprefix("encoder."): w for n, w in before.items() if n.startswith("encoder.")}, strict=False
         )
