@@ -143,9 +143,29 @@ def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_pat
     losses = []
     for part in (rows[:4], rows[4:]):
         batch = run.collator([run.data[i] for i in part])
-        with torch.no_grad():
-            losses.append(float(Learner(encoder, SimCSE()).eval()(batch, StepContext(encoder=encoder))[1].loss))
-    assert metrics(run.folder)[-1]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+        losses.append(Learner(encoder, SimCSE()).eval()(batch, StepContext(encoder=encoder))[1].loss)
+    torch.stack(losses).mean().backward()
+    gradients = [weight.grad.flatten() for weight in encoder.parameters() if weight.grad is not None]
+    last = metrics(run.folder)[-1]
+    assert last["loss"] == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-4)
+    assert last["grad_norm"] == pytest.approx(float(torch.cat(gradients).norm()), rel=1e-3)
+
+
+def test_a_gradient_is_clipped_and_no_two_steps_or_parts_draw_the_same_dropout(tiny_bert, tmp_path, monkeypatch):
+    trainer = Trainer(make_run(tmp_path, tiny_bert, clip=0.01, accumulation=2, max_steps=3, eval_every=1))
+    norms, seeds, step, before = [], [], trainer.optimizers[0].step, seed_dropout
+
+    def steps():
+        gradients = [weight.grad for weight in trainer.learner.parameters() if weight.grad is not None]
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+        step()
+
+    monkeypatch.setattr(trainer.optimizers[0], "step", steps)
+    monkeypatch.setattr("cse.training.trainer.seed_dropout", lambda *place: seeds.append(place) or before(*place))
+    trainer.fit()
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+    assert all(line["grad_norm"] > 0.1 for line in metrics(trainer.run.folder)[1:])
+    assert len(set(seeds)) == len(seeds) == 6
 
 
 def test_the_same_batches_whatever_the_number_of_processes():
