@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from functools import partial
@@ -230,6 +231,8 @@ def test_a_batch_has_room_for_some_of_them_only(tmp_path):
     batches = NegativesAsRows(path=path).batches(data, 4, 3, 0)  # three of a kind and a fourth row
     assert len(set(batches.flatten().tolist())) == batches.size == 88
     assert max(max(Counter(row // 3 for row in batch).values()) for batch in batches.tolist()) == 3
+    borders = [(a[-1] // 3, b[0] // 3) for a, b in itertools.pairwise(batches.tolist())]
+    assert sum(a == b for a, b in borders) < 5  # what has no room in a batch does not begin the next one
     pairs = NegativesAsRows(path=path, each=1).batches(data, 2, 3, 0)  # a row and one of its two negatives
     assert sum(a // 3 == b // 3 for a, b in pairs.tolist()) > 10  # by chance there would be one
 

@@ -218,6 +218,8 @@ class ByDistance:
 def test_a_model_that_is_compared_by_distance():
     rows = [("a", "aa", "a" * 9), ("b" * 5, "b" * 4, "b")]
     assert Triplets(rows_as(rows, "premise", "entailment", "contradiction"))(ByDistance()) == {"accuracy": 100.0}
+    rows = [("a", "aa", "bb"), ("c", "c" * 3, "dd")]  # as near is not nearer
+    assert Triplets(rows_as(rows, "premise", "entailment", "contradiction"))(ByDistance()) == {"accuracy": 0.0}
     rows = [("a", "aa", 3), ("a", "a" * 4, 2), ("a", "a" * 9, 1)]
     assert Similarity(rows)(ByDistance())["spearman"] == pytest.approx(100)
     rows = [("a", "aa", 1), ("b", "b" * 3, 1), ("c", "c" * 8, 0), ("d", "d" * 9, 0)]

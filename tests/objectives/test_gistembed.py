@@ -59,6 +59,14 @@ def test_by_pencil():
     assert loss_of(GISTEmbed(temperature=1.0, margin=0.7), rows, guide).metrics["removed"].item() == 2.5
 
 
+def test_a_candidate_that_is_as_near_as_the_pair_is_kept():
+    """Both positives are one text to the guide: as near to an anchor as each other, and too near to each other."""
+    guide = torch.tensor([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.6, 0.8]]])
+    got = loss_of(GISTEmbed(temperature=1.0), torch.eye(2)[:, None].expand(2, 2, 2), guide)
+    assert got.metrics["removed"].item() == 1.0
+    assert got.loss.item() == pytest.approx(math.log((math.e + 2) / math.e), rel=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["absolute", "relative"])
 @pytest.mark.parametrize("anchors", [True, False])
 @pytest.mark.parametrize("positives", [True, False])

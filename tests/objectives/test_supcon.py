@@ -42,6 +42,14 @@ def test_by_pencil():
     assert output.metrics["skipped"] == 1
 
 
+def test_a_hard_negative_is_a_candidate_without_a_label():
+    """The first two rows have one positive and one candidate at cosine 1, and three at 0; t is 1."""
+    x = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+    output = run(SupCon(temperature=1.0), x, 0, label=torch.tensor([4, 4, 7]))
+    assert output.loss.item() == pytest.approx(math.log(2 + 3 * math.exp(-1)), rel=1e-6)
+    assert output.metrics["skipped"] == 1
+
+
 @pytest.mark.parametrize("reduce", ["out", "in"])
 def test_by_a_loop_over_views_with_weights(reduce):
     x = torch.randn(5, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
-from cse.training.learner import Learner
+from cse.training.learner import Encoded, Learner, diagnostics
 from cse.training.run import Callback
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run, metrics, weights
@@ -111,6 +112,23 @@ def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
     again = make_run(tmp_path, tiny_bert)
     with pytest.raises(UserError, match="damaged"):
         Trainer(again).fit(resume=True)
+
+
+def test_the_state_of_other_weights_is_refused(tiny_bert, tmp_path):
+    Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert))).fit()
+    with pytest.raises(UserError, match=r"do not fit the recipe: encoder.head(.|\n)*fix: "):
+        Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"))).fit(resume=True)
+
+
+def test_diagnostics_by_pencil():
+    """Cosines of anchors with positives: 1 of three pairs, and 4 of the six others."""
+    x = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    assert diagnostics(Encoded(x, x), 1) == {
+        "pos_cos": pytest.approx(1 / 3),
+        "neg_cos": pytest.approx(4 / 6),
+        "align": pytest.approx(4 / 3),
+        "uniform": pytest.approx(math.log((2 * math.exp(-4) + 1) / 3), rel=1e-5),
+    }
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tiny_bert, tmp_path, monkeypatch):

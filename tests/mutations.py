@@ -1,0 +1,456 @@
+"""Whether the tests notice a fault: those below are planted in a copy of the checkout, and their tests must fail.
+
+    python tests/mutations.py                   all of them, some minutes
+    python tests/mutations.py --only 3,17-20    some of them
+    python tests/mutations.py --list            what they are
+
+A fault is a line: a file of cse/, a text that occurs in it once, what stands there instead, and the tests that catch
+it. All these tests must pass in the copy before anything is planted. The exit code is 1 if a fault survives, if its
+text is gone (stale), or if its tests do not pass without it. Run it by hand before and after tests are removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "runs", "build", "dist", "site", "*.egg-info")
+SECONDS = 900  # a fault that makes its tests wait for longer is caught, too
+OUTSIDE = ("accelerate", "datasets", "pandas", "peft", "scipy.stats", "sklearn", "torch", "transformers")
+
+
+class Fault(NamedTuple):
+    """A line that is wrong.
+
+    Attributes:
+        file: The file below cse/.
+        text: What stands there, once.
+        wrong: What stands there instead.
+        tests: What pytest is to run, below tests/; words are separated by spaces.
+    """
+
+    file: str
+    text: str
+    wrong: str
+    tests: str
+
+
+def _of(file: str, tests: str, *faults: tuple[str, str] | tuple[str, str, str]) -> list[Fault]:
+    """The faults of a file, as (text, wrong), or with tests of their own as (text, wrong, tests)."""
+    return [Fault(file, fault[0], fault[1], fault[2] if len(fault) > 2 else tests) for fault in faults]
+
+
+FAULTS = [
+    # -- Objectives ------------------------------------------------------------------------------------------------
+    *_of(
+        "objectives/functional.py",
+        "objectives/test_functional.py",
+        ("scores = scores.masked_fill(~present, 0.0)", "scores = scores * 1.0"),
+        ("terms = scores.masked_fill(~present, -torch.inf)", "terms = scores"),
+        ("    negative = present & ~positive\n", "    negative = present\n"),
+        ("share = share / share.sum(-1, keepdim=True)", "share = share / share.sum(0, keepdim=True)"),
+        ("counted = weight.to(rows.dtype) * valid", "counted = weight.to(rows.dtype)"),
+        ("rows = rows if row_weight is None else rows * row_weight", "rows = rows"),
+        ("F.relu(near - far + margin)", "F.relu(far - near + margin)", "objectives/test_triplet.py"),
+        ("torch.pdist(normalize(x)).pow(2)", "torch.pdist(normalize(x))", "objectives/test_align_uniform.py"),
+        ("count = negative.sum(-1, keepdim=True)", "count = negative.sum(0, keepdim=True)", "objectives/test_hnnce.py"),
+        ("(log_p - torch.log_softmax(logits, -1))", "torch.log_softmax(logits, -1)", "objectives/test_listwise_kl.py"),
+        ("hardest = cosine.masked_fill(~negative, -torch.inf)", "hardest = cosine", "objectives/test_promcse.py"),
+    ),
+    *_of(
+        "objectives/layouts.py",
+        "objectives/test_candidates.py",
+        ("mask &= own | ~_any_same_text(", "mask &= ~_any_same_text("),
+        ("mask &= present & present[view, None]", "mask &= present"),
+        ("equal[:, self.texts :] = False", "equal[:, self.texts :] &= True", "objectives/test_supcon.py"),
+    ),
+    *_of(
+        "objectives/candidates.py",
+        "objectives/test_candidates.py",
+        ("mask=None if pairs.mask is None and mask is None else", "mask=None if pairs.mask is None else"),
+        ("return exchanged, batch.with_views([1, 0])", "return exchanged, batch"),
+    ),
+    *_of(
+        "objectives/cosent.py",
+        "objectives/test_cosent.py",
+        ("ordered = score[:, None] > score[None, :]", "ordered = score[:, None] >= score[None, :]"),
+        ("excess = scaled[None, :] - scaled[:, None]", "excess = scaled[:, None] - scaled[None, :]"),
+    ),
+    Fault(
+        "objectives/simcse.py",
+        "return similarity.detach() * chosen",
+        "return similarity * chosen",
+        "objectives/test_symmetric.py",
+    ),
+    Fault(
+        "objectives/dcl.py",
+        "near = scores / weighted_mean(scores, plain.weight)",
+        "near = scores / scores.mean()",
+        "objectives/test_dcl.py objectives/test_row_weights.py",
+    ),
+    Fault(
+        "objectives/gistembed.py",
+        "removed = (guided > pair - slack)",
+        "removed = (guided >= pair - slack)",
+        "objectives/test_gistembed.py",
+    ),
+    Fault(
+        "objectives/listwise_kl.py",
+        "loss = self.student_temperature**2 *",
+        "loss = self.student_temperature *",
+        "objectives/test_listwise_kl.py",
+    ),
+    Fault(
+        "objectives/matryoshka.py",
+        "F.normalize(part[..., :width], dim=-1)",
+        "F.normalize(part[..., -width:], dim=-1)",
+        "objectives/test_matryoshka.py",
+    ),
+    *_of(
+        "objectives/momentum.py",
+        "objectives/test_momentum.py",
+        ("self.queue.push(torch.cat(self._found))", "self.queue.push(self._found[-1])"),
+        ("momentum, ctx.step + 2,", "momentum, ctx.step + 1,"),
+    ),
+    Fault(
+        "teachers/queue.py",
+        "rows.to(self.vectors)])[len(rows) :]",
+        "rows.to(self.vectors)])[: len(self.vectors)]",
+        "teachers/test_queue.py",
+    ),
+    # -- Trainer ---------------------------------------------------------------------------------------------------
+    *_of(
+        "training/trainer.py",
+        "training/test_trainer.py",
+        (
+            "self.accelerator.backward(output.loss / settings.accumulation)",
+            "self.accelerator.backward(output.loss)",
+            "training/test_trainer.py::test_accumulation_averages_parts_with_their_own_negatives",
+        ),
+        (
+            'seed = partial(seed_dropout, run.seed, "dropout", step, i, distributed.rank())',
+            'seed = partial(seed_dropout, run.seed, "dropout", i, distributed.rank())',
+        ),
+        (
+            "self.log.cut(run.progress.log_bytes)",
+            "self.log.cut(2**40)",
+            "training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit",
+        ),
+        ("self.wrapped.parameters(), settings.clip)", "self.wrapped.parameters(), math.inf)"),
+        (
+            "if not math.isfinite(total):",
+            "if math.isinf(total):",
+            "training/test_trainer.py::test_a_loss_that_is_not_finite_stops_the_run",
+        ),
+        (" or waited >= patience", " or waited > patience", "training/test_trainer.py::test_early_stopping"),
+        ("progress.best is None or score > progress.best:", "progress.best is None or score < progress.best:"),
+    ),
+    *_of(
+        "training/gradcache.py",
+        "training/test_gradcache.py",
+        ("accelerator.backward(output.loss / accumulation)", "accelerator.backward(output.loss)"),
+        (
+            "_encode(learner, chunk, seed, i)[: len(gradients)]",
+            "_encode(learner, chunk, seed, i + 1)[: len(gradients)]",
+        ),
+        ("start : start + max(1, tokens // longest)]", "start : start + 1 + tokens // longest]"),
+    ),
+    *_of(
+        "training/optimizers.py",
+        "training/test_optimizers.py",
+        ('group["lr"] = rate * group["factor"]', 'group["lr"] = rate'),
+        ("(len(layers) - 1 - i)", "(len(layers) - i)"),
+    ),
+    Fault(
+        "training/settings.py",
+        "return self.learning_rate * (step + 1) / self.warmup_steps",
+        "return self.learning_rate * step / self.warmup_steps",
+        "training/test_optimizers.py::test_the_rate_of_every_schedule",
+    ),
+    Fault(
+        "training/learner.py",
+        "(every - own) / max(1, size * size - size)",
+        "every / max(1, size * size)",
+        "training/test_trainer.py",
+    ),
+    Fault(
+        "distributed.py",
+        "        dist.all_reduce(total)\n        return total[ctx.rows]",
+        "        return total[ctx.rows]",
+        "training/test_distributed.py::test_two_processes_have_the_gradient_of_one",
+    ),
+    # -- Checkpoint ------------------------------------------------------------------------------------------------
+    *_of(
+        "training/checkpoint.py",
+        "training/test_trainer.py",
+        (
+            'whole = sha256_file(damaged) == about["sha256"]',
+            'whole = "sha256" in about',
+            "training/test_trainer.py::test_a_damaged_state_is_refused",
+        ),
+        (
+            "        optimizer.load_state_dict(state)",
+            "        state",
+            "training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit",
+        ),
+        ("    if unexpected or absent:", "    if unexpected:"),
+    ),
+    Fault(
+        "training/merge.py",
+        "initial.to(wide).lerp(trained.to(wide), share)",
+        "trained.to(wide).lerp(initial.to(wide), share)",
+        "training/test_merge.py",
+    ),
+    Fault(
+        "training/merge.py",
+        "        finally:\n            _put(weights, trained)",
+        "        finally:\n            pass",
+        "training/test_final_weights.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported",
+    ),
+    Fault(
+        "encoder/provenance.py",
+        "        if actual != expected:",
+        "        if len(actual) != len(expected):",
+        "training/test_merge.py encoder/test_damaged.py::test_python_raises_the_same_error",
+    ),
+    *_of(
+        "files.py",
+        "test_cache.py",
+        (
+            "        os.rename(target, aside)\n        os.rename(scratch, target)\n",
+            "        os.rename(scratch, target)\n",
+        ),
+        ("    except ProcessLookupError:\n        return True", "    except ProcessLookupError:\n        return False"),
+        (
+            "        if target.exists():\n            _remove(old)",
+            "        if not target.exists():\n            _remove(old)",
+        ),
+    ),
+    Fault(
+        "encoder/poolers.py",
+        "end = mask.shape[1] - mask.flip(1).argmax(1)",
+        "end = mask.sum(1)",
+        "encoder/test_encoder.py",
+    ),
+    Fault(
+        "encoder/poolers.py",
+        "return (states * weight).sum(1)",
+        "return states.sum(1)",
+        "encoder/test_encoder.py",
+    ),
+    # -- Evaluation ------------------------------------------------------------------------------------------------
+    *_of(
+        "evaluation/sts.py",
+        "evaluation/test_sts_score.py",
+        ("spearman = pearson(rankdata(cosines), rankdata(gold))", "spearman = pearson(rankdata(cosines), gold)"),
+        (
+            "wmean=_mean(subsets, sizes)",
+            "wmean=_mean(subsets, dict.fromkeys(subsets, 1))",
+            "evaluation/test_sts_oracle.py",
+        ),
+    ),
+    *_of(
+        "evaluation/statistic.py",
+        "evaluation/test_statistic.py",
+        ("(drawn + counts.sum(1, keepdims=True)) / 2", "counts.sum(1, keepdims=True) / 2"),
+        ("(hits * precision).sum(1) / hits.sum(1)", "(hits * precision).sum(1) / drawn.sum(1)"),
+    ),
+    *_of(
+        "evaluation/significance.py",
+        "evaluation/test_significance.py",
+        ("(len(p) - rank) * p[name]", "(len(p) - rank - 1) * p[name]"),
+        ("2 * (rarer + 1) / (len(differences) + 1)", "2 * rarer / len(differences)"),
+        ("tail = 100 * (1 - level) / 2", "tail = 100 * (1 - level)"),
+    ),
+    *_of(
+        "evaluation/ranking.py",
+        "evaluation/test_retrieval.py",
+        ("value * (k + 0.5) > 1", "value * k > 1"),
+        ("-np.square(vectors).sum(1) / 2", "-np.square(vectors).sum(1)"),
+    ),
+    Fault(
+        "evaluation/triplets.py",
+        "right = [similarity[a] > similarity[a + 1 : b].max()",
+        "right = [similarity[a] >= similarity[a + 1 : b].max()",
+        "evaluation/test_own_rows.py",
+    ),
+    Fault("evaluation/thresholds.py", "above = cuts + 1", "above = cuts", "evaluation/test_thresholds.py"),
+    # -- Data ------------------------------------------------------------------------------------------------------
+    *_of(
+        "data/part.py",
+        "data/test_part.py evaluation/test_held_out.py",
+        ('part["negative"] = place > data.num_positives', 'part["negative"] = place >= data.num_positives'),
+        ("bool(keys[place] != key)", "bool(keys[place] == key)"),
+    ),
+    *_of(
+        "data/loader.py",
+        "data/test_samplers.py",
+        (
+            "start = part * size + rank * share",
+            "start = part * size + rank",
+            "training/test_trainer.py::test_the_same_batches_whatever_the_number_of_processes",
+        ),
+        ("epoch = bisect_right(self._ends, step)", "epoch = bisect_right(self._ends, step + 1)"),
+    ),
+    *_of(
+        "data/samplers.py",
+        "data/test_samplers.py",
+        ('generator=torch_rng(seed, "order", epoch)', 'generator=torch_rng(seed, "order")'),
+        ("room = -(len(rows) + 1) % size", "room = size - len(rows) % size"),
+    ),
+    *_of(
+        "data/masked.py",
+        "data/test_masked.py",
+        ("(fate < 0.8)", "(fate < 0.9)"),
+        ("(chance < probability) & self.ordinary[original]", "(chance < probability)"),
+    ),
+    *_of(
+        "data/collators.py",
+        "data/test_collators.py data/test_data.py",
+        ("view_mask=None if bool(present.all()) else present", "view_mask=None"),
+        ('python_rng(seed, "sample", epoch, example.row_id)', 'python_rng(seed, "sample", example.row_id)'),
+    ),
+    *_of(
+        "data/schedule.py",
+        "data/test_mixture.py",
+        ("weight * steps[name] ** power", "steps[name] ** power"),
+        ("self._count(self._block(block)[:place])", "self._count(self._block(block)[: place + 1])"),
+    ),
+    Fault(
+        "batch.py",
+        "((score >= 0) & (score <= 1)).all()",
+        "((score >= 0) & (score < 1)).all()",
+        "objectives/test_cosent.py",
+    ),
+]
+
+
+def stale(fault: Fault) -> bool:
+    """Whether the text of a fault does not stand in its file once."""
+    file = ROOT / "cse" / fault.file
+    return not file.is_file() or file.read_text(encoding="utf-8").count(fault.text) != 1
+
+
+def run(copy: Path, tests: Sequence[str]) -> int | None:
+    """The exit code of pytest in the copy, in a fork of this process; None if it takes too long."""
+    child = os.fork()
+    if not child:
+        _work(copy, tests)
+    os.setpgid(child, child)
+    done, until = 0, time.monotonic() + SECONDS
+    try:
+        while not done and time.monotonic() < until:
+            time.sleep(0.02)
+            done, status = os.waitpid(child, os.WNOHANG)
+    finally:
+        if not done:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def _work(copy: Path, tests: Sequence[str]) -> None:
+    """Run pytest and end this process."""
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    said = os.open(copy / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    code = 70
+    try:
+        import pytest
+
+        code = int(
+            pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *(f"tests/{t}" for t in tests)])
+        )
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def plant(copy: Path, fault: Fault) -> int | None:
+    """The exit code of the tests of a fault while it is planted."""
+    file = copy / "cse" / fault.file
+    before, times = file.read_text(encoding="utf-8"), file.stat()
+    file.write_text(before.replace(fault.text, fault.wrong), encoding="utf-8")
+    os.utime(file, (2e9, 2e9))  # so that no compiled file passes for the new one's
+    try:
+        return run(copy, fault.tests.split())
+    finally:
+        file.write_text(before, encoding="utf-8")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def chosen(numbers: str) -> list[int]:
+    """The numbers of `3,17-20`, from 1; all of them for an empty text."""
+    if not numbers:
+        return list(range(1, len(FAULTS) + 1))
+    ends = [[int(end) for end in part.split("-")] for part in numbers.split(",")]
+    return [number for first, *last in ends for number in range(first, (last or [first])[0] + 1)]
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _said(copy: Path) -> str:
+    """The last lines of what pytest said."""
+    return "\n".join((copy / "said.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+
+def main() -> int:
+    """Plant the faults, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="N,N-N", help="the numbers of some faults, from 1")
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
+    options = parser.parse_args()
+    wanted = [(number, FAULTS[number - 1]) for number in chosen(options.only)]
+    if options.list:
+        for number, fault in wanted:
+            say(f"{number:3} {fault.file}: {fault.text.strip()!r} -> {fault.wrong.strip()!r}; {fault.tests}")
+        return 0
+    old = [number for number, fault in wanted if stale(fault)]
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    with tempfile.TemporaryDirectory(prefix="cse-mutations-") as folder:
+        copy = Path(folder, "cse")
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        os.environ["PYTHONPATH"] = str(copy)
+        sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() not in (ROOT, ROOT / "tests")]
+        for module in OUTSIDE:  # once, for all forks; none of ours
+            __import__(module)
+        asked = sorted({word for number, fault in wanted if number not in old for word in fault.tests.split()})
+        if asked and run(copy, asked) != 0:
+            say(f"the tests do not pass before a fault is planted:\n{_said(copy)}")
+            return 1
+        survived = []
+        for number, fault in wanted:
+            if number in old:
+                say(f"{number:3} stale     {fault.file}: {fault.text.strip()!r}")
+                continue
+            began, code = time.monotonic(), plant(copy, fault)
+            caught = code in (1, 2, None)  # a test failed, collecting them did, or they wait for ever
+            survived += [] if caught else [number]
+            said = "caught  " if caught else "SURVIVED" if code == 0 else f"code {code}"
+            say(
+                f"{number:3} {said}  {time.monotonic() - began:5.1f} s  {fault.file}: {fault.wrong.strip()!r}",
+            )
+            if code not in (0, 1, None):
+                say(_said(copy))
+    say(f"{len(wanted) - len(old) - len(survived)} of {len(wanted)} caught; survived: {survived}; stale: {old}")
+    return 1 if survived or old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
