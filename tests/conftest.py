@@ -30,10 +30,20 @@ def pytest_xdist_auto_num_workers():
     return max(1, min(cores, memory // 2**31, 12))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _old_objects_stay():
-    """A collection of garbage, as at the end of every run, does not look at the modules and tests again."""
-    gc.freeze()
+@pytest.fixture(autouse=True)
+def _old_objects_stay(_known=[0]):  # noqa: B006
+    """A collection of garbage, as at the end of every run, does not look at modules and tests again."""
+    if len(sys.modules) > _known[0]:
+        _known[0] = len(sys.modules)
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync():
+    """No file needs to outlive the machine; tests of a sync that fails put a function of their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

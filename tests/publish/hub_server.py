@@ -489,6 +489,7 @@ class HubServer:
 class Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer goes in several parts, none of which waits for the one before
 
     def log_message(self, *_: object) -> None:
         pass

@@ -110,7 +110,7 @@ def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     again = make_run(tmp_path, tiny_bert)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"state\.pt is damaged"):
         Trainer(again).fit(resume=True)
 
 
