@@ -22,9 +22,7 @@ REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character gets a replacement
-            stream.reconfigure(errors="replace")
+    _open_streams()
     parser = _parser()
     words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments, rest = parser.parse_known_args(_with_action(words))
@@ -52,6 +50,19 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"cse: {launch.let_the_first_speak(said)}", file=sys.stderr)  # noqa: T201
         return 1 if isinstance(error, FloatingPointError) else 2
+
+
+def _open_streams() -> None:
+    """Let both streams take what is printed: a character that a terminal lacks is replaced, and a closed one is opened.
+
+    Otherwise a file that is opened later would have the number of a closed stream.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _require_paths(arguments: argparse.Namespace, words: list[str]) -> None:

@@ -117,25 +117,27 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         )
 
 
-def require_name(path: str, option: str) -> None:
-    """Check that a path is not empty, can be a path here, and does not lead to itself by links.
+def require_name(path: object, option: str) -> None:
+    """Check that a path is one, is not empty, can be a path here, and does not lead to itself by links.
 
     Raises:
-        UserError: The path is empty or too long, holds NUL, or is a circle of links.
+        UserError: The path is neither a text nor a Path, is empty or too long, holds NUL, or is a circle of links.
     """
-    if not path.strip():
+    if not isinstance(path, str | Path):
+        raise UserError(f"{option} is {str(path)[:60]!r}, of type {type(path).__name__}\nfix: give a path or a name")
+    if not str(path).strip():
         raise UserError(f"{option} is empty\nfix: give a path or a name; a variable of the shell may be unset")
     try:
         os.stat(path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(
-                f"{option} is {path[:40]!r}..., which is too long for the name of a file\nfix: give a path or a name"
+                f"{option} is {str(path)[:40]!r}..., which is too long for the name of a file\nfix: give a path"
             ) from None
         if error.errno == errno.ELOOP:
             raise UserError(f"{option} {path} is a link that leads to itself\nfix: give another path") from None
     except ValueError:
-        raise UserError(f"{option} is {path[:40]!r}, with the character NUL\nfix: give a path or a name") from None
+        raise UserError(f"{option} is {str(path)[:40]!r}, with the character NUL\nfix: give a path or a name") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -311,11 +310,6 @@ BAD = {  # a command line -> what the error names
     "check bare.yaml": "it lacks collator, data, encoder, objective",
     "encode ck broken.txt --out v.npy": "a link to nowhere.txt, which does not exist",
     "data show broken.txt": "a link to nowhere.txt, which does not exist",
-    "similarity shape one two": "its settings or its tokenizer are damaged",
-    "export shape --out onnx": "its settings or its tokenizer are damaged",
-    "similarity prompts one two": "prompts in config_sentence_transformers.json is not a mapping",
-    "similarity sums one two": "its weights.sha256 is damaged",
-    "push sums me/name --dry-run --license mit": "its weights.sha256 is damaged",
     "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: average is not a",
     "eval compare numbers.json numbers.json": "numbers.json is damaged: average is not a mapping",
     "eval ck --as labels": "--as labels says what --data holds",
@@ -353,14 +347,6 @@ def place(tiny_bert, tmp_path_factory):
     (folder / "damaged" / "results.json").write_text("{")
     scores = {"schema": 2, "tasks": {"STS12": {}}, "transfer": {"MR": {}}}
     (folder / "scored.json").write_text(json.dumps(scores))
-    damages = {
-        "shape": ("tokenizer.json", "null"),
-        "prompts": ("config_sentence_transformers.json", '{"prompts": 3}'),
-        "sums": ("weights.sha256", "nonsense\n"),
-    }
-    for name, (file, text) in damages.items():
-        shutil.copytree(folder / "ck", folder / name)
-        (folder / name / file).write_text(text)
     (folder / "numbers.json").write_text('{"schema": 2, "tasks": {"STS12": 3}, "average": 4}')
     (folder / "bare.yaml").write_text("")
     (folder / "nulls").mkdir()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cse.api.trained import TrainedRun, load_encoder
 from cse.errors import UserError
+from cse.files import require_name
 
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset, Triplets
@@ -28,8 +29,15 @@ Model = TrainedRun | str | Path  # a run stands for its best checkpoint
 
 
 def name_of(model: Model) -> str:
-    """The checkpoint of a model: a folder, `asset:NAME` or Hub id."""
-    return str(model.checkpoint) if isinstance(model, TrainedRun) else str(model)
+    """The checkpoint of a model: a folder, `asset:NAME` or Hub id.
+
+    Raises:
+        UserError: The model is neither a run nor a text nor a path.
+    """
+    if isinstance(model, TrainedRun):
+        return str(model.checkpoint)
+    require_name(model, "model")
+    return str(model)
 
 
 def evaluate(
@@ -122,9 +130,10 @@ def compare(
     """
     from cse.console import quiet
     from cse.evaluation import comparison
+    from cse.evaluation.results import Scored
 
     quiet()
-    first, second = (name_of(model) if isinstance(model, TrainedRun) else model for model in (a, b))
+    first, second = (model if isinstance(model, Scored) else name_of(model) for model in (a, b))
     return comparison.compare(
         first,
         second,
@@ -201,6 +210,7 @@ def encode(
     if not isinstance(texts, str | Path):
         what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
         raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
+    require_name(out, "out")
     quiet()
     each = {label: name_of(one) for label, one in model.items()} if isinstance(model, Mapping) else {}
     if each and label_column is None:

@@ -112,12 +112,13 @@ def resume(
         FloatingPointError: The loss is not finite.
     """
     from cse.console import quiet
+    from cse.files import require_name
     from cse.training import start
 
     quiet()
-    folder = run_dir.folder if isinstance(run_dir, TrainedRun) else Path(run_dir)
+    require_name(folder := run_dir.folder if isinstance(run_dir, TrainedRun) else run_dir, "run_dir")
     parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
-    run = start.resume(folder, parts=parts, callbacks=callbacks, trusted=trusted_modules)
+    run = start.resume(Path(folder), parts=parts, callbacks=callbacks, trusted=trusted_modules)
     return TrainedRun(run.folder, stopped_by=run.interrupted)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cse.assets.hub import file as fetch
@@ -11,6 +12,7 @@ from cse.data.files import FileReader, matching, shards
 from cse.data.hub import FIX, HUB_ID, STREAM, HubReader
 from cse.data.readers import KINDS, kind
 from cse.data.rows import Column, Reader, Row
+from cse.errors import UserError
 from cse.files import require_name
 
 
@@ -48,6 +50,15 @@ def open_path(path: str, split: str = "train") -> Reader:
             path, [fetch(hub["repo"], hub["file"], kind="dataset", revision=revision, what=what, fix=FIX)]
         )
     return HubReader(path, split)
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Let a message of the reader, which names an option of recipes, name what was given instead of it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("data.path", what)) from error
 
 
 def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator[Row]:

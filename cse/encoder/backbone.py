@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cse.assets.hub import snapshot
@@ -20,8 +20,8 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.kernels import Kernel, check_kernel, use_kernel
 from cse.encoder.layout import UNLIMITED, Layout, Reference
 from cse.encoder.lora import merge_stored, merged_state
-from cse.encoder.modules import STATIC_NAME
-from cse.encoder.provenance import check_sums, copy_notices, weights_sum
+from cse.encoder.modules import STATIC_NAME, read_mapping
+from cse.encoder.provenance import check_sums, check_weights, copy_notices, weights_sum
 from cse.encoder.weights import KEPT_AS, SavedAs, Weights, loading
 from cse.errors import UserError
 from cse.files import read_json, require_name, write_json
@@ -33,7 +33,10 @@ FIX = """use asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Fa
   or the id of a model on the Hub, once the Hub can be reached or has the model in its cache (HF_HOME)"""
 INCOMPLETE = "copy the folder again, or save the model into it again: settings, weights and tokenizer"
 NOT_NEEDED = ("*.onnx", "*.h5", "*.msgpack", "*.ot", "openvino/*", "onnx/*", "coreml/*")
-_DAMAGED = (KeyError, TypeError, AttributeError)  # what loaders raise for JSON of another shape
+_SAID = (OSError, ValueError, ImportError, RuntimeError)  # what loaders raise with a reason
+MOST_LAYERS = 10_000  # of a model whose weights are elsewhere
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # the names of a number of layers in config.json
+FEWEST = 0.3  # share of the rows of an embedding that a tokenizer names; more are padding of the table
 BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, which are left out on purpose
 
 
@@ -64,7 +67,7 @@ def load_backbone(
         UserError: The backbone cannot be loaded, lacks weights, has other weights than were saved, has fewer layers, or
             has no such dropout, attention or kernel.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     check_kernel(kernel, attention)
     folder = fetch(source, revision)
@@ -76,7 +79,7 @@ def load_backbone(
             return load_static(folder / root)
     where = str(folder / root)
     with explained(source):
-        config = AutoConfig.from_pretrained(where)
+        config = read_config(folder / root)
         tokenizer = AutoTokenizer.from_pretrained(where)
     _cut(config, layers)
     if dropout is not None:
@@ -121,10 +124,13 @@ def _require_words(source: str, tokenizer: PreTrainedTokenizerBase, model: PreTr
             f"backbone {source!r} has a tokenizer without tokenizer.json\n"
             "fix: convert it: AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(FOLDER)"
         )
-    if tokenizer.vocab_size > model.get_input_embeddings().weight.shape[0]:
+    known, rows = len(tokenizer.get_vocab()), int(model.get_input_embeddings().weight.shape[0])
+    words: Any = tokenizer
+    last = max(words.backend_tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if last >= rows or known < FEWEST * rows:
         raise UserError(
-            f"backbone {source!r}: its tokenizer has {tokenizer.vocab_size} tokens and the model embeds "
-            f"{model.get_input_embeddings().weight.shape[0]}\nfix: give a model and a tokenizer that belong together"
+            f"backbone {source!r}: its tokenizer has {known} tokens, the last of which is {last}, and the model embeds "
+            f"{rows}\nfix: give a model and a tokenizer that belong together"
         )
 
 
@@ -134,11 +140,11 @@ def locate(source: str) -> str:
     Raises:
         UserError: `source` cannot be a path, or looks like one and is not a folder, or is a run without best/.
     """
+    require_name(source, "model")
     if source.startswith("asset:"):
         from cse.assets import resolve
 
         return str(resolve(source))
-    require_name(source, "model")
     path = Path(source).expanduser()
     if (path / "recipe.yaml").is_file() and (path / "env.json").is_file():  # a run
         if not (path / "best").is_dir():
@@ -167,8 +173,42 @@ def _pretrained(
         return model, info
     where = folder / layout.modules[0].path if layout.modules else folder
     with explained(source):
+        require_size(config, where)
         model, info = AutoModel.from_pretrained(str(where), config=config, output_loading_info=True, **options)
     return model, info
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The settings of a model, whose weights are such as cse reads.
+
+    Raises:
+        OSError, ValueError: The settings are damaged or ask for more layers than there are tensors, or an index names
+            files elsewhere, or weights are integers.
+    """
+    from transformers import AutoConfig
+
+    about = read_mapping(folder / "config.json")
+    most = check_weights(folder, quantized="quantization_config" in about) or MOST_LAYERS
+    for name in DEPTHS:
+        if isinstance(about.get(name), int) and about[name] > most:
+            raise ValueError(f"{name} in its config.json is {about[name]}, and its weights are {most} tensors")
+    return AutoConfig.from_pretrained(str(folder))
+
+
+def require_size(config: PretrainedConfig, folder: Path) -> None:
+    """Raise a ValueError if the settings describe a model far larger than the weights in a folder, before it is built.
+
+    Weights of 4 bits are two in a byte. What a file lacks would be made up, in as much memory as the settings ask for.
+    """
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    if described > 2 * stored:
+        what = f"its config.json describes {described:,} numbers, and its weights are {stored:,} bytes"
+        raise ValueError(f"{what}: they have other sizes than its config.json says" if stored else "it has no weights")
 
 
 def _named(source: str, named: Reference) -> Path:
@@ -231,8 +271,14 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def max_positions(config: Mapping[str, Any]) -> int:
-    """The most tokens that a backbone of this config.json can tell apart by position."""
+    """The most tokens that a backbone of this config.json can tell apart by position.
+
+    Raises:
+        ValueError: There are none.
+    """
     positions = int(config.get("max_position_embeddings") or config.get("n_positions") or UNLIMITED)
+    if positions <= first_position(config):
+        raise ValueError(f"max_position_embeddings in its config.json is {positions}")
     return positions - first_position(config)
 
 
@@ -349,9 +395,14 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
     """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, *_DAMAGED) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        if isinstance(error, _DAMAGED):
+    except UserError:
+        raise
+    except Exception as error:  # each loader has its own exceptions for a file that somebody else wrote
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])[:160]
+        if isinstance(error, pickle.UnpicklingError):  # whose text tells how to run what the pickle holds
+            reason = "its weights are a pickle that holds more than tensors, which could run code"
+        elif not isinstance(error, _SAID) and type(error) is not Exception:
             reason = f"its settings or its tokenizer are damaged ({type(error).__name__}: {reason})"
         if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
             reason = "the weights of its file have other sizes than its config.json says"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cse.encoder.backbone import explained, fetch
+from cse.encoder.backbone import explained, fetch, read_config, require_size
 from cse.encoder.kinds import detect
 from cse.encoder.provenance import check_sums
 from cse.errors import UserError
@@ -34,6 +34,7 @@ def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
         check_sums(folder)
         where = str(folder)
         with explained(source, option):
+            require_size(read_config(folder), folder)
             tokenizer = AutoTokenizer.from_pretrained(where)
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
         missing = sorted(info["missing_keys"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cse.encoder.layout import Layout
 from cse.encoder.modules import Dense as StoredDense
 from cse.encoder.modules import Module
+from cse.encoder.provenance import check_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,11 +186,14 @@ def load_module(module: Module, checkpoint: Path) -> Dense | Normalize:
     from safetensors.torch import load_file
 
     sizes = module.dense
-    dense = Dense(sizes.in_features, sizes.out_features, bias=sizes.bias, activation=sizes.activation)
     weights = checkpoint / module.path / "model.safetensors"
+    check_weights(weights.parent)
     if weights.exists():
         state = load_file(weights)
     else:
         state = torch.load(weights.with_name("pytorch_model.bin"), weights_only=True, map_location="cpu")
+    if (found := tuple(state["linear.weight"].shape)) != (sizes.out_features, sizes.in_features):  # before it is built
+        raise ValueError(f"{module.path} has weights {found}, and its config.json says {sizes}")
+    dense = Dense(sizes.in_features, sizes.out_features, bias=sizes.bias, activation=sizes.activation)
     dense.load_state_dict(state)
     return dense

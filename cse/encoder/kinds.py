@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cse.encoder.backbone import FIX, fetch, max_positions
+from cse.encoder.backbone import FIX, explained, fetch, max_positions
 from cse.encoder.layout import UNLIMITED, Layout
-from cse.encoder.modules import STATIC_NAME
+from cse.encoder.modules import STATIC_NAME, read_mapping
 from cse.errors import UserError
-from cse.files import read_json
 
 KindName = Literal["encoder", "causal", "sentence-transformers"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
@@ -59,8 +58,12 @@ def detect(source: str, revision: str | None = None, *, option: str = "model") -
     Raises:
         UserError: The model cannot be found, or no encoder of texts can be made of it.
     """
-    what = f"{option} {source!r}"
     folder = fetch(source, revision, option=option, weights=False)
+    with explained(source, option):
+        return _detect(f"{option} {source!r}", folder)
+
+
+def _detect(what: str, folder: Path) -> Kind:
     layout = Layout.read(folder)
     _refuse_modules(what, layout)
     root = folder / layout.modules[0].path if layout.modules else folder
@@ -116,9 +119,7 @@ def _config(what: str, root: Path) -> dict[str, Any]:
             )
         raise UserError(f"{what} cannot be loaded: it has no config.json\nfix: {FIX}")
     try:
-        config = read_json(root / "config.json")
-        if not isinstance(config, dict):
-            raise ValueError("it is not a mapping")
+        config = read_mapping(root / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{what}: its config.json is damaged: {error}\nfix: copy the model again") from error
     code = {str(path) for name, path in (config.get("auto_map") or {}).items() if name != "AutoTokenizer"}

@@ -9,7 +9,7 @@
         loaded; without them (no model.safetensors), it is merged into the backbone that the folder refers to
     model.safetensors tokenizer.json                   instead of a backbone: static vectors, without a pooling module
     LICENSE NOTICE                                     the backbone's, if it has them
-    weights.sha256                                     the hash of each weights file; `sha256sum -c` reads it
+    checkpoint.sha256                                  the hash of each of these files; `sha256sum -c` reads it
 
 A run that trains no sentence vectors saves a plain Hugging Face model instead, without modules.json: config.json,
 weights with the masked-LM head, tokenizer (`masked_lm.save_backbone`). To every reader it is a backbone.
@@ -270,8 +270,9 @@ def _read(folder: Path) -> Layout:
     root = folder / modules[0].path
     files = (root / "config.json", root / "tokenizer_config.json", root / SETTINGS, folder / ABOUT)
     config, tokenizer, settings, about = (read_mapping(file) if file.is_file() else {} for file in files)
-    if not isinstance(about.get("prompts") or {}, dict):
-        raise ValueError(f"prompts in {ABOUT} is not a mapping")
+    prompts = {name: text for name, text in (about.get("prompts") or {}).items() if text is not None}
+    if strange := [name for name, text in prompts.items() if not isinstance(text, str)]:
+        raise ValueError(f"prompts in {ABOUT} has {str(prompts[strange[0]])[:60]!r} for {strange[0]!r}, not a text")
     reference = None
     if settings.get("backbone") is not None:
         kept = settings.get("layers")
@@ -293,10 +294,10 @@ def _read(folder: Path) -> Layout:
         template=settings.get("template") or tokenizer.get("cse_template"),
         reference=reference,
         adapter=(folder / ADAPTER / ADAPTER_CONFIG).is_file(),
-        prompts={name: str(text) for name, text in (about.get("prompts") or {}).items() if text is not None},
+        prompts=prompts,
         default_prompt_name=about.get("default_prompt_name"),
         similarity=about.get("similarity_fn_name"),
-        truncate_dim=None if about.get("truncate_dim") is None else int(about["truncate_dim"]),
+        truncate_dim=about.get("truncate_dim"),
         model_type=about.get("model_type"),
         unsupported=unsupported,
     )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cse.encoder.backbone import explained, fetch, saved_config, write_backbone
+from cse.encoder.backbone import explained, fetch, read_config, require_size, saved_config, write_backbone
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
 from cse.encoder.lora import merged_state
-from cse.encoder.provenance import write_sums
+from cse.encoder.provenance import check_sums, write_sums
 from cse.encoder.weights import SavedAs
 from cse.errors import UserError
 from cse.files import atomic_dir
@@ -89,8 +89,11 @@ def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    where = str(fetch(source, option=option))
+    folder = fetch(source, option=option)
+    check_sums(folder)
+    where = str(folder)
     with explained(source, option):
+        require_size(read_config(folder), folder)
         tokenizer = AutoTokenizer.from_pretrained(where)
         model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
     missing = f"the weight {min(info['missing_keys'])}" if info["missing_keys"] else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cse.batch import EncoderOutput
 from cse.encoder import soft_prompts, widths
 from cse.encoder.adapter import Adapter
-from cse.encoder.backbone import absolute, fetch, load_backbone, max_positions, write_backbone
+from cse.encoder.backbone import absolute, explained, fetch, load_backbone, max_positions, write_backbone
 from cse.encoder.bidirectional import Attention, is_bidirectional
 from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler
 from cse.encoder.compiled import Compiled
@@ -132,7 +132,8 @@ class Encoder(TextEncoder):
             same = None if isinstance(adapter, SoftPrompts) else weights_sum(fetch(backbone, revision))
             self.reference = Reference(absolute(backbone), revision, layers, same)
             adapter.attach(self.backbone)
-        self.post = Post.load(layout, fetch(backbone, revision))
+        with explained(backbone):
+            self.post = Post.load(layout, fetch(backbone, revision))
         self.truncate_dim = layout.truncate_dim
         modules = new_head(head, self.dim)
         if modules and export_head:
@@ -148,6 +149,9 @@ class Encoder(TextEncoder):
         self.compiled: Compiled | None = None  # the layers that training runs compiled
         check_finite(self, backbone)
         self.similarity = layout.similarity
+        if not attention_kernel.startswith("flash"):  # which need a GPU, where the encoder is not yet
+            with explained(backbone):
+                self.try_out()
 
     @property
     def hidden_size(self) -> int:
@@ -407,7 +411,8 @@ class Encoder(TextEncoder):
             return cls(path, max_length=max_length, weights=layout.weights).eval()
         encoder = cls(**soft_prompts.arguments(folder, layout), max_length=max_length, prompts=None)
         soft_prompts.load(encoder.adapter, folder, layout)
-        encoder.post, encoder.truncate_dim = Post.load(layout, folder), layout.truncate_dim  # not the backbone's
+        with explained(path):
+            encoder.post, encoder.truncate_dim = Post.load(layout, folder), layout.truncate_dim  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity
         encoder.prompts, encoder.default_prompt_name = check_prompts(layout.prompts, layout.default_prompt_name)
         if max_length is None and layout.max_length is not None and layout.max_length <= encoder.max_positions:

@@ -29,6 +29,16 @@ ACTIVATION_PATHS = {
     "relu": "torch.nn.modules.activation.ReLU",
     "gelu": "torch.nn.modules.activation.GELU",
 }
+KINDS: dict[str, type[Any]] = {  # of settings, in whatever file of a model they are
+    **dict.fromkeys(("hidden_size", "num_hidden_layers", "layers", "max_seq_length", "truncate_dim"), int),
+    **dict.fromkeys(("max_length", "word_embedding_dimension", "embedding_dimension"), int),
+    **dict.fromkeys(("in_features", "out_features"), int),
+    **dict.fromkeys(("model_type", "backbone", "revision", "template", "cse_template", "backbone_sha256"), str),
+    **dict.fromkeys(("activation_function", "default_prompt_name", "similarity_fn_name"), str),
+    **dict.fromkeys(("prompts", "truncation", "quantization_config", "auto_map"), dict),
+    **dict.fromkeys(("do_lower_case", "bias", "is_causal"), bool),
+    "architectures": list,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +118,15 @@ def read_modules(folder: Path) -> list[Module]:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """The content of a JSON file that must hold a mapping."""
+    """The content of a JSON file that must hold a mapping, in which the values of `KINDS` are of their type."""
     content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} is not a mapping")
+    for name, value in content.items():
+        kind = KINDS.get(name)
+        if kind and value is not None and (type(value) is not kind or (kind is int and value < 1)):
+            wanted = "an integer >= 1" if kind is int else f"of type {kind.__name__}"
+            raise ValueError(f"{name} in {file.name} is {str(value)[:60]!r}, which is not {wanted}")
     return content
 
 

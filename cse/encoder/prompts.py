@@ -101,18 +101,20 @@ def require_prompt_room(
 ) -> None:
     """Raise unless at least one id of a text fits behind the prompt, and truncation cuts the text rather than it.
 
+    An empty prompt leaves room if more ids fit than the tokenizer puts around every text.
+
     Raises:
         UserError: The prompt leaves no room, or the tokenizer cuts texts at their beginning.
     """
-    if not prompt:
-        return
     taken = len(tokenizer(prompt)["input_ids"])
     if taken >= max_length:
+        what = f"the prompt {prompt[:60]!r} takes" if prompt else "what the tokenizer adds takes"
+        shorter = ", or a shorter prompt" if prompt else ""
         raise UserError(
-            f"{field} is {max_length}, and the prompt {prompt[:60]!r} takes {taken} of it: no room for a text\n"
-            f"fix: give {taken + 16} or more, or a shorter prompt"
+            f"{field} is {max_length}, and {what} {taken} of it: no room for a text\n"
+            f"fix: give {taken + 16} or more{shorter}"
         )
-    if tokenizer.truncation_side == "left":
+    if prompt and tokenizer.truncation_side == "left":
         raise UserError(
             f"the tokenizer cuts long texts at their beginning, which would cut the prompt {prompt[:60]!r}\n"
             "fix: set truncation_side to right in its tokenizer_config.json, or use no prompts"

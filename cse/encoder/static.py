@@ -94,6 +94,8 @@ def load_static(folder: Path) -> tuple[StaticModel, PreTrainedTokenizerFast]:
     rust.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=rust, pad_token=EMPTY, clean_up_tokenization_spaces=False)
     table = read_table(folder)
+    if not table.any():
+        raise ValueError("its static vectors are all 0")
     if not known < len(table) or tokenizer.pad_token_id <= known:
         raise ValueError(f"its tokenizer has ids up to {known}, and its table has {len(table)} rows")
     return StaticModel(table, empty=tokenizer.pad_token_id, words=words, folder=folder), tokenizer

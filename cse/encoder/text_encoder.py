@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from cse.encoder import widths
 from cse.encoder.checks import choose_length
 from cse.encoder.kernels import kernel_of_precision
+from cse.encoder.modules import STATIC_NAME
 from cse.encoder.offsets import Span, check_spans, inside, require_tokens, side_by_side
 from cse.encoder.precision import Precision, inference
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
 from cse.encoder.template import added_ids
 from cse.encoder.texts import pad, prepared, tokenize, tokenize_with_places
+from cse.encoder.vectors import require_directions
 from cse.encoder.windows import Windows
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class TextEncoder(nn.Module, ABC):
     """Texts to vectors, given how rows of token ids become vectors, which is what `Encoder` adds.
 
     Attributes:
+        source: The name of the model.
         tokenizer: The tokenizer, which has the template.
         mended_padding: Whether the tokenizer had no pad token.
         template: The text that is put around every text, with its `{text}`. None: none.
@@ -45,6 +48,7 @@ class TextEncoder(nn.Module, ABC):
     """
 
     post: Post
+    source: str
 
     @property
     @abstractmethod
@@ -85,7 +89,7 @@ class TextEncoder(nn.Module, ABC):
         if prompts == "keep":
             prompts, default_prompt_name = dict(layout.prompts), default_prompt_name or layout.default_prompt_name
         self.prompts, self.default_prompt_name = check_prompts(prompts, default_prompt_name)
-        for prompt in self.prompts.values():
+        for prompt in ("", *self.prompts.values()):
             require_prompt_room(self.tokenizer, self.max_length, prompt, field="encoder.max_length")
 
     def encode(
@@ -171,7 +175,8 @@ class TextEncoder(nn.Module, ABC):
             (n, D) float32, or (n, `dimensions`).
 
         Raises:
-            UserError: The vectors do not have as many dimensions.
+            UserError: The vectors do not have as many dimensions, or that of a text has nan or is 0. Static vectors may
+                be 0: a text without a known word has no other.
         """
         import numpy as np
 
@@ -180,7 +185,30 @@ class TextEncoder(nn.Module, ABC):
         with inference(self, precision, self.device), kernel_of_precision(self.backbone):
             for part, pooled in self.passes.batches(read.rows, self.pad, max_tokens, batch_size):
                 out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
-        return read.mean(out, scaled=self.post.scales)
+        found = read.mean(out, scaled=self.post.scales)
+        self._require_directions(found, lambda row: read.rows[int((read.text == row).argmax())])
+        return found
+
+    def try_out(self) -> None:
+        """Make one vector, so that settings or weights that can make none are known where a model is loaded.
+
+        Raises:
+            UserError: The vector has nan or is 0.
+            Exception: What the backbone raises.
+        """
+        ids = self.tokenize(["a"])
+        with inference(self, "fp32", self.device):
+            tokens, mask = (tensor.to(self.device) for tensor in self.pad(ids))
+            found = self.post(self.passes.pooled(tokens, mask)).float().cpu().numpy()
+        self._require_directions(found, ids.__getitem__)
+
+    def _require_directions(self, vectors: NDArray[np.float32], ids: Callable[[int], Sequence[int]]) -> None:
+        """Raise if a vector, of which `ids` gives the tokens, has nan or, unless it is static, is 0."""
+
+        def name(row: int) -> str:
+            return f"model {self.source!r}: {self.tokenizer.decode(ids(row), skip_special_tokens=True)[:60]!r}"
+
+        require_directions(vectors, name, null=self.passes.backbone.config.model_type == STATIC_NAME)
 
     def _width(self, dimensions: int | None) -> int:
         """The number of dimensions of a vector that is asked for."""

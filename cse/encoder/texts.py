@@ -94,6 +94,14 @@ def as_read(texts: Sequence[str], prompt: str, *, lower_case: bool) -> list[str]
         what = "texts is" if isinstance(texts, str) else "texts has"
         raise UserError(f"{what} {str(wrong[0])[:60]!r}, of type {type(wrong[0]).__name__}\nfix: give a list of str")
     clean = [put_before(prompt, text).strip() for text in texts]
+    try:
+        "".join(clean).encode()
+    except UnicodeEncodeError:
+        broken = next(text for text in clean if any("\ud800" <= letter <= "\udfff" for letter in text))
+        raise UserError(
+            f"texts has {broken[:60]!r}, which contains half a character (a lone surrogate)\n"
+            "fix: read it as UTF-8; on a command line, set LC_ALL=C.UTF-8"
+        ) from None
     return [text.lower() for text in clean] if lower_case else clean
 
 

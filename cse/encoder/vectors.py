@@ -1,16 +1,18 @@
 """Arrays of vectors: scaling rows to length 1, and writing rows to disk so that a killed job resumes.
 
 While a file is written, PATH.partial holds the rows so far in the format of the final .npy file, and PATH.partial.json
-holds the number of complete rows and what they were made from.
+holds the number of complete rows, their sha256 and what they were made from. Beside a file that is read again later,
+such as a shard, PATH.sha256 is its sum in the format of `sha256sum`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,9 +20,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from cse.console import say
 from cse.errors import UserError
-from cse.files import atomic_file, read_json, write_json
+from cse.files import atomic_file, read_json, sha256_file, write_json, write_text
 
+BLOCK = 16_384  # rows that are read at once
 F = TypeVar("F", bound=np.floating[Any])
 
 
@@ -29,6 +33,32 @@ def unit(vectors: NDArray[F]) -> NDArray[F]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[F] = vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
     return scaled
+
+
+def require_directions(
+    vectors: NDArray[np.floating[Any]],
+    name: Callable[[int], str],
+    *,
+    null: bool = False,
+    fix: str = "copy or train the model again: its weights or settings are damaged",
+) -> None:
+    """Check that each vector (n, D) is finite and points somewhere, where vectors are made or read.
+
+    Args:
+        vectors: (n, D).
+        name: A function of a row's number, which names the row and where it comes from.
+        null: Whether a vector may be 0, as the mean of static vectors of a text without a known word is.
+        fix: What the user is told to do.
+
+    Raises:
+        UserError: A vector has nan or infinity, or is 0.
+    """
+    largest = np.abs(vectors).max(1, initial=0)  # (n,) nan if one is
+    wrong = ~np.isfinite(largest) | ((largest == 0) & (not null))
+    if wrong.any():
+        row = int(wrong.argmax())
+        what = "the vector 0, which is near to nothing" if largest[row] == 0 else "a vector with nan or infinity"
+        raise UserError(f"{name(row)} has {what}\nfix: {fix}")
 
 
 def release(vectors: Any) -> None:
@@ -54,30 +84,59 @@ class Rows:
         done: Number of complete rows.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], made_from: dict[str, Any], done: int) -> None:
+    def __init__(self, path: Path, file: IO[bytes], made_from: dict[str, Any], shape: tuple[int, int]) -> None:
         self._path, self._file, self._made_from = path, file, made_from
-        self.done = done
+        header, row = _header(shape), shape[1] * 4
+        self.done, self._sum = _whole_rows(path, made_from, len(header), row)
+        file.write(header)
+        file.truncate(len(header) + self.done * row)
+        file.seek(0, os.SEEK_END)
 
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Append rows (n, D), and count them when they are on the disk."""
-        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        rows = np.ascontiguousarray(vectors, dtype="<f4").data
+        self._file.write(rows)
+        self._sum.update(rows)
         self._file.flush()
         os.fsync(self._file.fileno())
         self.done += len(vectors)
         # The note is written after the rows, so a kill between the two loses only these rows.
-        write_json(partial_files(self._path)[1], {"rows": self.done, "made_from": self._made_from})
+        note = {"rows": self.done, "sha256": self._sum.hexdigest(), "made_from": self._made_from}
+        write_json(partial_files(self._path)[1], note)
 
-    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
-        """Rename the file to its final name, or let `convert(rows, file)` write a file of another format."""
+    def finish(self, convert: Callable[[Path, Path], None] | None = None, *, summed: bool = False) -> None:
+        """Rename the file to its final name, or let `convert(rows, file)` write a file of another format.
+
+        Args:
+            convert: What writes the other format.
+            summed: Whether the sum of the file is written beside it, for `is_whole`.
+        """
         self._file.close()  # Windows cannot rename an open file
         vectors, about = partial_files(self._path)
+        with nullcontext(vectors) if convert is None else atomic_file(self._path) as made:
+            if convert is not None:
+                convert(vectors, made)
+            if summed:
+                write_text(_sum_file(self._path), _sum(made, self._path))
         if convert is None:
             os.replace(vectors, self._path)
-        else:
-            with atomic_file(self._path) as scratch:
-                convert(vectors, scratch)
-            vectors.unlink()
+        vectors.unlink(missing_ok=True)
         about.unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a finished file has the sum that is written beside it; true if none is."""
+    known = _sum_file(path)
+    return not known.is_file() or known.read_text(errors="replace") == _sum(path, path)
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sum(file: Path, path: Path) -> str:
+    """The sum of a file that has the name of `path`, or will have it."""
+    return f"{sha256_file(file)}  {path.name}\n"
 
 
 @contextmanager
@@ -98,12 +157,7 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
         only_writer(path),
         os.fdopen(os.open(vectors, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file,
     ):
-        header, row = _header(shape), shape[1] * 4
-        done = _whole_rows(path, made_from, len(header), row)
-        file.write(header)
-        file.truncate(len(header) + done * row)
-        file.seek(0, os.SEEK_END)
-        yield Rows(path, file, made_from, done)
+        yield Rows(path, file, made_from, shape)
 
 
 @contextmanager
@@ -139,27 +193,33 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> int:
-    """The number of complete rows in the partial file; 0 if it is new.
+def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> tuple[int, Any]:
+    """The number of complete rows in the partial file, and their sum so far; 0 if it is new or damaged.
 
     Raises:
         UserError: The partial file was made from something else.
     """
-    vectors, about = partial_files(path)
-    size = vectors.stat().st_size
+    (vectors, about), digest = partial_files(path), hashlib.sha256()
     try:
         known = read_json(about)
         before, rows = dict(known["made_from"]), int(known["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    if not size:  # the process was killed after the last step, before it removed the note
-        return 0
+        return 0, digest
+    if not (size := vectors.stat().st_size):  # the process was killed after the last step, before it removed the note
+        return 0, digest
     if changed := differences(before, made_from):
         raise UserError(
             f"{vectors} belongs to an unfinished run with different settings: {', '.join(changed)}\n"
             "fix: run with the same settings to resume it, or remove the file to start over"
         )
-    return rows if size >= header + rows * row else 0
+    with vectors.open("rb") as file:
+        file.seek(header)
+        for start in range(0, rows if header + rows * row <= size else 0, BLOCK):
+            digest.update(file.read(min(BLOCK, rows - start) * row))
+    if digest.hexdigest() == known.get("sha256"):
+        return max(0, rows), digest
+    say("note", f"{vectors} is damaged: its {rows:,} rows are made again")
+    return 0, hashlib.sha256()
 
 
 def _header(shape: tuple[int, int]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from cse.console import say
 from cse.encoder import widths
 from cse.encoder.device import Device
-from cse.errors import UserError, require_package
+from cse.errors import UserError, require_at_least, require_package
 from cse.evaluation import describe, results, sources, suite, transfer
 from cse.evaluation.encoding import embedder, resolve_precision
 from cse.evaluation.finding import ask, require_distinct
@@ -74,6 +74,7 @@ def evaluate(
             do not have as many dimensions, or `out` holds scores of tasks whose rows are missing now.
     """
     require_kinds(quantize)
+    require_at_least(2, "evaluation", folds=folds)
     if dimensions is not None:
         widths.check(dimensions, option="--dimensions")
     sts, labeled, evaluators = parted(tasks, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.console import say
 from cse.data.files import FileReader
 from cse.data.rows import Column, Reader
-from cse.data.sources import open_path
+from cse.data.sources import named, open_path
 from cse.data.store import mark
 from cse.encoder import widths
 from cse.encoder.ahead import ahead
@@ -27,6 +29,7 @@ from cse.errors import UserError
 from cse.files import check_writable
 from cse.inference.experts import Experts
 from cse.inference.quantize import Quantizer
+from cse.inference.sharded import open_shard
 from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
@@ -240,7 +243,7 @@ def encode_file(
     reading, computing = {"prompt": before, "windows": windows}, {"precision": computed, "dimensions": size}
     complete = 0
     for path, first, rows in pieces:
-        if not shards or not path.exists():
+        if not shards or not _exists(path, (rows, stored[1]), stored[0]):
             with _written(out), resumable(path, (rows, size), made_from) as written:
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
@@ -253,7 +256,7 @@ def encode_file(
                     raise UserError(
                         f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
                     )
-                written.finish(_conversion(out.suffix, quantizer))
+                written.finish(_conversion(out.suffix, quantizer), summed=bool(shards))
         complete += rows
     return texts.rows, stored[1]
 
@@ -294,6 +297,18 @@ def _pieces(
     return [(out / str(files[i]["file"]), sum(cut[:i]), cut[i]) for i in places]
 
 
+def _exists(shard: Path, shape: tuple[int, int], dtype: str) -> bool:
+    """Whether a shard is written already; one that is damaged is written again."""
+    if not shard.exists():
+        return False
+    try:
+        open_shard(shard, shape, dtype, str(shard))
+    except UserError as error:
+        say("note", f"{str(error).splitlines()[0]}; it is encoded again")
+        return False
+    return True
+
+
 def require_save_every(rows: int) -> None:
     """Raise a UserError unless a block has a row."""
     if rows < 1:
@@ -315,7 +330,7 @@ def check_out(out: Path, *, in_shards: bool = False) -> None:
 
 def _files(path: str) -> list[Reader]:
     """The files of a source one by one; another source as it is."""
-    with _named():
+    with named("texts"):
         source = open_path(path)
         return [FileReader(path, [file]) for file in source.files] if isinstance(source, FileReader) else [source]
 
@@ -337,18 +352,9 @@ def _rows(source: Reader, column: str, label_column: str | None) -> Iterator[_Ro
     """All rows; a blank line or an empty cell gives an empty text."""
     columns = [Column("--column", column)]
     columns += [] if label_column is None else [Column("--label-column", label_column)]
-    with _named():
+    with named("texts"):
         for row in source.read(columns):
             yield _Row(row.cells[0] or "", "" if label_column is None else (row.cells[1] or "").strip(), row.place)
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """Let a message of the reader, which names an option of recipes, name the texts."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace("data.path", "texts")) from error
 
 
 # -- On disk -----------------------------------------------------------------------------------------------------------
@@ -360,9 +366,10 @@ def _written(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        again = "free some space and run the same command again; it resumes where it stopped"
         raise UserError(
-            f"--out {out} cannot be written: {error.strerror or error}\n"
-            "fix: free some space and run the same command again; it resumes where it stopped"
+            f"--out {out} cannot be written: {error.strerror or error}\nfix: {again if full else 'give another path'}"
         ) from error
 
 

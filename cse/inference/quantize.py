@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.encoder.layout import is_checkpoint
+from cse.encoder.vectors import require_directions
 from cse.errors import UserError
 from cse.files import check_writable, read_json, sha256_file, write_json
 
 Kind = Literal["int8", "uint8", "binary", "ubinary"]
 FILE = "quantization.json"
+FINITE = "give vectors of numbers"
 ROWS = 10_000  # vectors on which ranges are measured, at most
 
 Codes = NDArray[np.integer]
@@ -60,6 +62,7 @@ class Calibration:
             UserError: There are fewer than two.
         """
         some = np.asarray(vectors[:ROWS], dtype=np.float32)
+        require_directions(some, _named, null=True, fix=FINITE)
         if len(some) < 2:
             raise UserError(
                 f"the range of a dimension cannot be measured on {len(some)} text\n"
@@ -227,6 +230,7 @@ def quantize(vectors: NDArray[np.floating], kind: Kind, calibration: Calibration
 
     require_kind(kind)
     ranges = _ranges(vectors.shape[1], kind, calibration)
+    require_directions(vectors, _named, null=True, fix=FINITE)
     codes: Codes = quantize_embeddings(np.asarray(vectors, dtype=np.float32), precision=kind, ranges=ranges)
     return codes
 
@@ -257,6 +261,10 @@ def rendered(vectors: NDArray[np.floating], kind: Kind, calibration: Calibration
 def as_bytes(codes: Codes, kind: Kind) -> NDArray[np.uint8]:
     """Codes as bytes without the offset of the signed kinds."""
     return codes.view(np.uint8) ^ np.uint8(128) if kind in ("int8", "binary") else codes.view(np.uint8)
+
+
+def _named(row: int) -> str:
+    return f"vector {row}, counted from 0,"
 
 
 def _ranges(size: int, kind: Kind, calibration: Calibration | None) -> NDArray[np.float32] | None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from cse.encoder.vectors import is_whole
 from cse.errors import UserError
 from cse.files import sha256_file
 from cse.inference.shards import INDEX, Shard, fingerprint, read_index
@@ -78,14 +79,32 @@ def open_vectors(path: str | Path, *, option: str = "vectors") -> VectorsOnDisk:
             raise UserError(f"{option} {path} has an array {table.shape} of {table.dtype}\nfix: {FIX}")
         return table
     _require_all(where, known, f"{option} {path}")
-    parts = [_array(where / each["file"], f"{option} {path}: {each['file']}") for each in known["shards"]]
-    for each, part in zip(known["shards"], parts, strict=True):
-        if part.shape != (each["rows"], known["width"]) or part.dtype.name != known["dtype"]:
-            raise UserError(
-                f"{option} {path}: {each['file']} has an array {part.shape} of {part.dtype}, and {INDEX} says "
-                f"({each['rows']}, {known['width']}) of {known['dtype']}\nfix: remove the file and encode it again"
-            )
+    parts = []
+    for each in known["shards"]:
+        shape, what = (each["rows"], known["width"]), f"{option} {path}: {each['file']}"
+        parts.append(open_shard(where / each["file"], shape, known["dtype"], what))
     return ShardedVectors(parts)
+
+
+def open_shard(file: Path, shape: tuple[int, int], dtype: str, what: str) -> NDArray[Any]:
+    """The array of a shard, memory-mapped, after a check of its sum, if that is beside it.
+
+    Args:
+        file: The shard.
+        shape: Its shape (n, D), as the index of its folder says.
+        dtype: Its type.
+        what: What a message calls it.
+
+    Raises:
+        UserError: The shard is damaged, or is another one.
+    """
+    again = "run the cse encode that wrote it again, which encodes this shard again"
+    if not is_whole(file):
+        raise UserError(f"{what} is damaged or changed: its sha256 is not the one in {file.name}.sha256\nfix: {again}")
+    part = _array(file, what, again)
+    if part.shape != shape or part.dtype.name != dtype:
+        raise UserError(f"{what} has an array {part.shape} of {part.dtype}, not {shape} of {dtype}\nfix: {again}")
+    return part
 
 
 def identity(path: str | Path) -> str:
@@ -121,12 +140,12 @@ def _require_all(folder: Path, known: dict[str, Any], what: str) -> None:
         )
 
 
-def _array(file: Path, what: str) -> NDArray[Any]:
+def _array(file: Path, what: str, fix: str = FIX) -> NDArray[Any]:
     try:
         table = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = (str(error).strip() or "it is empty").splitlines()[0][:160]
-        raise UserError(f"{what} cannot be read: {reason}\nfix: {FIX}") from error
+        raise UserError(f"{what} cannot be read: {reason}\nfix: {fix}") from error
     if not isinstance(table, np.ndarray):
-        raise UserError(f"{what} has several arrays\nfix: {FIX}")
+        raise UserError(f"{what} has several arrays\nfix: {fix}")
     return table

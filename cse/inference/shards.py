@@ -13,7 +13,7 @@ from typing import Any
 
 from cse.encoder.vectors import differences
 from cse.errors import UserError
-from cse.files import read_json, write_json
+from cse.files import read_sealed, write_sealed
 
 INDEX = "index.json"
 
@@ -139,7 +139,7 @@ def claim(
     known = read_index(folder)
     content = json.loads(json.dumps({**more, "made_from": made_from, "shards": shards}))
     if known is None:
-        write_json(folder / INDEX, content)
+        write_sealed(folder / INDEX, content)
         return
     changed = differences(known.get("made_from", {}), content["made_from"])
     if not changed and known["shards"] != content["shards"]:
@@ -159,14 +159,11 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     """
     file = folder / INDEX
     try:
-        known = read_json(file)
-        if not isinstance(known["shards"], list):
-            raise TypeError("shards is not a list")
+        return read_sealed(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}\nfix: give a folder that cse encode --shards wrote") from error
-    return dict(known)
 
 
 def fingerprint(about: object) -> str:

@@ -57,6 +57,8 @@ def fit_whitening(vectors: NDArray[np.floating], k: int | None = None) -> Dense:
     values, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False).reshape(x.shape[1], -1))
     values, directions = values[::-1], directions[:, ::-1]  # descending
     rank = int((values > values[0] * x.shape[1] * np.finfo(np.float32).eps).sum())
+    if not rank:
+        raise UserError(f"whitening has {len(x):,} sentences, and all have one vector\nfix: give different sentences")
     k = min(DIMENSIONS, rank) if k is None else k
     if not 1 <= k <= rank:
         raise UserError(

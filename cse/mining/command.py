@@ -17,6 +17,7 @@ from cse.data.datasets import Dataset, Texts
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
 from cse.data.shapes import of_texts
+from cse.data.sources import named
 from cse.data.text_stream import BLOCK, TextStream
 from cse.data.tools.opening import open_rows
 from cse.data.tools.writing import check_out, manifest_of, write_rows
@@ -151,7 +152,7 @@ def mine_file(
     """
     from cse.encoder.device import choose
 
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         raise UserError(f"--k is {k}\nfix: give an integer >= 1")
     if scores and reranker is None:
         raise UserError("--scores asks for the scores of a reranker, but none is given\nfix: add --reranker MODEL")
@@ -250,7 +251,8 @@ def _rows(data: Source) -> Dataset:
 def _texts(pool: Source) -> TextStream | list[str]:
     """The texts in the columns of the pool."""
     if pool.columns is None:
-        return Texts(pool.path).texts()
+        with named("--pool"):
+            return Texts(pool.path).texts()
     columns, source = [Column("--pool-columns", column) for column in pool.columns], open_source(pool.path)
 
     def blocks() -> Iterator[list[str]]:

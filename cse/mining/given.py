@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cse.encoder.vectors import partial_files, release, resumable, unit
+from cse.encoder.vectors import partial_files, release, require_directions, resumable, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors
@@ -85,14 +85,13 @@ def _copy(table: VectorsOnDisk, numbers: NDArray[np.int64], file: Path, path: st
     """Write rows of a table, scaled to length 1, to a file."""
     with resumable(file, (len(numbers), table.shape[1]), {}) as written:
         for start in range(written.done, len(numbers), BLOCK):
-            part = table[numbers[start : start + BLOCK]].astype(np.float32)
-            finite = np.isfinite(part).all(1)
-            if not finite.all():
-                row = int(numbers[start + int(finite.argmin())])
+            part = table[rows := numbers[start : start + BLOCK]].astype(np.float32)
+            try:
+                require_directions(part, lambda i: f"--vectors {path}: row {rows[i]}, counted from 0,", fix=FIX)
+            except UserError:
                 for leftover in partial_files(file):
                     leftover.unlink(missing_ok=True)
-                what = f"row {row}, counted from 0, has a value that is not finite"
-                raise UserError(f"--vectors {path}: {what}\nfix: {FIX}")
+                raise
             written.append(unit(part))
             release(table)
         written.finish()

@@ -114,6 +114,7 @@ class Faiss:
             self.indexes = self._in_memory() if folder is None else self._on_disk(folder)
             for each in self.indexes if self._parameters else ():
                 self._faiss.ParameterSpace().set_index_parameters(each, self._parameters)
+                each.search(np.ascontiguousarray(pool[:1]), 1)  # which the parameters can make fail
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(

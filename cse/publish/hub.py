@@ -28,7 +28,7 @@ MODEL = re.compile(
       | (config|quantization|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json
       | (vocab|merges)\.txt
       | (model(-\d{5}-of-\d{5})?|prompts|adapter_model)\.safetensors | model\.safetensors\.index\.json
-      | adapter_config\.json | weights\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
+      | adapter_config\.json | (weights|checkpoint)\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
     re.VERBOSE,
 )
 TEXT = re.compile(r"README\.md|scores-by-dimensions\.svg|LICENSE(\.txt|\.md)?|NOTICE")

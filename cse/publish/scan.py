@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cse.encoder.layout import Layout, is_checkpoint
+from cse.encoder.provenance import read_header
 from cse.environment import secrets
 from cse.errors import UserError
 
@@ -28,6 +29,7 @@ def scan(folder: Path) -> list[Path]:
         UserError: A file must not be published; the message names it and the reason, and never quotes a secret.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    files.sort(key=lambda path: path.name == "README.md")  # the last, since what it has may be quoted from another
     patterns, paths = secrets(), _paths()
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -70,13 +72,9 @@ def _text(path: Path, name: str) -> str:
 def _header(path: Path, name: str) -> tuple[list[str], str]:
     """The names of the tensors in a safetensors file, and its metadata as JSON."""
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if not 0 < size < 100_000_000:
-                raise ValueError(f"its header claims a length of {size} bytes")
-            header = json.loads(file.read(size))
+        header = read_header(path)
         return [key for key in header if key != "__metadata__"], json.dumps(header.get("__metadata__") or {})
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{name} is damaged: {str(error)[:120]}\nfix: save the checkpoint again") from None
 
 

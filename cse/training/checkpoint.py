@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -157,7 +158,13 @@ def load_tensors(
     """
     about = distributed.broadcast(read_sealed(folder / ABOUT) if distributed.rank() == 0 else None)
     distributed.gather_results(lambda: _await(folder / TENSORS, about["sha256"]))
-    saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"--resume {folder.parent}: {folder / TENSORS} holds more than tensors, or is cut; nothing of it was run\n"
+            "fix: start the run again, or publish its best/ as it is"
+        ) from error
     if "shards" in about:
         shards.load(folder, learner, optimizers, about["shards"])
     else:

@@ -137,7 +137,7 @@ def test_scores_of_other_models_by_hand(place, rows, tmp_path):
 
 def test_sizes_by_hand(place, rows):
     files = [path for path in (place / "best").rglob("*") if path.is_file()]
-    needed = [path.stat().st_size for path in files if path.name not in ("weights.sha256", "LICENSE")]
+    needed = [path.stat().st_size for path in files if path.name not in ("checkpoint.sha256", "LICENSE")]
     assert rows["full"]["megabytes"] == pytest.approx(sum(needed) / 1e6)
     assert {rows[name]["megabytes"] for name in NAMES[:5]} == {rows["full"]["megabytes"]}
     assert rows["1 of 2 layers"]["megabytes"] < rows["full"]["megabytes"]

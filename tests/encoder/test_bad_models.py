@@ -104,7 +104,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "no architecture": (config(model_type=None), "knows no architecture None"),
     "config.json is missing": (remove("config.json"), "has no config.json"),
     "config.json is cut off": (write("config.json", '{"model_type": '), "its config.json is damaged"),
-    "config.json is a list": (write("config.json", "[1]"), "its config.json is damaged: it is not a mapping"),
+    "config.json is a list": (write("config.json", "[1]"), "its config.json is damaged: config.json is not a mapping"),
     "GGUF": (both(remove("*"), write("model-q4.gguf", "GGUF")), "holds GGUF files"),
     "adapter alone": (both(remove("*"), write("adapter_config.json", "{}")), "is an adapter without its backbone"),
     "empty folder": (remove("*"), "has no config.json"),
@@ -115,7 +115,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "weights of another size": (config(hidden_size=32), "cannot be loaded"),
     "more layers than weights": (config(num_hidden_layers=3), "lacks the weights encoder.layer.2"),
     "fewer layers than weights": (config(num_hidden_layers=1), "does not describe the weights encoder.layer.1"),
-    "fewer embeddings than tokens": (lambda folder: tokenizer_grows(folder), "tokens and the model embeds 21"),
+    "fewer embeddings than tokens": (lambda folder: tokenizer_grows(folder), "and the model embeds 21"),
     "quantized, trained fully": (
         config(quantization_config={"quant_method": "gptq", "bits": 4}),
         "is quantized (gptq): its weights cannot be trained\nfix: --encoder.adapter=cse.encoder.Lora",

@@ -140,7 +140,7 @@ def test_unexpected_weights_of_a_checkpoint_are_an_error(tiny_bert, tmp_path):
     Encoder(tiny_bert).save(tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     save_file(load_file(path) | {"encoder.layer.7.output.dense.bias": torch.zeros(16)}, path, metadata={"format": "pt"})
-    (tmp_path / "model" / "weights.sha256").unlink()
+    (tmp_path / "model" / "checkpoint.sha256").unlink()
     with pytest.raises(UserError, match="does not describe the weights"):
         Encoder.load(str(tmp_path / "model"))
 

@@ -109,8 +109,9 @@ def test_all_shards_are_the_one_file(encoder, file, tmp_path, of):
     found = cse.open_vectors(tmp_path / "v")
     assert found.shape == want.shape
     assert np.asarray(found).tobytes() == want.tobytes()
-    files = sorted(path.name for path in (tmp_path / "v").iterdir())
+    files = sorted(path.name for path in (tmp_path / "v").iterdir() if path.suffix != ".sha256")
     assert len(files) == of + 1, files
+    assert len(list((tmp_path / "v").iterdir())) == 2 * of + 1  # each shard has its sum beside it
     about = json.loads((tmp_path / "v" / "index.json").read_text())
     assert (about["rows"], about["width"], about["dtype"]) == (43, 16, "float32")
     assert [each["file"] for each in about["shards"]] == files[:-1]
@@ -190,7 +191,10 @@ def test_shards_that_do_not_belong_together_are_not_read(encoder, tiny_bert, fil
     (tmp_path / "a" / stray.name).unlink()
     own = next((tmp_path / "a").glob("*-00002-*.npy"))
     own.write_bytes(own.read_bytes()[:-4])
-    with pytest.raises(UserError, match=f"{own.name} cannot be read"):
+    with pytest.raises(UserError, match=f"{own.name} is damaged or changed"):
+        open_vectors(tmp_path / "a")
+    own.with_name(f"{own.name}.sha256").unlink()  # as cse 0.1.0 left it
+    with pytest.raises(UserError, match=rf"{own.name} cannot be read: .*\nfix: run the cse encode .* again"):
         open_vectors(tmp_path / "a")
     np.save(own, np.ones((3, 16), dtype=np.float32))
     with pytest.raises(UserError, match=r"has an array \(3, 16\)"):

@@ -241,7 +241,7 @@ def test_a_damaged_folder_is_named(static, tmp_path, damage):
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(static, tmp_path / "static")
-    (folder / "weights.sha256").unlink()
+    (folder / "checkpoint.sha256").unlink()
     weights, tokenizer = (next(folder.rglob(name)) for name in ("model.safetensors", "tokenizer.json"))
     short = {"embedding.weight": load_file(weights)["embedding.weight"][:4]}
     {

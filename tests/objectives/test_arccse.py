@@ -95,6 +95,14 @@ def test_the_loss_grows_with_the_margin():
     assert losses[0] < losses[-1]
 
 
+def test_equal_vectors_have_a_finite_gradient():
+    rows = torch.randn(4, 1, 6).expand(4, 4, 6).clone().requires_grad_()
+    output = run(ArcCSE(), rows, 3)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert torch.isfinite(rows.grad).all()
+
+
 @pytest.mark.parametrize(
     "options", [{"temperature": 0.0}, {"margin": 91.0}, {"triplet_weight": -1.0}, {"triplet_margin": -0.1}]
 )

@@ -37,8 +37,19 @@ def test_it_is_0_where_scores_are_the_cosines():
     assert run(CLAIF(), rows, score=cosine).loss.item() == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_row_of_weight_2_counts_twice_and_one_of_weight_0_not_at_all():
+    rows, score = torch.randn(4, 2, 5), torch.rand(4)
+    index = [0, 0, 1, 3]
+    got = run(CLAIF(), rows, score=score, weight=torch.tensor([2.0, 1.0, 0.0, 1.0])).loss
+    assert got.item() == pytest.approx(run(CLAIF(), rows[index], score=score[index]).loss.item(), rel=1e-6)
+    assert run(CLAIF(), rows, score=score, weight=torch.ones(4)).loss == run(CLAIF(), rows, score=score).loss
+    assert run(CLAIF(), rows, score=score, weight=torch.zeros(4)).loss == 0
+
+
 def test_errors():
     rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"CLAIF needs Batch\.score"):
+        run(CLAIF(), rows)
     for bad in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             run(CLAIF(), rows, score=torch.tensor([0.5, bad, 0.1]))

@@ -60,6 +60,8 @@ def test_all_is_a_soft_cross_entropy_also_where_candidates_are_masked():
 
 def test_errors():
     rows = torch.randn(3, 3, 4)
+    with pytest.raises(ValueError, match=r"CLHAIF needs Batch\.score"):
+        run(CLHAIF(), rows)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         run(CLHAIF(), rows, score=torch.tensor([0.5, 80.0, 0.1]))
     with pytest.raises(ValueError, match="2"):

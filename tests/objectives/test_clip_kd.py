@@ -74,5 +74,7 @@ def test_errors():
     ):
         with pytest.raises(UserError, match=named):
             ClipKD(**arguments)
+    with pytest.raises(ValueError, match=r"ClipKD needs Batch\.teacher"):
+        run(built(4), torch.randn(3, 2, 4))
     with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
         run(built(4), torch.randn(3, 2, 4), teacher=torch.randn(3, 12))

@@ -43,8 +43,22 @@ def test_equal_scores_give_0_with_a_gradient_of_0():
     assert (rows.grad == 0).all()
 
 
+def test_a_row_of_weight_2_counts_twice_and_one_of_weight_0_not_at_all():
+    rows, score = torch.randn(5, 2, 6, requires_grad=True), torch.tensor([0.1, 0.9, 0.5, 0.3, 0.5])
+    index = [0, 0, 1, 1, 2, 4]
+    got = run(CoSENT(), rows, score=score, weight=torch.tensor([2.0, 2.0, 1.0, 0.0, 1.0]))
+    got.loss.backward()
+    assert torch.isfinite(rows.grad).all()
+    assert (rows.grad[3] == 0).all()
+    assert got.loss.item() == pytest.approx(run(CoSENT(), rows[index], score=score[index]).loss.item(), rel=1e-5)
+    assert run(CoSENT(), rows, score=score, weight=torch.ones(5)).loss == run(CoSENT(), rows, score=score).loss
+    assert run(CoSENT(), rows, score=score, weight=torch.zeros(5)).loss == 0
+
+
 def test_errors():
     rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"CoSENT needs Batch\.score"):
+        run(CoSENT(), rows)
     for bad in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             run(CoSENT(), rows, score=torch.tensor([0.5, bad, 0.1]))

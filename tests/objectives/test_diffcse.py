@@ -243,6 +243,14 @@ def test_state_holds_neither_generator_nor_encoder(tiny_bert):
     assert not [p for p in objective.masked_lm.model.parameters() if p.requires_grad]
 
 
+def test_order_of_rows_does_not_matter(tiny_bert):
+    encoder, objective = (module.double() for module in built(tiny_bert))  # batch norm magnifies float32's rounding
+    batch, order = texts(), torch.tensor([2, 0, 3, 1])
+    moved = batch.with_tensors({name: t[order] for name, t in batch.tensors().items()})
+    a, b = loss(encoder, objective, moved).loss.item(), loss(encoder, objective, batch).loss.item()
+    assert a == pytest.approx(b, rel=1e-6)
+
+
 def test_projected_vectors_are_float32_under_autocast(tiny_bert):
     encoder, objective = built(tiny_bert)
     rows, batch, ctx = torch.randn(4, 2, 16), texts(), StepContext(encoder=encoder)

@@ -61,3 +61,5 @@ def test_errors():
     for objective in (GCL, GradedGCL):
         with pytest.raises(UserError, match="temperature"):
             objective(temperature=0.0)
+    with pytest.raises(ValueError, match=r"GradedGCL needs Batch\.relevance"):
+        run(GradedGCL(), torch.randn(3, 2, 4))

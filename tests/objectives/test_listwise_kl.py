@@ -61,6 +61,8 @@ def test_errors():
         with pytest.raises(UserError, match=f"{name} is 0"):
             ListwiseKL(**{name: 0})
     rows = torch.randn(3, 4, 5)
+    with pytest.raises(ValueError, match=r"ListwiseKL needs Batch\.teacher"):
+        run(ListwiseKL(), rows)
     with pytest.raises(ValueError, match="a row has 3, and 2 scores"):
         run(ListwiseKL(), rows, teacher=torch.zeros(3, 2))
     with pytest.raises(ValueError, match="two or more texts"):

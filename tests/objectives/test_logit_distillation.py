@@ -86,6 +86,8 @@ def test_errors():
         with pytest.raises(UserError, match=named):
             LogitDistillation(**arguments)
     rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"LogitDistillation needs Batch\.teacher"):
+        run(built(4, share=1.0), rows)
     with pytest.raises(ValueError, match=r"has 1 logits; Batch\.teacher has 3 numbers"):
         run(built(4, share=1.0), rows, teacher=torch.zeros(3, 3))
     objective = built(4, head="concat", task="classes", classes=2)

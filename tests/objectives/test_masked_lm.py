@@ -118,6 +118,22 @@ def test_an_output_matrix_of_its_own_starts_as_a_copy_and_is_trained(tiny_bert):
     assert "decoder" in own.state_dict()
 
 
+def test_a_row_of_weight_2_counts_twice_and_one_of_weight_0_not_at_all(tiny_bert):
+    encoder = Encoder(tiny_bert, **NO_DROPOUT)
+    objective, batch = objective_on(encoder), masked_batch(encoder)
+    context = StepContext(encoder=encoder)
+
+    def loss(weight=None, index=slice(None)):
+        tensors = {name: t[index] for name, t in batch.tensors().items()}
+        weights = {} if weight is None else {"weight": torch.tensor(weight)}
+        return objective(EMPTY, batch.with_tensors(tensors | weights), context).loss.item()
+
+    assert loss([2.0, 1.0, 0.0, 1.0]) == pytest.approx(loss(index=[0, 0, 1, 3]), rel=1e-5)
+    assert abs(loss([2.0, 1.0, 0.0, 1.0]) - loss()) > 1e-4
+    assert loss([1.0] * 4) == pytest.approx(loss(), rel=1e-6)
+    assert loss([0.0] * 4) == 0
+
+
 def test_a_batch_without_a_mask_costs_nothing(tiny_bert):
     encoder = Encoder(tiny_bert, **NO_DROPOUT)
     batch = masked_batch(encoder)

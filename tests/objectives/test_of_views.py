@@ -14,6 +14,7 @@ from cse.interfaces import Objective, StepContext
 from cse.objectives.align_uniform import AlignUniform
 from cse.objectives.cosine_distillation import CosineDistillation
 from cse.objectives.gcl import GradedGCL
+from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.of_views import OfViews
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
@@ -29,9 +30,15 @@ def contract_case(backbone):
 class Heard(Objective):
     """Keeps what it is given."""
 
+    def setup(self, encoder):
+        self.encoder = (encoder,)
+
     def forward(self, views, batch, ctx):
         self.views, self.batch = views, batch
         return LossOutput(views.anchor.sum(), {"of": views.anchor.sum().detach()})
+
+    def after_step(self, ctx):
+        self.step = ctx.step
 
 
 def rows_of(views, size=5, seed="rows"):
@@ -116,6 +123,19 @@ def test_relevances_are_those_of_the_chosen_positives():
     assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-12)
     with pytest.raises(ValueError, match=r"Batch\.relevance"):  # which are those of view 0
         run(OfViews(term=GradedGCL(), views=[1, 0]), rows, 3, relevance=relevance)
+
+
+def test_it_has_the_flags_of_its_term_and_passes_on_what_it_is_told():
+    assert OfViews(term=MaskedLM(), views=[1]).requires == {"masked_ids", "mlm_labels"}
+    assert not OfViews(term=MaskedLM(), views=[1]).uses_views
+    assert not OfViews(term=CosineDistillation(), views=[0]).contrasts
+    assert OfViews(term=AlignUniform(), views=[0, 1]).weighs_rows
+    term = Heard()
+    objective = OfViews(term=term, views=[0])
+    objective.setup("encoder")
+    objective.after_step(StepContext(encoder=None, step=4))
+    assert (term.encoder, term.step) == (("encoder",), 4)
+    assert OfViews(term=SimCSE(), views=[0, 1]).describe().endswith("hardness_of=all), views=[0, 1])")
 
 
 def test_errors():

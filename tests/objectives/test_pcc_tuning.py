@@ -128,6 +128,8 @@ def test_cosines_that_are_equal_have_a_finite_gradient():
 
 def test_errors():
     rows = torch.randn(3, 2, 4)
+    with pytest.raises(ValueError, match=r"PccTuning needs Batch\.score"):
+        run(PccTuning(), rows)
     with pytest.raises(ValueError, match="compares the two texts of a row; this batch has 3"):
         run(PccTuning(), torch.randn(3, 3, 4), score=torch.rand(3))
     with pytest.raises(ValueError, match="this batch has one in each"):

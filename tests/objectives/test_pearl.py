@@ -81,6 +81,15 @@ def test_one_phrase_alone_has_nothing_to_contrast():
     assert output.metrics["ntxent"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_row_of_weight_two_counts_as_two():
+    x = torch.randn(3, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    label, objective = torch.tensor([0, 1, 2]), pearl(3, 6).double()
+    each = []
+    for weight in ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [2.0, 1.0, 1.0]):
+        each.append(run(objective, x, label=label, weight=torch.tensor(weight)).loss.item())
+    assert each[3] == pytest.approx((2 * each[0] + each[1] + each[2]) / 4, rel=1e-9)
+
+
 def test_more_types_than_it_knows_are_refused_before_anything_is_written(tiny_bert, tmp_path):
     rows = [(f"{a} {b}", a) for a in ("cat", "dog", "sun") for b in ("red", "blue", "fast")]
     path = tmp_path / "types.tsv"
@@ -96,6 +105,8 @@ def test_refusals():
         PEARL(types=1)
     with pytest.raises(UserError, match=r"objective.temperature is 0"):
         PEARL(temperature=0)
+    with pytest.raises(ValueError, match=r"PEARL needs Batch\.label"):
+        run(pearl(3, 4), torch.randn(3, 2, 4))
     with pytest.raises(ValueError, match="PEARL compares two views of a phrase; rows have 3"):
         run(pearl(3, 4), torch.randn(3, 3, 4), 2, label=torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match="batch_size is 1"):

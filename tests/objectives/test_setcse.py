@@ -76,6 +76,8 @@ def test_a_step_against_inter_set_moves_sets_apart():
 def test_refusals():
     with pytest.raises(UserError, match=r"objective.temperature is 0"):
         SetCSE(temperature=0)
+    with pytest.raises(ValueError, match=r"SetCSE needs Batch\.label"):
+        run(SetCSE(), torch.randn(3, 1, 4), 0)
     with pytest.raises(ValueError, match="inter_set compares sets, and all rows have one label"):
         run(SetCSE(form="inter_set"), torch.randn(3, 1, 4), 0, label=torch.tensor([2, 2, 2]))
     assert not SetCSE(form="inter_set").weighs_rows

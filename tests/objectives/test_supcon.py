@@ -96,3 +96,5 @@ def test_refusals():
         SupCon(temperature=0.0)
     with pytest.raises(UserError, match=r"base_temperature is -1"):
         SupCon(base_temperature=-1.0)
+    with pytest.raises(ValueError, match=r"SupCon needs Batch\.label"):
+        run(SupCon(), torch.randn(3, 2, 4))

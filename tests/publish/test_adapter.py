@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from cse.encoder.heads import Normalize
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import check_sums
+from cse.encoder.provenance import check_sums, write_sums
 from cse.errors import UserError
 from cse.publish.adapter import Adapter, find_adapter, stage_adapter
 from cse.publish.card import write_card
@@ -62,6 +62,7 @@ def named(best, folder, source):
     shutil.copytree(best, folder)
     path = folder / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": source}))
+    write_sums(folder)
     return folder
 
 
@@ -72,7 +73,7 @@ def test_a_checkpoint_keeps_the_adapter_and_nobody_trips_over_it(best, tiny_bert
     encoder = save(tiny_bert, tmp_path / "best", **OPTIONS)
     names = {path.name for path in (tmp_path / "best" / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    assert "adapter/adapter_model.safetensors" in (tmp_path / "best" / "weights.sha256").read_text()
+    assert "adapter/adapter_model.safetensors" in (tmp_path / "best" / "checkpoint.sha256").read_text()
     want = encoder.encode(TEXTS)
     shutil.copytree(tmp_path / "best", tmp_path / "without")
     shutil.rmtree(tmp_path / "without" / "adapter")
@@ -130,7 +131,7 @@ def test_in_a_clean_process_it_gives_the_runs_vectors(tiny_bert, cached, tmp_pat
     write_card(tmp_path / "staged", "me/lora", run=None, results=None, license=None, previous=None, adapter=adapter)
     report = verify_adapter(tmp_path / "staged", adapter)
     assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
-    assert set(check_sums(tmp_path / "staged")) == {"adapter_model.safetensors"}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= set(check_sums(tmp_path / "staged"))
     assert report.lines()[-1] == f"needs peft and the backbone {BASE} at commit {COMMIT}"
     settings = json.loads((tmp_path / "staged" / "adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, COMMIT)
@@ -150,6 +151,7 @@ def test_another_adapter_is_seen(best, tmp_path):
     stage_adapter(adapter, tmp_path / "staged")
     path = tmp_path / "staged" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 7.9}))
+    write_sums(path.parent)
     with pytest.raises(UserError, match=r"peft does not give the vectors of the run: they differ by"):
         verify_adapter(tmp_path / "staged", adapter)
 
@@ -164,7 +166,7 @@ def test_what_is_published(best, hub, tmp_path, monkeypatch):
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(whole.left_out)
     alone = push(best, "me/lora", adapter=True, base=BASE)
     expected = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert set(alone.files) == expected | {"README.md", "LICENSE", "weights.sha256"}
+    assert set(alone.files) == expected | {"README.md", "LICENSE", "checkpoint.sha256"}
     held = hub.repositories["me/lora"].files()
     assert set(held) == {*alone.files, ".gitattributes"}
     assert held["adapter_model.safetensors"] == (best / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -15,6 +15,7 @@ from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
+from cse.encoder.provenance import write_sums
 from cse.errors import UserError
 from cse.publish.hub import find_results, published, push
 from tests.publish.conftest import TOKEN
@@ -258,6 +259,7 @@ def test_scores_of_another_model_are_refused(hub, best, verified, tmp_path):
     push(best, "me/encoder", results=results, dry_run=True)
     config = best / "config.json"
     config.write_text(config.read_text() + "\n")
+    write_sums(best)
     with pytest.raises(UserError, match="scores of a model other than"):
         push(best, "me/encoder", results=results)
     assert hub.repositories == {}
