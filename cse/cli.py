@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+from functools import cache
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -94,6 +95,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"cse: {message}\nfix: `{self.prog} --help` shows the usage\n")
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")

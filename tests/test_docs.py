@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,12 @@ def models(tiny_bert, tmp_path_factory):
     return folder
 
 
+@cache
+def load(recipe, overrides):
+    """A recipe; many pages show the same command."""
+    return recipes.load(recipe, overrides)
+
+
 @pytest.mark.parametrize(("path", "line"), SHOWN, ids=[f"{name(p)}-{i}" for i, (p, _) in enumerate(SHOWN)])
 def test_a_command_that_it_shows_parses(path, line, models, monkeypatch):
     monkeypatch.chdir(models)
@@ -94,7 +101,7 @@ def test_a_command_that_it_shows_parses(path, line, models, monkeypatch):
     recipe = getattr(arguments, "recipe", None) or getattr(arguments, "show", None)
     for one in [recipe] if isinstance(recipe, str) else recipe or []:
         if one in recipes.names():
-            recipes.load(one, rest)
+            load(one, tuple(rest))
 
 
 def test_each_method_is_on_the_page_and_in_the_list():

@@ -82,9 +82,9 @@ BAD = "(Untested or Undeclared or Forgetful or Heedless or broken or CLAIF) and 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """A copy of the project with more methods: the outcome of each of their tests, and all that was printed."""
-    project, skipped = tmp_path_factory.mktemp("project"), shutil.ignore_patterns("__pycache__")
+    project = tmp_path_factory.mktemp("project")
     for name in ("cse", "recipes", "tests"):
-        shutil.copytree(ROOT / name, project / name, ignore=skipped)
+        shutil.copytree(ROOT / name, project / name)
     shutil.copy(ROOT / "pyproject.toml", project)
     write_good(project)
     write_bad(project)
