@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -221,9 +222,13 @@ class MetricsLog:
             file.truncate(size)
 
     def append(self, record: Mapping[str, float]) -> int:
-        """Add a line; returns the file's length in bytes."""
+        """Add a line; returns the file's length in bytes. Numbers that JSON has not are left out.
+
+        Such as the norm of a step that the scaler of fp16 skips, which is infinite.
+        """
+        numbers = {name: value for name, value in record.items() if math.isfinite(value)}
         with self.path.open("ab") as file:
-            file.write((json.dumps(record) + "\n").encode())
+            file.write((json.dumps(numbers, allow_nan=False) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())  # the state that counts these bytes is written next
             return file.tell()

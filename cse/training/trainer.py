@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from cse import distributed
@@ -98,7 +99,7 @@ class Trainer:
 
         Raises:
             UserError: The objective refuses the batches of the run, or the state to resume from is damaged.
-            FloatingPointError: The loss is not finite.
+            FloatingPointError: The loss or its gradient is not finite.
         """
         run = self.run
         if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
@@ -257,14 +258,9 @@ class Trainer:
                     self.accelerator.backward(output.loss / settings.accumulation)
             total += float(output.loss.detach()) / len(parts)
         if not math.isfinite(total):
-            best = run.progress.best_step
-            kept = f"the last good checkpoint is {run.folder / 'best'} (step {best})"
-            raise FloatingPointError(
-                f"the loss is {total} at step {step + 1}, so training stopped; "
-                f"{'no checkpoint is saved yet' if best is None else kept}\n"
-                "fix: use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
-            )
-        norm = float(fsdp.whole(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.clip)))
+            fix = "use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
+            raise self._not_finite(f"the loss is {total}", fix)
+        norm = self._clip()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -276,6 +272,34 @@ class Trainer:
             return metrics | diagnostics(encoded, parts[-1].num_positives)
         self.accelerator.log(metrics, step=step + 1)  # a step that is probed is logged with its evaluation
         return metrics
+
+    def _clip(self) -> float:
+        """Clip the gradient; returns the norm that it had.
+
+        Raises:
+            FloatingPointError: It is not finite, and is not that of a scaled loss (fp16), whose scaler skips the step.
+        """
+        parameters = list(self.wrapped.parameters())
+        # An infinite limit leaves the gradient as it is. Another one would make all of it NaN where a part is.
+        norm = fsdp.whole(self.accelerator.clip_grad_norm_(parameters, math.inf))
+        if self.accelerator.scaler is None and not norm.isfinite():
+            gradients = ((name, p.grad) for name, p in self.learner.named_parameters() if p.grad is not None)
+            first = next((name for name, g in gradients if not fsdp.whole(g).isfinite().all()), None)
+            of = "" if first is None else f" of {first}"
+            raise self._not_finite(
+                f"the gradient{of} is not finite", "use --trainer.precision=fp32, or report the objective"
+            )
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
+        return float(norm)
+
+    def _not_finite(self, what: str, fix: str) -> FloatingPointError:
+        """The error that ends a run before weights are lost."""
+        best = self.run.progress.best_step
+        kept = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})"
+        return FloatingPointError(
+            f"{what} at step {self.run.progress.step + 1}, so training stopped; "
+            f"{'no checkpoint is saved yet' if best is None else kept}\nfix: {fix}"
+        )
 
     def _evaluate(self, metrics: dict[str, float]) -> None:
         """Score the encoder, keep it if it is the best so far, log, and save the state."""

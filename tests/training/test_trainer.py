@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from cse.batch import LossOutput
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
@@ -19,6 +20,7 @@ from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
+from cse.training.checkpoint import MetricsLog
 from cse.training.learner import Encoded, Learner, diagnostics
 from cse.training.run import Callback
 from cse.training.trainer import Trainer
@@ -242,6 +244,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
     with pytest.raises(FloatingPointError, match=r"at step \d+.*best"):
         Trainer(run).fit()
     assert (run.folder / "best" / "modules.json").exists()
+
+
+def test_the_log_is_json_where_a_number_is_not_finite(tmp_path):
+    """As the norm of fp16's first steps is, whose scaled gradient is too large."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    size = log.append({"step": 2, "loss": 0.5, "grad_norm": math.inf, "correlation": math.nan})
+    written = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(written, parse_constant=pytest.fail) == {"step": 2, "loss": 0.5}
+    assert size == len(written)
+
+
+class Broken(SimCSE):
+    """A finite loss without a finite gradient: sqrt has an infinite derivative at 0, which is multiplied by 0."""
+
+    def forward(self, views, batch, ctx):
+        output = super().forward(views, batch, ctx)
+        return LossOutput(output.loss + (0 * views.anchor[:, 0]).sqrt().sum(), output.metrics)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"accumulation": 2}])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost(tiny_bert, tmp_path, options):
+    run = make_run(tmp_path, tiny_bert, objective=Broken(), **options)
+    before = {name: p.clone() for name, p in run.encoder.named_parameters()}
+    first = r"the gradient of encoder\.backbone\.embeddings\.word_embeddings\.weight is not finite at step 1, "
+    with pytest.raises(FloatingPointError, match=first + r"so .* \(step 0\)\nfix: "):
+        Trainer(run).fit()
+    assert all(torch.equal(p, before[name]) for name, p in run.encoder.named_parameters())
 
 
 def fit(folder, backbone, **options):
