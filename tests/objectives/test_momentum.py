@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn.functional import linear
 
 from cse import distributed
@@ -26,6 +28,7 @@ from tests.objectives.helpers import agrees, batch_of, close, run
 
 MOCOSE = {"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True}
 DUAL = {"candidates": "keys", "dual_view": True, "hardest": 3}
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["the cat sat on a mat", "the dog ran", "red house", "blue tree sun moon", "slow dog", "fast red cat"]
 
 
@@ -197,6 +200,15 @@ def test_the_copy_follows_by_the_schedule(tiny_bert):
     followers = (*objective.copy.encoder.parameters(), *objective.key_projection.parameters())
     for own, was in zip(followers, start, strict=True):
         assert torch.allclose(own, was + 0.125)
+
+
+def test_the_published_setting_begins_with_as_many_vectors_as_the_authors_loss_reads():
+    """Theirs reads the first `start_size` vectors beyond those that it counts, which are as many at first."""
+    for about in settings("momentum").values():
+        if "start_size" in about:
+            assert about["columns_used_by_the_loss_at_each_step"][0] == min(about["queue"], 2 * about["start_size"])
+    published = yaml.safe_load((ROOT / "recipes" / "paper" / "mocose-bert-base.yaml").read_text())
+    assert published["objective"]["init_args"]["queue_start"] == min(256, 2 * 128)
 
 
 def test_random_rows_at_the_start_are_unit_vectors(tiny_bert):
