@@ -45,8 +45,8 @@ class Momentum(Objective):
             in step S and falls again afterwards.
         schedule_steps: S (MoCoSE's program: 15,000, however long it trains). None: the steps of the run.
         queue_size: Most keys in Q (ESimCSE: 2.5 batches of 64; MoCoSE: 256). 0: no queue.
-        queue_start: Number of random unit vectors in Q before the first step (MoCoSE: 256, a full queue; its program has
-            128 twice, as what is counted at the start and as what is read beyond the count).
+        queue_start: Number of random unit vectors in Q before the first step (MoCoSE: 256, a full queue, of which its
+            program counts 128 at first and reads 128 more than it counts).
         candidates: What c is: `views`, the encoder's own vectors, with gradient (ESimCSE), or `keys` of the average.
         key_head: The head that makes a key of a vector of the average: the `online` one, which is trained (ESimCSE), or
             its own moving `average` (MoCoSE).

@@ -53,7 +53,10 @@ class PccTuning(Objective):
             raise ValueError(
                 f"PccTuning correlates the pairs of a batch, and two always agree; it has {cosine.numel()}"
             )
-        c, y = ((x - x.mean()).flatten() for x in (cosine, given.to(cosine.dtype)))
+        given = given.to(cosine.dtype)
+        c, y = ((x - x.mean()).flatten() for x in (cosine, given))
+        y = torch.where(given.max() > given.min(), y, 0.0)  # the mean of equal scores may be another number
+        y = y / y.norm().clamp_min(torch.finfo(y.dtype).tiny)  # first, or tiny would divide a gradient
         spread = c.norm().clamp_min(torch.finfo(c.dtype).eps)  # equal cosines have a gradient all the same
-        r = (c * y).sum() / spread / y.norm().clamp_min(torch.finfo(c.dtype).tiny)
+        r = (c * y).sum() / spread
         return LossOutput(1 - r, {"correlation": r.detach()})
