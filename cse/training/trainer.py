@@ -277,7 +277,7 @@ class Trainer:
         """Clip the gradient; returns the norm that it had.
 
         Raises:
-            FloatingPointError: It is not finite, and is not that of a scaled loss (fp16), whose scaler skips the step.
+            FloatingPointError: The norm is not finite. With a scaled loss (fp16) the scaler skips such a step instead.
         """
         parameters = list(self.wrapped.parameters())
         # An infinite limit leaves the gradient as it is. Another one would make all of it NaN where a part is.

@@ -22,7 +22,6 @@ TEXTS = ("input_ids", "attention_mask", "masked_ids", "mlm_labels", "span_mask",
 SCORES = ("score", "label", "relevance", "teacher")
 LISTED = {
     ("Matryoshka", "a zero"): "it divides by 1e-12",
-    ("PccTuning", "equal scores"): "its gradient is NaN where the scores do not vary",
 }
 
 
