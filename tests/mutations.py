@@ -93,9 +93,36 @@ FAULTS = [
     ),
     Fault(
         "objectives/dcl.py",
-        "near = scores / weighted_mean(scores, plain.weight)",
+        "near = ratio(scores, weighted_mean(scores, plain.weight))",
         "near = scores / scores.mean()",
-        "objectives/test_dcl.py objectives/test_row_weights.py",
+        "objectives/test_dcl.py",
+    ),
+    Fault(
+        "objectives/adaptive_layer.py",
+        "return weight if batch.weight is None else weight * batch.weight[:, None]",
+        "return weight",
+        "objectives/test_contract.py::test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none[AdaptiveLayer]",
+    ),
+    Fault(
+        "objectives/adaptive_layer.py",
+        "weight = weight * batch.view_mask",
+        "weight = weight * 1",
+        "objectives/test_contract.py::test_views_that_do_not_exist_do_not_count_or_are_refused_by_name[AdaptiveLayer]",
+    ),
+    *_of(
+        "objectives/wrapper.py",
+        "objectives/test_contract.py::test_terms_of_different_similarity_are_refused",
+        ("if len({similarity for _, similarity in shaped}) > 1:", "if not terms:"),
+        (
+            "if self.needs_vectors and not term.uses_views:",
+            "if not self.needs_vectors:",
+            "objectives/test_contract.py::test_a_term_without_vectors_is_refused_where_vectors_are_read",
+        ),
+        (
+            "self.weighs_rows = all(",
+            "self.weighs_rows = not all(",
+            "objectives/test_contract.py::test_a_wrapper_inherits_the_flags_of_its_terms",
+        ),
     ),
     Fault(
         "objectives/gistembed.py",
