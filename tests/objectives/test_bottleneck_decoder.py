@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM
 
 from cse.batch import Batch, Example
 from cse.data.collators import TextViews
@@ -20,15 +20,13 @@ from cse.objectives.decoders import embedded
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout, torch_rng
 from cse.training.learner import Learner
-from tests.cases import cases, load, settings
-from tests.models import save_tiny
+from tests.cases import below, cases, load
+from tests.models import save_beside, save_tiny
 from tests.objectives.contract import assert_absent_views_do_not_count, build
 from tests.objectives.contract import batch_of as contract_batch
-from tests.objectives.helpers import Case, close
+from tests.objectives.helpers import Case, agrees, close
 from tests.runs import assert_resumes, make_run
 
-CASES = cases("bottleneck")
-WHOLE = [n for n in CASES if "decoder_loss" in settings("bottleneck")[n]]
 STILL = Dropout(attention=0.0, hidden=0.0)
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
 
@@ -37,14 +35,9 @@ def contract_case(backbone):
     return Case({"decoder_layers": 1}, texts=4)
 
 
-def part(state, *prefixes):
-    """The weights below a prefix, under the names that follow it."""
-    return {k.removeprefix(p): v for p in prefixes for k, v in state.items() if k.startswith(p)}
-
-
 def encoder_of(about, data, tiny_bert, folder):
     """The encoder of a case, whose folder has the masked-LM head as well; SimLM's names begin with `encoder.`."""
-    state = {k.removeprefix("encoder."): v for k, v in part(data, "state/").items()}
+    state = {k.removeprefix("encoder."): v for k, v in below(data, "state/").items()}
     config = BertConfig(
         vocab_size=len(state["cls.predictions.bias"]),
         hidden_size=about["hidden"],
@@ -55,11 +48,9 @@ def encoder_of(about, data, tiny_bert, folder):
         layer_norm_eps=about.get("layer_norm_eps", 1e-12),
     )
     model = BertForMaskedLM(config)
-    missing = model.load_state_dict(part(state, "") | {}, strict=False).missing_keys
+    missing = model.load_state_dict(state, strict=False).missing_keys
     assert all("decoder" in name or ".layer.0." in name for name in missing)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    return Encoder(str(folder), pooler="cls", dropout=STILL).train()
+    return Encoder(save_beside(tiny_bert, model, folder), pooler="cls", dropout=STILL).train()
 
 
 def two(first, second):
@@ -67,7 +58,7 @@ def two(first, second):
     return torch.stack([first, second], 1)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", cases("bottleneck", has=("loss", "decoder_loss")))
 def test_every_whole_model(tiny_bert, tmp_path, name):
     about, data = load("bottleneck", name)
     encoder = encoder_of(about, data, tiny_bert, tmp_path)
@@ -81,7 +72,7 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
     objective.setup(encoder)
     layers = objective.decoder.model.encoder.layer
     if simlm:
-        for key, weight in part(data, "state/decoder.").items():
+        for key, weight in below(data, "state/decoder.").items():
             assert torch.equal(layers.state_dict()[key], weight), key  # copies
         mask, ids = two(*[data["attention_mask"]] * 2), two(*[data["ids"]] * 2)
         gaps = two(data["encoder_masked"], data["decoder_masked"])
@@ -92,15 +83,13 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
         objective.masked_lm = lambda masked, mask, chance: torch.where(gaps, drawn, 0).flatten(0, 1)
         assert torch.equal(objective.targets(batch), two(*[data["labels"]] * 2))
     else:
-        objective.decoder.model.encoder.layer.load_state_dict(part(data, "state/c_head."))
+        objective.decoder.model.encoder.layer.load_state_dict(below(data, "state/c_head."))
         mask = two(data["attention_mask"], data["decoder_attention_mask"])
         masked = two(data["input_ids"], data["decoder_input_ids"])
         batch = Batch(masked, mask, masked_ids=masked, mlm_labels=two(data["labels"], data["decoder_labels"]))
     ctx = StepContext(encoder=encoder, generator=torch_rng("oracle"))
     output = Learner(encoder, objective).train()(batch, ctx)[1]
-    output.loss.backward()
-    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    assert output.metrics["mlm_loss"].item() == pytest.approx(about["encoder_loss"], rel=1e-5)
+    agrees(output, about, data, {}, mlm_loss="encoder_loss")
     weighed = objective.decoder_weight * output.metrics["decoder_loss"].item()
     assert weighed == pytest.approx(about["decoder_loss"], rel=1e-5)
 
@@ -108,9 +97,9 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
     found |= {f"{'decoder' if simlm else 'c_head'}.{n}": p for n, p in layers.named_parameters()}
     for ours, theirs in (("dense", "transform.dense"), ("layer_norm", "transform.LayerNorm"), ("bias", "bias")):
         found |= {
-            f"cls.predictions.{theirs}{n}": p for n, p in part(dict(objective.head.named_parameters()), ours).items()
+            f"cls.predictions.{theirs}{n}": p for n, p in below(dict(objective.head.named_parameters()), ours).items()
         }
-    checked = {k.removeprefix("encoder."): grad for k, grad in part(data, "grad/").items()}
+    checked = {k.removeprefix("encoder."): grad for k, grad in below(data, "grad/").items()}
     assert checked
     for key, grad in checked.items():
         close(found[key].grad, grad)
@@ -128,7 +117,7 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
     assert rebuilt(0 * vector).item() == pytest.approx(about["decoder_loss_with_zero_vector"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in WHOLE])
+@pytest.mark.parametrize("name", cases("bottleneck", where=lambda about: "decoder_loss" not in about))
 def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
     about, data = load("bottleneck", name)
     encoder = encoder_of(about, data, tiny_bert, tmp_path)
@@ -136,7 +125,7 @@ def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
     objective = BottleneckDecoder(decoder_layers=about["decoder_layers"], predict="next", window=window)
     objective.setup(encoder)
     for i, layer in enumerate(objective.decoder.layers):
-        theirs = part(data, f"decoder/{i}.")
+        theirs = below(data, f"decoder/{i}.")
         for ours, key in (
             ("norm1.", "ln_1."), ("self_attn.in_proj_", "attn.c_attn."), ("self_attn.out_proj.", "attn.c_proj."),
             ("norm2.", "ln_2."), ("linear1.", "mlp.c_fc."), ("linear2.", "mlp.c_proj."),
@@ -144,7 +133,7 @@ def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
             for kind in ("weight", "bias"):
                 weight = theirs[key + kind]
                 layer.get_parameter(ours + kind).data = weight.T.contiguous() if weight.dim() == 2 else weight
-    objective.decoder.norm.load_state_dict(part(data, "ln_f_"))
+    objective.decoder.norm.load_state_dict(below(data, "ln_f_"))
     ids, mask = two(*[data["ids"]] * 2), two(*[data["attention_mask"]] * 2)
     batch, ctx = Batch(ids, mask, mlm_labels=torch.full_like(ids, -100)), StepContext(encoder=encoder)
     target, vector = objective.targets(batch)[:, 1], data["cls"].requires_grad_()
@@ -152,10 +141,7 @@ def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
     def rebuilt(vector):
         return objective.rebuild(vector, data["ids"], data["attention_mask"], target, batch, ctx)[0]
 
-    loss = rebuilt(vector)
-    loss.backward()
-    assert loss.item() == pytest.approx(about["loss"], rel=1e-5)
-    close(vector.grad, data["grad_cls"])
+    agrees(rebuilt(vector), about, data, {"cls": vector})
     assert rebuilt(0 * vector).item() == pytest.approx(about["zero_vector_loss"], rel=1e-5)
 
 
