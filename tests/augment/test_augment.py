@@ -136,7 +136,7 @@ def test_a_short_text_becomes_one_of_these(augmentation, text, possible):
     assert set(results(augmentation, text, range(50))) == possible
 
 
-@pytest.mark.parametrize("distance", [3, None])
+@pytest.mark.parametrize("distance", [1, 3, None])
 def test_reordered_words_are_the_same_words_and_near(distance):
     moved = Counter()
     for result in results(WordReordering(distance=distance)):
