@@ -106,13 +106,9 @@ def test_importing_cse_is_quick_and_every_name_exists():
         getattr(cse, "trian")  # noqa: B009
 
 
-AUGMENTED = {
-    "class_path": "cse.data.AugmentedViews",
-    "init_args": {
-        "max_length": 12,
-        "augmentations": [{"class_path": "cse.augment.WordDeletion", "init_args": {"probability": 0.3}}],
-    },
-}
+DELETION = {"class_path": "cse.augment.WordDeletion", "init_args": {"probability": 0.3}}
+INIT = {"max_length": 12, "augmentations": [DELETION]}
+AUGMENTED = {"class_path": "cse.data.AugmentedViews", "init_args": INIT}
 LAUNCHED = """
 import accelerate, cse, sys
 recipe, folder, port = sys.argv[1:]

@@ -117,13 +117,9 @@ def test_options_are_those_of_the_command_line(recipe, tmp_path, tiny_bert):
 
 
 def test_a_part_may_be_a_class_path_or_a_mapping(recipe, tmp_path):
-    run = cse.train(
-        recipe,
-        objective={"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.2}},
-        sampler="cse.data.NoDuplicates",
-        steps=2,
-        run_dir=tmp_path / "run",
-    )
+    objective = {"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.2}}
+    parts = {"objective": objective, "sampler": "cse.data.NoDuplicates"}
+    run = cse.train(recipe, **parts, steps=2, run_dir=tmp_path / "run")
     written = yaml.safe_load((run.folder / "recipe.yaml").read_text())
     assert written["objective"]["init_args"]["temperature"] == 0.2
     assert written["sampler"]["class_path"] == "cse.data.NoDuplicates"
@@ -189,15 +185,9 @@ def test_an_object_that_cannot_be_written_is_asked_for(recipe, tmp_path, capsys)
 
 
 def test_objects_made_by_hand_resume_in_python(texts, tiny_bert, commanded, tmp_path):
-    options = {"trainer": TRAINER}
-    part = cse.train(
-        data=cse.Texts(texts),
-        **parts_of(tiny_bert),
-        seed=5,
-        overrides=options,
-        callbacks=[StopsAt(3)],
-        run_dir=tmp_path / "run",
-    )
+    options = {"overrides": {"trainer": TRAINER}}
+    options |= {"callbacks": [StopsAt(3)], "run_dir": tmp_path / "run", "seed": 5}
+    part = cse.train(data=cse.Texts(texts), **parts_of(tiny_bert), **options)
     with pytest.raises(cse.UserError, match="the encoder of the run was an object in Python, Encoder"):
         cse.resume(part.folder)
     cse.resume(part.folder, encoder=cse.Encoder(tiny_bert, head="mlp"))

@@ -15,20 +15,12 @@ SWAPPED = np.array([0, 2, 1, 3, 4, 5, 6, 7]) / 10  # one swap of neighbours: 100
 
 def made(name, spearman, sha="s", **cosines):
     """A model's scores on tasks of 8 pairs."""
-    findings = {
-        task: Finding(
-            name=task,
-            kind="sts",
-            primary="spearman",
-            measures={"spearman": Measure(spearman[task], "spearman", ("cosine", "gold"))},
-            arrays={"cosine": cosine, "gold": GOLD},
-            unit="pairs",
-            sha256=sha,
-            where="by hand",
-        )
-        for task, cosine in cosines.items()
-    }
-    return before_after.scored(name, list(findings.values()), "fp32")
+    about = {"kind": "sts", "primary": "spearman", "unit": "pairs", "sha256": sha, "where": "by hand"}
+    findings = []
+    for task, cosine in cosines.items():
+        measures = {"spearman": Measure(spearman[task], "spearman", ("cosine", "gold"))}
+        findings.append(Finding(name=task, measures=measures, arrays={"cosine": cosine, "gold": GOLD}, **about))
+    return before_after.scored(name, findings, "fp32")
 
 
 BEFORE = made("before", {"A": -100.0, "B": -100.0, "G": 100.0}, A=DOWN, B=DOWN, G=UP)

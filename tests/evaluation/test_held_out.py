@@ -121,6 +121,7 @@ def test_it_is_one_of_several(hash_encoder):
     assert keys(evaluator.evaluators["own"]) <= keys(evaluator)
 
 
+LONE = [{"text": f"text {i}", "label": "ab"[i == 0]} for i in range(20)]
 REFUSED = {
     "a share of 0": (lambda: HeldOut(share=0), r"evaluator\.share is 0"),
     "a share of 1": (lambda: HeldOut(share=1), r"evaluator\.share is 1"),
@@ -130,21 +131,13 @@ REFUSED = {
     "plain texts": (lambda: HeldOut().take(Texts(["a", "b", "c"])), "texts without .* have no metric of their own"),
     "a list": (lambda: HeldOut().take([1, 2]), "data is of type list"),
     "no row held out": (lambda: HeldOut(share=0.01).take(Pairs(PAIRS[:20])), "0.01, which holds no row out\n"),
-    "every row linked": (
-        lambda: HeldOut(share=0.1).take(Pairs([("a", str(i)) for i in range(50)])),
-        "holds no row out: 50 rows share texts",
-    ),
+    "every row linked": (lambda: HeldOut(share=0.1).take(Pairs([("a", str(i)) for i in range(50)])), "50 rows share"),
     "no row left": (lambda: HeldOut(share=0.99).take(Pairs(PAIRS[:20])), "leaves 0 rows to train on"),
     "another source": (
         lambda: HeldOut(source="qa").take(Mixture({"nli": Source(Pairs(PAIRS))})),
         r"(?s)evaluator\.source is 'qa', .* name one of nli",
     ),
-    "one label held out": (
-        lambda: HeldOut(share=0.1).take(
-            Texts([{"text": f"text {i}", "label": "ab"[i == 0]} for i in range(20)], label_column="label")
-        ),
-        "labels? ",
-    ),
+    "one label held out": (lambda: HeldOut(share=0.1).take(Texts(LONE, label_column="label")), "labels? "),
 }
 
 

@@ -71,12 +71,7 @@ def world(tmp_path, monkeypatch):
 
 def test_finished_seeds_are_not_run_again(world):
     assert world.go(2)["mean"] == 42.5
-    assert world.done == [
-        ("train", "reproduce-s42"),
-        ("score", "reproduce-s42"),
-        ("train", "reproduce-s43"),
-        ("score", "reproduce-s43"),
-    ]
+    assert world.done == [(what, f"reproduce-s{seed}") for seed in (42, 43) for what in ("train", "score")]
     world.done.clear()
     found = world.go(3)
     assert world.done == [("train", "reproduce-s44"), ("score", "reproduce-s44")]

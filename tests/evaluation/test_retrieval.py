@@ -86,10 +86,8 @@ def test_models_of_distances_rank_by_distance(monkeypatch):
             return np.array([[float(text), 1.0] for text in texts], dtype=np.float32)
 
     # By cosine, 9 would be nearest to 5; by distance it is 6, then 3.
-    found = Retrieval(
-        queries={"q": "5"}, corpus={"a": "9", "b": "6", "c": "3"}, qrels={"q": ["c"]}, measures=["mrr@10"]
-    )
-    assert found(Points())["mrr@10"] == pytest.approx(50)
+    rows = {"queries": {"q": "5"}, "corpus": {"a": "9", "b": "6", "c": "3"}, "qrels": {"q": ["c"]}}
+    assert Retrieval(**rows, measures=["mrr@10"])(Points())["mrr@10"] == pytest.approx(50)
 
 
 def test_blocks_do_not_matter(monkeypatch):
@@ -148,12 +146,8 @@ def test_prompts_by_role(tiny_bert):
     assert (found.about["query_prompt"], found.about["document_prompt"]) == ("query", "passage")
     plain = Encoder(tiny_bert, pooler="mean")
     plain.load_state_dict(named.state_dict())
-    by_hand = Retrieval(
-        queries={key: f"ask: {text}" for key, text in queries.items()},
-        corpus={key: f"read: {text}" for key, text in corpus.items()},
-        qrels=qrels,
-        precision="fp32",
-    )
+    asked, read = ({k: f"{word}: {v}" for k, v in rows.items()} for word, rows in (("ask", queries), ("read", corpus)))
+    by_hand = Retrieval(queries=asked, corpus=read, qrels=qrels, precision="fp32")
     for name, array in by_hand.measure(plain)[0].arrays.items():
         np.testing.assert_allclose(found.arrays[name], array, atol=1e-6)
     assert role_prompt(named, "other", ("query",)) == "other"
@@ -181,11 +175,7 @@ def test_every_way_to_give_the_rows(encoder, tmp_path):
         {"queries": queries, "corpus": corpus, "qrels": [pair[:2] for pair in judged]},
         {"queries": queries, "corpus": corpus, "qrels": frame},
         {"queries": [{"id": k, "text": v} for k, v in queries.items()], "corpus": corpus, "qrels": qrels},
-        {
-            "queries": str(folder / "queries.jsonl"),
-            "corpus": folder / "corpus.jsonl",
-            "qrels": folder / "qrels/test.tsv",
-        },
+        {name: folder / f"{name}.jsonl" for name in ("queries", "corpus")} | {"qrels": str(folder / "qrels/test.tsv")},
     ]
     found = [Retrieval(precision="fp32", **way).measure(encoder)[0] for way in ways]
     assert len({one.sha256 for one in found}) == 1
@@ -236,21 +226,15 @@ def test_what_cannot_be_scored_is_counted(encoder):
         ("q1", "b", 1), ("q1", "b", 1), ("q1", "gone", 1), ("nobody", "a", 1), ("q2", "a", 0), ("q4", "a", 1),
     ]  # fmt: skip
     evaluator = Retrieval(queries=QUERIES | {"q3": "7", "q4": "  "}, corpus=CORPUS, qrels=qrels)
-    assert evaluator._rows.left_out == {
-        "judgments_of_unknown_documents": 1,
-        "judgments_of_unknown_queries": 1,
-        "queries_without_relevant_document": 2,
-        "blank_queries": 1,
-    }
+    unknown = {"judgments_of_unknown_documents": 1, "judgments_of_unknown_queries": 1}
+    assert evaluator._rows.left_out == unknown | {"queries_without_relevant_document": 2, "blank_queries": 1}
     found = evaluator.measure(Angles())[0]
     assert (found.n, found.about["left_out"]) == (1, evaluator._rows.left_out)
 
 
+NOTHING = dict.fromkeys(("queries", "corpus", "qrels"))
 BAD = {
-    "a corpus with an id twice": (
-        {"corpus": [("a", "1"), ("a", "2")]},
-        "the id 'a' occurs twice, the second time in row 2",
-    ),
+    "a corpus with an id twice": ({"corpus": [("a", "1"), ("a", "2")]}, "'a' occurs twice, the second time in row 2"),
     "queries with an id twice": (
         {"queries": [("q1", "1"), ("q1", "1")]},
         "evaluator.queries: the id 'q1' occurs twice",
@@ -271,11 +255,8 @@ BAD = {
     "texts that are numbers": ({"queries": [("q1", [1])]}, "has a list instead of a text"),
     "a part that is missing": ({"qrels": None}, "given are queries, corpus"),
     "both a folder and parts": ({"data": "folder"}, "given are data, queries, corpus, qrels"),
-    "nothing": ({"queries": None, "corpus": None, "qrels": None}, "given are none of them"),
-    "a folder that does not exist": (
-        {"data": "a/b/c", "queries": None, "corpus": None, "qrels": None},
-        "does not exist",
-    ),
+    "nothing": (NOTHING, "given are none of them"),
+    "a folder that does not exist": ({"data": "a/b/c", **NOTHING}, "does not exist"),
     "an unknown measure": ({"measures": ["ndcg"]}, r"\['ndcg'\], in which 'ndcg' is unknown"),
     "a measure at 0": ({"measures": ["ndcg@0"]}, "is unknown"),
     "no measure": ({"measures": []}, "evaluator.measures"),
