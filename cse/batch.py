@@ -58,6 +58,7 @@ class Example:
 
 
 ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance", "teacher")
+TOKEN_FIELDS = ("input_ids", "attention_mask", "masked_ids", "mlm_labels", "span_mask", "span_group")
 VIEW_FIELDS = (
     "input_ids",
     "attention_mask",
@@ -75,7 +76,8 @@ class Batch:
     """The tensors that a collator makes. View 0 is the anchor, views 1..P the positives, the rest hard negatives.
 
     An objective sees the row fields (`ROW_FIELDS`) gathered over all processes, as it sees the embeddings. The token
-    fields are those of this process, at `StepContext.local_rows` of the gathered batch.
+    fields (`TOKEN_FIELDS`) are those of this process, at `StepContext.local_rows` of the gathered batch. They stay on
+    the host, where lengths and masked places are read without waiting for a GPU; the encoder copies what it reads.
 
     Attributes:
         input_ids: (B, V, L) token ids, right-padded.
@@ -132,13 +134,23 @@ class Batch:
         """The same batch over other tensors, named as `tensors()` names them."""
         return Batch(num_positives=self.num_positives, source=self.source, **tensors)
 
+    def pin_memory(self) -> Batch:
+        """The same batch with row fields that `to` copies without waiting; on a GPU, torch's DataLoader calls it."""
+        return self.with_tensors({n: t.pin_memory() if n in ROW_FIELDS else t for n, t in self.tensors().items()})
+
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return self.with_tensors({name: t.to(device, non_blocking=True) for name, t in self.tensors().items()})
+        """The same batch with its row fields on a device; its token fields stay where they are."""
+        moved = {n: t.to(device, non_blocking=True) for n, t in self.tensors().items() if n in ROW_FIELDS}
+        return self.with_tensors(self.tensors() | moved)
 
     def with_views(self, views: Sequence[int]) -> Batch:
         """The same rows with these of their views, in this order; `num_positives` stays."""
-        return self.with_tensors({n: t[:, list(views)] if n in VIEW_FIELDS else t for n, t in self.tensors().items()})
+        import torch
+
+        def cut(tensor: Tensor) -> Tensor:  # an index would be copied to the device of the row fields, which waits
+            return torch.stack([tensor[:, view] for view in views], 1)
+
+        return self.with_tensors({n: cut(t) if n in VIEW_FIELDS else t for n, t in self.tensors().items()})
 
     def widened(self, views: int) -> Batch:
         """The same rows with `views` views each and a `view_mask`; the added views repeat the anchor.

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from cse.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+
+
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device, without waiting until the device has nothing else to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # from other memory a copy is not asynchronous
+    return tensor.to(device, non_blocking=True)
+
+
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Scalars as Python's numbers; those of a GPU in one copy, so that the host waits once for all of them."""
+    if all(scalar.device.type != "cuda" for scalar in scalars):
+        return [float(scalar) for scalar in scalars]
+    found: list[float] = torch.stack([scalar.detach().double().reshape(()) for scalar in scalars]).tolist()
+    return found
+
+
+def places(mask: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows and the columns (m,) of the m True places of a mask (n, L) on the host; a mask as index would wait."""
+    row, column = mask.nonzero(as_tuple=True)
+    return placed(row, device), placed(column, device)
 
 
 def available(wanted: str) -> str:

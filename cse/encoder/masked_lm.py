@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cse.encoder.backbone import explained, fetch, read_config, require_size, saved_config, write_backbone
+from cse.encoder.device import placed
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
 from cse.encoder.lora import merged_state
 from cse.encoder.provenance import check_sums, write_sums
@@ -135,18 +136,19 @@ class TokenGenerator:
         """Token ids (n, L) for masked texts (n, L), at every position; the ids at padding have no meaning.
 
         Args:
-            masked_ids: (n, L).
-            mask: (n, L) the attention mask.
+            masked_ids: (n, L), on the device to compute on.
+            mask: (n, L) the attention mask; for one of the host, nothing waits.
             chance: (n, L) uniform in [0, 1). Each token is drawn: the first token whose cumulative probability exceeds
                 its chance. None: each is the most probable token.
         """
-        self.model.to(masked_ids.device)
+        device = masked_ids.device
+        self.model.to(device)
         lengths = mask.sum(1).tolist()
         filled = masked_ids.clone()
-        for rows in length_chunks(lengths, chunk_overhead(masked_ids.device)):
-            longest = max(lengths[i] for i in rows)
-            index = torch.tensor(rows, device=masked_ids.device)
-            logits = self.model(input_ids=masked_ids[index, :longest], attention_mask=mask[index, :longest]).logits
+        for rows in length_chunks(lengths, chunk_overhead(device)):
+            longest, index = max(lengths[i] for i in rows), placed(torch.tensor(rows), device)
+            seen = placed(mask[rows, :longest], device)
+            logits = self.model(input_ids=masked_ids[index, :longest], attention_mask=seen).logits
             if chance is None:
                 filled[index, :longest] = logits.argmax(-1)
             else:

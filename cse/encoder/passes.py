@@ -17,6 +17,7 @@ from cse.encoder.adapter import Adapter
 from cse.encoder.compiled import Compiled
 from cse.encoder.cutoff import Cutoff
 from cse.encoder.depth import States, cut_states, eager_attention
+from cse.encoder.device import placed, places
 from cse.encoder.dropout import Dropout, has_dropout
 from cse.encoder.fast import enabled
 from cse.encoder.fast.batching import chunk_overhead, length_chunks, token_budget_batches
@@ -77,25 +78,19 @@ class Passes:
 
     def rows(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Pooled vectors (n, H) of rows of token ids (n, L), in length-sorted sub-batches that waste little padding."""
-        rows, parts = [], []
-        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
-            rows.append(index)
-            parts.append(self.pooled(*sub_batch))
-        return torch.cat(parts)[torch.cat(rows).argsort()]
+        return self._in_parts(input_ids, attention_mask, lambda _, *sub_batch: [self.pooled(*sub_batch)])[0]
 
     def rows_by_layer(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Pooled vectors (n, H) of rows of token ids (n, L) after each of `layers`, in one pass; see `cut_states`."""
         every, pool = replace(self, every_layer=True), self.pool
-        rows, parts = [], []
-        for index, sub_batch in every._sub_batches(input_ids, attention_mask):
-            rows.append(index)
-            mask = sub_batch[1]
+
+        def pooled(_: Tensor, ids: Tensor, mask: Tensor, *shared: Any) -> list[Tensor]:
             with every._changed(mask):
-                states = every._states(*sub_batch)
+                states = every._states(ids, mask, *shared)
             cut = (self._in_float(cut_states(self.backbone, states, layer)) for layer in layers)
-            parts.append([pool(seen, mask) for seen in cut])
-        order = torch.cat(rows).argsort()
-        return [torch.cat(one)[order] for one in zip(*parts, strict=True)]
+            return [pool(seen, mask) for seen in cut]
+
+        return every._in_parts(input_ids, attention_mask, pooled)
 
     def states(self, input_ids: Tensor, attention_mask: Tensor, *, attentions: bool) -> States:
         """All layers' states of rows of token ids (n, L), in one pass; with attentions, which is slower, if asked for.
@@ -106,15 +101,14 @@ class Passes:
         if attentions:
             return self._states_and_attentions(input_ids, attention_mask)
         every = replace(self, every_layer=True)
-        rows, parts = [], []
-        for index, sub_batch in every._sub_batches(input_ids, attention_mask):
-            rows.append(index)
-            with every._changed(sub_batch[1], whole=True):
-                states = every.hidden_states(*sub_batch)
-            padding = input_ids.shape[1] - sub_batch[1].shape[1]
-            parts.append([F.pad(state, (0, 0, 0, padding)) if padding else state for state in states])
-        order = torch.cat(rows).argsort()
-        return States([torch.cat(one)[order] for one in zip(*parts, strict=True)])
+
+        def states(_: Tensor, ids: Tensor, mask: Tensor, *shared: Any) -> list[Tensor]:
+            with every._changed(mask, whole=True):
+                found = every.hidden_states(ids, mask, *shared)
+            padding = input_ids.shape[1] - mask.shape[1]
+            return [F.pad(state, (0, 0, 0, padding)) if padding else state for state in found]
+
+        return States(every._in_parts(input_ids, attention_mask, states))
 
     def _states_and_attentions(self, input_ids: Tensor, attention_mask: Tensor) -> States:
         if self.recomputes:
@@ -123,6 +117,7 @@ class Passes:
                 "in the backward pass do not give\nfix: remove trainer.gradient_checkpointing"
             )
         options = {"output_hidden_states": True, "output_attentions": True}
+        input_ids, attention_mask = (placed(t, self.backbone.device) for t in (input_ids, attention_mask))
         with self._changed(attention_mask, whole=True), eager_attention(self.backbone):
             output = self.backbone(**self.model_inputs(input_ids, attention_mask), **options)
         weights = output.get("attentions") or ()
@@ -151,8 +146,8 @@ class Passes:
         """
         device, prefix = self.backbone.device, self.prefix(ids)
         for part in self.parts(ids, max_tokens, batch_size):
-            tokens, mask = pad([ids[i] for i in part])
-            yield part, self.pooled(tokens.to(device), mask.to(device), prefix=prefix)
+            tokens, mask = (placed(tensor, device) for tensor in pad([ids[i] for i in part]))
+            yield part, self.pooled(tokens, mask, prefix=prefix)
 
     def parts(
         self, ids: Sequence[list[int]], max_tokens: int | None, batch_size: int | None
@@ -164,39 +159,54 @@ class Passes:
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
         """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
-        states, positions = [], []
+        states, positions, device = [], [], self.backbone.device
+        where = where.cpu()
         for index, sub_batch in self._sub_batches(input_ids, attention_mask):
             last = self.hidden_states(*sub_batch)[-1]
             chosen = where[index, : last.shape[1]]
-            states.append(last[chosen])
+            states.append(last[places(chosen, device)])
             row, column = chosen.nonzero(as_tuple=True)
             positions.append(index[row] * where.shape[1] + column)
-        return torch.cat(states)[torch.cat(positions).argsort()]
+        return torch.cat(states)[placed(torch.cat(positions).argsort(), device)]
 
     def spans(self, input_ids: Tensor, attention_mask: Tensor, span_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled vectors (n, H) of rows (n, L), and means of the last layer over spans (n, S, L): (n, S, H)."""
-        rows, pooled, means = [], [], []
-        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
-            mask = sub_batch[1]
+
+        def both(index: Tensor, ids: Tensor, mask: Tensor, *shared: Any) -> list[Tensor]:
             with self._changed(mask, whole=True):
-                states = self.hidden_states(*sub_batch)
+                states = self.hidden_states(ids, mask, *shared)
+            inside = placed(span_mask[index, :, : mask.shape[1]], mask.device)
+            return [self.pool(states, mask), span_means(states[-1], inside * mask[:, None])]
+
+        pooled, means = self._in_parts(input_ids, attention_mask, both)
+        return pooled, means
+
+    def _in_parts(
+        self, input_ids: Tensor, attention_mask: Tensor, compute: Callable[..., list[Tensor]]
+    ) -> list[Tensor]:
+        """What `compute` makes of the rows of each sub-batch, each (n, ...), in the order of the n rows."""
+        rows, parts = [], []
+        for index, sub_batch in self._sub_batches(input_ids, attention_mask):
             rows.append(index)
-            pooled.append(self.pool(states, mask))
-            means.append(span_means(states[-1], span_mask[index, :, : mask.shape[1]] * mask[:, None]))
-        order = torch.cat(rows).argsort()
-        return torch.cat(pooled)[order], torch.cat(means)[order]
+            parts.append(compute(index, *sub_batch))
+        order = placed(torch.cat(rows).argsort(), self.backbone.device)
+        return [torch.cat(one)[order] for one in zip(*parts, strict=True)]
 
     def _sub_batches(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, SubBatch]]:
-        """Row numbers, and the arguments of `hidden_states` for them, padded to the longest of these rows only."""
+        """Row numbers on the host, and the arguments of `hidden_states`, padded to the longest of these rows only."""
+        device = self.backbone.device
+        # What is decided here depends on lengths and tokens, for which the host would wait if they came from a GPU.
+        input_ids, attention_mask = input_ids.cpu(), attention_mask.cpu()
         lengths = attention_mask.sum(1).tolist()
-        prefix = self.prefix([row[:n] for row, n in zip(input_ids.tolist(), lengths, strict=True)])
+        shared = self.shares_prefix()
+        prefix = self.prefix([r[:n] for r, n in zip(input_ids.tolist(), lengths, strict=True)]) if shared else None
         input_ids, words = self._words(input_ids)
         if self.compiled is not None:
             lengths = [self.compiled.padded_length(length) for length in lengths]
-        for rows in length_chunks(lengths, chunk_overhead(input_ids.device)):
-            longest = max(lengths[i] for i in rows)
-            index = torch.tensor(rows, device=input_ids.device)
-            yield index, (input_ids[index, :longest], attention_mask[index, :longest], words, prefix)
+        for rows in length_chunks(lengths, chunk_overhead(device)):
+            longest, index = max(lengths[i] for i in rows), torch.tensor(rows)
+            ids, mask = (placed(tensor[index, :longest], device) for tensor in (input_ids, attention_mask))
+            yield index, (ids, mask, words, prefix)
 
     def hidden_states(
         self,
@@ -247,7 +257,7 @@ class Passes:
         length = shared_length(rows) if self.shares_prefix() else 0
         if length < WORTH:
             return None
-        tokens = torch.tensor([rows[0][:length]], device=self.backbone.device)
+        tokens = placed(torch.tensor([rows[0][:length]]), self.backbone.device)
         return read_prefix(self.backbone, length, self.model_inputs(tokens, torch.ones_like(tokens)), **self._layers())
 
     def shares_prefix(self) -> bool:
@@ -278,7 +288,7 @@ class Passes:
         if not (enabled() and trained) or self.shares_prefix():
             return input_ids, None
         distinct, rows = torch.unique(input_ids, return_inverse=True)
-        return rows, embeddings(distinct)
+        return rows, embeddings(placed(distinct, self.backbone.device))
 
     def pooled(
         self,

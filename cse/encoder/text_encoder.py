@@ -268,8 +268,8 @@ class TextEncoder(nn.Module, ABC):
         out = [np.empty((len(mask), width), dtype=np.float32) for mask in masks]
         with inference(self, precision, device), kernel_of_precision(self.backbone):
             for part in self.passes.parts(ids, max_tokens, batch_size):
-                tokens, mask = (tensor.to(device) for tensor in self.pad([ids[i] for i in part]))
-                chosen = side_by_side([masks[i] for i in part], mask.shape[1]).to(device)  # (n, S, L)
+                tokens, mask = self.pad([ids[i] for i in part])
+                chosen = side_by_side([masks[i] for i in part], mask.shape[1])  # (n, S, L)
                 means = self.passes.spans(tokens, mask, chosen)[1]  # (n, S, H)
                 vectors = self.post.first(self.post(means.flatten(0, 1)).float(), width)
                 for i, found in zip(part, vectors.view(*chosen.shape[:2], -1).cpu().numpy(), strict=True):

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cse import distributed
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed, places
 from cse.encoder.masked_lm import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
@@ -120,9 +122,12 @@ class BottleneckDecoder(Objective):
         places[:, 0] = True
         states = ctx.encoder.token_states(ids_a, mask_a, places)  # (n + M, H)
         first = places.nonzero()[:, 1] == 0  # (n + M,)
-        logits = self.logits(states[~first], ctx)  # (M, vocabulary)
-        own, accuracy = token_loss(logits, target_a[wanted], row[wanted.nonzero()[:, 0]], batch, ctx)
-        rebuilt, hits = self.rebuild(states[first], ids_b, mask_b, target_b, batch, ctx)
+        device = states.device
+        logits = self.logits(states[placed((~first).nonzero()[:, 0], device)], ctx)  # (M, vocabulary)
+        at_wanted = placed(row[wanted.nonzero()[:, 0]], device)
+        own, accuracy = token_loss(logits, placed(target_a[wanted], device), at_wanted, batch, ctx)
+        vector = states[placed(first.nonzero()[:, 0], device)]  # (n, H)
+        rebuilt, hits = self.rebuild(vector, ids_b, mask_b, target_b, batch, ctx)
         metrics = {"mlm_loss": own.detach(), "mlm_accuracy": accuracy}
         metrics |= {"decoder_loss": rebuilt.detach(), "decoder_accuracy": hits}
         return LossOutput(own + self.decoder_weight * rebuilt, metrics)
@@ -131,10 +136,12 @@ class BottleneckDecoder(Objective):
         self, vector: Tensor, ids: Tensor, mask: Tensor, target: Tensor, batch: Batch, ctx: StepContext
     ) -> tuple[Tensor, Tensor]:
         """The mean loss of the decoder, and its accuracy, from vectors (n, H), and ids, mask and targets (n, L)."""
-        states = self.decoder(embedded(ctx.encoder, ids), mask, vector)  # (n, L, H)
+        device = vector.device
+        states = self.decoder(embedded(ctx.encoder, placed(ids, device)), placed(mask, device), vector)  # (n, L, H)
         wanted = target != -100
-        row = self.rows(batch)[wanted.nonzero()[:, 0]]  # (N,)
-        return token_loss(self.logits(states[wanted], ctx), target[wanted], row, batch, ctx)
+        row = placed(self.rows(batch)[wanted.nonzero()[:, 0]], device)  # (N,)
+        logits = self.logits(states[places(wanted, device)], ctx)
+        return token_loss(logits, placed(target[wanted], device), row, batch, ctx)
 
     def logits(self, states: Tensor, ctx: StepContext) -> Tensor:
         """(M, vocabulary) of states (M, H)."""
@@ -150,10 +157,12 @@ class BottleneckDecoder(Objective):
         masked = batch.require("masked_ids", "BottleneckDecoder")
         if self.generator is None:
             return masked
-        size, length = int(ctx.all_sum(masked.new_tensor(float(batch.size)))), ctx.all_max(masked.shape[2])
+        size, length = batch.size * distributed.world_size(), ctx.all_max(masked.shape[2])
         drawn = torch.rand(size, batch.views, length, generator=ctx.generator)[ctx.local_rows]
-        chance = drawn.flatten(0, 1)[:, : masked.shape[2]].to(masked.device)  # the same on one process and on many
-        filled = self.masked_lm(masked.flatten(0, 1), batch.attention_mask.flatten(0, 1), chance)
+        device = ctx.encoder.backbone.device
+        chance = placed(drawn.flatten(0, 1)[:, : masked.shape[2]], device)  # the same on one process and on many
+        read = placed(masked.flatten(0, 1), device)
+        filled = self.masked_lm(read, batch.attention_mask.flatten(0, 1), chance).cpu()
         gaps = batch.require("mlm_labels", "BottleneckDecoder") != -100
         return torch.where(gaps, filled.view_as(masked), masked)
 

@@ -232,7 +232,9 @@ def swapped(views: Views, batch: Batch) -> tuple[Views, Batch]:
     """
     if views.positive.shape[1] != 1:
         raise ValueError(f"anchor and positive change places, so rows need one positive; got {views.positive.shape[1]}")
-    exchanged = Views(views.positive[:, 0], views.anchor[:, None], views.negative[:, :0], views.embedding[:, [1, 0]])
+    exchanged = Views(
+        views.positive[:, 0], views.anchor[:, None], views.negative[:, :0], views.embedding[:, :2].flip(1)
+    )
     return exchanged, batch.with_views([1, 0])
 
 

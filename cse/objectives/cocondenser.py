@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
@@ -83,15 +84,15 @@ class CoCondenser(Objective):
         ids, labels = (
             batch.require(name, "CoCondenser").flatten(0, 1) for name in ("masked_ids", "mlm_labels")
         )  # (n, L), n = b V
-        mask = batch.attention_mask.flatten(0, 1)
+        mask, device = batch.attention_mask.flatten(0, 1), ctx.encoder.device
         hidden = ctx.encoder.states(ids, mask).hidden
         vector, wanted = hidden[-1][:, 0], labels != -100  # (n, H), (n, L)
-        again = self.decoder(hidden[self.middle], mask, vector)  # (n, L, H)
-        row = wanted.nonzero()[:, 0] // batch.views  # (M,)
+        again = self.decoder(hidden[self.middle], placed(mask, device), vector)  # (n, L, H)
+        chosen, target = places(wanted, device), placed(labels[wanted], device)
+        row = chosen[0] // batch.views  # (M,)
         words = ctx.encoder.backbone.get_input_embeddings().weight
         (last, accuracy), (head, hits) = (
-            token_loss(self.head(states[wanted], words), labels[wanted], row, batch, ctx)
-            for states in (hidden[-1], again)
+            token_loss(self.head(states[chosen], words), target, row, batch, ctx) for states in (hidden[-1], again)
         )
         metrics = {"mlm_loss": last.detach(), "mlm_accuracy": accuracy}
         metrics |= {"head_loss": head.detach(), "head_accuracy": hits}

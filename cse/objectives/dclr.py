@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.errors import require_at_least, require_positive, require_within
@@ -91,7 +92,7 @@ class DCLR(Objective):
         """The mean loss of the batch's rows."""
         size, width = views.anchor.shape
         noise = torch.randn(int(size * self.noise_ratio), width, generator=ctx.generator)  # (K, D')
-        noise = noise.to(views.anchor.device, torch.promote_types(views.anchor.dtype, noise.dtype))
+        noise = placed(noise, views.anchor.device).to(torch.promote_types(views.anchor.dtype, noise.dtype))
         vectors = self.teacher.embed(batch, ctx)  # (B, V, Dt)
         judged = in_batch(Views.split(vectors, vectors, batch.num_positives), batch).similarity  # (B, N)
         return self.loss(views, batch, judged, noise)

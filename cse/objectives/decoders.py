@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cse.encoder.backbone import no_pooler
 from cse.encoder.depth import find_layers
+from cse.encoder.device import placed
 from cse.encoder.lora import merged_state
 from cse.encoder.model import Encoder
 from cse.errors import UserError
@@ -124,7 +125,7 @@ class CausalDecoder(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor, vector: Tensor) -> Tensor:
         """States (n, L, H) of tokens. Padding is on the right, where no token before it looks."""
-        states, hidden = _with_first(states, vector), ~self.sees(mask.shape[1]).to(mask.device)
+        states, hidden = _with_first(states, vector), placed(~self.sees(mask.shape[1]), mask.device)
         for layer in self.layers:
             states = layer(states, hidden)
         normed: Tensor = self.norm(states)

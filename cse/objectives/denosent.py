@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
@@ -101,12 +102,13 @@ class DenoSent(Objective):
         """The contrast of the batch's rows, and the rebuilding over this process's tokens, summed over processes."""
         ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L)
         states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1))
-        output = ctx.encoder.pooled(states, mask.flatten(0, 1))
+        output = ctx.encoder.pooled(states, placed(mask.flatten(0, 1), ctx.encoder.device))
         vectors = self.projector(output.projected).view(*ids.shape[:2], -1)  # (b, V, H)
         target = min(1, batch.views - 1)  # the positive, or the only text
         embedded = states.hidden[0].view(*ids.shape, -1)[:, target].detach()  # (b, L, H)
-        logits = self.rebuilt(embedded, mask[:, target], vectors[:, 0], ctx)  # (T, vocabulary) of this process
-        rebuild, accuracy = self.cross_entropy(logits, ids[:, target], mask[:, target], batch, ctx)
+        own = mask[:, target]  # (b, L)
+        logits = self.rebuilt(embedded, own, vectors[:, 0], ctx)  # (T, vocabulary) of this process
+        rebuild, accuracy = self.cross_entropy(logits, ids[:, target], own, batch, ctx)
         metrics = {"rebuild": rebuild.detach(), "rebuild_accuracy": accuracy}
         if not self.contrast_weight:
             return LossOutput(self.rebuild_weight * rebuild, metrics)
@@ -118,7 +120,8 @@ class DenoSent(Objective):
 
     def rebuilt(self, embedded: Tensor, mask: Tensor, vector: Tensor, ctx: StepContext) -> Tensor:
         """Logits (T, vocabulary) of the T tokens of texts, from their embeddings (n, L, H), mask and vectors (n, H)."""
-        states = self.decoder(self.noise(embedded), mask, vector)[mask == 1]  # (T, H)
+        device = vector.device
+        states = self.decoder(self.noise(embedded), placed(mask, device), vector)[places(mask == 1, device)]  # (T, H)
         logits: Tensor = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
         return logits
 
@@ -127,12 +130,12 @@ class DenoSent(Objective):
     ) -> tuple[Tensor, Tensor]:
         """L_rebuild, and the share of tokens that are the most probable ones, over all processes."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        row, _ = (mask == 1).nonzero(as_tuple=True)  # (T,)
-        tokens = ids[mask == 1]  # (T,)
+        row, _ = places(mask == 1, logits.device)  # (T,)
+        tokens = placed(ids[mask == 1], logits.device)  # (T,)
         weight = torch.ones_like(logits[:, 0])
         if batch.weight is not None:
             weight = batch.weight[ctx.local_rows].to(logits.dtype)[row]
         losses = F.cross_entropy(logits, tokens, reduction="none") * weight
         right = ctx.all_sum((logits.argmax(-1) == tokens).sum().float())
         loss = ratio(ctx.all_sum(losses.sum()), ctx.all_sum(weight.sum()))
-        return loss, right / ctx.all_sum(mask.sum().float())
+        return loss, right / ctx.all_sum(weight.new_full((), len(tokens), dtype=torch.float32))

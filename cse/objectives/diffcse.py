@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.backbone import no_pooler
+from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
 from cse.encoder.lora import merged_state
 from cse.encoder.masked_lm import TokenGenerator
@@ -102,7 +103,9 @@ class DiffCSE(Objective):
 
     def detection(self, projected: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """L_RTD given the vectors (B, V, H) of the whole batch, and what to log."""
-        ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)  # (n, L) of this process
+        ids, mask = (
+            placed(t.flatten(0, 1), projected.device) for t in (batch.input_ids, batch.attention_mask)
+        )  # (n, L) of this process
         length = ctx.all_max(ids.shape[1])  # padding counts, so every process must pad to one length
         edited = self.edited(batch, ctx, len(projected), length) * mask
         replaced = ((edited != ids) & (mask == 1)).long()
@@ -134,15 +137,17 @@ class DiffCSE(Objective):
             size: B, over all processes.
             length: The largest L over all processes.
         """
-        ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
-        masked = batch.require("masked_ids", "DiffCSE").flatten(0, 1)
+        device, mask = ctx.encoder.device, batch.attention_mask.flatten(0, 1)
+        ids, masked = (
+            placed(t.flatten(0, 1), device) for t in (batch.input_ids, batch.require("masked_ids", "DiffCSE"))
+        )
         chance = None
         if self.generation == "sample":  # the same draw for a token on one process and on many
             drawn = torch.rand(size, batch.views, length, generator=ctx.generator)[ctx.local_rows]
-            chance = drawn.flatten(0, 1)[:, : ids.shape[1]].to(ids.device)
+            chance = placed(drawn.flatten(0, 1)[:, : ids.shape[1]], device)
         filled = self.masked_lm(masked, mask, chance)
         if self.positions == "masked":
-            chosen = batch.require("mlm_labels", "DiffCSE").flatten(0, 1) != -100
+            chosen = placed(batch.require("mlm_labels", "DiffCSE").flatten(0, 1) != -100, device)
             filled = torch.where(chosen, filled, ids)
         return torch.cat([ids[:, :1], filled[:, 1:]], 1)
 

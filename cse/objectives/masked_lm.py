@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.encoder.masked_lm import HEADS
 from cse.encoder.model import Encoder
 from cse.errors import UserError
@@ -65,10 +66,10 @@ class MaskedLM(Objective):
         states = ctx.encoder.token_states(
             masked_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), (labels != -100).flatten(0, 1)
         )  # (M, H)
-        target = labels[labels != -100]  # (M,)
+        target = placed(labels[labels != -100], states.device)  # (M,)
         tied = self.output == "tied"
         output = ctx.encoder.backbone.get_input_embeddings().weight if tied else self.decoder  # (vocabulary, H)
-        row = (labels != -100).nonzero()[:, 0]  # (M,) the row of each masked position
+        row = placed((labels != -100).nonzero()[:, 0], states.device)  # (M,) the row of each masked position
         loss, accuracy = token_loss(self.head(states, output), target, row, batch, ctx)
         return LossOutput(loss, {"mlm_loss": loss.detach(), "mlm_accuracy": accuracy})
 
@@ -85,7 +86,7 @@ def token_loss(logits: Tensor, target: Tensor, row: Tensor, batch: Batch, ctx: S
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     hits = (logits.argmax(-1) == target).sum()
-    count = ctx.all_sum(logits.new_tensor(float(len(target)))).clamp_min(1)
+    count = ctx.all_sum(logits.new_full((), len(target))).clamp_min(1)
     if batch.weight is None:
         loss = ctx.all_sum(F.cross_entropy(logits, target, reduction="sum")) / count
     else:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
@@ -92,6 +93,7 @@ class MiCSE(Objective):
         ids = F.pad(batch.input_ids, (0, extra), value=ctx.encoder.tokenizer.pad_token_id)  # (b, V, L)
         mask = F.pad(batch.attention_mask, (0, extra))  # (b, V, L)
         states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1), attentions=True)
+        mask = placed(mask, states.attentions[-1].device)
         output = ctx.encoder.pooled(states, mask.flatten(0, 1))
         projected, embedding = (
             ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in (output.projected, output.embedding)
@@ -134,5 +136,5 @@ class MiCSE(Objective):
 
     def draw(self, positive: Tensor, samples: int, ctx: StepContext) -> Tensor:
         """(r, samples) the first cells of a random order among the True ones of each row (r, C)."""
-        order = torch.rand(positive.shape[1], generator=ctx.generator).to(positive.device)  # (C,)
+        order = placed(torch.rand(positive.shape[1], generator=ctx.generator), positive.device)  # (C,)
         return order.masked_fill(~positive, 2.0).topk(samples, largest=False).indices

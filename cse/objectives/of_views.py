@@ -47,7 +47,8 @@ class OfViews(Wrapper):
         positives = [view for view in others if view <= batch.num_positives]
         chosen = [first, *positives, *(view for view in others if view > batch.num_positives)]
         projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        part = Views.split(projected[:, chosen], views.embedding[:, chosen], len(positives))
+        cut, whole = (torch.stack([v[:, view] for view in chosen], 1) for v in (projected, views.embedding))
+        part = Views.split(cut, whole, len(positives))
         rows = replace(batch.with_views(chosen), num_positives=len(positives))
         if batch.relevance is not None:  # of positives to view 0
             kept = None if 0 in positives else batch.relevance[:, [view - 1 for view in positives]]  # (B, P)

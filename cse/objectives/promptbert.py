@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.backbone import first_position
+from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
@@ -134,6 +135,8 @@ class PromptBERT(Objective):
         distinct, row = torch.unique(found, dim=0, return_inverse=True)
         templates, n = distinct[:, :-1], distinct[:, -1:]  # (U, p + s), (U, 1)
         positions = self.first + torch.cat([before.expand(len(n), -1), self.before + n + after], 1)  # (U, p + s)
-        pooled = ctx.encoder.passes.pooled(templates, torch.ones_like(templates), positions=positions)
-        delta: Tensor = ctx.encoder.post(pooled)[row]  # (b V, D)
+        device = ctx.encoder.device
+        templates, present, positions = (placed(t, device) for t in (templates, torch.ones_like(templates), positions))
+        pooled = ctx.encoder.passes.pooled(templates, present, positions=positions)
+        delta: Tensor = ctx.encoder.post(pooled)[placed(row, device)]  # (b V, D)
         return delta.view(*ids.shape[:2], -1)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_positive
 from cse.interfaces import Objective, StepContext
@@ -69,7 +70,7 @@ class SpanContrast(Objective):
         span_mask = batch.require("span_mask", type(self).__name__)[:, 0]  # (b, S, L)
         pooled, means = ctx.encoder.spans(batch.input_ids[:, 0], batch.attention_mask[:, 0], span_mask)
         text = ctx.gather(ctx.encoder.output(pooled).projected)  # (B, D)
-        spans, present = gathered(means, span_mask.any(-1), ctx)  # (B, S, D), (B, S)
+        spans, present = gathered(means, placed(span_mask.any(-1), means.device), ctx)  # (B, S, D), (B, S)
         row = torch.arange(len(text), device=text.device)
         own = row[:, None] == row  # (B, B)
         other = ~own if batch.text_id is None else batch.text_id[:, :1] != batch.text_id[:, 0]

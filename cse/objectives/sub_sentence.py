@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.functional import contrast, cosine_matrix
@@ -56,16 +57,16 @@ class SubSentence(Objective):
         flat = (batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), span_mask.flatten(0, 1))
         means = encoder.spans(*flat)[1].flatten(0, 1)  # (b V S, H)
         local = encoder.output(means).projected.view(*group.shape, -1)  # (b, V, S, D)
-        vectors, present = gathered(local, span_mask.any(-1), ctx)
+        vectors, present = gathered(local, placed(span_mask.any(-1), local.device), ctx)
         more = present.shape[-1] - group.shape[-1]
-        group = ctx.gather(F.pad(group, (0, more)))  # (B, V, S)
-        row = torch.arange(len(group), device=group.device)[:, None, None].expand_as(group)[present]  # (A,)
-        vectors, group = vectors[present], group[present]  # (A, D), (A,)
+        group = ctx.gather(placed(F.pad(group, (0, more)), local.device))  # (B, V, S)
+        found = present.nonzero(as_tuple=True)  # once, since it waits for a GPU
+        row, vectors, group = found[0], vectors[found], group[found]  # (A,), (A, D), (A,)
         logits = cosine_matrix(vectors, vectors) / self.temperature  # (A, A)
         same_row = row[:, None] == row
         mask = ~torch.eye(len(row), dtype=torch.bool, device=row.device)
         if batch.text_id is not None:
-            text = batch.text_id[:, :, None].expand_as(present)[present]  # (A,)
+            text = batch.text_id[found[:2]]  # (A,)
             mask &= same_row | (text[:, None] != text)
         weight = None if batch.weight is None else batch.weight[row]
         result = contrast(logits, same_row & (group[:, None] == group), mask=mask, weight=weight)

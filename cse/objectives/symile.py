@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.blocks import by_rows
@@ -64,7 +65,7 @@ class Symile(Objective):
         slots = normalize(views.require_aligned("Symile"))[order].unbind(1)  # M of (B, D')
         texts = None if batch.text_id is None else batch.text_id[order].T  # (M, B)
         weight = None if batch.weight is None else batch.weight[order]
-        return self.loss(slots, self._combinations(len(slots), len(order), ctx).to(order.device), texts, weight)
+        return self.loss(slots, placed(self._combinations(len(slots), len(order), ctx), order.device), texts, weight)
 
     def loss(
         self, slots: tuple[Tensor, ...], rows: Tensor, texts: Tensor | None = None, weight: Tensor | None = None

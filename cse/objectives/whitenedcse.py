@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
+from cse.encoder.device import placed
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
@@ -98,7 +99,7 @@ class WhitenedCSE(Objective):
         assert self.group_size is not None  # setup chose it
         _, count, channels = rows.shape
         blocks, exist = self._cut(rows), [None] * count if present is None else self._cut(present)
-        orders = [torch.randperm(channels, generator=generator).to(rows.device) for _ in range(count)]
+        orders = [placed(torch.randperm(channels, generator=generator), rows.device) for _ in range(count)]
         white = [
             of_present(
                 partial(group_whiten, group_size=self.group_size, permutation=order, covariance=self.covariance),

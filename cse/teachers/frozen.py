@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cse.batch import Batch
 from cse.encoder.cached import cached_vectors
+from cse.encoder.device import placed
 from cse.encoder.identity import model_hash
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
@@ -88,7 +89,7 @@ class FrozenEncoder(Teacher):
         found = torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()])
         if self.center:
             found = F.normalize(found - torch.from_numpy(self._means[batch.source]), dim=-1)
-        return found.to(text_id.device)
+        return placed(found, text_id.device)
 
     def loaded(self) -> Encoder:
         """The encoder, loaded again."""
@@ -148,7 +149,7 @@ class FrozenViewEncoder(Teacher):
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
         """The exported vectors (B, V, Dt) of the views of all processes, float32."""
-        self.encoder.to(batch.input_ids.device)
+        self.encoder.to(ctx.encoder.device)
         return view_vectors(self.encoder, batch, ctx)
 
 

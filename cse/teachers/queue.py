@@ -31,14 +31,22 @@ class Queue(nn.Module):
         require_at_least(0, type(self).__name__, size=size)
         self.register_buffer("vectors", torch.zeros(size, width))  # (N, D') oldest first, behind what is still empty
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.count = 0  # what `filled` holds, known without waiting for a GPU
+        self.register_load_state_dict_post_hook(_count_again)  # type: ignore[no-untyped-call]
 
     def rows(self) -> Tensor:
         """(n, D') the vectors, oldest first; n <= N."""
-        return self.vectors[len(self.vectors) - int(self.filled) :]
+        return self.vectors[len(self.vectors) - self.count :]
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Add vectors (B, D') of the gathered batch; the oldest ones make room."""
         size = len(self.vectors)
         self.vectors.copy_(torch.cat([self.vectors, rows.to(self.vectors)])[len(rows) :])
-        self.filled.fill_(min(size, int(self.filled) + len(rows)))
+        self.count = min(size, self.count + len(rows))
+        self.filled.fill_(self.count)
+
+
+def _count_again(queue: Queue, _: object) -> None:
+    """Count the vectors of a queue whose state was loaded."""
+    queue.count = int(queue.filled)

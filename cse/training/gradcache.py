@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput
+from cse.encoder.device import placed
 from cse.interfaces import StepContext
 from cse.training.learner import Encoded, Learner
 
@@ -59,6 +60,7 @@ def backward(
         The embeddings and the loss, detached.
     """
     chunks = by_size(batch, chunk_size or batch.size) if chunk_tokens is None else by_tokens(batch, chunk_tokens)
+    chunks = [Chunk(chunk, placed(texts, accelerator.device)) for chunk, texts in chunks]
     with torch.no_grad():
         encoded = _kept(learner, batch, chunks, seed)
     with accelerator.no_sync(learner):
@@ -73,7 +75,7 @@ def backward(
             again = [t.flatten(0, 1) for t in _encode(learner, chunk, seed, i)[: len(gradients)]]
             # Its gradient is what the chain rule carries from the embeddings of this chunk into the weights.
             terms = [(e * g[texts].to(e.dtype)).sum() for e, g in zip(again, gradients, strict=True)]
-            surrogate = torch.stack([*terms, _touch(learner, batch)] if final else terms).sum()
+            surrogate = torch.stack([*terms, *(_touch(learner, batch) if final else [])]).sum()
             torch.autograd.backward(surrogate)  # not by the accelerator: in fp16 these gradients are scaled already
     found = [t.detach() for t in _distinct(encoded)]
     return Encoded(found[0], found[-1]), LossOutput(output.loss.detach(), output.metrics)
@@ -82,7 +84,7 @@ def backward(
 def by_size(batch: Batch, size: int) -> list[Chunk]:
     """The batch in chunks of at most `size` rows, with the padding of the batch."""
     pieces = {name: tensor.split(size) for name, tensor in batch.tensors().items()}  # type: ignore[no-untyped-call]
-    every = torch.arange(batch.size * batch.views, device=batch.input_ids.device)
+    every = torch.arange(batch.size * batch.views)
     places = every.split(size * batch.views)  # type: ignore[no-untyped-call]
     return [
         Chunk(batch.with_tensors({name: piece[i] for name, piece in pieces.items()}), place)
@@ -139,15 +141,14 @@ def _gradient(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def _touch(learner: nn.Module, batch: Batch) -> Tensor:
-    """0 as a function of the objective's weights. They have their gradient already, but DDP waits for every weight.
+def _touch(learner: nn.Module, batch: Batch) -> list[Tensor]:
+    """Zeros, functions of the objective's weights. They have their gradient already, but DDP waits for every weight.
 
     DDP that looks for unused weights does not wait: it has seen that these were used.
     """
-    nothing = torch.zeros((), device=batch.input_ids.device)
     if getattr(learner, "find_unused_parameters", False):
-        return nothing
+        return []
     inner = learner if isinstance(learner, Learner) else learner.module
     assert isinstance(inner, Learner)
     trained = [p for p in inner.objective_of(batch).parameters() if p.requires_grad]
-    return torch.stack([0.0 * p.sum() for p in trained] or [nothing]).sum()
+    return [0.0 * p.sum() for p in trained]

@@ -65,7 +65,7 @@ class Learner(nn.Module):
     def encode(self, batch: Batch) -> Encoded:
         """All views of the batch in one pass over (b V, L) rows; (b, V, 0) if the objective does not use views."""
         if not self.objective_of(batch).uses_views:
-            nothing = torch.zeros(batch.size, batch.views, 0, device=batch.input_ids.device)
+            nothing = torch.zeros(batch.size, batch.views, 0, device=self.encoder.device)
             return Encoded(nothing, nothing)
         output = self.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         shape = (batch.size, batch.views, -1)
@@ -96,7 +96,7 @@ def gather_rows(batch: Batch) -> Batch:
 
 
 @torch.no_grad()
-def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
+def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, Tensor]:
     """How a batch lies on the unit sphere: whether training makes progress, and whether the embeddings collapsed.
 
     Returns:
@@ -110,8 +110,8 @@ def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, float]:
     size, own = len(anchor), paired_cosine(anchor, positive).sum()
     every = normalize(anchor).sum(0) @ normalize(positive).sum(0)  # the sum of all B x B cosines
     return {
-        "pos_cos": float(own / size),
-        "neg_cos": float((every - own) / max(1, size * size - size)),
-        "align": float(alignment(anchor, positive)),
-        "uniform": float(batch_uniformity(anchor, 2.0)) if size > 1 else 0.0,
+        "pos_cos": own / size,
+        "neg_cos": (every - own) / max(1, size * size - size),
+        "align": alignment(anchor, positive),
+        "uniform": batch_uniformity(anchor, 2.0) if size > 1 else torch.zeros_like(own),
     }

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cse import distributed
 from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
+from cse.encoder.device import numbers
 from cse.evaluation.encoding import changing
 from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
@@ -161,8 +163,7 @@ class Trainer:
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
                 self.callbacks.on_step(run, metrics)
-                # A signal may reach one process only; all must stop at the same step, or the others wait for it.
-                run.interrupted = distributed.all_max(self.interrupt.wanted)
+                run.interrupted = self._interrupted(due)
                 if due:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
@@ -185,6 +186,16 @@ class Trainer:
                     saving.save(run, "best", precision=settings.save_precision)
         progress.finished = True
         self._save_state()
+
+    def _interrupted(self, due: bool) -> int:
+        """The signal that ends the run after this step, or 0.
+
+        It may reach one process only; all must stop at the same step, or the others wait for it. On GPUs they ask each
+        other every ten steps, since the host waits for the answer.
+        """
+        if self.accelerator.device.type == "cuda" and not due and self.run.progress.step % 10:
+            return 0
+        return distributed.all_max(self.interrupt.wanted)
 
     def _complete(self) -> bool:
         """Whether the run is over: all steps are taken, a callback ended it, or the score stopped improving."""
@@ -234,7 +245,7 @@ class Trainer:
         rate = settings.rate(step, run.max_steps)
         for optimizer in self.optimizers:
             optimizers.set_rate(optimizer, rate)
-        total = 0.0
+        losses: list[Tensor] = []
         for i, part in enumerate(parts):
             ctx = self._context(step, i, part)
             # Dropout is seeded by its place in the run, not by what ran before: a resumed run draws the same masks.
@@ -256,41 +267,46 @@ class Trainer:
                 with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                     encoded, output = self.wrapped(part, ctx)
                     self.accelerator.backward(output.loss / settings.accumulation)
-            total += float(output.loss.detach()) / len(parts)
-        if not math.isfinite(total):
-            fix = "use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
-            raise self._not_finite(f"the loss is {total}", fix)
-        norm = self._clip()
+            losses.append(output.loss.detach())
+        parameters = list(self.wrapped.parameters())
+        # An infinite limit leaves the gradient as it is. Another one would make all of it NaN where a part is.
+        norm = fsdp.whole(self.accelerator.clip_grad_norm_(parameters, math.inf))
+        probed = diagnostics(encoded, parts[-1].num_positives) if probe else {}
+        read = {"grad_norm": norm, **output.metrics, **probed}
+        # Here alone a step waits for a GPU: a step on a gradient that is not finite could not be taken back.
+        found = numbers([*losses, *read.values()])
+        total = sum(loss / len(parts) for loss in found[: len(parts)])
+        values = dict(zip(read, found[len(parts) :], strict=True))
+        self._require_finite(total, values["grad_norm"])
+        torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.learner.objective_of(parts[-1]).after_step(self._context(step, 0, parts[-1]))
-        metrics = {"loss": total, "lr": rate, "grad_norm": norm}
+        metrics = {"loss": total, "lr": rate, "grad_norm": values["grad_norm"]}
         metrics |= {f"loss_{part.source}": total for part in parts if part.source}
-        metrics |= {name: float(value) for name, value in output.metrics.items()}
-        if probe:
-            return metrics | diagnostics(encoded, parts[-1].num_positives)
-        self.accelerator.log(metrics, step=step + 1)  # a step that is probed is logged with its evaluation
+        metrics |= values
+        if not probe:  # a step that is probed is logged with its evaluation
+            self.accelerator.log(metrics, step=step + 1)
         return metrics
 
-    def _clip(self) -> float:
-        """Clip the gradient; returns the norm that it had.
+    def _require_finite(self, loss: float, norm: float) -> None:
+        """Check the loss and the norm of its gradient before the weights change.
 
         Raises:
-            FloatingPointError: The norm is not finite. With a scaled loss (fp16) the scaler skips such a step instead.
+            FloatingPointError: One is not finite. An infinite norm of a scaled loss (fp16) is left to its scaler, which
+                skips the step.
         """
-        parameters = list(self.wrapped.parameters())
-        # An infinite limit leaves the gradient as it is. Another one would make all of it NaN where a part is.
-        norm = fsdp.whole(self.accelerator.clip_grad_norm_(parameters, math.inf))
-        if self.accelerator.scaler is None and not norm.isfinite():
+        if not math.isfinite(loss):
+            fix = "use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
+            raise self._not_finite(f"the loss is {loss}", fix)
+        if self.accelerator.scaler is None and not math.isfinite(norm):
             gradients = ((name, p.grad) for name, p in self.learner.named_parameters() if p.grad is not None)
             first = next((name for name, g in gradients if not fsdp.whole(g).isfinite().all()), None)
             of = "" if first is None else f" of {first}"
             raise self._not_finite(
                 f"the gradient{of} is not finite", "use --trainer.precision=fp32, or report the objective"
             )
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
-        return float(norm)
 
     def _not_finite(self, what: str, fix: str) -> FloatingPointError:
         """The error that ends a run before weights are lost."""

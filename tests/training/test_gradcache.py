@@ -95,14 +95,6 @@ def test_cached_gradients_are_the_direct_ones(tiny_bert, tmp_path, options, trip
     assert max(float((want[n] - got[n]).abs().max()) for n in want) < 1e-12
 
 
-@pytest.mark.parametrize("unused", [False, True])
-def test_the_term_of_an_objective_without_weights_is_on_the_device_of_the_batch(tiny_bert, unused):
-    """It is stacked with those of the chunks, which a GPU refuses of a number on the CPU."""
-    learner = Learner(Encoder(tiny_bert), {"nli": SimCSE()})
-    learner.find_unused_parameters = unused  # as a DDP of several objectives has it
-    assert gradcache._touch(learner, batch().to(torch.device("meta"))).device.type == "meta"
-
-
 @pytest.mark.parametrize(
     ("options", "cut"), [({"chunk_size": 3}, gradcache.by_size), ({"chunk_tokens": 30}, gradcache.by_tokens)]
 )

@@ -30,12 +30,22 @@ LONGEST = 128  # tokens; beyond this, the (L, L) weights cost more memory than t
 def use_short_attention(model: PreTrainedModel) -> None:
     """Let a model that would use the fused kernel choose between it and the plain formula at each call."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
         AttentionInterface.register(NAME, short_attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
+        AttentionMaskInterface.register(NAME, mask_without_waiting)
         model.set_attn_implementation(NAME)
+
+
+def mask_without_waiting(*sizes: Any, **options: Any) -> Tensor | None:
+    """The mask that transformers makes for `sdpa`; on a GPU, without asking first whether it hides anything."""
+    from transformers.masking_utils import sdpa_mask
+
+    padding = options.get("attention_mask")
+    if padding is not None and padding.device.type == "cuda":  # the host would wait for the answer
+        options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor | None = sdpa_mask(*sizes, **options)
+    return mask
 
 
 def short_attention(
