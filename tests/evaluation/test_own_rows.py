@@ -84,13 +84,6 @@ def test_a_triplet_is_right_if_its_positive_is_nearer_than_every_negative(encode
     assert found.arrays["right"].tolist() == [1, 0]
 
 
-def test_triplets_whose_positive_is_a_negative_are_counted(encoder):
-    rows = [("cat", "cat mat", "Cat mat!"), ("dog", "dog ran", "sun"), ("moon", "moon", "red")]
-    (found,) = Triplets(rows_as(rows, "premise", "entailment", "contradiction")).measure(encoder)
-    assert found.n == 2
-    assert found.about["left_out"] == {"same_as_negative": 1}
-
-
 def test_pair_classification(encoder):
     label = [int(i % 3 == 0) for i in range(len(PAIRS))]
     rows = [(*pair, value) for pair, value in zip(PAIRS, label, strict=True)]

@@ -35,12 +35,6 @@ def test_says_which_text_was_scored(write_task, text, form):
     assert load(write_task([("1", text, "b")])).source.text == form
 
 
-def test_blank_gold_is_left_out_and_counted(write_task):
-    found = load(write_task([("1", "a", "b"), ("", "c", "d"), ("2", "e", "f")]))
-    assert found.subsets["dev"].first == ("a", "e")
-    assert found.source.blank == 1
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -66,12 +60,6 @@ def test_files_that_are_not_the_known_set(write_task):
         (folder / "STSB" / "dev.tsv").write_bytes(content)
         with pytest.raises(UserError, match=message):
             load(folder, check=True)
-
-
-def test_missing_says_where_it_was_looked_for(tmp_path, write_task):
-    folder = write_task([("1", "a", "b")])
-    with pytest.raises(Missing, match=r"STSB/test\.tsv; Hub: mteb/stsbenchmark-sts: it is not in the Hub's cache"):
-        load(folder, "STSB")
 
 
 def test_cse_data_comes_after_data(write_task, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 
 from cse.errors import UserError
 from cse.evaluation.evaluator import STSEvaluator
-from cse.evaluation.finding import Finding, Measuring, ask, chosen, require_distinct
+from cse.evaluation.finding import Measuring, ask, chosen, require_distinct
 from cse.evaluation.several import Several
 from tests.evaluation.helpers import Numbers, finding
 
@@ -33,18 +33,6 @@ def test_scores_are_named_after_the_evaluators(hash_encoder):
 def test_the_rows_that_select_are_told_from_the_others(hash_encoder, primary, names):
     several = Several({"own": Numbers(), "sets": Sets(), "general": STSEvaluator()}, primary=primary)
     assert chosen(several.primary, several.measure(hash_encoder())) == names
-
-
-def test_one_evaluator_is_chosen_by_all_its_rows(hash_encoder):
-    assert chosen("mean", Sets().measure(None)) == ["x", "y"]
-    assert chosen("accuracy", [finding("x")]) == ["x"]
-
-
-def test_an_evaluator_that_returns_numbers_has_a_finding_without_arrays():
-    numbers, (found,) = ask(Numbers(), None)
-    assert numbers == {"words": 3.0, "letters": 15.0}
-    assert isinstance(found, Finding)
-    assert (found.name, found.value, found.n, found.arrays) == ("Numbers", 3.0, 0, {})
 
 
 def test_names_that_are_wrong():

@@ -3,19 +3,13 @@ import pytest
 from scipy import stats
 
 from cse.evaluation import significance
-from cse.evaluation.significance import _counts, bootstrap, holm, interval, p_value
+from cse.evaluation.significance import bootstrap, holm, interval, p_value
 
 
 def data(n, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     gold = rng.integers(0, 11, size=n) / 2
     return np.round(gold + noise * rng.normal(size=n), 1), gold
-
-
-def test_counts_are_resamples():
-    counts = _counts(np.random.default_rng(0), 400, 30)
-    assert (counts.sum(1) == 30).all()
-    assert counts.mean(0) == pytest.approx(np.ones(30), abs=0.2)
 
 
 def test_chunks_do_not_matter(monkeypatch):

@@ -45,15 +45,6 @@ def test_every_case_of_texts(mini, name, method):
             assert np.allclose([word.score for word in words], want, atol=2e-5), (pair["a"], side)
 
 
-def test_equal_texts_do_not_differ_and_sides_may_be_swapped(mini):
-    (same,) = differences(mini, [(PAIR[0], PAIR[0])])
-    assert max(abs(word.score) for word in same.words_a + same.words_b) < 1e-5
-    for method in ("align", "delete"):
-        (one,), (other,) = (differences(mini, [pair], method=method) for pair in (PAIR, PAIR[::-1]))
-        assert np.allclose([w.score for w in one.words_a], [w.score for w in other.words_b], atol=1e-5)
-        assert np.allclose([w.score for w in one.words_b], [w.score for w in other.words_a], atol=1e-5)
-
-
 def test_words_keep_their_places_and_a_text_without_words_differs_wholly(mini):
     (found,) = differences(mini, [("  Chinese shares,  higher.", "")])
     places = [(w.text, w.start, w.end) for w in found.words_a]

@@ -156,25 +156,6 @@ def test_the_next_block_is_read_while_one_is_encoded(encoder, file, tmp_path, mo
     assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
-def test_what_fails_in_a_later_block_is_raised_in_its_turn(encoder, file, tmp_path, monkeypatch):
-    read, out = encoder.read, tmp_path / "v.npy"
-
-    def fails(texts, **options):
-        if texts == lines(43)[16:24]:
-            raise UserError("the third block cannot be read")
-        return read(texts, **options)
-
-    monkeypatch.setattr(encoder, "read", fails)
-    texts = TextFile.scan(str(file))
-    with pytest.raises(UserError, match="the third block cannot be read"):
-        encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
-    assert _rows(out) == 16
-    assert not out.exists()
-    monkeypatch.undo()
-    encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
-    assert out.read_bytes() == npy(by_hand(encoder, lines(43)))
-
-
 def test_kill_9_in_the_middle(tiny_bert, tmp_path):
     """It strikes while the fourth of five blocks is encoded."""
     (tmp_path / "texts.txt").write_text("\n".join(lines(100)))

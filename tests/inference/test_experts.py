@@ -14,8 +14,6 @@ from tests.cases import cases, load
 from tests.models import save_tiny
 from tests.objectives.helpers import agrees
 
-TEXTS = ["the cat sat", "a dog ran fast", "the sun", "the cat sat", "blue moon"]
-
 
 def save_expert(backbone, folder, seed, rank=2, whole=True, **options):
     """A checkpoint whose adapter differs from 0."""
@@ -34,22 +32,6 @@ def folders(tiny_bert, tmp_path_factory):
     place = tmp_path_factory.mktemp("experts")
     labels = enumerate(["legal", "U.S. news"])
     return {label: save_expert(tiny_bert, place / str(i), i, rank=1 + i) for i, label in labels}
-
-
-def test_each_text_has_the_vector_of_its_checkpoint(folders, tiny_bert):
-    experts = cse.Experts(folders, device="cpu")
-    labels = ["legal", "U.S. news", "legal", "U.S. news", "U.S. news"]
-    found = experts.encode(TEXTS, labels)
-    alone = {label: Encoder.load(str(folder)).encode(TEXTS) for label, folder in folders.items()}
-    want = np.stack([alone[label][i] for i, label in enumerate(labels)])
-    assert np.abs(found - want).max() < 1e-5
-    assert np.abs(found[0] - found[3]).max() > 1e-2  # one text, two domains
-    order = [4, 2, 0, 1, 3]
-    permuted = experts.encode([TEXTS[i] for i in order], [labels[i] for i in order])
-    assert np.abs(permuted - found[order]).max() < 1e-6
-    weights = sum(p.numel() for name, p in experts.encoder.backbone.named_parameters() if ".lora_" not in name)
-    assert weights == sum(p.numel() for p in Encoder.load(tiny_bert).backbone.parameters())  # the backbone once
-    assert experts.encode(TEXTS, labels, dimensions=4).shape == (5, 4)
 
 
 def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):

@@ -62,12 +62,6 @@ def test_arguments_out_of_range():
             fit_table(np.eye(3), **wrong)
 
 
-def test_a_token_has_the_vector_of_a_text_of_it_alone(tiny_bert):
-    encoder = Encoder.load(tiny_bert)
-    ids = encoder.tokenizer.convert_tokens_to_ids(WORDS[:4])
-    assert np.abs(token_vectors(encoder, ids) - encoder.encode(WORDS[:4])).max() < 1e-6
-
-
 def test_the_command(tiny_bert, tmp_path, capsys):
     from sentence_transformers import SentenceTransformer
 

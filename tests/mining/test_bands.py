@@ -44,15 +44,6 @@ def test_bands_against_a_slow_loop(place):
     assert about["miner"]["first"] == 9
 
 
-def test_the_scale_and_a_rotation_of_the_space_change_nothing(place):
-    options = ["--positives", "1", "2", "--ranks", "5", "6", "--k", "2", "--easy", "1"]
-    want = mined(*options)
-    turn = np.linalg.qr(np.random.default_rng(8).normal(size=(5, 5)))[0]
-    np.save("turned.npy", (7 * np.load("graph.npy") @ turn).astype(np.float32))
-    assert mined(*options, vectors="turned.npy") == want
-    assert mined(*options, "--seed", "1") != want
-
-
 def test_vectors_are_those_of_the_rows_of_the_file(place):
     """Blank and repeated lines have vectors too, and a pool has the vectors after those of the data."""
     (place / "texts.txt").write_text("b\n\na\nb\n")
@@ -60,14 +51,6 @@ def test_vectors_are_those_of_the_rows_of_the_file(place):
     np.save("graph.npy", np.array([[1.0, 0], [9, 9], [0, 1], [0, -5], [1, 1], [1, 0.1]]))
     rows = mined("--pool", "pool.txt", "--ranks", "1", "1")
     assert [(row["anchor"], row["negative_1"]) for row in rows] == [("b", "d"), ("a", "c")]
-
-
-def test_easy_negatives_alone_follow_the_hard_ones(place):
-    texts, near = (place / "texts.txt").read_text().splitlines(), order(np.load("graph.npy"))
-    for row, own in zip(mined("--ranks", "1", "20", "--k", "1", "--easy", "2"), near, strict=True):
-        assert row["positive"] == row["anchor"]
-        assert row["negative_1"] == texts[own[0]]
-        assert {row["negative_2"], row["negative_3"]} <= {texts[j] for j in own[20:]}
 
 
 def test_the_triples_are_trained_on(place, tiny_bert):

@@ -71,19 +71,6 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     assert counts["teacher"] == counts["candidates"] - want > 0
 
 
-def test_negatives_that_are_there_stay_and_a_pool_may_be_another_file(checkpoint, tmp_path):
-    (tmp_path / "rows.tsv").write_text("a\tp\tn\nthe cat\ta cat\tred sun\nthe dog\ta dog\tThe moon!\n")
-    (tmp_path / "pool.txt").write_text("the moon\na tree\nA Cat.\nA Tree\n")
-    out = str(tmp_path / "mined.parquet")
-    pool = ["--pool", str(tmp_path / "pool.txt"), "--k", "2"]
-    mined(checkpoint, "--data", str(tmp_path / "rows.tsv"), "--columns", "a", "p", "n", "--out", out, *pool)
-    first, second = [[text for text in row.values() if text is not None] for row in table(out)]
-    assert first[:3] == ["the cat", "a cat", "red sun"]
-    assert sorted(first[3:]) == ["a tree", "the moon"]  # `A Cat.` is the positive, `A Tree` is there already
-    assert second[:3] == ["the dog", "a dog", "The moon!"]
-    assert sorted(second[3:]) == ["A Cat.", "a tree"]
-
-
 def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("cse.encoder.cached.CHUNK", 5)
     texts = write_texts(tmp_path, 23)

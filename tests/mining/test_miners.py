@@ -11,7 +11,6 @@ from cse.errors import UserError
 from cse.mining.corpus import Corpus
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbors import Exact, open_pool
-from cse.mining.search import mine
 from tests.cases import cases, load
 
 
@@ -99,12 +98,6 @@ def test_what_is_missing_is_minus_one():
     assert topk(circle(10), queries(circle(0), circle(5), [[0]]), k=2).rows.tolist() == [[-1, -1]]
 
 
-def test_a_rule_from_outside_comes_after_the_band():
-    found = topk(POOL, QUERY, 9, lambda rows: rows % 2 == 1, first=2, last=5)
-    assert [row for row in found.rows[0] if row >= 0] == [1, 3]
-    assert found.counts["teacher"] == 2
-
-
 # -- Against loops ---------------------------------------------------------------------------------------------------
 
 
@@ -153,23 +146,6 @@ def test_an_index_of_faiss_finds_nearly_all(cloud, index):
 # -- Random ----------------------------------------------------------------------------------------------------------
 
 
-def test_random_rows_are_neither_banned_nor_repeated_and_depend_on_the_key_alone(cloud):
-    anchor, positive, pool, banned = cloud
-    miner = Random(seed=5)
-    miner.setup(pool)
-    whole = miner(queries(anchor, positive, banned), 3).rows
-    for row, bad in zip(whole, banned, strict=True):
-        assert len({*row} - {*bad} - {-1}) == 3
-    half = slice(20, 40)
-    again = miner(queries(anchor[half], positive[half], banned[half], range(20, 40)), 3).rows
-    assert again.tolist() == whole[half].tolist()
-    other = Random(seed=6)
-    other.setup(pool)
-    assert other(queries(anchor, positive, banned), 3).rows.tolist() != whole.tolist()
-    assert set(whole.flatten()) <= set(range(333))
-    assert len(set(whole.flatten())) > 80  # 120 draws from 333: 101 different ones are expected
-
-
 # -- Which texts are no negatives of which ---------------------------------------------------------------------------
 
 
@@ -180,22 +156,6 @@ def test_single_rows_and_a_pool_of_one_text():
     assert corpus.anchor.tolist() == corpus.positive.tolist() == [3, 4]
     with pytest.raises(UserError, match="1 different texts"):
         Corpus([Example(("a", "b")), Example(("c", "B"))])
-
-
-def test_the_loop_is_the_miner_on_all_rows_at_once(monkeypatch):
-    monkeypatch.setattr("cse.mining.search.CHUNK", 7)
-    rng = np.random.default_rng(0)
-    data = [Example((f"a{i}", f"p{i % 9}")) for i in range(30)]
-    corpus = Corpus(data)
-    vectors = unit(rng.normal(size=(len(corpus.texts), 5)).astype(np.float32))
-    miner = TopK(last=5)
-    miner.setup(vectors[: corpus.size])
-    found = mine(miner, corpus, vectors, 2, range(4, 30))
-    assert corpus.size == 9
-    for row, got in zip(range(4, 30), found.rows.tolist(), strict=True):
-        cosine = vectors[:9] @ vectors[corpus.anchor[row]]
-        assert got == [int(i) for i in np.argsort(-cosine) if i != row % 9][:2]
-    assert found.counts["candidates"] == 26 * 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from cse.batch import Example
 from cse.data.collators import TextViews
 from cse.data.datasets import Texts, Triplets
 from cse.data.halves import Halves
@@ -70,14 +69,6 @@ def test_they_are_the_nearest_by_numpy(tiny_bert, tmp_path, prompts, first):
         found = [cosine[i, texts.index(text)] for text in row.texts[1:]]
         want = np.sort(cosine[i])[::-1][first - 1 : first + 1]
         assert found == pytest.approx(want, abs=1e-6)  # of two that are as near, either will do
-
-
-def test_texts_that_are_the_same_are_not_near_each_other(tiny_bert):
-    data = [Example((text,), row_id=i) for i, text in enumerate(["the cat", "The cat.", "a dog", "red house"])]
-    source = near(miner=TopK(last=2))
-    source.setup(data, 1)
-    rows, _ = source.rows(0, spread(tiny_bert))
-    assert set(rows[0].texts[1:]) == set(rows[1].texts[1:]) == {"a dog", "red house"}
 
 
 def test_a_run_learns_from_them_and_mines_again(tiny_bert, tmp_path, monkeypatch):
