@@ -122,6 +122,7 @@ def test_a_model_by_distance_is_compared_by_distance(model, data, tmp_path, caps
     assert np.asarray(adapted.similarity_pairwise(a, b)) == pytest.approx([-5, -2])
     near = mteb_adapter.adapt(model("a"))
     assert np.asarray(near.similarity_pairwise(a[1:], b[1:])) == pytest.approx([1 / np.sqrt(5)])
+    assert np.asarray(near.similarity(a[1:], b)) == pytest.approx(np.array([[3 / 5, 1 / np.sqrt(5)]]))
     run(far, data, tmp_path / "out")
     assert "mteb's STS tasks is that of cosines" in capsys.readouterr().out
     path = tmp_path / "out" / "fp32" / "results" / "cse__same-name" / ("a" * 40) / "STS13.json"
