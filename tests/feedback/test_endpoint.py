@@ -268,6 +268,16 @@ def test_a_key_is_asked_for_by_name_and_not_sent_to_another_provider(tmp_path, c
     assert "OPENAI_API_KEY is not set or empty" in capsys.readouterr().err
 
 
+def test_a_file_of_somebody_else_is_kept(tmp_path, capsys):
+    write_pairs(tmp_path, ["fine"])
+    (tmp_path / "out.jsonl").write_text("{}\n")
+    with Server() as server:
+        assert cli.main(command(tmp_path, server.url)) == 2
+        assert server.requests == []
+    assert "exists and was not written by" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text() == "{}\n"
+
+
 def start(folder: Path, url: str, *more: str) -> subprocess.Popen:
     code = [sys.executable, "-m", "cse", *command(folder, url, *more)]
     return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

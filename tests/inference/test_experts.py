@@ -44,7 +44,13 @@ def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
         cse.Experts({})
     Encoder(tiny_bert, pooler="mean").save(tmp_path / "plain")
     long = save_expert(tiny_bert, tmp_path / "long", 1, max_length=7)
-    wrong = {"no adapter/": tmp_path / "plain", "in its modules, template, length": long}
+    other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
+    alien = save_expert(other, tmp_path / "alien", 1)
+    wrong = {
+        "no adapter/": tmp_path / "plain",
+        "in its modules, template, length": long,
+        "its vectors differ by": alien,
+    }
     for message, folder in wrong.items():
         with pytest.raises(UserError, match=message):
             cse.Experts({"legal": folders["legal"], "x": folder}, device="cpu")
