@@ -220,7 +220,7 @@ def blocks(folder) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("extra", ["dense", "whitened", "template"])
+@pytest.mark.parametrize("extra", ["dense", "whitened", "template", "mask"])
 def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, capsys):
     """As a stranger would, with the folder in place of the Hub."""
     made = encoder
@@ -228,11 +228,18 @@ def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, 
         made = whiten(Encoder(tiny_bert, pooler="mean").eval(), write_texts(tmp_path).read_text().splitlines(), 5)
     elif extra == "template":
         made = Encoder(tiny_bert, pooler="last", template="the {text} sat on", max_length=12).eval()
+    elif extra == "mask":
+        made = Encoder(tiny_bert, pooler="mask", template="the {text} sat {mask} on", max_length=20).eval()
     made.save(tmp_path / "best")
     stage(tmp_path / "best", tmp_path / "me" / "my-encoder")
     folder = tmp_path / "me" / "my-encoder"
-    assert ("cut" in card(folder).text, made.template is not None) == (True, extra == "template")
-    assert ("`the {text} sat on`" in card(folder).text) == (extra == "template")
+    text = card(folder).text
+    assert "cut" in text
+    assert ("`the {text} sat on`" in text, "`the {text} sat [MASK] on`" in text) == (
+        extra == "template",
+        extra == "mask",
+    )
+    assert ("| pooling | the last layer at the mask token" in text) == (extra == "mask")
     monkeypatch.chdir(tmp_path)  # where me/my-encoder is a folder
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: str(tmp_path / repo / file))
     want = made.encode(TEXTS)
