@@ -395,9 +395,9 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
     """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # each loader has its own exceptions for a file that somebody else wrote
+    except BaseException as error:  # each loader has its own for a file that somebody else wrote; tokenizers panic
         lines = (str(error).strip() or type(error).__name__).splitlines()
         reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])[:160]
         if isinstance(error, pickle.UnpicklingError):  # whose text tells how to run what the pickle holds

@@ -115,16 +115,17 @@ class Encoder(TextEncoder):
         self.causal = kind.causal and not is_bidirectional(self.backbone.config)
         self.source, self.layers, self.revision = backbone, layers, revision
         taken = adapter.positions if adapter is not None else 0
-        self.read_with(
-            tokenizer,
-            layout,
-            source=backbone,
-            template=template,
-            positions=max_positions(self.backbone.config.to_dict()) - taken,
-            max_length=max_length,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-        )
+        with explained(backbone):
+            self.read_with(
+                tokenizer,
+                layout,
+                source=backbone,
+                template=template,
+                positions=max_positions(self.backbone.config.to_dict()) - taken,
+                max_length=max_length,
+                prompts=prompts,
+                default_prompt_name=default_prompt_name,
+            )
         self.pooler: PoolerName = pooler or layout.pooler or "cls"
         self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
         self.reference = None

@@ -176,7 +176,7 @@ class TextEncoder(nn.Module, ABC):
 
         Raises:
             UserError: The vectors do not have as many dimensions, or that of a text has nan or is 0. Static vectors may
-                be 0: a text without a known word has no other.
+                be 0, since a text without a known word has no other, and so may those of a text without tokens.
         """
         import numpy as np
 
@@ -190,25 +190,26 @@ class TextEncoder(nn.Module, ABC):
         return found
 
     def try_out(self) -> None:
-        """Make one vector, so that settings or weights that can make none are known where a model is loaded.
+        """Make vectors, so that settings or weights that can make none are known where a model is loaded.
 
         Raises:
-            UserError: The vector has nan or is 0.
+            UserError: A vector has nan or is 0.
             Exception: What the backbone raises.
         """
-        ids = self.tokenize(["a"])
+        ids = self.tokenize(["a", ""])  # of two lengths, one of which is padded
         with inference(self, "fp32", self.device):
             tokens, mask = (tensor.to(self.device) for tensor in self.pad(ids))
             found = self.post(self.passes.pooled(tokens, mask)).float().cpu().numpy()
         self._require_directions(found, ids.__getitem__)
 
     def _require_directions(self, vectors: NDArray[np.float32], ids: Callable[[int], Sequence[int]]) -> None:
-        """Raise if a vector, of which `ids` gives the tokens, has nan or, unless it is static, is 0."""
+        """Raise if a vector, of which `ids` gives the tokens, has nan, or is 0 and not one that may be."""
+        static = self.passes.backbone.config.model_type == STATIC_NAME
 
         def name(row: int) -> str:
             return f"model {self.source!r}: {self.tokenizer.decode(ids(row), skip_special_tokens=True)[:60]!r}"
 
-        require_directions(vectors, name, null=self.passes.backbone.config.model_type == STATIC_NAME)
+        require_directions(vectors, name, null=lambda row: static or ids(row) == [self.tokenizer.pad_token_id])
 
     def _width(self, dimensions: int | None) -> int:
         """The number of dimensions of a vector that is asked for."""

@@ -39,7 +39,7 @@ def require_directions(
     vectors: NDArray[np.floating[Any]],
     name: Callable[[int], str],
     *,
-    null: bool = False,
+    null: Callable[[int], bool] = lambda _: False,
     fix: str = "copy or train the model again: its weights or settings are damaged",
 ) -> None:
     """Check that each vector (n, D) is finite and points somewhere, where vectors are made or read.
@@ -47,16 +47,17 @@ def require_directions(
     Args:
         vectors: (n, D).
         name: A function of a row's number, which names the row and where it comes from.
-        null: Whether a vector may be 0, as the mean of static vectors of a text without a known word is.
+        null: Whether the vector of a row may be 0.
         fix: What the user is told to do.
 
     Raises:
         UserError: A vector has nan or infinity, or is 0.
     """
     largest = np.abs(vectors).max(1, initial=0)  # (n,) nan if one is
-    wrong = ~np.isfinite(largest) | ((largest == 0) & (not null))
-    if wrong.any():
-        row = int(wrong.argmax())
+    zero = [int(row) for row in np.flatnonzero(largest == 0)]
+    wrong = [*map(int, np.flatnonzero(~np.isfinite(largest))), *(row for row in zero if not null(row))]
+    if wrong:
+        row = min(wrong)
         what = "the vector 0, which is near to nothing" if largest[row] == 0 else "a vector with nan or infinity"
         raise UserError(f"{name(row)} has {what}\nfix: {fix}")
 

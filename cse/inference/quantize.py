@@ -26,7 +26,6 @@ from cse.files import check_writable, read_json, sha256_file, write_json
 
 Kind = Literal["int8", "uint8", "binary", "ubinary"]
 FILE = "quantization.json"
-FINITE = "give vectors of numbers"
 ROWS = 10_000  # vectors on which ranges are measured, at most
 
 Codes = NDArray[np.integer]
@@ -62,7 +61,7 @@ class Calibration:
             UserError: There are fewer than two.
         """
         some = np.asarray(vectors[:ROWS], dtype=np.float32)
-        require_directions(some, _named, null=True, fix=FINITE)
+        _require_finite(some)
         if len(some) < 2:
             raise UserError(
                 f"the range of a dimension cannot be measured on {len(some)} text\n"
@@ -230,7 +229,7 @@ def quantize(vectors: NDArray[np.floating], kind: Kind, calibration: Calibration
 
     require_kind(kind)
     ranges = _ranges(vectors.shape[1], kind, calibration)
-    require_directions(vectors, _named, null=True, fix=FINITE)
+    _require_finite(vectors)
     codes: Codes = quantize_embeddings(np.asarray(vectors, dtype=np.float32), precision=kind, ranges=ranges)
     return codes
 
@@ -263,8 +262,9 @@ def as_bytes(codes: Codes, kind: Kind) -> NDArray[np.uint8]:
     return codes.view(np.uint8) ^ np.uint8(128) if kind in ("int8", "binary") else codes.view(np.uint8)
 
 
-def _named(row: int) -> str:
-    return f"vector {row}, counted from 0,"
+def _require_finite(vectors: NDArray[np.floating]) -> None:
+    fix = "give vectors of numbers"
+    require_directions(vectors, lambda row: f"vector {row}, counted from 0,", null=lambda _: True, fix=fix)
 
 
 def _ranges(size: int, kind: Kind, calibration: Calibration | None) -> NDArray[np.float32] | None:
