@@ -7,9 +7,10 @@ import errno
 import os
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import takewhile
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import NoReturn
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     _open_streams()
     parser = _parser()
     words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
+    _require_no_dash(parser, words)
     arguments, rest = parser.parse_known_args(_with_action(words))
     if rest and not arguments.takes_overrides:
         parser.prog = f"cse {arguments.command}"
@@ -33,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _require_paths(arguments, words)
         if launch.is_wanted(arguments):
-            return launch.run(arguments.processes, words)
+            return launch.run(arguments.processes, words, partial(arguments.before, arguments, rest))
+        launch.end_with_parent()
         code = int(arguments.run(arguments, rest))
         sys.stdout.flush()
         return code
@@ -64,6 +67,13 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _require_no_dash(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Refuse a value that would be read as an option; a number is none, and a text with spaces neither."""
+    for word in takewhile(lambda word: word not in {"--", "--then"}, words):
+        if re.fullmatch(r"-[^-\d\s]\S+", word):
+            parser.exit(2, f"cse: {word!r} begins with a dash, as an option does\nfix: write ./{word}\n")
 
 
 def _require_paths(arguments: argparse.Namespace, words: list[str]) -> None:
@@ -106,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(subparser)
         subparser.set_defaults(
             run=command.run,
+            before=getattr(command, "before_processes", lambda *_: None),  # checks what is the same in all of them
             takes_overrides=getattr(command, "TAKES_OVERRIDES", False),
             kept=getattr(command, "KEPT", ""),  # what Ctrl-C leaves, in words
         )

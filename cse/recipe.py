@@ -90,7 +90,7 @@ def find(name: str) -> Path:
     if path.is_file():
         return path
     own = [p for p in (Path(f"{name}.yaml"), Path("recipes") / f"{name}.yaml") if p.is_file()]
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
     fix = f"give the file as a path: {own[0]}" if own else f"{hint}`cse recipe list` shows all"
     raise UserError(f"recipe {name!r} is unknown\nfix: {fix}")
@@ -348,7 +348,7 @@ def _explain(message: str) -> str:
     """At most three lines: which option is wrong, how, and what may have been meant."""
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied:
-        return untrusted(denied.group(1))
+        return untrusted(f"names {denied.group(1)}", denied.group(1))
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
     if unknown:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cse.console import say
@@ -64,6 +65,22 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0 if done.finished else 128 + done.stopped_by
 
 
+def before_processes(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """Check, before any process starts, that the recipe can be trained by as many.
+
+    Raises:
+        UserError: It cannot.
+    """
+    from cse.recipe import load
+    from cse.training.preflight import indivisible
+    from cse.training.settings import Settings
+
+    if arguments.recipe is not None:
+        settings = Settings(**vars(load(arguments.recipe, overrides).config.trainer))
+        if problem := indivisible(settings, arguments.processes):
+            raise UserError(problem)
+
+
 def _in_turn(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train recipes one after the other, each on the best checkpoint of the run before; each is a run of its own."""
     stages = _stages(arguments, overrides)
@@ -81,7 +98,8 @@ def _in_turn(arguments: argparse.Namespace, overrides: list[str]) -> int:
         else:
             resumes = ["--resume", arguments.resume] if arguments.resume else []
             words = ["train", recipe, "--run-dir", str(places[i]), *resumes, *options]
-            code = launch.run(arguments.processes, words)
+            stage = argparse.Namespace(recipe=recipe, processes=arguments.processes)
+            code = launch.run(arguments.processes, words, partial(before_processes, stage, options))
         if code:
             say("next", f"the same command with --run-dir {folder} --resume auto")
             return code

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cse.augment import render
 from cse.batch import Batch, Example
 from cse.encoder.prompts import ROLES
-from cse.errors import UserError, require_at_least
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import python_rng
 
@@ -52,7 +52,8 @@ class TextViews(Collator):
         keep_original: bool = False,
     ) -> None:
         require_at_least(2, "collator", max_length=max_length)
-        require_at_least(1, "collator", views=views, sample=sample)
+        require_at_least(1, "collator", sample=sample)
+        require_within("[1, 1000]", "collator", views=views)  # each is one more text to encode in every row
         if keep_original and sample is None:
             raise UserError(
                 "collator.keep_original is true, but positives are not drawn\nfix: set collator.sample, or remove it"

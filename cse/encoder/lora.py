@@ -66,13 +66,17 @@ class Lora(Adapter):
             )
         backbone.requires_grad_(False)
         targets = attention_layers(backbone) if self.targets is None else list(self.targets)
+        places = [f".{name}" for name, _ in backbone.named_modules()]
+        absent = [target for target in targets if not any(place.endswith(f".{target}") for place in places)]
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
         try:
+            if absent:
+                raise ValueError(absent)  # peft ignores it if another target is there
             inject_adapter_in_model(config, backbone)
         except ValueError as error:
             linear = sorted({n.rsplit(".", 1)[-1] for n, m in backbone.named_modules() if isinstance(m, nn.Linear)})
             raise UserError(
-                f"encoder.adapter.targets is {self.targets}, and the backbone has no such layers\n"
+                f"encoder.adapter.targets is {absent or targets}, and the backbone has no such layers\n"
                 f"fix: name some of its linear layers: {', '.join(linear)}"
             ) from error
         for parameter in backbone.parameters():

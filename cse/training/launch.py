@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 from cse.console import stop_signals
@@ -19,6 +20,9 @@ from cse.errors import UserError
 STARTED = "CSE_STARTED"  # in the environment of the processes: the time that they all name their folder by
 SHUTDOWN_SECONDS = 600  # that processes have to finish their step and save, once a signal asked them to stop
 FIRST_SPEAKS_SECONDS = 10.0
+PARENT_SECONDS = 1.0  # between two looks whether the parent is there
+SAVE_SECONDS = 60.0  # that a process without a parent has to save
+PARENT = "CSE_PARENT"  # in the environment of the processes: the process that started them
 DEVICE = ("--device", "--trainer.device")
 
 
@@ -38,13 +42,19 @@ def is_wanted(arguments: argparse.Namespace) -> bool:
     return wanted and "LOCAL_RANK" not in os.environ
 
 
-def run(processes: int, words: Sequence[str]) -> int:
+def run(processes: int, words: Sequence[str], check: Callable[[], None] = lambda: None) -> int:
     """Run `cse` with these words in several processes; returns the exit code of the first one that failed, or 0.
 
-    A signal that asks for a stop is passed to each of them, and they save what they have.
+    A signal that asks for a stop is passed to each of them, and they save what they have. So do they if this process
+    is killed.
+
+    Args:
+        processes: Their number.
+        words: The words of the command.
+        check: Raises what any of them would, before they start.
 
     Raises:
-        UserError: The number is not positive, or there are fewer GPUs; or a process died, which ends the others.
+        UserError: The number is not positive, or above that of the GPUs or cores; or a process died and ended all.
     """
     if processes < 1:
         raise UserError(f"--processes is {processes}\nfix: give a number >= 1")
@@ -52,18 +62,26 @@ def run(processes: int, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    if 0 < (gpus := torch.cuda.device_count()) < processes and not _on_cpu(words):
+    gpus, cores = 0 if _on_cpu(words) else torch.cuda.device_count(), os.cpu_count() or 1
+    if not gpus and processes > cores:
+        raise UserError(
+            f"--processes is {processes}, and this machine has {cores} cores, each of which serves one process\n"
+            f"fix: give --processes={cores} or less"
+        )
+    if 0 < gpus < processes:
         option = "--trainer.device" if words[:1] == ["train"] else "--device"
         raise UserError(
             f"--processes is {processes}, and this machine has {gpus} GPUs, each of which serves one process\n"
             f"fix: give --processes={gpus} or less, or {option}=cpu"
         )
+    check()
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # its reports of a failure repeat ours, at length
     os.environ |= {
         "PET_SIGNALS_TO_HANDLE": ",".join(stop_signals()),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
         STARTED: common_start(),
+        PARENT: str(os.getpid()),
     }
     torchrun: Any = torch.distributed.run  # it is without types
     command = ["--standalone", f"--nproc-per-node={processes}", "-m", "cse", *words]
@@ -84,6 +102,20 @@ def run(processes: int, words: Sequence[str]) -> int:
             "fix: run the same command again, or continue a training run with cse train --resume RUN"
         ) from None
     return 0
+
+
+def end_with_parent() -> None:
+    """Watch the process that started this one, if `run` did: when it is gone, stop as at SIGTERM, or by force."""
+    if os.environ.get(PARENT) == str(parent := os.getppid()):
+        Thread(target=_wait_for, args=(parent,), daemon=True).start()
+
+
+def _wait_for(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)  # a run saves what it has
+    time.sleep(SAVE_SECONDS)
+    os._exit(128 + signal.SIGTERM)  # it waits for a process that has ended
 
 
 def common_start() -> str:

@@ -210,19 +210,26 @@ def _of_values(run: Run) -> Iterator[str]:
 
 
 def _of_batch(run: Run) -> Iterator[str]:
-    settings, processes = run.settings, distributed.world_size()
-    parts = processes * settings.accumulation
-    if settings.batch_size % parts:
-        yield (
-            f"trainer.batch_size is {settings.batch_size}, which cannot be divided into "
-            f"{settings.accumulation} accumulated parts on {processes} processes\n"
-            f"fix: set trainer.batch_size to a multiple of {parts}"
-        )
+    settings = run.settings
+    if problem := indivisible(settings, distributed.world_size()):
+        yield problem
     if len(run.data) < settings.batch_size:
         yield (
             f"trainer.batch_size is {settings.batch_size}, but {run.data.describe()} has {len(run.data)} rows\n"
             "fix: use a smaller trainer.batch_size or more data"
         )
+
+
+def indivisible(settings: Settings, processes: int) -> str | None:
+    """Say that a batch cannot be divided among the processes, if it cannot."""
+    parts = processes * settings.accumulation
+    if settings.batch_size % parts == 0:
+        return None
+    return (
+        f"trainer.batch_size is {settings.batch_size}, which cannot be divided into "
+        f"{settings.accumulation} accumulated parts on {processes} processes\n"
+        f"fix: set trainer.batch_size to a multiple of {parts}"
+    )
 
 
 @torch.no_grad()

@@ -131,15 +131,15 @@ def require_trusted(
     for name in _class_paths(content):
         module = name.rpartition(".")[0]
         if not any(module == known or module.startswith(f"{known}.") for known in allowed) and _exists(module):
-            raise UserError(f"recipe {path}: {untrusted(name)}")
+            raise UserError(untrusted(f"recipe {path}: names {name}", module))
     return allowed
 
 
-def untrusted(name: str) -> str:
+def untrusted(what: str, module: str) -> str:
     """Say that a recipe names a class of a module that is not trusted."""
     return (
-        f"names {name}, and reading the recipe would run the code of that module\n"
-        f"fix: read that module; if you trust it, --trusted-modules={name.partition('.')[0]}"
+        f"{what}, and reading the recipe would run the code of that module\n"
+        f"fix: read that module; if you trust it, --trusted-modules={module.partition('.')[0]}"
     )
 
 

@@ -108,9 +108,10 @@ class Settings:
         require_at_least(1, "trainer", chunk_size=chunk_size, chunk_tokens=chunk_tokens)
         require_at_least(1, "trainer", early_stopping=early_stopping)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        require_within("(0, 1000000]", "trainer", epochs=epochs)  # the steps are counted before the first one
         require_within("[0, 1]", "trainer", merge_initial=merge_initial)
         require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
-        require_positive("trainer", learning_rate=learning_rate, clip=clip, epochs=epochs, timeout=timeout)
+        require_positive("trainer", learning_rate=learning_rate, clip=clip, timeout=timeout)
         require_positive("trainer", head_learning_rate=head_learning_rate)
         self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay

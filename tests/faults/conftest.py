@@ -63,7 +63,10 @@ def refused(capsys):
 
     def call(*line: str) -> str:
         capsys.readouterr()
-        code = cli.main(list(line))
+        try:
+            code = cli.main(list(line))
+        except SystemExit as ended:  # of argparse
+            code = ended.code
         said = capsys.readouterr().err
         assert code not in {0, None}, said
         error = said[said.index("cse: ") :] if "cse: " in said else said

@@ -134,3 +134,40 @@ def test_what_a_stranger_may_name_is_checked_where_it_is_imported(stranger, caps
     assert (stranger / "ran").exists()
     (stranger / "ran").unlink()
     del sys.modules[MODULE]
+
+
+T = ["train", "simcse-unsup", "--encoder", "asset:mini", "--trainer.max_steps=2", "--trainer.batch_size=8"]
+T += ["--trainer.device=cpu", "--run-dir", "new"]
+DATA = ["--data", "texts.txt"]
+OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
+    "H2": ([*T, *DATA, "--processes=100000"], "--processes is 100000, and this machine has ", "give --processes="),
+    "batch of processes": (
+        [*T, *DATA, "--processes", "2", "--trainer.batch_size=3"],
+        "trainer.batch_size is 3, which cannot be divided into 1 accumulated parts on 2 processes\n",
+        "set trainer.batch_size to a multiple of 2",
+    ),
+    "epochs": ([*T, *DATA, "--trainer.epochs=1e308"], "trainer.epochs is 1e+308\n", "give a number in (0, 1000000]"),
+    "views": (
+        [*T, *DATA, "--collator.views=100000"],
+        "collator.views is 100000\n",
+        "give a number in [1, 10",
+    ),
+    "recipe": (["train", "nonesuch"], "recipe 'nonesuch' is unknown\n", "`cse recipe list` shows all"),
+    "dash": (["data", "show", "-dash.txt"], "'-dash.txt' begins with a dash, as an option does\n", "write ./-dash.txt"),
+    "dash, out": (["encode", "ck/last", "t12.txt", "--out", "-x.npy"], "'-x.npy' begins with a dash", "write ./-x.npy"),
+    "targets": (
+        [*T, *DATA, "--encoder.adapter=cse.encoder.Lora", "--encoder.adapter.targets=[query,value,nonesuch]"],
+        "encoder.adapter.targets is ['nonesuch'], and the backbone has no such layers\n",
+        "name some of its linear layers: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", OPTIONS)
+def test_an_option_that_cannot_be_meant(row, place, refused):
+    line, said, fix = OPTIONS[row]
+    before = sorted(place.iterdir())
+    error, _, mended = refused(*line).partition("\nfix: ")
+    assert f"{error}\n".removeprefix("cse: ").removeprefix("recipe simcse-unsup: ").startswith(said)
+    assert mended.startswith(fix)
+    assert sorted(place.iterdir()) == before

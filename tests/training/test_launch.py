@@ -171,3 +171,37 @@ def test_the_processes_of_a_command_do_not_start_others(monkeypatch):
     assert launch.is_wanted(arguments)
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert not launch.is_wanted(arguments)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Also if it is killed: each child writes its number and would wait for an hour."""
+    body = (
+        "import os, subprocess, sys, time\nfrom cse.training import launch\n"
+        "launch.PARENT_SECONDS = launch.SAVE_SECONDS = 0.1\n"
+        "if launch.PARENT in os.environ:\n"
+        "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN) if sys.argv[1] == '1' else None\n"
+        "    launch.end_with_parent(); print(os.getpid(), flush=True); time.sleep(3600)\n"
+        "os.environ[launch.PARENT] = str(os.getpid())\n"
+        "for i in '01': subprocess.Popen([sys.executable, __file__, i])\n"
+        "time.sleep(3600)\n"
+    )
+    (tmp_path / "job.py").write_text(body)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, tmp_path / "job.py"], env=environment, stdout=subprocess.PIPE) as job:
+        started = [int(job.stdout.readline()) for _ in range(2)]
+        assert sorted(children(job)) == sorted(started)
+        job.kill()
+        assert job.stdout.read() == b""  # which ends when both have ended, however they take the signal
+    assert not any(Path(f"/proc/{pid}/stat").exists() and is_alive(pid) for pid in started)
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_launch_hands_its_number_to_the_processes(monkeypatch):
+    monkeypatch.delenv(launch.PARENT, raising=False)
+    monkeypatch.setattr("torch.distributed.run.run", lambda _: None)
+    monkeypatch.setattr(launch.os, "environ", dict(os.environ))
+    assert launch.run(1, ["train", "simcse-unsup"]) == 0
+    assert launch.os.environ[launch.PARENT] == str(os.getpid())
