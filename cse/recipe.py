@@ -217,17 +217,66 @@ def load(
             "fix: give the whole part as an object, or its class_path and init_args"
         ) from error
     except Exception as error:  # jsonargparse raises several kinds
+        for part in COMPONENTS:
+            _require_class(part, content.get(part), overrides, f"recipe {name if path is None else recipe}")
         what, _, fix = _explain(str(error)).partition("\nfix: ")
         what = with_name(what, content, overrides, parsed)
         show = f"`cse recipe show {'simcse-unsup' if path is None else recipe} --defaults`"
         fix = fix or f"{show} lists every option with its default"
-        raise UserError(f"recipe {name if path is None else path.stem}: {what}\nfix: {fix}") from error
+        raise UserError(f"recipe {name if path is None else recipe}: {what}\nfix: {fix}") from error
     config.pop("config", None)
+    if "rows" not in objects and "data" not in objects:
+        _require_paths(config.data, "data")
     Settings(**vars(config.trainer))  # which checks their ranges
     text = parser.dump(config, skip_none=False, skip_validation=True)  # it was parsed just now
     for key, lines in (("expect", expect), ("objects", unwritten)):
         text += yaml.safe_dump({key: lines}) if lines else ""
     return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))
+
+
+def _require_class(part: str, value: Any, overrides: Sequence[str], where: str) -> None:
+    """Check that the class of a part, in a recipe's content or in the last option for it, is one of that part.
+
+    Raises:
+        UserError: It does not exist, or is a class of another kind; the nearest name is suggested.
+    """
+    options = (word.partition("=") for word in overrides)
+    typed = [
+        value for option, _, value in options if option in {f"--{part}", f"--{part}.class_path"} and "{" not in value
+    ]
+    named = typed[-1] if typed else value.get("class_path") if isinstance(value, Mapping) else value
+    if not isinstance(named, str) or named == "null":
+        return
+    module, _, name = named.rpartition(".")
+    base, found, known = bases()[part], None, list[str]()
+    try:
+        inside = import_module(module or "cse")
+        known = [each for each in dir(inside) if isinstance(getattr(inside, each, None), type)]
+        found = getattr(inside, name, None) if module else None
+        what = f"and {module} has no {name}" if module else "which is not the dotted name of a class"
+    except ImportError as error:
+        what = f"which cannot be imported: {error}"
+    if isinstance(found, type) and issubclass(found, base):
+        return
+    fix = f"name a subclass of {base.__name__}; `cse recipe show NAME` prints those of a recipe"
+    if found is not None:
+        what = f"which is not a subclass of {base.__name__}"
+    elif near := difflib.get_close_matches(name.casefold(), by_name := {each.casefold(): each for each in known}, n=1):
+        kind = getattr(inside, by_name[near[0]])
+        fix = f"did you mean {kind.__module__}.{kind.__name__}?"
+    raise UserError(f"{where}: {part} is {named}, {what}\nfix: {fix}")
+
+
+def _require_paths(data: Any, where: str) -> None:
+    """Raise if the path of rows is a list, whose texts would be the rows."""
+    arguments = vars(data.init_args)
+    for name, source in (arguments.get("sources") or {}).items():
+        _require_paths(source.data, f"{where}.sources.{name}.data")
+    if not isinstance(path := arguments.get("path", ""), str):
+        raise UserError(
+            f"{where}.path is {str(path)[:80]}\nfix: give one file, a folder, or a pattern such as '*.txt'; "
+            "rows in memory are given in Python"
+        )
 
 
 @contextmanager
@@ -367,6 +416,10 @@ def _explain(message: str) -> str:
             return f"option {name} is unknown{_nearest(name, [*COMPONENTS, 'trainer', 'seed', 'callbacks'])}"
         return f"option {where}.{name} is unknown to {class_path}{_nearest(name, _arguments(class_path))}"
     details = [line.strip(" -") for line in message.splitlines() if line.strip() and not _NOISE.search(line)]
+    if listed := re.search(r"Expected a <class 'collections.abc.Sequence'>. Got value: (.*)", message):
+        return f"{where} is {listed[1]}, and must be a list\nfix: --{where}=[{listed[1]}]"
+    if infinite := re.search(r"Expected a <class 'float'>. Got value: ([-+]?(nan|inf\w*))$", message, re.M | re.I):
+        return f"{where} is {infinite[1]}\nfix: give a finite number"
     return f"{where}: {_plain(details[0] if details else message)}"[:400] + _value(message)
 
 

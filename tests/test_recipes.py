@@ -375,11 +375,11 @@ SAID = {
     ),
     "class that does not exist": (
         "--objective.class_path=cse.objectives.simcse.SimCES",
-        "objective: module 'cse.objectives.simcse' has no attribute 'SimCES'",
+        "objective is cse.objectives.simcse.SimCES, and cse.objectives.simcse has no SimCES\nfix: did you mean cse.obj",
     ),
     "class of another kind": (
         "--objective.class_path=cse.data.TextViews",
-        "objective: Import path cse.data.TextViews does not correspond to a subclass of Objective",
+        "objective is cse.data.TextViews, which is not a subclass of Objective\nfix: name a subclass of Objective",
     ),
     "wrong type": ("--trainer.max_steps=many", "trainer.max_steps: expected int; got many"),
     "wrong type in a class": ("--objective.temperature=hot", "objective.temperature: expected float. Got value: hot"),

@@ -73,11 +73,7 @@ def specialize(
             known = ", ".join(get_args(KindName))
             raise UserError(f"recipe: the section {name!r} in `for` is unknown\nfix: name it asset:NAME, {known}")
     part = parts.get("encoder")
-    given = (
-        _given(overrides, "encoder", "backbone")
-        or getattr(part, "source", None)
-        or _argument(parts, "encoder", "backbone")
-    )
+    given = _model(overrides) or getattr(part, "source", None) or _argument(parts, "encoder", "backbone")
     backbone = given or _argument(content, "encoder", "backbone")
     data = _given(overrides, "data", "path") or _argument(content, "data", "path")
     if "rows" in parts or parts.get("data") is not None:
@@ -151,6 +147,13 @@ def _given(overrides: Sequence[str], component: str, name: str) -> str | None:
         if option in {f"--{component}.{name}", f"--{component}.init_args.{name}"}:
             found = value if equals else next(iter(overrides[i + 1 : i + 2]), None)
     return found
+
+
+def _model(overrides: Sequence[str]) -> str | None:
+    given = _given(overrides, "encoder", "backbone")
+    if given == "null":
+        raise UserError("encoder.backbone is null\nfix: give a folder, asset:NAME or an id of the Hub: --encoder MODEL")
+    return given
 
 
 def _argument(content: Mapping[str, Any], component: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import suppress
 
@@ -115,6 +116,7 @@ def test_a_part_is_a_mapping_or_a_dotted_name(command, said, stranger, refused):
 
 def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, monkeypatch):
     monkeypatch.chdir(own_run)
+    shutil.rmtree(own_run / "ck" / "state")  # which holds the recipe, too; a run is begun without it
     path = own_run / "ck" / "recipe.yaml"
     content = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(content | {"objective": f"{{{PART}}}"}))
@@ -139,6 +141,7 @@ def test_what_a_stranger_may_name_is_checked_where_it_is_imported(stranger, caps
 T = ["train", "simcse-unsup", "--encoder", "asset:mini", "--trainer.max_steps=2", "--trainer.batch_size=8"]
 T += ["--trainer.device=cpu", "--run-dir", "new"]
 DATA = ["--data", "texts.txt"]
+A = "which is not a subclass of "
 OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
     "H2": ([*T, *DATA, "--processes=100000"], "--processes is 100000, and this machine has ", "give --processes="),
     "batch of processes": (
@@ -153,6 +156,29 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
         "give a number in [1, 10",
     ),
     "recipe": (["train", "nonesuch"], "recipe 'nonesuch' is unknown\n", "`cse recipe list` shows all"),
+    "--objective=cse.encoder.Encoder": ([*T, *DATA], f", {A}Objective\n", "name a subclass of Objective"),
+    "--objective=cse.cli.main": ([*T, *DATA], f", {A}Objective\n", "name a subclass of Objective"),
+    "--objective=cse.data.Texts": ([*T, *DATA], f", {A}Objective\n", "name a subclass of Objective"),
+    "--evaluator=cse.objectives.simcse.SimCSE": ([*T, *DATA], f", {A}Evaluator\n", "name a subclass of Evaluator"),
+    "--sampler=cse.data.Texts": ([*T, *DATA], f", {A}Sampler\n", "name a subclass of Sampler"),
+    "--objective=cse.objectives.nonesuch.X": ([*T, *DATA], ", which cannot be imported: No module named", "name a"),
+    "--objective=Simcse": (
+        [*T, *DATA],
+        ", which is not the dotted name of a class\n",
+        "did you mean cse.objectives.simcse.SimCSE?",
+    ),
+    "trackers": (
+        [*T, *DATA, "--trainer.trackers=wandb"],
+        "trainer.trackers is wandb, and must be a list\n",
+        "--trainer.trackers=[wandb]",
+    ),
+    "backbone": ([*T, *DATA, "--encoder.backbone=null"], "encoder.backbone is null\n", "give a folder, asset:NAME or"),
+    "rate": ([*T, *DATA, "--trainer.learning_rate=nan"], "trainer.learning_rate is nan\n", "give a finite number"),
+    "S1": (
+        [*T, "--data.path=[texts.txt,t12.txt]"],
+        "data.path is ['texts.txt', 't12.txt']\n",
+        "give one file, a folder, or a pattern such as",
+    ),
     "dash": (["data", "show", "-dash.txt"], "'-dash.txt' begins with a dash, as an option does\n", "write ./-dash.txt"),
     "dash, out": (["encode", "ck/last", "t12.txt", "--out", "-x.npy"], "'-x.npy' begins with a dash", "write ./-x.npy"),
     "targets": (
@@ -166,8 +192,22 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
 @pytest.mark.parametrize("row", OPTIONS)
 def test_an_option_that_cannot_be_meant(row, place, refused):
     line, said, fix = OPTIONS[row]
+    if row.startswith("--"):  # the option itself
+        part, _, name = row[2:].partition("=")
+        line, said = [*line, row], f"{part} is {name}{said}"
     before = sorted(place.iterdir())
     error, _, mended = refused(*line).partition("\nfix: ")
     assert f"{error}\n".removeprefix("cse: ").removeprefix("recipe simcse-unsup: ").startswith(said)
     assert mended.startswith(fix)
     assert sorted(place.iterdir()) == before
+
+
+def test_a_run_whose_recipe_is_empty_is_named(own_run, refused):
+    shutil.rmtree(own_run / "ck" / "state")
+    (own_run / "ck" / "recipe.yaml").write_text("")
+    assert refused("train", "--resume", "ck").startswith("cse: recipe ck/recipe.yaml: it lacks ")
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_said(place, capsys):
+    assert cli.main([*T, *DATA, "--evaluator=null", "--trainer.warmup_steps=100"]) == 0
+    assert "trainer.warmup_steps is 100 in a run of 2 steps: " in capsys.readouterr().out
