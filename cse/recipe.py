@@ -238,7 +238,7 @@ def _require_class(part: str, value: Any, overrides: Sequence[str], where: str) 
     """Check that the class of a part, in a recipe's content or in the last option for it, is one of that part.
 
     Raises:
-        UserError: It does not exist, or is a class of another kind; the nearest name is suggested.
+        UserError: The class does not exist, or is a class of another kind; the nearest name is suggested.
     """
     options = (word.partition("=") for word in overrides)
     typed = [

@@ -69,7 +69,7 @@ def before_processes(arguments: argparse.Namespace, overrides: list[str]) -> Non
     """Check, before any process starts, that the recipe can be trained by as many.
 
     Raises:
-        UserError: It cannot.
+        UserError: The recipe cannot be loaded, or its batches cannot be divided among the processes.
     """
     from cse.recipe import load
     from cse.training.preflight import indivisible
