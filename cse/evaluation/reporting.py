@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import methods, page, results, widths
 from cse.evaluation.collect import Entry, Found, collect
@@ -108,14 +109,14 @@ def markdown(entries: Sequence[Entry]) -> str:
     """One table for each set of tasks."""
     parts = []
     for table in score_tables(entries):
-        rows = [["checkpoint", "seed", *table.tasks, "average", "95 %"]]
+        rows = [["checkpoint", "seed", *map(inline, table.tasks), "average", "95 %"]]
         rows.append([":--", "--:", *["--:"] * (len(table.tasks) + 2)])
         for row in table.rows:
-            label = row.label.replace("|", "\\|")
+            label = inline(row.label)
             name = f"**{label}**" if row.is_mean else label
             rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        parts.append(f"{table.title}, `{table.requested}`\n\n{lines}\n")
+        parts.append(f"{inline(table.title)}, `{inline(table.requested)}`\n\n{lines}\n")
     return "\n".join([*parts, *filter(None, map(_by_width, entries)), *filter(None, map(_by_kind, entries))])
 
 
@@ -125,7 +126,7 @@ def _by_width(entry: Entry) -> str:
     if not rows:
         return ""
     text = _table(["dimensions", *columns], [([str(width)], values) for width, values in rows])
-    return f"{entry.label} (`{entry.requested}`) by the number of dimensions that are kept\n\n{text}\n"
+    return f"{inline(entry.label)} (`{inline(entry.requested)}`) by the number of dimensions that are kept\n\n{text}\n"
 
 
 def _by_kind(entry: Entry) -> str:
@@ -134,16 +135,18 @@ def _by_kind(entry: Entry) -> str:
     if not rows:
         return ""
     text = _table(["vectors", "bytes", *columns], [([kind, f"{size:,}"], values) for kind, size, values in rows])
-    return f"{entry.label} (`{entry.requested}`), vectors that were quantized\n\n{text}\n"
+    return f"{inline(entry.label)} (`{inline(entry.requested)}`), vectors that were quantized\n\n{text}\n"
 
 
 def _table(heads: list[str], rows: Sequence[tuple[list[str], list[float | None]]]) -> str:
-    lines = [heads, ["--:"] * len(heads)]
-    lines += [[*first, *("-" if value is None else f"{value:.2f}" for value in values)] for first, values in rows]
+    lines = [list(map(inline, heads)), ["--:"] * len(heads)]
+    lines += [
+        [*map(inline, first), *("-" if value is None else f"{value:.2f}" for value in values)] for first, values in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _titled(summary: dict[str, Any]) -> str:
     what = "Spearman × 100 over all pairs" if summary["metric"] == "spearman" else f"{summary['metric']} × 100"
-    title = f"{what}, `{summary['requested']}`: methods, mean ± standard deviation over seeds"
+    title = f"{inline(what)}, `{inline(summary['requested'])}`: methods, mean ± standard deviation over seeds"
     return f"{title}\n\n{methods.markdown(summary)}"

@@ -38,7 +38,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, cycle
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,58 @@ from cse.evaluation.statistic import Vector
 from cse.files import atomic_file, read_json, write_text
 
 SCHEMA = 2
+LARGEST = 1e15  # of a number in a file
+_NUMBER, _INTERVAL = (float, None), ([float, float], None)
+_TWO = {"spearman": _NUMBER, "pearson?": _NUMBER}
+_MEASURE = {"value": float, "interval?": _INTERVAL, "statistic": str, "of": [str]}
+_PAIR = {"sentence1": str, "sentence2": str, "gold": float, "cosine": float, "gap": float}
+_TASK = {
+    "kind": str,
+    "metric": str,
+    "value": float,
+    "interval?": _INTERVAL,
+    "n": int,
+    "unit": str,
+    "measures": {"*": _MEASURE},
+    "data?": {"sha256?": (str, None), "where?": (str, None)},
+    "about?": {},
+    "split?": (str, None),
+    "all?": _TWO,
+    "mean?": (_TWO, None),
+    "wmean?": (_TWO, None),
+    "subsets?": {"*": {"n": int, **_TWO}},
+    "worst?": [_PAIR],
+}
+_REDUCED = {"tasks": {"*": _NUMBER}, "average": _NUMBER, "transfer?": {"*": float}, "undefined?": str}
+_TRAP = {"n": int, "cosine": _NUMBER}
+_GEOMETRY = {
+    "alignment": _NUMBER,
+    "uniformity": _NUMBER,
+    "mean_cosine": _NUMBER,
+    "effective_rank?": _NUMBER,
+    "dim?": (int, None),
+    "spectrum?": [float],
+    "overlap?": ([{"jaccard": _INTERVAL, "n": int, "spearman": _NUMBER}], None),
+    "traps?": ({"partial": _NUMBER, "trap": _TRAP, "reverse": _TRAP}, {}, None),
+}
+SHAPE = {
+    "model": {"name": str, "sha256?": (str, None)},
+    "tasks": {"*": _TASK},
+    "average?": {
+        "requested": str,
+        "value": _NUMBER,
+        "interval?": _INTERVAL,
+        "metric": (str, None),
+        "all?": (_TWO, None),
+    },
+    "missing": {"*": str},
+    "geometry?": (_GEOMETRY, None),
+    "transfer?": ({"*": {"accuracy": float, "n": int, "interval?": _INTERVAL}}, None),
+    "dimensions?": ([{"width": int, **_REDUCED}], None),
+    "quantized?": ([{"kind": str, "bytes": int, **_REDUCED}], None),
+    "precision?": str,
+    "versions?": {"*": str},
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,15 +208,45 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as results: {error}\nfix: score the checkpoint again") from None
     if not isinstance(found, dict) or found.get("schema") not in (1, SCHEMA):
         raise UserError(f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again")
-    parts = {name: found.get(name) or {} for name in ("model", "tasks", "average")}
-    scores = parts["tasks"].values() if isinstance(parts["tasks"], dict) else []
-    wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
-    if wrong or not all(isinstance(score, dict) for score in scores):
-        raise UserError(f"{path} is damaged: {(*wrong, 'tasks')[0]} is not a mapping\nfix: score the checkpoint again")
     try:
-        return found if found["schema"] == SCHEMA else _upgraded(found)
+        found = found if found["schema"] == SCHEMA else _upgraded(found)
+        wrong = misfit(found, SHAPE)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error} is missing or wrong\nfix: score the checkpoint again") from None
+        wrong = f"{error} is missing or wrong"
+    if wrong:
+        raise UserError(f"{path} is damaged: {wrong}\nfix: score the checkpoint again")
+    return found
+
+
+def misfit(value: Any, shape: Any, where: str = "the file") -> str:
+    """How a value of JSON differs from a shape, in words; empty if it fits.
+
+    Args:
+        value: The value.
+        shape: `str`, `float` for a finite number, `int` for one that is whole and not negative, None; a tuple of shapes
+            of which one fits; a list of the shape of all of its items, or of each of two; or a mapping by key, where
+            `?` ends a key that may be missing, `*` is any other key, and other keys are free.
+        where: The name of the value in the message.
+    """
+    if isinstance(shape, tuple):
+        found = [misfit(value, one, where) for one in shape]
+        return "" if "" in found else found[-1]
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where} is not a mapping"
+        named = {key.rstrip("?"): inner for key, inner in shape.items()}
+        absent = next((key for key in shape if key[-1] not in "?*" and key not in value), None)
+        each = (misfit(inner, named[key], key) for key, inner in value.items() if key in named)
+        others = (misfit(inner, shape["*"], key) for key, inner in value.items() if "*" in shape and key not in named)
+        return f"{absent} is missing" if absent else next(filter(None, chain(each, others)), "")
+    if isinstance(shape, list):
+        if not isinstance(value, list) or len(shape) not in {1, len(value)}:
+            return f"{where} is not a list, or has another length"
+        return next(filter(None, (misfit(v, s, where) for v, s in zip(value, cycle(shape), strict=False))), "")
+    good = isinstance(value, (int, float) if shape is float else shape or NoneType) and not isinstance(value, bool)
+    if good and isinstance(value, int | float):
+        good = abs(value) < LARGEST and (shape is float or value >= 0)
+    return "" if good else f"{where} is {str(value)[:40]!r}"
 
 
 def _upgraded(found: dict[str, Any]) -> dict[str, Any]:

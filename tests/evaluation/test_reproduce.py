@@ -60,8 +60,10 @@ def world(tmp_path, monkeypatch):
 
     def score(checkpoint, out):
         done.append(("score", checkpoint.parent.name))
-        content = {"schema": 1, "model": {"sha256": reproduce.model_hash(checkpoint)}}
-        out.write_text(json.dumps(content | {"average": {"all": {"spearman": float(checkpoint.parent.name[-2:])}}}))
+        model, score = {"name": "best", "sha256": reproduce.model_hash(checkpoint)}, float(checkpoint.parent.name[-2:])
+        average = {"requested": "sts", "all": {"spearman": score}}
+        content = {"schema": 1, "model": model, "tasks": {}, "missing": {}, "average": average}
+        out.write_text(json.dumps(content))
 
     monkeypatch.setattr(reproduce, "load", load)
     monkeypatch.setattr(reproduce.subprocess, "run", train)

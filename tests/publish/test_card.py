@@ -65,7 +65,7 @@ RESULTS = {
     "schema": 1,
     "model": {"name": "/home/me/runs/x/best", "sha256": "c" * 64},
     "tasks": {"STS12": task("STS12", 65.494, 3108), "STSB-dev": task("STSB", 80.79, 1500)},
-    "average": {"all": {"spearman": 73.142}, "interval": [71.0, 75.0]},
+    "average": {"requested": "sts", "all": {"spearman": 73.142}, "interval": [71.0, 75.0]},
     "missing": {},
     "geometry": {"alignment": 0.21, "uniformity": -1.75, "mean_cosine": 0.4, "effective_rank": 100.04, "dim": 576},
     "precision": "bf16",
@@ -185,7 +185,10 @@ def test_without_run_and_results_it_says_so(folder):
 
 
 def test_missing_tasks_leave_no_average(folder, results):
-    partial = RESULTS | {"average": {"all": {"spearman": None}, "interval": None}, "missing": {"STS13": "no file"}}
+    partial = RESULTS | {
+        "average": {"requested": "sts", "all": {"spearman": None}, "interval": None},
+        "missing": {"STS13": "no file"},
+    }
     results.write_text(json.dumps(partial))
     text = card(folder, results=results).text
     assert "| average |" not in text

@@ -26,6 +26,8 @@ TEXTS = ["the cat sat on a mat", "dog ran fast", "red moon"]
 TASK = {"split": "test", "metric": "spearman", "aggregation": "all", "n": 9, "all": {"spearman": 76.2, "pearson": 75.0}}
 RESULTS = {
     "schema": 1,
+    "model": {"name": "best"},
+    "missing": {},
     "tasks": {"STS12": TASK, "STS13": TASK},
     "average": {"requested": "sts", "all": {"spearman": 76.2544}, "missing": []},
 }
@@ -255,7 +257,7 @@ def test_the_message_has_the_score(hub, best, verified, tmp_path):
 
 def test_scores_of_another_model_are_refused(hub, best, verified, tmp_path):
     results = tmp_path / "results.json"
-    results.write_text(json.dumps({**RESULTS, "model": {"sha256": model_hash(best)}}))
+    results.write_text(json.dumps({**RESULTS, "model": {"name": "best", "sha256": model_hash(best)}}))
     push(best, "me/encoder", results=results, dry_run=True)
     config = best / "config.json"
     config.write_text(config.read_text() + "\n")
