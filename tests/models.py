@@ -73,11 +73,13 @@ def from_weights(weights: dict[str, torch.Tensor], kind: str = "bert", **more):
 
 
 def save_beside(tokenizer: str | Path, model, folder: Path) -> str:
-    """Save a model, and beside it a tokenizer, which every loader asks for; returns the folder."""
+    """Save a model, and beside it a tokenizer with a token for each of its embeddings; returns the folder."""
     from transformers import AutoTokenizer
 
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.add_tokens([f"added{i}" for i in range(len(words), model.config.vocab_size)])
+    words.save_pretrained(folder)
     return str(folder)
 
 
