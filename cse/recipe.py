@@ -218,7 +218,7 @@ def load(
         ) from error
     except Exception as error:  # jsonargparse raises several kinds
         for part in COMPONENTS:
-            _require_class(part, content.get(part), overrides, f"recipe {name if path is None else recipe}")
+            _require_class(part, content.get(part), overrides, imports, f"recipe {name if path is None else recipe}")
         what, _, fix = _explain(str(error)).partition("\nfix: ")
         what = with_name(what, content, overrides, parsed)
         show = f"`cse recipe show {'simcse-unsup' if path is None else recipe} --defaults`"
@@ -234,7 +234,9 @@ def load(
     return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))
 
 
-def _require_class(part: str, value: Any, overrides: Sequence[str], where: str) -> None:
+def _require_class(
+    part: str, value: Any, overrides: Sequence[str], imports: Collection[str] | None, where: str
+) -> None:
     """Check that the class of a part, in a recipe's content or in the last option for it, is one of that part.
 
     Raises:
@@ -248,6 +250,8 @@ def _require_class(part: str, value: Any, overrides: Sequence[str], where: str) 
     if not isinstance(named, str) or named == "null":
         return
     module, _, name = named.rpartition(".")
+    if imports is not None and not any(f"{module or 'cse'}.".startswith(f"{known}.") for known in imports):
+        return  # the parser refused it without importing it
     base, found, known = bases()[part], None, list[str]()
     try:
         inside = import_module(module or "cse")

@@ -92,5 +92,5 @@ def _title(entries: Sequence[Entry]) -> str:
 def _cell(item: Mapping[str, Any] | None) -> Cell:
     if item is None or item["value"] is None:
         return Cell()
-    bounds = item["interval"]
+    bounds = item.get("interval")
     return Cell(f"{item['value']:.2f}", f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "")

@@ -27,7 +27,7 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
             name,
             str(task["n"]),
             f"[bold]{task['all']['spearman']:.2f}[/bold]",
-            interval(task["interval"]),
+            interval(task.get("interval")),
             number(mean),
             number(wmean),
             number(task["all"]["pearson"]),
@@ -38,7 +38,7 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     average = results["average"]
     if len(sts) + len(results["missing"]) > 1 and len(sts) == len(results["tasks"]):
         table.add_section()
-        table.add_row("average", "", number(average["value"]), interval(average["interval"]), *[""] * 4)
+        table.add_row("average", "", number(average["value"]), interval(average.get("interval")), *[""] * 4)
     if sts or results["missing"]:
         console.print(table)
     _show_others(results, console)
@@ -71,11 +71,11 @@ def _show_others(results: Mapping[str, Any], console: Console) -> None:
         for i, (key, measure) in enumerate(measures):
             first = (name, f"{task['n']:,} {task['unit']}") if i == 0 else ("", "")
             score = f"[bold]{measure['value']:.2f}[/bold]" if i == 0 else number(measure["value"])
-            table.add_row(*first, key, score, interval(measure["interval"]))
+            table.add_row(*first, key, score, interval(measure.get("interval")))
     average = results["average"]
     if average["value"] is not None and len(others) > 1:
         table.add_section()
-        table.add_row("average", "", average["metric"], number(average["value"]), interval(average["interval"]))
+        table.add_row("average", "", average["metric"], number(average["value"]), interval(average.get("interval")))
     console.print(table)
 
 
@@ -88,7 +88,7 @@ def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
     for name, task in results["transfer"].items():
         test = f"[bold]{task['accuracy']:.2f}[/bold]"
         rest = (number(task[key]) for key in ("dev", "nearest_mean", "f1"))
-        table.add_row(name, str(task["n"]), test, interval(task["interval"]), *rest)
+        table.add_row(name, str(task["n"]), test, interval(task.get("interval")), *rest)
     for name in results["transfer_average"]["missing"]:
         table.add_row(name, "-", "missing")
     table.add_section()

@@ -60,7 +60,7 @@ def backward(
         The embeddings and the loss, detached.
     """
     chunks = by_size(batch, chunk_size or batch.size) if chunk_tokens is None else by_tokens(batch, chunk_tokens)
-    chunks = [Chunk(chunk, placed(texts, accelerator.device)) for chunk, texts in chunks]
+    chunks = [Chunk(chunk, placed(texts, ctx.encoder.device)) for chunk, texts in chunks]
     with torch.no_grad():
         encoded = _kept(learner, batch, chunks, seed)
     with accelerator.no_sync(learner):

@@ -127,6 +127,13 @@ def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, 
     assert f"names {MODULE}.X, and reading the recipe" in refused("train", "--resume", "ck")
 
 
+def test_the_card_of_a_run_imports_nothing_that_the_run_names(stranger):
+    from cse.publish.card.citation import citations
+
+    assert citations({"objective": {"class_path": f"{MODULE}.X"}}) == []
+    assert len(citations({"objective": {"class_path": "cse.objectives.simcse.SimCSE"}})) == 1
+
+
 def test_what_a_stranger_may_name_is_checked_where_it_is_imported(stranger, capsys):
     """A module that is trusted is imported, by the same spelling that is refused without it."""
     file = own({"objective": f"{MODULE}.X"})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from cse import cli
 
@@ -247,6 +248,35 @@ def test_what_would_be_sent_is_refused(row, place, refused):
     assert sorted({*place.iterdir()} - {place / "answers"}) == before  # which is a cache
     if row == "license":
         assert error.splitlines()[-1] == "fix: give one identifier; the nearest are mit"
+
+
+HTML = "<img src=x onerror=alert(1)>"
+
+
+def test_nothing_in_a_report_or_a_card_is_raw_html(own_run):
+    """S32, S33: the name of a run, and what its files hold, are text."""
+    from cse.publish.card import write_card
+
+    task = {"kind": "sts", "metric": "spearman", "value": 70.0, "n": 9, "unit": "pairs", "measures": {}}
+    scores = {"schema": 2, "model": {"name": HTML}, "tasks": {"STS12": task}, "missing": {}}
+    scores["average"] = {"requested": HTML, "value": 70.0, "metric": "spearman"}
+    (own_run / "ck" / "results.json").write_text(json.dumps(scores))
+    (own_run / "ck").rename(own_run / HTML)
+    assert cli.main(["eval", "report", ".", "--out", "report"]) == 0
+    assert "onerror" in (own_run / "report" / "report.md").read_text()
+    assert HTML not in (own_run / "report" / "report.md").read_text()
+    run = (own_run / HTML).rename(own_run / "run")
+    environment = json.loads((run / "env.json").read_text())
+    environment |= {"recipe": f"x\n---\n{HTML}", "git": f"`\n\n{HTML}"}
+    (run / "env.json").write_text(json.dumps(environment))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["data"]["init_args"]["path"] = f"texts\n\n```\n{HTML}"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_card(run / "last", "me/name", run=run, results=None, license="mit", previous=None)
+    card = (run / "last" / "README.md").read_text()
+    assert "onerror" in card
+    assert HTML not in "".join(card.split("```")[::2])  # a recipe in a block of code is shown as it is
+    assert card.count("\n---\n") == 1
 
 
 def test_an_endpoint_that_is_down_ends_the_job_after_two_tries_of_ten_questions(place, capfd, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import benchmark, svg, widths
 from cse.evaluation import results as results_file
@@ -94,7 +95,8 @@ def write_card(
         after=[after(module) for module in layout.post] + ([f"the first {layout.cut}"] if layout.cut else []),
         facts=facts,
         seed=facts.seed,
-        recipe=yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True) if facts.recipe else "",
+        recipe=_fenced(facts.recipe) if facts.recipe else "",
+        inline=inline,
         limits=limits(layout, facts, published),
         license_text=license_text(chosen, base, facts),
         citations=citations(facts.recipe),
@@ -110,6 +112,12 @@ def write_card(
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines
     text = text.replace(HINT, _yours(previous), 1)
     write_text(folder / "README.md", text.strip() + "\n")
+
+
+def _fenced(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML for a block of code, which no text of it ends."""
+    text: str = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return text.replace("```", "'''")
 
 
 def of_width(scored: Mapping[str, Any] | None, layout: Layout) -> Mapping[str, Any] | None:

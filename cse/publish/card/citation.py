@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,8 @@ def _classes(component: Any) -> Iterator[str]:
 def _papers(class_path: str) -> list[tuple[str, str]]:
     """(arXiv id, title) in the docstring of the module of a class, or of the class if the module names no paper."""
     module, _, name = class_path.rpartition(".")
+    if module not in sys.modules and module.partition(".")[0] != "cse":
+        return []  # the run may be a stranger's, whose code is not run to cite it
     try:
         loaded = import_module(module)
         docs = [inspect.getdoc(loaded) or "", inspect.getdoc(getattr(loaded, name)) or ""]

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cse.console import inline
 from cse.errors import UserError
 from cse.files import read_json
 
@@ -54,26 +55,27 @@ class Facts:
     @property
     def backbone(self) -> str | None:
         """The backbone, as the recipe names it."""
-        name = _arguments(self.recipe, "encoder").get("backbone")
+        name = _shown(_arguments(self.recipe, "encoder").get("backbone"))
         return str(name) if name else None
 
     @property
     def path(self) -> str | None:
         """The path of the data, as the recipe names it."""
         path = _arguments(self.recipe, "data").get("path")
-        return None if path is None or str(path).startswith("LOCAL/") else str(path)
+        return None if path is None or str(path).startswith("LOCAL/") else inline(path)
 
     @property
     def chosen_on(self) -> str | None:
         """The tasks or rows by whose score the checkpoint was selected."""
-        return _chosen_on(self.recipe.get("evaluator"))
+        chosen: str | None = _shown(_chosen_on(self.recipe.get("evaluator")))
+        return chosen
 
     @property
     def objectives(self) -> list[str]:
         """The classes of the objectives: of the recipe, or of the sources of a mixture."""
         parts = [source.get("objective") or self.recipe.get("objective") for source in mixed(self.recipe).values()]
         paths = [part.get("class_path") for part in parts or [self.recipe.get("objective")] if part]
-        return list(dict.fromkeys(str(path).rpartition(".")[2] for path in paths if path))
+        return list(dict.fromkeys(inline(path).rpartition(".")[2] for path in paths if path))
 
 
 def _chosen_on(evaluator: Any) -> str | None:
@@ -170,7 +172,7 @@ def _absolute(value: str) -> bool:
 
 def _data(source: str, recorded: Mapping[str, Any]) -> dict[str, str]:
     """The source of the data, and the rows, hash, license and counts that were recorded."""
-    found = {"source": f"`{portable(source)}`" if source else NO_RUN}
+    found = {"source": f"`{inline(portable(source))}`" if source else NO_RUN}
     found["rows"] = _cell(recorded.get("rows")) or NO_RUN
     found["sha256 of the rows"] = _cell(recorded.get("sha256")) or NO_RUN
     found["license"] = _license(source) or NO_RUN
@@ -262,7 +264,7 @@ def _arguments(recipe: Mapping[str, Any], component: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; {} if the file does not exist.
+    """A JSON object for the lines of a card, without line breaks and HTML; {} if the file does not exist.
 
     Raises:
         UserError: The file is damaged.
@@ -273,4 +275,13 @@ def _json(path: Path) -> dict[str, Any]:
         found = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}\nfix: restore it, or remove it") from None
-    return found if isinstance(found, dict) else {}
+    return _shown(found) if isinstance(found, dict) else {}
+
+
+def _shown(value: Any) -> Any:
+    """The same value with every text as it may stand within a line."""
+    if isinstance(value, dict):
+        return {inline(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return inline(value) if isinstance(value, str) else value
