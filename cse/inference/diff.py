@@ -80,7 +80,8 @@ def differences(
             masked-LM head.
 
     Deviations:
-        Partners of the authors' `align` run over special tokens and padding too.
+        Partners of the authors' `align` run over special tokens and padding too. Their `delete` has a smallest n-gram,
+        `min_n`; here it has one token, their default.
 
     Source: ZurichNLP/recognizing-semantic-differences, diff_align.py:15-44, diff_del.py:35-112, diff_mask.py:78-150.
     """

@@ -18,10 +18,11 @@ from cse.objectives.taught import requires, teacher_vectors
 class ClipKD(Objective):
     """Symmetric InfoNCE of a student, with three terms that draw it to a teacher.
 
-        L   = task InfoNCE(u, v) + fd FD + ckd CKD + icl ICL
+        L   = task InfoNCE(u, v) + fd FD + ckd CKD + icl ICL + cross_kd X
         FD  = MSE(W u, t_u) + MSE(W' v, t_v)
         CKD = ( KL(softmax(T) || softmax(S)) + KL(softmax(T^T) || softmax(S^T)) ) / 2
         ICL = ( CE(W u . t_v / t_x) + CE(W' v . t_u / t_x) ) / 2
+        X   = ( KL(softmax(T) || softmax(W u . t_v / t_x)) + KL(softmax(T^T) || softmax(W' v . t_u / t_x)) ) / 2
 
     u and v are the student's vectors of anchor and positive, t_u and t_v the teacher's of the same texts, all of unit
     length, also after the projections W; S and T are the B x B cosines of student and teacher over their temperatures.
@@ -40,6 +41,7 @@ class ClipKD(Objective):
         fd: Weight of FD, >= 0 (paper: 2000, since unit vectors of D numbers differ by squares of about 1/D).
         ckd: Weight of CKD, >= 0 (paper: 1).
         icl: Weight of ICL, >= 0 (paper: 1).
+        cross_kd: Weight of X, >= 0, an option of the authors' program.
 
     Raises:
         UserError: An argument is out of range, or all weights are 0. In `setup`: the teacher cannot be loaded.
@@ -68,23 +70,24 @@ class ClipKD(Objective):
         fd: float = 2000.0,
         ckd: float = 1.0,
         icl: float = 1.0,
+        cross_kd: float = 0.0,
     ) -> None:
         super().__init__()
         require_at_least(1, "objective", dim=dim)
         require_positive("objective", temperature=temperature, teacher_temperature=teacher_temperature)
         require_positive("objective", cross_temperature=cross_temperature)
-        require_within("[0, inf)", "objective", task=task, fd=fd, ckd=ckd, icl=icl)
-        if not task + fd + ckd + icl:
-            raise UserError("objective: task, fd, ckd and icl are 0, so nothing is learned\nfix: give one above 0")
+        require_within("[0, inf)", "objective", task=task, fd=fd, ckd=ckd, icl=icl, cross_kd=cross_kd)
+        if not task + fd + ckd + icl + cross_kd:
+            raise UserError("objective: all weights are 0, so nothing is learned\nfix: give one above 0")
         self.teacher, self.dim, self.temperature = teacher, dim, temperature
         self.teacher_temperature, self.cross_temperature = teacher_temperature, cross_temperature
-        self.task, self.fd, self.ckd, self.icl = task, fd, ckd, icl
+        self.task, self.fd, self.ckd, self.icl, self.cross_kd = task, fd, ckd, icl, cross_kd
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
         """Load the teacher, and build the projections if the sizes differ."""
         super().setup(encoder)
-        projects = self.fd or self.icl
+        projects = self.fd or self.icl or self.cross_kd
         self.projections = nn.ModuleList(
             projection(self.teacher, self.dim, encoder) if projects else nn.Identity() for _ in range(2)
         )
@@ -101,20 +104,21 @@ class ClipKD(Objective):
         pairs = [in_batch(*side) for side in sides]  # (B, N) and (B, B)
         own = torch.eye(len(embedding), device=embedding.device)  # (B, B)
         taught = cosine_matrix(vectors[:, 0], vectors[:, 1]) / self.teacher_temperature  # (B, B)
-        terms: dict[str, list[Tensor]] = {name: [] for name in ("task", "fd", "ckd", "icl")}
+        terms: dict[str, list[Tensor]] = {name: [] for name in ("task", "fd", "ckd", "icl", "cross_kd")}
         for i, (side, relation) in enumerate(zip(pairs, (taught, taught.T), strict=True)):
             logits, mask = side.similarity / self.temperature, side.mask  # (B, N)
             terms["task"].append(contrast(logits, side.positive, mask=mask, weight=batch.weight).loss)
             relations = kl_rows(logits[:, : len(own)], relation)  # (B,)
             terms["ckd"].append(weighted_mean(relations, batch.weight))
-            if self.fd or self.icl:
+            if self.fd or self.icl or self.cross_kd:
                 student = projected(self.projections[i], embedding[:, i], vectors[:, i], "ClipKD")  # (B, Dt)
                 error = (normalize(student) - normalize(vectors[:, i])).square().mean(1)  # (B,)
                 terms["fd"].append(2 * weighted_mean(error, batch.weight))
                 cross = cosine_matrix(student, vectors[:, 1 - i]) / self.cross_temperature  # (B, B)
                 square = None if mask is None else mask[:, : len(own)]
                 terms["icl"].append(contrast(cross, own, mask=square, weight=batch.weight).loss)
+                terms["cross_kd"].append(weighted_mean(kl_rows(cross, relation), batch.weight))
         means = {name: torch.stack(found).mean() for name, found in terms.items() if found}
-        weights = {"task": self.task, "fd": self.fd, "ckd": self.ckd, "icl": self.icl}
+        weights = {name: float(getattr(self, name)) for name in means}
         loss = torch.stack([weights[name] * value for name, value in means.items() if weights[name]]).sum()
         return LossOutput(loss, {f"loss_{name}": value.detach() for name, value in means.items()})

@@ -54,7 +54,8 @@ class DiffCSE(Objective):
     Deviations:
         The authors' program never puts the generator in evaluation mode, so that its argmax is stochastic; that is
         `generator_dropout=True`. Batch norm takes its statistics over the batch of all processes, not of each, and
-        keeps no running ones. Padding is id 0 in the discriminator's text, as in theirs; in RoBERTa this is <s>.
+        keeps no running ones. Without its option --batchnorm their projector is SimCSE's Linear and tanh, which is left
+        out. Padding is id 0 in the discriminator's text, as in theirs; in RoBERTa this is <s>.
 
     Source: voidism/DiffCSE, diffcse/models.py:35-50, 175-187, 257-273.
     """

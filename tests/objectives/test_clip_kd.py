@@ -28,7 +28,7 @@ def built(size, **arguments):
     return objective
 
 
-@pytest.mark.parametrize("part", ["fd", "ckd", "icl", "task"])
+@pytest.mark.parametrize("part", ["fd", "ckd", "icl", "task", "cross_kd"])
 @pytest.mark.parametrize("name", cases("distill", "clipkd_", has="task"))
 def test_every_case(name, part):
     about, data = load("distill", name)
@@ -45,8 +45,8 @@ def test_every_case(name, part):
         if isinstance(project, nn.Linear):
             project.load_state_dict({"weight": data[f"proj_{side}_w"], "bias": data[f"proj_{side}_b"]})
     output = run(objective, rows, teacher=torch.cat([data["teacher_anchor"], data["teacher_positive"]], 1))
-    gradients = {f"grad_{side}": data.get(f"grad_{part}_{side}") for side in leaves}  # of the task there are none
-    agrees(output, about, gradients, leaves if part != "task" else {}, loss=part)
+    gradients = {f"grad_{side}": data.get(f"grad_{part}_{side}") for side in leaves}  # of two parts there are none
+    agrees(output, about, gradients, leaves if part not in {"task", "cross_kd"} else {}, loss=part)
 
 
 def test_a_student_equal_to_its_teacher_has_no_feature_or_relation_loss():
