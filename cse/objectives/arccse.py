@@ -12,7 +12,7 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
 from cse.objectives.candidates import by_anchor
-from cse.objectives.functional import Contrast, contrast, triplet, weighted_mean
+from cse.objectives.functional import Contrast, contrast, normalize, triplet, weighted_mean
 from cse.objectives.layouts import InBatch
 
 
@@ -83,19 +83,22 @@ class ArcCSE(Objective):
 
     def arc(self, views: Views, batch: Batch) -> Tensor:
         """The first term."""
-        return by_anchor(views, batch, self._rows).loss
+        return by_anchor(views, batch, self._rows, shared=(self._change(views),)).loss
 
-    def _rows(self, pairs: InBatch) -> Contrast:
-        """The contrast of some anchors."""
-        logits = torch.where(pairs.positive > 0, self._wider(pairs.similarity), pairs.similarity) / self.temperature
+    def _rows(self, pairs: InBatch, change: Tensor) -> Contrast:
+        """The contrast of some anchors, given what the margin changes (B, P)."""
+        own = torch.zeros_like(pairs.similarity).masked_scatter(pairs.positive > 0, change[pairs.row])  # (A, N)
+        logits = (pairs.similarity + own) / self.temperature
         return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 
     def order(self, anchor: Tensor, near: Tensor, far: Tensor, weight: Tensor | None = None) -> Tensor:
         """The second term, without its weight, of vectors (B, D')."""
         return weighted_mean(triplet(anchor, near, far, distance="cosine", margin=self.triplet_margin), weight)
 
-    def _wider(self, cosine: Tensor) -> Tensor:
-        """The cosine of the angle plus the margin, of any shape."""
-        m = math.radians(self.margin)
-        sine = (1 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()
-        return cosine * math.cos(m) - sine * math.sin(m)
+    def _change(self, views: Views) -> Tensor:
+        """(B, P) cos(th + m) - cos(th) of each anchor with its own positives."""
+        m, u, v = math.radians(self.margin), normalize(views.anchor)[:, None], normalize(views.positive)
+        # Of a cosine near 1 the sine would have a hundredth of its digits: sqrt(1 - c^2) = |u - v| |u + v| / 2.
+        sine = torch.linalg.vector_norm(u - v, dim=-1) * torch.linalg.vector_norm(u + v, dim=-1) / 2
+        change: Tensor = (u * v).sum(-1) * (math.cos(m) - 1) - sine * math.sin(m)
+        return change

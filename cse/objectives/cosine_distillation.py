@@ -65,7 +65,8 @@ class CosineDistillation(Objective):
         student = self.mapped(normalize(views.embedding), vectors)
         if torch.is_grad_enabled() and not bool(self.begun):  # the first batch that is trained on
             with torch.no_grad():
-                self.project.bias.add_((vectors - student).flatten(0, 1).mean(0))
+                apart = (vectors - student).unbind(-1)  # Dt of (B, V)
+                self.project.bias.add_(torch.stack([over_texts(each, batch) for each in apart]))
                 self.begun.fill_(True)
             student = self.mapped(normalize(views.embedding), vectors)
         cosine = (normalize(student) * vectors).sum(-1)  # (B, V)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder import widths
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Objective, StepContext
+from cse.objectives.functional import normalize
 from cse.objectives.wrapper import Wrapper
 
 
@@ -91,7 +91,7 @@ class Matryoshka(Wrapper):
 def first_dimensions(views: Views, width: int) -> Views:
     """The views with their projected vectors cut to `width` dimensions and scaled to unit length."""
     anchor, positive, negative = (
-        F.normalize(part[..., :width], dim=-1) for part in (views.anchor, views.positive, views.negative)
+        normalize(part[..., :width]) for part in (views.anchor, views.positive, views.negative)
     )
     return Views(anchor, positive, negative, views.embedding)
 

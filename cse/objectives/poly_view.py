@@ -14,6 +14,8 @@ from cse.objectives.candidates import by_view
 from cse.objectives.functional import Contrast, contrast, dot_matrix, normalize
 from cse.objectives.layouts import AllPairs
 
+SHORTEST = 1e-4  # the length of a mean of unit vectors below which rounding gives it a direction
+
 
 class PolyView(Objective):
     """Contrast of M >= 2 views of an item, each an anchor, with the other views as positives.
@@ -40,7 +42,8 @@ class PolyView(Objective):
 
     Deviations:
         The authors released no program. The equations are those of the paper as remembered, and whether q has unit
-        length is not certain. Duplicate texts are masked as in `SimCSE`.
+        length is not certain. A q of a mean shorter than 1e-4 is 0, without a gradient. Duplicate texts are masked as
+        in `SimCSE`.
     """
 
     weighs_rows = True
@@ -84,7 +87,10 @@ class PolyView(Objective):
         unit = normalize(views.require_aligned("PolyView"))  # (B, M, D')
         rest = (unit.sum(1, keepdim=True) - unit) / (unit.shape[1] - 1)  # (B, M, D')
         rest = torch.cat([rest[:, 0], rest[:, 1:].flatten(0, 1)])  # (A, D') in the order of `all_pairs`
-        return torch.cat([normalize(rest) if self.normalize_mean else rest, normalize(views.negative.flatten(0, 1))])
+        if self.normalize_mean:
+            length = rest.detach().norm(dim=-1, keepdim=True)  # (A, 1)
+            rest = normalize(torch.where(length > SHORTEST, rest, 0.0))
+        return torch.cat([rest, normalize(views.negative.flatten(0, 1))])
 
 
 def _unit_with(a: Tensor, b: Tensor) -> Tensor:

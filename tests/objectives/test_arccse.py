@@ -95,6 +95,14 @@ def test_the_loss_grows_with_the_margin():
     assert losses[0] < losses[-1]
 
 
+@pytest.mark.parametrize("degrees", [0.0, 0.01, 1.0, 179.99, 180.0])
+def test_small_angles_are_exact_in_float32(degrees):
+    """A cosine near 1 or -1 has few of the digits of its angle."""
+    rows, objective = circle([[0.0, degrees], [90.0, 90.0 + degrees]]), ArcCSE(temperature=1.0, triplet_weight=0.0)
+    exact, rounded = (run(objective, x).loss.item() for x in (rows, rows.float()))
+    assert rounded == pytest.approx(exact, rel=1e-5, abs=1e-6)
+
+
 def test_equal_vectors_have_a_finite_gradient():
     rows = torch.randn(4, 1, 6).expand(4, 4, 6).clone().requires_grad_()
     output = run(ArcCSE(), rows, 3)

@@ -149,3 +149,9 @@ def test_what_cannot_be_wrapped_is_named(tiny_bert, wrapper, term, said):
 def test_bad_arguments_are_named(options, said):
     with pytest.raises(UserError, match=said):
         Matryoshka(term=SimCSE(), **options)
+
+
+def test_vectors_in_bfloat16_are_scaled_in_float32():
+    rows = torch.randn(6, 2, 16).bfloat16()
+    objective = Matryoshka(term=SimCSE(), dimensions=[16, 4])
+    assert run(objective, rows).loss.item() == pytest.approx(run(objective, rows.float()).loss.item(), rel=1e-6)

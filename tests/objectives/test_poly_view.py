@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -69,6 +71,16 @@ def test_weights_hard_negatives_and_texts_equal_a_direct_loop():
     got = losses(rows, 2, weight=torch.tensor(weight), text_id=texts)
     want = [slow(rows, form, weight, 1, {1, 3}) for form in FORMS]
     assert got == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("views", [3, 4])
+def test_views_whose_mean_is_zero_have_a_gradient_of_usual_size(views):
+    """Two or three of them point in opposite directions, and rounding leaves a mean of 1e-8."""
+    turn = torch.arange(views - 1) * (2 * math.pi / (views - 1)) + 0.3
+    others = torch.stack([turn.cos(), turn.sin(), 0 * turn], -1)
+    rows = torch.cat([torch.randn(4, 1, 3), others.expand(4, -1, -1)], 1).requires_grad_()
+    run(PolyView(form="sufficient"), rows, views - 1).loss.backward()
+    assert rows.grad.abs().max() < 1e3
 
 
 def test_errors():
