@@ -172,10 +172,10 @@ FAULTS = [
             "self.log.cut(2**40)",
             "training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit",
         ),
-        ("self.wrapped.parameters(), settings.clip)", "self.wrapped.parameters(), math.inf)"),
+        ("clip_grads_with_norm_(parameters, settings.clip, norm)", "clip_grads_with_norm_(parameters, math.inf, norm)"),
         (
-            "if not math.isfinite(total):",
-            "if math.isinf(total):",
+            "if not math.isfinite(loss):",
+            "if math.isinf(loss):",
             "training/test_trainer.py::test_a_loss_that_is_not_finite_stops_the_run",
         ),
         (" or waited >= patience", " or waited > patience", "training/test_trainer.py::test_early_stopping"),
@@ -247,7 +247,7 @@ FAULTS = [
         "encoder/provenance.py",
         "        if actual != expected:",
         "        if len(actual) != len(expected):",
-        "training/test_merge.py encoder/test_damaged.py::test_python_raises_the_same_error",
+        "faults/test_models.py::test_a_checkpoint_with_its_manifest",
     ),
     *_of(
         "files.py",
