@@ -18,12 +18,12 @@ def embed(texts):
 
 
 def test_by_pencil():
-    # Cosines 1, 0, -1 against golds 5, 1, 3: ranks 3 2 1 against 3 1 2, so rho = 1 - 6 * 2 / (3 * 8) = 0.5.
+    # Cosines 1, 0, -1 against golds 5, 1, 2: ranks 3 2 1 against 3 1 2, so rho = 1 - 6 * 2 / (3 * 8) = 0.5.
     vectors = {"x": [1, 0], "same": [2, 0], "right": [0, 1], "back": [-1, 0]}
-    p = Pairs(("x", "x", "x"), ("same", "right", "back"), np.array([5.0, 1.0, 3.0]))
+    p = Pairs(("x", "x", "x"), ("same", "right", "back"), np.array([5.0, 1.0, 2.0]))
     found = score({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
     assert found.all.spearman == pytest.approx(50)
-    assert found.all.pearson == pytest.approx(100 * 2 / np.sqrt(2 * 8))  # x = 1, 0, -1; y = 2, -2, 0
+    assert found.all.pearson == pytest.approx(100 * 9 / np.sqrt(2 * 78))  # x = 1, 0, -1; 3 y = 7, -5, -2
     np.testing.assert_allclose(found.cosine, [1, 0, -1])
 
 

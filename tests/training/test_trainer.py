@@ -241,7 +241,7 @@ def test_what_the_objective_refuses_is_said_before_anything_is_written(tiny_bert
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, learning_rate=1e30, schedule="constant", clip=1e30)
-    with pytest.raises(FloatingPointError, match=r"at step \d+.*best"):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+.*best"):
         Trainer(run).fit()
     assert (run.folder / "best" / "modules.json").exists()
 
