@@ -1,6 +1,7 @@
 """Randomness by address: every random draw depends on its place in the run, and never on earlier draws.
 
-A run therefore resumes bit for bit without a saved generator, and a view is the same on every machine.
+A run therefore resumes bit for bit without a saved generator (on a GPU with `trainer.deterministic`), and a view is the
+same on every machine.
 """
 
 from __future__ import annotations

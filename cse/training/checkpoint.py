@@ -1,4 +1,7 @@
-"""The files from which a run resumes bit for bit: state/, which is replaced as a whole, and metrics.jsonl."""
+"""The files from which a run resumes: state/, which is replaced as a whole, and metrics.jsonl.
+
+It resumes bit for bit on a CPU, and on a GPU with `trainer.deterministic`.
+"""
 
 from __future__ import annotations
 

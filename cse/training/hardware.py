@@ -38,6 +38,10 @@ FSDP = "ACCELERATE_USE_FSDP"
 ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM", "FSDP": FSDP}
 
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+ORDERS = (":4096:8", ":16:8")  # the workspaces with which cuBLAS sums in one order
+
+
 def problems(settings: Settings) -> Iterator[str]:
     """The settings that this machine cannot satisfy, each as a problem with its fix."""
     if settings.device not in {"auto", available(settings.device)}:
@@ -45,6 +49,8 @@ def problems(settings: Settings) -> Iterator[str]:
     device = available(settings.device)
     if settings.precision in {"fp16", "tf32"} and device != "cuda":
         yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
+    if settings.deterministic and device == "cuda" and os.environ.get(CUBLAS, ORDERS[0]) not in ORDERS:
+        yield f"trainer.deterministic needs another {CUBLAS} than {os.environ[CUBLAS]}\nfix: {CUBLAS}={ORDERS[0]}"
     if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
         yield "trainer.optimizer is muon, which does not train in fp16 here\nfix: use adamw, or trainer.precision=fp32"
     if settings.compile and (missing := _missing_compiler(device)):
@@ -139,6 +145,34 @@ def accelerator(
         )
     os.environ.pop(FSDP, None)  # Accelerate sets it for a plugin, and would read it for the next accelerator
     return made
+
+
+@contextmanager
+def one_order(settings: Settings) -> Iterator[None]:
+    """Within, operations whose order of sums is free have one order, if `trainer.deterministic` asks for it.
+
+    Raises:
+        UserError: An operation has no such order on this device.
+    """
+    if not settings.deterministic:
+        yield
+        return
+    before, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    os.environ.setdefault(CUBLAS, ORDERS[0])  # cuBLAS reads it at its first product
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # which transformers reads
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"trainer.deterministic: {reason}\nfix: remove trainer.deterministic") from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.deterministic = cudnn
+        del os.environ["FLASH_ATTENTION_DETERMINISTIC"]
 
 
 def require_gpus(device: str) -> None:

@@ -64,6 +64,8 @@ class Settings:
         save_precision: The number format of the weights of whole checkpoints: best/, merged/, and last/ unless it holds
             an adapter alone. `bf16` halves them; scores in the log are those of the weights before they are rounded.
             Weights that are trained in bf16 are saved in it in any case.
+        deterministic: Whether equal runs are equal to the bit on a GPU too, as they are on a CPU: torch then computes
+            every operation in one order, which is slower, and the run stops at an operation that has no such order.
 
     Raises:
         UserError: A value is out of range.
@@ -102,6 +104,7 @@ class Settings:
         merge_initial: float | None = None,
         final_weights: Literal["last", "mean_with_initial"] = "last",
         save_precision: SavedAs = "fp32",
+        deterministic: bool = False,
     ) -> None:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
@@ -125,6 +128,7 @@ class Settings:
         self.compare_initial, self.merge_initial = compare_initial, merge_initial
         self.final_weights: Literal["last", "mean_with_initial"] = final_weights
         self.save_precision: SavedAs = save_precision
+        self.deterministic = deterministic
         if merge_initial is not None and final_weights != "last":
             raise UserError(
                 f"trainer.merge_initial is {merge_initial:g} and trainer.final_weights is {final_weights}, and both "

@@ -103,6 +103,10 @@ class Trainer:
             UserError: The objective refuses the batches of the run, or the state to resume from is damaged.
             FloatingPointError: The loss or its gradient is not finite.
         """
+        with hardware.one_order(self.settings):
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> Run:
         run = self.run
         if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
             saved = partial(load_progress, run.folder / "state", {"rows": self._made_from["rows"]})

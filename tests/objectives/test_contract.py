@@ -151,9 +151,6 @@ class Penalty(Wrapper):
         return LossOutput(self.term(views, batch, ctx).loss + ratio((each * share).sum(), share.sum()))
 
 
-FIRST_BATCH = {"CosineDistillation": "its first bias is the mean over all views of the first batch"}
-
-
 @every_objective
 def test_without_weight_there_is_no_gradient(name, tiny_bert):
     """What ignores the weights, such as a penalty beside a term, is left if all of them are 0."""
@@ -169,8 +166,6 @@ def test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none(name, tiny_bert)
     encoder, objective = build(name, tiny_bert, around(name, tiny_bert, Nothing))
     if objective.contrasts or not objective.weighs_rows:
         pytest.skip("it contrasts rows, or ignores weights")
-    if name in FIRST_BATCH:
-        pytest.skip(FIRST_BATCH[name])
     assert_rows_count(lambda: build(name, tiny_bert, around(name, tiny_bert, Nothing)), batch_of(name, encoder))
 
 
@@ -187,8 +182,6 @@ def test_views_that_do_not_exist_do_not_count_or_are_refused_by_name(name, tiny_
             result_of(encoder, objective, even)
         except ValueError:
             pytest.skip("it takes rows of two texts")
-    if name in FIRST_BATCH:
-        pytest.skip(FIRST_BATCH[name])
     assert_absent_views_do_not_count(lambda: build(name, tiny_bert), uneven)
 
 

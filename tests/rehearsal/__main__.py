@@ -60,6 +60,7 @@ VARIANTS = {
     "bf16 weights, LoRA": ["--encoder.weights=bf16", "--encoder.adapter=cse.encoder.Lora"],
     "evaluated": ["--evaluator=cse.evaluation.STSEvaluator", "--evaluator.tasks=sts-mini-dev"],
     "saved in bf16": ["--trainer.save_precision=bf16"],
+    "in one order": ["--trainer.deterministic=true"],
 }
 CACHED = ("promcse-sup", "gistembed", "mocose", "matryoshka", "euclip")
 CAUSAL = ("simcse-unsup", "simcse-sup", "promcse-unsup", "rankcse", "mocose")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
+from cse.training import hardware
 from cse.training.checkpoint import MetricsLog
 from cse.training.learner import Encoded, Learner, diagnostics
 from cse.training.run import Callback
+from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run, metrics, weights
 
@@ -261,6 +264,28 @@ class Broken(SimCSE):
     def forward(self, views, batch, ctx):
         output = super().forward(views, batch, ctx)
         return LossOutput(output.loss + (0 * views.anchor[:, 0]).sqrt().sum(), output.metrics)
+
+
+class Unordered(SimCSE):
+    def forward(self, views, batch, ctx):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        if ctx.step == 1:  # what torch says of such an operation on a GPU
+            raise RuntimeError("put_ does not have a deterministic implementation, but you set ...")
+        return super().forward(views, batch, ctx)
+
+
+def test_a_deterministic_run_computes_in_one_order_or_says_what_has_none(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    run = make_run(tmp_path, tiny_bert, objective=Unordered(), deterministic=True)
+    with pytest.raises(UserError, match=r"trainer\.deterministic: put_ does not have"):
+        Trainer(run).fit()
+    assert run.progress.step == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    monkeypatch.setattr(hardware, "available", lambda wanted: "cuda")
+    monkeypatch.setattr(hardware, "native_bf16", lambda device: True)
+    assert "another CUBLAS_WORKSPACE_CONFIG than :0:0" in "".join(hardware.problems(Settings(deterministic=True)))
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"accumulation": 2}])
