@@ -13,12 +13,17 @@ from cse import distributed
 T = TypeVar("T")
 
 BLOCK_BYTES = 2**24  # of a block of similarities; the loss holds about fifteen such blocks at a time
+ON_GPU = 16  # times as large: smaller blocks would be launches of kernels without work
 WHOLE_BYTES = 2**32  # of a matrix that an objective needs whole: 32,768 x 32,768 similarities
 
 
 def fits(rows: int, columns: int, like: Tensor) -> bool:
     """Whether a matrix (rows, columns) is small enough to be computed whole."""
-    return rows * _row_bytes(columns, like) <= BLOCK_BYTES
+    return rows * _row_bytes(columns, like) <= _block_bytes(like)
+
+
+def _block_bytes(like: Tensor) -> int:
+    return BLOCK_BYTES * ON_GPU if like.device.type == "cuda" else BLOCK_BYTES
 
 
 def by_rows(loss: Callable[..., T], sides: tuple[Tensor, ...], columns: int, shared: tuple[Tensor, ...] = ()) -> T:
@@ -41,7 +46,7 @@ def by_rows(loss: Callable[..., T], sides: tuple[Tensor, ...], columns: int, sha
     count = len(sides[0])
     if fits(count, columns, sides[0]):
         return loss(*sides, *shared)
-    size = max(1, BLOCK_BYTES // _row_bytes(columns, sides[0]))
+    size = max(1, _block_bytes(sides[0]) // _row_bytes(columns, sides[0]))
     own = distributed.local_rows(count // distributed.world_size())
     shape: list[Any] = []
     found = _Blocks.apply(loss, size, len(sides), shape, *(side[own] for side in sides), *shared)  # type: ignore[no-untyped-call, unused-ignore]

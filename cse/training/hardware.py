@@ -139,7 +139,9 @@ def accelerator(
             project_dir=str(folder / "trackers") if settings.trackers else None,
             # Buffers are the same on every process already: each computes them from the gathered batch.
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=several),
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, find_unused_parameters=several, gradient_as_bucket_view=True
+                ),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=settings.timeout)),
             ],
         )
