@@ -18,6 +18,7 @@ from cse.data.collators import TextViews
 from cse.data.datasets import Texts
 from cse.data.masked import Masked
 from cse.errors import UserError
+from cse.evaluation import suite
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
@@ -177,6 +178,27 @@ def test_the_example_of_a_header_is_one(tmp_path):
     assert faults(path, "method") == []
     path.write_text("# a title\n")
     assert len(faults(path, "method")) == len(HEADER) + 4
+
+
+def repositories(value, key="") -> list[str]:
+    """The repositories of the Hub that a resolved recipe names, and those of its dev tasks, in its order."""
+    if isinstance(value, dict):
+        return [one for name, inner in value.items() if name != "class_path" for one in repositories(inner, name)]
+    if isinstance(value, list):
+        return [one for inner in value for one in repositories(inner, key)]
+    if key == "tasks":
+        return [str(task.hub["path"]) for task in suite.resolve(value)]
+    named = key in {"path", "backbone", "source", "complement", "generator"} and isinstance(value, str)
+    repository = value.partition(":")[0] if named else ""
+    is_one = re.fullmatch(r"[\w.-]+/[\w.-]+|(distil)?(bert|roberta)-(base|large)(-uncased)?", repository)
+    return [repository] if is_one else []
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "paper"], ids=lambda path: path.stem)
+def test_a_published_recipe_says_what_it_fetches(path):
+    content = yaml.safe_load(recipes.load(f"paper/{path.stem}").text)
+    said = recipes.header(path)["needs"].removesuffix("; from the Hub")
+    assert said.split(", ") == list(dict.fromkeys(repositories(content)))
 
 
 # -- Where they are found --------------------------------------------------------------------------------------------
