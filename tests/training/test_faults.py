@@ -195,9 +195,9 @@ def test_a_process_that_hangs_ends_the_others_which_name_it(two_processes, tiny_
     words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(tmp_path / "run")]
     (code, text), (other_code, _) = two_processes(hangs, str(tmp_path / "over"), *words)
     assert code == other_code == 2
-    assert text.startswith(
-        f"cse: process 0 of 2 on {socket.gethostname()} lost the others at step 1: it waited too long"
-    )
+    text = text[text.index("cse: ") :]  # newer versions of torch warn of the function that sets the limit
+    lost_at = f"cse: process 0 of 2 on {socket.gethostname()} lost the others at step 1: it waited too long"
+    assert text.startswith(lost_at)
     assert "; silent since then: process 1\nfix: " in text
 
 
