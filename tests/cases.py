@@ -1,7 +1,5 @@
 """The numbers of tests/oracles, or of the folder that CSE_ORACLES names: which cases there are, and what one holds."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

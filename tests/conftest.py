@@ -1,7 +1,5 @@
 """What tests share: the oracles' folder, tiny backbones, and no network."""
 
-from __future__ import annotations
-
 import gc
 import os
 import socket

@@ -1,7 +1,5 @@
 """Commands in processes that start at once: forks of one that has imported everything and computed nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Tiny random models of any architecture, as folders in Hugging Face layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

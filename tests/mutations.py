@@ -9,8 +9,6 @@ it. All these tests must pass in the copy before anything is planted. The exit c
 text is gone (stale), or if its tests do not pass without it. Run it by hand before and after tests are removed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Processes that stay, for tests of what several processes do together. Starting them is the expensive part."""
 
-from __future__ import annotations
-
 import os
 import queue
 import tempfile

@@ -1,7 +1,5 @@
 """Small runs on a tiny backbone, for tests of the trainer."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bad options of every command: two lines and exit code 2 before any work, and nothing that lies there is harmed."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

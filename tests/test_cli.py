@@ -1,7 +1,5 @@
 """The command line: what it refuses and how, what a kill and Ctrl-C leave, and that help is quick."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

@@ -1,7 +1,5 @@
 """Lines and progress, on a terminal and elsewhere; versions of what is installed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The pages and the headers of recipes say what is true: links, commands, options and fields."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shlex

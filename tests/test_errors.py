@@ -1,7 +1,5 @@
 """The checks of ranges: one shape of message, and what lies on a border."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """What `from cse import ...` knows: the stub names every objective."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cse

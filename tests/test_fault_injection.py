@@ -4,8 +4,6 @@ Afterwards each file, and the repository on the Hub, is the old one or the new o
 and running it again gives what an unbroken run gives.
 """
 
-from __future__ import annotations
-
 import builtins
 import copy
 import io

@@ -1,7 +1,5 @@
 """Commands are killed at random moments: afterwards the same command, or --resume, gives what an unbroken run gives."""
 
-from __future__ import annotations
-
 import copy
 import os
 import random

@@ -1,7 +1,5 @@
 """The layers: a file imports only from its own folder and from lower ones, wherever in the file the import stands."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A Hub that says nothing: every command that may ask it answers in a few lines after one question, without retries."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

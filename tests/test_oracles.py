@@ -1,7 +1,5 @@
 """The numbers of other programs: every file is read by a test and explained, and none tells of a machine."""
 
-from __future__ import annotations
-
 import re
 from importlib import import_module
 

@@ -3,8 +3,6 @@
 The inputs are drawn by hypothesis, the same ones in every run.
 """
 
-from __future__ import annotations
-
 import csv
 import itertools
 import json

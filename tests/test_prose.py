@@ -3,8 +3,6 @@
 `python tests/test_prose.py FOLDER ...` lists the offending lines.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import re

@@ -1,7 +1,5 @@
 """Every recipe that is shipped, found on the disk; and how recipes are merged, overridden and built."""
 
-from __future__ import annotations
-
 import os
 import re
 from functools import cache

@@ -1,7 +1,5 @@
 """Tokens and keys of the environment: what a run, a dry push and feedback write or print holds none of them."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse import cli

@@ -1,7 +1,5 @@
 """The distribution: what its texts tell to install, and the wheel in an environment without the checkout."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Bad data in a table: each is one clear error with its fix, or a counted skip or remark."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

@@ -1,7 +1,5 @@
 """Bad input of `cse data`: two lines and exit code 2 before any work, and every file stays as it is."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse import cli

@@ -1,7 +1,5 @@
 """Collators: what a batch holds, and which stored positives are drawn."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """`cse data curate`: every case of the oracle, pencil, limits, and the command."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Spans of documents by pencil: where they are cut, what their contexts are, and what is left out."""
 
-from __future__ import annotations
-
 import gzip
 
 import pytest

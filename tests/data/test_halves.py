@@ -1,7 +1,5 @@
 """The halves of a text: which words, ids and numbers they have."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.batch import Example

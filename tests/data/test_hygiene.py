@@ -1,7 +1,5 @@
 """What is said of training text before training: counts by pencil, and copies of evaluation sets found in disguise."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from types import SimpleNamespace

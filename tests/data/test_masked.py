@@ -1,7 +1,5 @@
 """Masks are BERT's, in number, in place and in every rerun; by view, by word and within each other."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The source of every step of a mixture, its rows, and what is refused."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """Views with nested spans left out: which words they lack, and what is refused."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

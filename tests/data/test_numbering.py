@@ -1,7 +1,5 @@
 """Numbers of texts against a Python dict, on any blocks, with merges on disk and with colliding fingerprints."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

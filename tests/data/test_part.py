@@ -1,7 +1,5 @@
 """Rows that are held out: no text on both sides, whatever links the rows."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Which texts count as the same."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.data.same_text import same_text_key

@@ -1,7 +1,5 @@
 """Which rows share a batch: what each sampler promises, on any number of processes, from any step."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Data as people have them: every shape is recognized, read as the rows by pencil, and said in words."""
 
-from __future__ import annotations
-
 import json
 import pickle
 

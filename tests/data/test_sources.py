@@ -1,7 +1,5 @@
 """Readers: every kind of file packed, streams of the Hub, the columns that a source has, and the first bad row."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 

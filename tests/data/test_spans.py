@@ -1,7 +1,5 @@
 """Spans in data: rows of propositions, their collator, and random spans."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

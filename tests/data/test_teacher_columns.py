@@ -1,7 +1,5 @@
 """A teacher's numbers: from columns of any source to `Example.teacher`, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

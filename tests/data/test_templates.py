@@ -1,7 +1,5 @@
 """Views in templates of their own: the ids of each view, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """`cse data` and its functions, each against a slow loop over the rows."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """Checkpoints of a LoRA adapter alone: they load as the whole model does, and refuse another backbone."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Work that a thread does ahead: in order, one result ahead, and over when the block is."""
 
-from __future__ import annotations
-
 import threading
 from contextvars import ContextVar
 

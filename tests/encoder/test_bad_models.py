@@ -1,7 +1,5 @@
 """Models that no encoder can be made of, and options that do not fit one: one clear error, and nothing is written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bidirectional attention of causal backbones: against slow loops, in sentence-transformers, and its refusals."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Vectors in the cache: a killed job resumes, and ends with the same vectors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Token and feature cutoff: exact counts, no padding, nothing outside training, and the same in every replay."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

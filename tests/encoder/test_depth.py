@@ -1,7 +1,5 @@
 """Vectors of inner layers are those of the encoder that is cut there, for every kind of backbone."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """One dropout rate for every dropout of a model, on every architecture, and what is left afterwards."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The encoder: against the authors' whole program, against sentence-transformers, and its refusals."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

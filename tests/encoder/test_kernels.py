@@ -1,7 +1,5 @@
 """The implementation of attention: by name, without a change of what is computed, and refused where it cannot run."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

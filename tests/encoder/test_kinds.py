@@ -1,7 +1,5 @@
 """What a model is told from its settings; and every recipe on every kind of model, or why it cannot train it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The pooler `mask`: what it reads, what it refuses, and that a checkpoint is the same in every loader."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

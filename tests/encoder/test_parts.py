@@ -1,7 +1,5 @@
 """The typed parts of an encoder in recipes and on the command line, and the layout that a checkpoint is read by."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

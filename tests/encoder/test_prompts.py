@@ -1,7 +1,5 @@
 """Prompts by role: what is trained is what is saved, and what is applied after loading."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from types import SimpleNamespace

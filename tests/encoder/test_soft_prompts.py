@@ -1,7 +1,5 @@
 """The encoder with deep soft prompts: PromCSE's program, by hand, in sentence-transformers, and its refusals."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

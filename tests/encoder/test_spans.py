@@ -1,7 +1,5 @@
 """Spans of texts: which tokens belong to a range of characters, their means, and what a whole text is as one span."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

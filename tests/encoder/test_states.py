@@ -1,7 +1,5 @@
 """All hidden states and attentions are those that transformers computes of the same folder with the plain formula."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoModel

@@ -1,7 +1,5 @@
 """Vectors of fewer dimensions: by slicing and scaling by hand, in sentence-transformers, and after a round trip."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

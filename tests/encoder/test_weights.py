@@ -1,7 +1,5 @@
 """Weights in bfloat16, 8 and 4 bits: what is trained, what is saved, and what is refused before loading."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

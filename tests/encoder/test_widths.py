@@ -1,7 +1,5 @@
 """Which widths of a vector one may ask for."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.encoder import widths

@@ -1,7 +1,5 @@
 """Windows of long texts: against the authors' cuts (oracle), a slow computation by hand, and what must not change."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

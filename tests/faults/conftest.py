@@ -1,7 +1,5 @@
 """What the tables of faults share: a small run and files of rows, made once."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from pathlib import Path

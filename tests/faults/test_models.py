@@ -1,7 +1,5 @@
 """Checkpoints, vectors, shards and calls on models that are damaged or a stranger's: one error, and none in silence."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Each field of a stranger's model, of another type, range or size, or absent: the same vectors, or one error."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

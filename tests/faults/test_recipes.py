@@ -1,7 +1,5 @@
 """Recipes of a stranger, and options that cannot be meant: one error, no code, and nothing written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

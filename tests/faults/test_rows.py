@@ -1,7 +1,5 @@
 """Files of rows, runs, results, caches, endpoints and secrets that a stranger made: one error, and none in silence."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

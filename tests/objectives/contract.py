@@ -1,7 +1,5 @@
 """The objectives that the contract tests walk over: a case of each, its rows, its loss and gradients."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """What tests of objectives share: batches without tokens, comparison at the oracles' tolerance."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

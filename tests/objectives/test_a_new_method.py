@@ -1,7 +1,5 @@
 """A stranger's method: three files beside a copy of the project, and nothing else is edited."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

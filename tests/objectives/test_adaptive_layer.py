@@ -1,7 +1,5 @@
 """Losses on several layers, against sentence-transformers, by pencil and in their limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

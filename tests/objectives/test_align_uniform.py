@@ -1,7 +1,5 @@
 """Alignment and uniformity as a loss: the authors' programs (oracles), pencil, limits, properties."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """AnglE against its authors' program and sentence-transformers (oracles), complex numbers, pencil and limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """ArcCSE: loops over the paper's equations (oracles), pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """CoT-MAE, SimLM and query-as-context against their authors' programs (oracles, whole models), and slow loops."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors import safe_open

@@ -1,7 +1,5 @@
 """What is compared with what, against loops over single views."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

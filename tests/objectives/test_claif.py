@@ -1,7 +1,5 @@
 """CLAIF: oracles, pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

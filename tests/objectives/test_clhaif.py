@@ -1,7 +1,5 @@
 """CLHAIF: oracles, pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """CLIP-KD: the authors' program (oracles), limits."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

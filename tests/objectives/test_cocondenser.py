@@ -1,7 +1,5 @@
 """coCondenser's contrast against its authors' program (oracles); the two predictions by loops and in limits."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """CompCSE against its authors' program (oracles), limits, and a slow loop."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

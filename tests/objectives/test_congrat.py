@@ -1,7 +1,5 @@
 """ConGraT: the authors' program (oracles), pencil, limits, the teacher."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

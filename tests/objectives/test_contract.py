@@ -1,7 +1,5 @@
 """What every objective must satisfy. The tests find objectives by walking the package, and a case in its test file."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 

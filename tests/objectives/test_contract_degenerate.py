@@ -3,8 +3,6 @@
 Vectors of zeros, such as a ReLU head makes, have no direction; their gradient must not come from a division by a floor.
 """
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

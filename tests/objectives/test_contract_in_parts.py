@@ -1,7 +1,5 @@
 """What every objective must satisfy when its rows are cut: chunks of gradient caching, blocks of rows, processes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from accelerate import Accelerator

@@ -1,7 +1,5 @@
 """CoSENT: a direct loop, pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

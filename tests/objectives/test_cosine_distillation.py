@@ -1,7 +1,5 @@
 """CosineDistillation: pencil, a plain computation, the start of its layer, a teacher that is asked, errors."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

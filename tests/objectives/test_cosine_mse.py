@@ -1,7 +1,5 @@
 """CosineMSE: sentence-transformers (oracles), CLAIF, a teacher that is asked, errors."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

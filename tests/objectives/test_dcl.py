@@ -1,7 +1,5 @@
 """DCL and DCLW against two programs, by pencil, and in limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

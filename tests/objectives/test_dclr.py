@@ -1,7 +1,5 @@
 """DCLR against the authors' program (oracles), pencil and limits."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

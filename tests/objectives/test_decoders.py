@@ -3,8 +3,6 @@
 DenoSent's decoder is tested with DenoSent, and the others against their authors' programs with the objectives.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """DenoSent against its authors' program (oracles, whole models), slow computations and limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """DiffCSE against its authors' program (oracle, whole models), pencil, limits, and one process against two halves."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

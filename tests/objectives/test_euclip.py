@@ -1,7 +1,5 @@
 """EuCLIP: the authors' program (oracles), pencil, properties."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

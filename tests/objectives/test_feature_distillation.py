@@ -1,7 +1,5 @@
 """FeatureDistillation: sentence-transformers (oracles), pencil, projections, a teacher that is asked."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The kernel against direct loops, limits and pencil."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """GCL: direct loops (oracles), pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

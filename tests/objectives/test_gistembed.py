@@ -1,7 +1,5 @@
 """GISTEmbed against sentence-transformers (oracles), a slow loop, pencil and limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

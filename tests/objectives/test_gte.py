@@ -1,7 +1,5 @@
 """GTE's joint contrast against sentence-transformers (oracles), a slow loop and limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

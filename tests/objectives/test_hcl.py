@@ -1,7 +1,5 @@
 """HCL against its authors' program, by pencil, and in the limit in which it is NT-Xent."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """HN-NCE against an independent program, by pencil, and in the limit in which it is InfoNCE."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """InfoLOOB and CLOOB's retrieval against their authors' program, by pencil, and in limits."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Kernel-InfoNCE: the equation and the released program (oracles), limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """ListwiseKL: sentence-transformers (oracles), pencil, limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

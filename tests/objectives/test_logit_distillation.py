@@ -1,7 +1,5 @@
 """DSE: the authors' program (oracles), pencil, limits."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """MarginMSE: sentence-transformers (oracles), pencil, limits."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Masked language modeling against transformers' own BertForMaskedLM and RobertaForMaskedLM, and by limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Sums over widths, against sentence-transformers, by pencil and in their limits."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """MEQ and its retrieval term: the authors' program (oracles), pencil, properties."""
 
-from __future__ import annotations
-
 import json
 import math
 

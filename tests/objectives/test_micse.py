@@ -1,7 +1,5 @@
 """miCSE against its authors' program (oracles), slow computations and limits."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Momentum contrast against the authors' programs (oracles), loops, limits, and whole runs that are killed."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

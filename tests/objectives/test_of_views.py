@@ -1,7 +1,5 @@
 """OfViews: the term alone on the chosen views, in a sum with a teacher of another view, and what is refused."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

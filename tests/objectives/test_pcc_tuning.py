@@ -1,7 +1,5 @@
 """PccTuning: Pearson's correlation by scipy and its gradient by hand, scores of any scale, teachers, errors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """PEARL: the authors' program (oracles), pencil, properties; its negatives as rows of the batch."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Poly-View: a direct loop (oracles), limits, properties."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """PromCSE's objective against its authors' program (oracles), pencil and limits. Its encoder has a file of its own."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """PromptBERT against its authors' program (oracles, whole models), slow computations and limits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """RankCSE: a program that implements it (oracles), slow loops, pencil and limits."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

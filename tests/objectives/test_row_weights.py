@@ -1,7 +1,5 @@
 """Row weights in the objectives that contrast rows: against slow loops over rows, sum_i w_i l_i / sum_i w_i."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """SetCSE: a slow loop's numbers (oracles), pencil, properties."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """SG-OPT against the authors' program (oracles), pencil, limits, and a copy that stands still."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

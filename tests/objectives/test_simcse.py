@@ -1,7 +1,5 @@
 """SimCSE against its authors' program (oracles), pencil and limits."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """SNCSE against its authors' program (oracles), pencil and limits."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

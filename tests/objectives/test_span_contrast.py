@@ -1,7 +1,5 @@
 """SpanContrast against an independent loop (oracles), InfoNCE where they agree, and what a span may see."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

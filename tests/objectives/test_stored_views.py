@@ -3,8 +3,6 @@
 The draws of stored rewrites are tested with the collator.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from cse.objectives.supcon import SupCon

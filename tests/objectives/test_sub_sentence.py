@@ -1,7 +1,5 @@
 """SubSentence against its authors' program (oracles), limits, and what processes share."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

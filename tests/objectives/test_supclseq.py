@@ -1,7 +1,5 @@
 """SupCL-Seq: SupCon on the passes that it makes, and the dropout that it leaves behind."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Symile: the authors' program (oracles), a direct loop, properties."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Contrast in both directions against sentence-transformers (oracles), pencil, limits and a slow loop."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Triplet: the programs of SciNCL, Phrase-BERT and StyleDistance (oracles), pencil, a slow loop, properties."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """A sum of objectives, by pencil and against the authors' program."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """WhitenedCSE and its whitening against the authors' program (oracles), a slow loop, pencil and limits."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

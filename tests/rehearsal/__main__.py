@@ -4,8 +4,6 @@ It is a process of its own, since the guard must be loaded before torch. OUT.jso
 it has one, its steps, and the places where the host waits in a step. Without OUT.json it prints the same.
 """
 
-from __future__ import annotations
-
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -6,8 +6,6 @@ A tensor says `device="cuda:0"` and holds a CPU tensor, so that numbers are real
 It cannot see kernels (fused attention is its formula here), streams, memory, speed, compilation or several GPUs.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import functools

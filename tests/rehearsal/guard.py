@@ -4,8 +4,6 @@ torch asks its libraries once which accelerator exists, and refuses tensors of a
 libraries answer for CUDA: one is loaded before torch's own, whose answer it replaces, the other after.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.metadata

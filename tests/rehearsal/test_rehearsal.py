@@ -3,8 +3,6 @@
 The rehearsal is a process of its own, in halves, so that two workers share it. It takes a CPU build of torch and g++.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What teachers say of rows: against models that are asked one pair or one text at a time."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Copies of the encoder: what they give, how they follow, what they share, and where their weights are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

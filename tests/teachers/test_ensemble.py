@@ -1,7 +1,5 @@
 """Several teachers as one: their mean, or their vectors side by side."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Frozen encoders as teachers: their vectors, what they hide, and what they keep."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

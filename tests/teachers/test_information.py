@@ -1,7 +1,5 @@
 """The information that two texts share: a slow loop over tokens, batches of any size, what is refused and when."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

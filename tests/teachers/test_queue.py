@@ -1,7 +1,5 @@
 """Queues: by hand, and against the authors' programs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

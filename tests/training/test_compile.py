@@ -4,8 +4,6 @@ The tests' compiler is torch's `eager` backend: it traces the same graphs and do
 minutes. One slow test and one on a GPU do.
 """
 
-from __future__ import annotations
-
 import copy
 
 import pytest

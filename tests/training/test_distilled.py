@@ -1,7 +1,5 @@
 """What distillation kept: the table at the end of a run, and the teacher's share of its time."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Two processes give what one gives: gradients, losses, a whole run, and an interruption. More is in `test_worlds`."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

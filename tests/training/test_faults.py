@@ -1,7 +1,5 @@
 """What can go wrong between the processes of a run, and what is said of it."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

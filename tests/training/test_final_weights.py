@@ -1,7 +1,5 @@
 """The mean with the initial weights: by arithmetic, scored as it is exported, and exact after a resumption."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

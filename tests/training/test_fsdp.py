@@ -1,7 +1,5 @@
 """`trainer.parallel: fsdp`: every process has a share of every weight, and the numbers are those of one process."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

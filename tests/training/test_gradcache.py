@@ -1,7 +1,5 @@
 """Gradients cached by rows or by tokens: how texts are cut into chunks, and that nothing else changes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from accelerate import Accelerator

@@ -1,7 +1,5 @@
 """Gradient checkpointing: the gradient of the plain path, with dropout, LoRA and gradient caching; its refusals."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from accelerate import Accelerator

@@ -1,7 +1,5 @@
 """What a run says of itself: its objective with all terms, and everything that cannot train, at once."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run whose evaluator takes rows out of its training data."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.data.same_text import same_text_key

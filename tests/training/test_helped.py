@@ -1,7 +1,5 @@
 """The table that ends a run on a sentence encoder, and merged/: what is scored, when, and after a kill."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

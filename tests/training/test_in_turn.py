@@ -1,7 +1,5 @@
 """`cse train A --then B`: each stage is the run that it would be alone, killed and resumed wherever it was."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

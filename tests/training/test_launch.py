@@ -1,7 +1,5 @@
 """`--processes N`: one command, several processes."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """The average of the last weights and the initial ones: by arithmetic, and what is refused."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

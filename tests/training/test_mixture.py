@@ -1,7 +1,5 @@
 """Runs on several sources: each step is a step of one source's own run."""
 
-from __future__ import annotations
-
 import itertools
 import json
 

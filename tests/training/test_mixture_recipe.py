@@ -1,7 +1,5 @@
 """A mixture in a recipe, on the command line and in Python: what parses, what is refused, what a run's recipe says."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 

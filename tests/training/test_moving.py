@@ -1,7 +1,5 @@
 """Runs with a queue and a copy that follows: killed and resumed, cached and accumulated, and what they publish."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file

@@ -1,7 +1,5 @@
 """What an objective needs, a run gives it or is refused, by name and before anything is written."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

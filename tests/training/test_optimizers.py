@@ -1,7 +1,5 @@
 """Optimizers and schedules by name, and weights that learn at a rate of their own."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 

@@ -1,7 +1,5 @@
 """Recipes from elsewhere: bounded, of the right shape, and without code of modules that nobody trusts."""
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """Rows that count more than others: from a column of the data to the mean of the loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """A run's folder belongs to one process at a time."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

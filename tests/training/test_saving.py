@@ -1,7 +1,5 @@
 """A run that trains no sentence vectors saves a plain masked language model, which transformers and cse both load."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

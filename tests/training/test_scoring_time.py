@@ -1,7 +1,5 @@
 """The time of dev scoring: logged with each evaluation, and said at the end where it was much of the run."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The search: what a budget buys, what is tried and pruned, what a kill leaves, and the verdict."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

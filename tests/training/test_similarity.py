@@ -1,7 +1,5 @@
 """A run by distance: its dev score, its checkpoints and its notes say so; a run by cosine says cosine again."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A teacher's numbers: from columns of the data to the loss, on one process and on two."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Trackers: they get the settings, the curves and the final table; one that does not exist is refused at once."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

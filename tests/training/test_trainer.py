@@ -1,7 +1,5 @@
 """The loop: what it leaves, that it resumes exactly, and that accumulation is what it says."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

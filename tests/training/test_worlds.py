@@ -1,7 +1,5 @@
 """One, two and four processes give one loss and one gradient, step by step: what a step does beside the loss."""
 
-from __future__ import annotations
-
 import itertools
 import os
 

@@ -1,7 +1,5 @@
 """The plain formula of attention equals torch's fused kernel, and is used where it is meant to be."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

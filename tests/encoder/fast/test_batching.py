@@ -1,7 +1,5 @@
 """Sub-batches by length: optimal against brute force, and within their budget."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Dropout from 16 bits a decision: its law, its seed, its gradient, and where it is used."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """A cls encoder that computes the last layer for one token gives what the whole layer gives."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 

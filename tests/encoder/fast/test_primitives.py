@@ -1,7 +1,5 @@
 """A process keeps few compiled products, unless its environment says how many."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Sharing a template's prefix changes nothing, and happens only where that is true."""
 
-from __future__ import annotations
-
 import pytest
 
 from cse.encoder.dropout import Dropout

@@ -1,7 +1,5 @@
 """One switch: with it off, vectors and gradients are the same, and nothing of the folder is in use."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Keeping converted weights changes no number, and never outlives the weight."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
