@@ -193,7 +193,8 @@ def objectives() -> list[type[Objective]]:
     found = []
     for module in walk_packages(cse.objectives.__path__, "cse.objectives."):
         for value in vars(import_module(module.name)).values():
-            if inspect.isclass(value) and issubclass(value, Objective) and value.__module__ == module.name:
+            own = getattr(value, "__module__", None) == module.name  # first: Python 3.10 takes list[int] for a class
+            if own and inspect.isclass(value) and issubclass(value, Objective):
                 found += [] if inspect.isabstract(value) else [value]
     return found
 

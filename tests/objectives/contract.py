@@ -70,7 +70,10 @@ def defined_in(module: str) -> list[type[Objective]]:
         members = vars(importlib.import_module(module)).values()
     except Exception:
         return []
-    found = [c for c in members if inspect.isclass(c) and issubclass(c, Objective) and c.__module__ == module]
+    own = (
+        c for c in members if getattr(c, "__module__", None) == module
+    )  # first: Python 3.10 takes list[int] for a class
+    found = [c for c in own if inspect.isclass(c) and issubclass(c, Objective)]
     return [c for c in found if not inspect.isabstract(c)]
 
 
