@@ -25,6 +25,7 @@ SECRETS = {
     "a password in an address": r"https?://[^/\s:@\"']+:[^/\s@\"']+@",
 }
 SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)S?$", re.I)
+SHAPE = {"recipe": str, "seed?": int, "packages?": {"*": str}, "note?": str}  # of env.json, for `read_shaped`
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 

@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("cse")
 FORMAT = 1  # to be raised when other figures are counted
 FILE = "data.json"  # in the folder of a run
+_LENGTHS = {"mean": float, "median": int, "p95": int, "max": int, "histogram": {"*": int}}
+_SHARED = {"texts": int, "shared_texts": int, "pairs": int, "shared_pairs": int}
+_COUNTED = {"data": str, "sha256": str, "rows": int, "left_out": {"*": int}}
+_REPORT = {
+    **_COUNTED,
+    "texts": {"all": int, "distinct": int, "distinct_normalized": int, "same_in_row": int},
+    "words?": _LENGTHS,
+    "tokens?": {**_LENGTHS, "max_length": int, "truncated": int},
+    "scores?": {"min": float, "max": float, "mean": float},
+    "labels?": {"*": int},
+    "scripts": {"*": float},
+    "languages": {"*": float},
+    "languages_sample": int,
+    "overlap": {"*": _SHARED},
+}
+SHAPE = ({**_COUNTED, "sources": {"*": _REPORT}}, _REPORT)  # of a mixture, of others; for `cse.files.read_shaped`
 BINS = (4, 8, 16, 32, 64, 128, 256, 512)  # upper ends of the bars of a histogram
 SAMPLE = 500  # number of texts, evenly spaced, whose language is guessed
 LETTERS = 20  # smallest number of letters for which a language is guessed

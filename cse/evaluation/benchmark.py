@@ -25,7 +25,7 @@ from cse.errors import UserError
 from cse.evaluation.results import has_scores, is_of_run
 from cse.evaluation.speed import Speed
 from cse.evaluation.table import make_console, title
-from cse.files import read_json
+from cse.files import DAMAGED, read_json
 from cse.inference.variants import megabytes
 
 SCHEMA = 1
@@ -213,7 +213,7 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"schema is {found['schema']!r}")
         markdown(found)
         str(found["model"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path} cannot be read as a benchmark: {reason}\nfix: run `cse bench-model` again, or remove the file"

@@ -13,7 +13,7 @@ from cse.data import checks
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.evaluation.results import Scored
-from cse.files import json_lines, read_json
+from cse.files import json_lines, misfit, read_shaped
 
 SEED = re.compile(r"-s(\d+)$")  # the end of a run's folder: runs/<recipe>/<stamp>-s<seed>
 
@@ -91,25 +91,24 @@ def collect(folder: Path) -> Found:
         lines = records(path)
         if lines:
             found.curves.append(Curve(_label(path.parent, folder), lines))
-        report = _text_report(path.with_name(checks.FILE))
-        if report and report["sha256"] not in [known["sha256"] for known in found.texts]:
+        try:
+            report = read_shaped(path.with_name(checks.FILE), checks.SHAPE)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            found.skipped.append(f"{path.with_name(checks.FILE)} is damaged: {error}")
+            continue
+        if report["sha256"] not in [known["sha256"] for known in found.texts]:
             found.texts.append(report)
     return found
-
-
-def _text_report(path: Path) -> dict[str, Any] | None:
-    """The report on the text of a run; None if it has none."""
-    try:
-        report: dict[str, Any] = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return report
 
 
 def speed(entries: Sequence[Entry]) -> float | None:
     """Optimizer steps per second, the median over runs of each one's fastest stretch; None if no log has it."""
     runs = [records(path) for e in entries if e.run and (path := e.run / "metrics.jsonl").is_file()]
-    fastest = [max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if "steps_per_s" in run[-1]]
+    fastest = [
+        max(r["steps_per_s"] for r in run if "steps_per_s" in r) for run in runs if run and "steps_per_s" in run[-1]
+    ]
     return statistics.median(fastest) if fastest else None
 
 
@@ -151,5 +150,5 @@ def _label(run: Path, folder: Path) -> str:
 
 def records(path: Path) -> list[dict[str, float]]:
     """The log's lines; the last may be half written."""
-    found = [{k: float(v) for k, v in record.items() if isinstance(v, int | float)} for record in json_lines(path)]
+    found = [{k: float(v) for k, v in record.items() if not misfit(v, float)} for record in json_lines(path)]
     return [record for record in found if "step" in record]

@@ -38,9 +38,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, cycle
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -48,10 +46,9 @@ import numpy as np
 from cse.errors import UserError
 from cse.evaluation.finding import Finding, Measure
 from cse.evaluation.statistic import Vector
-from cse.files import atomic_file, read_json, write_text
+from cse.files import atomic_file, misfit, read_json, write_text
 
 SCHEMA = 2
-LARGEST = 1e15  # of a number in a file
 _NUMBER, _INTERVAL = (float, None), ([float, float], None)
 _TWO = {"spearman": _NUMBER, "pearson?": _NUMBER}
 _MEASURE = {"value": float, "interval?": _INTERVAL, "statistic": str, "of": [str]}
@@ -216,37 +213,6 @@ def read(path: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} is damaged: {wrong}\nfix: score the checkpoint again")
     return found
-
-
-def misfit(value: Any, shape: Any, where: str = "the file") -> str:
-    """How a value of JSON differs from a shape, in words; empty if it fits.
-
-    Args:
-        value: The value.
-        shape: `str`, `float` for a finite number, `int` for one that is whole and not negative, None; a tuple of shapes
-            of which one fits; a list of the shape of all of its items, or of each of two; or a mapping by key, where
-            `?` ends a key that may be missing, `*` is any other key, and other keys are free.
-        where: The name of the value in the message.
-    """
-    if isinstance(shape, tuple):
-        found = [misfit(value, one, where) for one in shape]
-        return "" if "" in found else found[-1]
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where} is not a mapping"
-        named = {key.rstrip("?"): inner for key, inner in shape.items()}
-        absent = next((key for key in shape if key[-1] not in "?*" and key not in value), None)
-        each = (misfit(inner, named[key], key) for key, inner in value.items() if key in named)
-        others = (misfit(inner, shape["*"], key) for key, inner in value.items() if "*" in shape and key not in named)
-        return f"{absent} is missing" if absent else next(filter(None, chain(each, others)), "")
-    if isinstance(shape, list):
-        if not isinstance(value, list) or len(shape) not in {1, len(value)}:
-            return f"{where} is not a list, or has another length"
-        return next(filter(None, (misfit(v, s, where) for v, s in zip(value, cycle(shape), strict=False))), "")
-    good = isinstance(value, (int, float) if shape is float else shape or NoneType) and not isinstance(value, bool)
-    if good and isinstance(value, int | float):
-        good = abs(value) < LARGEST and (shape is float or value >= 0)
-    return "" if good else f"{where} is {str(value)[:40]!r}"
 
 
 def _upgraded(found: dict[str, Any]) -> dict[str, Any]:

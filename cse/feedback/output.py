@@ -18,7 +18,7 @@ from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
 from cse.feedback.tasks import Record, Result
-from cse.files import atomic_file, check_writable, read_json, sha256_file, write_json
+from cse.files import DAMAGED, atomic_file, check_writable, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
 _WORD = re.compile(r"[a-z']+")
@@ -80,7 +80,7 @@ def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: d
 def _is_ours(manifest: Path) -> bool:
     try:
         return bool(read_json(manifest)["made_by"] == MADE_BY)
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return False
 
 

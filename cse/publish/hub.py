@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cse.environment import secret_in
 from cse.errors import UserError
-from cse.files import read_json
+from cse.files import DAMAGED, read_json
 
 if TYPE_CHECKING:
     from cse.publish.adapter import Adapter
@@ -182,7 +182,7 @@ def _check_model(what: str, file: Path | None, checkpoint: Path, fix: str) -> No
         return
     try:
         scored = read_json(file)["model"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return  # write_card reports what is wrong with the file
     if scored != model_hash(checkpoint):
         raise UserError(f"{what} {file} holds the scores of a model other than {checkpoint}\nfix: {fix}")

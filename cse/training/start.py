@@ -9,8 +9,9 @@ from typing import Any
 
 from cse import distributed
 from cse.data.loader import FixedRows
+from cse.environment import SHAPE
 from cse.errors import UserError
-from cse.files import check_writable, read_json, recover
+from cse.files import check_writable, read_shaped, recover
 from cse.recipe import Recipe, build, load
 from cse.training import lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
@@ -101,10 +102,8 @@ def resume(
     if begun and distributed.is_first():  # before the data and the model are loaded
         _require_best(folder, load_progress(folder / "state", {"recipe": text}))
     try:
-        name = read_json(folder / "env.json")["recipe"]  # recipe.yaml does not hold the name
-        if not isinstance(name, str):
-            raise TypeError("the name is not a text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        name = read_shaped(folder / "env.json", SHAPE)["recipe"]  # recipe.yaml does not hold the name
+    except (OSError, ValueError) as error:
         raise UserError(f"--resume {folder}: its env.json is missing or damaged\nfix: start the run again") from error
     _, options, given = resolve(str(path), parts or {})
     loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None, text=text)

@@ -39,11 +39,15 @@ RECIPE = {
     "evaluator": {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"tasks": "sts-mini-dev"}},
 }
 DATA = {
+    "data": "corpus.txt",
     "rows": 12599,
     "sha256": "ab" * 32,
     "left_out": {"duplicate": 3},
-    "tokens": {"truncated": 2, "max_length": 64},
+    "texts": {"all": 12599, "distinct": 12590, "distinct_normalized": 12580, "same_in_row": 0},
+    "tokens": {"truncated": 2, "max_length": 64, "mean": 9.5, "median": 9, "p95": 20, "max": 64, "histogram": {}},
+    "scripts": {"LATIN": 1.0},
     "languages": {"en": 0.98, "unsure": 0.02},
+    "languages_sample": 500,
     "overlap": {"STS12": {"texts": 6000, "shared_texts": 7, "pairs": 3108, "shared_pairs": 1, "examples": ["secret"]}},
 }
 
@@ -258,7 +262,7 @@ def test_what_is_pasted_works(extra, encoder, tiny_bert, tmp_path, monkeypatch, 
 
 def test_a_model_compared_by_distance_says_so(folder, run, results, encoder, monkeypatch, capsys):
     note = "It was trained by Euclidean distance."
-    (run / "env.json").write_text(json.dumps({"seed": 42, "note": note}))
+    (run / "env.json").write_text(json.dumps({"recipe": "angle", "seed": 42, "note": note}))
     usual = card(folder, run=run, results=results).text
     assert "Euclidean" not in usual.replace(note, "")
     assert f"## Limits\n\n- {note}\n- Texts" in usual
@@ -354,7 +358,7 @@ def test_a_backbones_license_travels_with_it(tiny_bert, tmp_path):
 
 def test_feedback_and_mined_negatives_are_on_the_card(folder, run, tmp_path):
     labeler = {"model": "gpt-x", "questions": 10, "answers": 12, "cost_usd": 0.5}
-    manifest = {"made_by": "cse feedback", "task": "score", "prompts": {"score": {"version": "3"}}}
+    manifest = {"made_by": "cse feedback", "task": "score", "prompts": {"score": {"version": 3}}}
     manifest |= {"counts": {"rows": 9, "set_aside": {"refused": 1}}, "labelers": [labeler]}
     manifest |= {"score_histogram": {"0.0-0.1": 4, "0.1-0.2": 0, "0.9-1.0": 5}}
     (tmp_path / "pairs.manifest.json").write_text(json.dumps(manifest))
@@ -383,7 +387,8 @@ def test_every_source_of_a_mixture_is_on_the_card(folder, run):
     mixture = {"class_path": "cse.data.Mixture", "init_args": {"sources": sources, "schedule": "round_robin"}}
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"data": mixture}, sort_keys=False))
     nli = DATA | {"rows": 400, "sha256": "cd" * 32}
-    recorded = {"rows": 1260, "sha256": "ef" * 32, "sources": {"nli": nli, "graded": DATA | {"rows": 860}}}
+    counts = {"data": "nli + graded", "rows": 1260, "sha256": "ef" * 32, "left_out": {}}
+    recorded = {**counts, "sources": {"nli": nli, "graded": DATA | {"rows": 860}}}
     (run / "data.json").write_text(json.dumps(recorded))
     made = card(folder, run=run)
     assert_has(

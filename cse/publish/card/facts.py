@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
-
 from cse.console import inline
+from cse.data.checks import SHAPE as REPORT
+from cse.environment import SHAPE as ENVIRONMENT
 from cse.errors import UserError
-from cse.files import read_json
+from cse.files import DAMAGED, read_json, read_shaped
+from cse.training.recipe_file import parse
 
 SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
 AI_MADE = (
@@ -23,6 +24,17 @@ AI_MADE = (
     "asset:propositions-mini",
 )
 NO_RUN = "not recorded"
+MINED = {"miner": {"class?": str}, "k?": int, "checkpoint?": {"name?": str}}  # of a file that `cse mine` wrote
+_LABELER = {"model": str, "answers?": int, "questions?": int, "first_answer?": (str, None), "last_answer?": (str, None)}
+ASKED = {  # of one that `cse feedback` wrote
+    "made_by": str,
+    "task": str,
+    "prompts?": {"*": {"version": int}},
+    "counts?": {"rows?": int, "set_aside?": {"*": int}},
+    "score_histogram?": {"*": int},
+    "output?": {"sha256?": str},
+    "labelers?": [{**_LABELER, "cost_usd?": (float, None)}],
+}
 MOSTLY = 0.9  # share of the sampled texts from which a language is named as the language of the model
 
 
@@ -100,12 +112,8 @@ def read_facts(run: Path | None) -> Facts:
         raise UserError(
             f"{run} is not a run, since {path} does not exist\nfix: give the folder that training printed as `run`"
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"recipe {path} cannot be read: {reason}\nfix: restore the file") from None
-    environment, recorded = _json(run / "env.json"), _json(run / "data.json")
+    raw = parse(path)
+    environment, recorded = _json(run / "env.json", ENVIRONMENT), _json(run / "data.json", REPORT)
     source = str(_arguments(raw, "data").get("path") or "")
     parts = {name: str(_arguments(options, "data").get("path") or "") for name, options in mixed(raw).items()}
     checked: dict[str, Any] = recorded.get("sources") or {"": recorded}
@@ -177,11 +185,11 @@ def _data(source: str, recorded: Mapping[str, Any]) -> dict[str, str]:
     found["sha256 of the rows"] = _cell(recorded.get("sha256")) or NO_RUN
     found["license"] = _license(source) or NO_RUN
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in (recorded.get("left_out") or {}).items())
-    tokens, mined = recorded.get("tokens") or {}, _json(_beside(source, ".json"))
+    tokens, mined = recorded.get("tokens") or {}, _beside(source, ".json", MINED)
     found["left out or repaired"] = left_out
     found["cut"] = f"{tokens['truncated']:,} texts, to {tokens['max_length']} tokens" if tokens.get("truncated") else ""
     found["languages"] = ", ".join(f"{c} {s:.0%}" for c, s in (recorded.get("languages") or {}).items())
-    if "miner" in mined:
+    if mined:
         checkpoint = portable((mined.get("checkpoint") or {}).get("name"))
         found["hard negatives"] = (
             f"mined with `{checkpoint}` by {mined['miner'].get('class')}, {mined.get('k')} per row"
@@ -216,7 +224,7 @@ def _feedback(source: str) -> dict[str, str]:
     """The manifest of `cse feedback` beside a data file: which models were asked, which prompts, and the outcome."""
     if source in AI_MADE:
         return {"made by": SHIPPED}
-    manifest = portable(_json(_beside(source, ".manifest.json")))
+    manifest = portable(_beside(source, ".manifest.json", ASKED))
     if not manifest:
         return {}
     prompts = ", ".join(f"{name} {about.get('version')}" for name, about in (manifest.get("prompts") or {}).items())
@@ -238,9 +246,18 @@ def _feedback(source: str) -> dict[str, str]:
     return {key: text for key, text in found.items() if text}
 
 
-def _beside(source: str, ending: str) -> Path:
-    """The file of the same name with another ending."""
-    return Path(source or "none").expanduser().with_suffix(ending)
+def _beside(source: str, ending: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of the same name with another ending holds; {} without the first key of the shape: it is not ours.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        path = Path(source or "none").expanduser().with_suffix(ending)
+        ours = path.is_file() and next(iter(shape)) in read_json(path)
+    except (*DAMAGED, RuntimeError):  # the source is no name of a file, or the file is another one
+        return {}
+    return _json(path, shape) if ours else {}
 
 
 def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -263,7 +280,7 @@ def _arguments(recipe: Mapping[str, Any], component: str) -> dict[str, Any]:
     return dict((recipe.get(component) or {}).get("init_args") or {})
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, shape: Any) -> dict[str, Any]:
     """A JSON object for the lines of a card, without line breaks and HTML; {} if the file does not exist.
 
     Raises:
@@ -272,10 +289,10 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = read_json(path)
+        found: dict[str, Any] = _shown(read_shaped(path, shape))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}\nfix: restore it, or remove it") from None
-    return _shown(found) if isinstance(found, dict) else {}
+    return found
 
 
 def _shown(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cse.files import read_json
+from cse.files import DAMAGED, read_json
 from cse.publish.card.words import MEASURES
 
 
@@ -116,7 +116,7 @@ def changes(run: Path | None, checkpoint: str) -> list[dict[str, str]]:
             }
             for row in found
         ]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):  # damaged; the card does without
+    except DAMAGED:  # damaged; the card does without
         return []
 
 
@@ -131,7 +131,7 @@ def seeds_of(run: Path | None) -> dict[str, Any] | None:
         tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
         seeds = list(summary["scores"])
         return {"n": len(seeds), "mean": _number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
-    except (OSError, ValueError, KeyError, TypeError):  # written by another program; the card does without it
+    except DAMAGED:  # written by another program; the card does without it
         return None
 
 
