@@ -188,13 +188,13 @@ def misfit(value: Any, shape: Any, where: str = "the file") -> str:
     Args:
         value: The value.
         shape: `str`, `float` for a finite number, `int` for one that is whole and not negative, None; a tuple of shapes
-            of which one fits; a list of the shape of all of its items, or of each of two; or a mapping by key, where
-            `?` ends a key that may be missing, `*` is any other key, and other keys are free.
+            of which one fits, `()` for nothing; a list of the shape of all of its items, or of each of two; or a
+            mapping by key, where `?` ends a key that may be missing, `*` is any other key, and other keys are free.
         where: The name of the value in the message.
     """
     if isinstance(shape, tuple):
         found = [misfit(value, one, where) for one in shape]
-        return "" if "" in found else found[-1]
+        return "" if "" in found else [f"{where} is too much", *found][-1]
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{where} is not a mapping"

@@ -80,7 +80,7 @@ _GEOMETRY = {
     "dim?": (int, None),
     "spectrum?": [float],
     "overlap?": ([{"jaccard": _INTERVAL, "n": int, "spearman": _NUMBER}], None),
-    "traps?": ({"partial": _NUMBER, "trap": _TRAP, "reverse": _TRAP}, {}, None),
+    "traps?": ({"partial": _NUMBER, "trap": _TRAP, "reverse": _TRAP}, {"*": ()}, None),
 }
 SHAPE = {
     "model": {"name": str, "sha256?": (str, None)},

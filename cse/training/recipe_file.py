@@ -34,7 +34,7 @@ def parse(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"recipe {path}: cannot be read: {reason}\nfix: correct the YAML at that place") from error
     if not isinstance(content, dict):

@@ -1,12 +1,18 @@
-"""Each field of a stranger's model, of another type, range or size, or absent: the same vectors, or one error."""
+"""Each field of a file that a stranger may hand us, of another type, range or size, or absent; and its bytes, damaged.
+
+What reads the file gives a right result, or exactly one `UserError` with its fix.
+"""
 
 import copy
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cse.encoder.model import Encoder
@@ -15,6 +21,28 @@ from cse.errors import UserError
 TEXTS = ["the cat sat", "a dog ran fast on a mat"]
 ABSENT = "(absent)"
 VALUES = [ABSENT, None, True, False, "", "x", "256", [], {}, [1], {"a": 1}, -1, 0, 1, 3, 10**9, 10**18, 1.5, 1e308]
+MORE = [*VALUES, float("nan"), float("-inf"), 10**400, "\n# \0{a}", "/", "~nobody", [[]], [{"a": 1}], {"": None}]
+BYTES = {  # what is done to the bytes of a file at a place of it
+    "cut": lambda raw, at: raw[:at],
+    "a byte less": lambda raw, at: raw[:at] + raw[at + 1 :],
+    "a bit flipped": lambda raw, at: raw[:at] + bytes([raw[at] ^ 1 << at % 8]) + raw[at + 1 :],
+    "no text": lambda raw, at: raw[:at] + b"\xff" + raw[at + 1 :],
+    "a key twice": lambda raw, at: raw.replace(b'{"', b'{"a": 1, "a": [], "', 1),
+    "too long": lambda raw, at: re.sub(rb"\b\d+\b", b"9" * 5000, raw, count=1 + at % 9),
+    "deep": lambda raw, at: b"[" * 10_000,
+    "another": lambda raw, at: [b"", b"null", b"[]", b"{}", b"5", b'"x"', b"[1]", b"\n"][at % 8],
+}
+FORMS = {
+    ".json": (json.loads, json.dumps),
+    ".yaml": (yaml.safe_load, lambda content: yaml.safe_dump(content, sort_keys=False)),
+    ".jsonl": (
+        lambda text: [json.loads(line) for line in text.splitlines()],
+        lambda content: "".join(json.dumps(line) + "\n" for line in content),
+    ),
+}
+fuzz = settings(
+    phases=[Phase.generate], deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "sentence_bert_config.json"]
 FILES += ["config_sentence_transformers.json", "1_Pooling/config.json", "2_Dense/config.json"]
 OTHERS = {
@@ -37,6 +65,68 @@ def places(content, *, depth=4):
     return found
 
 
+def altered(content, place, value):
+    """A copy of the content of a JSON file whose value at a place is another."""
+    content = copy.deepcopy(content)
+    at = content
+    for key in place[:-1]:
+        at = at[key]
+    if value is ABSENT:
+        del at[place[-1]]
+    else:
+        at[place[-1]] = value
+    return content
+
+
+def mutants(file, *, depth=5):
+    """Draws the bytes of a file, of which a field or some bytes are others."""
+    raw = file.read_bytes()
+    damaged = st.builds(
+        lambda damage, at: BYTES[damage](raw, at), st.sampled_from(sorted(BYTES)), st.integers(0, len(raw) - 1)
+    )
+    if file.suffix not in FORMS:
+        return damaged
+    load, dump = FORMS[file.suffix]
+    content = load(raw.decode())
+    every = st.sampled_from([place for place in places(content, depth=depth) if place])
+    fields = st.builds(lambda place, value: dump(altered(content, place, value)).encode(), every, st.sampled_from(MORE))
+    return fields | fields | damaged
+
+
+def refusal(work, *arguments):
+    """What a call raised, a `UserError` of at most five lines with a fix; None if it had a result."""
+    try:
+        work(*arguments)
+    except UserError as error:
+        lines = str(error).splitlines()
+        assert any(line.startswith("fix: ") for line in lines[1:]), lines
+        assert len(lines) <= 5
+        return str(error)
+    return None
+
+
+def mutate(file, examples, work):
+    """Call `work` after each of some mutations of a file; all other files of its folder stay as they are."""
+    before = file.read_bytes()
+    others = {path: path.stat() for path in file.parent.rglob("*") if path.is_file() and path != file}
+
+    @settings(fuzz, max_examples=examples)
+    @given(raw=mutants(file))
+    def check(raw):
+        file.write_bytes(raw)
+        refusal(work)
+        assert file.read_bytes() == raw
+
+    try:
+        check()
+    finally:
+        file.write_bytes(before)
+    assert {path: path.stat().st_mtime_ns for path in others} == {path: at.st_mtime_ns for path, at in others.items()}
+
+
+# -- A model -----------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mutations") / "whole"
@@ -51,28 +141,98 @@ def test_a_field_of_a_model(name, whole, tmp_path):
     folder, contents, want = whole
     every = [place for place in places(contents[name]) if place]
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(fuzz, max_examples=60)
     @given(place=st.sampled_from(every), value=st.sampled_from(VALUES))
-    def mutate(place, value):
-        content = copy.deepcopy(contents[name])
-        at = content
-        for key in place[:-1]:
-            at = at[key]
-        if value is ABSENT:
-            del at[place[-1]]
-        else:
-            at[place[-1]] = value
-        shutil.copytree(folder, tmp_path / "D", dirs_exist_ok=True)
-        (tmp_path / "D" / name).write_text(json.dumps(content))
-        try:
+    def check(place, value):
+        def work():
             found = Encoder.load(str(tmp_path / "D")).encode(TEXTS)
-        except UserError as error:
-            lines = str(error).splitlines()
-        else:
-            lines = ["", "fix: "]
             assert np.isfinite(found).all()
             assert place[0] in OTHERS or np.array_equal(found, want), (place, value)
-        assert any(line.startswith("fix: ") for line in lines[1:5])
-        assert len(lines) <= 5
 
-    mutate()
+        shutil.copytree(folder, tmp_path / "D", dirs_exist_ok=True)
+        (tmp_path / "D" / name).write_text(json.dumps(altered(contents[name], place, value)))
+        refusal(work)
+
+    check()
+
+
+# -- A run: what `cse eval report`, `cse push` and `cse train --resume` read ------------------------------------------
+
+RUN = {  # a file -> what reads it, and how often
+    "ck/results.json": ("report card", 20),
+    "ck/data.json": ("report card", 30),
+    "ck/env.json": ("card resume", 30),
+    "ck/helped.json": ("card", 20),
+    "ck/recipe.yaml": ("facts", 25),
+    "ck/metrics.jsonl": ("report speed", 40),
+    "ck/state/state.json": ("progress", 200),
+    "texts.json": ("facts", 200),
+    "texts.manifest.json": ("facts", 200),
+    "reproduce.json": ("seeds", 200),
+}
+
+
+def example(shape):
+    """Content of a shape of `cse.files.misfit`, with each key that may be there."""
+    if isinstance(shape, tuple):
+        return example(next(one for one in shape if one))
+    if isinstance(shape, dict):
+        return {"a" if key == "*" else key.rstrip("?"): example(inner) for key, inner in shape.items()}
+    if isinstance(shape, list):
+        return [example(one) for one in shape]
+    return {str: "x", int: 3, float: 1.5}[shape]
+
+
+@pytest.fixture(scope="module")
+def run(made, tmp_path_factory):
+    """A copy of the run ck, with each file that may lie in it."""
+    from cse.data import checks
+    from cse.evaluation import results
+    from cse.publish.card.facts import ASKED, MINED
+
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(made / "ck", folder / "ck")
+    shutil.copy(made / "texts.txt", folder)
+    rate = {"first": 0.1, "second": 0.2}
+    row = {"checkpoint": "last", "task": "x", "part": "dev", "before": 1.5, "after": 2.5, "difference": 1.0}
+    rows = [{**row, "interval": [0.5, 1.5], "verdict": "better"}]
+    report = example(checks.SHAPE[1]) | json.loads((folder / "ck" / "data.json").read_text())
+    report |= {"languages": {"en": 1.0}, "left_out": {"blank": 2}, "overlap": example(checks.SHAPE[1])["overlap"]}
+    contents = {
+        "ck/results.json": {"schema": results.SCHEMA} | example(results.SHAPE),
+        "ck/data.json": report,
+        "ck/helped.json": {"rows": rows},
+        "texts.json": example(MINED),
+        "texts.manifest.json": example(ASKED),
+        "reproduce.json": {"mean": 1.5, "sd": 0.5, "scores": rate, "expect": {"tasks": "x"}},
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
+    from cse.evaluation import collect, reporting
+    from cse.publish.card import scores, write_card
+    from cse.publish.card.facts import read_facts
+    from cse.training import checkpoint, start
+
+    monkeypatch.chdir(run)
+    for known in ("fit", "load", "replace", "resolve", "_watchers"):
+        monkeypatch.setattr(start, known, lambda *_, **__: (0, 0, 0))
+    model = Path(shutil.copytree(run / "ck" / "last", tmp_path / "model"))
+    ck, options = run / "ck", {"license": "mit", "previous": None}
+    readers = {
+        "report": lambda: reporting.report(run, tmp_path),
+        "card": lambda: write_card(model, "me/x", run=ck, results=ck / "results.json", checkpoint="last", **options),
+        "facts": lambda: read_facts(ck),
+        "resume": lambda: start.resume(ck),
+        "speed": lambda: collect.speed(collect.collect(run).entries),
+        "progress": lambda: checkpoint.load_progress(ck / "state", {"recipe": (ck / "recipe.yaml").read_text()}),
+        "seeds": lambda: scores.seeds_of(run / "reproduce-s1"),
+    }
+    which, examples = RUN[name]
+    for one in which.split():
+        assert refusal(readers[one]) is None
+        mutate(run / name, examples, readers[one])

@@ -255,7 +255,7 @@ def _beside(source: str, ending: str, shape: Mapping[str, Any]) -> dict[str, Any
     try:
         path = Path(source or "none").expanduser().with_suffix(ending)
         ours = path.is_file() and next(iter(shape)) in read_json(path)
-    except (*DAMAGED, RuntimeError):  # the source is no name of a file, or the file is another one
+    except (*DAMAGED, RuntimeError):  # the source does not name a file, or the file is another one
         return {}
     return _json(path, shape) if ours else {}
 
