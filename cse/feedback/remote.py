@@ -19,6 +19,7 @@ from cse.feedback.labelers import Chat, Unanswered
 from cse.feedback.meter import Meter, Stop
 from cse.feedback.prompts import FIELDS, Prompt
 from cse.feedback.store import Reply, now
+from cse.files import misfit
 
 BYTES_PER_TOKEN = 2  # less than with any common tokenizer, so that a reservation is an upper estimate
 RETRIES = 6  # retries of a request that fails
@@ -135,7 +136,13 @@ class Endpoint:
         except (openai.APIConnectionError, openai.APIResponseValidationError) as error:
             reached = _connected(error)
             raise Unanswered("connection", self._redact(f"{error} {error.__cause__ or ''}")) from error
-        except (ValueError, TypeError, AttributeError, LookupError) as error:  # the body is not a completion
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+        ) as error:  # the body is not a completion
             raise Unanswered("broken_body", self._redact(str(error))) from error
         finally:
             self._reached = self._reached or reached
@@ -224,7 +231,8 @@ def _reply(completion: Any, chat: Chat) -> Reply:
         raise TypeError(f"the content is a {type(text).__name__}")
     text = text.encode("utf-8", "replace").decode()
     usage = completion.usage
-    if usage is not None and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int):
-        return Reply(text, finish, usage.prompt_tokens, usage.completion_tokens, time=now())
+    used = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else ()
+    if used and not any(misfit(tokens, int) for tokens in used):
+        return Reply(text, finish, *used, time=now())
     size = sum(len(m["content"]) for m in chat.messages)
     return Reply(text, finish, size // 4, len(text) // 4 + 1, estimated=True, time=now())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cse.encoder.vectors import is_whole
 from cse.errors import UserError
-from cse.files import sha256_file
+from cse.files import DAMAGED, sha256_file
 from cse.inference.shards import INDEX, Shard, fingerprint, read_index
 
 FIX = "give a .npy file with an array (n, D) of numbers, or a folder of shards, such as cse encode writes"
@@ -81,8 +82,8 @@ def open_vectors(path: str | Path, *, option: str = "vectors") -> VectorsOnDisk:
     _require_all(where, known, f"{option} {path}")
     parts = []
     for each in known["shards"]:
-        shape, what = (each["rows"], known["width"]), f"{option} {path}: {each['file']}"
-        parts.append(open_shard(where / each["file"], shape, known["dtype"], what))
+        shape, what = (each["rows"], known.get("width", 0)), f"{option} {path}: {each['file']}"
+        parts.append(open_shard(where / each["file"], shape, known.get("dtype", "vectors"), what))
     return ShardedVectors(parts)
 
 
@@ -143,7 +144,7 @@ def _require_all(folder: Path, known: dict[str, Any], what: str) -> None:
 def _array(file: Path, what: str, fix: str = FIX) -> NDArray[Any]:
     try:
         table = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (*DAMAGED, EOFError, SyntaxError, TokenError) as error:  # the last two: of the header, which numpy parses
         reason = (str(error).strip() or "it is empty").splitlines()[0][:160]
         raise UserError(f"{what} cannot be read: {reason}\nfix: {fix}") from error
     if not isinstance(table, np.ndarray):

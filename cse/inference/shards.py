@@ -13,9 +13,10 @@ from typing import Any
 
 from cse.encoder.vectors import differences
 from cse.errors import UserError
-from cse.files import read_sealed, write_sealed
+from cse.files import misfit, read_sealed, write_sealed
 
 INDEX = "index.json"
+SHAPE = {"made_from": {}, "shards": [{"file": str, "rows": int}], "width?": int, "dtype?": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +160,21 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     """
     file = folder / INDEX
     try:
-        return read_sealed(file)
+        found = read_sealed(file)
+        if wrong := misfit(found, SHAPE) or _strange(found["shards"]):
+            raise ValueError(wrong)
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}\nfix: give a folder that cse encode --shards wrote") from error
+
+
+def _strange(shards: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with the names of the files of shards; empty for nothing."""
+    names = [each["file"] for each in shards]
+    outside = next((name for name in names if not re.fullmatch(r"[\w.-]+\.\w+", name)), None)
+    return "it has no shards" if not names else "" if outside is None else f"it names the file {outside[:40]!r}"
 
 
 def fingerprint(about: object) -> str:

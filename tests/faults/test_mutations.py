@@ -4,10 +4,13 @@ What reads the file gives a right result, or exactly one `UserError` with its fi
 """
 
 import copy
+import gzip
 import json
 import re
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -141,7 +144,7 @@ def test_a_field_of_a_model(name, whole, tmp_path):
     folder, contents, want = whole
     every = [place for place in places(contents[name]) if place]
 
-    @settings(fuzz, max_examples=60)
+    @settings(fuzz, max_examples=40)
     @given(place=st.sampled_from(every), value=st.sampled_from(VALUES))
     def check(place, value):
         def work():
@@ -159,16 +162,16 @@ def test_a_field_of_a_model(name, whole, tmp_path):
 # -- A run: what `cse eval report`, `cse push` and `cse train --resume` read ------------------------------------------
 
 RUN = {  # a file -> what reads it, and how often
-    "ck/results.json": ("report card", 20),
-    "ck/data.json": ("report card", 30),
-    "ck/env.json": ("card resume", 30),
+    "ck/results.json": ("report card", 10),
+    "ck/data.json": ("report card", 20),
+    "ck/env.json": ("card resume", 15),
     "ck/helped.json": ("card", 20),
-    "ck/recipe.yaml": ("facts", 25),
-    "ck/metrics.jsonl": ("report speed", 40),
-    "ck/state/state.json": ("progress", 200),
-    "texts.json": ("facts", 200),
-    "texts.manifest.json": ("facts", 200),
-    "reproduce.json": ("seeds", 200),
+    "ck/recipe.yaml": ("facts", 15),
+    "ck/metrics.jsonl": ("report speed", 20),
+    "ck/state/state.json": ("progress", 60),
+    "texts.json": ("facts", 60),
+    "texts.manifest.json": ("facts", 60),
+    "reproduce.json": ("seeds", 60),
 }
 
 
@@ -236,3 +239,201 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
     for one in which.split():
         assert refusal(readers[one]) is None
         mutate(run / name, examples, readers[one])
+
+
+# -- Rows --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.parquet", "a.txt.gz", "a.parquet.gz"])
+def test_a_file_of_rows(name, tmp_path, monkeypatch):
+    import pyarrow
+    from pyarrow import parquet
+
+    from cse.data.readers import read_file
+    from cse.data.rows import Column
+
+    file = tmp_path / name
+    rows = [{"text": text, "n": i} for i, text in enumerate([*TEXTS, 'a "quoted", cell', "caf\u00e9", ""])]
+    if ".parquet" in name:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    elif name == "a.jsonl":
+        file.write_text(FORMS[".jsonl"][1](rows))
+    else:
+        cells = [["text", "n"], *([row["text"], str(row["n"])] for row in rows)]
+        quoted = [[json.dumps(c) if ".csv" in name else c for c in row] for row in cells]
+        mark = "," if ".csv" in name else "\t"
+        file.write_text(
+            "".join(f"{row[0] if '.txt' in name else mark.join(row)}\n" for row in quoted).replace('\\"', '""')
+        )
+    if name.endswith(".gz"):
+        file.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+
+    def read():
+        found = list(read_file(file, [Column("data.column", "text")]))
+        assert all(cell is None or isinstance(cell, str) for row in found for cell in row.cells)
+
+    assert refusal(read) is None
+    mutate(file, 60, read)
+
+
+# -- Vectors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["index.json", "b.npy", "b.npy.sha256", "sealed"])
+def test_a_file_of_vectors(name, tmp_path):
+    from cse.files import sha256_file, write_sealed
+    from cse.inference.sharded import open_vectors
+
+    want = np.arange(12, dtype=np.float32).reshape(6, 2)
+    shards = []
+    for letter, rows in (("a", want[:4]), ("b", want[4:])):
+        file = tmp_path / f"{letter}.npy"
+        np.save(file, rows)
+        (tmp_path / f"{file.name}.sha256").write_text(f"{sha256_file(file)}  {file.name}\n")
+        shards.append({"file": file.name, "rows": len(rows)})
+    index = {"width": 2, "dtype": "float32", "made_from": {"checkpoint": "x"}, "shards": shards}
+    write_sealed(tmp_path / "index.json", index)
+
+    def read():
+        assert np.array_equal(open_vectors(tmp_path), want)
+
+    read()
+    if name != "sealed":
+        mutate(tmp_path / name, 60, read)
+        return
+    for place in places(index):
+        for value in MORE if place else ():
+            changed = altered(index, place, value)
+            write_sealed(tmp_path / "index.json", changed)  # with its sum, as one who knows cse could write it
+            refusal(lambda: np.asarray(open_vectors(tmp_path)))
+
+
+def test_a_file_of_an_array(tmp_path):
+    from cse.inference.sharded import open_vectors
+
+    np.save(tmp_path / "v.npy", np.arange(12, dtype=np.float32).reshape(6, 2))
+    mutate(tmp_path / "v.npy", 200, lambda: np.asarray(open_vectors(tmp_path / "v.npy")))
+
+
+# -- Weights -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_header_of_weights(whole, tmp_path):
+    folder, _, _ = whole
+    model = Path(shutil.copytree(folder, tmp_path / "D"))
+    raw = (model / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    (tmp_path / "header.json").write_bytes(raw[8 : 8 + size])
+
+    def load():
+        header = (tmp_path / "header.json").read_bytes()
+        (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + size :])
+        assert np.isfinite(Encoder.load(str(model)).encode(TEXTS)).all()
+
+    load()
+
+    @settings(fuzz, max_examples=30)
+    @given(raw=mutants(tmp_path / "header.json"))
+    def check(raw):
+        (tmp_path / "header.json").write_bytes(raw)
+        refusal(load)
+
+    check()
+
+
+def test_the_index_of_weights(whole, tmp_path):
+    from safetensors.numpy import load_file
+
+    folder, _, want = whole
+    model = Path(shutil.copytree(folder, tmp_path / "D"))
+    weights = (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    index = model / "model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(load_file(weights), weights.name)})
+    )
+
+    def load():
+        assert np.array_equal(Encoder.load(str(model)).encode(TEXTS), want)
+
+    load()
+    mutate(index, 30, load)
+
+
+# -- Answers of an endpoint --------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_an_endpoint(tmp_path):
+    pytest.importorskip("openai")
+    from cse.feedback import answers, prompts, remote
+    from cse.feedback.labelers import Chat
+    from cse.feedback.meter import Stop
+
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"score": 0.5}'}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    file, prompt = tmp_path / "body.json", prompts.load()["score"]
+    file.write_text(json.dumps(body))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(file.stat().st_size))
+            self.end_headers()
+            self.wfile.write(file.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = remote.Endpoint("m", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+    fields = {"text_a": "the cat sat", "text_b": "a dog ran"}
+    chat = Chat("key", prompt, fields, prompt.messages(fields))
+
+    def ask():
+        try:
+            reply = endpoint._request(chat)
+            found = answers.parse("score", reply.text, fields, finish=reply.finish)
+        except (remote.Unanswered, Stop, answers.Unusable):
+            return
+        assert 0 <= found.score <= 1
+        assert (
+            0 <= min(reply.input_tokens, reply.output_tokens) <= max(reply.input_tokens, reply.output_tokens) < 10**15
+        )
+
+    assert endpoint._request(chat).output_tokens == 4
+    try:
+        mutate(file, 50, ask)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "content"),
+    [
+        ("score", {"score": 0.5}),
+        ("contrast", {"positive": "one cat sat", "contradiction": "no cat sat"}),
+        ("write", {"sentences": ["one cat", "two cats"]}),
+        ("queries", {"queries": ["who sat?"]}),
+        ("propositions", {"a": [["cat"]], "b": [["dog"]], "equal": [[0, 0]]}),
+    ],
+)
+def test_the_text_of_an_answer(prompt, content, tmp_path):
+    from cse.feedback.answers import Unusable, parse
+
+    (tmp_path / "answer.json").write_text(json.dumps(content))
+    fields = {"text_a": "the cat sat", "text_b": "a dog ran"}
+
+    def read():
+        try:
+            found = parse(prompt, (tmp_path / "answer.json").read_text(errors="replace"), fields)
+        except Unusable:
+            return
+        assert all(found.texts()) or prompt in {"score", "propositions"}
+
+    mutate(tmp_path / "answer.json", 50, read)
