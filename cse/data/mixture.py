@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -36,13 +36,13 @@ class Source:
     """
 
     data: Dataset
-    _: KW_ONLY
-    weight: float = 1.0
-    batch_size: int | None = None
-    prompts: dict[str, str | None] | None = None
-    collator: Collator | None = None
-    sampler: Sampler | None = None
-    objective: Objective | None = None
+    # Not `_: KW_ONLY`, which typing of Python 3.10 does not resolve.
+    weight: float = field(default=1.0, kw_only=True)
+    batch_size: int | None = field(default=None, kw_only=True)
+    prompts: dict[str, str | None] | None = field(default=None, kw_only=True)
+    collator: Collator | None = field(default=None, kw_only=True)
+    sampler: Sampler | None = field(default=None, kw_only=True)
+    objective: Objective | None = field(default=None, kw_only=True)
 
 
 class Mixture(Dataset):

@@ -286,7 +286,10 @@ def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
 def _quantize(model: Path) -> None:
     """Replace a float32 graph by an int8 graph, with one scale for each output channel of a weight."""
     tool = require_package("onnxruntime.quantization", extra="onnx", user="cse export --quantize")
-    small = model.with_name("int8.onnx")
+    onnx = require_package("onnx", extra="onnx", user="cse export --quantize")
+    small, graph = model.with_name("int8.onnx"), onnx.load(model, load_external_data=False)
+    graph.graph.ClearField("value_info")  # onnxruntime 1.23, the last for Python 3.10, infers other shapes and stops
+    onnx.save(graph, model)
     with _silence():
         tool.quantize_dynamic(model, small, weight_type=tool.QuantType.QInt8, per_channel=True)
     for old in model.parent.glob(f"{MODEL}*"):

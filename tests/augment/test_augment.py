@@ -75,6 +75,9 @@ def near(count, trials, probability):
 class Fixed(random.Random):
     """A generator whose uniform numbers are written down."""
 
+    def __new__(cls, *numbers):  # that of Python 3.10 takes one argument
+        return super().__new__(cls)
+
     def __init__(self, *numbers):
         super().__init__(0)
         self.numbers = iter(numbers)
