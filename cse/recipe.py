@@ -225,6 +225,7 @@ def load(
         fix = fix or f"{show} lists every option with its default"
         raise UserError(f"recipe {name if path is None else recipe}: {what}\nfix: {fix}") from error
     config.pop("config", None)
+    _require_texts(content, config, f"recipe {name if path is None else recipe}: ")
     if "rows" not in objects and "data" not in objects:
         _require_paths(config.data, "data")
     Settings(**vars(config.trainer))  # which checks their ranges
@@ -269,6 +270,24 @@ def _require_class(
         kind = getattr(inside, by_name[near[0]])
         fix = f"did you mean {kind.__module__}.{kind.__name__}?"
     raise UserError(f"{where}: {part} is {named}, {what}\nfix: {fix}")
+
+
+def _require_texts(content: Any, parsed: Any, where: str) -> None:
+    """Raise if the parser read a text of the recipe as YAML, which only the file itself is."""
+    if (
+        isinstance(content, str)
+        and not isinstance(parsed, str)
+        and ("{" in content or "[" in content or "\n" in content)
+    ):
+        raise UserError(f"{where} is the text {content[:80]!r}\nfix: write the mapping or list itself, without quotes")
+    if isinstance(content, list) and isinstance(parsed, list):
+        content, parsed = dict(enumerate(content)), dict(enumerate(parsed))
+    if isinstance(content, Mapping) and (isinstance(parsed, dict) or hasattr(parsed, "__dict__")):
+        there = parsed if isinstance(parsed, dict) else vars(parsed)
+        for key, value in content.items():
+            inner = there if key in there else vars(there.get("init_args", SimpleNamespace()))
+            name = "" if key == "init_args" else f"{'' if where.endswith(' ') else '.'}{key}"
+            _require_texts(value, inner.get(key, ""), where + name)
 
 
 def _require_paths(data: Any, where: str) -> None:
@@ -383,7 +402,10 @@ def _parser(absent: Collection[str] = ()) -> Any:
     parser.add_argument("--seed", type=int, default=42, help="seed of everything that is drawn at random")
     for component, base in bases().items():
         if component not in absent:
-            parser.add_subclass_arguments(base, component, required=component not in OPTIONAL)
+            # `add_subclass_arguments` would read a text, in any option of the part, as the path of a YAML file
+            required = component not in OPTIONAL
+            kind: Any = base if required else base | None
+            parser.add_argument(f"--{component}", type=kind, required=required, help="class_path and init_args")
     parser.add_class_arguments(Settings, "trainer")
     parser.add_argument("--callbacks", type=list[Callback], default=[], help="further callbacks of the run")
     return parser

@@ -82,7 +82,8 @@ def within(path, value):
 
 @pytest.mark.parametrize("path", PLACES, ids=[".".join(path).replace(".init_args", "") for path in PLACES])
 def test_no_spelling_imports_the_module_of_a_stranger(path, stranger):
-    for said in SPELLINGS.values():
+    whole = len(path) == 1 or path[-1] in {"adapter", "augmentations"}  # elsewhere, one spelling of each kind
+    for said in SPELLINGS.values() if whole else (SPELLINGS["a mapping"], SPELLINGS["a text of a mapping"]):
         with suppress(UserError):  # some are texts, which may be anything
             recipe.load(own(within(path, said)))
         assert MODULE not in sys.modules, said
@@ -110,6 +111,35 @@ def test_a_part_is_a_mapping_or_a_dotted_name(command, said, stranger, refused):
     error = refused(command[0], own({"objective": said}), *command[1:])
     assert error.startswith(f"cse: recipe own.yaml: objective is {said!r}\nfix: write class_path and init_args")
     assert not (stranger / "new").exists()
+
+
+NESTED = {  # an option whose value is a part, and what its file would say
+    "encoder.init_args.adapter": "class_path: cse.encoder.Lora\n",
+    "encoder.init_args.dropout": "attention: 0.1\n",
+    "collator.init_args.augmentations": "class_path: cse.augment.WordRepetition\n",
+    "callbacks": "class_path: cse.training.run.Callback\n",
+    "trainer": "max_steps: 2\n",
+}
+WRITTEN = {"a file": "part.yaml", "files": ["part.yaml"], "a path": "./part.yaml", "any file": "secret", "text": None}
+
+
+@pytest.mark.parametrize("said", WRITTEN)
+@pytest.mark.parametrize("option", NESTED)
+def test_no_option_is_read_from_a_file_or_a_text(option, said, stranger, refused):
+    (stranger / "part.yaml").write_text(NESTED[option])
+    (stranger / "secret").write_text("root:x:0:0\n")
+    value = WRITTEN[said] or f"{{{NESTED[option].strip()}}}"
+    error = refused("check", "--no-data", own(within(option.split("."), value)))
+    assert "root:x" not in error
+    assert "0.1" not in error.replace(repr(value), "")
+    named = "names part.yaml, and reading the recipe would run"  # a dotted name, and nothing else
+    assert error.removeprefix("cse: recipe own.yaml: ").startswith((option.replace(".init_args", ""), named))
+
+
+@pytest.mark.parametrize("option", ["objective", "encoder.adapter", "collator.augmentations", "evaluator"])
+def test_no_option_of_the_command_line_is_read_from_a_file(option, stranger, refused):
+    (stranger / "part.yaml").write_text("class_path: cse.objectives.simcse.SimCSE\n")
+    assert option in refused("check", "--no-data", "simcse-unsup", f"--{option}=part.yaml")
 
 
 def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, monkeypatch):
