@@ -46,15 +46,6 @@ def truncated(folder):
     return folder
 
 
-def flipped(folder):
-    """A parquet file whose data, not its footer, are damaged."""
-    path = parquet(folder / "a.parquet", [{"text": f"text {i}" * 20} for i in range(50)])
-    raw = bytearray(path.read_bytes())
-    raw[4:200] = bytes(196)
-    path.write_bytes(raw)
-    return path
-
-
 ERRORS = {
     # -- encodings and characters
     "UTF-16 with a mark": (
@@ -106,7 +97,6 @@ ERRORS = {
     "a pattern without a match": (lambda d: Texts(f"{d}/*.jsonl"), "no file matches this pattern"),
     "a pattern of two kinds": (lambda d: Texts(f"{shards(d, a_txt='a', b_csv='text')}/*"), "with files of 2 kinds"),
     "a truncated shard": (lambda d: Texts(truncated(d)), "b.parquet, which is not a parquet file"),
-    "damaged pages": (lambda d: Texts(flipped(d)), "a.parquet"),
     "a shard of .gz that is cut": (
         lambda d: Texts(text(d, "a.jsonl.gz", gzip.compress(lines({"text": "a" * 999}).encode())[:-9])),
         "a.jsonl.gz, which cannot be read",
