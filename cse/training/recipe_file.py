@@ -167,6 +167,12 @@ def trusted_modules(options: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, modules
 
 
+def names_class(value: str) -> bool:
+    """Whether a value is a mapping or a class's dotted name, and not a model or a file; nothing is imported for it."""
+    dotted = any(_class_paths(value)) and value.rpartition(".")[2][0].isupper() and _exists(value.rpartition(".")[0])
+    return value.lstrip().startswith("{") or dotted
+
+
 def modules_named(value: Any) -> list[str]:
     """The modules of all classes that are named within a value."""
     return sorted({name.rpartition(".")[0] for name in _class_paths(value)})

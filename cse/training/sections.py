@@ -13,16 +13,14 @@ So settings that were tuned for one asset touch no other model. The resolved rec
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import Any, get_args
 
 from cse.encoder.kinds import Kind, KindName, detect, without_layers
 from cse.errors import UserError
 from cse.training.objects import merge
+from cse.training.recipe_file import names_class
 
 Describe = Callable[[Any], str]
 SHORTHANDS = {"--encoder": ("--encoder.backbone", "MODEL"), "--data": ("--data.path", "FILE")}
@@ -121,22 +119,9 @@ def shorthands(overrides: Sequence[str]) -> list[str]:
             if not equals and (not rest or rest[0].startswith("--")):
                 raise UserError(f"{option} needs a value\nfix: {option} {what}")
             value, equals = value if equals else rest.pop(0), "="
-            option = option if _is_class(value) else longer
+            option = option if names_class(value) else longer
         words.append(option + equals + value)
     return words
-
-
-def _is_class(value: str) -> bool:
-    """Whether a value is a mapping or the path of a class, and not a model or a file."""
-    if value.lstrip().startswith("{"):
-        return True
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value) or Path(value).exists():
-        return False
-    module, _, name = value.rpartition(".")
-    try:
-        return isinstance(getattr(import_module(module), name, None), type)
-    except ImportError:
-        return False
 
 
 def _given(overrides: Sequence[str], component: str, name: str) -> str | None:

@@ -142,6 +142,10 @@ def test_no_option_of_the_command_line_is_read_from_a_file(option, stranger, ref
     assert option in refused("check", "--no-data", "simcse-unsup", f"--{option}=part.yaml")
 
 
+def test_data_that_look_like_a_module_are_not_imported(stranger, refused):
+    refused("check", "simcse-unsup", "--data", f"{MODULE}.txt")
+
+
 def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, monkeypatch):
     monkeypatch.chdir(own_run)
     shutil.rmtree(own_run / "ck" / "state")  # which holds the recipe, too; a run is begun without it
