@@ -430,7 +430,7 @@ def _explain(message: str) -> str:
     absent = re.search(r"arguments are required: ([\w., ]+)", message)
     if absent and "Parser key" not in message and set(absent.group(1).split(", ")) <= {*COMPONENTS}:
         return (
-            f"it lacks {absent.group(1)}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
+            f"it lacks {', '.join(sorted(absent.group(1).split(', ')))}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
         )
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     where = ".".join(dict.fromkeys(keys)).replace(".init_args", "") or "option"
