@@ -429,9 +429,8 @@ def _explain(message: str) -> str:
         return f"option --{unknown.group(1)} is unknown{_nearest(unknown.group(1), _options())}"
     absent = re.search(r"arguments are required: ([\w., ]+)", message)
     if absent and "Parser key" not in message and set(absent.group(1).split(", ")) <= {*COMPONENTS}:
-        return (
-            f"it lacks {', '.join(sorted(absent.group(1).split(', ')))}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
-        )
+        names = ", ".join(sorted(absent.group(1).split(", ")))
+        return f"it lacks {names}\nfix: write them with their class_path, or name a parent: extends: FILE.yaml"
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     where = ".".join(dict.fromkeys(keys)).replace(".init_args", "") or "option"
     class_path = next(reversed(re.findall(r"given class_path '([\w.]+)'", message)), "")  # the innermost is to blame
