@@ -23,6 +23,7 @@ from cse.training.nulls import insert_nulls
 from cse.training.objects import insert_parts, require_objects
 from cse.training.recipe_file import (
     COMPONENTS,
+    is_yaml,
     modules_named,
     parse,
     require_shape,
@@ -274,11 +275,7 @@ def _require_class(
 
 def _require_texts(content: Any, parsed: Any, where: str) -> None:
     """Raise if the parser read a text of the recipe as YAML, which only the file itself is."""
-    if (
-        isinstance(content, str)
-        and not isinstance(parsed, str)
-        and ("{" in content or "[" in content or "\n" in content)
-    ):
+    if isinstance(content, str) and not isinstance(parsed, str) and is_yaml(content):
         raise UserError(f"{where} is the text {content[:80]!r}\nfix: write the mapping or list itself, without quotes")
     if isinstance(content, list) and isinstance(parsed, list):
         content, parsed = dict(enumerate(content)), dict(enumerate(parsed))

@@ -44,6 +44,14 @@ def parse(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_yaml(text: str) -> bool:
+    """Tell whether YAML reads a text as a mapping or a list, and not as a text or a number."""
+    try:
+        return isinstance(yaml.safe_load(text), dict | list)
+    except (yaml.YAMLError, RecursionError):
+        return False
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as `yaml.safe_load` reads it, but a key that is given twice is an error: the last would win unseen."""
 

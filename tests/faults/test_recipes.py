@@ -120,7 +120,8 @@ NESTED = {  # an option whose value is a part, and what its file would say
     "callbacks": "class_path: cse.training.run.Callback\n",
     "trainer": "max_steps: 2\n",
 }
-WRITTEN = {"a file": "part.yaml", "files": ["part.yaml"], "a path": "./part.yaml", "any file": "secret", "text": None}
+WRITTEN = {"a file": "part.yaml", "files": ["part.yaml"], "a path": "./part.yaml", "any file": "secret"}
+WRITTEN |= {"text": "{{{}}}", "a line": "{}"}
 
 
 @pytest.mark.parametrize("said", WRITTEN)
@@ -128,7 +129,8 @@ WRITTEN = {"a file": "part.yaml", "files": ["part.yaml"], "a path": "./part.yaml
 def test_no_option_is_read_from_a_file_or_a_text(option, said, stranger, refused):
     (stranger / "part.yaml").write_text(NESTED[option])
     (stranger / "secret").write_text("root:x:0:0\n")
-    value = WRITTEN[said] or f"{{{NESTED[option].strip()}}}"
+    value = WRITTEN[said]
+    value = value.format(NESTED[option].strip()) if said in {"text", "a line"} else value
     error = refused("check", "--no-data", own(within(option.split("."), value)))
     assert "root:x" not in error
     assert "0.1" not in error.replace(repr(value), "")
