@@ -6,7 +6,7 @@ from cse.data import tokens
 from cse.data.tokens import TokenStore
 from cse.encoder.template import bake
 from cse.errors import UserError
-from tests.encoder.test_template import bert, byte_level
+from tests.encoder.helpers import bert, byte_level
 
 TEXTS = ["a man eats", "a woman sings a long song", "a man eats", "", "日本"]
 

@@ -1,5 +1,8 @@
 """Vectors of inner layers are those of the encoder that is cut there, for every kind of backbone."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,23 +12,16 @@ from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS
 from cse.encoder.soft_prompts import SoftPrompts
-from tests.models import CAUSAL, ENCODERS, save_tiny
+from tests.encoder.helpers import learn
+from tests.models import CAUSAL, ENCODERS
 
 TEXTS = ["the cat sat on a mat", "the cat", "the cat sat on a red house the moon", "the cat ran"]
 DEPTH = 3
 
 
-@pytest.fixture(scope="module")
-def deep(tiny_bert, tmp_path_factory):
-    """A function that gives the folder of a backbone of three layers."""
-    made: dict[str, str] = {}
-
-    def folder(kind: str) -> str:
-        if kind not in made:
-            made[kind] = save_tiny(kind, tiny_bert, tmp_path_factory.mktemp(kind), num_hidden_layers=DEPTH)
-        return made[kind]
-
-    return folder
+@pytest.fixture
+def deep(tiny):
+    return partial(tiny, num_hidden_layers=DEPTH)
 
 
 def tokens(encoder: Encoder):
@@ -71,10 +67,7 @@ def test_every_pooler_with_and_without_accelerations(deep, kind, pooler):
 def test_lora_template_and_a_shared_prefix(deep):
     """The texts begin alike, so a causal backbone reads their prefix once."""
     options = {"pooler": "last", "template": 'a red house on the moon "{text}"'}
-    whole = Encoder(deep("llama"), adapter=Lora(), **options)
-    for name, weight in whole.named_parameters():
-        if "lora_B" in name:  # they begin at 0
-            torch.nn.init.normal_(weight, std=0.3)
+    whole = learn(Encoder(deep("llama"), adapter=Lora(), **options))
     state = whole.state_dict()
 
     def cut_after(layers):
@@ -123,7 +116,7 @@ def test_heads_follow_every_layer(deep):
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("how", ["off", "recompute"])
 def test_gradients_do_not_depend_on_how_layers_are_computed(deep, kind, how):
-    def gradients(off, recompute):
+    def gradients(recompute=False):
         quiet = Dropout(attention=0.0, hidden=0.0 if kind == "bert" else None)
         encoder = Encoder(deep(kind), pooler="mean", dropout=quiet).double().train()
         if recompute:
@@ -132,12 +125,9 @@ def test_gradients_do_not_depend_on_how_layers_are_computed(deep, kind, how):
         (outputs * torch.linspace(-1, 1, outputs.numel(), dtype=torch.float64).view_as(outputs)).sum().backward()
         return {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
 
-    want = gradients(False, False)
-    if how == "off":
-        with fast.off():
-            got = gradients(True, False)
-    else:
-        got = gradients(False, True)
+    want = gradients()
+    with fast.off() if how == "off" else nullcontext():
+        got = gradients(how == "recompute")
     assert got.keys() == want.keys()
     assert max(float(g.abs().max()) for g in want.values()) > 0.1
     for name, gradient in want.items():

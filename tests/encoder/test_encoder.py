@@ -1,7 +1,5 @@
 """The encoder: against the authors' whole program, against sentence-transformers, and its refusals."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -111,49 +109,9 @@ def test_a_checkpoint_gives_the_same_vectors_in_sentence_transformers(tiny_bert,
         assert np.abs(Encoder(tiny_bert, pooler="last").eval().encode(TEXTS) - want).max() > 1e-3
 
 
-def test_training_heads_are_not_published(tiny_bert, tmp_path):
-    Encoder(tiny_bert, head="mlp").save(tmp_path / "model")
-    assert sorted(p.name for p in (tmp_path / "model").iterdir() if p.is_dir()) == ["1_Pooling"]
-
-
 def test_a_plain_hugging_face_folder_is_read(tiny_bert):
     assert Encoder.load(tiny_bert).pooler == "mean"
     assert Encoder.load(tiny_bert, pooler="first_last_layer1").encode(TEXTS).shape == (5, 16)
-
-
-def test_missing_weights_are_an_error(tiny_bert, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(tiny_bert, tmp_path / "model")
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-    del weights["bert.encoder.layer.1.output.dense.weight"]
-    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="lacks the weights"):
-        Encoder(str(tmp_path / "model"))
-
-
-def test_unexpected_weights_of_a_checkpoint_are_an_error(tiny_bert, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    Encoder(tiny_bert).save(tmp_path / "model")
-    path = tmp_path / "model" / "model.safetensors"
-    save_file(load_file(path) | {"encoder.layer.7.output.dense.bias": torch.zeros(16)}, path, metadata={"format": "pt"})
-    (tmp_path / "model" / "checkpoint.sha256").unlink()
-    with pytest.raises(UserError, match="does not describe the weights"):
-        Encoder.load(str(tmp_path / "model"))
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"max_length": 41}, "encoder.max_length is 41"),
-        ({"layers": 3}, "encoder.layers is 3"),
-        ({"adapter": Lora(rank=2, targets=["nope"])}, "encoder.adapter.targets"),
-    ],
-)
-def test_bad_arguments_are_named(tiny_bert, options, named):
-    with pytest.raises(UserError, match=named):
-        Encoder(tiny_bert, **options)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +126,6 @@ def test_bad_arguments_are_named(tiny_bert, options, named):
 def test_bad_arguments_of_a_part_are_named(part, options, named):
     with pytest.raises(UserError, match=named):
         part(**options)
-
-
-@pytest.mark.parametrize("backbone", ["no-such-org/no-such-model", "./not/a/folder"])
-def test_a_backbone_that_cannot_be_had(backbone):
-    with pytest.raises(UserError) as error:
-        Encoder(backbone)
-    assert backbone in str(error.value)
-    assert len(str(error.value).splitlines()) <= 5
 
 
 def test_dropout_is_seen(tiny_bert):

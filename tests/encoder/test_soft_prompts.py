@@ -10,22 +10,18 @@ import pytest
 import torch
 
 from cse.batch import Batch
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
 from cse.encoder import prefix
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.interfaces import StepContext
-from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.cases import below, cases, load, not_offered, state
-from tests.models import from_weights, save_beside
+from tests.models import from_weights, save_beside, save_tiny
 from tests.objectives.helpers import agrees, close
 from tests.runs import make_run
 
@@ -79,22 +75,14 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
 
 
 @pytest.fixture
-def tiny_roberta(tiny_bert, tmp_path):
-    from transformers import RobertaConfig, RobertaModel
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RobertaConfig(vocab_size=21, max_position_embeddings=42, pad_token_id=0, **sizes)
-    return save_beside(tiny_bert, RobertaModel(config, add_pooling_layer=False), tmp_path / "roberta")
+def tiny_roberta(tiny):
+    return tiny("roberta")
 
 
 @pytest.fixture
-def tiny_llama(tiny_bert, tmp_path):
+def tiny_llama(tiny):
     """Two key-value heads for four of queries, as grouped-query models have."""
-    from transformers import LlamaConfig, LlamaModel
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
-    config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
-    return save_beside(tiny_bert, LlamaModel(config), tmp_path / "llama")
+    return tiny("llama", num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=60)
 
 
 @pytest.fixture
@@ -162,18 +150,6 @@ def test_only_prompts_and_head_are_trained(any_backbone, tmp_path):
     size = sum(p.stat().st_size for p in (tmp_path / "run" / "best").rglob("*") if p.is_file())
     assert size < 300_000
     assert not (tmp_path / "run" / "best" / "model.safetensors").exists()
-
-
-def test_the_masked_lm_term_trains_prompts_and_heads_only(tiny_bert, tmp_path):
-    """The unsupervised RoBERTa setting: 0.1 masked-LM, decayed by 0.95 every 100 steps, behind the same prompts."""
-    encoder = Encoder(tiny_bert, adapter=SoftPrompts(length=3), head="mlp")
-    objective = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1], decays=[1.0, 0.95])
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    collator = Masked(views=TextViews(max_length=12))
-    run = make_run(tmp_path, tiny_bert, encoder=encoder, objective=objective, collator=collator)
-    Trainer(run).fit()
-    changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {"adapter.prompts.weight", "head.linear.weight", "head.linear.bias"}
 
 
 def test_views_differ_by_dropout_of_prompts_alone(tiny_bert):
@@ -278,10 +254,8 @@ def test_bad_arguments_are_named(tiny_bert, options, named):
 
 
 def test_a_backbone_without_a_cache_is_refused(tiny_bert, tmp_path):
-    from transformers import DistilBertConfig, DistilBertModel
-
-    config = DistilBertConfig(vocab_size=21, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
-    folder = save_beside(tiny_bert, DistilBertModel(config), tmp_path / "distilbert")
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
+    folder = save_tiny("distilbert", tiny_bert, tmp_path / "distilbert", **sizes)
     with pytest.raises(UserError, match="a distilbert backbone cannot have soft prompts: its layers take no keys"):
         Encoder(folder, adapter=SoftPrompts())
 

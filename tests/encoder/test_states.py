@@ -9,22 +9,10 @@ from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
-from tests.models import CAUSAL, ENCODERS, save_tiny
+from tests.encoder.helpers import learn
+from tests.models import CAUSAL, ENCODERS
 
 TEXTS = ["the cat sat on a mat", "the cat", "the cat sat on a red house the moon", "the cat ran"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_bert, tmp_path_factory):
-    """A function that gives the folder of a backbone of two layers and two heads."""
-    made: dict[str, str] = {}
-
-    def folder(kind: str) -> str:
-        if kind not in made:
-            made[kind] = save_tiny(kind, tiny_bert, tmp_path_factory.mktemp(kind))
-        return made[kind]
-
-    return folder
 
 
 def tokens(encoder: Encoder):
@@ -95,9 +83,7 @@ def test_gradients_are_those_of_the_plain_formula(tiny, kind):
 @pytest.mark.parametrize("attentions", [False, True])
 def test_lora_template_and_a_shared_prefix(tiny, attentions):
     encoder = Encoder(tiny("llama"), pooler="last", adapter=Lora(), template='a red house on the moon "{text}"').eval()
-    for name, weight in encoder.named_parameters():
-        if "lora_B" in name:  # they begin at 0
-            torch.nn.init.normal_(weight, std=0.3)
+    learn(encoder)
     ids, mask = tokens(encoder)
     states = encoder.states(ids, mask, attentions=attentions)
     assert [tuple(state.shape) for state in states.hidden] == [(*ids.shape, 16)] * 3

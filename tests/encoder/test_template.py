@@ -2,34 +2,11 @@ import pytest
 
 from cse.encoder.template import added_ids, around, bake, rebake, require_room, template_of
 from cse.errors import UserError
+from tests.encoder.helpers import bert, byte_level
 
 TEMPLATE = 'This sentence : "{text}" means in one word: "'
 PREFIX, SUFFIX = TEMPLATE.split("{text}")
 TEXTS = ["Hello there.", "a", "", " leading and trailing ", "日本 12", 'He said "no".', "word " * 50]
-
-
-def byte_level(**kwargs):
-    """A byte-level tokenizer as GPT-2's and Llama 3's: every byte is a token, no special tokens around a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "Ġa", "Ġs"])}
-    rust = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "a"), ("Ġ", "s")]))
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512, **kwargs
-    )
-
-
-def bert(folder):
-    """A WordPiece tokenizer as BERT's: [CLS] text [SEP]."""
-    from transformers import BertTokenizerFast
-
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *':".', "means"]
-    (folder / "vocab.txt").write_text("\n".join(pieces))
-    return BertTokenizerFast.from_pretrained(folder, model_max_length=512)
 
 
 @pytest.fixture(params=["byte level", "byte level with bos", "byte level with eos", "bert"])
@@ -77,16 +54,6 @@ def test_added_ids_are_found_without_a_token_for_a_letter():
 def test_a_tokenizer_that_makes_no_token_of_any_text_is_refused():
     with pytest.raises(UserError, match=r"makes no token of any text\nfix: give a model whose tokenizer\.json is"):
         around(lambda text: ([1, 2], [1, 1]), lambda: ["sun", "moon"])
-
-
-def test_bert_keeps_cls_and_sep_outside(tmp_path):
-    tokenizer = bert(tmp_path)
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert added_ids(tokenizer) == ([cls], [sep])
-    encoded = bake(tokenizer, TEMPLATE)("hello")
-    assert encoded["input_ids"][0] == cls
-    assert encoded["input_ids"][-1] == sep
-    assert set(encoded["token_type_ids"]) == {0}
 
 
 def test_a_mask_in_the_template_is_the_mask_token(tmp_path):
@@ -184,10 +151,6 @@ def test_another_template_takes_the_place_of_the_one_before(tokenizer, template,
         assert added_ids(again) == (before + prefix, suffix + after)
         assert template_of(given) == TEMPLATE  # the one that was given is left as it was
         assert given("a")["input_ids"] == bake(tokenizer, TEMPLATE)("a")["input_ids"]
-
-
-def test_a_tokenizer_without_a_template_gets_the_one_that_bake_gives(tokenizer):
-    assert rebake(tokenizer, TEMPLATE)("a b")["input_ids"] == bake(tokenizer, TEMPLATE)("a b")["input_ids"]
 
 
 def test_room_for_a_text_beside_the_template():

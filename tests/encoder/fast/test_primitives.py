@@ -1,6 +1,7 @@
 """A process keeps few compiled products, unless its environment says how many."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 
@@ -11,24 +12,13 @@ from cse.encoder.fast.primitives import KEPT
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
-@pytest.fixture(autouse=True)
-def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(NAME, "")  # so that it is restored afterwards
-    monkeypatch.delenv(NAME)
-
-
-def test_loading_an_encoder_sets_it() -> None:
-    Encoder("asset:mini")
-    assert os.environ[NAME] == str(KEPT)
-
-
-def test_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(NAME, "7")
-    Encoder("asset:mini")
-    assert os.environ[NAME] == "7"
-
-
-def test_the_switch_leaves_it() -> None:
-    with off():
+@pytest.mark.parametrize(
+    ("given", "block", "want"), [(None, nullcontext, str(KEPT)), ("7", nullcontext, "7"), (None, off, None)]
+)
+def test_loading_an_encoder_sets_it_unless_it_is_given_or_the_switch_is_off(monkeypatch, given, block, want):
+    monkeypatch.setenv(NAME, given or "")  # so that it is restored afterwards
+    if given is None:
+        monkeypatch.delenv(NAME)
+    with block():
         Encoder("asset:mini")
-    assert NAME not in os.environ
+    assert os.environ.get(NAME) == want

@@ -1,24 +1,19 @@
 """Sharing a template's prefix changes nothing, and happens only where that is true."""
 
+from functools import partial
+
 import pytest
 
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast import shared_prefix
 from cse.encoder.model import Encoder
-from tests.models import save_tiny
 
 TEMPLATE = "the cat sat on a {text} mat dog"
 
 
-@pytest.fixture(scope="module")
-def causal(tiny_bert, tmp_path_factory):
-    """A function that makes a tiny causal backbone of a type, with the tiny vocabulary."""
-
-    def make(kind: str) -> str:
-        sizes = {"num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
-        return save_tiny(kind, tiny_bert, tmp_path_factory.mktemp(kind), **sizes)
-
-    return make
+@pytest.fixture
+def causal(tiny):
+    return partial(tiny, num_key_value_heads=1, head_dim=8, max_position_embeddings=64)
 
 
 @pytest.mark.parametrize("kind", sorted(shared_prefix.CAUSAL))
@@ -33,9 +28,7 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
         vectors = encoder(ids, mask).embedding
         vectors.pow(3).sum().backward()
         results.append([vectors.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
-    for shared, alone in zip(
-        *results, strict=True
-    ):  # these models compute their norms in float32 whatever their weights
+    for shared, alone in zip(*results, strict=True):  # norms are in float32, whatever the weights are
         assert float((shared - alone).abs().max()) <= 1e-5 * max(1.0, float(alone.abs().max()))
 
 

@@ -6,36 +6,24 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from cse.encoder import fast
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast.batching import length_chunks
 from cse.encoder.model import Encoder
-from tests.models import save_beside
 
-TEXTS = [
-    "a cat sat on a mat the cat",
-    "a cat sat on a mat",
-    "a cat sat on a mat the red house ran fast",
-    "a cat sat on it",
-]
+TEXTS = ["a cat sat on a mat" + end for end in (" the cat", "", " the red house ran fast")] + ["a cat sat on it"]
 
 
 @pytest.fixture(params=["bert", "llama"])
-def backbone(request, tiny_bert, tmp_path):
-    if request.param == "bert":
-        return tiny_bert
-    from transformers import LlamaConfig, LlamaModel
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
-    config = LlamaConfig(vocab_size=21, num_key_value_heads=2, max_position_embeddings=60, **sizes)
-    return save_beside(tiny_bert, LlamaModel(config), tmp_path / "llama")
+def backbone(request, tiny):
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return tiny(request.param, **sizes if request.param == "llama" else {})
 
 
 def silent(backbone, pooler):
     """An encoder without dropout; a Llama has none on hidden states."""
-    hidden = None if backbone.endswith("llama") else 0.0
+    hidden = None if "llama" in backbone else 0.0
     return Encoder(backbone, pooler=pooler, dropout=Dropout(attention=0.0, hidden=hidden))
 
 
@@ -75,13 +63,6 @@ def test_a_model_built_with_it_runs_plainly_when_it_is_off(backbone):
         assert length_chunks([3, 9, 1], 0) == [[0, 1, 2]]
         assert torch.allclose(encoder(ids, mask).embedding, want, rtol=0, atol=1e-6)
     assert fast.enabled()
-
-
-def test_off_installs_nothing():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
-    with fast.off():
-        fast.install(model)
-    assert [type(m) for m in model] == [nn.Linear, nn.Dropout]
 
 
 @pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("1", "True"), (None, "True")])
