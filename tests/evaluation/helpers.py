@@ -44,6 +44,15 @@ def collection(seed, queries=6, documents=40):
     )
 
 
+def tables(queries, corpus, qrels):
+    """A collection as the rows of the Hub's data sets."""
+    return {
+        "queries": [{"_id": k, "text": v} for k, v in queries.items()],
+        "corpus": [{"_id": k, "text": v} for k, v in corpus.items()],
+        "qrels": [{"query-id": q, "corpus-id": d} for q, found in qrels.items() for d in found],
+    }
+
+
 def write_beir(folder, queries, corpus, qrels, split="test", title=None):
     """A folder in the layout of BEIR."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)

@@ -49,15 +49,6 @@ def test_rows_by_arithmetic():
     assert found["merged", "general", "G"].verdict == "no difference shown"
 
 
-def test_the_printed_table_has_the_headlines_only():
-    head, *lines = before_after.lines(table())
-    assert head[0] == "helped"
-    assert [key for key, _ in lines] == ["best/", "", "merged/", ""]
-    dev, general = (" ".join(line.split()) for _, line in lines[:2])
-    assert dev == "dev: mean of 2 sets 16 -100.00 0.00 +100.00 +100.00 to +100.00 better"
-    assert general == "general: G 8 100.00 -100.00 -200.00 -200.00 to -200.00 worse"
-
-
 def test_a_loss_on_the_general_set_is_said_in_words():
     (warning,) = before_after.warnings(table())
     assert warning == (

@@ -127,15 +127,6 @@ def test_hash_is_of_what_vectors_depend_on(plain, tmp_path):
     assert model_hash(copy) != model_hash(plain)
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_damaged_checkpoint_is_a_message(plain, tmp_path, capsys, damage):
-    copy = tmp_path / "copy"
-    shutil.copytree(plain, copy)
-    (copy / damage).write_bytes(b"{")
-    assert main(["eval", str(copy), "--tasks", "sts-mini-dev"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) <= 5
-
-
 def test_compare_scores_with_a_prompt(transformer, tmp_path, capsys):
     """Its score is that of `cse eval --prompt`, and a prompt of neither is an error."""
     folder, out = str(prompted(transformer, tmp_path / "p")), tmp_path / "c.json"

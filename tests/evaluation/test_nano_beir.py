@@ -6,7 +6,7 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation import NanoBEIR, Retrieval
 from cse.evaluation.nano_beir import HUB, SETS
-from tests.evaluation.helpers import collection, write_beir
+from tests.evaluation.helpers import collection, tables, write_beir
 
 
 @pytest.fixture
@@ -15,12 +15,7 @@ def nano(tmp_path):
     for number, name in enumerate(("NanoNQ", "NanoFEVER")):
         queries, corpus, qrels = collection(number)
         write_beir(tmp_path / "folders" / name, queries, corpus, qrels, split="train")
-        tables = {
-            "queries": [{"_id": k, "text": v} for k, v in queries.items()],
-            "corpus": [{"_id": k, "text": v} for k, v in corpus.items()],
-            "qrels": [{"query-id": q, "corpus-id": d} for q, found in qrels.items() for d in found],
-        }
-        for part, rows in tables.items():
+        for part, rows in tables(queries, corpus, qrels).items():
             (tmp_path / "copy" / part).mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_parquet(tmp_path / "copy" / part / f"{name}-00000-of-00001.parquet")
     return tmp_path
@@ -45,17 +40,11 @@ def test_the_hub(monkeypatch, hash_encoder):
 
     from cse.assets import hub
 
-    asked, tables = [], collection(2)
+    asked, parts = [], tables(*collection(2))
 
     def load(path, config, *, split):
         asked.append((path, config, split))
-        queries, corpus, qrels = tables
-        rows = {
-            "queries": [{"_id": k, "text": v} for k, v in queries.items()],
-            "corpus": [{"_id": k, "text": v} for k, v in corpus.items()],
-            "qrels": [{"query-id": q, "corpus-id": d} for q, found in qrels.items() for d in found],
-        }
-        return datasets.Dataset.from_list(rows[config])
+        return datasets.Dataset.from_list(parts[config])
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)

@@ -241,19 +241,6 @@ def test_every_score_has_an_interval(name, encoder):
         assert low <= measure.value <= high
 
 
-class Nan:
-    def encode(self, texts, *, batch_size=64):
-        return np.full((len(texts), 4), np.nan, dtype=np.float32)
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_vectors_that_are_not_finite_are_refused(name):
-    from cse.errors import UserError
-
-    with pytest.raises(UserError, match="the model returned nan or infinity for"):
-        MADE[name]()(Nan())
-
-
 GRADED = ("sentence1\tsentence2\tscore", [(*pair, i % 5) for i, pair in enumerate(PAIRS)])
 FILES = {  # a class -> the header of a file and its rows, a class of data and its options
     "Similarity": (*GRADED, "ScoredPairs", {"max_score": 4.0}),

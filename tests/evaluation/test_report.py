@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cse.cli import main
 from cse.data import open_rows, stats
 from cse.evaluation import describe, reporting, results, svg
 from cse.evaluation.collect import collect
@@ -76,12 +75,6 @@ def test_page_is_well_formed_and_self_contained(runs):
     assert text.count("</script>") == 2  # texts cannot end ours
     embedded = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S).group(1).replace("<\\/", "</"))
     assert list(embedded["pairs"]) == ["0,1"]
-
-
-def test_command_line(runs, tmp_path, capsys):
-    assert main(["eval", "report", str(runs), "--out", str(tmp_path / "out")]) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.md", "report.html"}
-    assert "2 results, 2 runs" in capsys.readouterr().out
 
 
 def test_a_bar_is_as_long_as_its_value():

@@ -12,7 +12,7 @@ from cse.evaluation import Retrieval, ranking
 from cse.evaluation.encoding import changing
 from cse.evaluation.ranking import measure_rankings, nearest
 from cse.evaluation.retrieval import role_prompt
-from tests.evaluation.helpers import collection, write_beir
+from tests.evaluation.helpers import collection, tables, write_beir
 
 MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]
 
@@ -198,25 +198,22 @@ def test_hub(monkeypatch, encoder, judgments):
     from cse.assets import hub
 
     queries, corpus, qrels = collection(3)
-    judged = [(q, d, r) for q, found in qrels.items() for d, r in found.items()]
-    tables = {
-        ("corpus", "corpus"): [{"_id": k, "title": "", "text": v} for k, v in corpus.items()],
-        ("queries", "queries"): [{"_id": k, "text": v} for k, v in queries.items()],
-        (judgments, "dev"): [{"query-id": q, "corpus-id": d, "score": r} for q, d, r in judged],
-    }
+    parts = tables(queries, corpus, qrels)
+    held = {(part, part): parts[part] for part in ("corpus", "queries")}
+    held[judgments, "dev"] = [row | {"score": 1} for row in parts["qrels"]]
 
     def load(path, config, *, split, revision=None):
         assert (path, revision) == ("org/set", "v1")
-        if (config, split) not in tables:
+        if (config, split) not in held:
             raise ValueError(f"BuilderConfig '{config}' not found. Available: ['corpus', 'queries']")
-        return datasets.Dataset.from_list(tables[config, split])
+        return datasets.Dataset.from_list(held[config, split])
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     found = Retrieval("org/set@v1", split="dev", precision="fp32").measure(encoder)[0]
     own = Retrieval(queries=queries, corpus=corpus, qrels=qrels, precision="fp32").measure(encoder)[0]
     assert (found.name, found.where, found.sha256, found.value) == ("set", "Hub org/set@v1", own.sha256, own.value)
-    del tables["corpus", "corpus"]
+    del held["corpus", "corpus"]
     with pytest.raises(UserError, match="needs the name of a configuration"):
         Retrieval("org/set@v1", split="dev")
 
@@ -235,10 +232,7 @@ def test_what_cannot_be_scored_is_counted(encoder):
 NOTHING = dict.fromkeys(("queries", "corpus", "qrels"))
 BAD = {
     "a corpus with an id twice": ({"corpus": [("a", "1"), ("a", "2")]}, "'a' occurs twice, the second time in row 2"),
-    "queries with an id twice": (
-        {"queries": [("q1", "1"), ("q1", "1")]},
-        "evaluator.queries: the id 'q1' occurs twice",
-    ),
+    "queries with an id twice": ({"queries": [("q1", "1"), ("q1", "1")]}, "queries: the id 'q1' occurs twice"),
     "an empty corpus": ({"corpus": {}}, "has no documents"),
     "no queries": ({"queries": {}}, "no query of rows in memory has a relevant document"),
     "no judgments": ({"qrels": {}}, "2 queries without relevant document"),

@@ -85,13 +85,6 @@ def test_python_and_evaluators(scored):
     assert cse.evaluate(scored / "best", tasks=[Size()]).by_width == {}
 
 
-def test_the_terminal_shows_them(scored, capsys):
-    assert cli.main(command_of(scored, "2")) == 0
-    shown = capsys.readouterr().out
-    table = shown[shown.index("dimensions") :].splitlines()
-    assert [line.split()[1] for line in table if line.startswith("│")] == ["16", "2"]
-
-
 @pytest.mark.parametrize("given", ["17", "8,,4", "8,8", ""])
 def test_bad_widths_are_one_error(scored, given, capsys):
     assert cli.main(command_of(scored, given)) == 2

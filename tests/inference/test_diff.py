@@ -11,7 +11,6 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.diff import align, delete, differences
-from cse.inference.diff_page import strengths, to_html
 from tests.cases import cases, load, settings
 
 PAIR = ("the cat sat on a mat", "the dog sat on the red mat")
@@ -104,10 +103,3 @@ def test_files_line_by_line_and_colors(tiny_bert, tmp_path, capsys, monkeypatch)
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored).splitlines() == [
         f"{side}  {text}" for pair in (PAIR, PAIR[::-1]) for side, text in zip("ab", pair, strict=True)
     ]
-
-
-def test_how_strongly_words_are_colored(mini):
-    (found,) = differences(mini, [PAIR], method="delete")
-    strong = strengths(found, "delete")
-    assert (min(strong[0] + strong[1]), max(strong[0] + strong[1])) == (0, 1)
-    assert to_html([found], "delete").count("<span ") == 13

@@ -35,15 +35,6 @@ def test_every_case_of_the_oracle(name):
     assert np.abs(cosine_matrix(y[:n], y[n : n + m]).numpy() - block).max() < 1e-5
 
 
-def test_by_pencil():
-    # Variances 8/3 x 4 and 8/3: mean (5, 1), and the first component is the first axis
-    x = np.array([[5 + 4.0, 1.0], [5 - 4.0, 1.0], [5.0, 1 + 2.0], [5.0, 1 - 2.0]])
-    dense = fit_whitening(x, 1)
-    variance = 32 / 3
-    assert dense.linear.weight.abs().tolist()[0] == pytest.approx([1 / np.sqrt(variance), 0.0], abs=1e-6)
-    assert applied(dense, x).abs().flatten().tolist() == pytest.approx([4 / np.sqrt(variance)] * 2 + [0, 0], abs=1e-6)
-
-
 def test_errors():
     x = np.random.default_rng(3).normal(size=(4, 6))
     for k, message in ((0, "6 dimensions"), (7, "6 dimensions"), (4, "3 directions")):
@@ -114,14 +105,6 @@ def test_every_case_of_outliers_and_all_but_the_top(name):
     assert not clipped[:, data["outliers_robust"]].any()
     y = applied(fit_all_but_the_top(last, about["remove_components"]), last).numpy()
     assert np.abs(y - data["abtt"]).max() < 1e-4
-
-
-def test_all_but_the_top_by_pencil():
-    # mean (1, 2); the first direction is (1, 1) / sqrt 2, so (1, -1) / 2 of what is left stays
-    x = np.array([[1, 2], [4, 5], [-2, -1], [1.5, 1.5], [0.5, 2.5]])
-    assert np.allclose(applied(fit_all_but_the_top(x, 0), x), x - [1, 2])  # the mean alone
-    y = applied(fit_all_but_the_top(x, 1), x)
-    assert y.tolist() == [pytest.approx(row, abs=1e-6) for row in ([0, 0], [0, 0], [0, 0], [0.5, -0.5], [-0.5, 0.5])]
 
 
 def test_clipping_twice_is_clipping_once():

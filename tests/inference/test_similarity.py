@@ -66,15 +66,6 @@ def test_top_k_by_pencil(monkeypatch):
     ]  # fmt: skip
 
 
-def test_a_table_on_a_terminal(tiny_bert, files, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert cli.main(["similarity", tiny_bert, "a.txt", "b.tsv"]) == 0
-    said = capsys.readouterr().out
-    assert "cosine" in said
-    assert "┏━━" in said
-    assert "│ the cat sat" in said
-
-
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
