@@ -115,17 +115,19 @@ def test_a_plain_hugging_face_folder_is_read(tiny_bert):
 
 
 @pytest.mark.parametrize(
-    ("part", "options", "named"),
+    ("make", "named"),
     [
-        (Dropout, {"attention": 1.5}, "encoder.dropout.attention is 1.5"),
-        (Dropout, {"embedding": -0.1}, "encoder.dropout.embedding is -0.1"),
-        (Lora, {"rank": 0}, "encoder.adapter.rank is 0"),
-        (Lora, {"dropout": 1.0}, "encoder.adapter.dropout is 1.0"),
+        (lambda backbone: Encoder(backbone, max_length=41), "encoder.max_length is 41"),
+        (lambda backbone: Encoder(backbone, layers=3), "encoder.layers is 3"),
+        (lambda _: Dropout(attention=1.5), "encoder.dropout.attention is 1.5"),
+        (lambda _: Dropout(embedding=-0.1), "encoder.dropout.embedding is -0.1"),
+        (lambda _: Lora(rank=0), "encoder.adapter.rank is 0"),
+        (lambda _: Lora(dropout=1.0), "encoder.adapter.dropout is 1.0"),
     ],
 )
-def test_bad_arguments_of_a_part_are_named(part, options, named):
+def test_bad_arguments_are_named(tiny_bert, make, named):
     with pytest.raises(UserError, match=named):
-        part(**options)
+        make(tiny_bert)
 
 
 def test_dropout_is_seen(tiny_bert):
