@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cse.data.collators import TextViews
-from cse.data.datasets import Pairs, ScoredPairs, Triplets
+from cse.data.datasets import Pairs
 from cse.data.masked import Masked
 from cse.data.mixture import Mixture, Source
 from cse.data.samplers import NoDuplicates
@@ -20,22 +20,8 @@ from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.training.callbacks import DataCheck, header
 from cse.training.trainer import Trainer
-from tests.conftest import WORDS
-from tests.runs import make_run, metrics, weights
-
-TEXTS = [" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 4), 0, 9_000, 30)]
-
-
-def nli(rows=24):
-    return Triplets([tuple(TEXTS[3 * i : 3 * i + 3]) for i in range(rows)])
-
-
-def qa(rows=40):
-    return Pairs([(TEXTS[-2 * i - 1], TEXTS[-2 * i - 2]) for i in range(rows)])
-
-
-def graded(rows=30):
-    return ScoredPairs([(TEXTS[5 * i], TEXTS[5 * i + 7], (i % 5) / 4) for i in range(rows)])
+from tests.runs import Dies, assert_resumes, make_run, metrics, weights
+from tests.training.helpers import TEXTS, Unweighted, WithHead, graded, nli, qa
 
 
 def three(**changes):
@@ -57,31 +43,21 @@ def mixture_run(folder, backbone, sources, *, schedule="proportional", temperatu
 def plain_run(folder, backbone, source: Source, **options):
     """The run of a source alone."""
     options = {"batch_size": source.batch_size or 8} | options
-    run = make_run(
-        folder,
-        backbone,
-        collator=source.collator,
-        objective=source.objective,
-        **options,
-    )
+    run = make_run(folder, backbone, collator=source.collator, objective=source.objective, **options)
     run.data, run.sampler = source.data, source.sampler
     return run
 
 
 @pytest.mark.parametrize("name", ["qa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nli", "graded"))])
 def test_a_mixture_of_one_source_is_the_run_of_that_source(tiny_bert, tmp_path, name):
-    plain = plain_run(tmp_path / "plain", tiny_bert, three()[name])
-    Trainer(plain).fit()
+    plain = Trainer(plain_run(tmp_path / "plain", tiny_bert, three()[name])).fit()
     only = {other: Source(s.data, weight=0) for other, s in three().items() if other != name}
-    run = mixture_run(tmp_path / "mixture", tiny_bert, {**only, name: three()[name]})
-    Trainer(run).fit()
-    assert weights(run.folder / "last") == weights(plain.folder / "last")
-    for a, b in zip(metrics(run.folder), metrics(plain.folder), strict=True):
-        assert {key: a[key] for key in b} == b
-        assert a[f"asked_{name}"] == 1
-    single = mixture_run(tmp_path / "single", tiny_bert, {name: three()[name]})
-    Trainer(single).fit()
-    assert weights(single.folder / "last") == weights(plain.folder / "last")
+    for sources in ({**only, name: three()[name]}, {name: three()[name]}):
+        run = Trainer(mixture_run(tmp_path / str(len(sources)), tiny_bert, sources)).fit()
+        assert weights(run.folder / "last") == weights(plain.folder / "last")
+        for a, b in zip(metrics(run.folder), metrics(plain.folder), strict=True):
+            assert {key: a[key] for key in b} == b
+            assert a[f"asked_{name}"] == 1
 
 
 def recorded(trainer):
@@ -90,12 +66,8 @@ def recorded(trainer):
 
     def note(parameters, clip):
         named = dict(trainer.learner.named_parameters())
-        seen.append(
-            (
-                {n: p.detach().clone() for n, p in named.items()},
-                {n: p.grad.clone() for n, p in named.items() if p.grad is not None},
-            )
-        )
+        gradients = {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
+        seen.append(({n: p.detach().clone() for n, p in named.items()}, gradients))
         return real(parameters, clip)
 
     trainer.accelerator.clip_grad_norm_ = note
@@ -122,10 +94,8 @@ def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, opti
         alone[name] = Trainer(plain_run(tmp_path / name, tiny_bert, source, max_steps=9, **options))
     for step, (before, gradient) in enumerate(seen):
         figures = [trainer.batches.figures(s) for s in (step, step + 1)]
-        drawn = {
-            n: round(figures[1][f"drawn_{n}"] * (step + 1)) - round(figures[0][f"drawn_{n}"] * step) for n in visits
-        }
-        (name,) = [n for n, count in drawn.items() if count]
+        then, now = ({n: round(f[f"drawn_{n}"] * (step + i)) for n in visits} for i, f in enumerate(figures))
+        (name,) = [n for n in visits if now[n] > then[n]]
         plain, own = alone[name], recorded(alone[name])
         plain.learner.encoder.load_state_dict(
             {n.removeprefix("encoder."): w for n, w in before.items() if n.startswith("encoder.")}, strict=False
@@ -140,37 +110,9 @@ def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, opti
     assert all(visits.values())
 
 
-def test_a_killed_run_ends_as_the_unbroken_one(tiny_bert, tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_the_unbroken_one(tiny_bert, tmp_path):
     options = {"schedule": "temperature", "temperature": 0.5, "max_steps": 12}
-    whole = mixture_run(tmp_path / "whole", tiny_bert, three(), **options)
-    Trainer(whole).fit()
-    run = mixture_run(tmp_path / "cut", tiny_bert, three(), **options)
-    trainer = Trainer(run)
-    real = trainer._step
-
-    def step(parts, *, probe):
-        if run.progress.step == 7:
-            raise RuntimeError("killed")
-        return real(parts, probe=probe)
-
-    monkeypatch.setattr(trainer, "_step", step)
-    with pytest.raises(RuntimeError, match="killed"):
-        trainer.fit()
-    again = mixture_run(tmp_path / "cut", tiny_bert, three(), **options)
-    Trainer(again).fit(resume=True)
-    assert metrics(again.folder) == metrics(whole.folder)
-    assert weights(again.folder / "last") == weights(whole.folder / "last")
-
-
-class WithHead(SimCSE):
-    """An objective with weights of its own."""
-
-    def setup(self, encoder):
-        self.head = torch.nn.Linear(encoder.dim, encoder.dim)
-
-    def forward(self, views, batch, ctx):
-        moved = type(views).split(self.head(views.embedding), views.embedding, 1)
-        return super().forward(moved, batch, ctx)
+    assert_resumes(lambda folder: mixture_run(folder, tiny_bert, three(), **options), tmp_path, Dies(7))
 
 
 def test_weights_of_an_objective_move_in_its_own_steps_alone(tiny_bert, tmp_path):
@@ -190,16 +132,6 @@ def test_weights_of_an_objective_move_in_its_own_steps_alone(tiny_bert, tmp_path
     ][1:]
 
 
-def test_the_shares_that_were_drawn_are_logged_beside_those_asked_for(tiny_bert, tmp_path):
-    run = mixture_run(tmp_path, tiny_bert, three(), schedule="weights", max_steps=4, eval_every=4)
-    Trainer(run).fit()
-    last = metrics(run.folder)[-1]
-    assert [last[f"asked_{name}"] for name in three()] == [0.5, 0.25, 0.25]
-    drawn = [last[f"drawn_{name}"] for name in three()]
-    assert sum(drawn) == 1
-    assert all((4 * share).is_integer() for share in drawn)
-
-
 def refused(run) -> list[str]:
     with pytest.raises(UserError) as error:
         Trainer(run).fit()
@@ -209,116 +141,67 @@ def refused(run) -> list[str]:
     return lines[::2]
 
 
-class Unweighted(SimCSE):
-    """An objective that ignores weights."""
-
-    weighs_rows = False
-
-
 WEIGHTED = [{"a": a, "b": b, "w": 1 + i % 2} for i, (a, b) in enumerate(itertools.pairwise(TEXTS[:40]))]
-BAD = {
-    "smaller than its batch": (
-        {"qa": Source(qa(), batch_size=64)},
-        ["data.sources.qa: data.sources.qa.batch_size is 64, but list in memory 40 pairs has 40 rows"],
-    ),
-    "scores are missing": (
-        {"qa": Source(qa(), objective=CoSENT())},
-        ["data.sources.qa: objective CoSENT needs a score in every row"],
-    ),
-    "three texts": (
-        {"graded": Source(nli(), objective=CoSENT())},
-        ["data.sources.graded: objective CoSENT needs a score in every row"],
-    ),
-    "a prompt of no column": (
-        {"graded": Source(graded(), objective=CoSENT(), prompts={"anchor": "query", "negative": "query"})},
-        ["data.sources.graded: data.sources.graded.prompts.negative is 'query', but the rows of"],
-    ),
-    "a prompt that the model has not": (
-        {"qa": Source(qa(), prompts={"anchor": "question"})},
-        ["data.sources.qa: data.sources.qa.prompts.anchor is 'question', which is not a prompt of the encoder"],
-    ),
-    "a collator that is too long": (
-        {"qa": Source(qa(), collator=TextViews(max_length=99))},
-        ["data.sources.qa: data.sources.qa.collator.max_length is 99"],
-    ),
-    "a collator without masks": (
-        {"nli": Source(nli(), objective=MaskedLM())},
-        ["data.sources.nli: objective MaskedLM needs Batch.masked_ids"],
-    ),
-    "weights that are not used": (
-        {"qa": Source(Pairs(WEIGHTED, columns=("a", "b"), weight_column="w"), objective=Unweighted())},
-        ["data.sources.qa: data.sources.qa.data.weight_column gives rows weights, which objective Unweighted"],
-    ),
-    "no batch without a common text": (
-        {"qa": Source(Pairs([("one", text) for text in TEXTS[:20]]), sampler=NoDuplicates())},
-        ["data.sources.qa: sampler NoDuplicates finds no 8"],
-    ),
-    "several at once": (
-        {"qa": Source(qa(), batch_size=64), "nli": Source(nli(), prompts={"negative": "passage"})},
-        [
-            "data.sources.nli: data.sources.nli.prompts.negative is 'passage'",
-            "data.sources.qa: data.sources.qa.batch_size is 64",
-        ],
-    ),
-    "two rehearsals": (
-        {"qa": Source(qa(), objective=CoSENT()), "nli": Source(nli(), objective=CoSENT())},
-        ["data.sources.nli: objective CoSENT", "data.sources.qa: objective CoSENT"],
-    ),
+WEIGHED = Pairs(WEIGHTED, columns=("a", "b"), weight_column="w")
+ONE_ANCHOR = Pairs([("one", text) for text in TEXTS[:20]])
+ASKED = {"anchor": "query", "negative": "query"}
+NEEDS = "objective CoSENT needs a score in every row"
+BAD = {  # what is said of a source behind its name -> the sources that are changed
+    "qa: data.sources.qa.batch_size is 64, but list in memory 40 pairs has 40": {"qa": Source(qa(), batch_size=64)},
+    f"qa: {NEEDS}": {"qa": Source(qa(), objective=CoSENT())},
+    f"graded: {NEEDS}": {"graded": Source(nli(), objective=CoSENT())},
+    "graded: data.sources.graded.prompts.negative is 'query', but the rows of": {
+        "graded": Source(graded(), objective=CoSENT(), prompts=ASKED)
+    },
+    "qa: data.sources.qa.prompts.anchor is 'question', which is not a prompt of the encoder": {
+        "qa": Source(qa(), prompts={"anchor": "question"})
+    },
+    "qa: data.sources.qa.collator.max_length is 99": {"qa": Source(qa(), collator=TextViews(max_length=99))},
+    "nli: objective MaskedLM needs Batch.masked_ids": {"nli": Source(nli(), objective=MaskedLM())},
+    "qa: data.sources.qa.data.weight_column gives rows weights, which objective Unweighted": {
+        "qa": Source(WEIGHED, objective=Unweighted())
+    },
+    "qa: sampler NoDuplicates finds no 8": {"qa": Source(ONE_ANCHOR, sampler=NoDuplicates())},
+    "nli: data.sources.nli.prompts.negative is 'passage'; qa: data.sources.qa.batch_size is 64": {
+        "qa": Source(qa(), batch_size=64),
+        "nli": Source(nli(), prompts={"negative": "passage"}),
+    },
+    f"nli: {NEEDS}; qa: {NEEDS}": {
+        name: Source(make(), objective=CoSENT()) for name, make in (("qa", qa), ("nli", nli))
+    },
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_source_that_cannot_train_is_named(tiny_bert, tmp_path, name):
-    changes, wanted = BAD[name]
+@pytest.mark.parametrize("said", BAD)
+def test_a_source_that_cannot_train_is_named(tiny_bert, tmp_path, said):
     encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
-    run = mixture_run(tmp_path, tiny_bert, three(**changes), encoder=encoder)
-    problems = refused(run)
-    assert len(problems) == len(wanted)
-    for problem, start in zip(problems, wanted, strict=True):
-        assert problem.startswith(start)
+    problems = refused(mixture_run(tmp_path, tiny_bert, three(**BAD[said]), encoder=encoder))
+    for problem, start in zip(problems, said.split("; "), strict=True):
+        assert problem.startswith(f"data.sources.{start}")
 
 
-def test_what_all_sources_have_in_common_is_said_once(tiny_bert, tmp_path):
-    run = mixture_run(tmp_path, tiny_bert, {"a": Source(nli()), "b": Source(qa())}, collator=TextViews(max_length=99))
-    (problem,) = refused(run)
-    assert problem.startswith("collator.max_length is 99")
-
-
-def test_mined_negatives_are_refused_with_the_reason(tiny_bert, tmp_path):
-    run = mixture_run(tmp_path, tiny_bert, three())
-    run.source = RefreshNegatives(miner=TopK())
-    (problem,) = refused(run)
-    assert problem.startswith(
-        "negatives is RefreshNegatives, which finds the negatives of all rows among the same texts"
-    )
-
-
-def test_gradient_caching_needs_an_objective_that_can_be_cached(tiny_bert, tmp_path):
-    source = Source(nli(), collator=Masked(views=TextViews(max_length=12)), objective=MaskedLM())
-    run = mixture_run(tmp_path, tiny_bert, three(nli=source), chunk_size=4)
-    (problem,) = refused(run)
-    assert problem.startswith("data.sources.nli: trainer.chunk_size is 4, but objective MaskedLM")
-
-
-def test_rows_of_a_source_may_have_unequal_numbers_of_negatives(tiny_bert, tmp_path):
-    rows = [(TEXTS[4 * i], TEXTS[4 * i + 1], TEXTS[4 * i + 2], TEXTS[4 * i + 3] if i % 2 else None) for i in range(24)]
-    ragged = Triplets(rows, columns=("a", "p", "n", "m"))
-    assert ragged.ragged
-    sources = {"ragged": Source(ragged), "even": Source(qa()), "scored": Source(graded(), objective=CoSENT())}
-    Trainer(mixture_run(tmp_path, tiny_bert, sources, schedule="round_robin")).fit()
+def test_what_a_mixture_as_a_whole_cannot_be(tiny_bert, tmp_path):
+    two = {"a": Source(nli()), "b": Source(qa())}
+    masked = Source(nli(), collator=Masked(views=TextViews(max_length=12)), objective=MaskedLM())
+    mined = mixture_run(tmp_path, tiny_bert, three())
+    mined.source = RefreshNegatives(miner=TopK())
+    for run, wanted in (  # the first is said once
+        (mixture_run(tmp_path, tiny_bert, two, collator=TextViews(max_length=99)), "collator.max_length is 99"),
+        (mined, "negatives is RefreshNegatives, which finds the negatives of all rows among the same texts"),
+        (
+            mixture_run(tmp_path, tiny_bert, three(nli=masked), chunk_size=4),
+            "data.sources.nli: trainer.chunk_size is 4, but objective MaskedLM",
+        ),
+    ):
+        (problem,) = refused(run)
+        assert problem.startswith(wanted)
 
 
 def test_the_header_has_a_line_for_each_source(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
     prompts = {"anchor": "query", "positive": "document"}
-    run = mixture_run(
-        tmp_path,
-        tiny_bert,
-        three(qa=Source(qa(), prompts=prompts)),
-        encoder=encoder,
-        schedule="weights",
-        accumulation=2,
-    )
+    sources, options = three(qa=Source(qa(), prompts=prompts)), {"schedule": "weights", "accumulation": 2}
+    run = mixture_run(tmp_path, tiny_bert, sources, encoder=encoder, **options)
     Trainer(run)
     lines = header(run)
     assert dict(lines)["data"] == "mixture of nli, qa, graded: 94 rows, weights"
@@ -332,10 +215,14 @@ def test_the_header_has_a_line_for_each_source(tiny_bert, tmp_path):
     assert "CoSENT(temperature=0.05) · TextViews, max 8 tokens" in graded_line
 
 
-def test_the_texts_of_all_sources_are_checked(tiny_bert, tmp_path):
-    run = mixture_run(tmp_path, tiny_bert, three())
+def test_the_texts_of_all_sources_are_checked_and_the_shares_that_were_drawn_are_logged(tiny_bert, tmp_path):
+    run = mixture_run(tmp_path, tiny_bert, three(), schedule="weights", max_steps=4, eval_every=4)
     run.callbacks = [DataCheck()]
-    Trainer(run).fit()
+    last = metrics(Trainer(run).fit().folder)[-1]
+    assert [last[f"asked_{name}"] for name in three()] == [0.5, 0.25, 0.25]
+    drawn = [last[f"drawn_{name}"] for name in three()]
+    assert sum(drawn) == 1
+    assert all((4 * share).is_integer() for share in drawn)
     report = json.loads((run.folder / "data.json").read_text())
     assert report["rows"] == 94
     assert {name: each["rows"] for name, each in report["sources"].items()} == {"nli": 24, "qa": 40, "graded": 30}
