@@ -14,8 +14,7 @@ from cse.data.loader import StepBatches
 from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates
 from cse.errors import UserError
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics, weights
-from tests.training.test_trainer import Dies
+from tests.runs import Dies, make_run, metrics, weights
 
 
 def labeled(*counts: int) -> list[Example]:
@@ -161,7 +160,7 @@ def test_a_run_with_a_sampler_resumes_bit_for_bit(tiny_bert, tmp_path):
 
     whole, killed = run("whole"), run("killed")
     Trainer(whole).fit()
-    killed.callbacks = [Dies("step", 7)]  # in the second epoch
+    killed.callbacks = [Dies(7)]  # in the second epoch
     with pytest.raises(RuntimeError, match="killed"):
         Trainer(killed).fit()
     again = run("killed")

@@ -30,6 +30,12 @@ def graded(rows=30):
     return ScoredPairs([(TEXTS[5 * i], TEXTS[5 * i + 7], (i % 5) / 4) for i in range(rows)])
 
 
+MOCOSE = {
+    **{"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True},
+    **{"momentum": 0.75, "queue_size": 20, "queue_start": 3},
+}
+
+
 class Unweighted(SimCSE):
     """An objective that ignores weights."""
 

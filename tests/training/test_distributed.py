@@ -1,8 +1,6 @@
 """Two processes give what one gives: gradients, losses, a whole run, and an interruption. More is in `test_worlds`."""
 
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from cse import cli, distributed
+from cse import distributed
 from cse.batch import Batch
 from cse.data.collators import TextViews
 from cse.data.datasets import Triplets
@@ -25,23 +23,18 @@ from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
-from cse.training.run import Callback
 from tests.cases import ORACLES, cases, settings
 from tests.objectives.helpers import close
-from tests.runs import NO_DROPOUT, metrics, weights, write_recipe, write_triplets
+from tests.runs import assert_same, command, metrics, triplets_recipe, write_triplets
+from tests.training.helpers import MOCOSE, assert_near, share, trained_by
 
 ROWS = 8
+MOMENTUM = {"class_path": "cse.objectives.momentum.Momentum", "init_args": MOCOSE}
 OBJECTIVES = {
     "simcse": SimCSE,
     "masked_lm": MaskedLM,
     "weighted_sum": lambda: WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1]),
 }
-
-
-def share(rank, size):
-    """This process's part of `size` things."""
-    each = size // distributed.world_size()
-    return slice(rank * each, (rank + 1) * each)
 
 
 def loss_and_gradients(rank, backbone, path, kind, caching=None, recompute=False):
@@ -73,14 +66,11 @@ def loss_and_gradients(rank, backbone, path, kind, caching=None, recompute=False
 @pytest.mark.parametrize(
     ("kind", "caching", "recompute"),
     [
-        ("simcse", None, False),
-        ("simcse", {"chunk_size": 3}, False),
+        *[("simcse", {"chunk_size": 3}, recompute) for recompute in (False, True)],
         ("simcse", {"chunk_tokens": 26}, False),
         ("simcse", None, True),
-        ("simcse", {"chunk_size": 3}, True),
         ("masked_lm", None, False),
-        ("weighted_sum", None, False),
-        ("weighted_sum", None, True),
+        *[("weighted_sum", None, recompute) for recompute in (False, True)],
     ],
 )
 def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, caching, recompute):
@@ -158,49 +148,21 @@ def test_every_two_process_case_of_the_authors(two_processes, name):
         close(averaged, weight_gradient)
 
 
-class Interrupts(Callback):
-    """Sends Ctrl-C to the main process alone, once."""
-
-    def __init__(self, marker: str, step: int) -> None:
-        self.marker, self.step = marker, step
-
-    def on_step(self, run, metrics):
-        if run.progress.step == self.step and not os.path.exists(self.marker):
-            open(self.marker, "w").close()
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def tiny_recipe(folder, backbone, **callback):
-    """A run on triplets without dropout, which is the same on any number of processes but for rounding."""
-    callbacks = [{"class_path": "tests.training.test_distributed.Interrupts", "init_args": callback}]
-    encoder = {"backbone": backbone, **NO_DROPOUT}
-    init = {"path": str(write_triplets(folder))}
-    return write_recipe(folder, "Triplets", init, encoder, callbacks=callbacks if callback else [])
-
-
-def command(rank, *arguments):
-    return cli.main(list(arguments))
-
-
 def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_path):
-    recipe = tiny_recipe(tmp_path, tiny_bert)
-    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
-    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
-    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
-    assert [line["step"] for line in one] == [0, 2, 4, 6]
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
-    assert one[-1]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)  # it did train
+    recipe = triplets_recipe(tmp_path, tiny_bert)
+    one = trained_by(None, recipe, tmp_path / "one")
+    assert_near(trained_by(two_processes, recipe, tmp_path / "two"), one)
+    losses = [line.get("loss") for line in metrics(one)]
+    assert [line["step"] for line in metrics(one)] == [0, 2, 4, 6]
+    assert losses[-1] != pytest.approx(losses[1], rel=1e-2)  # it did train
 
 
-def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    recipe = tiny_recipe(tmp_path, tiny_bert)
-    assert two_processes(command, "train", recipe, "--run-dir", str(whole)) == [0, 0]
-    recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
-    assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
+@pytest.mark.parametrize("parts", [{}, {"objective": MOMENTUM}], ids=["simcse", "a queue"])
+def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path, parts):
+    """Callbacks are those of the main process alone."""
+    whole = trained_by(two_processes, triplets_recipe(tmp_path, tiny_bert, **parts), tmp_path / "whole")
+    recipe = triplets_recipe(tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / "sent")}, **parts)
+    cut = trained_by(two_processes, recipe, tmp_path / "cut", code=130)
     assert not (cut / "last").exists()
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
-    assert metrics(cut) == metrics(whole)
-    assert weights(cut / "last") == weights(whole / "last")
+    assert_same(cut, whole)

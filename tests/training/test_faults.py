@@ -25,8 +25,7 @@ from cse.training import agreement, hardware, launch, lost, start
 from cse.training.learner import Learner
 from cse.training.settings import Settings
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics
-from tests.training.test_distributed import command, tiny_recipe
+from tests.runs import command, make_run, metrics, triplets_recipe
 
 
 def said(*words: str) -> tuple[int, str]:
@@ -122,7 +121,7 @@ def test_unequal_versions_and_recipes_are_refused_by_all(two_processes, tiny_ber
         assert "torch is `2.1` there, and `2.0` here\nfix: " in torch_differs
         assert "the number of rows is `1` there, and `0` here" in rows_differ
         assert "the sha256 of the rows is `" in texts_differ
-    recipe, run = tiny_recipe(tmp_path, tiny_bert), tmp_path / "run"
+    recipe, run = triplets_recipe(tmp_path, tiny_bert), tmp_path / "run"
     for code, text in two_processes(of_rank, "train", recipe, "--run-dir", str(run), "--trainer.clip=RANK.5"):
         assert code == 2
         assert "is `clip: 1.5` there, and `clip: 0.5` here" in text
@@ -130,7 +129,7 @@ def test_unequal_versions_and_recipes_are_refused_by_all(two_processes, tiny_ber
 
 
 def test_a_batch_that_cannot_be_divided_and_a_folder_in_use_stop_all(two_processes, tiny_bert, tmp_path):
-    recipe, run = tiny_recipe(tmp_path, tiny_bert), tmp_path / "run"
+    recipe, run = triplets_recipe(tmp_path, tiny_bert), tmp_path / "run"
     words = ["train", recipe, "--run-dir", str(run)]
     for code, text in two_processes(of_rank, *words, "--trainer.batch_size=7"):
         assert code == 2
@@ -160,7 +159,7 @@ def slow_with_another_clock(rank: int, *words: str) -> int:
 
 
 def test_a_straggler_is_in_the_log_and_clocks_may_differ(two_processes, tiny_bert, tmp_path):
-    recipe = tiny_recipe(tmp_path, tiny_bert)
+    recipe = triplets_recipe(tmp_path, tiny_bert)
     words = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--trainer.max_steps=2"]
     assert two_processes(slow_with_another_clock, *words) == [0, 0]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -190,7 +189,7 @@ def hangs(rank: int, over: str, *words: str) -> tuple[int, str]:
 
 
 def test_a_process_that_hangs_ends_the_others_which_name_it(two_processes, tiny_bert, tmp_path):
-    words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(tmp_path / "run")]
+    words = ["train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(tmp_path / "run")]
     (code, text), (other_code, _) = two_processes(hangs, str(tmp_path / "over"), *words)
     assert code == other_code == 2
     text = text[text.index("cse: ") :]  # newer versions of torch warn of the function that sets the limit
@@ -227,7 +226,7 @@ def on_a_full_disk(rank: int, *words: str) -> tuple[int, str]:
 
 def test_a_full_disk_on_one_process_is_named_by_all(two_processes, tiny_bert, tmp_path):
     run = tmp_path / "run"
-    words = ["train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(run), "--trainer.parallel=fsdp"]
+    words = ["train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(run), "--trainer.parallel=fsdp"]
     for code, text in two_processes(on_a_full_disk, *words):
         assert code == 2
         assert "cannot be written by process 1 of 2: [Errno 28] No space left on device\nfix: make room" in text
@@ -267,8 +266,8 @@ def sees_less(rank: int, folder: str, blind: str, *words: str) -> tuple[int, str
 
 def test_a_run_resumes_where_one_process_sees_less_than_the_first(two_processes, tiny_bert, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert two_processes(command, "train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(whole)) == [0, 0]
-    recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
+    assert two_processes(command, "train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(whole)) == [0, 0]
+    recipe = triplets_recipe(tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / "sent")})
     assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
     words = ["train", recipe, "--resume", "auto"]
     for code, text in two_processes(sees_less, str(cut), "-elsewhere", *words):

@@ -18,8 +18,17 @@ from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
 from cse.training.settings import Settings
 from tests.objectives import contract
-from tests.runs import NO_DROPOUT, make_run, metrics, weights, write_recipe, write_texts, write_triplets
-from tests.training.test_distributed import command, tiny_recipe
+from tests.runs import (
+    NO_DROPOUT,
+    command,
+    make_run,
+    metrics,
+    triplets_recipe,
+    weights,
+    write_recipe,
+    write_texts,
+    write_triplets,
+)
 
 REFUSED = {
     "ConGraT": "objective.log_scale of ConGraT is a single number",
@@ -131,10 +140,12 @@ def test_a_run_in_shares_resumes_on_as_many_processes_and_on_one(two_processes, 
     """Bit-identical on as many; on another number equal but for rounding. A damaged share is refused by all."""
     whole, cut, alone = tmp_path / "whole", tmp_path / "cut", tmp_path / "alone"
     option = "--trainer.parallel=fsdp"
-    recipe = tiny_recipe(tmp_path, tiny_bert)
+    recipe = triplets_recipe(tmp_path, tiny_bert)
     assert two_processes(command, "train", recipe, option, "--run-dir", str(whole)) == [0, 0]
     for folder in (cut, alone):
-        recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / folder.name) + ".sent", step=3)
+        recipe = triplets_recipe(
+            tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / folder.name) + ".sent"}
+        )
         assert two_processes(command, "train", recipe, option, "--run-dir", str(folder)) == [130, 130]
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
     assert metrics(cut) == metrics(whole)
@@ -152,8 +163,8 @@ def test_a_run_in_shares_resumes_on_as_many_processes_and_on_one(two_processes, 
 @pytest.mark.slow
 def test_four_processes_resume_what_two_began(two_processes, four_processes, tiny_bert, tmp_path):
     one, run = tmp_path / "one", tmp_path / "run"
-    assert command(0, "train", tiny_recipe(tmp_path, tiny_bert), "--run-dir", str(one)) == 0
-    recipe = tiny_recipe(tmp_path, tiny_bert, marker=str(tmp_path / "sent"), step=3)
+    assert command(0, "train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(one)) == 0
+    recipe = triplets_recipe(tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / "sent")})
     words = ["train", recipe, "--run-dir", str(run), "--trainer.parallel=fsdp"]
     assert two_processes(command, *words) == [130, 130]
     assert four_processes(command, "train", "--resume", str(run)) == [0] * 4
@@ -181,7 +192,7 @@ def test_two_gpus_share_a_run(tiny_bert, tmp_path, precision):
     """NCCL and two GPUs: losses are those of DDP, and the run resumes from its shares."""
     if torch.cuda.device_count() < 2:
         pytest.skip("it needs two GPUs")
-    recipe = tiny_recipe(tmp_path, tiny_bert)
+    recipe = triplets_recipe(tmp_path, tiny_bert)
     more = ["--trainer.device=cuda", f"--trainer.precision={precision}", "--processes", "2"]
     for parallel in ("ddp", "fsdp"):
         words = ["train", recipe, "--run-dir", str(tmp_path / parallel), f"--trainer.parallel={parallel}", *more]

@@ -4,13 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
-from cse.data.collators import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import Objective, RowSource
 from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
@@ -65,21 +60,6 @@ def test_the_header_shows_the_description(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, triplets=True)
     assert "negatives" not in dict(header(run))
     assert "7 in-batch and 8 hard negatives" in dict(header(run))["batch"]
-
-
-def test_all_problems_are_named_at_once(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
-    run = make_run(tmp_path, tiny_bert, encoder=encoder, collator=TextViews(max_length=99), batch_size=500)
-    with pytest.raises(UserError) as refused:
-        Trainer(run)
-    lines = str(refused.value).splitlines()
-    problems, fixes = lines[::2], lines[1::2]
-    assert len(problems) == len(fixes) == 3
-    wanted = ("no dropout", "collator.max_length is 99", "trainer.batch_size is 500")
-    for problem, named in zip(problems, wanted, strict=True):
-        assert named in problem
-    assert all(fix.startswith("fix: ") for fix in fixes)
-    assert not run.folder.exists()
 
 
 # -- Row sources -----------------------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from cse import cli
 from cse.errors import UserError
 from cse.training import launch
-from tests.runs import NO_DROPOUT, metrics, weights, write_recipe, write_triplets
-from tests.training.test_distributed import command
+from tests.runs import NO_DROPOUT, command, metrics, weights, write_recipe, write_triplets
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,9 +17,8 @@ from cse.training.learner import Learner
 from cse.training.optimizers import optimizers, set_rate
 from cse.training.settings import Settings
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics, weights
+from tests.runs import make_run, metrics
 from tests.training.test_gradcache import batch_of, gradients
-from tests.training.test_trainer import Dies
 
 CPU = torch.device("cpu")
 
@@ -97,19 +96,6 @@ def test_layers_and_heads_learn_at_their_own_rates(tiny_bert):
         else:
             want = 0.4 if ".head." in name else 0.1
         assert distance == pytest.approx(want, rel=1e-3), name
-
-
-def test_two_optimizers_resume_bit_for_bit(tiny_bert, tmp_path):
-    whole = make_run(tmp_path / "whole", tiny_bert, optimizer="muon")
-    Trainer(whole).fit()
-    killed = make_run(tmp_path / "killed", tiny_bert, optimizer="muon")
-    killed.callbacks = [Dies("step", 3)]
-    with pytest.raises(RuntimeError, match="killed"):
-        Trainer(killed).fit()
-    again = make_run(tmp_path / "killed", tiny_bert, optimizer="muon")
-    Trainer(again).fit(resume=True)
-    assert metrics(again.folder) == metrics(whole.folder)
-    assert weights(again.folder / "last") == weights(whole.folder / "last")
 
 
 class Scaled:

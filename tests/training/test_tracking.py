@@ -9,8 +9,7 @@ from accelerate.utils import LoggerType
 
 from cse.errors import UserError
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics
-from tests.training.test_trainer import Dies
+from tests.runs import Dies, make_run, metrics
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_a_service_receives_settings_curves_and_the_table(tiny_bert, tmp_path, s
 
 def test_a_resumed_run_continues_its_curves(tiny_bert, tmp_path, service):
     run = make_run(tmp_path, tiny_bert, trackers=[service.name])
-    run.callbacks = [Dies("step", 3)]
+    run.callbacks = [Dies(3)]
     with pytest.raises(RuntimeError):
         Trainer(run).fit()
     Trainer(make_run(tmp_path, tiny_bert, trackers=[service.name])).fit(resume=True)

@@ -11,8 +11,8 @@ from cse import cli
 from cse.training.learner import Learner
 from tests.mining.test_refresh import REFRESH
 from tests.mining.test_refresh import tiny_recipe as rows_with_negatives
-from tests.runs import NO_DROPOUT, metrics, write_recipe, write_triplets
-from tests.training.test_mixture_recipe import content, written
+from tests.runs import metrics, triplets_recipe
+from tests.training.helpers import mixture_content, mixture_file
 
 MINED = {**REFRESH, "init_args": {**REFRESH["init_args"], "precision": "fp32"}}
 QUEUE = {"class_path": "cse.objectives.momentum.Momentum", "init_args": {"queue_size": 12}}
@@ -20,8 +20,7 @@ QUEUE = {"class_path": "cse.objectives.momentum.Momentum", "init_args": {"queue_
 
 def queue(folder, backbone):
     """Momentum contrast: keys of earlier steps, and a copy that follows."""
-    init, encoder = {"path": str(write_triplets(folder))}, {"backbone": backbone, **NO_DROPOUT}
-    return write_recipe(folder, "Triplets", init, encoder, objective=QUEUE)
+    return triplets_recipe(folder, backbone, objective=QUEUE)
 
 
 def mined(folder, backbone):
@@ -37,14 +36,13 @@ def mined_and_queue(folder, backbone):
 def mixture(folder, backbone):
     """Three sources with an objective each: one with a queue, one with unequal numbers of negatives."""
     mined(folder, backbone)  # writes ragged.tsv
-    recipe = content(folder, backbone)
+    recipe = mixture_content(folder, backbone)
     recipe["data"]["init_args"]["schedule"] = "round_robin"
-    nli, plain, _ = (sources := recipe["data"]["init_args"]["sources"]).values()
+    nli, plain, _ = recipe["data"]["init_args"]["sources"].values()
     nli["data"]["init_args"] = {"path": str(folder / "ragged.tsv"), "columns": ["a", "p", "n1", "n2", "n3"]}
     nli["weight"] = 1
     plain |= {"objective": QUEUE, "batch_size": 16}
-    assert list(sources) == ["nli", "plain", "graded"]
-    return written(folder, recipe)
+    return mixture_file(folder, recipe)
 
 
 RUNS = {"queue": queue, "mined": mined, "mined and queue": mined_and_queue, "mixture": mixture}
