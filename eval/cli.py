@@ -52,100 +52,6 @@ def memory(arguments: list[str]) -> int:
     return 0
 
 
-def batches(arguments: list[str]) -> int:
-    """Measure the memory and the time of a training step by the size of its batch."""
-    parser = _parser("batches", "Measure the memory and the time of a training step by the size of its batch.")
-    sizes = [64, 1024, 4096, 16384, 65536]
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="batch sizes (default: %(default)s)")
-    parser.add_argument("--chunk-tokens", type=int, default=2048, help="trainer.chunk_tokens (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="number of processes (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
-    out = "what it has of other sizes, chunks and numbers of processes stays; default: %(default)s"
-    parser.add_argument("--out", type=Path, default=Path("eval/results/batches.json"), help=out)
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
-    options = parser.parse_args(arguments)
-    quiet()
-    from cse.files import check_writable
-    from eval.batches import measure
-
-    require_at_least(1, "batches", rounds=options.rounds, processes=options.processes, sizes=min(options.sizes))
-    check_writable(options.out)
-    measure(options.sizes, options.chunk_tokens, options.processes, options.rounds, options.out, options.note)
-    return 0
-
-
-def profile(arguments: list[str]) -> int:
-    """Measure where the processor time of a training step goes."""
-    parser = _parser("profile", "Measure where the processor time of a training step goes.")
-    recipe = "a recipe; with options behind it, in quotes: 'dclr --encoder asset:mini'"
-    parser.add_argument("recipes", nargs="+", help=recipe)
-    parser.add_argument("--steps", type=int, default=8, help="steps to time, and to profile (default: %(default)s)")
-    out = "other recipes that it has stay; default: %(default)s"
-    parser.add_argument("--out", type=Path, default=Path("eval/results/profile.json"), help=out)
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
-    options = parser.parse_args(arguments)
-    quiet()
-    from cse.files import check_writable
-    from eval.profiling import measure
-
-    require_at_least(1, "profile", steps=options.steps)
-    check_writable(options.out)
-    measure(options.recipes, options.steps, options.out, options.note)
-    return 0
-
-
-def compact(arguments: list[str]) -> int:
-    """Run `cse bench-model`, and search the quantized vectors of the encoder."""
-    text = "`cse bench-model`, and with --texts a search of their quantized vectors."
-    parser = _fitting("compact", text, "sts-mini-test,STSB-dev", texts=None)
-    parser.add_argument("--name", required=True, help="name of the encoder in the file, where others stay")
-    parser.add_argument("--variants", metavar="NAME,...", help="those of cse bench-model (default: all)")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: %(default)s")
-    options = _fitted(parser, arguments)
-    from cse.api.bench_model import VARIANTS
-    from eval.compact import measure
-
-    o = options
-    variants = VARIANTS if o.variants is None else o.variants.split(",")
-    measure(o.checkpoint, o.name, o.tasks, o.data, o.texts, variants, o.precision, o.out)
-    return 0
-
-
-def postprocess(arguments: list[str]) -> int:
-    """Score an encoder before and after linear maps that are fitted on texts."""
-    text = "Score an encoder before and after `cse whiten --method`."
-    parser = _fitting("postprocess", text, "sts-mini-test,STSB-dev")
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
-    options = _fitted(parser, arguments)
-    from eval.postprocess import measure
-
-    measure(options.checkpoint, options.tasks, options.data, options.texts, options.out, options.note)
-    return 0
-
-
-def _fitting(command: str, description: str, tasks: str, texts: str | None = "asset:wiki") -> argparse.ArgumentParser:
-    """The parser of a command that fits something to texts and scores it."""
-    parser = _parser(command, description)
-    parser.add_argument("checkpoint", help="the encoder: a folder, asset:NAME or Hub id")
-    parser.add_argument("--texts", default=texts, help=f"texts to fit on (default: {texts or 'none are given'})")
-    parser.add_argument("--tasks", default=tasks, help="STS tasks (default: %(default)s)")
-    parser.add_argument("--data", help="folder with their rows")
-    parser.add_argument("--out", type=Path, default=Path(f"eval/results/{command}.json"), help="default: %(default)s")
-    return parser
-
-
-def _fitted(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The options of such a command."""
-    options = parser.parse_args(arguments)
-    quiet()
-    from cse.evaluation import suite
-    from cse.files import check_writable
-
-    suite.resolve(options.tasks)
-    check_writable(options.out)
-    return options
-
-
 def scale(arguments: list[str]) -> int:
     """Encode generated texts in shards, kill a process, start again, compare, and search."""
     parser = _parser("scale", "Encode generated texts in shards, kill a process, start again, compare, and search.")
@@ -165,27 +71,6 @@ def scale(arguments: list[str]) -> int:
     require_at_least(1, "scale", rows=options.rows, shards=options.shards, processes=options.processes)
     check_writable(options.out)
     measure(options.rows, options.shards, options.processes, options.indexes, options.out, options.note)
-    return 0
-
-
-def parts(arguments: list[str]) -> int:
-    """Measure differences of pairs, retrieval of spans, and windows of long texts."""
-    text = "Measure differences of pairs, retrieval of spans, and windows of long texts against truncation."
-    parser = _parser("parts", text)
-    parser.add_argument("models", nargs="*", default=["asset:mini"], help="encoders (default: asset:mini)")
-    long = "text and partner; the partner is put into a long text (default: %(default)s)"
-    parser.add_argument("--pairs", default="asset:triplets-mini", help=long)
-    parser.add_argument("--filler", default="asset:wiki", help="sentences around the partner (default: %(default)s)")
-    out = "other models and texts that it has stay; default: %(default)s"
-    parser.add_argument("--out", type=Path, default=Path("eval/results/parts.json"), help=out)
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
-    options = parser.parse_args(arguments)
-    quiet()
-    from cse.files import check_writable
-    from eval.parts import measure
-
-    check_writable(options.out)
-    measure(options.models, options.pairs, options.filler, options.out, options.note)
     return 0
 
 
@@ -309,43 +194,14 @@ def tables(arguments: list[str]) -> int:
     return 1 if options.check and changed else 0
 
 
-def pretraining(arguments: list[str]) -> int:
-    """Compare pre-training on documents and then contrast with contrast alone."""
-    text = "Train CoT-MAE and then SimCSE, and SimCSE alone in as many steps, and score both on STS-B dev."
-    parser = _parser("pretraining", text)
-    parser.add_argument("--documents", default="asset:wiki", help="lines of documents (default: %(default)s)")
-    parser.add_argument("--data", metavar="DIR", help="folder with the rows of STS (default: CSE_DATA, then the Hub)")
-    parser.add_argument("--steps", type=int, nargs=2, default=[60, 40], help="steps of each stage (default: 60 40)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: 42 43 44")
-    folder = "folder of the runs, which are resumed (default: %(default)s)"
-    parser.add_argument("--runs", type=Path, default=Path("runs/pretraining"), help=folder)
-    parser.add_argument("--out", type=Path, default=Path("eval/results/pretraining.json"), help="default: %(default)s")
-    parser.add_argument("--note", default="", help="the conditions, kept in the file")
-    options = parser.parse_args(arguments)
-    from cse.files import check_writable
-    from eval.pretraining import measure
-
-    require_at_least(1, "pretraining", **dict(zip(("before", "after"), options.steps, strict=True)))
-    check_writable(options.out)
-    steps = (options.steps[0], options.steps[1])
-    measure(options.documents, options.data, steps, options.seeds, options.runs, options.out, options.note)
-    return 0
-
-
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return cli.Parser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "batches": batches,
     "bench": bench,
     "gpu-check": gpu_check,
-    "compact": compact,
     "memory": memory,
-    "parts": parts,
-    "postprocess": postprocess,
-    "pretraining": pretraining,
-    "profile": profile,
     "reproduce": reproduce,
     "scale": scale,
     "tables": tables,

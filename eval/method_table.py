@@ -1,6 +1,6 @@
 """What the pages say of every method, from the headers and parts of the recipes and the docstrings of the objectives.
 
-`table` and `sections` are on docs/methods.md, and `short` is in README.md.
+`table` and `sections` are on docs/methods.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Method:
         recipe: The stem of the recipe's file; empty for an objective without one.
         published: Number of its settings in recipes/paper.
         rows: The rows that it takes, in words.
-        kind: The kind of these rows in one word or two, by which the short list is grouped.
         passes: Number of forward passes per row.
         choose: When to choose it.
     """
@@ -48,7 +47,6 @@ class Method:
     recipe: str = ""
     published: int = 0
     rows: str = ""
-    kind: str = ""
     passes: str = ""
     choose: str = ""
 
@@ -70,7 +68,6 @@ def methods() -> list[Method]:
                 recipe=path.stem,
                 published=len(mine),
                 rows=said["data"].partition(";")[0],
-                kind=kind(parts["data"]),
                 passes=passes(said["cost"]),
                 choose=said["choose"].rstrip("."),
             )
@@ -91,17 +88,6 @@ def table() -> str:
         named = named if method.recipe else f"any, with `--objective={method.classes[0]}`"
         lines.append((method.title, method.paper, classes, named, method.rows, method.passes, method.choose))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def short() -> str:
-    """A line for each kind of data, with its methods, and one for those without a recipe."""
-    lines = []
-    found = methods()
-    for name in sorted({method.kind for method in found if method.recipe}):
-        mine = [f"[{m.title}](recipes/{m.recipe}.yaml)" for m in found if m.recipe and m.kind == name]
-        lines.append(f"- **{name}**: {' · '.join(mine)}\n")
-    bare = [f"`{m.classes[0]}`" for m in found if not m.recipe]
-    return "".join(lines) + (f"- **with `--objective=`**: {' · '.join(bare)}\n" if bare else "")
 
 
 def sections() -> str:
@@ -169,15 +155,6 @@ def cited(objective: type[Objective]) -> tuple[str, str]:
     if found is None:
         return "", ""
     return found[1], f"https://arxiv.org/abs/{found[2]}" if found[2] else f"https://{found[3]}"
-
-
-def kind(component: dict[str, Any]) -> str:
-    """The kind of the rows of the data, in words: `Triplets` with a score column are triplets with a score."""
-    arguments = component.get("init_args") or {}
-    words = re.sub(r"(?<!^)([A-Z])", r" \1", component["class_path"].rpartition(".")[2]).lower()
-    extras = ["score"] if arguments.get("score_column") and "score" not in words else []
-    extras += ["label"] if arguments.get("label_column") else []
-    return f"{words} with a {' and a '.join(extras)}" if extras else words
 
 
 def passes(cost: str) -> str:

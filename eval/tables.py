@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation import benchmark, collect, methods
+from cse.evaluation import collect, methods
 from cse.files import read_json, write_text
 from eval import method_table, systems
 
@@ -162,36 +162,6 @@ def plan() -> str:
     return _table(rows)
 
 
-def batches() -> str:
-    """Memory and time of a step by the size of its batch, beside those of batch 64 without caching."""
-    found = read("batches")
-    head = [
-        "batch",
-        "peak MB",
-        f"of batch {found['base']} direct",
-        "processor ms a sentence",
-        f"of batch {found['base']} direct",
-    ]
-    rows = [head, ["--:"] * len(head)]
-    for run in found["runs"]:
-        more = run["peak_mb"] / run["base_peak_mb"]
-        rows.append([f"{run['batch']:,}", f"{run['peak_mb']:,}", f"{more:.2f}"])
-        rows[-1] += [f"{run['ms']:.2f}", f"{run['time_over_base']:.2f}"]
-    return _table(rows)
-
-
-def profile() -> str:
-    """Where the processor time of a training step goes."""
-    runs: dict[str, Any] = read("profile")["runs"]
-    kinds = list(next(iter(runs.values()))["shares"])
-    head = ["recipe", "ms a step", *(f"{kind}, %" for kind in kinds), "products, % of the peak"]
-    rows = [head, [":--", *["--:"] * (len(head) - 1)]]
-    for recipe, run in runs.items():
-        shares = [f"{run['shares'][kind]:.1f}" for kind in kinds]
-        rows.append([recipe, f"{run['ms']:,}", *shares, str(run["of_peak"])])
-    return _table(rows)
-
-
 def _table(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -219,81 +189,8 @@ def distillation() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def compact() -> str:
-    """The table of `cse bench-model` of each encoder."""
-    return "\n".join(f"**{name}**\n\n{benchmark.markdown(found)}" for name, found in read("compact").items())
-
-
-def compact_search() -> str:
-    """The share of the nearest texts that a search of quantized vectors finds, with and without rescoring."""
-    found = {name: each["search"] for name, each in read("compact").items() if "search" in each}
-    ways = list(next(iter(next(iter(found.values())).values())))
-    rows = [["encoder", "vectors", *ways], [":--", ":--", *("--:" for _ in ways)]]
-    for name, kinds in found.items():
-        rows += [[name, kind, *(f"{recall:.1f}" for recall in each.values())] for kind, each in kinds.items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def postprocess() -> str:
-    """Linear maps that are fitted afterwards: the score of each task, and its change with the 95 % interval."""
-    found = read("postprocess")
-    tasks = list(found["before"])
-    rows = [["method", *(f"{task} | change (95 %)" for task in tasks)], [":--", *("--: | :--" for _ in tasks)]]
-    rows.append(["none", *(f"{found['before'][task]:.2f} |" for task in tasks)])
-    for name, after in found["after"].items():
-        if "refused" in after:
-            rows.append([name, *("- | nothing to clip" for _ in tasks)])
-            continue
-        words = {"A is better": "worse", "B is better": "better"}
-        found_of = ([*after["changes"][task][:3], words.get(v := after["changes"][task][3], v)] for task in tasks)
-        changes = ("{:+.2f} ({:+.2f} to {:+.2f}), {}".format(*change) for change in found_of)
-        rows.append([name, *(f"{after['scores'][t]:.2f} | {said}" for t, said in zip(tasks, changes, strict=True))])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{found['note']}\n"
-
-
-def differing() -> str:
-    """How well `cse diff` ranks the words that make the meaning of two texts differ."""
-    rows = [["words by", "mean average precision"], [":--", "--:"]]
-    rows += [[name, f"{value:.2f}"] for name, value in read("parts")["diff"].items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def spans() -> str:
-    """How often the right part of a text is found, by vectors of spans and of the parts alone."""
-    found = read("parts")
-    rows = [["search", "encoder", "hits"], [":--", ":--", "--:"]]
-    for model, each in found["spans"].items():
-        for name in ("in its text", "alone"):
-            rows.append([f"the answering sentence of {each['sentences']}, read {name}", model, f"{each[name]:.2f}"])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def propositions() -> str:
-    """How often the proposition that says the same is found, before and after training on others."""
-    rows = [["asset:mini", "hits", "reciprocal rank × 100", "minus untrained (95 %)"], [":--", *["--:"] * 3]]
-    for name, each in read("parts")["propositions"].items():
-        if isinstance(each, dict):
-            change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*each["change"]) if "change" in each else ""
-            rows.append([name, *(collect.spread(each[key]) for key in ("hits", "reciprocal")), change])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def windows() -> str:
-    """Retrieval of long texts: cut, and in windows."""
-    rows = [["texts, encoder", "the partner is", "texts", "cut", "windows", "overlapping", "windows - cut (95 %)"]]
-    rows.append([":--", ":--", *["--:"] * 5])
-    for name, each in read("parts")["windows"].items():
-        for part, where in (("within", "in the first window"), ("behind", "behind it")):
-            one = each[part]
-            change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*one["windows - cut"])
-            figures = [f"{one[key]:.2f}" for key in ("cut", "windows", "overlapping")]
-            rows.append([name, where, str(one["texts"]), *figures, change])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table.table,
-    "methods-short": method_table.short,
     "objectives": method_table.sections,
     "systems": systems.table,
     "results": lambda: methods.markdown(read("methods")),
@@ -303,24 +200,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "augmentation": lambda: methods.markdown(read("augmentation")),
     "hard-negatives": lambda: methods.markdown(read("hard-negatives")),
     "distillation": distillation,
-    "postprocess": postprocess,
-    "compact": compact,
-    "compact-search": compact_search,
     "feedback": lambda: methods.markdown(read("feedback")),
-    "pretraining": lambda: methods.markdown(read("pretraining")),
     "dimensions-mini": lambda: cuts("dimensions"),
     "layers-mini": lambda: cuts("layers"),
     "speed": speed,
-    "batches": batches,
-    "profile": profile,
     "memory": memory,
     "mining": mining,
     "plan": plan,
     "scale": scale,
-    "differing": differing,
-    "spans": spans,
-    "propositions": propositions,
-    "windows": windows,
 }
 
 

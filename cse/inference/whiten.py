@@ -1,7 +1,7 @@
 """Post-processing: a linear map that is fitted on sentence vectors and saved as a part of the model.
 
 Whitening, clipping of outlier dimensions and all-but-the-top are meant for encoders that were not trained for
-similarity, and none of them always helps: score before and after. eval/README.md has a table.
+similarity, and none of them always helps: score before and after. docs/experiments.md has a table.
 """
 
 from __future__ import annotations

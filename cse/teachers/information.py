@@ -47,7 +47,7 @@ class SharedInformation(Teacher):
             cannot be loaded, or is not a causal language model.
 
     Deviations:
-        Our own method: eval/README.md has what it brings.
+        Our own method: docs/experiments.md has what it brings.
     """
 
     requires = frozenset({"text_id"})
