@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from cse import cli
 from cse import recipe as recipes
@@ -23,9 +24,7 @@ PAGES = sorted(
     for pattern in (
         "*.md",
         ".github/*.md",
-        "docs/methods.md",
-        "docs/clusters.md",
-        "docs/scale.md",
+        "docs/*.md",
         "recipes/*.md",
         "eval/*.md",
         "cse/**/*.md",
@@ -222,3 +221,13 @@ def test_the_site_includes_files_that_exist(hooks):
     assert [path for path in pages if not (ROOT / path).is_file()] == []
     named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").as_posix() not in named] == []
+
+
+def test_a_workflow_calls_what_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        jobs = yaml.safe_load(text)["jobs"]
+        assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+        assert {job.get("needs", name) for name, job in jobs.items()} <= jobs.keys()
+        assert all(Path(file).exists() for file in re.findall(r"\btests/\S+\.py", text))
