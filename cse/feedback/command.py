@@ -16,55 +16,36 @@ from cse.data.sources import column_names, open_path
 from cse.data.tools.opening import label_of
 from cse.environment import is_secret, secret_in
 from cse.errors import UserError
-from cse.feedback import inputs, labelers, output, rewriting, tasks
+from cse.feedback import inputs, output
 from cse.feedback import prompts as words
-from cse.feedback.job import Job
-from cse.feedback.labelers import Labeler
+from cse.feedback.inputs import Input
+from cse.feedback.job import Job, Labeler
 from cse.feedback.meter import Limits, Meter, Stop
-from cse.feedback.propositions import propositions
 from cse.feedback.store import Store
-from cse.feedback.tasks import Result
+from cse.feedback.tasks import TASKS, Prompts, Result, Task
 from cse.files import cache_dir
 
-_TEXT = [["text"], ["sentence"]]
-_COLUMNS = {  # column names used by the data classes, the assets and the files of these commands; the default first
-    "score": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
-    "rate": [["premise", "entailment", "contradiction"], ["anchor", "positive", "negative_1"]],
-    "contrast": _TEXT,
-    "fill": _TEXT,
-    "propositions": [["sentence1", "sentence2"], ["text_a", "text_b"], ["anchor", "positive"]],
-    "queries": [["text"], ["passage"], ["document"], ["sentence"]],
-    "rewrites": _TEXT,
-    "chain": _TEXT,
-}
-_COUNTS = {"write": 10, "queries": 5, "rewrites": 3}  # texts to ask for at once
-_OPTIONS = {  # the options of a task that its manifest lists
-    "fill": ["seed"],
-    "write": ["requests", "count", "seed"],
-    "queries": ["count"],
-    "rewrites": ["count"],
-}
-_LABELED = {"queries", "rewrites", "chain"}  # tasks that keep the labels of rows
-_TRAINS = {"queries": "pretrain-query-as-context", "rewrites": "laclip"}  # recipes that read the file as it is
+KINDS = ("openai", "encoder", "cross-encoder")
 
 
 def run(a: argparse.Namespace) -> int:
     """Run a task and return the exit code."""
-    a.count = _COUNTS.get(a.task) if a.count is None else a.count
-    _check(a)
+    task = TASKS[a.task]
+    _check(a, task)
+    a.count = task.count if a.count is None else a.count
     limits = Limits(**{name: getattr(a, name) for name in Limits.__slots__})
     prompts = words.load(a.prompt, temperature=a.temperature)
     output.check(a.out)
-    given = _inputs(a)
+    given = _inputs(a, task)
     with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
         meter = Meter(limits)
         models = {"--model": a.model} | ({"--rater": a.rater} if a.rater else {})
         asked = [_labeler(a, option, spec) for option, spec in models.items()]
         jobs = [Job(labeler, store, meter, interrupted=lambda: bool(interrupt.wanted)) for labeler in asked]
         say("model", " · ".join(labeler.model for labeler in asked))
-        options = {name: getattr(a, name) for name in _OPTIONS.get(a.task, [])}
+        options = {name: getattr(a, name) for name in task.options}
         try:
-            result = _task(a, given.rows, prompts, jobs, options)
+            result = _run(a, given.rows, prompts, jobs, options)
         except Stop as stop:
             say("stopped", stop.reason)
             say("", f"{stop.answered}, which are kept; no file was written")
@@ -78,14 +59,14 @@ def run(a: argparse.Namespace) -> int:
         manifest = output.save(a.out, result, head, jobs, limits)
     kept = output.keeps(a.out, result)
     _finished(a.out, manifest, kept)
-    if result.records and a.task in _TRAINS:
-        say("next", f"cse train {_TRAINS[a.task]} --data {a.out}")
+    if result.records and task.trains:
+        say("next", f"cse train {task.trains} --data {a.out}")
     if not result.records and not kept:
         say("warning", f"no row could be made; {output.rejects_path(a.out)} says why")
     return 0 if result.records else 1
 
 
-def _check(a: argparse.Namespace) -> None:
+def _check(a: argparse.Namespace, task: Task) -> None:
     """Raise a UserError for options that are out of range or cannot be combined."""
     if (a.data is None) != (a.task == "write"):
         what, fix = ("takes no --data", "omit it") if a.data else ("needs texts", "give --data FILE")
@@ -94,11 +75,11 @@ def _check(a: argparse.Namespace) -> None:
         raise UserError(f"--out {a.out} is the file of --data, which would be lost\nfix: give another --out")
     if a.rater and a.task != "fill":
         raise UserError(f"--rater is {a.rater}, but {a.task} takes no rater\nfix: omit it; --model answers")
-    if a.count is not None and a.task not in _COUNTS:
+    if a.count is not None and task.count is None:
         raise UserError(f"--count is {a.count}, but {a.task} asks for one answer\nfix: omit it")
-    if a.label_column is not None and a.task not in _LABELED:
+    if a.label_column is not None and not task.labels:
         raise UserError(f"--label-column is {a.label_column}, but {a.task} keeps no labels\nfix: omit it")
-    wanted = len(_COLUMNS[a.task][0]) if a.task in _COLUMNS else 0
+    wanted = len(task.columns[0]) if task.columns else 0
     if a.columns and len(a.columns) != wanted:
         raise UserError(
             f"--columns is {' '.join(a.columns)}, but {a.task} needs {wanted}\nfix: name that number of columns"
@@ -112,14 +93,14 @@ def _check(a: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give {smallest} or more")
 
 
-def _inputs(a: argparse.Namespace) -> inputs.Inputs:
+def _inputs(a: argparse.Namespace, task: Task) -> inputs.Inputs:
     if a.data is None:
         return inputs.Inputs()
     columns = a.columns
     if columns is None:
         names = set(column_names(a.data, a.split))
-        columns = next((usual for usual in _COLUMNS[a.task] if names >= set(usual)), _COLUMNS[a.task][0])
-    if a.label_column is None and a.task in _LABELED:
+        columns = next((usual for usual in task.columns if names >= set(usual)), task.columns[0])
+    if a.label_column is None and task.labels:
         found = label_of(open_path(a.data, a.split))
         a.label_column = None if found in columns else found
     if a.label_column is not None:
@@ -144,7 +125,12 @@ def _store(folder: Path) -> Iterator[Store]:
 
 
 def _labeler(a: argparse.Namespace, option: str, spec: str) -> Labeler:
-    kind, name = labelers.split(option, spec)
+    kind, colon, name = spec.partition(":")
+    if kind not in KINDS or not colon or not name:
+        raise UserError(
+            f"{option} is {spec!r}\nfix: give KIND:NAME, where KIND is one of {', '.join(KINDS)}, "
+            "such as openai:gpt-4o-mini, encoder:runs/.../best"
+        )
     if kind == "openai":
         from cse.feedback.remote import Endpoint
 
@@ -157,9 +143,9 @@ def _labeler(a: argparse.Namespace, option: str, spec: str) -> Labeler:
             extra=_extra(a.extra),
         )
     quiet()
-    from cse.feedback.raters import Rater
+    from cse.feedback.raters import Rater, weights
 
-    return Rater(kind, *labelers.weights(option, name))
+    return Rater(kind, *weights(option, name))
 
 
 def _extra(text: str | None) -> dict[str, Any]:
@@ -190,23 +176,14 @@ def _names(value: Any) -> Iterator[str]:
             yield str(name)
 
 
-def _task(
-    a: argparse.Namespace,
-    rows: list[inputs.Input],
-    prompts: dict[str, words.Prompt],
-    jobs: list[Job],
-    options: dict[str, Any],
+def _run(
+    a: argparse.Namespace, rows: list[Input], prompts: Prompts, jobs: list[Job], options: dict[str, Any]
 ) -> Result:
-    if a.task == "fill":
-        return tasks.fill(rows, prompts, jobs[0], jobs[-1], **options)
+    """The task's result: `write` takes topics and genres in place of rows, and `fill` a writer and a rater."""
+    run = TASKS[a.task].run
     if a.task == "write":
-        topics, genres = words.subjects("topics", a.topics), words.subjects("genres", a.genres)
-        return tasks.write(topics, genres, prompts, jobs[0], **options)
-    if a.task in {"queries", "rewrites"}:
-        return {"queries": rewriting.queries, "rewrites": rewriting.rewrites}[a.task](rows, prompts, jobs[0], **options)
-    plain = {"score": tasks.score, "rate": tasks.rate, "contrast": tasks.contrast, "propositions": propositions}
-    plain |= {"chain": rewriting.chain}
-    return plain[a.task](rows, prompts, jobs[0])
+        return run(words.subjects("topics", a.topics), words.subjects("genres", a.genres), prompts, jobs[0], **options)
+    return run(rows, prompts, *([jobs[0], jobs[-1]] if a.task == "fill" else jobs[:1]), **options)
 
 
 def _finished(out: Path, manifest: dict[str, Any], kept: bool) -> None:

@@ -12,6 +12,8 @@ from cse.data.rows import Column
 from cse.data.sources import read
 from cse.errors import UserError
 
+Record = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -33,7 +35,7 @@ class Inputs:
     """The rows to ask about, the rows that were set aside, and a hash of the texts to ask about."""
 
     rows: list[Input] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Record] = field(default_factory=list)
 
     @property
     def sha256(self) -> str:
@@ -86,6 +88,6 @@ def _name(column: str) -> str | int:
     return int(column) if column.isdecimal() else column
 
 
-def set_aside(row: int, place: str, reason: str, detail: str, texts: Sequence[str], **more: Any) -> dict[str, Any]:
+def set_aside(row: int, place: str, reason: str, detail: str, texts: Sequence[str], **more: Any) -> Record:
     """A line of the rejects file."""
     return {"row": row, "place": place, "reason": reason, "detail": detail, "texts": list(texts), **more}

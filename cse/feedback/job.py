@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cse.console import progress, say
 from cse.errors import UserError
 from cse.feedback.answers import Unusable, parse
-from cse.feedback.labelers import Chat, Labeler, Unanswered
 from cse.feedback.meter import Halted, Meter, Stop
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, Store, key_of
@@ -20,6 +19,66 @@ from cse.feedback.store import Reply, Store, key_of
 ATTEMPTS = 3  # times to ask a question until its answer is usable
 GIVE_UP = 10  # questions in succession without an answer, after which a job ends
 _LOOK = 0.2  # seconds between two checks for Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A question in the form that a labeler receives.
+
+    Attributes:
+        key: The key of its answer in the store.
+        prompt: The prompt.
+        fields: The input fields that the question is about.
+        messages: The chat with prompt and input.
+    """
+
+    key: str
+    prompt: Prompt
+    fields: Mapping[str, str]
+    messages: Sequence[Mapping[str, str]]
+
+
+class Unanswered(Exception):
+    """The labeler gave no answer. `kind` is one word, such as `http_500`; `again` says whether a retry may help."""
+
+    def __init__(self, kind: str, detail: str, *, again: bool = True, retry_after: float | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind, self.detail, self.again, self.retry_after = kind, detail, again, retry_after
+
+
+class Labeler(Protocol):
+    """Answers questions.
+
+    Attributes:
+        model: Its name for provenance, with a hash of the weights if they are on this machine.
+        identity: The part of an answer's key that stands for the model. It is the hash alone if there is one, since a
+            folder may be renamed.
+        prompted: Whether it reads the prompt, so that its answer depends on the wording.
+        prompts: Names of the prompts that it can answer.
+        chunk: Number of questions that it takes at once.
+        workers: Number of threads that may ask it at once.
+    """
+
+    model: str
+    identity: str
+    prompted: bool
+    prompts: frozenset[str]
+    chunk: int
+    workers: int
+
+    def parameters(self, prompt: Prompt) -> dict[str, object]:
+        """Everything else that an answer depends on, as JSON."""
+        ...
+
+    def ask(self, chats: Sequence[Chat], meter: Meter, fault: Callable[[str], None]) -> list[Reply]:
+        """The answer to each question. `fault` is called with the kind of each request that fails.
+
+        Raises:
+            Unanswered: No answer was given after all tries.
+            Stop: A cap is reached.
+            UserError: The labeler cannot be asked at all.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from typing import Any
 
 from cse.environment import cse_version
 from cse.errors import UserError
+from cse.feedback.inputs import Record
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
-from cse.feedback.tasks import Record, Result
+from cse.feedback.tasks import Result
 from cse.files import DAMAGED, atomic_file, check_writable, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"

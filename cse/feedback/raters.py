@@ -9,17 +9,22 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from cse.assets import resolve
+from cse.assets.hub import snapshot
 from cse.encoder.checks import check_finite
+from cse.encoder.identity import model_hash
 from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.provenance import check_sums
 from cse.errors import UserError
-from cse.feedback.labelers import RATED, Chat
+from cse.feedback.job import Chat
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
 from cse.files import read_json
 
+RATED = frozenset({"score", "rate"})  # prompts whose questions a rater can answer
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 DIGITS = 4  # decimals of a score; further ones vary with the batch
 
 Rate = Callable[[list[tuple[str, str]]], Sequence[float]]  # the similarities of pairs of texts
@@ -104,3 +109,23 @@ def _cross_encoder(folder: str) -> Rate:
         raise UserError(f"{what}\nfix: give a model for STS")
     options = {"activation_fn": Sigmoid(), "convert_to_numpy": True, "show_progress_bar": False}
     return lambda pairs: list(model.predict(pairs, batch_size=len(pairs), **options))
+
+
+def weights(option: str, name: str) -> tuple[Path, str, str]:
+    """The folder of a model's weights, the model's name, and a hash of the weights.
+
+    Args:
+        option: The option that names the model, for the message.
+        name: A folder, `asset:NAME` or a Hub id.
+
+    Raises:
+        UserError: No such model exists.
+    """
+    folder = resolve(name) if name.startswith("asset:") else Path(name).expanduser()
+    if not (folder.is_dir() and any(folder.glob("*.json"))):
+        if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:
+            raise UserError(
+                f"{option} {name} is not the folder of a model\nfix: give a folder with config.json, or a Hub id"
+            )
+        folder = snapshot(name, allow=_WEIGHTS, what=f"{option} {name}")
+    return folder, folder.resolve().name if Path(name).exists() else name, model_hash(folder)[:12]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from cse.assets.retry import retry_after as read_retry_after
 from cse.errors import UserError, require_package
 from cse.feedback.answers import SCHEMAS
-from cse.feedback.labelers import Chat, Unanswered
+from cse.feedback.job import Chat, Unanswered
 from cse.feedback.meter import Meter, Stop
 from cse.feedback.prompts import FIELDS, Prompt
 from cse.feedback.store import Reply, now

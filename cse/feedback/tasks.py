@@ -1,34 +1,39 @@
-"""The tasks: each is a function that asks questions about rows and makes records of a training file.
+"""The tasks: each asks questions about rows and makes records of a training file.
 
-    score     pairs -> text_a, text_b, score                      CLAIF (arXiv:2305.01918); for cse.data.ScoredPairs
-    fill      sentences -> text_a, text_b, score                  CLAIF's data: mask, fill, score
-    contrast  sentences -> premise, entailment, contradiction     SynCSE-partial (arXiv:2305.12599); for Triplets
-    write     topics and genres -> text                           the first half of SynCSE-scratch; for Texts
-    rate      triplets -> good triplets, with their scores        the second stage of MultiCSR; for Triplets
-
-`cse.feedback.propositions` has one more: pairs -> the propositions of both, and the equal ones. The tasks that write
-further texts of a row are in `cse.feedback.rewriting`.
+    score         pairs -> text_a, text_b, score                  CLAIF (arXiv:2305.01918); for cse.data.ScoredPairs
+    fill          sentences -> text_a, text_b, score              CLAIF's data: mask, fill, score
+    contrast      sentences -> premise, entailment, contradiction SynCSE-partial (arXiv:2305.12599); for Triplets
+    write         topics and genres -> text                       the first half of SynCSE-scratch; for Texts
+    rate          triplets -> good triplets, with their scores    the second stage of MultiCSR; for Triplets
+    propositions  pairs -> propositions of both, the equal ones   sub-sentence encoder; for Propositions
+    queries       passages -> text, query_1, query_2, ...         query-as-context (arXiv:2212.09598), doc2query
+    rewrites      sentences -> text, rewrite_1, rewrite_2, ...    LaCLIP (arXiv:2305.20088), LM-CPPF (arXiv:2305.18169)
+    chain         sentences -> text, paraphrase, rewording        ParaCLIP (arXiv:2402.15120)
 
 Records are in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with a
-reason.
+reason. Of `queries` and `rewrites`, a row with fewer usable texts than were asked for has null in the last places,
+which `TextViews(sample=...)` does not draw.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cse.feedback.answers import same
-from cse.feedback.inputs import Input, set_aside
+from cse.data.same_text import same_text_key
+from cse.feedback.answers import MARK, same
+from cse.feedback.inputs import Input, Record, set_aside
 from cse.feedback.job import Job, Outcome, Question
-from cse.feedback.masking import mask
 from cse.feedback.prompts import Prompt
+from cse.seeding import python_rng
 
-Record = dict[str, Any]
 Prompts = Mapping[str, Prompt]
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # CLAIF: shares of words to mask
+MERGE = 0.5  # CLAIF: the probability that adjacent gaps become one
 _SHOWN = 2000  # characters of an unusable answer that are kept in the rejects
 
 
@@ -39,16 +44,29 @@ class Result:
     records: list[Record] = field(default_factory=list)
     rejects: list[Record] = field(default_factory=list)
 
+    def answered(
+        self, what: str, rows: Sequence[Input], job: Job, questions: Sequence[Question], **more: Any
+    ) -> Iterator[tuple[Input, Outcome]]:
+        """Ask a question about each row; yield the rows with a usable answer, and set the others aside."""
+        for row, outcome in zip(rows, job.ask(what, questions), strict=True):
+            if outcome.answer is None:
+                self.rejects.append(unanswered(row, outcome, **more))
+            else:
+                yield row, outcome
+
+    def set_aside(self, row: Input, reason: str, detail: str, texts: Sequence[str] | None = None, **more: Any) -> None:
+        """Set a row aside."""
+        self.rejects.append(
+            set_aside(row.row, row.place, reason, detail, row.texts if texts is None else texts, **more)
+        )
+
 
 def score(rows: Sequence[Input], prompts: Prompts, rater: Job) -> Result:
     """Score the similarity of the two texts of each row."""
     result = Result()
     questions = [Question(prompts["score"], _pair(*row.texts)) for row in rows]
-    for row, outcome in zip(rows, rater.ask("score", questions), strict=True):
-        if outcome.answer is None:
-            result.rejects.append(unanswered(row, outcome))
-        else:
-            result.records.append(_scored(row.texts[0], row.texts[1], outcome))
+    for row, outcome in result.answered("score", rows, rater, questions):
+        result.records.append(_scored(row.texts[0], row.texts[1], outcome))
     return result
 
 
@@ -77,7 +95,7 @@ def rate(
             result.records.append(record)
         else:
             detail = f"positive {high:g} (at least {least_positive:g}), negative {low:g} (at most {most_negative:g})"
-            result.rejects.append(set_aside(row.row, row.place, "filtered", detail, row.texts, rated=record))
+            result.set_aside(row, "filtered", detail, rated=record)
     return result
 
 
@@ -88,16 +106,12 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
     """
     result = Result()
     questions = [Question(prompts["contrast"], {"sentence": row.texts[0]}) for row in rows]
-    outcomes = writer.ask("contrast", questions)
-    times = Counter(text for outcome in outcomes if outcome.answer is not None for text in outcome.answer.texts())
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if outcome.answer is None:
-            result.rejects.append(unanswered(row, outcome))
-            continue
-        repeated = next((text for text in outcome.answer.texts() if times[text] > 1), None)
-        if repeated is not None:
+    found = list(result.answered("contrast", rows, writer, questions))
+    times = Counter(text for _, outcome in found for text in outcome.answer.texts())
+    for row, outcome in found:
+        if (repeated := next((text for text in outcome.answer.texts() if times[text] > 1), None)) is not None:
             detail = f"written for {times[repeated]} sentences: {repeated[:200]!r}"
-            result.rejects.append(set_aside(row.row, row.place, "repeated", detail, row.texts, model=outcome.model))
+            result.set_aside(row, "repeated", detail, model=outcome.model)
             continue
         texts = {"entailment": outcome.answer.positive, "contradiction": outcome.answer.contradiction}
         result.records.append({"premise": row.texts[0], **texts, **outcome.provenance})
@@ -108,30 +122,23 @@ def write(
     topics: Sequence[str], genres: Sequence[str], prompts: Prompts, writer: Job, *, requests: int, count: int, seed: int
 ) -> Result:
     """Write `count` sentences per request. Topics and genres are random; all combinations come before one repeats."""
-    from cse.seeding import python_rng
-
     combinations = [(topic, genre) for topic in topics for genre in genres]
     python_rng(seed, "write").shuffle(combinations)
-    fields = []
+    rows, fields = [], []
     for number in range(requests):
         topic, genre = combinations[number % len(combinations)]
         draw = str(1 + number // len(combinations))
         fields.append({"topic": topic, "genre": genre, "count": str(count), "draw": draw})
+        rows.append(Input(number + 1, f"{genre} / {topic}", ()))
     result, seen = Result(), dict[str, int]()
-    outcomes = writer.ask("write", [Question(prompts["write"], f) for f in fields])
-    for number, (about, outcome) in enumerate(zip(fields, outcomes, strict=True), 1):
-        place = f"{about['genre']} / {about['topic']}"
-        if outcome.answer is None:
-            result.rejects.append(unanswered(Input(number, place, ()), outcome))
-            continue
+    for row, outcome in result.answered("write", rows, writer, [Question(prompts["write"], f) for f in fields]):
+        about = {name: fields[row.row - 1][name] for name in ("topic", "genre")}
         for text in outcome.answer.sentences:
-            first = seen.setdefault(" ".join(text.casefold().split()), number)
-            if first == number and not any(same(text, r["text"]) for r in result.records[-count:]):
-                result.records.append(
-                    {"text": text, "topic": about["topic"], "genre": about["genre"], **outcome.provenance}
-                )
+            first = seen.setdefault(" ".join(text.casefold().split()), row.row)
+            if first == row.row and not any(same(text, r["text"]) for r in result.records[-count:]):
+                result.records.append({"text": text, **about, **outcome.provenance})
             else:
-                result.rejects.append(set_aside(number, place, "duplicate", f"written in request {first}", [text]))
+                result.set_aside(row, "duplicate", f"written in request {first}", [text])
     return result
 
 
@@ -164,17 +171,15 @@ def fill(
     batch), and the order does not depend on hash seeds.
     """
     result = Result()
-    versions = [(row, rate) for row in rows for rate in rates]
-    outcomes = writer.ask("fill", [_gap(row, rate, prompts, seed) for row, rate in versions])
-    pairs = []
-    seen: set[tuple[int, str]] = set()
+    versions = [(row, share) for row in rows for share in rates]
+    pairs, seen = [], set[tuple[int, str]]()
+    outcomes = writer.ask("fill", [_gap(row, share, prompts, seed) for row, share in versions])
     for (row, share), outcome in zip(versions, outcomes, strict=True):
         if outcome.answer is None:
             result.rejects.append(unanswered(row, outcome, mask_rate=share))
         elif same(outcome.answer.sentence, row.texts[0]) or (row.row, outcome.answer.sentence) in seen:
-            detail = "the same as the sentence or as an earlier version"
-            texts = [row.texts[0], outcome.answer.sentence]
-            result.rejects.append(set_aside(row.row, row.place, "duplicate", detail, texts, mask_rate=share))
+            detail, texts = "the same as the sentence or as an earlier version", [row.texts[0], outcome.answer.sentence]
+            result.set_aside(row, "duplicate", detail, texts, mask_rate=share)
         else:
             seen.add((row.row, outcome.answer.sentence))
             pairs.append((row, share, outcome))
@@ -189,15 +194,159 @@ def fill(
         record |= {"mask_rate": share, "writer": written.model, "writer_prompt": written.prompt}
         kept[row.row, record["raw_score"]] += 1
         if per_score and kept[row.row, record["raw_score"]] > per_score:
-            texts = [record["text_a"], record["text_b"]]
             detail = f"more than {per_score} versions with the score {record['raw_score']:g}"
-            result.rejects.append(set_aside(row.row, row.place, "enough", detail, texts, mask_rate=share))
+            result.set_aside(row, "enough", detail, [record["text_a"], record["text_b"]], mask_rate=share)
         else:
             by_row[row.row].append(record)
     for row in rows:
         result.records += by_row[row.row] + _random_pairs(row, rows, random_pairs, seed)
     result.rejects.sort(key=lambda reject: int(reject["row"]))
     return result
+
+
+def propositions(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
+    """Split the sentences of each pair into propositions, by ranges of characters, and align them.
+
+    A pair without two propositions that say the same has nothing to learn from, and is set aside.
+    """
+    result = Result()
+    questions = [Question(prompts["propositions"], _pair(*row.texts)) for row in rows]
+    for row, outcome in result.answered("propositions", rows, writer, questions):
+        answer, (first, second) = outcome.answer, row.texts
+        if not answer.equal:
+            detail = "no proposition of one sentence says the same as one of the other"
+            result.set_aside(row, "nothing_equal", detail, model=outcome.model)
+            continue
+        record = {"text_a": first, "text_b": second, "equal": [list(pair) for pair in answer.equal]}
+        record["propositions_a"] = [ranges(first, pieces) for pieces in answer.a]
+        record["propositions_b"] = [ranges(second, pieces) for pieces in answer.b]
+        result.records.append({**record, **outcome.provenance})
+    return result
+
+
+def ranges(text: str, pieces: Sequence[str]) -> list[list[int]]:
+    """The ranges of the pieces of a proposition: each behind the one before if it stands there, or else the first."""
+    found, end = [], 0
+    for piece in pieces:
+        start = text.find(piece, end)
+        start = text.find(piece) if start < 0 else start
+        end = start + len(piece)
+        found.append([start, end])
+    return sorted(found)
+
+
+def queries(rows: Sequence[Input], prompts: Prompts, writer: Job, *, count: int) -> Result:
+    """Write `count` questions that each passage answers."""
+    questions = [Question(prompts["queries"], {"passage": row.texts[0], "count": str(count)}) for row in rows]
+    return _several(rows, writer, "queries", "query", questions, count)
+
+
+def rewrites(rows: Sequence[Input], prompts: Prompts, writer: Job, *, count: int) -> Result:
+    """Write `count` versions of each sentence that mean the same."""
+    questions = [Question(prompts["rewrites"], {"sentence": row.texts[0], "count": str(count)}) for row in rows]
+    return _several(rows, writer, "rewrites", "rewrite", questions, count)
+
+
+def chain(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
+    """Paraphrase each sentence, and paraphrase the paraphrase without its words.
+
+    The second question is asked of the rows whose first one has a usable answer.
+    """
+    result = Result()
+    plain = [Question(prompts["paraphrase"], {"sentence": row.texts[0]}) for row in rows]
+    halfway = list(result.answered("paraphrase", rows, writer, plain))
+    again = [Question(prompts["reword"], {"sentence": first.answer.sentence}) for _, first in halfway]
+    for (row, first), second in zip(halfway, writer.ask("reword", again), strict=True):
+        paraphrase = first.answer.sentence
+        if second.answer is None:
+            result.rejects.append(unanswered(row, second, paraphrase=paraphrase))
+        elif same(second.answer.sentence, row.texts[0]):
+            texts = [row.texts[0], paraphrase, second.answer.sentence]
+            result.set_aside(row, "same_text", "the sentence came back", texts)
+        else:
+            record = {"text": row.texts[0], "paraphrase": paraphrase, "rewording": second.answer.sentence}
+            result.records.append({**record, **row.kept, **second.provenance, "paraphrase_prompt": first.prompt})
+    return result
+
+
+def _several(
+    rows: Sequence[Input], writer: Job, task: str, name: str, questions: Sequence[Question], count: int
+) -> Result:
+    """Records of a text and up to `count` different answers; a text that was written for several rows fits none."""
+    result, found = Result(), []
+    for row, outcome in result.answered(task, rows, writer, questions):
+        texts = outcome.answer.texts()
+        first = {same_text_key(text): text for text in reversed(texts)}  # of equal ones, the first
+        kept = [text for text in dict.fromkeys(texts) if first[same_text_key(text)] == text][:count]
+        found.append((row, outcome, kept))
+    times = Counter(same_text_key(text) for _, _, texts in found for text in texts)
+    for row, outcome, texts in found:
+        own = [text for text in texts if times[same_text_key(text)] == 1]
+        if not own:
+            detail = f"all of {len(texts)} were written for several rows: {texts[0][:200]!r}"
+            result.set_aside(row, "repeated", detail, model=outcome.model)
+            continue
+        places = {f"{name}_{i + 1}": own[i] if i < len(own) else None for i in range(count)}
+        result.records.append({"text": row.texts[0], **places, **row.kept, **outcome.provenance})
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the command knows of a task.
+
+    Attributes:
+        run: The function.
+        columns: Usual names of its columns, those of the data classes, assets and files of cse; the default first.
+        options: Options of the command that are its arguments and stand in the manifest.
+        count: Number of texts to ask for at once, unless `--count` is given; None: it takes no count.
+        labels: Whether it keeps the labels of rows.
+        trains: A recipe that reads its file as it is.
+    """
+
+    run: Callable[..., Result]
+    columns: tuple[tuple[str, ...], ...] = (("text",), ("sentence",))
+    options: tuple[str, ...] = ()
+    count: int | None = None
+    labels: bool = False
+    trains: str = ""
+
+
+_PAIRS = (("sentence1", "sentence2"), ("text_a", "text_b"), ("anchor", "positive"))
+_TRIPLETS = (("premise", "entailment", "contradiction"), ("anchor", "positive", "negative_1"))
+_PASSAGES = (("text",), ("passage",), ("document",), ("sentence",))
+TASKS = {
+    "score": Task(score, _PAIRS),
+    "fill": Task(fill, options=("seed",)),
+    "contrast": Task(contrast),
+    "write": Task(write, (), ("requests", "count", "seed"), 10),
+    "propositions": Task(propositions, _PAIRS),
+    "rate": Task(rate, _TRIPLETS),
+    "queries": Task(queries, _PASSAGES, ("count",), 5, labels=True, trains="pretrain-query-as-context"),
+    "rewrites": Task(rewrites, options=("count",), count=3, labels=True, trains="laclip"),
+    "chain": Task(chain, labels=True),
+}
+
+
+def mask(text: str, rate: float, *, seed: int, row: int) -> str:
+    """Replace ceil(rate x words) random words by a mark; with probability 1/2, adjacent marks become one.
+
+    This is section 3.1 of CLAIF.
+
+    Args:
+        text: The sentence; its words are separated by white space.
+        rate: The share of words to mask, in [0, 1).
+        seed: The seed of the job.
+        row: Number of the sentence's row; with seed and rate it determines which words are masked.
+    """
+    words = text.split()
+    rng = python_rng(seed, "mask", row, rate)
+    chosen = set(rng.sample(range(len(words)), math.ceil(round(rate * len(words), 9))))
+    masked = [MARK if i in chosen else word for i, word in enumerate(words)]
+    if rng.random() < MERGE:
+        runs = itertools.groupby(masked, key=lambda word: word == MARK)
+        masked = [word for is_gap, run in runs for word in ([MARK] if is_gap else run)]
+    return " ".join(masked)
 
 
 def _gap(row: Input, rate: float, prompts: Prompts, seed: int) -> Question:
@@ -208,8 +357,6 @@ def _gap(row: Input, rate: float, prompts: Prompts, seed: int) -> Question:
 
 
 def _random_pairs(row: Input, rows: Sequence[Input], count: int, seed: int) -> list[Record]:
-    from cse.seeding import python_rng
-
     others = [other for other in rows if other.row != row.row]
     chosen = python_rng(seed, "random pairs", row.row).sample(others, min(count, len(others)))
     none = {"raw_score": None, "model": "none: a random pair", "prompt": None, "time": None}
@@ -232,17 +379,10 @@ def _rated(row: Input, positive: Outcome, negative: Outcome) -> Record:
     swapped = positive.answer.score < negative.answer.score
     if swapped:
         positive, negative, first, second = negative, positive, second, first
-    return {
-        "premise": anchor,
-        "entailment": first,
-        "contradiction": second,
-        "score": positive.answer.score,
-        "score_negative": negative.answer.score,
-        "raw_score": _raw(positive),
-        "raw_score_negative": _raw(negative),
-        "swapped": swapped,
-        **positive.provenance,
-    }
+    scores = {"score": positive.answer.score, "score_negative": negative.answer.score}
+    raw = {"raw_score": _raw(positive), "raw_score_negative": _raw(negative)}
+    texts = {"premise": anchor, "entailment": first, "contradiction": second}
+    return {**texts, **scores, **raw, "swapped": swapped, **positive.provenance}
 
 
 def _raw(outcome: Outcome) -> float:

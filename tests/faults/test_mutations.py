@@ -365,7 +365,7 @@ def test_the_index_of_weights(whole, tmp_path):
 def test_an_answer_of_an_endpoint(tmp_path):
     pytest.importorskip("openai")
     from cse.feedback import answers, prompts, remote
-    from cse.feedback.labelers import Chat
+    from cse.feedback.job import Chat
     from cse.feedback.meter import Stop
 
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"score": 0.5}'}}

@@ -7,7 +7,7 @@ import pytest
 from cse.errors import UserError
 from cse.feedback import prompts
 from cse.feedback.answers import SCHEMAS, Unusable, parse
-from cse.feedback.masking import mask
+from cse.feedback.tasks import mask
 
 PAIR = {"text_a": "A cat sat.", "text_b": "A dog ran."}
 

@@ -4,7 +4,7 @@ import json
 
 from cse.data.propositions import Propositions
 from cse.feedback import prompts
-from cse.feedback.propositions import propositions, ranges
+from cse.feedback.tasks import propositions, ranges
 from tests.feedback.helpers import rows, write_records
 
 ANSWERS = {

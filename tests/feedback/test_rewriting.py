@@ -8,7 +8,7 @@ from cse import cli
 from cse import recipe as recipes
 from cse.data.collators import TextViews
 from cse.data.datasets import Pairs
-from cse.feedback import prompts, rewriting
+from cse.feedback import prompts, tasks
 from cse.feedback.answers import Unusable, parse
 from tests.feedback.helpers import lines, rows, write_records
 from tests.feedback.server import Server
@@ -22,7 +22,7 @@ def test_questions_are_columns_of_which_a_recipe_draws(tmp_path, job):
         "p three": ["shared by both"],
     }
     writer = job(lambda name, f: {name: answers[f["passage"]]})
-    result = rewriting.queries(rows(*answers), prompts.load(), writer, count=3)
+    result = tasks.queries(rows(*answers), prompts.load(), writer, count=3)
     found = [[record[f"query_{i}"] for i in (1, 2, 3)] for record in result.records]
     assert found == [["what is one", "where is one", None], ["what is two", None, None]]
     assert [(r["row"], r["reason"]) for r in result.rejects] == [(3, "repeated")]
@@ -35,7 +35,7 @@ def test_questions_are_columns_of_which_a_recipe_draws(tmp_path, job):
 
 def test_rewrites_of_one_word_or_of_the_sentence_itself_are_left_out(job):
     said = {"a b c": ["a, B c!", "word", "c b a", "b c a"], "d e f": ["D e f", "d e f."], "g h": ["word"]}
-    result = rewriting.rewrites(rows(*said), prompts.load(), job(lambda n, f: {n: said[f["sentence"]]}), count=2)
+    result = tasks.rewrites(rows(*said), prompts.load(), job(lambda n, f: {n: said[f["sentence"]]}), count=2)
     assert [(r["text"], r["rewrite_1"], r["rewrite_2"]) for r in result.records] == [("a b c", "c b a", "b c a")]
     assert [(r["row"], r["reason"]) for r in result.rejects] == [(2, "same_text"), (3, "one_word")]
 
@@ -49,7 +49,7 @@ def test_a_chain_by_pencil(tmp_path, job):
         return {"sentence": (plain if name == "paraphrase" else other)[f["sentence"]]}
 
     writer = job(answers)
-    result = rewriting.chain(rows(*plain), prompts.load(), writer)
+    result = tasks.chain(rows(*plain), prompts.load(), writer)
     assert [(r["text"], r["paraphrase"], r["rewording"]) for r in result.records] == [
         ("small dogs bark", "little hounds yelp", "tiny puppies make noise")
     ]
