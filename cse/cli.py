@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from itertools import takewhile
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cse import __version__, commands
 from cse.errors import UserError
@@ -25,8 +25,8 @@ REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 1 for a failure, 3 at a cap, 130 if interrupted."""
     _open_streams()
-    parser = _parser()
     words = [_current_spelling(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = _parser(*words[:1])
     _require_no_dash(parser, words)
     arguments, rest = parser.parse_known_args(_with_action(words))
     if rest and not arguments.takes_overrides:
@@ -106,21 +106,35 @@ class Parser(argparse.ArgumentParser):
 
 
 @cache
-def _parser() -> argparse.ArgumentParser:
+def _parser(*wanted: str) -> argparse.ArgumentParser:
+    """The parser of all commands, with the options of those that are wanted."""
     parser = Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in sorted(module.name for module in iter_modules(commands.__path__)):
-        command = import_module(f"cse.commands.{name}")
-        subparser = subparsers.add_parser(name.replace("_", "-"), help=command.HELP, allow_abbrev=False)
-        command.add_arguments(subparser)
+    for module in sorted(module.name for module in iter_modules(commands.__path__)):
+        command, name = import_module(f"cse.commands.{module}"), module.replace("_", "-")
+        epilog = getattr(command, "EPILOG", None)
+        subparser = subparsers.add_parser(name, help=command.HELP, epilog=epilog, allow_abbrev=False)
+        subparser.description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
+        if epilog and "\n" in epilog:
+            subparser.formatter_class = argparse.RawDescriptionHelpFormatter
+        verb = getattr(command, "VERB", None)
+        if verb and name in wanted:
+            commands.declare(subparser, verb, getattr(command, "NAMES", {}))
+        if name in wanted and hasattr(command, "add_arguments"):
+            command.add_arguments(subparser)
         subparser.set_defaults(
-            run=command.run,
+            run=getattr(command, "run", None) or partial(_run, command),
             before=getattr(command, "before_processes", lambda *_: None),  # checks what is the same in all of them
             takes_overrides=getattr(command, "TAKES_OVERRIDES", False),
             kept=getattr(command, "KEPT", ""),  # what Ctrl-C leaves, in words
         )
     return parser
+
+
+def _run(command: Any, arguments: argparse.Namespace, _: list[str]) -> int:
+    """Call the function that a command is, and print what it returned."""
+    return command.show(commands.call(command.VERB, arguments), arguments) or 0
 
 
 def _with_action(words: list[str]) -> list[str]:

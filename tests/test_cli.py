@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import inspect
 import json
 import os
 import re
@@ -9,18 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cse import cli
+from cse import cli, commands
 from cse import recipe as recipes
 from cse.encoder.model import Encoder
 from cse.training.run import Callback
 from tests.runs import metrics, weights, write_recipe, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
 
 
 class Strikes(Callback):
@@ -209,8 +212,9 @@ def options(parser) -> set[str]:
 
 def test_options_have_hyphens_and_the_old_underscores_still_work(tiny_bert, tmp_path):
     """The old spellings go in 0.2."""
-    assert {"--run-dir", "--relative-margin", "--teacher-positive", "--no-data"} <= options(cli._parser())
-    assert not [option for option in options(cli._parser()) if "_" in option]
+    every = options(cli._parser(*COMMANDS))
+    assert {"--run-dir", "--relative-margin", "--teacher-positive", "--no-data"} <= every
+    assert not [option for option in every if "_" in option]
     run = tmp_path / "run"
     assert cli.main(["train", tiny_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
     assert (run / "best").is_dir()
@@ -376,12 +380,29 @@ def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys; known = set(sys.modules); import cse.cli\ntry: cse.cli.main(['--help'])\n"
     code += "finally: print(sorted(set(sys.modules) - known), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    commands = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
-    assert commands <= set(done.stdout.split())
+    assert set(done.stdout.split()) >= COMMANDS
     imported = eval(done.stderr)
     assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names == {"cse"}
     ours = [name for name in imported if name.startswith("cse") and not name.startswith("cse.commands")]
     assert len(ours) <= 12, ours
+
+
+VERBS = {
+    verb
+    for name in COMMANDS
+    if (verb := getattr(import_module(f"cse.commands.{name.replace('-', '_')}"), "VERB", None))
+}
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_options_are_the_signature_of_the_function(verb):
+    """It is read from the source, and has the parameters and defaults of the function that is imported."""
+    module, _, name = verb.partition(":")
+    function = getattr(import_module(module), name)
+    found = {p.name: (p.default, p.required) for p in commands.parameters(verb)}
+    own = inspect.signature(function).parameters.values()
+    assert found == {p.name: (None if p.default is p.empty else p.default, p.default is p.empty) for p in own}
+    assert all(p.text for p in commands.parameters(verb))
 
 
 def test_every_error_names_a_fix():

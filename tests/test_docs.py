@@ -93,7 +93,7 @@ def test_a_command_that_it_shows_parses(path, line, models, monkeypatch):
     given = shlex.split(line, comments=True)[1:]
     if given[0] in {"0.1.0", "--help"}:  # the first line that a run prints
         return
-    arguments, rest = cli._parser().parse_known_args(cli._with_action([s.replace("$s", "42") for s in given]))
+    arguments, rest = cli._parser(given[0]).parse_known_args(cli._with_action([s.replace("$s", "42") for s in given]))
     assert not rest or arguments.takes_overrides
     recipe = getattr(arguments, "recipe", None) or getattr(arguments, "show", None)
     for one in [recipe] if isinstance(recipe, str) else recipe or []:

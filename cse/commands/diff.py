@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from cse.inference.diff import Difference, Method
 
 HELP = "show which words make two texts differ, or the texts of two files line by line"
-EPILOG = """\
-On a terminal, words are colored by how much they differ; elsewhere each word is a line with its score, from 0 to 1. The
-scores of delete lie near 0.5, and compare words of one pair only. mask needs a model with a masked-LM head."""
+EPILOG = (
+    "On a terminal, words are colored by how much they differ; elsewhere each word is a line with its score, from 0 to "
+    "1. The scores of delete lie near 0.5, and compare words of one pair. mask needs a model with a masked-LM head."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    parser.epilog = EPILOG
     add("a", help="a text, or a file of texts as for `cse encode`")
     add("b", help="the same")
     add("--model", default="asset:mini", help="the encoder: a folder, asset:NAME or Hub id (default: %(default)s)")

@@ -16,7 +16,6 @@ EPILOG = "If the command is killed, the same command resumes after the last comp
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    parser.epilog = EPILOG
     each = "or LABEL=FOLDER,LABEL=FOLDER: best/ or last/ of LoRA runs over one backbone, for --label-column"
     add("checkpoint", help=f"a folder, asset:NAME or Hub id; {each}")
     add("texts", help="a .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or asset:NAME")

@@ -18,7 +18,6 @@ EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse e
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their options."""
-    parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
 
     def action(name: str, text: str) -> argparse.ArgumentParser:

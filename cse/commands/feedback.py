@@ -29,7 +29,6 @@ Exit codes: 0 done, 1 no answer from the endpoint, 2 bad input, 3 a cap was reac
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("task", choices=list(TASKS), help="; ".join(f"{k}: {v}" for k, v in TASKS.items()))
     parser.add_argument("--model", required=True, metavar="KIND:NAME", help="the model that answers")
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; manifest and rejects lie beside it")

@@ -26,7 +26,6 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    parser.epilog = EPILOG
     add("checkpoint", nargs="?", help="a folder, asset:NAME or Hub id")
     vectors = "vectors instead of a checkpoint: for each row of --data, then of --pool; a .npy file or folder of shards"
     add("--vectors", metavar="FILE", help=vectors)

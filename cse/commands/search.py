@@ -14,7 +14,6 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = EPILOG
     names = "recipes, by name or path (default: those whose data class fits the columns of the data)"
     parser.add_argument("recipes", nargs="*", metavar="recipe", help=names)
     parser.add_argument("--data", help="the training data: a file, asset:NAME or a Hub id")

@@ -19,7 +19,6 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    parser.epilog = EPILOG
     add_source(parser, 1)
     models = "cross-encoders and encoders: folders, asset:NAME or Hub ids; several give teacher_1, teacher_2, ..."
     add("--model", nargs="+", required=True, metavar="MODEL", help=models)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
+from cse.encoder.model import Encoder
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
 from cse.encoder.template import around
@@ -31,7 +32,7 @@ from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
 
 if TYPE_CHECKING:
-    from cse.encoder.model import Encoder
+    from cse.encoder.poolers import PoolerName
 
 MODEL, TOKENIZER, ABOUT = "model.onnx", "tokenizer.json", "export.json"
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "embedding"
@@ -136,16 +137,22 @@ class OnnxEncoder:
 
 
 def export(
-    encoder: Encoder, out: Path, *, quantize: Literal["int8"] | None = None, dimensions: int | None = None
+    checkpoint: str | Encoder,
+    out: Path,
+    *,
+    quantize: Literal["int8"] | None = None,
+    dimensions: int | None = None,
+    pooler: PoolerName | None = None,
 ) -> dict[str, Any]:
-    """Write an export to `out` after checking that onnxruntime gives the vectors of the encoder.
+    """Write an encoder as an ONNX graph after checking that onnxruntime gives its vectors.
 
     Args:
-        encoder: An encoder from `Encoder.load`, which merges LoRA; its weights are float32 from here on.
-        out: A new folder, or an export to replace.
-        quantize: `int8` stores the weights in 8 bits and computes products in 8 bits. The scale of the activations is
+        checkpoint: A folder, `asset:NAME` or Hub id, or an encoder; the encoder is float32 and truncated from here on.
+        out: The folder to write: a new one, or an export to replace.
+        quantize: Weights of 8 bits: a quarter of the size, but the vectors change. The scale of the activations is
             computed at run time for the whole batch, so a vector depends a little on its batch.
-        dimensions: Number of first dimensions to keep, from here on also in `encoder`; see `Encoder.truncate`.
+        dimensions: Keep the first N dimensions of every vector.
+        pooler: See `Encoder`.
 
     Returns:
         The content of export.json. `cosine` is the smallest cosine between the vectors of the float32 graph and of
@@ -160,6 +167,7 @@ def export(
     check_writable(out, kind="folder")
     if out.exists() and not (out / ABOUT).is_file() and any(out.iterdir()):
         raise UserError(f"--out {out} exists and is not an export\nfix: give a new folder")
+    encoder = checkpoint if isinstance(checkpoint, Encoder) else Encoder.load(checkpoint, pooler=pooler)
     if dimensions is not None:
         widths.check([dimensions], encoder.dim, option="--dimensions")
         encoder.truncate(dimensions)

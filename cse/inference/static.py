@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import PoolerName
 
-DIMENSIONS, SIF = 256, 1e-4  # model2vec's
+DIMENSIONS = 256  # model2vec's
+SIF = 1e-4  # model2vec's
 UNUSED = re.compile(r"\[unused\d+\]")  # entries of BERT's vocabulary that no text has
 SORTED = 0.2  # least rank correlation of a sorted vocabulary with counts in text; BERT's has 0.4
 ENGLISH, COLUMNS = "asset:triplets-mini", ("premise", "entailment", "contradiction")  # on which the order is judged
@@ -56,6 +57,11 @@ class Static:
     dimensions: int
     sorted: float | None
     counted: bool
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the weights of tokens are wrong, since nothing says how frequent they are."""
+        return not self.counted and (self.sorted is None or self.sorted < SORTED)
 
 
 def fit_table(
@@ -129,12 +135,12 @@ def static_checkpoint(
     out: Path,
     *,
     dimensions: int | None = None,
-    sif: float | None = SIF,
+    sif: float = SIF,
     data: str | None = None,
     columns: Sequence[str] = ("text",),
     limit: int | None = None,
-    pooler: PoolerName | None = None,
     device: Device = "auto",
+    pooler: PoolerName | None = None,
 ) -> Static:
     """Write the static vectors of an encoder as a model of sentence-transformers: StaticEmbedding and Normalize.
 
@@ -142,15 +148,15 @@ def static_checkpoint(
 
     Args:
         checkpoint: A folder, `asset:NAME` or Hub id.
-        out: A new folder, or another checkpoint to replace.
-        dimensions: Number of components; see `fit_table`. None: `DIMENSIONS`, or all if the vectors have fewer.
-        sif: See `fit_table`.
+        out: Folder of the new model, which sentence-transformers and cse load; or another checkpoint to replace.
+        dimensions: Principal components to keep. None: 256, or all of fewer.
+        sif: Weight of a token: A / (A + its probability); a large number weighs all alike.
         data: Texts whose counts rank the tokens: a file, `asset:NAME` or Hub id; tokens that do not occur follow in the
-            order of the vocabulary. None: the order of the vocabulary ranks them all.
-        columns: The columns of a table to take texts from.
+            order of the vocabulary. None: the order of the vocabulary.
+        columns: Columns of a table that hold texts.
         limit: Number of rows to read. None: all.
-        pooler: The pooler of a plain Hugging Face model.
-        device: The device to encode on; see `cse.encoder.device`.
+        device: See `cse.encoder.device`.
+        pooler: See `Encoder`.
 
     Raises:
         UserError: A model or data cannot be read, an argument is out of range, or `out` is not a checkpoint.

@@ -18,7 +18,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.files import read_json
 from cse.inference.export import export
-from cse.inference.static import SORTED, static_checkpoint
+from cse.inference.static import static_checkpoint
 
 MODELS = ("onnx", "onnx-int8", "layers", "static")
 
@@ -84,9 +84,7 @@ def _export(folder: Path, encoder: Encoder, quantize: Literal["int8"] | None, ou
 
 def _static(folder: Path, ranks: str | None, device: Device, out: Path) -> str:
     made = static_checkpoint(str(folder), out, data=ranks, device=device)
-    if made.counted or (made.sorted is not None and made.sorted >= SORTED):
-        return ""
-    return "its vocabulary is not sorted by frequency: give texts that rank the tokens"
+    return "its vocabulary is not sorted by frequency: give texts that rank the tokens" if made.doubtful else ""
 
 
 def _refuse(why: str, _: Path) -> str:

@@ -149,30 +149,30 @@ def require_method(method: str, k: int | None, components: int | None) -> None:
 
 def whiten_checkpoint(
     checkpoint: str,
-    data: str,
-    columns: Sequence[str],
-    k: int | None,
     out: Path,
     *,
-    method: Method = "whiten",
-    components: int | None = None,
+    data: str,
+    columns: Sequence[str] = ("text",),
     limit: int | None = None,
-    pooler: PoolerName | None = None,
+    method: Method = "whiten",
+    k: int | None = None,
+    components: int | None = None,
     device: Device = "auto",
+    pooler: PoolerName | None = None,
 ) -> tuple[int, int, int]:
     """Load a checkpoint, whiten it on the texts of `data`, and save it as `out`.
 
     Args:
         checkpoint: A folder, `asset:NAME` or Hub id.
-        data: A file, `asset:NAME` or Hub id, as in recipes. A repeated text counts as often as it occurs.
-        columns: The columns of a table to take texts from.
-        k: Dimensions to keep; see `fit_whitening`.
-        out: A new folder, or another checkpoint to replace.
-        method: See `whiten`.
-        components: See `whiten`.
-        limit: Number of rows to read. None: all.
-        pooler: The pooler of a plain Hugging Face model.
-        device: The device to encode on; see `cse.encoder.device`.
+        out: Folder of the new checkpoint, or another checkpoint to replace.
+        data: Sentences to fit on: a file, `asset:NAME` or Hub id. A repeated one counts as often as it occurs.
+        columns: Columns of a table that hold texts.
+        limit: Number of rows to fit on. None: all.
+        method: `clip` sets outlier dimensions to 0, `all-but-the-top` removes the first components.
+        k: Dimensions that `whiten` keeps. None: 256 (arXiv:2103.15316), or as many as vary.
+        components: Components that `all-but-the-top` removes; 0: the mean alone. None: 1 of 100.
+        device: See `cse.encoder.device`.
+        pooler: See `Encoder`.
 
     Returns:
         The number of texts, and the dimensions before and after whitening.

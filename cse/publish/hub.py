@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class Upload:
 
 
 def push(
-    checkpoint: str | Path,
+    checkpoint: str | PathLike[str],
     repo: str,
     *,
     private: bool = False,
@@ -81,18 +82,18 @@ def push(
     has already are not sent again.
 
     Args:
-        checkpoint: The folder best/ or last/ of a run. It is only read.
-        repo: The repository, owner/name. It is created if it does not exist.
-        private: Whether a repository that is created is private.
+        checkpoint: The folder best/ or last/ of a run.
+        repo: The repository, you/name; it is created if it does not exist.
+        private: Create the repository as a private one.
         revision: The branch to commit to; it is created from main if it does not exist. None: main.
         create_pr: Open a pull request instead of committing to the branch.
         message: The commit message. None: a message with the score.
-        results: The results.json written by `cse eval`. None: the one in the checkpoint or its run, if there is one.
-        license: The license on the card, as an identifier of the Hub. None: the license of the backbone.
-        adapter: Publish only the adapter of a LoRA run, which users load on its backbone; see `cse.publish.adapter`.
-        base: With `adapter`, the Hub id of the backbone if the run took the backbone from elsewhere.
-        dimensions: Publish the first dimensions of the vectors only; sentence-transformers then gives these. None: all.
-        dry_run: Only return what would be sent; the Hub is not contacted.
+        results: Scores for the card. None: the results.json in the checkpoint or its run, if there is one.
+        license: The license, as the Hub names it: apache-2.0, mit and so on. None: the license of the backbone.
+        adapter: Publish only the adapter of a LoRA run, for peft; see `cse.publish.adapter`.
+        base: With `adapter`, the Hub id of the backbone, if the run used a local one.
+        dimensions: Publish the first N dimensions of the vectors only; sentence-transformers then gives these.
+        dry_run: List what would be sent; the Hub is not contacted.
 
     Raises:
         UserError: `checkpoint` is not a checkpoint or fails the verification, an argument is wrong, or the Hub cannot

@@ -74,7 +74,7 @@ def test_mine(checkpoint, rows, tmp_path, device):
 def test_whiten(checkpoint, tmp_path, device):
     path = write_texts(tmp_path)
     texts = path.read_text().splitlines()
-    whiten_checkpoint(checkpoint, str(path), ["text"], 4, tmp_path / "white", device=device)
+    whiten_checkpoint(checkpoint, tmp_path / "white", data=str(path), k=4, device=device)
     raw = torch.from_numpy(Encoder.load(checkpoint).encode(texts))
     with torch.no_grad():
         want = torch.nn.functional.normalize(fit_whitening(raw.numpy(), 4)(raw), dim=-1).numpy()

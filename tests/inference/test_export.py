@@ -258,8 +258,6 @@ def test_a_folder_of_something_else_is_kept(bert, tmp_path, capsys):
     assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path)]) == 2
     assert "exists and is not an export" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path), "--pooler", "sum"]) == 2
-    assert "--pooler is sum" in capsys.readouterr().err
 
 
 def test_what_is_no_export_or_a_damaged_one(bert, tmp_path):
