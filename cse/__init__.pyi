@@ -6,7 +6,6 @@ from cse.api.models import encode as encode
 from cse.api.models import evaluate as evaluate
 from cse.api.models import mine as mine
 from cse.api.models import teach as teach
-from cse.api.ray_data import encode_dataset as encode_dataset
 from cse.api.rows import cluster as cluster
 from cse.api.texts import diff as diff
 from cse.api.texts import encode_spans as encode_spans
@@ -62,7 +61,6 @@ from cse.encoder.soft_prompts import SoftPrompts as SoftPrompts
 from cse.errors import UserError as UserError
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
 from cse.inference.experts import Experts as Experts
-from cse.inference.hyde import hyde as hyde
 from cse.inference.nearest import nearest as nearest
 from cse.inference.quantize import Calibration as Calibration
 from cse.inference.quantize import dequantize as dequantize

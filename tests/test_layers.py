@@ -19,7 +19,7 @@ LAYERS = [  # low to high; what stands on one line is one layer, whose folders d
     {"data"},
     {"teachers"},
     {"objectives"},
-    {"inference", "sets"},
+    {"inference"},
     {"mining", "feedback"},
     {"evaluation"},
     {"training", "recipe"},

@@ -22,9 +22,9 @@ class SetCSE(Objective):
         inter_set   L = sum_n log sum_{i in S_n} sum_{m != n} sum_{j in S_m} e^{cos(x_i, x_j)/t}
 
     The sets are the labels of the rows (`Batch.label`), and P(i) the other members of the set of i. All views of a row
-    are members; a hard negative belongs to another set, and is not an anchor. Trained on a few sentences of a set, the
-    encoder serves the operations of `cse.sets`, which rank the members of a set by their similarity with others. If
-    rows have weights (`Batch.weight`), the mean of `supcon` is weighted; `inter_set` takes no weights.
+    are members; a hard negative belongs to another set, and is not an anchor. The encoder then serves to rank the
+    members of a set by their mean cosine with other sets. If rows have weights (`Batch.weight`), the mean of `supcon`
+    is weighted; `inter_set` takes no weights.
 
     Args:
         form: `supcon`, or `inter_set`, which repels only.

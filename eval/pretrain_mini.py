@@ -1,8 +1,8 @@
 """Makes asset:mini: `prepare` writes a vocabulary and a random BERT from corpora, and `export` the trained model.
 
-python -m cse.assets.pretrain prepare CORPUS.txt.gz ... --out WORK
+python -m eval.pretrain_mini prepare CORPUS.txt.gz ... --out WORK
 cse train pretrain-mini --data.path=WORK/corpus.txt --encoder.backbone=WORK/backbone
-python -m cse.assets.pretrain export RUN --out cse/assets/mini
+python -m eval.pretrain_mini export RUN --out cse/assets/mini
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _model() -> Any:
 
 def main() -> None:
     """Run one of the two commands in the docstring of the module."""
-    parser = argparse.ArgumentParser(prog="python -m cse.assets.pretrain")
+    parser = argparse.ArgumentParser(prog="python -m eval.pretrain_mini")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, inputs, nargs in (("prepare", "corpora", "+"), ("export", "run", None)):
         command = commands.add_parser(name)
