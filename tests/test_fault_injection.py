@@ -62,7 +62,6 @@ COMMANDS = {  # a command line, what it writes, and whether the old result may b
 PUSH = ["push", "ck", "me/name", "--license", "mit"]
 BEGUN = {"train": "out/state", "search": "out/search.json"}  # what --resume needs
 IGNORED = ("cost", "seconds", "created", "sentences_per_s", "steps_per_s", "peak_mb", "date", "time", "eval_seconds")
-IGNORED += ("own_s_", "slowest_process")  # of several processes
 
 
 class Disk:

@@ -24,7 +24,6 @@ from cse.training.sources import sources, tokenized
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed
 SCORING_SHARE = 0.1  # of a run's time; a larger share of dev scoring is said, with the interval that keeps it within
 SCORING_FROM = 300.0  # seconds that a run takes for that to be said
-SLOW = 1.5  # times the median time of the processes, from which the slowest one is named
 DROP = 5.0  # points below the best dev score that cause a warning
 FIGURES = {
     "loss": "loss {:.3f}",
@@ -238,12 +237,6 @@ def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:
     if best is not None and metrics.get("dev", best) < best - DROP:
         found.append(
             f"dev is {best - metrics['dev']:.1f} points below its best; best/ keeps step {run.progress.best_step}"
-        )
-    median, slowest = metrics.get("own_s_median", 0.0), metrics.get("own_s_slowest", 0.0)
-    if slowest > SLOW * median > 0:
-        found.append(
-            f"process {metrics['slowest_process']:.0f} is slow: it loads and encodes its part of a step in "
-            f"{slowest:.3f} s, and others, which wait for it then, in {median:.3f} s"
         )
     if metrics.get("skipped", 0) > 0:
         found.append(f"{metrics['skipped']:.0f} rows of the last batch had nothing to compare with and were skipped")

@@ -1,20 +1,16 @@
-"""What distillation kept and saved: teacher and student at the end of a run, and the teacher's share of its time."""
+"""What distillation kept and saved: teacher and student at the end of a run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial, wraps
+from functools import partial
 from itertools import chain, islice
-from typing import Any
 
 from cse.console import say
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import speed
 from cse.files import write_json
-from cse.interfaces import Objective, Teacher
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenEncoder
 from cse.training.run import Callback, Run
@@ -98,37 +94,3 @@ def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
         for name, encoder in encoders.items()
     )
     return old, new
-
-
-class TeacherTime:
-    """Measures how long the teachers of objectives take.
-
-    Args:
-        objectives: The objectives, after their `setup`.
-    """
-
-    def __init__(self, objectives: Iterable[Objective]) -> None:
-        modules = dict.fromkeys(chain.from_iterable(objective.modules() for objective in objectives))
-        self._teachers = [module for module in modules if isinstance(module, Teacher)]
-        self._seconds, self._asked = 0.0, False
-        for teacher in self._teachers:
-            # before the methods of the class
-            vars(teacher).update(embed=self._timed(teacher.embed), scores=self._timed(teacher.scores))
-
-    def share(self, seconds: float) -> dict[str, float]:
-        """`teacher_share` of the seconds since the last call; empty without a teacher."""
-        spent, self._seconds = self._seconds, 0.0
-        return {"teacher_share": spent / seconds} if self._teachers else {}
-
-    def _timed(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(ask)
-        def timed(*arguments: Any) -> Any:
-            if self._asked:  # by a teacher whose time counts: an ensemble, or scores that are cosines of vectors
-                return ask(*arguments)
-            self._asked, start = True, time.perf_counter()
-            try:
-                return ask(*arguments)
-            finally:
-                self._asked, self._seconds = False, self._seconds + time.perf_counter() - start
-
-        return timed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,6 @@ class Learner(nn.Module):
         self._of_source = objective if isinstance(objective, Mapping) else {"": objective}
         first, *others = dict.fromkeys(self._of_source.values())  # each once, so that its state is saved once
         self.encoder = encoder
-        self.ready: Callable[[], None] = lambda: None  # told when the views are encoded and the loss comes next
         self.objective = first
         self.others = nn.ModuleList(others)
 
@@ -58,8 +57,6 @@ class Learner(nn.Module):
     ) -> tuple[Encoded, LossOutput | None]:
         """Encode, unless `encoded` is given, and compute the loss, if a context is given."""
         encoded = encoded or self.encode(batch)
-        if ctx is not None:
-            self.ready()
         return encoded, None if ctx is None else self.loss(batch, encoded, ctx)
 
     def encode(self, batch: Batch) -> Encoded:

@@ -24,10 +24,8 @@ from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import agreement, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
 from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_tensors, save_state
-from cse.training.distilled import TeacherTime
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
-from cse.training.pace import Pace
 from cse.training.run import Callbacks, Run
 
 
@@ -67,7 +65,6 @@ class Trainer:
         for similarity in sources.similarities(run).values():  # all are the same
             run.encoder.similarity = similarity  # of the checkpoints, and of the evaluator's scores
         run.head = saving.trained_head(run)
-        self.teachers = TeacherTime(objectives.values())
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 
@@ -87,8 +84,6 @@ class Trainer:
                 self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
-        self.pace = Pace(self.accelerator.device)
-        self.learner.ready = self.pace.ready
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         every = {name or "the data": source.data for name, source in self.sources.items()}
         rows = {name: {"rows": len(data), "sha256": data.hash} for name, data in every.items()}
@@ -158,11 +153,9 @@ class Trainer:
         while not (run.interrupted or self._complete()):
             with self._whole():
                 rows, until = run.source.rows(progress.step, run.encoder)
-            self.pace.begin()
             for parts in self._load(rows, progress.step, until):
                 due = (progress.step + 1) % settings.eval_every == 0 or progress.step + 1 == run.max_steps
                 metrics = self._step(parts, probe=due)
-                self.pace.end()
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
@@ -171,7 +164,6 @@ class Trainer:
                 if due:
                     seconds = time.perf_counter() - since
                     metrics |= {"sentences_per_s": sentences / seconds, "steps_per_s": steps / seconds}
-                    metrics |= self.teachers.share(seconds) | self.pace.figures()
                     metrics |= {"peak_mb": hardware.peak_memory(self.accelerator.device), **run.encoder.graphs()}
                     self._evaluate(metrics)
                     since, sentences, steps = time.perf_counter(), 0, 0
@@ -179,7 +171,6 @@ class Trainer:
                     self._save_state()
                 if run.interrupted or self._complete():
                     break
-                self.pace.begin()
         if not self._complete():
             return
         run.interrupted = 0  # a signal during the last step leaves nothing to resume

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import socket
 import threading
 import time
@@ -22,7 +21,6 @@ from cse import cli, distributed
 from cse.data.datasets import Texts
 from cse.errors import UserError
 from cse.training import agreement, hardware, launch, lost, start
-from cse.training.learner import Learner
 from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import command, make_run, metrics, triplets_recipe
@@ -139,32 +137,6 @@ def test_a_batch_that_cannot_be_divided_and_a_folder_in_use_stop_all(two_process
         for code, text in two_processes(of_rank, *words):
             assert code == 2
             assert f"run {run} is being trained by another process" in text
-
-
-def slow_with_another_clock(rank: int, *words: str) -> int:
-    """Train; only to encode takes time, 1 s or 5 s on the second process, whose clock is a day ahead."""
-    encode, counter, clock = Learner.encode, time.perf_counter, time.time
-    spent = [0.0]
-
-    def encodes(self, batch):
-        spent[0] += 5.0 if rank else 1.0
-        return encode(self, batch)
-
-    Learner.encode, time.perf_counter = encodes, lambda: spent[0]
-    time.time = lambda: clock() + 86400 * rank
-    try:
-        return command(rank, *words)
-    finally:
-        Learner.encode, time.perf_counter, time.time = encode, counter, clock
-
-
-def test_a_straggler_is_in_the_log_and_clocks_may_differ(two_processes, tiny_bert, tmp_path):
-    recipe = triplets_recipe(tmp_path, tiny_bert)
-    words = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--trainer.max_steps=2"]
-    assert two_processes(slow_with_another_clock, *words) == [0, 0]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
-    assert (last["slowest_process"], last["own_s_slowest"], last["own_s_median"]) == (1, 5.0, 1.0)
 
 
 def hangs(rank: int, over: str, *words: str) -> tuple[int, str]:
