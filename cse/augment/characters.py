@@ -12,22 +12,13 @@ from cse.interfaces import Augmentation
 Edit = Literal["swap", "omit", "insert", "neighbor", "substitute", "look_alike"]
 EDITS: tuple[Edit, ...] = ("swap", "omit", "insert", "neighbor", "substitute", "look_alike")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-ALIKE = (
-    "0oOQ",
-    "1lI",
-    "2zZ",
-    "5sS",
-    "6bG",
-    "8B",
-    "9gq",
-    "uv",
-    "ce",
-    "nh",
-    "mn",
-    "ij",
-    "ft",
-)  # as a scanner confuses them
+ALIKE = ("0oOQ", "1lI", "2zZ", "5sS", "6bG", "8B", "9gq", "uv", "ce", "nh", "mn", "ij", "ft")  # to a scanner
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # rows of keys, each half a key to the right of the one above
+_PLACES = {key: (row, column + row / 2) for row, keys in enumerate(ROWS) for column, key in enumerate(keys)}
+NEIGHBORS = {  # the keys that touch the key of each letter
+    key: "".join(k for k, (r, c) in _PLACES.items() if k != key and abs(r - row) <= 1 and abs(c - column) <= 1)
+    for key, (row, column) in _PLACES.items()
+}
 
 
 class CharacterNoise(Augmentation):
@@ -39,9 +30,6 @@ class CharacterNoise(Augmentation):
 
     Args:
         probability: Probability that a letter is mistyped.
-
-    Raises:
-        UserError: The probability is outside (0, 1).
     """
 
     def __init__(self, *, probability: float = 0.05) -> None:
@@ -88,9 +76,6 @@ class CharacterEdit(Augmentation):
     Args:
         edits: The edits to draw from.
 
-    Raises:
-        UserError: There is no edit.
-
     Deviations:
         The authors' program edits a letter in each of up to 30% of the words, and at least in one.
     """
@@ -128,17 +113,3 @@ class CharacterEdit(Augmentation):
         new = rng.choice(choices)
         new = new.upper() if letter.isupper() and edit != "look_alike" else new
         return before + new + (letter if edit == "insert" else "") + after
-
-
-def _neighbors() -> dict[str, str]:
-    """The keys that touch the key of each letter."""
-    places = {key: (row, column + row / 2) for row, keys in enumerate(ROWS) for column, key in enumerate(keys)}
-    return {
-        key: "".join(
-            other for other, (r, c) in places.items() if other != key and abs(r - row) <= 1 and abs(c - column) <= 1
-        )
-        for key, (row, column) in places.items()
-    }
-
-
-NEIGHBORS = _neighbors()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-import re
 
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation
-
-SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+")
 
 
 class SpanDeletion(Augmentation):
@@ -21,9 +18,6 @@ class SpanDeletion(Augmentation):
     Args:
         spans: Number of spans.
         rate: Share of the words in each span.
-
-    Raises:
-        UserError: spans is below 1, rate is outside (0, 1), or their product is 1 or more.
 
     Deviations:
         CLEAR puts a [DEL] token in place of each span. It is left out here, since no pretrained model knows the token.
@@ -48,9 +42,6 @@ class SpanReordering(Augmentation):
     Args:
         pairs: Number of pairs.
         rate: Share of the words in each span.
-
-    Raises:
-        UserError: pairs is below 1, rate is outside (0, 1), or 2 * pairs * rate is above 1.
     """
 
     def __init__(self, *, pairs: int = 5, rate: float = 0.05) -> None:
@@ -63,10 +54,8 @@ class SpanReordering(Augmentation):
         starts = _starts(len(words), size, 2 * count, rng)
         rng.shuffle(starts)
         for one, other in zip(starts[::2], starts[1::2], strict=True):
-            words[one : one + size], words[other : other + size] = (
-                words[other : other + size],
-                words[one : one + size],
-            )
+            a, b = slice(one, one + size), slice(other, other + size)
+            words[a], words[b] = words[b], words[a]
         return " ".join(words)
 
 
@@ -76,9 +65,6 @@ class Crop(Augmentation):
     Args:
         min_share: Smallest share of the words to keep.
         max_share: Largest share of the words to keep.
-
-    Raises:
-        UserError: 0 < min_share <= max_share <= 1 does not hold.
     """
 
     def __init__(self, *, min_share: float = 0.5, max_share: float = 0.9) -> None:
@@ -95,24 +81,6 @@ class Crop(Augmentation):
         size = max(1, round(rng.uniform(self.min_share, self.max_share) * len(words)))
         start = rng.randint(0, max(0, len(words) - size))
         return " ".join(words[start : start + size]) or text
-
-
-class SentenceShuffle(Augmentation):
-    """Puts the sentences of a document in random order; a single sentence stays as it is.
-
-    A sentence ends with one of . ! ? … or a full stop of Chinese or Japanese, perhaps with closing quotes and brackets,
-    before white space. An abbreviation therefore ends a sentence too.
-    """
-
-    def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with its sentences in random order."""
-        ends = [match.end() for match in SENTENCE_END.finditer(text)]
-        sentences = [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
-        sentences = [sentence for sentence in sentences if sentence]
-        if len(sentences) < 2:
-            return text
-        rng.shuffle(sentences)
-        return " ".join(sentences)
 
 
 def _spans(owner: str, name: str, count: int, rate: float, *, most: float) -> tuple[int, float]:

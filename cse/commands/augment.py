@@ -116,5 +116,5 @@ def each() -> list[Augmentation]:
     from cse import augment as a
 
     words = [a.WordDeletion(probability=0.3), a.WordReordering(), a.WordRepetition(), a.CharacterNoise()]
-    spans = [a.SpanDeletion(), a.SpanReordering(), a.Crop(), a.SentenceShuffle()]
+    spans = [a.SpanDeletion(), a.SpanReordering(), a.Crop()]
     return [*words, *spans, a.Negation(), a.SynonymSubstitution(), a.MaskedLMSubstitution()]

@@ -18,7 +18,6 @@ from cse.augment import (
     MaskedLMSubstitution,
     Negation,
     OneOf,
-    SentenceShuffle,
     Sometimes,
     SpanDeletion,
     SpanReordering,
@@ -53,7 +52,6 @@ WITHOUT_A_MODEL = [
     SpanDeletion(),
     SpanReordering(),
     Crop(),
-    SentenceShuffle(),
     CharacterNoise(probability=0.3),
     CharacterEdit(),
     Sometimes(augmentation=Crop(), probability=0.5),
@@ -131,8 +129,6 @@ def test_words_fall_out_by_pencil():
         (WordSwap(), "alone", {"alone"}),
         (WordRepetition(), "a", {"a", "a a"}),
         (Negation(rule="prefix"), "It is not  new", {"Not It is not new"}),
-        (SentenceShuffle(), "no end here", {"no end here"}),
-        (SentenceShuffle(), 'He said "go." (I went.)', {'He said "go." (I went.)', '(I went.) He said "go."'}),
     ],
 )
 def test_a_short_text_becomes_one_of_these(augmentation, text, possible):
@@ -224,12 +220,6 @@ def test_a_crop_is_contiguous_and_its_share_uniform():
     assert near(sum(n for size, n in sizes.items() if size < 28), len(SEEDS), 0.5 - 0.5 / 16)
     assert starts[0] > 0
     assert max(starts) > 10
-
-
-def test_sentences_are_shuffled_whole():
-    found = Counter(results(SentenceShuffle(), DOCUMENT, range(1000)))
-    assert len(found) == 24  # 4!
-    assert "We stayed. Was it cold? It rained all day. Not at all!" in found
 
 
 # -- Characters ------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cse.augment import MaskedLMSubstitution, SynonymSubstitution, WordReordering
-from cse.augment.synonyms import WordNet
+from cse.augment import MaskedLMSubstitution, SynonymSubstitution, WordReordering, words
+from cse.augment.words import WordNet
 from cse.data.collators import AugmentedViews
 from cse.errors import UserError
 from cse.training.trainer import Trainer
@@ -55,12 +55,12 @@ def wordnet(tmp_path_factory) -> Path:
 
 
 def test_synonyms_are_the_other_members_of_the_first_senses(wordnet):
-    words = WordNet(wordnet)
-    assert words.synonyms("dog", 1) == ("domestic dog", "Canis familiaris")  # a noun 3 times, a verb once
-    assert words.synonyms("dog", 5) == ("domestic dog", "Canis familiaris", "frump")
-    assert words.synonyms("fast", 1) == ("quick",)  # as an adjective, without its mark
-    assert words.synonyms("glad", 3) == ()
-    assert words.synonyms("unheard", 1) == ()
+    found = WordNet(wordnet)
+    assert found.synonyms("dog", 1) == ("domestic dog", "Canis familiaris")  # a noun 3 times, a verb once
+    assert found.synonyms("dog", 5) == ("domestic dog", "Canis familiaris", "frump")
+    assert found.synonyms("fast", 1) == ("quick",)  # as an adjective, without its mark
+    assert found.synonyms("glad", 3) == ()
+    assert found.synonyms("unheard", 1) == ()
 
 
 def test_a_word_keeps_its_capital_and_its_punctuation(wordnet):
@@ -84,11 +84,9 @@ def test_a_function_word_stays(wordnet, tmp_path):
 
 
 def test_where_there_is_no_wordnet_the_way_to_it_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr("cse.augment.synonyms.PLACES", ())
+    monkeypatch.setattr("cse.augment.words.PLACES", "")
     monkeypatch.delenv("WNSEARCHDIR", raising=False)
-    from cse.augment import synonyms
-
-    synonyms._wordnet.cache_clear()
+    words._wordnet.cache_clear()
     with pytest.raises(UserError, match="apt install wordnet-base"):
         SynonymSubstitution()("a dog", random.Random(0))
     with pytest.raises(UserError, match=r"folder.*not a WordNet"):

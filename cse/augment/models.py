@@ -1,14 +1,17 @@
-"""Augmentation by words that a masked language model predicts."""
+"""Augmentations by models: words that a masked language model predicts, and renderings that any model wrote before."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.errors import require_at_least, require_within
+from cse.augment.compose import Batched
+from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation
 
 if TYPE_CHECKING:
@@ -17,9 +20,10 @@ if TYPE_CHECKING:
 CORE = re.compile(r"^(\W*)(\w[\w'’-]*?)(\W*)$")  # a word, with the punctuation around it
 MAX_TOKENS = 512  # tokens of a text that the model sees; words after them stay
 BATCH_TOKENS = 4096  # tokens of one pass of the model, padding included
+LINE = '{"text": "a phrase", "renderings": ["another"]}'
 
 
-class MaskedLMSubstitution(Augmentation):
+class MaskedLMSubstitution(Batched):
     """Replaces words by predictions of a frozen masked language model (arXiv:1805.06201).
 
     Each word is drawn with a given probability, and the drawn words are masked together. Each mask is filled with one
@@ -35,8 +39,7 @@ class MaskedLMSubstitution(Augmentation):
         candidates: Number of most likely words to draw from.
 
     Raises:
-        UserError: An argument is out of range. At first use: the model cannot be loaded, or has no masked-LM head or no
-            mask token.
+        UserError: At first use: the model cannot be loaded, or has no masked-LM head or no mask token.
 
     Deviations:
         Contextual augmentation conditions the model on a label, which does not exist here. The rounding of the model
@@ -50,14 +53,13 @@ class MaskedLMSubstitution(Augmentation):
         require_at_least(1, "MaskedLMSubstitution", candidates=candidates)
         self.probability, self.candidates = probability, candidates
 
-    def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with some words replaced."""
-        return self.batch([text], [rng])[0]
-
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
-        """The same for many texts, each with its generator, in few passes of the model."""
+        """Replace words of the texts, in few passes of the model."""
         split = [text.split() for text in texts]
-        gaps = [self._choose(words, rng) for words, rng in zip(split, rngs, strict=True)]
+        gaps = [
+            [i for i, word in enumerate(words) if rng.random() < self.probability and CORE.match(word)]
+            for words, rng in zip(split, rngs, strict=True)
+        ]
         gaps = [[] if self._filler.mask in text else own for text, own in zip(texts, gaps, strict=True)]
         chosen = [i for i, found in enumerate(gaps) if found]
         masked = [self._masked(split[i], gaps[i]) for i in chosen]
@@ -69,9 +71,6 @@ class MaskedLMSubstitution(Augmentation):
             result[i] = " ".join(words)
         return result
 
-    def _choose(self, words: Sequence[str], rng: random.Random) -> list[int]:
-        return [i for i, word in enumerate(words) if rng.random() < self.probability and CORE.match(word)]
-
     def _masked(self, words: Sequence[str], gaps: Sequence[int]) -> str:
         shown = list(words)
         for at in gaps:
@@ -81,7 +80,7 @@ class MaskedLMSubstitution(Augmentation):
     def _fill(self, word: str, logits: Tensor, rng: random.Random) -> str:
         """Another word for this one; `logits` is (vocabulary,), with -inf for ids that are not whole words."""
         parts = CORE.match(word)
-        assert parts is not None  # `_choose` only takes words that match
+        assert parts is not None  # which was asked when the word was drawn
         top = logits.topk(min(self.candidates + 1, len(logits)))
         likely = zip(top.indices.tolist(), top.values.softmax(0).tolist(), strict=True)
         found = [(self._filler.words[i], p) for i, p in likely if p > 0]
@@ -101,14 +100,7 @@ class MaskedLMSubstitution(Augmentation):
 
 
 class Filler:
-    """A frozen masked language model and the words of its vocabulary.
-
-    Args:
-        source: The model; see `MaskedLMSubstitution.model`.
-
-    Raises:
-        UserError: The model cannot be loaded, or has no trained masked-LM head or no mask token.
-    """
+    """A frozen masked language model and the words of its vocabulary."""
 
     def __init__(self, source: str) -> None:
         import torch
@@ -130,7 +122,8 @@ class Filler:
 
         from cse.encoder.fast.batching import token_budget_batches
 
-        ids: list[list[int]] = self._ids(texts)
+        cut = {"truncation": True, "max_length": self.max_length}
+        ids: list[list[int]] = self.tokenizer(list(texts), **cut)["input_ids"] if texts else []
         result: list[Tensor] = [torch.empty(0)] * len(texts)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         for rows in token_budget_batches(lengths, BATCH_TOKENS):
@@ -141,9 +134,6 @@ class Filler:
             for row, i in enumerate(rows):
                 result[i] = logits[row, at[row]]
         return result
-
-    def _ids(self, texts: Sequence[str]) -> Any:
-        return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if texts else []
 
 
 def _whole_words(tokenizer: Any) -> list[str]:
@@ -159,3 +149,58 @@ def _whole_words(tokenizer: Any) -> list[str]:
         word = tokenizer.convert_tokens_to_string([token]).strip() if begins else ""
         words[i] = word if word.isalpha() and i not in special else ""
     return words
+
+
+class Written(Augmentation):
+    """Replaces a text by one of its renderings in a file; a text that the file does not have stays as it is.
+
+    The renderings may come from any model, such as the paraphrases and synonyms of phrases that PEARL draws from
+    (arXiv:2401.10407, section 3.2). The file has a JSON object on each line, with a text and a list of its renderings:
+
+        {"text": "heart attack", "renderings": ["cardiac arrest", "myocardial infarction"]}
+
+    Texts are compared without the white space around them. The file is read at first use, in every worker process that
+    prepares batches, and is then in memory.
+
+    Args:
+        path: The .jsonl file.
+        text: The name of the text.
+        renderings: The name of the list.
+
+    Raises:
+        UserError: The file does not exist. At first use: a line is not such an object.
+    """
+
+    def __init__(self, *, path: str, text: str = "text", renderings: str = "renderings") -> None:
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"Written.path is {path}, which is not a file\nfix: give a .jsonl file")
+        self.path, self.text, self.renderings = path, text, renderings
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        """One of the renderings of the text, or the text."""
+        found = self._known.get(text.strip())
+        return rng.choice(found) if found else text
+
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """The renderings of each text."""
+        known: dict[str, list[str]] = {}
+        with Path(self.path).expanduser().open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    text, found = row[self.text], row[self.renderings]
+                    if not isinstance(text, str) or not all(isinstance(one, str) for one in found):
+                        raise TypeError("a text is not a string")
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(
+                        f"Written.path: {self.path}:{number} has no text {self.text!r} with a list of texts "
+                        f"{self.renderings!r} ({error})\n"
+                        f"fix: write lines such as {LINE}, or name the columns"
+                    ) from error
+                known.setdefault(text.strip(), []).extend(one for one in found if one.strip())
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the renderings, since a worker process reads its own."""
+        return {name: value for name, value in vars(self).items() if name != "_known"}
