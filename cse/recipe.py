@@ -32,7 +32,7 @@ from cse.training.recipe_file import (
     untrusted,
 )
 from cse.training.sections import extend, shorthands, specialize
-from cse.training.settings import Settings
+from cse.training.settings import FORMER, Settings
 
 OPTIONAL = {"evaluator", "sampler", "negatives"}
 UNNAMED = "custom"  # the name of a recipe without a file
@@ -457,6 +457,8 @@ def _value(message: str) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
+    if former := FORMER.get(name.rpartition(".")[2]):
+        return f"\nfix: {former}"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"\nfix: did you mean {near[0]}?"

@@ -278,7 +278,7 @@ BAD = {  # a command line -> what the error names
     f"{' '.join(OWN)} --data texts.txt --trainer.chunk_size=0": "trainer.chunk_size is 0",
     f"{' '.join(OWN)} --data texts.txt --trainer.chunk_tokens=0": "trainer.chunk_tokens is 0",
     f"{' '.join(OWN)} --data texts.txt --trainer.chunk_size=2 --trainer.chunk_tokens=9": "both say how much of a batch",
-    f"{' '.join(OWN)} --data texts.txt --trainer.merge_initial=2": "trainer.merge_initial is 2",
+    f"{' '.join(OWN)} --data texts.txt --trainer.initial_weights=2": "trainer.initial_weights is 2",
     f"{' '.join(OWN)} --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
     "train --resume finished": "its best checkpoint of step 2 is gone",
     "train simcse-unsup --run-dir finished": "holds a run already",

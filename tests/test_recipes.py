@@ -385,6 +385,13 @@ SAID = {
         "--trainer.max_stepz=3",
         "option --trainer.max_stepz is unknown\nfix: did you mean trainer.max_steps?",
     ),
+    **{
+        f"former name {name}": (
+            f"--trainer.{name}=1",
+            f"option --trainer.{name} is unknown\nfix: use initial_weights",
+        )
+        for name in ("compare_initial", "merge_initial", "final_weights")
+    },
     "unknown argument of a class": (
         "--objective.temprature=1",
         "option objective.temprature is unknown to cse.objectives.simcse.SimCSE\nfix: did you mean temperature?",

@@ -39,8 +39,8 @@ def problems(settings: Settings, encoder: Encoder) -> Iterator[str]:
         yield f"{what}, and trainer.optimizer is {settings.optimizer}, which needs whole weights\nfix: use adamw, {ddp}"
     if settings.chunk_tokens is not None:
         yield f"{what}, and trainer.chunk_tokens would cut unequal numbers of chunks\nfix: use chunk_size, {ddp}"
-    if settings.final_weights != "last":
-        yield f"{what}, and trainer.final_weights is {settings.final_weights}\nfix: use last, {ddp}"
+    if settings.initial_weights == "mean":
+        yield f"{what}, and trainer.initial_weights is mean\nfix: use auto, {ddp}"
 
 
 def plugin(encoder: Encoder) -> FullyShardedDataParallelPlugin:

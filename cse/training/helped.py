@@ -28,7 +28,7 @@ INITIAL, TRAINED, MERGED = "initial", "trained", "merged"
 
 
 class Helped(Callback):
-    """Scores the encoder before training, writes merged/ after it, and compares; see `trainer.compare_initial`.
+    """Scores the encoder before training, writes merged/ after it, and compares; see `trainer.initial_weights`.
 
     All that the end of the run needs is written at its beginning, so that a resumed run ends with the same table.
     """
@@ -37,7 +37,7 @@ class Helped(Callback):
         """Score and save the initial encoder, at the evaluation before the first step."""
         if metrics["step"] != 0:
             return
-        if run.settings.merge_initial is not None:
+        if run.settings.merged_share is not None:
             save(run, INITIAL)
         if not wants_table(run):
             return
@@ -55,7 +55,7 @@ class Helped(Callback):
         """Write the merged checkpoint and the table, unless the run is not over or has them already."""
         if run.interrupted:
             return
-        share, initial = run.settings.merge_initial, run.folder / INITIAL
+        share, initial = run.settings.merged_share, run.folder / INITIAL
         if share is not None and initial.is_dir():
             trained = run.folder / TRAINED
             save(run, TRAINED, precision=run.settings.save_precision)
@@ -73,11 +73,9 @@ class Helped(Callback):
 
 def wants_table(run: Run) -> bool:
     """Whether the run ends with a table of scores before and after training."""
-    wish = run.settings.compare_initial
-    if wish != "auto":
-        return wish == "always"
-    if run.settings.merge_initial is not None:
-        return True
+    wish = run.settings.initial_weights
+    if wish not in {"auto", "mean"}:
+        return wish != "ignore"
     return not saves_backbone(run) and detect(run.encoder.source, run.encoder.revision).name == "sentence-transformers"
 
 
@@ -115,8 +113,8 @@ def _write_table(run: Run) -> None:
         say("verdict", text)
     for text in found:
         say("warning", text)
-    if found and run.settings.merge_initial is None and run.settings.final_weights == "last":
-        say("", f"--trainer.merge_initial={before_after.MERGE_SHARE:g} also saves an average with the initial weights")
+    if found and run.settings.initial_weights in {"auto", "compare"}:
+        say("", f"--trainer.initial_weights={before_after.MERGE_SHARE:g} also saves an average with the initial ones")
     spent = f"{seconds['before']:.1f} s before and {seconds['after']:.1f} s after"
     say("cost", f"{seconds['training']:.0f} s of training and evaluation; {spent} for this table")
     content = {
@@ -124,7 +122,7 @@ def _write_table(run: Run) -> None:
         "recipe": run.name,
         "steps": run.progress.step,
         "best_step": run.progress.best_step,
-        "merge_initial": run.settings.merge_initial,
+        "merged_share": run.settings.merged_share,
         "bootstrap": {"level": significance.LEVEL, "resamples": significance.RESAMPLES, "seed": significance.SEED},
         "rows": [row.as_dict() for row in rows],
         "warnings": found,

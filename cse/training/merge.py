@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +21,20 @@ from cse.files import atomic_dir, read_json, write_json
 
 
 class FinalWeights(nn.Module):
-    """What a run scores and saves while it trains; see `trainer.final_weights`.
+    """What a run scores and saves while it trains: theta, or (theta_0 + theta) / 2; see `trainer.initial_weights`.
 
-        last                 theta
-        mean_with_initial    (theta_0 + theta) / 2        for every exported weight that is trained
-
-    With LoRA, which starts from a difference of 0, this is half of the difference.
+    The mean is that of every exported weight that is trained. With LoRA, which starts from a difference of 0, it is
+    half of the difference.
 
     Args:
         encoder: The encoder, before training. Its weights are copied, as a part of the run's state.
-        choice: `last` or `mean_with_initial`.
+        averages: Whether it is the mean.
     """
 
-    def __init__(self, encoder: Encoder, choice: Literal["last", "mean_with_initial"]) -> None:
+    def __init__(self, encoder: Encoder, *, averages: bool) -> None:
         super().__init__()
-        self.averages = choice == "mean_with_initial"
-        weights = self._weights(encoder) if self.averages else []
+        self.averages = averages
+        weights = self._weights(encoder) if averages else []
         self.initial = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
 
     def check(self, encoder: Encoder) -> None:
@@ -49,7 +46,7 @@ class FinalWeights(nn.Module):
         moved = (bool(weight.any()) for name, weight in encoder.named_parameters() if ".lora_B" in name)
         if self.averages and any(moved):
             raise UserError(
-                "trainer.final_weights is mean_with_initial, but the LoRA of the encoder was trained before, so that "
+                "trainer.initial_weights is mean, but the LoRA of the encoder was trained before, so that "
                 "half of its difference is not the mean\nfix: save the encoder, and train from that checkpoint"
             )
 
@@ -121,16 +118,17 @@ def average(initial: Tensor, trained: Tensor, share: float) -> Tensor:
     return initial.to(wide).lerp(trained.to(wide), share).to(trained.dtype)
 
 
-def problems(encoder: Encoder, option: str) -> Iterator[str]:
-    """Why an encoder has no initial weights worth the average that an option asks for, each with its fix."""
+def problems(encoder: Encoder) -> Iterator[str]:
+    """Why an encoder has no initial weights worth an average, each with its fix."""
+    asked = "trainer.initial_weights asks for an average"
     if isinstance(encoder.adapter, SoftPrompts):
         yield (
-            f"{option} is set, but the soft prompts of encoder.adapter start at random, so there are no initial ones "
-            f"to average with\nfix: remove {option}, or train with cse.encoder.Lora"
+            f"{asked}, but the soft prompts of encoder.adapter start at random, so there are no initial ones\n"
+            "fix: remove trainer.initial_weights, or train with cse.encoder.Lora"
         )
     known = [module for module in detect(encoder.source, encoder.revision).layout.post if module.dense is not None]
     if len([module for module in encoder.post if isinstance(module, Dense)]) > len(known):
         yield (
-            f"{option} is set, but the exported head of the encoder starts at random, so there is no initial one to "
-            f"average with\nfix: remove {option}, or set encoder.export_head to false"
+            f"{asked}, but the exported head of the encoder starts at random, so there is no initial one\n"
+            "fix: remove trainer.initial_weights, or set encoder.export_head to false"
         )

@@ -49,10 +49,8 @@ def check(run: Run) -> None:
             f"trainer.save_precision is {run.settings.save_precision}, and soft prompts are saved without backbone\n"
             "fix: remove trainer.save_precision"
         )
-    if run.settings.merge_initial is not None:
-        problems += merge.problems(run.encoder, "trainer.merge_initial")
-    if run.settings.final_weights == "mean_with_initial":
-        problems += merge.problems(run.encoder, "trainer.final_weights")
+    if run.settings.initial_weights == "mean" or run.settings.merged_share is not None:
+        problems += merge.problems(run.encoder)
     if problems:
         raise UserError("\n".join(problems))
 

@@ -9,6 +9,12 @@ from typing import Literal
 from cse.encoder.weights import SavedAs
 from cse.errors import UserError, require_at_least, require_positive, require_within
 
+FORMER = {  # options that have another name now
+    "compare_initial": "use initial_weights: compare for always, ignore for never",
+    "merge_initial": "use initial_weights, with the same number",
+    "final_weights": "use initial_weights: mean for mean_with_initial",
+}
+
 
 class Settings:
     """Settings of a training run.
@@ -53,14 +59,13 @@ class Settings:
         workers: Processes that prepare batches ahead.
         trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
             final table. Trackers that write files, such as tensorboard, write to trackers/ in the run's folder.
-        compare_initial: Whether the run ends with a table of scores before and after training, on the dev set and on a
-            general one: helped.json in its folder. `auto`: if the backbone is a sentence encoder already, or
-            `merge_initial` is given.
-        merge_initial: Also save merged/, the average of the last weights and the initial ones, in which the last ones
-            have this share (WiSE-FT, arXiv:2109.01903, whose authors use 0.5 by default). None: it is not saved.
-        final_weights: The weights that every evaluation scores and that best/ and last/ hold: `last` are those that are
-            trained, `mean_with_initial` their mean with the initial ones (PEARL, arXiv:2401.10407). Training itself
-            does not change. The mean needs memory and disk space for one more copy of the trained weights.
+        initial_weights: What the initial weights are used for. `compare`: the run ends with a table of scores before
+            and after training, on the dev set and on a general one: helped.json. A number: also save merged/, the
+            average of the last weights and the initial ones, in which the last ones have this share (WiSE-FT,
+            arXiv:2109.01903, whose authors use 0.5 by default). `mean`: every evaluation scores, and best/ and last/
+            hold, the mean of the trained weights and the initial ones (PEARL, arXiv:2401.10407); training itself does
+            not change, and needs memory and disk space for one more copy of the trained weights. `ignore`: nothing.
+            `auto` and `mean` also compare, if the backbone is a sentence encoder already.
         save_precision: The number format of the weights of whole checkpoints: best/, merged/, and last/ unless it holds
             an adapter alone. `bf16` halves them; scores in the log are those of the weights before they are rounded.
             Weights that are trained in bf16 are saved in it in any case.
@@ -100,9 +105,7 @@ class Settings:
         early_stopping: int | None = None,
         workers: int = 0,
         trackers: Sequence[str] = (),
-        compare_initial: Literal["auto", "always", "never"] = "auto",
-        merge_initial: float | None = None,
-        final_weights: Literal["last", "mean_with_initial"] = "last",
+        initial_weights: Literal["auto", "ignore", "compare", "mean"] | float = "auto",
         save_precision: SavedAs = "fp32",
         deterministic: bool = False,
     ) -> None:
@@ -112,7 +115,6 @@ class Settings:
         require_at_least(1, "trainer", early_stopping=early_stopping)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("(0, 1000000]", "trainer", epochs=epochs)  # the steps are counted before the first one
-        require_within("[0, 1]", "trainer", merge_initial=merge_initial)
         require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, timeout=timeout)
         require_positive("trainer", head_learning_rate=head_learning_rate)
@@ -125,21 +127,20 @@ class Settings:
         self.precision, self.device, self.parallel, self.timeout = precision, device, parallel, timeout
         self.eval_every, self.early_stopping = eval_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
-        self.compare_initial, self.merge_initial = compare_initial, merge_initial
-        self.final_weights: Literal["last", "mean_with_initial"] = final_weights
+        self.initial_weights = initial_weights
+        require_within("[0, 1]", "trainer", initial_weights=self.merged_share)
         self.save_precision: SavedAs = save_precision
         self.deterministic = deterministic
-        if merge_initial is not None and final_weights != "last":
-            raise UserError(
-                f"trainer.merge_initial is {merge_initial:g} and trainer.final_weights is {final_weights}, and both "
-                "average with the initial weights\nfix: give one of the two"
-            )
-
         if chunk_size is not None and chunk_tokens is not None:
             raise UserError(
                 f"trainer.chunk_size is {chunk_size} and trainer.chunk_tokens is {chunk_tokens}, and both say how much "
                 "of a batch is encoded at a time\nfix: give one of the two"
             )
+
+    @property
+    def merged_share(self) -> float | None:
+        """The share of the last weights in merged/, or None if it is not saved."""
+        return None if isinstance(self.initial_weights, str) else self.initial_weights
 
     @property
     def caching(self) -> str | None:

@@ -69,7 +69,7 @@ class Trainer:
         run.hardware = hardware.describe(self.accelerator)
 
         self.learner = Learner(run.encoder, objectives)
-        self.final = FinalWeights(run.encoder, settings.final_weights)
+        self.final = FinalWeights(run.encoder, averages=settings.initial_weights == "mean")
         self.learner.add_module("final", self.final)  # a part of the state of the run
         made = optimizers.optimizers(settings, self.learner, self.accelerator.device)
         self.wrapped: Any

@@ -82,7 +82,7 @@ def test_one_of_several_selects_the_checkpoint_of_a_recipe(checkpoints, tmp_path
         "Triplets",
         {"path": str(write_triplets(tmp_path))},
         {"backbone": checkpoints[0]},
-        trainer={"max_steps": 4, "compare_initial": "always"},
+        trainer={"max_steps": 4, "initial_weights": "compare"},
         evaluator={"class_path": "cse.evaluation.Several", "init_args": several},
     )
     assert cli.main(["train", recipe, "--run-dir", str(tmp_path / "run")]) == 0

@@ -52,8 +52,8 @@ VARIANTS = {
     "muon": ["--trainer.optimizer=muon"],
     "adafactor": ["--trainer.optimizer=adafactor"],
     "layer decay": ["--trainer.layer_decay=0.9"],
-    "averaged": ["--trainer.final_weights=mean_with_initial"],
-    "merged": ["--trainer.merge_initial=0.5"],
+    "averaged": ["--trainer.initial_weights=mean"],
+    "merged": ["--trainer.initial_weights=0.5"],
     "cutoff": ["--encoder.dropout.token_cutoff=0.2", "--encoder.dropout.feature_cutoff=0.2"],
     "bf16 weights, LoRA": ["--encoder.weights=bf16", "--encoder.adapter=cse.encoder.Lora"],
     "evaluated": ["--evaluator=cse.evaluation.STSEvaluator", "--evaluator.tasks=sts-mini-dev"],
@@ -101,7 +101,7 @@ def train(folder: Path, name: str, *more: str, recipe: str, backbone: str = "ber
     """Train a recipe for a few steps, as `cse train` does."""
     options = [f"--encoder={folder / backbone}", f"--trainer.device={device}", f"--trainer.max_steps={STEPS}"]
     options += ["--trainer.batch_size=16", f"--trainer.eval_every={STEPS}", "--evaluator=null"]
-    options += ["--trainer.compare_initial=never", f"--run-dir={folder / 'runs' / name.replace('/', '-')}"]
+    options += ["--trainer.initial_weights=ignore", f"--run-dir={folder / 'runs' / name.replace('/', '-')}"]
     command("train", recipe, *options, *more)
 
 

@@ -10,11 +10,9 @@ from cse import cli
 from cse.encoder.heads import Dense
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.training.merge import average
 from cse.training.run import Callback
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.cases import cases, load
 from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
@@ -56,7 +54,7 @@ def test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported(tiny_be
     start = with_dense(tmp_path / "start", tiny_bert)
     plain = fit(tmp_path / "plain", build(start, kind))
     encoder = build(start, kind)
-    mean = fit(tmp_path / "mean", encoder, final_weights="mean_with_initial")
+    mean = fit(tmp_path / "mean", encoder, initial_weights="mean")
     for run in (plain, mean):  # last/ of a LoRA run is its adapter
         Encoder.load(str(run.folder / "last")).save(run.folder / "whole")
     for name in ("model.safetensors", "2_Dense/model.safetensors"):
@@ -85,7 +83,7 @@ def test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported(tiny_be
 
 
 def test_without_an_evaluator_best_is_the_mean_as_well(tiny_bert, tmp_path):
-    run = fit(tmp_path, Encoder(tiny_bert), evaluator=False, final_weights="mean_with_initial")
+    run = fit(tmp_path, Encoder(tiny_bert), evaluator=False, initial_weights="mean")
     assert weights(run.folder / "best") == weights(run.folder / "last")
 
 
@@ -97,7 +95,7 @@ class Dies(Callback):
 
 @pytest.mark.parametrize("kind", ["whole", "lora"])
 def test_a_killed_run_resumes_exactly_also_with_the_encoder_that_was_in_memory(tiny_bert, tmp_path, kind):
-    options = {"final_weights": "mean_with_initial"}
+    options = {"initial_weights": "mean"}
     whole = fit(tmp_path / "whole", build(tiny_bert, kind), **options)
     encoder = build(tiny_bert, kind)
     with pytest.raises(RuntimeError, match="killed"):
@@ -110,7 +108,7 @@ def test_a_killed_run_resumes_exactly_also_with_the_encoder_that_was_in_memory(t
 
 def test_two_processes_average_as_one(two_processes, tiny_bert, tmp_path):
     data = {"path": str(write_triplets(tmp_path))}
-    trainer = {"final_weights": "mean_with_initial", "max_steps": 2}
+    trainer = {"initial_weights": "mean", "max_steps": 2}
     recipe = write_recipe(tmp_path, "Triplets", data, {"backbone": tiny_bert, **NO_DROPOUT}, trainer=trainer)
     assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
     assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
@@ -122,25 +120,9 @@ def test_two_processes_average_as_one(two_processes, tiny_bert, tmp_path):
     assert abs(last["dev"] - first["dev"]) > 1e-3  # it did train
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [({"adapter": SoftPrompts(length=2)}, "soft prompts"), ({"head": "mlp", "export_head": True}, "exported head")],
-)
-def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, tmp_path, arguments, what):
-    run = make_run(tmp_path, "", encoder=Encoder(tiny_bert, **arguments), final_weights="mean_with_initial")
-    with pytest.raises(UserError, match=f"(?s)trainer.final_weights.*{what}.*fix: "):
-        Trainer(run)
-    assert not run.folder.exists()
-
-
 def test_a_lora_that_was_trained_before_is_refused(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, adapter=Lora(rank=2))
     fit(tmp_path / "first", encoder)
-    with pytest.raises(UserError, match=r"(?s)trainer.final_weights.*LoRA.*trained before.*fix: "):
-        fit(tmp_path / "second", encoder, final_weights="mean_with_initial")
+    with pytest.raises(UserError, match=r"(?s)trainer.initial_weights.*LoRA.*trained before.*fix: "):
+        fit(tmp_path / "second", encoder, initial_weights="mean")
     assert not (tmp_path / "second" / "run").exists()
-
-
-def test_two_averages_are_refused():
-    with pytest.raises(UserError, match=r"(?s)merge_initial is 0.5 and trainer.final_weights .*fix: "):
-        Settings(merge_initial=0.5, final_weights="mean_with_initial")

@@ -177,7 +177,7 @@ def test_four_processes_resume_what_two_began(two_processes, four_processes, tin
     [
         ({"chunk_tokens": 64}, "trainer.chunk_tokens would cut unequal numbers of chunks"),
         ({"optimizer": "adafactor"}, "trainer.optimizer is adafactor, which needs whole weights"),
-        ({"final_weights": "mean_with_initial"}, "trainer.final_weights is mean_with_initial"),
+        ({"initial_weights": "mean"}, "trainer.initial_weights is mean"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(tiny_bert, tmp_path, trainer, message):

@@ -107,16 +107,15 @@ def test_if_the_best_step_is_the_start_last_is_shown_too(embedder, tmp_path, cap
     ("plain", "trainer", "shown"),
     [
         (True, {}, False),
-        (True, {"compare_initial": "always"}, True),
-        (True, {"merge_initial": 0.5}, True),
-        (False, {"compare_initial": "never"}, False),
-        (False, {"compare_initial": "never", "merge_initial": 0.5}, False),
+        (True, {"initial_weights": "compare"}, True),
+        (True, {"initial_weights": 0.5}, True),
+        (False, {"initial_weights": "ignore"}, False),
     ],
 )
 def test_who_gets_a_table(embedder, tiny_bert, tmp_path, plain, trainer, shown):
     run = fit(tmp_path, tiny_bert if plain else embedder, **trainer)
     assert (run.folder / "helped.json").exists() == (run.folder / "before.json").exists() == shown
-    assert (run.folder / "merged").exists() == ("merge_initial" in trainer)
+    assert (run.folder / "merged").exists() == (run.settings.merged_share is not None)
 
 
 def test_a_score_without_pairs_is_in_the_table(embedder, tmp_path):
@@ -134,7 +133,7 @@ def test_without_an_evaluator_the_general_set_is_compared(embedder, tmp_path):
 
 
 def test_merged_is_the_mean_of_last_and_the_source(embedder, tmp_path):
-    run = fit(tmp_path, embedder, merge_initial=0.25)
+    run = fit(tmp_path, embedder, initial_weights=0.25)
     start = load_file(f"{embedder}/model.safetensors")
     last = load_file(run.folder / "last" / "model.safetensors")
     for name, value in load_file(run.folder / "merged" / "model.safetensors").items():
@@ -149,10 +148,10 @@ def test_merged_is_the_mean_of_last_and_the_source(embedder, tmp_path):
 
 @pytest.mark.parametrize(("event", "step"), [("step", 3), ("end", 4)])
 def test_a_killed_run_ends_with_the_same_merged_weights_and_table(embedder, tmp_path, event, step):
-    whole = fit(tmp_path / "whole", embedder, merge_initial=0.5)
+    whole = fit(tmp_path / "whole", embedder, initial_weights=0.5)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(tmp_path / "killed", embedder, merge_initial=0.5, before=[Dies(event, step)])
-    again = fit(tmp_path / "killed", embedder, merge_initial=0.5, resume=True)
+        fit(tmp_path / "killed", embedder, initial_weights=0.5, before=[Dies(event, step)])
+    again = fit(tmp_path / "killed", embedder, initial_weights=0.5, resume=True)
     assert weights(again.folder / "merged") == weights(whole.folder / "merged")
     assert table(again)["rows"] == table(whole)["rows"]
     assert not (again.folder / "initial").exists()
@@ -160,7 +159,7 @@ def test_a_killed_run_ends_with_the_same_merged_weights_and_table(embedder, tmp_
 
 def test_the_table_changes_no_weight(embedder, tmp_path):
     with_table = fit(tmp_path / "with", embedder)
-    without = fit(tmp_path / "without", embedder, compare_initial="never")
+    without = fit(tmp_path / "without", embedder, initial_weights="ignore")
     for name in ("best", "last"):
         assert weights(with_table.folder / name) == weights(without.folder / name)
 
@@ -185,7 +184,7 @@ def command(rank, *arguments):
 
 def test_two_processes_merge_and_compare_as_one(two_processes, embedder, tmp_path):
     init = {"path": str(write_triplets(tmp_path))}
-    trainer = {"merge_initial": 0.5, "max_steps": 4}
+    trainer = {"initial_weights": 0.5, "max_steps": 4}
     evaluator = {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"tasks": TASKS, "precision": "fp32"}}
     encoder = {"backbone": embedder, **NO_DROPOUT}
     recipe = write_recipe(tmp_path, "Triplets", init, encoder, trainer=trainer, evaluator=evaluator)

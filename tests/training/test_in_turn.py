@@ -29,7 +29,7 @@ def recipes(tiny_bert, tmp_path):
     for name, parts in (("masked", {"objective": objective, "collator": masked, "evaluator": None}), ("pairs", {})):
         (tmp_path / name).mkdir()
         parts["callbacks"] = [{"class_path": "tests.training.test_in_turn.Dies"}]
-        trainer = {"max_steps": 4, "compare_initial": "never"}
+        trainer = {"max_steps": 4, "initial_weights": "ignore"}
         backbone = tiny_bert if name == "masked" else "asset:mini"
         path = Path(write_recipe(tmp_path / name, "Texts", data, {"backbone": backbone}, trainer=trainer, **parts))
         made.append(str(path.rename(tmp_path / f"{name}.yaml")))

@@ -92,17 +92,19 @@ def test_lora_gets_a_share_of_its_difference(tiny_bert, tmp_path):
     [({"adapter": SoftPrompts(length=2)}, "soft prompts"), ({"head": "mlp", "export_head": True}, "exported head")],
 )
 def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, tmp_path, arguments, what):
-    run = make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, **arguments), merge_initial=0.5)
-    with pytest.raises(UserError, match=f"(?s)trainer.merge_initial.*{what}.*fix: "):
-        Trainer(run)
-    assert not run.folder.exists()
+    encoder = Encoder(tiny_bert, **arguments)
+    for wish in (0.5, "mean"):
+        run = make_run(tmp_path, tiny_bert, encoder=encoder, initial_weights=wish)
+        with pytest.raises(UserError, match=f"(?s)trainer.initial_weights.*{what}.*fix: "):
+            Trainer(run)
+        assert not run.folder.exists()
 
 
 def test_a_head_for_training_only_is_no_obstacle(tiny_bert, tmp_path):
-    Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"), merge_initial=0.5))
+    Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"), initial_weights=0.5))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_outside_0_and_1_is_refused(share):
-    with pytest.raises(UserError, match=r"trainer.merge_initial is .*\nfix: give a number in \[0, 1\]"):
-        Settings(merge_initial=share)
+    with pytest.raises(UserError, match=r"trainer.initial_weights is .*\nfix: give a number in \[0, 1\]"):
+        Settings(initial_weights=share)

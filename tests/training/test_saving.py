@@ -111,7 +111,7 @@ def test_the_average_with_the_initial_weights_has_the_head_too(tiny_bert, tmp_pa
     config = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.4, "views": {
         "class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}}}}  # fmt: skip
     parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": config, "evaluator": None}
-    trainer = {"max_steps": 2, "merge_initial": 0.5, "compare_initial": "never"}
+    trainer = {"max_steps": 2, "initial_weights": 0.5}
     data = {"path": str(write_texts(tmp_path))}
     path = write_recipe(tmp_path, "Texts", data, {"backbone": source}, trainer=trainer, **parts)
     assert cli.main(["train", path, "--run-dir", str(tmp_path / "run")]) == 0
