@@ -11,8 +11,9 @@ from cse.data.datasets import Triplets
 from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.inference.shards import Shard, claim
-from cse.mining import neighbors
-from cse.mining.neighbors import Exact, Faiss
+from cse.mining import approximate
+from cse.mining.approximate import Faiss
+from cse.mining.neighbors import Exact, open_pool
 from tests.mining.helpers import mined
 
 NONE = np.zeros((30, 0), dtype=np.int64)
@@ -163,7 +164,7 @@ def test_a_compressed_index_names_candidates_and_exact_cosines_order_them(pool, 
     want = slow(pool, anchors, 10, NONE)
     recall = {}
     for wider in (1, 4):
-        monkeypatch.setattr(neighbors, "WIDER", wider)
+        monkeypatch.setattr(approximate, "WIDER", wider)
         rows, cosine = Faiss(pool, "IVF4,PQ4x4;nprobe=4", 200).search(anchors, 10, NONE)
         recall[wider] = np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), want.tolist(), strict=True)])
         assert (np.diff(cosine, axis=1) <= 0).all()
@@ -173,20 +174,54 @@ def test_a_compressed_index_names_candidates_and_exact_cosines_order_them(pool, 
 
 
 def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
-    want = Faiss(pool, "IVF4,Flat;nprobe=4", 200).search(np.array(pool[:30]), 9, NONE)
-    folder = Faiss(pool, "IVF4,Flat;nprobe=4", 200)._folder()
-    parts = sorted(path for path in folder.iterdir() if path.suffix != ".lock")
-    assert [path.name for path in parts] == ["00000", "00001", "00002", "00003", "00004", "trained"]
-    kept = {path.name: path.read_bytes() for path in parts}
-    parts[1].unlink()
-    parts[4].unlink()
+    """A kill after any part, or before the merge, leaves what the next job needs; the result is that of one index."""
+    anchors = np.array(pool[:30])
+    want = Faiss(pool, "IVF4,Flat;nprobe=2", 900).search(anchors, 9, NONE)
+    folder = Faiss(pool, "IVF4,Flat;nprobe=2", 200)._folder()
+    merged = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+    assert merged.keys() == {"trained", "merged", "merged.lists"}
+    for name in ("merged", "merged.lists"):
+        (folder / name).unlink()
     made, real = [], Faiss._filled
-    monkeypatch.setattr(Faiss, "_filled", lambda self, index, start: made.append(start) or real(self, index, start))
-    found = Faiss(pool, "IVF4,Flat;nprobe=4", 200).search(np.array(pool[:30]), 9, NONE)
-    assert made == [200, 800]
-    assert {path.name: path.read_bytes() for path in parts} == kept
+
+    def filled(self, copy, start):
+        if made[-1:] == [400]:
+            made.append(-1)
+            raise KeyboardInterrupt
+        made.append(start)
+        return real(self, copy, start)
+
+    monkeypatch.setattr(Faiss, "_filled", filled)
+    with pytest.raises(KeyboardInterrupt):
+        Faiss(pool, "IVF4,Flat;nprobe=2", 200)
+    (folder / "merged.lists").write_bytes(b"half")  # as a killed merge leaves it
+    found = Faiss(pool, "IVF4,Flat;nprobe=2", 200).search(anchors, 9, NONE)
+    assert made == [0, 200, 400, -1, 600, 800]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"} == merged
     for a, b in zip(want, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_auto_searches_as_many_cells_as_find_enough(pool, monkeypatch, capsys):
+    assert isinstance(open_pool(pool, "auto"), Exact)
+    monkeypatch.setattr("cse.mining.neighbors.SMALL", 100)
+    monkeypatch.setattr(approximate, "ROWS_OF_A_CELL", 8)
+    monkeypatch.setattr(approximate, "PROBES", (1, 2, 4, 8, 16))
+    monkeypatch.setattr(approximate, "MANY", 100)  # cells of two levels
+    near = open_pool(pool, "auto", part=200)
+    assert near.indexes[0].ntotal == 900
+    ivf = near._faiss.extract_index_ivf(near.indexes[0])
+    assert (ivf.nlist, ivf.quantizer.ntotal) == (128, 128)  # 900 / 8, to the next power of 2
+    said = capsys.readouterr().out
+    assert float(said.partition("%")[0].rpartition(" ")[2]) >= 95
+    assert "IVF128_HNSW32,SQ8;nprobe=" in said
+    anchors, own = np.array(pool[:200]), np.arange(200)[:, None]
+    found, want = near.search(anchors, 10, own)[0], slow(pool, anchors, 10, own)
+    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found.tolist(), want.tolist(), strict=True)])
+    assert recall > 0.9
+    again = open_pool(pool, "auto", part=200)
+    assert again._parameters == near._parameters
+    assert "index" not in capsys.readouterr().out  # it is tuned once
 
 
 def test_an_index_that_cannot_be_built(pool):
