@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     margin = "drop candidates that it scores above the positive minus this; default: 0"
     add("--reranker-margin", type=float, default=0.0, help=margin)
     add("--scores", action="store_true", help="also write the scores of the reranker")
-    index = "exact, auto (cells that grow with the pool), or an index of faiss: 'IVF1024,Flat;nprobe=16'; default: exact"
+    index = (
+        "exact, auto (cells that grow with the pool), or an index of faiss: 'IVF1024,Flat;nprobe=16'; default: exact"
+    )
     add("--index", default="exact", help=index)
     add_hardware(parser)
     add_shards(parser)

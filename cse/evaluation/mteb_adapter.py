@@ -31,7 +31,7 @@ from cse.evaluation.loading import Model, prompts
 from cse.evaluation.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
 from cse.evaluation.sources import Missing, TaskData
 from cse.evaluation.sts import nearness
-from cse.files import read_json, write_json
+from cse.files import DAMAGED, read_shaped, write_json
 
 OURS = {f"STS{year}": f"STS{year}" for year in range(12, 17)} | {"STSBenchmark": "STSB", "SICK-R": "SICKR"}
 JOINED = {"SICK-R": ("SICKR-train", "SICKR-dev", "SICKR")}  # mteb's one split holds all three
@@ -176,7 +176,7 @@ def run(
         )
     adapted = adapt(model, precision)
     # A score on other rows must not be taken for one on these.
-    before = read_json(out / "mteb.json").get("tasks", {}) if (out / "mteb.json").is_file() else {}
+    before = _scored(out / "mteb.json")
     summary: dict[str, Any] = {
         "model": model.as_dict(),
         "precision": resolved,
@@ -206,6 +206,16 @@ class Failed(Exception):
 def given(task: Any, data: str | None, *, check: bool = True) -> str:
     """The place of a task's rows, after those of an STS task were taken from the folder; see `inject`."""
     return inject(task, data, check=check) or f"Hub {task.metadata.dataset['revision']}"
+
+
+def _scored(path: Path) -> dict[str, Any]:
+    """The tasks of an earlier summary."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(read_shaped(path, {"tasks": {"*": {}}})["tasks"])
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged: {error}\nfix: remove it; the tasks are run again") from None
 
 
 def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) -> dict[str, Any]:

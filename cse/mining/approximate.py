@@ -19,7 +19,7 @@ from cse.console import say
 from cse.data.store import mark
 from cse.encoder.vectors import release
 from cse.errors import UserError, require_package
-from cse.files import atomic_file, read_json, write_json, writing_cache
+from cse.files import DAMAGED, atomic_file, read_shaped, write_json, writing_cache
 from cse.mining.neighbors import AUTO, BLOCK, PART, Exact, Found, best, contained, cosines
 from cse.seeding import python_rng
 
@@ -101,8 +101,9 @@ class Faiss:
         """Choose how many cells are searched, by what an exact search finds for a sample of the pool."""
         note = folder / "tuned.json" if folder is not None else None
         if note is not None and note.is_file():
-            self._parameters = str(read_json(note)["parameters"])
-            return
+            with suppress(*DAMAGED):  # or it is tuned again
+                self._parameters = str(read_shaped(note, {"parameters": str})["parameters"])
+                return
         own = np.array(python_rng("tune the index").sample(range(len(self.pool)), min(TRIED, len(self.pool))))
         anchors, banned = np.array(self.pool[own]), own[:, None]
         wanted, _ = Exact(self.pool).search(anchors, NEAREST, banned)

@@ -12,7 +12,8 @@ from cse import distributed
 from cse.console import say
 from cse.data.tools.writing import manifest_of
 from cse.encoder.vectors import only_writer
-from cse.files import read_json
+from cse.errors import UserError
+from cse.files import DAMAGED, read_shaped
 from cse.inference.shards import Shard, claim
 
 SHARED = {"pool"}  # a count that all shards have in common
@@ -55,7 +56,7 @@ def write_shards(
         with ExitStack() as held:
             _on_the_first(lambda: held.enter_context(only_writer(file)))  # noqa: B023  it is called at once
             if distributed.broadcast(file.exists() and manifest_of(file).exists()):
-                manifest = read_json(manifest_of(file))
+                manifest = _read(manifest_of(file))
             else:
                 manifest = write(file, ranges[shard.number - 1])
         counts.update({name: count for name, count in manifest["counts"].items() if name not in SHARED})
@@ -63,6 +64,16 @@ def write_shards(
             say("shard", f"{shard}   {manifest['counts']['negatives']:,} negatives")
     manifest["counts"] = {"anchors": 0, "pool": manifest["counts"]["pool"]} | counts
     return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_shaped(path, {"counts": {"negatives": int, "pool": int, "*": int}})
+    except DAMAGED as error:
+        raise UserError(
+            f"{path} is damaged: {error}\nfix: remove it and its .parquet file; they are mined again"
+        ) from None
+    return found
 
 
 def _on_the_first(work: Callable[[], Any]) -> None:

@@ -241,6 +241,35 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
         mutate(run / name, examples, readers[one])
 
 
+# -- Files that a command finds beside its output ----------------------------------------------------------------------
+
+
+def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
+    from cse.evaluation import benchmark, mteb_adapter
+    from cse.mining import sharded
+    from cse.training.search.state import State
+
+    speed = {"device": "cpu", "threads": 1, "clock": "wall", "texts": {"n": 3, "from": "x"}, "rounds": 3}
+    row = {"name": "full", "scores": {"x": 50.0}, "average": 50.0, "megabytes": 1.5, "megabytes_per_million": 2.5}
+    row |= {"sentences_per_s": 9.0, "times_as_fast": 1.0, "note": ""}
+    bench = {"schema": benchmark.SCHEMA, "model": {"name": "x", "sha256": "x"}, "speed": speed, "precision": "fp32"}
+    bench |= {"ranges": None, "rows": [row], "metrics": {"x": "spearman"}, "missing": {}}
+    State("x", "y", None, "", "1m", 2, [1], []).write(tmp_path)
+    contents = {"bench.json": bench, "mteb.json": {"tasks": {"A": {"data": None}}}}
+    contents["m.json"] = {"counts": {"negatives": 3, "pool": 4}}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    readers = {
+        "bench.json": benchmark.read,
+        "mteb.json": mteb_adapter._scored,
+        "m.json": sharded._read,
+        "search.json": lambda path: State.read(path.parent),
+    }
+    for name, reader in readers.items():
+        assert refusal(reader, tmp_path / name) is None, name
+        mutate(tmp_path / name, 60, lambda reader=reader, name=name: reader(tmp_path / name))
+
+
 # -- Rows --------------------------------------------------------------------------------------------------------------
 
 

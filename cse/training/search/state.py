@@ -8,7 +8,7 @@ from typing import Any
 
 from cse.environment import cse_version, git_commit, versions
 from cse.errors import UserError
-from cse.files import read_json, write_json
+from cse.files import read_sealed, write_sealed
 from cse.training.search.plan import Cost
 
 FILE, SCHEMA = "search.json", 1
@@ -108,7 +108,7 @@ class State:
 
     def write(self, folder: Path) -> None:
         """Write search.json, completely or not at all."""
-        write_json(folder / FILE, asdict(self))
+        write_sealed(folder / FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> State:
@@ -124,7 +124,7 @@ class State:
                 "fix: give the folder that the search printed"
             )
         try:
-            content = read_json(path)
+            content = read_sealed(path)
             contenders = [
                 Contender(**{**c, "cost": Cost(**c["cost"]), "trials": [Trial(**t) for t in c["trials"]]})
                 for c in content.pop("contenders")
