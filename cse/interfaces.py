@@ -224,7 +224,7 @@ class Collator(ABC):
     """Makes a Batch of Examples. The randomness of a view depends on (run seed, epoch, row id) alone.
 
     Attributes:
-        max_length: Most tokens of a text in training, template and special tokens included.
+        max_length: Most tokens of a text in training, template and special tokens included; 0 until the run sets it.
         provides: Names of the optional Batch fields that it fills.
         prompts: The name of the encoder's prompt for the texts of a role (anchor, positive, negative); None for none.
             A role that is missing has the encoder's default prompt.

@@ -74,6 +74,24 @@ def scale(arguments: list[str]) -> int:
     return 0
 
 
+def neighbors(arguments: list[str]) -> int:
+    """Measure the search for neighbors by the number of rows."""
+    parser = _parser("neighbors", "Measure the cost and the recall of `cse mine --index auto` by the number of rows.")
+    sizes = [1_000_000, 2_000_000, 4_000_000, 8_000_000]
+    parser.add_argument("--rows", type=int, nargs="+", default=sizes, help="numbers of rows (default: %(default)s)")
+    out = Path("eval/results/neighbors.json")
+    parser.add_argument("--out", type=Path, default=out, help="default: %(default)s")
+    parser.add_argument("--note", default="", help="the conditions, kept in the file")
+    options = parser.parse_args(arguments)
+    from cse.files import check_writable
+    from eval.neighbors import measure
+
+    require_at_least(1_000, "neighbors", rows=min(options.rows))
+    check_writable(options.out)
+    measure(options.rows, options.out, options.note)
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Time training and the harness against their peers."""
     text = "Time training against sentence-transformers, and scoring against mteb and SentEval's loop."
@@ -202,6 +220,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench,
     "gpu-check": gpu_check,
     "memory": memory,
+    "neighbors": neighbors,
     "reproduce": reproduce,
     "scale": scale,
     "tables": tables,

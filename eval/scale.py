@@ -24,7 +24,7 @@ from cse.encoder.vectors import partial_files, release
 from cse.files import read_json, write_json
 from cse.inference.sharded import VectorsOnDisk, missing, open_vectors
 from cse.inference.shards import read_index
-from cse.mining.neighbors import open_pool
+from cse.mining.approximate import open_pool
 from eval.memory import WORDS
 
 MODEL = "asset:mini"

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import log2
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from cse.errors import UserError
 from cse.evaluation import collect, methods
@@ -131,12 +134,24 @@ def scale() -> str:
     return f"{_table(rows)}\n{text}\n{_table(search)}\n{last}"
 
 
+def neighbors() -> str:
+    """What `python -m eval neighbors` measured."""
+    found = read("neighbors")
+    rows = [["rows", "seconds to build", "ms an anchor", "exact", "recall@10"], ["--:", *["--:"] * 4]]
+    for one in found["sizes"]:
+        figures = [f"{one['build_seconds']:,}", f"{one['ms']:.2f}", f"{one['exact_ms']:.1f}", f"{one['recall']:.3f}"]
+        rows.append([f"{one['rows']:,}", *figures])
+    return f"{_table(rows)}\nTimes are those of one core. {found['note']}\n"
+
+
 def plan() -> str:
-    """Disk and hours of 100 million and a billion texts, at the measured rates and by the formula of the page."""
+    """Disk and hours of 100 million and a billion texts, at the measured rates and by the formulas of the page."""
     mini, models = read("scale"), read("distillation")["models"]
     rate = mini["about"]["rows"] / mini["encode"]["one process"]["processor_seconds"]
     made = mini["tokens"]["texts_per_s"] * mini["tokens"]["per_text"]  # tokens per second of a core
     teacher = next(iter(models.values()))
+    sizes = read("neighbors")["sizes"]
+    slope, least = np.polyfit([log2(one["rows"]) for one in sizes], [one["ms"] for one in sizes], 1)
     of_core = [  # name, dimensions, texts/s of a core, parameters of the layers
         ("asset:mini, 4 layers", 256, rate, 3.2e6),
         ("all-MiniLM-L6-v2, 6 layers", 384, teacher["sentences_per_s"], 10.6e6),
@@ -151,14 +166,16 @@ def plan() -> str:
         "texts/s of a core",
         "core hours",
         "GPU hours, assumed",
+        "core hours to mine",
     ]
-    rows = [head, ["--:", ":--", *["--:"] * 6]]
+    rows = [head, ["--:", ":--", *["--:"] * 7]]
     for texts in (10**8, 10**9):
         for name, width, speed, parameters in of_core:
             gpu = TOKENS * max(1 / made, 2 * parameters / (USED * PEAK))  # seconds per text
             disk = [f"{texts * size / 1e9:,.0f} GB" for size in (4 * width, width, 64 + 8)]
             core = [f"{speed:,.0f}", f"{texts / speed / 3600:,.0f}"] if speed else ["", ""]
-            rows.append([f"{texts:,}", name, *disk, *core, f"{texts * gpu / 3600:,.1f}"])
+            mined = f"{texts * (least + slope * log2(texts)) / 3.6e6 * width / 64:,.0f}"
+            rows.append([f"{texts:,}", name, *disk, *core, f"{texts * gpu / 3600:,.1f}", mined])
     return _table(rows)
 
 
@@ -206,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "memory": memory,
     "mining": mining,
+    "neighbors": neighbors,
     "plan": plan,
     "scale": scale,
 }

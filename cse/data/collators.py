@@ -26,7 +26,8 @@ class TextViews(Collator):
     `Batch.view_mask` says which exist.
 
     Args:
-        max_length: Largest number of tokens of a text, template, special tokens and prompt included (SimCSE: 32).
+        max_length: Largest number of tokens of a text, template, special tokens and prompt included (SimCSE: 32). None:
+            the least that leaves at most 2 % of the texts cut, up to the encoder's own.
         views: Number of views of a row of one text; 1 is for objectives that do not contrast.
         prompts: The name of the encoder's prompt for each role: `{anchor: query, positive: document, negative:
             document}`. A role that is missing has the encoder's default prompt; null means no prompt. A view with the
@@ -45,13 +46,13 @@ class TextViews(Collator):
     def __init__(
         self,
         *,
-        max_length: int = 32,
+        max_length: int | None = 32,
         views: int = 2,
         prompts: dict[str, str | None] | None = None,
         sample: int | None = None,
         keep_original: bool = False,
     ) -> None:
-        require_at_least(2, "collator", max_length=max_length)
+        require_at_least(2, "collator", max_length=max_length)  # which takes None
         require_at_least(1, "collator", sample=sample)
         require_within("[1, 1000]", "collator", views=views)  # each is one more text to encode in every row
         if keep_original and sample is None:
@@ -62,7 +63,7 @@ class TextViews(Collator):
             if role not in ROLES:
                 raise UserError(f"collator.prompts names the role {role!r}\nfix: give roles of {', '.join(ROLES)}")
         self.prompts = dict(prompts or {})
-        self.max_length = max_length
+        self.max_length = max_length or 0
         self.views = views
         self.sample, self.keep_original = sample, keep_original
         if sample is not None:  # what a row says of each of its texts no longer fits them
@@ -150,7 +151,7 @@ class AugmentedViews(TextViews):
         negative_augmentations: The augmentations that make one more hard negative of the anchor's text, the row's last
             view (SNCSE: `Negation`). Its text id is that of the anchor, so that it is never an in-batch negative.
             None: no such view.
-        max_length: Largest number of tokens of a text, template and special tokens included.
+        max_length: See `TextViews`.
         views: Number of views of a row of one text.
         prompts: See `TextViews`; augmentations do not change the prompt.
     """
@@ -161,7 +162,7 @@ class AugmentedViews(TextViews):
         augmentations: list[Augmentation],
         anchor_augmentations: list[Augmentation] | None = None,
         negative_augmentations: list[Augmentation] | None = None,
-        max_length: int = 32,
+        max_length: int | None = 32,
         views: int = 2,
         prompts: dict[str, str | None] | None = None,
     ) -> None:

@@ -27,7 +27,7 @@ class Halves(TextViews):
         and two parts of your own) are read by `TextViews`.
     """
 
-    def __init__(self, *, max_length: int = 32, prompts: dict[str, str | None] | None = None) -> None:
+    def __init__(self, *, max_length: int | None = 32, prompts: dict[str, str | None] | None = None) -> None:
         super().__init__(max_length=max_length, views=3, prompts=prompts)
 
     def needs_dropout(self, example: Example) -> bool:

@@ -36,7 +36,7 @@ class NestedViews(AugmentedViews):
         shares: Sequence[float] = (0.2, 0.4),
         filler: str = "",
         augmentations: list[Augmentation] | None = None,
-        max_length: int = 32,
+        max_length: int | None = 32,
         prompts: dict[str, str | None] | None = None,
     ) -> None:
         views = 2 + len(shares)

@@ -34,7 +34,7 @@ class SpanViews(TextViews):
 
     provides = TextViews.provides | {"span_mask", "span_group"}
 
-    def __init__(self, *, max_length: int = 128, prompts: dict[str, str | None] | None = None) -> None:
+    def __init__(self, *, max_length: int | None = 128, prompts: dict[str, str | None] | None = None) -> None:
         super().__init__(max_length=max_length, prompts=prompts)
 
     def needs_dropout(self, example: Example) -> bool:

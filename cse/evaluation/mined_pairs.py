@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.encoder.vectors import unit
-from cse.mining.neighbors import EXACT, open_pool
+from cse.mining.approximate import open_pool
+from cse.mining.neighbors import EXACT
 
 CHUNK = 1024  # texts whose neighbors are searched at once
 

@@ -1,4 +1,4 @@
-"""An approximate search with faiss, whose work for an anchor need not grow with the pool."""
+"""The choice of a search; and an approximate one with faiss, whose work for an anchor need not grow with the pool."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from cse.data.store import mark
 from cse.encoder.vectors import release
 from cse.errors import UserError, require_package
 from cse.files import DAMAGED, atomic_file, read_shaped, write_json, writing_cache
-from cse.mining.neighbors import AUTO, BLOCK, PART, Exact, Found, best, contained, cosines
+from cse.mining.neighbors import BLOCK, EXACT, Exact, Found, Neighbors, best, contained, cosines
 from cse.seeding import python_rng
 
+AUTO = "auto"
+SMALL = 200_000  # rows of a pool below which `auto` is the exact search
+PART = 1 << 20  # rows of an index, which is in memory while it is made
 TRAINING = 100_000  # vectors that an index learns from, or more where it has many cells
 OF_A_CELL = 64  # vectors that a cell is learned from; faiss asks for 39
 MANY = 4096  # cells from which k-means is done in two levels: its work grows with n sqrt(cells), not n cells
@@ -30,6 +33,24 @@ ROWS_OF_A_CELL = 128  # with `auto`
 WIDER = 4  # candidates of a compressed index for each that is wanted
 PROBES = (8, 16, 32, 64, 128, 256, 512, 1024)  # cells to search, of which `auto` takes the first that finds enough
 TRIED, NEAREST, RECALL = 256, 10, 0.95  # anchors, their nearest rows, and the share of these to find
+
+
+def open_pool(pool: NDArray[np.float32], index: str, *, device: str = "cpu", part: int = PART) -> Neighbors:
+    """Open a pool for searches with an index.
+
+    Args:
+        pool: Unit vectors (N, D); a memory-mapped array is read block by block.
+        index: `exact`, a factory string of faiss, with search parameters after a semicolon, such as `Flat`, `HNSW32` or
+            `IVF1024,Flat;nprobe=16`, or `auto`: exact below 200,000 rows, else cells whose number grows with the pool;
+            as many of them are searched as find 95 % of the 10 nearest rows of 256 anchors.
+        device: The device of an exact search; faiss searches on the CPU.
+        part: Largest number of rows of an index of faiss.
+
+    Raises:
+        UserError: faiss is not installed, or cannot build the index.
+    """
+    exact = index == EXACT or (index == AUTO and len(pool) < SMALL)
+    return Exact(pool, device) if exact else Faiss(pool, index, part)
 
 
 class Faiss:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.errors import UserError, require_at_least, require_within
-from cse.mining.neighbors import EXACT, contained, cosines, open_pool
+from cse.mining.approximate import open_pool
+from cse.mining.neighbors import EXACT, contained, cosines
 from cse.seeding import derive
 
 Allowed = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
@@ -91,7 +92,7 @@ class TopK(Miner):
         absolute_margin: Least difference between the positive's similarity and the negative's. None: no limit.
         relative_margin: The same difference as a share of the positive's similarity. None: no limit.
         max_similarity: Largest cosine of anchor and negative. None: no limit.
-        index: `exact`, or an index of faiss; see `cse.mining.neighbors.open_pool`.
+        index: `exact`, or an index of faiss; see `cse.mining.approximate.open_pool`.
 
     Raises:
         UserError: An argument is out of range.

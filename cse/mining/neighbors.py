@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from cse.encoder.vectors import release
 
-EXACT, AUTO = "exact", "auto"
-SMALL = 200_000  # rows of a pool below which `auto` is the exact search
+EXACT = "exact"
 BLOCK = 16_384  # rows of the pool that are compared at once, so that a search needs memory for M x BLOCK numbers
 STRIP = 64  # candidates whose vectors are fetched at once, for the same reason
-PART = 1 << 20  # rows of an index, which is in memory while it is made
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows of the pool, filled up with -1, and cosines
 
@@ -36,26 +34,6 @@ def cosines(anchor: NDArray[np.float32], pool: NDArray[np.float32], rows: NDArra
 def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each entry of rows (M, C) is among the banned ones (M, E) of its row: (M, C)."""
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
-
-
-def open_pool(pool: NDArray[np.float32], index: str, *, device: str = "cpu", part: int = PART) -> Neighbors:
-    """Open a pool for searches with an index.
-
-    Args:
-        pool: Unit vectors (N, D); a memory-mapped array is read block by block.
-        index: `exact`, a factory string of faiss, with search parameters after a semicolon, such as `Flat`, `HNSW32` or
-            `IVF1024,Flat;nprobe=16`, or `auto`: exact below 200,000 rows, else cells whose number grows with the pool;
-            as many of them are searched as find 95 % of the 10 nearest rows of 256 anchors.
-        device: The device of an exact search; faiss searches on the CPU.
-        part: Largest number of rows of an index of faiss.
-
-    Raises:
-        UserError: faiss is not installed, or cannot build the index.
-    """
-    from cse.mining.approximate import Faiss
-
-    exact = index == EXACT or (index == AUTO and len(pool) < SMALL)
-    return Exact(pool, device) if exact else Faiss(pool, index, part)
 
 
 class Exact:

@@ -87,7 +87,7 @@ def specialize(
     adapter = _argument(content, "encoder", "adapter") or {}
     taken = (adapter.get("init_args") or {}).get("length", 0)  # positions that soft prompts take from every text
     for collator in _collators(content):
-        if collator.get("max_length", 0) > kind.max_length - taken:
+        if (collator.get("max_length") or 0) > kind.max_length - taken:
             collator["max_length"] = kind.max_length - taken
     if part is not None and not isinstance(part, Mapping):  # an encoder that exists says itself what it is
         return content, lambda config: ""

@@ -13,7 +13,7 @@ from cse.environment import SHAPE
 from cse.errors import UserError
 from cse.files import check_writable, read_shaped, recover
 from cse.recipe import Recipe, build, load
-from cse.training import lost
+from cse.training import lengths, lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, changed_lines, load_progress
 from cse.training.distilled import Distilled
@@ -173,7 +173,7 @@ def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Cal
 def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) -> Run:
     """The run of a recipe, with all of its objects; nothing is written. See `fit`."""
     built = build(recipe)
-    return Run(
+    run = Run(
         name=recipe.name,
         folder=folder,
         seed=recipe.config.seed,
@@ -188,3 +188,5 @@ def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) ->
         settings=built.trainer,
         callbacks=[RunFiles(recipe, folder), *watchers, *built.callbacks],
     )
+    lengths.fit(run)
+    return run
