@@ -218,7 +218,7 @@ class Faiss:
         from faiss.contrib.ondisk import merge_ondisk
 
         index, shown = copy(), os.dup(1)
-        try:  # the library prints what it does, which is no result of the command
+        try:  # the library prints what it does, among the results of the command
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             merge_ondisk(index, [str(file) for file in files], str(files[0].with_name("merged.lists")))
         finally:
