@@ -1,13 +1,22 @@
 """What tests of objectives share: batches without tokens, comparison at the oracles' tolerance."""
 
 from dataclasses import dataclass, field
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, Views
+from cse.batch import Batch, Example, Views
+from cse.data.tokens import TokenStore
+from cse.errors import UserError
 from cse.interfaces import StepContext
+from cse.objectives.claif import CLAIF
+from cse.objectives.cosent import CoSENT
+from cse.objectives.simcse import SimCSE
+from cse.objectives.symmetric import SymmetricInfoNCE
+from cse.training.learner import Learner
+from tests.cases import not_offered
 
 
 @dataclass
@@ -44,6 +53,25 @@ def run(objective, rows, positives=1, generator=None, **fields):
     return objective(Views.split(rows, rows, positives), batch, StepContext(encoder=None, generator=generator))
 
 
+def sized(kind, size, **arguments):
+    """An objective that is set up for vectors of this size."""
+    objective = kind(**arguments)
+    objective.setup(SimpleNamespace(dim=size))
+    return objective
+
+
+def collated(encoder, rows, collator, length=12):
+    """The batch that a collator makes of texts, one a row, or of rows of them."""
+    rows = [(row,) if isinstance(row, str) else row for row in rows]
+    collator.setup(TokenStore.build([text for row in rows for text in row], encoder.tokenizer, length), 1)
+    return collator([Example(tuple(row), row_id=i) for i, row in enumerate(rows)])
+
+
+def step(encoder, objective, batch, **ctx):
+    """What the objective returns for a batch of tokens."""
+    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, **ctx))[1]
+
+
 def close(got, want, tolerance=1e-4):
     """Largest difference at most `tolerance` of the largest value."""
     got, want = np.asarray(got.detach() if isinstance(got, torch.Tensor) else got), np.asarray(want)
@@ -76,3 +104,17 @@ def agrees(output, about, data, leaves, *, loss="loss", suffix="", **metrics):
     value.backward()
     for name, leaf in leaves.items():
         close(leaf.grad, data[f"grad/{name}"] if f"grad/{name}" in data else data[f"grad_{name}{suffix}"])
+
+
+def refuses(message, call, *args, **options):
+    """A call fails with a message: with UserError for a constructor or `setup`, with ValueError for a function."""
+    with pytest.raises(ValueError if isinstance(call, FunctionType) else UserError, match=message):
+        call(*args, **options)
+
+
+def inner(about, scored):
+    """The objective that a case of Matryoshka wraps; of scored pairs, CoSENT or the regression of the cosine."""
+    kinds = {"mnrl": SimCSE, "symmetric": SymmetricInfoNCE, "cosent": CoSENT}
+    if about["inner"] in kinds:
+        return kinds[about["inner"]](temperature=about["inner_temperature"])
+    return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")

@@ -1,7 +1,5 @@
 """Losses on several layers, against sentence-transformers, by pencil and in their limits."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,18 +7,15 @@ from cse.batch import Batch, EncoderOutput, Views
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import get_pooler
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives import adaptive_layer, matryoshka
-from cse.objectives.adaptive_layer import AdaptiveLayer, channel_divergence, layer_weight, view_weight
-from cse.objectives.claif import CLAIF
+from cse.objectives.adaptive_layer import AdaptiveLayer
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, agrees, batch_of, run
-from tests.objectives.test_matryoshka import inner
+from tests.objectives.helpers import Case, agrees, batch_of, inner, refuses, run
 
 
 def contract_case(backbone):
@@ -87,74 +82,12 @@ def test_every_case_of_sentence_transformers(name, monkeypatch):
     agrees(output, about, data, {"hs": states})
 
 
-def test_by_pencil():
-    """One scored pair of two channels: cosine 1 on the last layer, 0 on layer 0; the divergence by hand."""
-    last, first = [[2.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]
-    states = torch.tensor([[[first[v]], [last[v]]] for v in range(2)])  # (V, layers, B, C)
-    objective = AdaptiveLayer(term=CLAIF(), last_weight=2.0, prior_weight=3.0, kl_weight=5.0, kl_temperature=0.5)
-    output = result(objective, Layered(states), score=torch.tensor([0.25]))
-
-    def divergence(p_vector, q_vector, t=0.5):
-        p, q = ([math.exp(x / t) / sum(math.exp(y / t) for y in v) for x in v] for v in (p_vector, q_vector))
-        return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-    kl = (divergence(last[0], first[0]) + divergence(last[1], first[1])) / 2
-    assert output.loss.item() == pytest.approx(2 * 0.75**2 + 3 * 0.25**2 + 5 * 0.5 * kl)
-    assert {name: value.item() for name, value in output.metrics.items()} == pytest.approx(
-        {"last_loss": 0.75**2, "prior_loss": 0.25**2, "kl": kl, "rmse": 0.75}
-    )
-
-
-def test_weights_of_layers_by_pencil():
-    assert [layer_weight("uniform", layer) for layer in (0, 5)] == [1.0, 1.0]
-    assert [layer_weight("linear", layer) for layer in (0, 3)] == [1.0, 0.25]
-    assert [layer_weight("log", layer) for layer in (0, 1)] == [1.0, pytest.approx(1 / 1.693147)]
-
-
-def test_without_earlier_layers_it_is_the_objective():
-    states = torch.randn(2, 4, 5, 6, generator=torch_rng("states"))
-    encoder = Layered(states)
-    rows = states[:, -1].transpose(0, 1)
-    batch = batch_of(5, 2)
-    want = SimCSE()(Views.split(rows, rows, 1), batch, StepContext(encoder=None)).loss
-    assert result(AdaptiveLayer(term=SimCSE(), layers_per_step=0), encoder).loss == want
-    assert encoder.asked == [[3]]
-
-
-def test_layers_that_are_alike_do_not_diverge():
-    one = torch.randn(2, 1, 5, 6, generator=torch_rng("states"))
-    output = result(AdaptiveLayer(term=SimCSE(), layers_per_step=None), Layered(one.expand(-1, 4, -1, -1)))
-    assert output.metrics["kl"].item() == pytest.approx(0, abs=1e-7)
-    assert output.loss.item() == pytest.approx(2 * output.metrics["last_loss"].item())
-
-
-def test_the_last_layer_does_not_learn_from_the_divergence():
-    states = torch.randn(2, 2, 3, 4, generator=torch_rng("states")).requires_grad_()
-    only_kl = AdaptiveLayer(term=SimCSE(), last_weight=0.0, prior_weight=0.0)
-    result(only_kl, Layered(states)).loss.backward()
-    assert states.grad[:, 0].abs().max() > 1e-3
-    assert states.grad[:, 1].abs().max() == 0
-
-
-def test_views_that_do_not_exist_and_rows_without_weight_do_not_count():
-    teacher, student = torch.randn(2, 3, 4, generator=torch_rng("vectors")), torch.zeros(2, 3, 4)
-    ids = torch.zeros(2, 3, 1, dtype=torch.int64)
-    present = torch.tensor([[True, True, False], [True, True, True]])
-    batch = Batch(ids, torch.ones_like(ids), view_mask=present, weight=torch.tensor([2.0, 1.0]))
-    each = (
-        channel_divergence(teacher, student, 1.0, torch.eye(6)[0].view(2, 3)),
-        channel_divergence(teacher, student, 1.0, torch.eye(6)[1].view(2, 3)),
-    )
-    second = [channel_divergence(teacher, student, 1.0, torch.eye(6)[i].view(2, 3)) for i in (3, 4, 5)]
-    got = channel_divergence(teacher, student, 1.0, view_weight(batch, teacher))
-    assert got.item() == pytest.approx((2 * sum(each) + sum(second)).item() / 7)
-    assert channel_divergence(teacher, student, 1.0, torch.zeros(2, 3)).item() == 0
-
-
 def test_the_last_layer_alone_is_the_sum_over_widths():
     states = torch.randn(2, 4, 5, 8, generator=torch_rng("states"), dtype=torch.float64)
     term = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2])
-    got = result(AdaptiveLayer(term=term, layers_per_step=0), Layered(states)).loss.item()
+    encoder = Layered(states)
+    got = result(AdaptiveLayer(term=term, layers_per_step=0), encoder).loss.item()
+    assert encoder.asked == [[3]]
     assert got == pytest.approx(run(term, states[:, -1].transpose(0, 1)).loss.item(), rel=1e-12)
 
 
@@ -166,15 +99,6 @@ def test_widths_are_drawn_anew_for_each_layer(monkeypatch):
     result(AdaptiveLayer(term=term, layers_per_step=None), Layered(states), generator=torch_rng("step"))
     assert len(seen) == 4
     assert len(set(map(tuple, seen))) > 1
-
-
-def test_setup_and_description_with_widths(tiny_bert):
-    both = AdaptiveLayer(term=Matryoshka(term=SimCSE()))
-    both.setup(Encoder(tiny_bert))
-    assert both.describe().startswith("AdaptiveLayer(term=Matryoshka(term=SimCSE(temperature=0.05, ")
-    assert "dimensions=[16, 8, 4, 2]" in both.describe()
-    with pytest.raises(UserError, match=r"encoder.head, which is not exported"):
-        AdaptiveLayer(term=Matryoshka(term=SimCSE())).setup(Encoder(tiny_bert, head="mlp"))
 
 
 def test_layers_are_drawn_from_the_step():
@@ -207,14 +131,10 @@ def test_every_layer_learns(tiny_bert, tmp_path, kind):
     assert not any("layers.1." in n or "layer.1." in n for n in moved)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_refusals():
+    for options, said in (
         ({"layers_per_step": -1}, "objective.layers_per_step is -1"),
         ({"kl_temperature": -0.1}, "objective.kl_temperature is -0.1"),
         ({"prior_weight": float("nan")}, "objective.prior_weight is nan"),
-    ],
-)
-def test_bad_arguments_are_named(options, said):
-    with pytest.raises(UserError, match=said):
-        AdaptiveLayer(term=SimCSE(), **options)
+    ):
+        refuses(said, AdaptiveLayer, term=SimCSE(), **options)

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cse.errors import UserError
 from cse.objectives.align_uniform import AlignUniform
-from cse.objectives.functional import uniformity
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, run, vectors
+from tests.objectives.helpers import agrees, refuses, run, vectors
 
 
 @pytest.mark.parametrize("name", cases("align_uniform_loss"))
@@ -19,22 +17,6 @@ def test_every_case_of_the_authors_programs(name):
     rows, leaves = vectors(data)
     output = run(AlignUniform(alpha=about["alpha"], t=about["t"], uniform_weight=about["weight"]), rows)
     agrees(output, about, data, leaves, alignment="align", uniformity="uniform")
-
-
-def test_by_pencil():
-    # Anchors at right angles, positives opposite to each other: |x - y|^2 is 0 and 2, U is -2 and -4 with t = 1.
-    rows = torch.tensor([[[1.0, 0.0], [3.0, 0.0]], [[0.0, 2.0], [-1.0, 0.0]]])
-    assert run(AlignUniform(t=1.0), rows).loss.item() == pytest.approx(1.0 - 3.0)
-    assert run(AlignUniform(t=1.0, align_weight=0.0), rows).loss.item() == pytest.approx(-3.0)
-    assert run(AlignUniform(t=1.0, uniform_weight=0.0, alpha=1.0), rows).loss.item() == pytest.approx(2**0.5 / 2)
-
-
-def test_two_equal_views_leave_the_uniformity_and_a_rotation_leaves_the_loss():
-    one = torch.randn(6, 1, 5, dtype=torch.float64)
-    got = run(AlignUniform(uniform_weight=0.3), one.expand(-1, 2, -1)).loss
-    assert got.item() == pytest.approx(0.3 * uniformity(one[:, 0]).item(), rel=1e-9)
-    rows, turn = torch.randn(6, 3, 5, dtype=torch.float64), torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0]
-    assert run(AlignUniform(), rows @ turn, 2).loss.item() == pytest.approx(run(AlignUniform(), rows, 2).loss.item())
 
 
 def slow(rows, weight, texts):
@@ -48,16 +30,16 @@ def slow(rows, weight, texts):
             weight[i] * weight[j] * np.exp(-2 * float((z[i, view] - z[j, view]).square().sum())) for i, j in pairs
         ]
         total += np.log(sum(kernel) / sum(weight[i] * weight[j] for i, j in pairs)) / 2
-    return align + total
+    return 0.4 * align + total
 
 
 def test_weights_and_texts_equal_a_direct_loop():
     rows, weight = torch.randn(5, 2, 6, dtype=torch.float64), [2.0, 1.0, 0.0, 0.5, 1.0]
     texts = [[0, 1], [2, 3], [4, 5], [3, 6], [7, 0]]  # rows 0 and 4, and 1 and 3, have a text in common
-    got = run(AlignUniform(), rows, weight=torch.tensor(weight), text_id=torch.tensor(texts))
+    got = run(AlignUniform(align_weight=0.4), rows, weight=torch.tensor(weight), text_id=torch.tensor(texts))
     assert got.loss.item() == pytest.approx(slow(rows, weight, texts), rel=1e-9)
     plain = slow(rows, [1.0] * 5, [[i] for i in range(5)])
-    assert run(AlignUniform(), rows).loss.item() == pytest.approx(plain, rel=1e-9)
+    assert run(AlignUniform(align_weight=0.4), rows).loss.item() == pytest.approx(plain, rel=1e-9)
 
 
 def test_a_batch_of_one_text_has_no_pairs_and_a_finite_gradient():
@@ -78,9 +60,6 @@ def test_it_is_a_regularizer_beside_a_contrastive_loss():
 
 def test_errors():
     for name, value in {"alpha": 0.5, "t": 0.0, "align_weight": -1.0, "uniform_weight": -1.0}.items():
-        with pytest.raises(UserError, match=name):
-            AlignUniform(**{name: value})
-    with pytest.raises(ValueError, match=r"collator\.views"):
-        run(AlignUniform(), torch.randn(3, 1, 4), 0)
-    with pytest.raises(ValueError, match="batch_size is 1"):
-        run(AlignUniform(), torch.randn(1, 2, 4))
+        refuses(name, AlignUniform, **{name: value})
+    refuses(r"collator\.views", run, AlignUniform(), torch.randn(3, 1, 4), 0)
+    refuses("batch_size is 1", run, AlignUniform(), torch.randn(1, 2, 4))

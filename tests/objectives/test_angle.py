@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 
-from cse.errors import UserError
-from cse.objectives.angle import AnglE, angle
+from cse.objectives.angle import AnglE
 from cse.objectives.cosent import CoSENT
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, run, vectors
+from tests.objectives.helpers import agrees, refuses, run, vectors
 
 ALONE = {"in_batch_weight": 0.0, "angle_weight": 1.0}
 
@@ -30,37 +29,6 @@ def test_every_case(name):
     output = run(objective_of(about), rows, score=data.get("score"))
     terms = {"angle", "cosine", "in_batch"} & about.keys() & output.metrics.keys()
     agrees(output, about, data, leaves, **{term: term for term in terms})
-
-
-@pytest.mark.parametrize("size", [6, 7])
-def test_the_value_of_a_pair_is_a_sum_over_complex_quotients(size):
-    x, y = torch.randn(2, 5, size, dtype=torch.float64)
-    for a, b, got in zip(x.tolist(), y.tolist(), angle(x, y).tolist(), strict=True):
-        a, b = (v + [0.0] * (size % 2) for v in (a, b))
-        half = len(a) // 2
-        u = [complex(a[i], a[half + i]) for i in range(half)]
-        w = [complex(b[i], b[half + i]) for i in range(half)]
-        product = sum(p * q.conjugate() for p, q in zip(u, w, strict=True))
-        norms = math.sqrt(sum(abs(p) ** 2 for p in u) * sum(abs(q) ** 2 for q in w))
-        assert got == pytest.approx(abs((product.real + product.imag) / norms), rel=1e-12)
-
-
-def test_the_limits_of_the_value_that_its_docstring_states():
-    x = torch.randn(1, 8, dtype=torch.float64)
-    real, imaginary = x.chunk(2, 1)
-    turned = torch.cat([real + imaginary, imaginary - real], 1) / math.sqrt(2)  # each number turned by -45 degrees
-    assert angle(x, x).item() == pytest.approx(1.0, rel=1e-12)
-    assert angle(x, -x).item() == pytest.approx(1.0, rel=1e-12)
-    assert angle(x, turned).item() == pytest.approx(math.sqrt(2), rel=1e-12)
-    assert angle(turned, x).item() == pytest.approx(0.0, abs=1e-12)
-
-
-def test_ranking_by_pencil():
-    # Values 1 and 0 for pairs of score 0 and 1, t = 1: one pair in the wrong order, by 1.
-    rows = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0]]])  # s = 1 and |1 - 1| / sqrt 2 = 0
-    score = torch.tensor([0.0, 1.0])
-    got = run(AnglE(**ALONE, angle_temperature=1.0), rows, score=score).loss
-    assert got.item() == pytest.approx(math.log(1 + math.e), rel=1e-6)
 
 
 def test_pairs_of_score_1_alone_are_positives_in_the_batch():
@@ -95,11 +63,7 @@ def test_triplets_are_pairs_of_score_1_and_0_and_simcse():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="angle_temperature"):
-        AnglE(angle_temperature=0.0)
-    with pytest.raises(UserError, match="angle_weight"):
-        AnglE(angle_weight=-1.0)
-    with pytest.raises(ValueError, match="score"):
-        run(AnglE(), torch.randn(3, 2, 4))
-    with pytest.raises(ValueError, match="one positive"):
-        run(AnglE(), torch.randn(3, 3, 4), positives=2)
+    refuses("angle_temperature", AnglE, angle_temperature=0.0)
+    refuses("angle_weight", AnglE, angle_weight=-1.0)
+    refuses("score", run, AnglE(), torch.randn(3, 2, 4))
+    refuses("one positive", run, AnglE(), torch.randn(3, 3, 4), positives=2)

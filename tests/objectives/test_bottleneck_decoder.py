@@ -5,24 +5,21 @@ import torch
 from safetensors import safe_open
 from transformers import BertConfig, BertForMaskedLM
 
-from cse.batch import Batch, Example
+from cse.batch import Batch
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
 from cse.objectives.decoders import embedded
-from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout, torch_rng
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import save_beside, save_tiny
 from tests.objectives.contract import assert_absent_views_do_not_count, build
 from tests.objectives.contract import batch_of as contract_batch
-from tests.objectives.helpers import Case, agrees, close
+from tests.objectives.helpers import Case, agrees, close, collated, refuses, step
 from tests.runs import assert_resumes, make_run
 
 STILL = Dropout(attention=0.0, hidden=0.0)
@@ -155,14 +152,12 @@ def built(folder, **options):
 
 def batch_of(encoder, width, probability=0.4):
     """Rows of `width` texts, masked."""
-    rows = [Example(tuple(TEXTS[(i + j) % 6] for j in range(width)), row_id=i) for i in range(6)]
-    collator = Masked(views=TextViews(max_length=12), probability=probability)
-    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    return collator(rows)
+    rows = [[TEXTS[(i + j) % 6] for j in range(width)] for i in range(6)]
+    return collated(encoder, rows, Masked(views=TextViews(max_length=12), probability=probability))
 
 
 def loss_of(encoder, objective, batch, **ctx):
-    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, generator=torch_rng("step"), **ctx))[1]
+    return step(encoder, objective, batch, generator=torch_rng("step"), **ctx)
 
 
 @pytest.mark.parametrize("options", [{}, {"predict": "all"}, {"predict": "next", "window": 2}])
@@ -214,14 +209,6 @@ def test_views_that_do_not_exist_are_not_predicted(tiny_bert, predict):
     assert_absent_views_do_not_count(fresh, contract_batch("BottleneckDecoder", fresh()[0]))
 
 
-def test_the_first_loss_is_that_of_masked_lm(tiny_bert):
-    encoder, objective = built(tiny_bert)
-    batch, plain = batch_of(encoder, 2), MaskedLM()
-    plain.setup(encoder)
-    want = loss_of(encoder, plain, batch.with_views([0])).loss.item()
-    assert loss_of(encoder, objective, batch).metrics["mlm_loss"].item() == pytest.approx(want, rel=1e-6)
-
-
 def test_the_generator_writes_in_gaps_alone_what_the_masked_lm_expects(tiny_bert):
     """Of 3,000 rows of one text: the share of each token within 5 standard deviations of its probability."""
     encoder, objective = built(tiny_bert, predict="all", generator=tiny_bert)
@@ -260,25 +247,20 @@ def test_a_run_with_a_generator_resumes_and_saves_neither_it_nor_the_decoder(tin
     assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"decoder", "head"}
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_refusals(tiny_bert, tmp_path):
+    for options, said in (
         ({"decoder_layers": 0}, "objective.decoder_layers is 0"),
         ({"decoder_weight": 0.0}, "objective.decoder_weight is 0"),
         ({"predict": "next", "window": 0}, "objective.window is 0"),
         ({"window": 3}, "objective.window is 3, and objective.predict is masked"),
         ({"predict": "next", "decoder_start": "last"}, "objective.decoder_start is last"),
-    ],
-)
-def test_out_of_range(options, said):
-    with pytest.raises(UserError, match=said):
-        BottleneckDecoder(**options)
-
-
-def test_refusals(tiny_bert, tmp_path):
+    ):
+        refuses(said, BottleneckDecoder, **options)
     encoder, objective = built(tiny_bert)
-    with pytest.raises(ValueError, match="in twos, and rows have 3"):
-        loss_of(encoder, objective, batch_of(encoder, 3))
+    refuses("in twos, and rows have 3", loss_of, encoder, objective, batch_of(encoder, 3))
     other = save_tiny("roberta", tiny_bert, tmp_path / "plain")
-    with pytest.raises(UserError, match=r"objective.generator .* is not a trained masked language model"):
-        BottleneckDecoder(generator=other).setup(encoder)
+    refuses(
+        r"objective.generator .* is not a trained masked language model",
+        BottleneckDecoder(generator=other).setup,
+        encoder,
+    )

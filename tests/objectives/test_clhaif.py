@@ -1,15 +1,12 @@
 """CLHAIF: oracles, pencil, limits."""
 
-import math
-
 import pytest
 import torch
 
-from cse.errors import UserError
 from cse.objectives.clhaif import CLHAIF
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, run
+from tests.objectives.helpers import agrees, refuses, run
 
 
 @pytest.mark.parametrize("name", cases("claif", has=("smooth", "loss")))
@@ -28,23 +25,6 @@ def test_all_scores_1_equal_simcse(smooth):
     assert got.item() == pytest.approx(run(SimCSE(hard_negative_weight=0.7), rows).loss.item(), rel=1e-6)
 
 
-def test_by_pencil():
-    # Two rows, each positive its anchor, negatives orthogonal to both, t = 1: logits 1, 0, 0, 0
-    rows = torch.zeros(2, 3, 3)
-    rows[0, :2, 0] = rows[1, :2, 1] = rows[:, 2, 2] = 1.0
-    score = torch.tensor([0.5, 0.25])
-    total = math.log(math.e + 3)
-    near, far = total - 1, total  # - log softmax of the positive and of the others
-    want = {
-        "none": near,
-        "positive": (0.5 + 0.25) * near / 2,
-        "all": (0.5 * near + 0.5 * far + 0.25 * near + 0.75 * far) / 2,
-    }
-    for smooth, value in want.items():
-        got = run(CLHAIF(smooth=smooth, temperature=1.0), rows, score=score).loss
-        assert got.item() == pytest.approx(value, rel=1e-6), smooth
-
-
 def test_all_is_a_soft_cross_entropy_also_where_candidates_are_masked():
     rows, score = torch.randn(4, 3, 6), torch.tensor([0.9, 0.0, 0.4, 1.0])
     exists = torch.tensor([[True, True, True]] * 3 + [[True, True, False]])
@@ -58,11 +38,7 @@ def test_all_is_a_soft_cross_entropy_also_where_candidates_are_masked():
 
 def test_errors():
     rows = torch.randn(3, 3, 4)
-    with pytest.raises(ValueError, match=r"CLHAIF needs Batch\.score"):
-        run(CLHAIF(), rows)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        run(CLHAIF(), rows, score=torch.tensor([0.5, 80.0, 0.1]))
-    with pytest.raises(ValueError, match="2"):
-        run(CLHAIF(), rows, positives=2, score=torch.zeros(3))
-    with pytest.raises(UserError, match="temperature"):
-        CLHAIF(temperature=-1.0)
+    refuses(r"CLHAIF needs Batch\.score", run, CLHAIF(), rows)
+    refuses(r"\[0, 1\]", run, CLHAIF(), rows, score=torch.tensor([0.5, 80.0, 0.1]))
+    refuses("2", run, CLHAIF(), rows, positives=2, score=torch.zeros(3))
+    refuses("temperature", CLHAIF, temperature=-1.0)

@@ -3,20 +3,15 @@
 import pytest
 import torch
 
-from cse.batch import Example
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext
 from cse.objectives.cocondenser import CoCondenser
 from cse.objectives.masked_lm import MaskedLM
 from cse.seeding import seed_dropout
-from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of
+from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses, step
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
 
@@ -45,20 +40,14 @@ def built(folder, **options):
 
 
 def masked_batch(encoder, views=2):
-    collator = Masked(views=TextViews(max_length=12, views=views), probability=0.4)
-    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    return collator([Example((text,), row_id=i) for i, text in enumerate(TEXTS)])
-
-
-def loss_of(encoder, objective, batch):
-    return Learner(encoder, objective)(batch, StepContext(encoder=encoder))[1]
+    return collated(encoder, TEXTS, Masked(views=TextViews(max_length=12, views=views), probability=0.4))
 
 
 def test_both_predictions_by_a_slow_loop(tiny_bert):
     encoder, objective = built(tiny_bert)
     batch, plain = masked_batch(encoder), MaskedLM()
     plain.setup(encoder)
-    output, words = loss_of(encoder, objective, batch), encoder.backbone.get_input_embeddings().weight
+    output, words = step(encoder, objective, batch), encoder.backbone.get_input_embeddings().weight
     total = count = 0
     with torch.no_grad():
         for masked, labels, mask in zip(
@@ -72,7 +61,7 @@ def test_both_predictions_by_a_slow_loop(tiny_bert):
                 total -= objective.head(states[place], words).log_softmax(-1)[labels[place]].item()
                 count += 1
         assert output.metrics["head_loss"].item() == pytest.approx(total / count, rel=1e-5)
-        want = loss_of(encoder, plain, batch).loss.item()
+        want = step(encoder, plain, batch).loss.item()
     assert output.metrics["mlm_loss"].item() == pytest.approx(want, rel=1e-6)
     terms = sum(output.metrics[name] for name in ("mlm_loss", "head_loss", "contrastive"))
     assert output.loss.item() == pytest.approx(terms.item(), rel=1e-6)
@@ -81,32 +70,20 @@ def test_both_predictions_by_a_slow_loop(tiny_bert):
 def test_without_the_contrast_rows_of_one_view_do(tiny_bert):
     encoder, objective = built(tiny_bert, contrast_weight=0.0)
     assert not objective.contrasts
-    assert set(loss_of(encoder, objective, masked_batch(encoder, views=1)).metrics) == {
+    assert set(step(encoder, objective, masked_batch(encoder, views=1)).metrics) == {
         "mlm_loss", "mlm_accuracy", "head_loss", "head_accuracy"}  # fmt: skip
-    with pytest.raises(ValueError, match=r"collator\.views"):
-        loss_of(encoder, built(tiny_bert)[1], masked_batch(encoder, views=1))
+    refuses(r"collator\.views", step, encoder, built(tiny_bert)[1], masked_batch(encoder, views=1))
 
 
-def test_the_last_layer_helps_the_head_through_the_vector_alone(tiny_bert):
-    """Only the first row of the last layer's states has a gradient from the head's prediction."""
-    encoder, objective = built(tiny_bert)
-    batch = masked_batch(encoder, views=1)
-    ids, mask = batch.masked_ids[:, 0], batch.attention_mask[:, 0]
-    hidden = encoder.states(ids, mask).hidden
-    hidden[-1].retain_grad()
-    objective.decoder(hidden[objective.middle], mask, hidden[-1][:, 0])[mask == 1].square().sum().backward()
-    assert hidden[-1].grad[:, 0].abs().max() > 0
-    assert hidden[-1].grad[:, 1:].abs().max() == 0
-
-
-@pytest.mark.parametrize(
-    "options", [{"decoder_layers": 0}, {"skip_from": 0}, {"contrast_weight": -1.0}, {"temperature": 0.0}]
-)
-def test_out_of_range(options):
-    with pytest.raises(UserError, match=f"objective.{next(iter(options))} is"):
-        CoCondenser(**options)
+def test_refusals():
+    for options in (
+        {"decoder_layers": 0},
+        {"skip_from": 0},
+        {"contrast_weight": -1.0},
+        {"temperature": 0.0},
+    ):
+        refuses(f"objective.{next(iter(options))} is", CoCondenser, **options)
 
 
 def test_a_layer_that_is_not_there(tiny_bert):
-    with pytest.raises(UserError, match=r"objective.skip_from is 2, and .* has 2 layers"):
-        CoCondenser(skip_from=2).setup(Encoder(tiny_bert))
+    refuses(r"objective.skip_from is 2, and .* has 2 layers", CoCondenser(skip_from=2).setup, Encoder(tiny_bert))

@@ -4,22 +4,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from cse.batch import Example, Views
+from cse.batch import Views
 from cse.data.collators import TextViews
 from cse.data.halves import Halves
-from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.compcse import CompCSE
-from cse.objectives.simcse import SimCSE
 from cse.training.gradcache import backward
 from cse.training.learner import Learner
+from cse.training.trainer import Trainer
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of
-from tests.runs import assert_resumes, make_run
+from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses
+from tests.runs import make_run
 
 
 def contract_case(backbone):
@@ -51,35 +51,6 @@ def test_every_case_of_the_authors(name):
     agrees(loss_of(objective, rows, head), about, data, {"cls_hidden": rows})
 
 
-def test_parts_that_are_the_whole_make_it_simcse():
-    whole = torch.randn(5, 8)
-    other = torch.randn(5, 8)
-    parts = torch.stack([whole, other, other], 1)
-    pairs = torch.stack([whole, other], 1)
-    want = SimCSE()(Views.split(pairs, pairs, 1), batch_of(5, 2), StepContext(encoder=None)).loss
-    for composition in ("mean", "halves"):
-        assert loss_of(CompCSE(composition=composition), parts).loss.item() == pytest.approx(want.item(), rel=1e-6)
-
-
-def test_by_a_slow_loop():
-    rows, head = torch.randn(4, 3, 6), nn.Linear(6, 6)
-    got = loss_of(CompCSE(temperature=0.5, dimensions=4), rows, head).loss.item()
-    with torch.no_grad():
-        z = [head(row[0])[:4] for row in rows]
-        c = [head((row[1] + row[2]) / 2)[:4] for row in rows]
-        cosines = torch.tensor([[torch.cosine_similarity(a, b, 0).item() for b in c] for a in z])
-    want = torch.nn.functional.cross_entropy(cosines / 0.5, torch.arange(4)).item()
-    assert got == pytest.approx(want, rel=1e-5)
-
-
-def test_what_is_cut_off_does_not_count():
-    rows = torch.randn(4, 3, 8)
-    other = torch.cat([rows[..., :5], torch.randn(4, 3, 3)], -1)
-    losses = [loss_of(CompCSE(dimensions=5), r).loss.item() for r in (rows, other)]
-    assert losses[0] == losses[1]
-    assert loss_of(CompCSE(), rows).loss.item() == loss_of(CompCSE(dimensions=8), rows).loss.item()
-
-
 def test_a_text_is_no_negative_of_its_own_copy_but_parts_may_be_equal():
     """Rows 0 and 1 are one text; rows 2 and 3 have a part in common, which is no reason to mask."""
     rows = torch.randn(4, 3, 8)
@@ -93,17 +64,13 @@ def test_a_text_is_no_negative_of_its_own_copy_but_parts_may_be_equal():
 
 def test_gradient_caching_reaches_the_head(tiny_bert):
     """The objective calls the encoder's head, on vectors that the encoder gave without it."""
-    from accelerate import Accelerator
-
     gradients = []
     for cached in (False, True):
         torch.manual_seed(0)
         encoder = Encoder(tiny_bert, head="mlp", pooler="mean").double().eval()
         learner, ctx = Learner(encoder, CompCSE(dimensions=8)), StepContext(encoder=encoder)
         texts = ["the cat sat on", "a dog ran fast", "red sun blue moon", "tree house mat"]
-        collator = Halves(max_length=8)
-        collator.setup(TokenStore.build(texts, encoder.tokenizer, 8), 1)
-        batch = collator([Example((text,), row_id=i) for i, text in enumerate(texts)])
+        batch = collated(encoder, texts, Halves(max_length=8), 8)
         if cached:
             backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=3, seed=lambda i: None)
         else:
@@ -114,20 +81,9 @@ def test_gradient_caching_reaches_the_head(tiny_bert):
     assert all(torch.allclose(gradients[0][n], gradients[1][n], atol=1e-9) for n in gradients[0])
 
 
-def test_a_run_resumes(tiny_bert, tmp_path):
-    def run(folder):
-        parts = {"objective": CompCSE(dimensions=8), "collator": Halves(max_length=12)}
-        return make_run(folder, tiny_bert, max_steps=4, **parts)
-
-    assert_resumes(run, tmp_path)
-
-
 def test_refusals(tiny_bert, tmp_path):
     for arguments, name in (({"temperature": 0.0}, "temperature"), ({"dimensions": 0}, "dimensions")):
-        with pytest.raises(UserError, match=name):
-            CompCSE(**arguments)
-    from cse.training.trainer import Trainer
-
+        refuses(name, CompCSE, **arguments)
     run = make_run(tmp_path, tiny_bert, objective=CompCSE(), collator=TextViews(max_length=12))
     with pytest.raises(UserError, match="CompCSE needs a text and its two parts"):
         Trainer(run).fit()

@@ -1,25 +1,21 @@
 """CosineDistillation: pencil, a plain computation, the start of its layer, a teacher that is asked, errors."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from cse.errors import UserError
 from cse.objectives.cosine_distillation import CosineDistillation
 from cse.teachers.frozen import FrozenViewEncoder
-from tests.objectives.helpers import Case, run
+from tests.objectives.helpers import Case, refuses, run, sized
 
 
 def contract_case(backbone):
     return Case({"teacher": FrozenViewEncoder(source=backbone)})
 
 
-def built(size, **arguments):
-    objective = CosineDistillation(**arguments)
-    objective.setup(SimpleNamespace(dim=size))
-    return objective
+built = partial(sized, CosineDistillation)
 
 
 def test_by_pencil():
@@ -70,17 +66,6 @@ def test_a_resumed_run_keeps_the_layer():
     assert run(second, rows + 1, teacher=vectors).loss.item() == pytest.approx(want, rel=1e-7)
 
 
-def test_weights_and_absent_views_count_as_the_rows_that_are_there():
-    rows, vectors, weight = torch.randn(2, 2, 4), torch.randn(2, 2, 4), torch.tensor([1.0, 3.0])
-    mask = torch.tensor([[True, True], [True, False]])
-    with torch.no_grad():
-        got = run(built(4), rows, teacher=vectors.flatten(1), view_mask=mask, weight=weight).loss.item()
-    error = 1 - (unit(rows.numpy()) * unit(vectors.numpy())).sum(-1)
-    assert got == pytest.approx((error[0].mean() + 3 * error[1, 0]) / 4, rel=1e-5)
-
-
 def test_errors():
-    with pytest.raises(UserError, match="dim is 0"):
-        CosineDistillation(dim=0)
-    with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
-        run(built(4), torch.randn(3, 2, 4), teacher=torch.zeros(3, 12))
+    refuses("dim is 0", CosineDistillation, dim=0)
+    refuses(r"set objective\.dim to 6", run, built(4), torch.randn(3, 2, 4), teacher=torch.zeros(3, 12))

@@ -11,18 +11,14 @@ from cse.data.masked import Masked
 from cse.encoder.dropout import Dropout
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.files import read_sealed, write_sealed
 from cse.interfaces import StepContext
 from cse.objectives.diffcse import DiffCSE
-from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.cases import below, cases, load, state
 from tests.conftest import WORDS
 from tests.models import from_weights, save_beside, save_tiny
-from tests.objectives.helpers import Case, agrees
-from tests.runs import make_run, weights
+from tests.objectives.helpers import Case, agrees, refuses, step
+from tests.runs import assert_resumes, make_run
 
 
 def contract_case(backbone):
@@ -124,10 +120,6 @@ def built(tiny_bert, **options):
     return encoder, objective.train()
 
 
-def loss(encoder, objective, batch, **ctx):
-    return Learner(encoder, objective)(batch, StepContext(encoder=encoder, **ctx))[1]
-
-
 def test_detection_by_pencil(tiny_bert):
     """A head that says "replaced" with logit x everywhere: the mean of two known numbers."""
     encoder, objective = built(tiny_bert)
@@ -138,11 +130,11 @@ def test_detection_by_pencil(tiny_bert):
     ids = torch.tensor([[[2, 5, 6, 3]] * 2, [[2, 7, 3, 0]] * 2])  # 2 x 2 replaced, then 2 x 2: 8 of 16 positions
     mask = (ids > 0).long()
     batch = Batch(ids, mask, masked_ids=ids)
-    got = loss(encoder, objective, batch).metrics
+    got = step(encoder, objective, batch).metrics
     assert got["replaced"].item() == pytest.approx(8 / 14)
     assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 8 * math.log(1 / 4)) / 16, rel=1e-5)
     objective.padding = "excluded"
-    got = loss(encoder, objective, batch).metrics
+    got = step(encoder, objective, batch).metrics
     assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 6 * math.log(1 / 4)) / 14, rel=1e-5)
 
 
@@ -160,50 +152,6 @@ def test_detection_counts_a_row_of_weight_2_twice(tiny_bert, padding):
     plain = objective.detection(projected, batch, StepContext(encoder=encoder))[0]
     assert got.item() == pytest.approx(want.item(), rel=1e-5)
     assert abs(plain.item() - want.item()) > 1e-4
-
-
-def test_without_weight_it_is_the_contrast_of_projected_vectors(tiny_bert):
-    encoder, objective = built(tiny_bert, rtd_weight=0.0)
-    batch = texts()
-    with torch.no_grad():
-        rows = objective.projector(Learner(encoder, objective).encode(batch).projected.flatten(0, 1)).view(4, 2, -1)
-        want = SimCSE()(Views.split(rows, rows, 1), batch, StepContext(encoder=encoder)).loss
-        assert loss(encoder, objective, batch).loss.item() == pytest.approx(want.item(), rel=1e-6)
-
-
-def test_the_vector_takes_the_first_embeddings_place(tiny_bert):
-    """By hand: embeddings, replacement, then each layer of the stack."""
-    objective = built(tiny_bert)[1]
-    batch, condition = texts(), torch.randn(8, 16)
-    ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
-    model = objective.discriminator.backbone
-    states = model.embeddings(input_ids=ids)
-    states = torch.cat([condition[:, None], states[:, 1:]], 1)
-    additive = torch.zeros(8, 1, 1, 6).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
-    for layer in model.encoder.layer:
-        states = layer(states, attention_mask=additive)
-        states = states[0] if isinstance(states, tuple) else states
-    got = objective.discriminator(ids, mask, condition)
-    assert torch.allclose(got, objective.discriminator.head(states), atol=1e-5)
-    assert not model.embeddings._forward_hooks
-
-
-@pytest.fixture
-def tiny_roberta(tiny_bert, tmp_path):
-    return save_tiny("roberta", tiny_bert, tmp_path / "roberta", masked=True)
-
-
-@pytest.mark.parametrize("options", [{}, {"generation": "sample"}, {"positions": "masked"}, {"padding": "excluded"}])
-def test_both_terms_reach_the_encoder_and_all_that_is_trained(tiny_roberta, options):
-    encoder = Encoder(tiny_roberta, **NO_DROPOUT)
-    objective = DiffCSE(generator=tiny_roberta, **options)
-    objective.setup(encoder)
-    output = loss(encoder, objective, texts())
-    output.loss.backward()
-    assert math.isfinite(output.loss.item())
-    for module in (encoder, objective):
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
-    assert objective.discriminator.backbone.embeddings.word_embeddings.weight.grad.abs().sum() > 0
 
 
 def test_only_masked_tokens_are_replaced(tiny_bert):
@@ -224,29 +172,13 @@ def test_sampling_follows_the_generator(tiny_bert):
     drawn = objective.masked_lm(ids, mask, torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)))[:, 1]
     share = torch.bincount(drawn, minlength=len(logits)) / 4000
     assert (share - logits.softmax(-1)).abs().max() < 0.02
-    a, b, c = (loss(encoder, objective, texts(), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2))
+    a, b, c = (step(encoder, objective, texts(), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2))
     assert a == b != c
 
 
 def test_a_generators_dropout_is_an_option(tiny_bert):
     assert not built(tiny_bert)[1].masked_lm.model.training
     assert built(tiny_bert, generator_dropout=True)[1].masked_lm.model.training
-
-
-def test_state_holds_neither_generator_nor_encoder(tiny_bert):
-    encoder, objective = built(tiny_bert)
-    assert {key.split(".")[0] for key in objective.state_dict()} == {"projector", "discriminator"}
-    shared = {p.data_ptr() for p in encoder.parameters()} & {p.data_ptr() for p in objective.parameters()}
-    assert not shared
-    assert not [p for p in objective.masked_lm.model.parameters() if p.requires_grad]
-
-
-def test_order_of_rows_does_not_matter(tiny_bert):
-    encoder, objective = (module.double() for module in built(tiny_bert))  # batch norm magnifies float32's rounding
-    batch, order = texts(), torch.tensor([2, 0, 3, 1])
-    moved = batch.with_tensors({name: t[order] for name, t in batch.tensors().items()})
-    a, b = loss(encoder, objective, moved).loss.item(), loss(encoder, objective, batch).loss.item()
-    assert a == pytest.approx(b, rel=1e-6)
 
 
 def test_projected_vectors_are_float32_under_autocast(tiny_bert):
@@ -268,60 +200,25 @@ def test_lora_encoders_start_the_discriminator_from_the_merged_backbone(tiny_ber
 
 
 def test_refusals(tiny_bert, tmp_path):
-    from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
-
-    with pytest.raises(UserError, match="temperature"):
-        DiffCSE(generator="x", temperature=0.0)
-    with pytest.raises(UserError, match="rtd_weight"):
-        DiffCSE(generator="x", rtd_weight=-1.0)
+    refuses("temperature", DiffCSE, generator="x", temperature=0.0)
+    refuses("rtd_weight", DiffCSE, generator="x", rtd_weight=-1.0)
     encoder = Encoder(tiny_bert)
-    headless = save_beside(tiny_bert, AutoModel.from_pretrained(tiny_bert), tmp_path / "headless")
-    with pytest.raises(UserError, match="is not a trained masked language model"):
-        DiffCSE(generator=headless).setup(encoder)
-    other = AutoTokenizer.from_pretrained(tiny_bert)
-    other.add_tokens(["zebra"])
-    from transformers import AutoModelForMaskedLM
-
-    AutoModelForMaskedLM.from_pretrained(tiny_bert).save_pretrained(tmp_path / "other")
-    other.save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match="another vocabulary"):
-        DiffCSE(generator=str(tmp_path / "other")).setup(encoder)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    llama = LlamaModel(LlamaConfig(vocab_size=30, **sizes))
-    llama = Encoder(save_beside(tiny_bert, llama, tmp_path / "llama"), pooler="last")
-    with pytest.raises(UserError, match="llama backbone"):
-        DiffCSE(generator=tiny_bert).setup(llama)
-    objective = DiffCSE(generator=tiny_bert)
-    objective.setup(encoder)
-    with pytest.raises(ValueError, match=r"DiffCSE needs Batch\.masked_ids"):
-        loss(encoder, objective, Batch(texts().input_ids, texts().attention_mask))
+    headless = save_tiny("bert", tiny_bert, tmp_path / "headless")
+    refuses("is not a trained masked language model", DiffCSE(generator=headless).setup, encoder)
+    llama = Encoder(save_tiny("llama", tiny_bert, tmp_path / "llama"), pooler="last")
+    refuses("llama backbone", DiffCSE(generator=tiny_bert).setup, llama)
+    encoder.tokenizer.add_tokens(["zebra"])
+    refuses("another vocabulary", DiffCSE(generator=tiny_bert).setup, encoder)
 
 
-def test_a_run_saves_the_encoder_alone_and_goes_on_where_it_was(tiny_bert, tmp_path):
-    def run(folder, **trainer):
-        encoder, objective = Encoder(tiny_bert), DiffCSE(generator=tiny_bert)
+def test_a_run_resumes_and_saves_the_encoder_alone(tiny_bert, tmp_path):
+    def build(folder):
         collator = Masked(views=TextViews(max_length=12), probability=0.3)
-        return make_run(folder, tiny_bert, encoder=encoder, objective=objective, collator=collator, **trainer)
+        parts = {"encoder": Encoder(tiny_bert), "objective": DiffCSE(generator=tiny_bert), "collator": collator}
+        return make_run(folder, tiny_bert, max_steps=4, **parts)
 
-    whole = run(tmp_path / "whole", max_steps=4, schedule="constant")
-    Trainer(whole).fit()
-    saved = torch.load(whole.folder / "state" / "state.pt", weights_only=True)["learner"]
-    assert {".".join(key.split(".")[:2]) for key in saved if not key.startswith("encoder.")} == {
-        "objective.discriminator",
-        "objective.projector",
-    }
-    assert sorted(p.name for p in (whole.folder / "best").iterdir() if p.is_dir()) == ["1_Pooling"]
-    half = run(tmp_path / "half", max_steps=2, schedule="constant")
-    Trainer(half).fit()
-    rest = run(tmp_path / "half", max_steps=4, schedule="constant")
-    about = read_sealed(half.folder / "state" / "state.json")
-    about["progress"]["finished"] = False
-    write_sealed(half.folder / "state" / "state.json", about)
-    Trainer(rest).fit(resume=True)
-    assert weights(rest.folder / "last") == weights(whole.folder / "last")
-
-
-def test_a_collator_without_masks_is_refused(tiny_bert, tmp_path):
-    run = make_run(tmp_path, tiny_bert, objective=DiffCSE(generator=tiny_bert))
-    with pytest.raises(UserError, match=r"DiffCSE needs Batch\.masked_ids"):
-        Trainer(run).fit()
+    assert_resumes(build, tmp_path)
+    folder = tmp_path / "whole" / "run"
+    assert sorted(p.name for p in (folder / "last").iterdir() if p.is_dir()) == ["1_Pooling"]
+    saved = torch.load(folder / "state" / "state.pt", weights_only=True)["learner"]
+    assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"discriminator", "projector"}

@@ -1,28 +1,21 @@
 """FeatureDistillation: sentence-transformers (oracles), pencil, projections, a teacher that is asked."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
 
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenViewEncoder
-from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.contract import batch_of, context
-from tests.objectives.helpers import Case, agrees, run, vectors
+from tests.objectives.helpers import Case, agrees, refuses, run, sized, vectors
 
 
 def contract_case(backbone):
     return Case({"teacher": FrozenViewEncoder(source=backbone)})
 
 
-def built(size, **arguments):
-    objective = FeatureDistillation(**arguments)
-    objective.setup(SimpleNamespace(dim=size))
-    return objective
+built = partial(sized, FeatureDistillation)
 
 
 @pytest.mark.parametrize("name", cases("distill", "feature_mse"))
@@ -50,14 +43,6 @@ def test_repeated_views_of_one_text_have_its_vector():
     assert got.item() == pytest.approx(want.item(), rel=1e-6)
 
 
-def test_absent_views_do_not_count():
-    rows, vectors = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    mask = torch.tensor([[True, True, True], [True, True, False]])
-    got = run(built(4), rows, teacher=vectors.flatten(1), view_mask=mask).loss
-    errors = (rows - vectors).square().mean(-1)
-    assert got.item() == pytest.approx(((errors[0].mean() + errors[1, :2].mean()) / 2).item(), rel=1e-6)
-
-
 def test_a_projection_keeps_cosines_before_training():
     objective = built(4, dim=9)
     x = torch.randn(5, 4)
@@ -65,21 +50,10 @@ def test_a_projection_keeps_cosines_before_training():
     assert isinstance(built(4, dim=4).project, torch.nn.Identity)
 
 
-def test_the_copy_of_a_teacher_learns_nothing(tiny_bert):
-    encoder, objective = Encoder(tiny_bert, pooler="mean").eval(), contract_case(tiny_bert).arguments["teacher"]
-    objective = FeatureDistillation(teacher=objective)
-    objective.setup(encoder)
-    batch = batch_of("FeatureDistillation", encoder)
-    output = Learner(encoder, objective)(batch, context(encoder, batch))[1]
-    assert output.loss.item() == pytest.approx(0, abs=1e-10)
-    assert objective.requires == set()
-
-
 def test_errors():
-    with pytest.raises(UserError, match="dim is 0"):
-        FeatureDistillation(dim=0)
+    refuses("dim is 0", FeatureDistillation, dim=0)
     rows = torch.randn(3, 2, 4)
-    with pytest.raises(ValueError, match=r"set objective\.dim to 6"):
-        run(built(4), rows, teacher=torch.zeros(3, 12))
-    with pytest.raises(ValueError, match=r"each of the 2 texts of a row; Batch\.teacher has 5 numbers"):
-        run(built(4), rows, teacher=torch.zeros(3, 5))
+    refuses(r"set objective\.dim to 6", run, built(4), rows, teacher=torch.zeros(3, 12))
+    refuses(
+        r"each of the 2 texts of a row; Batch\.teacher has 5 numbers", run, built(4), rows, teacher=torch.zeros(3, 5)
+    )

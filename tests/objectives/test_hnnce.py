@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
-from cse.errors import UserError
 from cse.objectives.functional import log_hardness
 from cse.objectives.hnnce import HNNCE
-from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, close, run, vectors
+from tests.objectives.helpers import agrees, close, refuses, run, vectors
 
 CASES = cases("hnnce", where=lambda about: about["layout"] == "pairs")
 
@@ -25,14 +23,6 @@ def test_against_an_independent_program(name, held):
     agrees(run(objective, rows), about, data, leaves, suffix="_weights_held" if held else "", **both)
 
 
-def test_by_pencil():
-    # Cosine 1 with the positive and 0 with the two others, t = 1: all weights are 1, l = -1 + log(a e + 2), twice
-    x = torch.eye(3)[:, None].expand(-1, 2, -1)
-    for alpha in (1.0, 0.5, 0.0):
-        got = run(HNNCE(temperature=1.0, alpha=alpha, beta=2.0), x).loss.item()
-        assert got == pytest.approx(2 * (math.log(alpha * math.e + 2) - 1), rel=1e-6)
-
-
 def test_weights_by_pencil_and_their_sum():
     # e^{2 S}: 1 and 9 over two negatives: weights 2/10 and 18/10
     logits = torch.tensor([[5.0, 0.0, math.log(3.0)]], dtype=torch.float64)
@@ -43,12 +33,6 @@ def test_weights_by_pencil_and_their_sum():
     negative[3] = False
     total = (log_hardness(x, negative, 1.5).exp() * negative).sum(1)
     close(total, negative.sum(1).double(), 1e-12)
-
-
-def test_without_hardness_it_is_infonce_in_both_directions():
-    x = torch.randn(5, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    want = run(SimCSE(), x).loss + run(SimCSE(), x[:, [1, 0]]).loss
-    assert run(HNNCE(temperature=0.05, beta=0.0), x).loss.item() == pytest.approx(want.item(), rel=1e-9)
 
 
 def test_copies_of_a_text_are_no_negatives():
@@ -62,7 +46,5 @@ def test_copies_of_a_text_are_no_negatives():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="alpha is -1"):
-        HNNCE(alpha=-1.0)
-    with pytest.raises(UserError, match="beta is -1"):
-        HNNCE(beta=-1.0)
+    refuses("alpha is -1", HNNCE, alpha=-1.0)
+    refuses("beta is -1", HNNCE, beta=-1.0)

@@ -1,20 +1,18 @@
 """Masked language modeling against transformers' own BertForMaskedLM and RobertaForMaskedLM, and by limits."""
 
-import math
-
 import pytest
 import torch
 
-from cse.batch import Batch, Example, Views
+from cse.batch import Views
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from tests.conftest import WORDS
 from tests.models import save_tiny
+from tests.objectives.helpers import collated
 
 NO_DROPOUT = {"dropout": Dropout(attention=0.0, hidden=0.0)}
 EMPTY = Views(*(torch.zeros(4, 0) for _ in range(4)))
@@ -23,10 +21,7 @@ EMPTY = Views(*(torch.zeros(4, 0) for _ in range(4)))
 def masked_batch(encoder):
     """Texts of unequal length, so that sub-batches and padding take part."""
     texts = [" ".join(WORDS[i : i + 3 + 2 * i]) for i in range(4)]
-    examples = [Example((text,), row_id=i) for i, text in enumerate(texts)]
-    collator = Masked(views=TextViews(max_length=12), probability=0.5)
-    collator.setup(TokenStore.build(texts, encoder.tokenizer, 12), 0)
-    return collator(examples)
+    return collated(encoder, texts, Masked(views=TextViews(max_length=12), probability=0.5))
 
 
 def objective_on(encoder):
@@ -77,16 +72,6 @@ def tokenizer_of(source):
     return AutoTokenizer.from_pretrained(source)
 
 
-def test_a_head_that_knows_nothing_costs_log_of_the_vocabulary(tiny_bert):
-    encoder = Encoder(tiny_bert, **NO_DROPOUT)
-    objective = objective_on(encoder)
-    torch.nn.init.zeros_(objective.head.layer_norm.weight)
-    torch.nn.init.zeros_(objective.head.layer_norm.bias)
-    torch.nn.init.zeros_(objective.head.bias)
-    loss = objective(EMPTY, masked_batch(encoder), StepContext(encoder=encoder)).loss.item()
-    assert loss == pytest.approx(math.log(len(encoder.tokenizer)), rel=1e-6)
-
-
 def test_the_heads_layer_norm_has_the_backbones_epsilon(tiny_bert, tmp_path):
     """RoBERTa's 1e-5 where BERT has 1e-12: on small states the logits differ, and ours are those of transformers."""
     from transformers import AutoModelForMaskedLM
@@ -116,22 +101,6 @@ def test_an_output_matrix_of_its_own_starts_as_a_copy_and_is_trained(tiny_bert):
     assert "decoder" in own.state_dict()
 
 
-def test_a_row_of_weight_2_counts_twice_and_one_of_weight_0_not_at_all(tiny_bert):
-    encoder = Encoder(tiny_bert, **NO_DROPOUT)
-    objective, batch = objective_on(encoder), masked_batch(encoder)
-    context = StepContext(encoder=encoder)
-
-    def loss(weight=None, index=slice(None)):
-        tensors = {name: t[index] for name, t in batch.tensors().items()}
-        weights = {} if weight is None else {"weight": torch.tensor(weight)}
-        return objective(EMPTY, batch.with_tensors(tensors | weights), context).loss.item()
-
-    assert loss([2.0, 1.0, 0.0, 1.0]) == pytest.approx(loss(index=[0, 0, 1, 3]), rel=1e-5)
-    assert abs(loss([2.0, 1.0, 0.0, 1.0]) - loss()) > 1e-4
-    assert loss([1.0] * 4) == pytest.approx(loss(), rel=1e-6)
-    assert loss([0.0] * 4) == 0
-
-
 def test_a_batch_without_a_mask_costs_nothing(tiny_bert):
     encoder = Encoder(tiny_bert, **NO_DROPOUT)
     batch = masked_batch(encoder)
@@ -147,14 +116,3 @@ def test_a_backbone_without_a_head_gets_a_fresh_one(tiny_bert, tmp_path):
     fresh, loaded = objective_on(Encoder(str(tmp_path / "model"))), objective_on(Encoder(tiny_bert))
     assert not torch.allclose(fresh.head.dense.weight, loaded.head.dense.weight)
     assert fresh.head.dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
-
-
-@pytest.mark.parametrize("field", ["masked_ids", "mlm_labels"])
-def test_a_missing_field_is_named(tiny_bert, field):
-    encoder = Encoder(tiny_bert)
-    batch = masked_batch(encoder)
-    rest = Batch(batch.input_ids, batch.attention_mask).with_tensors(
-        {n: t for n, t in batch.tensors().items() if n != field}
-    )
-    with pytest.raises(ValueError, match=f"Batch.{field}"):
-        objective_on(encoder)(EMPTY, rest, StepContext(encoder=encoder))

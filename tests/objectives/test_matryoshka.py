@@ -1,26 +1,20 @@
 """Sums over widths, against sentence-transformers, by pencil and in their limits."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.objectives import matryoshka
 from cse.objectives.adaptive_layer import AdaptiveLayer
-from cse.objectives.claif import CLAIF
-from cse.objectives.cosent import CoSENT
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.matryoshka import Matryoshka, draw
 from cse.objectives.simcse import SimCSE
-from cse.objectives.symmetric import SymmetricInfoNCE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.seeding import torch_rng
-from tests.cases import cases, load, not_offered
-from tests.objectives.helpers import Case, agrees, run, vectors
+from tests.cases import cases, load
+from tests.objectives.helpers import Case, agrees, inner, refuses, run, vectors
 
 
 def contract_case(backbone):
@@ -28,14 +22,6 @@ def contract_case(backbone):
         {"term": SimCSE(), "dimensions": [16, 8, 3], "weights": [1.0, 0.5, 2.0], "dimensions_per_step": 2},
         refuses={"dimension 1": "objective.dimensions has 16, but the vectors have 1"},
     )
-
-
-def inner(about, scored):
-    """The objective that a case wraps; of scored pairs, CoSENT or the regression of the cosine."""
-    kinds = {"mnrl": SimCSE, "symmetric": SymmetricInfoNCE, "cosent": CoSENT}
-    if about["inner"] in kinds:
-        return kinds[about["inner"]](temperature=about["inner_temperature"])
-    return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")
 
 
 @pytest.mark.parametrize("name", cases("matryoshka"))
@@ -53,34 +39,6 @@ def test_every_case_of_sentence_transformers(name, monkeypatch):
     rows, leaves = vectors(data)
     positives = data["positive"].shape[1] if data["positive"].dim() == 3 else 1
     agrees(run(objective, rows, positives, score=data.get("score")), about, data, leaves)
-
-
-def test_by_pencil():
-    """Two scored pairs: at width 1, the cosines are 1 and -1; at width 2, 1/sqrt(2) and 0."""
-    rows = torch.tensor([[[1.0, 1.0], [2.0, 0.0]], [[1.0, 1.0], [-1.0, 1.0]]])
-    objective = Matryoshka(term=CLAIF(), dimensions=[1, 2], weights=[1.0, 3.0])
-    output = run(objective, rows, score=torch.tensor([1.0, 0.0]))
-    at_1, at_2 = (0 + 1) / 2, ((1 - 1 / math.sqrt(2)) ** 2 + 0) / 2
-    assert output.loss.item() == pytest.approx(at_1 + 3 * at_2)
-    assert output.metrics["loss_1"].item() == pytest.approx(at_1)
-    assert output.metrics["loss_2"].item() == pytest.approx(at_2)
-    assert output.metrics["rmse"].item() == pytest.approx(math.sqrt(at_2))  # that of the widest
-
-
-def test_the_whole_width_alone_is_the_objective():
-    rows = torch.randn(6, 3, 8, generator=torch_rng("rows"), dtype=torch.float64)
-    want = run(SimCSE(), rows).loss.item()
-    assert run(Matryoshka(term=SimCSE(), dimensions=[8]), rows).loss.item() == pytest.approx(want, rel=1e-12)
-    terms = WeightedSum(terms=[SimCSE(), SimCSE(temperature=0.1)], weights=[1.0, 0.5])
-    assert run(Matryoshka(term=terms, dimensions=[8]), rows).loss.item() == pytest.approx(run(terms, rows).loss.item())
-
-
-def test_dimensions_behind_the_cut_do_not_matter():
-    rows = torch.randn(6, 2, 8, generator=torch_rng("rows"))
-    objective = Matryoshka(term=SimCSE(), dimensions=[4])
-    changed = torch.cat([rows[..., :4], torch.randn(6, 2, 4)], -1)
-    assert run(objective, changed).loss == run(objective, rows).loss
-    assert run(objective, rows).loss.item() == pytest.approx(run(SimCSE(), rows[..., :4]).loss.item(), rel=1e-6)
 
 
 def test_draws_come_from_the_step_and_the_whole_width_is_not_always_among_them():
@@ -107,15 +65,20 @@ def test_widths_follow_the_encoder(tiny_bert):
     objective.setup(Encoder(tiny_bert))
     assert objective.dimensions == [16, 8, 4, 2]
     assert "dimensions=[16, 8, 4, 2]" in objective.describe()
-    with pytest.raises(UserError, match=r"objective.dimensions has 32, but the vectors have 16 dimensions"):
-        Matryoshka(term=SimCSE(), dimensions=[32, 8]).setup(Encoder(tiny_bert))
-    with pytest.raises(UserError, match=r"objective.weights has 2 entries for the widths \[16, 8, 4, 2\]"):
-        Matryoshka(term=SimCSE(), weights=[1.0, 2.0]).setup(Encoder(tiny_bert))
+    refuses(
+        r"objective.dimensions has 32, but the vectors have 16 dimensions",
+        Matryoshka(term=SimCSE(), dimensions=[32, 8]).setup,
+        Encoder(tiny_bert),
+    )
+    refuses(
+        r"objective.weights has 2 entries for the widths \[16, 8, 4, 2\]",
+        Matryoshka(term=SimCSE(), weights=[1.0, 2.0]).setup,
+        Encoder(tiny_bert),
+    )
 
 
 def test_a_head_that_is_not_exported_is_refused(tiny_bert):
-    with pytest.raises(UserError, match=r"encoder.head, which is not exported"):
-        Matryoshka(term=SimCSE()).setup(Encoder(tiny_bert, head="mlp"))
+    refuses(r"encoder.head, which is not exported", Matryoshka(term=SimCSE()).setup, Encoder(tiny_bert, head="mlp"))
     Matryoshka(term=SimCSE()).setup(Encoder(tiny_bert, head="mlp", export_head=True))
 
 
@@ -129,24 +92,19 @@ def test_a_head_that_is_not_exported_is_refused(tiny_bert):
     ],
 )
 def test_what_cannot_be_wrapped_is_named(tiny_bert, wrapper, term, said):
-    with pytest.raises(UserError, match=said):
-        wrapper(term=term).setup(Encoder(tiny_bert))
+    refuses(said, wrapper(term=term).setup, Encoder(tiny_bert))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_refusals():
+    for options, said in (
         ({"dimensions": [0, 4]}, "objective.dimensions has 0"),
         ({"dimensions": []}, "objective.dimensions names no width"),
         ({"dimensions": [4, 4]}, "objective.dimensions has 4 twice"),
         ({"dimensions": [4, 2], "weights": [1.0]}, "objective.weights has 1 entries"),
         ({"dimensions": [4], "weights": [-1.0]}, r"objective.weights\[0\] is -1.0"),
         ({"dimensions_per_step": 0}, "objective.dimensions_per_step is 0"),
-    ],
-)
-def test_bad_arguments_are_named(options, said):
-    with pytest.raises(UserError, match=said):
-        Matryoshka(term=SimCSE(), **options)
+    ):
+        refuses(said, Matryoshka, term=SimCSE(), **options)
 
 
 def test_vectors_in_bfloat16_are_scaled_in_float32():

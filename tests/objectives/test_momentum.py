@@ -1,6 +1,5 @@
 """Momentum contrast against the authors' programs (oracles), loops, limits, and whole runs that are killed."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,13 @@ from cse.batch import Batch, Views
 from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.functional import cosine_matrix
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
-from cse.objectives.simcse import SimCSE
 from cse.teachers.queue import Queue
 from tests.cases import cases, load, settings
-from tests.objectives.helpers import agrees, batch_of, close, run
+from tests.objectives.helpers import agrees, batch_of, close, refuses
 
 MOCOSE = {"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True}
 DUAL = {"candidates": "keys", "dual_view": True, "hardest": 3}
@@ -86,20 +83,6 @@ def test_every_schedule_of_mocose(name):
 
 
 # -- By hand, and in limits --------------------------------------------------------------------------------------------
-
-
-def test_by_pencil():
-    """Orthogonal rows and t = 1: two candidates of the batch, and a queue of the anchor itself and its opposite."""
-    rows = torch.eye(2)[:, None].expand(2, 2, 2)
-    e = math.e
-    got = loss_of(holding(torch.tensor([[2.0, 0.0], [-3.0, 0.0]]), temperature=1.0), rows, rows).loss
-    assert got.item() == pytest.approx((math.log((2 * e + 1 + 1 / e) / e) + math.log((e + 3) / e)) / 2, rel=1e-6)
-
-
-def test_an_empty_queue_is_simcse():
-    rows = torch.randn(5, 3, 8)
-    got = loss_of(holding(torch.zeros(0, 8)), rows, rows).loss
-    assert got.item() == pytest.approx(run(SimCSE(), rows).loss.item(), rel=1e-6)
 
 
 def test_the_hardest_under_a_ceiling_by_a_slow_loop():
@@ -249,13 +232,15 @@ def test_two_processes_hold_the_queue_of_one(two_processes, tiny_bert, arguments
     ],
 )
 def test_refusals(arguments, message):
-    with pytest.raises(UserError, match=message):
-        Momentum(**arguments)
+    refuses(message, Momentum, **arguments)
 
 
 def test_a_wrapper_that_cuts_vectors_refuses_the_queue(tiny_bert):
-    with pytest.raises(UserError, match=r"Momentum, which has a queue of its own\nfix: .*WeightedSum"):
-        Matryoshka(term=Momentum(), dimensions=[4, 16]).setup(Encoder(tiny_bert))
+    refuses(
+        r"Momentum, which has a queue of its own\nfix: .*WeightedSum",
+        Matryoshka(term=Momentum(), dimensions=[4, 16]).setup,
+        Encoder(tiny_bert),
+    )
 
 
 def test_rows_of_one_view_are_refused(tiny_bert):

@@ -1,23 +1,16 @@
 """OfViews: the term alone on the chosen views, in a sum with a teacher of another view, and what is refused."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 
 from cse.batch import LossOutput, Views
-from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.align_uniform import AlignUniform
-from cse.objectives.cosine_distillation import CosineDistillation
 from cse.objectives.gcl import GradedGCL
-from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.of_views import OfViews
 from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import torch_rng
-from tests.objectives.helpers import Case, batch_of, run
+from tests.objectives.helpers import Case, batch_of, refuses, run
 
 
 def contract_case(backbone):
@@ -95,52 +88,18 @@ def test_the_term_sees_the_exported_and_the_projected_vectors_of_its_views():
         assert torch.equal(getattr(term.batch, name), want), name
 
 
-def test_a_contrast_of_two_views_and_a_teacher_of_a_third():
-    """The student's vectors in the distillation are the exported ones, which differ from those that are contrasted."""
-    projected, exported, vectors = rows_of(3), rows_of(3, seed="exported"), rows_of(1, seed="teacher")[:, 0]
-    terms = [SimCSE(temperature=0.5), CosineDistillation()]
-    objective = WeightedSum(
-        terms=[OfViews(term=term, views=views) for term, views in zip(terms, ([0, 1], [2]), strict=True)],
-        weights=[1.0, 3.0],
-    ).double()
-    objective.setup(SimpleNamespace(dim=8))
-    objective.double()
-    batch = batch_of(5, 3, 2, teacher=vectors, text_id=torch.arange(5)[:, None].expand(5, 3))
-    with torch.no_grad():  # as if it was only scored: the layer is still the identity
-        got = asked(objective, projected, exported, batch).loss.item()
-    z, e, t = (x.numpy() / np.linalg.norm(x.numpy(), axis=-1, keepdims=True) for x in (projected, exported, vectors))
-    logits = np.exp(z[:, 0] @ z[:, 1].T / 0.5)
-    contrast = -np.log(np.diag(logits) / logits.sum(1)).mean()
-    assert got == pytest.approx(contrast + 3 * (1 - (e[:, 2] * t).sum(1)).mean(), rel=1e-6)
-
-
 def test_relevances_are_those_of_the_chosen_positives():
     rows, relevance = rows_of(4), torch.rand(5, 3, generator=torch_rng("relevance"), dtype=torch.float64)
     got = run(OfViews(term=GradedGCL(), views=[0, 3, 1]), rows, 3, relevance=relevance)
     want = run(GradedGCL(), rows[:, [0, 3, 1]], 2, relevance=relevance[:, [2, 0]])
     assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-12)
-    with pytest.raises(ValueError, match=r"Batch\.relevance"):  # which are those of view 0
-        run(OfViews(term=GradedGCL(), views=[1, 0]), rows, 3, relevance=relevance)
-
-
-def test_it_has_the_flags_of_its_term_and_passes_on_what_it_is_told():
-    assert OfViews(term=MaskedLM(), views=[1]).requires == {"masked_ids", "mlm_labels"}
-    assert not OfViews(term=MaskedLM(), views=[1]).uses_views
-    assert not OfViews(term=CosineDistillation(), views=[0]).contrasts
-    assert OfViews(term=AlignUniform(), views=[0, 1]).weighs_rows
-    term = Heard()
-    objective = OfViews(term=term, views=[0])
-    objective.setup("encoder")
-    objective.after_step(StepContext(encoder=None, step=4))
-    assert (term.encoder, term.step) == (("encoder",), 4)
-    assert OfViews(term=SimCSE(), views=[0, 1]).describe().endswith("hardness_of=all), views=[0, 1])")
+    refuses(r"Batch\.relevance", run, OfViews(term=GradedGCL(), views=[1, 0]), rows, 3, relevance=relevance)
 
 
 def test_errors():
     for views in ([], [0, -1], [1, 1]):
-        with pytest.raises(UserError, match=r"objective\.views is .*\nfix: name views once each, counted from 0"):
-            OfViews(term=SimCSE(), views=views)
-    with pytest.raises(ValueError, match=r"objective\.views names view 3, and rows have 3"):
-        run(OfViews(term=SimCSE(), views=[0, 3]), rows_of(3), 2)
-    with pytest.raises(ValueError, match="AlignUniform needs two views"):
-        run(OfViews(term=AlignUniform(), views=[0]), rows_of(3), 2)
+        refuses(
+            r"objective\.views is .*\nfix: name views once each, counted from 0", OfViews, term=SimCSE(), views=views
+        )
+    refuses(r"objective\.views names view 3, and rows have 3", run, OfViews(term=SimCSE(), views=[0, 3]), rows_of(3), 2)
+    refuses("AlignUniform needs two views", run, OfViews(term=AlignUniform(), views=[0]), rows_of(3), 2)

@@ -1,7 +1,5 @@
 """PEARL: the authors' program (oracles), pencil, properties; its negatives as rows of the batch."""
 
-import math
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from cse.errors import UserError
 from cse.objectives.pearl import PEARL
 from cse.training import preflight
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, run
+from tests.objectives.helpers import Case, agrees, refuses, run
 from tests.runs import make_run
 
 
@@ -51,41 +49,11 @@ def test_every_case_of_the_authors_program(name):
     agrees(output, about, data, leaves, ntxent="ntxent", type_loss="type_losses")
 
 
-def test_by_pencil():
-    # Two phrases at right angles, each equal to its view, t = 1: each of four anchors has its positive at cosine 1 and
-    # two others at 0. The head is the unit matrix, and the types are 0 and 1.
-    x = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [0.0, 3.0]]], dtype=torch.float64)
-    objective = pearl(2, 2, 1.0, torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
-    output = run(objective, x, label=torch.tensor([0, 1]))
-    ntxent = math.log(1 + 2 / math.e)
-    types = 2 * (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))) / 2  # the vector of length 3 keeps its length
-    assert output.metrics["ntxent"].item() == pytest.approx(ntxent, rel=1e-9)
-    assert output.loss.item() == pytest.approx(ntxent + types, rel=1e-9)
-
-
-def test_a_zero_head_adds_two_logarithms_and_both_sides_are_alike():
-    x = torch.randn(5, 2, 6, generator=torch.Generator().manual_seed(2))
-    objective = pearl(95, 6, 0.07, torch.zeros(95, 6), torch.zeros(95))
-    label = torch.tensor([0, 94, 3, 3, 7])
-    output, swapped = (run(objective, rows, label=label) for rows in (x, x[:, [1, 0]]))
-    assert (output.loss - output.metrics["ntxent"]).item() == pytest.approx(2 * math.log(95), rel=1e-5)
-    assert swapped.loss.item() == pytest.approx(output.loss.item(), rel=1e-6)
-
-
 def test_one_phrase_alone_has_nothing_to_contrast():
     """Twice the same phrase is one phrase: copies are not compared, and what is left is 0."""
     x = torch.randn(1, 2, 6).expand(2, 2, 6)
     output = run(pearl(3, 6), x, label=torch.tensor([1, 1]), text_id=torch.tensor([[4, 4], [4, 4]]))
     assert output.metrics["ntxent"].item() == pytest.approx(0, abs=1e-6)
-
-
-def test_a_row_of_weight_two_counts_as_two():
-    x = torch.randn(3, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    label, objective = torch.tensor([0, 1, 2]), pearl(3, 6).double()
-    each = []
-    for weight in ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [2.0, 1.0, 1.0]):
-        each.append(run(objective, x, label=label, weight=torch.tensor(weight)).loss.item())
-    assert each[3] == pytest.approx((2 * each[0] + each[1] + each[2]) / 4, rel=1e-9)
 
 
 def test_more_types_than_it_knows_are_refused_before_anything_is_written(tiny_bert, tmp_path):
@@ -99,13 +67,15 @@ def test_more_types_than_it_knows_are_refused_before_anything_is_written(tiny_be
 
 
 def test_refusals():
-    with pytest.raises(UserError, match=r"objective.types is 1"):
-        PEARL(types=1)
-    with pytest.raises(UserError, match=r"objective.temperature is 0"):
-        PEARL(temperature=0)
-    with pytest.raises(ValueError, match=r"PEARL needs Batch\.label"):
-        run(pearl(3, 4), torch.randn(3, 2, 4))
-    with pytest.raises(ValueError, match="PEARL compares two views of a phrase; rows have 3"):
-        run(pearl(3, 4), torch.randn(3, 3, 4), 2, label=torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match="batch_size is 1"):
-        run(pearl(3, 4), torch.randn(1, 2, 4), label=torch.tensor([0]))
+    refuses(r"objective.types is 1", PEARL, types=1)
+    refuses(r"objective.temperature is 0", PEARL, temperature=0)
+    refuses(r"PEARL needs Batch\.label", run, pearl(3, 4), torch.randn(3, 2, 4))
+    refuses(
+        "PEARL compares two views of a phrase; rows have 3",
+        run,
+        pearl(3, 4),
+        torch.randn(3, 3, 4),
+        2,
+        label=torch.tensor([0, 1, 2]),
+    )
+    refuses("batch_size is 1", run, pearl(3, 4), torch.randn(1, 2, 4), label=torch.tensor([0]))

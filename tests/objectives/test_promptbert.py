@@ -1,25 +1,21 @@
 """PromptBERT against its authors' program (oracles, whole models), slow computations and limits."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from cse.batch import Batch, Example, Views
+from cse.batch import Batch
 from cse.data.collators import TextViews
 from cse.data.templates import InTemplates
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.encoder.soft_prompts import SoftPrompts
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.promptbert import PromptBERT
-from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.models import save_beside, save_tiny
-from tests.objectives.helpers import agrees, close
+from tests.objectives.helpers import agrees, close, collated, refuses, step
 
 A, B = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast"
 STILL = {"dropout": Dropout(attention=0.0, hidden=0.0)}
@@ -28,7 +24,7 @@ TEXTS = ["moon", "red house", "sun tree blue", "slow mat", "tree", "red house"]
 
 def encoder_of(about, data, weights, tiny_bert, folder):
     """The encoder of a case. Its tokenizer serves for the number of ids beside a text alone."""
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import AutoConfig
 
     config = AutoConfig.for_model(**{"bos_token_id": 1, "eos_token_id": 2, **about["config"]})
     model = AutoModelForMaskedLM.from_config(config)
@@ -84,25 +80,7 @@ def backbone(request, tiny_bert, tmp_path):
 
 
 def batch_of(encoder, texts=TEXTS, collator=None):
-    examples = [Example((text,), row_id=i) for i, text in enumerate(texts)]
-    collator = collator or TextViews(max_length=16)
-    collator.setup(TokenStore.build(texts, encoder.tokenizer, 16), 1)
-    return collator(examples)
-
-
-def test_the_template_vector_of_no_text_is_its_encoding(backbone):
-    encoder = Encoder(backbone, pooler="mask", template=A, **STILL).eval()
-    objective = PromptBERT()
-    objective.setup(encoder)
-    ids, mask = encoder.pad(encoder.tokenize([""]))
-    with torch.no_grad():
-        got = objective.template_vectors(Batch(ids[:, None], mask[:, None]), StepContext(encoder=encoder))
-    assert np.abs(got[0].numpy() - encoder.encode([""])).max() < 1e-6
-    shifted = PromptBERT(positions="from_zero")
-    shifted.setup(encoder)
-    with torch.no_grad():
-        other = shifted.template_vectors(Batch(ids[:, None], mask[:, None]), StepContext(encoder=encoder))
-    assert (float((other - got).abs().max()) > 1e-3) == (encoder.backbone.config.model_type == "roberta")
+    return collated(encoder, texts, collator or TextViews(max_length=16), 16)
 
 
 def test_template_vectors_by_a_slow_loop(backbone):
@@ -133,54 +111,17 @@ def test_padding_changes_nothing(backbone):
     for extra in (0, 5):
         ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
         padded = Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
-        losses.append(Learner(encoder, objective)(padded, StepContext(encoder=encoder))[1].loss.item())
+        losses.append(step(encoder, objective, padded).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_one_template_and_no_delta_is_simcse(backbone):
-    encoder = Encoder(backbone, pooler="mask", template=A, head="mlp", **STILL).train()
-    objective, batch = PromptBERT(delta="none", temperature=0.1), batch_of(encoder)
-    objective.setup(encoder)
-    losses = [
-        Learner(encoder, o)(batch, StepContext(encoder=encoder))[1].loss.item()
-        for o in (objective, SimCSE(temperature=0.1))
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert objective.cacheable
-    assert not PromptBERT().cacheable
-
-
-def test_a_frozen_delta_has_the_value_but_not_the_gradient(backbone):
-    losses, gradients = [], []
-    for delta in ("trained", "frozen"):
-        encoder = Encoder(backbone, pooler="mask", template=A, **STILL).train()
-        objective = PromptBERT(delta=delta)
-        objective.setup(encoder)
-        loss = Learner(encoder, objective)(batch_of(encoder), StepContext(encoder=encoder))[1].loss
-        loss.backward()
-        losses.append(loss.item())
-        gradients.append(encoder.backbone.get_input_embeddings().weight.grad)
-    assert losses[0] == losses[1]
-    assert (gradients[0] - gradients[1]).abs().max() > 1e-3
-
-
-def test_the_transform_is_that_of_the_pretrained_head(tiny_bert):
-    encoder = Encoder(tiny_bert, pooler="mask", template=A, **STILL)
-    objective = PromptBERT(head="masked_lm", delta="none")
-    objective.setup(encoder)
-    transform = AutoModelForMaskedLM.from_pretrained(tiny_bert).cls.predictions.transform
-    h = torch.randn(3, 2, encoder.dim)
-    got = objective.denoised(Views.split(h, h, 1), Batch(torch.zeros(3, 2, 1), torch.ones(3, 2, 1)), None)
-    with torch.no_grad():
-        assert torch.allclose(got.anchor, transform(h)[:, 0], atol=1e-6)
-
-
 def test_refusals(tiny_bert):
-    with pytest.raises(UserError, match="temperature"):
-        PromptBERT(temperature=0.0)
-    with pytest.raises(UserError, match=r"objective\.head is masked_lm, and the encoder has a head"):
-        PromptBERT(head="masked_lm").setup(Encoder(tiny_bert, pooler="mask", template=A, head="mlp"))
+    refuses("temperature", PromptBERT, temperature=0.0)
+    refuses(
+        r"objective\.head is masked_lm, and the encoder has a head",
+        PromptBERT(head="masked_lm").setup,
+        Encoder(tiny_bert, pooler="mask", template=A, head="mlp"),
+    )
     prompted = Encoder(tiny_bert, pooler="mask", template=A, adapter=SoftPrompts(length=2))
-    with pytest.raises(UserError, match="cannot move the positions of the template: its layers see soft prompts"):
-        PromptBERT().setup(prompted)
+    refuses("cannot move the positions of the template: its layers see soft prompts", PromptBERT().setup, prompted)
     PromptBERT(delta="none").setup(prompted)

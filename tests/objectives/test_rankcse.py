@@ -1,6 +1,5 @@
 """RankCSE: a program that implements it (oracles), slow loops, pencil and limits."""
 
-import itertools
 import math
 
 import pytest
@@ -9,14 +8,11 @@ from torch.nn.functional import cosine_similarity, linear
 
 from cse.batch import Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
-from cse.objectives.rankcse import RankCSE, divergence, list_mle
+from cse.objectives.rankcse import RankCSE, divergence
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, batch_of, run
-
-ALL = torch.ones(1, 3, dtype=torch.bool)
+from tests.objectives.helpers import agrees, batch_of, refuses, run
 
 
 class Given(Teacher):
@@ -58,33 +54,6 @@ def test_every_case(name, form):
         ranking = output.metrics["ranking"].item() * about["gamma"]
         assert ranking == pytest.approx(about["distillation_loss"], rel=1e-5)
     agrees(output, about, data, {"cls_hidden": states}, loss=loss, contrast="contrast", consistency=consistency)
-
-
-def test_list_mle_by_pencil():
-    # In the teacher's order the logits are 0, log 3, log 2: log(6) - 0, log(5) - log 3, 0, that is log 10.
-    logits = torch.tensor([[math.log(3), 0.0, math.log(2)]], dtype=torch.float64, requires_grad=True)
-    judged = torch.tensor([[0.5, 0.9, 0.1]], dtype=torch.float64)
-    assert list_mle(logits, judged, ALL).item() == pytest.approx(math.log(10), rel=1e-12)
-    without = torch.tensor([[True, True, False]])  # log 4 - 0 and 0
-    got = list_mle(logits, judged, without)
-    got.backward()
-    assert got.item() == pytest.approx(math.log(4), rel=1e-12)
-    assert logits.grad[0].tolist() == pytest.approx([0.75, -0.75, 0.0], abs=1e-12)
-
-
-def test_list_mle_is_the_logarithm_of_a_probability_of_orders():
-    logits = torch.randn(1, 4, dtype=torch.float64)
-    present = torch.ones(1, 4, dtype=torch.bool)
-    judgments = [torch.tensor([order], dtype=torch.float64) for order in itertools.permutations(range(4))]
-    assert sum(math.exp(-list_mle(logits, j, present).item()) for j in judgments) == pytest.approx(1, rel=1e-12)
-
-
-def test_list_mle_depends_on_the_order_of_the_teacher_alone():
-    logits, judged = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
-    present = torch.rand(5, 7) > 0.2
-    want = list_mle(logits, judged, present)
-    for changed in (3 * judged + 1, judged.exp(), judged**3):
-        assert torch.equal(list_mle(logits, changed, present), want)
 
 
 def test_divergence_by_pencil():
@@ -133,16 +102,6 @@ def test_duplicate_texts_are_not_ranked_by_a_slow_loop(ranking):
     assert loss_of(objective, rows, judged, text_id=text, weight=weight).loss.item() == pytest.approx(want, rel=1e-10)
 
 
-def test_a_student_that_is_its_teacher_has_no_gradient_of_listnet():
-    rows = torch.randn(5, 2, 6, dtype=torch.float64, requires_grad=True)
-    objective = RankCSE(ranking="listnet", temperature=0.1, teacher_temperature=0.1, consistency_weight=0.0)
-    objective.teachers.append(Given(rows.detach()))
-    run(objective, rows).loss.backward()
-    whole, rows.grad = rows.grad, None
-    run(SimCSE(temperature=0.1), rows).loss.backward()
-    assert torch.allclose(whole, rows.grad, atol=1e-12)
-
-
 def test_without_its_terms_it_is_simcse_with_hard_negatives():
     rows = torch.randn(4, 3, 6)
     objective = RankCSE(teachers=[Given(rows)], consistency_weight=0.0, ranking_weight=0.0)
@@ -182,25 +141,16 @@ def test_what_its_teachers_need_it_needs_and_they_move_with_the_encoder():
     assert teachers[0].followed == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_refusals():
+    for options in (
         {"temperature": 0.0},
         {"teacher_temperature": -1.0},
         {"first_weight": 1.5},
         {"consistency_weight": -1.0},
         {"ranking_weight": -0.1},
         {"teachers": []},
-    ],
-)
-def test_out_of_range(options):
-    with pytest.raises(UserError, match=next(iter(options))):
-        RankCSE(**options)
-
-
-def test_refusals():
-    with pytest.raises(UserError, match="3 teachers"):
-        RankCSE(teachers=[Given(torch.randn(2, 2, 2)) for _ in range(3)])
+    ):
+        refuses(next(iter(options)), RankCSE, **options)
+    refuses("3 teachers", RankCSE, teachers=[Given(torch.randn(2, 2, 2)) for _ in range(3)])
     for views, message in ((1, "one positive per row; got 0"), (3, "one positive per row; got 2")):
-        with pytest.raises(ValueError, match=message):
-            run(RankCSE(), torch.randn(3, views, 4), positives=views - 1)
+        refuses(message, run, RankCSE(), torch.randn(3, views, 4), positives=views - 1)

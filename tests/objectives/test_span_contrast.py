@@ -5,21 +5,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cse.batch import Batch, EncoderOutput, Example
+from cse.batch import Batch, EncoderOutput
 from cse.data.collators import TextViews
 from cse.data.spans import RandomSpans
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.functional import contrast, cosine_matrix
 from cse.objectives.span_contrast import SpanContrast
 from cse.seeding import seed_dropout
-from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees
+from tests.objectives.helpers import Case, agrees, collated, refuses, step
 from tests.runs import assert_resumes, make_run
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "slow dog"]
@@ -47,15 +44,6 @@ def test_every_case(name):
         texts_as_negatives=about["other_documents_as_negatives"],
     )
     agrees(loss_of(objective, doc, spans, data["present"]), about, data, {"doc": doc, "spans": spans})
-
-
-def test_with_one_span_both_denominators_are_infonce():
-    doc, spans = torch.randn(5, 6), torch.randn(5, 1, 6)
-    present = torch.ones(5, 1, dtype=torch.bool)
-    want = contrast(cosine_matrix(doc, spans[:, 0]) / 0.1, torch.eye(5)).loss
-    for denominator in ("all", "self"):
-        got = loss_of(SpanContrast(denominator=denominator), doc, spans, present).loss
-        assert got.item() == pytest.approx(want.item(), rel=1e-6)
 
 
 def test_the_order_and_the_absence_of_spans():
@@ -96,9 +84,8 @@ def test_a_text_and_its_spans_come_from_one_pass(tiny_bert):
 def test_the_head_is_on_the_text_alone(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="cls", head="mlp", dropout=Dropout(attention=0.0, hidden=0.0))
     collator = RandomSpans(views=TextViews(max_length=12, views=1), smallest=(1,), largest=(2,), per_size=2)
-    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    batch = collator([Example((text,), row_id=i) for i, text in enumerate(TEXTS)])
-    output = Learner(encoder, SpanContrast())(batch, StepContext(encoder=encoder))[1]
+    batch = collated(encoder, TEXTS, collator)
+    output = step(encoder, SpanContrast(), batch)
     pooled, spans = encoder.spans(batch.input_ids[:, 0], batch.attention_mask[:, 0], batch.span_mask[:, 0])
     want = loss_of(SpanContrast(), encoder.head(pooled), spans, torch.ones(4, 2).bool(), text_id=batch.text_id).loss
     assert output.loss.item() == pytest.approx(want.item(), rel=1e-5)
@@ -117,9 +104,7 @@ def test_a_run_resumes(tiny_bert, tmp_path):
 
 
 def test_refusals(tiny_bert):
-    with pytest.raises(UserError, match="temperature"):
-        SpanContrast(temperature=0.0)
+    refuses("temperature", SpanContrast, temperature=0.0)
     encoder = Encoder(tiny_bert)
     encoder.append(Dense(16, 8))
-    with pytest.raises(UserError, match="vectors of 8 numbers and token states of 16"):
-        SpanContrast().setup(encoder)
+    refuses("vectors of 8 numbers and token states of 16", SpanContrast().setup, encoder)

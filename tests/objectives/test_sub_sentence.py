@@ -14,13 +14,12 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import span_means
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.sub_sentence import SubSentence
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, close
+from tests.objectives.helpers import agrees, close, refuses
 from tests.runs import assert_resumes, make_run
 
 ROWS = [
@@ -181,5 +180,4 @@ def test_a_run_resumes_and_exports_the_head(tiny_bert, tmp_path):
 
 
 def test_out_of_range():
-    with pytest.raises(UserError, match="temperature"):
-        SubSentence(temperature=-1.0)
+    refuses("temperature", SubSentence, temperature=-1.0)

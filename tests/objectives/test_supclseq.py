@@ -3,18 +3,16 @@
 import pytest
 import torch
 
-from cse.batch import Example, Views
+from cse.batch import Views
 from cse.data.collators import TextViews
-from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout, dropout_rate, dropouts
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.supclseq import SupCLSeq
 from cse.objectives.supcon import SupCon
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
-from tests.objectives.helpers import Case, batch_of
+from tests.objectives.helpers import Case, batch_of, collated, refuses
 
 TEXTS = ["the cat sat", "a dog ran", "red house", "blue tree", "the sun", "moon on a mat"]
 
@@ -23,19 +21,14 @@ def contract_case(backbone):
     return Case({"rates": [0.0, 0.0]}, texts=2)
 
 
-def batch_of_texts(encoder):
-    collator = TextViews(max_length=12, views=1)
-    collator.setup(TokenStore.build(TEXTS, encoder.tokenizer, 12), 1)
-    return collator([Example((text,), label=i % 3, row_id=i) for i, text in enumerate(TEXTS)])
-
-
 def rates(encoder):
     return [rate for _, _, rate in dropouts(encoder)]
 
 
 def test_it_is_supcon_on_one_pass_for_each_rate(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="mean", dropout=Dropout(attention=0.1, hidden=0.1)).train()
-    batch, before = batch_of_texts(encoder), rates(encoder)
+    batch, before = collated(encoder, TEXTS, TextViews(max_length=12, views=1)), rates(encoder)
+    batch = batch.with_tensors(batch.tensors() | {"label": torch.arange(6) % 3})
     objective = SupCLSeq(rates=[0.0, 0.05, 0.2])
     objective.setup(encoder)
     ctx = StepContext(encoder)
@@ -55,15 +48,11 @@ def test_it_is_supcon_on_one_pass_for_each_rate(tiny_bert):
 
 
 def test_refusals(tiny_bert):
-    with pytest.raises(UserError, match="rates is empty"):
-        SupCLSeq(rates=[])
-    with pytest.raises(UserError, match=r"rates\[1\] is 1"):
-        SupCLSeq(rates=[0.0, 1.0])
+    refuses("rates is empty", SupCLSeq, rates=[])
+    refuses(r"rates\[1\] is 1", SupCLSeq, rates=[0.0, 1.0])
     encoder = Encoder(tiny_bert)
     encoder.recompute()
-    with pytest.raises(UserError, match=r"trainer\.gradient_checkpointing.*\nfix: remove"):
-        SupCLSeq().setup(encoder)
+    refuses(r"trainer\.gradient_checkpointing.*\nfix: remove", SupCLSeq().setup, encoder)
     bare = Encoder(tiny_bert)
     bare.backbone = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match=r"sets the dropout of the backbone.*\nfix: "):
-        SupCLSeq().setup(bare)
+    refuses(r"sets the dropout of the backbone.*\nfix: ", SupCLSeq().setup, bare)

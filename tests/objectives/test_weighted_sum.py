@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees
+from tests.objectives.helpers import Case, agrees, refuses
 
 
 def contract_case(backbone):
@@ -45,24 +44,12 @@ def value_of(objective, step):
     return objective(None, None, StepContext(encoder=None, step=step, max_steps=1000)).loss.item()
 
 
-def test_weights_by_pencil():
-    terms = [Constant(2.0), Other(3.0)]
-    assert value_of(WeightedSum(terms=terms, weights=[1.0, 0.1]), 500) == pytest.approx(2.0 + 0.1 * 3.0)
-
-
-def test_decays_by_pencil():
-    # The second weight is 0.1 x 0.95^(step / 100): after 200 steps 0.1 x 0.9025.
-    objective = WeightedSum(terms=[Constant(2.0), Other(3.0)], weights=[1.0, 0.1], decays=[1.0, 0.95])
-    assert value_of(objective, 0) == pytest.approx(2.0 + 0.1 * 3.0)
-    assert value_of(objective, 200) == pytest.approx(2.0 + 0.1 * 0.9025 * 3.0)
-    assert value_of(objective, 50) == pytest.approx(2.0 + 0.1 * 0.95**0.5 * 3.0)
-
-
-def test_starts_by_pencil():
-    # The second term counts from step 200 on, and its decay is that of all steps.
+def test_weights_decays_and_starts_by_pencil():
+    # The second weight is 0.1 x 0.95^(step / 100), from step 200 on.
     objective = WeightedSum(terms=[Constant(2.0), Other(3.0)], weights=[1.0, 0.1], decays=[1.0, 0.95], starts=[0, 200])
     assert value_of(objective, 199) == pytest.approx(2.0)
     assert value_of(objective, 200) == pytest.approx(2.0 + 0.1 * 0.9025 * 3.0)
+    assert value_of(objective, 250) == pytest.approx(2.0 + 0.1 * 0.95**2.5 * 3.0)
     assert WeightedSum(terms=[Constant(2.0)], weights=[1.0]).starts == [0]
 
 
@@ -99,20 +86,16 @@ def test_terms_of_one_class_are_logged_by_their_places():
     }
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
+def test_refusals():
+    for options, named in (
         ({"weights": [1.0]}, "objective.weights has 1"),
         ({"weights": [1.0, 1.0], "decays": [1.0]}, "decays 1"),
         ({"weights": [1.0, 1.0], "starts": [3]}, "starts 1"),
         ({"weights": [1.0, 1.0], "starts": [0, -1]}, r"objective.starts\[1\] is -1"),
         ({"weights": [1.0, 1.0], "decays": [1.0, 0.0]}, "objective.decays"),
         ({"weights": [1.0, 1.0], "decays": [1.0, 1.5]}, "objective.decays"),
-    ],
-)
-def test_bad_arguments_are_named(options, named):
-    with pytest.raises(UserError, match=named):
-        WeightedSum(terms=[Constant(1.0), Other(1.0)], **options)
+    ):
+        refuses(named, WeightedSum, terms=[Constant(1.0), Other(1.0)], **options)
 
 
 class Given(torch.nn.Module):

@@ -1,6 +1,5 @@
 """WhitenedCSE and its whitening against the authors' program (oracles), a slow loop, pencil and limits."""
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from cse.errors import UserError
 from cse.objectives import whitenedcse
 from cse.objectives.whitenedcse import WhitenedCSE
 from cse.objectives.whitening import group_whiten, inverse_sqrt
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, close, run
+from tests.objectives.helpers import Case, agrees, close, refuses, run
 
 
 def contract_case(backbone):
@@ -72,46 +70,22 @@ def test_every_loss_case(name, monkeypatch):
     agrees(run(objective, rows, positives=rows.shape[1] - 1), about, data, {"hs": states})
 
 
-def test_per_view_is_the_paper_step_by_step(monkeypatch):
+@pytest.mark.parametrize("twins", [False, True])
+def test_per_view_is_the_paper_step_by_step(monkeypatch, twins):
+    """Rows 0 and 1 may have one text, so that neither is the other's negative."""
     rows = torch.randn(9, 3, 8, generator=torch.Generator().manual_seed(3))
     orders = [torch.randperm(8, generator=torch.Generator().manual_seed(s)) for s in range(3)]
     objective = set_up(8, group_size=4)
     feed(monkeypatch, orders)
-    got = run(objective, rows, positives=2).loss
-    heads = []
+    ids = torch.arange(9)[:, None].expand(9, 3).clamp_min(int(twins))
+    got = run(objective, rows, positives=2, text_id=ids).loss
+    heads, gone = [], torch.zeros(9, 9)
+    gone[[0, 1], [1, 0]] = -torch.inf if twins else 0.0
     for v, order in enumerate(orders):
         white = numpy_whiten(rows[:, v, order], 4)[:, order.argsort().numpy()]
         heads.append(objective.head(torch.tensor(white, dtype=torch.float32)))
-    want = sum(
-        cross_entropy(cosine_similarity(heads[0][:, None], z[None], dim=-1) / 0.05, torch.arange(9)) for z in heads[1:]
-    )
-    assert got.item() == pytest.approx(want.item(), rel=1e-5)
-
-
-def test_whitening_by_pencil():
-    # Two channels, uncorrelated, of variance 4 and 1: divided by 2 and 1
-    x = torch.tensor([[3.0, 6.0], [3.0, 4.0], [-1.0, 6.0], [-1.0, 4.0]])
-    close(group_whiten(x, 2), [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], 1e-6)
-
-
-def test_loss_by_pencil():
-    # Whitened, B = 4 corners of a square; the head keeps them (tanh only scales alike channels). Each anchor meets
-    # itself (cosine 1), two neighbors (0) and the opposite (-1), with each of two positives.
-    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    objective = set_up(2, group_size=1, temperature=0.5)
-    with torch.no_grad():
-        objective.head.linear.weight.copy_(torch.eye(2))
-    got = run(objective, torch.stack([corners * 3 + 5, corners, corners * 0.1], 1), positives=2).loss
-    assert got.item() == pytest.approx(2 * math.log(1 + 2 * math.exp(-2) + math.exp(-4)), rel=1e-5)
-
-
-def test_one_group_is_plain_whitening():
-    x = torch.randn(30, 6) @ torch.randn(6, 6)
-    order = torch.randperm(6)
-    y = group_whiten(x, 6)
-    close(y, numpy_whiten(x, 6))
-    close(group_whiten(x, 6, permutation=order), y)  # ZCA does not know the order of channels
-    close(y.T @ y / 30, np.eye(6))
+    logits = [cosine_similarity(heads[0][:, None], z[None], dim=-1) / 0.05 + gone for z in heads[1:]]
+    assert got.item() == pytest.approx(sum(cross_entropy(x, torch.arange(9)) for x in logits).item(), rel=1e-5)
 
 
 def test_the_differentiable_covariance_has_the_right_gradient():
@@ -158,28 +132,7 @@ def test_equal_rows_stay_finite():
     assert torch.isfinite(rows.grad).all()
 
 
-def test_permutations_come_from_the_step():
-    rows = torch.randn(10, 2, 8)
-    objective = set_up(8, group_size=2)
-    losses = [run(objective, rows, generator=torch.Generator().manual_seed(s)).loss.item() for s in (1, 1, 2)]
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_a_duplicate_text_is_no_negative():
-    rows = torch.randn(6, 3, 4)
-    ids = torch.tensor([[0, 0, 0], [0, 0, 0], *[[i, i, i] for i in range(1, 5)]])
-    objective = set_up(4, group_size=2)
-    masked, plain = (
-        run(objective, rows, positives=2, generator=torch.Generator().manual_seed(1), **fields).loss
-        for fields in ({"text_id": ids}, {})
-    )
-    assert masked < plain
-
-
 def test_errors():
-    with pytest.raises(ValueError, match="batch_size is 4 and group_size 4"):
-        run(set_up(8, group_size=4), torch.randn(4, 2, 8))
-    with pytest.raises(ValueError, match="group_size is 3"):
-        run(set_up(8, group_size=3), torch.randn(6, 2, 8))
-    with pytest.raises(UserError, match="temperature"):
-        WhitenedCSE(temperature=0.0)
+    refuses("batch_size is 4 and group_size 4", run, set_up(8, group_size=4), torch.randn(4, 2, 8))
+    refuses("group_size is 3", run, set_up(8, group_size=3), torch.randn(6, 2, 8))
+    refuses("temperature", WhitenedCSE, temperature=0.0)

@@ -8,12 +8,12 @@ from torch import nn
 from cse import distributed
 from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.teachers.copy import Average, EncoderCopy
 from cse.training.learner import Learner
 from tests.cases import cases, load
+from tests.objectives.helpers import refuses
 from tests.teachers.test_frozen import TEXTS, batch_of
 
 
@@ -151,5 +151,4 @@ def test_it_gives_the_vectors_of_all_processes(two_processes, tiny_bert):
 
 
 def test_refusals():
-    with pytest.raises(UserError, match=r"EncoderCopy\.momentum is 1\.5"):
-        EncoderCopy(momentum=1.5)
+    refuses(r"EncoderCopy\.momentum is 1\.5", EncoderCopy, momentum=1.5)

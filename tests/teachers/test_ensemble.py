@@ -5,10 +5,10 @@ import pytest
 
 from cse.encoder.model import Encoder
 from cse.encoder.template import added_ids
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.teachers.ensemble import Ensemble
 from cse.teachers.frozen import FrozenEncoder
+from tests.objectives.helpers import refuses
 from tests.teachers.test_frozen import TEXTS, assert_hidden, batch_of, other_words  # noqa: F401
 
 TEMPLATE = 'the "{text}" is a'
@@ -102,13 +102,7 @@ def test_a_template_of_the_teacher_that_does_not_fit_is_refused(tiny_bert, tmp_p
         ("the {text}", "the template 'the {text}' holds 0 mask tokens"),
         ("{text} [MASK]" + " on" * 12, "max_length is 12, and .* takes 15 of it: no room for a text"),
     ):
-        with pytest.raises(UserError, match=named):
-            FrozenEncoder(template=template).setup(encoder)
-
-
-def test_a_cut_teacher_pools_as_a_whole_one_does(tiny_bert):
-    got = asked(FrozenEncoder(source=tiny_bert, precision="fp32", layers=1), tiny_bert)
-    np.testing.assert_allclose(got[:, 0], vectors(tiny_bert, center=False, layers=1, pooler="mean"), atol=1e-5)
+        refuses(named, FrozenEncoder(template=template).setup, encoder)
 
 
 def test_it_does_not_change_with_the_encoder(tiny_bert):
@@ -124,9 +118,6 @@ def test_it_does_not_change_with_the_encoder(tiny_bert):
 
 def test_refusals(tiny_bert):
     one = FrozenEncoder(source=tiny_bert)
-    with pytest.raises(UserError, match=r"teachers has 1 entries\nfix: "):
-        Ensemble(teachers=[one])
-    with pytest.raises(UserError, match=r"weights has 1 entries for 2 teachers\nfix: "):
-        Ensemble(teachers=[one, one], weights=[1.0])
-    with pytest.raises(UserError, match=r"weights\[1\] is 0"):
-        Ensemble(teachers=[one, one], weights=[1.0, 0.0])
+    refuses(r"teachers has 1 entries\nfix: ", Ensemble, teachers=[one])
+    refuses(r"weights has 1 entries for 2 teachers\nfix: ", Ensemble, teachers=[one, one], weights=[1.0])
+    refuses(r"weights\[1\] is 0", Ensemble, teachers=[one, one], weights=[1.0, 0.0])

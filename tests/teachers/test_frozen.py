@@ -7,10 +7,10 @@ import torch
 from cse.batch import Batch
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.teachers.frozen import FrozenEncoder, FrozenViewEncoder
 from tests.models import save_tiny
+from tests.objectives.helpers import refuses
 
 TEXTS = ["the cat sat on a mat", "the dog", "red house", "blue tree sun moon"]
 
@@ -120,10 +120,12 @@ def test_a_text_is_encoded_once_by_whichever_run(tiny_bert, tmp_path, monkeypatc
 def test_refusals(tiny_bert):
     encoder = Encoder(tiny_bert)
     encoder.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(UserError, match=r"another vocabulary.*\nfix: .* or a FrozenEncoder, which reads texts"):
-        FrozenViewEncoder(source=tiny_bert).setup(encoder)
-    with pytest.raises(UserError, match="prompt"):
-        FrozenEncoder(source=tiny_bert, prompt_name="query").setup(encoder)
+    refuses(
+        r"another vocabulary.*\nfix: .* or a FrozenEncoder, which reads texts",
+        FrozenViewEncoder(source=tiny_bert).setup,
+        encoder,
+    )
+    refuses("prompt", FrozenEncoder(source=tiny_bert, prompt_name="query").setup, encoder)
     teacher = FrozenEncoder(source=tiny_bert)
     teacher.setup(encoder)
     bare = Batch(torch.zeros(2, 2, 1, dtype=torch.int64), torch.ones(2, 2, 1, dtype=torch.int64))

@@ -22,8 +22,9 @@ from cse.teachers.frozen import FrozenEncoder
 from cse.teachers.information import SharedInformation
 from cse.training.trainer import Trainer
 from tests.models import save_tiny
+from tests.objectives.helpers import refuses
 from tests.runs import make_run
-from tests.teachers.test_frozen import TEXTS, assert_hidden, batch_of
+from tests.teachers.test_frozen import TEXTS, batch_of
 
 TEMPLATE = "the {a} ran on {b} fast"
 
@@ -95,23 +96,12 @@ def test_it_is_symmetric_and_does_not_depend_on_the_rows_that_are_computed_at_a_
         np.testing.assert_allclose(asked(taught(rows=rows), tiny_bert, TEXTS, TEXTS[::-1]), got, atol=1e-5)
 
 
-def test_texts_are_cut(taught, model, tiny_bert):
-    got = asked(taught(max_length=2), tiny_bert, ["the cat sat on a mat"], ["red house sun"])
-    assert got.item() == pytest.approx(expected(model, "the cat", "red house"), abs=1e-5)
-
-
 def test_an_empty_text_is_one_end_token(taught, model, tiny_bert):
     teacher = taught()
     teacher.setup(Encoder(tiny_bert))
     batch = Batch(torch.zeros(1, 2, 1), torch.ones(1, 2, 1), text_id=torch.tensor([[1, 0]]))
     got = teacher.scores(batch, StepContext(None, texts=["", "red house"]))
     assert got.item() == pytest.approx(expected(model, "red house", ""), abs=1e-5)
-
-
-def test_it_is_hidden(taught, tiny_bert):
-    teacher = taught()
-    teacher.setup(Encoder(tiny_bert))
-    assert_hidden(teacher)
 
 
 def part(rank, source, tiny_bert):
@@ -183,10 +173,11 @@ def test_numbers_out_of_range(taught, tiny_bert):
     for options, named in (({"max_length": 0}, "teacher.max_length is 0"), ({"rows": 0}, "teacher.rows is 0")):
         with pytest.raises(UserError, match=named):
             taught(**options)
-    with pytest.raises(
-        UserError, match=r"max_length is 20, .* the 4 tokens .* exceed the 42 positions .*\n.* to 19 or less"
-    ):
-        taught(max_length=20).setup(Encoder(tiny_bert))
+    refuses(
+        r"max_length is 20, .* the 4 tokens .* exceed the 42 positions .*\n.* to 19 or less",
+        taught(max_length=20).setup,
+        Encoder(tiny_bert),
+    )
     taught(max_length=19).setup(Encoder(tiny_bert))
 
 
@@ -203,5 +194,4 @@ def test_models_that_do_not_fit(tiny_bert, tmp_path):
         (capped, r"caps them after its output layer, which cse does not compute\nfix: "),
         (str(tmp_path / "none"), r"is not a folder\nfix: "),
     ):
-        with pytest.raises(UserError, match=named):
-            SharedInformation(source=source, max_length=8).setup(Encoder(tiny_bert))
+        refuses(named, SharedInformation(source=source, max_length=8).setup, Encoder(tiny_bert))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.errors import UserError
 from cse.teachers.queue import Queue
 from tests.cases import cases, load
+from tests.objectives.helpers import refuses
 
 
 def test_the_oldest_rows_make_room():
@@ -34,8 +34,7 @@ def test_a_queue_of_size_0_is_empty():
     queue = Queue(0, 2)
     queue.push(torch.randn(3, 2))
     assert queue.rows().shape == (0, 2)
-    with pytest.raises(UserError, match=r"Queue\.size is -1"):
-        Queue(-1, 2)
+    refuses(r"Queue\.size is -1", Queue, -1, 2)
 
 
 @pytest.mark.parametrize("name", cases("momentum", "esimcse_fifo", has=()))
