@@ -136,8 +136,8 @@ FAULTS = [
     ),
     Fault(
         "objectives/matryoshka.py",
-        "F.normalize(part[..., :width], dim=-1)",
-        "F.normalize(part[..., -width:], dim=-1)",
+        "normalize(part[..., :width])",
+        "normalize(part[..., -width:])",
         "objectives/test_matryoshka.py",
     ),
     *_of(
