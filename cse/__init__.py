@@ -2,7 +2,7 @@
 
     run = cse.train("simcse-unsup", data=texts)        # cse.resume(run) continues it after a kill or Ctrl-C
     cse.evaluate(run), cse.compare(run, other)         # scores with intervals; a paired test
-    cse.encode(run, file, vectors), cse.mine(run, rows), cse.teach(model, rows, file), run.push("me/name")
+    cse.encode(run, file, vectors), cse.mine(run, rows), cse.teach(model, rows, file), cse.push(run, "me/name")
 
 The classes are those that a recipe names: data sets, collators, samplers, augmentations, encoders, objectives, miners,
 evaluators; and those that a method of one's own is made of. Everything is imported when it is first asked for.

@@ -1,14 +1,5 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
-from cse.api.bench_model import bench_model as bench_model
-from cse.api.models import compare as compare
-from cse.api.models import encode as encode
-from cse.api.models import evaluate as evaluate
-from cse.api.models import mine as mine
-from cse.api.models import teach as teach
-from cse.api.rows import cluster as cluster
-from cse.api.texts import diff as diff
-from cse.api.texts import encode_spans as encode_spans
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train
@@ -58,7 +49,13 @@ from cse.encoder.lora import Lora as Lora
 from cse.encoder.model import Encoder as Encoder
 from cse.encoder.soft_prompts import SoftPrompts as SoftPrompts
 from cse.errors import UserError as UserError
+from cse.evaluation.bench_model import bench_model as bench_model
+from cse.evaluation.comparison import compare as compare
 from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
+from cse.evaluation.scoring import evaluate as evaluate
+from cse.inference.cluster import cluster as cluster
+from cse.inference.diff import diff as diff
+from cse.inference.encode import encode as encode
 from cse.inference.experts import Experts as Experts
 from cse.inference.nearest import nearest as nearest
 from cse.inference.quantize import Calibration as Calibration
@@ -73,6 +70,7 @@ from cse.interfaces import RowSource as RowSource
 from cse.interfaces import Sampler as Sampler
 from cse.interfaces import StepContext as StepContext
 from cse.interfaces import Teacher as Teacher
+from cse.mining.command import mine as mine
 from cse.mining.miners import Miner as Miner
 from cse.mining.miners import Random as Random
 from cse.mining.miners import TopK as TopK
@@ -137,6 +135,7 @@ from cse.objectives.triplet import Triplet as Triplet
 from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push
+from cse.teachers.columns import teach as teach
 from cse.teachers.ensemble import Ensemble as Ensemble
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
 from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder

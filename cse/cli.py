@@ -118,9 +118,8 @@ def _parser(*wanted: str) -> argparse.ArgumentParser:
         subparser.description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
         if epilog and "\n" in epilog:
             subparser.formatter_class = argparse.RawDescriptionHelpFormatter
-        verb = getattr(command, "VERB", None)
-        if verb and name in wanted:
-            commands.declare(subparser, verb, getattr(command, "NAMES", {}))
+        if name in wanted and not hasattr(command, "run"):
+            commands.declare(subparser, command.VERB, getattr(command, "NAMES", {}))
         if name in wanted and hasattr(command, "add_arguments"):
             command.add_arguments(subparser)
         subparser.set_defaults(

@@ -121,6 +121,17 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
         )
 
 
+def name_of(model: str | os.PathLike[str], option: str = "model") -> str:
+    """The name of a checkpoint: a folder, `asset:NAME` or Hub id. A run stands for its best checkpoint.
+
+    Raises:
+        UserError: The model is neither a text nor a path, or the run has no checkpoint; see `require_name`.
+    """
+    name = os.fspath(model) if isinstance(model, os.PathLike) else model
+    require_name(name, option)
+    return str(name)
+
+
 def require_name(path: object, option: str) -> None:
     """Check that a path is one, is not empty, can be a path here, and does not lead to itself by links.
 

@@ -44,7 +44,7 @@ BAD = {  # a command line -> what the error names
     "diff a b --model ck --device mps": "--device is mps",
     "diff a b --model ck --max-n 0": "max_n is 0",
     "diff a b --model ck --max-n 2": "max_n is 2",
-    "encode ck texts.txt --out v.npy --quantize int4": "--quantize is 'int4'",
+    "encode ck texts.txt --out v.npy --quantize int4": "--quantize: invalid choice: 'int4'",
     "encode ck texts.txt --out v.npy --quantize int8 --calibration folder": "--calibration folder is a folder",
     "encode ck texts.txt --out v.npy --quantize int8 --calibration file": "calibration file cannot be read",
     "encode ck texts.txt --out v.npy --prompt nonesuch": "--prompt",
@@ -433,10 +433,10 @@ def test_a_full_disk_is_an_answer(place, monkeypatch, capsys, error):
 
 def test_ctrl_c_says_what_is_kept(place):
     script = (
-        "import os, signal, sys\nfrom cse import cli\nimport cse.api.models as models\n"
+        "import os, signal, sys\nfrom cse import cli\nimport cse.mining.command as command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job may ignore it from the start
         "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
-        "models.mine = stop\nimport cse.mining.command as command\ncommand.mine_file = stop\n"
+        "command.mine_file = stop\n"
         "sys.exit(cli.main(['mine', 'ck', '--data', 'texts.txt', '--out', 'm.parquet']))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,9 +10,7 @@ from cse.errors import UserError
 from cse.files import json_lines
 
 if TYPE_CHECKING:
-    from cse.encoder.device import Device
     from cse.encoder.model import Encoder
-    from cse.publish.hub import Upload
     from cse.training.checkpoint import Progress
 
 
@@ -77,7 +75,14 @@ class TrainedRun:
         Raises:
             UserError: The run has saved no checkpoint yet.
         """
-        return load_encoder(str(self.checkpoint))
+        from cse.encoder.device import choose
+        from cse.encoder.model import Encoder
+
+        return Encoder.load(str(self.checkpoint)).to(choose("auto"))
+
+    def __fspath__(self) -> str:
+        """The path of `checkpoint`: wherever a model is asked for, a run stands for its best one."""
+        return str(self.checkpoint)
 
     @property
     def checkpoint(self) -> Path:
@@ -90,54 +95,9 @@ class TrainedRun:
             raise UserError(f"run {self.folder} has no checkpoint yet\nfix: cse.resume({str(self.folder)!r})")
         return self.best
 
-    def push(
-        self,
-        repo: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        create_pr: bool = False,
-        message: str | None = None,
-        results: Path | None = None,
-        license: str | None = None,
-        adapter: bool = False,
-        base: str | None = None,
-        dimensions: int | None = None,
-        dry_run: bool = False,
-    ) -> Upload:
-        """Publish the best checkpoint to the Hugging Face Hub; see `cse.push` for the arguments.
-
-        Raises:
-            UserError: The run has no checkpoint, it does not pass the verification, or the Hub refuses.
-        """
-        from cse.publish.hub import push
-
-        return push(
-            self.checkpoint,
-            repo,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            message=message,
-            results=results,
-            license=license,
-            adapter=adapter,
-            base=base,
-            dimensions=dimensions,
-            dry_run=dry_run,
-        )
-
     @property
     def _progress(self) -> Progress:
         from cse.training.checkpoint import Progress, load_progress
 
         state = self.folder / "state"
         return load_progress(state) if state.is_dir() else Progress()
-
-
-def load_encoder(checkpoint: str, device: Device = "auto") -> Encoder:
-    """An encoder on a device; see `cse.encoder.device`."""
-    from cse.encoder.device import choose
-    from cse.encoder.model import Encoder
-
-    return Encoder.load(checkpoint).to(choose(device))

@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Measure the variants and print the table."""
-    from cse.api.bench_model import VARIANTS, bench_model
     from cse.console import quiet, say
     from cse.encoder import widths
     from cse.evaluation import benchmark
+    from cse.evaluation.bench_model import VARIANTS, bench_model
 
     quiet()
     a = arguments

@@ -225,10 +225,13 @@ def _mix(a: argparse.Namespace) -> int:
 
 
 def _cluster(a: argparse.Namespace) -> int:
-    from cse.inference.cluster import cluster_rows
+    from cse.data.tools.writing import manifest_of
+    from cse.files import read_json
+    from cse.inference.cluster import cluster
 
     (data,), options = open_sources(a), {"device": a.device, "precision": a.precision, "prompt": a.prompt}
-    return _say_written(a, cluster_rows(data, a.model, a.out, clusters=a.clusters, seed=a.seed, **options))
+    cluster(a.model, data, a.out, clusters=a.clusters, seed=a.seed, **options)
+    return _say_written(a, read_json(manifest_of(a.out)))
 
 
 def _curate(a: argparse.Namespace) -> int:

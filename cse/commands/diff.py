@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Compare the texts and show the words."""
-    from cse.api.texts import diff
     from cse.console import quiet, say
     from cse.files import check_writable, write_text
+    from cse.inference.diff import diff
     from cse.inference.diff_page import to_html
 
     a = arguments

@@ -28,18 +28,6 @@ def parse(text: str, option: str = "--dimensions") -> list[int]:
     return found
 
 
-def parse_one(text: str | None, option: str = "--dimensions") -> int | None:
-    """A single width from a command line; None if none is given.
-
-    Raises:
-        UserError: The text is not one integer above 0.
-    """
-    found = [] if text is None else parse(text, option)
-    if len(found) > 1:
-        raise UserError(f"{option} is {text!r}\nfix: give one width")
-    return found[0] if found else None
-
-
 def check(dimensions: Sequence[int], dim: int | None = None, *, option: str) -> None:
     """Raise unless these are widths of a vector, each given once; their order does not matter.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cse.evaluation.results import Scored
 from cse.evaluation.scoring import Wanted, evaluate
 from cse.evaluation.statistic import Vector
 from cse.evaluation.table import make_console, title
+from cse.files import name_of
 
 ALPHA = 0.05
 AVERAGE, ALL = "average", "all"
@@ -56,8 +58,8 @@ class Difference:
 
 
 def compare(
-    a: Scored | str | Path,
-    b: Scored | str | Path,
+    a: Scored | str | PathLike[str],
+    b: Scored | str | PathLike[str],
     *,
     tasks: Wanted | None = None,
     data: str | None = None,
@@ -68,10 +70,11 @@ def compare(
     measures: str | None = None,
     resamples: int = 4 * significance.RESAMPLES,
 ) -> dict[str, Difference]:
-    """Differences by task, and of the averages if both have the same complete set of tasks of one metric.
+    """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
 
     Args:
-        a: A result of `evaluate`, a results.json, a folder that contains one, or a checkpoint, which is scored first.
+        a: A result of `evaluate`, a results.json, a folder that contains one, or a run or another checkpoint, which is
+            scored first.
         b: Same as `a`; differences are B minus A.
         tasks: What a checkpoint is scored on; see `evaluate` for this and the next three.
         data: A folder with the rows of the tasks.
@@ -82,6 +85,10 @@ def compare(
         measures: Names of measures to compare on each task, separated by commas, or `all`; each has its own entry
             TASK/MEASURE. None: the headline of each task, whose entry is named after the task.
         resamples: Number of resamples of the units: pairs, queries, ...
+
+    Returns:
+        Differences by task, and of the averages if both have the same complete set of tasks of one metric. `verdict`
+        is in words.
 
     Raises:
         UserError: `a` and `b` have no task or measure in common, or were scored on different rows.
@@ -94,7 +101,7 @@ def compare(
 
 
 def read_or_score(
-    name: Scored | str | Path,
+    name: Scored | str | PathLike[str],
     tasks: Wanted | None = None,
     *,
     data: str | None = None,
@@ -107,13 +114,20 @@ def read_or_score(
     """A results file, read; a folder that holds results.json and no model, likewise; a checkpoint, scored."""
     if isinstance(name, Scored):
         return name
-    path = Path(name)
+    path = Path(name_of(name))
     if path.is_file():
         return Scored.read(path)
     if (path / "results.json").is_file() and not (path / "config.json").is_file():
         return Scored.read(path / "results.json")
     return evaluate(
-        name, tasks, data=data, device=device, precision=precision, check=check, progress=progress, prompt=prompt
+        name_of(name),
+        tasks,
+        data=data,
+        device=device,
+        precision=precision,
+        check=check,
+        progress=progress,
+        prompt=prompt,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cse.console import say
+from cse.console import quiet, say
 from cse.encoder import widths
 from cse.encoder.device import Device
 from cse.errors import UserError, require_at_least, require_package
@@ -19,7 +20,7 @@ from cse.evaluation.harness import Outcome, read_data, score_data
 from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.reduced import Reduced, Rescoring, calibration_for, rescored
 from cse.evaluation.results import Scored
-from cse.files import check_writable
+from cse.files import check_writable, name_of
 from cse.inference.quantize import Calibration, Kind, require_kinds
 from cse.interfaces import Evaluator
 
@@ -27,7 +28,7 @@ Wanted = str | Evaluator | Sequence[str | Evaluator]
 
 
 def evaluate(
-    checkpoint: str | Path,
+    checkpoint: str | PathLike[str],
     tasks: Wanted | None = None,
     *,
     data: str | None = None,
@@ -36,7 +37,7 @@ def evaluate(
     folds: int = transfer.FOLDS,
     check: bool = True,
     progress: bool = False,
-    out: Path | None = None,
+    out: str | Path | None = None,
     prompt: str | None = None,
     dimensions: Sequence[int] | None = None,
     quantize: Sequence[Kind] = (),
@@ -45,7 +46,8 @@ def evaluate(
     """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
     Args:
-        checkpoint: A folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an export.
+        checkpoint: A run; or a folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an
+            export.
         tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; an evaluator,
             such as `cse.evaluation.Retrieval("folder")`; or a list of both. None: sts with `data` or CSE_DATA, else
             sts-mini, which is shipped.
@@ -55,8 +57,9 @@ def evaluate(
         folds: Folds of the transfer tasks that are cross-validated.
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
-        out: The results.json to write, with the arrays of the scores beside it; a run without any score leaves it as it
-            is. None: write no file.
+        out: The results.json to write, with the arrays of the scores beside it; without any score it is left as it is.
+            None: results.json in the folder of a `TrainedRun`, from which the model card takes the scores; for another
+            checkpoint, nothing is written.
         prompt: The name of the checkpoint's prompt that is put before every text of a task; an evaluator has its own.
             None: the default prompt, if any.
         dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
@@ -73,6 +76,10 @@ def evaluate(
         UserError: A task is unknown, the checkpoint cannot be loaded, rows are malformed, vectors are not finite, they
             do not have as many dimensions, or `out` holds scores of tasks whose rows are missing now.
     """
+    quiet()
+    if out is None and not isinstance(checkpoint, str | Path):
+        out = results.default_out(name_of(checkpoint), requested(tasks, data), prompt)
+    out = None if out is None else Path(out)
     require_kinds(quantize)
     require_at_least(2, "evaluation", folds=folds)
     if dimensions is not None:
@@ -85,7 +92,7 @@ def evaluate(
     results.require_kept(out, missing)
     reading = time.perf_counter() - start
     start = time.perf_counter()
-    model = load_model(str(checkpoint), prompt=prompt, device=device)
+    model = load_model(name_of(checkpoint), prompt=prompt, device=device)
     loading = time.perf_counter() - start
     reduced, calibration = Reduced(model.encoder, precision), calibration or calibration_for(model.folder, quantize)
     if dimensions is not None:

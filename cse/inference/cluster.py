@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
+from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.console import progress
+from cse.console import progress, quiet
 from cse.data.datasets import Dataset
-from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
+from cse.data.tools.opening import open_rows
+from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.ahead import ahead
 from cse.encoder.device import Device, choose
 from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
-from cse.encoder.poolers import PoolerName
 from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import resumable, unit
 from cse.encoder.windows import Windows
 from cse.errors import UserError, require_at_least
+from cse.files import name_of
 
 BLOCK = 8_192  # rows that are encoded and saved at a time
 BATCH = 8_192  # rows that k-means reads at a time
@@ -29,49 +30,54 @@ STARTS = 3  # of k-means, of which the best counts
 LABEL = "label"
 
 
-def cluster_rows(
-    data: Dataset,
-    model: str,
-    out: Path,
+def cluster(
+    model: str | PathLike[str],
+    rows: str | Path | Sized | Dataset,
+    out: str | Path,
     *,
     clusters: int,
-    seed: int = 42,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+    prompt: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    prompt: str | None = None,
-    pooler: PoolerName | None = None,
-) -> dict[str, Any]:
+    seed: int = 42,
+) -> Dataset:
     """Write rows with the number of their cluster in the column `label`, in place of a label that they have.
 
-    Mini-batch k-means on the unit vectors of the anchors (scikit-learn's). `cse.data.ClusterBatches` then draws every
-    batch from one cluster, so that in-batch negatives are hard; more of them are false, too. If the call is killed, the
-    same call resumes after the rows that are encoded.
+    Mini-batch k-means on the unit vectors of the anchors (scikit-learn's). `cse.ClusterBatches` then draws every batch
+    from one cluster, so that in-batch negatives are hard; more of them are false, too. After a kill or Ctrl-C, the same
+    call resumes after the rows that are encoded.
 
     Args:
-        data: The rows: texts, pairs or triplets.
-        model: A folder, `asset:NAME` or Hub id.
-        out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
+        model: A folder, `asset:NAME`, Hub id or run, whose vectors are clustered.
+        rows: Texts, pairs or triplets: in memory, as a path, or as a data set.
+        out: A .parquet or .jsonl file; its manifest, a .json file, is written beside it.
         clusters: Number of clusters, from 2 to the number of rows.
-        seed: Seed of k-means.
-        device: The device to encode on; see `cse.encoder.device`.
+        columns: Columns of texts. None: recognized by their names.
+        limit: Number of rows to read. None: all.
+        prompt: See `Encoder.encode`.
+        device: See `cse.encoder.device`.
         precision: See `Encoder.encode`.
-        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
-        pooler: The pooler of a plain Hugging Face model.
+        seed: Seed of k-means.
 
     Returns:
-        The manifest; its `counts` has the rows, and the rows of the smallest and of the largest cluster.
+        The rows with their labels. The manifest counts the rows of the smallest and of the largest cluster.
 
     Raises:
         UserError: An argument is out of range, the model cannot be loaded, the rows cannot have a label, a file cannot
             be written, or there is an unfinished file that was made from something else.
     """
+    quiet()
+    out, name = Path(out), name_of(model)
+    data = rows if isinstance(rows, Dataset) else open_rows(rows, columns=columns, limit=limit)
     check_out(out, [data.path])
     require_at_least(2, "cluster", clusters=clusters)
     if clusters > len(data):
         raise UserError(f"cluster.clusters is {clusters}, and there are {len(data)} rows\nfix: give fewer clusters")
     if data.unit == "scored pairs":
         raise UserError(f"{data.name} has scored pairs, which have no label\nfix: read them as --class Pairs")
-    encoder = Encoder.load(model, pooler=pooler).to(choose(device))
+    encoder = Encoder.load(name).to(choose(device))
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
     computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
     made_from = origin(encoder, texts=data.hash, precision=computed, prompt=before)
@@ -93,9 +99,10 @@ def cluster_rows(
             write_rows(target, names, _labeled(data, labels), suffix=out.suffix)
 
         written.finish(convert)
-    settings = {"model": model, "sha256": made_from["checkpoint"], "clusters": clusters, "seed": seed, "prompt": prompt}
+    settings = {"model": name, "sha256": made_from["checkpoint"], "clusters": clusters, "seed": seed, "prompt": prompt}
     counts = {"written": len(data), "smallest": int(sizes.min()), "largest": int(sizes.max())}
-    return write_manifest(out, "cse data cluster", [data], settings, counts, [out])
+    write_manifest(out, "cse data cluster", [data], settings, counts, [out])
+    return open_rows(out, kind=UNITS[data.unit], weight_column="weight" if data.weighted else None, label_column=LABEL)
 
 
 def k_means(vectors: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.int64]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cse.encoder.device import choose
 from cse.encoder.masked_lm import load_masked_lm
+from cse.encoder.model import Encoder
 from cse.encoder.offsets import Range, places, words
 from cse.encoder.precision import inference
 from cse.encoder.texts import tokenize_with_places
 from cse.errors import UserError, require_at_least
+from cse.files import name_of
 
 if TYPE_CHECKING:
-    from cse.encoder.model import Encoder
+    from cse.encoder.device import Device
     from cse.encoder.precision import Precision
 
 Method = Literal["align", "delete", "mask"]
@@ -47,6 +51,41 @@ class Difference:
     words_b: tuple[Word, ...]
 
 
+def diff(
+    a: str | Sequence[str],
+    b: str | Sequence[str],
+    *,
+    model: Encoder | str | PathLike[str] = "asset:mini",
+    method: Method = "align",
+    max_n: int = 1,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> list[Difference]:
+    """The words that make two texts differ, with scores; see `differences`.
+
+    Args:
+        a: A text, or a list of texts.
+        b: The text to compare with, or as many texts.
+        model: The encoder: a folder, `asset:NAME`, Hub id or run, or an encoder in memory.
+        method: `align` costs one pass over both texts, and so does `delete`; `mask` costs two for every token.
+        max_n: For `delete`, leave out up to N tokens at a time.
+        device: See `cse.encoder.device`; an encoder in memory stays where it is.
+        precision: See `Encoder.encode`.
+
+    Returns:
+        For each pair, its words and their scores: `cse.diff("one text", "another")[0].words_a`.
+
+    Raises:
+        UserError: The model cannot be loaded, the numbers of texts differ, or an argument is out of range.
+    """
+    first, second = ([text] if isinstance(text, str) else list(text) for text in (a, b))
+    if len(first) != len(second):
+        raise UserError(f"a has {len(first)} texts and b has {len(second)}\nfix: give one text of b for each of a")
+    encoder = model if isinstance(model, Encoder) else Encoder.load(name_of(model)).to(choose(device))
+    pairs = list(zip(first, second, strict=True))
+    return differences(encoder, pairs, method=method, max_n=max_n, precision=precision)
+
+
 def differences(
     encoder: Encoder,
     pairs: Sequence[tuple[str, str]],
@@ -68,7 +107,7 @@ def differences(
     Args:
         encoder: What reads the texts, without prompts.
         pairs: Two texts each.
-        method: `align` costs one pass over both texts, and so does `delete`; `mask` costs two for every token.
+        method: See `diff`.
         max_n: Largest n-gram of `delete` (paper: 1).
         precision: See `Encoder.encode`.
 

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.console import say
+from cse.console import progress, quiet, say
 from cse.data.files import FileReader
 from cse.data.rows import Column, Reader
 from cse.data.sources import named, open_path
 from cse.data.store import mark
+from cse.distributed import own_gpu
 from cse.encoder import widths
 from cse.encoder.ahead import ahead
+from cse.encoder.device import Device, choose
 from cse.encoder.identity import origin
 from cse.encoder.model import Encoder
 from cse.encoder.precision import Precision, uses_bf16
+from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
-from cse.files import check_writable
-from cse.inference.experts import Experts
-from cse.inference.quantize import Quantizer
+from cse.files import check_writable, name_of, require_name
+from cse.inference.experts import Experts, parse
+from cse.inference.quantize import Kind, Quantizer, calibration_file
 from cse.inference.sharded import open_shard
-from cse.inference.shards import Shard, claim, fingerprint, read_index, require_pieces
+from cse.inference.shards import Shard, chosen, claim, fingerprint, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
 BLOCK = 32_768  # rows that are encoded and saved at a time
@@ -170,6 +174,116 @@ def cut_into(
     return texts, texts.cut(save_every, shards[0].of)
 
 
+def encode(
+    model: str | PathLike[str] | Mapping[str, str | PathLike[str]],
+    texts: str | PathLike[str],
+    out: str | Path,
+    *,
+    column: str = "text",
+    label_column: str | None = None,
+    prompt: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    normalize: bool = False,
+    dimensions: int | None = None,
+    save_every: int = BLOCK,
+    windows: int | None = None,
+    quantize: Kind | None = None,
+    calibration: str | Path | None = None,
+    shard: str | None = None,
+    shards: int | None = None,
+) -> tuple[int, int]:
+    """Write the vectors of the texts in a file. For texts in memory, use `cse.Encoder.load(model).encode(texts)`.
+
+    After a kill or Ctrl-C, the same call resumes and writes the same file.
+
+    Args:
+        model: A run, a folder, `asset:NAME` or Hub id. Or LABEL=FOLDER,LABEL=FOLDER (in Python also a mapping): best/
+            or last/ of LoRA runs over one backbone, for `label_column`.
+        texts: A .txt, .csv, .tsv, .jsonl or .parquet file, also as .gz, or `asset:NAME`.
+        out: A .npy or .parquet file; one row of float32 for each text. With shards: a folder, of .npy files, which
+            `cse.open_vectors` reads.
+        column: Column of a table that holds the texts.
+        label_column: Column of labels, each of which names the adapter that encodes the text.
+        prompt: See `Encoder.encode`.
+        device: See `cse.encoder.device`.
+        precision: See `Encoder.encode`.
+        normalize: Scale every vector to length 1.
+        dimensions: Keep the first N dimensions of every vector, before scaling.
+        save_every: Number of texts that are encoded and saved at a time.
+        windows: Read texts that are too long in windows that begin N tokens apart, instead of cutting them.
+        quantize: Write vectors of 8 bits (int8, uint8) or 1 bit (binary, ubinary) per dimension; see `cse.quantize`.
+        calibration: Ranges of the dimensions for 8 bits, measured on the first 10,000 texts and saved if it does not
+            exist. None: quantization.json in the checkpoint, with which it is published, or OUT.quantization.json.
+        shard: One of N equal parts to write, as `3/64`, counted from 1.
+        shards: N, to write all parts; the processes that were started together share them.
+
+    Returns:
+        Number of rows, of all shards, and size of the vectors, or their number of codes.
+
+    Raises:
+        UserError: A file cannot be read or written, an argument is out of range, a row has no label, or one without a
+            model, or models of labels do not share a backbone.
+    """
+    if not isinstance(texts, str | PathLike):
+        what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
+        raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
+    require_name(out, "out")
+    quiet()
+    model = (parse(model) if isinstance(model, str) else {}) or model
+    each = {label: name_of(one) for label, one in model.items()} if isinstance(model, Mapping) else {}
+    if each and label_column is None:
+        what = f"there is an adapter for each of {', '.join(each)}, and --label-column is not given"
+        raise UserError(f"{what}\nfix: name the column that says which of them a row belongs to")
+    if label_column is not None and not each:
+        what = f"--label-column is {label_column}, and there is one model for all rows"
+        raise UserError(
+            f"{what}\nfix: give one for each label, law=runs/law/last,medicine=runs/medicine/last, or omit it"
+        )
+    named: dict[str, Any] = {"label_column": label_column, "labels": list(each)}
+    own, cut = chosen(shard, shards), tuple[int, ...]()
+    check_out(Path(out), in_shards=bool(own))
+    if own:
+        own_gpu()
+        rows, cut = cut_into(own, Path(out), str(texts), column, save_every, **named)
+    else:
+        rows = TextFile.scan(str(texts), column, **named)
+    total = sum(cut[one.number - 1] for one in own) if own else rows.rows
+    blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
+    say("texts", f"{texts} {rows.rows:,} rows{blank}")
+    if own:
+        say("shards", f"{', '.join(map(str, own[:8]))}{' ...' if len(own) > 8 else ''}, with {total:,} of the rows")
+    quantizer, single = None, "" if isinstance(model, Mapping) else name_of(model)
+    if quantize is not None:
+        quantizer = Quantizer(quantize, Path(calibration or calibration_file(single, Path(out))))
+    experts = Experts(each, device=device) if each else None
+    encoder = Encoder.load(single).to(choose(device)) if experts is None else experts.encoder
+    before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
+    if before:
+        say("prompt", f"{before!r} before every text")
+    with progress("encoded", total) as advance:
+        found = encode_file(
+            encoder,
+            rows,
+            Path(out),
+            precision=precision,
+            normalize=normalize,
+            dimensions=dimensions,
+            save_every=save_every,
+            prompt=before,
+            shards=own,
+            cut=cut,
+            quantizer=quantizer,
+            windows=windows,
+            experts=experts,
+            progress=advance,
+        )
+    if quantizer is not None and quantizer.calibration is not None:
+        how = "measured on" if quantizer.measured else "those of"
+        say("ranges", f"{how} {quantizer.calibration.texts:,} texts: {quantizer.path}")
+    return found
+
+
 def encode_file(
     encoder: Encoder,
     texts: TextFile,
@@ -199,10 +313,10 @@ def encode_file(
         texts: The rows.
         out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D. With
             shards, a folder of .npy files and `index.json`; see `cse.inference.sharded.open_vectors`.
-        precision: See `Encoder.encode`.
-        normalize: Whether to scale each vector to length 1.
-        dimensions: Number of first dimensions to keep, before scaling; see `Encoder.encode`. None: all.
-        save_every: Number of rows that are encoded and saved at a time.
+        precision: See `encode` for this and the next three.
+        normalize: Whether to scale.
+        dimensions: Number of dimensions.
+        save_every: Number of rows.
         prompt_name: See `Encoder.encode`.
         prompt: See `Encoder.encode`.
         shards: The shards to write. None of them: everything, into one file.

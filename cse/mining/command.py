@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cse import distributed
-from cse.console import say
-from cse.data.datasets import Dataset, Texts
+from cse.console import quiet, say
+from cse.data.datasets import Dataset, Texts, Triplets
 from cse.data.memory import label, open_source
 from cse.data.rows import Column
 from cse.data.shapes import of_texts
@@ -24,7 +26,7 @@ from cse.data.tools.writing import check_out, manifest_of, write_rows
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import check_writable, sha256_file, write_json
+from cse.files import check_writable, name_of, sha256_file, write_json
 from cse.inference.sharded import identity
 from cse.inference.shards import Shard, require_pieces
 from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
@@ -32,7 +34,8 @@ from cse.mining.corpus import Corpus
 from cse.mining.given import Vectors, given_vectors, require_vectors
 from cse.mining.miners import Miner, TopK
 from cse.mining.reranker import Reranker
-from cse.mining.search import CHUNK, TeacherRule, mine
+from cse.mining.search import CHUNK, TeacherRule
+from cse.mining.search import mine as search_block
 from cse.mining.sharded import write_shards
 
 if TYPE_CHECKING:
@@ -107,6 +110,83 @@ class Judge:
     below_positive: bool
 
 
+def mine(
+    model: str | PathLike[str] | Vectors,
+    rows: str | Path | Sized | Dataset,
+    *,
+    k: int = 1,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+    pool: str | Path | Sized | None = None,
+    pool_columns: Sequence[str] | None = None,
+    miner: Miner | None = None,
+    judge: Judge | None = None,
+    reranker: Reranker | None = None,
+    scores: bool = False,
+    bands: Bands | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    prompt: str | None = None,
+    pool_prompt: str | None = None,
+    out: str | Path | None = None,
+) -> Triplets:
+    """Choose hard negatives for rows of text, and share the work among the processes of a script.
+
+    Args:
+        model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors; or vectors of
+            the rows that lie in a file, `cse.mining.given.Vectors(path)`.
+        rows: Texts, or rows of an anchor, a positive, and negatives that stay: in memory, as a path, or as a data set.
+        k: Negatives a row, at most.
+        columns: Names of the columns of a table. None: recognized by their names; of tuples, by their number.
+        limit: Mine for this many first rows. None: all.
+        pool: Texts that may become negatives. None: those of the rows.
+        pool_columns: Names of the columns of a table of them. None: recognized.
+        miner: Chooses the negatives. None: `TopK()`, the 50 nearest neighbors.
+        judge: A teacher that drops false negatives.
+        reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
+        scores: Whether `out` gets its scores, too.
+        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.bands.Bands`.
+        device: See `cse.encoder.device`.
+        precision: See `Encoder.encode`.
+        prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
+        pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
+        out: A .parquet or .jsonl file to write, with its manifest beside it. None: nothing is written.
+
+    Returns:
+        The rows with their negatives, to train on: `cse.train("simcse-sup", data=cse.mine(run, rows))`.
+
+    Raises:
+        UserError: Rows or model cannot be loaded, or no text is left to choose from.
+    """
+    from pyarrow.parquet import read_table
+
+    if miner is not None and not isinstance(miner, Miner):
+        raise UserError(f"miner is {str(miner)[:60]!r}\nfix: give an object, such as cse.TopK()")
+    quiet()
+    found, names = _in_memory(rows, columns)
+    options: dict[str, Any] = {"device": device, "precision": precision, "prompt": prompt, "pool_prompt": pool_prompt}
+    searched = model if isinstance(model, Vectors) else Model(name_of(model), **options)
+    with distributed.together(), tempfile.TemporaryDirectory(prefix="cse-mine-") as scratch:
+        target = Path(distributed.broadcast(scratch), "mined.parquet") if out is None else Path(out)
+        manifest = mine_file(
+            searched,
+            Source(found, names, limit),
+            target,
+            miner or TopK(),
+            k=k,
+            pool=None if pool is None else Source(pool, pool_columns),
+            judge=judge,
+            reranker=reranker,
+            scores=scores,
+            bands=bands,
+            device=device,
+        )
+        rows_of = str(target) if out is not None else read_table(target)
+        mined = Triplets(rows_of, columns=manifest["out"]["columns"])
+        distributed.broadcast(None)  # the folder stays until all processes have read the file
+        return mined
+
+
 def mine_file(
     model: Model | Vectors,
     data: Source,
@@ -135,12 +215,12 @@ def mine_file(
             negatives. The manifest, a .json file of the same name, is written beside it. With shards, a folder of
             .parquet files, which have, one after another, the rows of the one file that would be written without them.
         miner: The miner that selects the negatives.
-        k: Largest number of negatives per row.
+        k: See `mine`.
         pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
-        judge: A teacher that drops false negatives.
-        reranker: A cross-encoder that drops false negatives among the first 50 candidates (or k) that are left.
+        judge: See `mine`.
+        reranker: See `mine`; it reads the first 50 candidates (or k) that are left.
         scores: Whether to write its scores, as positive_score, negative_1_score and so on.
-        bands: Positives and easy negatives to mine as well.
+        bands: See `mine`.
         shards: The shards of the rows to mine for. Those that exist are left as they are. None of them: all rows.
         device: The device on which vectors are compared; see `cse.encoder.device`.
 
@@ -218,6 +298,16 @@ def mine_file(
         return write(out, range(len(rows)))
     made_from = {"texts": corpus.sha256(), **settings, "columns": [*columns, *scored], "versions": versions(LIBRARIES)}
     return write_shards(out, shards, len(rows), CHUNK, made_from, write)
+
+
+def _in_memory(rows: Any, columns: Sequence[str] | None) -> tuple[str | Path | Sized, Sequence[str] | None]:
+    """Rows as `Source` takes them, and the names of their columns."""
+    if not isinstance(rows, Dataset):
+        return rows, columns
+    width = max(len(example.texts) for example in rows)
+    found = [example.texts + (None,) * (width - len(example.texts)) for example in rows]
+    names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, width - 1))]
+    return found, columns or (["text"] if width == 1 else names)
 
 
 def _check_paths(model: Model | Vectors, data: Source, pool: Source | None, out: Path, shards: Sequence[Shard]) -> None:
@@ -322,12 +412,12 @@ def _mined(
 
     def search(start: int) -> tuple[list[MinedRow], dict[str, int]]:
         block = range(start, min(start + CHUNK, part.stop))
-        found = mine(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
+        found = search_block(miner, corpus, encoded.vectors, depth, block, teacher, encoded.anchors)
         judged = None if reranker is None else reranker.choose(corpus, block, found.rows, k)
         chosen = found.rows if judged is None else judged.rows
         none = np.full((len(block), 0), -1, dtype=np.int64)
         easy, near = (
-            mine(other, corpus, encoded.vectors, count, block, None, encoded.anchors).rows if other else none
+            search_block(other, corpus, encoded.vectors, count, block, None, encoded.anchors).rows if other else none
             for other, count in ((beside.easy, beside.easy_count), (beside.positives, beside.width))
         )
         done = []

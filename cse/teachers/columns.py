@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import chain
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cse.console import progress
+from cse.console import progress, quiet
 from cse.data.datasets import Dataset
-from cse.data.tools.writing import Record, check_out, names_of, records, write_manifest, write_rows
+from cse.data.tools.opening import open_rows
+from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.backbone import fetch
 from cse.encoder.device import Device, choose
 from cse.encoder.identity import model_hash
@@ -24,6 +26,7 @@ from cse.encoder.precision import Precision, inference, uses_bf16
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import resumable, unit
 from cse.errors import UserError
+from cse.files import name_of
 from cse.teachers.cross_encoder import is_cross_encoder, load_cross_encoder
 
 ROWS = 2_048  # rows that are judged and saved at a time
@@ -131,48 +134,79 @@ class Vectors(Similarities):
         return [vectors.ravel() for vectors in self.vectors(rows)]
 
 
-def teach_rows(
-    data: Dataset,
-    models: Sequence[str],
-    out: Path,
+def teach(
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    rows: str | Path | Sized | Dataset,
+    out: str | Path,
     *,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
     vectors: bool = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
     prompt: str | None = None,
     pooler: PoolerName | None = None,
-) -> dict[str, Any]:
-    """Write rows with what models say of them. If the call is killed, the same call resumes.
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> Dataset:
+    """Write rows with what models say of them. After a kill or Ctrl-C, the same call resumes.
 
     A cross-encoder gives the logits of the anchor with each other text, and an encoder the cosines of the same pairs,
     or its vectors. One model fills the column `teacher`, and several fill `teacher_1`, `teacher_2` and so on; a column
     holds a number, or a list of numbers where a row has several.
 
     Args:
-        data: The rows.
-        models: Folders, `asset:NAME` or Hub ids of cross-encoders and encoders.
-        out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
-        vectors: Whether encoders give unit vectors. Rows of one text always get them.
-        device: The device to run on; see `cse.encoder.device`.
+        models: Cross-encoders and encoders: folders, `asset:NAME`, Hub ids or runs; several give teacher_1, teacher_2
+            and so on.
+        rows: Texts, pairs or triplets: in memory, as a path, or as a data set.
+        out: A .parquet or .jsonl file; its manifest, a .json file, is written beside it.
+        columns: Columns of texts. None: recognized by their names.
+        limit: Number of rows to read. None: all.
+        vectors: Write vectors of encoders, not cosines; rows of one text get them.
+        prompt: Prompt of encoders before every text. None: their default prompt.
+        pooler: See `Encoder`.
+        device: See `cse.encoder.device`.
         precision: See `Encoder.encode`; also of cross-encoders.
-        prompt: The name of the prompt that encoders put before every text. None: their default prompt.
-        pooler: The pooler of a plain Hugging Face model.
 
     Returns:
-        The manifest.
+        The rows with the models' numbers, to train on.
 
     Raises:
-        UserError: A model cannot be loaded or does not fit the rows, a file cannot be written, a model gives a number
-            that is not finite, or there is an unfinished file that was made from something else.
+        UserError: Rows or a model cannot be loaded, a model does not fit the rows or gives a number that is not finite,
+            a file cannot be written, or there is an unfinished file that was made from something else.
     """
+    quiet()
+    data = rows if isinstance(rows, Dataset) else open_rows(rows, columns=columns, limit=limit)
+    options: dict[str, Any] = {"device": device, "precision": precision, "prompt": prompt, "pooler": pooler}
+    manifest = teach_rows(models, data, Path(out), vectors=vectors, **options)
+    return open_rows(
+        out,
+        kind=UNITS[data.unit],
+        weight_column="weight" if data.weighted else None,
+        label_column="label" if data.label_names else None,
+        teacher_columns=manifest["settings"]["columns"],
+    )
+
+
+def teach_rows(
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: Dataset,
+    out: Path,
+    *,
+    vectors: bool = False,
+    prompt: str | None = None,
+    pooler: PoolerName | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> dict[str, Any]:
+    """Do what `teach` does with rows that are open; returns the manifest."""
+    asked = [name_of(m) for m in ([models] if isinstance(models, str | PathLike) else models)]
     check_out(out, [data.path])
     widest = max(len(row) for block in data.blocks() for row in block)
     if data.taught:
         raise UserError(f"{data.name} has numbers of a teacher already\nfix: open the rows without teacher_columns")
-    if not models or len(set(models)) < len(models):
-        raise UserError(f"--model is {' '.join(models) or 'empty'}\nfix: give one model or more, each once")
+    if len(set(asked)) < max(1, len(asked)):
+        raise UserError(f"--model is {' '.join(asked) or 'empty'}\nfix: give one model or more, each once")
     place = choose(device)
-    judges = [_judge(name, widest, vectors, place, precision, prompt, pooler) for name in models]
+    judges = [_judge(name, widest, vectors, place, precision, prompt, pooler) for name in asked]
     if data.ragged and any(judge.gives == "vectors" for judge in judges):
         raise UserError(
             f"{data.name} has rows of unequal numbers of texts, whose vectors do not fit one column\n"
@@ -191,8 +225,8 @@ def teach_rows(
     names = ["teacher"] if len(judges) == 1 else [f"teacher_{i}" for i in range(1, len(judges) + 1)]
     with resumable(out, (len(data), sum(widths)), made_from) as written, progress("rows", len(data)) as advance:
         for start in range(written.done, len(data), ROWS):
-            rows = [example.texts for example in data[start : start + ROWS]]
-            written.append(np.concatenate([_numbers(j, rows, w) for j, w in zip(judges, widths, strict=True)], 1))
+            block = [example.texts for example in data[start : start + ROWS]]
+            written.append(np.concatenate([_numbers(j, block, w) for j, w in zip(judges, widths, strict=True)], 1))
             advance(written.done)
 
         def convert(source: Path, target: Path) -> None:

@@ -84,7 +84,6 @@ BAD = {  # the call as text -> the call, and what its error says
         "nonsense",
     ),
     "encode(texts=a list)": (lambda: cse.encode("ck", TEXTS, "v.npy"), "texts is a list"),
-    "encode(dimensions=0)": (lambda: cse.encode("ck", "texts.txt", "v.npy", dimensions=0), "dimensions"),
     "encode(precision='fp8')": (lambda: cse.encode("ck", "texts.txt", "v.npy", precision="fp8"), "fp8"),
     "teach(models=[])": (lambda: cse.teach([], TEXTS, "t.parquet"), "--model is empty"),
     "teach(rows=5)": (lambda: cse.teach("ck", 5, "t.parquet"), "data is a int"),
@@ -101,8 +100,8 @@ BAD = {  # the call as text -> the call, and what its error says
     "encode(a number)": (lambda: Encoder.load("ck").encode([5]), "5"),
     "encode(a text)": (lambda: Encoder.load("ck").encode("the cat"), "texts is 'the cat'"),
     "encode(prompt and dimensions)": (lambda: Encoder.load("ck").encode(["a"], dimensions=99), "99"),
-    "TrainedRun.push(license='nonesuch')": (
-        lambda: cse.TrainedRun("run").push("me/name", license="nonesuch", dry_run=True),
+    "push(license='nonesuch')": (
+        lambda: cse.push(cse.TrainedRun("run"), "me/name", license="nonesuch", dry_run=True),
         "nonesuch",
     ),
 }

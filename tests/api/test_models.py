@@ -78,7 +78,7 @@ def test_pairs_are_mined_for_in_every_form(run):
 
 @pytest.mark.usefixtures("elsewhere")
 def test_push_says_what_would_go(run):
-    upload = run.push("me/name", dry_run=True, license="mit")
+    upload = cse.push(run, "me/name", dry_run=True, license="mit")
     assert {"README.md", "modules.json", "config.json"} <= set(upload.files)
     assert upload.url == ""
     assert set(cse.push(str(run.best), "me/name", dry_run=True, license="mit").files) == set(upload.files)
@@ -88,7 +88,7 @@ def test_what_a_run_has_not_yet_is_said(tmp_path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     empty = cse.TrainedRun(tmp_path)
     assert not empty.finished
-    for ask in (lambda: empty.encoder, lambda: empty.push("me/name"), lambda: cse.evaluate(empty)):
+    for ask in (lambda: empty.encoder, lambda: cse.push(empty, "me/name"), lambda: cse.evaluate(empty)):
         with pytest.raises(cse.UserError, match=r"has no checkpoint yet\nfix: cse\.resume"):
             ask()
 

@@ -38,10 +38,3 @@ def test_bad_widths_are_named(dimensions, said):
     with pytest.raises(UserError, match=said):
         widths.check(dimensions, 16, option="objective.dimensions")
     widths.check([16, 1], 16, option="objective.dimensions")
-
-
-def test_one_width():
-    assert widths.parse_one(None) is None
-    assert widths.parse_one("64") == 64
-    with pytest.raises(UserError, match="--dimensions is '64,32'\nfix: give one width"):
-        widths.parse_one("64,32")

@@ -313,7 +313,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
         (["empty.txt"], ["texts empty.txt", "the file is empty"]),
         (["latin1.txt"], ["latin1.txt:2", "UTF-8"]),
         (["table.csv"], ["--column", "'text'", "'said'"]),
-        (["good.txt", "--dimensions", "0"], ["--dimensions has 0", "1 or more"]),
         (["good.txt", "--dimensions", "17"], ["--dimensions has 17", "1 to 16"]),
     ],
 )

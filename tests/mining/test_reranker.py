@@ -186,8 +186,8 @@ def mine_where_one_fails(rank, arguments):
             raise UserError("the disk of this process is full\nfix: free some space")
         return real(*_)
 
-    real = command.mine
+    real = command.search_block
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cse.mining.command.CHUNK", 3)
-        patch.setattr(command, "mine", mine)
+        patch.setattr(command, "search_block", mine)
         return cli.main(["mine", *arguments])

@@ -123,7 +123,7 @@ def test_a_killed_command_resumes_and_writes_the_same_file(triplets, save_rerank
     assert cli.main(["teach", path, "--model", judge, "--out", str(out), *FP32]) == 130
     other = save_reranker()
     with pytest.raises(UserError, match="unfinished run with different settings: model was"):
-        columns.teach_rows(Triplets(path), [other], out, precision="fp32")
+        columns.teach_rows([other], Triplets(path), out, precision="fp32")
 
 
 def test_what_does_not_fit_is_refused_before_any_work(triplets, encoder, save_reranker, tmp_path):  # noqa: F811

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.api.models import Model, name_of
 from cse.errors import UserError, require_positive
+from cse.files import name_of
 
 if TYPE_CHECKING:
     from cse.encoder.device import Device
@@ -26,7 +27,7 @@ TEXTS = 2_000  # texts on which ranges are measured, at most; the first ones are
 
 
 def bench_model(
-    model: Model,
+    model: str | PathLike[str],
     tasks: Wanted = "sts-mini",
     *,
     data: str | None = None,
