@@ -44,10 +44,10 @@ from cse.data.samplers import NoDuplicates as NoDuplicates
 from cse.data.spans import RandomSpans as RandomSpans
 from cse.data.spans import SpanViews as SpanViews
 from cse.data.templates import InTemplates as InTemplates
+from cse.encoder.adapters.lora import Lora as Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts as SoftPrompts
 from cse.encoder.dropout import Dropout as Dropout
-from cse.encoder.lora import Lora as Lora
 from cse.encoder.model import Encoder as Encoder
-from cse.encoder.soft_prompts import SoftPrompts as SoftPrompts
 from cse.errors import UserError as UserError
 from cse.evaluation.bench_model import bench_model as bench_model
 from cse.evaluation.comparison import compare as compare

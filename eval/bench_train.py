@@ -52,7 +52,7 @@ class Work:
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
-    from cse.encoder.precision import uses_bf16
+    from cse.encoder.device import uses_bf16
 
     precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
     work = Work(backbone=backbone, corpus=corpus, steps=steps, precision=precision, length=length)
@@ -147,7 +147,7 @@ def peer(work: Work) -> dict[str, float]:
     from transformers import TrainerCallback
 
     from cse.data.datasets import Texts
-    from cse.encoder.backbone import locate
+    from cse.encoder.checkpoint.source import locate
 
     torch.manual_seed(42)
     body = Transformer(locate(work.backbone), max_seq_length=work.length)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.console import say
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.files import read_json, write_json

@@ -19,8 +19,9 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
 from cse.console import say
+from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
-from cse.encoder.vectors import partial_files, release
+from cse.encoder.vectors import release
 from cse.files import read_json, write_json
 from cse.inference.sharded import VectorsOnDisk, missing, open_vectors
 from cse.inference.shards import read_index

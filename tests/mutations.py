@@ -242,7 +242,7 @@ FAULTS = [
         "training/test_final_weights.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported",
     ),
     Fault(
-        "encoder/provenance.py",
+        "encoder/checkpoint/sums.py",
         "        if actual != expected:",
         "        if len(actual) != len(expected):",
         "faults/test_models.py::test_a_checkpoint_with_its_manifest",

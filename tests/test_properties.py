@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from cse import recipe
 from cse.data.datasets import Texts
-from cse.encoder.layout import Layout
-from cse.encoder.modules import ACTIVATION_PATHS, LEGACY, TRANSFORMER, Dense, module_list
+from cse.encoder.checkpoint.layout import ACTIVATION_PATHS, LEGACY, TRANSFORMER, Dense, Layout, module_list
 from cse.encoder.poolers import POOLERS
 from cse.encoder.template import bake, template_of
 from cse.errors import UserError

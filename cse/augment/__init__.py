@@ -1,7 +1,7 @@
 """Augmentations: functions that change a text, with randomness from the given generator only.
 
 Words are separated by white space. A text never becomes empty; if nothing would be left, it stays as it is. Token and
-feature cutoff, which change vectors instead of texts, are in `cse.encoder.cutoff`.
+feature cutoff, which change vectors instead of texts, are in `cse.encoder.dropout`.
 """
 
 from cse.augment.characters import CharacterEdit as CharacterEdit

@@ -105,8 +105,8 @@ class Filler:
     def __init__(self, source: str) -> None:
         import torch
 
-        from cse.encoder.backbone import max_positions
-        from cse.encoder.masked_lm import load_masked_lm
+        from cse.encoder.checkpoint.source import max_positions
+        from cse.encoder.language_models import load_masked_lm
 
         self.model, self.tokenizer = load_masked_lm(source, option="MaskedLMSubstitution.model")
         self.mask: str = self.tokenizer.mask_token

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cse.batch import Batch, Example
 from cse.data.collators import TextViews, text_part
 from cse.data.templates import require_even
-from cse.encoder.offsets import inside, side_by_side
+from cse.encoder.texts import inside, side_by_side
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Collator, Tokens
 from cse.seeding import derive

@@ -18,9 +18,9 @@ from cse.console import progress
 from cse.data.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
 from cse.data.store import is_whole, mark
 from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
-from cse.encoder.offsets import places
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
+from cse.encoder.texts import places
 from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
 
 if TYPE_CHECKING:

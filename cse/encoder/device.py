@@ -1,17 +1,21 @@
-"""The device that a model runs on, by name."""
+"""The device that a model runs on, by name, the number format of a computation, and the state for encoding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cse.encoder.fast.batching import native_bf16
+from cse.encoder.fast.layers import converted_once
 from cse.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ACCELERATORS: dict[str, Any] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def placed(tensor: Tensor, device: torch.device) -> Tensor:
@@ -51,3 +55,27 @@ def choose(wanted: Device = "auto") -> str:
     if wanted not in {"auto", found}:
         raise UserError(f"--device is {wanted}, but this machine has no such device\nfix: use auto or cpu")
     return found
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16.
+
+    Raises:
+        UserError: There is no such precision.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"precision is {precision!r}\nfix: give one of {', '.join(get_args(Precision))}")
+    return precision == "bf16" or (precision == "auto" and native_bf16(device))
+
+
+@contextmanager
+def inference(model: nn.Module, precision: Precision, device: torch.device) -> Iterator[None]:
+    """Within, the model is in evaluation mode, nothing keeps gradients, and products are in `precision`."""
+    training = model.training
+    model.eval()
+    bf16 = uses_bf16(precision, device)
+    try:
+        with torch.inference_mode(), converted_once(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        model.train(training)

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.encoder.layout import Layout
-from cse.encoder.modules import Dense as StoredDense
-from cse.encoder.modules import Module
-from cse.encoder.provenance import check_weights
+from cse.encoder.checkpoint.layout import Dense as StoredDense
+from cse.encoder.checkpoint.layout import Layout, Module
+from cse.encoder.checkpoint.sums import check_weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,19 +1,41 @@
-"""What a model is, told from its settings before any weight is read, and which models cannot become an encoder."""
+"""What a model is, told from its settings before any weight is read, and what it may do or be asked for."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cse.encoder.backbone import FIX, explained, fetch, max_positions
-from cse.encoder.layout import UNLIMITED, Layout
-from cse.encoder.modules import STATIC_NAME, read_mapping
-from cse.errors import UserError
+import torch
+from torch import nn
+
+from cse.encoder.adapters import Adapter
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.layout import STATIC_NAME, UNLIMITED, Layout, read_mapping
+from cse.encoder.checkpoint.source import FIX, explained, fetch, max_positions
+from cse.encoder.poolers import POOLERS
+from cse.errors import UserError, require_package
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KindName = Literal["encoder", "causal", "sentence-transformers"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 SPARSE = {"SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding", "MLMTransformer", "IDF"}
+_EMBEDDER = "give an embedding model, an encoder such as bert-base-uncased, or a causal language model"
+DEFAULT_MAX_LENGTH = 512
+Weights = Literal["fp32", "bf16", "int8", "int4"]
+SavedAs = Literal["fp32", "bf16"]
+KEPT_AS = "cse_weights"  # where a checkpoint's config.json says it; float32 is not said
+Attention = Literal["own", "bidirectional"]
+ATTENDING = {"full_attention", "sliding_attention"}  # kinds of layers; recurrent and convolutional ones look back only
+Kernel = Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"]
+PACKAGES = {"flash_attention_2": ("flash_attn", "flash-attn"), "flash_attention_3": ("flash_attn_interface", "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +174,6 @@ def _refuse_modules(what: str, layout: Layout) -> None:
         raise UserError(layout.unsupported)
 
 
-_EMBEDDER = "give an embedding model, an encoder such as bert-base-uncased, or a causal language model"
-
-
 def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", "causal"]:
     """Whether the architecture is bidirectional or causal; every other one is refused."""
     from transformers.models.auto import modeling_auto as known
@@ -178,3 +197,256 @@ def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", 
     raise UserError(
         f"{what} has the architecture {model_type}, which is not a text encoder that cse knows\nfix: {_EMBEDDER}"
     )
+
+
+def check_attention(attention: Attention, adapter: Adapter | None) -> None:
+    """Raise unless the backbone is trained, if its attention changes.
+
+    Raises:
+        UserError: The attention changes, and the adapter leaves the backbone as it is.
+    """
+    if attention == "bidirectional" and isinstance(adapter, SoftPrompts):
+        raise UserError(
+            "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
+            "look back only\nfix: use Lora, or train the whole backbone"
+        )
+
+
+def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
+    """Raise unless a backbone of this kind can be trained with this adapter.
+
+    Raises:
+        UserError: Its weights are quantized and would be trained, or it holds soft prompts, which would be lost.
+    """
+    if kind.quantized is not None and adapter is None:
+        raise UserError(
+            f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
+            "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
+        )
+    if kind.layout.soft_prompts and not isinstance(adapter, SoftPrompts):
+        raise UserError(
+            f"model {backbone!r} holds soft prompts, which would be lost\n"
+            "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
+        )
+
+
+def check_finite(encoder: nn.Module, source: str) -> None:
+    """Raise if a weight is nan or infinite, since every vector would be.
+
+    Raises:
+        UserError: Some are. The message names the first tensor.
+    """
+    for name, weight in encoder.state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"model {source!r}: the weights {name} hold nan or infinity, so every vector would be nan\n"
+                "fix: copy or download the model again, or train it again at a lower rate"
+            )
+
+
+def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Attention) -> None:
+    """Raise unless a backbone of this kind can have this pooler.
+
+    Raises:
+        UserError: No pooler has that name, or it reads the mask token, of which a backbone that reads from left to
+            right knows nothing.
+    """
+    if pooler is not None and pooler not in POOLERS:
+        raise UserError(f"encoder.pooler is {pooler!r}\nfix: give one of {', '.join(POOLERS)}")
+    if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
+        raise UserError(
+            f"encoder.pooler is mask, and encoder.backbone {backbone!r} reads from left to right: it was not trained "
+            "to fill in a mask token\nfix: use a BERT-like encoder, such as asset:mini, or the pooler last and a "
+            "template that asks for one word, as in recipe simcse-unsup"
+        )
+
+
+def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:
+    """The most tokens of a text.
+
+    Args:
+        max_length: The length that is asked for.
+        stated: The length of the backbone's modules.json; some checkpoints state lengths that no position has.
+        positions: The most tokens that the backbone can position.
+        source: The backbone's name, for the error message.
+
+    Raises:
+        UserError: The backbone does not have as many positions.
+    """
+    if max_length is None and stated is not None and stated <= positions:
+        max_length = stated
+    if max_length is None:
+        return min(positions, DEFAULT_MAX_LENGTH)
+    if not 1 <= max_length <= positions:
+        raise UserError(
+            f"encoder.max_length is {max_length}, but {source} has {positions} positions\n"
+            f"fix: give an integer from 1 to {positions}"
+        )
+    return max_length
+
+
+def check_format(weights: Weights, adapter: Adapter | None) -> None:
+    """Refuse weights that the adapter or the machine cannot have, before anything is loaded.
+
+    Raises:
+        UserError: The weights cannot be held in this format.
+    """
+    if weights != "fp32" and isinstance(adapter, SoftPrompts):
+        raise UserError(
+            f"encoder.weights is {weights}, and soft prompts need fp32\nfix: use Lora, or remove encoder.weights"
+        )
+    if weights not in {"int8", "int4"}:
+        return
+    if not isinstance(adapter, Lora):
+        raise UserError(
+            f"encoder.weights is {weights}, and quantized weights cannot be trained\n"
+            "fix: train an adapter, --encoder.adapter=cse.encoder.Lora, or set encoder.weights to bf16"
+        )
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"encoder.weights is {weights}, which needs a CUDA GPU, and this machine has none\n"
+            "fix: set encoder.weights to bf16 or fp32"
+        )
+    require_package("bitsandbytes", extra="bnb", user=f"encoder.weights={weights}")
+
+
+def keeps_backbone(backbone: PreTrainedModel, adapter: Adapter | None, weights: Weights) -> bool:
+    """Whether an adapter, and the backbone as it was loaded, are all that an encoder's backbone is.
+
+    Under a quantized backbone they are not: what is merged into it is rounded.
+    """
+    if not isinstance(adapter, Lora) or weights in {"int8", "int4"}:
+        return isinstance(adapter, SoftPrompts)
+    others = (weight for name, weight in backbone.named_parameters() if ".lora_" not in name)
+    return not getattr(backbone, "is_quantized", False) and not any(weight.requires_grad for weight in others)
+
+
+def loading(weights: Weights) -> dict[str, Any]:
+    """Arguments of `from_pretrained`.
+
+    int4 is QLoRA's: 4-bit NormalFloat, its constants quantized too, products in bfloat16 (Dettmers et al., NeurIPS
+    2023, arXiv:2305.14314). int8 is LLM.int8() (Dettmers et al., NeurIPS 2022, arXiv:2208.07339).
+    """
+    if weights == "fp32":
+        return {"dtype": torch.float32}
+    if weights == "bf16":
+        return {"dtype": torch.bfloat16}
+    from transformers import BitsAndBytesConfig
+
+    settings: dict[str, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "int4": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.bfloat16,
+        },
+    }
+    device = int(os.environ.get("LOCAL_RANK", 0))  # each process quantizes on its own GPU
+    return {
+        "dtype": torch.bfloat16,
+        "device_map": {"": device},
+        "quantization_config": BitsAndBytesConfig(**settings[weights]),
+    }
+
+
+def make_bidirectional(model: PreTrainedModel, source: str) -> None:
+    """Let every token attend to the tokens behind it too; a model that already does so stays as it is.
+
+    Args:
+        model: The backbone, in evaluation mode.
+        source: Its name, for the error message.
+
+    Raises:
+        UserError: The architecture ignores the flag.
+    """
+    config: Any = model.config
+    # An 8-bit product depends a little on all tokens of a batch, so that a causal model, too, seems to look ahead.
+    if not getattr(model, "is_quantized", False) and looks_ahead(model):
+        return
+    config.is_causal = False
+    if set(getattr(config, "layer_types", None) or ()) <= ATTENDING:
+        try:
+            if looks_ahead(model):
+                return
+        except (AttributeError, RuntimeError, TypeError, ValueError):  # its code cannot do without the causal mask
+            pass
+    import transformers
+
+    raise UserError(
+        f"encoder.attention is bidirectional, but {source} ({config.model_type}) stays causal: this architecture, or "
+        f"transformers {transformers.__version__}, ignores is_causal=false in its config.json\n"
+        "fix: remove encoder.attention; or use a Llama, Mistral, Qwen2, Qwen3 or Gemma model with transformers 5.2 "
+        "or later"
+    )
+
+
+@torch.no_grad()
+def looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether the first token's state depends on the last token, with padding behind it and without.
+
+    In a causal model a later token has weight 0, so that the states are equal to the last bit.
+    """
+    vocabulary = int(model.config.vocab_size)
+    for padding in (0, 1):
+        mask = torch.tensor([[1, 1, 1, 1] + [0] * padding], device=model.device)
+        tokens = torch.arange(mask.shape[1], device=model.device)[None] % vocabulary
+        changed = tokens.clone()
+        changed[0, 3] = vocabulary - 1
+        first, second = (model(input_ids=ids, attention_mask=mask).last_hidden_state[0, 0] for ids in (tokens, changed))
+        if torch.equal(first, second):
+            return False
+    return True
+
+
+def check_kernel(kernel: Kernel, attention: str) -> None:
+    """Check that this machine has a kernel.
+
+    Raises:
+        UserError: The kernel is missing here, or does not go with the attention.
+    """
+    if kernel not in PACKAGES:
+        return
+    module, package = PACKAGES[kernel]
+    if not torch.cuda.is_available():
+        problem, fix = "needs a CUDA GPU", "remove encoder.attention_kernel"
+    elif importlib.util.find_spec(module) is None:
+        problem = f"needs the package {module}"
+        fix = f"pip install {package}" if package else "build it from the source of flash-attention, or use sdpa"
+    elif attention == "bidirectional":
+        problem, fix = "is not known to obey encoder.attention=bidirectional", "use sdpa"
+    else:
+        return
+    raise UserError(f"encoder.attention_kernel is {kernel}, which {problem}\nfix: {fix}")
+
+
+def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
+    """Let a backbone compute its attention by this kernel.
+
+    Raises:
+        UserError: The backbone does not support it.
+    """
+    if kernel == "auto":
+        return
+    try:
+        model.set_attn_implementation(kernel)
+    except (ValueError, ImportError) as error:
+        kind = model.config.model_type
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+        raise UserError(
+            f"encoder.attention_kernel is {kernel}, which a {kind} backbone cannot use: {reason}\nfix: use auto"
+        ) from error
+
+
+@contextmanager
+def kernel_of_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a backbone with flash attention, which computes in 16 bits only, uses sdpa if products are in float32."""
+    kernel = model.config._attn_implementation
+    if kernel not in PACKAGES or model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(kernel)

@@ -10,28 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from cse.batch import EncoderOutput
-from cse.encoder import soft_prompts, widths
-from cse.encoder.adapter import Adapter
-from cse.encoder.backbone import absolute, explained, fetch, load_backbone, max_positions, write_backbone
-from cse.encoder.bidirectional import Attention, is_bidirectional
-from cse.encoder.checks import check_adapter, check_attention, check_finite, check_pooler
-from cse.encoder.compiled import Compiled
-from cse.encoder.depth import States
+from cse.encoder import widths
+from cse.encoder.adapters import Adapter, soft_prompts
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.backbone import load_backbone, write_backbone
+from cse.encoder.checkpoint.layout import (
+    LEGACY,
+    NEW,
+    STATIC,
+    STATIC_NAME,
+    TRANSFORMER,
+    Layout,
+    Reference,
+    is_bidirectional,
+    module_list,
+)
+from cse.encoder.checkpoint.source import absolute, explained, fetch, max_positions
+from cse.encoder.checkpoint.sums import weights_sum, write_sums
 from cse.encoder.dropout import Dropout
+from cse.encoder.forward import Passes, recompute_layers
 from cse.encoder.heads import HeadName, Post, new_head
-from cse.encoder.kernels import Kernel
-from cse.encoder.kinds import detect
-from cse.encoder.layout import Layout, Reference
-from cse.encoder.modules import LEGACY, NEW, STATIC, STATIC_NAME, TRANSFORMER, module_list
-from cse.encoder.passes import Passes, recompute_layers
+from cse.encoder.kinds import (
+    Attention,
+    Kernel,
+    SavedAs,
+    Weights,
+    check_adapter,
+    check_attention,
+    check_finite,
+    check_format,
+    check_pooler,
+    detect,
+    keeps_backbone,
+)
+from cse.encoder.layers import Compiled, States
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts
-from cse.encoder.provenance import weights_sum, write_sums
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import mask_position
 from cse.encoder.text_encoder import TextEncoder
-from cse.encoder.weights import SavedAs, Weights, keeps_backbone
-from cse.encoder.weights import check as check_weights
 from cse.errors import UserError
 from cse.files import atomic_dir
 
@@ -56,7 +72,7 @@ class Encoder(TextEncoder):
         adapter: What is trained instead of the backbone: `Lora` or `SoftPrompts`. None trains the whole backbone.
         dropout: Overrides of the backbone's dropout, and dropout of the embedded text. None: the backbone's own.
         attention: `bidirectional` lets every token of a causal backbone attend to later tokens too. The backbone must
-            then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.bidirectional`.
+            then be trained, and loading a checkpoint needs transformers 5.2 or later; see `encoder.kinds`.
         attention_kernel: The implementation of attention, which is not saved in a checkpoint. `auto` is sdpa, or the
             plain formula where it is faster on a CPU; `eager` is the plain formula. `flash_attention_2` and
             `flash_attention_3`, which leave padding out, need a CUDA GPU, their package, and bf16 or fp16.
@@ -94,7 +110,7 @@ class Encoder(TextEncoder):
     ) -> None:
         super().__init__()
         check_attention(attention, adapter)
-        check_weights(weights, adapter)
+        check_format(weights, adapter)
         self.dropout = dropout or Dropout()
         kind = detect(backbone, revision)
         check_adapter(kind, backbone, adapter)

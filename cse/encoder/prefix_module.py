@@ -2,7 +2,7 @@
 
 `SentenceTransformer(folder, trust_remote_code=True)` finds `cse.encoder.prefix_module.PrefixTransformer` if cse is
 installed. Otherwise it finds the copy of this file (and of prefix.py) that a published checkpoint has beside its
-weights. This file must therefore run without cse, and reads its own settings instead of using `cse.encoder.layout`.
+weights. This file must therefore run without cse, and reads its own settings not those of `checkpoint.layout`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _load(source: str, settings: dict[str, Any], arguments: dict[str, Any]) -> t
 def _locate(backbone: str) -> str:
     if not backbone.startswith("asset:"):
         return backbone
-    where: str = _cse("encoder.backbone", backbone).locate(backbone)
+    where: str = _cse("encoder.checkpoint.source", backbone).locate(backbone)
     return where
 
 

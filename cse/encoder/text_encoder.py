@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from cse.encoder import widths
-from cse.encoder.checks import choose_length
-from cse.encoder.kernels import kernel_of_precision
-from cse.encoder.modules import STATIC_NAME
-from cse.encoder.offsets import Span, check_spans, inside, require_tokens, side_by_side
-from cse.encoder.precision import Precision, inference
+from cse.encoder.checkpoint.layout import STATIC_NAME
+from cse.encoder.device import Precision, inference
+from cse.encoder.kinds import choose_length, kernel_of_precision
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
 from cse.encoder.template import added_ids
-from cse.encoder.texts import pad, prepared, tokenize, tokenize_with_places
+from cse.encoder.texts import (
+    Span,
+    Windows,
+    check_spans,
+    inside,
+    pad,
+    prepared,
+    require_tokens,
+    side_by_side,
+    tokenize,
+    tokenize_with_places,
+)
 from cse.encoder.vectors import require_directions
-from cse.encoder.windows import Windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+    from cse.encoder.checkpoint.layout import Layout
+    from cse.encoder.forward import Passes
     from cse.encoder.heads import Post
-    from cse.encoder.layout import Layout
-    from cse.encoder.passes import Passes
 
 
 class TextEncoder(nn.Module, ABC):

@@ -1,22 +1,28 @@
-"""Texts to rows of token ids, and rows of unequal length side by side."""
+"""Texts to rows of token ids, whole or in windows, and where the tokens stand in the text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cse.encoder.offsets import NOWHERE, Range, places
 from cse.encoder.prompts import put_before
 from cse.encoder.template import bake
+from cse.encoder.vectors import unit
 from cse.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+Range: TypeAlias = tuple[int, int]  # the first character, and the one after the last
+Span: TypeAlias = "Range | Sequence[Range]"
+NOWHERE: Range = (0, 0)  # the place of a token that is not of the text: special, of a template, of a prompt
 
 
 def prepared(
@@ -134,3 +140,205 @@ def _lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
     rust = tokenizer.backend_tokenizer
     if rust.normalizer is None or "A" in rust.normalizer.normalize_str("A"):
         rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
+
+
+def places(text: str, offsets: Iterable[Range], prompt: str = "") -> list[Range]:
+    """The place of each token in a text, given the offsets of tokens in the text as it was tokenized.
+
+    White space is not part of a token: GPT-2's tokens begin with the space before a word.
+
+    Args:
+        text: The text as the user has it.
+        offsets: Start and end of each token in `put_before(prompt, text).strip()`; equal for special tokens.
+        prompt: The prompt that stands before the text.
+    """
+    read, joined = put_before(prompt, text).strip(), prompt + text
+    before = len(prompt) - (len(joined) - len(joined.lstrip()))  # characters of `read` before those of `text`
+    found = []
+    for start, end in offsets:
+        while start < end and read[start : start + 1].isspace():
+            start += 1
+        while start < end and read[end - 1 : end].isspace():
+            end -= 1
+        found.append((start - before, end - before) if max(before, start) < end and start >= before else NOWHERE)
+    return found
+
+
+def inside(places: Sequence[Range], spans: Sequence[Sequence[Range]]) -> NDArray[np.bool_]:
+    """Which tokens belong to each span: (S, L) True where a token lies within one of the ranges of a span."""
+    start, end = np.array(places, dtype=np.int64).reshape(-1, 2).T  # (L,)
+    found = np.zeros((len(spans), len(start)), dtype=bool)
+    for mask, ranges in zip(found, spans, strict=True):
+        for first, last in ranges:
+            mask |= (start < end) & (first <= start) & (end <= last)
+    return found
+
+
+def words(places: Sequence[Range]) -> list[list[int]]:
+    """The positions of the tokens of each word: tokens without a gap between them, so that words end at white space."""
+    found: list[list[int]] = []
+    last = -1
+    for position, (start, end) in enumerate(places):
+        if start == end:
+            continue
+        if found and start <= last:
+            found[-1].append(position)
+        else:
+            found.append([position])
+        last = end
+    return found
+
+
+def check_spans(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[Range]]]:
+    """The ranges of each span of each text.
+
+    Raises:
+        UserError: There are not as many lists of spans as texts, or a span is not ranges within its text.
+    """
+    if len(spans) != len(texts):
+        raise UserError(
+            f"spans has {len(spans)} lists for {len(texts)} texts\nfix: give a list of spans for each text, in order"
+        )
+    each = enumerate(zip(texts, spans, strict=True))
+    return [[_ranges(span, text, number) for span in found] for number, (text, found) in each]
+
+
+def _ranges(span: Any, text: str, number: int) -> list[Range]:
+    """The ranges of a span of text `number`."""
+    try:
+        pairs = [span] if isinstance(span[0], int) else list(span)
+        ranges = [(int(start), int(end)) for start, end in pairs]
+    except (TypeError, ValueError, IndexError):
+        ranges = []
+    if not ranges or not all(0 <= start < end <= len(text) for start, end in ranges):
+        raise UserError(
+            f"spans has {str(span)[:60]} for text {number}, which has {len(text)} characters\n"
+            f"fix: give (start, end), or several, with 0 <= start < end <= {len(text)}"
+        )
+    return ranges
+
+
+def require_tokens(
+    texts: Sequence[str], spans: Sequence[Sequence[Sequence[Range]]], masks: Sequence[NDArray[np.bool_]], length: int
+) -> None:
+    """Raise unless every span of every text has a token.
+
+    Raises:
+        UserError: A span holds no whole token, or one of the tokens that were cut off.
+    """
+    for number, mask in enumerate(masks):
+        for ranges, found in zip(spans[number], mask, strict=True):
+            if not found.any():
+                what = " ... ".join(texts[number][start:end] for start, end in ranges)
+                raise UserError(
+                    f"spans: {what[:60]!r} of text {number} holds no whole token among the first {length} tokens\n"
+                    "fix: give ranges of whole words, and cut long texts into parts first"
+                )
+
+
+def side_by_side(masks: Sequence[NDArray[np.bool_]], length: int) -> Tensor:
+    """Spans (S, L) of n rows, of unequal numbers, as one mask (n, S, `length`), with S >= 1."""
+    import torch
+
+    out = np.zeros((len(masks), max([1, *map(len, masks)]), length), dtype=bool)
+    for row, mask in zip(out, masks, strict=True):
+        row[: len(mask), : mask.shape[1]] = mask
+    return torch.from_numpy(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The windows of n texts.
+
+    A window has what the tokenizer adds to every text, the prompt, and as many tokens of the text as then fit. A text
+    that fits as a whole is one window, as it is. There is no last window of tokens that were all in the one before.
+
+    Attributes:
+        rows: The token ids of each window.
+        text: (W,) the number of the text of each window.
+        weight: (W,) the number of tokens of the text in each window.
+        texts: n.
+
+    Deviations:
+        ClipMD (idan0405/ClipMD, ClipMDModel.py:35-82) takes the plain mean, adds a last window even if its tokens were
+        all seen, and gives windows no special tokens of their own.
+    """
+
+    rows: list[list[int]]
+    text: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    texts: int
+
+    @classmethod
+    def whole(cls, rows: list[list[int]]) -> Windows:
+        """One window for each text, of which these are the token ids."""
+        return cls(rows, np.arange(len(rows)), np.ones(len(rows), dtype=np.float32), len(rows))
+
+    @classmethod
+    def cut(
+        cls,
+        rows: Sequence[list[int]],
+        step: int,
+        *,
+        added: tuple[Sequence[int], Sequence[int]],
+        prompt: Sequence[int],
+        max_length: int,
+    ) -> Windows:
+        """Cut the token ids of whole texts.
+
+        Args:
+            rows: The ids of each text with all that belongs around it, not truncated.
+            step: The number of tokens from one window to the next.
+            added: The ids that the tokenizer puts before and after every text.
+            prompt: The ids of the prompt, which stand between those before and the text.
+            max_length: Most ids of a window.
+
+        Raises:
+            UserError: Windows of this step would leave tokens out, or overlap by more than half.
+        """
+        before, after = (list(ids) for ids in added)
+        before += list(prompt)
+        room = max_length - len(before) - len(after)
+        if not (room + 1) // 2 <= step <= room:
+            raise UserError(
+                f"windows is {step}, and a window holds {room} tokens of a text\n"
+                f"fix: give a step from {(room + 1) // 2}, where windows overlap by half, to {room}, where they do not"
+            )
+        pieces: list[list[int]] = []
+        text, weight = [], []
+        for number, row in enumerate(rows):
+            fits = len(row) <= max_length
+            head = [] if fits else before if row[: len(before)] == before else before[: len(added[0])]
+            tail = [] if fits else after
+            own = row[len(head) : len(row) - len(tail)]
+            for start in [0] if fits else starts(len(own), max_length - len(head) - len(tail), step):
+                part = own[start : start + max_length - len(head) - len(tail)]
+                pieces.append([*head, *part, *tail])
+                text.append(number)
+                weight.append(max(1, len(part)))
+        return cls(pieces, np.array(text, dtype=np.int64), np.array(weight, dtype=np.float32), len(rows))
+
+    def mean(self, vectors: NDArray[np.float32], *, scaled: bool) -> NDArray[np.float32]:
+        """The vectors (n, D) of the texts from those of their windows (W, D).
+
+        Args:
+            vectors: (W, D).
+            scaled: Whether vectors have unit length; those of texts of several windows are then scaled again.
+        """
+        texts = self.texts
+        if len(vectors) == texts:
+            return vectors
+        total = np.zeros((texts, vectors.shape[1]), dtype=np.float64)
+        np.add.at(total, self.text, vectors * self.weight[:, None].astype(np.float64))
+        shared = np.bincount(self.text, weights=self.weight, minlength=texts)[:, None]
+        found = (total / shared).astype(np.float32)
+        several = np.bincount(self.text, minlength=texts) > 1
+        if scaled:
+            found[several] = unit(found[several])
+        found[~several] = vectors[~several[self.text]]  # without the rounding of the mean
+        return found
+
+
+def starts(length: int, size: int, step: int) -> list[int]:
+    """The first token of each window of `size` tokens, at least one, until all `length` tokens are in one."""
+    return list(range(0, max(1, length - size + step), step))

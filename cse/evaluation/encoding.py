@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from cse import console, distributed
+from cse.encoder.device import uses_bf16
 from cse.encoder.fast.batching import token_budget_batches
-from cse.encoder.fast.weights import converted_once
+from cse.encoder.fast.layers import converted_once
 from cse.encoder.model import Encoder
-from cse.encoder.precision import uses_bf16
 from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
 
 SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cse.assets.hub import snapshot
+from cse.encoder.checkpoint.identity import EXPORTED, model_hash
+from cse.encoder.checkpoint.layout import UNLIMITED, Layout
 from cse.encoder.device import Device, choose
-from cse.encoder.identity import EXPORTED, model_hash
-from cse.encoder.layout import UNLIMITED, Layout
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 
@@ -118,7 +118,7 @@ def prompts(folder: Path) -> dict[str, str]:
 
 def _folder(name: str) -> Path:
     """The folder of a checkpoint's files."""
-    from cse.encoder.backbone import locate
+    from cse.encoder.checkpoint.source import locate
 
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.encoder.cached import CHUNK, cached_vectors
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.job import CHUNK, cached_vectors
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.errors import UserError, require_package

@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 
 from cse.assets import resolve
 from cse.assets.hub import snapshot
-from cse.encoder.checks import check_finite
-from cse.encoder.identity import model_hash
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.checkpoint.sums import check_sums
+from cse.encoder.kinds import check_finite
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import check_sums
 from cse.errors import UserError
 from cse.feedback.job import Chat
 from cse.feedback.meter import Meter

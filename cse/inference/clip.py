@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.encoder.device import inference
 from cse.encoder.heads import Dense, Normalize
-from cse.encoder.precision import inference
 from cse.errors import UserError
 
 if TYPE_CHECKING:

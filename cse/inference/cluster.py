@@ -13,14 +13,13 @@ from cse.console import progress, quiet
 from cse.data.datasets import Dataset
 from cse.data.tools.opening import open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
-from cse.encoder.ahead import ahead
-from cse.encoder.device import Device, choose
-from cse.encoder.identity import origin
+from cse.encoder.checkpoint.identity import origin
+from cse.encoder.device import Device, Precision, choose, uses_bf16
+from cse.encoder.job import ahead, resumable
 from cse.encoder.model import Encoder
-from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.prompts import choose_prompt
-from cse.encoder.vectors import resumable, unit
-from cse.encoder.windows import Windows
+from cse.encoder.texts import Windows
+from cse.encoder.vectors import unit
 from cse.errors import UserError, require_at_least
 from cse.files import name_of
 

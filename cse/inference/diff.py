@@ -15,18 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cse.encoder.device import choose
-from cse.encoder.masked_lm import load_masked_lm
+from cse.encoder.device import choose, inference
+from cse.encoder.language_models import load_masked_lm
 from cse.encoder.model import Encoder
-from cse.encoder.offsets import Range, places, words
-from cse.encoder.precision import inference
-from cse.encoder.texts import tokenize_with_places
+from cse.encoder.texts import Range, places, tokenize_with_places, words
 from cse.errors import UserError, require_at_least
 from cse.files import name_of
 
 if TYPE_CHECKING:
-    from cse.encoder.device import Device
-    from cse.encoder.precision import Precision
+    from cse.encoder.device import Device, Precision
 
 Method = Literal["align", "delete", "mask"]
 

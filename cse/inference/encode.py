@@ -22,13 +22,12 @@ from cse.data.sources import named, open_path
 from cse.data.store import mark
 from cse.distributed import own_gpu
 from cse.encoder import widths
-from cse.encoder.ahead import ahead
-from cse.encoder.device import Device, choose
-from cse.encoder.identity import origin
+from cse.encoder.checkpoint.identity import origin
+from cse.encoder.device import Device, Precision, choose, uses_bf16
+from cse.encoder.job import ahead, resumable
 from cse.encoder.model import Encoder
-from cse.encoder.precision import Precision, uses_bf16
 from cse.encoder.prompts import choose_prompt
-from cse.encoder.vectors import resumable, unit
+from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.files import check_writable, name_of, require_name
 from cse.inference.experts import Experts, parse

@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse.encoder.adapters.lora import add
+from cse.encoder.checkpoint.layout import ADAPTER, Layout, require_checkpoint
 from cse.encoder.device import Device, choose
-from cse.encoder.layout import Layout, require_checkpoint
-from cse.encoder.lora import add
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import ADAPTER
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from cse.encoder.precision import Precision
-    from cse.encoder.windows import Windows
+    from cse.encoder.device import Precision
+    from cse.encoder.texts import Windows
 
 PROBE = "A cat sat on the mat."
 SAME = 1e-4  # difference of a coordinate from the merged model, relative to the length of the vector

@@ -27,7 +27,7 @@ from cse.encoder.model import Encoder
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
 from cse.encoder.prompts import choose_prompt, put_before
 from cse.encoder.template import around
-from cse.encoder.windows import Windows
+from cse.encoder.texts import Windows
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cse.data.rows import Column
 from cse.data.sources import read
-from cse.encoder.layout import is_checkpoint
+from cse.encoder.checkpoint.layout import is_checkpoint
 from cse.errors import UserError
 from cse.files import check_writable
 

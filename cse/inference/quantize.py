@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.encoder.layout import is_checkpoint
+from cse.encoder.checkpoint.layout import is_checkpoint
 from cse.encoder.vectors import require_directions
 from cse.errors import UserError
 from cse.files import check_writable, read_json, sha256_file, write_json

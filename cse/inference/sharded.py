@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cse.encoder.vectors import is_whole
+from cse.encoder.job import is_whole
 from cse.errors import UserError
 from cse.files import DAMAGED, sha256_file
 from cse.inference.shards import INDEX, Shard, fingerprint, read_index

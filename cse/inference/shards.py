@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cse.encoder.vectors import differences
+from cse.encoder.job import differences
 from cse.errors import UserError
 from cse.files import misfit, read_sealed, write_sealed
 

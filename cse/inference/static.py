@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cse.encoder.device import inference
 from cse.encoder.heads import Normalize
-from cse.encoder.precision import inference
 from cse.encoder.template import added_ids
 from cse.errors import UserError, require_positive
 from cse.files import atomic_dir
@@ -165,11 +165,11 @@ def static_checkpoint(
     from sentence_transformers.models import Normalize as Unit
     from sentence_transformers.models import StaticEmbedding
 
-    from cse.encoder.backbone import fetch
+    from cse.encoder.checkpoint.layout import Layout
+    from cse.encoder.checkpoint.source import fetch
+    from cse.encoder.checkpoint.sums import copy_notices, write_sums
     from cse.encoder.device import choose
-    from cse.encoder.layout import Layout
     from cse.encoder.model import Encoder
-    from cse.encoder.provenance import copy_notices, write_sums
 
     require_new(out, checkpoint)
     require_positive("static", sif=sif)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from cse.encoder.backbone import fetch
+from cse.encoder.checkpoint.identity import model_files
+from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.checkpoint.source import fetch
 from cse.encoder.device import Device
-from cse.encoder.identity import model_files
-from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.files import read_json

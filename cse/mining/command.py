@@ -41,9 +41,8 @@ from cse.mining.sharded import write_shards
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cse.encoder.device import Device
+    from cse.encoder.device import Device, Precision
     from cse.encoder.poolers import PoolerName
-    from cse.encoder.precision import Precision
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 CANDIDATES = 50  # candidates of a row from which a reranker chooses
@@ -356,9 +355,9 @@ def _texts(pool: Source) -> TextStream | list[str]:
 
 def _encode(model: Model, corpus: Corpus) -> Encoded:
     """The unit vectors of the texts of a corpus, and the hash and the prompts of the encoder."""
-    from cse.encoder.cached import cached_vectors
+    from cse.encoder.checkpoint.identity import model_hash
     from cse.encoder.device import choose
-    from cse.encoder.identity import model_hash
+    from cse.encoder.job import cached_vectors
     from cse.encoder.model import Encoder
 
     encoder = Encoder.load(model.checkpoint, pooler=model.pooler).to(choose(model.device))

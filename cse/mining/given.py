@@ -12,7 +12,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cse.encoder.vectors import partial_files, release, require_directions, resumable, unit
+from cse.encoder.job import partial_files, resumable
+from cse.encoder.vectors import release, require_directions, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
 from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors

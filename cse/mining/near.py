@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
-from cse.encoder.precision import Precision
+from cse.encoder.device import Precision
 from cse.errors import UserError
 from cse.mining.miners import Miner
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives

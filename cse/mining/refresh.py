@@ -17,8 +17,8 @@ from cse.batch import Example
 from cse.data.by_row import ByRow
 from cse.data.datasets import Texts
 from cse.data.part import Part
+from cse.encoder.device import Precision
 from cse.encoder.model import Encoder
-from cse.encoder.precision import Precision
 from cse.encoder.vectors import unit
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import RowSource

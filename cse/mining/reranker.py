@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.assets.hub import snapshot
+from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.device import Device, choose
-from cse.encoder.identity import model_hash
 from cse.errors import UserError
 from cse.mining.corpus import Corpus
 from cse.teachers.cross_encoder import load_cross_encoder

@@ -11,7 +11,7 @@ from typing import Any
 from cse import distributed
 from cse.console import say
 from cse.data.tools.writing import manifest_of
-from cse.encoder.vectors import only_writer
+from cse.encoder.job import only_writer
 from cse.errors import UserError
 from cse.files import DAMAGED, read_shaped
 from cse.inference.shards import Shard, claim

@@ -11,7 +11,7 @@ from torch import Tensor
 from cse import distributed
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed, places
-from cse.encoder.masked_lm import TokenGenerator
+from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext

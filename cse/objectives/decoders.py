@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.encoder.backbone import no_pooler
-from cse.encoder.depth import find_layers
+from cse.encoder.adapters.lora import merged_state
+from cse.encoder.checkpoint.backbone import no_pooler
 from cse.encoder.device import placed
-from cse.encoder.lora import merged_state
+from cse.encoder.layers import find_layers
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 

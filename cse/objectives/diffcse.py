@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.backbone import no_pooler
+from cse.encoder.adapters.lora import merged_state
+from cse.encoder.checkpoint.backbone import no_pooler
 from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
-from cse.encoder.lora import merged_state
-from cse.encoder.masked_lm import TokenGenerator
+from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
-from cse.encoder.masked_lm import HEADS
+from cse.encoder.language_models import HEADS
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
@@ -130,7 +130,7 @@ class MaskedLMHead(nn.Module):
 
     def load_pretrained(self, source: str) -> None:
         """Load the head of a checkpoint like BERT, RoBERTa or DistilBERT; without one it stays newly initialized."""
-        from cse.encoder.backbone import read_weights
+        from cse.encoder.checkpoint.backbone import read_weights
 
         found = read_weights(source, tuple(name for names in HEADS.values() for name in names))
         own: dict[str, Tensor] = {}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.backbone import first_position
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.source import first_position
 from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import added_ids
 from cse.errors import UserError, require_positive
 from cse.interfaces import Objective, StepContext

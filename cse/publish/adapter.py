@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cse.assets.hub import is_repo_id, snapshot
-from cse.encoder.layout import require_checkpoint
-from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, NOTICES, check_sums, write_sums
+from cse.encoder.checkpoint.layout import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, require_checkpoint
+from cse.encoder.checkpoint.sums import NOTICES, check_sums, write_sums
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
 
@@ -89,7 +89,7 @@ def stage_adapter(adapter: Adapter, folder: Path) -> None:
 
 def _backbone(checkpoint: Path, source: str, revision: str | None) -> tuple[Path, str | None]:
     """The backbone's folder on this machine, and its commit on the Hub; None if it does not come from the Hub."""
-    from cse.encoder.backbone import locate
+    from cse.encoder.checkpoint.source import locate
 
     try:
         folder = Path(locate(source)) if _local(source) else snapshot(source, revision=revision, cached=True)

@@ -177,7 +177,7 @@ def _finish(
 
 def _check_model(what: str, file: Path | None, checkpoint: Path, fix: str) -> None:
     """Refuse a file of scores that belong to another model."""
-    from cse.encoder.identity import model_hash
+    from cse.encoder.checkpoint.identity import model_hash
 
     if file is None:
         return
@@ -221,7 +221,7 @@ def _room(scratch: str) -> Iterator[None]:
 def published(folder: Path) -> tuple[dict[str, int], list[str]]:
     """The sizes of the files that may be published, by path, and the paths of those that may not.
 
-    Files of the layout of `cse.encoder.layout` may be published: weights, settings, the tokenizer, the card, and the
+    Files of `cse.encoder.checkpoint.layout` may be published: weights, settings, the tokenizer, the card, and the
     Python files that modules.json names.
     """
     paths, code = _paths(folder), _code(folder)
@@ -238,7 +238,7 @@ def _code(folder: Path) -> set[str]:
     """Python files in the root folder that modules.json names, and the files beside them that they import."""
     import ast
 
-    from cse.encoder.layout import Layout
+    from cse.encoder.checkpoint.layout import Layout
 
     waiting, found = [module.type.split(".")[0] for module in Layout.read(folder).modules], set[str]()
     while waiting:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cse.encoder.layout import Layout, is_checkpoint
-from cse.encoder.provenance import read_header
+from cse.encoder.checkpoint.layout import Layout, is_checkpoint
+from cse.encoder.checkpoint.sums import read_header
 from cse.environment import secrets
 from cse.errors import UserError
 

@@ -23,9 +23,9 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
             not have as many dimensions.
     """
     from cse.encoder import widths
-    from cse.encoder.layout import require_checkpoint
+    from cse.encoder.checkpoint.layout import require_checkpoint
+    from cse.encoder.checkpoint.sums import check_sums
     from cse.encoder.model import Encoder
-    from cse.encoder.provenance import check_sums
     from cse.inference.quantize import FILE, Calibration
 
     require_checkpoint(checkpoint)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.encoder.layout import Layout
-from cse.encoder.provenance import check_sums
+from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.checkpoint.sums import check_sums
 from cse.environment import is_secret
 from cse.errors import UserError
 from cse.publish.card.usage import adapter_code, drops_pooler, read_published, transformers_code

@@ -17,14 +17,14 @@ from cse.console import progress, quiet
 from cse.data.datasets import Dataset
 from cse.data.tools.opening import open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
-from cse.encoder.backbone import fetch
-from cse.encoder.device import Device, choose
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.checkpoint.source import fetch
+from cse.encoder.device import Device, Precision, choose, inference, uses_bf16
+from cse.encoder.job import resumable
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
-from cse.encoder.precision import Precision, inference, uses_bf16
 from cse.encoder.prompts import choose_prompt
-from cse.encoder.vectors import resumable, unit
+from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.files import name_of
 from cse.teachers.cross_encoder import is_cross_encoder, load_cross_encoder

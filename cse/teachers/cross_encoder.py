@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 from cse.errors import UserError
 from cse.files import read_json
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch
-from cse.encoder.cached import cached_vectors
-from cse.encoder.device import placed
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.device import Precision, placed
+from cse.encoder.job import cached_vectors
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName, get_pooler
-from cse.encoder.precision import Precision
 from cse.encoder.template import mask_position, rebake, template_of
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher

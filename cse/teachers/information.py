@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch
-from cse.encoder.backbone import max_positions
-from cse.encoder.causal_lm import load_causal_lm
+from cse.encoder.checkpoint.source import max_positions
+from cse.encoder.device import Precision, inference
+from cse.encoder.language_models import load_causal_lm
 from cse.encoder.model import Encoder
-from cse.encoder.precision import Precision, inference
 from cse.encoder.texts import pad
 from cse.errors import UserError, require_at_least
 from cse.interfaces import StepContext, Teacher

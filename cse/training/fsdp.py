@@ -18,8 +18,8 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from cse.encoder.depth import find_layers
 from cse.encoder.fast.switch import in_one_pass
+from cse.encoder.layers import find_layers
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.training.learner import Learner

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cse.encoder.adapters.lora import Lora, scaled
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.layout import ADAPTER, ADAPTER_CONFIG
+from cse.encoder.checkpoint.sums import write_sums
 from cse.encoder.heads import Dense
 from cse.encoder.kinds import detect
-from cse.encoder.lora import Lora, scaled
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, write_sums
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.files import atomic_dir, read_json, write_json
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cse.encoder.depth import FINAL_NORMS, find_layers
+from cse.encoder.layers import FINAL_NORMS, find_layers
 from cse.errors import UserError, require_package
 from cse.training.learner import Learner
 from cse.training.settings import Settings

@@ -12,11 +12,10 @@ from cse import distributed
 from cse.batch import Batch, Example
 from cse.data.loader import FixedRows
 from cse.data.mixture import Mixture
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.device import available
-from cse.encoder.kernels import PACKAGES
-from cse.encoder.kinds import without_layers
+from cse.encoder.kinds import PACKAGES, without_layers
 from cse.encoder.prompts import choose_prompt
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.training import fsdp, gradcache, hardware, merge

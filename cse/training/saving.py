@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from cse.encoder.masked_lm import save_backbone
-from cse.encoder.soft_prompts import SoftPrompts
-from cse.encoder.weights import SavedAs
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.kinds import SavedAs
+from cse.encoder.language_models import save_backbone
 from cse.objectives.masked_lm import MaskedLM, MaskedLMHead
 from cse.training.run import Run
 from cse.training.sources import similarities, sources

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from cse.encoder.weights import SavedAs
+from cse.encoder.kinds import SavedAs
 from cse.errors import UserError, require_at_least, require_positive, require_within
 
 FORMER = {  # options that have another name now

@@ -17,10 +17,10 @@ from transformers import AutoModel, AutoTokenizer
 
 import cse
 from cse import cli
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.heads import Normalize
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.evaluation import benchmark, speed
 from cse.evaluation.table import show

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense
-from cse.encoder.identity import model_hash
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.experts import Experts
 from cse.publish.adapter import find_adapter

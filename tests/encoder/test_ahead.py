@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from cse.encoder.ahead import ahead
+from cse.encoder.job import ahead
 
 
 def test_one_result_is_made_while_one_is_used():

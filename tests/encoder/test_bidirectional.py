@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.bidirectional import looks_ahead
-from cse.encoder.identity import model_hash
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.kinds import looks_ahead
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.publish.adapter import find_adapter
 from cse.publish.card.usage import read_published, transformers_code

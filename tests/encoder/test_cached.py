@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cse.encoder import cached
+from cse.encoder import job as cached
 from cse.encoder.model import Encoder
 from tests.conftest import WORDS
 

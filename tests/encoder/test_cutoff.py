@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.encoder.cutoff import Cutoff, first_layer
-from cse.encoder.dropout import Dropout
+from cse.encoder.dropout import Cutoff, Dropout, first_layer
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.simcse import SimCSE

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cse.encoder import fast
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS
-from cse.encoder.soft_prompts import SoftPrompts
 from tests.encoder.helpers import learn
 from tests.models import CAUSAL, ENCODERS
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cse.batch import Batch
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS, get_pooler
 from cse.errors import UserError

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from cse.encoder.kernels import PACKAGES, kernel_of_precision
+from cse.encoder.kinds import PACKAGES, kernel_of_precision
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.training.trainer import Trainer

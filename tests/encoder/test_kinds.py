@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from cse import recipe as recipes
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import detect
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.training.run import Callback
@@ -240,7 +240,7 @@ def test_its_texts_are_lower_cased_in_training_too(model_of, tmp_path):
 
 
 def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path):
-    from cse.encoder.soft_prompts import SoftPrompts
+    from cse.encoder.adapters.soft_prompts import SoftPrompts
 
     encoder = Encoder(model_of("bert"), adapter=SoftPrompts(length=2))
     encoder.save(tmp_path / "reference")

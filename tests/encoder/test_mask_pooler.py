@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.encoder.template import added_ids, added_in, mask_position
 from cse.errors import UserError
 from cse.inference.export import OnnxEncoder, export

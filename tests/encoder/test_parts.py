@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cse import recipe as recipes
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 
 
@@ -81,7 +81,7 @@ def test_reading_a_layout_needs_no_model_code(tiny_bert, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 assert Layout.read(Path({str(tmp_path / "model")!r})).reference.backbone == {tiny_bert!r}
 assert not {{"torch", "transformers", "peft", "sentence_transformers"}} & set(sys.modules)
 """
@@ -122,7 +122,7 @@ def test_a_missing_model_is_one_short_error_without_a_wait(tmp_path):
 import time
 def wait(seconds): raise SystemExit(f"it waits {seconds} s to try again")
 time.sleep = wait
-from cse.encoder.masked_lm import load_masked_lm
+from cse.encoder.language_models import load_masked_lm
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 for make in (Encoder, lambda name: load_masked_lm(name, option="model")):

@@ -14,7 +14,7 @@ from cse.cli import main
 from cse.data.collators import AugmentedViews, TextViews
 from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import prompts_by_role
 from cse.errors import UserError

@@ -11,9 +11,9 @@ import torch
 
 from cse.batch import Batch
 from cse.encoder import prefix
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.promcse import PromCSE

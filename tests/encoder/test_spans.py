@@ -6,7 +6,7 @@ import torch
 
 from cse.encoder.heads import Dense, Normalize
 from cse.encoder.model import Encoder
-from cse.encoder.offsets import NOWHERE, inside, places, words
+from cse.encoder.texts import NOWHERE, inside, places, words
 from cse.errors import UserError
 from tests.models import save_tiny
 

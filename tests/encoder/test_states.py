@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from tests.encoder.helpers import learn
 from tests.models import CAUSAL, ENCODERS

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense, Normalize, Truncate
-from cse.encoder.layout import Layout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.whiten import whiten

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder import weights as formats
+from cse.encoder import kinds as formats
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.dropout import Dropout
-from cse.encoder.layout import Layout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
@@ -169,7 +169,7 @@ def test_qlora_by_the_slow_kernels_of_a_cpu(llama, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     weights = "int4"
     real = formats.loading
-    monkeypatch.setattr(formats, "check", lambda *_: None)
-    monkeypatch.setattr("cse.encoder.model.check_weights", lambda *_: None)
-    monkeypatch.setattr("cse.encoder.backbone.loading", lambda w: real(w) | {"device_map": {"": "cpu"}})
+    monkeypatch.setattr(formats, "check_format", lambda *_: None)
+    monkeypatch.setattr("cse.encoder.model.check_format", lambda *_: None)
+    monkeypatch.setattr("cse.encoder.checkpoint.backbone.loading", lambda w: real(w) | {"device_map": {"": "cpu"}})
     quantized_run(llama, tmp_path, weights, "cpu")

@@ -5,7 +5,7 @@ import pytest
 
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
-from cse.encoder.windows import Windows, starts
+from cse.encoder.texts import Windows, starts
 from cse.errors import UserError
 from tests.cases import cases, load
 from tests.conftest import WORDS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cse.cli import main
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
 from cse.evaluation import evaluate
 from cse.evaluation.evaluator import STSEvaluator
 from cse.evaluation.loading import load_model

@@ -17,9 +17,9 @@ import torch
 from transformers import BertConfig
 
 from cse import cli
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
-from cse.encoder.vectors import partial_files
 from cse.errors import UserError
 from cse.inference import encode as encode_file
 from cse.inference.encode import TextFile

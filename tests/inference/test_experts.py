@@ -6,7 +6,7 @@ import torch
 
 import cse
 from cse import cli
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.functional import contrast

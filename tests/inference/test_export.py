@@ -9,10 +9,10 @@ import torch
 
 from cse import cli
 from cse.commands.export import EPILOG
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.heads import Dense, Normalize
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference import export
 from cse.inference.export import OnnxEncoder
@@ -164,7 +164,7 @@ def test_lower_case_is_kept(bert, tmp_path):
 
 
 def test_the_harness_scores_an_export(bert, tmp_path):
-    from cse.encoder.identity import model_hash
+    from cse.encoder.checkpoint.identity import model_hash
     from cse.evaluation.loading import load_model
 
     encoder, folder = bert

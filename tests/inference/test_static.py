@@ -9,7 +9,7 @@ import torch
 
 import cse
 from cse.cli import main
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.errors import UserError

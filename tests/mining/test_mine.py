@@ -72,7 +72,7 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
 
 
 def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("cse.encoder.cached.CHUNK", 5)
+    monkeypatch.setattr("cse.encoder.job.CHUNK", 5)
     texts = write_texts(tmp_path, 23)
     real, asked = Encoder.encode_read, []
 

@@ -141,7 +141,7 @@ def mine_in_parts(rank, arguments, cache):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSE_CACHE", cache)
-        patch.setattr("cse.encoder.cached.CHUNK", 5)
+        patch.setattr("cse.encoder.job.CHUNK", 5)
         patch.setattr("cse.mining.command.CHUNK", 3)
         patch.setattr(Encoder, "encode_read", encode)
         return cli.main(["mine", *arguments]), sum(encoded)

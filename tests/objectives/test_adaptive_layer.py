@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cse.batch import Batch, EncoderOutput, Views
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import get_pooler
 from cse.interfaces import StepContext

@@ -6,8 +6,8 @@ DenoSent's decoder is tested with DenoSent, and the others against their authors
 import pytest
 import torch
 
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.decoders import CausalDecoder, CrossDecoder, FirstDecoder

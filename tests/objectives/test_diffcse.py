@@ -8,8 +8,8 @@ import torch
 from cse.batch import Batch, Views
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.diffcse import DiffCSE

@@ -9,8 +9,8 @@ from torch import nn
 
 from cse.batch import Batch, EncoderOutput
 from cse.data.collators import TextViews
-from cse.encoder.depth import States
 from cse.encoder.dropout import Dropout
+from cse.encoder.layers import States
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext

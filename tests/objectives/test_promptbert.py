@@ -7,9 +7,9 @@ from transformers import AutoModelForMaskedLM
 from cse.batch import Batch
 from cse.data.collators import TextViews
 from cse.data.templates import InTemplates
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.interfaces import StepContext
 from cse.objectives.promptbert import PromptBERT
 from cse.training.learner import Learner

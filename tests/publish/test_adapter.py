@@ -9,10 +9,10 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.checkpoint.sums import check_sums, write_sums
 from cse.encoder.heads import Normalize
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import check_sums, write_sums
 from cse.errors import UserError
 from cse.publish.adapter import Adapter, find_adapter, stage_adapter
 from cse.publish.card import write_card

@@ -17,8 +17,8 @@ from cse import objectives
 from cse.data.checks import examine
 from cse.data.datasets import Texts
 from cse.data.tokens import TokenStore
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from cse.publish.card import BEGIN, END, write_card

@@ -12,10 +12,10 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from cse.cli import main
+from cse.encoder.checkpoint.identity import model_hash
+from cse.encoder.checkpoint.sums import write_sums
 from cse.encoder.heads import Normalize
-from cse.encoder.identity import model_hash
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import write_sums
 from cse.errors import UserError
 from cse.publish.hub import find_results, published, push
 from tests.publish.conftest import TOKEN

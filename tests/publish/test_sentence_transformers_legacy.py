@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import check_sums
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.publish import verify_child
 from cse.publish.scan import scan

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cse import distributed
-from cse.encoder.lora import Lora
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE

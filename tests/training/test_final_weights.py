@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from cse import cli
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.heads import Dense
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.training.merge import average

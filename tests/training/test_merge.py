@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Dense
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
-from cse.encoder.provenance import check_sums
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.errors import UserError
 from cse.training.merge import average, merge
 from cse.training.settings import Settings

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from cse import cli, recipe
 from cse.data.collators import TextViews
 from cse.data.masked import Masked
+from cse.encoder.adapters.lora import Lora, merged_state
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.kinds import detect
-from cse.encoder.lora import Lora, merged_state
 from cse.encoder.model import Encoder
-from cse.encoder.soft_prompts import SoftPrompts
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
 from cse.objectives.cocondenser import CoCondenser
 from cse.objectives.masked_lm import MaskedLM

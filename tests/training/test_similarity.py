@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 import cse
 import cse.evaluation
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation.encoding import comparison

@@ -12,8 +12,8 @@ from cse.data.collators import TextViews
 from cse.data.loader import StepBatches
 from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
+from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
-from cse.encoder.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext

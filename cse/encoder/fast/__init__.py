@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cse.encoder.fast.attention import use_short_attention
-from cse.encoder.fast.dropout import use_fast_dropout
-from cse.encoder.fast.primitives import keep_few_primitives
+from cse.encoder.fast.layers import keep_few_primitives, use_fast_dropout, use_kept_weights
 from cse.encoder.fast.switch import enabled, off
-from cse.encoder.fast.weights import use_kept_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cse.encoder.fast.dropout import dropout as drop
+from cse.encoder.fast.layers import dropout as drop
 from cse.encoder.fast.switch import enabled
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cse.encoder.bidirectional import is_bidirectional
+from cse.encoder.checkpoint.layout import is_bidirectional
 from cse.encoder.fast.switch import may_cut
 from cse.encoder.prefix import cache_argument
 

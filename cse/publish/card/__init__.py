@@ -31,7 +31,7 @@ from cse.publish.card.usage import (
 from cse.publish.card.words import MEASURES, POOLING, after, license_text, limits, summary
 
 if TYPE_CHECKING:
-    from cse.encoder.layout import Layout
+    from cse.encoder.checkpoint.layout import Layout
     from cse.publish.adapter import Adapter
 
 PLOT = "scores-by-dimensions.svg"

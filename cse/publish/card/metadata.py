@@ -10,7 +10,7 @@ from typing import Any
 from cse.assets.hub import is_repo_id
 from cse.data.hub import HUB_ID
 from cse.data.readers import KINDS
-from cse.encoder.layout import Layout
+from cse.encoder.checkpoint.layout import Layout
 from cse.publish.card.facts import Facts
 from cse.publish.card.scores import evaluations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cse.encoder.layout import Layout, require_checkpoint
+from cse.encoder.checkpoint.layout import Layout, require_checkpoint
 from cse.encoder.poolers import LAYERS
 from cse.errors import UserError
 
@@ -48,7 +48,7 @@ def drops_pooler(layout: Layout) -> bool:
     """Whether the class of the backbone would add a pooling layer that has no weights in the folder."""
     from transformers import CONFIG_MAPPING
 
-    from cse.encoder.backbone import no_pooler
+    from cse.encoder.checkpoint.backbone import no_pooler
 
     if layout.static:
         return False

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cse.encoder.layout import Layout
-from cse.encoder.modules import ACTIVATION_PATHS, Module
+from cse.encoder.checkpoint.layout import ACTIVATION_PATHS, Layout, Module
 from cse.publish.card.facts import NO_RUN, Facts
 
 POOLING = {

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cse.encoder.dropout import Dropout
-from cse.encoder.fast.dropout import FastDropout, dropout, use_fast_dropout
+from cse.encoder.fast.layers import FastDropout, dropout, use_fast_dropout
 from cse.encoder.model import Encoder
 
 

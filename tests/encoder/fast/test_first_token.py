@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder import passes
+from cse.encoder import forward as passes
 from cse.encoder.dropout import Dropout
-from cse.encoder.fast.first_token import only_first_token
+from cse.encoder.fast.layers import only_first_token
 from cse.encoder.model import Encoder
 
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [2, 5, 5, 3, 0]])

@@ -7,7 +7,7 @@ import pytest
 
 from cse.encoder import Encoder
 from cse.encoder.fast import off
-from cse.encoder.fast.primitives import KEPT
+from cse.encoder.fast.layers import KEPT
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 

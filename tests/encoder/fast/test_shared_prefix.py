@@ -23,7 +23,7 @@ def test_vectors_and_gradients_are_the_same(causal, monkeypatch, kind, pooler):
     ids, mask = encoder.pad(encoder.tokenize(["red house", "moon", "blue tree ran fast slow"]))
     results = []
     for worth in (shared_prefix.WORTH, 10**6):
-        monkeypatch.setattr("cse.encoder.passes.WORTH", worth)
+        monkeypatch.setattr("cse.encoder.forward.WORTH", worth)
         encoder.zero_grad()
         vectors = encoder(ids, mask).embedding
         vectors.pow(3).sum().backward()
@@ -36,7 +36,7 @@ def test_it_is_used(causal, monkeypatch):
     encoder = Encoder(causal("llama"), pooler="last", template=TEMPLATE).eval()
     seen = []
     real = shared_prefix.read
-    monkeypatch.setattr("cse.encoder.passes.read_prefix", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    monkeypatch.setattr("cse.encoder.forward.read_prefix", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     encoder.encode(["red", "blue tree"], batch_size=1)
     assert seen == [6]  # [CLS] and five words, read once for both batches
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cse.encoder.fast.weights import Linear, converted_once, use_kept_weights
+from cse.encoder.fast.layers import Linear, converted_once, use_kept_weights
 from cse.encoder.model import Encoder
 
 

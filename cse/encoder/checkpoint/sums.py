@@ -7,14 +7,16 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cse.encoder.checkpoint.layout import ADAPTER
 from cse.errors import UserError
 from cse.files import read_json, sha256_file
 
+if TYPE_CHECKING:
+    pass
+
 SUMS, OLD_SUMS = "checkpoint.sha256", "weights.sha256"
-ADAPTER = "adapter"  # of a LoRA run, beside the merged weights; loaders of transformers and peft look in the root only
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 LONGEST = 100_000_000  # bytes of a header of safetensors, as its own reader has it
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from cse.encoder.modules import MODEL2VEC, STATIC_NAME, TABLE
-from cse.encoder.provenance import copy_notices
+from cse.encoder.checkpoint.layout import MODEL2VEC, STATIC_NAME, TABLE
+from cse.encoder.checkpoint.sums import copy_notices
 
 EMPTY = "\ufdd0"  # a text without tokens, or padding; Unicode has no such character, and no file holds it
 

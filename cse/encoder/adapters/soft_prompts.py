@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cse.encoder import prefix
-from cse.encoder.adapter import Adapter
-from cse.encoder.layout import Layout
-from cse.encoder.provenance import check_sums
+from cse.encoder.adapters import Adapter
+from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.checkpoint.sums import check_sums
 from cse.errors import UserError, require_at_least, require_within
 
 if TYPE_CHECKING:
@@ -159,4 +159,4 @@ def read_table(folder: Path) -> Tensor:
 def copy_code(folder: Path) -> None:
     """Copy the files that load the checkpoint in sentence-transformers on a machine without cse."""
     for name in CODE:
-        shutil.copyfile(Path(__file__).parent / name, folder / name)
+        shutil.copyfile(Path(__file__).parents[1] / name, folder / name)

@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.encoder.bidirectional import is_bidirectional
-from cse.encoder.layout import Layout
-from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG
+from cse.encoder.checkpoint.layout import ADAPTER, ADAPTER_CONFIG, Layout, is_bidirectional
 from cse.files import sha256_file
 
 if TYPE_CHECKING:

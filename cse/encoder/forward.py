@@ -13,21 +13,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cse.encoder.adapter import Adapter
-from cse.encoder.compiled import Compiled
-from cse.encoder.cutoff import Cutoff
-from cse.encoder.depth import States, cut_states, eager_attention
+from cse.encoder.adapters import Adapter
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.device import placed, places
-from cse.encoder.dropout import Dropout, has_dropout
+from cse.encoder.dropout import Cutoff, Dropout, has_dropout
 from cse.encoder.fast import enabled
 from cse.encoder.fast.batching import chunk_overhead, length_chunks, token_budget_batches
-from cse.encoder.fast.first_token import only_first_token
+from cse.encoder.fast.layers import only_first_token
 from cse.encoder.fast.shared_prefix import WORTH, SharedPrefix, can_share, shared_length
 from cse.encoder.fast.shared_prefix import read as read_prefix
 from cse.encoder.fast.shared_prefix import states as shared_states
+from cse.encoder.kinds import Weights
+from cse.encoder.layers import Compiled, States, cut_states, eager_attention
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, Pooler, PoolerName, span_means
-from cse.encoder.soft_prompts import SoftPrompts
-from cse.encoder.weights import Weights
 from cse.errors import UserError
 
 if TYPE_CHECKING:

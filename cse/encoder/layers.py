@@ -1,28 +1,80 @@
-"""Compiled layers: `torch.compile` on each layer of the backbone, in training, for few shapes and so few graphs.
-
-A graph is made for every length, so rows are padded to one of a few lengths: `bucket`. The number of rows may vary
-within a graph, and all layers of one kind share it. Where a pooler or an objective reads several layers, transformers
-changes the attention to record them, and a layer makes three graphs. Evaluation is not compiled.
-"""
+"""The layers of a transformer: their list, their states, a model cut after one of them, and compiled layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cse.encoder.depth import find_layers
 from cse.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f")  # beside the list of layers
 SHORTEST = 16  # tokens
 MODES = 16  # with gradient and without, of weights and of inputs; with padding and without; of one row and of several
 KINDS = 4  # of layers in one model: most have one, some alternate full and sliding attention
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning.
+
+    Attributes:
+        hidden: N + 1 tensors (n, L, H): the embeddings' output, then each layer's. Most causal models put a norm behind
+            the last layer, and its output is the last one.
+        attentions: N tensors (n, heads, L, L), queries by keys: the weights of each layer's attention, in training
+            after dropout; empty unless they were asked for. Soft prompts are further keys, which are left out.
+    """
+
+    hidden: Sequence[Tensor]
+    attentions: Sequence[Tensor] = ()
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the attention is computed by the plain formula, since fused kernels do not give its weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:
+    """The module that holds the list of layers, and this list; None for a transformer without such a list."""
+    config: Any = model.config
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers:
+                return module, child
+    return None
+
+
+def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
+    """The hidden states of the model cut after a layer, as poolers read them.
+
+    The norm that follows the last layer of most causal models follows the layer instead. At layer 0, poolers that
+    average two layers read the output of the embeddings twice.
+
+    Args:
+        model: The transformer.
+        states: The embeddings' output, then each layer's, each (n, L, H).
+        layer: The number of the layer: 0 for the embeddings, N for the last layer.
+    """
+    if layer == len(states) - 1:
+        return states
+    found = find_layers(model)
+    norms = [norm for name in FINAL_NORMS if found and (norm := getattr(found[0], name, None)) is not None]
+    last: Tensor = norms[0](states[layer]) if norms else states[layer]
+    return [*states[:layer], last] if layer else [last, last]
 
 
 class Compiled:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cse.encoder.adapter import Adapter
-from cse.encoder.provenance import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from cse.encoder.adapters import Adapter
+from cse.encoder.checkpoint.layout import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from cse.errors import UserError, require_at_least, require_within
 from cse.files import write_json
 

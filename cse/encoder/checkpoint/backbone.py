@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import copy
 import inspect
-import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cse.assets.hub import snapshot
 from cse.encoder import fast
-from cse.encoder.bidirectional import Attention, make_bidirectional
+from cse.encoder.adapters.lora import merge_stored, merged_state
+from cse.encoder.checkpoint.layout import STATIC_NAME, Layout, Reference
+from cse.encoder.checkpoint.source import explained, fetch, read_config, require_size
+from cse.encoder.checkpoint.sums import check_sums, copy_notices, weights_sum
 from cse.encoder.dropout import Dropout
-from cse.encoder.kernels import Kernel, check_kernel, use_kernel
-from cse.encoder.layout import UNLIMITED, Layout, Reference
-from cse.encoder.lora import merge_stored, merged_state
-from cse.encoder.modules import STATIC_NAME, read_mapping
-from cse.encoder.provenance import check_sums, check_weights, copy_notices, weights_sum
-from cse.encoder.weights import KEPT_AS, SavedAs, Weights, loading
+from cse.encoder.kinds import (
+    KEPT_AS,
+    Attention,
+    Kernel,
+    SavedAs,
+    Weights,
+    check_kernel,
+    loading,
+    make_bidirectional,
+    use_kernel,
+)
 from cse.errors import UserError
-from cse.files import read_json, require_name, write_json
+from cse.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-FIX = """use asset:smollm2 or asset:mini (no Hub needed), a folder in Hugging Face layout,
-  or the id of a model on the Hub, once the Hub can be reached or has the model in its cache (HF_HOME)"""
-INCOMPLETE = "copy the folder again, or save the model into it again: settings, weights and tokenizer"
-NOT_NEEDED = ("*.onnx", "*.h5", "*.msgpack", "*.ot", "openvino/*", "onnx/*", "coreml/*")
-_SAID = (OSError, ValueError, ImportError, RuntimeError)  # what loaders raise with a reason
-MOST_LAYERS = 10_000  # of a model whose weights are elsewhere
-DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # the names of a number of layers in config.json
 FEWEST = 0.3  # share of the rows of an embedding that a tokenizer names; more are padding of the table
 BODY = ("embeddings.", "encoder.", "layers.", "layer.", "h.")  # not heads, which are left out on purpose
 
@@ -73,7 +71,7 @@ def load_backbone(
     folder = fetch(source, revision)
     check_sums(folder)
     if Layout.read(folder).static:
-        from cse.encoder.static import load_static
+        from cse.encoder.adapters.static import load_static
 
         with explained(source):
             return load_static(folder / root)
@@ -134,31 +132,6 @@ def _require_words(source: str, tokenizer: PreTrainedTokenizerBase, model: PreTr
         )
 
 
-def locate(source: str) -> str:
-    """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is.
-
-    Raises:
-        UserError: `source` cannot be a path, or looks like one and is not a folder, or is a run without best/.
-    """
-    require_name(source, "model")
-    if source.startswith("asset:"):
-        from cse.assets import resolve
-
-        return str(resolve(source))
-    path = Path(source).expanduser()
-    if (path / "recipe.yaml").is_file() and (path / "env.json").is_file():  # a run
-        if not (path / "best").is_dir():
-            raise UserError(f"backbone {source!r} is a run without best/\nfix: train it first, or resume it")
-        return str(path / "best")
-    if path.is_dir():
-        return str(path)
-    if source.endswith(".gguf"):
-        raise UserError(f"backbone {source!r} is a GGUF file, for inference\nfix: give the original model's weights")
-    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise UserError(f"backbone {source!r} is not a folder\nfix: give a folder in Hugging Face layout, or a Hub id")
-    return source
-
-
 def _pretrained(
     source: str, folder: Path, config: PretrainedConfig, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -178,39 +151,6 @@ def _pretrained(
     return model, info
 
 
-def read_config(folder: Path) -> PretrainedConfig:
-    """The settings of a model, whose weights are such as cse reads.
-
-    Raises:
-        OSError, ValueError: The settings are damaged or ask for more layers than there are tensors, or an index names
-            files elsewhere, or weights are integers.
-    """
-    from transformers import AutoConfig
-
-    about = read_mapping(folder / "config.json")
-    most = check_weights(folder, quantized="quantization_config" in about) or MOST_LAYERS
-    for name in DEPTHS:
-        if isinstance(about.get(name), int) and about[name] > most:
-            raise ValueError(f"{name} in its config.json is {about[name]}, and its weights are {most} tensors")
-    return AutoConfig.from_pretrained(str(folder))
-
-
-def require_size(config: PretrainedConfig, folder: Path) -> None:
-    """Raise a ValueError if the settings describe a model far larger than the weights in a folder, before it is built.
-
-    Weights of 4 bits are two in a byte. What a file lacks would be made up, in as much memory as the settings ask for.
-    """
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    stored = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
-    if described > 2 * stored:
-        what = f"its config.json describes {described:,} numbers, and its weights are {stored:,} bytes"
-        raise ValueError(f"{what}: they have other sizes than its config.json says" if stored else "it has no weights")
-
-
 def _named(source: str, named: Reference) -> Path:
     """The folder of the backbone that a checkpoint names; its weights must be those that the checkpoint is made for."""
     try:
@@ -228,36 +168,6 @@ def _named(source: str, named: Reference) -> Path:
     return folder
 
 
-def absolute(source: str) -> str:
-    """A source as a checkpoint elsewhere can name it: the whole path of a folder; an asset or a Hub id as it is."""
-    found = Path(source if source.startswith("asset:") else locate(source))
-    return str(found.resolve()) if found.is_dir() else source
-
-
-def fetch(source: str, revision: str | None = None, *, option: str = "model", weights: bool = True) -> Path:
-    """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
-
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        revision: Commit, tag or branch, for a Hub id.
-        option: The option that names the source, for error messages.
-        weights: Whether the weights of a Hub id are needed, and not its settings alone.
-
-    Raises:
-        UserError: The model cannot be found.
-    """
-    where = locate(source)
-    if Path(where).is_dir():
-        return Path(where)
-    ignored, what = [*NOT_NEEDED, "*.bin"], f"{option} {source!r}"
-    if not weights:
-        return snapshot(where, revision=revision, ignore=[*ignored, "*.safetensors", "*.gguf"], what=what, fix=FIX)
-    folder = snapshot(where, revision=revision, ignore=ignored, what=what, fix=FIX)
-    if not any(folder.glob("*.safetensors")):  # an old model, which has its weights as pytorch_model.bin
-        folder = snapshot(where, revision=revision, ignore=NOT_NEEDED, what=what, fix=FIX)
-    return folder
-
-
 def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose names begin with one of the prefixes; {} if it has no safetensors file."""
     from safetensors import safe_open
@@ -268,26 +178,6 @@ def read_weights(source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             found |= {name: file.get_tensor(name).float() for name in file.keys() if name.startswith(prefixes)}  # noqa: SIM118
     return found
-
-
-def max_positions(config: Mapping[str, Any]) -> int:
-    """The most tokens that a backbone of this config.json can tell apart by position.
-
-    Raises:
-        ValueError: There are none.
-    """
-    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or UNLIMITED)
-    if positions <= first_position(config):
-        raise ValueError(f"max_position_embeddings in its config.json is {positions}")
-    return positions - first_position(config)
-
-
-def first_position(config: Mapping[str, Any]) -> int:
-    """The position of a text's first token: 0, or the one after the pad id in RoBERTa and its like."""
-    if config["model_type"] not in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
-        return 0
-    padding = 1 if config["model_type"] == "mpnet" else config.get("pad_token_id")  # MPNet's is fixed in its code
-    return 1 + (1 if padding is None else int(padding))
 
 
 def write_backbone(
@@ -388,27 +278,3 @@ def no_pooler(config: PretrainedConfig) -> dict[str, bool]:
     model_class = AutoModel._model_mapping.get(type(config), None)
     accepts = model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if accepts else {}
-
-
-@contextmanager
-def explained(source: str, option: str = "model") -> Iterator[None]:
-    """Turn a loader's failure into an error that names the source, the option that it comes from, and the fix."""
-    try:
-        yield
-    except (UserError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # each loader has its own for a file that somebody else wrote; tokenizers panic
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])[:160]
-        if isinstance(error, pickle.UnpicklingError):  # whose text tells how to run what the pickle holds
-            reason = "its weights are a pickle that holds more than tensors, which could run code"
-        elif not isinstance(error, _SAID) and type(error) is not Exception:
-            reason = f"its settings or its tokenizer are damaged ({type(error).__name__}: {reason})"
-        if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
-            reason = "the weights of its file have other sizes than its config.json says"
-        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {fix_for(source)}") from error
-
-
-def fix_for(source: str) -> str:
-    """What to do about a source that cannot be loaded."""
-    return INCOMPLETE if Path(source).expanduser().is_dir() else FIX
