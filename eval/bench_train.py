@@ -92,8 +92,8 @@ def alone(measure: Callable[[Work], dict[str, float]], work: Work) -> dict[str, 
 
 def ours(work: Work) -> dict[str, float]:
     """One measurement of our trainer."""
-    from cse.data.collators import TextViews
     from cse.data.datasets import Texts
+    from cse.data.views.texts import TextViews
     from cse.encoder.model import Encoder
     from cse.objectives.simcse import SimCSE
     from cse.seeding import seed_dropout

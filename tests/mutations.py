@@ -333,19 +333,19 @@ FAULTS = [
         ("room = -(len(rows) + 1) % size", "room = size - len(rows) % size"),
     ),
     *_of(
-        "data/masked.py",
+        "data/views/around.py",
         "data/test_masked.py",
         ("(fate < 0.8)", "(fate < 0.9)"),
         ("(chance < probability) & self.ordinary[original]", "(chance < probability)"),
     ),
     *_of(
-        "data/collators.py",
+        "data/views/texts.py",
         "data/test_collators.py data/test_data.py",
         ("view_mask=None if bool(present.all()) else present", "view_mask=None"),
         ('python_rng(seed, "sample", epoch, example.row_id)', 'python_rng(seed, "sample", example.row_id)'),
     ),
     *_of(
-        "data/schedule.py",
+        "data/mixture.py",
         "data/test_mixture.py",
         ("weight * steps[name] ** power", "steps[name] ** power"),
         ("self._count(self._block(block)[:place])", "self._count(self._block(block)[: place + 1])"),

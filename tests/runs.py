@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from cse import cli
-from cse.data.collators import TextViews
 from cse.data.datasets import Texts, Triplets
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.interfaces import Evaluator
 from cse.objectives.simcse import SimCSE

@@ -12,9 +12,9 @@ import yaml
 from cse import cli
 from cse import recipe as recipes
 from cse.commands import recipe as recipe_command
-from cse.data.collators import TextViews
 from cse.data.datasets import Texts
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.errors import UserError
 from cse.evaluation import suite
 from cse.objectives.masked_lm import MaskedLM

@@ -76,11 +76,8 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     Raises:
         UserError: The collator does not tell which texts it makes.
     """
-    from cse.data.both_ways import BothWays
-    from cse.data.collators import TextViews
-    from cse.data.masked import Masked
-    from cse.data.spans import RandomSpans
-    from cse.data.templates import InTemplates
+    from cse.data.views.around import BothWays, InTemplates, Masked, RandomSpans
+    from cse.data.views.texts import TextViews
 
     while isinstance(collator, BothWays | Masked | InTemplates | RandomSpans):
         collator = collator.views

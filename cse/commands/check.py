@@ -72,7 +72,7 @@ def _look(recipe: Recipe, eval_data: str | None) -> Iterator[tuple[str, str]]:
 
 def _columns(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The columns that are read, and the other columns of the file."""
-    from cse.data.sources import column_names
+    from cse.data.reading.sources import column_names
 
     asked = [options[name] for name in ("column", "score_column", "weight_column", "label_column") if name in options]
     asked += [n for name in ("columns", "relevance_columns", "teacher_columns") for n in options.get(name) or ()]

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def open_sources(a: argparse.Namespace) -> list[Dataset]:
     """The rows of the sources that were given."""
-    from cse.data.tools.opening import open_rows
+    from cse.data.datasets import open_rows
 
     def number(name: str | None) -> int | str | None:
         return int(name) if name is not None and name.isdecimal() else name
@@ -120,7 +120,7 @@ def open_sources(a: argparse.Namespace) -> list[Dataset]:
 
 def _sets(names: Sequence[str]) -> EvaluationSets:
     """The rows of evaluation sets by name: files, or tasks whose rows are on this machine."""
-    from cse.data.tools.opening import open_rows
+    from cse.data.datasets import open_rows
     from cse.evaluation import sources, suite
 
     found: dict[str, Sequence[tuple[str, ...]]] = {}
@@ -167,7 +167,7 @@ def _say_left_out(data: Dataset) -> None:
 def _stats(a: argparse.Namespace) -> int:
     from cse.commands.check import describe
     from cse.console import say
-    from cse.data.tools.statistics import stats
+    from cse.data.checks import stats
     from cse.files import check_writable, write_json, write_text
 
     for file, option in ((a.out, "--out"), (a.page, "--page")):
@@ -207,7 +207,7 @@ def _values(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _split(a: argparse.Namespace) -> int:
-    from cse.data.tools.splitting import split
+    from cse.data.tools.shares import split
 
     return _say_written(a, split(*open_sources(a), out=a.out, dev=a.dev, test=a.test, seed=a.seed))
 
@@ -219,7 +219,7 @@ def _dedup(a: argparse.Namespace) -> int:
 
 
 def _mix(a: argparse.Namespace) -> int:
-    from cse.data.tools.mixing import mix
+    from cse.data.tools.shares import mix
 
     return _say_written(a, mix(*open_sources(a), out=a.out, shares=a.shares, rows=a.rows, seed=a.seed))
 

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cse.data.numbering import Numbering, fingerprints
-from cse.data.same_text import same_text_key
+from cse.data.datasets import Dataset
+from cse.data.reading.numbering import Numbering, Numbers, fingerprints, without_collision
+from cse.data.reading.texts import same_text_key
 from cse.data.tokens import TokenStore
+from cse.data.tools.writing import UNITS
 from cse.files import cache_dir, read_sealed, write_sealed, writing_cache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cse.data.datasets import Dataset
+
 
 log = logging.getLogger("cse")
 FORMAT = 1  # to be raised when other figures are counted
@@ -288,3 +291,44 @@ def overlap_warnings(report: Mapping[str, Any]) -> list[str]:
         return []
     parts = [f"{name} {each['shared_texts']} of {each['texts']:,}" for name, each in shared.items()]
     return [f"evaluation texts are among the training texts: {', '.join(parts)}; scores on these sets will be too high"]
+
+
+def stats(data: Dataset, against: EvaluationSets | None = None) -> dict[str, Any]:
+    """Count rows, texts, repetitions, lengths, languages, labels and scores.
+
+    Args:
+        data: The rows.
+        against: Evaluation sets by name, whose texts are looked for.
+
+    Returns:
+        What `cse.data.checks.examine` returns, without lengths in tokens; `class`; `labels`, the number of rows of
+        each; and `scores`, with `min`, `mean` and `max`, on the scale on which they were read.
+    """
+    with TemporaryDirectory(prefix="cse-") as folder:
+        report = examine(data, without_collision(lambda seed: _Numbered(data, Path(folder), seed)), against or {})
+    report = {"class": UNITS.get(data.unit, data.unit), **report}
+    labels, scores = data.labels(), data.scores()
+    if labels is not None:
+        counts = np.bincount(labels, minlength=len(data.label_names))
+        report["labels"] = dict(zip(data.label_names, counts.tolist(), strict=True))
+    if scores is not None:
+        report["scores"] = {name: float(f(scores)) for name, f in (("min", np.min), ("mean", np.mean), ("max", np.max))}
+    return report
+
+
+class _Numbered:
+    """The numbers of texts; see `cse.data.checks.NumbersTexts`."""
+
+    def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
+        numbering, self._seed = Numbering(folder), seed
+        for block in data.texts().blocks():
+            numbering.add(fingerprints(block, seed))
+        numbering.close()
+        self._numbers = Numbers(folder)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def text_ids(self, texts: list[str]) -> Any:
+        """The numbers (n,) of texts."""
+        return self._numbers.find(fingerprints(texts, self._seed))

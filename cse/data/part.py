@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.datasets import Dataset
-from cse.data.numbering import fingerprints
-from cse.data.same_text import same_text_key
+from cse.data.reading.numbering import fingerprints
+from cse.data.reading.texts import same_text_key
 from cse.files import atomic_file, cache_dir, writing_cache
 from cse.seeding import derive
 

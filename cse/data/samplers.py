@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.datasets import Dataset, Triplets
-from cse.data.numbering import Numbering, Numbers, Prints, fingerprints, without_collision
+from cse.data.reading.numbering import Numbering, Numbers, Prints, fingerprints, without_collision
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
 from cse.seeding import python_rng, torch_rng

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cse.console import progress
-from cse.data.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
-from cse.data.store import is_whole, mark
-from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
+from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
+from cse.data.reading.store import is_whole, mark
+from cse.data.reading.texts import StoredTexts, TextStream, TextWriter, stream
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
 from cse.encoder.texts import places
@@ -39,7 +39,7 @@ class TokenStore:
     """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
 
     Everything lies on disk, memory-mapped, and is shared by the processes of a machine: a flat array of ids with the
-    offsets of its rows, and the numbers of the texts (`cse.data.numbering`). With prompts, each text is stored behind
+    offsets of its rows, and the numbers of the texts (`Numbering`). With prompts, each text is stored behind
     each prompt; its number stays that of the bare text.
 
     Attributes:

@@ -13,7 +13,7 @@ from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.mixture import Mixture
 from cse.data.part import Divided, Part, divide
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.errors import UserError, require_at_least, require_within
 from cse.evaluation.finding import Answer, Finding, Measuring, ask, chosen
 from cse.evaluation.labels import Labels

@@ -9,7 +9,7 @@ import numpy as np
 
 from cse.batch import Example
 from cse.data.datasets import Dataset, ScoredPairs
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.errors import UserError, require_within
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, Measuring, rows_hash

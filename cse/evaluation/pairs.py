@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.data.rows import number_fix, number_in
+from cse.data.reading.rows import number_fix, number_in
 from cse.errors import UserError
 from cse.evaluation.suite import Task
 

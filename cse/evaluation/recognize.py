@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cse.data.beir import is_beir
-from cse.data.hub import HUB_ID
-from cse.data.memory import open_source
-from cse.data.readers import KINDS
-from cse.data.rows import Column, Reader, number_in
-from cse.data.shapes import LABELS, SCORES, of_pairs, of_texts, of_triplets
+from cse.data.reading.beir import is_beir
+from cse.data.reading.columns import LABELS, SCORES, of_pairs, of_texts, of_triplets
+from cse.data.reading.files import KINDS
+from cse.data.reading.memory import open_source
+from cse.data.reading.rows import Column, Reader, number_in
+from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError
 from cse.evaluation.nano_beir import is_nano
 from cse.interfaces import Evaluator

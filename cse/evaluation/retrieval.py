@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cse.data.hub import HUB_ID
+from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError, require_package
 from cse.evaluation import retrieval_rows
 from cse.evaluation.encoding import device_of, embedder

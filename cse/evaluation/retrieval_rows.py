@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cse.assets.hub import HubError
-from cse.data.memory import open_source
-from cse.data.rows import Column, Reader, number_in
+from cse.data.reading.memory import open_source
+from cse.data.reading.rows import Column, Reader, number_in
 from cse.errors import UserError
 from cse.evaluation.finding import rows_hash
 

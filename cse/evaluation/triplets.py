@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cse.data import datasets
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.errors import UserError
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.finding import Finding, Measuring

@@ -19,8 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cse.data.readers import distinct
-from cse.data.same_text import same_text_key
+from cse.data.reading.files import distinct
+from cse.data.reading.texts import same_text_key
 
 MARK = "___"
 _REFUSAL = re.compile(

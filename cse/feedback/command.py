@@ -12,8 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cse.console import Interrupt, quiet, say
-from cse.data.sources import column_names, open_path
-from cse.data.tools.opening import label_of
+from cse.data.datasets import label_of
+from cse.data.reading.sources import column_names, open_path
 from cse.environment import is_secret, secret_in
 from cse.errors import UserError
 from cse.feedback import inputs, output

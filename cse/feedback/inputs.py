@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cse.data.rows import Column
-from cse.data.sources import read
+from cse.data.reading.rows import Column
+from cse.data.reading.sources import read
 from cse.errors import UserError
 
 Record = dict[str, Any]

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.feedback.answers import MARK, same
 from cse.feedback.inputs import Input, Record, set_aside
 from cse.feedback.job import Job, Outcome, Question

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.console import progress, quiet
-from cse.data.datasets import Dataset
-from cse.data.tools.opening import open_rows
+from cse.data.datasets import Dataset, open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.checkpoint.identity import origin
 from cse.encoder.device import Device, Precision, choose, uses_bf16

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.console import progress, quiet, say
-from cse.data.files import FileReader
-from cse.data.rows import Column, Reader
-from cse.data.sources import named, open_path
-from cse.data.store import mark
+from cse.data.reading.files import FileReader
+from cse.data.reading.rows import Column, Reader
+from cse.data.reading.sources import named, open_path
+from cse.data.reading.store import mark
 from cse.distributed import own_gpu
 from cse.encoder import widths
 from cse.encoder.checkpoint.identity import origin
@@ -54,7 +54,7 @@ class TextFile:
     """A file of texts, one in each row.
 
     Attributes:
-        path: The source; see `cse.data.sources.read`.
+        path: The source; see `cse.data.reading.sources.read`.
         column: The column of a table that holds the texts.
         rows: Number of rows.
         blank: Number of rows that are empty.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from cse.data.rows import Column
-from cse.data.sources import read
+from cse.data.reading.rows import Column
+from cse.data.reading.sources import read
 from cse.encoder.checkpoint.layout import is_checkpoint
 from cse.errors import UserError
 from cse.files import check_writable

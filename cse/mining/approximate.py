@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cse.console import say
-from cse.data.store import mark
+from cse.data.reading.store import mark
 from cse.encoder.vectors import release
 from cse.errors import UserError, require_package
 from cse.files import DAMAGED, atomic_file, read_shaped, write_json, writing_cache

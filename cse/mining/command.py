@@ -15,13 +15,12 @@ import numpy as np
 
 from cse import distributed
 from cse.console import quiet, say
-from cse.data.datasets import Dataset, Texts, Triplets
-from cse.data.memory import label, open_source
-from cse.data.rows import Column
-from cse.data.shapes import of_texts
-from cse.data.sources import named
-from cse.data.text_stream import BLOCK, TextStream
-from cse.data.tools.opening import open_rows
+from cse.data.datasets import Dataset, Texts, Triplets, open_rows
+from cse.data.reading.columns import of_texts
+from cse.data.reading.memory import label, open_source
+from cse.data.reading.rows import Column
+from cse.data.reading.sources import named
+from cse.data.reading.texts import BLOCK, TextStream
 from cse.data.tools.writing import check_out, manifest_of, write_rows
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.batch import Example
-from cse.data.by_row import ByRow
 from cse.data.datasets import Dataset
-from cse.data.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
-from cse.data.same_text import same_text_key
-from cse.data.store import is_whole, mark
-from cse.data.text_stream import StoredTexts, TextStream, TextWriter, stream
+from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
+from cse.data.reading.store import is_whole, mark
+from cse.data.reading.texts import ByRow, StoredTexts, TextStream, TextWriter, same_text_key, stream
 from cse.errors import UserError
 from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
 

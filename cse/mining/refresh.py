@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cse import distributed
 from cse.batch import Example
-from cse.data.by_row import ByRow
 from cse.data.datasets import Texts
 from cse.data.part import Part
+from cse.data.reading.texts import ByRow
 from cse.encoder.device import Precision
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit

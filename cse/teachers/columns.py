@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cse.console import progress, quiet
-from cse.data.datasets import Dataset
-from cse.data.tools.opening import open_rows
+from cse.data.datasets import Dataset, open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.source import fetch

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from cse.data.loader import FixedRows, StepBatches, Steps
 from cse.data.mixture import Mixture, Source
-from cse.data.text_stream import joined
+from cse.data.reading.texts import joined
 from cse.data.tokens import TokenStore
 from cse.errors import UserError
 from cse.training.run import Run

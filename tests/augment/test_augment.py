@@ -31,8 +31,8 @@ from cse.augment import (
 )
 from cse.augment.characters import ALIKE, EDITS, NEIGHBORS
 from cse.batch import Example
-from cse.data.collators import AugmentedViews
 from cse.data.tokens import TokenStore
+from cse.data.views.texts import AugmentedViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Augmentation

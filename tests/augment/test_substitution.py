@@ -10,7 +10,7 @@ import pytest
 
 from cse.augment import MaskedLMSubstitution, SynonymSubstitution, WordReordering, words
 from cse.augment.words import WordNet
-from cse.data.collators import AugmentedViews
+from cse.data.views.texts import AugmentedViews
 from cse.errors import UserError
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cse.batch import Example
-from cse.data.both_ways import BothWays
-from cse.data.collators import TextViews
 from cse.data.tokens import TokenStore
+from cse.data.views.around import BothWays
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from tests.conftest import WORDS

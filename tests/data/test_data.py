@@ -8,7 +8,7 @@ import pytest
 from cse.batch import Example
 from cse.data import datasets as data
 from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
-from cse.data.hub import HUB_ID
+from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError
 
 

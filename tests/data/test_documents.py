@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from cse.data.documents import Documents
+from cse.data.marked import Documents
 from cse.errors import UserError
 
 
@@ -59,7 +59,7 @@ def test_files_and_rows_end_documents(tmp_path):
 
 
 def test_a_long_document_is_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("cse.data.documents.LONGEST", 8)
+    monkeypatch.setattr("cse.data.marked.LONGEST", 8)
     path = tmp_path / "long.txt"
     path.write_text("\n".join(words(i, i + 3) for i in range(0, 64, 4)))
     data = Documents(path, words=4, contexts=["neighbor"])

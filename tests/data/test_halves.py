@@ -4,8 +4,8 @@ import pytest
 
 from cse.batch import Example
 from cse.commands.augment import views_of
-from cse.data.halves import Halves, halves
 from cse.data.tokens import TokenStore
+from cse.data.views.texts import Halves, halves
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from tests.conftest import WORDS

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cse.batch import Example
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from tests.data.test_collators import ready, singles

@@ -6,8 +6,7 @@ import pytest
 
 from cse.data.datasets import Pairs, ScoredPairs, Texts
 from cse.data.loader import StepBatches
-from cse.data.mixture import Mixture, Source
-from cse.data.schedule import BLOCK
+from cse.data.mixture import BLOCK, Mixture, Source
 from cse.errors import UserError
 
 

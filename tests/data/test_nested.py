@@ -6,8 +6,8 @@ import pytest
 
 from cse.augment import WordReordering
 from cse.batch import Example
-from cse.data.nested import NestedViews
 from cse.data.tokens import TokenStore
+from cse.data.views.texts import NestedViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 

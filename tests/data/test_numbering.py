@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from cse.data import numbering as module
-from cse.data.numbering import Collision, GrowingArray, Numbering, Numbers, fingerprints, without_collision
+from cse.data.reading import numbering as module
+from cse.data.reading.numbering import Collision, GrowingArray, Numbering, Numbers, fingerprints, without_collision
 
 
 def numbered(texts, folder, block):

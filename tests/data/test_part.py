@@ -6,7 +6,7 @@ import pytest
 
 from cse import Pairs, ScoredPairs, Texts, Triplets
 from cse.data.part import divide
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 
 
 def pairs(n, seed=0, shared=0.3):

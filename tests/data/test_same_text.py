@@ -2,7 +2,7 @@
 
 import pytest
 
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 
 
 @pytest.mark.parametrize(

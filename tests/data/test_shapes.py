@@ -287,7 +287,7 @@ def test_a_file_of_a_revision(monkeypatch, tmp_path):
 def test_a_second_start_reads_no_row(tmp_path, monkeypatch):
     path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(50)])
     first = Texts(path)
-    monkeypatch.setattr("cse.data.parsing.kept_rows", None)
+    monkeypatch.setattr("cse.data.reading.columns.kept_rows", None)
     monkeypatch.setattr("cse.data.datasets.kept_rows", lambda *_: pytest.fail("rows were read"))
     again = Texts(path)
     assert (again.hash, again.report, list(again)) == (first.hash, first.report, list(first))
@@ -316,7 +316,7 @@ def test_rows_travel_to_another_process_as_a_path(tmp_path):
 def test_blocks_join(monkeypatch, tmp_path):
     records = [{"text": f"text {i % 40}"} for i in range(100)]
     whole = Texts(records)
-    monkeypatch.setattr("cse.data.store.BLOCK", 7)
+    monkeypatch.setattr("cse.data.reading.store.BLOCK", 7)
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
     parts = Texts(records)
     assert (parts.hash, parts.report, list(parts)) == (whole.hash, whole.report, list(whole))

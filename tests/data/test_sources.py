@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from cse.data.datasets import Pairs, Texts
-from cse.data.sources import column_names
+from cse.data.reading.sources import column_names
 from cse.errors import UserError
 
 ROWS = [("one two", "eins zwei"), ("three", "drei"), ("four", "vier")]

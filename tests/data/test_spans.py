@@ -8,12 +8,11 @@ import torch
 
 from cse.batch import Example
 from cse.commands.augment import views_of
-from cse.data.collators import TextViews
 from cse.data.datasets import Texts
-from cse.data.masked import Masked
-from cse.data.propositions import Propositions, grouped
-from cse.data.spans import RandomSpans, SpanViews
+from cse.data.marked import Propositions, grouped
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked, RandomSpans
+from cse.data.views.texts import SpanViews, TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 

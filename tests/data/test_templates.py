@@ -5,12 +5,9 @@ import torch
 
 from cse.batch import Example
 from cse.commands.augment import views_of
-from cse.data.both_ways import BothWays
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
-from cse.data.spans import RandomSpans
-from cse.data.templates import InTemplates
 from cse.data.tokens import TokenStore
+from cse.data.views.around import BothWays, InTemplates, Masked, RandomSpans
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Collator

@@ -9,8 +9,8 @@ import pytest
 
 from cse import cli
 from cse.data import Pairs, ScoredPairs, Texts, Triplets, dedup, mix, open_rows, split, stats
-from cse.data.same_text import same_text_key as key
-from cse.data.tools.near import PERMUTATIONS, band_size, first_of_near, jaccard, shingles
+from cse.data.reading.texts import same_text_key as key
+from cse.data.tools.deduplication import PERMUTATIONS, band_size, first_of_near, jaccard, shingles
 from cse.files import sha256_file
 from tests.conftest import WORDS
 

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from cse.batch import Example
 from cse.cli import main
-from cse.data.collators import AugmentedViews, TextViews
-from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked
+from cse.data.views.texts import AugmentedViews, TextViews
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import prompts_by_role

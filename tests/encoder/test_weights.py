@@ -96,8 +96,8 @@ def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):
 
 def test_an_objective_that_reads_tokens_trains_bf16(tiny_bert, tmp_path):
     seed_dropout("init")
-    from cse.data.collators import TextViews
-    from cse.data.masked import Masked
+    from cse.data.views.around import Masked
+    from cse.data.views.texts import TextViews
 
     encoder = Encoder(tiny_bert, head="mlp", weights="bf16")
     both = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1])

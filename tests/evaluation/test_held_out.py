@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cse import Mixture, Pairs, ScoredPairs, Source, Texts, Triplets
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.errors import UserError
 from cse.evaluation import HeldOut, Labels, Several, Similarity, STSEvaluator
 from cse.evaluation.held_out import resolution

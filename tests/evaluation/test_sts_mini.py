@@ -9,7 +9,7 @@ import pytest
 
 import cse.evaluation as harness
 from cse import assets
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 
 FOLDER = Path(harness.__file__).parent / "data"
 

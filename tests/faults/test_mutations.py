@@ -278,8 +278,8 @@ def test_a_file_of_rows(name, tmp_path, monkeypatch):
     import pyarrow
     from pyarrow import parquet
 
-    from cse.data.readers import read_file
-    from cse.data.rows import Column
+    from cse.data.reading.files import read_file
+    from cse.data.reading.rows import Column
 
     file = tmp_path / name
     rows = [{"text": text, "n": i} for i, text in enumerate([*TEXTS, 'a "quoted", cell', "caf\u00e9", ""])]

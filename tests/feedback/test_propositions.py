@@ -2,7 +2,7 @@
 
 import json
 
-from cse.data.propositions import Propositions
+from cse.data.marked import Propositions
 from cse.feedback import prompts
 from cse.feedback.tasks import propositions, ranges
 from tests.feedback.helpers import rows, write_records

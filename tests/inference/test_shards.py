@@ -119,7 +119,7 @@ def test_all_shards_are_the_one_file(encoder, file, tmp_path, of):
 
 
 def test_shards_of_several_files_read_only_their_own(encoder, file, tmp_path, monkeypatch):
-    from cse.data.files import FileReader
+    from cse.data.reading.files import FileReader
 
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from cse import cli
-from cse.data.same_text import same_text_key as key
+from cse.data.reading.texts import same_text_key as key
 from cse.encoder.model import Encoder
 
 

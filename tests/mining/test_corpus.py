@@ -8,8 +8,7 @@ import pytest
 
 from cse.batch import Example
 from cse.data.datasets import Pairs, Triplets
-from cse.data.same_text import same_text_key
-from cse.data.text_stream import StoredTexts
+from cse.data.reading.texts import StoredTexts, same_text_key
 from cse.mining import corpus as on_disk
 from cse.mining.corpus import Corpus
 from tests.conftest import WORDS

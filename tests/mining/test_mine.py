@@ -8,7 +8,7 @@ import pytest
 
 from cse import cli
 from cse.data.datasets import Triplets
-from cse.data.same_text import same_text_key as key
+from cse.data.reading.texts import same_text_key as key
 from cse.encoder.model import Encoder
 from tests.mining.helpers import cosines, slow
 from tests.runs import write_texts

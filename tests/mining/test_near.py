@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from cse.data.collators import TextViews
 from cse.data.datasets import Texts, Triplets
-from cse.data.halves import Halves
+from cse.data.views.texts import Halves, TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError

@@ -6,9 +6,9 @@ import torch
 
 from cse import cli
 from cse.batch import Batch, Example
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError

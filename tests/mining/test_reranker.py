@@ -9,7 +9,7 @@ from pyarrow.parquet import read_table
 
 from cse import cli
 from cse.data import Pairs, Triplets
-from cse.data.same_text import same_text_key as key
+from cse.data.reading.texts import same_text_key as key
 from cse.mining.reranker import Reranker
 from tests.mining.helpers import cosines
 

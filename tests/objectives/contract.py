@@ -18,10 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 import cse.objectives
 from cse import distributed
 from cse.batch import Batch, Example, LossOutput
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
-from cse.data.spans import RandomSpans
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked, RandomSpans
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext

@@ -6,8 +6,8 @@ from safetensors import safe_open
 from transformers import BertConfig, BertForMaskedLM
 
 from cse.batch import Batch
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext

@@ -8,8 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from cse.batch import Views
-from cse.data.collators import TextViews
-from cse.data.halves import Halves
+from cse.data.views.texts import Halves, TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cse.batch import Views
-from cse.data.collators import TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.congrat import ConGraT

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from cse.augment import WordDeletion
 from cse.batch import Batch
-from cse.data.collators import AugmentedViews, TextViews
+from cse.data.views.texts import AugmentedViews, TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError

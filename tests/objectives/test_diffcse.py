@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, Views
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

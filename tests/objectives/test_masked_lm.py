@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cse.batch import Views
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cse import cli
-from cse.data.collators import TextViews
 from cse.data.datasets import Triplets
 from cse.data.part import Part
 from cse.data.tokens import TokenStore
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.objectives.meq import DPR, MEQ
 from cse.objectives.weighted_sum import WeightedSum

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cse.batch import Batch, EncoderOutput
-from cse.data.collators import TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.layers import States
 from cse.encoder.model import Encoder

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from cse.batch import Batch
-from cse.data.collators import TextViews
-from cse.data.templates import InTemplates
+from cse.data.views.around import InTemplates
+from cse.data.views.texts import TextViews
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, EncoderOutput
-from cse.data.collators import TextViews
-from cse.data.spans import RandomSpans
+from cse.data.views.around import RandomSpans
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder

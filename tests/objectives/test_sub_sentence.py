@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from cse.batch import Batch
-from cse.data.propositions import Propositions, grouped
-from cse.data.spans import SpanViews
+from cse.data.marked import Propositions, grouped
 from cse.data.tokens import TokenStore
+from cse.data.views.texts import SpanViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
 from cse.encoder.model import Encoder

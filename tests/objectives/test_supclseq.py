@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cse.batch import Views
-from cse.data.collators import TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout, dropout_rate, dropouts
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cse.data.collators import TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenEncoder

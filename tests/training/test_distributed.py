@@ -10,10 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cse import distributed
 from cse.batch import Batch
-from cse.data.collators import TextViews
 from cse.data.datasets import Triplets
-from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cse.data.same_text import same_text_key
+from cse.data.reading.texts import same_text_key
 from cse.files import read_json
 from cse.training.run import Callback
 from cse.training.start import resume, train

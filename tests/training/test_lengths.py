@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cse.data.collators import TextViews
 from cse.data.datasets import Pairs, Texts
-from cse.data.masked import Masked
 from cse.data.mixture import Mixture, Source
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.training import lengths
 

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from cse.data.collators import TextViews
 from cse.data.datasets import Pairs
-from cse.data.masked import Masked
 from cse.data.mixture import Mixture, Source
 from cse.data.samplers import NoDuplicates
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.mining.miners import TopK

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cse.batch import LossOutput
-from cse.data.collators import TextViews
 from cse.data.datasets import Texts
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError

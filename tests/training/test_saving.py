@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from cse import cli, recipe
-from cse.data.collators import TextViews
-from cse.data.masked import Masked
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.adapters.lora import Lora, merged_state
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.kinds import detect

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cse.batch import LossOutput
-from cse.data.collators import TextViews
 from cse.data.loader import StepBatches
-from cse.data.masked import Masked
 from cse.data.tokens import TokenStore
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cse.data.datasets import Dataset
-from cse.data.rows import Column
-from cse.data.sources import read
+from cse.data.reading.rows import Column
+from cse.data.reading.sources import read
 from cse.data.tools.writing import check_out, names_of, records, write_manifest, write_rows
 from cse.errors import UserError, require_at_least, require_within
 from cse.seeding import derive

@@ -11,7 +11,7 @@ from typing import Any
 
 from cse.batch import Example
 from cse.data.datasets import Dataset
-from cse.data.files import matching
+from cse.data.reading.files import matching
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import atomic_file, check_writable, sha256_file, write_json

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cse.assets.hub import is_repo_id
-from cse.data.hub import HUB_ID
-from cse.data.readers import KINDS
+from cse.data.reading.files import KINDS
+from cse.data.reading.sources import HUB_ID
 from cse.encoder.checkpoint.layout import Layout
 from cse.publish.card.facts import Facts
 from cse.publish.card.scores import evaluations

@@ -15,9 +15,9 @@ from cse import recipe as recipes
 from cse.console import Interrupt
 from cse.data import checks
 from cse.data.datasets import ScoredPairs, Texts, Triplets
-from cse.data.rows import Reader
-from cse.data.shapes import of_pairs, of_texts, of_triplets, score_column_of
-from cse.data.sources import open_path
+from cse.data.reading.columns import of_pairs, of_texts, of_triplets, score_column_of
+from cse.data.reading.rows import Reader
+from cse.data.reading.sources import open_path
 from cse.errors import UserError
 from cse.recipe import Recipe
 from cse.training.callbacks import DataCheck

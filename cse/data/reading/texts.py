@@ -1,17 +1,39 @@
-"""Texts that are read block by block, with a key that says which texts they are without reading them."""
+"""Texts that are read block by block, known by a key or by what makes two of them the same text."""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.data.by_row import ByRow
-from cse.data.numbering import GrowingArray, fingerprints
+from cse.data.reading.numbering import GrowingArray, fingerprints
+
+T = TypeVar("T", covariant=True)
+
+
+class ByRow(Sequence[T]):
+    """A sequence of known length whose subclass says what is at a place; a slice of it is a list."""
+
+    @abstractmethod
+    def _row(self, index: int) -> T:
+        """The item at a place from 0 to before the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The item at a place, which counts from the end if it is negative, or the items of a slice."""
+        place = range(len(self))[index]
+        return [self._row(i) for i in place] if isinstance(place, range) else self._row(place)
+
 
 BLOCK = 16_384  # texts of a block
 
@@ -104,3 +126,29 @@ class StoredTexts(ByRow[str]):
 
     def _row(self, index: int) -> str:
         return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode()
+
+
+def same_text_key(text: str) -> str:
+    """A key that is equal for texts that differ only in case, width, punctuation or white space.
+
+    Those are the differences between copies of one text in different data sets: "A man, running." and "a man running",
+    "do n't" and "don't", "back yard" and "backyard". The text is normalized (NFKC) and case-folded; punctuation,
+    separators, control characters and free-standing accents are dropped. Symbols stay, so "C++" is not "C" and "$5" is
+    not "5", and so do the marks of a letter: "café" is not "cafe".
+
+    Returns:
+        The key; empty for a text of punctuation and white space alone.
+    """
+    return unicodedata.normalize("NFKC", text).casefold().translate(_DROPPED)
+
+
+class _Dropped(dict[int, int | None]):
+    """A table for `str.translate` that is filled when a character first occurs."""
+
+    def __missing__(self, code: int) -> int | None:
+        kind = unicodedata.category(chr(code))
+        self[code] = value = None if kind[0] in "PZC" or kind == "Sk" else code
+        return value
+
+
+_DROPPED = _Dropped()

@@ -1,4 +1,4 @@
-"""A folder in the layout of BEIR (arXiv:2104.08663): corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
+"""Reads a folder in the layout of BEIR (arXiv:2104.08663): corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cse.data.files import FileReader
-from cse.data.readers import json_record, lines
-from cse.data.rows import Column, Reader, Row, document, require
+from cse.data.reading.files import FileReader, json_record, lines
+from cse.data.reading.rows import Column, Reader, Row, document, require
 from cse.errors import UserError
 
 COLUMNS = ["query", "document", "score"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cse.data.readers import PARALLEL, with_entries
-from cse.data.rows import Column, Reader, Row, RowMaker, as_text, cell, entry, passage, require
-from cse.data.sources import open_path
+from cse.data.reading.files import PARALLEL, with_entries
+from cse.data.reading.rows import Column, Reader, Row, RowMaker, as_text, cell, entry, passage, require
+from cse.data.reading.sources import open_path
 from cse.errors import UserError
 from cse.files import atomic_file
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
-from cse.data.numbering import Numbering, fingerprints, without_collision
+from cse.data.reading.numbering import Numbering, fingerprints, without_collision
 from cse.errors import UserError
 from cse.files import atomic_dir, cache_dir, read_sealed, write_sealed, writing_cache
 

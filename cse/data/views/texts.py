@@ -1,9 +1,11 @@
-"""Collators make views, and thus batches, from rows."""
+"""Collators that make the views of rows from their texts."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from cse.augment import render
 from cse.batch import Batch, Example
 from cse.encoder.prompts import ROLES
+from cse.encoder.texts import inside, side_by_side
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import python_rng
@@ -204,6 +207,51 @@ class AugmentedViews(TextViews):
         return rendered
 
 
+class SpanViews(TextViews):
+    """The texts of a row as they are, with the spans that the row marks in them (`cse.data.Propositions`).
+
+    A token belongs to a span if it lies within one of its ranges; a span whose tokens were all cut off with the end of
+    a long text does not exist. The arguments are those of `TextViews`.
+
+    Args:
+        max_length: Largest number of tokens of a text, template, special tokens and prompt included.
+        prompts: See `TextViews`.
+
+    Raises:
+        UserError: max_length is out of range, or a role is unknown. In training: a row has no spans.
+    """
+
+    provides = TextViews.provides | {"span_mask", "span_group"}
+
+    def __init__(self, *, max_length: int | None = 128, prompts: dict[str, str | None] | None = None) -> None:
+        super().__init__(max_length=max_length, prompts=prompts)
+
+    def needs_dropout(self, example: Example) -> bool:
+        """False: spans that say the same are different words."""
+        if example.spans is None:
+            raise UserError(
+                "collator SpanViews needs rows that mark spans in their texts\n"
+                "fix: set data to cse.data.Propositions, or draw spans of plain texts: cse.data.RandomSpans"
+            )
+        return False
+
+    def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
+        """Render rows as one batch."""
+        batch = super().__call__(examples, epoch)
+        masks, groups = [], []
+        for example in examples:
+            for view, spans in enumerate(example.spans or ()):
+                role = "positive" if view and example.texts[view] != example.texts[0] else "anchor"
+                masks.append(inside(self.tokens.places(example.texts[view], role), spans.ranges))
+                groups.append(spans.groups)
+        length = batch.input_ids.shape[2]
+        mask = side_by_side(masks, length).view(*batch.input_ids.shape[:2], -1, length)
+        numbers = np.zeros((len(groups), mask.shape[2]), dtype=np.int64)
+        for row, given in zip(numbers, groups, strict=True):
+            row[: len(given)] = given
+        return replace(batch, span_mask=mask, span_group=torch.from_numpy(numbers).view(mask.shape[:3]))
+
+
 def text_part(tokens: Tokens, ids: NDArray[np.int64], length: int) -> slice:
     """The place of a text among the ids (L,) of a row of `length` tokens, without special ones, template and prompt."""
     before, after = tokens.added
@@ -219,3 +267,118 @@ def _roles(row: Sequence[str], positives: int) -> Iterator[str]:
 
 def _optional(values: Sequence[float | tuple[float, ...] | None], dtype: torch.dtype) -> torch.Tensor | None:
     return None if not values or any(v is None for v in values) else torch.tensor(values, dtype=dtype)
+
+
+class Halves(TextViews):
+    """Three views of a text: the whole, its first half and its second half, as CompCSE composes them.
+
+    A text of n words has a first half of (n + 1) / 2 words, rounded down; a text of one word is its own halves. The
+    halves have the text id of the whole, and its prompt.
+
+    Args:
+        max_length: Largest number of tokens of a view, template and special tokens included.
+        prompts: See `TextViews`.
+
+    Raises:
+        UserError: max_length is out of range, or a role is unknown. In training: a row has several texts.
+
+    Deviations:
+        The authors of CompCSE cut at the root of a discourse tree, by a trained parser. Rows of three texts (the whole
+        and two parts of your own) are read by `TextViews`.
+    """
+
+    def __init__(self, *, max_length: int | None = 32, prompts: dict[str, str | None] | None = None) -> None:
+        super().__init__(max_length=max_length, views=3, prompts=prompts)
+
+    def needs_dropout(self, example: Example) -> bool:
+        """False: the views are different texts."""
+        if len(example.texts) > 1:
+            raise UserError(
+                f"collator Halves cuts rows of one text, and a row has {len(example.texts)}\n"
+                "fix: give texts alone, or set collator to cse.data.TextViews for rows of a text and its two parts"
+            )
+        return False
+
+    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+        """The three texts of every row."""
+        return [[e.texts[0], *halves(e.texts[0])] for e in examples]
+
+    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
+        return [self.tokens.encode(text) for row in self.texts(examples) for text in row]
+
+
+def halves(text: str) -> tuple[str, str]:
+    """The first and the second half of a text's words, the first one longer by a word if their number is odd."""
+    words = text.split()
+    cut = (len(words) + 1) // 2
+    return " ".join(words[:cut]), " ".join(words[cut:]) or text
+
+
+class NestedViews(AugmentedViews):
+    """Two views of a text, then renderings without a span of its words, each span inside the next one (ArcCSE).
+
+    The spans of N words have max(1, round(share N)) words, but never all N. Their places are random: that of the
+    longest in the text, and that of each shorter one within it. All views have the text id and the prompt of the text.
+
+    Args:
+        shares: The share of the words in each span, from small to large (ArcCSE: 0.2 and 0.4).
+        filler: What each word of a span becomes: nothing, or a word such as `[MASK]`, BERT's mask token.
+        augmentations: What changes the second view. Empty: it is the text itself, and the two differ by dropout.
+        max_length: Largest number of tokens of a view, template and special tokens included.
+        prompts: See `TextViews`.
+
+    Raises:
+        UserError: A share is outside (0, 1), they do not grow, or there are none. In training: a row has several texts.
+    """
+
+    def __init__(
+        self,
+        *,
+        shares: Sequence[float] = (0.2, 0.4),
+        filler: str = "",
+        augmentations: list[Augmentation] | None = None,
+        max_length: int | None = 32,
+        prompts: dict[str, str | None] | None = None,
+    ) -> None:
+        views = 2 + len(shares)
+        super().__init__(
+            augmentations=augmentations or [],
+            anchor_augmentations=[],
+            max_length=max_length,
+            views=views,
+            prompts=prompts,
+        )
+        for i, share in enumerate(shares):
+            require_within("(0, 1)", "collator", **{f"shares[{i}]": share})
+        if not shares or any(small >= large for small, large in pairwise(shares)):
+            raise UserError(f"collator.shares is {list(shares)}\nfix: give one share or more, from small to large")
+        self.shares, self.filler = list(shares), filler
+
+    def needs_dropout(self, example: Example) -> bool:
+        """True if the second view is not augmented, since it is then the text itself."""
+        if len(example.texts) > 1:
+            raise UserError(
+                f"collator NestedViews renders rows of one text, and a row has {len(example.texts)}\n"
+                "fix: give texts alone, or set collator to cse.data.TextViews for rows of a text and renderings of it"
+            )
+        return super().needs_dropout(example)
+
+    def _rendered(
+        self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
+    ) -> list[list[str]]:
+        two = super()._rendered(examples, [row[:2] for row in rows], epoch, seed)
+        rngs = [python_rng(seed, "nested", epoch, example.row_id) for example in examples]
+        return [[*row, *self._renderings(row[0], rng)] for row, rng in zip(two, rngs, strict=True)]
+
+    def _renderings(self, text: str, rng: random.Random) -> list[str]:
+        """The text without a span of each share."""
+        words = text.split()
+        start, end, found = 0, len(words), []
+        for share in reversed(self.shares):
+            size = min(max(1, round(share * len(words))), len(words) - 1, end - start)
+            start += rng.randint(0, end - start - size)
+            end = start + size
+            found.append(
+                " ".join([*words[:start], *[self.filler] * (size if self.filler else 0), *words[end:]]) or text
+            )
+        return found[::-1]

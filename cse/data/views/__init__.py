@@ -1,0 +1,1 @@
+"""Collators: they make the views of rows, and batches of them."""
