@@ -70,14 +70,6 @@ def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run a command that must fail; gives what it says. `tiny.yaml` and data files are in the working folder."""
     tiny_recipe(tmp_path, tiny_bert)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "blank.txt").write_text("\n \n\n")
-    (tmp_path / "latin1.txt").write_bytes("ein Satz\nzwölf Sätze\n".encode("latin-1"))
-    (tmp_path / "equal.txt").write_text("the same line\n" * 20)
-    (tmp_path / "table.csv").write_text("phrase,other\nthe cat sat,1\na dog ran,2\n")
-    (tmp_path / "broken.yaml").write_text("seed: [1\n")
-    (tmp_path / "list.yaml").write_text("- seed\n")
-    (tmp_path / "orphan.yaml").write_text("extends: nowhere.yaml\n")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -96,55 +88,15 @@ def refused(tiny_bert, tmp_path, monkeypatch, capsys):
 
 
 TRAIN = ("train", "tiny.yaml")
-BAD = {
+BAD = {  # others are in tests/test_bad_commands.py, and those of a function beside it
     "unknown recipe": (("train", "simcse-unsupp"), ["recipe 'simcse-unsupp'", "did you mean 'simcse-unsup'"]),
-    "no such recipe file": (("train", "nowhere.yaml"), ["nowhere.yaml", "no such file"]),
-    "recipe that is no YAML": (("train", "broken.yaml"), ["broken.yaml", "cannot be read"]),
-    "recipe that is no mapping": (("train", "list.yaml"), ["list.yaml", "mapping"]),
-    "recipe without its parent": (("train", "orphan.yaml"), ["orphan.yaml", "nowhere.yaml"]),
-    "neither recipe nor run": (("train",), ["recipe", "--resume"]),
     "unknown option": ((*TRAIN, "--trainer.max_stepz=3"), ["trainer.max_stepz", "did you mean trainer.max_steps"]),
-    "unknown section": ((*TRAIN, "--trainr.max_steps=3"), ["trainr.max_steps"]),
     "unknown argument": ((*TRAIN, "--objective.init_args.temprature=1"), ["temprature", "did you mean temperature"]),
-    "unknown class": ((*TRAIN, "--objective.class_path=cse.objectives.simcse.SimCES"), ["objective", "SimCES"]),
-    "class of another kind": ((*TRAIN, "--objective.class_path=cse.data.TextViews"), ["objective", "TextViews"]),
-    "wrong type": ((*TRAIN, "--trainer.max_steps=many"), ["trainer.max_steps", "int", "many"]),
-    "wrong type in a class": ((*TRAIN, "--objective.init_args.temperature=hot"), ["objective", "temperature", "float"]),
-    "wrong choice": ((*TRAIN, "--encoder.init_args.pooler=sum"), ["encoder", "pooler", "cls", "mean"]),
-    "temperature 0": ((*TRAIN, "--objective.init_args.temperature=0"), ["temperature is 0", "give a number > 0"]),
-    "negative rate": ((*TRAIN, "--trainer.learning_rate=-1"), ["trainer.learning_rate is -1", "give a number > 0"]),
-    "max_length beyond positions": (
-        (*TRAIN, "--collator.init_args.max_length=41"),
-        ["collator.max_length is 41", "40"],
-    ),
-    "encode beyond positions": ((*TRAIN, "--encoder.init_args.max_length=41"), ["encoder.max_length is 41", "40"]),
-    "batch of 1": ((*TRAIN, "--trainer.batch_size=1"), ["batch_size is 1", "no in-batch negatives", "2 or more"]),
-    "parts of 1": (
-        (*TRAIN, "--trainer.batch_size=4", "--trainer.accumulation=4"),
-        ["no in-batch negatives", "trainer.batch_size 4", "trainer.accumulation 4"],
-    ),
-    "batch beyond the data": ((*TRAIN, "--trainer.batch_size=100"), ["trainer.batch_size is 100", "48 rows"]),
-    "data missing": (
-        (*TRAIN, "--data.init_args.path=text.txt"),
-        ["data.path is text.txt", "no such file", "texts.txt"],
-    ),
-    "data empty": ((*TRAIN, "--data.init_args.path=empty.txt"), ["data.path is empty.txt", "no text"]),
-    "data blank": ((*TRAIN, "--data.init_args.path=blank.txt"), ["data.path is blank.txt", "3 blank"]),
-    "data not UTF-8": ((*TRAIN, "--data.init_args.path=latin1.txt"), ["data.path", "latin1.txt:2", "UTF-8", "iconv"]),
-    "data a folder": ((*TRAIN, "--data.init_args.path=folder"), ["data.path is folder", "folder", "give a file"]),
-    "csv without the column": ((*TRAIN, "--data.init_args.path=table.csv"), ["data.column", "'text'", "'phrase'"]),
-    "all lines equal": ((*TRAIN, "--data.init_args.path=equal.txt"), ["equal.txt", "every row is the same"]),
+    "resume with options": (("train", "--resume", "folder", "--seed=1"), ["--resume", "--seed=1"]),
     "backbone not found": (
         (*TRAIN, "--encoder.init_args.backbone=no-such-org/no-such-model"),
         ["model 'no-such-org/no-such-model'", "asset:smollm2", "folder", "Hub"],
     ),
-    "resume of no run": (("train", "--resume", "folder"), ["--resume folder", "is not a run"]),
-    "resume of nothing": (("train", "--resume", "nowhere"), ["--resume nowhere", "is not a run"]),
-    "resume with options": (("train", "--resume", "folder", "--seed=1"), ["--resume", "--seed=1"]),
-    "check of an unknown recipe": (("check", "simcse-unsupp"), ["simcse-unsup"]),
-    "encode without a checkpoint": (("encode", "./nowhere", "texts.txt", "--out", "v.npy"), ["./nowhere", "folder"]),
-    "encode without texts": (("encode", "folder", "nowhere.txt", "--out", "v.npy"), ["nowhere.txt"]),
-    "encode of latin-1": (("encode", "folder", "latin1.txt", "--out", "v.npy"), ["latin1.txt", "UTF-8"]),
 }
 
 
