@@ -26,25 +26,31 @@ CORE_TOKENS = {"fp32": 512, "bf16": 1024}  # in a batch, where each core has its
 LETTERS = 4  # to a token, about; only how long batches take depends on it
 
 
-_CHANGING: ContextVar[bool] = ContextVar("changing", default=False)
+class Asked:
+    """Counts the letters of the texts that evaluators ask for."""
+
+    letters = 0
+
+
+_CHANGING: ContextVar[Asked | None] = ContextVar("changing", default=None)
 
 
 @contextmanager
-def changing() -> Iterator[None]:
+def changing() -> Iterator[Asked]:
     """In this block, the encoder is one in training: all processes score it together, and nothing of it is kept.
 
     Each process encodes its share of the texts of every call, and gets the vectors of all.
     """
-    token = _CHANGING.set(True)
+    token = _CHANGING.set(asked := Asked())
     try:
-        yield
+        yield asked
     finally:
         _CHANGING.reset(token)
 
 
 def is_changing() -> bool:
     """Whether the encoder will be another one at the next evaluation; see `changing`."""
-    return _CHANGING.get()
+    return _CHANGING.get() is not None
 
 
 def resolve_precision(encoder: Any, precision: str) -> str:
@@ -78,6 +84,8 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prom
         return checked(_encode(encoder, texts, resolved, prompt), texts)
 
     def embed(texts: list[str]) -> NDArray[np.floating]:
+        if (asked := _CHANGING.get()) is not None:
+            asked.letters += sum(map(len, texts))
         longest_first = np.argsort([-len(text) for text in texts], kind="stable")
         slices = max(1, min(SLICES, len(texts) // SLICE_ROWS))
         parts = [part for part in np.array_split(longest_first, slices) if len(part)]

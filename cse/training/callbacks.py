@@ -77,6 +77,8 @@ class Console(Callback):
         dev = f"dev {metrics['dev']:.2f}" if "dev" in metrics else ""
         if step == 0:
             say("step     0", f"{dev}   (before training)" if dev else "no evaluator")
+            if run.evaluator is not None and run.scoring:
+                say("scoring", run.scoring)
             return
         figures = [text.format(metrics[key]) for key, text in FIGURES.items() if key in metrics] + [dev]
         say(f"step {step:5d}/{run.max_steps}", "  ".join(figures) + (" *" if best == step else ""))
@@ -84,10 +86,11 @@ class Console(Callback):
             say("sources", shown)
         for warning in run_warnings(run, metrics):
             say("warning", warning)
-        if not self.foretold and "eval_seconds" in metrics:
+        every = run.settings.eval_every
+        if not self.foretold and "eval_seconds" in metrics and every is not None:
             self.foretold = True
             each, training = metrics["eval_seconds"], run.max_steps / metrics["steps_per_s"]
-            scoring = each * (1 + math.ceil(run.max_steps / run.settings.eval_every))
+            scoring = each * (1 + math.ceil(run.max_steps / every))
             if scoring + training >= SCORING_FROM and scoring > SCORING_SHARE * (scoring + training):
                 share = f"{each:.1f} s each time, about {scoring / (scoring + training):.0%} of this run"
                 say("scoring", f"{share}; {spacing(each, training, run.max_steps)}")
@@ -202,7 +205,7 @@ def start_warnings(run: Run) -> list[str]:
             f"the rate never reaches {settings.learning_rate:g}"
         )
     if run.evaluator is not None and settings.early_stopping is not None:
-        evaluations = -(-run.max_steps // settings.eval_every)
+        evaluations = -(-run.max_steps // (settings.eval_every or run.max_steps))
         if settings.early_stopping >= evaluations:
             found.append(
                 f"trainer.early_stopping is {settings.early_stopping} in a run of {evaluations} evaluations: "

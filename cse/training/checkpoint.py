@@ -39,6 +39,7 @@ class Progress:
         best_step: The step of the best score.
         first: The dev score before training.
         seconds: Time spent on training and evaluation, without interruptions.
+        eval_every: Steps between evaluations, where the run chose them.
         log_bytes: Length of metrics.jsonl, which is cut back to it when the run resumes.
         finished: Whether the run is complete.
     """
@@ -48,6 +49,7 @@ class Progress:
     best_step: int | None = None
     first: float | None = None
     seconds: float = 0.0
+    eval_every: int | None = None
     log_bytes: int = 0
     finished: bool = False
 

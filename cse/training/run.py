@@ -85,6 +85,7 @@ class Run:
         progress: The progress of the run.
         max_steps: Optimizer steps of the whole run; set by the trainer, as are the following.
         findings: What the evaluator found at the last evaluation, with the arrays of its scores.
+        scoring: When the encoder is scored, and why, where the run chose that.
         truncated: Distinct texts that are longer than `collator.max_length`.
         hardware: Device, number of processes and precision.
         interrupted: The number of the signal that stopped the run before its end, such as that of Ctrl-C; 0 for none.
@@ -110,6 +111,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0
     findings: Sequence[Finding] = ()
+    scoring: str = ""
     truncated: int = 0
     hardware: str = ""
     interrupted: int = 0

@@ -54,7 +54,8 @@ class Settings:
             state of the optimizer too (torch's FSDP2), for models that do not fit otherwise. While the encoder is
             scored or saved, each process holds its weights once, without gradients and optimizer.
         timeout: Seconds that a process waits for the others before it ends with a message.
-        eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last.
+        eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last. None:
+            a tenth of the steps, or more where evaluations would otherwise cost more than a tenth of the run.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
         trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
@@ -101,7 +102,7 @@ class Settings:
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         parallel: Literal["ddp", "fsdp"] = "ddp",
         timeout: float = 1800.0,
-        eval_every: int = 125,
+        eval_every: int | None = 125,
         early_stopping: int | None = None,
         workers: int = 0,
         trackers: Sequence[str] = (),

@@ -22,7 +22,7 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.finding import ask
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import agreement, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
+from cse.training import agreement, fitted, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
 from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_tensors, save_state
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
@@ -154,7 +154,7 @@ class Trainer:
             with self._whole():
                 rows, until = run.source.rows(progress.step, run.encoder)
             for parts in self._load(rows, progress.step, until):
-                due = (progress.step + 1) % settings.eval_every == 0 or progress.step + 1 == run.max_steps
+                due = (progress.step + 1) % self._every == 0 or progress.step + 1 == run.max_steps
                 metrics = self._step(parts, probe=due)
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
@@ -197,8 +197,13 @@ class Trainer:
         progress, patience = self.run.progress, self.settings.early_stopping
         if patience is None or progress.best_step is None:
             return progress.step >= self.run.max_steps or self.run.ended
-        waited = (progress.step - progress.best_step) // self.settings.eval_every
+        waited = (progress.step - progress.best_step) // self._every
         return progress.step >= self.run.max_steps or self.run.ended or waited >= patience
+
+    @property
+    def _every(self) -> int:
+        """Steps between evaluations."""
+        return self.settings.eval_every or self.run.progress.eval_every or self.run.max_steps
 
     def _load(self, rows: Sequence[Example], first: int, until: int | None) -> Iterator[list[Batch]]:
         """For each step from `first` to before `until`: this process's share of its batch, in `accumulation` parts."""
@@ -321,12 +326,13 @@ class Trainer:
     def _score(self, metrics: dict[str, float]) -> None:
         """Score the encoder with its final weights, keep it if it is the best so far, and log."""
         run, progress = self.run, self.run.progress
-        scores: dict[str, float] = {}
+        scores, letters = dict[str, float](), 0
         if run.evaluator is not None:
             start = time.perf_counter()
-            with changing():
+            with changing() as asked:
                 answer = ask(run.evaluator, run.encoder)
                 scores = distributed.broadcast(answer.scores)  # rounding may differ between processes
+            letters = asked.letters
             run.findings = answer.findings
             metrics = {**metrics, "eval_seconds": round(time.perf_counter() - start, 3)}
             score = scores.get(run.evaluator.primary)
@@ -337,6 +343,8 @@ class Trainer:
                     progress.best, progress.best_step = score, progress.step
                     if self.accelerator.is_main_process:
                         saving.save(run, "best", precision=self.settings.save_precision)
+        if self.settings.eval_every is None and progress.eval_every is None:  # at the first evaluation
+            progress.eval_every, run.scoring = fitted.spacing(run, letters)
         progress.seconds = time.perf_counter() - self.began
         record = {"step": progress.step, **metrics, **scores, **self.batches.figures(progress.step)}
         if self.accelerator.is_main_process:
