@@ -50,7 +50,7 @@ def _of(file: str, tests: str, *faults: tuple[str, str] | tuple[str, str, str]) 
 FAULTS = [
     # -- Objectives ------------------------------------------------------------------------------------------------
     *_of(
-        "objectives/functional.py",
+        "objectives/parts/functional.py",
         "objectives/test_functional.py",
         ("scores = scores.masked_fill(~present, 0.0)", "scores = scores * 1.0"),
         ("terms = scores.masked_fill(~present, -torch.inf)", "terms = scores"),
@@ -65,14 +65,14 @@ FAULTS = [
         ("hardest = cosine.masked_fill(~negative, -torch.inf)", "hardest = cosine", "objectives/test_promcse.py"),
     ),
     *_of(
-        "objectives/layouts.py",
+        "objectives/parts/layouts.py",
         "objectives/test_candidates.py",
         ("mask &= own | ~_any_same_text(", "mask &= ~_any_same_text("),
         ("mask &= present & present[view, None]", "mask &= present"),
         ("equal[:, self.texts :] = False", "equal[:, self.texts :] &= True", "objectives/test_supcon.py"),
     ),
     *_of(
-        "objectives/candidates.py",
+        "objectives/parts/candidates.py",
         "objectives/test_candidates.py",
         ("mask=None if pairs.mask is None and mask is None else", "mask=None if pairs.mask is None else"),
         ("return exchanged, batch.with_views([1, 0])", "return exchanged, batch"),
@@ -108,7 +108,7 @@ FAULTS = [
         "objectives/test_contract.py::test_views_that_do_not_exist_do_not_count_or_are_refused_by_name[AdaptiveLayer]",
     ),
     *_of(
-        "objectives/wrapper.py",
+        "objectives/parts/wrapper.py",
         "objectives/test_contract.py::test_terms_of_different_similarity_are_refused",
         ("if len({similarity for _, similarity in shaped}) > 1:", "if not terms:"),
         (

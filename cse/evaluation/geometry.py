@@ -15,7 +15,7 @@ from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.evaluation.pairs import Pairs
 from cse.evaluation.sts import TaskScore, Vector, correlation
-from cse.objectives.functional import alignment, uniformity
+from cse.objectives.parts.functional import alignment, uniformity
 
 POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR
 FALSE, TRUE = 2.0, 3.0  # out of 5; pairs that do not mean the same, and pairs that do

@@ -1,1 +1,1 @@
-"""One file per method. There is no registry: a recipe names a class by its path, and tests walk this package."""
+"""One file per method; `parts` has what they share. Recipes name classes by path, and tests walk this package."""

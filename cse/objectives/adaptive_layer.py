@@ -11,9 +11,9 @@ from torch import Tensor
 from cse.batch import Batch, EncoderOutput, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import ratio
 from cse.objectives.matryoshka import draw
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts.functional import ratio
+from cse.objectives.parts.wrapper import Wrapper
 
 LayerWeighting = Literal["uniform", "linear", "log"]
 

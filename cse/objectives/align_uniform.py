@@ -7,8 +7,8 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import batch_uniformity
-from cse.objectives.functional import alignment
+from cse.objectives.parts.candidates import batch_uniformity
+from cse.objectives.parts.functional import alignment
 
 
 class AlignUniform(Objective):

@@ -9,10 +9,10 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view, info_nce
 from cse.objectives.cosent import rank_loss
-from cse.objectives.functional import Contrast, contrast, normalize, paired_cosine, weighted_mean
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_view, info_nce
+from cse.objectives.parts.functional import Contrast, contrast, normalize, paired_cosine, weighted_mean
+from cse.objectives.parts.layouts import AllPairs
 
 
 class AnglE(Objective):

@@ -11,9 +11,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor
-from cse.objectives.functional import Contrast, contrast, normalize, triplet, weighted_mean
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.functional import Contrast, contrast, normalize, triplet, weighted_mean
+from cse.objectives.parts.layouts import InBatch
 
 
 class ArcCSE(Objective):

@@ -15,8 +15,8 @@ from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.decoders import CausalDecoder, FirstDecoder, embedded
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
+from cse.objectives.parts.decoders import CausalDecoder, FirstDecoder, embedded
 
 
 class BottleneckDecoder(Objective):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import paired_cosine, weighted_mean
+from cse.objectives.parts.functional import paired_cosine, weighted_mean
 
 
 class CLAIF(Objective):

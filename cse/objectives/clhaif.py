@@ -10,9 +10,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor
-from cse.objectives.functional import Contrast, contrast
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.functional import Contrast, contrast
+from cse.objectives.parts.layouts import InBatch
 
 
 class CLHAIF(Objective):

@@ -9,10 +9,10 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.candidates import in_batch, swapped
 from cse.objectives.feature_distillation import projected, projection
-from cse.objectives.functional import contrast, cosine_matrix, kl_rows, normalize, weighted_mean
-from cse.objectives.taught import requires, teacher_vectors
+from cse.objectives.parts.candidates import in_batch, swapped
+from cse.objectives.parts.functional import contrast, cosine_matrix, kl_rows, normalize, weighted_mean
+from cse.objectives.parts.taught import requires, teacher_vectors
 
 
 class ClipKD(Objective):

@@ -9,11 +9,11 @@ from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view
-from cse.objectives.decoders import FirstDecoder
-from cse.objectives.functional import Contrast, contrast, dot_matrix
-from cse.objectives.layouts import AllPairs
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
+from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.decoders import FirstDecoder
+from cse.objectives.parts.functional import Contrast, contrast, dot_matrix
+from cse.objectives.parts.layouts import AllPairs
 
 
 class CoCondenser(Objective):

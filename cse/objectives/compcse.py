@@ -11,7 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
+from cse.objectives.parts.candidates import info_nce
 
 
 class CompCSE(Objective):

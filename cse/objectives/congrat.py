@@ -13,8 +13,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_positive, require_within
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.candidates import in_batch, swapped
-from cse.objectives.functional import contrast, cosine_matrix
+from cse.objectives.parts.candidates import in_batch, swapped
+from cse.objectives.parts.functional import contrast, cosine_matrix
 from cse.teachers.frozen import FrozenViewEncoder
 
 HIGHEST = 100.0  # of s

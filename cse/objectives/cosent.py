@@ -8,8 +8,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.blocks import require_whole
-from cse.objectives.functional import paired_cosine
+from cse.objectives.parts.blocks import require_whole
+from cse.objectives.parts.functional import paired_cosine
 
 
 class CoSENT(Objective):

@@ -10,8 +10,8 @@ from cse.encoder.model import Encoder
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.feature_distillation import over_texts, projected, projection
-from cse.objectives.functional import normalize
-from cse.objectives.taught import requires, teacher_vectors
+from cse.objectives.parts.functional import normalize
+from cse.objectives.parts.taught import requires, teacher_vectors
 
 
 class CosineDistillation(Objective):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.functional import weighted_mean
-from cse.objectives.taught import requires, student_scores, teacher_scores
+from cse.objectives.parts.functional import weighted_mean
+from cse.objectives.parts.taught import requires, student_scores, teacher_scores
 
 ROUNDING = 1e-3  # by which a teacher's cosine may exceed 1
 

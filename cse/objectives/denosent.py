@@ -11,10 +11,10 @@ from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
-from cse.objectives.decoders import CrossDecoder
-from cse.objectives.functional import ratio
 from cse.objectives.masked_lm import MaskedLMHead
+from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.decoders import CrossDecoder
+from cse.objectives.parts.functional import ratio
 
 
 class DenoSent(Objective):

@@ -18,8 +18,8 @@ from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
-from cse.objectives.functional import of_present, ratio
+from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.functional import of_present, ratio
 
 
 class DiffCSE(Objective):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor, swapped
-from cse.objectives.functional import Contrast, contrast, squared_distance
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import by_anchor, swapped
+from cse.objectives.parts.functional import Contrast, contrast, squared_distance
+from cse.objectives.parts.layouts import InBatch
 
 
 class EuCLIP(Objective):

@@ -9,8 +9,8 @@ from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.functional import normalize, weighted_mean
-from cse.objectives.taught import requires, teacher_vectors
+from cse.objectives.parts.functional import normalize, weighted_mean
+from cse.objectives.parts.taught import requires, teacher_vectors
 
 
 class FeatureDistillation(Objective):

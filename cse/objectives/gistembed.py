@@ -13,9 +13,9 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import require_positive, require_within
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.candidates import by_pair
-from cse.objectives.functional import Contrast, contrast, dot_matrix, normalize
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_pair
+from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
+from cse.objectives.parts.layouts import AllPairs
 from cse.teachers.frozen import FrozenViewEncoder
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_pair
-from cse.objectives.functional import Contrast, contrast
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_pair
+from cse.objectives.parts.functional import Contrast, contrast
+from cse.objectives.parts.layouts import AllPairs
 from cse.objectives.simcse import Hardness, harder
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]

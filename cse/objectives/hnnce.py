@@ -8,9 +8,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor, swapped
-from cse.objectives.functional import Contrast, contrast, log_hardness
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import by_anchor, swapped
+from cse.objectives.parts.functional import Contrast, contrast, log_hardness
+from cse.objectives.parts.layouts import InBatch
 
 
 class HNNCE(Objective):

@@ -8,10 +8,10 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.blocks import by_rows
-from cse.objectives.candidates import by_anchor, swapped
-from cse.objectives.functional import Contrast, contrast, normalize
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.blocks import by_rows
+from cse.objectives.parts.candidates import by_anchor, swapped
+from cse.objectives.parts.functional import Contrast, contrast, normalize
+from cse.objectives.parts.layouts import InBatch
 
 
 class InfoLOOB(Objective):

@@ -11,9 +11,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast, normalize, squared_distance
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.functional import Contrast, contrast, normalize, squared_distance
+from cse.objectives.parts.layouts import AllPairs
 
 
 class KernelInfoNCE(Objective):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.functional import kl_rows, weighted_mean
-from cse.objectives.taught import DOT, Similarity, requires, student_scores, teacher_scores
+from cse.objectives.parts.functional import kl_rows, weighted_mean
+from cse.objectives.parts.taught import DOT, Similarity, requires, student_scores, teacher_scores
 
 
 class ListwiseKL(Objective):

@@ -12,8 +12,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import weighted_mean
-from cse.objectives.taught import DOT
+from cse.objectives.parts.functional import weighted_mean
+from cse.objectives.parts.taught import DOT
 
 
 class LogitDistillation(Objective):

@@ -14,7 +14,7 @@ from cse.encoder.language_models import HEADS
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import ratio
+from cse.objectives.parts.functional import ratio
 
 
 class MaskedLM(Objective):

@@ -11,8 +11,8 @@ from cse.encoder import widths
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import normalize
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts.functional import normalize
+from cse.objectives.parts.wrapper import Wrapper
 
 
 class Matryoshka(Wrapper):

@@ -10,9 +10,9 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
-from cse.objectives.functional import dot_matrix, paired_distance, triplet, weighted_mean
-from cse.objectives.taught import DOT
+from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.functional import dot_matrix, paired_distance, triplet, weighted_mean
+from cse.objectives.parts.taught import DOT
 
 EDITS = 2  # views at the end of a row: q+ and q-
 

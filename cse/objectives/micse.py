@@ -13,8 +13,8 @@ from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
-from cse.objectives.functional import paired_cosine, ratio
+from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.functional import paired_cosine, ratio
 
 
 class MiCSE(Objective):

@@ -16,9 +16,9 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import ONE_VIEW, by_anchor, extend, swapped
-from cse.objectives.functional import Contrast, contrast, cosine_matrix, normalize
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import ONE_VIEW, by_anchor, extend, swapped
+from cse.objectives.parts.functional import Contrast, contrast, cosine_matrix, normalize
+from cse.objectives.parts.layouts import InBatch
 from cse.teachers.copy import Average, EncoderCopy
 from cse.teachers.queue import Queue
 

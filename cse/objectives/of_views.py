@@ -10,7 +10,7 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError
 from cse.interfaces import Objective, StepContext
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts.wrapper import Wrapper
 
 
 class OfViews(Wrapper):

@@ -6,7 +6,7 @@ import torch
 
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.taught import student_scores, teacher_scores
+from cse.objectives.parts.taught import student_scores, teacher_scores
 
 
 class PccTuning(Objective):

@@ -10,9 +10,9 @@ from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast, weighted_mean
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.functional import Contrast, contrast, weighted_mean
+from cse.objectives.parts.layouts import AllPairs
 
 
 class PEARL(Objective):

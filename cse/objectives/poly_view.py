@@ -10,9 +10,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast, dot_matrix, normalize
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
+from cse.objectives.parts.layouts import AllPairs
 
 SHORTEST = 1e-4  # the length of a mean of unit vectors below which rounding gives it a direction
 

@@ -18,8 +18,8 @@ from cse.encoder.model import Encoder
 from cse.encoder.template import added_ids
 from cse.errors import UserError, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
 from cse.objectives.masked_lm import MaskedLMHead
+from cse.objectives.parts.candidates import info_nce
 
 
 class PromptBERT(Objective):

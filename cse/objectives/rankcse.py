@@ -12,8 +12,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.candidates import in_batch
-from cse.objectives.functional import contrast, cosine_matrix, weighted_mean
+from cse.objectives.parts.candidates import in_batch
+from cse.objectives.parts.functional import contrast, cosine_matrix, weighted_mean
 from cse.teachers.frozen import FrozenViewEncoder
 
 Form = Literal["paper", "program"]

@@ -11,9 +11,9 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.blocks import by_rows
-from cse.objectives.candidates import ONE_ROW
-from cse.objectives.functional import Contrast, contrast, cosine_matrix
+from cse.objectives.parts.blocks import by_rows
+from cse.objectives.parts.candidates import ONE_ROW
+from cse.objectives.parts.functional import Contrast, contrast, cosine_matrix
 from cse.teachers.copy import EncoderCopy
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor, info_nce
-from cse.objectives.functional import Contrast, contrast
-from cse.objectives.layouts import InBatch
+from cse.objectives.parts.candidates import by_anchor, info_nce
+from cse.objectives.parts.functional import Contrast, contrast
+from cse.objectives.parts.layouts import InBatch
 
 Hardness = Literal["all", "in_batch", "hard"]
 

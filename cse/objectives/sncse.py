@@ -8,8 +8,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError, require_at_least, require_positive, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import info_nce
-from cse.objectives.functional import paired_cosine, weighted_mean
+from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.functional import paired_cosine, weighted_mean
 
 
 class SNCSE(Objective):

@@ -7,9 +7,9 @@ from typing import Literal
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_view
-from cse.objectives.functional import Contrast, contrast
-from cse.objectives.layouts import AllPairs
+from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.functional import Contrast, contrast
+from cse.objectives.parts.layouts import AllPairs
 
 
 class SupCon(Objective):

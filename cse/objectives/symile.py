@@ -12,8 +12,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.errors import require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.blocks import by_rows
-from cse.objectives.functional import Contrast, contrast, normalize
+from cse.objectives.parts.blocks import by_rows
+from cse.objectives.parts.functional import Contrast, contrast, normalize
 
 
 class Symile(Objective):

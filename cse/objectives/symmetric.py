@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import swapped
+from cse.objectives.parts.candidates import swapped
 from cse.objectives.simcse import Hardness, SimCSE
 
 

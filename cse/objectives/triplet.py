@@ -9,7 +9,7 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import require_at_least
 from cse.interfaces import Objective, StepContext
-from cse.objectives.functional import triplet, weighted_mean
+from cse.objectives.parts.functional import triplet, weighted_mean
 
 LENGTH_COUNTS = "It was trained by Euclidean distance, and its vectors have any length; cosine is not its geometry."
 

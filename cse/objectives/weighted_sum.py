@@ -8,7 +8,7 @@ from torch import nn
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts.wrapper import Wrapper
 
 
 class WeightedSum(Wrapper):

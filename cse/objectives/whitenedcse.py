@@ -15,10 +15,10 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import require_at_least, require_positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import by_anchor
-from cse.objectives.functional import Contrast, contrast, of_present
-from cse.objectives.layouts import InBatch
-from cse.objectives.whitening import Covariance, group_whiten
+from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.functional import Contrast, contrast, of_present
+from cse.objectives.parts.layouts import InBatch
+from cse.objectives.parts.whitening import Covariance, group_whiten
 
 
 class WhitenedCSE(Objective):

@@ -12,8 +12,8 @@ from cse.batch import ROW_FIELDS, Batch, LossOutput, Views
 from cse.distributed import gather
 from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
-from cse.objectives.candidates import batch_uniformity
-from cse.objectives.functional import alignment, normalize, paired_cosine
+from cse.objectives.parts.candidates import batch_uniformity
+from cse.objectives.parts.functional import alignment, normalize, paired_cosine
 
 
 class Encoded(NamedTuple):

@@ -9,7 +9,7 @@ from cse import cli
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.objectives.functional import contrast
+from cse.objectives.parts.functional import contrast
 from tests.cases import cases, load
 from tests.models import save_tiny
 from tests.objectives.helpers import agrees

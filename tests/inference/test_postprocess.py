@@ -10,7 +10,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.clip import fit_clip, layer_means, outliers
 from cse.inference.whiten import fit_all_but_the_top, fit_whitening, whiten
-from cse.objectives.functional import cosine_matrix
+from cse.objectives.parts.functional import cosine_matrix
 from tests.cases import cases, load
 from tests.conftest import WORDS
 

@@ -24,9 +24,9 @@ from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
-from cse.objectives import blocks
 from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts import blocks
+from cse.objectives.parts.wrapper import Wrapper
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
@@ -35,9 +35,6 @@ from tests.objectives.helpers import Case
 
 ROWS = 12
 TEXTS = [" ".join(WORDS[(i * 5 + j * (i + 3)) % len(WORDS)] for j in range(3 + i % 4)) for i in range(ROWS * 4)]
-
-# What several methods use.
-SHARED = {"blocks", "candidates", "decoders", "functional", "layouts", "spans", "taught", "whitening", "wrapper"}
 
 
 class Scaled(Wrapper):
@@ -59,8 +56,8 @@ def contract_case(backbone: str) -> Case:
 
 
 def modules() -> list[str]:
-    names = [m.name for m in pkgutil.walk_packages(cse.objectives.__path__, "cse.objectives.") if not m.ispkg]
-    return [name for name in names if name.rpartition(".")[2] not in SHARED]
+    """The files of methods: those of the package itself, not of its `parts`."""
+    return [m.name for m in pkgutil.iter_modules(cse.objectives.__path__, "cse.objectives.") if not m.ispkg]
 
 
 def defined_in(module: str) -> list[type[Objective]]:

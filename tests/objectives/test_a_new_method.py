@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext
-from cse.objectives.wrapper import Wrapper
+from cse.objectives.parts.wrapper import Wrapper
 
 
 class Cascade(Wrapper):

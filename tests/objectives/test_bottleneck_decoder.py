@@ -12,7 +12,7 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
-from cse.objectives.decoders import embedded
+from cse.objectives.parts.decoders import embedded
 from cse.seeding import seed_dropout, torch_rng
 from cse.training.learner import Learner
 from tests.cases import below, cases, load

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cse.batch import Views
-from cse.objectives.candidates import all_pairs, extend, in_batch, swapped
+from cse.objectives.parts.candidates import all_pairs, extend, in_batch, swapped
 from tests.objectives.helpers import batch_of
 
 # Four rows of anchor, two positives and a hard negative. Text 0 is two anchors; 3 is a positive of one row and the

@@ -8,9 +8,9 @@ from cse.batch import Batch, Views
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
-from cse.objectives.candidates import in_batch
 from cse.objectives.dclr import DCLR
-from cse.objectives.functional import all_entries_bce, cosine_matrix
+from cse.objectives.parts.candidates import in_batch
+from cse.objectives.parts.functional import all_entries_bce, cosine_matrix
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, batch_of, refuses

@@ -10,7 +10,7 @@ from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.objectives.decoders import CausalDecoder, CrossDecoder, FirstDecoder
+from cse.objectives.parts.decoders import CausalDecoder, CrossDecoder, FirstDecoder
 from tests.models import save_tiny
 from tests.objectives.helpers import refuses
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.functional import (
+from cse.objectives.parts.functional import (
     alignment,
     contrast,
     cosine_matrix,

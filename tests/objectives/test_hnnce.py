@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cse.objectives.functional import log_hardness
 from cse.objectives.hnnce import HNNCE
+from cse.objectives.parts.functional import log_hardness
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, close, refuses, run, vectors
 

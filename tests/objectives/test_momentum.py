@@ -14,9 +14,9 @@ from cse.data.tokens import TokenStore
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
-from cse.objectives.functional import cosine_matrix
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
+from cse.objectives.parts.functional import cosine_matrix
 from cse.teachers.queue import Queue
 from tests.cases import cases, load, settings
 from tests.objectives.helpers import agrees, batch_of, close, refuses

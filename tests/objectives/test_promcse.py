@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.functional import energy_hinge
+from cse.objectives.parts.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, refuses, run

@@ -12,7 +12,7 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
-from cse.objectives.functional import contrast, cosine_matrix
+from cse.objectives.parts.functional import contrast, cosine_matrix
 from cse.objectives.span_contrast import SpanContrast
 from cse.seeding import seed_dropout
 from tests.cases import cases, load

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.functional import normalize
+from cse.objectives.parts.functional import normalize
 from cse.objectives.symile import Symile
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, refuses, run, vectors

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, Views
-from cse.objectives.blocks import by_rows, fits, require_whole
-from cse.objectives.functional import Contrast, contrast, cosine_matrix, dot_matrix, normalize, uniformity
-from cse.objectives.layouts import AllPairs, InBatch, Similarity, lay_out_anchors, lay_out_views, sizes
+from cse.objectives.parts.blocks import by_rows, fits, require_whole
+from cse.objectives.parts.functional import Contrast, contrast, cosine_matrix, dot_matrix, normalize, uniformity
+from cse.objectives.parts.layouts import AllPairs, InBatch, Similarity, lay_out_anchors, lay_out_views, sizes
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cse.batch import Batch, Views
 from cse.interfaces import StepContext, Teacher
-from cse.objectives.functional import normalize
+from cse.objectives.parts.functional import normalize
 
 Similarity = Literal["dot", "cosine"]
 DOT = "The vectors were trained by their dot product: compare them by it, not by their cosine."

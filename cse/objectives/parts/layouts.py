@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, Views
+from cse.interfaces import StepContext
 
 Similarity = Callable[[Tensor, Tensor], Tensor]  # (A, D'), (N, D') -> (A, N)
 
@@ -157,3 +159,18 @@ def _by_role(values: Tensor, num_positives: int) -> Tensor:
     """(B, V) per view -> (N,) per candidate: all positives, then all hard negatives."""
     p = num_positives
     return torch.cat([values[:, 1 : 1 + p].flatten(), values[:, 1 + p :].flatten()])
+
+
+def gathered(vectors: Tensor, present: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    """The spans of every process, with gradient.
+
+    Args:
+        vectors: (b, ..., S, D) of this process; S may differ by process.
+        present: (b, ..., S) True where there is a span.
+        ctx: The context of the step.
+
+    Returns:
+        (B, ..., S, D) and (B, ..., S), padded with absent spans to the largest S of a process.
+    """
+    more = ctx.all_max(present.shape[-1]) - present.shape[-1]
+    return ctx.gather(F.pad(vectors, (0, 0, 0, more))), ctx.gather(F.pad(present, (0, more)))

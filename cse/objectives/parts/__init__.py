@@ -1,0 +1,1 @@
+"""What objectives share: the kernel of contrasts, candidates, blocks of rows, decoders, teachers, wrappers."""
