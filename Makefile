@@ -8,7 +8,7 @@ TASKS  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check audit bench gpu-check report reproduce tables docs wheel push clean
+.PHONY: help setup train eval test check audit bench gpu-check report reproduce reproduce-paper tables docs wheel push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ report: setup  ## table and page of every run under runs/
 
 reproduce: setup  ## train and score a recipe with SEEDS=5 seeds, against the band that it declares
 	@$(BIN)/python -m eval reproduce $(RECIPE) --seeds $(SEEDS) $(ARGS)
+
+reproduce-paper: setup  ## published recipes on a GPU, SEEDS=5 each, beside the published scores: ARGS="--plan" shows the cost
+	@$(BIN)/python -m eval reproduce-paper --seeds $(SEEDS) $(ARGS)
 
 tables: setup  ## update the tables of the documentation from eval/results
 	@$(BIN)/python -m eval tables

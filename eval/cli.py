@@ -199,6 +199,38 @@ def reproduce(arguments: list[str]) -> int:
     return 1 if summary["verdict"] == reproducing.OUTSIDE else 0
 
 
+def reproduce_paper(arguments: list[str]) -> int:
+    """Train published recipes with several seeds, beside the published scores."""
+    parser = _parser("reproduce-paper", "Train published recipes with several seeds, beside the published scores.")
+    recipe = (
+        "recipes, such as paper/simcse-unsup-bert-base (default: all of paper/); --OPTION=VALUE of a recipe go last"
+    )
+    parser.add_argument("recipes", nargs="*", help=recipe)
+    parser.add_argument(
+        "--plan", action="store_true", help="print steps, hours and memory by estimate, and run nothing"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 42 on (default: %(default)s)")
+    parser.add_argument("--processes", type=int, help="processes, and cards, of each run (default: one)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: %(default)s)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with the rows of STS and transfer (default: CSE_DATA, Hub)"
+    )
+    parser.add_argument("--hub", type=Path, metavar="DIR", help="folder of repositories, DIR/owner/name, for the Hub's")
+    parser.add_argument("--unchecked", action="store_true", help="take tasks with other numbers of rows")
+    options, overrides = parser.parse_known_args(arguments)
+    from cse import recipe as recipes
+    from eval import paper
+
+    names = options.recipes or [name for name in recipes.names() if name.startswith("paper/")]
+    if options.plan:
+        sys.stdout.write(paper.aligned(paper.plan(names)))
+        return 0
+    given = {"processes": options.processes, "data": options.data, "hub": options.hub, "unchecked": options.unchecked}
+    found = [paper.run(name, options.seeds, options.runs, overrides=overrides, **given) for name in names]
+    sys.stdout.write(paper.aligned(paper.rows(found)))
+    return 0
+
+
 def tables(arguments: list[str]) -> int:
     """Write the generated tables of the documentation."""
     parser = _parser("tables", "Write the tables of the documentation, from eval/results/*.json.")
@@ -222,6 +254,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "memory": memory,
     "neighbors": neighbors,
     "reproduce": reproduce,
+    "reproduce-paper": reproduce_paper,
     "scale": scale,
     "tables": tables,
 }
