@@ -21,7 +21,7 @@ import yaml
 from scipy.stats import t as student
 
 from cse import recipe as recipes
-from cse.encoder.identity import model_hash
+from cse.encoder.checkpoint.identity import model_hash
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.files import read_json, write_json, write_text

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -119,3 +120,19 @@ def test_every_module_imports_where_the_modules_of_unix_do_not_exist():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+# What cse/ may measure: a change that needs more raises the number on purpose, and says what it removed.
+MOST_LINES, MOST_FILES = 50_000, 340
+
+
+def test_the_house_does_not_grow_unnoticed():
+    """`pytest -s tests/test_layers.py` prints the lines and the files of each folder."""
+    files = [path for pattern in ("*.py", "*.pyi") for path in ROOT.glob(f"cse/**/{pattern}")]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    folders = Counter()
+    for path, count in lines.items():
+        folders[path.relative_to(ROOT / "cse").parts[0] if path.parent != ROOT / "cse" else "."] += count
+    print("".join(f"\n{count:7,} {name}" for name, count in folders.most_common()))  # noqa: T201
+    assert sum(lines.values()) <= MOST_LINES
+    assert len(files) <= MOST_FILES
