@@ -142,7 +142,7 @@ def _with_action(words: list[str]) -> list[str]:
     actions = getattr(command, "ACTIONS", ())
     if not actions or words[1] in (*actions, "-h", "--help"):
         return words
-    return [words[0], actions[0], *words[1:]]
+    return [words[0], next(iter(actions)), *words[1:]]
 
 
 def _current_spelling(word: str) -> str:

@@ -33,7 +33,6 @@ SAME = {  # the help of parameters that mean the same everywhere, whose docstrin
     "shard": "do one of N equal parts, I/N, counted from 1; each is complete or absent, and the last one may run first",
     "shards": "do N parts, shared by the processes of --processes, torchrun, srun or an array job of SLURM",
 }
-METAVARS = {"prompt": "NAME", "pool_prompt": "NAME", "prompt_b": "NAME", "shard": "I/N"}
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "Path": Path}
 
 
@@ -67,7 +66,8 @@ def declare(
         if flag.startswith("-"):
             options |= {"dest": name, "required": parameter.required}
             if "choices" not in options and "action" not in options:
-                options["metavar"] = METAVARS.get(name, "N" if options["type"] is int else None)
+                named = name.endswith(("column", "columns", "prompt", "prompt_b"))
+                options["metavar"] = "NAME" if named else {int: "N"}.get(options["type"])
         else:
             options["metavar"] = flag
             if not parameter.required:
@@ -77,14 +77,14 @@ def declare(
         parser.add_argument(word, default=parameter.default, help=text.replace("%", "%%"), **options)
 
 
-def call(verb: str, arguments: argparse.Namespace, **others: Any) -> Any:
-    """Import a function, and call it with the arguments that `declare` declared for it and with `others`."""
+def call(verb: str, arguments: argparse.Namespace, *first: Any, **others: Any) -> Any:
+    """Import a function, and call it with the arguments that `declare` declared for it, and with others."""
     from cse.console import quiet
 
     quiet()
     module, _, name = verb.partition(":")
     given = {p.name: getattr(arguments, p.name) for p in parameters(verb) if hasattr(arguments, p.name)}
-    return getattr(import_module(module), name)(**(given | others))
+    return getattr(import_module(module), name)(*first, **(given | others))
 
 
 @cache
@@ -146,12 +146,11 @@ def _value(node: ast.expr, module: str) -> Any:
 
 
 def _options(annotation: ast.expr | None, module: str) -> dict[str, Any]:
-    """What argparse must know of a type."""
+    """What argparse must know of a type; of a union with a sequence, the first type counts."""
     parts = [part for part in _union(annotation) if not (isinstance(part, ast.Constant) and part.value is None)]
     names = {part.id for part in parts if isinstance(part, ast.Name)}
-    many = [part for part in parts if isinstance(part, ast.Subscript) and ast.unparse(part.value) == "Sequence"]
-    if many:
-        return {**_options(many[0].slice, module), "nargs": "+"}
+    if isinstance(parts[0], ast.Subscript) and ast.unparse(parts[0].value) == "Sequence":
+        return {**_options(parts[0].slice, module), "nargs": "+"}
     if names == {"bool"}:
         return {"action": "store_true"}
     if names == {"int", "str"}:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.commands import add_hardware
+from cse.commands import call, declare
 from cse.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,71 +16,53 @@ if TYPE_CHECKING:
 
 HELP = "show and count rows; split, deduplicate, mix, cluster or curate them into files"
 KEPT = "a file is complete or unchanged"
-ACTIONS = ("show", "stats", "split", "dedup", "mix", "cluster", "curate")
+VERBS = {  # the actions that write a file, each a function
+    "split": "cse.data.tools.shares:split",
+    "dedup": "cse.data.tools.deduplication:dedup",
+    "mix": "cse.data.tools.shares:mix",
+    "cluster": "cse.inference.cluster:cluster",
+    "curate": "cse.data.tools.curation:curate",
+}
+ACTIONS = {
+    "show": "show what is understood of a source: class, columns, first rows",
+    "stats": "count rows, texts, lengths, languages, labels, repetitions",
+    "split": "write train, dev and test files that have no text in common",
+    "dedup": "write the rows without repetitions, and without texts of evaluation sets",
+    "mix": "write the rows of several sources into one file, in random order",
+    "cluster": "write the rows with the number of their cluster as label, for ClusterBatches",
+    "curate": "write the rows balanced by topic: few of frequent entries, and all of rare ones",
+}
+OPEN = "cse.data.datasets:open_rows"
 LABELS = 20  # labels that are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
-
-    def action(name: str, text: str, nargs: str | int = "+") -> argparse.ArgumentParser:
-        made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        add_source(made, nargs)
-        return made
-
-    show = action("show", "show what is understood of a source: class, columns, first rows")
-    show.add_argument("--rows", type=int, default=3, help="rows to show; default: %(default)s")
-    stats = action("stats", "count rows, texts, lengths, languages, labels, repetitions")
-    stats.add_argument("--out", type=Path, help="a .json file to write the counts to")
-    stats.add_argument("--page", type=Path, metavar="FILE", help="an .html file to write, with charts of the counts")
-    _add_against(stats, "evaluation sets to look for in the texts")
-    split = action("split", "write train, dev and test files that have no text in common")
-    split.add_argument("--dev", type=float, default=0.05, help="share of the rows; default: %(default)s")
-    split.add_argument("--test", type=float, default=0.0, help="share of the rows; default: none")
-    dedup = action("dedup", "write the rows without repetitions, and without texts of evaluation sets")
-    near = "also leave out near-duplicates: least Jaccard similarity of their runs of 5 characters, such as 0.8"
-    dedup.add_argument("--near", type=float, metavar="T", help=near)
-    _add_against(dedup, "evaluation sets whose texts are left out")
-    mix = action("mix", "write the rows of several sources into one file, in random order")
-    mix.add_argument("--shares", type=float, nargs="+", help="share of each source; default: that of its size")
-    mix.add_argument("--rows", type=int, help="rows to write; default: as many as the shares allow")
-    cluster = action("cluster", "write the rows with the number of their cluster as label, for ClusterBatches", 1)
-    cluster.add_argument("--model", required=True, help="a folder, asset:NAME or Hub id, whose vectors are clustered")
-    cluster.add_argument("--clusters", type=int, required=True, metavar="N", help="number of clusters")
-    cluster.add_argument("--prompt", metavar="NAME", help="prompt of the model (default: its default prompt)")
-    add_hardware(cluster)
-    curate = action("curate", "write the rows balanced by topic: few of frequent entries, and all of rare ones")
-    entries = "file of words and names that rows may be about, one on each line; rows without one are left out"
-    curate.add_argument("--entries", required=True, metavar="FILE", help=entries)
-    most = "number of rows of an entry above which some are left out; default: by --tail"
-    curate.add_argument("--t", type=float, metavar="T", help=most)
-    tail = "share of matches that belongs to entries below T, from which T follows; default: 0.06"
-    curate.add_argument("--tail", type=float, metavar="SHARE", help=tail)
-    for each in (split, dedup, mix, cluster, curate):
-        out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it"
-        out = f"{out}; NAME.jsonl writes NAME-train.jsonl and so on" if each is split else out
-        each.add_argument("--out", type=Path, required=True, help=out)
-    for each in (split, mix, cluster, curate):
-        each.add_argument("--seed", type=int, default=42, help="default: %(default)s")
+    for name, text in ACTIONS.items():
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        add_source(action, 1 if name == "cluster" else "+")
+        if name in VERBS:
+            omit = {"rows", "columns", "limit"} if name == "cluster" else {"against"}
+            declare(action, VERBS[name], {"model": "--model"}, omit)
+        if name == "show":
+            action.add_argument("--rows", type=int, default=3, help="rows to show; default: %(default)s")
+        elif name == "stats":
+            action.add_argument("--out", type=Path, help="a .json file to write the counts to")
+            page = "an .html file to write, with charts of the counts"
+            action.add_argument("--page", type=Path, metavar="FILE", help=page)
+        if name in {"stats", "dedup"}:
+            against = (
+                "evaluation sets whose texts are looked for, and left out by dedup: names of tasks, such as sts-mini "
+                "or STSB-dev, or files; a task is read from CSE_DATA or the package"
+            )
+            action.add_argument("--against", nargs="+", default=[], metavar="SET", help=against)
 
 
 def add_source(parser: argparse.ArgumentParser, nargs: str | int) -> None:
     """Declare the sources of rows and how they are read."""
-    add = parser.add_argument
-    add("sources", nargs=nargs, metavar="SOURCE", help="files, patterns, folders, asset:NAME, Hub ids")
-    add("--class", dest="kind", help="Texts, Pairs, Triplets or ScoredPairs; default: the one that fits the columns")
-    add("--columns", nargs="+", metavar="NAME", help="columns of texts; default: recognized by their names")
-    for name in ("score", "weight", "label"):
-        add(f"--{name}-column", metavar="NAME", help=f"column of {name}s")
-    add("--teacher-columns", nargs="+", metavar="NAME", help="columns of a teacher's numbers; default: none")
-    add("--split", default="train", help="split of a data set on the Hub; default: %(default)s")
-    add("--limit", type=int, help="rows to read of each source; default: all")
-
-
-def _add_against(parser: argparse.ArgumentParser, text: str) -> None:
-    text += ": names of tasks, such as sts-mini or STSB-dev, or files; a task is read from CSE_DATA or the package"
-    parser.add_argument("--against", nargs="+", default=[], metavar="SET", help=text)
+    parser.add_argument("sources", nargs=nargs, metavar="SOURCE", help="files, patterns, folders, asset:NAME, Hub ids")
+    declare(parser, OPEN, {"kind": "--class"}, omit={"source"})
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -88,34 +70,13 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.console import quiet
 
     quiet()
-    actions = {"show": _show, "stats": _stats, "split": _split, "dedup": _dedup, "mix": _mix}
-    return (actions | {"cluster": _cluster, "curate": _curate})[arguments.action](arguments)
+    actions = {"show": _show, "stats": _stats}
+    return actions.get(arguments.action, _write)(arguments)
 
 
 def open_sources(a: argparse.Namespace) -> list[Dataset]:
     """The rows of the sources that were given."""
-    from cse.data.datasets import open_rows
-
-    def number(name: str | None) -> int | str | None:
-        return int(name) if name is not None and name.isdecimal() else name
-
-    def numbers(names: list[str] | None) -> list[int | str] | None:
-        return None if names is None else [name for name in map(number, names) if name is not None]
-
-    return [
-        open_rows(
-            source,
-            kind=a.kind,
-            columns=numbers(a.columns),
-            score_column=number(a.score_column),
-            weight_column=number(a.weight_column),
-            label_column=number(a.label_column),
-            teacher_columns=numbers(a.teacher_columns),
-            split=a.split,
-            limit=a.limit,
-        )
-        for source in a.sources
-    ]
+    return [call(OPEN, a, source) for source in a.sources]
 
 
 def _sets(names: Sequence[str]) -> EvaluationSets:
@@ -206,48 +167,20 @@ def _values(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "scores", "{min:g} to {max:g}, mean {mean:.3g}".format(**report["scores"])
 
 
-def _split(a: argparse.Namespace) -> int:
-    from cse.data.tools.shares import split
-
-    return _say_written(a, split(*open_sources(a), out=a.out, dev=a.dev, test=a.test, seed=a.seed))
-
-
-def _dedup(a: argparse.Namespace) -> int:
-    from cse.data.tools.deduplication import dedup
-
-    return _say_written(a, dedup(*open_sources(a), out=a.out, near=a.near, against=_sets(a.against)))
-
-
-def _mix(a: argparse.Namespace) -> int:
-    from cse.data.tools.shares import mix
-
-    return _say_written(a, mix(*open_sources(a), out=a.out, shares=a.shares, rows=a.rows, seed=a.seed))
-
-
-def _cluster(a: argparse.Namespace) -> int:
+def _write(a: argparse.Namespace) -> int:
+    """Call the function of an action, and print the counts of the manifest, and the files."""
+    from cse.console import say
     from cse.data.tools.writing import manifest_of
     from cse.files import read_json
-    from cse.inference.cluster import cluster
 
-    (data,), options = open_sources(a), {"device": a.device, "precision": a.precision, "prompt": a.prompt}
-    cluster(a.model, data, a.out, clusters=a.clusters, seed=a.seed, **options)
-    return _say_written(a, read_json(manifest_of(a.out)))
-
-
-def _curate(a: argparse.Namespace) -> int:
-    from cse.console import say
-    from cse.data.tools.curation import curate
-
-    manifest = curate(*open_sources(a), out=a.out, entries=a.entries, t=a.t, tail=a.tail, seed=a.seed)
-    say("t", "{t:g}, below which entries have {tail:.1%} of the matches".format(**manifest["settings"]))
-    return _say_written(a, manifest)
-
-
-def _say_written(a: argparse.Namespace, manifest: Mapping[str, Any]) -> int:
-    """Print the counts of a manifest, and the files."""
-    from cse.console import say
-    from cse.data.tools.writing import manifest_of
-
+    data = open_sources(a)
+    if a.action == "cluster":
+        call(VERBS[a.action], a, rows=data[0])
+    else:
+        call(VERBS[a.action], a, *data, **({"against": _sets(a.against)} if a.action == "dedup" else {}))
+    manifest = read_json(manifest_of(a.out))
+    if a.action == "curate":
+        say("t", "{t:g}, below which entries have {tail:.1%} of the matches".format(**manifest["settings"]))
     for source in manifest["sources"]:
         say("data", f"{source['path']} {source['rows']:,} rows; {source['understood'] or source['class']}")
     for name, count in manifest["counts"].items():

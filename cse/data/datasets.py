@@ -405,13 +405,13 @@ def open_rows(
     Args:
         source: A path or an object in memory; see `cse.data.datasets`.
         kind: The name of the data class: Texts, Pairs, Triplets or ScoredPairs. None: the one that fits.
-        columns: The columns of texts, by name, or by number in a csv or tsv file without a header. None: recognized.
-        score_column: The column of scores, which makes scored pairs of two columns.
-        weight_column: The column of weights. None: rows have no weights.
-        label_column: The column of labels.
-        teacher_columns: The columns of a teacher's numbers. None: rows have none.
+        columns: Columns of texts, by name, or by number in a table without a header. None: recognized by their names.
+        score_column: Column of scores, which makes scored pairs of two columns.
+        weight_column: Column of weights. None: rows have no weights.
+        label_column: Column of labels.
+        teacher_columns: Columns of a teacher's numbers. None: rows have none.
         split: Split of a data set on the Hub.
-        limit: Number of rows to keep. None: all.
+        limit: Number of rows to read of a source. None: all.
 
     Raises:
         UserError: An argument does not fit the class, or the source cannot be read.

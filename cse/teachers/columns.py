@@ -134,7 +134,7 @@ class Vectors(Similarities):
 
 
 def teach(
-    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    models: Sequence[str | PathLike[str]] | str | PathLike[str],
     rows: str | Path | Sized | Dataset,
     out: str | Path,
     *,
@@ -186,7 +186,7 @@ def teach(
 
 
 def teach_rows(
-    models: str | PathLike[str] | Sequence[str | PathLike[str]],
+    models: Sequence[str | PathLike[str]] | str | PathLike[str],
     data: Dataset,
     out: Path,
     *,

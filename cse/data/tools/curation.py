@@ -99,11 +99,11 @@ def curate(
     Args:
         data: The rows, all of one class. Entries are looked for in all texts of a row.
         out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
-        entries: The entries, or a file of them: one on each line, or in the column `text`.
-        t: Number of rows of an entry above which some are left out, > 0 (MetaCLIP: 20,000 of 400 million). None: see
+        entries: Words and names that rows may be about, or a file of them: one on each line, or in the column `text`;
+            rows without one are left out.
+        t: Number of rows of an entry above which some are left out, > 0 (MetaCLIP: 20,000 of 400 million). None: by
             `tail`.
-        tail: The share of matches that belongs to entries below t, in (0, 1), from which t follows. None without t:
-            `TAIL`.
+        tail: Share of matches that belongs to entries below `t`, in (0, 1), from which that follows. None: 0.06.
         seed: Seed of the draws.
 
     Returns:

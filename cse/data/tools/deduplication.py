@@ -31,8 +31,8 @@ def dedup(
     Args:
         data: The rows, all of one class; those of an earlier data set come first.
         out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
-        near: Least Jaccard similarity of near-duplicates, in (0, 1]; see `first_of_near`. None: rows that are
-            nearly the same stay.
+        near: Also leave out near-duplicates: least Jaccard similarity of their runs of 5 characters, such as 0.8; see
+            `first_of_near`. None: they stay.
         against: Evaluation sets by name: rows of one text or two. A training row with one of their texts is left out.
 
     Returns:

@@ -27,8 +27,8 @@ def split(*data: Dataset, out: str | Path, dev: float = 0.05, test: float = 0.0,
         data: The rows, all of one class.
         out: `pairs.parquet` or `pairs.jsonl` writes pairs-train, pairs-dev and pairs-test in that format, and the
             manifest pairs.json.
-        dev: The share of the rows of each source in dev, in [0, 1).
-        test: The share in test.
+        dev: Share of the rows of each source in dev, in [0, 1).
+        test: Share in test.
         seed: Seed of the choice, which otherwise depends on the texts alone.
 
     Returns:
