@@ -14,8 +14,6 @@ import torch
 from torch import nn
 
 from cse.encoder.adapters import Adapter
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import STATIC_NAME, UNLIMITED, Layout, read_mapping
 from cse.encoder.checkpoint.source import FIX, explained, fetch, max_positions
 from cse.encoder.poolers import POOLERS
@@ -205,7 +203,7 @@ def check_attention(attention: Attention, adapter: Adapter | None) -> None:
     Raises:
         UserError: The attention changes, and the adapter leaves the backbone as it is.
     """
-    if attention == "bidirectional" and isinstance(adapter, SoftPrompts):
+    if attention == "bidirectional" and adapter is not None and not adapter.merges:
         raise UserError(
             "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
             "look back only\nfix: use Lora, or train the whole backbone"
@@ -223,7 +221,7 @@ def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
             f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
             "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
         )
-    if kind.layout.soft_prompts and not isinstance(adapter, SoftPrompts):
+    if kind.layout.soft_prompts and (adapter is None or adapter.merges):
         raise UserError(
             f"model {backbone!r} holds soft prompts, which would be lost\n"
             "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
@@ -291,13 +289,13 @@ def check_format(weights: Weights, adapter: Adapter | None) -> None:
     Raises:
         UserError: The weights cannot be held in this format.
     """
-    if weights != "fp32" and isinstance(adapter, SoftPrompts):
+    if weights != "fp32" and adapter is not None and not adapter.merges:
         raise UserError(
             f"encoder.weights is {weights}, and soft prompts need fp32\nfix: use Lora, or remove encoder.weights"
         )
     if weights not in {"int8", "int4"}:
         return
-    if not isinstance(adapter, Lora):
+    if adapter is None:
         raise UserError(
             f"encoder.weights is {weights}, and quantized weights cannot be trained\n"
             "fix: train an adapter, --encoder.adapter=cse.encoder.Lora, or set encoder.weights to bf16"
@@ -315,8 +313,10 @@ def keeps_backbone(backbone: PreTrainedModel, adapter: Adapter | None, weights: 
 
     Under a quantized backbone they are not: what is merged into it is rounded.
     """
-    if not isinstance(adapter, Lora) or weights in {"int8", "int4"}:
-        return isinstance(adapter, SoftPrompts)
+    if adapter is None or not adapter.merges:
+        return adapter is not None
+    if weights in {"int8", "int4"}:
+        return False
     others = (weight for name, weight in backbone.named_parameters() if ".lora_" not in name)
     return not getattr(backbone, "is_quantized", False) and not any(weight.requires_grad for weight in others)
 

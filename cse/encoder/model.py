@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cse.batch import EncoderOutput
 from cse.encoder import widths
 from cse.encoder.adapters import Adapter, soft_prompts
-from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.backbone import load_backbone, write_backbone
 from cse.encoder.checkpoint.layout import (
     LEGACY,
@@ -28,7 +24,6 @@ from cse.encoder.checkpoint.layout import (
 from cse.encoder.checkpoint.source import absolute, explained, fetch, max_positions
 from cse.encoder.checkpoint.sums import weights_sum, write_sums
 from cse.encoder.dropout import Dropout
-from cse.encoder.forward import Passes, recompute_layers
 from cse.encoder.heads import HeadName, Post, new_head
 from cse.encoder.kinds import (
     Attention,
@@ -43,12 +38,10 @@ from cse.encoder.kinds import (
     detect,
     keeps_backbone,
 )
-from cse.encoder.layers import Compiled, States
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts
 from cse.encoder.template import mask_position
 from cse.encoder.text_encoder import TextEncoder
-from cse.errors import UserError
 from cse.files import atomic_dir
 
 
@@ -146,7 +139,7 @@ class Encoder(TextEncoder):
         self.pool = get_pooler(self.pooler, position=mask_position(self.tokenizer) if self.pooler == "mask" else -1)
         self.reference = None
         if adapter is not None:
-            same = None if isinstance(adapter, SoftPrompts) else weights_sum(fetch(backbone, revision))
+            same = weights_sum(fetch(backbone, revision)) if adapter.merges else None
             self.reference = Reference(absolute(backbone), revision, layers, same)
             adapter.attach(self.backbone)
         with explained(backbone):
@@ -163,141 +156,12 @@ class Encoder(TextEncoder):
             adapter.initialize(self.backbone)
         self.adapter = adapter
         self.recomputes = False  # whether layers are computed again in the backward pass of training
-        self.compiled: Compiled | None = None  # the layers that training runs compiled
+        self.compiled = None
         check_finite(self, backbone)
         self.similarity = layout.similarity
         if not attention_kernel.startswith("flash"):  # which need a GPU, where the encoder is not yet
             with explained(backbone):
                 self.try_out()
-
-    @property
-    def hidden_size(self) -> int:
-        """H."""
-        return int(self.backbone.config.hidden_size)
-
-    @property
-    def depth(self) -> int:
-        """N, the number of the backbone's layers."""
-        return int(self.backbone.config.num_hidden_layers)
-
-    @property
-    def dim(self) -> int:
-        """D, the size of an exported vector."""
-        return self.post.size(self.hidden_size)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return next(self.parameters()).device
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether two passes over the same text differ in training."""
-        return self.passes.has_dropout
-
-    @property
-    def passes(self) -> Passes:
-        """How the backbone is run now: in training or not, with or without recomputing layers."""
-        parts = (self.backbone, self.adapter, self.pooler, self.pool, self.weights, self.dropout)
-        compiled = self.compiled if self.training else None
-        return Passes(*parts, training=self.training, recomputes=self.recomputes, compiled=compiled)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderOutput:
-        """Encode n rows of token ids (n, L) in one pass, in length-sorted sub-batches that waste little padding."""
-        return self.output(self.passes.rows(input_ids, attention_mask))
-
-    def layer_embeddings(self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int]) -> list[EncoderOutput]:
-        """Encode n rows of token ids (n, L) in one pass, as the encoder cut after each of `layers` would.
-
-        Layer 0 is the output of the embeddings, and layer N (`depth`) gives what `forward` gives. An encoder is cut by
-        its argument `layers`.
-
-        Raises:
-            ValueError: There is no such layer.
-        """
-        if wrong := [layer for layer in layers if not 0 <= layer <= self.depth]:
-            raise ValueError(f"layers has {wrong[0]}, but {self.source} has the layers 0 to {self.depth}")
-        return [self.output(pooled) for pooled in self.passes.rows_by_layer(input_ids, attention_mask, layers)]
-
-    def states(self, input_ids: Tensor, attention_mask: Tensor, *, attentions: bool = False) -> States:
-        """The hidden states of all layers of n rows of token ids (n, L), from one pass, through which gradients flow.
-
-        Args:
-            input_ids: (n, L).
-            attention_mask: (n, L), padded on the right.
-            attentions: Whether to give the attentions too. Fused kernels do not compute them, so the pass is slower.
-
-        Raises:
-            UserError: Attentions are asked for, and the backbone does not give them, or recomputes its layers.
-        """
-        return self.passes.states(input_ids, attention_mask, attentions=attentions)
-
-    def pooled(self, states: States, attention_mask: Tensor) -> EncoderOutput:
-        """Encode n rows from their `states`, as `forward` does from their token ids."""
-        return self.output(self.pool(states.hidden, attention_mask))
-
-    def output(self, pooled: Tensor) -> EncoderOutput:
-        """The vectors of pooled rows or spans (n, H): after the exported modules, and after the training head."""
-        embedding = self.post(pooled)
-        return EncoderOutput(embedding, self.head(embedding))
-
-    def token_states(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
-        """The last layer's states (m, H) at the m True positions of `where` (n, L), in their order."""
-        return self.passes.token_states(input_ids, attention_mask, where)
-
-    def spans(self, input_ids: Tensor, attention_mask: Tensor, span_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool n rows of token ids (n, L) and spans of them in one pass, through which gradients flow.
-
-        Args:
-            input_ids: (n, L).
-            attention_mask: (n, L), padded on the right.
-            span_mask: (n, S, L) True, or 1, at the tokens of each span.
-
-        Returns:
-            The pooled rows (n, H), from which `output` makes vectors, and the mean of the last layer over the tokens of
-            each span (n, S, H), 0 for a span without tokens.
-        """
-        return self.passes.spans(input_ids, attention_mask, span_mask)
-
-    def cannot_recompute(self) -> str:
-        """Why layers cannot be computed again in the backward pass; empty if they can."""
-        return self.passes.cannot_recompute()
-
-    def recompute(self) -> None:
-        """From here on, keep only each layer's input in training, and compute the rest again in the backward pass.
-
-        Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost". Dropout draws the same masks both times, so
-        the gradient is the same up to rounding.
-
-        Raises:
-            UserError: The encoder cannot; see `cannot_recompute`.
-        """
-        if reason := self.cannot_recompute():
-            raise UserError(f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing")
-        recompute_layers(self.backbone)
-        self.recomputes = True
-
-    def cannot_compile(self) -> str:
-        """Why layers cannot be compiled; empty if they can."""
-        return self.passes.cannot_compile()
-
-    def compile_layers(self, backend: str = "inductor") -> Compiled:
-        """From here on, training runs compiled layers; the numbers are the same up to rounding and dropout's draws.
-
-        Args:
-            backend: The compiler, by its name in `torch.compile`.
-
-        Raises:
-            UserError: The encoder cannot; see `cannot_compile`.
-        """
-        if reason := self.cannot_compile():
-            raise UserError(f"trainer.compile: {reason}\nfix: remove trainer.compile")
-        self.compiled = Compiled(self.backbone, longest=self.max_positions, backend=backend)
-        return self.compiled
-
-    def graphs(self) -> dict[str, float]:
-        """The number of graphs that compiled layers made so far, for the log; {} if layers are not compiled."""
-        return {} if self.compiled is None else {"graphs": float(self.compiled.graphs)}
 
     def truncate(self, dimensions: int) -> None:
         """From here on, keep the first dimensions of every vector, as `encode` does with this argument.
@@ -337,7 +201,7 @@ class Encoder(TextEncoder):
         bidirectional = is_bidirectional(self.backbone.config)
         first, reference = f"{NEW if bidirectional else LEGACY}{TRANSFORMER}", None
         first = LEGACY + STATIC if self.backbone.config.model_type == STATIC_NAME else first
-        soft, words = isinstance(self.adapter, SoftPrompts), self.tokenizer
+        soft, words = self.adapter is not None and not self.adapter.merges, self.tokenizer
         if soft:
             first = soft_prompts.module(with_code=with_code)
         if not whole and keeps_backbone(self.backbone, self.adapter, self.weights):
@@ -384,7 +248,7 @@ class Encoder(TextEncoder):
             precision: The number format of the weights of a whole backbone: `bf16` rounds them. Weights that are held
                 in bf16 or quantized are saved in bf16 in any case, and those under soft prompts in fp32.
         """
-        whole = not isinstance(self.adapter, SoftPrompts) if whole is None else whole
+        whole = (self.adapter is None or self.adapter.merges) if whole is None else whole
         layout = self.layout(whole=whole, with_code=with_code, precision=precision)
         with atomic_dir(Path(folder)) as out:
             if layout.reference is None or not layout.soft_prompts:

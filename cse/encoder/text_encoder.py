@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cse.encoder import widths
 from cse.encoder.checkpoint.layout import STATIC_NAME
 from cse.encoder.device import Precision, inference
+from cse.encoder.forward import Forward
 from cse.encoder.kinds import choose_length, kernel_of_precision
 from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
 from cse.encoder.template import added_ids
@@ -30,48 +30,24 @@ from cse.encoder.vectors import require_directions
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from cse.encoder.checkpoint.layout import Layout
-    from cse.encoder.forward import Passes
-    from cse.encoder.heads import Post
 
 
-class TextEncoder(nn.Module, ABC):
-    """Texts to vectors, given how rows of token ids become vectors, which is what `Encoder` adds.
+class TextEncoder(Forward):
+    """Texts to vectors: tokenizer, template, prompts, lengths, and what they become by `Forward`.
 
     Attributes:
-        source: The name of the model.
         tokenizer: The tokenizer, which has the template.
         mended_padding: Whether the tokenizer had no pad token.
         template: The text that is put around every text, with its `{text}`. None: none.
         lower_case: Whether texts are lower-cased first.
-        max_positions: The most tokens that the backbone can position besides soft prompts.
         max_length: The most tokens of a text, template, prompt and special tokens included.
         prompts: Texts that can be put before every text, by name.
         default_prompt_name: The prompt that is put before every text unless another one is asked for.
-        post: The modules after pooling.
     """
-
-    post: Post
-    source: str
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """D, the size of an exported vector."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """The device of the weights."""
-
-    @property
-    @abstractmethod
-    def passes(self) -> Passes:
-        """How the backbone is run now."""
 
     def read_with(
         self,
@@ -191,7 +167,7 @@ class TextEncoder(nn.Module, ABC):
         width = self._width(dimensions)
         out = np.empty((len(read.rows), width), dtype=np.float32)
         with inference(self, precision, self.device), kernel_of_precision(self.backbone):
-            for part, pooled in self.passes.batches(read.rows, self.pad, max_tokens, batch_size):
+            for part, pooled in self.batches(read.rows, self.pad, max_tokens, batch_size):
                 out[part] = self.post.first(self.post(pooled).float(), width).cpu().numpy()
         found = read.mean(out, scaled=self.post.scales)
         self._require_directions(found, lambda row: read.rows[int((read.text == row).argmax())])
@@ -207,12 +183,12 @@ class TextEncoder(nn.Module, ABC):
         ids = self.tokenize(["a", ""])  # of two lengths, one of which is padded
         with inference(self, "fp32", self.device):
             tokens, mask = (tensor.to(self.device) for tensor in self.pad(ids))
-            found = self.post(self.passes.pooled(tokens, mask)).float().cpu().numpy()
+            found = self.post(self.pool_rows(tokens, mask)).float().cpu().numpy()
         self._require_directions(found, ids.__getitem__)
 
     def _require_directions(self, vectors: NDArray[np.float32], ids: Callable[[int], Sequence[int]]) -> None:
         """Raise if a vector, of which `ids` gives the tokens, has nan, or is 0 and not one that may be."""
-        static = self.passes.backbone.config.model_type == STATIC_NAME
+        static = self.backbone.config.model_type == STATIC_NAME
 
         def name(row: int) -> str:
             return f"model {self.source!r}: {self.tokenizer.decode(ids(row), skip_special_tokens=True)[:60]!r}"
@@ -276,10 +252,10 @@ class TextEncoder(nn.Module, ABC):
         require_tokens(texts, ranges, masks, length)
         out = [np.empty((len(mask), width), dtype=np.float32) for mask in masks]
         with inference(self, precision, device), kernel_of_precision(self.backbone):
-            for part in self.passes.parts(ids, max_tokens, batch_size):
+            for part in self.parts(ids, max_tokens, batch_size):
                 tokens, mask = self.pad([ids[i] for i in part])
                 chosen = side_by_side([masks[i] for i in part], mask.shape[1])  # (n, S, L)
-                means = self.passes.spans(tokens, mask, chosen)[1]  # (n, S, H)
+                means = self.spans(tokens, mask, chosen)[1]  # (n, S, H)
                 vectors = self.post.first(self.post(means.flatten(0, 1)).float(), width)
                 for i, found in zip(part, vectors.view(*chosen.shape[:2], -1).cpu().numpy(), strict=True):
                     out[i][:] = found[: len(masks[i])]

@@ -197,7 +197,7 @@ class Graph(nn.Module):
         """(n, L), (n, L) -> (n, D)."""
         encoder = self.encoder
         options = {"output_hidden_states": True} if encoder.pooler in NEEDS_ALL_LAYERS else {}
-        output = encoder.backbone(**encoder.passes.model_inputs(input_ids, attention_mask), **options)
+        output = encoder.backbone(**encoder.model_inputs(input_ids, attention_mask), **options)
         states = output.hidden_states if options else (output.last_hidden_state,)
         vectors: Tensor = encoder.post(encoder.pool(states, attention_mask))
         return vectors

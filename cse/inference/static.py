@@ -120,7 +120,7 @@ def token_vectors(encoder: Encoder, tokens: Sequence[int]) -> NDArray[np.float32
     rows = [[*before, token, *after] for token in tokens]
     found: NDArray[np.float32] | None = None
     with inference(encoder, "fp32", encoder.device):
-        for part, vectors in encoder.passes.batches(rows, encoder.pad):
+        for part, vectors in encoder.batches(rows, encoder.pad):
             for module in encoder.post:
                 vectors = vectors if isinstance(module, Normalize) else module(vectors)
             if found is None:

@@ -137,6 +137,6 @@ class PromptBERT(Objective):
         positions = self.first + torch.cat([before.expand(len(n), -1), self.before + n + after], 1)  # (U, p + s)
         device = ctx.encoder.device
         templates, present, positions = (placed(t, device) for t in (templates, torch.ones_like(templates), positions))
-        pooled = ctx.encoder.passes.pooled(templates, present, positions=positions)
+        pooled = ctx.encoder.pool_rows(templates, present, positions=positions)
         delta: Tensor = ctx.encoder.post(pooled)[placed(row, device)]  # (b V, D)
         return delta.view(*ids.shape[:2], -1)

@@ -172,9 +172,9 @@ def test_versions_that_ignore_the_flag_cannot_load_it(causal, tmp_path):
 def test_the_prefix_of_a_template_is_not_shared(causal):
     template, texts = "the cat sat on a {text} mat dog", ["red house", "moon"]
     encoder = Encoder(causal("llama"), pooler="mean", template=template, attention="bidirectional").eval()
-    assert not encoder.passes.shares_prefix()
+    assert not encoder.shares_prefix()
     assert np.abs(encoder.encode(texts) - np.concatenate([encoder.encode([t]) for t in texts])).max() < 1e-5
-    assert Encoder(causal("llama"), template=template).eval().passes.shares_prefix()
+    assert Encoder(causal("llama"), template=template).eval().shares_prefix()
 
 
 def test_it_is_part_of_the_identity(causal):

@@ -106,7 +106,7 @@ def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
         encoder.backbone(input_ids=words[:, :4], use_cache=True, **{name: cache})
         pairs = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]  # each (1, heads, 4, size)
         encoder.adapter.prompts.weight.copy_(torch.stack(pairs)[:, 0].permute(2, 0, 1, 3).reshape(4, -1))
-        got = encoder.passes.hidden_states(words[:, 4:], torch.ones(1, 3, dtype=torch.long))[-1]
+        got = encoder.hidden_states(words[:, 4:], torch.ones(1, 3, dtype=torch.long))[-1]
     assert torch.allclose(got, whole, atol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_prompts_are_seen_behind_a_long_template(any_backbone):
 
 def test_roberta_positions_follow_the_prompts(tiny_roberta):
     encoder = Encoder(tiny_roberta, adapter=SoftPrompts(length=5))
-    inputs = encoder.passes.model_inputs(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
+    inputs = encoder.model_inputs(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
     assert inputs["position_ids"].tolist() == [[6, 7, 8, 9]]  # pad id 0, so the first word of a plain RoBERTa has 1
     assert inputs["attention_mask"].shape == (2, 9)
 

@@ -82,8 +82,8 @@ def test_the_last_layers_first_token_alone_is_not_used_then(backbones):
 def test_the_prefix_of_a_template_is_shared_in_evaluation_only(backbones):
     encoder = Encoder(backbones["llama"], pooler="last", template="the cat sat on a {text} mat")
     encoder.recompute()
-    assert not encoder.train().passes.shares_prefix()
-    assert encoder.eval().passes.shares_prefix()
+    assert not encoder.train().shares_prefix()
+    assert encoder.eval().shares_prefix()
 
 
 def test_a_run_is_the_same_run(tiny_bert, tmp_path):

@@ -18,10 +18,13 @@ class Adapter(nn.Module, ABC):
     Attributes:
         positions: Number of the backbone's positions that the adapter takes from every text.
         has_dropout: Whether the adapter itself drops anything in training.
+        merges: Whether it can be merged into the backbone, whose own layers compute it; if not, the backbone is frozen
+            as it is, and the adapter stands in front of it.
     """
 
     positions: int = 0
     has_dropout: bool = False
+    merges: bool = True
 
     @abstractmethod
     def attach(self, backbone: PreTrainedModel) -> None:

@@ -47,6 +47,8 @@ class SoftPrompts(Adapter):
     Source: YJiangcm/PromCSE, promcse/models.py (PrefixEncoder 18-49, get_prompt 385-398).
     """
 
+    merges = False
+
     def __init__(self, *, length: int = 10, dropout: float = 0.1, projection: int = 0) -> None:
         super().__init__()
         require_at_least(1, "encoder.adapter", length=length)

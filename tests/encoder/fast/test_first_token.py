@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder import forward as passes
+from cse.encoder import forward
 from cse.encoder.dropout import Dropout
 from cse.encoder.fast.layers import only_first_token
 from cse.encoder.model import Encoder
@@ -25,8 +25,8 @@ def _gradients(folder):
 
 def test_vectors_and_gradients_are_the_same(tiny_bert, monkeypatch):
     ours, gradients = _gradients(tiny_bert)
-    monkeypatch.setattr(passes, "only_first_token", lambda model: nullcontext())
-    monkeypatch.setattr(passes.Passes, "_words", lambda self, ids: (ids, None))
+    monkeypatch.setattr(forward, "only_first_token", lambda model: nullcontext())
+    monkeypatch.setattr(forward.Forward, "_words", lambda self, ids: (ids, None))
     plain, expected = _gradients(tiny_bert)
     assert torch.allclose(ours, plain, atol=1e-12)
     assert gradients.keys() == expected.keys()
@@ -37,8 +37,8 @@ def test_vectors_and_gradients_are_the_same(tiny_bert, monkeypatch):
 def test_the_last_layer_is_that_of_one_token_and_only_within(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="cls").eval()
     with only_first_token(encoder.backbone):
-        assert encoder.passes.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 1)
-    assert encoder.passes.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 5)
+        assert encoder.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 1)
+    assert encoder.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 5)
 
 
 @pytest.mark.parametrize("pooler", ["mean", "last"])
@@ -46,7 +46,7 @@ def test_other_poolers_see_every_token(tiny_bert, monkeypatch, pooler):
     def never(model):
         raise AssertionError(model)
 
-    monkeypatch.setattr(passes, "only_first_token", never)
+    monkeypatch.setattr(forward, "only_first_token", never)
     assert Encoder(tiny_bert, pooler=pooler)(IDS, MASK).embedding.shape[0] == 3
 
 
@@ -54,14 +54,14 @@ def test_an_architecture_that_is_not_known_is_left_as_it_is(tiny_bert):
     encoder = Encoder(tiny_bert, pooler="cls").eval()
     encoder.backbone.config.model_type = "other"
     with only_first_token(encoder.backbone):
-        assert encoder.passes.hidden_states(IDS, MASK)[-1].shape[1] == 5
+        assert encoder.hidden_states(IDS, MASK)[-1].shape[1] == 5
 
 
 def test_the_gradient_of_the_embeddings_is_made_once(tiny_bert, monkeypatch):
     encoder = Encoder(tiny_bert, pooler="mean").train()
     calls = []
     encoder.backbone.get_input_embeddings().register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(passes, "length_chunks", lambda lengths, overhead: [[i] for i in range(len(lengths))])
+    monkeypatch.setattr(forward, "length_chunks", lambda lengths, overhead: [[i] for i in range(len(lengths))])
     encoder(IDS, MASK).embedding.sum().backward()
     assert calls == [1]
 

@@ -43,9 +43,9 @@ def test_it_is_used(causal, monkeypatch):
 
 def test_not_under_dropout_nor_in_a_model_that_looks_both_ways(causal, tiny_bert):
     dropping = Encoder(causal("llama"), pooler="last", dropout=Dropout(attention=0.1))
-    assert dropping.eval().passes.shares_prefix()
-    assert not dropping.train().passes.shares_prefix()
-    assert not Encoder(tiny_bert).eval().passes.shares_prefix()
+    assert dropping.eval().shares_prefix()
+    assert not dropping.train().shares_prefix()
+    assert not Encoder(tiny_bert).eval().shares_prefix()
 
 
 def test_every_row_keeps_a_token_of_its_own():
