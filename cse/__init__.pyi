@@ -51,7 +51,7 @@ from cse.encoder.model import Encoder as Encoder
 from cse.errors import UserError as UserError
 from cse.evaluation.bench_model import bench_model as bench_model
 from cse.evaluation.comparison import compare as compare
-from cse.evaluation.evaluator import STSEvaluator as STSEvaluator
+from cse.evaluation.evaluators.sts import STSEvaluator as STSEvaluator
 from cse.evaluation.scoring import evaluate as evaluate
 from cse.inference.cluster import cluster as cluster
 from cse.inference.diff import diff as diff

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 
 from cse.console import say
-from cse.evaluation import sts
-from cse.evaluation.encoding import resolve_precision
-from cse.evaluation.harness import score_data
+from cse.evaluation.encoding import comparison, embedder, resolve_precision
+from cse.evaluation.evaluators import sts
+from cse.evaluation.evaluators.sts_rows import TaskData
 from cse.evaluation.loading import Model
-from cse.evaluation.sources import TaskData
 from cse.files import read_json, write_json
 
 SENTEVAL_BATCH = 128
@@ -63,7 +62,7 @@ def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, An
         "eval.tasks": list(data),
         "eval.sentences": {
             "total": sum(2 * len(p) for item in data.values() for p in item.subsets.values()),
-            "unique": len(sts.unique_texts({name: item.subsets for name, item in data.items()})),
+            "unique": len({t for item in data.values() for p in item.subsets.values() for t in (*p.first, *p.second)}),
         },
         "eval.threads": torch.get_num_threads(),
     }
@@ -82,8 +81,9 @@ def _runners(model: Model, data: Mapping[str, TaskData]) -> dict[str, Runner]:
     few = {name: _first(item, 64) for name, item in data.items()}
 
     def ours(precision: str, rows: Mapping[str, TaskData]) -> dict[str, float]:
-        outcome = score_data(model.encoder, "bench", rows, {}, precision=precision)
-        return {name: score.all.spearman for name, score in outcome.scores.items()}
+        subsets = {name: item.subsets for name, item in rows.items()}
+        scores = sts.score_all(subsets, embedder(model.encoder, precision), comparison(model.encoder))
+        return {name: score.all.spearman for name, score in scores.tasks.items()}
 
     def make(rows: Mapping[str, TaskData]) -> dict[str, Runner]:
         tasks = _mteb_tasks(rows)
@@ -128,8 +128,8 @@ def _mteb_tasks(data: Mapping[str, TaskData]) -> dict[str, Any]:
     import mteb
     from datasets import DatasetDict
 
-    from cse.evaluation.mteb_adapter import OURS as THEIRS
-    from cse.evaluation.mteb_adapter import rows
+    from cse.evaluation.evaluators.mteb_adapter import OURS as THEIRS
+    from cse.evaluation.evaluators.mteb_adapter import rows
 
     official = {ours: name for name, ours in THEIRS.items()}
     found = {}
@@ -154,7 +154,7 @@ def _mteb(peer: Any, tasks: Mapping[str, Any]) -> dict[str, float]:
 
 def _first(item: TaskData, n: int) -> TaskData:
     """A few rows of a task, to warm up with."""
-    from cse.evaluation.pairs import Pairs
+    from cse.evaluation.evaluators.sts_rows import Pairs
 
     subset, pairs = next(iter(item.subsets.items()))
     return TaskData(item.task, {subset: Pairs(pairs.first[:n], pairs.second[:n], pairs.gold[:n])}, item.source)

@@ -108,14 +108,14 @@ def bench(arguments: list[str]) -> int:
     add_scoring(parser)
     options = parser.parse_args(arguments)
     quiet()
-    from cse.evaluation import suite
+    from cse.evaluation.evaluators import sts_rows
     from cse.files import check_writable
     from eval import bench as benching
 
     require_at_least(6, "bench", steps=options.steps)
     require_at_least(1, "bench", rounds=options.rounds)
     if options.tasks:
-        suite.resolve(options.tasks)
+        sts_rows.resolve(options.tasks)
     check_writable(options.out)
     found: dict[str, Any] = {"machine": options.machine} if options.machine else {}
     if options.only != "eval":
@@ -159,7 +159,7 @@ def _bench_training(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench_scoring(options: argparse.Namespace) -> dict[str, Any]:
-    from cse.evaluation.harness import read_data
+    from cse.evaluation.evaluators.sts import read_data
     from cse.evaluation.loading import load_model
     from eval import bench as benching
 
@@ -182,13 +182,13 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s)")
     add_scoring(parser)
     options, overrides = parser.parse_known_args(arguments)
-    from cse.evaluation import suite
+    from cse.evaluation.evaluators import sts_rows
     from cse.evaluation.scoring import evaluate
     from cse.recipe import load
     from eval import reproduce as reproducing
 
     options.tasks = options.tasks or load(options.recipe, overrides).expect.get("tasks", "sts-mini")
-    suite.resolve(options.tasks)
+    sts_rows.resolve(options.tasks)
 
     def into(checkpoint: Path, out: Path) -> None:
         progress = sys.stderr.isatty()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cse.errors import UserError
-from cse.evaluation import collect, methods
+from cse.evaluation.reports import collect, methods
 from cse.files import read_json, write_text
 from eval import method_table, systems
 

@@ -274,9 +274,12 @@ FAULTS = [
     ),
     # -- Evaluation ------------------------------------------------------------------------------------------------
     *_of(
-        "evaluation/sts.py",
+        "evaluation/evaluators/sts.py",
         "evaluation/test_sts_score.py",
-        ("spearman = pearson(rankdata(cosines), rankdata(gold))", "spearman = pearson(rankdata(cosines), gold)"),
+        (
+            "spearman = coefficient(rankdata(cosines), rankdata(gold))",
+            "spearman = coefficient(rankdata(cosines), gold)",
+        ),
         (
             "wmean=_mean(subsets, sizes)",
             "wmean=_mean(subsets, dict.fromkeys(subsets, 1))",
@@ -286,29 +289,34 @@ FAULTS = [
     *_of(
         "evaluation/statistic.py",
         "evaluation/test_statistic.py",
+        (
+            "coefficient(rankdata(cosines), rankdata(gold))",
+            "coefficient(rankdata(cosines), gold)",
+            "evaluation/test_sts_score.py",
+        ),
         ("(drawn + counts.sum(1, keepdims=True)) / 2", "counts.sum(1, keepdims=True) / 2"),
         ("(hits * precision).sum(1) / hits.sum(1)", "(hits * precision).sum(1) / drawn.sum(1)"),
     ),
     *_of(
-        "evaluation/significance.py",
+        "evaluation/statistic.py",
         "evaluation/test_significance.py",
         ("(len(p) - rank) * p[name]", "(len(p) - rank - 1) * p[name]"),
         ("2 * (rarer + 1) / (len(differences) + 1)", "2 * rarer / len(differences)"),
         ("tail = 100 * (1 - level) / 2", "tail = 100 * (1 - level)"),
     ),
     *_of(
-        "evaluation/ranking.py",
+        "evaluation/evaluators/ranking.py",
         "evaluation/test_retrieval.py",
         ("value * (k + 0.5) > 1", "value * k > 1"),
         ("-np.square(vectors).sum(1) / 2", "-np.square(vectors).sum(1)"),
     ),
     Fault(
-        "evaluation/triplets.py",
+        "evaluation/evaluators/pairs.py",
         "right = [similarity[a] > similarity[a + 1 : b].max()",
         "right = [similarity[a] >= similarity[a + 1 : b].max()",
         "evaluation/test_own_rows.py",
     ),
-    Fault("evaluation/thresholds.py", "above = cuts + 1", "above = cuts", "evaluation/test_thresholds.py"),
+    Fault("evaluation/evaluators/pairs.py", "above = cuts + 1", "above = cuts", "evaluation/test_thresholds.py"),
     # -- Data ------------------------------------------------------------------------------------------------------
     *_of(
         "data/part.py",

@@ -16,7 +16,7 @@ from cse.data.datasets import Texts
 from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.errors import UserError
-from cse.evaluation import suite
+from cse.evaluation.evaluators import sts_rows
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
@@ -185,7 +185,7 @@ def repositories(value, key="") -> list[str]:
     if isinstance(value, list):
         return [one for inner in value for one in repositories(inner, key)]
     if key == "tasks":
-        return [str(task.hub["path"]) for task in suite.resolve(value)]
+        return [str(task.hub["path"]) for task in sts_rows.resolve(value)]
     named = key in {"path", "backbone", "source", "complement", "generator"} and isinstance(value, str)
     repository = value.partition(":")[0] if named else ""
     is_one = re.fullmatch(r"[\w.-]+/[\w.-]+|(distil)?(bert|roberta)-(base|large)(-uncased)?", repository)

@@ -82,17 +82,17 @@ def open_sources(a: argparse.Namespace) -> list[Dataset]:
 def _sets(names: Sequence[str]) -> EvaluationSets:
     """The rows of evaluation sets by name: files, or tasks whose rows are on this machine."""
     from cse.data.datasets import open_rows
-    from cse.evaluation import sources, suite
+    from cse.evaluation.evaluators import sts_rows
 
     found: dict[str, Sequence[tuple[str, ...]]] = {}
     for name in names:
         if any(mark in name for mark in "./:*") or Path(name).exists():
             found[name] = [example.texts for example in open_rows(name)]
             continue
-        for task in suite.resolve(name, "--against"):
+        for task in sts_rows.resolve(name, "--against"):
             try:
-                subsets = sources.load(task, check=False, hub=False).subsets.values()
-            except sources.Missing as missing:
+                subsets = sts_rows.load(task, check=False, hub=False).subsets.values()
+            except sts_rows.Missing as missing:
                 raise UserError(f"--against {name}: {missing}\nfix: set CSE_DATA, or give a file") from missing
             found[task.name] = [row for pairs in subsets for row in zip(pairs.first, pairs.second, strict=True)]
     return found
@@ -147,8 +147,8 @@ def _stats(a: argparse.Namespace) -> int:
         write_json(a.out, found)
         say("wrote", str(a.out))
     if a.page:
-        from cse.evaluation import page
-        from cse.evaluation.collect import Found
+        from cse.evaluation.reports import page
+        from cse.evaluation.reports.collect import Found
 
         write_text(a.page, page.render(Found(texts=found), {}, "Data"))
         say("wrote", str(a.page))

@@ -125,11 +125,12 @@ def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
     from cse.encoder import widths
-    from cse.evaluation import results, table
-    from cse.evaluation.scoring import evaluate, requested
+    from cse.evaluation import results
+    from cse.evaluation.reports import table
+    from cse.evaluation.scoring import evaluate, parted
 
     tasks, options = wanted(a)
-    out = a.out or results.default_out(a.checkpoint, requested(tasks, options["data"]), a.prompt)
+    out = a.out or results.default_out(a.checkpoint, parted(tasks, options["data"]).requested, a.prompt)
     options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
     options["quantize"] = [] if a.quantize is None else a.quantize.split(",")
     options |= _own_prompt(a, tasks)
@@ -173,7 +174,7 @@ def _require_whole(dimensions: str | None, verb: str) -> None:
 
 def _report(a: argparse.Namespace) -> int:
     from cse.console import say
-    from cse.evaluation.reporting import report
+    from cse.evaluation.reports.reporting import report
 
     out = a.out or a.runs
     found = report(a.runs, out, title=a.title, baseline=a.baseline, tasks=a.tasks, summary=a.json, note=a.note)
@@ -187,7 +188,7 @@ def _report(a: argparse.Namespace) -> int:
 
 
 def _mteb(a: argparse.Namespace) -> int:
-    from cse.evaluation import table
+    from cse.evaluation.reports import table
     from cse.evaluation.scoring import run_mteb
 
     _require_whole(a.dimensions, "scores")

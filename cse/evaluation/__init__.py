@@ -1,8 +1,7 @@
-"""Scores that can be trusted: tasks, the STS engine, transfer, significance, reports, MTEB.
+"""Scores that can be trusted: one engine from a checkpoint and evaluators to results, comparisons and reports.
 
-Read `suite` (which tasks exist), `pairs` and `sources` (where their rows come from), `sts` (what is computed) and
-`harness` (the one path from an encoder to scores). `scoring`, `comparison` and `reporting` hold the functions
-behind `cse eval`.
+Read `evaluator` (what an evaluator finds), `evaluators/` (what can be scored), `scoring` (the one path from an encoder
+to results.json), `comparison` (two models) and `reports/` (how scores are shown).
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation import describe, sources, suite
+from cse.evaluation import scoring
 from cse.evaluation.comparison import AVERAGE, NO_DIFFERENCE, Difference, compare_all
-from cse.evaluation.finding import Finding
-from cse.evaluation.harness import Outcome
+from cse.evaluation.evaluator import Answer, EvalResult
+from cse.evaluation.evaluators import sts_rows
+from cse.evaluation.evaluators.sts_rows import Missing
+from cse.evaluation.reports.table import MIXED, title
 from cse.evaluation.results import Scored
-from cse.evaluation.sources import Missing
-from cse.evaluation.table import MIXED, title
 
 DEV, OTHER, GENERAL = "dev", "other", "general"
 MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of WiSE-FT (arXiv:2109.01903)
@@ -81,16 +81,16 @@ def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[s
         apart_from: Tasks to leave out: those of the dev set.
     """
     names = []
-    for task in suite.resolve("sts,sts-mini"):
+    for task in sts_rows.resolve("sts,sts-mini"):
         # A folder may hold anything under these names; what cannot be read does not stop a run for a table.
         with contextlib.suppress(Missing, UserError):
             if task.name not in apart_from:
-                sources.load(task, data, hub=False)
+                sts_rows.load(task, data, hub=False)
                 names.append(task.name)
     return names
 
 
-def scored(name: str, findings: Sequence[Finding], precision: str) -> Scored:
+def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
     """What was found of one encoder, in the form of results.json.
 
     Args:
@@ -100,7 +100,8 @@ def scored(name: str, findings: Sequence[Finding], precision: str) -> Scored:
     """
     about = {"name": name, "sha256": None, "loader": "cse", "max_length": None, "prompt": None}
     requested = ",".join(finding.name for finding in findings)
-    found = describe.build(Outcome(requested, {}, {}, {}), about, precision, resamples=0, findings=findings)
+    answers = [Answer({}, list(findings))]
+    found = scoring.describe(answers, model=about, precision=precision, requested=requested, resamples=0)
     return Scored(name, found, {finding.name: finding for finding in findings})
 
 

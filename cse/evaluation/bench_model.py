@@ -15,9 +15,9 @@ from cse.files import name_of
 if TYPE_CHECKING:
     from cse.encoder.device import Device
     from cse.evaluation.benchmark import Benchmark, Row
+    from cse.evaluation.encoding import Embed
     from cse.evaluation.scoring import Wanted
     from cse.evaluation.speed import Change
-    from cse.evaluation.sts import Embed
     from cse.inference.quantize import Calibration, Kind
     from cse.inference.variants import Variant
 
@@ -187,7 +187,7 @@ def _read(texts: str | Path | None) -> tuple[list[str], str]:
 
 def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str) -> tuple[Calibration, str]:
     """The ranges of whole vectors, and where they come from: the folder of the model, or texts."""
-    from cse.evaluation.reduced import calibration_for
+    from cse.evaluation.scoring import calibration_for
     from cse.inference.quantize import FILE, Calibration
 
     known = calibration_for(folder, ())
@@ -199,7 +199,7 @@ def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str
 def _changes(widths: Sequence[int], codes: Sequence[Kind], ranges: Calibration | None) -> dict[str, Change]:
     """What makes the reduced vectors of whole ones, by the name of their row."""
     from cse.evaluation.benchmark import of_kind, of_width
-    from cse.evaluation.reduced import first_dimensions
+    from cse.evaluation.scoring import first_dimensions
     from cse.inference.quantize import quantize
 
     cuts: dict[str, Change] = {of_width(width): first_dimensions(width) for width in widths}

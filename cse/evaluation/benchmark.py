@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
+from cse.evaluation.reports.table import make_console, title
 from cse.evaluation.results import has_scores, is_of_run
 from cse.evaluation.speed import Speed
-from cse.evaluation.table import make_console, title
 from cse.files import DAMAGED, read_json
 from cse.inference.variants import megabytes
 

@@ -14,16 +14,20 @@ from rich.table import Table
 
 from cse.encoder.device import Device
 from cse.errors import UserError
-from cse.evaluation import significance
-from cse.evaluation.finding import Finding
+from cse.evaluation import statistic
+from cse.evaluation.evaluator import EvalResult, resampled
+from cse.evaluation.reports.table import make_console, title
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import Wanted, evaluate
 from cse.evaluation.statistic import Vector
-from cse.evaluation.table import make_console, title
 from cse.files import name_of
 
 ALPHA = 0.05
+
+
 AVERAGE, ALL = "average", "all"
+
+
 NO_DIFFERENCE = "no difference shown"
 
 
@@ -68,7 +72,7 @@ def compare(
     check: bool = True,
     prompt: str | None = None,
     measures: str | None = None,
-    resamples: int = 4 * significance.RESAMPLES,
+    resamples: int = 4 * statistic.RESAMPLES,
 ) -> dict[str, Difference]:
     """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
 
@@ -132,7 +136,7 @@ def read_or_score(
 
 
 def compare_all(
-    models: Sequence[Scored], resamples: int = significance.RESAMPLES, measures: str | None = None
+    models: Sequence[Scored], resamples: int = statistic.RESAMPLES, measures: str | None = None
 ) -> dict[tuple[int, int], dict[str, Difference]]:
     """Differences of every two models, all on the same resamples.
 
@@ -149,7 +153,7 @@ def compare_all(
             who = [i for i, m in enumerate(models) if task in m.findings and m.findings[task].sha256 == rows]
             findings = [models[i].findings[task] for i in who]
             for measure in _measures(findings, measures):
-                sample = significance.resampled(findings, measure, resamples)
+                sample = resampled(findings, measure, resamples)
                 drawn[task, rows, measure] = dict(zip(who, sample, strict=True))
     found = {}
     for i, a in enumerate(models):
@@ -170,7 +174,7 @@ def compare_all(
     return found
 
 
-def _measures(findings: Sequence[Finding], wanted: str | None) -> list[str]:
+def _measures(findings: Sequence[EvalResult], wanted: str | None) -> list[str]:
     """The measures to compare that all of these have."""
     first = findings[0]
     names = [first.primary] if wanted is None else list(first.measures)
@@ -205,11 +209,11 @@ def _differences(
         metric = next(iter(values.values()))[0]
         drawn[AVERAGE], units[AVERAGE] = np.mean(list(drawn.values()), axis=0), sum(units.values())
         values[AVERAGE] = metric, means[0], means[1]
-    p = {name: significance.p_value(d[~np.isnan(d)]) for name, d in drawn.items()}
-    adjusted = significance.holm(p)
+    p = {name: statistic.p_value(d[~np.isnan(d)]) for name, d in drawn.items()}
+    adjusted = statistic.holm(p)
     found = {}
     for name, (metric, x, y) in values.items():
-        low, high = significance.interval(drawn[name])
+        low, high = statistic.interval(drawn[name])
         found[name] = Difference(x, y, (low, high), p[name], adjusted[name], metric, units[name])
     return found
 

@@ -17,7 +17,8 @@ from cse.encoder.device import uses_bf16
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.fast.layers import converted_once
 from cse.encoder.model import Encoder
-from cse.evaluation.sts import Compare, Embed, checked, cosine, nearness
+from cse.errors import UserError
+from cse.evaluation.statistic import Vector
 
 SLICES = 16  # parts of one long call: enough for cores to end together; more of them waste more on padding
 SLICE_ROWS = 64  # fewer are not worth a call
@@ -78,6 +79,8 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prom
         progress: Whether to show a bar on a terminal.
         prompt: The name of the encoder's prompt that is put before every text; None: what the encoder does by default.
     """
+    if isinstance(encoder, Reduced):
+        return encoder.embedder(precision, progress, prompt)
     resolved = resolve_precision(encoder, precision)
 
     def encode(texts: list[str]) -> NDArray[np.floating]:
@@ -101,6 +104,40 @@ def embedder(encoder: Any, precision: str = "auto", progress: bool = False, prom
         return np.concatenate(done)[np.argsort(np.concatenate(parts))]
 
     return embed
+
+
+class Reduced:
+    """An encoder whose vectors are changed; each text is encoded once for all changes.
+
+    Attributes:
+        encoder: The encoder, which has all that is asked for besides vectors.
+        change: The change of vectors (n, D); None: none.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self.change: Change | None = None
+        self._known: dict[tuple[str, str | None, str], NDArray[np.floating]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def encode(self, texts: list[str], *, batch_size: int = 64, prompt_name: str | None = None) -> NDArray[np.floating]:
+        """The changed vectors (n, .) of texts."""
+        return self.embedder("auto", False, prompt_name)(texts)
+
+    def embedder(self, precision: str, progress: bool, prompt: str | None) -> Embed:
+        """See the function `embedder`."""
+        whole = embedder(self.encoder, precision, progress, prompt)
+
+        def embed(texts: list[str]) -> NDArray[np.floating]:
+            new = [text for text in dict.fromkeys(texts) if (precision, prompt, text) not in self._known]
+            if new:
+                self._known |= {(precision, prompt, text): v for text, v in zip(new, whole(new), strict=True)}
+            vectors = np.stack([self._known[precision, prompt, text] for text in texts]) if texts else np.zeros((0, 0))
+            return vectors if self.change is None or not texts else self.change(vectors)
+
+        return embed
 
 
 def encode_distinct(
@@ -198,3 +235,62 @@ def device_of(encoder: Any) -> torch.device:
 
 def _is_sentence_transformer(encoder: Any) -> bool:
     return any(cls.__name__ == "SentenceTransformer" for cls in type(encoder).__mro__)
+
+
+def row_dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The dot product of each row of a with the same row of b: (n, D), (n, D) -> (n,).
+
+    Eight accumulators of two lanes are added in pairs; then the rest of the row follows one by one.
+    """
+    products = a * b
+    whole = products.shape[1] // 16 * 16
+    lanes = np.zeros((len(products), 8, 2))
+    for start in range(0, whole, 16):
+        lanes += products[:, start : start + 16].reshape(-1, 8, 2)
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, 0::2] + lanes[:, 1::2]
+    total: NDArray[np.float64] = lanes[:, 0, 0] + lanes[:, 0, 1]
+    for column in range(whole, products.shape[1]):
+        total = total + products[:, column]
+    return total
+
+
+Embed = Callable[[list[str]], NDArray[np.floating]]
+Change = Callable[[NDArray[np.floating]], NDArray[np.floating]]
+Compare = Callable[[NDArray[np.floating], list[int], list[int]], Vector]  # vectors (n, D), pairs of rows -> (m,)
+
+
+def checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:
+    """Refuse vectors that are not one row of finite numbers per text."""
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise UserError(
+            f"the model returned an array of shape {vectors.shape} for {len(texts)} texts; (n, D) is needed\n"
+            "fix: return one vector per text from encode"
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the model returned nan or infinity for {len(bad)} of {len(texts)} texts, the first being "
+            f"{texts[bad[0]][:60]!r}\nfix: try --precision fp32; if that does not help, the checkpoint is broken"
+        )
+    return vectors
+
+
+def cosine(vectors: NDArray[np.floating], first: list[int], second: list[int], rows: int = 4096) -> Vector:
+    """Cosine of each pair of rows, in float64; 0 where a vector is zero, as in the field's engine."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(first), rows):
+        a = vectors[first[start : start + rows]].astype(np.float64)  # (rows, D)
+        b = vectors[second[start : start + rows]].astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            parts.append(np.nan_to_num(row_dot(a, b) / (np.sqrt(row_dot(a, a)) * np.sqrt(row_dot(b, b)))))
+    return np.concatenate(parts)
+
+
+def nearness(vectors: NDArray[np.floating], first: list[int], second: list[int], rows: int = 4096) -> Vector:
+    """The negative Euclidean distance of each pair of rows, in float64."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(first), rows):
+        apart = vectors[first[start : start + rows]].astype(np.float64) - vectors[second[start : start + rows]]
+        parts.append(-np.sqrt(row_dot(apart, apart)))  # (rows,)
+    return np.concatenate(parts)

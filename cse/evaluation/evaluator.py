@@ -1,91 +1,285 @@
-"""The evaluator that training uses: the harness itself, on data read once."""
+"""What an evaluator finds on one set of rows: scores, and the arrays from which each score is computed again.
+
+With the arrays, every score has an interval, and two models are compared on the same rows without loading either.
+An evaluator is a `RowEvaluator` with a method `measure` that returns one `EvalResult.of(...)` for each set of rows; all
+else (scores, intervals, `cse eval compare`, results.json, reports, the model card, the table that ends a run) needs no
+more.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import copy
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from cse.data.checks import KnowsTexts
 from cse.errors import UserError
-from cse.evaluation import sources, suite, transfer_data
-from cse.evaluation.finding import Answer, Finding, Measuring
-from cse.evaluation.harness import read_data, score_data
-from cse.evaluation.sources import Missing
-from cse.interfaces import SentenceEncoder
+from cse.evaluation.statistic import RESAMPLES, STATISTICS, Samples, Vector, bootstrap
+from cse.interfaces import Evaluator, Rows, SentenceEncoder
+
+MEAN = "mean"  # the key of the mean over sets of rows, for an evaluator that has several
 
 
-class STSEvaluator(Measuring):
-    """Spearman x 100 ("all") of each task, and their average as `dev`.
+@dataclass(frozen=True)
+class Measure:
+    """A score, and what it is computed from.
 
-    Args:
-        tasks: Names of tasks and groups, separated by commas.
-        data: A folder with their rows; None: CSE_DATA, the Hub, or the shipped sets.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
-
-    Raises:
-        UserError: A task is unknown or its data are missing, so that a run stops before its first step.
+    Attributes:
+        value: The score, times 100; larger is better.
+        statistic: The name of its function in `cse.evaluation.statistic.STATISTICS`.
+        of: Names of the arrays that the function takes; the first is the model's own.
     """
 
-    primary = "dev"
+    value: float
+    statistic: str
+    of: tuple[str, ...]
 
-    def __init__(
-        self,
-        tasks: str = "sts-mini-dev",
-        data: str | None = None,
-        precision: str = "auto",
-        prompt: str | None = None,
-    ) -> None:
-        self.data, self.precision, self.prompt = data, precision, prompt
-        self._read(tasks)
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The scores of one encoder on one set of rows.
+
+    Attributes:
+        name: The name of the set, which is unique among those of an evaluator.
+        kind: What was done with the rows, such as `retrieval`.
+        primary: The measure that stands for the others.
+        measures: The scores, by name.
+        arrays: Arrays (n,) with one number for each unit.
+        unit: What a unit is: queries, pairs, triplets, texts.
+        sha256: Hash of the rows: only findings on the same rows are compared.
+        where: The place that the rows came from.
+        about: Facts for results.json: counts of rows that were left out, settings, a threshold.
+    """
+
+    name: str
+    kind: str
+    primary: str
+    measures: Mapping[str, Measure]
+    arrays: Mapping[str, Vector]
+    unit: str
+    sha256: str
+    where: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        kind: str,
+        measures: Mapping[str, tuple[str, ...]],
+        arrays: Mapping[str, Any],
+        primary: str,
+        unit: str,
+        sha256: str,
+        where: str,
+        about: Mapping[str, Any] | None = None,
+    ) -> EvalResult:
+        """A result whose scores are computed from its arrays (n,) of numbers.
+
+        `measures` has the statistic and the names of its arrays by the name of the score, such as
+        `{"ap": ("average_precision", "cosine", "label")}`; see the class for the other arguments.
+
+        Raises:
+            UserError: A score is undefined on these rows, as a correlation is if all values are equal.
+        """
+        columns = {key: np.asarray(values, dtype=np.float64) for key, values in arrays.items()}
+        found = {}
+        for key, (statistic, *of) in measures.items():
+            models = [[columns[column] for column in of]]
+            value = float(STATISTICS[statistic](models)(np.ones((1, len(models[0][0]))))[0, 0])
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name}: {key} is undefined on {len(models[0][0])} {unit}: all values of an array are equal\n"
+                    "fix: check the rows; if they are right, the model has collapsed"
+                )
+            found[key] = Measure(value, statistic, tuple(of))
+        return cls(name, kind, primary, found, columns, unit, sha256, where, about or {})
+
+    @property
+    def n(self) -> int:
+        """Number of units of the primary score; 0 for an evaluator that returns numbers only."""
+        return len(self.arrays[self.measures[self.primary].of[0]]) if self.arrays else 0
+
+    @property
+    def value(self) -> float:
+        """The primary score."""
+        return self.measures[self.primary].value
+
+
+class Answer(NamedTuple):
+    """What an evaluator says of an encoder.
+
+    Attributes:
+        scores: The scores by name.
+        findings: What they are taken from.
+        facts: Gives what else results.json has: further keys, and under `tasks` further keys of a task.
+    """
+
+    scores: dict[str, float]
+    findings: list[EvalResult]
+    facts: Callable[[], dict[str, Any]] = dict
+
+
+class RowEvaluator(Evaluator):
+    """An evaluator whose scores have intervals and can be compared, since it returns what they are computed from.
+
+    Attributes:
+        name: The name of its rows.
+    """
+
+    name: str
+    _texts: Sequence[str] = ()  # the texts that are scored, where they are neither pairs nor of several sets
+
+    @abstractmethod
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
+        """What it finds of an encoder on each set of rows."""
+
+    def answer(self, encoder: SentenceEncoder) -> Answer:
+        """The scores of an encoder, with the findings."""
+        findings = self.measure(encoder)
+        return Answer(scores(findings), findings)
+
+    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+        """The scores of an encoder."""
+        return self.answer(encoder).scores
+
+    def texts(self, data: str | None = None) -> Mapping[str, Sequence[tuple[str, ...]]]:
+        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {self.name: [(text,) for text in self._texts]} if self._texts else {}
+
+
+def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
+    """What an evaluator says of an encoder; one that returns numbers only has one finding without arrays.
+
+    Raises:
+        UserError: The primary score is not among the numbers.
+    """
+    if isinstance(evaluator, RowEvaluator):
+        return evaluator.answer(encoder)
+    numbers = evaluator(encoder)
+    name = type(evaluator).__name__
+    if evaluator.primary not in numbers:
+        raise UserError(
+            f"{name}.primary is {evaluator.primary!r}, and it returned {', '.join(numbers) or 'nothing'}\n"
+            "fix: name one of the scores that it returns"
+        )
+    measures = {key: Measure(float(value), "", ()) for key, value in numbers.items()}
+    return Answer(numbers, [EvalResult(name, "scores", evaluator.primary, measures, {}, "", "", name)])
+
+
+def require_distinct(findings: Sequence[EvalResult]) -> None:
+    """Refuse two findings of one name, of which results.json could keep one only.
+
+    Raises:
+        UserError: A name occurs twice.
+    """
+    names = [finding.name for finding in findings]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two sets of rows are named {twice!r}\nfix: give the evaluators names of their own: name=...")
+
+
+def scores(findings: Sequence[EvalResult]) -> dict[str, float]:
+    """The scores by name, as an evaluator returns them.
+
+    One finding gives its measures: `{"ndcg@10": 61.2, "recall@100": 93.0}`. Several give `SET/MEASURE` each, and the
+    mean of their primary scores as `mean`, if these are of one measure.
+    """
+    if len(findings) == 1:
+        return {key: measure.value for key, measure in findings[0].measures.items()}
+    found = {f"{f.name}/{key}": measure.value for f in findings for key, measure in f.measures.items()}
+    if len({f.primary for f in findings}) == 1:
+        found[MEAN] = sum(f.value for f in findings) / len(findings)
+    return found
+
+
+def chosen(primary: str, findings: Sequence[EvalResult]) -> list[str]:
+    """The names of the findings of which an evaluator's primary score is the mean: `SET/MEASURE` is of one set only."""
+    of = primary.rpartition("/")[0]
+    return [f.name for f in findings if not of or f.name == of or f.name.startswith(f"{of}/")]
+
+
+def rows_hash(rows: Iterable[Iterable[object]]) -> str:
+    """Hash of rows of texts and numbers, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
+    return digest.hexdigest()
+
+
+class Several(RowEvaluator):
+    """The scores of several evaluators; each score is named `NAME/SCORE`, after the evaluator that gave it.
+
+    Args:
+        evaluators: The evaluators, by name.
+        primary: The name of the evaluator whose primary score selects checkpoints, or one of its scores, `NAME/SCORE`.
+
+    Raises:
+        UserError: There is no evaluator, or `primary` names none of them.
+    """
+
+    def __init__(self, evaluators: Mapping[str, Evaluator], primary: str) -> None:
+        self.evaluators, self._asked = dict(evaluators), primary
+        named = [name for name in evaluators if f"{primary}/".startswith(f"{name}/")]
+        if not named:
+            names = ", ".join(evaluators) or "nothing"
+            raise UserError(f"evaluator.primary is {primary!r}, and evaluators has {names}\nfix: name one of them")
+        self._first = max(named, key=len)
+
+    @property
+    def primary(self) -> str:  # type: ignore[override]
+        """The score that selects checkpoints."""
+        return self._asked if self._asked != self._first else f"{self._first}/{self.evaluators[self._first].primary}"
+
+    def take(self, data: Rows) -> Rows:
+        """The rows that each of them leaves to train on."""
+        for evaluator in self.evaluators.values():
+            data = evaluator.take(data)
+        return data
+
+    def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
+        """The texts that each of them scores, as far as it says."""
+        known = [each.texts(data) for each in self.evaluators.values() if isinstance(each, KnowsTexts)]
+        return {name: rows for sets in known for name, rows in sets.items()}
+
+    def describe(self) -> str:
+        """What each of them scores."""
+        return " · ".join(filter(None, (evaluator.describe() for evaluator in self.evaluators.values())))
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Its tasks, as they were named."""
-        return self.tasks
-
-    def with_tasks(self, tasks: str) -> STSEvaluator:
-        """An evaluator on other tasks that is otherwise the same."""
-        other = copy.copy(self)
-        other._read(tasks)
-        return other
-
-    def _read(self, tasks: str) -> None:
-        self.tasks = tasks
-        self._found, missing = read_data(tasks, self.data, options=("evaluator.tasks", "evaluator.data"))
-        if missing:
-            name, reason = next(iter(missing.items()))
-            raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
+        """The names of the evaluators."""
+        return "+".join(self.evaluators)
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
-        """The score of each task, and their average."""
-        findings = self.measure(encoder)
-        by_task = {finding.name: finding.value for finding in findings}
-        return Answer({"dev": sum(by_task.values()) / len(by_task)} | by_task, findings)
+        """What each of them says; one that returns numbers has a finding without arrays."""
+        scores, found = dict[str, float](), list[EvalResult]()
+        for name, evaluator in self.evaluators.items():
+            own = run_evaluator(evaluator, encoder)
+            scores |= {f"{name}/{key}": value for key, value in own.scores.items()}
+            found += _under(name, own.findings)
+        return Answer(scores, found)
 
-    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
-        """The scores of an encoder with the similarity of every pair, by task."""
-        return score_data(encoder, self.tasks, self._found, {}, precision=self.precision, prompt=self.prompt).findings
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
+        """What each of them finds."""
+        return self.answer(encoder).findings
 
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """Rows of every evaluation set on this machine, in which `cse.data.checks` looks for the training text.
 
-        Nothing is fetched. Sets whose size is not the known one are included: only their text matters here.
+def _under(name: str, findings: Sequence[EvalResult]) -> list[EvalResult]:
+    """Findings under the name of their evaluator; the only one of an evaluator takes the name itself."""
+    if len(findings) == 1:
+        return [replace(findings[0], name=name)]
+    return [replace(finding, name=f"{name}/{finding.name}") for finding in findings]
 
-        Args:
-            data: A folder with evaluation sets, in addition to those in CSE_DATA and the shipped ones.
 
-        Raises:
-            UserError: There is no such folder, or a set in it is malformed.
-        """
-        sources.folders(data, "--eval-data")
-        data = data or self.data
-        found: dict[str, list[tuple[str, ...]]] = {}
-        for name, task in suite.tasks().items():
-            with contextlib.suppress(Missing):
-                subsets = sources.load(task, data, check=False, hub=False).subsets.values()
-                found[name] = [row for pairs in subsets for row in zip(pairs.first, pairs.second, strict=True)]
-        for name in transfer_data.specs():
-            with contextlib.suppress(Missing):
-                splits = transfer_data.load(name, data, check=False).splits
-                found[name] = [row.texts for rows in splits.values() for row in rows]
-        return found
+def resampled(findings: Sequence[EvalResult], measure: str, resamples: int = RESAMPLES) -> Samples:
+    """A measure of several models on one set of rows, on the same resamples: (k, resamples)."""
+    of = findings[0].measures[measure].of
+    arrays = [[finding.arrays[name] for name in of] for finding in findings]
+    return bootstrap(findings[0].measures[measure].statistic, arrays, findings[0].name, resamples)

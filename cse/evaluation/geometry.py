@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cse.encoder.vectors import unit
 from cse.errors import UserError
-from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import TaskScore, Vector, correlation
+from cse.evaluation.evaluators.sts_rows import Pairs
+from cse.evaluation.statistic import Vector, correlation
 from cse.objectives.parts.functional import alignment, uniformity
 
 POSITIVE = 4.0  # out of 5; pairs with this gold score or more count as positives, as in the evaluation of DCLR
@@ -29,7 +29,7 @@ def measure(
     vectors: NDArray[np.floating],
     row: Mapping[str, int],
     tasks: Mapping[str, Mapping[str, Pairs]],
-    scores: Mapping[str, TaskScore],
+    similarities: Mapping[str, Vector],
 ) -> dict[str, Any]:
     """Measures over all sentences and pairs of the tasks.
 
@@ -37,10 +37,10 @@ def measure(
         vectors: (n, D), one row per distinct sentence.
         row: The row of each sentence.
         tasks: The pairs, by task and subset.
-        scores: The similarities of the pairs, by task.
+        similarities: (n,) the similarity of each pair, by task.
     """
     pairs = [p for subsets in tasks.values() for p in subsets.values()]
-    cosines = np.concatenate([s.cosine for s in scores.values()])
+    cosines = np.concatenate(list(similarities.values()))
     x = unit(vectors.astype(np.float64))
     rng = np.random.default_rng(0)
     some = torch.from_numpy(rng.permutation(x)[:SAMPLE])
@@ -148,11 +148,11 @@ def _spearman(cosines: Vector, gold: Vector) -> float | None:
         return None
 
 
-def worst(tasks: Mapping[str, Pairs], score: TaskScore, keep: int = 20) -> list[dict[str, Any]]:
+def worst(tasks: Mapping[str, Pairs], cosine: Vector, gold: Vector, keep: int = 20) -> list[dict[str, Any]]:
     """The pairs whose rank by similarity is farthest from their rank by gold score; gap > 0 is too similar."""
     from scipy.stats import rankdata
 
-    gap = (rankdata(score.cosine) - rankdata(score.gold)) / len(score.gold)
+    gap = (rankdata(cosine) - rankdata(gold)) / len(gold)
     texts = list(chain.from_iterable(zip(p.first, p.second, strict=True) for p in tasks.values()))
     found = []
     for i in np.argsort(-np.abs(gap), kind="stable")[:keep]:
@@ -161,8 +161,8 @@ def worst(tasks: Mapping[str, Pairs], score: TaskScore, keep: int = 20) -> list[
             {
                 "sentence1": first[:500],
                 "sentence2": second[:500],
-                "gold": float(score.gold[i]),
-                "cosine": round(float(score.cosine[i]), 4),
+                "gold": float(gold[i]),
+                "cosine": round(float(cosine[i]), 4),
                 "gap": round(float(gap[i]), 4),
             }
         )

@@ -45,8 +45,7 @@ class Model:
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
-        from cse.evaluation.encoding import comparison
-        from cse.evaluation.sts import nearness
+        from cse.evaluation.encoding import comparison, nearness
 
         length = getattr(self.encoder, "max_length", None) or getattr(self.encoder, "max_seq_length", None)
         return {

@@ -18,7 +18,7 @@ from cse.data.reading.memory import open_source
 from cse.data.reading.rows import Column, Reader, number_in
 from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError
-from cse.evaluation.nano_beir import is_nano
+from cse.evaluation.evaluators.retrieval import is_nano
 from cse.interfaces import Evaluator
 
 CLASSES = {

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from cse.errors import UserError
-from cse.evaluation.finding import Finding, Measure
+from cse.evaluation.evaluator import EvalResult, Measure
 from cse.evaluation.statistic import Vector
 from cse.files import atomic_file, misfit, read_json, write_text
 
@@ -114,7 +114,7 @@ class Scored:
 
     name: str
     results: Mapping[str, Any]
-    findings: Mapping[str, Finding]
+    findings: Mapping[str, EvalResult]
 
     def __repr__(self) -> str:
         """Such as `Scored('runs/mine/best', STSB-dev 80.71)`, since the arrays would fill a screen."""
@@ -166,7 +166,7 @@ class Scored:
         return cls(str(found["model"]["name"]), found, findings)
 
 
-def finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -> Finding:
+def finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -> EvalResult:
     """The finding that an entry of `tasks` was made from.
 
     Args:
@@ -180,7 +180,7 @@ def finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -
     measures = {key: Measure(m["value"], m["statistic"], tuple(m["of"])) for key, m in about["measures"].items()}
     own = {of: arrays[f"{name}/{of}"] for measure in measures.values() for of in measure.of}
     data = about["data"]
-    return Finding(
+    return EvalResult(
         name,
         about["kind"],
         about["metric"],

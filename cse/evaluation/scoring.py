@@ -1,28 +1,38 @@
-"""Score a checkpoint, on our tasks or on MTEB's: what `cse eval CHECKPOINT` and `cse eval mteb` run, from Python."""
+"""The engine of scores: from a checkpoint and evaluators to results.json. `cse eval CHECKPOINT` and `cse eval mteb`."""
 
 from __future__ import annotations
 
+import datetime
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from cse.console import quiet, say
 from cse.encoder import widths
 from cse.encoder.device import Device
+from cse.encoder.vectors import unit
+from cse.environment import versions
 from cse.errors import UserError, require_at_least, require_package
-from cse.evaluation import describe, results, sources, suite, transfer
-from cse.evaluation.encoding import embedder, resolve_precision
-from cse.evaluation.finding import ask, require_distinct
-from cse.evaluation.harness import Outcome, read_data, score_data
+from cse.evaluation import results, statistic
+from cse.evaluation.encoding import Change, Reduced, resolve_precision
+from cse.evaluation.evaluator import Answer, EvalResult, require_distinct, resampled, run_evaluator
+from cse.evaluation.evaluators import sts_rows, transfer
+from cse.evaluation.evaluators.sts import STSEvaluator
+from cse.evaluation.evaluators.transfer import Transfer
 from cse.evaluation.loading import load_model, prompts
-from cse.evaluation.reduced import Reduced, Rescoring, calibration_for, rescored
 from cse.evaluation.results import Scored
+from cse.evaluation.statistic import Vector
 from cse.files import check_writable, name_of
-from cse.inference.quantize import Calibration, Kind, require_kinds
+from cse.inference.quantize import FILE, Calibration, Kind, needs_calibration, rendered, require_kinds
 from cse.interfaces import Evaluator
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy", "scipy")
+UNIT = 1e-3  # vectors whose lengths differ from 1 by less, on average, are scaled again after a cut
+KIND = transfer.KIND
 
 Wanted = str | Evaluator | Sequence[str | Evaluator]
 
@@ -78,83 +88,309 @@ def evaluate(
     """
     quiet()
     if out is None and not isinstance(checkpoint, str | Path):
-        out = results.default_out(name_of(checkpoint), requested(tasks, data), prompt)
+        out = results.default_out(name_of(checkpoint), parted(tasks, data).requested, prompt)
     out = None if out is None else Path(out)
     require_kinds(quantize)
     require_at_least(2, "evaluation", folds=folds)
     if dimensions is not None:
         widths.check(dimensions, option="--dimensions")
-    sts, labeled, evaluators = parted(tasks, data)
+    asked = parted(tasks, data)
     if out:
         check_writable(out)
-    start = time.perf_counter()
-    rows, missing = read_data(sts, data, check=check) if sts else ({}, {})
-    results.require_kept(out, missing)
-    reading = time.perf_counter() - start
-    start = time.perf_counter()
+    times, clock = dict[str, float](), _Clock()
+    options: dict[str, Any] = {"precision": precision, "prompt": prompt, "check": check, "progress": progress}
+    sts = STSEvaluator.of_found(asked.sts, data, **options) if asked.sts else None
+    labeled = Transfer(asked.transfer, data, folds=folds, **options) if asked.transfer else None
+    missing = sts.missing if sts else {}
+    results.require_kept(out, missing | (labeled.missing if labeled else {}))
+    times["read"] = clock()
     model = load_model(name_of(checkpoint), prompt=prompt, device=device)
-    loading = time.perf_counter() - start
-    reduced, calibration = Reduced(model.encoder, precision), calibration or calibration_for(model.folder, quantize)
+    calibration = calibration or calibration_for(model.folder, quantize)
+    encoder = model.encoder if dimensions is None and not quantize else Reduced(model.encoder)
+    dim = 0 if dimensions is None else _dim(encoder)
     if dimensions is not None:
-        widths.check(dimensions, reduced.dim, option="--dimensions")
-    outcome = Outcome(sts, {}, {}, {})
-    if sts:
-        since = time.perf_counter() - reading
-        outcome = score_data(
-            model.encoder, sts, rows, missing, precision=precision, progress=progress, prompt=prompt, since=since
-        )
-    start = time.perf_counter()
-    findings = [finding for evaluator in evaluators for finding in ask(evaluator, model.encoder).findings]
-    require_distinct([*outcome.findings, *findings])
-    own = time.perf_counter() - start
-    outcome = replace(outcome, requested=requested(tasks, data))
-    found = describe.build(outcome, model.as_dict(), resolve_precision(model.encoder, precision), findings=findings)
-    if labeled:
-        embed = embedder(model.encoder, precision, progress, prompt)
-        found |= describe.build_transfer(labeled, data, embed, folds=folds, check=check)
-        results.require_kept(out, found["transfer_average"]["missing"])
-    again = Rescoring(outcome, evaluators, labeled, data, folds, check, prompt)
-    found |= rescored(reduced, again, dimensions, quantize, calibration)
-    found["seconds"] = {"load": round(loading, 3), **found["seconds"]}
-    if evaluators:
-        found["seconds"]["evaluators"] = round(own, 3)
-    every = [f for f in [*outcome.findings, *findings] if f.arrays]
+        widths.check(dimensions, dim, option="--dimensions")
+    times = {"load": clock(), **times}
+    evaluators = [*([sts] if sts else []), *asked.own, *([labeled] if labeled else [])]
+    answers = [run_evaluator(evaluator, encoder) for evaluator in evaluators]
+    times["score"] = clock()
+    found = describe(
+        answers,
+        model=model.as_dict(),
+        precision=resolve_precision(model.encoder, precision),
+        requested=asked.requested,
+        missing=missing,
+        transfer=None if labeled is None else labeled.missing,
+    )
+    if isinstance(encoder, Reduced):
+        cuts = sorted({*dimensions, dim}, reverse=True) if dimensions is not None else []
+        if cuts:
+            each = [({"width": width}, first_dimensions(width)) for width in cuts]
+            found["dimensions"] = rescored(encoder, evaluators, each, complete=not missing)
+        if quantize:
+            each = list(_codes(quantize, calibration, _dim(encoder)))
+            found["quantized"] = rescored(encoder, evaluators, each, complete=not missing)
+    found["seconds"] = {name: round(value, 3) for name, value in {**times, "describe": clock()}.items()}
+    every = [finding for answer in answers for finding in answer.findings if finding.arrays]
     if out and results.has_scores(found):
-        results.write(found, out, describe.arrays(every) or None)
-    return Scored(model.name, found, {f.name: f for f in every})
+        results.write(found, out, arrays(every) or None)
+    return Scored(model.name, found, {finding.name: finding for finding in every})
 
 
-def parted(tasks: Wanted | None, data: str | None = None) -> tuple[str, list[str], list[Evaluator]]:
-    """The STS tasks, joined by commas, the transfer tasks, and the evaluators that were asked for.
+class Asked(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+        sts: The STS tasks, joined by commas.
+        transfer: The transfer tasks.
+        own: The evaluators.
+    """
+
+    sts: str
+    transfer: list[str]
+    own: list[Evaluator]
+
+    @property
+    def requested(self) -> str:
+        """What was asked for, as results name it: the STS tasks and the names of the evaluators."""
+        labels = [getattr(evaluator, "name", type(evaluator).__name__) for evaluator in self.own]
+        return ",".join(filter(None, [self.sts, *labels]))
+
+
+def parted(wanted: Wanted | None, data: str | None = None) -> Asked:
+    """What is to be scored, by its kind; see `evaluate`.
 
     Raises:
-        UserError: A name is unknown, or nothing is named.
+        UserError: A name is unknown, nothing is named, or something is neither a name nor an evaluator.
     """
-    names, evaluators = split_wanted(sources.default_tasks(data) if tasks is None else tasks)
-    sts, labeled = transfer.split_names(names)
-    if sts or not (labeled or evaluators):
-        suite.resolve(sts)  # a misspelled name fails before a model is loaded
-    return sts, labeled, evaluators
+    wanted = sts_rows.default_tasks(data) if wanted is None else wanted
+    parts = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
+    for part in parts:
+        if not isinstance(part, str | Evaluator):
+            what = f"tasks: {part!r} is a {type(part).__name__}"
+            raise UserError(f"{what}\nfix: give names of tasks, evaluators, or a list of both")
+    names, labeled = transfer.split_names(",".join(part for part in parts if isinstance(part, str)))
+    asked = Asked(names, labeled, [part for part in parts if isinstance(part, Evaluator)])
+    if names or not (labeled or asked.own):
+        sts_rows.resolve(names)  # a misspelled name fails before a model is loaded
+    return asked
 
 
-def split_wanted(wanted: Wanted) -> tuple[str, list[Evaluator]]:
-    """The names of tasks, joined by commas, and the evaluators."""
-    parts = (
-        [wanted] if isinstance(wanted, str | Evaluator) else list(wanted) if isinstance(wanted, Sequence) else [wanted]
-    )
-    other = [part for part in parts if not isinstance(part, str | Evaluator)]
-    if other:
-        what = f"tasks: {other[0]!r} is a {type(other[0]).__name__}"
-        raise UserError(f"{what}\nfix: give names of tasks, evaluators, or a list of both")
-    names = ",".join(part for part in parts if isinstance(part, str))
-    return names, [part for part in parts if isinstance(part, Evaluator)]
+def describe(
+    answers: Sequence[Answer],
+    *,
+    model: Mapping[str, Any],
+    precision: str,
+    requested: str,
+    missing: Mapping[str, str] | None = None,
+    transfer: Mapping[str, str] | None = None,
+    resamples: int = statistic.RESAMPLES,
+) -> dict[str, Any]:
+    """The content of results.json, as the module `results` describes it.
+
+    Args:
+        answers: What evaluators said of an encoder.
+        model: The entry on the model.
+        precision: The precision in which it ran.
+        requested: The tasks, as the caller named them.
+        missing: Why a requested task has no score, by task.
+        transfer: The same of transfer tasks; None: none were asked for.
+        resamples: Number of resamples for the intervals; 0 leaves them out.
+
+    Raises:
+        UserError: Two sets of rows have the same name.
+    """
+    every = [finding for answer in answers for finding in answer.findings]
+    require_distinct(every)
+    findings = [finding for finding in every if finding.kind != KIND]
+    samples = {finding.name: _samples(finding, resamples) for finding in findings}
+    entries, facts = {finding.name: _entry(finding, samples[finding.name]) for finding in findings}, dict[str, Any]()
+    for answer in answers:
+        more = answer.facts()
+        for name, details in more.pop("tasks", {}).items():
+            entries[name] |= details
+        facts |= more
+    found = {
+        "schema": results.SCHEMA,
+        "model": dict(model),
+        "tasks": entries,
+        "average": {"requested": requested, **_average(findings, entries, missing or {}, samples)},
+        "missing": dict(missing or {}),
+        "geometry": facts.get("geometry"),
+        "bootstrap": {"level": statistic.LEVEL, "resamples": resamples, "seed": statistic.SEED},
+        "precision": precision,
+        "sentences": facts.get("sentences", {"total": 0, "unique": 0}),
+        "seconds": {},
+        "versions": versions(PACKAGES),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    if transfer is None:
+        return found
+    scored = {finding.name: dict(finding.about) for finding in every if finding.kind == KIND}
+    mean = sum(task["accuracy"] for task in scored.values()) / len(scored) if scored and not transfer else None
+    return found | {"transfer": scored, "transfer_average": {"accuracy": mean, "missing": dict(transfer)}}
 
 
-def requested(wanted: Wanted | None, data: str | None = None) -> str:
-    """What was asked for, as results name it: the STS tasks and the names of the evaluators."""
-    names, evaluators = split_wanted(sources.default_tasks(data) if wanted is None else wanted)
-    labels = [getattr(evaluator, "name", type(evaluator).__name__) for evaluator in evaluators]
-    return ",".join(filter(None, [transfer.split_names(names)[0], *labels]))
+def arrays(findings: Iterable[EvalResult]) -> dict[str, Vector]:
+    """What the scores are computed from, as `<TASK>/<ARRAY>`."""
+    return {
+        f"{f.name}/{name}": f.arrays[name]
+        for f in findings
+        for name in dict.fromkeys(name for measure in f.measures.values() for name in measure.of)
+    }
+
+
+def _samples(finding: EvalResult, resamples: int) -> dict[str, Vector]:
+    """The resampled scores of each measure that has arrays."""
+    if not resamples or not finding.arrays:
+        return {}
+    return {name: resampled([finding], name, resamples)[0] for name in finding.measures}
+
+
+def _entry(finding: EvalResult, samples: Mapping[str, Vector]) -> dict[str, Any]:
+    measures = {
+        name: {
+            "value": measure.value,
+            "interval": statistic.interval(samples[name]) if name in samples else None,
+            "statistic": measure.statistic,
+            "of": list(measure.of),
+        }
+        for name, measure in finding.measures.items()
+    }
+    return {
+        "kind": finding.kind,
+        "metric": finding.primary,
+        "value": finding.value,
+        "interval": measures[finding.primary]["interval"],
+        "n": finding.n,
+        "unit": finding.unit,
+        "measures": measures,
+        "data": {"where": finding.where, "sha256": finding.sha256},
+        "about": dict(finding.about),
+    }
+
+
+def _mean(findings: Sequence[EvalResult], complete: bool) -> float | None:
+    """The mean of the scores; None if a task is missing, or the tasks have different metrics."""
+    same = complete and len({finding.primary for finding in findings}) == 1
+    return sum(finding.value for finding in findings) / len(findings) if same else None
+
+
+def _average(
+    findings: Sequence[EvalResult],
+    entries: Mapping[str, Mapping[str, Any]],
+    missing: Mapping[str, str],
+    samples: Mapping[str, Mapping[str, Vector]],
+) -> dict[str, Any]:
+    metrics, value = {finding.primary for finding in findings}, _mean(findings, not missing)
+    drawn = [samples[f.name][f.primary] for f in findings if f.primary in samples[f.name]]
+    known = value is not None and len(drawn) == len(findings)
+    found = {
+        "metric": next(iter(metrics)) if len(metrics) == 1 else None,
+        "value": value,
+        "interval": statistic.interval(np.mean(drawn, axis=0)) if known else None,
+        "missing": list(missing),
+    }
+    if any("all" not in entry for entry in entries.values()):  # not of STS tasks only
+        return found
+    mean: dict[str, float | None] = {"spearman": value, "pearson": None, "rounded": None}
+    if value is not None:
+        mean["pearson"] = sum(entry["all"]["pearson"] for entry in entries.values()) / len(findings)
+        mean["rounded"] = round(sum(round(f.value, 2) for f in findings) / len(findings), 2)
+    return found | {"all": mean}
+
+
+def rescored(
+    encoder: Reduced,
+    evaluators: Sequence[Evaluator],
+    changes: Sequence[tuple[Mapping[str, Any], Change]],
+    *,
+    complete: bool,
+) -> list[dict[str, Any]]:
+    """The scores of changed vectors, as entries of results.json.
+
+    Args:
+        encoder: The encoder.
+        evaluators: The evaluators.
+        changes: What an entry begins with, and the change of the vectors.
+        complete: Whether the tasks have an average.
+    """
+    entries = []
+    for about, encoder.change in changes:
+        entry: dict[str, Any] = {"tasks": {}, "average": None}
+        try:
+            findings = [f for evaluator in evaluators for f in run_evaluator(evaluator, encoder).findings]
+            own = [finding for finding in findings if finding.kind != KIND]
+            entry = {"tasks": {finding.name: finding.value for finding in own}, "average": _mean(own, complete)}
+            if any(isinstance(evaluator, Transfer) for evaluator in evaluators):
+                entry["transfer"] = {finding.name: finding.value for finding in findings if finding.kind == KIND}
+        except UserError as error:  # whole vectors have scores, so the change makes all of them alike
+            entry["undefined"] = str(error).splitlines()[0]
+        entries.append({**about, **entry})
+    encoder.change = None
+    return entries
+
+
+def first_dimensions(width: int) -> Change:
+    """The first `width` dimensions; vectors that were of unit length are scaled to it again."""
+
+    def cut(whole: Any) -> Any:
+        scales = np.abs(np.linalg.norm(whole, axis=1) - 1).mean() < UNIT
+        return unit(whole[:, :width]) if scales else whole[:, :width]
+
+    return cut
+
+
+def _codes(kinds: Sequence[Kind], calibration: Calibration | None, dim: int) -> Iterable[tuple[dict[str, Any], Change]]:
+    """Vectors as they are, then those of each kind.
+
+    The vectors that a calibration is of are cut and scaled as it was measured, for all kinds and for the first entry.
+    """
+    size = dim if calibration is None else len(calibration.low)
+    scales = calibration is not None and bool(calibration.made_from.get("normalize"))
+
+    def change(kind: Kind | None) -> Change:
+        def changed(whole: Any) -> Any:
+            cut = unit(whole[:, :size]) if scales else whole[:, :size]
+            return cut if kind is None else rendered(cut, kind, calibration)
+
+        return changed
+
+    yield {"kind": "float32", "bytes": 4 * size}, change(None)
+    for kind in kinds:
+        yield {"kind": kind, "bytes": size if needs_calibration(kind) else -(-size // 8)}, change(kind)
+
+
+def calibration_for(folder: Path, kinds: Sequence[Kind]) -> Calibration | None:
+    """The calibration that lies in the folder of a model; None if there is none, and no kind needs it.
+
+    Raises:
+        UserError: A kind needs a calibration and there is none.
+    """
+    if (folder / FILE).is_file():
+        return Calibration.read(folder / FILE)
+    for kind in filter(needs_calibration, kinds):
+        raise UserError(
+            f"--quantize {kind} needs the ranges of the dimensions, and {folder / FILE} does not exist\n"
+            f"fix: cse encode {folder} TEXTS --quantize {kind} --out v.npy measures and saves them"
+        )
+    return None
+
+
+def _dim(encoder: Reduced) -> int:
+    """D, the size of a whole vector."""
+    return int(encoder.encode(["a"]).shape[1])
+
+
+class _Clock:
+    """Gives the seconds since it was asked last."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> float:
+        since, self._since = self._since, time.perf_counter()
+        return self._since - since
 
 
 def run_mteb(
@@ -189,7 +425,7 @@ def run_mteb(
         UserError: A task is unknown, the checkpoint cannot be loaded, or mteb is not installed.
     """
     require_package("mteb", extra="mteb", user="cse eval mteb")
-    from cse.evaluation import mteb_adapter
+    from cse.evaluation.evaluators import mteb_adapter
 
     found = mteb_adapter.get_tasks(tasks, benchmark)
     check_writable(out / "mteb.json")

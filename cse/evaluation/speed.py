@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cse.evaluation.encoding import device_of
-from cse.evaluation.sts import Embed
+from cse.evaluation.encoding import Embed, device_of
 
 ROUNDS = 3
 MOST, PART = 512, 64  # texts that are encoded at once, at most, and of which their number is a multiple

@@ -7,11 +7,14 @@ The first array of a model is its own; the others, such as gold scores and label
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cse.errors import UserError
 
 Vector = NDArray[np.float64]
 Samples = NDArray[np.float64]
@@ -167,3 +170,93 @@ def _v(clusters: Samples, labels: Samples, both: Samples) -> Vector:
 def _entropy(drawn: Samples) -> Vector:
     share = drawn / drawn.sum(1, keepdims=True)
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+
+
+RESAMPLES = 2000
+LEVEL = 0.95
+SEED = 42
+CELLS = 1 << 19  # (resamples x units) at a time: fits the processor's cache
+
+
+def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMPLES) -> Samples:
+    """A statistic of several models on the same resamples of a task's units, times 100.
+
+    Args:
+        statistic: Its name in `cse.evaluation.statistic.STATISTICS`.
+        models: The arrays (n,) of each of k models.
+        name: Name of the task, which fixes its random draws: any two models are compared on the same ones.
+        resamples: Number of resamples.
+
+    Returns:
+        (k, resamples); nan where the statistic is undefined, as a correlation is if all values are equal.
+    """
+    n = len(models[0][0])
+    rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+    draw = STATISTICS[statistic](models)
+    size = max(1, CELLS // n)
+    sizes = [min(size, resamples - start) for start in range(0, resamples, size)]
+    return np.concatenate([draw(_counts(rng, rows, n)) for rows in sizes], axis=1)
+
+
+def interval(samples: Vector, level: float = LEVEL) -> list[float]:
+    """Both ends of the percentile interval."""
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def p_value(differences: Vector) -> float:
+    """Two-sided: how often resampled differences lie on the other side of 0, at least once in resamples + 1."""
+    rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(differences) + 1))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values, which bound the chance of even one false finding."""
+    adjusted, highest = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=lambda k: p[k])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[name]))
+        adjusted[name] = highest
+    return adjusted
+
+
+def _counts(rng: np.random.Generator, rows: int, n: int) -> Samples:
+    """How often each of n units is drawn in each of `rows` resamples of size n: (rows, n)."""
+    drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman and Pearson correlation, times 100."""
+
+    spearman: float
+    pearson: float
+
+
+def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlation:
+    """Both correlations, times 100.
+
+    Raises:
+        UserError: One side is constant, so no correlation is defined.
+    """
+    if len(gold) < 2 or np.ptp(gold) == 0:
+        raise UserError(
+            f"{name}: all {len(gold)} gold scores are equal, so no correlation is defined\nfix: check the data"
+        )
+    if np.ptp(cosines) == 0:
+        raise UserError(
+            f"{name}: the model gives all {len(gold)} pairs the same similarity, {cosines[0]:g}, so no correlation is "
+            f"defined\nfix: train or load it again: it has collapsed, or its weights did not load"
+        )
+    from scipy.stats import rankdata
+
+    spearman = coefficient(rankdata(cosines), rankdata(gold))
+    return Correlation(100 * spearman, 100 * coefficient(cosines, gold))
+
+
+def coefficient(x: Vector, y: Vector) -> float:
+    """Correlation coefficient, in [-1, 1]."""
+    x, y = x - x.mean(), y - y.mean()
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    return float(np.clip(x @ y, -1.0, 1.0))

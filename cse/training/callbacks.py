@@ -13,7 +13,7 @@ from cse.console import Advance, progress, say
 from cse.data import checks
 from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
-from cse.evaluation.collect import records
+from cse.evaluation.reports.collect import records
 from cse.files import write_json, write_text
 from cse.recipe import Recipe
 from cse.training.objects import ROWS

@@ -11,11 +11,11 @@ from cse.console import say
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation import before_after, describe, results, significance
+from cse.evaluation import before_after, results, scoring, statistic
 from cse.evaluation.before_after import DEV, GENERAL, OTHER, Row
 from cse.evaluation.encoding import resolve_precision
-from cse.evaluation.evaluator import STSEvaluator
-from cse.evaluation.finding import Finding, Measuring, chosen
+from cse.evaluation.evaluator import EvalResult, RowEvaluator, chosen
+from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
 from cse.training.merge import merge
@@ -49,7 +49,7 @@ class Helped(Callback):
             return
         seconds = {"before": round(time.perf_counter() - start, 3)}
         about = dict(before.results) | {"seconds": seconds, "parts": _parts(run, before)}
-        results.write(about, run.folder / BEFORE, describe.arrays(before.findings.values()))
+        results.write(about, run.folder / BEFORE, scoring.arrays(before.findings.values()))
 
     def on_end(self, run: Run) -> None:
         """Write the merged checkpoint and the table, unless the run is not over or has them already."""
@@ -123,7 +123,7 @@ def _write_table(run: Run) -> None:
         "steps": run.progress.step,
         "best_step": run.progress.best_step,
         "merged_share": run.settings.merged_share,
-        "bootstrap": {"level": significance.LEVEL, "resamples": significance.RESAMPLES, "seed": significance.SEED},
+        "bootstrap": {"level": statistic.LEVEL, "resamples": statistic.RESAMPLES, "seed": statistic.SEED},
         "rows": [row.as_dict() for row in rows],
         "warnings": found,
         "seconds": seconds,
@@ -142,7 +142,7 @@ def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list
     return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
 
 
-def _score(encoder: Encoder, name: str, run: Run, found: Sequence[Finding] | None = None) -> Scored:
+def _score(encoder: Encoder, name: str, run: Run, found: Sequence[EvalResult] | None = None) -> Scored:
     """Score an encoder by the run's evaluator, if that says what its scores are made of, and on the general set.
 
     Args:
@@ -151,7 +151,7 @@ def _score(encoder: Encoder, name: str, run: Run, found: Sequence[Finding] | Non
         run: The run.
         found: What the evaluator has found of this encoder. None: it has not scored it.
     """
-    dev = run.evaluator if isinstance(run.evaluator, Measuring) else None
+    dev = run.evaluator if isinstance(run.evaluator, RowEvaluator) else None
     base = dev if isinstance(dev, STSEvaluator) else STSEvaluator("sts-mini")
     own = found if found is not None else dev.measure(encoder) if dev is not None else []
     found = [finding for finding in own if finding.arrays]

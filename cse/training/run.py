@@ -12,7 +12,7 @@ from torch import nn
 from cse.data.datasets import Dataset
 from cse.data.loader import FixedRows
 from cse.encoder.model import Encoder
-from cse.evaluation.finding import Finding
+from cse.evaluation.evaluator import EvalResult
 from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
 from cse.training.checkpoint import Progress
 from cse.training.settings import Settings
@@ -110,7 +110,7 @@ class Run:
     callbacks: Sequence[Callback] = ()
     progress: Progress = field(default_factory=Progress)
     max_steps: int = 0
-    findings: Sequence[Finding] = ()
+    findings: Sequence[EvalResult] = ()
     scoring: str = ""
     truncated: int = 0
     hardware: str = ""

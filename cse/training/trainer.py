@@ -19,7 +19,7 @@ from cse.console import Interrupt
 from cse.data.loader import Rows
 from cse.encoder.device import numbers
 from cse.evaluation.encoding import changing
-from cse.evaluation.finding import ask
+from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import agreement, fitted, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
@@ -330,7 +330,7 @@ class Trainer:
         if run.evaluator is not None:
             start = time.perf_counter()
             with changing() as asked:
-                answer = ask(run.evaluator, run.encoder)
+                answer = run_evaluator(run.evaluator, run.encoder)
                 scores = distributed.broadcast(answer.scores)  # rounding may differ between processes
             letters = asked.letters
             run.findings = answer.findings

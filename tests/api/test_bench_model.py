@@ -23,8 +23,8 @@ from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import benchmark, speed
-from cse.evaluation.table import show
-from cse.evaluation.widths import at_width
+from cse.evaluation.reports.table import show
+from cse.evaluation.reports.widths import at_width
 from cse.inference.static import static_checkpoint
 from cse.inference.variants import megabytes, variants
 from cse.publish.card import write_card

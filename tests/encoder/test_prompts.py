@@ -19,8 +19,8 @@ from cse.encoder.model import Encoder
 from cse.encoder.prompts import prompts_by_role
 from cse.errors import UserError
 from cse.evaluation import STSEvaluator
+from cse.evaluation.evaluators.sts_rows import Pairs
 from cse.evaluation.loading import load_model
-from cse.evaluation.pairs import Pairs
 from cse.inference.export import OnnxEncoder, export
 from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives

@@ -1,10 +1,13 @@
 """What several tests of evaluation make: a finding, an evaluator of a user, and a small collection to search in."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 
-from cse.evaluation.finding import Finding
+from cse.evaluation.evaluator import EvalResult
+from cse.evaluation.evaluators.sts import STSEvaluator, score_all
+from cse.evaluation.scoring import describe
 from cse.interfaces import Evaluator
 
 GRADED = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
@@ -29,7 +32,7 @@ def finding(name="A", values=(1.0, 0.0, 1.0, 1.0), **changes):
         "sha256": "0",
         "where": "a list",
     }
-    return Finding.of(name, **options | changes)
+    return EvalResult.of(name, **options | changes)
 
 
 def collection(seed, queries=6, documents=40):
@@ -63,3 +66,22 @@ def write_beir(folder, queries, corpus, qrels, split="test", title=None):
     lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{r}" for q, found in qrels.items() for d, r in found.items())]
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def score_pairs(subsets, embed, name="task"):
+    """The score of one task."""
+    return score_all({name: subsets}, embed).tasks[name]
+
+
+def score_sts(encoder, tasks, data=None, check=True):
+    """What an evaluator of STS tasks says: scores by task, findings, average, missing; and results, a function."""
+    evaluator = STSEvaluator.of_found(tasks, data, check=check)
+    answer, missing = evaluator.answer(encoder), evaluator.missing
+
+    def results(name, resamples=50):
+        about = {"precision": "fp32", "requested": tasks, "missing": missing}
+        return describe([answer], model={"name": name}, resamples=resamples, **about)
+
+    average = None if missing else answer.scores["dev"]
+    scores = evaluator.score(encoder).tasks
+    return SimpleNamespace(scores=scores, findings=answer.findings, average=average, missing=missing, results=results)

@@ -6,7 +6,7 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation import before_after
 from cse.evaluation.before_after import Row
-from cse.evaluation.finding import Finding, Measure
+from cse.evaluation.evaluator import EvalResult, Measure
 
 GOLD = np.arange(8.0)
 UP, DOWN = GOLD / 10, -GOLD / 10  # a perfect ranking, and its reverse: every resample has +100 or -100
@@ -19,7 +19,7 @@ def made(name, spearman, sha="s", **cosines):
     findings = []
     for task, cosine in cosines.items():
         measures = {"spearman": Measure(spearman[task], "spearman", ("cosine", "gold"))}
-        findings.append(Finding(name=task, measures=measures, arrays={"cosine": cosine, "gold": GOLD}, **about))
+        findings.append(EvalResult(name=task, measures=measures, arrays={"cosine": cosine, "gold": GOLD}, **about))
     return before_after.scored(name, findings, "fp32")
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cse.evaluation.classifiers import few_shot, nearest_mean, nearest_neighbors
+from cse.evaluation.evaluators.classifiers import few_shot, nearest_mean, nearest_neighbors
 from tests.cases import cases, load
 
 

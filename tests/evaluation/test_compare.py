@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import describe, results
+from cse.evaluation import results, scoring
 from cse.evaluation.comparison import AVERAGE, Scored, compare, compare_all
-from cse.evaluation.harness import score_tasks
+from tests.evaluation.helpers import score_sts
 
 
 class Leaky:
@@ -34,9 +34,9 @@ def scored(write_task, tmp_path):
     data = str(write_task(rows(150, 2), "SICKR"))
 
     def make(name, encoder, tasks="sts-dev"):
-        found = score_tasks(encoder, tasks, data, check=False)
+        found = score_sts(encoder, tasks, data, check=False)
         out = tmp_path / f"{name}.json"
-        results.write(describe.build(found, {"name": name}, "fp32", resamples=50), out, describe.arrays(found.findings))
+        results.write(found.results(name, 50), out, scoring.arrays(found.findings))
         return Scored.read(out)
 
     return make

@@ -7,8 +7,8 @@ import pytest
 
 from cse.cli import main
 from cse.errors import UserError
-from cse.evaluation import describe, discourse, transfer
-from cse.evaluation.sources import Missing
+from cse.evaluation.evaluators import transfer
+from cse.evaluation.evaluators.sts_rows import Missing
 from tests.cases import ORACLES, OWN, files, settings
 
 OURS = ("SP", "BSO", "DC", "SSP")
@@ -36,10 +36,10 @@ def test_every_task_of_the_oracle(file):
     names = [name for name in tasks if name.startswith(OURS)]
     assert names
     for name in names:
-        task, wanted = discourse.load(name, str(folder)), tasks[name]
+        task, wanted = transfer.load(name, str(folder)), tasks[name]
         assert {s.replace("dev", "valid"): len(rows) for s, rows in task.splits.items()} == wanted["rows"]
         for split in ("train", "test"):
-            x, y = discourse.features(task.splits[split], discourse.specs()[name]["features"], embed)
+            x, y = transfer.features(task.splits[split], transfer.specs("discoeval")[name]["features"], embed)
             assert x.shape[1] == wanted["features"]
             for row, label in zip(data[f"{name}_{split}_x"], data[f"{name}_{split}_y"], strict=True):
                 nearest = np.abs(x - row).max(1)  # BSO's rows are in another order
@@ -50,17 +50,16 @@ def test_every_task_of_the_oracle(file):
 
 
 def test_names_and_missing_rows(tmp_path):
-    assert transfer.split_names("discoeval")[1] == list(discourse.specs())
+    assert transfer.split_names("discoeval")[1] == list(transfer.specs("discoeval"))
     assert transfer.split_names("spwiki,MR,STSB-dev") == ("STSB-dev", ["SPwiki", "MR"])
     with pytest.raises(Missing, match="SP/wiki"):
-        discourse.load("SPwiki", str(tmp_path))
-    found = describe.build_transfer(["DCchat"], str(tmp_path), lambda texts: np.ones((len(texts), 2)), folds=2)
-    assert list(found["transfer_average"]["missing"]) == ["DCchat"]
+        transfer.load("SPwiki", str(tmp_path))
+    assert list(transfer.Transfer(["DCchat"], str(tmp_path)).missing) == ["DCchat"]
     (tmp_path / "SSP" / "abs").mkdir(parents=True)
-    for file in discourse.SPLITS.values():
+    for file in transfer.SPLITS.values():
         (tmp_path / "SSP" / "abs" / file).write_text("1 without a tab\n")
     with pytest.raises(UserError, match=r"train\.txt"):
-        discourse.load("SSPabs", str(tmp_path))
+        transfer.load("SSPabs", str(tmp_path))
 
 
 def test_the_command(tiny_bert, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from cse.cli import main
 from cse.encoder.checkpoint.identity import model_hash
 from cse.evaluation import evaluate
-from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.loading import load_model
 from cse.evaluation.results import default_out
 from eval import cli as checkout

@@ -1,7 +1,7 @@
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation.finding import rows_hash, scores
+from cse.evaluation.evaluator import rows_hash, scores
 from tests.evaluation.helpers import finding
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cse.evaluation import geometry
-from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import score
+from cse.evaluation.evaluators.sts_rows import Pairs
 from tests.cases import cases, load
+from tests.evaluation.helpers import score_pairs
 
 
 def unit(n=30, d=6, seed=0):
@@ -36,7 +36,9 @@ def test_measure_against_direct_formulas():
     names = [f"t{i}" for i in range(30)]
     p = Pairs(tuple(names[:15]), tuple(names[15:]), np.r_[np.full(5, 4.5), np.arange(10) / 5])
     row = {name: i for i, name in enumerate(names)}
-    found = geometry.measure(3 * x, row, {"T": {"s": p}}, {"T": score({"s": p}, lambda t: x[[row[i] for i in t]])})
+    found = geometry.measure(
+        3 * x, row, {"T": {"s": p}}, {"T": score_pairs({"s": p}, lambda t: x[[row[i] for i in t]]).cosine}
+    )
     assert found["alignment"] == pytest.approx(np.square(x[:5] - x[15:20]).sum(1).mean())
     distances = [np.square(a - b).sum() for a, b in combinations(x, 2)]
     assert found["uniformity"] == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(distances)))))
@@ -47,8 +49,8 @@ def test_measure_against_direct_formulas():
 def test_worst_pairs_by_hand():
     p = Pairs(("a", "b", "c"), ("x", "y", "z"), np.array([1.0, 2.0, 3.0]))
     vectors = {"a": [1, 0], "x": [1, 0], "b": [1, 0], "y": [0, 1], "c": [1, 0], "z": [-1, 0]}
-    scored = score({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
-    first = geometry.worst({"s": p}, scored, keep=1)[0]
+    scored = score_pairs({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
+    first = geometry.worst({"s": p}, scored.cosine, scored.gold, keep=1)[0]
     # Ranks by cosine 3 2 1, by gold 1 2 3: the first pair is too similar by two ranks of three.
     gap = pytest.approx(2 / 3, abs=1e-4)
     assert first == {"sentence1": "a", "sentence2": "x", "gold": 1.0, "cosine": 1.0, "gap": gap}

@@ -2,27 +2,27 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import describe, results
-from cse.evaluation.evaluator import STSEvaluator
-from cse.evaluation.harness import score_tasks
+from cse.evaluation import results, scoring
+from cse.evaluation.evaluators.sts import STSEvaluator
 from tests.evaluation.helpers import GRADED as ROWS
+from tests.evaluation.helpers import score_sts
 
 
 def test_average_is_of_all_tasks_or_none(write_task, hash_encoder):
     data = str(write_task(ROWS))
-    found = score_tasks(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    found = score_sts(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
     assert found.average is None
     assert list(found.scores) == ["STSB-dev"]
     assert "SICKR/dev.tsv" in found.missing["SICKR-dev"]
     write_task(ROWS[::-1], "SICKR")
-    found = score_tasks(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    found = score_sts(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
     assert found.average == pytest.approx(np.mean([s.all.spearman for s in found.scores.values()]))
 
 
 def test_results_have_the_published_schema(write_task, hash_encoder, tmp_path):
-    found = score_tasks(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
+    found = score_sts(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
     out = tmp_path / "deep" / "results.json"
-    results.write(describe.build(found, {"name": "m"}, "fp32", resamples=200), out, describe.arrays(found.findings))
+    results.write(found.results("m", 200), out, scoring.arrays(found.findings))
     read = results.read(out)
     task = read["tasks"]["STSB-dev"]
     assert task["n"] == 40
@@ -59,6 +59,6 @@ def test_evaluator_gives_the_harness_numbers(write_task, hash_encoder):
         with pytest.raises(UserError, match=message):
             STSEvaluator(tasks, given)
     shipped = STSEvaluator()(encoder)
-    direct = score_tasks(encoder, "sts-mini-dev")
+    direct = score_sts(encoder, "sts-mini-dev")
     assert shipped == {"dev": direct.average, "sts-mini-dev": direct.scores["sts-mini-dev"].all.spearman}
     assert STSEvaluator.primary in shipped

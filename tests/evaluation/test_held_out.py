@@ -10,8 +10,8 @@ from cse import Mixture, Pairs, ScoredPairs, Source, Texts, Triplets
 from cse.data.reading.texts import same_text_key
 from cse.errors import UserError
 from cse.evaluation import HeldOut, Labels, Several, Similarity, STSEvaluator
-from cse.evaluation.held_out import resolution
-from cse.evaluation.significance import bootstrap, interval
+from cse.evaluation.evaluators.held_out import resolution
+from cse.evaluation.statistic import bootstrap, interval
 from tests.conftest import WORDS
 
 RNG = random.Random(3)

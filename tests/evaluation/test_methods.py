@@ -8,11 +8,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from cse.cli import main
-from cse.evaluation import describe, methods, results
-from cse.evaluation.collect import collect
+from cse.evaluation import results, scoring
 from cse.evaluation.comparison import Scored, compare
-from cse.evaluation.harness import score_tasks
+from cse.evaluation.reports import methods
+from cse.evaluation.reports.collect import collect
 from eval import tables
+from tests.evaluation.helpers import score_sts
 
 ROWS = [(i % 6, f"{'same ' * (i % 6)} text {i}", f"{'same ' * (i % 6)} words {i * 7 % 61}") for i in range(80)]
 
@@ -24,15 +25,15 @@ def add(write_task, hash_encoder, tmp_path):
 
     def write(recipe, seed, noise, steps_per_s=(1.0,)):
         run = tmp_path / "runs" / recipe / f"reproduce-s{seed}" if seed else tmp_path / "runs" / recipe
-        found = score_tasks(hash_encoder("x"), "STSB-dev", data, check=False)
+        found = score_sts(hash_encoder("x"), "STSB-dev", data, check=False)
         rng = np.random.default_rng([seed, len(recipe)])
         task = "STSB-dev"
         gold = found.findings[0].arrays["gold"]
         cosine = gold + noise * rng.standard_normal(len(gold))
-        built = describe.build(found, {"name": recipe}, "fp32", resamples=20)
+        built = found.results(recipe, 20)
         score = 100 * float(spearmanr(cosine, gold).statistic)
         built["tasks"][task]["value"] = built["average"]["value"] = score
-        arrays = describe.arrays(found.findings) | {f"{task}/cosine": cosine}
+        arrays = scoring.arrays(found.findings) | {f"{task}/cosine": cosine}
         results.write(built, run / "results.json", arrays)
         if seed:
             log = [{"step": i, "steps_per_s": pace} for i, pace in enumerate(steps_per_s)]
@@ -62,7 +63,7 @@ def test_differences_are_those_of_means_over_seeds(add, tmp_path):
 
 def test_one_run_each_is_what_compare_says(add, tmp_path):
     a, b = add("simcse", 1, 2.0)[0], add("other", 1, 1.0)[0]
-    expected = compare(Scored.read(a), Scored.read(b), resamples=methods.significance.RESAMPLES)["STSB-dev"]
+    expected = compare(Scored.read(a), Scored.read(b), resamples=methods.statistic.RESAMPLES)["STSB-dev"]
     found = _found(tmp_path)["other"]
     assert found.interval == pytest.approx(expected.interval)
     assert found.adjusted == pytest.approx(expected.p)
@@ -70,7 +71,7 @@ def test_one_run_each_is_what_compare_says(add, tmp_path):
 
 def test_many_methods_leave_room_for_a_verdict(add, tmp_path, monkeypatch):
     """Holm's correction multiplies the smallest p by the number of methods: 2 / 101 by 10 would be 0.2."""
-    monkeypatch.setattr(methods.significance, "RESAMPLES", 100)
+    monkeypatch.setattr(methods.statistic, "RESAMPLES", 100)
     add("simcse", 1, 30.0)
     for i in range(10):
         add(f"better-{i}", 1, 0.01)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cse.evaluation import mined_pairs
-from cse.evaluation.mined_pairs import judge, mine_pairs, operands
+from cse.evaluation.evaluators import paraphrases
+from cse.evaluation.evaluators.paraphrases import judge, mine_pairs, operands
 
 
 def unit(n, dim, seed):
@@ -17,7 +17,7 @@ def every_pair(vectors):
 
 
 def test_mined_pairs_are_the_nearest_of_all(monkeypatch):
-    monkeypatch.setattr(mined_pairs, "CHUNK", 7)
+    monkeypatch.setattr(paraphrases, "CHUNK", 7)
     vectors = unit(40, 5, 0)
     found = mine_pairs(vectors, vectors, neighbors=39, keep=10_000)
     wanted = every_pair(vectors)
@@ -27,7 +27,7 @@ def test_mined_pairs_are_the_nearest_of_all(monkeypatch):
 
 
 def test_only_so_many_neighbors_and_pairs_are_kept(monkeypatch):
-    monkeypatch.setattr(mined_pairs, "CHUNK", 7)
+    monkeypatch.setattr(paraphrases, "CHUNK", 7)
     vectors = unit(40, 5, 1)
     similarity = vectors @ vectors.T - 2 * np.eye(40)
     near = np.argsort(-similarity, axis=1)[:, :3]
@@ -39,7 +39,7 @@ def test_only_so_many_neighbors_and_pairs_are_kept(monkeypatch):
 
 def test_judgement_by_pencil():
     # right, wrong, (right, wrong at one similarity), and one known pair that was not mined
-    found = mined_pairs.MinedPairs(np.array([1, 2, 3, 4]), np.array([0.9, 0.8, 0.5, 0.5], dtype=np.float32))
+    found = paraphrases.MinedPairs(np.array([1, 2, 3, 4]), np.array([0.9, 0.8, 0.5, 0.5], dtype=np.float32))
     judged = judge(found, np.array([1, 3, 99]))
     np.testing.assert_allclose(judged.precision, [1, 2 / 4, 0])
     assert judged.f1_share.mean() == pytest.approx(2 * 2 / (4 + 3))  # against 2 * 1 / (1 + 3) of the first pair alone

@@ -9,7 +9,7 @@ import cse
 from cse import cli
 from cse.encoder.model import Encoder
 from cse.evaluation import Triplets
-from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.publish.card import scores as card
 from tests.evaluation.helpers import Numbers

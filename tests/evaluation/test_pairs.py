@@ -3,14 +3,14 @@ import hashlib
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import pairs, sources, suite
-from cse.evaluation.sources import Missing
+from cse.evaluation.evaluators import sts_rows
+from cse.evaluation.evaluators.sts_rows import Missing
 
 DEV = "STSB-dev"
 
 
 def load(folder, task=DEV, check=False):
-    return sources.load(suite.tasks()[task], str(folder), check=check)
+    return sts_rows.load(sts_rows.tasks()[task], str(folder), check=check)
 
 
 def test_tsv_is_read_as_it_stands(write_task):
@@ -64,10 +64,10 @@ def test_files_that_are_not_the_known_set(write_task):
 
 def test_cse_data_comes_after_data(write_task, tmp_path, monkeypatch):
     monkeypatch.setenv("CSE_DATA", str(write_task([("1", "env", "b")])))
-    task = suite.tasks()[DEV]
-    assert sources.load(task, check=False).subsets["dev"].first == ("env",)
+    task = sts_rows.tasks()[DEV]
+    assert sts_rows.load(task, check=False).subsets["dev"].first == ("env",)
     (tmp_path / "empty").mkdir()
-    assert sources.load(task, str(tmp_path / "empty"), check=False).subsets["dev"].first == ("env",)
+    assert sts_rows.load(task, str(tmp_path / "empty"), check=False).subsets["dev"].first == ("env",)
 
 
 def test_senteval_files_that_do_not_match(tmp_path):
@@ -82,29 +82,29 @@ def test_senteval_files_that_do_not_match(tmp_path):
 
 def test_hub_rows_have_no_subsets(monkeypatch):
     rows = {"score": [1.0] * 1500, "sentence1": ["a"] * 1500, "sentence2": ["b"] * 1500}
-    monkeypatch.setattr(sources, "_hub_rows", lambda path, revision, split: rows)
-    found = sources.load(suite.tasks()["STS13"])
-    assert list(found.subsets) == [sources.POOLED]
+    monkeypatch.setattr(sts_rows, "_hub_rows", lambda path, revision, split: rows)
+    found = sts_rows.load(sts_rows.tasks()["STS13"])
+    assert list(found.subsets) == [sts_rows.POOLED]
     assert found.source.kind == "hub"
     assert found.source.where == "mteb/sts13-sts@7e90230a"
     with pytest.raises(UserError, match="1500 pairs with a gold score where 3750 are known"):
-        sources.load(suite.tasks()["STS14"])
+        sts_rows.load(sts_rows.tasks()["STS14"])
 
 
 def test_sickr_is_cut_out_of_the_hubs_joined_rows(monkeypatch):
     parts = {"train": 4500, "test": 4927, "dev": 500}
     names = [f"{split}{i}" for split, n in parts.items() for i in range(n)]
     rows = {"score": [1.5] * 9927, "sentence1": names, "sentence2": names}
-    monkeypatch.setattr(sources, "_hub_rows", lambda path, revision, split: rows)
+    monkeypatch.setattr(sts_rows, "_hub_rows", lambda path, revision, split: rows)
     with pytest.raises(Missing, match="not in an order"):  # these are not SICK's own rows
-        sources.load(suite.tasks()["SICKR"])
+        sts_rows.load(sts_rows.tasks()["SICKR"])
 
     def known(split):
         texts = [name for name in names if name.startswith(split)]
-        return pairs.sha256({"": pairs.make_pairs([1.5] * len(texts), texts, texts, "test")})
+        return sts_rows.sha256({"": sts_rows.make_pairs([1.5] * len(texts), texts, texts, "test")})
 
-    monkeypatch.setattr(sources, "SICKR_HASHES", {split: known(split) for split in ("train", "dev")})
-    found = sources.load(suite.tasks()["SICKR"]).subsets["test"]
+    monkeypatch.setattr(sts_rows, "SICKR_HASHES", {split: known(split) for split in ("train", "dev")})
+    found = sts_rows.load(sts_rows.tasks()["SICKR"]).subsets["test"]
     assert (found.first[0], found.first[-1], len(found)) == ("test0", "test4926", 4927)
 
 
@@ -117,12 +117,12 @@ def test_real_sets_have_their_known_sizes(real_sts, task):
 
 @pytest.mark.slow
 def test_real_sickr_has_the_hashes_that_the_hubs_rows_are_cut_by(real_sts):
-    for split, known in sources.SICKR_HASHES.items():
+    for split, known in sts_rows.SICKR_HASHES.items():
         assert load(real_sts, f"SICKR-{split}").source.sha256 == known
 
 
 def test_hub_snapshot_is_read(monkeypatch, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"score": 2.5, "sentence1": "a", "sentence2": "b"}\n')
-    monkeypatch.setattr(sources, "snapshot", lambda path, kind, revision: tmp_path)
-    found = sources.load(suite.tasks()["STSB"], check=False)
+    monkeypatch.setattr(sts_rows, "snapshot", lambda path, kind, revision: tmp_path)
+    found = sts_rows.load(sts_rows.tasks()["STSB"], check=False)
     assert (found.subsets["test"].first, found.subsets["test"].gold.tolist()) == (("a",), [2.5])

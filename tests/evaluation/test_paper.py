@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from cse import recipe as recipes
-from cse.evaluation import suite
+from cse.evaluation.evaluators import sts_rows
 from eval import paper
 from tests.conftest import WORDS
 from tests.models import save_tiny
@@ -130,7 +130,7 @@ def place(tmp_path_factory, tiny_bert):
     for name in ("synonyms.jsonl", "paraphrases.jsonl"):
         lines = (json.dumps({"text": p, "rewrites": [sentence(draw)]}) for p in phrases)
         (place / name).write_text("\n".join(lines))
-    for task in suite.resolve("sts"):
+    for task in sts_rows.resolve("sts"):
         for subset in task.counts:
             scored = (f"{draw.uniform(0, 5):.2f}\t{sentence(draw)}\t{sentence(draw)}\n" for _ in range(20))
             file = place / "sts" / task.base / f"{subset}.tsv"

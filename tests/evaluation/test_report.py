@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from cse.data import open_rows, stats
-from cse.evaluation import describe, reporting, results, svg
-from cse.evaluation.collect import collect
-from cse.evaluation.harness import score_tasks
+from cse.evaluation import results, scoring
+from cse.evaluation.reports import reporting, svg
+from cse.evaluation.reports.collect import collect
+from tests.evaluation.helpers import score_sts
 
 ROWS = [(i % 6, f"a {i} <b>common</b> {'word ' * (i % 3)}", f"a {i * 7 % 11} common & </script>") for i in range(60)]
 
@@ -20,9 +21,9 @@ def runs(write_task, hash_encoder, tmp_path):
     folder = tmp_path / "runs"
     for seed in (1, 2):
         run = folder / "simcse" / f"20260101-000000-s{seed}"
-        found = score_tasks(hash_encoder(str(seed)), "STSB-dev", data, check=False)
-        built = describe.build(found, {"name": str(run / "best")}, "fp32", resamples=50)
-        results.write(built, run / "results.json", describe.arrays(found.findings))
+        found = score_sts(hash_encoder(str(seed)), "STSB-dev", data, check=False)
+        built = found.results(str(run / "best"), 50)
+        results.write(built, run / "results.json", scoring.arrays(found.findings))
         log = [{"step": 10 * i, "dev": 50 + i, "loss": 1 / (i + 1), "align": 0.1 * i, "uniform": -i} for i in range(4)]
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"step": 40, "de')
     (folder / "results-broken.json").write_text("{")

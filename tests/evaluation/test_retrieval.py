@@ -8,10 +8,11 @@ import torch
 import cse
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation import Retrieval, ranking
+from cse.evaluation import Retrieval
 from cse.evaluation.encoding import changing
-from cse.evaluation.ranking import measure_rankings, nearest
-from cse.evaluation.retrieval import role_prompt
+from cse.evaluation.evaluators import ranking
+from cse.evaluation.evaluators.ranking import measure_rankings, nearest
+from cse.evaluation.evaluators.retrieval import role_prompt
 from tests.evaluation.helpers import collection, tables, write_beir
 
 MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cse.evaluation import significance
-from cse.evaluation.significance import bootstrap, holm, interval, p_value
+from cse.evaluation import statistic
+from cse.evaluation.statistic import bootstrap, holm, interval, p_value
 
 
 def data(n, seed=0, noise=1.0):
@@ -15,7 +15,7 @@ def data(n, seed=0, noise=1.0):
 def test_chunks_do_not_matter(monkeypatch):
     cosine, gold = data(50)
     whole = bootstrap("spearman", [(cosine, gold)], "T", 101)
-    monkeypatch.setattr(significance, "CELLS", 50 * 7)
+    monkeypatch.setattr(statistic, "CELLS", 50 * 7)
     chunked = bootstrap("spearman", [(cosine, gold)], "T", 101)
     assert whole.shape == chunked.shape == (1, 101)
     # The draws of numpy's generator do not depend on how many are asked for at once.

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cse.evaluation import sources, suite
-from cse.evaluation.sts import score_all, task_score
+from cse.evaluation.evaluators import sts_rows
+from cse.evaluation.evaluators.sts import score_all, task_score
 from tests.cases import ORACLES, files
 
 NAMES = {"STSBenchmark": "STSB", "SICKRelatedness": "SICKR"}
@@ -37,8 +37,8 @@ def check(ours, theirs):
 def test_years_equal_the_engine(case):
     reference, folder, embed = case
     names = [name for name in reference if name not in NAMES]
-    data = {name: sources.load(suite.tasks()[name], str(folder), check=False) for name in names}
-    scores = score_all({name: item.subsets for name, item in data.items()}, embed)
+    data = {name: sts_rows.load(sts_rows.tasks()[name], str(folder), check=False) for name in names}
+    scores = score_all({name: item.subsets for name, item in data.items()}, embed).tasks
     for name in names:
         assert data[name].source.layout == "senteval"
         assert set(scores[name].subsets) == set(reference[name]) - {"all"}
@@ -54,8 +54,8 @@ def test_years_equal_the_engine(case):
 def test_benchmarks_equal_the_engine(case, theirs):
     (reference, folder, embed), splits = case, ("train", "dev", "test")
     names = [f"{NAMES[theirs]}-{split}" for split in splits]
-    data = [sources.load(suite.resolve(name)[0], str(folder), check=False) for name in names]
-    scores = score_all({d.task.split: d.subsets for d in data}, embed)
+    data = [sts_rows.load(sts_rows.resolve(name)[0], str(folder), check=False) for name in names]
+    scores = score_all({d.task.split: d.subsets for d in data}, embed).tasks
     for split in splits:
         check(scores[split].all, reference[theirs][split])
         assert len(scores[split].gold) == reference[theirs][split]["n"]

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation.pairs import Pairs
-from cse.evaluation.sts import cosine, score, score_all
+from cse.evaluation.encoding import cosine
+from cse.evaluation.evaluators.sts import score_all
+from cse.evaluation.evaluators.sts_rows import Pairs
+from tests.evaluation.helpers import score_pairs
 
 
 def pairs(n, seed=0, prefix="t"):
@@ -21,7 +23,7 @@ def test_by_pencil():
     # Cosines 1, 0, -1 against golds 5, 1, 2: ranks 3 2 1 against 3 1 2, so rho = 1 - 6 * 2 / (3 * 8) = 0.5.
     vectors = {"x": [1, 0], "same": [2, 0], "right": [0, 1], "back": [-1, 0]}
     p = Pairs(("x", "x", "x"), ("same", "right", "back"), np.array([5.0, 1.0, 2.0]))
-    found = score({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
+    found = score_pairs({"s": p}, lambda texts: np.array([vectors[t] for t in texts], dtype=float))
     assert found.all.spearman == pytest.approx(50)
     assert found.all.pearson == pytest.approx(100 * 9 / np.sqrt(2 * 78))  # x = 1, 0, -1; 3 y = 7, -5, -2
     np.testing.assert_allclose(found.cosine, [1, 0, -1])
@@ -55,10 +57,12 @@ def test_cosine_for_any_width(dim):
 
 def test_nan_from_the_model_is_an_error():
     with pytest.raises(UserError, match=r"nan or infinity for 1 of .*'t3'"):
-        score({"s": pairs(30)}, lambda texts: np.array([[np.nan if t == "t3" else 1.0, float(t[1:])] for t in texts]))
+        score_pairs(
+            {"s": pairs(30)}, lambda texts: np.array([[np.nan if t == "t3" else 1.0, float(t[1:])] for t in texts])
+        )
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (30,), (2, 3, 4)])
 def test_wrong_number_of_vectors_is_an_error(shape):
     with pytest.raises(UserError, match="shape"):
-        score({"s": pairs(30)}, lambda texts: np.zeros(shape))
+        score_pairs({"s": pairs(30)}, lambda texts: np.zeros(shape))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation.thresholds import fit
+from cse.evaluation.evaluators.pairs import fit_thresholds
 
 
 def slow(similarity, positive, measure):
@@ -33,20 +33,20 @@ def test_thresholds_against_every_cut(seed):
     positive = (rng.random(60) < [0.1, 0.5, 0.9][seed % 3]).astype(float)
     positive[:2] = 0, 1
     similarity = np.round(rng.normal(size=60) + positive, 1 + seed % 2)  # with ties
-    found = fit(similarity, positive)
+    found = fit_thresholds(similarity, positive)
     assert found.f1 == pytest.approx(slow(similarity, positive, f1))
     assert found.accuracy == pytest.approx(slow(similarity, positive, accuracy))
 
 
 def test_thresholds_by_pencil():
     # 0.9 + | 0.8 - | 0.6 + | 0.1 -: F1 is 2/3, 2/4, 4/5 at the three cuts; 3, 2 and 3 of 4 are correct
-    found = fit(np.array([0.1, 0.9, 0.6, 0.8]), np.array([0.0, 1.0, 1.0, 0.0]))
+    found = fit_thresholds(np.array([0.1, 0.9, 0.6, 0.8]), np.array([0.0, 1.0, 1.0, 0.0]))
     assert found.f1 == pytest.approx(0.35)
     assert found.accuracy == pytest.approx(0.85)
 
 
 def test_one_label_or_one_similarity_has_no_threshold():
     with pytest.raises(UserError, match=r"all 3 rows .* same label"):
-        fit(np.arange(3.0), np.ones(3))
+        fit_thresholds(np.arange(3.0), np.ones(3))
     with pytest.raises(UserError, match=r"all 2 pairs the same similarity, 0.5"):
-        fit(np.full(2, 0.5), np.array([0.0, 1.0]))
+        fit_thresholds(np.full(2, 0.5), np.array([0.0, 1.0]))

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
-from cse.evaluation import describe, transfer, transfer_data
-from cse.evaluation.sources import Missing
-from cse.evaluation.transfer_data import Labeled, Row
+from cse.evaluation.evaluators import transfer
+from cse.evaluation.evaluators.sts_rows import Missing
+from cse.evaluation.evaluators.transfer import Labeled, Row
+from cse.evaluation.scoring import describe
 
 
 def rows(n, seed, classes=("0", "1")):
@@ -48,7 +49,7 @@ def test_nested_folds_against_scikit_learns_own_search():
 
 def test_pairs_have_sentevals_features():
     vectors = {"a": [1.0, 2.0], "b": [3.0, -1.0]}
-    x, y = transfer._prepared([Row("1", ("a", "b"))], lambda texts: np.array([vectors[t] for t in texts]))
+    x, y = transfer.features([Row("1", ("a", "b"))], "pair", lambda texts: np.array([vectors[t] for t in texts]))
     np.testing.assert_array_equal(x, [[2, 3, 3, -2]])
     assert y.tolist() == ["1"]
 
@@ -63,7 +64,10 @@ def test_split_and_test_protocols():
     labels = {r.texts[0]: r.label for part in splits.values() for r in part}
     assert transfer.score(task("split", splits, "SST2"), telling(labels, 0.01)).test == 100
     splits.pop("dev")
-    found = transfer.score(task("test", splits, "MRPC"), telling(labels, 0.01), folds=3)
+    found = transfer.score(task("test", splits, "TREC"), telling(labels, 0.01), folds=3)
+    assert (found.test, found.f1, found.n) == (100, None, 40)
+    pairs = {name: [Row(row.label, (row.texts[0], "x")) for row in part] for name, part in splits.items()}
+    found = transfer.score(task("test", pairs, "MRPC"), telling(labels | {"x": "0"}, 0.01), folds=3)
     assert (found.test, found.f1, found.n) == (100, 100, 40)
 
 
@@ -91,28 +95,30 @@ def test_both_layouts_hold_the_same_rows(tmp_path):
         (ours / f"SST2_{split}.tsv").write_text("label\tsentence\n1\tfine\n")
         (theirs / "SST" / "binary" / f"sentiment-{split}").write_text("fine\t1\n")
     for name in ("MR", "TREC", "MRPC", "SST2"):
-        a, b = (transfer_data.load(name, str(p), check=False) for p in (ours, tmp_path / "theirs"))
+        a, b = (transfer.load(name, str(p), check=False) for p in (ours, tmp_path / "theirs"))
         assert a.splits == b.splits
 
 
 def test_other_numbers_of_rows_are_refused(tmp_path):
     (tmp_path / "SUBJ.tsv").write_text("label\tsentence\n" + "1\ta\n" * 20)
     with pytest.raises(UserError, match=r"SUBJ: all in .* has 20 rows where 10000 are known"):
-        transfer_data.load("SUBJ", str(tmp_path))
+        transfer.load("SUBJ", str(tmp_path))
 
 
-def test_missing_tasks_leave_no_average(tmp_path):
-    found = describe.build_transfer(["MPQA"], str(tmp_path), lambda texts: np.zeros((len(texts), 2)), folds=5)
-    assert found["transfer_average"]["accuracy"] is None
-    assert "MPQA.tsv" in found["transfer_average"]["missing"]["MPQA"]
+def test_missing_tasks_leave_no_average(tmp_path, hash_encoder):
+    evaluator = transfer.Transfer(["MPQA"], str(tmp_path))
+    assert "MPQA.tsv" in evaluator.missing["MPQA"]
+    about = {"model": {}, "precision": "fp32", "requested": "", "transfer": evaluator.missing}
+    found = describe([evaluator.answer(hash_encoder())], **about)
+    assert found["transfer_average"] == {"accuracy": None, "missing": evaluator.missing}
     with pytest.raises(Missing, match="no --data and no CSE_DATA"):
-        transfer_data.load("MR", None)
+        transfer.load("MR", None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MR", "CR", "TREC", "MRPC"])
 def test_real_sets_have_their_known_sizes(real_sts, name):
-    assert transfer_data.load(name, str(real_sts.parent)).where.endswith("transfer")
+    assert transfer.load(name, str(real_sts.parent)).where.endswith("transfer")
 
 
 @pytest.mark.parametrize("length", [1.0, 10.0])  # solved by lbfgs, and by Newton's method

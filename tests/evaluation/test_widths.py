@@ -13,10 +13,10 @@ from cse import cli
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation import widths
-from cse.evaluation.reduced import Reduced, first_dimensions
-from cse.evaluation.reporting import report
-from cse.evaluation.scoring import evaluate
+from cse.evaluation.encoding import Reduced
+from cse.evaluation.reports import widths
+from cse.evaluation.reports.reporting import report
+from cse.evaluation.scoring import evaluate, first_dimensions
 from cse.interfaces import Evaluator
 from cse.publish.card import PLOT, write_card
 from cse.publish.stage import stage
@@ -106,12 +106,11 @@ def test_each_text_is_encoded_once_for_all_widths():
 
     encoder = Counting()
     narrow = Reduced(encoder)
-    assert narrow.dim == 3
     narrow.change = first_dimensions(2)
     np.testing.assert_allclose(narrow.encode(["b", "a", "b"]), [[3, 5], [3, 5], [3, 5]])  # not of unit length
     narrow.change = first_dimensions(1)
     narrow.encode(["a", "b"])
-    assert encoder.asked == ["a", "b"]
+    assert encoder.asked == ["b", "a"]
 
 
 def test_vectors_of_unit_length_are_scaled_again():

@@ -216,7 +216,7 @@ def run(made, tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUN)
 def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
-    from cse.evaluation import collect, reporting
+    from cse.evaluation.reports import collect, reporting
     from cse.publish.card import scores, write_card
     from cse.publish.card.facts import read_facts
     from cse.training import checkpoint, start

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cse import cli
 from cse.encoder.model import Encoder
-from cse.evaluation.evaluator import STSEvaluator
+from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.interfaces import Evaluator
 from cse.training.helped import Helped

@@ -14,8 +14,8 @@ import yaml
 from cse import cli
 from cse import recipe as recipes
 from cse.errors import UserError
-from cse.evaluation.collect import Entry
-from cse.evaluation.finding import Finding
+from cse.evaluation.evaluator import EvalResult
+from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
 from cse.training.run import Callback
 from cse.training.search import search
@@ -154,7 +154,7 @@ def entry(method: str, seed: int | None, noise: float, draw: int) -> Entry:
     ranks = [np.argsort(np.argsort(x)) for x in (gold, cosine)]
     rho = 100 * float(np.corrcoef(*ranks)[0, 1])
     results = {"tasks": {"T": {"value": rho}}, "average": {"requested": "T", "metric": "spearman", "value": rho}}
-    found = Finding.of(
+    found = EvalResult.of(
         "T",
         kind="sts",
         measures={"spearman": ("spearman", "cosine", "gold")},

@@ -12,9 +12,8 @@ import cse.evaluation
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation.encoding import comparison
-from cse.evaluation.evaluator import STSEvaluator
-from cse.evaluation.sts import nearness
+from cse.evaluation.encoding import comparison, nearness
+from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.inference.export import OnnxEncoder, export
 from cse.objectives.align_uniform import AlignUniform
 from cse.objectives.euclip import EuCLIP

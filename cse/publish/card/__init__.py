@@ -11,8 +11,9 @@ import yaml
 
 from cse.console import inline
 from cse.errors import UserError
-from cse.evaluation import benchmark, svg, widths
+from cse.evaluation import benchmark
 from cse.evaluation import results as results_file
+from cse.evaluation.reports import svg, widths
 from cse.files import write_text
 from cse.inference.quantize import FILE, Calibration
 from cse.publish.card.citation import citations

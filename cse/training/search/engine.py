@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from cse.console import Interrupt, say
 from cse.errors import UserError, require_at_least
-from cse.evaluation.harness import read_data
+from cse.evaluation.evaluators.sts import read_data
 from cse.evaluation.recognize import own_rows
 from cse.files import check_writable, write_text
 from cse.recipe import Recipe
@@ -75,7 +75,7 @@ def search(
         dev_data: A folder with the rows of STS tasks; None: CSE_DATA, the Hub, or the shipped sets.
         test: The same as `dev`, for what only scores the final checkpoints.
         budget: What all training may cost: a time such as `30m`, or steps such as `2000steps`. Each method has the same
-            share. Measuring costs before, and scoring final checkpoints after, is not part of it.
+            share. RowEvaluator costs before, and scoring final checkpoints after, is not part of it.
         trials: Settings that are tried per method; the first is the recipe's own. 0: the recipe's own is taken.
         seeds: Final runs of each method, with the seed of the recipe and the ones after it.
         overrides: Further options for all recipes, such as `--trainer.batch_size=32`.

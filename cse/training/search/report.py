@@ -11,9 +11,9 @@ from typing import Any
 from cse import recipe as recipes
 from cse.console import Interrupt, say
 from cse.evaluation import results
-from cse.evaluation.collect import Entry
-from cse.evaluation.methods import Method
 from cse.evaluation.recognize import own_rows
+from cse.evaluation.reports.collect import Entry
+from cse.evaluation.reports.methods import Method
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
 from cse.files import write_text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import require_package
-from cse.evaluation.collect import records
+from cse.evaluation.reports.collect import records
 from cse.recipe import Recipe
 from cse.seeding import derive
 from cse.training.run import Callback, Run

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cse.evaluation.collect import Entry
 from cse.evaluation.comparison import NO_DIFFERENCE
-from cse.evaluation.methods import Method, methods
+from cse.evaluation.reports.collect import Entry
+from cse.evaluation.reports.methods import Method, methods
 
 UNTRAINED = "untrained"
 

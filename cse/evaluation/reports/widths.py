@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cse.evaluation.svg import Series
+from cse.evaluation.reports.svg import Series
 
 
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, list[float | None]]]]:

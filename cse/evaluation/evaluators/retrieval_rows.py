@@ -16,7 +16,7 @@ from cse.assets.hub import HubError
 from cse.data.reading.memory import open_source
 from cse.data.reading.rows import Column, Reader, number_in
 from cse.errors import UserError
-from cse.evaluation.finding import rows_hash
+from cse.evaluation.evaluator import rows_hash
 
 Source = str | Path | Sized
 IDS = ("_id", "id", "query-id", "query_id", "qid", "corpus-id", "corpus_id", "doc_id", "docid", "pid")

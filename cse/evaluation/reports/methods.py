@@ -12,9 +12,10 @@ import numpy as np
 
 from cse.console import inline
 from cse.errors import UserError
-from cse.evaluation import significance
-from cse.evaluation.collect import Entry, speed
+from cse.evaluation import statistic
 from cse.evaluation.comparison import ALPHA, NO_DIFFERENCE
+from cse.evaluation.evaluator import resampled
+from cse.evaluation.reports.collect import Entry, speed
 from cse.evaluation.statistic import Vector
 
 SCHEMA = 1
@@ -72,17 +73,17 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = Non
         raise UserError(
             f"--baseline {baseline} has no complete results; there are results of {known}\nfix: name one of these"
         )
-    resamples = resamples or max(significance.RESAMPLES, 100 * len(groups))
+    resamples = resamples or max(statistic.RESAMPLES, 100 * len(groups))
     drawn = _averages([e for runs in groups.values() for e in runs], resamples)
     found, p = {}, {}
     for name, runs in groups.items():
         if name == baseline:
             continue
         samples = _over_seeds(runs, drawn, resamples) - _over_seeds(groups[baseline], drawn, resamples)
-        low, high = significance.interval(samples)
+        low, high = statistic.interval(samples)
         found[name] = (_mean(runs) - _mean(groups[baseline]), (low, high))
-        p[name] = significance.p_value(samples[~np.isnan(samples)])
-    adjusted = significance.holm(p)
+        p[name] = statistic.p_value(samples[~np.isnan(samples)])
+    adjusted = statistic.holm(p)
     rows = [Method(baseline, groups.pop(baseline))]
     rows += [Method(name, runs, *found[name], adjusted[name]) for name, runs in groups.items()]
     return rows
@@ -192,14 +193,14 @@ def _averages(entries: Sequence[Entry], resamples: int) -> Mapping[int, Vector]:
         if len(hashes) > 1:
             raise UserError(f"{task} was scored on different rows\nfix: score all checkpoints with the same --data")
         found = [s.findings[task] for s in scored]
-        total += significance.resampled(found, found[0].primary, resamples)
+        total += resampled(found, found[0].primary, resamples)
     return {id(entry): row / len(tasks) for entry, row in zip(entries, total, strict=True)}
 
 
 def _over_seeds(runs: Sequence[Entry], drawn: Mapping[int, Vector], resamples: int) -> Vector:
     """The mean over as many runs as there are, drawn with replacement by their seeds: (resamples,)."""
     seeds = ",".join(str(e.seed) for e in runs)
-    chosen = np.random.default_rng([significance.SEED, zlib.crc32(seeds.encode())]).integers(
+    chosen = np.random.default_rng([statistic.SEED, zlib.crc32(seeds.encode())]).integers(
         0, len(runs), size=(len(runs), resamples)
     )
     samples = np.stack([drawn[id(e)] for e in runs])

@@ -9,10 +9,11 @@ from typing import Any
 
 from cse.console import inline
 from cse.errors import UserError
-from cse.evaluation import methods, page, results, widths
-from cse.evaluation.collect import Entry, Found, collect
+from cse.evaluation import results
 from cse.evaluation.comparison import Difference, compare_all
-from cse.evaluation.score_table import score_tables
+from cse.evaluation.reports import methods, page, widths
+from cse.evaluation.reports.collect import Entry, Found, collect
+from cse.evaluation.reports.score_table import score_tables
 from cse.files import check_writable, write_text
 
 MOST = 24  # checkpoints of one set of tasks that are compared with each other

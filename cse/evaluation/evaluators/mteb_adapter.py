@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from cse.assets import hub
 from cse.console import say
 from cse.errors import UserError
-from cse.evaluation import sources, suite
-from cse.evaluation.encoding import comparison, embedder, resolve_precision
+from cse.evaluation.encoding import comparison, embedder, nearness, resolve_precision
+from cse.evaluation.evaluators import sts_rows
+from cse.evaluation.evaluators.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
+from cse.evaluation.evaluators.sts_rows import Missing, TaskData
 from cse.evaluation.loading import Model, prompts
-from cse.evaluation.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
-from cse.evaluation.sources import Missing, TaskData
-from cse.evaluation.sts import nearness
 from cse.files import DAMAGED, read_shaped, write_json
 
 OURS = {f"STS{year}": f"STS{year}" for year in range(12, 17)} | {"STSBenchmark": "STSB", "SICK-R": "SICKR"}
@@ -118,7 +117,7 @@ def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
     theirs = {ours: name for name, ours in OURS.items()}
     wanted: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
-        wanted += [theirs.get(member, member) for member in suite.groups().get(name, (name,))]
+        wanted += [theirs.get(member, member) for member in sts_rows.groups().get(name, (name,))]
     for name in wanted:
         if name not in OURS and name not in (known := _known()):
             raise UserError(
@@ -141,11 +140,11 @@ def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
         What was given; None if the task is not one of the seven or the folder lacks rows: mteb then asks the Hub.
     """
     name = task.metadata.name
-    if name not in OURS or not sources.folders(data):
+    if name not in OURS or not sts_rows.folders(data):
         return None
     try:
         wanted = JOINED.get(name, (OURS[name],))
-        parts = [sources.load(suite.tasks()[part], data, check=check, hub=False) for part in wanted]
+        parts = [sts_rows.load(sts_rows.tasks()[part], data, check=check, hub=False) for part in wanted]
     except Missing:
         return None
     task.dataset = DatasetDict({"test": rows(parts)})

@@ -17,8 +17,7 @@ from cse.encoder.job import CHUNK, cached_vectors
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.errors import UserError, require_package
-from cse.evaluation.encoding import comparison, embedder, is_changing, resolve_precision
-from cse.evaluation.sts import cosine
+from cse.evaluation.encoding import comparison, cosine, embedder, is_changing, resolve_precision
 from cse.mining.neighbors import Exact, Found
 
 QUERIES = 256  # queries that are searched at once: 256 x 16,384 cosines

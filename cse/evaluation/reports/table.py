@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cse.evaluation import widths
+from cse.evaluation.reports import widths
 
 MIXED = "scores × 100"
 

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 from cse.errors import UserError, require_package
-from cse.evaluation.finding import MEAN, Finding, Measure, Measuring
+from cse.evaluation.evaluator import MEAN, EvalResult, Measure, RowEvaluator
 from cse.interfaces import SentenceEncoder
 
 SCORE = "main_score"
 
 
-class MTEB(Measuring):
+class MTEB(RowEvaluator):
     """The main score x 100 of each task, and their mean. It has no interval, since mteb keeps no score of a row.
 
     Args:
@@ -30,7 +30,7 @@ class MTEB(Measuring):
 
     def __init__(self, tasks: str, *, data: str | None = None, precision: str = "auto", check: bool = True) -> None:
         require_package("mteb", extra="mteb", user="cse.evaluation.MTEB")
-        from cse.evaluation.mteb_adapter import get_tasks
+        from cse.evaluation.evaluators.mteb_adapter import get_tasks
 
         self.tasks, self.data, self.precision, self.check = tasks, data, precision, check
         self._tasks = get_tasks(tasks)
@@ -38,9 +38,9 @@ class MTEB(Measuring):
             raise UserError(f"evaluator.tasks is {tasks!r}, which names no task\nfix: name a task of mteb")
         self.name, self.primary = tasks, SCORE if len(self._tasks) == 1 else MEAN
 
-    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Run the tasks."""
-        from cse.evaluation import mteb_adapter
+        from cse.evaluation.evaluators import mteb_adapter
         from cse.evaluation.loading import Model
 
         found = []
@@ -57,5 +57,5 @@ class MTEB(Measuring):
                     ) from None
                 measures = {SCORE: Measure(summary["main_score"], "", ())}
                 about = {"main_score": task.metadata.main_score, "mteb_version": summary["mteb_version"]}
-                found.append(Finding(name, "mteb", SCORE, measures, {}, "", "", given, about))
+                found.append(EvalResult(name, "mteb", SCORE, measures, {}, "", "", given, about))
         return found

@@ -10,11 +10,11 @@ import numpy as np
 
 from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError, require_package
-from cse.evaluation import retrieval_rows
 from cse.evaluation.encoding import device_of, embedder
-from cse.evaluation.finding import Finding, Measuring
-from cse.evaluation.ranking import corpus_vectors, measure_rankings, nearest, parse_measures, searchable
-from cse.evaluation.retrieval_rows import RetrievalRows
+from cse.evaluation.evaluator import MEAN, EvalResult, RowEvaluator
+from cse.evaluation.evaluators import retrieval_rows
+from cse.evaluation.evaluators.ranking import corpus_vectors, measure_rankings, nearest, parse_measures, searchable
+from cse.evaluation.evaluators.retrieval_rows import RetrievalRows
 from cse.interfaces import SentenceEncoder
 
 MEASURES = ("ndcg@10", "mrr@10", "recall@100", "map@100")
@@ -22,14 +22,14 @@ QUERY_PROMPTS = ("query",)  # names of prompts that models have for a role, as s
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
-class Retrieval(Measuring):
+class Retrieval(RowEvaluator):
     """Measures x 100 of the documents that are nearest to each query, among all documents of a corpus.
 
     Documents are compared by cosine, or by distance if the model is compared by distance.
 
     Args:
         data: A folder in the layout of BEIR, or a Hub id such as `mteb/scifact`. None: the next three are given.
-        queries: The queries: a mapping of texts by id, rows (id, text), or a file; see `cse.evaluation.retrieval_rows`.
+        queries: The queries: a mapping of texts by id, rows (id, text), or a file; see `retrieval_rows`.
         corpus: The documents, likewise, where a title is put before its text.
         qrels: The judgments: a mapping of ids of documents by that of the query, rows (query id, document id[,
             relevance]), or a file.
@@ -77,7 +77,7 @@ class Retrieval(Measuring):
         self.name, self.primary = self._rows.name, self.measures[0]
         self._texts = list(self._rows.queries.values())  # documents may be trained on
 
-    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the measures of each query."""
         prompts = (
             role_prompt(encoder, self.query_prompt, QUERY_PROMPTS),
@@ -106,7 +106,7 @@ def score_rows(
     precision: str = "auto",
     *,
     skip_same_id: bool = False,
-) -> Finding:
+) -> EvalResult:
     """Rank the documents for each query and measure the rankings.
 
     Args:
@@ -128,7 +128,7 @@ def score_rows(
         query: {ids[i]: float(score) for i, score in zip(at, of, strict=True) if i >= 0}
         for query, at, of in zip(rows.queries, found, similarity, strict=True)
     }
-    return Finding.of(
+    return EvalResult.of(
         rows.name,
         kind="retrieval",
         measures={name: ("mean", name) for name in measures},
@@ -176,3 +176,104 @@ def _read(
 def _given(*parts: object) -> list[str]:
     names = ("data", "queries", "corpus", "qrels")
     return [name for name, part in zip(names, parts, strict=True) if part is not None]
+
+
+HUB = "sentence-transformers/NanoBEIR-en"
+PARTS = ("corpus", "queries", "qrels")
+SETS = (
+    "ArguAna",
+    "ClimateFEVER",
+    "DBPedia",
+    "FEVER",
+    "FiQA2018",
+    "HotpotQA",
+    "MSMARCO",
+    "NFCorpus",
+    "NQ",
+    "QuoraRetrieval",
+    "SCIDOCS",
+    "SciFact",
+    "Touche2020",
+)
+
+
+class NanoBEIR(RowEvaluator):
+    """Measures x 100 of each set, and the mean over sets; see `Retrieval`.
+
+    Args:
+        sets: Names of sets, such as `MSMARCO`. None: all thirteen.
+        data: The Hub id, whose splits are `NanoMSMARCO` ... in each of corpus, queries and qrels; or a folder: a copy
+            of it, or one with a folder `NanoMSMARCO` ... in the layout of BEIR for each set.
+        measures: Names of measures. The mean of the first one selects checkpoints.
+        query_prompt: See `Retrieval` for this and the next two.
+        document_prompt: The name of the prompt for documents.
+        precision: fp32, bf16 or auto.
+
+    Raises:
+        UserError: A set is unknown, or cannot be read.
+    """
+
+    name = "NanoBEIR"
+
+    def __init__(
+        self,
+        sets: Sequence[str] | None = None,
+        *,
+        data: str | Path = HUB,
+        measures: Sequence[str] = MEASURES,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        precision: str = "auto",
+    ) -> None:
+        require_package("pytrec_eval", extra="retrieval", user="cse.evaluation.NanoBEIR")
+        parse_measures(measures)
+        self.sets, self.data, self.measures, self.precision = sets, data, tuple(measures), precision
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
+        known = {name.lower(): name for name in SETS}
+        wanted = SETS if sets is None else sets
+        other = [name for name in wanted if name.lower().removeprefix("nano") not in known]
+        if other or not wanted:
+            raise UserError(
+                f"evaluator.sets has {', '.join(map(repr, other)) or 'no name'}, which is not a set of NanoBEIR\n"
+                f"fix: give some of {', '.join(SETS)}"
+            )
+        names = dict.fromkeys(f"Nano{known[name.lower().removeprefix('nano')]}" for name in wanted)
+        self._rows = [_read_set(data, name) for name in names]
+        self.primary = self.measures[0] if len(self._rows) == 1 else MEAN
+
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
+        """Score an encoder, with the measures of each query of each set."""
+        prompts = (
+            role_prompt(encoder, self.query_prompt, QUERY_PROMPTS),
+            role_prompt(encoder, self.document_prompt, DOCUMENT_PROMPTS),
+        )
+        return [score_rows(encoder, rows, self.measures, prompts, self.precision) for rows in self._rows]
+
+    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
+        """The queries, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
+        return {rows.name: [(text,) for text in rows.queries.values()] for rows in self._rows}
+
+    def describe(self) -> str:
+        """What is scored."""
+        return f"NanoBEIR, {len(self._rows)} sets, {sum(len(rows.queries) for rows in self._rows):,} queries"
+
+
+def is_nano(folder: Path) -> bool:
+    """Whether a folder holds sets of NanoBEIR."""
+    return bool([*folder.glob("Nano*/corpus.jsonl"), *(folder / "corpus").glob("Nano*")])
+
+
+def _read_set(data: str | Path, name: str) -> RetrievalRows:
+    folder = Path(data).expanduser()
+    if not folder.exists():
+        return retrieval_rows.read_hub(str(data), name, name, parts=name)
+    if (folder / name).is_dir():
+        splits = [path.stem for path in sorted((folder / name / "qrels").glob("*.tsv"))]
+        return retrieval_rows.read_folder(folder / name, splits[0] if len(splits) == 1 else "test", name)
+    files = {part: sorted((folder / part).glob(f"{name}[-.]*")) for part in PARTS}
+    for part, found in files.items():
+        if len(found) != 1:
+            what = f"{len(found)} files {part}/{name}.*" if found else f"no folder {name} and no file {part}/{name}.*"
+            raise UserError(f"evaluator.data: {folder} has {what}\nfix: give a copy of {HUB}, or other sets")
+    paths = {part: str(found[0]) for part, found in files.items()}
+    return retrieval_rows.gather(paths["queries"], paths["corpus"], paths["qrels"], where=str(folder), name=name)

@@ -16,7 +16,6 @@ Matrix = NDArray[np.floating]
 Labels = NDArray[np.str_]
 Predict = Callable[[Matrix, Labels, Matrix], Labels]  # from training vectors, their labels, and vectors to label
 Right = NDArray[np.float64]  # (n,) 1 where the label is right, 0 where it is wrong, or a share of several attempts
-
 FEW_SHOT_STEPS = 100  # mteb's
 SEED = 1111  # SentEval's
 NEWTON_FEATURES = 2048  # with more of them Newton's Hessian is expensive
@@ -119,3 +118,18 @@ def _first_of_each(order: list[int], y: Labels, shots: int) -> list[int]:
             taken[y[i]] += 1
             drawn.append(i)
     return drawn
+
+
+def make_folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """The rows to train on and to test on of each fold, every class in each: at most as many as the rarest has rows.
+
+    Raises:
+        UserError: A class has one row.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    rarest = min(np.unique(y, return_counts=True)[1])
+    if rarest < 2:
+        raise UserError("a class has fewer than two rows, so no folds can be made\nfix: check the data")
+    parts = StratifiedKFold(n_splits=min(folds, int(rarest)), shuffle=True, random_state=SEED)
+    return list(parts.split(np.zeros(len(y)), y))

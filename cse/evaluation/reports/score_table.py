@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cse.evaluation.collect import Entry, by_recipe, spread
+from cse.evaluation.reports.collect import Entry, by_recipe, spread
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,20 @@ from cse.data.mixture import Mixture
 from cse.data.part import Divided, Part, divide
 from cse.data.reading.texts import same_text_key
 from cse.errors import UserError, require_at_least, require_within
-from cse.evaluation.finding import Answer, Finding, Measuring, ask, chosen
-from cse.evaluation.labels import Labels
-from cse.evaluation.retrieval import Retrieval
-from cse.evaluation.several import Several
-from cse.evaluation.significance import bootstrap, interval
-from cse.evaluation.similarity import Similarity
+from cse.evaluation.evaluator import Answer, EvalResult, RowEvaluator, Several, chosen, run_evaluator
+from cse.evaluation.evaluators.labels import Labels
+from cse.evaluation.evaluators.pairs import Similarity
+from cse.evaluation.evaluators.retrieval import Retrieval
+from cse.evaluation.statistic import bootstrap, interval
 from cse.interfaces import Evaluator, SentenceEncoder
 
 log = logging.getLogger("cse")
+
+
 D = TypeVar("D", bound=Sequence[Example])
 
 
-class HeldOut(Measuring):
+class HeldOut(RowEvaluator):
     """Scores rows that it takes out of the training data, so that no text of theirs is trained on.
 
     The metric is the one that fits the rows: retrieval of each positive among those of all held-out rows for pairs and
@@ -97,14 +98,14 @@ class HeldOut(Measuring):
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
         """What the metric of the rows says; the first time, the difference that the rows can show is said."""
-        answer = ask(self._taken(), encoder)
+        answer = run_evaluator(self._taken(), encoder)
         if not self._told and not distributed.rank():
             shown = resolution(next(f for f in answer.findings if f.name in chosen(self.primary, answer.findings)))
             log.info("%s", f"held out   two encoders that differ by {shown:.1f} or more are told apart")
         self._told = True
         return answer
 
-    def measure(self, encoder: SentenceEncoder) -> list[Finding]:
+    def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """What the metric of the rows finds."""
         return self.answer(encoder).findings
 
@@ -149,7 +150,7 @@ class HeldOut(Measuring):
         )
 
 
-def resolution(finding: Finding) -> float:
+def resolution(finding: EvalResult) -> float:
     """The difference that rows can show: half the width of its 95 % interval, for encoders that err independently.
 
     For encoders that err alike, as those of one run do, it is less.
