@@ -22,17 +22,18 @@ of each row, for samplers; its values may be any text or number. `relevance_colu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Sized
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence, Sized
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cse.batch import Example
 from cse.data.reading.columns import (
     CLASSES,
     LABELS,
-    SCORES,
+    NUMERIC,
+    Known,
+    Names,
     Parsing,
     Shape,
     described,
@@ -40,8 +41,9 @@ from cse.data.reading.columns import (
     of_pairs,
     of_texts,
     of_triplets,
+    recognize,
     score_column_of,
-    score_within,
+    values_of,
 )
 from cse.data.reading.memory import MemoryReader, label, open_source, save
 from cse.data.reading.rows import Column, Reader
@@ -67,6 +69,9 @@ class Dataset(ByRow[Example]):
         remarks: Counts of what is unusual about rows that are kept.
         hash: The sha256 of the content.
         label_names: The class or cluster that each `Example.label` stands for; empty without labels.
+        value_names: The values that rows have: score, weight, label, relevance, teacher, spans.
+        ragged: Whether rows have unequal numbers of texts.
+        in_memory: Whether the rows came from an object in memory, which no recipe can name.
         keep_places: Whether a row has an empty text at the place of a missing one.
     """
 
@@ -79,15 +84,16 @@ class Dataset(ByRow[Example]):
         self.name, self.understood = label(path), described(shape, parsing.columns)
         self._saved = [*(shape.saved or shape.texts), *parsing.columns]
         key = shape.source.key()
-        self._rows = stored(
+        self._rows = rows = stored(
             None if key is None else f"{key} {shape.texts} {parsing.key}",
-            parsing.names,
+            [value.name for value in parsing.values],
             lambda report, labels: kept_rows(shape, parsing, report, labels),
             parsing.limit,
             parsing.scale,
         )
-        self.report, self.remarks, self.hash = self._rows.report, self._rows.remarks, self._rows.hash
-        self.label_names = self._rows.labels
+        self.report, self.remarks, self.hash, self.label_names = rows.report, rows.remarks, rows.hash, rows.labels
+        self.value_names, self.ragged = frozenset(rows.names), rows.ragged
+        self.in_memory = not isinstance(path, str | Path)
         require_two(self._rows, f"data is a {self.name}" if self.in_memory else f"data.path is {self.name}")
 
     def __len__(self) -> int:
@@ -97,43 +103,33 @@ class Dataset(ByRow[Example]):
         values = self._rows.values(index)
         return Example(self._rows.texts(index), num_positives=self.num_positives, row_id=index, **values)
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows came from an object in memory, which no recipe can name."""
-        return not isinstance(self.path, str)
-
     def save_source(self, target: Path) -> None:
         """Write the rows that came from memory, as they were before anything was left out."""
         if not isinstance(self.path, str):
             save(self.path, self._saved, target)
 
     @property
-    def ragged(self) -> bool:
-        """Whether rows have unequal numbers of texts."""
-        return self._rows.ragged
-
-    @property
     def weighted(self) -> bool:
         """Whether rows have weights."""
-        return "weight" in self._rows.names
+        return "weight" in self.value_names
 
     @property
     def graded(self) -> bool:
         """Whether positives have relevances."""
-        return "relevance" in self._rows.names
+        return "relevance" in self.value_names
 
     @property
     def taught(self) -> bool:
         """Whether rows have numbers of a teacher."""
-        return "teacher" in self._rows.names
+        return "teacher" in self.value_names
 
     def labels(self) -> NDArray[np.int64] | None:
         """The label (n,) of every row; None if rows have no labels."""
-        return self._rows.column("label") if "label" in self._rows.names else None
+        return self._rows.column("label") if "label" in self.value_names else None
 
     def scores(self) -> NDArray[np.float64] | None:
         """The score (n,) of every row as it was read, on its own scale; None if rows have no scores."""
-        return self._rows.column("score") if "score" in self._rows.names else None
+        return self._rows.column("score") if "score" in self.value_names else None
 
     def blocks(self) -> Iterator[list[list[str]]]:
         """The texts of all rows, some thousands of rows at a time."""
@@ -209,10 +205,8 @@ class Texts(Dataset):
                 return "short" if words < min_words else "long"
             return "not drawn" if share is not None and derive(0, "share", texts[0]) >= share * 2**63 else ""
 
-        options = (min_words, max_words) if share is None else (min_words, max_words, share)
-        parsing = Parsing(1, limit, options=options, verdict=verdict)
-        parsing.teach(teacher_columns)
-        parsing.mark(weight_column, label_column)
+        values = values_of(teacher=teacher_columns, weight=weight_column, label=label_column)
+        parsing = Parsing(1, limit, values, options=(min_words, max_words, share), verdict=verdict)
         super().__init__(path, of_texts(open_source(path, split), column), parsing)
 
 
@@ -255,18 +249,15 @@ class Pairs(Dataset):
         _require_columns(columns)
         shape = of_pairs(open_source(path, split), columns)
         self.num_positives = len(shape.texts) - 1
-        grades = [Column("data.relevance_columns", name) for name in relevance_columns or ()]
-        if grades and len(grades) != self.num_positives:
+        if relevance_columns and len(relevance_columns) != self.num_positives:
             raise UserError(
-                f"data.relevance_columns has {len(grades)} columns for {self.num_positives} positives\n"
+                f"data.relevance_columns has {len(relevance_columns)} columns for {self.num_positives} positives\n"
                 "fix: give one column for each positive, in the order of data.columns"
             )
-        parsing = Parsing(1 + self.num_positives, limit)
-        if grades:
-            parsing.grade(grades)
-        parsing.teach(teacher_columns)
-        parsing.mark(weight_column, label_column)
-        super().__init__(path, shape, parsing)
+        values = values_of(
+            relevance=relevance_columns, teacher=teacher_columns, weight=weight_column, label=label_column
+        )
+        super().__init__(path, shape, Parsing(1 + self.num_positives, limit, values))
 
 
 class Triplets(Dataset):
@@ -313,14 +304,11 @@ class Triplets(Dataset):
         self.keep_places, self.teacher_columns = keep_places, teacher_columns
         self.weight_column, self.label_column = weight_column, label_column
         _require_columns(columns, at_least=3)
-        parsing = Parsing(2, limit, keeps_places=keep_places)
-        parsing.teach(teacher_columns)
-        if score_column is not None:
-            parsing.add("score", Column("data.score_column", score_column), partial(score_within, low=0.0, high=1.0))
-        parsing.mark(weight_column, label_column)
         shape = of_triplets(open_source(path, split), columns, lists=not keep_places)
-        parsing.keeps_empty = len(shape.texts) == 3
-        super().__init__(path, shape, parsing)
+        score = None if score_column is None else (Column("data.score_column", score_column), 0.0, 1.0)
+        values = values_of(teacher=teacher_columns, score=score, weight=weight_column, label=label_column)
+        one = len(shape.texts) == 3  # negative
+        super().__init__(path, shape, Parsing(2, limit, values, keeps_empty=one, keeps_places=keep_places))
 
 
 class ScoredPairs(Dataset):
@@ -360,10 +348,9 @@ class ScoredPairs(Dataset):
         self.min_score, self.max_score, self.teacher_columns = min_score, max_score, teacher_columns
         _require_columns(columns, exactly=2)
         source = open_source(path, split)
-        parsing, scores = Parsing(2, limit, scale=(min_score, max_score)), score_column_of(source, score_column)
-        parsing.teach(teacher_columns)
         low, high = -math.inf if min_score is None else min_score, math.inf if max_score is None else max_score
-        parsing.add("score", scores, partial(score_within, low=low, high=high))
+        values = values_of(teacher=teacher_columns, score=(score_column_of(source, score_column), low, high))
+        parsing = Parsing(2, limit, values, scale=(min_score, max_score))
         super().__init__(path, of_pairs(source, columns, lists=False), parsing)
 
 
@@ -380,8 +367,7 @@ def _require_columns(names: Sequence[int | str] | None, *, exactly: int | None =
         raise UserError(f"data.columns is {list(names)}\nfix: give names, or numbers from 0, not both")
 
 
-KINDS = ("Texts", "Pairs", "Triplets", "ScoredPairs")
-NUMERIC = {name for name in CLASSES if name.lstrip("-").isdecimal()} | {"", "-"}  # labels that may also be scores
+KINDS: dict[str, Callable[..., Dataset]] = {each.__name__: each for each in (Texts, Pairs, Triplets, ScoredPairs)}
 
 
 def open_rows(
@@ -422,57 +408,23 @@ def open_rows(
         kind = _by_columns(columns, score_column) or _recognized(open_source(source, split), score_column)
     if score_column is not None and kind not in {"Triplets", "ScoredPairs"}:
         raise UserError(f"the column of scores is {score_column}, but {kind} have no score\nfix: give ScoredPairs")
+    given: dict[str, Any] = {"columns": columns, "score_column": score_column, "weight_column": weight_column}
+    given |= {"label_column": label_column, "teacher_columns": teacher_columns}
     if kind == "Texts":
         if columns is not None and len(columns) != 1:
             raise UserError(f"the columns of Texts are {list(columns)}\nfix: give one column, or another class of rows")
         if label_column is None and columns is None:
-            label_column = label_of(open_source(source, split))
-        return Texts(
-            source,
-            column=columns[0] if columns else None,
-            split=split,
-            limit=limit,
-            weight_column=weight_column,
-            label_column=label_column,
-            teacher_columns=teacher_columns,
-        )
-    if kind == "ScoredPairs":
-        if weight_column is not None or label_column is not None:
-            raise UserError("scored pairs have no weights and no labels\nfix: leave these columns out")
-        return ScoredPairs(
-            source,
-            columns=columns,
-            score_column=score_column,
-            min_score=None,
-            max_score=None,
-            split=split,
-            limit=limit,
-            teacher_columns=teacher_columns,
-        )
-    if kind == "Pairs":
-        return Pairs(
-            source,
-            columns=columns,
-            split=split,
-            limit=limit,
-            weight_column=weight_column,
-            label_column=label_column,
-            teacher_columns=teacher_columns,
-        )
-    return Triplets(
-        source,
-        columns=columns,
-        score_column=score_column,
-        split=split,
-        limit=limit,
-        weight_column=weight_column,
-        label_column=label_column,
-        teacher_columns=teacher_columns,
-    )
+            given["label_column"] = label_of(open_source(source, split))
+        given |= {"column": columns[0] if columns else None, "columns": None}
+    if kind == "ScoredPairs" and (weight_column is not None or label_column is not None):
+        raise UserError("scored pairs have no weights and no labels\nfix: leave these columns out")
+    options = {name: value for name, value in given.items() if value is not None}
+    options |= {"min_score": None, "max_score": None} if kind == "ScoredPairs" else {}
+    return KINDS[kind](source, split=split, limit=limit, **options)
 
 
-def _by_columns(columns: Sequence[int | str] | None, score_column: int | str | None) -> str | None:
-    """The class of rows whose columns are named."""
+def _by_columns(columns: Names, score_column: int | str | None) -> str | None:
+    """Tell the class of rows whose columns are named."""
     if columns is None:
         return None
     if len(columns) == 2:
@@ -481,40 +433,30 @@ def _by_columns(columns: Sequence[int | str] | None, score_column: int | str | N
 
 
 def _recognized(source: Reader, score_column: int | str | None) -> str:
-    """The class of rows whose columns are not named."""
-    names = source.names()
-    if names is None:
-        return _by_width(source)
-    triplets = of_triplets(source, None).said
-    if "negatives = " in triplets or (triplets and not (score_column or _scored(source, names))):
-        return "Triplets"
+    """Tell the class of rows whose columns are not named."""
+    if source.names() is None:  # lines of a file, or texts and tuples in memory
+        return {1: "Texts", 2: "Pairs"}.get(source.width() if isinstance(source, MemoryReader) else 1, "Triplets")
     try:
-        pairs = bool(of_pairs(source, None).said)
+        known = recognize(source)
     except UserError:  # texts in several languages, of which Pairs asks for two
-        pairs = True
-    if not pairs:
+        return "Pairs"
+    scored = score_column is not None or _scored(source, known)
+    if "negatives = " in known.triplet or (known.triplet and not scored):
+        return "Triplets"
+    if not known.pairs:
         return "Texts"
-    return "ScoredPairs" if score_column or _scored(source, names) else "Pairs"
+    return "ScoredPairs" if scored else "Pairs"
 
 
-def _scored(source: Reader, names: Sequence[str]) -> bool:
-    """Whether rows of two texts have a number that is not the class of an inference."""
-    found = next((name for name in SCORES if name in names), None)
-    plain = of_pairs(source, None, lists=False) if found else None
-    if found is None or plain is None or not plain.said or {"premise", "hypothesis"} <= set(names):
+def _scored(source: Reader, known: Known) -> bool:
+    """Tell whether rows of two texts have a number that is not the class of an inference."""
+    if not known.score or not known.pair or {"premise", "hypothesis"} <= set(known.names):
         return False
-    first = next(source.read([Column("data.score_column", found)]), None)
+    first = next(source.read([Column("data.score_column", known.score)]), None)
     value = (first.cells[0] or "") if first and first.cells else ""
-    return found not in LABELS or value.lower() not in CLASSES or value in NUMERIC
+    return known.score not in LABELS or value.lower() not in CLASSES or value in NUMERIC
 
 
 def label_of(source: Reader) -> str | None:
-    """The column of labels beside single texts, recognized by its name; None if there is none."""
-    names = source.names() or []
-    return next((name for name in LABELS if name in names), None)
-
-
-def _by_width(source: Reader) -> str:
-    """The class of rows without names: lines of a file, or texts and tuples in memory."""
-    width = source.width() if isinstance(source, MemoryReader) else 1
-    return {1: "Texts", 2: "Pairs"}.get(width, "Triplets")
+    """Find the column of labels beside single texts by its name; None if there is none."""
+    return next((name for name in LABELS if name in (source.names() or [])), None)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cse.batch import Example, TextSpans
 from cse.data.datasets import Dataset
-from cse.data.reading.columns import Cells, Parsing, Shape, of_pairs, of_texts
+from cse.data.reading.columns import Cells, Parsing, Shape, Value, of_pairs, of_texts, values_of
 from cse.data.reading.files import FileReader, kind
 from cse.data.reading.memory import open_source
 from cse.data.reading.rows import Column, Reader, Row
@@ -181,11 +181,10 @@ class Propositions(Dataset):
             raise UserError(f"data.groups is {groups!r}\nfix: give union or program")
         self.columns, self.proposition_columns, self.equal_column = columns, proposition_columns, equal_column
         self.groups, self.split, self.limit, self.weight_column = groups, split, limit, weight_column
-        parsing = Parsing(2, limit)
         spans = [Column("data.proposition_columns", name, "json") for name in proposition_columns]
-        parsing.span([*spans, Column("data.equal_column", equal_column, "json")], parse)
-        parsing.mark(weight_column, None)
-        super().__init__(path, of_pairs(open_source(path, split), columns, lists=False), parsing)
+        read = (*spans, Column("data.equal_column", equal_column, "json"))
+        values = [Value("spans", read, lambda _: parse), *values_of(weight=weight_column)]
+        super().__init__(path, of_pairs(open_source(path, split), columns, lists=False), Parsing(2, limit, values))
 
     def _row(self, index: int) -> Example:
         values = self._rows.values(index)

@@ -78,6 +78,8 @@ class Mixture(Dataset):
         self.understood = "; ".join(f"{name}: {s.data.understood}" for name, s in sources.items() if s.data.understood)
         self.report = dict(sum((Counter(data.report) for data in datasets), Counter()))
         self.remarks = dict(sum((Counter(data.remarks) for data in datasets), Counter()))
+        self.in_memory, self.ragged = any(d.in_memory for d in datasets), any(d.ragged for d in datasets)
+        self.value_names = frozenset[str]().union(*(data.value_names for data in datasets))
         named = [f"{name} {data.hash}" for name, data in zip(self.sources, datasets, strict=True)]
         self.hash = hashlib.sha256("\n".join(named).encode()).hexdigest()
         self.firsts = [0, *accumulate(map(len, datasets))]  # the number of the first row of each source; then the count
@@ -91,36 +93,11 @@ class Mixture(Dataset):
         name = list(self.sources)[place]
         return replace(self.sources[name].data[index - self.firsts[place]], source=name)
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows of a source came from an object in memory."""
-        return any(source.data.in_memory for source in self.sources.values())
-
     def save_source(self, target: Path) -> None:
         """Write the rows of each source in memory beside `target`; see `source_file`."""
         for name, source in self.sources.items():
             if source.data.in_memory:
                 source.data.save_source(source_file(target, name))
-
-    @property
-    def ragged(self) -> bool:
-        """Whether rows of a source have unequal numbers of texts."""
-        return any(source.data.ragged for source in self.sources.values())
-
-    @property
-    def weighted(self) -> bool:
-        """Whether rows of a source have weights."""
-        return any(source.data.weighted for source in self.sources.values())
-
-    @property
-    def graded(self) -> bool:
-        """Whether positives of a source have relevances."""
-        return any(source.data.graded for source in self.sources.values())
-
-    @property
-    def taught(self) -> bool:
-        """Whether rows of a source have numbers of a teacher."""
-        return any(source.data.taught for source in self.sources.values())
 
     def labels(self) -> None:
         """None: a mixture has no labels, since each source may count its own."""

@@ -46,10 +46,11 @@ class Part(Dataset):
         *,
         fewer: bool,
     ) -> None:
-        self.whole, self.rows, self.keeps, self._fewer = whole, rows, keeps, fewer
+        self.whole, self.rows, self.keeps = whole, rows, keeps
         self.path, self.name, self.understood, self.unit = whole.path, whole.name, whole.understood, whole.unit
         self.num_positives, self.label_names = whole.num_positives, whole.label_names
-        self.keep_places = whole.keep_places
+        self.keep_places, self.in_memory, self.value_names = whole.keep_places, whole.in_memory, whole.value_names
+        self.ragged = whole.ragged or fewer
         self.report, self.remarks = {**whole.report, **left_out}, whole.remarks
         self.hash = hashlib.sha256(f"{whole.hash} {sorted(left_out.items())}".encode() + rows.tobytes()).hexdigest()
 
@@ -65,34 +66,9 @@ class Part(Dataset):
         kept = [text if self.keeps(text) else "" for text in example.texts[first:]]
         return replace(example, texts=(*example.texts[:first], *(kept if self.keep_places else filter(None, kept))))
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows of the data set came from an object in memory."""
-        return self.whole.in_memory
-
     def save_source(self, target: Path) -> None:
         """Write the rows of the whole data set: a resumed run takes the same part of them."""
         self.whole.save_source(target)
-
-    @property
-    def ragged(self) -> bool:
-        """Whether rows may have unequal numbers of texts."""
-        return self.whole.ragged or self._fewer
-
-    @property
-    def weighted(self) -> bool:
-        """Whether rows have weights."""
-        return self.whole.weighted
-
-    @property
-    def graded(self) -> bool:
-        """Whether positives have relevances."""
-        return self.whole.graded
-
-    @property
-    def taught(self) -> bool:
-        """Whether rows have numbers of a teacher."""
-        return self.whole.taught
 
     def labels(self) -> NDArray[np.int64] | None:
         """The label (n,) of every row; None if rows have no labels."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.data.reading.beir import is_beir
-from cse.data.reading.columns import LABELS, SCORES, of_pairs, of_texts, of_triplets
+from cse.data.reading.columns import recognize as recognized
 from cse.data.reading.files import KINDS
 from cse.data.reading.memory import open_source
 from cse.data.reading.rows import Column, Reader, number_in
@@ -120,14 +120,11 @@ def _split(folder: Path, kind: str) -> dict[str, str]:
 
 def _of_rows(path: str, kind: str | None) -> Recognized:
     source = open_source(path, SPLIT)
-    names = source.names() or []
-    triple = of_triplets(source, None).said
-    pair = of_pairs(source, None, lists=False).said
-    score = next((name for name in SCORES if name in names), None)
-    label = next((name for name in (*LABELS, "class") if name in names), None)
-    text = of_texts(source, None).said
+    known = recognized(source)
+    names, text, pair, score = known.names, known.text, known.pair, known.score
+    label = known.label or ("class" if "class" in names else "")
     fits = {
-        "triplets": triple,
+        "triplets": known.triplet,
         "pair-classification": pair and score and (kind or _is_binary(source, score)) and f"{pair}, label = {score}",
         "similarity": pair and score and f"{pair}, score = {score}",
         "paraphrases": pair,

@@ -1,4 +1,4 @@
-"""Recognizes what columns hold, by the names in use, and makes texts and numbers of their cells."""
+"""Recognizes what columns hold, by the names in use, and makes texts and values of their cells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,65 +17,36 @@ from cse.data.reading.rows import Column, Lists, Reader, Row, number_fix, number
 from cse.data.reading.store import Kept
 from cse.errors import UserError, require_at_least
 
-TEXT = (
-    "text",
-    "sentence",
-    "sentences",
-    "content",
-    "document",
-    "passage",
-    "body",
-    "query",
-    "question",
-    "title",
-    "anchor",
-)
-PAIRS = (
-    ("sentence1", "sentence2"),
-    ("sentence_A", "sentence_B"),
-    ("sentence_a", "sentence_b"),
-    ("anchor", "positive"),
-    ("query", "positive"),
-    ("query", "pos"),
-    ("query", "positive_passages"),
-    ("question", "answer"),
-    ("question", "answers"),
-    ("query", "answer"),
-    ("query", "document"),
-    ("query", "passage"),
-    ("question1", "question2"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("sent0", "sent1"),
-    ("premise", "entailment"),
-    ("premise", "hypothesis"),
-    ("source", "target"),
-    ("src", "tgt"),
-    ("english", "non_english"),
-    ("title", "abstract"),
-    ("title", "body"),
-    ("title", "text"),
-)
-SEVERAL = (("text", "paraphrase", "rewording"),)  # an anchor and positives
+_TEXT = "text sentence sentences content document passage body query question title anchor"
+_PAIRS = """
+    sentence1 sentence2, sentence_A sentence_B, sentence_a sentence_b, anchor positive, query positive, query pos,
+    query positive_passages, question answer, question answers, query answer, query document, query passage,
+    question1 question2, text1 text2, text_a text_b, sent0 sent1, premise entailment, premise hypothesis, source target,
+    src tgt, english non_english, title abstract, title body, title text
+"""
+_TRIPLETS = """
+    premise entailment contradiction, anchor positive negative, query positive negative, query pos neg,
+    query positive_passages negative_passages, question positive negative, sent0 sent1 hard_neg
+"""
+TEXT = tuple(_TEXT.split())
+PAIRS = [tuple(names.split()) for names in _PAIRS.split(",")]
+TRIPLETS = [tuple(names.split()) for names in _TRIPLETS.split(",")]
+SEVERAL = ("text", "paraphrase", "rewording")  # an anchor and positives
 NUMBERED = (("anchor", "positive"), ("text", "query"), ("text", "rewrite"))  # query_1, query_2, ...
-TRIPLETS = (
-    ("premise", "entailment", "contradiction"),
-    ("anchor", "positive", "negative"),
-    ("query", "positive", "negative"),
-    ("query", "pos", "neg"),
-    ("query", "positive_passages", "negative_passages"),
-    ("question", "positive", "negative"),
-    ("sent0", "sent1", "hard_neg"),
-)
 SCORES = ("score", "similarity", "similarity_score", "relatedness_score", "gold_score", "label", "labels")
 LABELS = ("label", "gold_label", "labels")
 INFERENCE = (("premise", "hypothesis"), ("sentence1", "sentence2"))
 CLASSES = {"entailment": 0, "0": 0, "neutral": 1, "1": 1, "contradiction": 2, "2": 2, "-1": -1, "-": -1, "": -1}
+NUMERIC = {name for name in CLASSES if name.lstrip("-").isdecimal()} | {"", "-"}  # classes that may also be scores
+
+SPACE = " "
+LARGEST = float(np.finfo(np.float32).max)  # of a number of a teacher
+Cells = Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How rows are read from a source.
+    """The columns of texts of a source.
 
     Attributes:
         source: The source of the rows.
@@ -92,27 +63,60 @@ class Shape:
     saved: tuple[Column, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the columns of a source hold, by their names; an empty text where they hold no such thing.
+
+    Attributes:
+        names: The names of all columns.
+        text: The column of single texts, in words.
+        pair: The columns of two texts that are compared, in words.
+        pairs: The columns of an anchor and its positives, in words.
+        triplet: The columns of anchor, positive and negatives, in words.
+        score: The column of scores.
+        label: The column of labels.
+    """
+
+    names: list[str]
+    text: str
+    pair: str
+    pairs: str
+    triplet: str
+    score: str
+    label: str
+
+
+def recognize(source: Reader) -> Known:
+    """Recognize what the columns of a source hold.
+
+    Raises:
+        UserError: The columns hold texts in more than two languages; two have to be named.
+    """
+    names = source.names() or []
+    score, label = (next((name for name in usual if name in names), "") for usual in (SCORES, LABELS))
+    pair, pairs = (of_pairs(source, None, lists=lists).said for lists in (False, True))
+    return Known(names, of_texts(source, None).said, pair, pairs, of_triplets(source, None).said, score, label)
+
+
 def of_texts(source: Reader, column: int | str | None) -> Shape:
-    """The column of single texts."""
+    """Find the column of single texts."""
     names = source.names() if column is None else None
-    if names is None:
+    found = next((name for name in TEXT if name in (names or ())), None)
+    if names is None or found is None:  # the absence of "text" is then an error
         return Shape(source, [Column("data.column", "text" if column is None else column)])
-    found = next((name for name in TEXT if name in names), None)
-    if found is None:
-        return Shape(source, [Column("data.column", "text")])  # whose absence is then an error
     return Shape(source, [Column("data.column", found)], f"text = {found}", tuple(names))
 
 
 def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:
-    """The columns of an anchor and its positives, or of two texts to compare (without `lists`)."""
+    """Find the columns of an anchor and its positives, or of two texts to compare (without `lists`)."""
     names = source.names() if columns is None else None
     if names is None:
         given = PAIRS[0] if columns is None else columns
         return _named(source, given, "", lists and len(given) == 2)
-    labels = next((name for name in LABELS if name in names), None)
-    if lists and labels and {"premise", "hypothesis"} <= set(names) and PAIRS[0][0] not in names:
-        return _inference(source, INFERENCE[0], labels, with_contradiction=False)
-    found: Sequence[str] | None = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
+    label = next((name for name in LABELS if name in names), None)
+    if lists and label and set(INFERENCE[0]) <= set(names) and PAIRS[0][0] not in names:
+        return _inference(source, INFERENCE[0], label, with_contradiction=False)
+    found = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
     if found is None and lists and (several := _several(names)):
         said = f"anchor = {several[0]}, positives = {', '.join(several[1:])}"
         return _named(source, several, said, False, names)
@@ -122,18 +126,16 @@ def of_pairs(source: Reader, columns: Sequence[int | str] | None, *, lists: bool
             f"data.columns: {source.what} has texts in {len(languages)} languages: {', '.join(languages[:12])}\n"
             f"fix: name two of them: --data.columns=[{languages[0]},{languages[1]}]"
         )
-    if found is None and len(languages) == 2:
-        found = (languages[0], languages[1])
+    found = found or (tuple(languages) if len(languages) == 2 else None)
     if found is None:
         return _named(source, PAIRS[0], "", lists)
     return _named(source, found, f"anchor = {found[0]}, positive = {found[1]}", lists, names)
 
 
 def _several(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of an anchor and several positives; none if they are not recognized."""
-    for columns in SEVERAL:
-        if set(columns) <= set(names):
-            return columns
+    """Find the columns of an anchor and several positives; none if they are not recognized."""
+    if set(SEVERAL) <= set(names):
+        return SEVERAL
     for anchor, positive in NUMBERED:
         numbered = [name for name in names if re.fullmatch(rf"{positive}_\d+", name)]
         if anchor in names and numbered:
@@ -142,7 +144,7 @@ def _several(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def of_triplets(source: Reader, columns: Sequence[int | str] | None, *, lists: bool = True) -> Shape:
-    """The columns of an anchor, its positive and its hard negatives, which may be lists unless `lists` is False."""
+    """Find the columns of an anchor, its positive and hard negatives, which may be lists unless `lists` is False."""
     names = source.names() if columns is None else None
     if names is None:
         return _named(source, TRIPLETS[0] if columns is None else columns, "", lists)
@@ -150,33 +152,31 @@ def of_triplets(source: Reader, columns: Sequence[int | str] | None, *, lists: b
         numbered = [name for name in names if re.fullmatch(rf"{negative}_?\d+", name)]
         negatives = [*([negative] if negative in names else []), *numbered]
         if anchor in names and positive in names and negatives:
-            found = (anchor, positive, *negatives)
             said = f"anchor = {anchor}, positive = {positive}, negatives = {', '.join(negatives)}"
-            return _named(source, found, said, lists, names)
-    labels = next((name for name in LABELS if name in names), None)
+            return _named(source, (anchor, positive, *negatives), said, lists, names)
+    label = next((name for name in LABELS if name in names), None)
     pair = next((pair for pair in INFERENCE if set(pair) <= set(names)), None)
-    if labels and pair:
-        return _inference(source, pair, labels, with_contradiction=True)
+    if label and pair:
+        return _inference(source, pair, label, with_contradiction=True)
     return _named(source, TRIPLETS[0], "", lists)
 
 
 def score_column_of(source: Reader, column: int | str | None) -> Column:
-    """The column of scores."""
+    """Find the column of scores."""
     names = (source.names() or []) if column is None else []
     found = next((name for name in SCORES if name in names), "score")
     return Column("data.score_column", found if column is None else column)
 
 
 def _named(source: Reader, names: Sequence[int | str], said: str, lists: bool, every: Sequence[str] = ()) -> Shape:
-    """Columns of known names. A list of positives is allowed where there is one column of them."""
+    """Take columns of known names. A list of positives is allowed where there is one column of them."""
     kinds: tuple[Lists, Lists, Lists] = ("", "positives", "negatives") if lists else ("", "", "")
-    return Shape(
-        source, [Column("data.columns", name, kinds[min(i, 2)]) for i, name in enumerate(names)], said, tuple(every)
-    )
+    columns = [Column("data.columns", name, kinds[min(i, 2)]) for i, name in enumerate(names)]
+    return Shape(source, columns, said, tuple(every))
 
 
 def described(shape: Shape, values: Sequence[Column]) -> str:
-    """What was recognized, with the columns of values that are read and those that are not; empty if nothing was."""
+    """Say what was recognized, with the columns of values that are read and those that are not; nothing if named."""
     if not shape.said:
         return ""
     said = [shape.said, *(f"{c.field.removeprefix('data.').partition('_')[0]} = {c.name}" for c in values)]
@@ -188,13 +188,12 @@ def described(shape: Shape, values: Sequence[Column]) -> str:
 # -- Natural language inference: a label for each premise and hypothesis ----------------------------------------------
 
 
-def _inference(source: Reader, pair: tuple[str, str], label: str, *, with_contradiction: bool) -> Shape:
-    read = (Column("data.columns", pair[0]), Column("data.columns", pair[1]), Column("data.columns", label))
+def _inference(source: Reader, pair: tuple[str, ...], label: str, *, with_contradiction: bool) -> Shape:
+    read = tuple(Column("data.columns", name) for name in (*pair, label))
     names = ["premise", "entailment", *(["contradiction"] if with_contradiction else [])]
     said = f"anchor = {pair[0]}, positive = {pair[1]} where {label} is entailment"
     said += ", negative = where it is contradiction" if with_contradiction else ""
-    rows = _Inference(source, read, names)
-    return Shape(rows, [Column("data.columns", name) for name in names], said, saved=read)
+    return Shape(_Inference(source, read, names), [Column("data.columns", name) for name in names], said, saved=read)
 
 
 class _Inference(Reader):
@@ -204,22 +203,21 @@ class _Inference(Reader):
     fewer. Hypotheses that find no partner are left out, and the texts of one source are held in memory meanwhile.
     """
 
-    def __init__(self, source: Reader, columns: tuple[Column, Column, Column], names: list[str]) -> None:
+    def __init__(self, source: Reader, columns: tuple[Column, ...], names: list[str]) -> None:
         self.what, self._source, self._columns, self._names = source.what, source, columns, names
 
     def names(self) -> list[str]:
-        """The columns of the rearranged rows."""
+        """List the columns of the rearranged rows."""
         return self._names
 
     def key(self) -> str | None:
-        """The key of the source, and how it is read."""
+        """Name the source, and how it is read."""
         key = self._source.key()
         return None if key is None else f"inference {key} {[column.name for column in self._columns]} {self._names}"
 
     def read(self, columns: Sequence[Column]) -> Iterator[Row]:
-        """The rows in the order of the first occurrence of their premises."""
-        wanted = [str(column.name) for column in columns]
-        for name in wanted:
+        """Read the rows in the order of the first occurrence of their premises."""
+        for name in (str(column.name) for column in columns):
             if name not in self._names:
                 raise UserError(
                     f"data: rows by label have no column {name!r}; they have {', '.join(self._names)}\n"
@@ -237,14 +235,15 @@ class _Inference(Reader):
                 continue
             groups.setdefault(premise, ([], []))[kind // 2].append(Row((hypothesis,), row.place))
         for premise, (entailed, contradicted) in groups.items():
-            if len(wanted) == 2:
+            used = 0
+            if len(columns) == 2:
                 yield from (Row((premise, *row.cells), row.place) for row in entailed)
-                used = 0
-            else:
+            elif contradicted:
                 used = min(len(entailed), len(contradicted))
-                for i, row in enumerate(entailed if contradicted else ()):
+                for i, row in enumerate(entailed):
                     yield Row((premise, *row.cells, *contradicted[i % len(contradicted)].cells), row.place)
-                yield from (Row((), row.place, skip="unpaired") for row in (entailed if not contradicted else ()))
+            else:
+                yield from (Row((), row.place, skip="unpaired") for row in entailed)
             yield from (Row((), row.place, skip="unpaired") for row in contradicted[used:])
 
     def _kind(self, label: str, place: str) -> int:
@@ -257,11 +256,59 @@ class _Inference(Reader):
         return kind
 
 
-SPACE = " "
-LARGEST = float(np.finfo(np.float32).max)  # of a number of a teacher
-Cells = Sequence[str | None]
-Parse = Callable[[str | None, str], float]  # from a cell and its place to a number
-ParseSpans = Callable[[Cells, Cells, str], str]  # from the cells of spans and of texts, and their place, to JSON
+# -- Values: what the cells beside the texts become -------------------------------------------------------------------
+
+
+class Value(NamedTuple):
+    """A value of a row.
+
+    Attributes:
+        name: Its name in `Example`.
+        columns: The columns that it is read from.
+        parser: A function of the names of labels, which grow, that makes a parser for one pass over the rows: from the
+            cells of the columns, those of the texts, and the place of the row.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    parser: Callable[[list[str]], Callable[[Cells, Cells, str], Any]]
+
+
+Names = Sequence[int | str] | None
+
+
+def values_of(
+    *,
+    relevance: Names = None,
+    teacher: Names = None,
+    score: tuple[Column, float, float] | None = None,
+    weight: int | str | None = None,
+    label: int | str | None = None,
+) -> list[Value]:
+    """List the values to read, in the order in which they are written.
+
+    Args:
+        relevance: The columns with a relevance of each positive.
+        teacher: The columns of a teacher's numbers.
+        score: The column of scores, the smallest and the largest one.
+        weight: The column of weights.
+        label: The column of labels.
+    """
+    found = []
+    if relevance:
+        columns = tuple(Column("data.relevance_columns", name) for name in relevance)
+        found.append(Value("relevance", columns, lambda _: partial(_amounts, "relevance_columns")))
+    if teacher:
+        columns = tuple(Column("data.teacher_columns", name, "numbers") for name in teacher)
+        found.append(Value("teacher", columns, lambda _: _Taught()))
+    if score is not None:
+        found.append(Value("score", score[:1], lambda _: partial(_score, score[1], score[2])))
+    if weight is not None:
+        weights = lambda cells, texts, place: _amounts("weight_column", cells, texts, place)[0]  # noqa: E731
+        found.append(Value("weight", (Column("data.weight_column", weight),), lambda _: weights))
+    if label is not None:
+        found.append(Value("label", (Column("data.label_column", label),), _Labels))
+    return found
 
 
 @dataclass(slots=True)
@@ -271,114 +318,64 @@ class Parsing:
     Attributes:
         required: Number of texts that a row has at least; those after them are hard negatives.
         limit: Number of rows to keep. None: all.
+        values: The values of a row.
         options: Arguments of the data class that change which rows it keeps.
         verdict: A function that says why a row is left out; empty for a row to keep.
         keeps_empty: Whether an empty cell of a hard negative is a missing cell rather than no negative.
         keeps_places: Whether a missing hard negative keeps its place, as an empty text.
         scale: The scores that become 0 and 1; None for the smallest or largest one.
-        columns: The columns of values, after those of texts.
-        parses: A parser for each column, made by a function of the names of labels, which grow.
-        names: The names of the values of a row.
-        grades: Number of columns of relevance, the first ones.
-        teachers: Number of columns of a teacher's numbers, after those of relevance.
-        spanned: Number of columns of the spans of the texts, after those of a teacher.
-        parse_spans: The parser of these columns.
     """
 
     required: int
     limit: int | None = None
+    values: list[Value] = field(default_factory=list)
     options: tuple[Any, ...] = ()
     verdict: Callable[[tuple[str, ...]], str] | None = None
     keeps_empty: bool = False
     keeps_places: bool = False
     scale: tuple[float | None, float | None] = (0.0, 1.0)
-    columns: list[Column] = field(default_factory=list)
-    parses: list[Callable[[list[str]], Parse]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    grades: int = 0
-    teachers: int = 0
-    spanned: int = 0
-    parse_spans: ParseSpans | None = None
 
     def __post_init__(self) -> None:
         require_at_least(2, "data", limit=self.limit)
 
     @property
+    def columns(self) -> list[Column]:
+        """The columns of values, which are read after those of texts."""
+        return [column for value in self.values for column in value.columns]
+
+    @property
     def key(self) -> str:
         """A text that differs for other rows of the same source."""
-        return repr(
-            (
-                self.required,
-                self.limit,
-                self.options,
-                self.scale,
-                self.keeps_empty,
-                self.keeps_places,
-                self.columns,
-                self.names,
-                self.grades,
-            )
-        )
+        values = [(value.name, value.columns) for value in self.values]
+        rules = (self.options, self.scale, self.keeps_empty, self.keeps_places)
+        return repr((self.required, self.limit, rules, values))
 
-    def add(self, name: str, column: Column, parse: Parse) -> None:
-        """Read a value from a column."""
-        self.names.append(name)
-        self.columns.append(column)
-        self.parses.append(lambda labels: parse)
-
-    def grade(self, columns: list[Column]) -> None:
-        """Read a relevance for each positive; this comes before other values."""
-        self.grades = len(columns)
-        self.names.append("relevance")
-        self.columns += columns
-
-    def teach(self, columns: Sequence[int | str] | None) -> None:
-        """Read a teacher's numbers from their columns, if they are asked for; this comes before all but relevances."""
-        if columns:
-            self.teachers = len(columns)
-            self.names.append("teacher")
-            self.columns += [Column("data.teacher_columns", name, "numbers") for name in columns]
-
-    def span(self, columns: Sequence[Column], parse: ParseSpans) -> None:
-        """Read the spans of the texts from their columns; this comes before all but relevances and teachers."""
-        self.spanned, self.parse_spans = len(columns), parse
-        self.names.append("spans")
-        self.columns += columns
-
-    def mark(self, weight: int | str | None, label: int | str | None) -> None:
-        """Read weights and labels from their columns, if they are asked for."""
-        if weight is not None:
-            self.add("weight", Column("data.weight_column", weight), partial(_amount, "weight_column"))
-        if label is not None:
-            self.names.append("label")
-            self.columns.append(Column("data.label_column", label))
-            self.parses.append(_Labels)
+    def filled(self, cells: Cells) -> tuple[str, ...]:
+        """Make the texts of a row: a missing cell is one space; missing negatives are left out or keep their place."""
+        required, keeps = self.required, self.keeps_empty
+        if self.keeps_places:
+            return tuple([c or (SPACE if i < required else "") for i, c in enumerate(cells)])
+        return tuple([c or SPACE for i, c in enumerate(cells) if c or i < required or (keeps and c is not None)])
 
 
 def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: list[str]) -> Iterator[Kept]:
-    """The rows to keep, repeated ones included; `report` counts the others, and `labels` gets the names of labels."""
-    parses, grades = [make(labels) for make in parsing.parses], parsing.grades
-    taught = _Taught()
+    """Read the rows to keep, repeated ones too; `report` counts the others, and `labels` gets the names of labels."""
+    parsers = [(value.parser(labels), len(value.columns)) for value in parsing.values]
+    beside = len(parsing.columns)
     for row in shape.source.read([*shape.texts, *parsing.columns]):
         if row.skip:
             report[row.skip] = report.get(row.skip, 0) + 1
             continue
-        last = len(row.cells) - len(parses)
-        behind = last - parsing.spanned
-        middle = behind - parsing.teachers
-        end = middle - grades
-        cells = [cell if cell is None else cell.strip() for cell in row.cells[:end]]
+        at = len(row.cells) - beside
+        given, values = row.cells[:at], []
+        cells = [cell if cell is None else cell.strip() for cell in given]
         if not any(cells):
             report["blank"] += 1
             continue
-        texts = _filled(cells, parsing)
-        values: list[Any] = [parse(cell, row.place) for parse, cell in zip(parses, row.cells[last:], strict=True)]
-        if parsing.parse_spans is not None:
-            values.insert(0, parsing.parse_spans(row.cells[behind:last], row.cells[:end], row.place))
-        if parsing.teachers:
-            values.insert(0, taught(row.cells[middle:behind], row.place))
-        if grades:
-            values.insert(0, tuple(_amount("relevance_columns", cell, row.place) for cell in row.cells[end:middle]))
+        for parse, width in parsers:
+            values.append(parse(row.cells[at : at + width], given, row.place))
+            at += width
+        texts = parsing.filled(cells)
         reason = parsing.verdict(texts) if parsing.verdict else ""
         if reason:
             report[reason] = report.get(reason, 0) + 1
@@ -386,39 +383,28 @@ def kept_rows(shape: Shape, parsing: Parsing, report: dict[str, int], labels: li
             yield Kept(texts, tuple(values), sum(not cell for cell in cells) + row.dropped)
 
 
-def _filled(cells: Sequence[str | None], parsing: Parsing) -> tuple[str, ...]:
-    """The texts of a row: a missing cell becomes one space; missing negatives are left out or keep their place."""
-    required, keeps = parsing.required, parsing.keeps_empty
-    if parsing.keeps_places:
-        return tuple([c or (SPACE if i < required else "") for i, c in enumerate(cells)])
-    return tuple([c or SPACE for i, c in enumerate(cells) if c or i < required or (keeps and c is not None)])
-
-
-def score_within(cell: str | None, place: str, low: float, high: float) -> float:
-    """A score on its own scale.
-
-    Raises:
-        UserError: The cell is not a number in [low, high].
-    """
-    value = number_in(cell)
+def _score(low: float, high: float, cells: Cells, texts: Cells, place: str) -> float:
+    """Read a score in [low, high], on its own scale."""
+    value = number_in(cells[0])
     if not low <= value <= high or math.isinf(value):
         bounds = "" if math.isinf(high - low) else f" in [{low:g}, {high:g}]"
         scale = ", or set the scale: --data.min_score and --data.max_score" if bounds and math.isfinite(value) else ""
         raise UserError(
-            f"data.score_column: {place} has the score {cell!r}, which must be a number{bounds}\n"
-            f"fix: {number_fix(cell)}{scale}"
+            f"data.score_column: {place} has the score {cells[0]!r}, which must be a number{bounds}\n"
+            f"fix: {number_fix(cells[0])}{scale}"
         )
     return value
 
 
-def _amount(option: str, cell: str | None, place: str) -> float:
-    value = number_in(cell)
-    if not 0 <= value < math.inf:
-        what = option.partition("_")[0]
-        raise UserError(
-            f"data.{option}: {place} has the {what} {cell!r}, which must be a number >= 0\nfix: {number_fix(cell)}"
-        )
-    return value
+def _amounts(option: str, cells: Cells, texts: Cells, place: str) -> tuple[float, ...]:
+    """Read numbers >= 0."""
+    for cell in cells:
+        if not 0 <= number_in(cell) < math.inf:
+            what = option.partition("_")[0]
+            raise UserError(
+                f"data.{option}: {place} has the {what} {cell!r}, which must be a number >= 0\nfix: {number_fix(cell)}"
+            )
+    return tuple(map(number_in, cells))
 
 
 class _Labels:
@@ -427,10 +413,10 @@ class _Labels:
     def __init__(self, names: list[str]) -> None:
         self.names, self.known = names, dict[str, int]()
 
-    def __call__(self, cell: str | None, place: str) -> int:
-        if not (cell or "").strip():
+    def __call__(self, cells: Cells, texts: Cells, place: str) -> int:
+        name = (cells[0] or "").strip()
+        if not name:
             raise UserError(f"data.label_column: {place} has no label\nfix: give that row a label, or remove it")
-        name = str(cell).strip()
         if name not in self.known:
             self.known[name] = len(self.names)
             self.names.append(name)
@@ -443,12 +429,11 @@ class _Taught:
     def __init__(self) -> None:
         self.width: int | None = None
 
-    def __call__(self, cells: Sequence[str | None], place: str) -> NDArray[np.float32]:
-        for cell in cells:
-            if not (cell or "").strip():
-                raise UserError(
-                    f"data.teacher_columns: {place} has no number of the teacher\nfix: give one, or remove that row"
-                )
+    def __call__(self, cells: Cells, texts: Cells, place: str) -> NDArray[np.float32]:
+        if not all((cell or "").strip() for cell in cells):
+            raise UserError(
+                f"data.teacher_columns: {place} has no number of the teacher\nfix: give one, or remove that row"
+            )
         parts = " ".join((cell or "").strip().strip("[]") for cell in cells).replace(",", " ").split()
         numbers = np.array([number_in(part) for part in parts])
         if not (np.abs(numbers) <= LARGEST).all():
