@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.files import write_sealed
 
-MINI = ["train", "simcse-unsup", "--encoder", "asset:mini", "--run-dir", "new"]
-FEEDBACK = ["feedback", "score", "--model", "encoder:ck", "--data", "pairs.jsonl", "--columns", "a", "b"]
-ASKED = ["feedback", "score", "--model", "openai:x", "--data", "pairs.jsonl", "--columns", "a", "b"]
-ASKED += ["--out", "new.jsonl"]
-OWN = ["train", "simcse-unsup", "--encoder", "CK", "--trainer.batch_size=4", "--run-dir", "new"]
+BEGIN = {  # what a line may begin with
+    "TRAIN": "train simcse-unsup --encoder asset:mini",
+    "MINI": "train simcse-unsup --encoder asset:mini --run-dir new",
+    "OWN": "train simcse-unsup --encoder CK --trainer.batch_size=4 --run-dir new",
+    "SCORE": "feedback score --model encoder:ck",
+    "FEEDBACK": "feedback score --model encoder:ck --data pairs.jsonl --columns a b",
+    "ASKED": "feedback score --model openai:x --data pairs.jsonl --columns a b --out new.jsonl",
+}
 BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out folder": "--out is folder",
     "encode ck texts.txt --out file/v.npy": "--out file/v.npy cannot be written",
@@ -58,7 +62,7 @@ BAD = {  # a command line -> what the error names
     "teach texts.txt --model ck --out t.parquet --limit 0": "limit is 0",
     "teach texts.txt --model ck --out t.parquet --class Nonsense": "'Nonsense'",
     "teach texts.txt --out t.parquet": "--model",
-    f"{' '.join(OWN)} --data texts.txt --data.teacher_columns=[t]": "data.teacher_columns",
+    "OWN --data texts.txt --data.teacher_columns=[t]": "data.teacher_columns",
     "mine --data texts.txt --out m.parquet": "needs a checkpoint or vectors",
     "mine ck --data texts.txt --out m.parquet --vectors file": "the checkpoint ck",
     "mine --data texts.txt --out m.parquet --vectors absent.npy": "--vectors absent.npy",
@@ -113,44 +117,44 @@ BAD = {  # a command line -> what the error names
     "train --resume absent": "--resume absent",
     "train --resume absent --trainer.max_steps=2": "takes no options",
     "train simcse-unsup --nonsense=4": "--nonsense is unknown",
-    f"{' '.join(MINI[:4])} --run-dir file": "--run-dir file",
-    f"{' '.join(MINI)} --trainer.learning_rate=nan": "learning_rate",
-    f"{' '.join(MINI)} --trainer.batch_size=0": "batch_size is 0",
-    f"{' '.join(MINI)} --trainer.epochs=-1": "epochs is -1",
-    f"{' '.join(MINI)} --trainer.max_steps=1.5": "max_steps",
-    f"{' '.join(MINI)} --trainer.device=tpu": "trainer.device",
-    f"{' '.join(MINI)} --trainer.precision=fp8": "trainer.precision",
-    f"{' '.join(MINI)} --trainer.precision=fp16": "trainer.precision is fp16",
-    f"{' '.join(MINI)} --trainer.optimizer=sgd": "trainer.optimizer",
-    f"{' '.join(MINI)} --trainer.optimizer=adamw8bit": "trainer.optimizer is adamw8bit",
-    f"{' '.join(MINI)} --trainer.schedule=cosin": "trainer.schedule",
-    f"{' '.join(MINI)} --processes two": "--processes",
-    f"{' '.join(MINI)} --trainer.trackers=[nonsense]": "'nonsense'",
-    f"{' '.join(MINI)} --objective.temperature=0": "temperature is 0",
-    f"{' '.join(MINI)} --collator.max_length=0": "max_length is 0",
-    f"{' '.join(MINI)} --collator.max_length=100000": "max_length is 100000",
-    f"{' '.join(MINI)} --data absent.txt": "absent.txt",
-    f"{' '.join(MINI)} --data folder/data.xyz": "folder/data.xyz",
-    f"{' '.join(MINI)} --seed=x": "seed",
-    f"{' '.join(MINI)} --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=100000": "rank is 100000",
-    f"{' '.join(FEEDBACK)} --out folder": "--out folder",
-    f"{' '.join(FEEDBACK)} --out pairs.jsonl": "--out pairs.jsonl",
-    f"{' '.join(FEEDBACK[:5])} absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",
+    "TRAIN --run-dir file": "--run-dir file",
+    "MINI --trainer.learning_rate=nan": "learning_rate",
+    "MINI --trainer.batch_size=0": "batch_size is 0",
+    "MINI --trainer.epochs=-1": "epochs is -1",
+    "MINI --trainer.max_steps=1.5": "max_steps",
+    "MINI --trainer.device=tpu": "trainer.device",
+    "MINI --trainer.precision=fp8": "trainer.precision",
+    "MINI --trainer.precision=fp16": "trainer.precision is fp16",
+    "MINI --trainer.optimizer=sgd": "trainer.optimizer",
+    "MINI --trainer.optimizer=adamw8bit": "trainer.optimizer is adamw8bit",
+    "MINI --trainer.schedule=cosin": "trainer.schedule",
+    "MINI --processes two": "--processes",
+    "MINI --trainer.trackers=[nonsense]": "'nonsense'",
+    "MINI --objective.temperature=0": "temperature is 0",
+    "MINI --collator.max_length=0": "max_length is 0",
+    "MINI --collator.max_length=100000": "max_length is 100000",
+    "MINI --data absent.txt": "absent.txt",
+    "MINI --data folder/data.xyz": "folder/data.xyz",
+    "MINI --seed=x": "seed",
+    "MINI --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=100000": "rank is 100000",
+    "FEEDBACK --out folder": "--out folder",
+    "FEEDBACK --out pairs.jsonl": "--out pairs.jsonl",
+    "SCORE --data absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",
     "feedback score --model encoder:ck --data rated.jsonl --columns a b --out rated.jsonl": "is the file of --data",
     "feedback rate --model encoder:ck --data rated.jsonl --columns a b a --out rated.jsonl": "is the file of --data",
-    f"{' '.join(ASKED)} --base-url localhost:11434": "--base-url is 'localhost:11434'",
-    f"{' '.join(ASKED)} --base-url ftp://host/v1": "--base-url is 'ftp://host/v1'",
-    f"{' '.join(ASKED)} --limit 0": "--limit is 0",
-    f"{' '.join(ASKED)} --workers 0": "--workers is 0",
-    f"{' '.join(ASKED)} --max-requests 0": "--max-requests is 0",
-    f"{' '.join(ASKED)} --temperature nan": "--temperature is nan",
-    f"{' '.join(ASKED)} --extra []": "--extra is not a JSON object",
-    f"{' '.join(ASKED)} --max-cost 1": "--max-cost needs prices",
-    f"{' '.join(ASKED)} --key-env NONESUCH_KEY": "NONESUCH_KEY",
-    f"{' '.join(FEEDBACK)} --rater encoder:ck --out new.jsonl": "takes no rater",
-    f"{' '.join(FEEDBACK)} --out new.txt": "new.txt is not a .jsonl file",
-    f"{' '.join(FEEDBACK[:6])} --columns a --out new.jsonl": "--columns is a",
-    f"{' '.join(FEEDBACK[:6])} --columns a c --out new.jsonl": "no column 'c'",
+    "ASKED --base-url localhost:11434": "--base-url is 'localhost:11434'",
+    "ASKED --base-url ftp://host/v1": "--base-url is 'ftp://host/v1'",
+    "ASKED --limit 0": "--limit is 0",
+    "ASKED --workers 0": "--workers is 0",
+    "ASKED --max-requests 0": "--max-requests is 0",
+    "ASKED --temperature nan": "--temperature is nan",
+    "ASKED --extra []": "--extra is not a JSON object",
+    "ASKED --max-cost 1": "--max-cost needs prices",
+    "ASKED --key-env NONESUCH_KEY": "NONESUCH_KEY",
+    "FEEDBACK --rater encoder:ck --out new.jsonl": "takes no rater",
+    "FEEDBACK --out new.txt": "new.txt is not a .jsonl file",
+    "SCORE --data pairs.jsonl --columns a --out new.jsonl": "--columns is a",
+    "SCORE --data pairs.jsonl --columns a c --out new.jsonl": "no column 'c'",
     "feedback fill --model encoder:ck --data texts.txt --out new.jsonl": "cannot answer 'fill'",
     "feedback propositions --model encoder:ck --data pairs.jsonl --columns a b --out new.jsonl": "cannot answer 'propo",
     "feedback fill --model local:ck --data texts.txt --out new.jsonl": "--model is 'local:ck'",
@@ -170,35 +174,35 @@ BAD = {  # a command line -> what the error names
     "similarity ck texts.txt texts.txt --top-k 0": "--top-k is 0",
     "similarity ck one two --top-k 2": "--top-k is 2",
     "encode ck utf16.txt --out v.npy": "utf16.txt is UTF-16",
-    f"{' '.join(OWN)} --data weights.csv --data.weight_column=w": "has the weight 0",
-    f"{' '.join(OWN)} --data texts.txt --evaluator.tasks=nonsense": "evaluator.tasks: unknown task 'nonsense'",
-    f"{' '.join(OWN)} --data texts.txt --evaluator.tasks=,": "evaluator.tasks ',' names no task",
-    f"{' '.join(OWN)} --data texts.txt --evaluator.data=absent": "evaluator.data: the folder 'absent'",
-    f"{' '.join(OWN)} --data texts.txt --trainer.batch_size=9": "trainer.batch_size is 9",
-    f"{' '.join(OWN)} --data texts.txt --trainer.accumulation=3": "trainer.batch_size is 4",
-    f"{' '.join(OWN)} --data texts.txt --trainer.clip=0": "trainer.clip is 0",
-    f"{' '.join(OWN)} --data texts.txt --trainer.eval_every=0": "trainer.eval_every is 0",
-    f"{' '.join(OWN)} --data texts.txt --trainer.chunk_size=0": "trainer.chunk_size is 0",
-    f"{' '.join(OWN)} --data texts.txt --trainer.chunk_size=2 --trainer.chunk_tokens=9": "both say how much of a batch",
-    f"{' '.join(OWN)} --data texts.txt --trainer.initial_weights=2": "trainer.initial_weights is 2",
-    f"{' '.join(OWN)} --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
+    "OWN --data weights.csv --data.weight_column=w": "has the weight 0",
+    "OWN --data texts.txt --evaluator.tasks=nonsense": "evaluator.tasks: unknown task 'nonsense'",
+    "OWN --data texts.txt --evaluator.tasks=,": "evaluator.tasks ',' names no task",
+    "OWN --data texts.txt --evaluator.data=absent": "evaluator.data: the folder 'absent'",
+    "OWN --data texts.txt --trainer.batch_size=9": "trainer.batch_size is 9",
+    "OWN --data texts.txt --trainer.accumulation=3": "trainer.batch_size is 4",
+    "OWN --data texts.txt --trainer.clip=0": "trainer.clip is 0",
+    "OWN --data texts.txt --trainer.eval_every=0": "trainer.eval_every is 0",
+    "OWN --data texts.txt --trainer.chunk_size=0": "trainer.chunk_size is 0",
+    "OWN --data texts.txt --trainer.chunk_size=2 --trainer.chunk_tokens=9": "both say how much of a batch",
+    "OWN --data texts.txt --trainer.initial_weights=2": "trainer.initial_weights is 2",
+    "OWN --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
     "encode ck texts.txt --out new --shard 0/4": "--shard is 0/4",
     "diff a b --model ck --max-n 2": "max_n is 2",
-    f"{' '.join(OWN)} --data texts.txt --trainer.weight_decay=-1": "trainer.weight_decay is -1",
-    f"{' '.join(OWN)} --data texts.txt --trainer.warmup_steps=-1": "trainer.warmup_steps is -1",
-    f"{' '.join(OWN)} --data texts.txt --trainer.chunk_tokens=0": "trainer.chunk_tokens is 0",
+    "OWN --data texts.txt --trainer.weight_decay=-1": "trainer.weight_decay is -1",
+    "OWN --data texts.txt --trainer.warmup_steps=-1": "trainer.warmup_steps is -1",
+    "OWN --data texts.txt --trainer.chunk_tokens=0": "trainer.chunk_tokens is 0",
     "bench-model ck --layers 0": "--layers has 0",
-    f"{' '.join(ASKED)} --max-cost nan --price-in 1 --price-out 1": "--max-cost is nan",
+    "ASKED --max-cost nan --price-in 1 --price-out 1": "--max-cost is nan",
     "eval ck --tasks MR,CR --out scored.json": "holds scores of MR",
     "mine --data texts.txt --out m.parquet --vectors folder": "--vectors folder",
     "encode ck loop --out v.npy": "texts loop is a link that leads to itself",
-    f"{' '.join(OWN)} --data texts.txt --trainer.batch_size=1": "batch_size is 1: there are no in-batch negatives",
-    f"{' '.join(OWN)} --data texts.txt --trainer.accumulation=4": "no in-batch negatives",
-    f"{' '.join(OWN)} --objective.class_path=cse.data.TextViews": "objective",
-    f"{' '.join(OWN)} --trainr.max_steps=3": "trainr.max_steps",
-    f"{' '.join(OWN)} --trainer.max_steps=many": "trainer.max_steps",
-    f"{' '.join(OWN)} --objective.temperature=hot": "temperature",
-    f"{' '.join(OWN)} --encoder.pooler=sum": "pooler",
+    "OWN --data texts.txt --trainer.batch_size=1": "batch_size is 1: there are no in-batch negatives",
+    "OWN --data texts.txt --trainer.accumulation=4": "no in-batch negatives",
+    "OWN --objective.class_path=cse.data.TextViews": "objective",
+    "OWN --trainr.max_steps=3": "trainr.max_steps",
+    "OWN --trainer.max_steps=many": "trainer.max_steps",
+    "OWN --objective.temperature=hot": "temperature",
+    "OWN --encoder.pooler=sum": "pooler",
     "train --resume finished": "its best checkpoint of step 2 is gone",
     "train simcse-unsup --run-dir finished": "holds a run already",
     "similarity LONG one two": "which is too long for the name of a file",
@@ -206,9 +210,9 @@ BAD = {  # a command line -> what the error names
     "mine ck --data texts.txt --reranker ck --out m.parquet": "--reranker ck gives no score: it is of the type Bert",
     "mine ck --data texts.txt --pool EMPTY --out m.parquet": "--pool is empty",
     "whiten ck --data texts.txt --out loop": "--out loop is a link that leads to itself",
-    f"{' '.join(OWN[:-1])} ck --data texts.txt": "--run-dir ck is a model",
-    f"{' '.join(OWN[:-1])} broken.txt --data texts.txt": "broken.txt is a link to nowhere.txt, which does not exist",
-    f"{' '.join(OWN[:-1])} EMPTY --data texts.txt": "a path is empty",
+    "OWN --run-dir ck --data texts.txt": "--run-dir ck is a model",
+    "OWN --run-dir broken.txt --data texts.txt": "broken.txt is a link to nowhere.txt, which does not exist",
+    "OWN --run-dir EMPTY --data texts.txt": "a path is empty",
     "encode ck texts.txt --out EMPTY": "a path is empty",
     "encode ck texts.txt --out broken.txt/v.npy": "broken.txt is a link to nowhere.txt, which does not exist",
     "search --resume EMPTY": "a path is empty",
@@ -220,7 +224,58 @@ BAD = {  # a command line -> what the error names
     "data show broken.txt": "a link to nowhere.txt, which does not exist",
     "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: ",
     "eval ck --as labels": "--as labels says what --data holds",
-    "data dedup texts.txt --against nonesuch --out d.jsonl": "--against: unknown task 'nonesuch'",
+    "data show folder/data.xyz": "format is unknown",
+    "data show empty.txt": "there is no text",
+    "data show one.txt": "it has one row",
+    "data show 'x*.txt'": "no file matches",
+    "data show asset:nonesuch": "asset:nonesuch does not exist",
+    "data show p.tsv --rows -1": "--rows is -1",
+    "data show p.tsv --class Pears": "'Pears'",
+    "data show p.tsv --class Triplets": "no column 'premise'",
+    "data show p.tsv --columns anchor nonesuch": "'nonesuch'",
+    "data show p.tsv --columns anchor anchor": "data.columns is ['anchor', 'anchor']",
+    "data show p.tsv --class Texts --columns anchor positive": "the columns of Texts are",
+    "data show p.tsv --class Pairs --score-column anchor": "have no score",
+    "data show p.tsv --score-column anchor": "which must be a number",
+    "data show p.tsv --columns anchor positive --score-column s --label-column l": "no weights and no labels",
+    "data show p.tsv --label-column nonesuch": "'nonesuch'",
+    "data show p.tsv --limit 1": "limit",
+    "data stats p.tsv --out folder": "--out folder",
+    "data stats p.tsv --against nonesuch": "'nonesuch'",
+    "data stats p.tsv --against STS12": "STS12",
+    "data split p.tsv --out s.csv": "--out s.csv",
+    "data split p.tsv --out file/s.jsonl": "--out file/s-train.jsonl",
+    "data split p.tsv --out s.jsonl --dev 0": "split.dev is 0",
+    "data split p.tsv --out s.jsonl --dev nan": "split.dev is nan",
+    "data split p.tsv --out s.jsonl --dev 0.6 --test 0.4": "split.test is 0.4",
+    "data split p.tsv --out s.jsonl --dev 0.01": "leaves no row for dev",
+    "data split linked.tsv --out s.jsonl --dev 0.5": "share texts with too many others",
+    "data split s-train.jsonl --out s.jsonl": "s-train.jsonl",
+    "data split shards --out shards/s.jsonl": "shards/s.jsonl",
+    "data dedup p.tsv --out p.tsv": "--out p.tsv",
+    "data dedup s-train.jsonl --out s-train.jsonl": "which is a source",
+    "data dedup 's-*.jsonl' --out s-train.jsonl": "which is a source",
+    "data dedup p.tsv --out d.jsonl --near 0": "dedup.near is 0",
+    "data dedup p.tsv --out d.jsonl --near 1.5": "dedup.near is 1.5",
+    "data dedup p.tsv --out d.jsonl --against p.tsv": "no row of 4 is left",
+    "data dedup p.tsv texts.txt --out d.jsonl": "Pairs and Texts",
+    "data mix p.tsv --out m.jsonl": "1 source is given",
+    "data mix p.tsv s-train.jsonl --out m.jsonl --shares 1": "1 shares are given for 2 sources",
+    "data mix p.tsv s-train.jsonl --out m.jsonl --shares 1 0": "mix.shares is 0",
+    "data mix p.tsv s-train.jsonl --out m.jsonl --rows 1": "mix.rows is 1",
+    "data mix p.tsv s-train.jsonl --out m.jsonl --rows 1000": "rows of p.tsv are wanted",
+    "data mix p.tsv s-train.jsonl --out m.jsonl --shares 1 9 --rows 6": "rows of s-train.jsonl are wanted",
+    "data cluster p.tsv --model asset:mini --clusters 1 --out c.jsonl": "cluster.clusters is 1",
+    "data cluster p.tsv --model asset:mini --clusters 5 --out c.jsonl": "and there are 4 rows",
+    "data cluster p.tsv --model asset:mini --clusters 2 --out p.tsv": "--out p.tsv",
+    "data cluster p.tsv texts.txt --model asset:mini --clusters 2 --out c.jsonl": "texts.txt",
+    "data curate p.tsv --entries absent.txt --out c.jsonl": "absent.txt",
+    "data curate p.tsv --entries empty.txt --out c.jsonl": "empty.txt",
+    "data curate p.tsv --entries texts.txt --t 0 --out c.jsonl": "curate.t is 0",
+    "data curate p.tsv --entries texts.txt --tail 1 --out c.jsonl": "curate.tail is 1",
+    "data curate p.tsv --entries texts.txt --t 1 --tail 0.1 --out c.jsonl": "curate.t is 1.0 and curate.tail is 0.1",
+    "data show": "SOURCE",
+    "data nonsense p.tsv": "nonsense",
     "nonsense": "nonsense",
 }
 
@@ -241,6 +296,14 @@ def place(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     Encoder(tiny_bert, pooler="mean").save(folder / "ck")
     (folder / "texts.txt").write_text("the cat sat\na dog ran\nthe sun\nthe moon\n")
+    pairs = "anchor\tpositive\nthe cat\ta cat\nthe dog\ta dog\nred sun\tthe sun\nblue moon\tthe moon\n"
+    (folder / "p.tsv").write_text(pairs)
+    (folder / "linked.tsv").write_text("anchor\tpositive\nx\ta\nx\tb\nx\tc\nx\td\n")
+    (folder / "s-train.jsonl").write_text('{"anchor": "a", "positive": "b"}\n{"anchor": "c", "positive": "d"}\n')
+    (folder / "one.txt").write_text("the cat sat\n")
+    (folder / "empty.txt").write_text("")
+    (folder / "shards").mkdir()
+    (folder / "shards" / "a.txt").write_text("the cat sat\na dog ran\nthe sun\n")
     (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
     (folder / "rated.jsonl").write_text((folder / "pairs.jsonl").read_text())
     (folder / "rated.manifest.json").write_text('{"made_by": "cse feedback"}')
@@ -276,10 +339,12 @@ def content(folder):
 def test_it_is_answered_in_a_few_lines(line, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
+    monkeypatch.delenv("CSE_DATA", raising=False)
     before = content(place)
+    first, *rest = shlex.split(line)
     words = {"CK": str(place / "ck"), "LONG": "x" * 300, "EMPTY": ""}
     try:
-        code = cli.main([words.get(word, word) for word in line.split()])
+        code = cli.main([words.get(word, word) for word in (*BEGIN.get(first, first).split(), *rest)])
     except SystemExit as done:  # argparse
         code = done.code
     assert code == 2
