@@ -63,6 +63,7 @@ from cse.inference.quantize import dequantize as dequantize
 from cse.inference.quantize import quantize as quantize
 from cse.inference.sharded import open_vectors as open_vectors
 from cse.interfaces import Augmentation as Augmentation
+from cse.interfaces import Callback as Callback
 from cse.interfaces import Collator as Collator
 from cse.interfaces import Evaluator as Evaluator
 from cse.interfaces import Objective as Objective
@@ -135,14 +136,13 @@ from cse.objectives.triplet import Triplet as Triplet
 from cse.objectives.weighted_sum import WeightedSum as WeightedSum
 from cse.objectives.whitenedcse import WhitenedCSE as WhitenedCSE
 from cse.publish.hub import push as push
+from cse.recipe.settings import Settings as Settings
 from cse.teachers.columns import teach as teach
 from cse.teachers.ensemble import Ensemble as Ensemble
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
 from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder
 from cse.teachers.information import SharedInformation as SharedInformation
-from cse.training.run import Callback as Callback
 from cse.training.run import Run as Run
-from cse.training.settings import Settings as Settings
 from cse.training.trainer import Trainer as Trainer
 
 __version__: str

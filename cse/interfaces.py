@@ -401,3 +401,22 @@ class Evaluator(ABC):
     def describe(self) -> str:
         """What is scored, for the header of a run; empty for nothing to say."""
         return ""
+
+
+class Callback(ABC):  # noqa: B024 - no event is required
+    """Watches a run. Each method does nothing unless overridden, and none may change training.
+
+    `run` is a `cse.training.run.Run`. One exception: `on_eval` may end it before its last step, by `run.ended = True`.
+    """
+
+    def on_start(self, run: Any) -> None:  # noqa: B027
+        """Called before the first step, when everything is built."""
+
+    def on_step(self, run: Any, metrics: dict[str, float]) -> None:  # noqa: B027
+        """Called after each optimizer step."""
+
+    def on_eval(self, run: Any, metrics: dict[str, float]) -> None:  # noqa: B027
+        """Called after each evaluation."""
+
+    def on_end(self, run: Any) -> None:  # noqa: B027
+        """Called after the last step, or when an interrupted run is saved."""

@@ -95,10 +95,11 @@ def ours(work: Work) -> dict[str, float]:
     from cse.data.datasets import Texts
     from cse.data.views.texts import TextViews
     from cse.encoder.model import Encoder
+    from cse.interfaces import Callback
     from cse.objectives.simcse import SimCSE
+    from cse.recipe.settings import Settings
     from cse.seeding import seed_dropout
-    from cse.training.run import Callback, Run
-    from cse.training.settings import Settings
+    from cse.training.run import Run
     from cse.training.trainer import Trainer
 
     seed_dropout(42)

@@ -196,7 +196,7 @@ FAULTS = [
         ("(len(layers) - 1 - i)", "(len(layers) - i)"),
     ),
     Fault(
-        "training/settings.py",
+        "recipe/settings.py",
         "return self.learning_rate * (step + 1) / self.warmup_steps",
         "return self.learning_rate * step / self.warmup_steps",
         "training/test_optimizers.py::test_the_rate_of_every_schedule",

@@ -14,12 +14,11 @@ from cse import cli
 from cse.data.datasets import Texts, Triplets
 from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
-from cse.interfaces import Evaluator
+from cse.interfaces import Callback, Evaluator
 from cse.objectives.simcse import SimCSE
+from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
-from cse.training.callbacks import Callback
 from cse.training.run import Run
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 

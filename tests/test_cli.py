@@ -19,7 +19,7 @@ import pytest
 from cse import cli, commands
 from cse import recipe as recipes
 from cse.encoder.model import Encoder
-from cse.training.run import Callback
+from cse.interfaces import Callback
 from tests.runs import metrics, weights, write_recipe, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,7 @@ from cse.api.trained import TrainedRun
 if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.encoder.model import Encoder
-    from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
-    from cse.training.run import Callback
+    from cse.interfaces import Callback, Collator, Evaluator, Objective, RowSource, Sampler
 
 Part = str | Mapping[str, Any]  # a part in the form of a recipe
 
@@ -68,8 +67,8 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     from cse.console import quiet
+    from cse.recipe.objects import as_options
     from cse.training import start
-    from cse.training.given import as_options
 
     quiet()
     parts = _parts(data, encoder, objective, collator, evaluator, sampler, negatives)
@@ -124,7 +123,7 @@ def resume(
 
 def _parts(*values: object) -> dict[str, object]:
     """The parts that are given, by name."""
-    from cse.training.recipe_file import COMPONENTS
+    from cse.recipe.schema import COMPONENTS
 
     names = ("data", "encoder", "objective", "collator", "evaluator", "sampler", "negatives")
     assert set(names) == set(COMPONENTS)

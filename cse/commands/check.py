@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Validate each recipe; the first one that fails raises."""
     from cse.console import quiet, say
     from cse.recipe import load, names
+    from cse.recipe.settings import Settings
     from cse.training.hardware import require_machine
-    from cse.training.settings import Settings
 
     for name in arguments.recipes or names():
         recipe = load(name, overrides)

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train; returns 0, or 128 and the number of the signal that stopped the run: 130 for Ctrl-C, 143 for SIGTERM."""
     from cse.api.training import resume, train
-    from cse.training.recipe_file import trusted_modules
+    from cse.recipe.options import read
 
     auto = arguments.resume == "auto"
     if auto and (arguments.recipe is None or arguments.run_dir is None):
@@ -55,10 +55,11 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
             "cse train needs either a recipe or --resume RUN\nfix: cse train simcse-unsup; `cse recipe list` shows all"
         )
     if arguments.resume is not None and not auto:
-        others, trusted = trusted_modules(overrides)
-        if others:
-            raise UserError(f"--resume uses the recipe of the run and takes no options\nfix: remove {' '.join(others)}")
-        done = resume(Path(arguments.resume), trusted_modules=trusted)
+        given = read(overrides)
+        if given.values:
+            named = " ".join(f"--{name}" for name, _ in given.values)
+            raise UserError(f"--resume uses the recipe of the run and takes no options\nfix: remove {named}")
+        done = resume(Path(arguments.resume), trusted_modules=given.trusted)
     else:
         done = train(arguments.recipe, overrides=overrides, run_dir=arguments.run_dir, resumes=auto)
     return 0 if done.finished else 128 + done.stopped_by
@@ -71,8 +72,8 @@ def before_processes(arguments: argparse.Namespace, overrides: list[str]) -> Non
         UserError: The recipe cannot be loaded, or its batches cannot be divided among the processes.
     """
     from cse.recipe import load
+    from cse.recipe.settings import Settings
     from cse.training.preflight import indivisible
-    from cse.training.settings import Settings
 
     if arguments.recipe is not None:
         settings = Settings(**vars(load(arguments.recipe, overrides).config.trainer))

@@ -15,9 +15,10 @@ from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
 from cse.evaluation.reports.collect import records
 from cse.files import write_json, write_text
+from cse.interfaces import Callback
 from cse.recipe import Recipe
-from cse.training.objects import ROWS
-from cse.training.run import Callback, Run
+from cse.recipe.objects import ROWS
+from cse.training.run import Run
 from cse.training.saving import saves_backbone
 from cse.training.sources import sources, tokenized
 

@@ -11,9 +11,10 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import speed
 from cse.files import write_json
+from cse.interfaces import Callback
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenEncoder
-from cse.training.run import Callback, Run
+from cse.training.run import Run
 
 TABLE = "distilled.json"
 TEXTS = 512  # texts of the data on which the speed is measured

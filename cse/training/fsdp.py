@@ -22,8 +22,8 @@ from cse.encoder.fast.switch import in_one_pass
 from cse.encoder.layers import find_layers
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.recipe.settings import Settings
 from cse.training.learner import Learner
-from cse.training.settings import Settings
 
 
 def problems(settings: Settings, encoder: Encoder) -> Iterator[str]:

@@ -29,8 +29,8 @@ from cse import distributed
 from cse.encoder.device import available
 from cse.encoder.fast.batching import native_bf16
 from cse.errors import UserError
+from cse.recipe.settings import Settings
 from cse.training import optimizers
-from cse.training.settings import Settings
 
 EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
 SHARED_MEMORY, SHARED_MB = Path("/dev/shm"), 16.0

@@ -18,8 +18,9 @@ from cse.evaluation.evaluator import EvalResult, RowEvaluator, chosen
 from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
+from cse.interfaces import Callback
 from cse.training.merge import merge
-from cse.training.run import Callback, Run
+from cse.training.run import Run
 from cse.training.saving import save, saves_backbone
 
 TABLE = "helped.json"

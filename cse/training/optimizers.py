@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from cse.encoder.layers import FINAL_NORMS, find_layers
 from cse.errors import UserError, require_package
+from cse.recipe.settings import Settings
 from cse.training.learner import Learner
-from cse.training.settings import Settings
 
 Groups = list[dict[str, Any]]
 

@@ -18,10 +18,10 @@ from cse.encoder.kinds import PACKAGES, without_layers
 from cse.encoder.prompts import choose_prompt
 from cse.errors import UserError
 from cse.interfaces import StepContext
+from cse.recipe.settings import Settings
 from cse.training import fsdp, gradcache, hardware, merge
 from cse.training.learner import Encoded, Learner
 from cse.training.run import Run
-from cse.training.settings import Settings
 from cse.training.sources import named, similarities, sources
 
 # The fields of a row that only some data have, and the option that names their column.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,28 +12,9 @@ from cse.data.datasets import Dataset
 from cse.data.loader import FixedRows
 from cse.encoder.model import Encoder
 from cse.evaluation.evaluator import EvalResult
-from cse.interfaces import Collator, Evaluator, Objective, RowSource, Sampler
+from cse.interfaces import Callback, Collator, Evaluator, Objective, RowSource, Sampler
+from cse.recipe.settings import Settings
 from cse.training.checkpoint import Progress
-from cse.training.settings import Settings
-
-
-class Callback(ABC):  # noqa: B024 - no event is required
-    """Watches a run. Each method does nothing unless overridden, and none may change training.
-
-    One exception: `on_eval` may end the run before its last step, by `run.ended = True`.
-    """
-
-    def on_start(self, run: Run) -> None:  # noqa: B027
-        """Called before the first step, when everything is built."""
-
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """Called after each optimizer step."""
-
-    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:  # noqa: B027
-        """Called after each evaluation."""
-
-    def on_end(self, run: Run) -> None:  # noqa: B027
-        """Called after the last step, or when an interrupted run is saved."""
 
 
 class Callbacks(Callback):

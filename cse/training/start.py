@@ -12,15 +12,16 @@ from cse.data.loader import FixedRows
 from cse.environment import SHAPE
 from cse.errors import UserError
 from cse.files import check_writable, read_shaped, recover
+from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
+from cse.recipe.objects import as_options, resolve
 from cse.training import lengths, lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
 from cse.training.checkpoint import Progress, changed_lines, load_progress
 from cse.training.distilled import Distilled
-from cse.training.given import as_options, resolve
 from cse.training.helped import Helped
 from cse.training.launch import common_start
-from cse.training.run import Callback, Run
+from cse.training.run import Run
 from cse.training.trainer import Trainer
 
 
@@ -40,7 +41,7 @@ def train(
             everything.
         overrides: Options of the recipe, such as `--trainer.max_steps=50`, or their values by name.
         run_dir: The folder to write. None: `runs/RECIPE/TIME-sSEED`.
-        parts: What takes the place of the recipe's parts; see `cse.training.given.resolve`.
+        parts: What takes the place of the recipe's parts; see `cse.recipe.objects.resolve`.
         callbacks: Further watchers of the run. The run's recipe does not name them.
         resumes: Whether to resume the run that the folder holds, if it holds one, as a job does that is started again.
 

@@ -55,7 +55,7 @@ BAD = {  # the call as text -> the call, and what its error says
     "train(overrides=5)": (train(overrides=5), "overrides is 5"),
     "train(overrides=[5])": (train(overrides=[5]), "overrides has 5"),
     "train(overrides={'seed': object()})": (train(overrides={"seed": object()}), "is of type object"),
-    "train()": (lambda: cse.train(), "it lacks collator, data, encoder, objective"),
+    "train()": (lambda: cse.train(), "it lacks data, collator, encoder, objective"),
     "train(5)": (lambda: cse.train(5), "recipe"),
     "train({'trainer': 5})": (lambda: cse.train({"trainer": 5}), "trainer is 5"),
     "resume(callbacks=[5])": (lambda: cse.resume("run", callbacks=[5]), "callbacks has '5'"),

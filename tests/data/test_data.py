@@ -347,19 +347,6 @@ def test_arguments_are_checked_before_anything_is_read(monkeypatch, make, part):
     fails(lambda: make("my.csv"), part)
 
 
-def test_a_recipe_can_say_it(write):
-    """The constructors are the schema: jsonargparse must see names and numbers alike."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(data.Dataset, "data")
-    path = write("bare.tsv", "a\tb\nc\td\n")
-    config = parser.parse_args(["--data=cse.data.Pairs", f"--data.path={path}", "--data.columns=[0, 1]"])
-    assert list(config.data.init_args.columns) == [0, 1]
-    config = parser.parse_args(["--data=cse.data.Pairs", f"--data.path={path}", "--data.columns=[a, b]"])
-    assert list(config.data.init_args.columns) == ["a", "b"]
-
-
 def test_a_path_that_looks_like_a_hub_id_but_exists(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()

@@ -10,7 +10,6 @@ from cse.data.views.around import BothWays, InTemplates, Masked, RandomSpans
 from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import Collator
 from tests.models import save_tiny
 
 OWN, SECOND, THIRD = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast", "red sun {text} moon {mask} tree"
@@ -179,14 +178,3 @@ def test_null_keeps_the_template_of_an_encoder_with_a_mask(encoder):
     short, *_ = tokens(encoder, batch_of(encoder, InTemplates(views=TextViews(views=3), templates=[None, SECOND])))
     own, second = "[CLS] the cat mat sat [MASK] on [SEP]", "[CLS] a dog mat ran [MASK] fast [SEP]"
     assert short == [own, own, second]
-
-
-def test_a_recipe_can_say_null():
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Collator, "collator")
-    options = {"": "cse.data.InTemplates", ".views": "cse.data.TextViews", ".templates": "[null, 'a {text}']"}
-    config = parser.parse_args([f"--collator{name}={value}" for name, value in options.items()])
-    collator = parser.instantiate_classes(config).collator
-    assert collator.templates == [None, "a {text}"]

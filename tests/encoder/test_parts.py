@@ -24,7 +24,7 @@ def build(tiny_bert):
     def build(*options):
         plain = (f"--encoder.backbone={tiny_bert}", "--encoder.layers=null", "--encoder.template=null")
         recipe = recipes.load("simcse-unsup", [*plain, *options])
-        return recipes._make(recipe.config.encoder)
+        return recipe.config.encoder.make()
 
     return build
 

@@ -3,13 +3,13 @@
 import json
 import shutil
 import sys
-from contextlib import suppress
 
 import pytest
 import yaml
 
 from cse import cli, recipe
 from cse.errors import UserError
+from cse.recipe.schema import COMPONENTS, Schema, declared
 
 MODULE = "unread_module"
 PART = f"class_path: {MODULE}.X"
@@ -54,46 +54,76 @@ def own(content) -> str:
     return "own.yaml"
 
 
-def places() -> list[tuple[str, ...]]:
-    """Every part, and every option of the components of simcse-unsup."""
-    found: list[tuple[str, ...]] = []
-
-    def walk(value, path) -> None:
-        found.append(path)
-        if isinstance(value, dict):
-            inner = value.get("init_args", value if path == ("trainer",) else {}) or {}
-            before = (*path, "init_args") if "class_path" in value else path
-            for key, each in inner.items():
-                walk(each, (*before, key))
-
-    for part, value in yaml.safe_load(recipe.load("simcse-unsup").text).items():
-        walk(value, (part,))
-    return found
+def walk(value, path=(), owner="recipe"):
+    """Every place of a resolved recipe, with the class or the mapping that has it."""
+    if isinstance(value, dict):
+        owner, path = value.get("class_path", owner), (*path, "init_args") if "class_path" in value else path
+        for key, each in (value.get("init_args", {}) if "class_path" in value else value).items():
+            yield (*path, key), f"{owner}.{key}"
+            yield from walk(each, (*path, key), f"{owner}.{key}")
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield (*path, i), f"{owner}[]"
+            yield from walk(each, (*path, i), f"{owner}[]")
 
 
-PLACES = places()
+def with_value(content, path, value):
+    """A copy of a recipe with another value at a place."""
+    key, *deeper = path
+    inner = with_value(content[key], deeper, value) if deeper else value
+    return [*content[:key], inner, *content[key + 1 :]] if isinstance(key, int) else {**content, key: inner}
+
+
+SEVERAL = ["--evaluator=cse.evaluation.Several", "--evaluator.primary=a"]
+SEVERAL += ["--evaluator.evaluators={a: cse.evaluation.STSEvaluator, b: {class_path: cse.evaluation.STSEvaluator}}"]
+SOURCES = ["objective=cse.objectives.cosent.CoSENT", "sampler=cse.data.NoDuplicates"]
+
+
+def test_no_spelling_imports_the_module_of_a_stranger(stranger):
+    """In any part and option of any class that a recipe names, sources, evaluators and teachers included."""
+    loaded = [recipe.load(name) for name in recipe.names()]
+    loaded += [
+        recipe.load("simcse-unsup", SEVERAL),
+        recipe.load("mixture", [f"--data.sources.nli.{option}" for option in SOURCES]),
+    ]
+    schema, known, seen, refused = Schema({"cse"}), declared(), set(), set()
+    for content in [yaml.safe_load(each.text) for each in loaded]:
+        content.pop("expect", None)
+        for path, name in walk(content):
+            if name in seen:
+                continue
+            seen.add(name)
+            for spelling, said in SPELLINGS.items():
+                try:
+                    schema.options(known, with_value(content, path, said), "", "")
+                except UserError as error:  # some are texts, which may be anything
+                    if f"names {MODULE}.X, and reading" in str(error):
+                        refused.add((name, spelling))
+                assert MODULE not in sys.modules, (name, spelling)
+    parts = {name for name, _ in refused}
+    assert {f"recipe.{part}" for part in COMPONENTS} <= parts
+    assert {"cse.encoder.Encoder.adapter", "recipe.callbacks"} <= parts
+    assert any(name.startswith("cse.evaluation.Several.evaluators.") for name in parts)
+    assert any(name.endswith(".nli.objective") for name in parts)
+    assert any(".teacher" in name for name in parts)
+    assert len(seen) > 300
+    assert len(parts) > 40
+
+
+@pytest.mark.parametrize("path", [*COMPONENTS, "encoder.init_args.adapter", "collator.init_args.augmentations"])
+def test_no_file_imports_the_module_of_a_stranger(path, stranger):
+    for said in SPELLINGS.values():
+        with pytest.raises(
+            UserError, match=f"^recipe own.yaml: (names {MODULE}|(option )?{path.replace('.init_args', '')})"
+        ):
+            recipe.load(own(within(path.split("."), said)))
+        assert MODULE not in sys.modules, said
 
 
 def within(path, value):
     for key in reversed(path):
         value = {key: value}
     return value
-
-
-@pytest.mark.parametrize("path", PLACES, ids=[".".join(path).replace(".init_args", "") for path in PLACES])
-def test_no_spelling_imports_the_module_of_a_stranger(path, stranger):
-    whole = len(path) == 1 or path[-1] in {"adapter", "augmentations"}  # elsewhere, one spelling of each kind
-    for said in SPELLINGS.values() if whole else (SPELLINGS["a mapping"], SPELLINGS["a text of a mapping"]):
-        with suppress(UserError):  # some are texts, which may be anything
-            recipe.load(own(within(path, said)))
-        assert MODULE not in sys.modules, said
-
-
-def test_the_places_are_all_parts_and_their_options():
-    names = {path[0] for path in PLACES}
-    assert names >= {"data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives", "callbacks"}
-    assert ("encoder", "init_args", "adapter", "init_args", "targets") in PLACES
-    assert len(PLACES) > 80
 
 
 CONFIG = {"a file": "part.yaml", "/etc/passwd": "/etc/passwd", "a mapping": {"objective": {"class_path": "a.B"}}}
@@ -210,11 +240,11 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
     ),
     "trackers": (
         [*T, *DATA, "--trainer.trackers=wandb"],
-        "trainer.trackers is wandb, and must be a list\n",
-        "--trainer.trackers=[wandb]",
+        "trainer.trackers is wandb\n",
+        "give a list: --trainer.trackers=[wandb]",
     ),
     "backbone": ([*T, *DATA, "--encoder.backbone=null"], "encoder.backbone is null\n", "give a folder, asset:NAME or"),
-    "rate": ([*T, *DATA, "--trainer.learning_rate=nan"], "trainer.learning_rate is nan\n", "give a finite number"),
+    "rate": ([*T, *DATA, "--trainer.learning_rate=nan"], "trainer.learning_rate is nan\n", "give a number"),
     "S1": (
         [*T, "--data.path=[texts.txt,t12.txt]"],
         "data.path is ['texts.txt', 't12.txt']\n",

@@ -19,10 +19,10 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
+from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import gradcache, hardware
 from cse.training.learner import Learner
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.models import save_tiny
 from tests.runs import assert_resumes, make_run, metrics

@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from cse import cli, distributed
 from cse.data.datasets import Texts
 from cse.errors import UserError
+from cse.recipe.settings import Settings
 from cse.training import agreement, hardware, launch, lost, start
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import command, make_run, metrics, triplets_recipe
 

@@ -11,8 +11,8 @@ from cse.encoder.adapters.lora import Lora
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.interfaces import Callback
 from cse.training.merge import average
-from cse.training.run import Callback
 from cse.training.trainer import Trainer
 from tests.cases import cases, load
 from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from cse import cli, distributed
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.recipe.settings import Settings
 from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
-from cse.training.settings import Settings
 from tests.objectives import contract
 from tests.runs import (
     NO_DROPOUT,

@@ -12,10 +12,10 @@ from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
+from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Learner
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics
 

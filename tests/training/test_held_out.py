@@ -4,7 +4,7 @@ import pytest
 
 from cse.data.reading.texts import same_text_key
 from cse.files import read_json
-from cse.training.run import Callback
+from cse.interfaces import Callback
 from cse.training.start import resume, train
 from tests.runs import NO_DROPOUT, metrics, weights, write_recipe, write_triplets
 

@@ -10,9 +10,8 @@ from cse import cli
 from cse.encoder.model import Encoder
 from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
-from cse.interfaces import Evaluator
+from cse.interfaces import Callback, Evaluator
 from cse.training.helped import Helped
-from cse.training.run import Callback
 from cse.training.trainer import Trainer
 from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
 

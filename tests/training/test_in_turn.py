@@ -7,7 +7,7 @@ import pytest
 
 from cse import cli
 from cse.api.training import train
-from cse.training.run import Callback
+from cse.interfaces import Callback
 from tests.runs import metrics, weights, write_recipe, write_texts
 
 

@@ -12,8 +12,8 @@ from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.recipe.settings import Settings
 from cse.training.merge import average, merge
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import make_run
 

@@ -55,18 +55,24 @@ def test_a_recipe_that_extends_another_changes_one_source(tmp_path):
 OF = "data.sources"
 WRONG = [  # what a source has, or an option; and what is said of it
     ({"nli.weigth": 3}, rf"option {OF}.nli.weigth is unknown.*\nfix: did you mean weight\?"),
-    ({"nli.data.init_args.limt": 3}, rf"{OF}.nli.limt is unknown.*\n.*mean limit\?"),
+    ({"nli.data.init_args.limt": 3}, rf"{OF}.nli.data.limt is unknown.*\n.*mean limit\?"),
     ({"graded.objective.init_args.temprature": 1}, rf"{OF}.graded.objective.temprature is unknown.*\n.*temperature\?"),
-    ({"plain.weight": "many"}, f"{OF}.plain.weight: expected float"),
-    ({"plain.data.class_path": "cse.data.Textz"}, f"{OF}.plain: module 'cse.data' has no .*Textz"),
+    ({"plain.weight": "many"}, rf"{OF}.plain.weight is 'many'\nfix: give a number"),
+    (
+        {"plain.data.class_path": "cse.data.Textz"},
+        r"plain.data is cse.data.Textz, and cse.data has no Textz\n.*mean",
+    ),
     ({"plain.data": None}, f"{OF}.plain"),
-    ({"plain": "texts.txt"}, rf"{OF}.plain is 'texts.txt'\nfix: write options of the source"),
-    ({"plain": {"class_path": "cse.data.Texts"}}, f"{OF}.plain is 'cse.data.Texts'"),
+    ({"plain": "texts.txt"}, rf"{OF}.plain is 'texts.txt'\nfix: give a mapping of data, weight"),
+    (
+        {"plain": {"class_path": "cse.data.Texts"}},
+        rf"{OF}.plain.class_path is unknown to cse.Source",
+    ),
     (f"--{OF}.nli.wieght=3", rf"{OF}.nli.wieght is unknown.*\nfix: did you mean weight"),
-    (f"--{OF}.nlu.weight=3", r"no source of this name\nfix: did you mean nli\?"),
+    (f"--{OF}.nlu.weight=3", rf"{OF}.nlu: the recipe has no such name\nfix: did you mean nli\?"),
     (f"--{OF}.zzzzzz.weight=3", rf"fix: give {OF}.zzzzzz.data, or one of nli, plain"),
-    (f"--{OF}.plain.data.maxwords=null", rf"{OF}.plain.maxwords is unknown.*\nfix: did you mean max_words"),
-    ("--data.schedule=roundrobin", "data.schedule: expected one of 'proportional', 'temperature'"),
+    (f"--{OF}.plain.data.maxwords=null", rf"{OF}.plain.data.maxwords is unknown.*\nfix: did you mean max_words"),
+    ("--data.schedule=roundrobin", r"data.schedule is roundrobin\nfix: give one of proportional, temperature, weights"),
     ("--data.shedule=weights", r"data.shedule is unknown.*\nfix: did you mean schedule\?"),
 ]
 
@@ -87,7 +93,7 @@ def test_a_wrong_option_is_named_with_its_source(tmp_path, wrong, message):
 def test_sources_have_names(tmp_path):
     recipe = mixture_content(tmp_path)
     recipe["data"]["init_args"]["sources"] = list(recipe["data"]["init_args"]["sources"].values())
-    with pytest.raises(UserError, match=r"data\.sources is a list\nfix: give every source a name"):
+    with pytest.raises(UserError, match=r"data\.sources is \[.*\nfix: give a mapping by name, each a mapping of"):
         load(recipe)
     recipe["data"]["init_args"]["sources"] = {}
     with pytest.raises(UserError, match=r"data\.sources is empty"):

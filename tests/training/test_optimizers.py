@@ -12,10 +12,10 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
+from cse.recipe.settings import Settings
 from cse.training import gradcache
 from cse.training.learner import Learner
 from cse.training.optimizers import optimizers, set_rate
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics
 from tests.training.test_gradcache import batch_of, gradients

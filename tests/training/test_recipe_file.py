@@ -8,7 +8,7 @@ import pytest
 import cse
 from cse import cli, recipe
 from cse.errors import UserError
-from cse.training.recipe_file import MAX_VALUES
+from cse.recipe.files import MAX_VALUES
 
 LEVELS = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in ("ab", "bc", "cd", "de", "ef", "fg")]
 BOMB = "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *LEVELS])
@@ -34,7 +34,7 @@ BAD = {  # content -> what the error says
     "for: {sparse: {}}": "'sparse' in `for` is unknown",
     "objects: 5": "objects is 5",
     "data: 5": "data is 5",
-    "data: {init_args: true}": "data.init_args is True",
+    "data: {init_args: true}": "data.init_args is true",
     "encoder: {init_args: [a]}": "encoder.init_args is ['a']",
     "encoder: [a]": "encoder is ['a']",
     "extends: BASE\noptimiser: adam": "option optimiser is unknown",

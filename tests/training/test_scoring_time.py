@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cse.training.callbacks import SCORING_FROM, SCORING_SHARE, Callback, Console, spacing
+from cse.interfaces import Callback
+from cse.training.callbacks import SCORING_FROM, SCORING_SHARE, Console, spacing
 from cse.training.trainer import Trainer
 from tests.runs import Spread, make_run
 

@@ -17,7 +17,7 @@ from cse.errors import UserError
 from cse.evaluation.evaluator import EvalResult
 from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
-from cse.training.run import Callback
+from cse.interfaces import Callback
 from cse.training.search import search
 from cse.training.search.measure import load
 from cse.training.search.plan import Budget, Cost, divide

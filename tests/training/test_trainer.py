@@ -16,15 +16,14 @@ from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.interfaces import StepContext
+from cse.interfaces import Callback, StepContext
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
+from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import hardware
 from cse.training.checkpoint import MetricsLog
 from cse.training.learner import Encoded, Learner, diagnostics
-from cse.training.run import Callback
-from cse.training.settings import Settings
 from cse.training.trainer import Trainer
 from tests.runs import Dies, Spread, assert_resumes, assert_same, fitted, make_run, metrics, weights
 

@@ -13,7 +13,7 @@ from cse.data.checks import SHAPE as REPORT
 from cse.environment import SHAPE as ENVIRONMENT
 from cse.errors import UserError
 from cse.files import DAMAGED, read_json, read_shaped
-from cse.training.recipe_file import parse
+from cse.recipe.files import parse
 
 SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
 AI_MADE = (

@@ -20,6 +20,7 @@ from cse.evaluation.evaluators.sts import read_data
 from cse.evaluation.recognize import own_rows
 from cse.files import check_writable, write_text
 from cse.recipe import Recipe
+from cse.recipe.settings import Settings
 from cse.training import hardware
 from cse.training.search.measure import load, measure
 from cse.training.search.plan import Budget, divide
@@ -28,7 +29,6 @@ from cse.training.search.runner import RECIPE, Runner, Stopped
 from cse.training.search.state import FILE, Contender, State
 from cse.training.search.tuning import optuna, own_setting
 from cse.training.search.verdict import Line, Verdict
-from cse.training.settings import Settings
 
 
 @dataclass(frozen=True)

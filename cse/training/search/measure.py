@@ -19,9 +19,10 @@ from cse.data.reading.columns import of_pairs, of_texts, of_triplets, score_colu
 from cse.data.reading.rows import Reader
 from cse.data.reading.sources import open_path
 from cse.errors import UserError
+from cse.interfaces import Callback
 from cse.recipe import Recipe
 from cse.training.callbacks import DataCheck
-from cse.training.run import Callback, Run
+from cse.training.run import Run
 from cse.training.search.plan import Cost
 from cse.training.start import fit
 

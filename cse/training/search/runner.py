@@ -11,8 +11,9 @@ from pathlib import Path
 from cse import recipe as recipes
 from cse.console import Interrupt, say
 from cse.files import write_text
+from cse.interfaces import Callback
 from cse.recipe import Recipe
-from cse.training.run import Callback, Run
+from cse.training.run import Run
 from cse.training.search.plan import EVALUATIONS
 from cse.training.search.state import Contender, State, Trial
 from cse.training.search.tuning import OPTIONS, AsksTrial, curve, propose

@@ -1,27 +1,21 @@
-"""Objects in place of a recipe's parts: how a recipe writes them, and what it says of one that it cannot write."""
+"""Objects and values of Python in place of a recipe's parts and options, and how a recipe writes them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
+from cse.recipe.files import mapping, merge
+from cse.recipe.options import SHORTHANDS
+from cse.recipe.schema import bases
 
 ROWS = "rows.parquet"  # in a run's folder: the rows that the run was given in memory
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `over` on top of `base`, mapping by mapping."""
-    switched = "class_path" in over and over["class_path"] != base.get("class_path")
-    merged = {} if switched else dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def require_objects(named: Mapping[str, str], objects: Mapping[str, Any], path: Path | None) -> None:
@@ -41,7 +35,7 @@ def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path |
         if part == "rows":
             continue
         if isinstance(made, Mapping):
-            content[part] = merge(content.get(part) or {}, made)
+            content[part] = merge(mapping(content.get(part)), made)
             continue
         inserted = _data_written(made, ROWS) if getattr(made, "in_memory", False) else written(made)
         content.pop(part, None)
@@ -51,7 +45,7 @@ def insert_parts(content: dict[str, Any], parts: Mapping[str, Any], path: Path |
             unwritten[part] = made.describe() if part == "objective" else type(made).__name__
     data = content.get("data") or {}
     data = dict(data) if isinstance(data, Mapping) else {"class_path": data}  # a class alone may stand for a part
-    arguments = data.get("init_args") or {}
+    arguments = mapping(data.get("init_args"))
     if "rows" in parts and not data.get("class_path"):
         raise UserError("data: no recipe says which class reads the rows\nfix: give an object, such as cse.Texts(rows)")
     if "rows" in parts:
@@ -136,3 +130,92 @@ def _value_written(value: Any) -> Any:
         return _UNWRITTEN if _UNWRITTEN in named.values() else named
     found = written(value)
     return _UNWRITTEN if found is None else found["init_args"] if is_dataclass(value) else found
+
+
+def resolve(
+    recipe: str | Path | Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> tuple[str | dict[str, Any], list[str], dict[str, Any]]:
+    """The recipe, and the options and parts that change it, as `cse.recipe.load` takes them.
+
+    Args:
+        recipe: A name, a path, the content of such a file, in which parts may be objects, or None.
+        given: For each part a string, a mapping as a recipe has it, an object, or None to keep the recipe's; for `data`
+            also rows in memory.
+
+    Raises:
+        UserError: A part is of a wrong type.
+    """
+    content = dict(recipe) if isinstance(recipe, Mapping) else {}
+    parts = {part: content.pop(part) for part in bases() if is_object(part, content.get(part))}
+    options: list[str] = []
+    for part, value in given.items():
+        if value is None:
+            continue
+        if isinstance(value, str | Path):
+            options.append(f"--{SHORTHANDS.get(part, (part,))[0]}={value}")
+        elif is_object(part, value) or (isinstance(value, Mapping) and {"class_path", "init_args"} & set(value)):
+            parts[part] = value
+        elif part == "data":
+            parts["rows"] = value
+        else:
+            raise UserError(
+                f"{part} is {str(value)[:60]!r}, of type {type(value).__name__}\n"
+                f"fix: give a {bases()[part].__name__} object, the path of its class, or a mapping with class_path and "
+                "init_args"
+            )
+    named = content if recipe is None or isinstance(recipe, Mapping) else str(recipe)
+    return named, options, parts
+
+
+def is_object(part: str, value: object) -> bool:
+    """Whether a value is a part itself."""
+    return part in bases() and isinstance(value, bases()[part])
+
+
+def as_options(overrides: Mapping[str, Any] | Sequence[str], parts: Mapping[str, Any]) -> list[str]:
+    """Overrides as options of the command line.
+
+    Args:
+        overrides: Options as they are, or values by name, such as `{"trainer.max_steps": 50}` or
+            `{"trainer": {"max_steps": 50}}`.
+        parts: The parts that are given, of which no option can change those that are objects.
+
+    Raises:
+        UserError: A value cannot be an option, or an option belongs to an object.
+    """
+    if isinstance(overrides, str) or not isinstance(overrides, Mapping | Sequence):
+        raise UserError(f"overrides is {overrides!r}\nfix: give a list of options, or a dict of values by name")
+    if isinstance(overrides, Mapping):
+        listed = [f"--{name}={_text(name, value)}" for name, value in _flat(overrides)]
+    else:
+        listed = list(overrides)
+    for option in listed:
+        if not isinstance(option, str):
+            raise UserError(
+                f"overrides has {option!r}\nfix: give options as on the command line: '--trainer.max_steps=50'"
+            )
+        part = option.removeprefix("--").partition("=")[0].partition(".")[0]
+        if is_object(part, parts.get(part)):
+            raise UserError(
+                f"option {option} cannot change the {part}, which is an object\n"
+                f"fix: give the object other arguments, or {part} as a mapping with class_path and init_args"
+            )
+    return listed
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _text(name: str, value: object) -> str:
+    try:
+        return str(value) if isinstance(value, str | Path) else json.dumps(value)
+    except TypeError:
+        raise UserError(
+            f"overrides: {name} is of type {type(value).__name__}\n"
+            f"fix: give a number, a text, a list, or {name.partition('.')[0]}=... as an object"
+        ) from None
