@@ -62,7 +62,7 @@ def test_stages_are_the_runs_of_their_recipes_and_resume_wherever_they_stopped(r
         (["--then", "simcse-unsup", "--then"], "--then needs a recipe"),
         (["--then", "simcse-unsup", "--run-dir", "x"], "--run-dir is behind --then"),
         (["--then", "simcse-unsup", "--encoder=x"], "--encoder is behind --then"),
-        (["--then", "simcse-unsup", "--trainer.max_stepz=1"], "option --trainer.max_stepz is unknown"),
+        (["--then", "simcse-unsup", "--trainer.max_stepz=1"], "option trainer.max_stepz is unknown"),
         (["--then", "simcse-unsupp"], "recipe 'simcse-unsupp' is unknown"),
         (["--resume", "x", "--then", "simcse-unsup"], "--then and --resume x"),
     ],
