@@ -143,7 +143,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--encoder", "{good}", "--encoder.adapter=cse.encoder.Lora", "--encoder.adapter.targets=[q_proj]"],
         "the backbone has no such layers\nfix: name some of its linear layers: ",
     ),
-    "no such pooler": (["--encoder", "{good}", "--encoder.pooler=max"], "encoder.pooler is max\nfix: give one of cls, "),
+    "no such pooler": (["--encoder", "{good}", "--encoder.pooler=max"], "encoder.pooler is max\nfix: give one of cls"),
     "too long": (["--encoder", "{embedder}", "--encoder.max_length=900"], "encoder.max_length is 900, but "),
     "no such dropout": (
         ["--encoder", "{modern}", "--encoder.dropout.hidden=0.1"],
