@@ -46,7 +46,7 @@ def read(words: Sequence[str]) -> Options:
     `--encoder=package.module.MyEncoder`, and a mapping are left.
 
     Raises:
-        UserError: A word is no option, or a value is missing.
+        UserError: A word is not an option, or a value is missing.
     """
     values, trusted, rest = list[tuple[str, Word]](), list[str](), list(words)
     while rest:

@@ -157,7 +157,7 @@ class Schema:
         """A value as its option declares it, the options of parts resolved.
 
         Raises:
-            UserError: It is of another type, or a part of it is.
+            UserError: The value, or a part of it, is of another type.
         """
         hints = _alternatives(hint)
         if isinstance(value, Word):
