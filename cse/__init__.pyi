@@ -57,11 +57,11 @@ from cse.inference.cluster import cluster as cluster
 from cse.inference.diff import diff as diff
 from cse.inference.encode import encode as encode
 from cse.inference.experts import Experts as Experts
-from cse.inference.nearest import nearest as nearest
 from cse.inference.quantize import Calibration as Calibration
 from cse.inference.quantize import dequantize as dequantize
+from cse.inference.quantize import nearest as nearest
 from cse.inference.quantize import quantize as quantize
-from cse.inference.sharded import open_vectors as open_vectors
+from cse.inference.shards import open_vectors as open_vectors
 from cse.interfaces import Augmentation as Augmentation
 from cse.interfaces import Callback as Callback
 from cse.interfaces import Collator as Collator

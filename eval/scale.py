@@ -23,8 +23,7 @@ from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import release
 from cse.files import read_json, write_json
-from cse.inference.sharded import VectorsOnDisk, missing, open_vectors
-from cse.inference.shards import read_index
+from cse.inference.shards import VectorsOnDisk, missing, open_vectors, read_index
 from cse.mining.approximate import open_pool
 from eval.memory import WORDS
 

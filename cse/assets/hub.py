@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -177,3 +180,25 @@ def _answers(endpoint: str) -> tuple[bool, float]:
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
     return answered.is_set(), time.monotonic()
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds in the header Retry-After, a number or a date; None if it is missing or cannot be read.
+
+    Args:
+        headers: The headers of a response, with case-insensitive names, as httpx and requests have them.
+    """
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        seconds = (moment - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

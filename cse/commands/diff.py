@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Compare the texts and show the words."""
     from cse.console import quiet, say
     from cse.files import check_writable, write_text
-    from cse.inference.diff import diff
-    from cse.inference.diff_page import to_html
+    from cse.inference.diff import diff, to_html
 
     a = arguments
     quiet()
@@ -67,7 +66,7 @@ def _show(found: Sequence[Difference], method: Method) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from cse.inference.diff_page import strengths
+    from cse.inference.diff import strengths
 
     console = Console(highlight=False)
     if not sys.stdout.isatty() or console.no_color or console.color_system is None:

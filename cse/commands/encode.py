@@ -16,7 +16,7 @@ add_arguments = launch.add_argument
 
 def show(found: tuple[int, int], a: Namespace) -> None:
     """Print what was written, and which shards are missing."""
-    from cse.inference.sharded import missing
+    from cse.inference.shards import missing
 
     rows, size = found
     absent = missing(a.out) if a.shard or a.shards else []

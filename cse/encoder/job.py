@@ -222,6 +222,20 @@ def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[Iterator[R]]:
         yield results()
 
 
+def fill(
+    rows: Rows,
+    blocks: Iterable[T],
+    read: Callable[[T], R],
+    vectors: Callable[[R], NDArray[np.float32]],
+    advance: Callable[[int], None],
+) -> None:
+    """Append the vectors of block after block; a thread reads the next block while one is encoded."""
+    with ahead(read, blocks) as found:
+        for block in found:
+            rows.append(vectors(block))
+            advance(rows.done)
+
+
 def cached_vectors(
     encoder: Encoder,
     model_hash: str,

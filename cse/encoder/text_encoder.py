@@ -61,11 +61,7 @@ class TextEncoder(Forward):
         prompts: Mapping[str, str] | Literal["keep"] | None,
         default_prompt_name: str | None,
     ) -> None:
-        """Set how texts are read: as the backbone's layout says, unless an argument of `Encoder` says otherwise.
-
-        Raises:
-            UserError: An argument is out of range, or a prompt leaves no room for a text.
-        """
+        """Set how texts are read: as the backbone's layout says, unless an argument of `Encoder` says otherwise."""
         self.lower_case = layout.lower_case
         self.tokenizer, self.mended_padding = prepared(tokenizer, lower_case=self.lower_case, template=template)
         self.template, self.max_positions = template, positions
@@ -123,13 +119,7 @@ class TextEncoder(Forward):
         prompt: str | None = None,
         windows: int | None = None,
     ) -> Windows:
-        """The first half of `encode`, for which the model is not needed: the tokens of the texts.
-
-        Args:
-            texts: n texts; see `encode`, also for the other arguments.
-            prompt_name: The name of the prompt that is put before every text.
-            prompt: The text of a prompt, instead of a name.
-            windows: A step in tokens, by which longer texts are read in windows.
+        """Tokenize texts: the first half of `encode`, for which the model is not needed; its arguments are the same.
 
         Raises:
             UserError: The encoder has no prompt of this name, or the step is out of range.
@@ -146,14 +136,7 @@ class TextEncoder(Forward):
         max_tokens: int | None = None,
         dimensions: int | None = None,
     ) -> NDArray[np.float32]:
-        """The second half of `encode`: the vectors of texts from their tokens.
-
-        Args:
-            read: What `read` makes of n texts.
-            batch_size: Most texts in a batch; see `encode`, also for the other arguments.
-            precision: `fp32`, `bf16` or `auto`.
-            max_tokens: Most tokens in a batch, padding included.
-            dimensions: The number of first dimensions to keep.
+        """Encode what `read` made of n texts: the second half of `encode`, whose arguments are the same.
 
         Returns:
             (n, D) float32, or (n, `dimensions`).
@@ -174,12 +157,7 @@ class TextEncoder(Forward):
         return found
 
     def try_out(self) -> None:
-        """Make vectors, so that settings or weights that can make none are known where a model is loaded.
-
-        Raises:
-            UserError: A vector has nan or is 0.
-            Exception: What the backbone raises.
-        """
+        """Encode two texts, so that settings or weights that make no vectors are known where a model is loaded."""
         ids = self.tokenize(["a", ""])  # of two lengths, one of which is padded
         with inference(self, "fp32", self.device):
             tokens, mask = (tensor.to(self.device) for tensor in self.pad(ids))
@@ -196,13 +174,11 @@ class TextEncoder(Forward):
         require_directions(vectors, name, null=lambda row: static or ids(row) == [self.tokenizer.pad_token_id])
 
     def _width(self, dimensions: int | None) -> int:
-        """The number of dimensions of a vector that is asked for."""
         width = self.dim if dimensions is None else dimensions
         widths.check([width], self.dim, option="dimensions")
         return width
 
     def _windows(self, texts: Sequence[str], prompt: str, step: int) -> Windows:
-        """The windows of texts behind a prompt."""
         whole = tokenize(self.tokenizer, texts, prompt=prompt, max_length=None, lower_case=self.lower_case)
         ids = self.tokenizer(prompt.strip(), add_special_tokens=False)["input_ids"] if prompt else []
         added = added_ids(self.tokenizer)
@@ -226,15 +202,8 @@ class TextEncoder(Forward):
         exported modules. With the pooler `mean`, the span of the whole text has the vector of the text, but for special
         tokens.
 
-        Args:
-            texts: n texts; see `encode`, also for the other arguments.
-            spans: The spans of each text: a character range (start, end), end left out, or several of them.
-            batch_size: Most texts in a batch.
-            precision: `fp32`, `bf16` or `auto`.
-            max_tokens: Most tokens in a batch, padding included.
-            prompt_name: The name of the prompt that is put before every text.
-            prompt: The text of a prompt, instead of a name.
-            dimensions: The number of first dimensions to keep.
+        The other arguments are those of `encode`. `spans` has the spans of each text: a character range (start, end),
+        end left out, or several of them.
 
         Returns:
             For each text, the vectors (S, D) of its spans, float32.
@@ -270,10 +239,7 @@ class TextEncoder(Forward):
         return prompts_by_role(self.prompts, self.default_prompt_name, names)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
-        """The token ids of each text behind a prompt, cut to `max_length`.
-
-        An empty text has one padding token, so that it has a vector.
-        """
+        """The token ids of each text behind a prompt, cut to `max_length`; an empty text has one padding token."""
         length, lower = self.max_length, self.lower_case
         return tokenize(self.tokenizer, texts, prompt=prompt, max_length=length, lower_case=lower)
 

@@ -175,8 +175,8 @@ def _layers(wanted: Sequence[int] | None, depth: int) -> list[int]:
 
 def _read(texts: str | Path | None) -> tuple[list[str], str]:
     """The texts that are timed, and their source as a card may name it."""
-    from cse.inference.fitting import read_texts
     from cse.inference.static import COLUMNS, ENGLISH
+    from cse.inference.whiten import read_texts
 
     if texts is None:
         return read_texts(ENGLISH, COLUMNS, TEXTS)[:TEXTS], ENGLISH

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from cse.assets.retry import retry_after as read_retry_after
+from cse.assets.hub import retry_after as read_retry_after
 from cse.errors import UserError, require_package
 from cse.feedback.answers import SCHEMAS
 from cse.feedback.job import Chat, Unanswered

@@ -14,7 +14,7 @@ from cse.data.datasets import Dataset, open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.checkpoint.identity import origin
 from cse.encoder.device import Device, Precision, choose, uses_bf16
-from cse.encoder.job import ahead, resumable
+from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.texts import Windows
@@ -86,10 +86,8 @@ def cluster(
         return encoder.read([example.texts[0] for example in data[start : start + BLOCK]], prompt=before)
 
     with resumable(out, (len(data), encoder.dim), made_from) as written, progress("rows", len(data)) as advance:
-        with ahead(read, range(written.done, len(data), BLOCK)) as blocks:
-            for block in blocks:
-                written.append(unit(encoder.encode_read(block, precision=computed)))
-                advance(written.done)
+        blocks = range(written.done, len(data), BLOCK)
+        fill(written, blocks, read, lambda read: unit(encoder.encode_read(read, precision=computed)), advance)
 
         def convert(source: Path, target: Path) -> None:
             labels = k_means(np.load(source, mmap_mode="r"), clusters, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -24,7 +24,7 @@ from cse.distributed import own_gpu
 from cse.encoder import widths
 from cse.encoder.checkpoint.identity import origin
 from cse.encoder.device import Device, Precision, choose, uses_bf16
-from cse.encoder.job import ahead, resumable
+from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import unit
@@ -32,8 +32,7 @@ from cse.errors import UserError
 from cse.files import check_writable, name_of, require_name
 from cse.inference.experts import Experts, parse
 from cse.inference.quantize import Kind, Quantizer, calibration_file
-from cse.inference.sharded import open_shard
-from cse.inference.shards import Shard, chosen, claim, fingerprint, read_index, require_pieces
+from cse.inference.shards import Shard, chosen, claim, fingerprint, open_shard, read_index, require_pieces
 
 FORMATS = (".npy", ".parquet")
 BLOCK = 32_768  # rows that are encoded and saved at a time
@@ -307,23 +306,10 @@ def encode_file(
     same machine with the same number of threads). Shards have, one after another, the rows of the one file that would
     be written without them; those that exist are left as they are.
 
-    Args:
-        encoder: The encoder.
-        texts: The rows.
-        out: A .npy file, (n, D) float32; or a .parquet file with columns `row`, from 0, and `vector`, a list of D. With
-            shards, a folder of .npy files and `index.json`; see `cse.inference.sharded.open_vectors`.
-        precision: See `encode` for this and the next three.
-        normalize: Whether to scale.
-        dimensions: Number of dimensions.
-        save_every: Number of rows.
-        prompt_name: See `Encoder.encode`.
-        prompt: See `Encoder.encode`.
-        shards: The shards to write. None of them: everything, into one file.
-        cut: The number of rows of every shard; see `cut_into`.
-        quantizer: What makes codes of the vectors when a file is complete. None: they stay float32.
-        windows: See `Encoder.encode`.
-        experts: What encodes each text by the adapter of its label; `encoder` is then theirs. None: the encoder.
-        progress: A function to call with the number of complete rows, at first and after each block.
+    Arguments that `encode` has are the same. Without `shards`, everything goes into one file; `cut` has the number of
+    rows of every shard. `quantizer` makes codes of the vectors when a file is complete. `experts` encode each text by
+    the adapter of its label; `encoder` is then theirs. `progress` is called with the number of complete rows, at first
+    and after each block.
 
     Returns:
         (n, D), or the number of codes of a row instead of D.
@@ -353,18 +339,24 @@ def encode_file(
     pieces = [(out, 0, texts.rows)]
     if shards:
         pieces = _pieces(out, texts, shards, cut, stored, made_from)
-    reading, computing = {"prompt": before, "windows": windows}, {"precision": computed, "dimensions": size}
+    model: Any = experts or encoder
     complete = 0
+
+    def read(block: Block) -> Any:
+        labels = () if experts is None else (block.labels,)
+        return model.read(block.texts, *labels, prompt=before, windows=windows)
+
+    def vectors(block: Any) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = model.encode_read(block, precision=computed, dimensions=size)
+        return unit(found) if normalize else found
+
     for path, first, rows in pieces:
         if not shards or not _exists(path, (rows, stored[1]), stored[0]):
             with _written(out), resumable(path, (rows, size), made_from) as written:
                 progress(complete + written.done)
                 stop = None if first + rows == texts.rows else first + rows  # a file that grew is noticed
                 blocks = texts.blocks(save_every, first + written.done, stop)
-                with _encoded(blocks, encoder, experts, reading, computing) as found:
-                    for vectors in found:
-                        written.append(unit(vectors) if normalize else vectors)
-                        progress(complete + written.done)
+                fill(written, blocks, read, vectors, lambda done: progress(complete + done))  # noqa: B023
                 if written.done != rows:
                     raise UserError(
                         f"texts {texts.path} changed while the file was read\nfix: run again when the file is complete"
@@ -372,23 +364,6 @@ def encode_file(
                 written.finish(_conversion(out.suffix, quantizer), summed=bool(shards))
         complete += rows
     return texts.rows, stored[1]
-
-
-@contextmanager
-def _encoded(
-    blocks: Iterable[Block],
-    encoder: Encoder,
-    experts: Experts | None,
-    reading: dict[str, Any],
-    computing: dict[str, Any],
-) -> Iterator[Iterator[NDArray[np.float32]]]:
-    """The vectors of block after block; the next block is read and tokenized meanwhile."""
-    if experts is None:
-        with ahead(lambda block: encoder.read(block.texts, **reading), blocks) as tokens:
-            yield (encoder.encode_read(read, **computing) for read in tokens)
-    else:
-        with ahead(lambda block: experts.read(block.texts, block.labels, **reading), blocks) as parts:
-            yield (experts.encode_read(read, **computing) for read in parts)
 
 
 def _pieces(

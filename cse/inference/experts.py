@@ -95,14 +95,7 @@ class Experts:
 
         Vectors of different adapters are not comparable, unless their runs saw texts of each other's domain.
 
-        Args:
-            texts: n texts.
-            labels: Their n labels.
-            precision: See `Encoder.encode`, also for the rest.
-            prompt_name: The name of the prompt that is put before every text.
-            prompt: The text of a prompt, instead of a name.
-            dimensions: The number of first dimensions to keep.
-            windows: A step in tokens, by which longer texts are read in windows.
+        The other arguments are those of `Encoder.encode`.
 
         Returns:
             (n, D) float32, or (n, `dimensions`).

@@ -22,7 +22,7 @@ from cse.encoder.heads import Normalize
 from cse.encoder.template import added_ids
 from cse.errors import UserError, require_positive
 from cse.files import atomic_dir
-from cse.inference.fitting import read_texts, require_new
+from cse.inference.whiten import read_texts, require_new
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

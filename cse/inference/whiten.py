@@ -7,25 +7,31 @@ similarity, and none of them always helps: score before and after. docs/experime
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cse.data.reading.rows import Column
+from cse.data.reading.sources import read
+from cse.encoder.checkpoint.layout import is_checkpoint
+from cse.encoder.device import inference
 from cse.encoder.heads import Dense, Normalize
 from cse.errors import UserError
-from cse.inference.clip import fit_clip, layer_means
-from cse.inference.fitting import read_texts, require_new
+from cse.files import check_writable
 
 if TYPE_CHECKING:
     from cse.encoder.device import Device
     from cse.encoder.model import Encoder
     from cse.encoder.poolers import PoolerName
 
-
 Method = Literal["whiten", "clip", "all-but-the-top"]
 DIMENSIONS = 256  # that are kept if nothing else is asked for (paper: 256 for base and 384 for large models)
+SIGMA = 1.4826  # times the median distance from the median is the standard deviation of normal values
+ROBUST = 9.0  # such deviations
+BLOCK = 256  # texts whose states are held at once
 
 
 def fit_whitening(vectors: NDArray[np.floating], k: int | None = None) -> Dense:
@@ -190,3 +196,103 @@ def whiten_checkpoint(
     before = encoder.dim
     whiten(encoder, texts, k, method=method, components=components).save(out)
     return len(texts), before, encoder.dim
+
+
+def outliers(means: NDArray[np.floating]) -> NDArray[np.intp]:
+    """The dimensions whose mean stands out in more than half of the layers, in their order.
+
+        |m_lj - median_j m_l| > 9 * 1.4826 MAD_j m_l    for more than half of the layers l
+
+    They dominate the cosine of untrained BERT and RoBERTa (Luo et al., ACL 2021, arXiv:2011.04393), whose
+    authors name them by hand: this rule is ours. Mean and standard deviation would not do, because in narrow models
+    two outliers hide each other from them.
+
+    Args:
+        means: (N, H) the mean of the states of each layer over tokens.
+    """
+    apart = np.abs(means - np.median(means, axis=1, keepdims=True))  # (N, H)
+    spread = SIGMA * np.median(apart, axis=1, keepdims=True)
+    return np.flatnonzero((apart > ROBUST * spread).mean(0) > 0.5)
+
+
+def fit_clip(means: NDArray[np.floating]) -> Dense:
+    """Set the `outliers` among the dimensions to 0, as a linear layer; a mean over tokens is clipped as its tokens are.
+
+    Args:
+        means: (N, H) the mean of the states of each layer over tokens.
+
+    Returns:
+        A layer H -> H whose weight is I without the rows of the outliers, and whose bias is 0.
+
+    Raises:
+        UserError: No dimension is an outlier.
+    """
+    found = outliers(means)
+    if not len(found):
+        raise UserError(
+            f"none of the {means.shape[1]} dimensions is an outlier in more than half of the layers: nothing to clip\n"
+            "fix: take the checkpoint as it is, or another --method"
+        )
+    kept = np.eye(means.shape[1])
+    kept[found, found] = 0
+    return Dense.of(kept, np.zeros(len(kept)))
+
+
+def layer_means(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """(N + 1, H) the mean of the states of the embeddings and of each layer, over all tokens of texts.
+
+    Raises:
+        UserError: The encoder's vectors are not means of its states.
+    """
+    changed = [type(module).__name__ for module in encoder.post if not isinstance(module, Normalize)]
+    if changed or encoder.pooler != "mean":
+        what = f"a {changed[0]} after pooling" if changed else f"the pooler {encoder.pooler}"
+        raise UserError(
+            f"--method clip needs vectors that are means of the backbone's states, and the checkpoint has {what}\n"
+            "fix: give a plain model with --pooler mean, or another --method"
+        )
+    total, tokens = np.zeros((encoder.depth + 1, encoder.hidden_size)), 0
+    with inference(encoder, "fp32", encoder.device):
+        for start in range(0, len(texts), BLOCK):
+            ids, mask = encoder.pad(encoder.tokenize(texts[start : start + BLOCK], encoder.prompt_text()))
+            mask = mask.to(encoder.device)
+            states = encoder.states(ids.to(encoder.device), mask).hidden  # N + 1 of (n, L, H)
+            total += np.stack([(s.double() * mask[..., None]).sum((0, 1)).cpu().numpy() for s in states])
+            tokens += int(mask.sum())
+    return total / tokens
+
+
+def require_new(out: Path, checkpoint: str) -> None:
+    """Check that a checkpoint can be written, before the work starts.
+
+    Raises:
+        UserError: The path cannot be written, has something else than a checkpoint, or is in the one that is read.
+    """
+    check_writable(out, kind="folder")
+    if out.exists() and not is_checkpoint(out) and any(out.iterdir()):
+        raise UserError(f"--out {out} exists and is not a checkpoint\nfix: give a new folder")
+    if out.resolve().is_relative_to(Path(checkpoint).resolve()):
+        raise UserError(f"--out {out} is the checkpoint {checkpoint} or in it\nfix: give a new folder beside it")
+
+
+def read_texts(
+    data: str, columns: Sequence[str], limit: int | None, *, options: tuple[str, str] = ("--data", "--columns")
+) -> list[str]:
+    """The texts of some columns, row by row; a repeated text counts as often as it occurs.
+
+    Args:
+        data: A file, `asset:NAME` or Hub id, as in recipes.
+        columns: The columns of a table to take texts from.
+        limit: Number of rows to read. None: all.
+        options: The options that gave the first two, for messages.
+
+    Raises:
+        UserError: The data cannot be read, or have no text.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")
+    rows = islice(read(data, [Column(options[1], column) for column in columns]), limit)
+    texts = [cell.strip() for row in rows for cell in row.cells if cell and cell.strip()]
+    if not texts:
+        raise UserError(f"{options[0]} {data} has no text\nfix: give a file with sentences")
+    return texts

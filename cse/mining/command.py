@@ -26,8 +26,7 @@ from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
 from cse.files import check_writable, name_of, sha256_file, write_json
-from cse.inference.sharded import identity
-from cse.inference.shards import Shard, require_pieces
+from cse.inference.shards import Shard, identity, require_pieces
 from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
 from cse.mining.corpus import Corpus
 from cse.mining.given import Vectors, given_vectors, require_vectors

@@ -16,7 +16,7 @@ from cse.encoder.job import partial_files, resumable
 from cse.encoder.vectors import release, require_directions, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
-from cse.inference.sharded import FIX, VectorsOnDisk, identity, open_vectors
+from cse.inference.shards import FIX, VectorsOnDisk, identity, open_vectors
 from cse.mining.corpus import Corpus
 
 BLOCK = 16_384  # vectors, or texts, that are read at once

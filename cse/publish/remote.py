@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cse.assets.hub import reachable
-from cse.assets.retry import retry_after
+from cse.assets.hub import reachable, retry_after
 from cse.errors import UserError
 
 if TYPE_CHECKING:

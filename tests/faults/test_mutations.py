@@ -311,7 +311,7 @@ def test_a_file_of_rows(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["index.json", "b.npy", "b.npy.sha256", "sealed"])
 def test_a_file_of_vectors(name, tmp_path):
     from cse.files import sha256_file, write_sealed
-    from cse.inference.sharded import open_vectors
+    from cse.inference.shards import open_vectors
 
     want = np.arange(12, dtype=np.float32).reshape(6, 2)
     shards = []
@@ -338,7 +338,7 @@ def test_a_file_of_vectors(name, tmp_path):
 
 
 def test_a_file_of_an_array(tmp_path):
-    from cse.inference.sharded import open_vectors
+    from cse.inference.shards import open_vectors
 
     np.save(tmp_path / "v.npy", np.arange(12, dtype=np.float32).reshape(6, 2))
     mutate(tmp_path / "v.npy", 200, lambda: np.asarray(open_vectors(tmp_path / "v.npy")))

@@ -164,7 +164,7 @@ def test_rows_of_an_earlier_job_are_not_replaced_by_none(tmp_path, capsys):
 
 
 def test_retry_after_as_a_date_and_a_wait_that_is_too_long(tmp_path, capsys):
-    from cse.assets.retry import retry_after
+    from cse.assets.hub import retry_after
 
     assert 2400 < retry_after({"retry-after": formatdate(time.time() + 3600, usegmt=True)}) <= 3600
     assert [retry_after({"retry-after": value}) for value in ("2", "-1", "soon")] == [2.0, 0.0, None]

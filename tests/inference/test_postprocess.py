@@ -8,8 +8,7 @@ from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.inference.clip import fit_clip, layer_means, outliers
-from cse.inference.whiten import fit_all_but_the_top, fit_whitening, whiten
+from cse.inference.whiten import fit_all_but_the_top, fit_clip, fit_whitening, layer_means, outliers, whiten
 from cse.objectives.parts.functional import cosine_matrix
 from tests.cases import cases, load
 from tests.conftest import WORDS

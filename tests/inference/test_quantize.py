@@ -9,8 +9,7 @@ from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.inference.nearest import nearest
-from cse.inference.quantize import FILE, Calibration, dequantize, quantize, rendered
+from cse.inference.quantize import FILE, Calibration, dequantize, nearest, quantize, rendered
 from cse.publish.card import write_card
 from cse.publish.card.usage import quantize_code
 from cse.publish.hub import published

@@ -16,8 +16,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.encode import TextFile, cut_into
 from cse.inference.encode import encode_file as encode
-from cse.inference.sharded import ShardedVectors, missing, open_vectors
-from cse.inference.shards import Shard, chosen, launched
+from cse.inference.shards import Shard, ShardedVectors, chosen, launched, missing, open_vectors
 from tests.inference.helpers import Killed, kill_after, lines
 
 BLOCK = 4  # of 43 rows: 11 blocks
