@@ -76,10 +76,10 @@ def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, see
     Raises:
         UserError: The collator does not tell which texts it makes.
     """
-    from cse.data.views.around import BothWays, InTemplates, Masked, RandomSpans
+    from cse.data.views.around import Around
     from cse.data.views.texts import TextViews
 
-    while isinstance(collator, BothWays | Masked | InTemplates | RandomSpans):
+    while isinstance(collator, Around):
         collator = collator.views
     if not isinstance(collator, TextViews):
         raise UserError(

@@ -19,7 +19,24 @@ from cse.interfaces import Collator, Tokens
 from cse.seeding import derive
 
 
-class BothWays(Collator):
+class Around(Collator):
+    """A collator that changes the batches of another one, whose views it takes."""
+
+    def __init__(self, views: Collator) -> None:
+        self.views, self.provides = views, views.provides
+        self.max_length, self.prompts = views.max_length, views.prompts
+
+    def setup(self, tokens: Tokens, seed: int) -> None:
+        """Receive the tokenized texts and the run's seed."""
+        self.tokens, self.seed = tokens, seed
+        self.views.setup(tokens, seed)
+
+    def needs_dropout(self, example: Example) -> bool:
+        """Same as for the collator of the views."""
+        return self.views.needs_dropout(example)
+
+
+class BothWays(Around):
     """Makes the views A, B, B, A of the views A, B of another collator (CoT-MAE: each span rebuilds the other).
 
     Args:
@@ -30,17 +47,8 @@ class BothWays(Collator):
     """
 
     def __init__(self, *, views: Collator) -> None:
-        self.views = views
-        self.max_length, self.prompts = views.max_length, views.prompts
+        super().__init__(views)
         self.provides = views.provides - {"relevance", "teacher"}  # they are of the two texts
-
-    def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
-        self.views.setup(tokens, seed)
-
-    def needs_dropout(self, example: Example) -> bool:
-        """Same as for the collator of the two views."""
-        return self.views.needs_dropout(example)
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
@@ -53,7 +61,7 @@ class BothWays(Collator):
         return replace(batch.with_views([0, 1, 1, 0]), num_positives=3, relevance=None, teacher=None)
 
 
-class Masked(Collator):
+class Masked(Around):
     """Adds a masked copy of the token ids to the batch of another collator (BERT, arXiv:1810.04805, section 3.1).
 
     Each position that is neither special, nor of template or prompt, nor padding is chosen with `probability`; of the
@@ -91,9 +99,8 @@ class Masked(Collator):
         if not any(each) or (nested and any(a > b for a, b in pairwise(each))):
             wanted = "one above 0" if not any(each) else "them from small to large, since masks are nested"
             raise UserError(f"collator.probability is {probability}\nfix: give {wanted}")
-        self.views, self.probability = views, probability
-        self.whole_words, self.mask_only, self.nested = whole_words, mask_only, nested
-        self.max_length, self.prompts = views.max_length, views.prompts
+        super().__init__(views)
+        self.probability, self.whole_words, self.mask_only, self.nested = probability, whole_words, mask_only, nested
         self.provides = views.provides | {"masked_ids", "mlm_labels"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
@@ -103,16 +110,11 @@ class Masked(Collator):
                 "collator Masked: the tokenizer of this backbone has no mask token\n"
                 "fix: use a masked language model, such as asset:mini"
             )
-        self.tokens, self.seed, self.mask_id = tokens, seed, tokens.mask_id
-        self.views.setup(tokens, seed)
+        super().setup(tokens, seed)
+        self.mask_id = tokens.mask_id
         require_even(self.views, "Masked")
-        ordinary = np.ones(tokens.vocab_size, dtype=bool)
-        ordinary[list(tokens.special_ids)] = False
-        self.ordinary = ordinary
-
-    def needs_dropout(self, example: Example) -> bool:
-        """Same as for the collator of the views."""
-        return self.views.needs_dropout(example)
+        self.ordinary = np.ones(tokens.vocab_size, dtype=bool)
+        self.ordinary[list(tokens.special_ids)] = False
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
@@ -170,7 +172,7 @@ class Masked(Collator):
 FIX = "write templates that are equally long before and after the text, or leave out masks and spans"
 
 
-class InTemplates(Collator):
+class InTemplates(Around):
     """Puts the views of another collator into templates of their own, as unsupervised PromptBERT does.
 
     The anchor, view 0, keeps the encoder's template, in which a checkpoint encodes; view 1 has the first of
@@ -193,13 +195,13 @@ class InTemplates(Collator):
     def __init__(self, *, views: Collator, templates: list[str | None]) -> None:
         if not templates:
             raise UserError("collator.templates is empty\nfix: give a template, or use the collator of the views alone")
-        self.views, self.templates = views, templates
-        self.max_length, self.prompts, self.provides = views.max_length, views.prompts, views.provides
+        super().__init__(views)
+        self.templates = templates
 
     def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenized texts and the run's seed."""
-        self.views.setup(tokens, seed)
-        self.tokens, self.own = tokens, tokens.added_in(None)
+        super().setup(tokens, seed)
+        self.own = tokens.added_in(None)
         self.ids = [tokens.added_in(template) for template in self.templates]
         for template, ids in zip(self.templates, self.ids, strict=True):
             asks = any(tokens.mask_id in side for side in (*ids, *self.own))
@@ -280,7 +282,7 @@ def _places(ids: tuple[list[int], list[int]], mask_id: int | None) -> list[list[
     return [[i == mask_id for i in side] for side in ids]
 
 
-class RandomSpans(Collator):
+class RandomSpans(Around):
     """Adds random spans of several sizes to the views of another collator (COSTA).
 
         length = smallest + p (largest - smallest), rounded,  p ~ Beta(alpha, beta)
@@ -317,30 +319,21 @@ class RandomSpans(Collator):
     ) -> None:
         require_at_least(1, "collator", per_size=per_size)
         require_positive("collator", alpha=alpha, beta=beta)
-        if not smallest or len(smallest) != len(largest):
+        sizes = list(zip(smallest, largest, strict=False))
+        if not sizes or len(smallest) != len(largest) or not all(1 <= low <= high for low, high in sizes):
             raise UserError(
                 f"collator.smallest is {list(smallest)} and collator.largest is {list(largest)}\n"
-                "fix: give one number for each size in both"
+                "fix: give one number for each size in both, integers with 1 <= smallest <= largest"
             )
-        if any(not 1 <= low <= high for low, high in zip(smallest, largest, strict=True)):
-            raise UserError(
-                f"collator.smallest is {list(smallest)} and collator.largest is {list(largest)}\n"
-                "fix: give integers with 1 <= smallest <= largest for each size"
-            )
-        self.views, self.smallest, self.largest = views, list(smallest), list(largest)
+        super().__init__(views)
+        self.smallest, self.largest = list(smallest), list(largest)
         self.per_size, self.alpha, self.beta = per_size, alpha, beta
-        self.max_length, self.prompts = views.max_length, views.prompts
         self.provides = views.provides | {"span_mask"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
         """Receive the tokenized texts and the run's seed."""
-        self.tokens, self.seed = tokens, seed
-        self.views.setup(tokens, seed)
+        super().setup(tokens, seed)
         require_even(self.views, "RandomSpans")
-
-    def needs_dropout(self, example: Example) -> bool:
-        """Same as for the collator of the views."""
-        return self.views.needs_dropout(example)
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""

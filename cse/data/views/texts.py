@@ -19,7 +19,7 @@ from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation, Collator, Tokens
 from cse.seeding import python_rng
 
-Ids = Sequence[int] | NDArray[np.int32]
+Rows = Sequence[tuple[str, ...]]
 
 
 class TextViews(Collator):
@@ -85,18 +85,24 @@ class TextViews(Collator):
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
         """Render rows as one batch."""
-        rows = self._rows(examples, epoch, self.seed)
+        rows, tokens = self._rows(examples, epoch, self.seed), self.tokens
         width = max(map(len, rows))
         present = torch.tensor([[v < len(row) and row[v] != "" for v in range(width)] for row in rows])  # (B, V)
         filled = [tuple([text or row[0] for text in row]) + row[:1] * (width - len(row)) for row in rows]
-        text_id = torch.from_numpy(self.tokens.text_ids(list(chain.from_iterable(filled)))).view(len(rows), width)
-        ids, mask = self.tokens.pad(self._tokens(examples, filled, epoch))
+        flat = list(chain.from_iterable(filled))
+        numbers = tokens.text_ids(flat)
+        rendered = chain.from_iterable(self._rendered(examples, filled, epoch, self.seed))
+        roles = (role for e, row in zip(examples, filled, strict=True) for role in _roles(row, self._positives(e)))
+        views = zip(flat, numbers.tolist(), rendered, roles, strict=True)
+        ids, mask = tokens.pad(
+            [tokens.ids(n, role) if new == old else tokens.encode(new, role) for old, n, new, role in views]
+        )
         shape = (len(rows), width, ids.shape[1])
         return Batch(
             input_ids=ids.view(shape),
             attention_mask=mask.view(shape),
             num_positives=self._num_positives(examples),
-            text_id=text_id,
+            text_id=torch.from_numpy(numbers).view(len(rows), width),
             view_mask=None if bool(present.all()) else present,
             row_id=torch.tensor([e.row_id for e in examples]),
             score=_optional([e.score for e in examples], torch.float32),
@@ -108,10 +114,10 @@ class TextViews(Collator):
 
     def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
         """The texts of every view, row by row, as a run with this seed tokenizes them. It works without `setup`."""
-        return [list(row) for row in self._rows(examples, epoch, seed)]
+        return self._rendered(examples, self._rows(examples, epoch, seed), epoch, seed)
 
     def _rows(self, examples: Sequence[Example], epoch: int, seed: int) -> list[tuple[str, ...]]:
-        """The text of every view, row by row, before it is changed."""
+        """List the texts of every row before they are changed; the number of each is the id of its view."""
         if self.sample is not None:
             return [self._drawn(e, self.sample, epoch, seed) for e in examples]
         return [e.texts * self.views if len(e.texts) == 1 else e.texts for e in examples]
@@ -122,6 +128,10 @@ class TextViews(Collator):
         pool = [text for text in example.texts[1:end] if text.strip()] + [anchor] * self.keep_original
         chosen = python_rng(seed, "sample", epoch, example.row_id).sample(pool, min(sample, len(pool)))
         return (anchor, *chosen, *[anchor] * (sample - len(chosen)), *example.texts[end:])
+
+    def _rendered(self, examples: Sequence[Example], rows: Rows, epoch: int, seed: int) -> list[list[str]]:
+        """Change the texts of rows, as these views do."""
+        return [list(row) for row in rows]
 
     def _num_positives(self, examples: Sequence[Example]) -> int:
         counts = {self._positives(e) for e in examples}
@@ -134,12 +144,6 @@ class TextViews(Collator):
         if self.sample is not None:
             return self.sample
         return self.views - 1 if len(example.texts) == 1 else example.num_positives
-
-    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
-        """Token ids of every view, row by row."""
-        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, self._positives(e)))
-        numbers = self.tokens.text_ids(list(chain.from_iterable(rows))).tolist()
-        return [self.tokens.ids(number, role) for number, role in zip(numbers, roles, strict=True)]
 
 
 class AugmentedViews(TextViews):
@@ -178,22 +182,11 @@ class AugmentedViews(TextViews):
         """False if any view is augmented, since the views are then different texts."""
         return not (self.augmentations or self.anchor_augmentations) and super().needs_dropout(example)
 
-    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
-        """The texts of every view, row by row, as a run with this seed augments them."""
-        return self._rendered(examples, self._rows(examples, epoch, seed), epoch, seed)
-
     def _rows(self, examples: Sequence[Example], epoch: int, seed: int) -> list[tuple[str, ...]]:
         rows = super()._rows(examples, epoch, seed)
         return rows if self.negative_augmentations is None else [(*row, row[0]) for row in rows]
 
-    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
-        rendered = self._rendered(examples, rows, epoch, self.seed)
-        roles = (role for e, row in zip(examples, rows, strict=True) for role in _roles(row, self._positives(e)))
-        return [self.tokens.encode(text, role) for text, role in zip(chain.from_iterable(rendered), roles, strict=True)]
-
-    def _rendered(
-        self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
-    ) -> list[list[str]]:
+    def _rendered(self, examples: Sequence[Example], rows: Rows, epoch: int, seed: int) -> list[list[str]]:
         rendered = [list(row) for row in rows]
         added = None if self.negative_augmentations is None else -1  # the view that they make
         parts = [(self.anchor_augmentations, slice(0, 1)), (self.augmentations, slice(1, added))]
@@ -299,12 +292,8 @@ class Halves(TextViews):
             )
         return False
 
-    def texts(self, examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> list[list[str]]:
-        """The three texts of every row."""
-        return [[e.texts[0], *halves(e.texts[0])] for e in examples]
-
-    def _tokens(self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int) -> Sequence[Ids]:
-        return [self.tokens.encode(text) for row in self.texts(examples) for text in row]
+    def _rendered(self, examples: Sequence[Example], rows: Rows, epoch: int, seed: int) -> list[list[str]]:
+        return [[row[0], *halves(row[0])] for row in rows]
 
 
 def halves(text: str) -> tuple[str, str]:
@@ -363,9 +352,7 @@ class NestedViews(AugmentedViews):
             )
         return super().needs_dropout(example)
 
-    def _rendered(
-        self, examples: Sequence[Example], rows: Sequence[tuple[str, ...]], epoch: int, seed: int
-    ) -> list[list[str]]:
+    def _rendered(self, examples: Sequence[Example], rows: Rows, epoch: int, seed: int) -> list[list[str]]:
         two = super()._rendered(examples, [row[:2] for row in rows], epoch, seed)
         rngs = [python_rng(seed, "nested", epoch, example.row_id) for example in examples]
         return [[*row, *self._renderings(row[0], rng)] for row, rng in zip(two, rngs, strict=True)]
