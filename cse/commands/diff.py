@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cse.commands import add_hardware, two_texts
+from cse.commands import call, declare, two_texts
 
 if TYPE_CHECKING:
     from cse.inference.diff import Difference, Method
 
+VERB = "cse.inference.diff:diff"
 HELP = "show which words make two texts differ, or the texts of two files line by line"
 EPILOG = (
     "On a terminal, words are colored by how much they differ; elsewhere each word is a line with its score, from 0 to "
@@ -24,32 +25,25 @@ EPILOG = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    declare(parser, VERB)
     add = parser.add_argument
-    add("a", help="a text, or a file of texts as for `cse encode`")
-    add("b", help="the same")
-    add("--model", default="asset:mini", help="the encoder: a folder, asset:NAME or Hub id (default: %(default)s)")
-    add("--method", choices=["align", "delete", "mask"], default="align", help="(default: %(default)s)")
-    add("--max-n", type=int, default=1, metavar="N", help="delete: leave out up to N tokens at a time (default: 1)")
     add("--html", type=Path, metavar="FILE", help="write a page with colored words")
     add("--json", action="store_true", help="print a JSON object for each pair")
     add("--column", default="text", help="column of a table (default: %(default)s)")
-    add_hardware(parser)
-    parser.set_defaults(precision="fp32")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Compare the texts and show the words."""
     from cse.console import quiet, say
     from cse.files import check_writable, write_text
-    from cse.inference.diff import diff, to_html
+    from cse.inference.diff import to_html
 
     a = arguments
     quiet()
     if a.html is not None:
         check_writable(a.html, "--html")
     first, second = two_texts(a.a, a.b, a.column, by_line=True)[1]
-    options = {"max_n": a.max_n, "device": a.device, "precision": a.precision}
-    found = diff(first, second, model=a.model, method=a.method, **options)
+    found = call(VERB, a, a=first, b=second)
     if a.html is not None:
         write_text(a.html, to_html(found, a.method))
         say("wrote", str(a.html))

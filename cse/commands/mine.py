@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cse.commands import add_hardware, add_shards
+from cse.commands import SAME, add_shards, declare
 from cse.errors import UserError
 from cse.training import launch
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cse.mining.given import Vectors
     from cse.mining.miners import Miner
 
+VERB = "cse.mining.command:mine"
 HELP = "choose hard negatives for rows of text, and write a file to train on"
 KEPT = "nothing was written, except shards that are complete"
 FIRST = {"anchors", "pool", "negatives", "rows_without_negatives"}  # counts that are not of a rule
@@ -29,15 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", nargs="?", help="a folder, asset:NAME or Hub id")
     vectors = "vectors instead of a checkpoint: for each row of --data, then of --pool; a .npy file or folder of shards"
     add("--vectors", metavar="FILE", help=vectors)
-    add("--data", required=True, help="rows to mine for: a file, folder, pattern, asset:NAME or Hub id")
-    columns = "one: texts; two: anchor and positive; more: negatives, which are kept. Default: recognized by name"
-    add("--columns", nargs="+", help=columns)
-    add("--limit", type=int, help="number of rows to mine for; default: all")
-    add("--pool", help="texts that may become negatives, as a file and so on; default: the texts of --data")
-    add("--pool-columns", nargs="+", help="columns of --pool if it is a table; default: recognized by name")
     out = "a .parquet or .jsonl file; its manifest, a .json file, is written beside it. With shards: a folder"
     add("--out", type=Path, required=True, help=out)
-    add("--k", type=int, default=1, help="largest number of negatives per row; default: 1")
+    declare(parser, VERB, {"rows": "--data"}, omit={"model", "miner", "judge", "reranker", "bands", "out"})
     ranks = "ranks of the neighbors to choose from, counted from 1; default: 1 50"
     add("--ranks", type=int, nargs=2, default=[1, 50], metavar=("FIRST", "LAST"), help=ranks)
     positives = "ranks of the neighbors that become positives of a text, each in a row of its own; before --ranks"
@@ -50,31 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--random", action="store_true", help="choose texts of the pool at random, as a baseline")
     add("--seed", type=int, default=42, help="seed of --random and --easy; default: 42")
     add("--teacher", help="an encoder that drops false negatives: a folder, asset:NAME or Hub id")
-    add(
-        "--teacher-max",
-        type=float,
-        help="drop candidates to which the teacher gives a cosine with the anchor above this",
-    )
+    above = "drop candidates to which the teacher gives a cosine with the anchor above this"
+    add("--teacher-max", type=float, help=above)
     positive = "drop candidates that, for the teacher, are at least as similar to the anchor as the positive"
     add("--teacher-positive", action="store_true", help=positive)
     add("--reranker", metavar="MODEL", help="a cross-encoder of sentence-transformers that drops false negatives")
     margin = "drop candidates that it scores above the positive minus this; default: 0"
     add("--reranker-margin", type=float, default=0.0, help=margin)
-    add("--scores", action="store_true", help="also write the scores of the reranker")
     index = (
         "exact, auto (cells that grow with the pool), or an index of faiss: 'IVF1024,Flat;nprobe=16'; default: exact"
     )
     add("--index", default="exact", help=index)
-    add_hardware(parser)
     add_shards(parser)
     launch.add_argument(parser)
-    add("--prompt", metavar="NAME", help="prompt of the checkpoint before anchors; default: its default prompt")
-    add(
-        "--pool-prompt",
-        metavar="NAME",
-        help="prompt of the checkpoint before all other texts; default likewise",
-    )
-    add("--pooler", choices=["cls", "mean", "last"], help="pooler of a plain Hugging Face model; default: mean")
+    add("--pooler", choices=["cls", "mean", "last"], help=SAME["pooler"])
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -97,7 +81,7 @@ def _run(a: argparse.Namespace) -> int:
     from cse.mining.command import Source, mine_file
     from cse.mining.reranker import Reranker
 
-    data = Source(a.data, a.columns, a.limit)
+    data = Source(a.rows, a.columns, a.limit)
     if a.pool is not None:
         require_name(a.pool, "--pool")
     pool = Source(a.pool, a.pool_columns) if a.pool else None

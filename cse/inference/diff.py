@@ -76,7 +76,7 @@ def diff(
     """The words that make two texts differ, with scores; see `differences`.
 
     Args:
-        a: A text, or a list of texts.
+        a: A text, or a list of texts; on the command line, a file of texts as for `cse encode`.
         b: The text to compare with, or as many texts.
         model: The encoder: a folder, `asset:NAME`, Hub id or run, or an encoder in memory.
         method: `align` costs one pass over both texts, and so does `delete`; `mask` costs two for every token.

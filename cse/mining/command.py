@@ -132,21 +132,22 @@ def mine(
     Args:
         model: A run, or a folder, `asset:NAME` or Hub id, in whose space the miner looks for neighbors; or vectors of
             the rows that lie in a file, `cse.mining.given.Vectors(path)`.
-        rows: Texts, or rows of an anchor, a positive, and negatives that stay: in memory, as a path, or as a data set.
-        k: Negatives a row, at most.
-        columns: Names of the columns of a table. None: recognized by their names; of tuples, by their number.
-        limit: Mine for this many first rows. None: all.
-        pool: Texts that may become negatives. None: those of the rows.
-        pool_columns: Names of the columns of a table of them. None: recognized.
+        rows: Rows to mine for: a file, folder, pattern, `asset:NAME` or Hub id; in memory; or a data set.
+        k: Largest number of negatives per row.
+        columns: One: texts; two: anchor and positive; more: negatives, which are kept. None: recognized by name, or in
+            tuples by number.
+        limit: Number of rows to mine for. None: all.
+        pool: Texts that may become negatives, as a file and so on. None: those of the rows.
+        pool_columns: Columns of `pool` if it is a table. None: recognized by name.
         miner: Chooses the negatives. None: `TopK()`, the 50 nearest neighbors.
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
-        scores: Whether `out` gets its scores, too.
+        scores: Also write the scores of the reranker.
         bands: Positives and easy negatives to choose by rank as well; see `cse.mining.bands.Bands`.
         device: See `cse.encoder.device`.
         precision: See `Encoder.encode`.
-        prompt: The name of the model's prompt that is put before anchors. None: its default prompt, if it has one.
-        pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
+        prompt: Prompt of the model before anchors. None: its default prompt.
+        pool_prompt: Prompt of the model before all other texts. None: its default prompt.
         out: A .parquet or .jsonl file to write, with its manifest beside it. None: nothing is written.
 
     Returns:
