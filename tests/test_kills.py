@@ -15,7 +15,7 @@ import pytest
 from cse.encoder.model import Encoder
 from tests.forks import Forks
 from tests.publish.hub_server import HubServer, User
-from tests.test_fault_injection import COMMANDS, PUSH, content, place, prepared
+from tests.test_fault_injection import COMMANDS, PUSH, TRAIN, content, place, prepared
 from tests.training.test_launch import children
 
 __all__ = ["place"]  # the fixture
@@ -24,7 +24,8 @@ BEGUN = {"train": "out/recipe.yaml", "search": "out/search.json"}  # what --resu
 TOKEN = "hf_of_nobody"
 
 SHARDS = ["encode", "ck", "texts.txt", "--out", "out", "--shards", "4", "--save-every", "4"]
-KILLED = {**COMMANDS, "encode in shards": (SHARDS, "out")}
+OFTEN = [*TRAIN, "--trainer.max_steps=12", "--trainer.save_every=1"]  # while a step is taken, a state is written
+KILLED = {**COMMANDS, "encode in shards": (SHARDS, "out"), "train with a state a step": (OFTEN, "out")}
 OF_TWO = 4  # kills of a training by two processes: of the one that started them, and of one of them, in turn
 
 pytestmark = pytest.mark.slow

@@ -56,6 +56,8 @@ class Settings:
         timeout: Seconds that a process waits for the others before it ends with a message.
         eval_every: Steps between evaluations. The run is also evaluated before the first step and after the last. None:
             a tenth of the steps, or more where evaluations would otherwise cost more than a tenth of the run.
+        save_every: Steps between saved states, from which a run resumes. It continues while a state is written, which
+            needs memory for a copy of it (weights and optimizer), except under `fsdp`. None: after each evaluation.
         early_stopping: Stop after this many evaluations without a better score. None: never.
         workers: Processes that prepare batches ahead.
         trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
@@ -103,6 +105,7 @@ class Settings:
         parallel: Literal["ddp", "fsdp"] = "ddp",
         timeout: float = 1800.0,
         eval_every: int | None = 125,
+        save_every: int | None = None,
         early_stopping: int | None = None,
         workers: int = 0,
         trackers: Sequence[str] = (),
@@ -113,7 +116,7 @@ class Settings:
         require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
         require_at_least(1, "trainer", chunk_size=chunk_size, chunk_tokens=chunk_tokens)
-        require_at_least(1, "trainer", early_stopping=early_stopping)
+        require_at_least(1, "trainer", early_stopping=early_stopping, save_every=save_every)
         require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
         require_within("(0, 1000000]", "trainer", epochs=epochs)  # the steps are counted before the first one
         require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
@@ -126,7 +129,7 @@ class Settings:
         self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
         self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
         self.precision, self.device, self.parallel, self.timeout = precision, device, parallel, timeout
-        self.eval_every, self.early_stopping = eval_every, early_stopping
+        self.eval_every, self.save_every, self.early_stopping = eval_every, save_every, early_stopping
         self.workers, self.trackers = workers, tuple(trackers)
         self.initial_weights = initial_weights
         require_within("[0, 1]", "trainer", initial_weights=self.merged_share)

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -54,42 +55,100 @@ class Progress:
     finished: bool = False
 
 
-def save_state(
-    folder: Path,
-    learner: Learner,
-    optimizers: Sequence[torch.optim.Optimizer],
-    progress: Progress,
-    rows: Mapping[str, Tensor],
-    scaler: torch.amp.GradScaler | None = None,
-    *,
-    made_from: Mapping[str, Any],
-    sharded: bool = False,
-) -> None:
-    """Write `folder`, replacing an older one as a whole. All processes call this together, and continue together.
+class States:
+    """The saved state of a run: a folder, which is replaced as a whole while training continues.
+
+    One state is written at a time, so that the disk never has more than two, and what the folder holds is complete at
+    every moment. A context: what is being written is complete when it ends.
 
     Args:
         folder: The folder.
-        learner: The weights.
-        optimizers: The optimizers.
-        progress: The progress of the run.
-        rows: The state of the row source.
-        scaler: What scales the loss in fp16.
         made_from: The recipe and the rows of the run, as JSON; a run on others does not resume from here.
-        sharded: Whether every process writes its shares of weights and optimizers. Otherwise the first one writes all.
     """
-    first = distributed.rank() == 0
-    with atomic_dir(folder) if first else nullcontext() as made:
+
+    def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
+        self.folder, self.made_from = folder, made_from
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> States:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last state is written.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def save(
+        self,
+        learner: Learner,
+        optimizers: Sequence[torch.optim.Optimizer],
+        progress: Progress,
+        rows: Mapping[str, Tensor],
+        scaler: torch.amp.GradScaler | None = None,
+        *,
+        sharded: bool = False,
+    ) -> None:
+        """Copy the state, and let a thread of the first process write it. All processes call this together.
+
+        Args:
+            learner: The weights.
+            optimizers: The optimizers.
+            progress: The progress of the run.
+            rows: The state of the row source.
+            scaler: What scales the loss in fp16.
+            sharded: Whether every process writes its shares of weights and optimizers. Then they all wait for it.
+        """
+        self.wait()
         content: dict[str, Any] = {"rows": dict(rows), "scaler": {} if scaler is None else scaler.state_dict()}
-        about: dict[str, Any] = {"progress": asdict(progress), "made_from": dict(made_from)}
+        about: dict[str, Any] = {"progress": asdict(progress), "made_from": dict(self.made_from)}
+        first = distributed.rank() == 0
         if sharded:
-            about["shards"] = shards.save(distributed.broadcast(made), learner, optimizers)
+            with atomic_dir(self.folder) if first else nullcontext() as made:
+                about["shards"] = shards.save(distributed.broadcast(made), learner, optimizers)
+                if made is not None:
+                    _write(made, content, about)
+            distributed.all_max(0)  # no process reads or continues before the folder is there
         elif first:
             states = [optimizer.state_dict() for optimizer in optimizers]
-            content |= {"learner": learner.trained_state(), "optimizers": states}
-        if made is not None:
-            torch.save(content, made / TENSORS)
-            write_sealed(made / ABOUT, about | {"sha256": sha256_file(made / TENSORS)})
-    distributed.all_max(0)
+            content = _copied(content | {"learner": learner.trained_state(), "optimizers": states})
+            # The next step changes the weights, but on a GPU only after the copies, which come before it in its stream.
+            copied = torch.cuda.Event() if next(learner.parameters()).is_cuda else None
+            if copied is not None:
+                copied.record()
+            self._writing = self._thread.submit(self._replace, content, about, copied)
+
+    def _replace(self, content: Mapping[str, Any], about: dict[str, Any], copied: torch.cuda.Event | None) -> None:
+        if copied is not None:
+            copied.synchronize()
+        with atomic_dir(self.folder) as made:
+            _write(made, content, about)
+
+
+def _write(folder: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    torch.save(content, folder / TENSORS)
+    write_sealed(folder / ABOUT, {**about, "sha256": sha256_file(folder / TENSORS)})
+
+
+def _copied(value: Any) -> Any:
+    """Nested mappings and lists with copies of their tensors in memory that is pinned if they come from a GPU."""
+    if isinstance(value, Tensor):
+        if not value.is_cuda:
+            return value.detach().to("cpu", copy=True)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
 def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> Progress:

@@ -23,7 +23,7 @@ from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import agreement, fitted, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
-from cse.training.checkpoint import MetricsLog, Progress, load_progress, load_tensors, save_state
+from cse.training.checkpoint import MetricsLog, Progress, States, load_progress, load_tensors
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
 from cse.training.run import Callbacks, Run
@@ -87,7 +87,7 @@ class Trainer:
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         every = {name or "the data": source.data for name, source in self.sources.items()}
         rows = {name: {"rows": len(data), "sha256": data.hash} for name, data in every.items()}
-        self._made_from = {"recipe": run.recipe, "rows": rows}
+        self.states = States(run.folder / "state", {"recipe": run.recipe, "rows": rows})
         self.interrupt = Interrupt()
         self.began = 0.0  # when the run would have begun if it had never been interrupted
 
@@ -104,7 +104,7 @@ class Trainer:
     def _fit(self, resume: bool) -> Run:
         run = self.run
         if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
-            saved = partial(load_progress, run.folder / "state", {"rows": self._made_from["rows"]})
+            saved = partial(load_progress, run.folder / "state", {"rows": self.states.made_from["rows"]})
             read = saved if distributed.is_first() else Progress
             run.progress = distributed.gather_results(read)[0]
             rows = load_tensors(run.folder / "state", self.learner, self.optimizers, self.accelerator.scaler)
@@ -119,7 +119,7 @@ class Trainer:
         if self.settings.trackers:
             tracking.start(self.accelerator, run.folder, f"{run.name}-{run.folder.name}", tracking.settings_of(run))
         if not run.progress.finished:
-            with self.interrupt:
+            with self.interrupt, self.states:
                 self._train()
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
@@ -148,9 +148,11 @@ class Trainer:
         self.began = time.perf_counter() - progress.seconds
         if progress.log_bytes == 0:
             self._evaluate({})  # the score before training, to compare with
+            self._save_state()
         self.wrapped.train()
         since, sentences, steps = time.perf_counter(), 0, 0
         while not (run.interrupted or self._complete()):
+            # Mined rows hold until the encoder has moved; then a search with all of its weights gives the next.
             with self._whole():
                 rows, until = run.source.rows(progress.step, run.encoder)
             for parts in self._load(rows, progress.step, until):
@@ -167,19 +169,24 @@ class Trainer:
                     metrics |= {"peak_mb": hardware.peak_memory(self.accelerator.device), **run.encoder.graphs()}
                     self._evaluate(metrics)
                     since, sentences, steps = time.perf_counter(), 0, 0
-                elif run.interrupted:
+                # After the score, so that a resumed run does not take it again and its log is what it would have been.
+                if run.interrupted or (due if settings.save_every is None else not progress.step % settings.save_every):
                     self._save_state()
                 if run.interrupted or self._complete():
                     break
-        if not self._complete():
-            return
-        run.interrupted = 0  # a signal during the last step leaves nothing to resume
-        with self._whole(), self.final.of(run.encoder):
+        if self._complete():
+            self._finish()
+
+    def _finish(self) -> None:
+        """Save the last checkpoint and the state of a run that is complete."""
+        self.run.interrupted = 0  # a signal during the last step leaves nothing to resume
+        self.states.wait()
+        with self._whole(), self.final.of(self.run.encoder):
             if self.accelerator.is_main_process:
-                saving.save(run, "last", whole=False, precision=settings.save_precision)
-                if progress.best is None:  # without an evaluator the last weights are the best ones known
-                    saving.save(run, "best", precision=settings.save_precision)
-        progress.finished = True
+                saving.save(self.run, "last", whole=False, precision=self.settings.save_precision)
+                if self.run.progress.best is None:  # without an evaluator the last weights are the best ones known
+                    saving.save(self.run, "best", precision=self.settings.save_precision)
+        self.run.progress.finished = True
         self._save_state()
 
     def _interrupted(self, due: bool) -> int:
@@ -318,13 +325,12 @@ class Trainer:
         )
 
     def _evaluate(self, metrics: dict[str, float]) -> None:
-        """Score the encoder, keep it if it is the best so far, log, and save the state."""
+        """Score the encoder with its final weights, keep it if it is the best so far, and log."""
+        self.states.wait()  # the files of a run are written one after the other
         with self._whole(), self.final.of(self.run.encoder):
             self._score(metrics)
-        self._save_state()
 
     def _score(self, metrics: dict[str, float]) -> None:
-        """Score the encoder with its final weights, keep it if it is the best so far, and log."""
         run, progress = self.run, self.run.progress
         scores, letters = dict[str, float](), 0
         if run.evaluator is not None:
@@ -354,13 +360,11 @@ class Trainer:
         run.ended = distributed.any_process(run.ended)  # callbacks are called on one process only
 
     def _save_state(self) -> None:
-        """Write what it takes to resume here; no process continues before it is written."""
+        """Save what it takes to resume here."""
         progress = self.run.progress
         progress.seconds = time.perf_counter() - self.began
         rows, scaler, sharded = self.run.source.state(), self.accelerator.scaler, self.settings.parallel == "fsdp"
-        folder = self.run.folder / "state"
-        given = self._made_from
-        save_state(folder, self.learner, self.optimizers, progress, rows, scaler, made_from=given, sharded=sharded)
+        self.states.save(self.learner, self.optimizers, progress, rows, scaler, sharded=sharded)
 
     def _whole(self) -> AbstractContextManager[None]:
         """Within, `run.encoder` and `run.head` have all weights of those that are trained, which may be in shares."""

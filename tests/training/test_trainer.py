@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 
 import pytest
 import torch
@@ -51,6 +52,51 @@ def test_a_run_leaves_what_it_says_and_is_not_trained_again(tiny_bert, tmp_path)
 )
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
     assert_resumes(lambda folder: make_run(folder, tiny_bert), tmp_path, Dies(step, event))
+
+
+@pytest.mark.parametrize(("event", "step"), [("step", 2), ("step", 5), ("eval", 4), ("end", 6)])
+def test_a_run_that_saves_apart_from_evaluations_resumes_bit_for_bit(tiny_bert, tmp_path, event, step):
+    assert_resumes(lambda folder: make_run(folder, tiny_bert, save_every=3), tmp_path, Dies(step, event))
+
+
+def test_training_continues_while_the_state_of_a_step_is_written(
+    tiny_bert, tmp_path, monkeypatch
+):
+    """The writer of step 2 waits for step 3, and that of step 4 finds the state of step 2 complete."""
+    save, third, seen = torch.save, threading.Event(), []
+
+    class Third(Callback):
+        def on_step(self, run, metrics):
+            if run.progress.step == 3:
+                seen.append(json.loads((run.folder / "state" / "state.json").read_text())["progress"]["step"])
+                third.set()
+
+    def saved(content, path):
+        if path.parents[1].name == "run" and len(seen) == 0 and content["optimizers"][0]["state"]:
+            assert third.wait(60)
+        assert len([*path.parents[1].glob("*state*")]) <= 2
+        save(content, path)
+
+    monkeypatch.setattr("cse.training.checkpoint.torch.save", saved)
+    run = make_run(tmp_path / "slow", tiny_bert, save_every=2, eval_every=6)
+    run.callbacks = [Third(), Dies(5)]
+    with pytest.raises(RuntimeError, match="killed"):
+        Trainer(run).fit()
+    assert seen == [0]
+    assert json.loads((run.folder / "state" / "state.json").read_text())["progress"]["step"] == 4
+    monkeypatch.undo()
+    again = fitted(tmp_path / "slow", tiny_bert, save_every=2, eval_every=6, resume=True)
+    assert_same(again.folder, fitted(tmp_path / "whole", tiny_bert, eval_every=6).folder)
+
+
+def test_a_state_that_cannot_be_written_ends_the_run(tiny_bert, tmp_path, monkeypatch):
+    def full(content, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("cse.training.checkpoint.torch.save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fitted(tmp_path, tiny_bert)
+    assert not (tmp_path / "run" / "state").exists()
 
 
 @pytest.mark.parametrize("options", [{"adapter": Lora(rank=2, targets=["query", "value"])}, {"optimizer": "muon"}])
