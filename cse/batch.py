@@ -63,6 +63,7 @@ VIEW_FIELDS = (
     "input_ids",
     "attention_mask",
     "text_id",
+    "local_text_id",
     "view_mask",
     "masked_ids",
     "mlm_labels",
@@ -84,6 +85,7 @@ class Batch:
         attention_mask: (B, V, L), 1 on tokens and 0 on padding.
         num_positives: P.
         text_id: (B, V) identity of the text behind each view: two views with one id are never each other's negative.
+        local_text_id: (B, V) `text_id` of this process's rows, on the host; `to` keeps it.
         view_mask: (B, V) False where a row has no such view (unequal numbers of hard negatives). None: all present.
         row_id: (B,) positions in the data set.
         score: (B,) graded similarity in [0, 1].
@@ -102,6 +104,7 @@ class Batch:
     attention_mask: Tensor
     num_positives: int = 1
     text_id: Tensor | None = None
+    local_text_id: Tensor | None = None
     view_mask: Tensor | None = None
     row_id: Tensor | None = None
     score: Tensor | None = None
@@ -141,7 +144,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its row fields on a device; its token fields stay where they are."""
         moved = {n: t.to(device, non_blocking=True) for n, t in self.tensors().items() if n in ROW_FIELDS}
-        return self.with_tensors(self.tensors() | moved)
+        kept = {} if self.text_id is None else {"local_text_id": self.text_id}
+        return self.with_tensors(kept | self.tensors() | moved)
 
     def with_views(self, views: Sequence[int]) -> Batch:
         """The same rows with these of their views, in this order; `num_positives` stays."""
@@ -202,17 +206,27 @@ class Batch:
             )
 
     def require_score(self, objective: str) -> Tensor:
-        """The graded similarities (B,), checked to lie in [0, 1].
+        """The graded similarities (B,), checked to lie in [0, 1] where they `can_read`.
 
         Raises:
             ValueError: The batch has no scores, or one is outside [0, 1].
         """
         score = self.require("score", objective)
-        if not bool(((score >= 0) & (score <= 1)).all()):
+        if can_read(score) and not bool(((score >= 0) & (score <= 1)).all()):
             raise ValueError(
                 f"{objective} needs scores in [0, 1]; Batch.score ranges from {score.min():g} to {score.max():g}"
             )
         return score
+
+
+def can_read(tensor: Tensor) -> bool:
+    """Whether a check may read values: on a GPU not in a step of training, where the host would wait for them.
+
+    The rehearsal of the first batch, which takes no gradient, checks them there as well.
+    """
+    import torch
+
+    return tensor.device.type != "cuda" or not torch.is_grad_enabled()
 
 
 @dataclass(frozen=True, slots=True)

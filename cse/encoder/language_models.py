@@ -14,6 +14,7 @@ from cse.encoder.checkpoint.backbone import saved_config, write_backbone
 from cse.encoder.checkpoint.source import explained, fetch, read_config, require_size
 from cse.encoder.checkpoint.sums import check_sums, write_sums
 from cse.encoder.device import placed
+from cse.encoder.fast.attention import use_mask_without_waiting
 from cse.encoder.fast.batching import chunk_overhead, length_chunks
 from cse.encoder.kinds import SavedAs, detect
 from cse.errors import UserError
@@ -130,6 +131,7 @@ class TokenGenerator:
                 "fix: give a masked LM with the backbone's tokenizer (distilbert-base-uncased for bert-base-uncased, "
                 "distilroberta-base for roberta-base)"
             )
+        use_mask_without_waiting(model)
         self.model = model.train(dropout)
 
     @torch.no_grad()

@@ -40,12 +40,20 @@ class States:
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within, the attention is computed by the plain formula, since fused kernels do not give its weights."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+
+    def without_waiting(*sizes: Any, **options: Any) -> Tensor:  # transformers asks if a mask hides anything
+        mask: Tensor = eager_mask(*sizes, **options | {"allow_is_bidirectional_skip": False})
+        return mask
+
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
+    ALL_MASK_ATTENTION_FUNCTIONS["eager"] = without_waiting
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+        ALL_MASK_ATTENTION_FUNCTIONS["eager"] = eager_mask
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:

@@ -66,7 +66,7 @@ def rank_loss(scaled: Tensor, score: Tensor, weight: Tensor | None = None) -> tu
     if weight is not None:
         log_weight = weight.to(excess.dtype).log()  # (n,) -inf at 0: the pair counts nowhere
         excess = excess + log_weight[None, :] + log_weight[:, None]
-    excess = excess[ordered]
-    loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess]), 0)
+    excess = excess.masked_fill(~ordered, -torch.inf)  # an index by a mask would wait for a GPU, forwards and backwards
+    loss = torch.logsumexp(torch.cat([scaled.new_zeros(1), excess.flatten()]), 0)
     wrong = scaled.detach()[None, :] > scaled.detach()[:, None]
     return loss, (wrong & ordered).float().sum() / ordered.sum().clamp_min(1)

@@ -58,12 +58,15 @@ class CosineDistillation(Objective):
         assert isinstance(layer, nn.Linear)
         self.project = layer
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self._has_begun = False  # as `begun`, once it was read: the host waits for a GPU to read it
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         """The mean over the batch's rows."""
         vectors = normalize(teacher_vectors(self.teacher, batch, ctx, "CosineDistillation"))  # (B, V, Dt)
         student = self.mapped(normalize(views.embedding), vectors)
-        if torch.is_grad_enabled() and not bool(self.begun):  # the first batch that is trained on
+        trains = torch.is_grad_enabled() and not self._has_begun
+        self._has_begun |= trains
+        if trains and not bool(self.begun):  # the first batch that is trained on
             with torch.no_grad():
                 apart = (vectors - student).unbind(-1)  # Dt of (B, V)
                 self.project.bias.add_(torch.stack([over_texts(each, batch) for each in apart]))

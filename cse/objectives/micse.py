@@ -119,22 +119,24 @@ class MiCSE(Objective):
         positive = cells & (one > 0) & (other > 0)
         found = positive.sum(1)  # (R,)
 
-        enough = ctx.all_max(int((found >= self.samples).any()))
-        samples = self.samples if enough else -ctx.all_max(-int(found.min()))
-        kept = found >= samples
-        weight = torch.ones_like(one[:, 0])  # (R,)
+        # What is left out counts 0, since a number or a shape that depends on values would be waited for on a GPU.
+        every = ctx.gather(found)  # (W R,)
+        samples = torch.where((every >= self.samples).any(), self.samples, every.min())
+        kept = found >= samples  # (R,)
+        weight = kept.to(one)  # (R,)
         if batch.weight is not None:
-            weight = batch.weight[ctx.local_rows].to(one).repeat_interleave(len(one) // len(attention))
-        weight = weight[kept]
-        picked = self.draw(positive[kept], samples, ctx)  # (r, samples)
-        x, y = (torch.log(side[kept].gather(1, picked)) for side in (one, other))
-        rho = paired_cosine(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True))  # (r,)
-        terms = -(1 - rho.square()).clamp_min(1e-6).log() / 2
+            weight = weight * batch.weight[ctx.local_rows].to(one).repeat_interleave(len(one) // len(attention))
+        picked = self.draw(positive, ctx)  # (R, samples)
+        drawn = kept[:, None] & (torch.arange(picked.shape[1], device=picked.device) < samples)
+        x, y = (torch.where(drawn, side.gather(1, picked), 1.0).log() for side in (one, other))
+        x, y = ((z - z.sum(1, keepdim=True) / samples.clamp_min(1)) * drawn for z in (x, y))
+        terms = -(1 - paired_cosine(x, y).square()).clamp_min(1e-6).log() / 2  # (R,)
         information = ratio(ctx.all_sum((weight * terms).sum()), ctx.all_sum(weight.sum()))
-        share = ratio(*(ctx.all_sum((weight * c[kept].sum(1)).sum()) for c in (positive, cells)))
+        share = ratio(*(ctx.all_sum((weight * c.sum(1)).sum()) for c in (positive, cells)))
         return information, share
 
-    def draw(self, positive: Tensor, samples: int, ctx: StepContext) -> Tensor:
-        """(r, samples) the first cells of a random order among the True ones of each row (r, C)."""
+    def draw(self, positive: Tensor, ctx: StepContext) -> Tensor:
+        """(R, samples) the first cells of a random order among the True ones of each row (R, C), before the others."""
         order = placed(torch.rand(positive.shape[1], generator=ctx.generator), positive.device)  # (C,)
+        samples = min(self.samples, positive.shape[1])
         return order.masked_fill(~positive, 2.0).topk(samples, largest=False).indices

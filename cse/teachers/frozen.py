@@ -81,14 +81,18 @@ class FrozenEncoder(Teacher):
         if batch.source not in self._vectors:
             (encoder,) = self._held or (self.loaded(),)
             encoder.to(text_id.device)
-            vectors = cached_vectors(encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
+            about = (encoder, model_hash(encoder), ctx.texts, self.precision, self._prompt)
+            vectors = cached_vectors(*about, together=True)  # all processes are at the first batch of this source
             self._vectors[batch.source], self._held = vectors, ()
             if self.center:
                 self._means[batch.source] = vectors.mean(0, dtype=np.float64).astype(np.float32)
-        found = torch.from_numpy(self._vectors[batch.source][text_id.cpu().numpy()])
+        # A GPU would have to be waited for to know its ids, so each process finds the vectors of its own rows.
+        local = text_id.cpu() if batch.local_text_id is None else batch.local_text_id
+        found = torch.from_numpy(self._vectors[batch.source][local.numpy()])
         if self.center:
             found = F.normalize(found - torch.from_numpy(self._means[batch.source]), dim=-1)
-        return placed(found, text_id.device)
+        found = placed(found, text_id.device)
+        return found if batch.local_text_id is None else ctx.gather(found)
 
     def loaded(self) -> Encoder:
         """The encoder, loaded again."""

@@ -83,7 +83,7 @@ class States:
         """Wait until the last state is written.
 
         Raises:
-            OSError: It could not be written.
+            OSError: The folder could not be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -123,8 +123,9 @@ class States:
             states = [optimizer.state_dict() for optimizer in optimizers]
             content = _copied(content | {"learner": learner.trained_state(), "optimizers": states})
             # The next step changes the weights, but on a GPU only after the copies, which come before it in its stream.
-            copied = torch.cuda.Event() if next(learner.parameters()).is_cuda else None
-            if copied is not None:
+            copied = None
+            if next(learner.parameters()).is_cuda:
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 copied.record()
             self._writing = self._thread.submit(self._replace, content, about, copied)
 

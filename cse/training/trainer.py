@@ -121,6 +121,7 @@ class Trainer:
         if not run.progress.finished:
             with self.interrupt, self.states:
                 self._train()
+            distributed.all_max(0)  # the last state is written: no process leaves before, since others may read it
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
         with self._whole(), self.final.of(run.encoder):

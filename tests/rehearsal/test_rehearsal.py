@@ -22,16 +22,9 @@ pytestmark = [
 
 # A step waits once, for loss, norm and metrics. These wait more often:
 MORE = {
-    **dict.fromkeys(("claif", "clhaif"), 2),  # scores are checked to lie in [0, 1]
-    **{"objective cosent.CoSENT": 4, "mixture": 2.5},  # and pairs are chosen by a mask, forwards and backwards
-    **dict.fromkeys(("angle", "objective angle.AnglE"), 6),  # of two similarities
-    **dict.fromkeys(("clip-kd", "distill", "listwise-kl", "margin-mse"), 2),  # vectors of a teacher lie on the host
-    **{"ensemble": 4, "cosine-mse": 3},  # of two teachers, and whether the bias has begun; and cosines are checked
-    "simcse-held": 2,  # whether the bias has begun
-    "diffcse": 2,  # the generator asks whether its mask hides anything
+    **dict.fromkeys(("simcse-held", "ensemble"), 1.5),  # the first of two steps asks whether the bias has begun
     "sub-sentence": 2,  # the number of propositions of all processes
-    "whitenedcse": 3,  # two decompositions
-    "micse": 12,  # the share of attention that counts decides the shapes
+    "whitenedcse": 3,  # two decompositions, which torch checks
     "simcse-unsup adafactor": 100,  # torch's own, one a tensor
 }
 

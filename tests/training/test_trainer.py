@@ -59,9 +59,7 @@ def test_a_run_that_saves_apart_from_evaluations_resumes_bit_for_bit(tiny_bert, 
     assert_resumes(lambda folder: make_run(folder, tiny_bert, save_every=3), tmp_path, Dies(step, event))
 
 
-def test_training_continues_while_the_state_of_a_step_is_written(
-    tiny_bert, tmp_path, monkeypatch
-):
+def test_training_continues_while_the_state_of_a_step_is_written(tiny_bert, tmp_path, monkeypatch):
     """The writer of step 2 waits for step 3, and that of step 4 finds the state of step 2 complete."""
     save, third, seen = torch.save, threading.Event(), []
 

@@ -22,7 +22,7 @@ from cse.encoder.fast.switch import enabled
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "cse_short_texts"
+NAME, FUSED = "cse_short_texts", "cse_fused"
 LANES = 16
 LONGEST = 128  # tokens; beyond this, the (L, L) weights cost more memory than the fused kernel costs time
 
@@ -35,6 +35,17 @@ def use_short_attention(model: PreTrainedModel) -> None:
         AttentionInterface.register(NAME, short_attention)
         AttentionMaskInterface.register(NAME, mask_without_waiting)
         model.set_attn_implementation(NAME)
+
+
+def use_mask_without_waiting(model: PreTrainedModel) -> None:
+    """Let a model that uses the fused kernel not wait for its mask on a GPU; nothing else changes."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
+        AttentionInterface.register(FUSED, sdpa_attention_forward)
+        AttentionMaskInterface.register(FUSED, mask_without_waiting)
+        model.set_attn_implementation(FUSED)
 
 
 def mask_without_waiting(*sizes: Any, **options: Any) -> Tensor | None:
