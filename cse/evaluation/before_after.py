@@ -9,11 +9,11 @@ from typing import Any
 
 from cse.errors import UserError
 from cse.evaluation import scoring
-from cse.evaluation.comparison import AVERAGE, NO_DIFFERENCE, Difference, compare_all
+from cse.evaluation.comparison import NO_DIFFERENCE, Difference, compare_all
 from cse.evaluation.evaluator import Answer, EvalResult
 from cse.evaluation.evaluators import sts_rows
 from cse.evaluation.evaluators.sts_rows import Missing
-from cse.evaluation.reports.table import MIXED, title
+from cse.evaluation.reports.table import AVERAGE, MIXED, title
 from cse.evaluation.results import Scored
 
 DEV, OTHER, GENERAL = "dev", "other", "general"
@@ -21,7 +21,7 @@ MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of 
 
 
 @dataclass(frozen=True)
-class Row:
+class Change:
     """One line of the table: a checkpoint against the encoder before training, on one task or on the mean of a set.
 
     Attributes:
@@ -105,7 +105,7 @@ def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
     return Scored(name, found, {finding.name: finding for finding in findings})
 
 
-def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequence[Scored]) -> list[Row]:
+def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequence[Scored]) -> list[Change]:
     """The rows of one part of the table for every checkpoint.
 
     Args:
@@ -128,11 +128,11 @@ def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequenc
         for task, d in differences.items():
             headline = task == AVERAGE or AVERAGE not in differences
             about = (d.n, d.metric, d.interval, d.adjusted, _verdict(d))
-            rows.append(Row(model.name, part, task, d.a, d.b, headline, *about))
+            rows.append(Change(model.name, part, task, d.a, d.b, headline, *about))
     return rows
 
 
-def lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def lines(rows: Sequence[Change]) -> list[tuple[str, str]]:
     """The table as a run prints it: a key and a text per line, with the headlines of every checkpoint."""
     shown = [row for row in rows if row.headline]
     what = title(row.metric for row in shown if row.metric)
@@ -151,7 +151,7 @@ def lines(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return found
 
 
-def verdicts(rows: Sequence[Row]) -> list[str]:
+def verdicts(rows: Sequence[Change]) -> list[str]:
     """One sentence per checkpoint."""
     found = []
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
@@ -163,7 +163,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def warnings(rows: Sequence[Row]) -> list[str]:
+def warnings(rows: Sequence[Change]) -> list[str]:
     """Where the general score fell, in words."""
     found = []
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
@@ -192,7 +192,7 @@ def _verdict(difference: Difference) -> str:
     return {"B is better": "better", "A is better": "worse"}.get(difference.verdict, NO_DIFFERENCE)
 
 
-def _label(row: Row, rows: Sequence[Row], *, named: bool) -> str:
+def _label(row: Change, rows: Sequence[Change], *, named: bool) -> str:
     metric = f" {row.metric}" if named and row.metric else ""
     if row.task != AVERAGE:
         return f"{row.part}: {row.task}{metric}"
@@ -200,11 +200,11 @@ def _label(row: Row, rows: Sequence[Row], *, named: bool) -> str:
     return f"{row.part}: mean of {len(tasks)} sets{metric}"
 
 
-def _place(row: Row, shown: Sequence[Row]) -> str:
+def _place(row: Change, shown: Sequence[Change]) -> str:
     return row.part if sum(other.part == row.part for other in shown) == 1 else f"{row.part} {row.task}"
 
 
-def _words(row: Row) -> str:
+def _words(row: Change) -> str:
     if row.verdict == "no interval":
         return f"{row.difference:+.2f} (without pairs, it has no interval)"
     return f"{row.verdict} ({row.difference:+.2f})"

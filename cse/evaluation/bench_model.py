@@ -14,7 +14,7 @@ from cse.files import name_of
 
 if TYPE_CHECKING:
     from cse.encoder.device import Device
-    from cse.evaluation.benchmark import Benchmark, Row
+    from cse.evaluation.benchmark import Benchmark, Measured
     from cse.evaluation.encoding import Embed
     from cse.evaluation.scoring import Wanted
     from cse.evaluation.speed import Change
@@ -124,7 +124,7 @@ def bench_model(
     return found
 
 
-def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -> tuple[Row, Embed | None]:
+def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -> tuple[Measured, Embed | None]:
     """The row of a variant, which is written into a folder, and what encodes with it; None if the model has none."""
     from cse.evaluation import benchmark, scoring
     from cse.evaluation.encoding import embedder
@@ -139,7 +139,7 @@ def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -
         )
         size = 4 * int(encode(["a"]).shape[1])
     except UserError as error:
-        return benchmark.Row(variant.name, note=str(error).splitlines()[0]), None
+        return benchmark.Measured(variant.name, note=str(error).splitlines()[0]), None
     return benchmark.row(variant.name, scored.results, made, size, note), encode
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.errors import UserError
-from cse.evaluation.reports.table import make_console, title
+from cse.evaluation.reports.table import AVERAGE, Table, make_console, title
 from cse.evaluation.results import has_scores, is_of_run
 from cse.evaluation.speed import Speed
 from cse.files import DAMAGED, read_json
@@ -36,7 +36,7 @@ FIGURES = ("MB", "MB of a million vectors", "sentences/s", "times as fast")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Measured:
     """A checkpoint or a variant of it; see the module for the fields, which are None for one that does not exist."""
 
     name: str
@@ -58,7 +58,7 @@ class Benchmark:
         about: The rest of bench-model.json, as this module describes it.
     """
 
-    rows: list[Row]
+    rows: list[Measured]
     about: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def of_kind(kind: str) -> str:
     return f"{kind} vectors"
 
 
-def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Row]:
+def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
     """The rows of a checkpoint and of what is made of its vectors.
 
     Args:
@@ -103,12 +103,12 @@ def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: 
     ]
 
 
-def row(name: str, scored: Mapping[str, Any], folder: Path, size: int, note: str = "") -> Row:
+def row(name: str, scored: Mapping[str, Any], folder: Path, size: int, note: str = "") -> Measured:
     """The row of a model that was scored; `size` is the bytes of a vector, so the MB of a million of them."""
     tasks = {task: about["value"] for task, about in scored["tasks"].items()}
     accuracies = {task: about["accuracy"] for task, about in scored.get("transfer", {}).items()}
     average = scored["average"]["value"] if tasks else None
-    return Row(name, tasks | accuracies, average, megabytes(folder), size, note=note)
+    return Measured(name, tasks | accuracies, average, megabytes(folder), size, note=note)
 
 
 def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -127,7 +127,7 @@ def require_scores(scored: Mapping[str, Any]) -> None:
         raise UserError(f"--tasks: {task} cannot be scored: {why[:200]}\nfix: give its rows (--data), or other tasks")
 
 
-def with_speed(of: Row, speed: Speed | None) -> Row:
+def with_speed(of: Measured, speed: Speed | None) -> Measured:
     """A row with its speed; None for a variant that does not exist."""
     if speed is None:
         return of
@@ -143,8 +143,8 @@ def describe(scored: Mapping[str, Any], speed: Mapping[str, Any], ranges: Mappin
     return {"schema": SCHEMA, "metrics": metrics, "missing": missing, "speed": speed, "ranges": ranges, **kept}
 
 
-def cells(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The headings and the rows of the table of a bench-model.json, as text; the notes come last, if there are any."""
+def table(found: Mapping[str, Any]) -> Table:
+    """The table of a bench-model.json; the notes come last, if there are any."""
     rows, tasks = found["rows"], list(found["metrics"])
     averaged = len(tasks) > 1 and any(row["average"] is not None for row in rows)
     noted = any(row["note"] for row in rows)
@@ -156,22 +156,14 @@ def cells(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         shown = [(score, ".2f") for score in scores] + figures
         line = [row["name"], *("-" if value is None else format(value, form) for value, form in shown)]
         lines.append(line + ([row["note"]] if noted else []))
-    heads = ["variant", *tasks, *(["average"] if averaged else []), *FIGURES]
-    return heads + ([NOTE] if noted else []), lines
+    heads = ["variant", *tasks, *([AVERAGE] if averaged else []), *FIGURES, *([NOTE] if noted else [])]
+    return Table(heads, lines, ("variant", NOTE), found["model"]["name"], wrap=True)
 
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the table of a bench-model.json, and below it what the numbers depend on."""
-    from rich.table import Table
-
-    heads, rows = cells(found)
-    table = Table(title=found["model"]["name"], title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("variant", NOTE) else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
     console = make_console()
-    console.print(table)
+    console.print(table(found).terminal())
     console.print(conditions(found), highlight=False, markup=False)
     for name, reason in found["missing"].items():
         console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
@@ -179,10 +171,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The table of a bench-model.json for a page, and below it what the numbers depend on."""
-    heads, rows = cells(found)
-    rule = [":--" if head in ("variant", NOTE) else "--:" for head in heads]
-    lines = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in (heads, rule, *rows))
-    return f"{lines}\n{conditions(found)}\n"
+    return f"{table(found).markdown()}\n{conditions(found)}\n"
 
 
 def conditions(found: Mapping[str, Any]) -> str:

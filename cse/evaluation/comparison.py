@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from cse.encoder.device import Device
 from cse.errors import UserError
 from cse.evaluation import statistic
 from cse.evaluation.evaluator import EvalResult, resampled
-from cse.evaluation.reports.table import make_console, title
+from cse.evaluation.reports.table import AVERAGE, Table, make_console, title
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import Wanted, evaluate
 from cse.evaluation.statistic import Vector
@@ -25,7 +24,7 @@ from cse.files import name_of
 ALPHA = 0.05
 
 
-AVERAGE, ALL = "average", "all"
+ALL = "all"
 
 
 NO_DIFFERENCE = "no difference shown"
@@ -222,16 +221,17 @@ def show(a: Scored, b: Scored, found: Mapping[str, Difference], console: Console
     """Print the table."""
     console = console or make_console()
     console.print(f"A  {a.name}\nB  {b.name}", markup=False, highlight=False)
-    table = Table(title=f"{title([d.metric for d in found.values()])}, B - A", title_justify="left")
-    for column in ("task", "metric", "A", "B", "B - A", "95 %", "p (Holm)", ""):
-        table.add_column(column, justify="left" if column in {"task", "metric", ""} else "right", no_wrap=True)
+    rows = []
     for name, d in found.items():
-        if name == AVERAGE:
-            table.add_section()
         bounds = f"{d.interval[0]:+.2f} {d.interval[1]:+.2f}"
         scores = f"{d.a:.2f}", f"{d.b:.2f}", f"{d.b - d.a:+.2f}"
-        table.add_row(name, d.metric, *scores, bounds, f"{d.adjusted:.4f}", d.verdict)
-    console.print(table)
+        rows.append([name, d.metric, *scores, bounds, f"{d.adjusted:.4f}", d.verdict])
+    heads, what = (
+        ("task", "metric", "A", "B", "B - A", "95 %", "p (Holm)", ""),
+        title([d.metric for d in found.values()]),
+    )
+    table = Table(heads, rows, ("task", "metric", ""), f"{what}, B - A", totals=int(AVERAGE in found))
+    console.print(table.terminal())
     if a.results["precision"] != b.results["precision"]:
         console.print(f"note: A ran in {a.results['precision']}, B in {b.results['precision']}", highlight=False)
     headline = found.get(AVERAGE) or (next(iter(found.values())) if len(found) == 1 else None)

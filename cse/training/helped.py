@@ -12,7 +12,7 @@ from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import before_after, results, scoring, statistic
-from cse.evaluation.before_after import DEV, GENERAL, OTHER, Row
+from cse.evaluation.before_after import DEV, GENERAL, OTHER, Change
 from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.evaluator import EvalResult, RowEvaluator, chosen
 from cse.evaluation.evaluators.sts import STSEvaluator
@@ -93,7 +93,7 @@ def _write_table(run: Run) -> None:
     """Score the checkpoints of a finished run, one in memory at a time, and compare them with the beginning."""
     start = time.perf_counter()
     before = Scored.read(run.folder / BEFORE)
-    after, rows = [], list[Row]()
+    after, rows = [], list[Change]()
     for name in checkpoints(run):
         scores, others = _score_checkpoint(run, name, before)
         after.append(scores)
@@ -132,14 +132,14 @@ def _write_table(run: Run) -> None:
     write_json(run.folder / TABLE, content)
 
 
-def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list[Row]]:
+def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list[Change]]:
     """Score a checkpoint of the run; the row is that of an evaluator that returns numbers, if there is one."""
     start = name == "best" and run.progress.best_step == 0  # then it is what was scored before training
     encoder = None if start else Encoder.load(str(run.folder / name)).to(run.encoder.device)
     rows, first = [], run.progress.first
     if run.evaluator is not None and not before.results["parts"][DEV] and first is not None:
         key = run.evaluator.primary
-        rows.append(Row(name, DEV, key, first, first if encoder is None else run.evaluator(encoder)[key]))
+        rows.append(Change(name, DEV, key, first, first if encoder is None else run.evaluator(encoder)[key]))
     return replace(before, name=name) if encoder is None else _score(encoder, name, run), rows
 
 

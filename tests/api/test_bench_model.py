@@ -23,8 +23,7 @@ from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import benchmark, speed
-from cse.evaluation.reports.table import show
-from cse.evaluation.reports.widths import at_width
+from cse.evaluation.reports.table import at_width, show
 from cse.inference.static import static_checkpoint
 from cse.inference.variants import megabytes, variants
 from cse.publish.card import write_card
@@ -310,8 +309,8 @@ def published(place, tmp_path):
     shutil.copytree(place / "best", run / "best")
     (run / "metrics.jsonl").write_text("")
     found = cse.bench_model(run / "best", **given(place, variants=["binary"]))
-    rows = [benchmark.Row("full", {TASK: 81.234}, 81.234, 90.26, 1536, 110.4, 1.0)]
-    rows.append(benchmark.Row("ONNX", note="no onnx | here"))
+    rows = [benchmark.Measured("full", {TASK: 81.234}, 81.234, 90.26, 1536, 110.4, 1.0)]
+    rows.append(benchmark.Measured("ONNX", note="no onnx | here"))
     content = benchmark.Benchmark(rows, found.about).as_dict()
     (run / "bench-model.json").write_text(json.dumps(content))
     return run

@@ -5,7 +5,7 @@ import pytest
 
 from cse.errors import UserError
 from cse.evaluation import before_after
-from cse.evaluation.before_after import Row
+from cse.evaluation.before_after import Change
 from cse.evaluation.evaluator import EvalResult, Measure
 
 GOLD = np.arange(8.0)
@@ -80,7 +80,7 @@ def test_a_small_fall_within_the_interval_is_no_warning():
 
 
 def test_a_score_without_pairs_has_no_interval():
-    row = Row("best", "dev", "accuracy", 50.0, 60.0)
+    row = Change("best", "dev", "accuracy", 50.0, 60.0)
     text = before_after.lines([row])[1][1]
     assert text.split() == ["dev:", "accuracy", "50.00", "60.00", "+10.00", "no", "interval"]
     assert before_after.verdicts([row]) == ["best/: on dev +10.00 (without pairs, it has no interval)"]

@@ -14,8 +14,8 @@ from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation.encoding import Reduced
-from cse.evaluation.reports import widths
 from cse.evaluation.reports.reporting import report
+from cse.evaluation.reports.table import reduced, series
 from cse.evaluation.scoring import evaluate, first_dimensions
 from cse.interfaces import Evaluator
 from cse.publish.card import PLOT, write_card
@@ -168,10 +168,10 @@ def test_tables_and_charts_by_pencil():
         {"width": 8, "tasks": {"a": 50.0, "b": 70.0}, "average": 60.0, "transfer": {"MR": 80.0}},
         {"width": 2, "tasks": {"a": 40.0, "b": None}, "average": None, "transfer": {"MR": 75.0}},
     ]
-    columns, rows = widths.table({"dimensions": entries})
-    assert columns == ["a", "b", "MR", "average"]
-    assert rows == [(8, [50.0, 70.0, 80.0, 60.0]), (2, [40.0, None, 75.0, None])]
-    lines = {line.name: (line.x, line.y) for line in widths.series({"dimensions": entries})}
+    table = reduced({"dimensions": entries}, "dimensions")
+    assert table.heads == ["dimensions", "a", "b", "MR", "average"]
+    assert table.rows == [["8", "50.00", "70.00", "80.00", "60.00"], ["2", "40.00", "-", "75.00", "-"]]
+    lines = {line.name: (line.x, line.y) for line in series({"dimensions": entries})}
     assert lines["a"] == ([2.0, 8.0], [40.0, 50.0])
     assert lines["b"] == ([8.0], [70.0])
-    assert widths.table({}) == ([], [])
+    assert reduced({}, "dimensions") is None

@@ -150,7 +150,7 @@ def test_a_reader_finds_scores_data_and_environment(folder, run, results):
     assert_has(
         text,
         "| STS12 | test | **65.49** | 63.5 to 67.5 | - | - | 3,108 | raw `0123456789ab` |",
-        "| average | | **73.14** | 71.0 to 75.0 |",
+        "| average |  | **73.14** | 71.0 to 75.0 |",
         "One run, seed 42.",
         "chosen on sts-mini-dev",
         "| 0.210 | -1.750 | 0.400 | 100.0 of 576 |",

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import statistic
 from cse.evaluation.comparison import ALPHA, NO_DIFFERENCE
 from cse.evaluation.evaluator import resampled
 from cse.evaluation.reports.collect import Entry, speed
+from cse.evaluation.reports.table import Table
 from cse.evaluation.statistic import Vector
 
 SCHEMA = 1
@@ -148,17 +148,17 @@ def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequen
     """
     rows = [row for row in summary["methods"] if not only or row["name"] in only]
     shown = [t for t in (summary["tasks"] if tasks is None else tasks) if any(row["scores"].get(t) for row in rows)]
-    columns: list[tuple[str, str, list[str]]] = [
-        ("method", ":--", [inline(row["name"]) for row in rows]),
-        ("seeds", "--:", [str(row["seeds"] or "-") for row in rows]),
-        *((inline(task), "--:", [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
-        ("average", "--:", [_plus_minus(row["average"]) for row in rows]),
-        (f"minus {summary['baseline']} (95 %)", "--:", [_difference(row) for row in rows]),
-        ("", ":--", [row["verdict"] for row in rows]),
-        ("steps/s", "--:", ["" if row["speed"] is None else f"{row['speed']:.2f}" for row in rows]),
+    columns: list[tuple[str, list[str]]] = [
+        ("method", [row["name"] for row in rows]),
+        ("seeds", [str(row["seeds"] or "-") for row in rows]),
+        *((task, [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
+        ("average", [_plus_minus(row["average"]) for row in rows]),
+        (f"minus {summary['baseline']} (95 %)", [_difference(row) for row in rows]),
+        ("", [row["verdict"] for row in rows]),
+        ("steps/s", ["" if row["speed"] is None else f"{row['speed']:.2f}" for row in rows]),
     ]
-    filled = [(head, rule, *cells) for head, rule, cells in columns if any(cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*filled, strict=True))
+    heads, *lines = zip(*((head, *cells) for head, cells in columns if any(cells)), strict=True)
+    return Table(heads, lines, ("method", "")).markdown()
 
 
 def _mean_sd(values: Sequence[float]) -> dict[str, float | None]:

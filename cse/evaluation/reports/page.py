@@ -12,10 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cse.evaluation.comparison import ALPHA, Difference
-from cse.evaluation.reports import svg, widths
+from cse.evaluation.reports import svg
 from cse.evaluation.reports.collect import Entry, Found
-from cse.evaluation.reports.score_table import score_tables
 from cse.evaluation.reports.svg import Series
+from cse.evaluation.reports.table import score_tables, series
 
 HERE = Path(__file__).parent
 BINS = 40
@@ -70,7 +70,7 @@ def _widths(found: Found) -> list[Figure]:
     """A chart for each set of tasks whose checkpoints were scored by width: the average, or the only score."""
     figures = []
     for requested in dict.fromkeys(e.requested for e in found.entries):
-        lines = [(e.label, widths.series(e.results)) for e in found.entries if e.requested == requested]
+        lines = [(e.label, series(e.results)) for e in found.entries if e.requested == requested]
         drawn = [Series(label, each[-1].x, each[-1].y) for label, each in lines if each]
         if drawn:
             figures.append((requested, Markup(svg.lines(drawn, "dimensions", "score"))))

@@ -11,9 +11,9 @@ from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import results
 from cse.evaluation.comparison import Difference, compare_all
-from cse.evaluation.reports import methods, page, widths
+from cse.evaluation.reports import methods, page
 from cse.evaluation.reports.collect import Entry, Found, collect
-from cse.evaluation.reports.score_table import score_tables
+from cse.evaluation.reports.table import CODES, WIDTHS, reduced, score_tables
 from cse.files import check_writable, write_text
 
 MOST = 24  # checkpoints of one set of tasks that are compared with each other
@@ -110,41 +110,15 @@ def markdown(entries: Sequence[Entry]) -> str:
     """One table for each set of tasks."""
     parts = []
     for table in score_tables(entries):
-        rows = [["checkpoint", "seed", *map(inline, table.tasks), "average", "95 %"]]
-        rows.append([":--", "--:", *["--:"] * (len(table.tasks) + 2)])
-        for row in table.rows:
-            label = inline(row.label)
-            name = f"**{label}**" if row.is_mean else label
-            rows.append([name, row.seed, *(cell.text for cell in row.cells), row.cells[-1].interval])
-        lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        parts.append(f"{inline(table.title)}, `{inline(table.requested)}`\n\n{lines}\n")
-    return "\n".join([*parts, *filter(None, map(_by_width, entries)), *filter(None, map(_by_kind, entries))])
-
-
-def _by_width(entry: Entry) -> str:
-    """The scores of a checkpoint by width; empty if it has none."""
-    columns, rows = widths.table(entry.results)
-    if not rows:
-        return ""
-    text = _table(["dimensions", *columns], [([str(width)], values) for width, values in rows])
-    return f"{inline(entry.label)} (`{inline(entry.requested)}`) by the number of dimensions that are kept\n\n{text}\n"
-
-
-def _by_kind(entry: Entry) -> str:
-    """The scores of a checkpoint's quantized vectors; empty if it has none."""
-    columns, rows = widths.kinds(entry.results)
-    if not rows:
-        return ""
-    text = _table(["vectors", "bytes", *columns], [([kind, f"{size:,}"], values) for kind, size, values in rows])
-    return f"{inline(entry.label)} (`{inline(entry.requested)}`), vectors that were quantized\n\n{text}\n"
-
-
-def _table(heads: list[str], rows: Sequence[tuple[list[str], list[float | None]]]) -> str:
-    lines = [list(map(inline, heads)), ["--:"] * len(heads)]
-    lines += [
-        [*map(inline, first), *("-" if value is None else f"{value:.2f}" for value in values)] for first, values in rows
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows = [[*row, getattr(row[-1], "note", "")] for row in table.rows]
+        shown = dataclasses.replace(table, heads=[*table.heads, "95 %"], rows=rows)
+        parts.append(f"{inline(table.title)}, `{inline(table.name)}`\n\n{shown.markdown()}")
+    for key, what in ((WIDTHS, " by the number of dimensions that are kept"), (CODES, ", vectors that were quantized")):
+        for entry in entries:
+            if found := reduced(entry.results, key):
+                name = f"{inline(entry.label)} (`{inline(entry.requested)}`)"
+                parts.append(f"{name}{what}\n\n{found.markdown()}")
+    return "\n".join(parts)
 
 
 def _titled(summary: dict[str, Any]) -> str:

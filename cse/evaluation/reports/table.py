@@ -1,142 +1,289 @@
-"""The one summary table in the terminal."""
+"""The one table: cells under headings, for a terminal, Markdown or a page; and the tables of results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Table as RichTable
 
-from cse.evaluation.reports import widths
+from cse.console import inline
+from cse.evaluation.reports.collect import Entry, by_recipe, spread
+from cse.evaluation.reports.svg import Series
 
-MIXED = "scores × 100"
+MIXED, AVERAGE = "scores × 100", "average"
+WIDTHS, CODES = "dimensions", "quantized"
+REDUCED = {WIDTHS: "{width} dimensions", CODES: "{kind} vectors"}  # keys of results, and their entries
+
+
+class Cell(str):
+    """The text of a cell.
+
+    Attributes:
+        note: Small print below it on a page, such as the 95 % interval of a score.
+        code: What follows it in Markdown as code.
+        strong: Whether it stands out.
+        best: Whether no other row has more.
+    """
+
+    note: str
+    code: str
+    strong: bool
+    best: bool
+
+    def __new__(
+        cls, text: str = "-", note: str = "", *, code: str = "", strong: bool = False, best: bool = False
+    ) -> Cell:
+        """A cell."""
+        made = super().__new__(cls, text)
+        made.note, made.code, made.strong, made.best = note, code, strong, best
+        return made
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells under headings.
+
+    Attributes:
+        heads: The headings.
+        rows: The cells of each row, which may be fewer than the headings.
+        left: The headings whose cells are words; all others hold numbers, and are at the right.
+        title: What the scores are.
+        name: What was scored, under the name by which it was asked for.
+        totals: Number of rows at the end that a line sets apart.
+        wrap: Whether a terminal may break the text of a cell.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Collection[str] = ()
+    title: str = ""
+    name: str = ""
+    totals: int = 0
+    wrap: bool = False
+
+    def markdown(self) -> str:
+        """The table in Markdown, without its title."""
+        rule = [":--" if head in self.left else "--:" for head in self.heads]
+        lines = [[inline(head) for head in self.heads], rule]
+        lines += [[_marked(cell) for cell in row] + [""] * (len(self.heads) - len(row)) for row in self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def terminal(self) -> RichTable:
+        """The table for a terminal."""
+        made = RichTable(title=self.title, title_justify="left")
+        for head in self.heads:
+            made.add_column(
+                head,
+                justify="left" if head in self.left else "right",
+                no_wrap=not self.wrap,
+                overflow="fold" if self.wrap else "ellipsis",
+            )
+        for i, row in enumerate(self.rows):
+            if self.totals and i == len(self.rows) - self.totals:
+                made.add_section()
+            made.add_row(*(f"[bold]{escape(cell)}[/bold]" if _is(cell, "strong") else escape(cell) for cell in row))
+        return made
+
+
+def _is(cell: str, what: str) -> bool:
+    return bool(getattr(cell, what, False))
+
+
+def _marked(cell: str) -> str:
+    text = f"**{inline(cell)}**" if _is(cell, "strong") else inline(cell)
+    return f"{text} `{inline(cell.code)}`".strip() if isinstance(cell, Cell) and cell.code else text
 
 
 def show(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a results dictionary."""
     console = console or make_console()
-    model = results["model"]
-    table = Table(title=f"{model['name']} · {results['precision']} · Spearman × 100", title_justify="left")
-    for column in ("task", "n", "all", "95 %", "mean", "wmean", "Pearson", "text"):
-        table.add_column(column, justify="left" if column in {"task", "text"} else "right", no_wrap=True)
-    sts = {name: task for name, task in results["tasks"].items() if task["kind"] == "sts"}
-    for name, task in sts.items():
-        mean, wmean = ((task[a] or {}).get("spearman") for a in ("mean", "wmean"))
-        table.add_row(
-            name,
-            str(task["n"]),
-            f"[bold]{task['all']['spearman']:.2f}[/bold]",
-            interval(task.get("interval")),
-            number(mean),
-            number(wmean),
-            number(task["all"]["pearson"]),
-            task["data"]["text"],
-        )
-    for name in results["missing"]:
-        table.add_row(name, "-", "missing", *[""] * 5)
-    average = results["average"]
-    if len(sts) + len(results["missing"]) > 1 and len(sts) == len(results["tasks"]):
-        table.add_section()
-        table.add_row("average", "", number(average["value"]), interval(average.get("interval")), *[""] * 4)
-    if sts or results["missing"]:
-        console.print(table)
-    _show_others(results, console)
-    _show_transfer(results, console)
-    _show_widths(results, console)
-    _show_kinds(results, console)
-    reasons = {f"{name} is missing": reason for name, reason in results["missing"].items()}
-    reasons |= {f"{name} have no score": reason for name, reason in widths.undefined(results).items()}
-    for what, reason in reasons.items():
-        console.print(f"{what}: {reason}", highlight=False, markup=False)
+    for table in tables(results):
+        console.print(table.terminal())
+        if table.name == "transfer":
+            for name, reason in results["transfer_average"]["missing"].items():
+                console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+    for text in _notes(results):
+        console.print(text, highlight=False, markup=False)
+
+
+def _notes(results: Mapping[str, Any]) -> Iterator[str]:
+    """What the tables do not say."""
+    model, average = results["model"], results["average"]
+    for name, reason in results["missing"].items():
+        yield f"{name} is missing: {reason}"
+    for key, what in REDUCED.items():
+        for entry in results.get(key) or []:
+            if "undefined" in entry:
+                yield f"{what.format(**entry)} have no score: {entry['undefined']}"
     if model.get("pooler"):
-        console.print(f"a backbone without modules.json, scored with the pooler {model['pooler']}", highlight=False)
+        yield f"a backbone without modules.json, scored with the pooler {model['pooler']}"
     if model.get("prompt"):
         name = f" ({model['prompt_name']})" if model.get("prompt_name") else ""
-        console.print(f"prompt before every text{name}: {model['prompt']!r}", highlight=False, markup=False)
+        yield f"prompt before every text{name}: {model['prompt']!r}"
     if average["missing"]:
-        console.print(f"no average: {len(average['missing'])} of the requested tasks have no score", highlight=False)
+        yield f"no average: {len(average['missing'])} of the requested tasks have no score"
 
 
-def _show_others(results: Mapping[str, Any], console: Console) -> None:
-    """The tasks of evaluators: one line for each measure, the headline first."""
-    others = {name: task for name, task in results["tasks"].items() if task["kind"] != "sts"}
-    if not others:
-        return
-    table = Table(title=f"{results['model']['name']} · {results['precision']} · {MIXED}", title_justify="left")
-    for column in ("task", "n", "metric", "score", "95 %"):
-        table.add_column(column, justify="left" if column in {"task", "metric"} else "right", no_wrap=True)
-    for name, task in others.items():
-        measures = sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"])
-        for i, (key, measure) in enumerate(measures):
-            first = (name, f"{task['n']:,} {task['unit']}") if i == 0 else ("", "")
-            score = f"[bold]{measure['value']:.2f}[/bold]" if i == 0 else number(measure["value"])
-            table.add_row(*first, key, score, interval(measure.get("interval")))
-    average = results["average"]
-    if average["value"] is not None and len(others) > 1:
-        table.add_section()
-        table.add_row("average", "", average["metric"], number(average["value"]), interval(average.get("interval")))
-    console.print(table)
+def tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """The tables of a results dictionary, as a terminal shows them."""
+    about, average = f"{results['model']['name']} · {results['precision']}", results["average"]
+    sts = {name: task for name, task in results["tasks"].items() if task["kind"] == "sts"}
+    others, missing = len(results["tasks"]) - len(sts), results["missing"]
+    rows: list[Sequence[str]] = []
+    for name, task in sts.items():
+        means = [number((task[mean] or {}).get("spearman")) for mean in ("mean", "wmean")]
+        rest = [interval(task.get("interval")), *means, number(task["all"]["pearson"]), task["data"]["text"]]
+        rows.append([name, str(task["n"]), Cell(number(task["all"]["spearman"]), strong=True), *rest])
+    rows += [[name, "-", "missing"] for name in missing]
+    if averaged := len(rows) > 1 and not others:
+        rows.append(["average", "", number(average["value"]), interval(average.get("interval"))])
+    if rows:
+        heads = ("task", "n", "all", "95 %", "mean", "wmean", "Pearson", "text")
+        yield Table(heads, rows, ("task", "text"), f"{about} · Spearman × 100", totals=int(averaged))
+    if others:
+        rows = [
+            [name, n, metric, score, interval(measure.get("interval"))]
+            for name, n, metric, score, measure in by_measure(results)
+        ]
+        if averaged := average["value"] is not None and others > 1:
+            last = number(average["value"]), interval(average.get("interval"))
+            rows.append(["average", "", average["metric"], *last])
+        yield Table(
+            ("task", "n", "metric", "score", "95 %"),
+            rows,
+            ("task", "metric"),
+            f"{about} · {MIXED}",
+            totals=int(averaged),
+        )
+    if "transfer" in results:
+        yield _transfer(results)
+    for key in REDUCED:
+        if found := reduced(results, key):
+            yield found
 
 
-def _show_transfer(results: Mapping[str, Any], console: Console) -> None:
-    if "transfer" not in results:
-        return
-    table = Table(title=f"{results['model']['name']} · accuracy × 100", title_justify="left")
-    for column in ("task", "n", "test", "95 %", "dev", "nearest mean", "F1"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+def by_measure(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Cell, Mapping[str, Any]]]:
+    """Of each measure of an evaluator, the headline first: task and units (once), name, score, entry in the results."""
+    for name, task in results["tasks"].items():
+        measures = {task["metric"]: task["measures"][task["metric"]], **task["measures"]}
+        for metric, measure in measures.items() if task["kind"] != "sts" else ():
+            first = metric == task["metric"]
+            about = (name, f"{task['n']:,} {task['unit']}") if first else ("", "")
+            yield *about, metric, Cell(number(measure["value"]), strong=first), measure
+
+
+def _transfer(results: Mapping[str, Any]) -> Table:
+    average, rows = results["transfer_average"], list[Sequence[str]]()
     for name, task in results["transfer"].items():
-        test = f"[bold]{task['accuracy']:.2f}[/bold]"
-        rest = (number(task[key]) for key in ("dev", "nearest_mean", "f1"))
-        table.add_row(name, str(task["n"]), test, interval(task.get("interval")), *rest)
-    for name in results["transfer_average"]["missing"]:
-        table.add_row(name, "-", "missing")
-    table.add_section()
-    table.add_row("average", "", number(results["transfer_average"]["accuracy"]))
-    console.print(table)
-    for name, reason in results["transfer_average"]["missing"].items():
-        console.print(f"{name} is missing: {reason}", highlight=False, markup=False)
+        rest = [number(task[key]) for key in ("dev", "nearest_mean", "f1")]
+        accuracy = Cell(number(task["accuracy"]), strong=True)
+        rows.append([name, str(task["n"]), accuracy, interval(task.get("interval")), *rest])
+    rows += [[name, "-", "missing"] for name in average["missing"]]
+    rows.append(["average", "", number(average["accuracy"])])
+    heads = ("task", "n", "test", "95 %", "dev", "nearest mean", "F1")
+    title = f"{results['model']['name']} · accuracy × 100"
+    return Table(heads, rows, ("task",), title, "transfer", totals=1, wrap=True)
 
 
-def _show_widths(results: Mapping[str, Any], console: Console) -> None:
-    """The scores by width, one line for each."""
-    columns, rows = widths.table(results)
-    if not rows:
-        return
-    table = Table(title=MIXED, title_justify="left")
-    for column in ("dimensions", *columns):
-        table.add_column(column, justify="right", no_wrap=True)
-    for width, values in rows:
-        table.add_row(str(width), *(number(value) for value in values))
-    console.print(table)
+def reduced(results: Mapping[str, Any], key: str) -> Table | None:
+    """The scores of reduced vectors, those of `dimensions` or `quantized` in the results; None if there are none."""
+    entries = results.get(key) or []
+    columns, values = _columns(entries)
+    of_widths = key == WIDTHS
+    heads = ["dimensions"] if of_widths else ["vectors", "bytes"]
+    first = [[str(e["width"])] if of_widths else [str(e["kind"]), f"{e['bytes']:,}"] for e in entries]
+    rows = [[*names, *map(number, each)] for names, each in zip(first, values, strict=True)]
+    return Table([*heads, *columns], rows, ("vectors",), MIXED) if rows else None
 
 
-def _show_kinds(results: Mapping[str, Any], console: Console) -> None:
-    """The scores of quantized vectors, one line for each kind."""
-    columns, rows = widths.kinds(results)
-    if not rows:
-        return
-    table = Table(title=MIXED, title_justify="left")
-    for column in ("vectors", "bytes", *columns):
-        table.add_column(column, justify="left" if column == "vectors" else "right", no_wrap=True)
-    for kind, size, values in rows:
-        table.add_row(kind, f"{size:,}", *(number(value) for value in values))
-    console.print(table)
+def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[float | None]]]:
+    """The names of the scores of reduced vectors (tasks, then the average if there are several), and their rows."""
+    tasks = list(dict.fromkeys(name for e in entries for name in (*e["tasks"], *(e.get("transfer") or {}))))
+    averaged = len(tasks) > 1 and any(e["average"] is not None for e in entries)
+    known = [{**e["tasks"], **(e.get("transfer") or {}), AVERAGE: e["average"]} for e in entries]
+    columns = [*tasks, *([AVERAGE] if averaged else [])]
+    return columns, [[each.get(name) for name in columns] for each in known]
 
 
-def show_mteb(summary: Mapping[str, Any], console: Console | None = None) -> None:
+def series(results: Mapping[str, Any]) -> list[Series]:
+    """One line for each column of the scores by width: the score against the width."""
+    entries = results.get(WIDTHS) or []
+    columns, values = _columns(entries)
+    found = []
+    for i, name in enumerate(columns):
+        points = [(e["width"], row[i]) for e, row in zip(entries, values, strict=True) if row[i] is not None][::-1]
+        found += [Series(name, [float(w) for w, _ in points], [float(v or 0) for _, v in points])] if points else []
+    return found
+
+
+def at_width(results: Mapping[str, Any], width: int) -> dict[str, Any] | None:
+    """The results of vectors of one width alone, without intervals; None if they have no scores at this width."""
+    entry = next((e for e in results.get(WIDTHS) or [] if e["width"] == width), None)
+    if entry is None or "undefined" in entry:
+        return None
+    tasks = {}
+    for name, task in results["tasks"].items():
+        value = entry["tasks"][name]
+        tasks[name] = {**task, "value": value, "interval": None}
+        if "all" in task:
+            tasks[name] |= {"all": {"spearman": value, "pearson": None}, "mean": None, "wmean": None, "subsets": {}}
+    average = {**results["average"], "value": entry["average"], "interval": None}
+    if "all" in average:
+        average["all"] = {"spearman": entry["average"], "pearson": None, "rounded": None}
+    accuracies = (entry.get("transfer") or {}).items()
+    known = results.get("transfer") or {}
+    transfer = {name: {**known[name], "accuracy": value, "interval": None} for name, value in accuracies}
+    return {**results, "tasks": tasks, "average": average, "transfer": transfer, "geometry": None}
+
+
+def score_tables(entries: Sequence[Entry]) -> list[Table]:
+    """The scores of a folder of runs: one table per set of tasks, with the checkpoints, then the means over seeds.
+
+    The name of a mean stands out, and the note of a score is its interval.
+    """
+    names = dict.fromkeys(e.requested for e in entries)
+    return [_scores(name, [e for e in entries if e.requested == name]) for name in names]
+
+
+def _scores(requested: str, entries: Sequence[Entry]) -> Table:
+    tasks = list(dict.fromkeys(t for e in entries for t in (*e.results["tasks"], *e.results["missing"])))
+    best = max((e.average for e in entries if e.average is not None), default=None)
+    rows: list[Sequence[str]] = []
+    for e in entries:
+        is_best = len(entries) > 1 and e.average is not None and e.average == best
+        cells = [_score(e.results["tasks"].get(task)) for task in tasks]
+        seed = "-" if e.seed is None else str(e.seed)
+        rows.append([Cell(e.label), Cell(seed), *cells, _score(e.results["average"], best=is_best)])
+    for recipe, runs in by_recipe(entries).items():
+        values = [[r.results["tasks"][t]["value"] for r in runs if t in r.results["tasks"]] for t in tasks]
+        values.append([r.average for r in runs if r.average is not None])
+        cells = [Cell(spread(v)) if len(v) > 1 else Cell() for v in values]
+        rows.append([Cell(recipe, strong=True), Cell(f"{len(runs)} seeds"), *cells])
+    metrics = {name: str(task["metric"]) for e in entries for name, task in e.results["tasks"].items()}
+    said = f"{title(metrics.values())} over all pairs" if set(metrics.values()) == {"spearman"} else ""
+    if len(set(metrics.values())) > 1:
+        said = f"{MIXED} ({', '.join(f'{name}: {metric}' for name, metric in metrics.items())})"
+    heads = ["checkpoint", "seed", *tasks, "average"]
+    return Table(heads, rows, ("checkpoint",), said or title(metrics.values()), requested)
+
+
+def _score(item: Mapping[str, Any] | None, best: bool = False) -> Cell:
+    if item is None or item["value"] is None:
+        return Cell(best=best)
+    bounds = item.get("interval")
+    return Cell(number(item["value"]), "{:.1f} to {:.1f}".format(*bounds) if bounds else "", best=best)
+
+
+def show_mteb(summary: Mapping[str, Any]) -> None:
     """Print a summary of MTEB tasks."""
-    console = console or make_console()
-    table = Table(
-        title=f"{summary['model']['name']} · {summary['precision']} · MTEB main score × 100", title_justify="left"
-    )
-    for column in ("task", "score", "data"):
-        table.add_column(column, justify="right" if column == "score" else "left")
-    for name, task in summary["tasks"].items():
-        table.add_row(name, number(task["main_score"]), task["data"])
-    for name, reason in summary["failed"].items():
-        table.add_row(name, "failed", reason)
-    console.print(table)
+    rows = [[name, number(task["main_score"]), task["data"]] for name, task in summary["tasks"].items()]
+    rows += [[name, "failed", reason] for name, reason in summary["failed"].items()]
+    about = f"{summary['model']['name']} · {summary['precision']} · MTEB main score × 100"
+    make_console().print(Table(("task", "score", "data"), rows, ("task", "data"), about, wrap=True).terminal())
 
 
 def make_console() -> Console:
@@ -159,6 +306,6 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def interval(bounds: list[float] | None) -> str:
+def interval(bounds: Sequence[float] | None) -> str:
     """Both ends, or nothing."""
     return "" if bounds is None else f"{bounds[0]:.1f}-{bounds[1]:.1f}"

@@ -13,14 +13,15 @@ from cse.console import inline
 from cse.errors import UserError
 from cse.evaluation import benchmark
 from cse.evaluation import results as results_file
-from cse.evaluation.reports import svg, widths
+from cse.evaluation.reports import svg
+from cse.evaluation.reports.table import CODES, WIDTHS, at_width, reduced, series
 from cse.files import write_text
 from cse.inference.quantize import FILE, Calibration
 from cse.publish.card.citation import citations
 from cse.publish.card.facts import read_facts
 from cse.publish.card.licenses import choose
 from cse.publish.card.metadata import metadata
-from cse.publish.card.scores import average, changes, others, rows, seeds_of, transfer
+from cse.publish.card.scores import changes, others, seeds_of, sts, transfer
 from cse.publish.card.usage import (
     adapter_code,
     compare_code,
@@ -73,7 +74,7 @@ def write_card(
     layout = read_published(adapter.checkpoint, whole=False) if adapter else read_published(folder)
     facts = read_facts(run)
     scored = results_file.read(results) if results is not None else None
-    drawn = widths.series(scored or {})
+    drawn = series(scored or {})
     if drawn:
         write_text(folder / PLOT, svg.file(drawn, "dimensions", "score × 100"))
     published = of_width(scored, layout)
@@ -102,9 +103,9 @@ def write_card(
         license_text=license_text(chosen, base, facts),
         citations=citations(facts.recipe),
         changes=changes(run, checkpoint),
-        widths=widths.table(scored or {}),
+        widths=reduced(scored or {}, WIDTHS),
         plot=PLOT,
-        kinds=widths.kinds(scored or {}),
+        kinds=reduced(scored or {}, CODES),
         calibration=Calibration.read(folder / FILE) if (folder / FILE).is_file() else None,
         quantize_code=quantize_code(repo_id),
         variants=benchmark.markdown(benchmark.read(bench)) if bench is not None else "",
@@ -125,7 +126,7 @@ def of_width(scored: Mapping[str, Any] | None, layout: Layout) -> Mapping[str, A
     """The scores of the vectors that are published; None if only longer vectors were scored."""
     dim = ((scored or {}).get("geometry") or {}).get("dim")
     cut = scored is not None and layout.truncate_dim is not None and dim != layout.dim
-    return widths.at_width(scored, layout.dim) if cut and scored is not None else scored
+    return at_width(scored, layout.dim) if cut and scored is not None else scored
 
 
 def _yours(previous: str | None) -> str:
@@ -145,16 +146,15 @@ def _yours(previous: str | None) -> str:
 def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any]:
     """The fields of the template about scores."""
     if scored is None:
-        return {"rows": [], "others": [], "transfer": [], "geometry": None}
+        return {"sts": None, "others": None, "transfer": None, "geometry": None}
     space = scored.get("geometry") or {}
     geometry = [space.get(key) for key in ("alignment", "uniformity", "mean_cosine")]
     cells = ["-" if value is None else f"{value:.3f}" for value in geometry]
     cells.append(f"{space.get('effective_rank') or 0:.1f} of {space.get('dim')}")
     versions = scored.get("versions") or {}
     return {
-        "rows": rows(scored),
+        "sts": sts(scored),
         "others": others(scored),
-        "average": average(scored),
         "missing": sorted(scored.get("missing") or {}),
         "seeds": seeds_of(run),
         "transfer": transfer(scored),

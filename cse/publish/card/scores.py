@@ -1,73 +1,53 @@
-"""The scores of results.json as rows of the card's tables, and as the `model-index` of the Hub."""
+"""The scores of results.json as the card's tables, and as the `model-index` of the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cse.evaluation.reports.table import Cell, Table, by_measure, number
 from cse.files import DAMAGED, read_json
 from cse.publish.card.words import MEASURES
 
 
-def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row for each STS task: task, split, spearman, interval, mean, wmean, n, data."""
-    found = []
-    for name, task in results["tasks"].items():
-        if task["kind"] != "sts":
-            continue
-        data = task.get("data") or {}
-        found.append(
-            {
-                "task": name,
-                "split": str(task.get("split") or "-"),
-                "spearman": _number(task["all"]["spearman"]),
-                "interval": _interval(task.get("interval")),
-                "mean": _number((task.get("mean") or {}).get("spearman")),
-                "wmean": _number((task.get("wmean") or {}).get("spearman")),
-                "n": f"{task['n']:,}",
-                "data": f"{data.get('text') or '-'} `{str(data.get('sha256') or '-')[:12]}`",
-            }
-        )
-    return found
-
-
-def others(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row for each measure of an evaluator, the headline first: task, metric, score, interval, n, data."""
-    found = []
+def sts(results: Mapping[str, Any]) -> Table | None:
+    """The STS tasks, and their average if none is missing and there are several."""
+    rows: list[Sequence[str]] = []
     for name, task in results["tasks"].items():
         if task["kind"] == "sts":
-            continue
-        for metric, measure in sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"]):
-            first = metric == task["metric"]
-            found.append(
-                {
-                    "task": name if first else "",
-                    "metric": metric,
-                    "score": f"**{_number(measure['value'])}**" if first else _number(measure["value"]),
-                    "interval": _interval(measure.get("interval")),
-                    "n": f"{task['n']:,} {task['unit']}" if first else "",
-                    "data": f"`{str(task['data']['sha256'] or '-')[:12]}`" if first else "",
-                }
-            )
-    return found
-
-
-def average(results: Mapping[str, Any]) -> dict[str, str] | None:
-    """The average over the tasks asked for; None if one of them is missing or there is only one."""
+            data = task.get("data") or {}
+            means = [number((task.get(mean) or {}).get("spearman")) for mean in ("mean", "wmean")]
+            score = Cell(number(task["all"]["spearman"]), strong=True)
+            text = Cell(str(data.get("text") or "-"), code=str(data.get("sha256") or "-")[:12])
+            split = str(task.get("split") or "-")
+            rows.append([name, split, score, _interval(task.get("interval")), *means, f"{task['n']:,}", text])
     mean = results.get("average") or {}
-    score = (mean.get("all") or {}).get("spearman")
-    if score is None or len(results["tasks"]) < 2:
-        return None
-    return {"spearman": _number(score), "interval": _interval(mean.get("interval"))}
+    average = (mean.get("all") or {}).get("spearman")
+    if rows and average is not None and len(results["tasks"]) > 1:
+        rows.append(["average", "", Cell(number(average), strong=True), _interval(mean.get("interval"))])
+    heads = ("task", "split", "all", "95 %", "mean", "wmean", "pairs", "text, sha256")
+    return Table(heads, rows, ("task", "split", "95 %", "text, sha256")) if rows else None
 
 
-def transfer(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row for each transfer task: task, accuracy, interval, n."""
-    return [
-        {"task": n, "accuracy": _number(t["accuracy"]), "interval": _interval(t.get("interval")), "n": f"{t['n']:,}"}
-        for n, t in (results.get("transfer") or {}).items()
-    ]
+def others(results: Mapping[str, Any]) -> Table | None:
+    """The measures of evaluators, the headline of each first."""
+    rows = []
+    for name, n, metric, score, measure in by_measure(results):
+        sha256 = str(results["tasks"][name]["data"]["sha256"] or "-")[:12] if name else ""
+        rows.append([name, metric, score, _interval(measure.get("interval")), n, Cell("", code=sha256)])
+    return (
+        Table(("task", "metric", "score", "95 %", "n", "sha256"), rows, ("task", "metric", "95 %", "sha256"))
+        if rows
+        else None
+    )
+
+
+def transfer(results: Mapping[str, Any]) -> Table | None:
+    """The transfer tasks."""
+    found = (results.get("transfer") or {}).items()
+    rows = [[n, number(t["accuracy"]), _interval(t.get("interval")), f"{t['n']:,}"] for n, t in found]
+    return Table(("task", "accuracy", "95 %", "texts"), rows, ("task", "95 %")) if rows else None
 
 
 def evaluations(results: Mapping[str, Any], seed: int | None, compared_by: str) -> list[Any]:
@@ -98,26 +78,22 @@ def evaluations(results: Mapping[str, Any], seed: int | None, compared_by: str) 
     return found
 
 
-def changes(run: Path | None, checkpoint: str) -> list[dict[str, str]]:
-    """One row per set that the run scored before training, too: task, before, after, change, interval, verdict."""
+def changes(run: Path | None, checkpoint: str) -> Table | None:
+    """The sets that the run scored before training, too."""
     path = run / "helped.json" if run is not None else None
     if path is None or not path.is_file():
-        return []
+        return None
     try:
-        found = [row for row in read_json(path)["rows"] if row["checkpoint"] == checkpoint]
-        return [
-            {
-                "task": f"{row['task']} ({row['part']})",
-                "before": _number(row["before"]),
-                "after": _number(row["after"]),
-                "change": f"{row['difference']:+.2f}",
-                "interval": "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "-",
-                "verdict": str(row["verdict"]),
-            }
-            for row in found
-        ]
-    except DAMAGED:  # damaged; the card does without
-        return []
+        rows = []
+        for row in read_json(path)["rows"]:
+            scores = number(row["before"]), number(row["after"]), f"{row['difference']:+.2f}"
+            bounds = "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "-"
+            if row["checkpoint"] == checkpoint:
+                rows.append([f"{row['task']} ({row['part']})", *scores, bounds, str(row["verdict"])])
+    except DAMAGED:  # the card does without
+        return None
+    heads = ("set", "before", "this model", "change", "95 %", "verdict")
+    return Table(heads, rows, ("set", "95 %", "verdict")) if rows else None
 
 
 def seeds_of(run: Path | None) -> dict[str, Any] | None:
@@ -127,16 +103,12 @@ def seeds_of(run: Path | None) -> dict[str, Any] | None:
         return None
     try:
         summary = read_json(path)
-        spread = "-" if summary["sd"] is None else _number(summary["sd"])
+        spread = "-" if summary["sd"] is None else number(summary["sd"])
         tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
         seeds = list(summary["scores"])
-        return {"n": len(seeds), "mean": _number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
+        return {"n": len(seeds), "mean": number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
     except DAMAGED:  # written by another program; the card does without it
         return None
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _interval(bounds: Any) -> str:
