@@ -75,7 +75,7 @@ from cse.mining.command import mine as mine
 from cse.mining.miners import Miner as Miner
 from cse.mining.miners import Random as Random
 from cse.mining.miners import TopK as TopK
-from cse.mining.near import NearTexts as NearTexts
+from cse.mining.refresh import NearTexts as NearTexts
 from cse.mining.refresh import RefreshNegatives as RefreshNegatives
 from cse.objectives.adaptive_layer import AdaptiveLayer as AdaptiveLayer
 from cse.objectives.align_uniform import AlignUniform as AlignUniform

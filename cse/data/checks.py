@@ -91,37 +91,27 @@ def examine(data: Dataset, tokens: TokenStore | NumbersTexts, sets: EvaluationSe
         A mapping to write as JSON. `rows` and `left_out` (by reason) are counts of the reader. `texts` has `all`,
         `distinct`, `distinct_normalized` (see `same_text_key`) and `same_in_row`, the rows with the same text twice.
         `words` and `tokens` are lengths with a histogram. `scripts` and `languages` are shares in a sample. `overlap`
-        is the result of the function `overlap`.
+        has, for each set, its distinct `texts`, those that are training texts (`shared_texts`, with a few `examples`),
+        its `pairs`, and those whose two texts are in one training row, in any order (`shared_pairs`); texts count as
+        the same by `same_text_key`.
     """
-    report = {
-        "data": data.name,
-        "sha256": data.hash,
-        "rows": len(data),
-        "left_out": {name: count for name, count in data.report.items() if count},
-        **_counted(data, tokens, sets),
-    }
-    if not isinstance(tokens, TokenStore):
-        return report
-    cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
-    return report | {
-        "tokens": lengths(behind)
-        | {
-            "max_length": tokens.max_length,
-            "truncated": cut,
-            "truncated_share": round(cut / max(1, behind.total()), 4),
-        },
-    }
+    report = _read_of(data) | _counted(data, tokens, sets)
+    if isinstance(tokens, TokenStore):
+        cut, behind = tokens.truncated, tokens.lengths()  # of texts with their prompts
+        share = round(cut / max(1, behind.total()), 4)
+        report["tokens"] = {**lengths(behind), "max_length": tokens.max_length}
+        report["tokens"] |= {"truncated": cut, "truncated_share": share}
+    return report
 
 
 def of_sources(data: Dataset, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The report on a mixture: its counts, and in `sources` the report on each source."""
-    return {
-        "data": data.name,
-        "sha256": data.hash,
-        "rows": len(data),
-        "left_out": {name: count for name, count in data.report.items() if count},
-        "sources": dict(reports),
-    }
+    return _read_of(data) | {"sources": dict(reports)}
+
+
+def _read_of(data: Dataset) -> dict[str, Any]:
+    left_out = {name: count for name, count in data.report.items() if count}
+    return {"data": data.name, "sha256": data.hash, "rows": len(data), "left_out": left_out}
 
 
 def _counted(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
@@ -199,20 +189,6 @@ def _quantile(counts: Mapping[int, int], total: int, q: float) -> int:
     return 0
 
 
-def overlap(data: Dataset, sets: EvaluationSets) -> dict[str, dict[str, Any]]:
-    """Count the texts and pairs of each evaluation set that occur in the training data, up to `same_text_key`.
-
-    Returns:
-        For each set: `texts`, the number of distinct texts, and `shared_texts`, the number of those that are training
-        texts; `pairs`, and `shared_pairs`, the number of pairs whose two texts are in one training row, in any order;
-        `examples`, a few of the shared texts.
-    """
-    shared = _Shared(sets)
-    for rows in data.blocks():
-        shared.add([list(map(same_text_key, row)) for row in rows])
-    return shared.result()
-
-
 class _Shared:
     """Collects the keys of evaluation texts that occur in training rows, and the pairs of them in one row."""
 
@@ -231,7 +207,7 @@ class _Shared:
                 self._together.update(map(frozenset, combinations(found, 2)))
 
     def result(self) -> dict[str, dict[str, Any]]:
-        """What `overlap` returns."""
+        """The `overlap` of a report."""
         result: dict[str, dict[str, Any]] = {}
         for name, rows in self._sets.items():
             own = {same_text_key(text): text for row in rows for text in row}

@@ -323,9 +323,6 @@ class ScoredPairs(Dataset):
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
         teacher_columns: Same as in `Texts`.
-
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, or a score is not a number in the range.
     """
 
     unit = "scored pairs"

@@ -119,9 +119,6 @@ class NegativesAsRows(Sampler):
         path: Rows of a text, its positive, which is not read, and its hard negatives; see `cse.data.Triplets`.
         columns: Their columns. None: recognized.
         each: Most negatives that follow a row (PEARL: 2, of 12 in its file).
-
-    Raises:
-        UserError: `each` is below 1, or the file cannot be read.
     """
 
     def __init__(self, *, path: str, columns: Sequence[int | str] | None = None, each: int = 2) -> None:

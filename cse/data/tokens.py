@@ -101,9 +101,6 @@ class TokenStore:
             max_length: Largest number of ids of a text, template, special tokens and prompt included. Longer texts are
                 cut at their end, so that the prompt stays.
             prompts: The text that is put before the texts of each role; see `cse.encoder.prompts.prompts_by_role`.
-
-        Raises:
-            UserError: max_length leaves no room for a text, or the cache cannot be written.
         """
         from filelock import FileLock
 

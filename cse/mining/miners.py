@@ -93,9 +93,6 @@ class TopK(Miner):
         relative_margin: The same difference as a share of the positive's similarity. None: no limit.
         max_similarity: Largest cosine of anchor and negative. None: no limit.
         index: `exact`, or an index of faiss; see `cse.mining.approximate.open_pool`.
-
-    Raises:
-        UserError: An argument is out of range.
     """
 
     def __init__(
@@ -159,9 +156,6 @@ class Random(Miner):
         outside: Number of nearest rows of an anchor that are left out, without those that its query bans (SciNCL: 4000,
             arXiv:2202.06671, section 3.2). 0: all rows may be drawn.
         index: The index of their search; see `TopK`.
-
-    Raises:
-        UserError: `outside` is below 0.
     """
 
     def __init__(self, *, seed: int = 0, outside: int = 0, index: str = EXACT) -> None:

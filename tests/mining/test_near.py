@@ -9,7 +9,7 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.mining.miners import TopK
-from cse.mining.near import NearTexts
+from cse.mining.refresh import NearTexts
 from cse.objectives.pcc_tuning import PccTuning
 from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout

@@ -13,7 +13,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 from cse.mining.miners import TopK
-from cse.mining.near import NearTexts
+from cse.mining.refresh import NearTexts
 from cse.objectives.cosine_mse import CosineMSE
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.objectives.pcc_tuning import PccTuning

@@ -34,11 +34,7 @@ def kind(file: Path) -> str:
 
 
 def read_file(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    """The rows of a file of one of `KINDS`.
-
-    Raises:
-        UserError: The file cannot be read, or lacks a column.
-    """
+    """The rows of a file of one of `KINDS`."""
     return _READERS[kind(file)](file, columns)
 
 

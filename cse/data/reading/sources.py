@@ -19,14 +19,7 @@ from cse.files import require_name
 
 
 def open_path(path: str, split: str = "train") -> Reader:
-    """The source that a path names.
-
-    Args:
-        path: A .txt, .csv, .tsv, .jsonl or .parquet file, each also as .gz; a folder of files of one kind, or a pattern
-            such as `data/*.jsonl`, whose files are read in the order of their names; `asset:NAME`; or a Hub id:
-            `org/name`, `org/name:configuration`, `org/name:file`, each also with `@revision`, or `stream:org/name`,
-            whose rows are read as they arrive, without a copy of the data set on disk.
-        split: Split of a data set on the Hub.
+    """Open the source that a path names; see `cse.data.datasets` for the paths.
 
     Raises:
         UserError: The source does not exist.
@@ -73,11 +66,7 @@ def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator
 
 
 def column_names(path: str, split: str = "train") -> list[str]:
-    """The names of all columns of a source; none for a .txt file; see `cse.data.reading.files.names_of`.
-
-    Raises:
-        UserError: Same as `read`.
-    """
+    """The names of all columns of a source; none for a .txt file; see `cse.data.reading.files.names_of`."""
     return open_path(path, split).names() or []
 
 

@@ -299,9 +299,6 @@ class RandomSpans(Around):
         alpha: Parameter of the Beta law (COSTA: 4).
         beta: Parameter of the Beta law (COSTA: 2, so that long spans are more likely).
 
-    Raises:
-        UserError: An argument is out of range.
-
     Deviations:
         A word of COSTA is one whole word; here it is one to three tokens. The sizes and the law are those of the paper
         as we know them: its program of pre-training is not public.

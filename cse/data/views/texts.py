@@ -39,9 +39,6 @@ class TextViews(Collator):
             questions that a passage answers. The draw depends on (run seed, epoch, row id) alone. Empty positives are
             not drawn; a row with too few has the anchor's text in their places. None: all positives are views.
         keep_original: Whether the anchor's own text is one of those to draw from (LaCLIP); needs `sample`.
-
-    Raises:
-        UserError: max_length, views or sample is out of range, a role is unknown, or keep_original lacks `sample`.
     """
 
     provides = frozenset({"text_id", "row_id", "score", "label", "weight", "relevance", "teacher"})
