@@ -146,13 +146,7 @@ class NearTexts(RefreshNegatives):
     mines, role = "near", "positive"
 
     def __init__(
-        self,
-        *,
-        miner: Miner,
-        k: int = 1,
-        epochs: float = 1.0,
-        steps: int | None = None,
-        precision: Precision = "auto",
+        self, *, miner: Miner, k: int = 1, epochs: float = 1.0, steps: int | None = None, precision: Precision = "auto"
     ) -> None:
         super().__init__(miner=miner, k=k, epochs=epochs, steps=steps, precision=precision)
         self.hard_negatives, self.positives = 0, k

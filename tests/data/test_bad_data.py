@@ -88,7 +88,39 @@ ERRORS = {
         lambda d: Texts(text(d, "a.jsonl", lines({"text": "a"}, '{"text": "b'))),
         "a.jsonl:2 is not JSON",
     ),
+    # -- tables
+    "a column that is not there": (lambda d: Texts(text(d, "a.csv", "x,y\n1,2\n")), "data.column: "),
+    "too many cells": (
+        lambda d: Texts(text(d, "a.tsv", "x\ttext\n1\ta\n2\tb\tc\n")),
+        "a.tsv:3 has 3 cells; expected 2",
+    ),
+    "too few cells, by number": (
+        lambda d: Pairs(text(d, "a.tsv", "a\tb\nc\n"), columns=(0, 1)),
+        "a.tsv:2 has 1 cell; expected 2",
+    ),
+    "an open quote": (lambda d: Texts(text(d, "a.csv", 'text\n"open\n')), "a.csv:2 is not csv"),
+    "a quote within": (lambda d: Texts(text(d, "a.csv", 'text\na\n"b"c\n')), "a.csv:3 is not csv"),
+    "a number where columns have names": (
+        lambda d: Texts(text(d, "a.jsonl", '{"text": "a"}\n'), column=0),
+        "no column 0",
+    ),
+    "half a character in JSON": (
+        lambda d: Texts(text(d, "a.jsonl", '{"text": "\\ud800"}\n')),
+        "a.jsonl:1, column 'text' contains half",
+    ),
     # -- files
+    "another kind of file": (lambda d: Texts(text(d, "a.docx", "x")), "whose format is unknown"),
+    "a file of lines for pairs": (
+        lambda d: Pairs(text(d, "a.txt", "x")),
+        "2 columns are to be read: 'sentence1' (data.columns)",
+    ),
+    "an empty file": (lambda d: Texts(text(d, "a.txt", "\n \n")), "there is no text in it"),
+    "an empty table": (lambda d: Texts(text(d, "a.csv", "")), "its columns are none, since it is empty"),
+    "one row": (lambda d: Texts(["lonely"]), "it has one row: 'lonely'"),
+    "a share of nothing": (
+        lambda d: Texts(["one", "two", "three"], share=1e-9),
+        "there is no text in it (3 not drawn)",
+    ),
     "an empty folder": (lambda d: Texts(d), "which is a folder without a .txt, .csv"),
     "a folder of two kinds": (
         lambda d: Texts(shards(d, a_txt="a\n", b_csv="text\nb\n")),
@@ -176,10 +208,7 @@ ERRORS = {
         "there is no text in it (2 unpaired)",
     ),
     # -- BEIR
-    "a corpus that repeats an id": (
-        lambda d: Pairs(repeated(d)),
-        "corpus.jsonl:4 repeats the _id 'd1'",
-    ),
+    "a corpus that repeats an id": (lambda d: Pairs(repeated(d)), "corpus.jsonl:4 repeats the _id 'd1'"),
     "judgments with spaces": (
         lambda d: Pairs(beir(d / "b", qrels="q1 d1 1\n")),
         "train.tsv:2 has 1 cells; expected query-id",
@@ -246,11 +275,7 @@ MISSING = (
 @pytest.mark.parametrize(
     ("path", "error", "expected"),
     [
-        (
-            "org/name",
-            MISSING,
-            "needs the name of a configuration; it has pair, triplet\nfix: name one: org/name:pair",
-        ),
+        ("org/name", MISSING, "needs the name of a configuration; it has pair, triplet\nfix: name one: org/name:pair"),
         ("stream:org/name", MISSING, "needs the name of a configuration; it has pair, triplet"),
         (
             "org/name:tripled",
@@ -303,11 +328,7 @@ COUNTED = {
         {},
         {"label that occurs once": 1},
     ),
-    "judgments of unknown ids and of 0": (
-        lambda d: Pairs(beir(d / "b")),
-        {"unknown_id": 1, "not_relevant": 1},
-        {},
-    ),
+    "judgments of unknown ids and of 0": (lambda d: Pairs(beir(d / "b")), {"unknown_id": 1, "not_relevant": 1}, {}),
     "lists of unequal lengths": (
         lambda d: Triplets(
             [{"query": "a", "pos": ["b"], "neg": ["c", "d"]}, {"query": "e", "pos": ["f"], "neg": ["g"]}]
@@ -324,9 +345,3 @@ def test_a_counted_skip_or_remark(case, tmp_path):
     data = make(tmp_path)
     assert {name: data.report[name] for name in report} == report
     assert data.remarks == remarks
-
-
-def test_remarks_are_said():
-    from cse.data.checks import remarks
-
-    assert remarks(Pairs([("a", "a"), ("b", "c")])) == ["1 rows have a positive equal to its anchor"]

@@ -75,18 +75,6 @@ def test_scores_and_labels_are_kept_where_every_row_has_one(encoder):
     assert batch.label is None
 
 
-def test_rows_with_unequal_positives_are_refused(encoder):
-    examples = [Example(("the cat", "a cat", "sun"), num_positives=2), Example(("the dog", "a dog", "sun"))]
-    with pytest.raises(UserError, match="positives"):
-        ready(TextViews(max_length=8), encoder, examples)(examples)
-
-
-def test_long_texts_are_cut_before_the_end_token(encoder):
-    batch = ready(TextViews(max_length=6), encoder, singles(1))(singles(1))
-    assert batch.input_ids.shape == (1, 2, 6)
-    assert batch.input_ids[0, 0, -1] == encoder.tokenizer.sep_token_id
-
-
 def test_only_repeated_texts_need_dropout():
     assert TextViews().needs_dropout(Example(("a",)))
     assert not TextViews(views=1).needs_dropout(Example(("a",)))
@@ -179,3 +167,9 @@ def test_more_than_two_views_have_no_two_orders(encoder):
     rows = [Example(STORED[:3], num_positives=2)]
     with pytest.raises(UserError, match="BothWays puts two views in both orders, and rows have 3"):
         ready(BothWays(views=TextViews(max_length=8)), encoder, rows)(rows)
+
+
+def test_rows_with_unequal_positives_are_refused(encoder):
+    examples = [Example(("the cat", "a cat", "sun"), num_positives=2), Example(("the dog", "a dog", "sun"))]
+    with pytest.raises(UserError, match="positives"):
+        ready(TextViews(max_length=8), encoder, examples)(examples)

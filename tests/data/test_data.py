@@ -1,5 +1,4 @@
 import gzip
-import json
 import math
 import random
 
@@ -23,14 +22,6 @@ def write(tmp_path):
         return str(path)
 
     return write
-
-
-def parquet(path, **columns):
-    import pyarrow
-    from pyarrow.parquet import write_table
-
-    write_table(pyarrow.table(columns), path)
-    return str(path)
 
 
 def texts_of(dataset):
@@ -83,20 +74,6 @@ def test_a_share_of_the_texts_wherever_they_stand():
     assert len(Texts(texts, share=1.0)) == 4000
 
 
-def test_a_share_is_that_of_what_the_other_arguments_leave():
-    texts = [f"text {i}" for i in range(50)] + ["short", "", "text 1"]
-    kept = texts_of(Texts(texts, share=0.5))
-    dataset = Texts(texts, share=0.5, min_words=2, limit=5)
-    assert texts_of(dataset) == [row for row in kept if row != ("short",)][:5]
-    assert texts_of(Texts(texts, share=0.5, limit=5)) == kept[:5]
-    report = Texts(texts, share=0.5, min_words=2).report
-    again = ("text 1",) in kept
-    assert report["blank"] == report["short"] == 1
-    assert report["duplicate"] == again
-    assert report["not drawn"] == 51 - again - sum(len(row[0].split()) > 1 for row in kept)
-    fails(lambda: Texts(["one", "two", "three"], share=1e-9), "there is no text in it (3 not drawn)")
-
-
 def test_a_share_has_an_entry_of_its_own_in_the_cache(write, monkeypatch):
     keys, real = [], data.stored
     monkeypatch.setattr(data, "stored", lambda key, *rest: keys.append(key) or real(key, *rest))
@@ -120,14 +97,6 @@ TABLES = {
 )
 def test_a_column_of_a_table(write, name, second):
     assert texts_of(Texts(write(name, TABLES[name]))) == [("one, two",), (second,)]
-
-
-def test_parquet(tmp_path):
-    path = parquet(tmp_path / "my.parquet", x=[1, 2, 3], text=["one", None, "two"])
-    dataset = Texts(path)
-    assert texts_of(dataset) == [("one",), ("two",)]
-    assert dataset.report["blank"] == 1
-    fails(lambda: Pairs(path), "data.columns", "'sentence1'", "'x', 'text'")
 
 
 def test_pairs_by_name_and_by_number(write):
@@ -193,48 +162,12 @@ def test_triplets_with_scores(write):
     fails(lambda: Triplets(path, score_column="rating"), "data.score_column", "rating")
 
 
-def test_scores_of_json_are_numbers(write):
-    rows = [{"sentence1": "a", "sentence2": "b", "score": 0.5}, {"sentence1": "c", "sentence2": "b", "score": 1}]
-    dataset = ScoredPairs(write("my.jsonl", "\n".join(map(json.dumps, rows))))
-    assert [e.score for e in dataset] == [0.5, 1.0]
-
-
-def test_unique_texts_are_in_order(write):
-    dataset = Pairs(write("my.tsv", "a\tb\nc\ta\n"), columns=(0, 1))
-    assert dataset.unique_texts() == ["a", "b", "c"]
-
-
 def test_an_asset(monkeypatch, write):
     import cse.assets
 
     path = write("sentences.txt", "one\ntwo\n")
     monkeypatch.setattr(cse.assets, "resolve", lambda name: __import__("pathlib").Path(path))
     assert Texts("asset:wiki").describe() == "asset:wiki 2 sentences"
-
-
-def test_a_file_of_the_hub(monkeypatch, write):
-    import huggingface_hub
-
-    asked = []
-
-    def download(repo, file, repo_type, local_files_only):
-        asked.append((repo, file, repo_type))
-        return write("nli.csv", "sent0,sent1,hard_neg\na,b,c\nd,e,f\n")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    dataset = Triplets("princeton-nlp/datasets-for-simcse:nli_for_simcse.csv", columns=("sent0", "sent1", "hard_neg"))
-    assert asked == [("princeton-nlp/datasets-for-simcse", "nli_for_simcse.csv", "dataset")]
-    assert texts_of(dataset) == [("a", "b", "c"), ("d", "e", "f")]
-
-
-def test_a_data_set_of_the_hub(monkeypatch):
-    import datasets
-
-    table = datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"], "z": [1, 2]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
-    assert texts_of(Pairs("org/name", columns=("anchor", "positive"))) == [("a", "c"), ("b", "d")]
-    assert texts_of(Pairs("org/name")) == [("a", "c"), ("b", "d")]
-    fails(lambda: Triplets("org/name"), "org/name has no column 'premise'", "'anchor'")
 
 
 @pytest.mark.parametrize("path", ["org/name", "org/name:my.txt"])
@@ -256,73 +189,6 @@ def test_a_file_that_is_not_there(write, tmp_path):
     fails(lambda: Texts(str(tmp_path / "mime.txt")), "mime.txt: there is no such file", "mine.txt?", ".parquet")
     fails(lambda: Texts("data/mine.txt"), "there is no such file")
     fails(lambda: Texts("nowhere/at/all"), "there is no such file")
-
-
-def test_a_folder(write, tmp_path):
-    write("mine.docx", "x")
-    fails(lambda: Texts(str(tmp_path)), "which is a folder", "mine.docx")
-
-
-def test_another_kind_of_file(write):
-    fails(lambda: Texts(write("mine.docx", "x")), "whose format is unknown", ".jsonl")
-    fails(lambda: Texts(write("my.parquet", "x")), "not a parquet file")
-    fails(
-        lambda: Pairs(write("my.txt", "x")), "one text per line", "2 columns are to be read: 'sentence1' (data.columns)"
-    )
-
-
-@pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_file(write, content):
-    fails(lambda: Texts(write("my.txt", content)), "data.path is", "there is no text in it")
-
-
-def test_an_empty_table(write):
-    fails(lambda: Texts(write("my.csv", "")), "no column 'text'", "it is empty")
-    fails(lambda: Texts(write("my.jsonl", "")), "there is no text in it")
-
-
-def test_rows_that_are_all_equal(write):
-    fails(lambda: Texts(write("my.txt", "same\nsame\n\nsame\n")), "every row is the same", "'same'")
-    fails(lambda: Texts(write("my.txt", "lonely\n")), "one row")
-
-
-def test_not_utf8(write):
-    fails(lambda: Texts(write("my.txt", b"fine\nol\xe9\n")), "my.txt:2 is not UTF-8", "0xe9", "iconv")
-    fails(lambda: Texts(write("my.txt.gz", b"fine\nol\xe9\n")), "my.txt.gz:2 is not UTF-8")
-
-
-def test_a_gz_that_is_none_or_is_cut(write, tmp_path):
-    path = tmp_path / "cut.txt.gz"
-    path.write_bytes(gzip.compress(b"some text\n" * 1000)[:-12])
-    fails(lambda: Texts(str(path)), "cut.txt.gz, which cannot be read")
-    path.write_bytes(b"plain")
-    fails(lambda: Texts(str(path)), "cut.txt.gz, which cannot be read")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "parts"),
-    [
-        ("a.csv", "x,y\n1,2\n", ("data.column:", "no column 'text'", "'x', 'y'")),
-        ("a.jsonl", '{"x": 1}\n', ("no column 'text'", "'x'")),
-        ("a.tsv", "x\ttext\n1\ta\n2\tb\tc\n", ("a.tsv:3", "3 cells; expected 2")),
-        ("a.csv", 'text\n"open\n', ("a.csv:2 is not csv",)),
-        ("a.csv", 'text\na\n"b"c\n', ("a.csv:3 is not csv",)),
-        ("a.jsonl", '{"text": "a"}\n{"text"\n', ("a.jsonl:2 is not JSON",)),
-        ("a.jsonl", '{"text": "a"}\n["b"]\n', ("a.jsonl:2 is not a JSON object",)),
-        ("a.jsonl", '{"text": "a"}\n{"text": ["b"]}\n', ("a.jsonl:2", "has a list instead of a text")),
-        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', ("a.jsonl:2", "half a character")),
-    ],
-)
-def test_malformed_files(write, name, content, parts):
-    fails(lambda: Texts(write(name, content)), *parts)
-
-
-def test_too_few_cells_by_number(write):
-    fails(lambda: Pairs(write("a.tsv", "a\tb\nc\n"), columns=(0, 1)), "a.tsv:2 has 1 cell; expected 2")
-
-
-def test_numbers_are_of_no_use_where_columns_have_names(write):
-    fails(lambda: Texts(write("a.jsonl", '{"text": "a"}\n'), column=0), "no column 0")
 
 
 @pytest.mark.parametrize(

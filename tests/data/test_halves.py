@@ -12,13 +12,7 @@ from tests.conftest import WORDS
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("a b c d", ("a b", "c d")),
-        ("a b c", ("a b", "c")),
-        ("a  b", ("a", "b")),
-        ("a", ("a", "a")),
-    ],
+    ("text", "parts"), [("a b c d", ("a b", "c d")), ("a b c", ("a b", "c")), ("a  b", ("a", "b")), ("a", ("a", "a"))]
 )
 def test_by_pencil(text, parts):
     assert halves(text) == parts

@@ -81,21 +81,11 @@ def test_a_mask_depends_on_seed_epoch_and_row_alone(encoder):
     assert not torch.equal(want[:, 0], want[:, 1])  # and views of one row
 
 
-def test_probability_is_checked():
-    with pytest.raises(UserError, match=r"collator\.probability is 1\.0"):
-        Masked(views=TextViews(), probability=1.0)
-
-
 def test_a_tokenizer_without_a_mask_token_is_refused(tiny_bert):
     encoder = Encoder(tiny_bert)
     encoder.tokenizer.mask_token = None
     with pytest.raises(UserError, match="mask token"):
         ready(Masked(views=TextViews(max_length=12)), encoder, singles(2))
-
-
-def test_needs_dropout_as_its_views_do():
-    assert Masked(views=TextViews()).needs_dropout(Example(("a",)))
-    assert not Masked(views=TextViews()).needs_dropout(Example(("a", "b")))
 
 
 # -- By view, by word, within each other -------------------------------------------------------------------------------
@@ -188,6 +178,7 @@ def test_where_words_begin_in_other_vocabularies(start, continues, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"probability": 1.0}, r"collator\.probability is 1\.0"),
         ({"probability": [0.3, 1.0]}, r"collator.probability is 1.0\nfix: give a number in \[0, 1\)"),
         ({"probability": [0.0, 0.0]}, "give one above 0"),
         ({"probability": [0.5, 0.3], "nested": True}, "from small to large, since masks are nested"),

@@ -58,12 +58,6 @@ def test_shares_by_pencil(schedule, temperature, weights, want):
     assert [figures[f"drawn_{n}"] for n in SIZES] == [round(sequence.count(n) / 400, 4) for n in SIZES]
 
 
-def test_a_small_share_is_not_forgotten():
-    """3,000 steps have 3 of the source that is asked to have a thousandth of them."""
-    _, steps, _ = mixed("weights", None, (0.999, 0.001, 0))
-    assert 1 <= round(steps.figures(3000)["drawn_b"] * 3000) <= 5
-
-
 @pytest.mark.parametrize(
     ("schedule", "temperature"), [("proportional", None), ("temperature", 0.3), ("round_robin", None)]
 )
@@ -95,13 +89,6 @@ def test_an_epoch_passes_over_every_source():
     assert mixed("weights", None, (1, 0, 1))[1].max_steps == 5
     assert mixed("proportional", epochs=2, cap_steps=30)[1].max_steps == 30
     assert mixed("proportional", max_steps=7)[1].max_steps == 7
-
-
-def test_two_processes_share_every_step():
-    steps = mixed("proportional")[1]
-    single = [row for part in steps.of_process(3, 0, 1, 40) for _, row in part]
-    halves = [list(steps.of_process(3, rank, 2, 40)) for rank in range(2)]
-    assert [row for parts in zip(*halves, strict=True) for part in parts for _, row in part] == single
 
 
 def test_a_mixture_is_its_rows():
@@ -152,3 +139,10 @@ def test_a_mixture_that_cannot_be(sources, options, message):
     what, fix = str(refused.value).split("\n")
     assert message in what
     assert fix.startswith("fix: ")
+
+
+def test_two_processes_share_every_step():
+    steps = mixed("proportional")[1]
+    single = [row for part in steps.of_process(3, 0, 1, 40) for _, row in part]
+    halves = [list(steps.of_process(3, rank, 2, 40)) for rank in range(2)]
+    assert [row for parts in zip(*halves, strict=True) for part in parts for _, row in part] == single

@@ -38,13 +38,6 @@ def test_no_text_twice_in_a_batch():
     assert len(set(every)) == len(every) > 240  # nearly all rows find a place, and none has two
 
 
-def test_without_duplicates_every_full_batch_is_there():
-    data = labeled(103)
-    batches = NoDuplicates().batches(data, 10, 1, 0)
-    assert batches.shape == (10, 10)
-    assert len(set(batches.flatten())) == 100
-
-
 def test_one_text_everywhere():
     data = [Example(("same", f"p{i}")) for i in range(9)]
     with pytest.raises(UserError, match=r"no 2 of the 9 rows(.|\n)*fix"):
@@ -88,11 +81,6 @@ def test_what_cannot_be_drawn_is_named_with_its_fix(sampler, data, size, named):
     with pytest.raises(UserError, match=named) as error:
         sampler.batches(data, size, 0, 0)
     assert "fix:" in str(error.value)
-
-
-def test_a_batch_of_one_label_is_refused():
-    with pytest.raises(UserError, match=r"sampler\.labels is 1"):
-        LabelBatches(labels=1)
 
 
 def test_batches_of_one_cluster():

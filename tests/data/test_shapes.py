@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 
-import cse
 from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
 from cse.errors import UserError
 
@@ -203,15 +202,6 @@ def test_names_in_use(given, kind, names, said):
     data = kind(given(records))
     assert said in data.understood
     assert rows(data) == [tuple(c for c in record.values() if isinstance(c, str)) for record in records]
-
-
-def test_a_run_says_what_it_understood(tiny_bert, tmp_path, capsys):
-    from tests.runs import write_recipe
-
-    path = jsonl(tmp_path / "qa.jsonl", [{"query": f"the cat {i}", "pos": [f"dog ran {i}"]} for i in range(16)])
-    recipe = write_recipe(tmp_path, "Pairs", {"path": str(path)}, {"backbone": tiny_bert})
-    cse.train(recipe, run_dir=tmp_path / "run", steps=2)
-    assert "columns    anchor = query, positive = pos\n" in capsys.readouterr().out
 
 
 # -- Shards, patterns, folders -----------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import torch
 
 from cse.batch import Example
 from cse.commands.augment import views_of
-from cse.data.datasets import Texts
 from cse.data.marked import Propositions, grouped
 from cse.data.tokens import TokenStore
 from cse.data.views.around import Masked, RandomSpans
@@ -76,10 +75,7 @@ def test_groups():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"propositions_a": [[[0, 99]]]},
-            r"row 1, first sentence has .* \[\[0, 99\]\], and 12 characters",
-        ),
+        ({"propositions_a": [[[0, 99]]]}, r"row 1, first sentence has .* \[\[0, 99\]\], and 12 characters"),
         ({"propositions_a": [[[3, 3]]]}, "first sentence has the proposition"),
         ({"propositions_a": [[0, 3]]}, "first sentence has the proposition"),
         ({"propositions_b": [[]]}, "second sentence has the proposition"),
@@ -211,9 +207,3 @@ def test_an_empty_text_has_no_span_and_masks_keep(tiny_bert):
 def test_random_spans_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         RandomSpans(views=TextViews(), **options)
-
-
-def test_a_run_of_the_wrong_data_is_refused(tiny_bert):
-    data = Texts(["the cat", "a dog"])
-    with pytest.raises(UserError, match=r"cse\.data\.Propositions"):
-        SpanViews().needs_dropout(data[0])

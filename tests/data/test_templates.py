@@ -46,26 +46,12 @@ def test_each_view_has_its_template(encoder):
     assert cut[1] == "[CLS] a dog " + "moon " * 5 + "ran [MASK] fast [SEP]"
 
 
-def test_all_but_the_template_is_that_of_the_other_collator(encoder):
-    views = TextViews(max_length=12)
-    alone, batch = batch_of(encoder, views), batch_of(encoder, InTemplates(views=views, templates=[SECOND]))
-    assert (batch.input_ids[:, 0] == alone.input_ids[:, 0]).all()
-    assert (batch.attention_mask == alone.attention_mask).all()
-    assert (batch.text_id == alone.text_id).all()
-    assert batch.input_ids[0, 1, 3] == alone.input_ids[0, 1, 3]
-
-
 def test_around_masks_or_within(encoder):
     outside = InTemplates(views=Masked(views=TextViews(max_length=12), probability=0.9), templates=[SECOND])
     inside = Masked(views=InTemplates(views=TextViews(max_length=12), templates=[SECOND]), probability=0.9)
     for name, tensor in batch_of(encoder, outside).tensors().items():
         assert (tensor == batch_of(encoder, inside).tensors()[name]).all(), name
     assert outside.provides == inside.provides
-
-
-def test_views_differ_without_dropout(encoder):
-    assert TextViews().needs_dropout(Example(("a",)))
-    assert not InTemplates(views=TextViews(), templates=[SECOND]).needs_dropout(Example(("a",)))
 
 
 def test_views_in_the_encoders_template_differ_by_dropout():
@@ -87,11 +73,6 @@ def test_a_template_of_another_shape_is_refused(encoder, template):
         UserError, match=r"before a text and \d after it, and encoder.template .*\nfix: write templates"
     ):
         batch_of(encoder, collator)
-
-
-def test_no_template_is_refused():
-    with pytest.raises(UserError, match="templates is empty"):
-        InTemplates(views=TextViews(), templates=[])
 
 
 # -- Templates of any length, where no mask token is involved ----------------------------------------------------------

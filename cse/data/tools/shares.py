@@ -87,11 +87,7 @@ def _negatives(data: Dataset) -> int:
 
 
 def mix(
-    *data: Dataset,
-    out: str | Path,
-    shares: Sequence[float] | None = None,
-    rows: int | None = None,
-    seed: int = 42,
+    *data: Dataset, out: str | Path, shares: Sequence[float] | None = None, rows: int | None = None, seed: int = 42
 ) -> dict[str, Any]:
     """Write rows of several sources into one file, in random order, with a column `source` that names theirs.
 
