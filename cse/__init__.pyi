@@ -142,6 +142,7 @@ from cse.teachers.ensemble import Ensemble as Ensemble
 from cse.teachers.frozen import FrozenEncoder as FrozenEncoder
 from cse.teachers.frozen import FrozenViewEncoder as FrozenViewEncoder
 from cse.teachers.information import SharedInformation as SharedInformation
+from cse.training.merge import merge as merge
 from cse.training.run import Run as Run
 from cse.training.trainer import Trainer as Trainer
 

@@ -231,8 +231,8 @@ FAULTS = [
     ),
     Fault(
         "training/merge.py",
-        "initial.to(wide).lerp(trained.to(wide), share)",
-        "trained.to(wide).lerp(initial.to(wide), share)",
+        "wide[0].lerp(wide[1], shares[1])",
+        "wide[1].lerp(wide[0], shares[1])",
         "training/test_merge.py",
     ),
     Fault(

@@ -19,7 +19,7 @@ from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
 from cse.interfaces import Callback
-from cse.training.merge import merge
+from cse.training.merge import merge_with_initial
 from cse.training.run import Run
 from cse.training.saving import save, saves_backbone
 
@@ -60,7 +60,7 @@ class Helped(Callback):
         if share is not None and initial.is_dir():
             trained = run.folder / TRAINED
             save(run, TRAINED, precision=run.settings.save_precision)
-            merge(initial, trained, run.folder / MERGED, share)
+            merge_with_initial(initial, trained, run.folder / MERGED, share)
             shutil.rmtree(trained)
             say("merged", f"{run.folder / MERGED} = {share:g} × last/ + {1 - share:g} × the initial weights")
         if (run.folder / BEFORE).is_file() and not (run.folder / TABLE).is_file():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cse import cli
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.sums import check_sums
@@ -13,7 +14,7 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.recipe.settings import Settings
-from cse.training.merge import average, merge
+from cse.training.merge import average, combine, merge_with_initial
 from cse.training.trainer import Trainer
 from tests.runs import make_run
 
@@ -47,7 +48,7 @@ def tensors(folder):
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_every_weight_is_the_mean_by_arithmetic(pair, tmp_path, share):
     initial, last = pair
-    merge(initial, last, tmp_path / "merged", share)
+    merge_with_initial(initial, last, tmp_path / "merged", share)
     a, b, found = tensors(initial), tensors(last), tensors(tmp_path / "merged")
     assert found.keys() == a.keys() == b.keys()
     assert any("Dense" in name for name in found)
@@ -74,7 +75,7 @@ def test_lora_gets_a_share_of_its_difference(tiny_bert, tmp_path):
         if "lora_" in name:
             weight.data.normal_(generator=torch.Generator().manual_seed(len(name)))
     encoder.save(tmp_path / "last")
-    merge(tmp_path / "initial", tmp_path / "last", tmp_path / "merged", 0.25)
+    merge_with_initial(tmp_path / "initial", tmp_path / "last", tmp_path / "merged", 0.25)
     name = "encoder.layer.1.attention.self.query"
     adapter = load_file(tmp_path / "last" / "adapter" / "adapter_model.safetensors")
     low, high = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
@@ -108,3 +109,39 @@ def test_a_head_for_training_only_is_no_obstacle(tiny_bert, tmp_path):
 def test_a_share_outside_0_and_1_is_refused(share):
     with pytest.raises(UserError, match=r"trainer.initial_weights is .*\nfix: give a number in \[0, 1\]"):
         Settings(initial_weights=share)
+
+
+def test_slerp_walks_along_the_arc():
+    """A third of the way from (2, 0) to (0, 2) is 30 degrees of the circle of radius 2."""
+    found = combine([torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])], [2 / 3, 1 / 3], "slerp")
+    torch.testing.assert_close(found, torch.tensor([3**0.5, 1.0]))
+    along = combine([torch.tensor([1.0, 1.0]), torch.tensor([3.0, 3.0])], [0.5, 0.5], "slerp")
+    torch.testing.assert_close(along, torch.tensor([2.0, 2.0]))
+
+
+def test_the_command_merges_and_scores(pair, tmp_path, capsys):
+    """Three checkpoints of which one has no share are as two; the scores are where `cse push` looks for them."""
+    (initial, last), out = pair, tmp_path / "mean"
+    assert cli.main(["merge", f"{last}", f"{initial}", f"{last}", "--weights", "0", "1", "3", "--out", str(out)]) == 0
+    a, b, found = tensors(initial), tensors(last), tensors(out)
+    for name, value in found.items():
+        torch.testing.assert_close(value, 0.25 * a[name] + 0.75 * b[name])
+    assert json.loads((out / "results.json").read_text())["average"]["value"] is not None
+    assert capsys.readouterr().out.count("scored ") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["initial"], "1 checkpoints are given"),
+        (["initial", "last", "last", "--method", "slerp"], "slerp merges two"),
+        (["initial", "last", "--weights", "1"], "give 2 numbers >= 0, not all 0"),
+        (["initial", "last", "--weights", "0", "0"], "give 2 numbers >= 0, not all 0"),
+        (["initial", "other"], "give checkpoints that began as one model"),
+    ],
+)
+def test_what_cannot_be_merged(pair, tiny_bert, tmp_path, monkeypatch, capsys, words, refused):
+    monkeypatch.chdir(tmp_path)
+    Encoder(tiny_bert, pooler="mean").save("other")
+    assert cli.main(["merge", *words, "--out", "mean"]) == 2
+    assert refused in capsys.readouterr().err
