@@ -379,7 +379,7 @@ def open_rows(
     split: str = "train",
     limit: int | None = None,
 ) -> Dataset:
-    """The rows of a source, as the data class that their columns fit.
+    """Open the rows of a source as the data class that their columns fit.
 
     Columns of anchor, positive and negatives make triplets, and so do premise, hypothesis and the label of an
     inference. Two texts and a number make scored pairs, of any scale; two texts make pairs; others make texts, whose
@@ -388,16 +388,13 @@ def open_rows(
     Args:
         source: A path or an object in memory; see `cse.data.datasets`.
         kind: The name of the data class: Texts, Pairs, Triplets or ScoredPairs. None: the one that fits.
-        columns: Columns of texts, by name, or by number in a table without a header. None: recognized by their names.
-        score_column: Column of scores, which makes scored pairs of two columns.
-        weight_column: Column of weights. None: rows have no weights.
-        label_column: Column of labels.
-        teacher_columns: Columns of a teacher's numbers. None: rows have none.
-        split: Split of a data set on the Hub.
-        limit: Number of rows to read of a source. None: all.
-
-    Raises:
-        UserError: An argument does not fit the class, or the source cannot be read.
+        columns: The columns of texts, by name, or by number in a csv or tsv file without a header. None: recognized.
+        score_column: The column of scores, which makes scored pairs of two columns.
+        weight_column: See `Texts`, also for those below.
+        label_column: See `weight_column`.
+        teacher_columns: See `weight_column`.
+        split: See `weight_column`.
+        limit: See `weight_column`.
     """
     if kind is not None and kind not in KINDS:
         raise UserError(f"the class of rows is {kind!r}\nfix: give one of {', '.join(KINDS)}")

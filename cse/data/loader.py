@@ -108,21 +108,15 @@ class StepBatches(Steps):
     """The steps of one data set.
 
     Each epoch is a new permutation of the data; rows left over at its end are dropped, since a smaller batch would have
-    fewer negatives.
+    fewer negatives. See `steps_of_run` for the number of steps.
 
     Args:
         rows: Number of rows in the data, at least one batch.
         batch_size: Number of rows of an optimizer step, over all processes.
         accumulation: Number of parts of a step, each with its own negatives.
         seed: The seed of the run.
-        max_steps: Number of steps of the run. None: computed from `epochs`.
-        cap_steps: Largest number of steps that `epochs` may give. None: no limit.
-        epochs: Number of passes over the data, each as long as the first.
         draw: A function that draws the parts (n, batch_size / accumulation) of an epoch, as a `Sampler` does. None: a
             random order.
-
-    Raises:
-        UserError: An epoch has fewer parts than one step.
     """
 
     def __init__(

@@ -196,16 +196,13 @@ class Propositions(Dataset):
 
 
 def grouped(first: int, second: int, equal: Sequence[Sequence[int]], groups: Groups = "union") -> list[int]:
-    """A number for each proposition of a pair of sentences, the same for those that say the same.
+    """Number the propositions of the first, then of the second sentence; those that say the same have the same number.
 
     Args:
         first: Number of propositions of the first sentence.
         second: Number of those of the second one.
         equal: Pairs (i, j) of a proposition of the first and one of the second that say the same.
         groups: See `Propositions`.
-
-    Returns:
-        Numbers of the propositions of the first sentence, then of the second.
     """
     number = list(range(first + second))
     for i, j in equal:
@@ -218,11 +215,7 @@ def grouped(first: int, second: int, equal: Sequence[Sequence[int]], groups: Gro
 
 
 def parse(cells: Cells, texts: Cells, place: str) -> str:
-    """The propositions of both sentences and the equal ones, checked, as JSON; ranges count from the first letter.
-
-    Raises:
-        UserError: A cell is not such a list, a range lies outside its sentence, or a proposition does not exist.
-    """
+    """Check the propositions of both sentences and the equal ones, as JSON; ranges count from the first letter."""
     names = ("first sentence", "second sentence")
     found = [_checked(cells[i], texts[i] or "", f"data.proposition_columns: {place}, {names[i]}") for i in (0, 1)]
     equal = _json(cells[2], f"data.equal_column: {place}", "[[0, 1], [2, 0]]")

@@ -57,7 +57,7 @@ class Mixture(Dataset):
         sources: The sources by name: letters, digits, `_` and `-`.
         schedule: The share of each source in the steps of a run: `proportional` to weight and size, `weights` for the
             weights alone, `temperature` for something between the two, `round_robin` for all sources in turn. See
-            `cse.data.mixture`.
+            `cse.data.mixture.shares`.
         temperature: The exponent of the sizes in the schedule `temperature`, in [0, 1]: 1 is `proportional`, 0 is
             `weights`. T5's temperature is 1 over this, and that of a softmax is a divisor.
 
@@ -127,15 +127,7 @@ class Mixture(Dataset):
         cap_steps: int | None,
         epochs: float,
     ) -> MixedBatches:
-        """The steps of a run.
-
-        Args:
-            sources: The steps of each source alone.
-            seed: The seed of the run.
-            max_steps: See `StepBatches`, also for the others. An epoch has the steps of one pass over every source.
-            cap_steps: See `max_steps`.
-            epochs: See `max_steps`.
-        """
+        """Make the steps of a run; an epoch has those of one pass over every source."""
         weights = {name: source.weight for name, source in self.sources.items()}
         each = {name: steps.steps_per_epoch for name, steps in sources.items()}
         per_epoch = sum(count for name, count in each.items() if weights[name])
@@ -155,11 +147,7 @@ def source_file(target: Path, name: str) -> Path:
 
 
 def require_sources(sources: object) -> dict[str, Source]:
-    """The sources by name.
-
-    Raises:
-        UserError: No source is given, one has no proper name or no rows, or an argument of one is out of range.
-    """
+    """Check the sources, and return them by name."""
     if not isinstance(sources, Mapping) or not sources:
         what = f"of type {type(sources).__name__}" if sources else "empty"
         raise UserError(f"data.sources is {what}\nfix: give sources by name, such as {{nli: {{data: ..., weight: 2}}}}")
@@ -196,16 +184,9 @@ class MixedBatches(Steps):
     """The steps of a mixture. The n-th step that a source gets has the rows of the n-th step of a run on it alone.
 
     The source of step t is the one in whose part of [0, 1), as long as its share, the fraction of u + t g lies, where g
-    is the golden ratio and u depends on the seed. Of all such sequences this one is spread most evenly (Knuth, The Art
-    of Computer Programming, volume 3, section 6.4, theorem S), so that shares are right within few steps from any step.
-
-    Args:
-        sources: The steps of each source alone.
-        firsts: The number of the first row of each source.
-        shares: The share of the steps of each source, by name.
-        seed: The seed of the run. None: the sources have their steps in turn.
-        steps_per_epoch: Number of steps of one pass over every source.
-        max_steps: Number of steps of the run.
+    is the golden ratio and u depends on the seed; without a seed the sources take turns. Of all such sequences this one
+    is spread most evenly (Knuth, The Art of Computer Programming, volume 3, section 6.4, theorem S), so that shares are
+    right within few steps from any step. `firsts` are the numbers of the first row of each source.
     """
 
     def __init__(
@@ -267,13 +248,18 @@ class MixedBatches(Steps):
 def shares(
     schedule: Schedule, temperature: float | None, weights: Mapping[str, float], steps: Mapping[str, int]
 ) -> dict[str, float]:
-    """The share of each source in the steps of a run, by name; their sum is 1.
+    """Compute the share of each source in the steps of a run; their sum is 1.
 
-    Args:
-        schedule: See the docstring of the module.
-        temperature: The exponent of the schedule `temperature`.
-        weights: The weights, by name of the source.
-        steps: The steps of one pass over each source.
+        share of the steps of source i = w_i s_i^a / sum_j w_j s_j^a
+
+    w is the weight of a source and s the number of steps of one pass over it. The exponent a is 1 for the schedule
+    `proportional`, so that every source is passed over equally often if weights are equal; 0 for `weights`; the
+    temperature for `temperature` (mT5, arXiv:2010.11934, section 3.2, where it is alpha; T5, arXiv:1910.10683, section
+    3.5.2, has 1/T). In the schedule `round_robin` the sources take turns.
+
+    A step has one source, on all processes and in all of its accumulated parts. So it is a step of that source's own
+    run: one objective has one batch size and one loss, which gradient caching takes on all vectors at once, and the
+    mean over the parts is a mean of like losses.
     """
     power = {"proportional": 1.0, "temperature": temperature or 0.0}.get(schedule, 0.0)
     raw = {name: weight * steps[name] ** power for name, weight in weights.items()}

@@ -140,11 +140,9 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
 class _Division(NamedTuple):
     """What `divide` finds by reading all texts.
 
-    Attributes:
-        out: (M,) whether each row of all data sets is held out.
-        held: The distinct keys of the texts that are held out, ascending.
-        removed: Number of hard negatives with such a key in the other rows, by data set.
-        linked: Number of rows in groups that are larger than the room, by data set.
+    `out` (M,) says whether each row of all data sets is held out; `held` are the distinct keys of its texts, ascending.
+    By data set, `removed` counts hard negatives with such a key in the other rows, and `linked` the rows in groups that
+    are larger than the room.
     """
 
     out: NDArray[np.bool_]

@@ -124,19 +124,11 @@ class TokenStore:
         return len(self._numbers)
 
     def text_id(self, text: str) -> int:
-        """The row of a text.
-
-        Raises:
-            KeyError: The store was built without this text.
-        """
+        """The row of a text; raises a KeyError for one without which the store was built."""
         return int(self.text_ids([text])[0])
 
     def text_ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """The rows (n,) of texts.
-
-        Raises:
-            KeyError: The store was built without one of them.
-        """
+        """The rows (n,) of texts; raises a KeyError as `text_id`."""
         found = self._numbers.find(fingerprints(texts, self._seed))
         if (found < 0).any():
             raise KeyError(texts[int(np.argmin(found))])
@@ -157,11 +149,7 @@ class TokenStore:
         return places(text, self._rust.encode(put_before(prompt, text).strip()).offsets, prompt) or [(0, 0)]
 
     def added_in(self, template: str | None) -> tuple[list[int], list[int]]:
-        """The ids that the tokenizer puts before and after every text, if it had this template; None: as it is.
-
-        Raises:
-            UserError: The template does not have exactly one `{text}` with something beside it.
-        """
+        """The ids that the tokenizer puts before and after every text, if it had this template; None: as it is."""
         return added_ids(self._tokenizer) if template is None else added_in(self._tokenizer, template)
 
     @cached_property

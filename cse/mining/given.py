@@ -35,15 +35,12 @@ class Vectors:
 
 
 def given_vectors(path: str | Path, texts: Iterable[str], corpus: Corpus) -> NDArray[np.float32]:
-    """The unit vectors (T, D) of the texts of a corpus, as a memory-mapped array in the cache.
+    """Make the unit vectors (T, D) of the texts of a corpus, as a memory-mapped array in the cache.
 
     Args:
         path: The file, or the folder of shards.
         texts: The texts of its rows.
         corpus: The corpus, which has no other texts.
-
-    Raises:
-        UserError: The file cannot be read, has another number of rows than there are texts, or a value is not finite.
     """
     table, rows, rest = open_vectors(path, option=OPTION), 0, iter(texts)
     numbers = np.full(len(corpus.texts), -1, dtype=np.int64)  # the row of each text
@@ -69,11 +66,7 @@ def given_vectors(path: str | Path, texts: Iterable[str], corpus: Corpus) -> NDA
 
 
 def require_vectors(path: str | Path) -> None:
-    """Check that a file or a folder of shards has vectors, before the work starts.
-
-    Raises:
-        UserError: The file cannot be read, or has quantized vectors.
-    """
+    """Check that a file or a folder of shards has vectors that are not quantized, before the work starts."""
     table = open_vectors(path, option=OPTION)
     if table.dtype.itemsize == 1:
         raise UserError(

@@ -96,11 +96,7 @@ class Reranker:
 
 
 def _load(checkpoint: str, folder: Path) -> Any:
-    """The model of a folder.
-
-    Raises:
-        UserError: The model cannot be loaded, has no trained head, or has more than one score.
-    """
+    """Load the model of a folder, which must have a trained head and one score."""
     model = load_cross_encoder(checkpoint, folder, option="--reranker", fix=FIX)
     if model.num_labels != 1:
         raise UserError(f"--reranker {checkpoint} has {model.num_labels} scores for a pair\nfix: {FIX}")

@@ -58,16 +58,10 @@ def mine(
     teacher: TeacherRule | None = None,
     anchors: NDArray[np.float32] | None = None,
 ) -> Mined:
-    """Up to k negatives for each of these rows, as rows of the pool; `CHUNK` rows are searched at a time.
+    """Mine up to k negatives for each of a contiguous range of rows, as rows of the pool; `CHUNK` rows at a time.
 
-    Args:
-        miner: The miner, set up with `vectors[: corpus.size]`.
-        corpus: The texts.
-        vectors: (T, D) unit vectors of the texts, which may be on disk.
-        k: Number of negatives per row.
-        rows: A contiguous range of rows to mine for.
-        teacher: A rule that drops false negatives.
-        anchors: (Q, D) unit vectors of `corpus.anchor_texts`, if their prompt is not that of `vectors`.
+    The miner is set up with `vectors[: corpus.size]`. `anchors` (Q, D) are unit vectors of `corpus.anchor_texts`, if
+    their prompt is not that of the texts' unit vectors (T, D).
     """
     chosen, counts = np.empty((len(rows), k), dtype=np.int64), Counter[str]()
     for start in range(0, len(rows), CHUNK):

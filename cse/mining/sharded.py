@@ -40,9 +40,6 @@ def write_shards(
 
     Returns:
         The manifest of the last shard, with the counts of all of these shards.
-
-    Raises:
-        UserError: The folder belongs to other shards, or another process is writing one of them.
     """
     every = [Shard(number, shards[0].of) for number in range(1, shards[0].of + 1)]
     blocks = -(-rows // block)

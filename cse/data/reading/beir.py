@@ -29,11 +29,7 @@ def is_beir(folder: Path) -> bool:
 
 
 def qrels_file(folder: Path, split: str) -> Path:
-    """The judgments of a split.
-
-    Raises:
-        UserError: The folder has no such split.
-    """
+    """Find the judgments of a split."""
     file = folder / "qrels" / f"{split}.tsv"
     if not file.is_file():
         there = ", ".join(sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))) or "none"
@@ -44,15 +40,7 @@ def qrels_file(folder: Path, split: str) -> Path:
 
 
 def read_texts(file: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """The ids and texts of corpus.jsonl or queries.jsonl; a title is put before its text.
-
-    Args:
-        file: The file.
-        wanted: The ids to read. None: all.
-
-    Raises:
-        UserError: A line is not JSON, lacks `_id` or `text`, or repeats an id.
-    """
+    """Read the ids and texts of corpus.jsonl or queries.jsonl, or the wanted ones; a title is put before its text."""
     seen: set[str] = set()
     for number, line in lines(file):
         if not line.strip():
@@ -71,11 +59,7 @@ def read_texts(file: Path, wanted: Collection[str] | None = None) -> Iterator[tu
 
 
 def read_qrels(file: Path) -> Iterator[Judgment]:
-    """The judgments of a file: query-id, corpus-id and score in each line, under a header.
-
-    Raises:
-        UserError: A line has another form, or a score is not an integer.
-    """
+    """Read the judgments of a file: query-id, corpus-id and an integer score in each line, under a header."""
     for number, line in lines(file):
         cells, place = line.split("\t"), f"{file}:{number}"
         if not line.strip() or (number == 1 and cells[-1].strip() == "score"):

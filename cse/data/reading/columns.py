@@ -49,8 +49,6 @@ class Shape:
     """The columns of texts of a source.
 
     Attributes:
-        source: The source of the rows.
-        texts: The columns of texts.
         said: What was recognized, in words; empty if the columns were named.
         names: The names of all columns of the source, if columns were recognized.
         saved: The columns that hold the texts in the source itself, if it was rearranged.
@@ -65,16 +63,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the columns of a source hold, by their names; an empty text where they hold no such thing.
+    """What the columns of a source hold, by their names: columns in words, or names; empty for what they do not hold.
 
     Attributes:
         names: The names of all columns.
-        text: The column of single texts, in words.
-        pair: The columns of two texts that are compared, in words.
-        pairs: The columns of an anchor and its positives, in words.
-        triplet: The columns of anchor, positive and negatives, in words.
-        score: The column of scores.
-        label: The column of labels.
+        pair: Two texts that are compared.
+        pairs: An anchor and its positives, which may be lists or rows by label.
     """
 
     names: list[str]
@@ -265,8 +259,8 @@ class Value(NamedTuple):
     Attributes:
         name: Its name in `Example`.
         columns: The columns that it is read from.
-        parser: A function of the names of labels, which grow, that makes a parser for one pass over the rows: from the
-            cells of the columns, those of the texts, and the place of the row.
+        parser: A function of the names of labels, which grow, that makes a parser for one pass over the rows: a
+            function of the cells of the columns, the cells of the texts, and the place of the row.
     """
 
     name: str
@@ -285,15 +279,7 @@ def values_of(
     weight: int | str | None = None,
     label: int | str | None = None,
 ) -> list[Value]:
-    """List the values to read, in the order in which they are written.
-
-    Args:
-        relevance: The columns with a relevance of each positive.
-        teacher: The columns of a teacher's numbers.
-        score: The column of scores, the smallest and the largest one.
-        weight: The column of weights.
-        label: The column of labels.
-    """
+    """List the values to read, as they are written; a score is its column, the least and the largest one."""
     found = []
     if relevance:
         columns = tuple(Column("data.relevance_columns", name) for name in relevance)

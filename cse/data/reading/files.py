@@ -34,17 +34,14 @@ def kind(file: Path) -> str:
 
 
 def read_file(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    """The rows of a file of one of `KINDS`."""
+    """Read the rows of a file of one of `KINDS`."""
     return _READERS[kind(file)](file, columns)
 
 
 def names_of(file: Path) -> list[str]:
-    """The names of the columns of a file, and of entries of `translation`; none for a .txt file.
+    """List the columns of a file, and the entries of `translation`; none for a .txt file.
 
     For a csv or tsv file, these are the cells of the first line, even if it is not a header.
-
-    Raises:
-        UserError: The file cannot be read.
     """
     suffix = kind(file)
     if suffix == ".parquet":
@@ -72,11 +69,7 @@ def with_entries(record: Mapping[str, Any]) -> list[str]:
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers.
-
-    Raises:
-        UserError: The file cannot be read, or is not UTF-8.
-    """
+    """Read the lines of a text file, which must be UTF-8, with their numbers."""
     number, with_returns = 0, kind(file) == ".csv"  # a quoted cell of a csv file may have a carriage return
     try:
         with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
@@ -190,11 +183,7 @@ def _read_jsonl(file: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def json_record(line: str, place: str) -> dict[str, Any]:
-    """The object in a line of a .jsonl file.
-
-    Raises:
-        UserError: The line is not a JSON object.
-    """
+    """Parse the object in a line of a .jsonl file."""
     try:
         record = json.loads(line, object_pairs_hook=distinct, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -207,11 +196,7 @@ def json_record(line: str, place: str) -> dict[str, Any]:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The mapping of a JSON object, as `object_pairs_hook`.
-
-    Raises:
-        ValueError: A key is given twice.
-    """
+    """Make the mapping of a JSON object, as `object_pairs_hook`; raise a ValueError if a key is given twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -279,11 +264,7 @@ _READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
 
 
 class FileReader(Reader):
-    """One file or several of one kind, whose columns agree.
-
-    Raises:
-        UserError: A file does not exist, or its kind is unknown.
-    """
+    """One existing file or several of one kind, whose columns agree."""
 
     def __init__(self, path: str, files: Sequence[Path]) -> None:
         self.what, self.files = path, list(files)

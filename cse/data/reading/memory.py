@@ -22,11 +22,7 @@ TAKES = "a list of strings, tuples or dicts, a pandas or polars DataFrame, a dat
 
 
 def open_source(source: str | Path | Sized, split: str = "train") -> Reader:
-    """The source of a path or of an object in memory.
-
-    Raises:
-        UserError: The source does not exist, or the object is not a collection of rows.
-    """
+    """Open the source of a path or of an object in memory."""
     return open_path(str(source), split) if isinstance(source, str | Path) else MemoryReader(source)
 
 
@@ -36,11 +32,7 @@ def label(source: str | Path | Sized) -> str:
 
 
 def save(source: Sized, columns: Sequence[Column], target: Path) -> None:
-    """Write columns as a parquet file; reading the file gives the same rows.
-
-    Raises:
-        UserError: The source lacks a column.
-    """
+    """Write columns as a parquet file; reading the file gives the same rows."""
     import pyarrow  # type: ignore[import-untyped, unused-ignore]
     from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped, unused-ignore]
 
@@ -66,9 +58,6 @@ class MemoryReader(Reader):
 
     A string is a row of one cell, and a tuple has the cells of the columns in the order in which they are asked for. In
     a dict, a data frame and a table the columns have names.
-
-    Raises:
-        UserError: The object is not a collection of rows.
     """
 
     def __init__(self, source: Sized) -> None:

@@ -38,9 +38,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The cells of the columns to read, in their order; None for a missing cell. `place` is file:line.
+    """The cells of the columns to read; None for a missing one.
 
     Attributes:
+        place: file:line.
         skip: The reason why the row is left out, as it is counted; empty for other rows.
         dropped: Number of empty texts that were left out of lists.
     """
@@ -78,14 +79,7 @@ class Reader(ABC):
 
 
 class RowMaker:
-    """Makes rows of the values of records, one by one: a row, or a row for each positive of a list.
-
-    Args:
-        columns: The columns of the values.
-
-    Raises:
-        UserError: A value is not a text, a number or an allowed list of them, or a column has texts and lists.
-    """
+    """Makes rows of the values of records, one by one: a row, or a row for each positive of a list."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -141,11 +135,7 @@ class RowMaker:
 
 
 def as_text(value: Any, column: Column, place: str) -> Any:
-    """A list as one text, if the column asks for it: numbers, or JSON; another value as it is.
-
-    Raises:
-        UserError: A column of numbers has something else in a list.
-    """
+    """Make one text of a list of numbers, or of anything as JSON, if the column asks for it."""
     if not isinstance(value, list) or column.lists not in {"numbers", "json"}:
         return value
     if column.lists == "json":
@@ -161,11 +151,7 @@ def as_text(value: Any, column: Column, place: str) -> Any:
 
 
 def passage(item: Any, column: Column, place: str) -> str | None:
-    """An item of a list: a text, or a document with a title (Tevatron, BEIR).
-
-    Raises:
-        UserError: The item is neither a text nor a document with a text.
-    """
+    """Read an item of a list: a text, or a document with a title (Tevatron, BEIR)."""
     if isinstance(item, Mapping):
         if "text" not in item:
             raise UserError(
@@ -182,11 +168,7 @@ def document(title: Any, text: Any, column: Column, place: str) -> str:
 
 
 def cell(value: Any, column: Column, place: str) -> str | None:
-    """A value of a row as text; None if it is missing.
-
-    Raises:
-        UserError: The value is neither a text nor a number, or contains half a character or the character NUL.
-    """
+    """Read a value of a row as text; None if it is missing."""
     if value is None or isinstance(value, str):
         if value and NUL in value:
             raise UserError(
@@ -230,11 +212,7 @@ def require(columns: Sequence[Column], names: Sequence[str], where: Path | str) 
 
 
 def require_column(column: Column, names: Sequence[str], where: Path | str) -> int:
-    """The place of a column among the names of a table's columns.
-
-    Raises:
-        UserError: There is no such column, or there are several.
-    """
+    """Find the place of a column among the names of a table's columns; raise if there is none, or several."""
     name = column.name
     if name not in names and isinstance(name, str) and "." in name and name.split(".", 1)[0] in names:
         name = name.split(".", 1)[0]

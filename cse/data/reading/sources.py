@@ -57,11 +57,7 @@ def named(what: str) -> Iterator[None]:
 
 
 def read(path: str, columns: Sequence[Column], split: str = "train") -> Iterator[Row]:
-    """The rows of a path, one by one. A .txt file has one column, whatever its name; see `open_path`.
-
-    Raises:
-        UserError: The source does not exist, cannot be read, or lacks a column.
-    """
+    """Read the rows of a path, one by one. A .txt file has one column, whatever its name; see `open_path`."""
     return open_path(path, split).read(columns)
 
 
@@ -77,11 +73,7 @@ LISTED = re.compile(r"(?s)(Config name is missing|BuilderConfig .* not found|Unk
 
 
 class HubReader(Reader):
-    """A data set on the Hub, downloaded by the `datasets` library, or read as a stream.
-
-    Raises:
-        UserError: The data set cannot be loaded; a missing configuration or split is named with those that exist.
-    """
+    """A data set on the Hub, downloaded by the `datasets` library, or read as a stream."""
 
     def __init__(self, path: str, split: str) -> None:
         self.what = path

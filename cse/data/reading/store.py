@@ -44,14 +44,9 @@ ReadRows = Callable[[Report, list[str]], Iterator[Kept]]
 
 
 class Stored:
-    """The rows in a folder of the cache.
+    """The rows in a folder of the cache; see `cse.data.Dataset` for report, remarks, hash, ragged and labels.
 
     Attributes:
-        report: Counts of rows that are left out or repaired; see `cse.data.Dataset`.
-        remarks: Counts of rows that are kept but unusual.
-        hash: The sha256 of the content.
-        ragged: Whether rows have unequal numbers of texts.
-        labels: The names of labels, by number.
         names: The names of the values of a row.
     """
 
@@ -124,18 +119,14 @@ class Stored:
 def stored(
     key: str | None, names: Sequence[str], rows: ReadRows, limit: int | None = None, scale: Scale = (0.0, 1.0)
 ) -> Stored:
-    """The rows of a source, from the cache if they were written before.
+    """Open the rows of a source, from the cache if they were written before.
 
     Args:
         key: A text that differs for other rows; None: the rows are written, and then named by their content.
         names: The names of the values of a row.
-        rows: A function that reads the rows from the start, counts what it leaves out, and lists the names of labels.
-            It may be called again.
+        rows: A function that reads the rows from the start, and may be called again.
         limit: Number of rows to keep, repetitions not counted. None: all.
         scale: The scores that become 0 and 1; None for the smallest or largest one of the rows.
-
-    Raises:
-        UserError: The source cannot be read, or the cache cannot be written.
     """
     from filelock import FileLock
 

@@ -70,16 +70,11 @@ def threshold(counts: NDArray[np.integer], tail: float) -> int:
 
 
 def keep_probability(found: Sequence[int], counts: NDArray[np.integer], t: float) -> float:
-    """The probability that a row is kept: that one of its entries keeps it.
+    """Compute the probability that a row is kept: that one of its entries, of which `counts` rows are there, keeps it.
 
         1 - prod_e ( 1 - min(1, t / count_e) )    over the entries e of the row; 0 without one
 
     MetaCLIP (Xu et al., ICLR 2024, arXiv:2309.16671, algorithm 1).
-
-    Args:
-        found: The entries of the row.
-        counts: The number of rows of each entry.
-        t: The number of rows of an entry that are kept by it, about.
     """
     return 1.0 - float(np.prod([1 - min(1.0, t / counts[entry]) for entry in found]))
 

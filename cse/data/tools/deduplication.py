@@ -152,17 +152,10 @@ def band_size(threshold: float) -> int:
 
 
 def first_of_near(rows: Sequence[Sequence[str]], threshold: float) -> NDArray[np.bool_]:
-    """Which rows (n,) to keep: those without an earlier kept row whose Jaccard similarity is at least the threshold.
+    """Tell which rows (n,) to keep: those whose Jaccard similarity with each earlier kept row is below the threshold.
 
     Rows that share a band of MinHash values are compared by their shingles, so no other row is left out. Memory: eight
     bytes per row and band, and more for rows that share a band.
-
-    Args:
-        rows: The texts of each row.
-        threshold: Least Jaccard similarity of near-duplicates, in (0, 1].
-
-    Raises:
-        UserError: datasketch is not installed.
     """
     buckets = _buckets(_bands(rows, band_size(threshold)))
     kept = np.ones(len(rows), dtype=bool)

@@ -25,16 +25,7 @@ Record = dict[str, Any]
 
 
 def check_out(out: Path, sources: Sequence[object], files: Sequence[Path] | None = None) -> None:
-    """Check the file to write, and its manifest, before any work.
-
-    Args:
-        out: The file that was asked for.
-        sources: The sources that are read: paths, of which those on this machine are compared, and others.
-        files: The files that are written. None: `out`.
-
-    Raises:
-        UserError: The format is unknown, a file cannot be written, or one of them is read.
-    """
+    """Check the file to write, or the `files` in its place, and its manifest, before any work; none may be a source."""
     if out.suffix not in KINDS:
         raise UserError(f"--out {out} is not a {' or '.join(KINDS)} file\nfix: give a name that ends so")
     read = {file for source in sources if isinstance(source, str | Path) for file in _files(str(source))}
@@ -63,11 +54,7 @@ def _files(source: str) -> set[Path]:
 
 
 def names_of(data: Sequence[Dataset]) -> list[str]:
-    """The columns of rows of one class: texts, then score, weight, label, relevance and teacher where they exist.
-
-    Raises:
-        UserError: The data sets are of different classes.
-    """
+    """List the columns of rows of one class: texts, then the values that rows have."""
     kinds = list(dict.fromkeys(UNITS.get(each.unit, each.unit) for each in data))
     if len(kinds) > 1 or kinds[0] not in UNITS.values():
         raise UserError(
@@ -94,12 +81,7 @@ def names_of(data: Sequence[Dataset]) -> list[str]:
 
 
 def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record]:
-    """Rows as records; scores are on the scale on which they were read, and labels have their names.
-
-    Args:
-        data: The rows.
-        rows: The numbers of those to take, in this order. None: all.
-    """
+    """Make records of rows, or of some; scores are on the scale on which they were read, labels have their names."""
     scores = data.scores()
     for row in range(len(data)) if rows is None else rows:
         example = data[row]
@@ -130,14 +112,11 @@ def _text_names(data: Dataset, example: Example) -> list[str]:
 
 
 def write_rows(out: Path, names: Sequence[str], rows: Iterable[Record], *, suffix: str = "") -> int:
-    """Write records, completely or not at all; returns how many.
+    """Write records to a .parquet or .jsonl file, completely or not at all; returns how many.
 
-    Args:
-        out: A .parquet or .jsonl file.
-        names: The columns. A record that lacks one has null there.
-        rows: The records. A value is a text, or a float in a column whose name begins with score, weight or relevance
-            or ends with score. In one whose name begins with teacher, it is a float or a list of floats.
-        suffix: The ending that names the format, if it is not that of `out`.
+    A record that lacks one of the columns `names` has null there. A value is a text, or a float in a column whose name
+    begins with score, weight or relevance or ends with score; in one whose name begins with teacher, a float or a
+    list of floats. `suffix` names the format, if `out` does not.
     """
     count = 0
     with atomic_file(out) as scratch:
