@@ -72,6 +72,9 @@ class Objective(nn.Module, ABC):
     It sees the views and the row fields of the whole batch, gathered over all processes. The token fields are those of
     this process; what an objective computes from them it combines through the step's context.
 
+    A constructor refuses an argument outside the range that its docstring gives (`UserError`), and a contrast a batch
+    without positives or in-batch negatives (`ValueError`).
+
     Attributes:
         requires: Names of the optional Batch fields that `forward` reads.
         cacheable: Whether the loss depends on the encoder through `views` only, so that gradients can be cached.

@@ -38,7 +38,7 @@ class AdaptiveLayer(Wrapper):
         layer_weighting: w(l): `uniform` 1, `linear` 1 / (1 + l), `log` 1 / (1 + ln(1 + l)).
 
     Raises:
-        UserError: An argument is out of range, or the objective has a head or a queue of its own.
+        UserError: The objective has a head or a queue of its own.
 
     Deviations:
         An earlier layer's vector is that of the encoder cut after it, so the final norm of a causal backbone is
@@ -69,7 +69,6 @@ class AdaptiveLayer(Wrapper):
         self.cacheable, self.uses_views, self.encodes_views = False, False, True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The weighted sum over layers, its parts, and the metrics of the last layer."""
         layers = draw(ctx.encoder.depth, self.layers_per_step, ctx.generator)
         ids, mask = batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)
         last, *prior = ctx.encoder.layer_embeddings(ids, mask, [ctx.encoder.depth, *layers])

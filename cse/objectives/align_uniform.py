@@ -29,10 +29,6 @@ class AlignUniform(Objective):
         align_weight: a, >= 0 (authors' program: 1).
         uniform_weight: b, >= 0 (authors' program: 1).
 
-    Raises:
-        UserError: An argument is out of range.
-        ValueError: Rows have no positive, or the batch has a single row.
-
     Deviations:
         Two rows with a text in common are not a pair of U (`Batch.text_id`); in the authors' program they repel each
         other.
@@ -52,7 +48,6 @@ class AlignUniform(Objective):
         self.alpha, self.t, self.align_weight, self.uniform_weight = alpha, t, align_weight, uniform_weight
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The weighted sum of both parts."""
         sides = views.require_aligned("AlignUniform")  # (B, 1 + P, D')
         texts, weight = batch.text_id, batch.weight
         texts = None if texts is None else texts[:, : 1 + batch.num_positives]  # (B, 1 + P)

@@ -40,7 +40,6 @@ class AnglE(Objective):
         cosine_temperature: Temperature of the cosine, > 0 (authors: 0.05).
 
     Raises:
-        UserError: A weight is negative or a temperature not positive.
         ValueError: Pairs have no scores, a score is outside [0, 1], or rows have several positives.
 
     Deviations:
@@ -74,7 +73,6 @@ class AnglE(Objective):
         self.cosine_weight, self.cosine_temperature = cosine_weight, cosine_temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The sum of the terms over the pairs of the batch."""
         if views.positive.shape[1] != 1:
             raise ValueError(f"AnglE needs one positive per row; got {views.positive.shape[1]}")
         triplets = views.negative.shape[1] > 0

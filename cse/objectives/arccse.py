@@ -34,8 +34,7 @@ class ArcCSE(Objective):
         triplet_margin: m2, in cosine, >= 0.
 
     Raises:
-        UserError: A number is out of range.
-        ValueError: Rows do not have four views although w > 0, or the batch has a single row.
+        ValueError: Rows do not have four views although w > 0.
 
     Deviations:
         The equations are the paper's; no program by its authors was found. A public program adds the margin only where
@@ -64,7 +63,6 @@ class ArcCSE(Objective):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if not self.triplet_weight:
             return LossOutput(self.arc(views, batch))
         if batch.views != 4:

@@ -47,8 +47,8 @@ class BottleneckDecoder(Objective):
             tokens at masked places are drawn (SimLM: ELECTRA's generator). None: the masked ids are read as they are.
 
     Raises:
-        UserError: An argument is out of range, or two do not go together. In `setup`: the backbone's embeddings have no
-            positions, it has too few layers to copy, or the generator does not fit it.
+        UserError: Two arguments do not fit each other. In `setup`: the backbone's embeddings have no positions, it has
+            too few layers to copy, or the generator does not fit it.
         ValueError: Rows have an odd number of views.
 
     Deviations:
@@ -95,7 +95,6 @@ class BottleneckDecoder(Objective):
             self.requires = frozenset({"masked_ids"})
 
     def setup(self, encoder: Encoder) -> None:
-        """Build decoder, head and generator."""
         self.decoder = (
             CausalDecoder(encoder, layers=self.decoder_layers, window=self.window)
             if self.predict == "next"
@@ -109,7 +108,6 @@ class BottleneckDecoder(Objective):
             )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """Both means over the tokens of all processes."""
         if batch.views % 2:
             raise ValueError(f"it reads the views of a row in twos, and rows have {batch.views}")
         ids, target, row = self.read(batch, ctx), self.targets(batch), self.rows(batch)

@@ -13,8 +13,7 @@ class CLAIF(Objective):
         L = mean_i ( cos(u_i, v_i) - y_i )^2
 
     The loss of the paper (Findings of ACL 2023) for pairs whose similarity y a language model gave; any graded
-    similarity serves. The loss has no temperature and no in-batch negatives, and treats u and v alike. If rows have
-    weights (`Batch.weight`), the mean is weighted.
+    similarity serves. The loss has no temperature and no in-batch negatives, and treats u and v alike.
 
     Raises:
         ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
@@ -27,7 +26,6 @@ class CLAIF(Objective):
     weighs_rows = True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean squared error of the batch's pairs."""
         score = batch.require_score("CLAIF")  # (B,)
         cosine = paired_cosine(views.anchor, views.require_pair("CLAIF"))  # (B,)
         loss = weighted_mean((cosine - score).square(), batch.weight)

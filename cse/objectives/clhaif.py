@@ -24,8 +24,7 @@ class CLHAIF(Objective):
         all:       q_ii = y_i, and (1 - y_i)/(N - 1) on each of the N - 1 others
         none:      q_ii = 1                                (SimCSE)
 
-    People say which sentence is entailed, and a language model says how similar it is ("soft labels" in the paper). If
-    rows have weights (`Batch.weight`), the mean is weighted.
+    People say which sentence is entailed, and a language model says how similar it is ("soft labels" in the paper).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -33,7 +32,6 @@ class CLHAIF(Objective):
         smooth: The entries that are softened (run_clhaif_simcse.sh: positive).
 
     Raises:
-        UserError: The temperature is not positive.
         ValueError: The batch has no scores, a score is outside [0, 1], or rows have several positives.
 
     Deviations:
@@ -60,7 +58,6 @@ class CLHAIF(Objective):
         self.temperature, self.hard_negative_weight, self.smooth = temperature, hard_negative_weight, smooth
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         score = batch.require_score("CLHAIF")  # (B,)
         if views.positive.shape[1] != 1:
             raise ValueError(f"CLHAIF needs one positive per row, as a score has; got {views.positive.shape[1]}")

@@ -44,8 +44,8 @@ class ClipKD(Objective):
         cross_kd: Weight of X, >= 0, an option of the authors' program.
 
     Raises:
-        UserError: An argument is out of range, or all weights are 0. In `setup`: the teacher cannot be loaded.
-        ValueError: Rows do not have one positive, there is a single row, or the sizes of vectors differ.
+        UserError: All weights are 0.
+        ValueError: Rows do not have one positive, or the sizes of vectors differ.
 
     Deviations:
         The temperatures stand still; in the authors' program the student's is learned, as in CLIP, and ICL multiplies
@@ -85,7 +85,6 @@ class ClipKD(Objective):
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the teacher, and build the projections if the sizes differ."""
         super().setup(encoder)
         projects = self.fd or self.icl or self.cross_kd
         self.projections = nn.ModuleList(
@@ -93,7 +92,6 @@ class ClipKD(Objective):
         )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         vectors = teacher_vectors(self.teacher, batch, ctx, "ClipKD")  # (B, V, Dt)
         return self.loss(views.embedding, batch, vectors)
 

@@ -36,9 +36,8 @@ class CoCondenser(Objective):
         temperature: t, > 0 (authors: 1).
 
     Raises:
-        UserError: An argument is out of range. In `setup`: the backbone has no such layer, or embeddings without
-            positions.
-        ValueError: The contrast counts, and rows have one text, or the batch has one row.
+        UserError: In `setup`: the backbone has no such layer, or embeddings without positions.
+        ValueError: The contrast counts, and rows have one text.
 
     Deviations:
         Copies of a text in different rows (`Batch.text_id`) are not negatives of each other. The contrast is over the
@@ -69,7 +68,6 @@ class CoCondenser(Objective):
         self.contrasts = contrast_weight > 0
 
     def setup(self, encoder: Encoder) -> None:
-        """Build layers and head."""
         self.middle = encoder.depth // 2 if self.skip_from is None else self.skip_from
         if not 1 <= self.middle < encoder.depth:
             raise UserError(
@@ -80,7 +78,6 @@ class CoCondenser(Objective):
         self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """Both predictions over this process's tokens, summed over processes, and the contrast of the whole batch."""
         ids, labels = (
             batch.require(name, "CoCondenser").flatten(0, 1) for name in ("masked_ids", "mlm_labels")
         )  # (n, L), n = b V

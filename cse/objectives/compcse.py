@@ -33,8 +33,7 @@ class CompCSE(Objective):
             vector and the second half of the right one (authors: RoBERTa).
 
     Raises:
-        UserError: The temperature or the number of dimensions is out of range.
-        ValueError: Rows do not have three texts, or a batch has one row.
+        ValueError: Rows do not have three texts.
 
     Deviations:
         Rows of equal texts (`Batch.text_id`) are not each other's negatives. The authors' program takes the negatives
@@ -47,11 +46,7 @@ class CompCSE(Objective):
     weighs_rows = True
 
     def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        dimensions: int = 256,
-        composition: Literal["mean", "halves"] = "mean",
+        self, *, temperature: float = 0.05, dimensions: int = 256, composition: Literal["mean", "halves"] = "mean"
     ) -> None:
         super().__init__()
         require_positive("objective", temperature=temperature)
@@ -59,7 +54,6 @@ class CompCSE(Objective):
         self.temperature, self.dimensions, self.composition = temperature, dimensions, composition
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if batch.views != 3:
             raise ValueError(
                 f"CompCSE needs a text and its two parts in each row; this batch has {batch.views} texts. "

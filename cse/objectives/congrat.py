@@ -29,7 +29,7 @@ class ConGraT(Objective):
     S has the teacher's cosines of the anchors, and 0 on the diagonal; f is a function of the rank of S_ij in its row.
     T' is T of the transposed f S. In the paper S is the similarity of two nodes of a graph, and x, y are a node and its
     text; here x and y are texts, and what else relates two rows is the opinion of another model. Hard negatives are
-    candidates of the anchors without a target. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    candidates of the anchors without a target.
 
     Args:
         teacher: The teacher, such as `cse.teachers.frozen.FrozenEncoder`. None: the encoder's backbone before training.
@@ -39,8 +39,7 @@ class ConGraT(Objective):
         temperature: 1/s before training, > 0; s is learned, up to 100 (authors' program: e^{-3.5}).
 
     Raises:
-        UserError: An argument is out of range. In `setup`: the teacher cannot be loaded.
-        ValueError: Rows do not have one positive, or the batch has a single row.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         Equal similarities have one rank. A row of constant similarities is trained on its own pair with the full mass,
@@ -67,13 +66,11 @@ class ConGraT(Objective):
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the teacher."""
         if self.teacher is None:
             self.teacher = FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler)
         super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows, over both directions."""
         assert self.teacher is not None  # setup gave one
         vectors = self.teacher.embed(batch.with_views([0]), ctx)[:, 0]  # (B, Dt)
         return self.loss(views, batch, cosine_matrix(vectors, vectors).fill_diagonal_(0.0))
@@ -93,7 +90,6 @@ class ConGraT(Objective):
 
     @torch.no_grad()
     def after_step(self, ctx: StepContext) -> None:
-        """Keep the scale below its limit."""
         self.log_scale.clamp_(max=math.log(HIGHEST))
         super().after_step(ctx)
 

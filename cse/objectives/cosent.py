@@ -26,7 +26,6 @@ class CoSENT(Objective):
         temperature: t, dimensionless, > 0 (Su: 0.05, as lambda = 20).
 
     Raises:
-        UserError: The temperature is not positive.
         ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
 
     Source: bojone/CoSENT, cosent.py; UKPLab/sentence-transformers, losses/CoSENTLoss.py.
@@ -42,7 +41,6 @@ class CoSENT(Objective):
         self.temperature = temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """One loss over all ordered pairs of the batch's pairs."""
         score = batch.require_score("CoSENT")  # (B,)
         scaled = paired_cosine(views.anchor, views.require_pair("CoSENT")) / self.temperature  # (B,)
         loss, inversions = rank_loss(scaled, score, batch.weight)

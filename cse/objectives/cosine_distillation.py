@@ -24,7 +24,7 @@ class CosineDistillation(Objective):
     its own, which is right where the teacher's space is another one, such as that of an `Ensemble`. W begins as the
     identity, or with orthogonal columns if the sizes differ, and b such that both have one mean over the first batch.
     The layer should learn faster than the encoder (`trainer.head_learning_rate`). The student needs no labels and no
-    pairs, and a batch of any size will do. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    pairs, and a batch of any size will do.
 
     Args:
         teacher: A teacher that is asked in training, such as `cse.Ensemble`. None: the columns of the data
@@ -32,7 +32,6 @@ class CosineDistillation(Objective):
         dim: Dt. None: the size of the teacher's vectors if a teacher is asked, and otherwise that of the student's.
 
     Raises:
-        UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
         ValueError: The sizes of the vectors differ, or the columns hold no vector for each text.
 
     Deviations:
@@ -52,7 +51,6 @@ class CosineDistillation(Objective):
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the teacher, and build the layer."""
         super().setup(encoder)
         layer = projection(self.teacher, self.dim, encoder, always=True)
         assert isinstance(layer, nn.Linear)
@@ -61,7 +59,6 @@ class CosineDistillation(Objective):
         self._has_begun = False  # as `begun`, once it was read: the host waits for a GPU to read it
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         vectors = normalize(teacher_vectors(self.teacher, batch, ctx, "CosineDistillation"))  # (B, V, Dt)
         student = self.mapped(normalize(views.embedding), vectors)
         trains = torch.is_grad_enabled() and not self._has_begun

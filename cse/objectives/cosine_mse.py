@@ -17,14 +17,13 @@ class CosineMSE(Objective):
 
     u is the anchor, v its positives and hard negatives, and t the teacher's cosine of the same two texts, which may be
     negative. For pairs it is the loss of `CLAIF`, whose scores lie in [0, 1] and mean a similarity that people grade.
-    No text of another row takes part. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    No text of another row takes part.
 
     Args:
         teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), a cosine
             for each text besides the anchor, as `cse teach` writes them for encoders.
 
     Raises:
-        UserError: In `setup`: the teacher cannot be loaded.
         ValueError: Rows have one text, unequal numbers of them, or other columns, or a number is outside [-1, 1].
 
     Source: UKPLab/sentence-transformers, losses/CosineSimilarityLoss.py.
@@ -39,7 +38,6 @@ class CosineMSE(Objective):
         self.requires = requires(teacher)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         cosine = student_scores(views, batch, "cosine", "CosineMSE")  # (B, P + K)
         given = teacher_scores(self.teacher, batch, ctx, "CosineMSE")  # (B, P + K)
         if given.shape != cosine.shape:

@@ -25,10 +25,6 @@ class DCL(Objective):
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).
 
-    Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows have no positive, or the batch has one row.
-
     Deviations:
         The directions are averaged, as in lightly's program; raminnakhli's sums them. Views with a common text are
         masked, as in `SimCSE`.
@@ -45,7 +41,6 @@ class DCL(Objective):
         self.temperature = temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's views."""
         result = by_view(views, batch, lambda pairs: decoupled(pairs, self.temperature))
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
@@ -64,10 +59,6 @@ class DCLW(Objective):
         sigma: s, dimensionless, > 0 (paper: 0.5). The larger, the nearer is w to 1.
         detach_weights: Whether no gradient flows through w, as in lightly's program; it flows in raminnakhli's.
 
-    Raises:
-        UserError: An argument is not positive.
-        ValueError: Rows have no positive, or the batch has one row.
-
     Deviations:
         Those of `DCL`.
 
@@ -82,7 +73,6 @@ class DCLW(Objective):
         self.temperature, self.sigma, self.detach_weights = temperature, sigma, detach_weights
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's views."""
         plain, cosine = by_view(views, batch, self._terms)
         scores = (cosine / self.sigma).exp()
         near = ratio(scores, weighted_mean(scores, plain.weight))  # (A,)

@@ -46,8 +46,7 @@ class DCLR(Objective):
             all B (B + K) entries.
 
     Raises:
-        UserError: An argument is out of range. In `setup`: the complementary encoder cannot be loaded, or has another
-            vocabulary.
+        UserError: In `setup`: the complementary encoder cannot be loaded, or has another vocabulary.
 
     Deviations:
         The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and keeps the
@@ -81,7 +80,6 @@ class DCLR(Objective):
         self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the complementary encoder."""
         source, pooler = self.complement, self.complement_pooler
         if source is None:
             source, pooler = encoder.source, pooler or encoder.pooler
@@ -89,7 +87,6 @@ class DCLR(Objective):
         super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         size, width = views.anchor.shape
         noise = torch.randn(int(size * self.noise_ratio), width, generator=ctx.generator)  # (K, D')
         noise = placed(noise, views.anchor.device).to(torch.promote_types(views.anchor.dtype, noise.dtype))

@@ -44,7 +44,7 @@ class DenoSent(Objective):
         decoder_dropout: Dropout within the decoder, in [0, 1) (authors' program: 0.1).
 
     Raises:
-        UserError: An argument is out of range. In `setup`: the backbone's embeddings have no positions.
+        UserError: In `setup`: the backbone's embeddings have no positions.
         ValueError: The contrast counts, and a batch has no in-batch negatives.
 
     Deviations:
@@ -85,7 +85,6 @@ class DenoSent(Objective):
         self.noise = nn.Dropout(input_dropout)
 
     def setup(self, encoder: Encoder) -> None:
-        """Build projector, decoder and head."""
         self.projector = nn.Linear(encoder.dim, encoder.hidden_size)
         nn.init.normal_(self.projector.weight, std=0.02)
         nn.init.zeros_(self.projector.bias)
@@ -99,7 +98,6 @@ class DenoSent(Objective):
         self.head = MaskedLMHead.of(encoder, encoder.backbone.config.vocab_size)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The contrast of the batch's rows, and the rebuilding over this process's tokens, summed over processes."""
         ids, mask = batch.input_ids, batch.attention_mask  # (b, V, L)
         states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1))
         output = ctx.encoder.pooled(states, placed(mask.flatten(0, 1), ctx.encoder.device))

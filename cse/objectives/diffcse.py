@@ -47,9 +47,8 @@ class DiffCSE(Objective):
         generator_dropout: Leave the generator's dropout on. Without it, the tokens depend on the masked text alone.
 
     Raises:
-        UserError: The temperature is not positive, or lambda is negative. In `setup`: the generator does not fit the
-            backbone, or the backbone has no embeddings that a vector can replace.
-        ValueError: A batch has no in-batch negatives.
+        UserError: In `setup`: the generator does not fit the backbone, or the backbone has no embeddings that a vector
+            can replace.
 
     Deviations:
         The authors' program never puts the generator in evaluation mode, so that its argmax is stochastic; that is
@@ -84,7 +83,6 @@ class DiffCSE(Objective):
             self.requires = frozenset({"masked_ids", "mlm_labels"})
 
     def setup(self, encoder: Encoder) -> None:
-        """Build discriminator, projector and generator."""
         self.discriminator = Discriminator(encoder)
         self.projector = projector(encoder.dim, encoder.hidden_size)
         source = self.generator or encoder.source
@@ -93,7 +91,6 @@ class DiffCSE(Objective):
         )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The contrast of the batch's rows, and the detection over this process's tokens, summed over processes."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
         projected = of_present(partial(in_float32, self.projector), rows, batch.view_mask)  # (B, V, H)
         pairs = Views.split(projected, views.embedding, batch.num_positives)

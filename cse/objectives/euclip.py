@@ -19,16 +19,14 @@ class EuCLIP(Objective):
         S_ij = - s |x_i - y_j|^2 / D,    L = ( CE(S) + CE(S^T) ) / 2
 
     D is the number of dimensions. The checkpoint says that its vectors are compared by distance. Hard negatives are
-    candidates of the anchors; the other direction has none. If rows have weights (`Batch.weight`), the mean over rows
-    is weighted.
+    candidates of the anchors; the other direction has none.
 
     Args:
         temperature: 1/s before training, > 0; s is learned (authors: 1).
         squared: Whether the distance is squared. If not, S_ij = - s |x_i - y_j| / sqrt(D).
 
     Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows do not have one positive, or the batch has a single row.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         The entailment loss of the authors' program is left out. Duplicate texts are masked as in `SimCSE`.
@@ -47,7 +45,6 @@ class EuCLIP(Objective):
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows, over both directions."""
         there = self._loss(views, batch)
         back = self._loss(*swapped(views, batch))
         return LossOutput((there + back) / 2, {"scale": self.log_scale.detach().exp()})

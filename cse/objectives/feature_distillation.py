@@ -20,8 +20,7 @@ class FeatureDistillation(Objective):
 
     u is the vector that a checkpoint exports, of each of the V texts of a row, and t the teacher's vector of the same
     text (equation 1 of the paper, for one language). W is the identity if both have one size, and otherwise a linear
-    layer that serves training only. The student needs no labels and no pairs, and a batch of any size will do. If rows
-    have weights (`Batch.weight`), the mean over rows is weighted.
+    layer that serves training only. The student needs no labels and no pairs, and a batch of any size will do.
 
     Args:
         teacher: A teacher that is asked in training, such as `cse.teachers.frozen.FrozenEncoder`, which encodes every
@@ -32,7 +31,6 @@ class FeatureDistillation(Objective):
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
 
     Raises:
-        UserError: dim is not positive. In `setup`: the teacher cannot be loaded.
         ValueError: The sizes of the vectors differ, or the columns hold no vector for each text.
 
     Deviations:
@@ -52,12 +50,10 @@ class FeatureDistillation(Objective):
         self.requires = requires(teacher)
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the teacher, and build the projection if the sizes differ."""
         super().setup(encoder)
         self.project = projection(self.teacher, self.dim, encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         vectors = teacher_vectors(self.teacher, batch, ctx, "FeatureDistillation")  # (B, V, Dt)
         return self.loss(views.embedding, batch, vectors)
 

@@ -27,8 +27,7 @@ class GCL(Objective):
         symmetric: Whether the loss has both directions. If not, only the first.
 
     Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows do not have one positive, or the batch has a single row.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         The authors released no training program; that the sum is divided by sum_i w_i, and not by B, is the equation
@@ -43,7 +42,6 @@ class GCL(Objective):
         self.temperature, self.symmetric = temperature, symmetric
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The weighted mean of the batch's rows."""
         sides = [(views, batch), swapped(views, batch)] if self.symmetric else [(views, batch)]
         return LossOutput(torch.stack([info_nce(*side, self.temperature).loss for side in sides]).mean())
 
@@ -54,16 +52,14 @@ class GradedGCL(Objective):
         L = mean_i - sum_p ( r_ip / sum_q r_iq ) log e^{cos(x_i, y_ip)/t} / sum_{jq} e^{cos(x_i, y_jq)/t}
 
     The cross-entropy of the softmax over all documents of the batch and the relevances r (`Batch.relevance`,
-    `data.relevance_columns`) of its own. A document of relevance 0 is a hard negative; a row without any relevance
-    is skipped and counted. With one positive in each row, this is InfoNCE. If rows have weights (`Batch.weight`), the
-    mean over rows is weighted.
+    `data.relevance_columns`) of its own. A document of relevance 0 is a hard negative; a row without any relevance is
+    skipped and counted. With one positive in each row, this is InfoNCE.
 
     Args:
         temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's program is not released).
 
     Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows have no relevances or no positive, or there is a single candidate.
+        ValueError: Rows have no relevances, or no positive.
 
     Deviations:
         Same as for `GCL`.
@@ -78,7 +74,6 @@ class GradedGCL(Objective):
         self.temperature = temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         relevance = batch.require("relevance", "GradedGCL")  # (B, P)
 
         def loss(pairs: InBatch) -> Contrast:

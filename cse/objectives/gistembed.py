@@ -27,8 +27,8 @@ class GISTEmbed(Objective):
         [x, y] = 0 where g(x, y) > g(a_i, p_i) - margin        (absolute)
                     or   g(x, y) > g(a_i, p_i) - margin |g(a_i, p_i)|        (relative)
 
-    g is the cosine of a guide, a larger model that stands still. The pair itself is always kept, and no
-    text is ever its own negative. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    g is the cosine of a guide, a larger model that stands still. The pair itself is always kept, and no text is ever
+    its own negative.
 
     Args:
         guide: The guide, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the
@@ -41,9 +41,7 @@ class GISTEmbed(Objective):
         contrast_positives: Whether the other positives are compared with the row's positive as well.
 
     Raises:
-        UserError: The temperature is not positive, or the margin outside [-2, 2]. In `setup`: the guide cannot be
-            loaded.
-        ValueError: Rows do not have one positive, or there is a single row.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         In the released programs a text is its own negative unless the guide's cosine of the pair is below 1, as it is
@@ -73,13 +71,11 @@ class GISTEmbed(Objective):
         self.requires = frozenset() if guide is None else guide.requires
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the guide."""
         if self.guide is None:
             self.guide = FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler)
         super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         assert self.guide is not None  # setup gave one
         vectors = self.guide.embed(batch, ctx)  # (B, V, Dt)
         return self.loss(views, batch, vectors)

@@ -24,8 +24,7 @@ class GTE(Objective):
         l_i = - log e^{s(q_i, d_i)} / sum_j ( e^{s(q_i, d_j)} + e^{s(q_i, n_j)} + [j != i] e^{s(q_i, q_j)}
                                               + e^{s(q_j, d_i)} + [j != i] ( e^{s(d_j, d_i)} + e^{s(n_j, d_i)} ) )
 
-    The paper's improved contrastive loss. The pair itself occurs twice in the denominator. If rows have
-    weights (`Batch.weight`), the mean over rows is weighted.
+    The paper's improved contrastive loss. The pair itself occurs twice in the denominator.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.01; sentence-transformers: 0.05).
@@ -34,8 +33,8 @@ class GTE(Objective):
         hardness_of: The negatives that have it, named as in `SimCSE`.
 
     Raises:
-        UserError: The temperature is not positive, the hardness is negative, or `query_to_doc` is not a direction.
-        ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
+        UserError: `query_to_doc` is not a direction.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         Hard negatives, which the paper's formula does not have, join as documents of their row, as in
@@ -63,7 +62,6 @@ class GTE(Objective):
         self.temperature, self.hardness, self.hardness_of = temperature, hardness, hardness_of
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         result = by_pair(views, batch, self._rows)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 

@@ -34,10 +34,6 @@ class HCL(Objective):
         class_prior: c, in [0, 1) (authors' program: 0.1). 0 debiases nothing. Where c e^{s_ap} exceeds the weighted
             mean of the negatives, g is its floor, so that a small temperature needs a c near 0.
 
-    Raises:
-        UserError: An argument is out of range.
-        ValueError: Rows have no positive, or the batch has one row.
-
     Deviations:
         Views with a common text are masked, as in `SimCSE`.
 
@@ -54,7 +50,6 @@ class HCL(Objective):
         self.temperature, self.beta, self.class_prior = temperature, beta, class_prior
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's views."""
         rows, counted, weight = by_view(views, batch, self._rows)
         weight = counted if weight is None else counted * weight
         return LossOutput(weighted_mean(rows, weight.to(rows.dtype)), {"skipped": (~counted).sum().float()})

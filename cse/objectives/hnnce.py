@@ -32,8 +32,7 @@ class HNNCE(Objective):
             flow.
 
     Raises:
-        UserError: The temperature is not positive, or alpha or beta is negative.
-        ValueError: A row does not have one positive, or a batch has no in-batch negatives.
+        ValueError: A row does not have one positive.
 
     Deviations:
         The authors released no training loss: this is the paper's equation. CoVR's program divides the weights of a row
@@ -53,7 +52,6 @@ class HNNCE(Objective):
         self.temperature, self.alpha, self.beta, self.detach_weights = temperature, alpha, beta, detach_weights
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The sum of both directions."""
         there = self._direction(views, batch)
         back = self._direction(*swapped(views, batch))
         metrics = {"anchor_to_positive": there.detach(), "positive_to_anchor": back.detach()}

@@ -31,8 +31,7 @@ class InfoLOOB(Objective):
         hopfield_beta: b, > 0 (that setting: 8; their program's default: 14.3). None: no retrieval, u = x and v = y.
 
     Raises:
-        UserError: An argument is not positive.
-        ValueError: A row does not have one positive, or a batch has no in-batch negatives.
+        ValueError: A row does not have one positive.
 
     Deviations:
         Candidates with the text of the anchor are masked, as in `SimCSE`; the retrieval sees them.
@@ -48,7 +47,6 @@ class InfoLOOB(Objective):
         self.temperature, self.hopfield_beta = temperature, hopfield_beta
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The sum of both directions."""
         there = self._direction(views, batch)
         back = self._direction(*swapped(views, batch))
         metrics = {"anchor_to_positive": there.detach(), "positive_to_anchor": back.detach()}

@@ -24,8 +24,7 @@ class KernelInfoNCE(Objective):
     on unit vectors, over the 2B views of the batch (NT-Xent). g = 2, the Gaussian, is NT-Xent at temperature t/2. Two
     kernels are combined as m L_g + (1 - m) L_2: `sum` takes both on the whole vector, and `product` the first on the
     first half of the dimensions and the second on the rest. With P > 1, the loss of a view is the mean over its
-    positives, and these are not each other's negatives. If rows have weights (`Batch.weight`), the mean over rows is
-    weighted.
+    positives, and these are not each other's negatives.
 
     Args:
         gamma: g, > 0 (authors' program: 2; its search has 0.5 and 1).
@@ -34,10 +33,6 @@ class KernelInfoNCE(Objective):
         mix: m, in [0, 1].
         epsilon: The denominator D becomes max(D, epsilon) + epsilon. The authors' program has 1e-6, which at a low
             temperature exceeds the kernels of all negatives, so that they lose their gradient.
-
-    Raises:
-        UserError: An argument is out of range.
-        ValueError: Rows have one view, or the batch has a single row.
 
     Deviations:
         The denominator is exact by default; see `epsilon`. Duplicate texts are masked as in `SimCSE`.
@@ -64,7 +59,6 @@ class KernelInfoNCE(Objective):
         self.mix, self.epsilon = mix, epsilon
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss over all views of the batch."""
         whole, half = slice(None), views.anchor.shape[1] // 2
         if self.combination == "none":
             return LossOutput(self._loss(views, batch, self.gamma, whole))

@@ -16,8 +16,7 @@ class ListwiseKL(Objective):
 
     s_i are the student's similarities of anchor i with its own positives and hard negatives, and t_i the teacher's
     scores of the same pairs, on any scale. No text of another row takes part. A constant that is added to a row's
-    scores changes nothing. With T_t -> 0 the teacher only names the best text, and the loss is InfoNCE over the row. If
-    rows have weights (`Batch.weight`), the mean over rows is weighted.
+    scores changes nothing. With T_t -> 0 the teacher only names the best text, and the loss is InfoNCE over the row.
 
     Args:
         teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
@@ -27,7 +26,6 @@ class ListwiseKL(Objective):
         teacher_temperature: T_t, on the scale of the teacher's scores, > 0 (sentence-transformers: 1).
 
     Raises:
-        UserError: A temperature is not positive. In `setup`: the teacher cannot be loaded.
         ValueError: Rows have fewer than two texts besides the anchor, unequal numbers of them, or other columns.
 
     Source: UKPLab/sentence-transformers, losses/distill_kl_div.py.
@@ -53,7 +51,6 @@ class ListwiseKL(Objective):
         self.note = DOT if compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         scores = student_scores(views, batch, self.compare, "ListwiseKL")  # (B, P + K)
         given = teacher_scores(self.teacher, batch, ctx, "ListwiseKL")  # (B, P + K)
         if scores.shape[1] < 2 or given.shape != scores.shape:

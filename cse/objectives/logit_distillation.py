@@ -35,7 +35,7 @@ class LogitDistillation(Objective):
         share: c in [0, 1] (paper: 0.5); 1 learns from the teacher alone, and needs no label.
 
     Raises:
-        UserError: An argument is out of range, or does not fit the others.
+        UserError: Two arguments do not fit each other.
         ValueError: The rows are not pairs, or the columns are not C logits.
 
     Deviations:
@@ -77,12 +77,10 @@ class LogitDistillation(Objective):
             self.note = DOT
 
     def setup(self, encoder: Encoder) -> None:
-        """Build the head."""
         layers = [nn.Linear(4 * encoder.dim, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.classes)]
         self.layers = nn.Sequential(*layers) if self.head == "concat" else nn.Sequential()
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         views.require_pair("LogitDistillation")
         pair = views.embedding if views.embedding.dtype == torch.float64 else views.embedding.float()  # (B, 2, D)
         with torch.autocast(pair.device.type, enabled=False):

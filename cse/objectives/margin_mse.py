@@ -13,9 +13,8 @@ class MarginMSE(Objective):
 
         L = mean_ik ( ( s(q_i, p_i) - s(q_i, n_ik) ) - ( t(q_i, p_i) - t(q_i, n_ik) ) )^2
 
-    s is the student's similarity and t the teacher's score of a pair of texts, on any scale. A
-    constant that is added to a row's scores changes nothing, so no temperature is needed, and no text of another row
-    is a negative. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    s is the student's similarity and t the teacher's score of a pair of texts, on any scale. A constant that is added
+    to a row's scores changes nothing, so no temperature is needed, and no text of another row is a negative.
 
     Args:
         teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
@@ -24,7 +23,6 @@ class MarginMSE(Objective):
         compare: The function s: `dot` as in the paper, or `cosine`, whose margins lie in [-2, 2].
 
     Raises:
-        UserError: In `setup`: the teacher cannot be loaded.
         ValueError: Rows do not have one positive and as many hard negatives as each other, or the columns are neither
             their scores nor their margins.
 
@@ -41,7 +39,6 @@ class MarginMSE(Objective):
         self.note = DOT if compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over the batch's rows."""
         negatives = views.negative.shape[1]
         if views.positive.shape[1] != 1 or not negatives:
             raise ValueError("MarginMSE needs rows of an anchor, one positive and hard negatives")

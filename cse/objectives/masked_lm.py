@@ -61,7 +61,6 @@ class MaskedLM(Objective):
             self.decoder = nn.Parameter(embeddings.detach().clone())  # (vocabulary, H)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean over masked positions of all processes."""
         masked_ids, labels = batch.require("masked_ids", "MaskedLM"), batch.require("mlm_labels", "MaskedLM")
         states = ctx.encoder.token_states(
             masked_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1), (labels != -100).flatten(0, 1)

@@ -58,7 +58,6 @@ class Matryoshka(Wrapper):
         self._check_weights()
 
     def setup(self, encoder: Encoder) -> None:
-        """Set up the objective, and choose the widths if none are given."""
         if [*encoder.head.parameters()]:
             raise UserError(
                 "objective Matryoshka trains the dimensions behind encoder.head, which is not exported\n"
@@ -70,7 +69,6 @@ class Matryoshka(Wrapper):
         super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The weighted sum over widths, the loss of each, and the metrics of the widest."""
         assert self.dimensions is not None  # setup chose them
         weights = self.weights or [1.0] * len(self.dimensions)
         chosen = draw(len(self.dimensions), self.dimensions_per_step, ctx.generator)

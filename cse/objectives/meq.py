@@ -22,16 +22,14 @@ class DPR(Objective):
 
         L = -log e^{q_i . p_i} / sum_j ( e^{q_i . p_j} + sum_k e^{q_i . n_jk} )
 
-    arXiv:2004.04906, equation 2: no temperature, and vectors keep their length. Each row has its hard passages n_k. If
-    rows have weights (`Batch.weight`), the mean over rows is weighted.
+    arXiv:2004.04906, equation 2: no temperature, and vectors keep their length. Each row has its hard passages n_k.
 
     Args:
         hard: Number of hard passages of a row, >= 0; views after them are not passages, such as the edited questions
             of `MEQ`. None: all views after the positive.
 
     Raises:
-        UserError: `hard` is below 0.
-        ValueError: Rows do not have one positive or not as many hard passages, or there is nothing to contrast with.
+        ValueError: Rows do not have one positive, or not as many hard passages.
 
     Deviations:
         One encoder reads questions and passages, which prompts may tell apart (`collator.prompts`); the authors train
@@ -49,7 +47,6 @@ class DPR(Objective):
         self.hard = hard
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's questions."""
         positives, negatives = views.positive.shape[1], views.negative.shape[1]
         hard = negatives if self.hard is None else self.hard
         if positives != 1 or negatives < hard:
@@ -68,8 +65,7 @@ class MEQ(Objective):
 
     The term beside `DPR` in a `WeightedSum`: L = L_DPR + w L_q. A row is a question, its passages, and at the end q+
     and q-, compared by dot product without temperature. The edited questions of all rows are candidates. Rows without a
-    paraphrase, or for the hinge and the dot product without either of the two (`Batch.view_mask`), join `DPR` only. If
-    rows have weights (`Batch.weight`), the mean over rows is weighted.
+    paraphrase, or for the hinge and the dot product without either of the two (`Batch.view_mask`), join `DPR` only.
 
     Args:
         form: The name of L_q. `contrastive` ranks best (paper: w 0.5, from the sixth epoch on), `dot` retrieves best
@@ -77,7 +73,6 @@ class MEQ(Objective):
         margin: m of the hinge, >= 0 (authors' program: 1).
 
     Raises:
-        UserError: The margin is below 0.
         ValueError: Rows do not have one positive, or no two views after it.
 
     Deviations:
@@ -96,7 +91,6 @@ class MEQ(Objective):
         self.form, self.margin = form, margin
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean L_q of the rows that have edited questions; 0 if no row has."""
         positives, others = views.positive.shape[1], views.negative.shape[1]
         if positives != 1 or others < EDITS:
             raise ValueError(

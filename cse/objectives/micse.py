@@ -43,9 +43,8 @@ class MiCSE(Objective):
             attention too, and a cell with a padding key never has any, but is part of the share.
 
     Raises:
-        UserError: An argument is out of range. In `setup`: the encoder lacks these layers, or their number is odd.
-            In a step: the backbone gives no attention, or recomputes its layers.
-        ValueError: A batch has no in-batch negatives.
+        UserError: In `setup`: the encoder lacks these layers, or their number is odd. In a step: the backbone gives no
+            attention, or recomputes its layers.
 
     Deviations:
         In the authors' program each row draws an order of its own, s^2 has 10^-6 added, and a term that is not a number
@@ -77,7 +76,6 @@ class MiCSE(Objective):
         self.first_layer, self.last_layer, self.samples, self.padding = first_layer, last_layer, samples, padding
 
     def setup(self, encoder: Encoder) -> None:
-        """Find the layers."""
         depth = encoder.depth
         first, last = (depth + n if n < 0 else n for n in (self.first_layer, self.last_layer))
         if not 0 <= first < last < depth or (last - first) % 2 == 0:
@@ -88,7 +86,6 @@ class MiCSE(Objective):
         self.layers = slice(first, last + 1)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The contrast of the batch's rows, and the term over this process's attention, summed over processes."""
         extra = ctx.all_max(batch.input_ids.shape[-1]) - batch.input_ids.shape[-1]  # cells have one order everywhere
         ids = F.pad(batch.input_ids, (0, extra), value=ctx.encoder.tokenizer.pad_token_id)  # (b, V, L)
         mask = F.pad(batch.attention_mask, (0, extra))  # (b, V, L)

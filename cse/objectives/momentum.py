@@ -58,8 +58,8 @@ class Momentum(Objective):
         ceiling: Rows of Q whose cosine with the anchor exceeds it are left out, in [-1, 1]. None: none is left out.
 
     Raises:
-        UserError: An argument is out of range, or `queue_start` exceeds `queue_size`.
-        ValueError: Rows have one view, or several positives under `dual_view`, or a batch has no in-batch negatives.
+        UserError: `queue_start` exceeds `queue_size`.
+        ValueError: Rows have several positives under `dual_view`.
 
     Deviations:
         The programs update the average before the anchors are encoded (MoCoSE) or after (ESimCSE); here after the step
@@ -111,7 +111,6 @@ class Momentum(Objective):
         self._found: list[Tensor] = []  # keys of this step's parts, each (B, D')
 
     def setup(self, encoder: Encoder) -> None:
-        """Copy the encoder, and build heads and queue."""
         width = encoder.dim
         self.copy = EncoderCopy(momentum=self.momentum)
         super().setup(encoder)
@@ -121,7 +120,6 @@ class Momentum(Objective):
         self.queue.push(normalize(torch.randn(self.queue_start, width)))
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if not views.positive.shape[1]:
             raise ValueError(ONE_VIEW)
         projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
@@ -148,7 +146,6 @@ class Momentum(Objective):
         return LossOutput(loss, {"skipped": there.skipped.float(), "queue": self.queue.filled.float()})
 
     def after_step(self, ctx: StepContext) -> None:
-        """Push the keys of the step, and move the averages."""
         if self._found:
             self.queue.push(torch.cat(self._found))
             self._found = []

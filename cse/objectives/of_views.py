@@ -40,7 +40,6 @@ class OfViews(Wrapper):
         self.term, self.views = term, tuple(views)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The term's loss of the chosen views."""
         if max(self.views) >= batch.views:
             raise ValueError(f"objective.views names view {max(self.views)}, and rows have {batch.views}, from 0")
         first, *others = self.views

@@ -23,7 +23,6 @@ class PccTuning(Objective):
         teacher: A teacher that is asked in training. None: the scores of the data (`Batch.score`), for pairs.
 
     Raises:
-        UserError: In `setup`: the teacher cannot be loaded.
         ValueError: Rows have one text, or unequal numbers of them; the batch has fewer than three pairs; or the pairs
             have no scores.
 
@@ -42,7 +41,6 @@ class PccTuning(Objective):
         self.requires = frozenset({"score"}) if teacher is None else teacher.requires
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The loss of the batch's pairs, and their correlation."""
         cosine = student_scores(views, batch, "cosine", "PccTuning")  # (B, P + K)
         if self.teacher is None:
             views.require_pair("PccTuning")

@@ -31,8 +31,7 @@ class PEARL(Objective):
         temperature: t, dimensionless, > 0 (authors' program: 0.07).
 
     Raises:
-        UserError: The temperature is not positive, or there are fewer than two types.
-        ValueError: Rows do not have one positive, or no label, or the batch has one row.
+        ValueError: Rows do not have one positive, or no label.
 
     Deviations:
         Duplicate texts are masked as in `SimCSE`. The mean of initial and trained weights leaves the head out, since no
@@ -51,11 +50,9 @@ class PEARL(Objective):
         self.types, self.labels, self.temperature = types, types, temperature
 
     def setup(self, encoder: Encoder) -> None:
-        """Build the head of types."""
         self.head = nn.Linear(encoder.dim, self.types)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         label = batch.require("label", type(self).__name__)  # (B,)
         if views.positive.shape[1] != 1:
             raise ValueError(f"PEARL compares two views of a phrase; rows have {1 + views.positive.shape[1]}")

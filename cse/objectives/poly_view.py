@@ -36,10 +36,6 @@ class PolyView(Objective):
         temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's experiments are on images).
         normalize_mean: Whether q has unit length.
 
-    Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows have one view, or the batch has a single row.
-
     Deviations:
         The authors released no program. The equations are those of the paper as remembered, and whether q has unit
         length is not certain. A q of a mean shorter than 1e-4 is 0, without a gradient. Duplicate texts are masked as
@@ -60,7 +56,6 @@ class PolyView(Objective):
         self.form, self.temperature, self.normalize_mean = form, temperature, normalize_mean
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss over all views of the batch."""
         if self.form == "sufficient":
             result = by_view(views, batch, self._rows, _unit_with, candidates=self._with_rest(views))
         else:

@@ -29,10 +29,6 @@ class PromCSE(Objective):
         hinge_weight: w, >= 0 (authors' program: 10).
         margin: m, in cosine (authors' RoBERTa-large script: 0.2; it is undocumented for other backbones).
 
-    Raises:
-        UserError: The temperature is not positive, or the hinge weight is negative.
-        ValueError: A batch has no in-batch negatives.
-
     Deviations:
         Rows without hard negatives have a hinge over the in-batch negatives; the authors' program fails on them. A
         candidate of the anchor's own text is masked in both terms, as in `SimCSE`.
@@ -57,7 +53,6 @@ class PromCSE(Objective):
         self.hinge_weight, self.margin = hinge_weight, margin
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         ntxent, hinges = by_anchor(views, batch, self._rows)
         hinge = weighted_mean(hinges, batch.weight)
         metrics = {"ntxent": ntxent.loss.detach(), "hinge": hinge.detach(), "skipped": ntxent.skipped.float()}

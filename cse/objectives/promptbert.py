@@ -49,9 +49,8 @@ class PromptBERT(Objective):
             the encoding of the empty template.
 
     Raises:
-        UserError: The temperature is not positive. In `setup`: the backbone takes no positions, is trained by soft
-            prompts, or the encoder has a head or modules after pooling beside `masked_lm`.
-        ValueError: A batch has no in-batch negatives.
+        UserError: In `setup`: the backbone takes no positions, is trained by soft prompts, or the encoder has a head or
+            modules after pooling beside `masked_lm`.
 
     Deviations:
         The authors' program takes the length of the first template for both; here they have to be equally long
@@ -87,7 +86,6 @@ class PromptBERT(Objective):
             self.cacheable, self.note = True, ""  # the loss sees the encoder through the views alone
 
     def setup(self, encoder: Encoder) -> None:
-        """Count the ids of the template, and build the transform."""
         architecture = encoder.backbone.config.model_type
         takes = "position_ids" in inspect.signature(encoder.backbone.forward).parameters
         if self.delta != "none" and (not takes or isinstance(encoder.adapter, SoftPrompts)):
@@ -108,7 +106,6 @@ class PromptBERT(Objective):
             self.transform = MaskedLMHead.of(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         denoised = self.denoised(views, batch, ctx)
         result = info_nce(denoised, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})

@@ -49,9 +49,8 @@ class RankCSE(Objective):
             the row's largest e^S.
 
     Raises:
-        UserError: A number is out of range, or there are no teachers or more than two. In `setup`: a teacher cannot be
-            loaded.
-        ValueError: Rows do not have one positive, or there is a single row.
+        UserError: There are no teachers, or more than two.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         The authors' program was not found; what is called the program is an independent one. Texts that equal the
@@ -87,13 +86,11 @@ class RankCSE(Objective):
         self.consistency_weight, self.ranking_weight = consistency_weight, ranking_weight
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the teachers."""
         if not self.teachers:
             self.teachers.append(FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler))
         super().setup(encoder)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if views.positive.shape[1] != 1:
             raise ValueError(f"RankCSE needs one positive per row; got {views.positive.shape[1]}")
         vectors = [teacher.embed(batch, ctx) for teacher in self._each()]  # (B, V, Dt) each

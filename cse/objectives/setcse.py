@@ -31,8 +31,7 @@ class SetCSE(Objective):
         temperature: t, dimensionless, > 0 (0.05).
 
     Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows have no labels, the batch has one row, or for `inter_set` a single label.
+        ValueError: Rows have no labels, or for `inter_set` a single label.
 
     Deviations:
         No program of the authors exists, and the full text of the paper could not be read: `inter_set` is our reading
@@ -49,7 +48,6 @@ class SetCSE(Objective):
         self.weighs_rows = form == "supcon"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The loss of the sets in the batch."""
         label = batch.require("label", type(self).__name__)  # (B,)
         if self.form == "inter_set":
             return LossOutput(self._inter_set(all_pairs(views, batch, single=True), label))

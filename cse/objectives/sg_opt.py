@@ -23,20 +23,16 @@ class SGOPT(Objective):
         L = mean_{il} - log e^{s(c_i, h_il)} / ( e^{s(c_i, h_il)} + sum_{m != i} sum_n e^{s(c_i, h_mn)} )
             + lambda sum |theta - theta_0|^2,        s = cos / t
 
-    c is the vector of the encoder, and h_l the mean over the tokens of layer l of the encoder before training, from
-    l = 0, its embeddings, to the last. Both pass one head, which is trained and not exported. theta are the weights of
-    the encoder, theta_0 the same before training; the distance is a sum, not a mean, so that lambda depends on their
-    number. Only the first view of a row is used. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    c is the vector of the encoder, and h_l the mean over the tokens of layer l of the encoder before training, from l =
+    0, its embeddings, to the last. Both pass one head, which is trained and not exported. theta are the weights of the
+    encoder, theta_0 the same before training; the distance is a sum, not a mean, so that lambda depends on their
+    number. Only the first view of a row is used.
 
     Args:
         temperature: t, dimensionless, > 0 (authors' program: 0.01).
         distance_weight: lambda, >= 0 (authors' program: 0.1).
         head_width: The width of both layers of the head (authors' program: 4,096).
         guide_dropout: Leave the dropout of the copy on, as the authors' program does.
-
-    Raises:
-        UserError: An argument is out of range.
-        ValueError: A batch has a single row.
 
     Deviations:
         The authors' program freezes the embeddings; here they are trained. If an adapter is trained instead of the
@@ -64,14 +60,12 @@ class SGOPT(Objective):
         self.head_width, self.guide_dropout = head_width, guide_dropout
 
     def setup(self, encoder: Encoder) -> None:
-        """Copy the encoder, and build the head."""
         self.guide = EncoderCopy(pooler="mean", dropout=self.guide_dropout)
         super().setup(encoder)
         wide = self.head_width
         self.head = nn.Sequential(Dense(encoder.dim, wide, activation="gelu"), Dense(wide, wide, activation="gelu"))
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The contrast of the batch's rows, and the distance of the encoder from its start."""
         every = range(ctx.encoder.depth + 1)
         layers = self.guide.embed_layers(batch.with_views([0]), ctx, every)[:, 0]  # (B, layers, D)
         contrastive = self.contrast(self.head(views.anchor), self.head(ctx.encoder.head(layers)), batch)

@@ -34,10 +34,6 @@ class SimCSE(Objective):
         hardness_of: The negatives that it is added to: `all`, `in_batch` (those of other rows), or `hard` (the row's
             own hard negatives).
 
-    Raises:
-        UserError: The temperature is not positive, or the hardness is negative.
-        ValueError: A batch has no in-batch negatives.
-
     Deviations:
         A candidate with the text of the anchor or of one of its positives is masked (`Batch.text_id`); in the authors'
         program it is a negative. The published corpora have hardly any duplicates.
@@ -62,7 +58,6 @@ class SimCSE(Objective):
         self.hardness, self.hardness_of = hardness, hardness_of
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if self.hardness:
             result = by_anchor(views, batch, self._hardened)
         else:

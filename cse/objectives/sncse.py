@@ -32,8 +32,8 @@ class SNCSE(Objective):
         largest_gap: b, in cosine, within [-2, 2], >= a (authors' program: 0.3).
 
     Raises:
-        UserError: An argument is out of range, or a > b.
-        ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
+        UserError: a exceeds b.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         Duplicate texts are masked as in `SimCSE`.
@@ -64,7 +64,6 @@ class SNCSE(Objective):
         self.least_gap, self.largest_gap = least_gap, largest_gap
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if views.positive.shape[1] != 1:
             raise ValueError(f"SNCSE needs rows of one positive; this batch has {views.positive.shape[1]}")
         pair = Views(views.anchor, views.positive, views.negative[:, :0], views.embedding)

@@ -30,7 +30,7 @@ class SpanContrast(Objective):
         texts_as_negatives: Whether the vectors of other texts are negatives too.
 
     Raises:
-        UserError: The temperature is not positive, or the encoder's vectors are not as wide as its token states.
+        UserError: The encoder's vectors are not as wide as its token states.
 
     Deviations:
         No program of the pre-training is public; the denominator is `all` because the paper's sum runs over the group.
@@ -45,11 +45,7 @@ class SpanContrast(Objective):
     weighs_rows = True
 
     def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        denominator: Literal["all", "self"] = "all",
-        texts_as_negatives: bool = False,
+        self, *, temperature: float = 0.1, denominator: Literal["all", "self"] = "all", texts_as_negatives: bool = False
     ) -> None:
         super().__init__()
         require_positive("objective", temperature=temperature)
@@ -57,7 +53,6 @@ class SpanContrast(Objective):
         self.denominator: Literal["all", "self"] = denominator
 
     def setup(self, encoder: Encoder) -> None:
-        """Check that vectors and token states can be compared."""
         if encoder.dim != encoder.hidden_size:
             raise UserError(
                 f"objective SpanContrast compares vectors with token states, and {encoder.source} has vectors of "
@@ -66,7 +61,6 @@ class SpanContrast(Objective):
             )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the texts of all processes."""
         span_mask = batch.require("span_mask", type(self).__name__)[:, 0]  # (b, S, L)
         pooled, means = ctx.encoder.spans(batch.input_ids[:, 0], batch.attention_mask[:, 0], span_mask)
         text = ctx.gather(ctx.encoder.output(pooled).projected)  # (B, D)

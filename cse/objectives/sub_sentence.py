@@ -27,9 +27,6 @@ class SubSentence(Objective):
         temperature: t, dimensionless, > 0 (authors' program: 0.1, the default of its loss, which its option
             `--temperature 0.01` never reaches).
 
-    Raises:
-        UserError: The temperature is not positive.
-
     Deviations:
         Propositions that are equal by way of a third are equal (`cse.data.Propositions`, argument `groups`). The
         propositions of copies of a sentence in other rows (`Batch.text_id`) are not candidates. A proposition without a
@@ -50,7 +47,6 @@ class SubSentence(Objective):
         self.temperature = temperature
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the propositions of all processes."""
         name, encoder = type(self).__name__, ctx.encoder
         span_mask = batch.require("span_mask", name)  # (b, V, S, L)
         group = batch.require("span_group", name)  # (b, V, S)

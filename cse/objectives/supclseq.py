@@ -32,9 +32,9 @@ class SupCLSeq(Objective):
         reduce: `out` or `in`, the place of the mean over positives; see `SupCon`.
 
     Raises:
-        UserError: There are no rates, one is out of range, or a temperature is not positive. In `setup`: the backbone
-            has no dropout whose rate can be set, or gradient checkpointing would compute layers again at another rate.
-        ValueError: Rows have no labels, or the batch has one row.
+        UserError: There are no rates. In `setup`: the backbone has no dropout whose rate can be set, or gradient
+            checkpointing would compute layers again at another rate.
+        ValueError: Rows have no labels.
 
     Deviations:
         The authors train on pairs of texts that the encoder reads as one sequence, and then a linear layer on the
@@ -69,7 +69,6 @@ class SupCLSeq(Objective):
         self.contrast = SupCon(temperature=temperature, base_temperature=base_temperature, reduce=reduce)
 
     def setup(self, encoder: Encoder) -> None:
-        """Check that there is a dropout to set, and that layers are computed within its rate alone."""
         if not any(True for _ in dropouts(encoder.backbone)):
             raise UserError(
                 f"objective SupCLSeq sets the dropout of the backbone, and {encoder.source} has none\n"
@@ -82,7 +81,6 @@ class SupCLSeq(Objective):
             )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the views of all passes."""
         own = self._encode(batch, ctx)
         passes = [own, *(self._at(rate, batch, ctx) for rate in self.rates)]  # R + 1
         texts, count = 1 + batch.num_positives, len(passes)

@@ -31,8 +31,7 @@ class SupCon(Objective):
             program does with `contrast_mode="one"`.
 
     Raises:
-        UserError: A temperature is not positive.
-        ValueError: Rows have no labels, or the batch has one row.
+        ValueError: Rows have no labels.
 
     Deviations:
         A view without a positive is left out of the mean; in the authors' program it counts as 0. Copies of a text in
@@ -59,7 +58,6 @@ class SupCon(Objective):
         self.anchors = anchors
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's views."""
         label = batch.require("label", type(self).__name__)  # (B,)
 
         def loss(pairs: AllPairs) -> Contrast:

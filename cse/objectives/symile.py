@@ -24,7 +24,7 @@ class Symile(Objective):
 
     Each of the M = 1 + P texts of a row is the anchor in turn; combination i is the row itself. `n` has B of them: the
     others are shuffled, each independently, and multiplied. `n_squared` has all B^{M-1}. With M = 2 and `n_squared`,
-    this is InfoNCE in both directions. If rows have weights (`Batch.weight`), the mean over rows is weighted.
+    this is InfoNCE in both directions.
 
     Args:
         negatives: The combinations to compare (authors' program: `n`). The memory of `n_squared` is B^{M-1} D.
@@ -32,8 +32,7 @@ class Symile(Objective):
             which shrinks with M, has a logit of about 1.
 
     Raises:
-        UserError: The temperature is not positive.
-        ValueError: Rows have no positive or have hard negatives, the batch has a single row, or it has no row ids.
+        ValueError: Rows have hard negatives, or the batch has no row ids.
 
     Deviations:
         A combination whose texts are all the row's own is masked (`Batch.text_id`); in the authors' program, shuffles
@@ -58,7 +57,6 @@ class Symile(Objective):
         self.log_scale = nn.Parameter(torch.zeros(()))  # of s, relative to its start
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows, over all anchors."""
         order = batch.require("row_id", "Symile").argsort(stable=True)
         if views.negative.shape[1]:
             raise ValueError("Symile multiplies anchor and positives; rows of this batch have hard negatives")

@@ -23,8 +23,7 @@ class SymmetricInfoNCE(Objective):
         hardness_of: The negatives that have it, named as in `SimCSE`.
 
     Raises:
-        UserError: The temperature is not positive, or the hardness is negative.
-        ValueError: Rows do not have one positive, or a batch has no in-batch negatives.
+        ValueError: Rows do not have one positive.
 
     Deviations:
         Duplicate texts are masked as in `SimCSE`.
@@ -41,6 +40,5 @@ class SymmetricInfoNCE(Objective):
         self.back = SimCSE(temperature=temperature)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean of both directions."""
         there, back = self.there(views, batch, ctx), self.back(*swapped(views, batch), ctx)
         return LossOutput((there.loss + back.loss) / 2, there.metrics)

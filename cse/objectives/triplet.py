@@ -22,8 +22,7 @@ class Triplet(Objective):
 
     The texts of other rows are not negatives, so the loss does not depend on the batch size. Of several positives and
     hard negatives of a row, each positive is compared with each negative, and the row's loss is their mean. The
-    checkpoint says by which function its vectors are compared: by distance, or by cosine for the cosine form. If rows
-    have weights (`Batch.weight`), the mean over rows is weighted.
+    checkpoint says by which function its vectors are compared: by distance, or by cosine for the cosine form.
 
     SciNCL (Ostendorff et al., EMNLP 2022, arXiv:2202.06671) has the Euclidean form with margin 1, Phrase-BERT (Wang et
     al., EMNLP 2021, arXiv:2109.06304) with margin 5. StyleDistance (Patel et al., arXiv:2410.12757) has the squared
@@ -34,7 +33,6 @@ class Triplet(Objective):
         margin: m, in units of d, >= 0 (SciNCL: 1, Phrase-BERT: 5, both Euclidean; StyleDistance: 0.5, cosine).
 
     Raises:
-        UserError: The margin is negative.
         ValueError: Rows have no positive or no hard negative.
 
     Deviations:
@@ -60,7 +58,6 @@ class Triplet(Objective):
             self.similarity, self.note = "euclidean", LENGTH_COUNTS
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The mean loss of the batch's rows."""
         if not (views.positive.shape[1] and views.negative.shape[1]):
             raise ValueError(
                 f"Triplet needs a positive and a hard negative in each row; this batch has {views.positive.shape[1]} "

@@ -54,7 +54,6 @@ class WeightedSum(Wrapper):
         self.weights, self.decays, self.starts = weights, decays, starts
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The weighted sum, and each term's metrics."""
         outputs: list[LossOutput] = [term(views, batch, ctx) for term in self.terms]
         each = zip(self.weights, self.decays, self.starts, strict=True)
         factors = [w * d ** (ctx.step / 100) * (ctx.step >= start) for w, d, start in each]

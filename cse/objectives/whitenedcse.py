@@ -44,7 +44,6 @@ class WhitenedCSE(Objective):
         covariance: `detached` as in the authors' program (line 113 there), or `differentiable`.
 
     Raises:
-        UserError: The temperature is not positive, or the group size is below 1.
         ValueError: The group size does not divide the embedding, or the batch is not larger than a group.
 
     Deviations:
@@ -73,14 +72,12 @@ class WhitenedCSE(Objective):
         self.shuffle, self.covariance = shuffle, covariance
 
     def setup(self, encoder: Encoder) -> None:
-        """Build the head, and choose the group size if none is given."""
         if self.group_size is None:
             divisors = [size for size in range(1, 9) if encoder.dim % size == 0]
             self.group_size = encoder.dim // 128 if encoder.dim % 128 == 0 else divisors[-1]
         self.head = Dense(encoder.dim, encoder.dim)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        """The sum over positives of the mean over rows."""
         rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
         projected = self.head(self._whiten(rows, ctx.generator, batch.view_mask))  # (B, V, D)
         each = _each_positive(views)  # P of (N,)

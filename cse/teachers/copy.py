@@ -35,7 +35,6 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def forward(self, *arguments: Any) -> Any:
-        """What the copy gives, without gradient."""
         return self.module(*arguments)
 
     @torch.no_grad()
@@ -75,7 +74,6 @@ class EncoderCopy(Teacher):
         self.momentum, self.pooler, self.dropout = momentum, pooler, dropout
 
     def setup(self, encoder: Encoder) -> None:
-        """Copy the encoder."""
         if self.momentum is not None:
             self.average = Average(encoder)
         else:

@@ -45,7 +45,6 @@ class Ensemble(Teacher):
         self.requires = frozenset().union(*(teacher.requires for teacher in teachers))
 
     def setup(self, encoder: Encoder) -> None:
-        """Set up each teacher."""
         super().setup(encoder)
         sizes = [teacher.dim for teacher in self._each()]
         self._alike = len(set(sizes)) == 1

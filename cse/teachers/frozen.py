@@ -69,7 +69,6 @@ class FrozenEncoder(Teacher):
         self._means: dict[str, NDArray[np.float32]] = {}  # (Dt,) of these vectors
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the encoder."""
         self._start = (encoder,)  # a tuple hides it from nn.Module
         self._held = (self.loaded(),)
         self._prompt, self.dim = self._held[0].prompt_text(self.prompt_name), self._held[0].dim
@@ -135,7 +134,6 @@ class FrozenViewEncoder(Teacher):
         self.source, self.pooler = source, pooler
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the encoder."""
         other = _load(self.source, self.pooler)
         if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
             raise UserError(

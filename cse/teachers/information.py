@@ -43,8 +43,8 @@ class SharedInformation(Teacher):
         precision: `fp32`, `bf16`, or `auto`: bf16 if the hardware computes it natively.
 
     Raises:
-        UserError: The template does not have `{a}` before `{b}`, or a number is out of range. In `setup`: the model
-            cannot be loaded, or is not a causal language model.
+        UserError: The template does not have `{a}` before `{b}`. In `setup`: the model cannot be loaded, or is not a
+            causal language model.
 
     Deviations:
         Our own method: docs/experiments.md has what it brings.
@@ -75,7 +75,6 @@ class SharedInformation(Teacher):
         self._before, self._between = before, between
 
     def setup(self, encoder: Encoder) -> None:
-        """Load the language model, which is held outside the module tree: no checkpoint has it."""
         model, tokenizer = load_causal_lm(self.source, option="teacher.source")
         self._held = (model, tokenizer)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -73,12 +73,7 @@ def test_small_angles_are_exact_in_float32(degrees):
 
 
 def test_refusals():
-    for options in (
-        {"temperature": 0.0},
-        {"margin": 91.0},
-        {"triplet_weight": -1.0},
-        {"triplet_margin": -0.1},
-    ):
+    for options in ({"temperature": 0.0}, {"margin": 91.0}, {"triplet_weight": -1.0}, {"triplet_margin": -0.1}):
         refuses(next(iter(options)), ArcCSE, **options)
     for views in (2, 3, 5):
         refuses(

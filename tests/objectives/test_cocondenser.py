@@ -76,12 +76,7 @@ def test_without_the_contrast_rows_of_one_view_do(tiny_bert):
 
 
 def test_refusals():
-    for options in (
-        {"decoder_layers": 0},
-        {"skip_from": 0},
-        {"contrast_weight": -1.0},
-        {"temperature": 0.0},
-    ):
+    for options in ({"decoder_layers": 0}, {"skip_from": 0}, {"contrast_weight": -1.0}, {"temperature": 0.0}):
         refuses(f"objective.{next(iter(options))} is", CoCondenser, **options)
 
 

@@ -41,8 +41,5 @@ def test_hinge_by_a_slow_loop_with_several_positives():
 
 
 def test_refusals():
-    for options in (
-        {"temperature": 0.0},
-        {"hinge_weight": -1.0},
-    ):
+    for options in ({"temperature": 0.0}, {"hinge_weight": -1.0}):
         refuses(next(iter(options)), PromCSE, **options)

@@ -50,10 +50,7 @@ def test_an_anchor_of_the_same_text_lends_its_positive():
 
 
 def test_refusals():
-    for temperature in (
-        0.0,
-        -1.0,
-    ):
+    for temperature in (0.0, -1.0):
         refuses("temperature", SimCSE, temperature=temperature)
 
 

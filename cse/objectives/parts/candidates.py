@@ -24,8 +24,7 @@ def in_batch(views: Views, batch: Batch, similarity: Similarity = cosine_matrix)
     text (`Batch.text_id`): such a candidate must not be a negative.
 
     Raises:
-        ValueError: Rows have no positive, or there is a single candidate, so that nothing can be contrasted; or the
-            matrix is too large.
+        ValueError: Rows have no positive, or there is a single candidate; or the matrix is too large.
     """
     anchors, candidates = _sides_in_batch(views)
     require_whole(len(anchors), len(candidates), anchors)
@@ -39,18 +38,15 @@ def by_anchor(
     similarity: Similarity = cosine_matrix,
     shared: tuple[Tensor, ...] = (),
 ) -> T:
-    """What `loss` makes of the layout `in_batch`, in memory linear in the batch: see `by_rows`.
+    """What `loss` makes of the layout `in_batch`, with its errors, in memory linear in the batch: see `by_rows`.
 
     Args:
         views: The batch's vectors.
-        batch: The batch.
+        batch: The rows that they are of.
         loss: A function of the layout of some anchors, an `InBatch`, and of `shared`. It treats each anchor on its own,
             and returns a tensor (A, ...), or a tuple of such, as `contrast` does.
         similarity: The function (A, D'), (N, D') -> (A, N).
         shared: Further tensors that need a gradient, such as a learned temperature.
-
-    Raises:
-        ValueError: Rows have no positive, or there is a single candidate.
     """
     anchors, candidates = _sides_in_batch(views)
     anchors, candidates, similarity = _once(anchors, candidates, similarity)
@@ -69,18 +65,7 @@ def info_nce(
     hard_negative_weight: float = 0.0,
     similarity: Similarity = cosine_matrix,
 ) -> Contrast:
-    """The contrast of each anchor with its positives, against all other candidates of the batch: `SimCSE` plain.
-
-    Args:
-        views: The batch's vectors.
-        batch: The batch.
-        temperature: The divisor of the similarities.
-        hard_negative_weight: Added to the logit of the row's own hard negatives.
-        similarity: The function (A, D'), (N, D') -> (A, N).
-
-    Raises:
-        ValueError: Rows have no positive, or there is a single candidate.
-    """
+    """The contrast of each anchor with its positives, against all other candidates of the batch: plain `SimCSE`."""
 
     def loss(pairs: InBatch) -> Contrast:
         bias = pairs.own_negative * hard_negative_weight if hard_negative_weight else None
@@ -93,14 +78,8 @@ def info_nce(
 def extend(pairs: InBatch, similarity: Tensor, *, target: float = 0.0, mask: Tensor | None = None) -> InBatch:
     """Append candidates that are not part of the batch, such as noise or the rows of a queue.
 
-    Args:
-        pairs: The candidates of the batch (A, N).
-        similarity: (A, M) of the anchors and the further candidates.
-        target: `positive` of the further candidates: 0 for negatives.
-        mask: (A, M) True where the two may be compared; None: everywhere.
-
-    Returns:
-        (A, N + M), the further candidates last. None of them is anybody's own hard negative.
+    Their similarity and mask are (A, M), and `target` is their `positive`: 0 for negatives. They come last, and none of
+    them is anybody's own hard negative.
     """
     new = torch.ones_like(similarity, dtype=torch.bool) if mask is None else mask
     old = torch.ones_like(pairs.positive, dtype=torch.bool) if pairs.mask is None else pairs.mask
@@ -119,15 +98,10 @@ def all_pairs(views: Views, batch: Batch, similarity: Similarity = cosine_matrix
     different rows, and of a row and a hard negative, where one has the text of the other's anchor or of one of its
     positives (`Batch.text_id`): such views must not be each other's negative.
 
-    Args:
-        views: The batch's vectors.
-        batch: The batch.
-        similarity: The function (A, D'), (N, D') -> (A, N).
-        single: Whether rows may have a single view, since their positives are other rows, such as those of a label.
+    With `single`, rows may have one view, since their positives are other rows, such as those of a label.
 
     Raises:
-        ValueError: Rows have no positive, unless `single`, or the batch has one row, so that nothing can be contrasted;
-            or the matrix is too large.
+        ValueError: Rows have no positive, unless `single`, or the batch has one row; or the matrix is too large.
     """
     anchors, candidates = _sides_of_pairs(views, single)
     require_whole(len(anchors), len(candidates), anchors)
@@ -143,18 +117,9 @@ def by_view(
     single: bool = False,
     candidates: Tensor | None = None,
 ) -> T:
-    """What `loss` makes of the layout `all_pairs`, in memory linear in the batch, as `by_anchor` does.
+    """What `loss` makes of the layout `all_pairs`, view by view, in memory linear in the batch, as `by_anchor` does.
 
-    Args:
-        views: The batch's vectors.
-        batch: The batch.
-        loss: A function of the layout of some anchors and positives that treats each on its own.
-        similarity: The function (A, D'), (N, D') -> (A, N).
-        single: Whether rows may have a single view.
-        candidates: (N, D') what the similarity compares with, in the order of the views. None: the views themselves.
-
-    Raises:
-        ValueError: Rows have no positive, unless `single`, or the batch has one row.
+    `candidates` (N, D') take the place of the views that the similarity compares with, in their order.
     """
     anchors, every = _sides_of_pairs(views, single)
     anchors, every, similarity = _once(anchors, every if candidates is None else candidates, similarity)
@@ -169,11 +134,6 @@ def by_pair(views: Views, batch: Batch, loss: Callable[[AllPairs, AllPairs], T])
     """What `loss` makes of two layouts `all_pairs` of some rows: of their anchors, and of their positives, row by row.
 
     For a row whose candidates are those of both of its texts, in memory linear in the batch: see `by_rows`.
-
-    Args:
-        views: The batch's vectors.
-        batch: The batch.
-        loss: A function of both layouts that treats each row on its own.
 
     Raises:
         ValueError: Rows do not have one positive, or the batch has one row.
@@ -194,11 +154,7 @@ def by_pair(views: Views, batch: Batch, loss: Callable[[AllPairs, AllPairs], T])
 def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """() `uniformity` of a vector of each row of the batch, x (B, D), in memory linear in the batch.
 
-    Args:
-        x: (B, D).
-        t: The sharpness of the kernel.
-        texts: (B, n) the texts of each row: rows with a common text do not count as a pair. None: all do.
-        weight: (B,) weight of each row; a pair has the product of its two. None: all alike.
+    Rows with a common text, of texts (B, n), do not count as a pair; weights (B,) are those of `uniformity`.
     """
     if fits(len(x), len(x), x):
         return uniformity(x, t, mask=None if texts is None else _different(texts, texts), weight=weight)
@@ -243,7 +199,6 @@ ONE_ROW = "batch_size is 1: there are no in-batch negatives, so the loss is alwa
 
 
 def _sides_in_batch(views: Views) -> tuple[Tensor, Tensor]:
-    """Anchors (B, D') and candidates (N, D')."""
     size, positives, negatives = sizes(views)
     if not positives:
         raise ValueError(ONE_VIEW)
@@ -271,5 +226,4 @@ def _once(anchors: Tensor, candidates: Tensor, similarity: Similarity) -> tuple[
 
 
 def _numbers(rows: Tensor) -> Tensor:
-    """(n,) the numbers of rows (n, ...)."""
     return torch.arange(len(rows), device=rows.device)

@@ -14,17 +14,11 @@ Distance = Literal["euclidean", "squared", "cosine", "dot"]
 
 
 class Contrast(NamedTuple):
-    """The result of `contrast`.
+    """The result of `contrast`."""
 
-    Attributes:
-        rows: (A,) loss of each row; 0 where it has no positive.
-        valid: (A,) True where the row has a positive.
-        weight: (A,) how much each row counts in the mean. None: all alike.
-    """
-
-    rows: Tensor
-    valid: Tensor
-    weight: Tensor | None
+    rows: Tensor  # (A,) the loss of each row; 0 where it has no positive
+    valid: Tensor  # (A,) True where the row has a positive
+    weight: Tensor | None  # (A,) how much each row counts in the mean; None: all alike
 
     @property
     def loss(self) -> Tensor:
@@ -50,13 +44,7 @@ def normalize(x: Tensor) -> Tensor:
 def of_present(function: Callable[[Tensor], Tensor], rows: Tensor, present: Tensor | None) -> Tensor:
     """Apply a function of whole batches (n, D) -> (n, D'), such as batch norm, to the rows (..., D) that exist.
 
-    Args:
-        function: The function.
-        rows: (..., D).
-        present: (...) True where a row exists. None: everywhere.
-
-    Returns:
-        (..., D'), and 0 where a row does not exist.
+    What it gives (..., D') is 0 where `present` (...) is False.
     """
     if present is None:
         return function(rows.flatten(0, -2)).view(*rows.shape[:-1], -1)
@@ -170,7 +158,6 @@ def contrast(
 
 
 def _mean(rows: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
-    """() the weighted mean of the valid rows (A,); 0 if no row counts."""
     if weight is None:
         return rows.sum() / valid.sum().clamp_min(1)
     counted = weight.to(rows.dtype) * valid
@@ -202,13 +189,7 @@ def log_hardness(logits: Tensor, negative: Tensor, beta: float) -> Tensor:
 
         w_aj = n e^{b S_aj} / sum_k e^{b S_ak}        over the n negatives k of a, so that a row of w sums to n
 
-    Args:
-        logits: (A, N) S, similarities already divided by the temperature.
-        negative: (A, N) True at the negatives.
-        beta: b; 0 weighs all alike.
-
-    Returns:
-        (A, N), and 0 where the candidate is not a negative.
+    S are similarities (A, N), already divided by the temperature. The result is 0 where no candidate is `negative`.
     """
     scores = (beta * logits).masked_fill(~negative, -torch.inf)
     scores = scores.masked_fill(~negative.any(-1, keepdim=True), 0.0)
@@ -221,16 +202,7 @@ def all_entries_bce(logits: Tensor, target: Tensor, mask: Tensor, weight: Tensor
 
         - mean_{ij} [ y_ij log p_ij + (1 - y_ij) log(1 - p_ij) ]
 
-    An entry weighs as much as its row.
-
-    Args:
-        logits: (A, N).
-        target: (A, N) 1 on positives, 0 elsewhere.
-        mask: (A, N) True where the entry takes part.
-        weight: (A,) how much each row counts. None: all alike.
-
-    Returns:
-        (), in float32 at least, and finite where p rounds to 1.
+    An entry (A, N) takes part where the mask is True, and weighs as much as its row (A,). Finite where p rounds to 1.
     """
     scores = logits if logits.dtype == torch.float64 else logits.float()
     log_p = torch.log_softmax(scores.masked_fill(~mask, -torch.inf), -1)
@@ -267,16 +239,8 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2.0, weight: Tensor | None = 
 def uniformity(x: Tensor, t: float = 2.0, *, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """Log of the mean of e^{-t |u - v|^2} over distinct pairs of x (n, D) on the unit sphere (arXiv:2005.10242, 4.1.2).
 
-    0 when all vectors are equal; smaller is more uniform (-2t for antipodal pairs).
-
-    Args:
-        x: (n, D).
-        t: The sharpness of the kernel, > 0.
-        mask: (n, n) True where two rows are a pair, such as those with different texts. None: everywhere.
-        weight: (n,) weight of each row; a pair has the product of its two. None: all alike.
-
-    Returns:
-        (); 0 if no pair counts.
+    0 when all vectors are equal; smaller is more uniform (-2t for antipodal pairs). t > 0 is the kernel's sharpness.
+    Two rows are a pair where the mask (n, n) is True; it counts by the product of their weights (n,); 0 without a pair.
     """
     kernel = torch.pdist(normalize(x)).pow(2).mul(-t).exp()  # (n (n - 1) / 2,)
     if mask is None and weight is None:
@@ -293,15 +257,8 @@ def energy_hinge(cosine: Tensor, positive: Tensor, *, margin: float, mask: Tenso
 
         max(0, margin + max_{n not positive} cos_in - cos_ip)        of the rows i and their positives p
 
-    Args:
-        cosine: (A, N) raw cosines, not divided by a temperature.
-        positive: (A, N) 1 or True at a row's own positives.
-        margin: In cosine: 0 asks for order only, -2 for nothing.
-        mask: (A, N) True where the candidate takes part at all. None: everywhere.
-
-    Returns:
-        (A,) the mean over a row's positives; 0 for a row without positives or without negatives. The gradient flows
-        through positives and the hardest negative.
+    Cosines (A, N) are raw, not divided by a temperature; a margin of 0 asks for order only, -2 for nothing. The result
+    (A,) is the mean over a row's positives, and 0 for a row without positives or without negatives.
     """
     present = torch.ones_like(cosine, dtype=torch.bool) if mask is None else mask
     own, negative = present & (positive > 0), present & (positive <= 0)
@@ -315,15 +272,7 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, distance: Dis
 
         max(0, d(a, p) - d(a, n) + m)
 
-    Args:
-        anchor: (..., D); the three broadcast, so that (B, 1, 1, D), (B, P, 1, D) and (B, 1, K, D) give (B, P, K).
-        positive: (..., D).
-        negative: (..., D).
-        distance: d, see `paired_distance`.
-        margin: m, in units of d.
-
-    Returns:
-        (...) of each triple, >= 0, in float32 at least.
+    d is `paired_distance`. The vectors broadcast: (B, 1, 1, D), (B, P, 1, D) and (B, 1, K, D) give (B, P, K).
     """
     near, far = paired_distance(anchor, positive, distance), paired_distance(anchor, negative, distance)
     return F.relu(near - far + margin)

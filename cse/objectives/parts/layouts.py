@@ -16,25 +16,15 @@ Similarity = Callable[[Tensor, Tensor], Tensor]  # (A, D'), (N, D') -> (A, N)
 
 
 class InBatch(NamedTuple):
-    """Anchors against the N = B P + B K candidates of the batch: all positives, then all hard negatives.
+    """Anchors against the N = B P + B K candidates of the batch: all positives, then all hard negatives."""
 
-    Attributes:
-        similarity: (A, N), cosines unless another similarity was asked for. A is B, or the size of a block of rows.
-        positive: (A, N) 1 where the candidate is the row's own positive.
-        own_negative: (A, N) 1 where it is the row's own hard negative.
-        mask: (A, N) True where the two may be compared; None: everywhere.
-        anchor: (A, D') the vectors of the anchors, perhaps scaled to unit length.
-        row: (A,) the row of the batch that each anchor belongs to, in [0, B).
-        weight: (A,) the weights of these rows (`Batch.weight`); None: all alike.
-    """
-
-    similarity: Tensor
-    positive: Tensor
-    own_negative: Tensor
-    mask: Tensor | None
-    anchor: Tensor
-    row: Tensor
-    weight: Tensor | None
+    similarity: Tensor  # (A, N) cosines unless another similarity was asked for; A is B, or the size of a block of rows
+    positive: Tensor  # (A, N) 1 where the candidate is the row's own positive
+    own_negative: Tensor  # (A, N) 1 where it is the row's own hard negative
+    mask: Tensor | None  # (A, N) True where the two may be compared; None: everywhere
+    anchor: Tensor  # (A, D') the vectors of the anchors, perhaps scaled to unit length
+    row: Tensor  # (A,) the row of the batch that each anchor belongs to, in [0, B)
+    weight: Tensor | None  # (A,) the weights of these rows (`Batch.weight`); None: all alike
 
 
 class AllPairs(NamedTuple):
@@ -43,24 +33,15 @@ class AllPairs(NamedTuple):
     Columns are all anchors, then the candidates of `InBatch` in their order; rows are the first A columns, or a block
     of them. With one positive per row, `similarity[:B, :B]` is anchors against anchors, and `[:B, B : 2 * B]` anchors
     against positives.
-
-    Attributes:
-        similarity: (A, N), cosines unless another similarity was asked for.
-        positive: (A, N) 1 where the candidate is another view of the same row; never at hard negatives.
-        mask: (A, N) True where the two may be compared: never a view with itself.
-        item: (N,) the row of the batch that each view belongs to, in [0, B).
-        view: (A,) the column that each row is.
-        texts: B + B P, the number of columns before the hard negatives.
-        weight: (A,) the weight of each view's row of the batch (`Batch.weight`); None: all alike.
     """
 
-    similarity: Tensor
-    positive: Tensor
-    mask: Tensor
-    item: Tensor
-    view: Tensor
-    texts: int
-    weight: Tensor | None
+    similarity: Tensor  # (A, N) cosines unless another similarity was asked for
+    positive: Tensor  # (A, N) 1 where the candidate is another view of the same row; never at hard negatives
+    mask: Tensor  # (A, N) True where the two may be compared: never a view with itself
+    item: Tensor  # (N,) the row of the batch that each view belongs to, in [0, B)
+    view: Tensor  # (A,) the column that each row is
+    texts: int  # B + B P, the number of columns before the hard negatives
+    weight: Tensor | None  # (A,) the weight of each view's row of the batch (`Batch.weight`); None: all alike
 
     def per_view(self, values: Tensor) -> Tensor:
         """A value of each row of the batch (B,) -> of each anchor and positive (A,)."""
@@ -162,15 +143,9 @@ def _by_role(values: Tensor, num_positives: int) -> Tensor:
 
 
 def gathered(vectors: Tensor, present: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
-    """The spans of every process, with gradient.
+    """The spans of every process, with gradient: their vectors (B, ..., S, D), and where there is one (B, ..., S).
 
-    Args:
-        vectors: (b, ..., S, D) of this process; S may differ by process.
-        present: (b, ..., S) True where there is a span.
-        ctx: The context of the step.
-
-    Returns:
-        (B, ..., S, D) and (B, ..., S), padded with absent spans to the largest S of a process.
+    Processes may have different S; all are padded with absent spans to the largest.
     """
     more = ctx.all_max(present.shape[-1]) - present.shape[-1]
     return ctx.gather(F.pad(vectors, (0, 0, 0, more))), ctx.gather(F.pad(present, (0, more)))
