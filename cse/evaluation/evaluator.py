@@ -134,7 +134,7 @@ class RowEvaluator(Evaluator):
     """
 
     name: str
-    _texts: Sequence[str] = ()  # the texts that are scored, where they are neither pairs nor of several sets
+    _texts: Sequence[Any] = ()  # the texts or rows that are scored, where they are of one set
 
     @abstractmethod
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
@@ -151,7 +151,8 @@ class RowEvaluator(Evaluator):
 
     def texts(self, data: str | None = None) -> Mapping[str, Sequence[tuple[str, ...]]]:
         """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(text,) for text in self._texts]} if self._texts else {}
+        rows = [(text,) if isinstance(text, str) else text for text in self._texts]
+        return {self.name: rows} if rows else {}
 
 
 def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:

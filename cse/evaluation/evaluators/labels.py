@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from cse.evaluation.evaluators.classifiers import (
     probe,
     require_rows,
 )
-from cse.evaluation.evaluators.rows import described, labeled_texts, set_name
+from cse.evaluation.evaluators.rows import found_in, labeled_texts, set_name
 from cse.interfaces import SentenceEncoder
 
 Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored
@@ -124,23 +123,18 @@ class Labels(RowEvaluator):
         for train, test in self._splits:
             for name, judge in judges.items():
                 right[name][test] = judge(x[train], y[train], x[test], y[test])
-        found = EvalResult.of(
-            self.name,
+        return found_in(
+            self._data,
+            self,
             kind="labels",
+            unit="texts",
             measures={name: ("mean", name) for name in judges},
             arrays=right,
-            primary=self.primary,
-            unit="texts",
             sha256=rows_hash([[self._data.hash, self._train_hash, len(self._splits), self.neighbors, self.shots]]),
-            where=self._data.name,
-            about=described(
-                self._data,
-                {"label_once": self._single},
-                labels=len(set(y)),
-                folds=len(self._splits) if self.train is None else 0,
-            ),
+            left_out={"label_once": self._single},
+            labels=len(set(y)),
+            folds=len(self._splits) if self.train is None else 0,
         )
-        return [found]
 
     def _judges(self) -> dict[str, Judge]:
         """The classifiers by the name of their score."""
@@ -208,54 +202,37 @@ class Clustering(RowEvaluator):
         """Score an encoder, with the cluster of each text in each clustering."""
         vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         ordered = vectors[[row[text] for text in self._texts]]  # (n, D)
-        made = cluster(ordered, len(self._classes), self.repetitions, self.sample, self.batch_size)
-        found = EvalResult.of(
-            self.name,
+        cluster, drawn = clusterings(ordered, len(self._classes), self.repetitions, self.sample, self.batch_size)
+        return found_in(
+            self._data,
+            self,
             kind="clustering",
-            measures={"v_measure": ("v_measure", "cluster", "label", "drawn")},
-            arrays={"cluster": made.cluster, "label": self._label, "drawn": made.drawn},
-            primary=self.primary,
             unit="texts",
+            measures={"v_measure": ("v_measure", "cluster", "label", "drawn")},
+            arrays={"cluster": cluster, "label": self._label, "drawn": drawn},
             sha256=rows_hash([[self._data.hash, self.repetitions, self.sample, self.batch_size]]),
-            where=self._data.name,
-            about=described(self._data, labels=len(self._classes)),
+            labels=len(self._classes),
         )
-        return [found]
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """Several clusterings of n rows.
+def clusterings(
+    vectors: NDArray[np.floating], clusters: int, repetitions: int, sample: int, batch_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cluster vectors (n, D) several times, each time a sample of them that is drawn with replacement.
 
-    Attributes:
-        cluster: (n, R) the number of each row's cluster; -1 where the row was not drawn.
-        drawn: (n, R) how often each row was drawn.
-    """
-
-    cluster: NDArray[np.int64]
-    drawn: NDArray[np.int64]
-
-
-def cluster(vectors: NDArray[np.floating], clusters: int, repetitions: int, sample: int, batch_size: int) -> Clusters:
-    """Cluster rows of which each repetition draws others.
-
-    Args:
-        vectors: (n, D) vectors.
-        clusters: Number of clusters.
-        repetitions: Number of clusterings.
-        sample: Number of rows that are drawn, with replacement, for each of them.
-        batch_size: Number of rows in a batch of k-means.
+    Returns:
+        (n, R) the number of each row's cluster, -1 where it was not drawn; and how often it was drawn.
 
     Source: `_evaluate_clustering_bootstrapped` of mteb.
     """
     from sklearn.cluster import MiniBatchKMeans
 
     n = len(vectors)
-    found = Clusters(np.full((n, repetitions), -1), np.zeros((n, repetitions), dtype=np.int64))
+    cluster, drawn = np.full((n, repetitions), -1), np.zeros((n, repetitions), dtype=np.int64)
     model = MiniBatchKMeans(clusters, batch_size=batch_size, init="k-means++", n_init=1, random_state=SEED)
     rng = random.Random(SEED)
     for repetition in range(repetitions):
         rows = np.array(rng.choices(range(n), k=sample))
-        found.cluster[rows, repetition] = model.fit_predict(vectors[rows])
-        found.drawn[:, repetition] = np.bincount(rows, minlength=n)
-    return found
+        cluster[rows, repetition] = model.fit_predict(vectors[rows])
+        drawn[:, repetition] = np.bincount(rows, minlength=n)
+    return cluster, drawn

@@ -1,11 +1,11 @@
-"""Scored pairs: does the cosine of two texts rank them as people do?"""
+"""Pairs and triplets of texts: do their cosines rank them as scores, labels or roles do?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from cse.data.reading.texts import same_text_key
 from cse.errors import UserError, require_within
 from cse.evaluation.encoding import comparison, encode_distinct
 from cse.evaluation.evaluator import EvalResult, RowEvaluator, rows_hash
-from cse.evaluation.evaluators.rows import TEST, columns_of, described, set_name
+from cse.evaluation.evaluators.rows import TEST, found_in, set_name
 from cse.evaluation.statistic import Vector, correlation
 from cse.interfaces import SentenceEncoder
 from cse.seeding import python_rng
@@ -48,36 +48,19 @@ class Similarity(RowEvaluator):
         name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
-        self._rows = (
-            data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None, split=TEST)
-        )
-        self._first, self._second = columns_of(self._rows)
-        self.name = name or set_name(self._rows)
-        self._gold = np.array([row.score for row in self._rows])
+        options = {"min_score": None, "max_score": None, "split": TEST}
+        self._data = data if isinstance(data, Dataset) else ScoredPairs(data, **options)  # type: ignore[arg-type]
+        self.name, self._texts = name or set_name(self._data), [row.texts for row in self._data]
+        self._gold = np.array([row.score for row in self._data])
         correlation(np.arange(float(len(self._gold))), self._gold, self.name)  # refuses equal scores
-
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(*pair,) for pair in zip(self._first, self._second, strict=True)]}
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the cosine of each pair."""
-        vectors, row = encode_distinct(encoder, [*self._first, *self._second], self.precision, self.prompt)
-        compare = comparison(encoder)
-        similarity = compare(vectors, [row[text] for text in self._first], [row[text] for text in self._second])
+        similarity = _similarity(encoder, self._texts, self.precision, self.prompt)
         correlation(similarity, self._gold, self.name)  # refuses equal cosines
-        found = EvalResult.of(
-            self.name,
-            kind="similarity",
-            measures={name: (name, "cosine", "gold") for name in ("spearman", "pearson")},
-            arrays={"cosine": similarity, "gold": self._gold},
-            primary=self.primary,
-            unit="pairs",
-            sha256=self._rows.hash,
-            where=self._rows.name,
-            about=described(self._rows),
-        )
-        return [found]
+        measures = {name: (name, "cosine", "gold") for name in ("spearman", "pearson")}
+        arrays = {"cosine": similarity, "gold": self._gold}
+        return found_in(self._data, self, kind="similarity", unit="pairs", measures=measures, arrays=arrays)
 
 
 class Triplets(RowEvaluator):
@@ -110,15 +93,14 @@ class Triplets(RowEvaluator):
         name: str | None = None,
     ) -> None:
         self.data, self.precision, self.prompt = data, precision, prompt
-        self._data = data if isinstance(data, datasets.Dataset) else datasets.Triplets(data, split=TEST)
+        self._data = data if isinstance(data, Dataset) else datasets.Triplets(data, split=TEST)
         self.name = name or set_name(self._data)
         rows = [row.texts for row in self._data]
         without = [len(texts) < 3 for texts in rows]
         same = [same_text_key(texts[1]) in map(same_text_key, texts[2:]) for texts in rows]
         self._left_out = {"without_negative": sum(without), "same_as_negative": sum(same)}
-        self._rows = [texts for texts, *out in zip(rows, without, same, strict=True) if not any(out)]
-        self._texts = [text for row in self._rows for text in row]
-        if not self._rows:
+        self._texts = [texts for texts, *out in zip(rows, without, same, strict=True) if not any(out)]
+        if not self._texts:
             raise UserError(
                 f"evaluator.data: no triplet of {self._data.name} is left: {sum(without)} have no negative, and "
                 f"{sum(same)} have a negative that is their positive\nfix: give rows of anchor, positive and negative"
@@ -126,23 +108,19 @@ class Triplets(RowEvaluator):
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the rows that it gets right."""
-        vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
-        anchors = [row[texts[0]] for texts in self._rows for _ in texts[1:]]
-        similarity = comparison(encoder)(vectors, anchors, [row[text] for texts in self._rows for text in texts[1:]])
-        starts = np.cumsum([0, *(len(texts) - 1 for texts in self._rows)])
+        pairs = [(anchor, text) for anchor, *others in self._texts for text in others]
+        similarity = _similarity(encoder, pairs, self.precision, self.prompt)
+        starts = np.cumsum([0, *(len(texts) - 1 for texts in self._texts)])
         right = [similarity[a] > similarity[a + 1 : b].max() for a, b in pairwise(starts)]
-        found = EvalResult.of(
-            self.name,
+        return found_in(
+            self._data,
+            self,
             kind="triplets",
+            unit="triplets",
             measures={"accuracy": ("mean", "right")},
             arrays={"right": right},
-            primary=self.primary,
-            unit="triplets",
-            sha256=self._data.hash,
-            where=self._data.name,
-            about=described(self._data, self._left_out),
+            left_out=self._left_out,
         )
-        return [found]
 
 
 class PairClassification(RowEvaluator):
@@ -189,35 +167,29 @@ class PairClassification(RowEvaluator):
         self.precision, self.prompt = precision, prompt
         self._data = data if isinstance(data, Dataset) else ScoredPairs(data, split=TEST)
         self.name = name or set_name(self._data)
-        self._pairs, self._label = _labeled(self._data, "data")
-        known = {_key(row) for row in self._data}
+        self._texts, self._label = _labeled(self._data, "data")
         if dev is None:
             chosen = _share(self._label, dev_share, seed)
-            self._dev, self._dev_label = [self._pairs[i] for i in chosen], self._label[chosen]
+            self._dev, self._dev_label = [self._texts[i] for i in chosen], self._label[chosen]
             self._scored, self._shared = np.setdiff1d(np.arange(len(self._label)), chosen), 0
         else:
+            known = {_key(row) for row in self._data}
             rows = dev if isinstance(dev, Dataset) else ScoredPairs(dev, split="validation")
             apart = [row for row in rows if _key(row) not in known]
             self._dev, self._dev_label = _labeled(apart, "dev")
             self._scored, self._shared = np.arange(len(self._label)), len(rows) - len(apart)
 
-    def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
-        return {self.name: [(*pair,) for pair in self._pairs]}
-
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the cosine of each pair and the thresholds."""
-        pairs = [*self._pairs, *self._dev]
-        vectors, row = encode_distinct(encoder, (text for pair in pairs for text in pair), self.precision, self.prompt)
-        compare = comparison(encoder)
-        similarity = compare(vectors, [row[first] for first, _ in pairs], [row[second] for _, second in pairs])
-        similarity, dev = similarity[: len(self._pairs)], similarity[len(self._pairs) :]
+        similarity = _similarity(encoder, [*self._texts, *self._dev], self.precision, self.prompt)
+        similarity, dev = similarity[: len(self._texts)], similarity[len(self._texts) :]
         thresholds = fit_thresholds(dev, self._dev_label)
         judged, label = similarity[self._scored], self._label[self._scored]
-        facts = {"threshold_f1": thresholds.f1, "threshold_accuracy": thresholds.accuracy, "dev_rows": len(dev)}
-        found = EvalResult.of(
-            self.name,
+        return found_in(
+            self._data,
+            self,
             kind="pair classification",
+            unit="pairs",
             measures={
                 "ap": ("average_precision", "cosine", "label"),
                 "f1": ("f1", "predicted", "judged"),
@@ -230,13 +202,20 @@ class PairClassification(RowEvaluator):
                 "judged": label,
                 "right": (judged >= thresholds.accuracy) == label,
             },
-            primary=self.primary,
-            unit="pairs",
             sha256=rows_hash([[self._data.hash], self._scored]),
-            where=self._data.name,
-            about=described(self._data, {"dev_among_scored": self._shared}, **facts),
+            left_out={"dev_among_scored": self._shared},
+            threshold_f1=thresholds.f1,
+            threshold_accuracy=thresholds.accuracy,
+            dev_rows=len(dev),
         )
-        return [found]
+
+
+def _similarity(
+    encoder: SentenceEncoder, pairs: Sequence[tuple[str, ...]], precision: str, prompt: str | None
+) -> Vector:
+    """The similarity of each pair of texts: (n,)."""
+    vectors, row = encode_distinct(encoder, (text for pair in pairs for text in pair), precision, prompt)
+    return comparison(encoder)(vectors, [row[first] for first, _ in pairs], [row[second] for _, second in pairs])
 
 
 def _key(row: Example) -> tuple[str, ...]:
@@ -271,28 +250,18 @@ def _share(label: Vector, share: float, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Where F1 and accuracy of the rows that were fitted are highest.
-
-    Attributes:
-        f1: The similarity from which a pair is predicted to be positive, for F1.
-        accuracy: The same for accuracy.
-    """
+class Thresholds(NamedTuple):
+    """The similarities from which a pair is predicted to be positive, for F1 and for accuracy."""
 
     f1: float
     accuracy: float
 
 
 def fit_thresholds(similarity: Vector, positive: Vector) -> Thresholds:
-    """The best thresholds of labeled pairs.
+    """The best thresholds of pairs with similarities (n,) and labels (n,), 0 or 1.
 
     A threshold lies in the middle between two neighboring similarities, so that equal ones are never told apart; of
     equally good ones the highest is taken. Some pair is always above it, and some pair below.
-
-    Args:
-        similarity: (n,) similarities.
-        positive: (n,) labels, 0 or 1.
 
     Raises:
         UserError: The labels or the similarities are all equal.

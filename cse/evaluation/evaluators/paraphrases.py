@@ -15,7 +15,7 @@ from cse.encoder.vectors import unit
 from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import comparison, device_of, encode_distinct, nearness
 from cse.evaluation.evaluator import EvalResult, RowEvaluator, rows_hash
-from cse.evaluation.evaluators.rows import TEST, described, set_name
+from cse.evaluation.evaluators.rows import TEST, found_in, set_name
 from cse.interfaces import SentenceEncoder
 from cse.mining.approximate import open_pool
 from cse.mining.neighbors import EXACT
@@ -87,19 +87,18 @@ class Paraphrases(RowEvaluator):
         mined = mine_pairs(queries, texts, self.neighbors, self.keep, str(device_of(encoder)))
         judged = judge(mined, self._known)
         threshold = -math.sqrt(max(0.0, -2 * judged.threshold)) if distance else judged.threshold
-        facts = {"texts": len(self._texts), "threshold_f1": threshold}
-        found = EvalResult.of(
-            self.name,
+        return found_in(
+            self._data,
+            self,
             kind="paraphrases",
+            unit="known pairs",
             measures={"ap": ("mean", "precision"), "f1": ("mean", "f1_share")},
             arrays={"precision": judged.precision, "f1_share": judged.f1_share},
-            primary=self.primary,
-            unit="known pairs",
             sha256=rows_hash([[self._data.hash, self.neighbors, self.keep], self._texts]),
-            where=self._data.name,
-            about=described(self._data, self._left_out, **facts),
+            left_out=self._left_out,
+            texts=len(self._texts),
+            threshold_f1=threshold,
         )
-        return [found]
 
 
 CHUNK = 1024  # texts whose neighbors are searched at once

@@ -1,4 +1,4 @@
-"""The rows of an evaluator: a data set of `cse.data`, or what one is read from."""
+"""The rows of an evaluator: a data set of `cse.data`, or what one is read from; and what was found on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from cse.data.datasets import Dataset, Texts
 from cse.errors import UserError
+from cse.evaluation.evaluator import EvalResult, RowEvaluator
 
 TEST = "test"  # the split of a Hub id that is scored, unless a data set of `cse.data` says another
 
@@ -19,26 +20,38 @@ def set_name(data: Dataset) -> str:
     return PurePath(data.name.partition(":")[2] or data.name).name.partition(".")[0] or "rows"
 
 
-def described(data: Dataset, left_out: Mapping[str, int] | None = None, **facts: Any) -> dict[str, Any]:
-    """What a finding says of its rows: the counts of those that were left out, and further facts."""
+def found_in(
+    data: Dataset,
+    evaluator: RowEvaluator,
+    *,
+    kind: str,
+    unit: str,
+    measures: Mapping[str, tuple[str, ...]],
+    arrays: Mapping[str, Any],
+    sha256: str | None = None,
+    left_out: Mapping[str, int] | None = None,
+    **facts: Any,
+) -> list[EvalResult]:
+    """What an evaluator finds on a data set; `EvalResult` has the fields, and `left_out` the counts of rows."""
     counts = {name: count for name, count in {**data.report, **(left_out or {})}.items() if count}
-    return {"left_out": counts, **facts}
-
-
-def columns_of(data: Dataset) -> list[list[str]]:
-    """The texts of rows that have the same number of them, by column."""
-    return [list(column) for column in zip(*(row.texts for row in data), strict=True)]
+    found = EvalResult.of(
+        evaluator.name,
+        kind=kind,
+        measures=measures,
+        arrays=arrays,
+        primary=evaluator.primary,
+        unit=unit,
+        sha256=sha256 or data.hash,
+        where=data.name,
+        about={"left_out": counts, **facts},
+    )
+    return [found]
 
 
 def labeled_texts(
     data: Texts | str | Path | Sized, option: str, split: str = TEST
 ) -> tuple[Dataset, list[str], list[str]]:
-    """A data set of texts with labels, its texts, and its labels by name.
-
-    Args:
-        data: The data set, or what `cse.data.Texts` reads it from.
-        option: The name of the evaluator's option.
-        split: The split of a data set on the Hub.
+    """A data set of texts with labels, its texts, and its labels by name; `option` is that of the evaluator.
 
     Raises:
         UserError: The rows cannot be read, or have fewer than two labels.
