@@ -91,13 +91,7 @@ def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[s
 
 
 def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
-    """What was found of one encoder, in the form of results.json.
-
-    Args:
-        name: A name of the encoder.
-        findings: Its scores, on tasks that are all different.
-        precision: The precision in which it ran.
-    """
+    """What was found of one encoder, on tasks that are all different, in the form of results.json."""
     about = {"name": name, "sha256": None, "loader": "cse", "max_length": None, "prompt": None}
     requested = ",".join(finding.name for finding in findings)
     answers = [Answer({}, list(findings))]
@@ -106,13 +100,7 @@ def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
 
 
 def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequence[Scored]) -> list[Change]:
-    """The rows of one part of the table for every checkpoint.
-
-    Args:
-        part: `dev`, `other` or `general`.
-        tasks: The tasks of the part.
-        before: Scores before training.
-        after: Scores of checkpoints, each named as its folder.
+    """The rows of one part of the table, `dev`, `other` or `general`, for every checkpoint, named as its folder.
 
     Raises:
         UserError: The rows of a task are not those that were scored before training.

@@ -77,14 +77,7 @@ def of_kind(kind: str) -> str:
 
 
 def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
-    """The rows of a checkpoint and of what is made of its vectors.
-
-    Args:
-        scored: Its results, with those of the widths and of quantized vectors.
-        widths: The widths that have a row.
-        dim: The size of a whole vector.
-        folder: The folder of the checkpoint.
-    """
+    """The rows of a checkpoint and of what is made of its vectors, of which a whole one has `dim` numbers."""
     whole = row(FULL, scored, folder, 4 * dim)
     cuts = {e["width"]: e for e in scored.get("dimensions", [])}
     entries = [(of_width(width), 4 * width, cuts[width]) for width in widths]
@@ -116,11 +109,7 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def require_scores(scored: Mapping[str, Any]) -> None:
-    """Refuse results of which no task has a score.
-
-    Raises:
-        UserError: No task has a score.
-    """
+    """Refuse results of which no task has a score."""
     if not has_scores(scored):
         missing = {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
         task, why = next(iter(missing.items()))

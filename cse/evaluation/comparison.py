@@ -137,14 +137,9 @@ def read_or_score(
 def compare_all(
     models: Sequence[Scored], resamples: int = statistic.RESAMPLES, measures: str | None = None
 ) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Differences of every two models, all on the same resamples.
+    """Differences of every two models, all on the same resamples; the key (i, j) is model j minus model i, for i < j.
 
-    If there are more than two models, pairs of them without rows in common are left out.
-
-    Args:
-        models: The models; the key (i, j) of the result is model j minus model i, for i < j.
-        resamples: Number of resamples.
-        measures: See `compare`.
+    If there are more than two models, pairs of them without rows in common are left out. See `compare` for `measures`.
     """
     drawn: dict[tuple[str, str, str], dict[int, Vector]] = {}
     for task in dict.fromkeys(t for m in models for t in m.findings):

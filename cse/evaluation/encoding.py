@@ -149,11 +149,7 @@ def encode_distinct(
 
 
 def _shared(work: Callable[[list[Any]], list[Any]], parts: list[Any]) -> list[Any]:
-    """What `work` makes of the parts, each on one process, which computes of it what a single process would.
-
-    Raises:
-        UserError: A process raised it.
-    """
+    """What `work` makes of the parts, each on one process, which computes of it what a single process would."""
     number, processes = distributed.rank(), distributed.world_size()
     everyone = distributed.gather_results(lambda: work(parts[number::processes]))
     return [everyone[i % processes][i // processes] for i in range(len(parts))]
@@ -161,11 +157,10 @@ def _shared(work: Callable[[list[Any]], list[Any]], parts: list[Any]) -> list[An
 
 @contextmanager
 def _workers(encoder: Any) -> Iterator[Callable[..., Iterator[NDArray[np.floating]]]]:
-    """A `map` that keeps every core busy.
+    """A `map` that keeps every core busy: on a CPU, an `Encoder` of cse works on several slices at once.
 
-    On a CPU, an `Encoder` of cse works on several slices at once, with one core for each: a layer of a small model is
-    too little work to be shared between cores, which wait for each other at every step, and much longer if other
-    programs use them, too. Other encoders are called in turn.
+    A layer of a small model is too little work to be shared between cores, which wait for each other at every step, and
+    much longer if other programs use them, too. Other encoders are called in turn.
     """
     cores = torch.get_num_threads()
     if not isinstance(encoder, Encoder) or encoder.device.type != "cpu" or cores == 1:

@@ -31,7 +31,7 @@ def measure(
     tasks: Mapping[str, Mapping[str, Pairs]],
     similarities: Mapping[str, Vector],
 ) -> dict[str, Any]:
-    """Measures over all sentences and pairs of the tasks.
+    """Measures over all sentences, of vectors (n, D), and over all pairs.
 
     Args:
         vectors: (n, D), one row per distinct sentence.

@@ -18,12 +18,9 @@ NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint.
+    """A loaded checkpoint: its encoder, the name that the caller gave, the folder of its files, and more.
 
     Attributes:
-        encoder: The loaded encoder.
-        name: The name that the caller gave.
-        folder: The folder of its files.
         sha256: Hash of everything that its vectors depend on.
         loader: The library that runs it.
         prompt_name: The name of the prompt that is put before every text; None: none is.

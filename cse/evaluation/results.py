@@ -28,8 +28,7 @@
 All scores are times 100. `average.all.rounded` is the mean of scores rounded to two decimals, as papers print it. What
 each score is computed from lies beside it in `<name>.npz`: an array `<TASK>/<ARRAY>` for each name in `of`, such as
 `STSB/cosine` and `STSB/gold`. A model whose `similarity` is `euclidean` is scored by negative distances, which then
-take the place of cosines, except in `geometry`. Files of schema 1, which knew tasks of kind sts only, are read as files
-of schema 2.
+take the place of cosines, except in `geometry`.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ class Scored:
         try:
             with np.load(path.with_suffix(".npz")) as stored:
                 arrays = {name: stored[name].astype(np.float64) for name in stored.files}
-            findings = {name: finding(name, about, arrays) for name, about in found["tasks"].items() if about["n"]}
+            findings = {name: _finding(name, about, arrays) for name, about in found["tasks"].items() if about["n"]}
         except (OSError, KeyError, ValueError) as error:
             raise UserError(
                 f"{path.with_suffix('.npz')} cannot be read: {error}\nfix: score the checkpoint again"
@@ -166,31 +165,13 @@ class Scored:
         return cls(str(found["model"]["name"]), found, findings)
 
 
-def finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -> EvalResult:
-    """The finding that an entry of `tasks` was made from.
-
-    Args:
-        name: The name of the task.
-        about: The entry.
-        arrays: The arrays of the file, as `<TASK>/<ARRAY>`.
-
-    Raises:
-        KeyError: An array is missing.
-    """
+def _finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) -> EvalResult:
+    """The result that an entry of `tasks` was made from; KeyError if an array is missing."""
     measures = {key: Measure(m["value"], m["statistic"], tuple(m["of"])) for key, m in about["measures"].items()}
     own = {of: arrays[f"{name}/{of}"] for measure in measures.values() for of in measure.of}
-    data = about["data"]
-    return EvalResult(
-        name,
-        about["kind"],
-        about["metric"],
-        measures,
-        own,
-        about["unit"],
-        str(data["sha256"]),
-        str(data["where"]),
-        about.get("about", {}),
-    )
+    sha256, where = (str(about["data"][key]) for key in ("sha256", "where"))
+    more = about.get("about", {})
+    return EvalResult(name, about["kind"], about["metric"], measures, own, about["unit"], sha256, where, more)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -203,29 +184,11 @@ def read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as results: {error}\nfix: score the checkpoint again") from None
-    if not isinstance(found, dict) or found.get("schema") not in (1, SCHEMA):
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UserError(f"{path} is not a results file of schema {SCHEMA}\nfix: score the checkpoint again")
-    try:
-        found = found if found["schema"] == SCHEMA else _upgraded(found)
-        wrong = misfit(found, SHAPE)
-    except (KeyError, TypeError, AttributeError) as error:
-        wrong = f"{error} is missing or wrong"
-    if wrong:
+    if wrong := misfit(found, SHAPE):
         raise UserError(f"{path} is damaged: {wrong}\nfix: score the checkpoint again")
     return found
-
-
-def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
-    """A file of schema 1 as one of schema 2."""
-    for task in found.get("tasks", {}).values():
-        every, interval, of = task["all"], task.get("interval"), ["cosine", "gold"]
-        measures = {
-            "spearman": {"value": every["spearman"], "interval": interval, "statistic": "spearman", "of": of},
-            "pearson": {"value": every["pearson"], "interval": None, "statistic": "pearson", "of": of},
-        }
-        task |= {"kind": "sts", "metric": "spearman", "value": every["spearman"], "unit": "pairs", "measures": measures}
-    found["average"] |= {"metric": "spearman", "value": found["average"]["all"]["spearman"]}
-    return found | {"schema": SCHEMA}
 
 
 def write(
@@ -237,14 +200,8 @@ def write(
 ) -> None:
     """Write results.json, and the arrays of its scores beside it; neither file is ever left incomplete.
 
-    Args:
-        results: The content.
-        out: The path of the file.
-        arrays: The arrays, by name.
-        option: The option that gave the path.
-
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file, which `option` names, cannot be written.
     """
     try:
         if arrays is not None:
@@ -261,10 +218,10 @@ def has_scores(found: Mapping[str, Any]) -> bool:
 
 
 def require_kept(out: Path | None, missing: Mapping[str, str]) -> None:
-    """Check that no score in a results file would be replaced by none.
+    """Refuse to replace the scores of a results file, which may not exist, by none.
 
     Args:
-        out: The file, which may not exist; None: none is written.
+        out: The file; None: none is written.
         missing: The tasks that have no score now, with the reasons.
 
     Raises:

@@ -1,6 +1,3 @@
-import json
-import shutil
-
 import numpy as np
 import pytest
 
@@ -72,22 +69,6 @@ def test_similarities_must_lie_beside(scored, tmp_path):
     (tmp_path / "a.npz").unlink()
     with pytest.raises(UserError, match=r"a\.npz cannot be read"):
         Scored.read(tmp_path / "a.json")
-
-
-def test_results_of_the_first_schema_are_compared_with_new_ones(scored, tmp_path):
-    """Schema 1 had no measures: what it says of Spearman is the same."""
-    new = scored("new", Leaky(0.2))
-    old = json.loads((tmp_path / "new.json").read_text()) | {"schema": 1}
-    for task in old["tasks"].values():
-        for key in ("kind", "value", "unit", "measures", "about"):
-            del task[key]
-    for key in ("metric", "value"):
-        del old["average"][key]
-    (tmp_path / "old.json").write_text(json.dumps(old))
-    shutil.copy(tmp_path / "new.npz", tmp_path / "old.npz")
-    read = Scored.read(tmp_path / "old.json")
-    assert read.scores == new.scores
-    assert {name: d.b - d.a for name, d in compare(read, new).items()} == {"STSB-dev": 0, "SICKR-dev": 0, AVERAGE: 0}
 
 
 def test_any_measure_is_compared_by_name(scored):

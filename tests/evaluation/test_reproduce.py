@@ -61,8 +61,8 @@ def world(tmp_path, monkeypatch):
     def score(checkpoint, out):
         done.append(("score", checkpoint.parent.name))
         model, score = {"name": "best", "sha256": reproduce.model_hash(checkpoint)}, float(checkpoint.parent.name[-2:])
-        average = {"requested": "sts", "all": {"spearman": score}}
-        content = {"schema": 1, "model": model, "tasks": {}, "missing": {}, "average": average}
+        average = {"requested": "sts", "metric": "spearman", "value": score, "all": {"spearman": score}}
+        content = {"schema": 2, "model": model, "tasks": {}, "missing": {}, "average": average}
         out.write_text(json.dumps(content))
 
     monkeypatch.setattr(reproduce, "load", load)

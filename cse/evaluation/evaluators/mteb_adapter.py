@@ -134,11 +134,7 @@ def _known() -> list[str]:
 
 
 def inject(task: Any, data: str | None, *, check: bool = True) -> str | None:
-    """Give one of the seven STS tasks its rows from a local folder.
-
-    Returns:
-        What was given; None if the task is not one of the seven or the folder lacks rows: mteb then asks the Hub.
-    """
+    """Give one of the seven STS tasks its rows from a local folder, and say which; None: mteb asks the Hub."""
     name = task.metadata.name
     if name not in OURS or not sts_rows.folders(data):
         return None
@@ -163,11 +159,7 @@ def run(
     check: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run tasks one by one; each result is kept as soon as it exists, and a task with a result is not run again.
-
-    Returns:
-        The summary, which is also written to `out/mteb.json`.
-    """
+    """Run tasks one by one, keep each result as soon as it exists, and give the summary, which `out/mteb.json` has."""
     resolved = resolve_precision(model.encoder, precision)
     if by_distance(model.encoder):
         say(
@@ -218,7 +210,7 @@ def _scored(path: Path) -> dict[str, Any]:
 
 
 def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) -> dict[str, Any]:
-    """Run one task.
+    """Run one task, whose rows are those of `source`, and give its scores.
 
     Args:
         adapted: The model; see `adapt`.
@@ -226,9 +218,6 @@ def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) 
         source: The place of its rows.
         folder: The folder of results.
         strategy: What mteb does with a result that exists: `only-missing` or `always`.
-
-    Returns:
-        Its scores.
 
     Raises:
         Failed: The task, of whatever library, has failed.

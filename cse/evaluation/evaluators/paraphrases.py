@@ -106,12 +106,7 @@ CHUNK = 1024  # texts whose neighbors are searched at once
 
 @dataclass(frozen=True)
 class MinedPairs:
-    """Pairs of texts, the most similar one first.
-
-    Attributes:
-        key: (m,) i * n + j for the pair of texts i < j of n.
-        similarity: (m,) their similarities.
-    """
+    """Pairs i < j of n texts by their key i * n + j (m,), the most similar one first, and similarities (m,)."""
 
     key: NDArray[np.int64]
     similarity: NDArray[np.float32]

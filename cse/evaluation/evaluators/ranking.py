@@ -91,8 +91,8 @@ def corpus_vectors(
 ) -> Iterator[NDArray[np.float32]]:
     """The vectors (N, D) of a corpus to search; those of a large one are on the disk, and in memory block by block.
 
-    They stay in the cache, under the hash of the model, except for an encoder that changes from one evaluation to the
-    next, that is not one of cse, or whose vectors are compared by distance: they are deleted in the end.
+    They stay in the cache, under the hash of the model, except for an encoder in training, one that is not of cse, or
+    one that is compared by distance: they are deleted in the end.
     """
     embed = embedder(encoder, precision, prompt=prompt)
     if len(texts) <= CHUNK:

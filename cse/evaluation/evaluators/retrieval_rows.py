@@ -73,9 +73,6 @@ def read_hub(path: str, split: str, name: str | None = None, *, parts: str | Non
         split: The split of the judgments.
         name: A short name. None: that of the data set.
         parts: The split of all parts, if they are not named `corpus` and `queries`.
-
-    Raises:
-        UserError: The data set cannot be fetched, or has another layout.
     """
     repo, at, revision = path.partition("@")
     places = {part: f"{repo}:{part}{at}{revision}" for part in ("queries", "corpus", "qrels", "default")}

@@ -85,10 +85,6 @@ def groups() -> Mapping[str, tuple[str, ...]]:
 def resolve(names: str, option: str = "--tasks") -> list[Task]:
     """The tasks that a comma-separated list of tasks and groups names, each once, in that order.
 
-    Args:
-        names: The list.
-        option: The option that gave it.
-
     Raises:
         UserError: A name is unknown; the message has the nearest one.
     """
@@ -151,14 +147,7 @@ HEADER = ["score", "sentence1", "sentence2"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Scored pairs.
-
-    Attributes:
-        first: One sentence of each pair.
-        second: The other.
-        gold: (n,) gold scores.
-        blank: Number of rows that were left out because they have no gold score.
-    """
+    """Scored pairs: one sentence and the other, gold scores (n,), and the number of rows left out, which have none."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
@@ -173,12 +162,7 @@ _Row = tuple[str, str, str, str]  # gold, first, second, and file:line
 
 
 def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
-    """Subsets of a task in our layout: `folder/<TASK>/<subset>.tsv`.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        UserError: A file is malformed.
-    """
+    """Subsets of a task in our layout: `folder/<TASK>/<subset>.tsv`; FileNotFoundError if a file is missing."""
     paths = {subset: folder / task.base / f"{subset}.tsv" for subset in task.counts}
     require(paths.values())
     return {subset: _pairs(_tsv_rows(path)) for subset, path in paths.items()}
@@ -194,11 +178,9 @@ def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
 
 
 def read_senteval(task: Task, folder: Path) -> dict[str, Pairs]:
-    """Subsets of a task in the layout of SentEval's `downstream` folder. Rows with an empty gold are left out.
+    """Subsets of a task in the layout of SentEval's `downstream` folder; FileNotFoundError if a file is missing.
 
-    Raises:
-        FileNotFoundError: A file is missing.
-        UserError: A file is malformed.
+    Rows with an empty gold score are left out.
     """
     if "pairs" in task.senteval:
         base = folder / task.senteval["pairs"]
@@ -243,12 +225,7 @@ def sha256(subsets: Mapping[str, Pairs]) -> str:
 
 
 def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
-    """Say raw or tokenized, by whether punctuation stands apart from words more often than not.
-
-    Args:
-        subsets: The rows.
-        otherwise: The answer for text without punctuation.
-    """
+    """Whether texts are raw or tokenized: does punctuation stand apart from words more often than not?"""
     apart = attached = 0
     for pairs in subsets.values():
         for text in pairs.first + pairs.second:
@@ -430,11 +407,7 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
 
 
 def folders(data: str | None, option: str = "--data") -> list[Path]:
-    """The folders that were given, in the order in which they are asked.
-
-    Args:
-        data: The folder of the option.
-        option: Its name.
+    """The folders that were given, by an option or CSE_DATA, in the order in which they are asked.
 
     Raises:
         UserError: One does not exist.

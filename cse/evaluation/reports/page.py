@@ -24,13 +24,7 @@ Pairwise = dict[tuple[int, int], dict[str, Difference]]
 
 
 def render(found: Found, pairwise: Pairwise, title: str) -> str:
-    """The page: what `page.html` makes of a folder of runs.
-
-    Args:
-        found: The runs.
-        pairwise: The differences of checkpoints, by their places among the entries.
-        title: Title of the page.
-    """
+    """The page of a folder of runs, with the differences of checkpoints by their places among the entries."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # tasks stay in their order
     first, second = next(iter(pairwise), (0, 0))
