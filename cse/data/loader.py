@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from cse.batch import Batch, Example
-from cse.data.samplers import Batches, shuffled
+from cse.data.samplers import MANY, Batches, Permuted, shuffled
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Collator, RowSource
@@ -143,8 +144,7 @@ class StepBatches(Steps):
             self._end(len(self._ends))
         epoch = bisect_right(self._ends, step)
         start = (step - (self._ends[epoch - 1] if epoch else 0)) * self.accumulation
-        chosen: list[int] = self._draw(epoch)[start : start + self.accumulation].flatten().tolist()
-        return epoch, chosen
+        return epoch, np.concatenate(self._draw(epoch)[start : start + self.accumulation]).tolist()
 
     def firsts(self) -> dict[str, tuple[int, list[int]]]:
         """The first step."""
@@ -166,10 +166,12 @@ class StepBatches(Steps):
             self._ends.append(steps + (self._ends[-1] if epoch else 0))
         return self._ends[epoch]
 
-    def _permutation(self, epoch: int) -> Batches:
+    def _permutation(self, epoch: int) -> Batches | Permuted:
+        size = self.batch_size // self.accumulation
+        if self.rows > MANY:
+            return Permuted(self.rows, size, self.seed, epoch)
         kept = self.rows // self.batch_size * self.batch_size
-        order = shuffled(self.rows, self.seed, epoch)[:kept]
-        return order.reshape(-1, self.batch_size // self.accumulation)
+        return shuffled(self.rows, self.seed, epoch)[:kept].reshape(-1, size)
 
 
 def steps_of_run(each: int, max_steps: int | None, cap_steps: int | None, epochs: float) -> int:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from cse.batch import Example
 from cse.data.datasets import Dataset, Triplets
 from cse.data.reading.numbering import Numbering, Numbers, Prints, fingerprints, without_collision
+from cse.data.reading.texts import ByRow
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Sampler
-from cse.seeding import python_rng, torch_rng
+from cse.seeding import derive, python_rng, torch_rng
 
 Batches = NDArray[np.int64]  # (n, size) numbers of rows
 BLOCK = 16_384  # rows that are read at once
 TRIES = 64  # number of batches that are tried for an item
+MANY = 1 << 24  # rows above which the order of an epoch is computed rather than kept
+ROUNDS = 6  # of the Feistel network
 
 
 class NoDuplicates(Sampler):
@@ -170,6 +173,40 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
     order: NDArray[np.int64] = torch.randperm(count, generator=torch_rng(seed, "order", epoch)).numpy()
     return order
+
+
+class Permuted(ByRow[NDArray[np.int64]]):
+    """A random permutation of many rows, in batches, of which each is computed when it is asked for.
+
+    A Feistel network over the next even power of two permutes its numbers; those that leave the rows are permuted again
+    until they do not (cycle walking; Black and Rogaway, CT-RSA 2002). So an epoch takes no memory by row.
+    """
+
+    def __init__(self, count: int, size: int, seed: int, epoch: int) -> None:
+        self._total, self.size, self._half = count, size, max(1, ((count - 1).bit_length() + 1) // 2)
+        self._keys = [derive(seed, "order", epoch, i) for i in range(ROUNDS)]
+
+    def __len__(self) -> int:
+        return self._total // self.size
+
+    def _row(self, index: int) -> NDArray[np.int64]:
+        """Permute the numbers of a batch: (size,)."""
+        rows = np.arange(index * self.size, (index + 1) * self.size, dtype=np.uint64)
+        outside = np.ones(self.size, dtype=bool)
+        while outside.any():
+            rows[outside] = self._network(rows[outside])
+            outside = rows >= self._total
+        return rows.astype(np.int64)
+
+    def _network(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        half, mask = np.uint64(self._half), np.uint64((1 << self._half) - 1)
+        left, right = numbers >> half, numbers & mask
+        for key in self._keys:
+            mixed = (right + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)  # as SplitMix64 does; it wraps around
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ ((mixed >> np.uint64(31)) & mask)
+        found: NDArray[np.uint64] = (left << half) | right
+        return found
 
 
 def _groups(data: Sequence[Example], size: int, seed: int, epoch: int, name: str) -> tuple[Batches, Batches]:

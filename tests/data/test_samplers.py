@@ -2,16 +2,18 @@
 
 import itertools
 import json
+import tracemalloc
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import yaml
 
 from cse import recipe as recipes
 from cse.batch import Example
 from cse.data.loader import StepBatches
-from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates
+from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates, Permuted
 from cse.errors import UserError
 from cse.training.trainer import Trainer
 from tests.runs import Dies, make_run, metrics, weights
@@ -129,8 +131,6 @@ def test_a_step_has_the_same_rows_whoever_asks_and_when(name, accumulation):
 
 def test_epochs_of_unequal_length():
     """Epochs of 2, 1 and 3 parts: step by step, and the run's length from the first."""
-    import numpy as np
-
     parts = [[[0, 1], [2, 3]], [[4, 5]], [[6, 7], [8, 9], [10, 11]]]
     batches = StepBatches(12, 2, 1, 0, max_steps=None, epochs=3, draw=lambda epoch: np.array(parts[epoch % 3]))
     assert batches.max_steps == 6
@@ -178,6 +178,41 @@ def test_a_recipe_names_its_sampler(tiny_bert, tmp_path):
     assert built.sampler.batches(built.data, 6, 0, 0).shape == (2, 6)
     with pytest.raises(UserError, match="did you mean labels"):
         recipes.load(str(path), ["--sampler.init_args.lables=2"])
+
+
+# -- Many rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 17, 1000, 4097])
+def test_an_order_that_is_computed_has_every_row_once(rows):
+    order = [int(row) for (row,) in Permuted(rows, 1, 5, 0)]
+    assert sorted(order) == list(range(rows))
+    assert order == [row for batch in Permuted(rows, rows, 5, 0) for row in batch]
+    assert rows < 17 or order != [int(row) for (row,) in Permuted(rows, 1, 5, 1)]
+
+
+def test_an_order_that_is_computed_is_random():
+    """Where 4,000 rows of 64 go over 512 epochs: each place as often, and neighbors apart as by chance."""
+    orders = np.array([list(itertools.chain(*Permuted(64, 64, 1, epoch))) for epoch in range(512)])
+    for row in (0, 1, 31, 63):
+        counts = np.bincount(np.argmax(orders == row, axis=1), minlength=64)
+        assert ((counts - 8) ** 2 / 8).sum() < 126  # chi-square of 63 degrees: beyond it 4 in a million
+    beside = (np.abs(np.diff(orders, axis=1)) == 1).sum() / 512
+    assert abs(beside - 2 * 63 / 64) < 5 * (2 / 512) ** 0.5  # 63 pairs of neighbors, each 2/64 likely to be consecutive
+
+
+def test_the_order_of_many_rows_takes_no_memory_by_row():
+    tracemalloc.start()
+    steps = StepBatches(10**9, 64, 2, 3, max_steps=5, epochs=1)
+    found = [steps.of_step(step) for step in range(5)]
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    rows = [row for _, own in found for row in own]
+    assert len(set(rows)) == 320
+    assert 0 <= min(rows) < max(rows) < 10**9
+    assert max(rows) - min(rows) > 9 * 10**8
+    assert steps.steps_per_epoch == 10**9 // 64
+    assert steps.of_step(10**9 // 64)[0] == 1
 
 
 # -- Negatives as rows -----------------------------------------------------------------------------------------------
