@@ -437,6 +437,11 @@ def _recognized(source: Reader, score_column: int | str | None) -> str:
     scored = score_column is not None or _scored(source, known)
     if "negatives = " in known.triplet or (known.triplet and not scored):
         return "Triplets"
+    if len(known.names) > 1 and not known.pairs and not known.text:
+        raise UserError(
+            f"{source.what} has the columns {', '.join(known.names)}, none of them with a name that is known\n"
+            "fix: name those of the texts: --columns NAME ..., or columns=[...] in Python"
+        )
     if not known.pairs:
         return "Texts"
     return "ScoredPairs" if scored else "Pairs"

@@ -417,9 +417,8 @@ def folders(data: str | None, option: str = "--data") -> list[Path]:
         if given:
             folder = Path(given).expanduser()
             if not folder.is_dir():
-                raise UserError(
-                    f"{name}: the folder {given!r} does not exist\nfix: give a folder that holds STS12/, STSB/, ..."
-                )
+                what = f"{given!r} is a file" if folder.exists() else f"the folder {given!r} does not exist"
+                raise UserError(f"{name}: {what}\nfix: give a folder that holds STS12/, STSB/, ...")
             found.append(folder)
     return found
 
