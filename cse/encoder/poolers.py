@@ -77,16 +77,7 @@ def span_means(states: Tensor, spans: Tensor) -> Tensor:
 
 
 def get_pooler(name: str, *, position: int = -1) -> Pooler:
-    """The pooler of that name.
-
-    Args:
-        name: One of `POOLERS`.
-        position: The place of the template's mask token, for `mask`, which is `at` this place; see
-            `template.mask_position`.
-
-    Raises:
-        ValueError: No pooler has that name.
-    """
+    """The pooler of that name; `mask` reads the state at `position`, that of the template's mask token."""
     if name not in POOLERS:
         raise ValueError(f"pooler {name!r} is not one of {', '.join(POOLERS)}")
     if name == "mask":

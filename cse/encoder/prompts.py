@@ -17,16 +17,7 @@ ROLES = ("anchor", "positive", "negative")  # of the texts of a row
 def check_prompts(
     prompts: Mapping[str, str] | None, default: str | None, *, owner: str = "encoder"
 ) -> tuple[dict[str, str], str | None]:
-    """The prompts and the name of the default one, as given.
-
-    Args:
-        prompts: Texts by name; an empty text is a prompt that adds nothing.
-        default: The name of the prompt that is applied unless another one is asked for.
-        owner: What the prompts belong to, as the user names it.
-
-    Raises:
-        UserError: A name is empty, a name or text is not a string, or the default is not one of the names.
-    """
+    """Check the prompts of `owner`, texts by name, and the name of the default one; return both as given."""
     if prompts is not None and not isinstance(prompts, Mapping):
         raise UserError(f"{owner}.prompts is {prompts!r}\nfix: give texts by name, such as {{query: 'query: '}}")
     found = dict(prompts or {})
@@ -48,18 +39,7 @@ def choose_prompt(
     *,
     option: str = "prompt_name",
 ) -> str:
-    """The text that is put before every text.
-
-    Args:
-        prompts: The encoder's prompts, by name.
-        default: The name of the encoder's default prompt.
-        name: The name of the prompt that is asked for; None: the default one.
-        prompt: The text itself, instead of a name.
-        option: What gave the name, for the error message.
-
-    Raises:
-        UserError: The encoder has no prompt of this name, or both name and text are given.
-    """
+    """The text that is put before every text: `prompt` itself, or that of a name, or of the default name."""
     if prompt is not None:
         if name is not None:
             raise UserError(f"{option} is {name!r} and prompt is {prompt!r}\nfix: give one of the two")
@@ -73,11 +53,7 @@ def choose_prompt(
 
 
 def prompts_by_role(prompts: Mapping[str, str], default: str | None, names: Mapping[str, str | None]) -> dict[str, str]:
-    """The text that is put before the texts of each role; a role that `names` omits has the default prompt.
-
-    Raises:
-        UserError: The encoder does not have a prompt of one of the names.
-    """
+    """The text that is put before the texts of each role; a role that `names` omits has the default prompt."""
     found = dict.fromkeys(ROLES, choose_prompt(prompts, default))
     for role, name in names.items():
         option = f"collator.prompts.{role}"
@@ -102,9 +78,6 @@ def require_prompt_room(
     """Raise unless at least one id of a text fits behind the prompt, and truncation cuts the text rather than it.
 
     An empty prompt leaves room if more ids fit than the tokenizer puts around every text.
-
-    Raises:
-        UserError: The prompt leaves no room, or the tokenizer cuts texts at their beginning.
     """
     taken = len(tokenizer(prompt)["input_ids"])
     if taken >= max_length:

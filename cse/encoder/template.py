@@ -49,11 +49,7 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
 
 
 def rebake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
-    """A copy of the tokenizer that puts every text into the template, and into no other one that it may have.
-
-    Raises:
-        UserError: See `bake`.
-    """
+    """A copy of the tokenizer that puts every text into the template, and into no other one that it may have."""
     template = _with_mask(tokenizer, template)
     _cut(template)
     if not getattr(tokenizer, "is_fast", False):
@@ -75,11 +71,7 @@ def template_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 
 def added_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after every text: special tokens, and those of a template.
-
-    Raises:
-        UserError: The tokenizer makes no token of any text.
-    """
+    """The ids that the tokenizer puts before and after every text: special tokens, and those of a template."""
 
     def read(text: str) -> tuple[list[int], list[int]]:
         found = tokenizer(text, return_special_tokens_mask=True)
@@ -93,12 +85,8 @@ def around(
 ) -> tuple[list[int], list[int]]:
     """The ids before and after those of a text.
 
-    Args:
-        read: Makes of a text its ids and, for each of them, 1 if the tokenizer adds it to every text, else 0.
-        vocabulary: Gives the tokens, which are tried as texts if `a` has no token, as in a vocabulary of Chinese words.
-
-    Raises:
-        UserError: No text has a token.
+    `read` makes of a text its ids and, for each of them, 1 if the tokenizer adds it to every text, else 0. The tokens
+    of the vocabulary are tried as texts if `a` has no token, as in a vocabulary of Chinese words.
     """
     for text in _probes(vocabulary):
         ids, added = read(text)
@@ -118,11 +106,7 @@ def _probes(vocabulary: Callable[[], Iterable[str]]) -> Iterator[str]:
 
 
 def added_in(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[list[int], list[int]]:
-    """`added_ids`, if the tokenizer had this template instead of its own, or of none.
-
-    Raises:
-        UserError: The template does not have exactly one `{text}` with something beside it.
-    """
+    """`added_ids`, if the tokenizer had this template instead of its own, or of none."""
     before, after = added_ids(tokenizer)
     own = template_of(tokenizer)
     if own is not None:
@@ -136,9 +120,6 @@ def mask_position(tokenizer: PreTrainedTokenizerFast) -> int:
     """The place of the template's mask token among the ids of a text: from the end, so negative, if it is behind it.
 
     A mask token that a text itself holds is not looked at.
-
-    Raises:
-        UserError: The tokenizer has no mask token, or its template does not hold it exactly once.
     """
     if tokenizer.mask_token_id is None:
         raise UserError(
@@ -159,11 +140,7 @@ def mask_position(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def require_room(tokenizer: PreTrainedTokenizerFast, max_length: int, field: str = "max_length") -> None:
-    """Check that at least one id of a text fits beside the ids that the tokenizer adds to it.
-
-    Raises:
-        UserError: No id of a text fits.
-    """
+    """Check that at least one id of a text fits beside the ids that the tokenizer adds to it."""
     added = sum(map(len, added_ids(tokenizer)))
     if added >= max_length:
         template = template_of(tokenizer)

@@ -65,11 +65,7 @@ def tokenize(
 def tokenize_with_places(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int | None, lower_case: bool
 ) -> tuple[list[list[int]], list[list[Range]]]:
-    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`.
-
-    Raises:
-        UserError: `texts` is refused as by `tokenize`, or the tokenizer does not know where its tokens stand.
-    """
+    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`."""
     if not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand in a text\n"
@@ -90,11 +86,7 @@ def _cut(max_length: int | None) -> dict[str, Any]:
 
 
 def as_read(texts: Sequence[str], prompt: str, *, lower_case: bool) -> list[str]:
-    """Texts as a tokenizer gets them.
-
-    Raises:
-        UserError: `texts` is one text, or holds something else than texts.
-    """
+    """Texts as a tokenizer gets them."""
     wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
     if wrong:
         what = "texts is" if isinstance(texts, str) else "texts has"
@@ -143,14 +135,9 @@ def _lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def places(text: str, offsets: Iterable[Range], prompt: str = "") -> list[Range]:
-    """The place of each token in a text, given the offsets of tokens in the text as it was tokenized.
+    """The place of each token in a text, given start and end of each in `put_before(prompt, text).strip()`.
 
-    White space is not part of a token: GPT-2's tokens begin with the space before a word.
-
-    Args:
-        text: The text as the user has it.
-        offsets: Start and end of each token in `put_before(prompt, text).strip()`; equal for special tokens.
-        prompt: The prompt that stands before the text.
+    White space is not part of a token: GPT-2's tokens begin with the space before a word. Special tokens are `NOWHERE`.
     """
     read, joined = put_before(prompt, text).strip(), prompt + text
     before = len(prompt) - (len(joined) - len(joined.lstrip()))  # characters of `read` before those of `text`
@@ -190,11 +177,7 @@ def words(places: Sequence[Range]) -> list[list[int]]:
 
 
 def check_spans(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[Range]]]:
-    """The ranges of each span of each text.
-
-    Raises:
-        UserError: There are not as many lists of spans as texts, or a span is not ranges within its text.
-    """
+    """The ranges of each span of each text."""
     if len(spans) != len(texts):
         raise UserError(
             f"spans has {len(spans)} lists for {len(texts)} texts\nfix: give a list of spans for each text, in order"
@@ -221,11 +204,7 @@ def _ranges(span: Any, text: str, number: int) -> list[Range]:
 def require_tokens(
     texts: Sequence[str], spans: Sequence[Sequence[Sequence[Range]]], masks: Sequence[NDArray[np.bool_]], length: int
 ) -> None:
-    """Raise unless every span of every text has a token.
-
-    Raises:
-        UserError: A span holds no whole token, or one of the tokens that were cut off.
-    """
+    """Raise unless every span of every text has a token."""
     for number, mask in enumerate(masks):
         for ranges, found in zip(spans[number], mask, strict=True):
             if not found.any():
@@ -321,9 +300,7 @@ class Windows:
     def mean(self, vectors: NDArray[np.float32], *, scaled: bool) -> NDArray[np.float32]:
         """The vectors (n, D) of the texts from those of their windows (W, D).
 
-        Args:
-            vectors: (W, D).
-            scaled: Whether vectors have unit length; those of texts of several windows are then scaled again.
+        With `scaled`, vectors have unit length, and those of texts of several windows are scaled again.
         """
         texts = self.texts
         if len(vectors) == texts:

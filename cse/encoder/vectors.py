@@ -33,14 +33,7 @@ def require_directions(
 ) -> None:
     """Check that each vector (n, D) is finite and points somewhere, where vectors are made or read.
 
-    Args:
-        vectors: (n, D).
-        name: A function of a row's number, which names the row and where it comes from.
-        null: Whether the vector of a row may be 0.
-        fix: What the user is told to do.
-
-    Raises:
-        UserError: A vector has nan or infinity, or is 0.
+    `name` names a row by its number, and `null` says whether its vector may be 0.
     """
     largest = np.abs(vectors).max(1, initial=0)  # (n,) nan if one is
     zero = [int(row) for row in np.flatnonzero(largest == 0)]

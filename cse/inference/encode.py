@@ -76,17 +76,7 @@ class TextFile:
     def scan(
         cls, path: str, column: str = "text", *, label_column: str | None = None, labels: Sequence[str] = ()
     ) -> TextFile:
-        """Read the file once, so that an error in any row is reported before the work starts.
-
-        Args:
-            path: See the attributes.
-            column: See the attributes.
-            label_column: See the attributes.
-            labels: What the labels may be.
-
-        Raises:
-            UserError: The file cannot be read, has no rows, or has another label.
-        """
+        """Read the file once, so that an error in any row, also another label, is reported before the work starts."""
         digest, blank, counts = hashlib.sha256(), 0, []
         for file in _files(path):
             rows = 0
@@ -106,11 +96,7 @@ class TextFile:
         return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path), label_column)
 
     def cut(self, save_every: int, shards: int) -> tuple[int, ...]:
-        """The number of rows of each shard: shards end at the ends of blocks, and have equally many, within one.
-
-        Raises:
-            UserError: There are fewer blocks than shards.
-        """
+        """The number of rows of each shard: shards end at the ends of blocks, and have equally many, within one."""
         blocks = [len(block.texts) for block in self.blocks(save_every)]
         each = [Shard(number, shards) for number in range(1, shards + 1)]
         smaller = max(1, self.rows // shards)
@@ -153,11 +139,7 @@ def cut_into(
     label_column: str | None = None,
     labels: Sequence[str] = (),
 ) -> tuple[TextFile, tuple[int, ...]]:
-    """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice.
-
-    Raises:
-        UserError: `TextFile.scan` or `TextFile.cut` raises it.
-    """
+    """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice."""
     known = read_index(out)
     if known is not None and len(known["shards"]) == shards[0].of:
         with suppress(KeyError, TypeError):  # an index of something else is refused later
@@ -404,11 +386,7 @@ def require_save_every(rows: int) -> None:
 
 
 def check_out(out: Path, *, in_shards: bool = False) -> None:
-    """Check that a file, or a folder of shards, can be written, before the work starts.
-
-    Raises:
-        UserError: Its name has another ending, or `check_writable` refuses it.
-    """
+    """Check that a file, or a folder of shards, can be written, before the work starts."""
     if in_shards and out.suffix in FORMATS:
         raise UserError(f"--out is {out}, and shards are files in a folder\nfix: give a folder, such as {out.stem}")
     if not in_shards and out.suffix not in FORMATS:

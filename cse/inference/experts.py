@@ -115,11 +115,7 @@ class Experts:
         prompt: str | None = None,
         windows: int | None = None,
     ) -> list[ReadRows]:
-        """The first half of `encode`, for which no adapter is needed: the tokens of the texts of each label.
-
-        Raises:
-            UserError: There are more or fewer labels than texts.
-        """
+        """The first half of `encode`, for which no adapter is needed: the tokens of the texts of each label."""
         if len(labels) != len(texts):
             raise UserError(f"experts has {len(texts)} texts and {len(labels)} labels\nfix: give one label for each")
         found = []
@@ -133,11 +129,7 @@ class Experts:
     def encode_read(
         self, read: Sequence[ReadRows], *, precision: Precision = "fp32", dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """The second half of `encode`: the vectors of texts from their tokens, each by the adapter of its label.
-
-        Raises:
-            UserError: There is no adapter for a label.
-        """
+        """The second half of `encode`: the vectors of texts from their tokens, each by the adapter of its label."""
         width = self.encoder.dim if dimensions is None else dimensions
         out = np.empty((sum(len(part.rows) for part in read), width), dtype=np.float32)
         for part in read:
@@ -146,11 +138,7 @@ class Experts:
         return out
 
     def use(self, label: str) -> None:
-        """From here on, let `encoder` have the adapter of this label.
-
-        Raises:
-            UserError: No adapter has this label.
-        """
+        """From here on, let `encoder` have the adapter of this label."""
         if label not in self.labels:
             raise UserError(f"experts has no adapter for {label!r}\nfix: give one of {', '.join(self.labels)}")
         for layer in self._layers():
@@ -202,9 +190,6 @@ def parse(text: str) -> dict[str, str] | None:
     """The checkpoint of each label, from a command line: `law=runs/law/last,medicine=runs/medicine/last`.
 
     None: the text is the name of one checkpoint.
-
-    Raises:
-        UserError: A part has no label or no checkpoint, or a label occurs twice.
     """
     if "=" not in text or Path(text).expanduser().is_dir():
         return None

@@ -267,11 +267,7 @@ def _refusal(encoder: Encoder, reason: str) -> UserError:
 
 
 def _check(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
-    """The smallest cosine between rows; directions and lengths must agree.
-
-    Raises:
-        UserError: Directions or lengths do not agree.
-    """
+    """The smallest cosine between rows; directions and lengths must agree."""
     cosine = float(_cosines(got, want).min())
     apart = float((np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1).clip(1e-12)).max())
     if not (cosine >= COSINE and apart <= np.sqrt(2 - 2 * COSINE)):

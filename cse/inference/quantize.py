@@ -95,11 +95,7 @@ class Calibration:
         write_json(path, {"texts": self.texts, "made_from": dict(self.made_from), **ranges})
 
     def require(self, path: Path, made_from: Mapping[str, Any]) -> None:
-        """Check that these ranges are those of vectors that were made from the same.
-
-        Raises:
-            UserError: Something differs.
-        """
+        """Check that these ranges are those of vectors that were made from the same."""
         for name, value in made_from.items():
             if self.made_from.get(name) != value:
                 shown = "the model is another one" if name == "model" else f"{name} was {self.made_from.get(name)!r}"
@@ -147,18 +143,9 @@ class Quantizer:
         return size if needs_calibration(self.kind) else -(-size // 8)
 
     def begin(self, made_from: Mapping[str, Any], size: int, *, several: bool) -> dict[str, Any]:
-        """Check that known ranges are those of the vectors that come.
+        """Check that known ranges are those of the vectors (n, D) that come, in `several` files or in one.
 
-        Args:
-            made_from: What the ranges depend on; see `Calibration`.
-            size: D.
-            several: Whether the vectors come in several files, each quantized by itself.
-
-        Returns:
-            What the codes depend on beside the vectors, as JSON.
-
-        Raises:
-            UserError: The ranges are those of other vectors, or are needed now and not known.
+        Returns what the codes depend on beside the vectors, as JSON.
         """
         self._made_from = dict(made_from)
         if self.calibration is not None:
@@ -184,21 +171,13 @@ class Quantizer:
 
 
 def require_kind(kind: str) -> None:
-    """Check the name of a kind.
-
-    Raises:
-        UserError: There is no such kind.
-    """
+    """Check the name of a kind."""
     if kind not in get_args(Kind):
         raise UserError(f"--quantize is {kind!r}\nfix: give one of {', '.join(get_args(Kind))}")
 
 
 def require_kinds(kinds: Sequence[str]) -> None:
-    """Check the names of several kinds.
-
-    Raises:
-        UserError: One does not exist, or occurs twice.
-    """
+    """Check the names of several kinds."""
     for kind in kinds:
         require_kind(kind)
         if list(kinds).count(kind) > 1:

@@ -52,14 +52,8 @@ class Shard:
 def chosen(shard: str | None, shards: int | None, *, together: bool = False) -> list[Shard]:
     """The shards that this process works on; none if the job is not cut.
 
-    Args:
-        shard: One shard, as `3/64`.
-        shards: Number of shards, which the processes that were started together share; see `launched`. A process
-            has every W-th shard, so there may be more shards than processes.
-        together: Whether the processes of torchrun work on each shard together, instead of each on some.
-
-    Raises:
-        UserError: A value is out of range, or both are given.
+    They are `shard`, such as 3/64, or every W-th of `shards`, for the W processes that were started together; see
+    `launched`. With `together`, the processes of torchrun work on each shard instead of each on some.
     """
     if shard is not None and shards is not None:
         raise UserError(f"--shard is {shard} and --shards is {shards}\nfix: give one of the two")
@@ -129,16 +123,8 @@ def claim(
     """Write `index.json`, which says what a folder of shards is made from, or check that it says the same.
 
     Shards that different processes write at different times thus belong together. Whoever comes first writes the file.
-    What is compared never changes, so it does not matter who that is; and which shards exist is seen from the folder.
-
-    Args:
-        folder: The folder.
-        made_from: Everything that all shards depend on, as JSON.
-        shards: The name of each shard's file, and its number of rows.
-        more: What is noted beside it, and not compared.
-
-    Raises:
-        UserError: The folder has shards that are made from something else.
+    What is compared, `made_from` and the file and the rows of each shard, never changes, so it does not matter who that
+    is; and which shards exist is seen from the folder. `more` is noted and not compared.
     """
     known = read_index(folder)
     content = json.loads(json.dumps({**more, "made_from": made_from, "shards": shards}))
@@ -156,11 +142,7 @@ def claim(
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
-    """The content of a folder's `index.json`; None if it does not exist.
-
-    Raises:
-        UserError: The file cannot be read, or is not that of a folder of shards.
-    """
+    """The content of a folder's `index.json`; None if it does not exist."""
     file = folder / INDEX
     try:
         found = read_sealed(file)
@@ -263,17 +245,7 @@ def open_vectors(path: str | Path, *, option: str = "vectors") -> VectorsOnDisk:
 
 
 def open_shard(file: Path, shape: tuple[int, int], dtype: str, what: str) -> NDArray[Any]:
-    """The array of a shard, memory-mapped, after a check of its sum, if that is beside it.
-
-    Args:
-        file: The shard.
-        shape: Its shape (n, D), as the index of its folder says.
-        dtype: Its type.
-        what: What a message calls it.
-
-    Raises:
-        UserError: The shard is damaged, or is another one.
-    """
+    """The array (n, D) of a shard, memory-mapped, after a check of its sum, if that is beside it."""
     again = "run the cse encode that wrote it again, which encodes this shard again"
     if not is_whole(file):
         raise UserError(f"{what} is damaged or changed: its sha256 is not the one in {file.name}.sha256\nfix: {again}")

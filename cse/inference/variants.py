@@ -47,13 +47,8 @@ def variants(
 ) -> list[Variant]:
     """The variants of an encoder, none of which is made yet.
 
-    Args:
-        folder: The folder of the encoder.
-        encoder: The encoder; one that is not of cse, and one of static vectors, have no such variants.
-        kinds: Names in `MODELS`: an ONNX graph, one with weights of 8 bits, the first layers, static vectors.
-        layers: The numbers of first layers to keep.
-        ranks: Texts whose counts rank the tokens of static vectors. None: the order of the vocabulary ranks them.
-        device: The device to encode tokens on.
+    `kinds` are names in `MODELS`: an ONNX graph, one with weights of 8 bits, the first `layers`, static vectors ranked
+    by the counts in texts, `ranks`. An encoder that is not of cse, and one of static vectors, have no such variants.
     """
     cuts = [Variant(f"{n} of {encoder.depth} layers", partial(_cut, folder, encoder, n)) for n in layers]
     known = {

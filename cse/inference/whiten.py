@@ -141,11 +141,7 @@ def whiten(
 
 
 def require_method(method: str, k: int | None, components: int | None) -> None:
-    """Check a method and its options.
-
-    Raises:
-        UserError: There is no such method, or an option is that of another one.
-    """
+    """Check a method and its options."""
     if method not in get_args(Method):
         raise UserError(f"--method is {method!r}\nfix: give one of {', '.join(get_args(Method))}")
     for option, value, owner in (("--k", k, "whiten"), ("--components", components, "all-but-the-top")):
@@ -239,11 +235,7 @@ def fit_clip(means: NDArray[np.floating]) -> Dense:
 
 
 def layer_means(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
-    """(N + 1, H) the mean of the states of the embeddings and of each layer, over all tokens of texts.
-
-    Raises:
-        UserError: The encoder's vectors are not means of its states.
-    """
+    """(N + 1, H) the mean of the states of the embeddings and of each layer, over all tokens of texts."""
     changed = [type(module).__name__ for module in encoder.post if not isinstance(module, Normalize)]
     if changed or encoder.pooler != "mean":
         what = f"a {changed[0]} after pooling" if changed else f"the pooler {encoder.pooler}"
@@ -263,11 +255,7 @@ def layer_means(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def require_new(out: Path, checkpoint: str) -> None:
-    """Check that a checkpoint can be written, before the work starts.
-
-    Raises:
-        UserError: The path cannot be written, has something else than a checkpoint, or is in the one that is read.
-    """
+    """Check that a checkpoint can be written beside the one that is read, before the work starts."""
     check_writable(out, kind="folder")
     if out.exists() and not is_checkpoint(out) and any(out.iterdir()):
         raise UserError(f"--out {out} exists and is not a checkpoint\nfix: give a new folder")
@@ -278,17 +266,7 @@ def require_new(out: Path, checkpoint: str) -> None:
 def read_texts(
     data: str, columns: Sequence[str], limit: int | None, *, options: tuple[str, str] = ("--data", "--columns")
 ) -> list[str]:
-    """The texts of some columns, row by row; a repeated text counts as often as it occurs.
-
-    Args:
-        data: A file, `asset:NAME` or Hub id, as in recipes.
-        columns: The columns of a table to take texts from.
-        limit: Number of rows to read. None: all.
-        options: The options that gave the first two, for messages.
-
-    Raises:
-        UserError: The data cannot be read, or have no text.
-    """
+    """The texts of some columns, row by row, with repetitions; `options` are those that gave the first two."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}\nfix: give an integer >= 1, or omit it for all rows")
     rows = islice(read(data, [Column(options[1], column) for column in columns]), limit)

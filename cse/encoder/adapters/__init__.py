@@ -47,11 +47,4 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def save(self, folder: Path, backbone: PreTrainedModel, *, source: str, revision: str | None) -> None:
-        """Write the adapter's own weights into a checkpoint.
-
-        Args:
-            folder: The checkpoint.
-            backbone: The backbone that the adapter is attached to.
-            source: The name of that backbone.
-            revision: The revision of a Hub id.
-        """
+        """Write the adapter's own weights into a checkpoint; `source` and `revision` name the backbone."""

@@ -110,9 +110,6 @@ def attention_layers(backbone: nn.Module) -> list[str]:
     """The shortest names, as peft matches them, of the linear layers in the attention of every layer.
 
     A name that a layer outside the attention bears too, such as BERT's `dense`, is given with the modules around it.
-
-    Raises:
-        UserError: The backbone has no such layers.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -136,16 +133,7 @@ def attention_layers(backbone: nn.Module) -> list[str]:
 
 
 def add(backbone: PreTrainedModel, folder: Path, name: str) -> None:
-    """Put the stored adapter of a checkpoint into a backbone, frozen and beside those that it has.
-
-    Args:
-        backbone: The backbone, all of which is frozen too.
-        folder: The checkpoint.
-        name: The name of the adapter in the backbone, without dots.
-
-    Raises:
-        UserError: The checkpoint lacks a file of its adapter, or the adapter is made for other layers.
-    """
+    """Put the stored adapter of a checkpoint, under a name without dots, into a backbone, all of which is frozen."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.utils.save_and_load import set_peft_model_state_dict
     from safetensors.torch import load_file

@@ -101,11 +101,7 @@ class SoftPrompts(Adapter):
         save_file({"prompts": self.table().detach().float().cpu().contiguous()}, folder / prefix.PROMPTS)
 
     def load(self, table: Tensor, folder: Path) -> None:
-        """Take the table (P, 2 layers heads size) of a checkpoint.
-
-        Raises:
-            UserError: The table is made for another backbone.
-        """
+        """Take the table (P, 2 layers heads size) of a checkpoint."""
         if self.prompts.weight.shape != table.shape:
             want, found = tuple(self.prompts.weight.shape), tuple(table.shape)
             raise UserError(
@@ -135,22 +131,14 @@ def arguments(folder: Path, layout: Layout) -> dict[str, Any]:
 
 
 def load(adapter: Adapter | None, folder: Path, layout: Layout) -> None:
-    """Give the adapter of an encoder that was built with `arguments` the table of the checkpoint.
-
-    Raises:
-        UserError: The table is made for another backbone, or a file is damaged.
-    """
+    """Give the adapter of an encoder that was built with `arguments` the table of the checkpoint."""
     assert isinstance(adapter, SoftPrompts)  # of `arguments`
     adapter.load(read_table(folder / layout.modules[0].path), folder)
     check_sums(folder)
 
 
 def read_table(folder: Path) -> Tensor:
-    """The table of prompts of a checkpoint.
-
-    Raises:
-        UserError: The checkpoint does not hold it.
-    """
+    """The table of prompts of a checkpoint."""
     from safetensors.torch import load_file
 
     if not (folder / prefix.PROMPTS).is_file():

@@ -35,13 +35,9 @@ class StaticConfig(PretrainedConfig):  # type: ignore[misc, unused-ignore]  # tr
 
 
 class StaticModel(PreTrainedModel):  # type: ignore[misc, unused-ignore]
-    """A table of vectors, with a row of zeros for `EMPTY`, in the interface of a transformer.
+    """A table of vectors (V, H), with a row of zeros for `EMPTY`, in the interface of a transformer.
 
-    Args:
-        table: (V, H).
-        empty: The id of `EMPTY`, which no token of a text has.
-        words: The content of tokenizer.json.
-        folder: The folder that they come from.
+    `empty` is the id of `EMPTY`, which no token of a text has, and `words` the content of tokenizer.json.
     """
 
     config_class = StaticConfig
@@ -81,11 +77,7 @@ class StaticModel(PreTrainedModel):  # type: ignore[misc, unused-ignore]
 
 
 def load_static(folder: Path) -> tuple[StaticModel, PreTrainedTokenizerFast]:
-    """The table of vectors in a folder, and its tokenizer.
-
-    Raises:
-        OSError, ValueError, KeyError: A file is missing or damaged.
-    """
+    """The table of vectors in a folder, and its tokenizer."""
     words = (folder / "tokenizer.json").read_text(encoding="utf-8")
     rust = Tokenizer.from_str(words)
     known = max(rust.get_vocab().values())

@@ -51,15 +51,8 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a transformer without pooler or language-model head, and its tokenizer.
 
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        root: The folder of the transformer in it, for a checkpoint whose modules.json names one.
-        revision: Commit, tag or branch, for a Hub id.
-        layers: Keep this many of the first layers; None keeps all.
-        dropout: Overrides of the checkpoint's attention and hidden dropout.
-        attention: Whether a causal model attends to later tokens too.
-        kernel: The implementation of attention.
-        weights: The number format of the weights.
+    The arguments are those of `Encoder`; `root` is the folder of the transformer in `source`, for a checkpoint whose
+    modules.json names one.
 
     Raises:
         UserError: The backbone cannot be loaded, lacks weights, has other weights than were saved, has fewer layers, or
@@ -191,13 +184,8 @@ def write_backbone(
 ) -> None:
     """Write settings, weights with LoRA merged, and tokenizer as transformers 4 and 5 both read them.
 
-    Args:
-        model: The backbone; it stays as it is.
-        tokenizer: Its tokenizer, which keeps `max_length`.
-        out: The checkpoint.
-        max_length: The most tokens of a text.
-        all_layers: Whether a pooler reads more than the last layer.
-        weights: The number format of the weights, at most that of the model; None: the weights are left out.
+    `all_layers` says whether a pooler reads more than the last layer. The weights have at most the number format of the
+    model; None leaves them out.
     """
     if model.config.model_type == STATIC_NAME:
         static: Any = model

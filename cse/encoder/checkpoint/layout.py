@@ -109,13 +109,7 @@ class Module:
 
 
 def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tuple[Module, ...]:
-    """The modules of an encoder.
-
-    Args:
-        first: The path of the class that turns text into token embeddings, or into vectors: a StaticEmbedding.
-        pooler: The encoder's pooler.
-        post: A Dense, or None for a Normalize, for each module after pooling.
-    """
+    """The modules of an encoder; `post` has a Dense, or None for a Normalize, for each module after pooling."""
     modules = [Module(first, "")]
     if pooler in BEFORE_POOLING:
         kind = BEFORE_POOLING[pooler]
@@ -452,11 +446,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def require_checkpoint(folder: Path) -> Layout:
-    """The layout of a folder that must be a checkpoint.
-
-    Raises:
-        UserError: The folder is not a checkpoint, or is damaged.
-    """
+    """The layout of a folder that must be a checkpoint."""
     if not is_checkpoint(folder):
         fix = "give a run's best/ or last/"
         if (folder / "config.json").is_file():

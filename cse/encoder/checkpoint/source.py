@@ -29,11 +29,7 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # the names
 
 
 def locate(source: str) -> str:
-    """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is.
-
-    Raises:
-        UserError: `source` cannot be a path, or looks like one and is not a folder, or is a run without best/.
-    """
+    """The folder of an asset or a path; best/ of a run's folder; a Hub id as it is."""
     require_name(source, "model")
     if source.startswith("asset:"):
         from cse.assets import resolve

@@ -34,9 +34,6 @@ def check_sums(folder: Path) -> dict[str, str]:
 
     The adapter may be missing, since only a checkpoint without its backbone is loaded from it. cse 0.1.0 recorded the
     weights alone, under another name.
-
-    Raises:
-        UserError: A file is missing or differs from what was saved, or the record is damaged.
     """
     record = next((folder / name for name in (SUMS, OLD_SUMS) if (folder / name).is_file()), None)
     if record is None:
@@ -67,11 +64,7 @@ def check_sums(folder: Path) -> dict[str, str]:
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: dtype and shape of each tensor by its name, and `__metadata__`.
-
-    Raises:
-        OSError, ValueError: The file cannot be read, or is damaged.
-    """
+    """The header of a safetensors file: dtype and shape of each tensor by its name, and `__metadata__`."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 0 < size < LONGEST:
@@ -85,12 +78,9 @@ def read_header(file: Path) -> dict[str, Any]:
 def check_weights(folder: Path, *, quantized: bool = False) -> int:
     """Read the headers of the weights in a folder; returns how many tensors they hold, 0 without safetensors.
 
-    Args:
-        folder: The folder of config.json.
-        quantized: Whether integers may be weights.
-
     Raises:
-        OSError, ValueError: A header is damaged, an index names files elsewhere, or a weight is of integers.
+        OSError, ValueError: A header is damaged, an index names files elsewhere, or weights are integers and not
+            `quantized`.
     """
     for index in folder.glob("*.index.json"):
         named = read_json(index)["weight_map"].values()
@@ -104,11 +94,7 @@ def check_weights(folder: Path, *, quantized: bool = False) -> int:
 
 
 def weights_sum(folder: Path) -> str:
-    """The sha256 of all weights of a model, whose own record is checked, for a checkpoint that names this model.
-
-    Raises:
-        UserError: The weights differ from the folder's record.
-    """
+    """The sha256 of all weights of a model, whose own record is checked, for a checkpoint that names this model."""
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in {".safetensors", ".bin"})
     sums = check_sums(folder) or {file: sha256_file(folder / file) for file in files}
     sums = {file: digest for file, digest in sums.items() if file.endswith((".safetensors", ".bin"))}

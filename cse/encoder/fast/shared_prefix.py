@@ -49,14 +49,7 @@ def can_share(model: PreTrainedModel) -> bool:
 
 
 def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options: Any) -> SharedPrefix:
-    """Run the model over the prefix.
-
-    Args:
-        model: A causal backbone.
-        length: The prefix's length in tokens.
-        inputs: The model's arguments for one row of it.
-        options: Further arguments of the model; `output_hidden_states` returns all layers instead of the last.
-    """
+    """Run a causal model over a prefix of `length` tokens; `inputs` are the model's for one row of it."""
     output = model(**inputs, use_cache=True, **options)
     states = output.hidden_states or (output.last_hidden_state,)
     return SharedPrefix(length, inputs["attention_mask"].shape[1] - length, output.past_key_values, states)
@@ -65,15 +58,7 @@ def read(model: PreTrainedModel, length: int, inputs: dict[str, Any], **options:
 def states(
     model: PreTrainedModel, prefix: SharedPrefix, input_ids: Tensor, attention_mask: Tensor, **options: Any
 ) -> Sequence[Tensor]:
-    """The model's hidden states, each (n, L, H), of rows that begin with the prefix.
-
-    Args:
-        model: The causal backbone that read it.
-        prefix: The prefix that all rows share.
-        input_ids: (n, L), L above the prefix's length.
-        attention_mask: (n, L).
-        options: The same as for the prefix.
-    """
+    """The hidden states, each (n, L, H), of rows (n, L) that begin with the prefix; `options` are those of `read`."""
     rows = len(input_ids)
     earlier = attention_mask.new_ones(rows, prefix.behind)
     name = cache_argument(model)
