@@ -48,13 +48,7 @@ CANDIDATES = 50  # candidates of a row from which a reranker chooses
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of text: a path or an object in memory, the columns to read, and the number of rows.
-
-    Attributes:
-        path: The path or the object.
-        columns: The columns. None: those that are recognized by their names.
-        limit: The number of rows. None: all.
-    """
+    """Rows of text: a path or an object in memory, the columns to read (None: recognized), and the number of rows."""
 
     path: str | Path | Sized
     columns: Sequence[int | str] | None = None
@@ -63,15 +57,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An encoder, and how it encodes.
+    """An encoder, and how it encodes; see `mine` for the prompts of anchors (`prompt`) and of all other texts.
 
     Attributes:
         checkpoint: A folder, `asset:NAME` or Hub id.
         pooler: The pooler of a plain Hugging Face model.
-        device: The device to run on; see `cse.encoder.device`.
-        precision: See `Encoder.encode`.
-        prompt: The name of the prompt that is put before anchors. None: the encoder's default prompt, if it has one.
-        pool_prompt: The name of the prompt that is put before all other texts. None: the default prompt.
     """
 
     checkpoint: str
@@ -212,21 +202,18 @@ def mine_file(
         out: A .parquet or .jsonl file with columns anchor, positive, negative_1 and so on; null if a row has fewer
             negatives. The manifest, a .json file of the same name, is written beside it. With shards, a folder of
             .parquet files, which have, one after another, the rows of the one file that would be written without them.
-        miner: The miner that selects the negatives.
-        k: See `mine`.
+        miner: See `mine`, also for the others.
+        k: See `miner`.
         pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
-        judge: See `mine`.
-        reranker: See `mine`; it reads the first 50 candidates (or k) that are left.
+        judge: See `miner`.
+        reranker: It reads the first 50 candidates (or k) that are left.
         scores: Whether to write its scores, as positive_score, negative_1_score and so on.
-        bands: See `mine`.
+        bands: See `miner`.
+        device: See `miner`.
         shards: The shards of the rows to mine for. Those that exist are left as they are. None of them: all rows.
-        device: The device on which vectors are compared; see `cse.encoder.device`.
 
     Returns:
         The manifest; of several shards the last one's, with the counts of all.
-
-    Raises:
-        UserError: The data or the model cannot be loaded, or there are fewer than two texts to choose from.
     """
     from cse.encoder.device import choose
 

@@ -7,15 +7,11 @@ import pytest
 
 import cse
 from cse import cli
-from cse.data.datasets import Triplets
 from cse.encoder.model import Encoder
 from cse.mining.bands import Bands, dealt
 from cse.mining.given import Vectors
-from cse.objectives.triplet import Triplet
-from cse.training.trainer import Trainer
 from tests.mining.conftest import ROWS
 from tests.mining.helpers import mined
-from tests.runs import make_run
 
 
 def order(vectors):
@@ -51,15 +47,6 @@ def test_vectors_are_those_of_the_rows_of_the_file(place):
     np.save("graph.npy", np.array([[1.0, 0], [9, 9], [0, 1], [0, -5], [1, 1], [1, 0.1]]))
     rows = mined("--pool", "pool.txt", "--ranks", "1", "1")
     assert [(row["anchor"], row["negative_1"]) for row in rows] == [("b", "d"), ("a", "c")]
-
-
-def test_the_triples_are_trained_on(place, tiny_bert):
-    mined("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "1")
-    run = make_run(place / "run", tiny_bert, objective=Triplet(distance="euclidean", margin=1.0), max_steps=1)
-    run.data = Triplets("m.jsonl")
-    assert {len(example.texts) for example in run.data} == {3}
-    Trainer(run).fit()
-    assert run.progress.step == 1
 
 
 def test_python_gives_the_rows_of_the_command(place):

@@ -144,9 +144,6 @@ def test_an_index_of_faiss_finds_nearly_all(cloud, index):
     assert not [1 for row, bad in zip(got, banned, strict=True) if set(row) & set(bad) - {-1}]
 
 
-# -- Random ----------------------------------------------------------------------------------------------------------
-
-
 # -- Which texts are no negatives of which ---------------------------------------------------------------------------
 
 

@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 
 from cse.data.datasets import Texts, Triplets
-from cse.data.views.texts import Halves, TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.mining.miners import TopK
 from cse.mining.refresh import NearTexts
 from cse.objectives.pcc_tuning import PccTuning
-from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.teachers.copy import EncoderCopy
 from cse.training import preflight
-from cse.training.trainer import Trainer
 from tests.runs import assert_resumes, make_run, write_texts, write_triplets
 
 
@@ -70,15 +68,6 @@ def test_they_are_the_nearest_by_numpy(tiny_bert, tmp_path, prompts, first):
         assert found == pytest.approx(want, abs=1e-6)  # of two that are as near, either will do
 
 
-def test_a_run_learns_from_them_and_mines_again(tiny_bert, tmp_path, monkeypatch):
-    seen, real = [], NearTexts.mine
-    monkeypatch.setattr(NearTexts, "mine", lambda self, e, step: seen.append(step) or real(self, e, step))
-    run = near_run(tmp_path, tiny_bert, steps=4)
-    Trainer(run).fit()
-    assert seen == [0, 4]
-    assert run.source.describe() == "TopK, 2 near texts per row"
-
-
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path):
     """It has the near texts of step 1, which the encoder of step 3 would not find."""
     assert_resumes(lambda folder: near_run(folder, tiny_bert), tmp_path)
@@ -107,9 +96,3 @@ def test_what_is_refused(tiny_bert, tmp_path):
     few.setup(texts, 1)
     with pytest.raises(UserError, match=r"negatives.k is 4, and the miner found 3 texts near row 0: 'the cat"):
         few.rows(0, spread(tiny_bert))
-
-
-def test_a_collator_that_would_ignore_them_is_refused(tiny_bert, tmp_path):
-    run = near_run(tmp_path, tiny_bert, objective=SimCSE(), collator=Halves(max_length=12))
-    with pytest.raises(UserError, match="collator Halves cuts rows of one text, and a row has 3"):
-        preflight.check(run)

@@ -8,27 +8,9 @@ import pytest
 from pyarrow.parquet import read_table
 
 from cse import cli
-from cse.data import Pairs, Triplets
+from cse.data import Triplets
 from cse.data.reading.texts import same_text_key as key
-from cse.mining.reranker import Reranker
 from tests.mining.helpers import cosines
-
-
-@pytest.mark.parametrize(("wanted", "device"), [("auto", "cuda"), ("cpu", "cpu")])
-def test_it_runs_on_the_device_that_is_wanted(save_reranker, monkeypatch, wanted, device):
-    from cse.encoder.device import ACCELERATORS
-
-    class Model:
-        num_labels = 1
-        device = None
-
-        def to(self, name):
-            self.device = name
-            return self
-
-    monkeypatch.setitem(ACCELERATORS, "cuda", lambda: True)
-    monkeypatch.setattr("cse.mining.reranker.load_cross_encoder", lambda *_, **__: Model())
-    assert Reranker(save_reranker(), device=wanted)._model.device == device
 
 
 @pytest.mark.parametrize(("suffix", "margin"), [("parquet", 0.0), ("jsonl", 0.05)])
@@ -71,20 +53,6 @@ def test_candidates_above_the_positive_minus_the_margin_are_dropped(
     assert about["reranker"]["margin"] == margin
     assert len(about["reranker"]["sha256"]) == 64
     assert len(Triplets(str(out))) == len(pairs)  # its columns are recognized
-
-
-def test_columns_and_pools_are_recognized(checkpoint, tmp_path):
-    asked = [{"query": f"the cat {w}", "pos": [f"a cat {w}"], "neg": []} for w in ("sat", "ran", "sun")]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    (tmp_path / "pool").mkdir()
-    for name, text in (("a", "red house"), ("b", "blue tree")):
-        (tmp_path / "pool" / f"{name}.jsonl").write_text(json.dumps({"title": "T", "text": text}) + "\n")
-    out = tmp_path / "mined.jsonl"
-    files = ["--data", str(tmp_path / "rows.jsonl"), "--pool", str(tmp_path / "pool"), "--out", str(out)]
-    assert cli.main(["mine", checkpoint, *files]) == 0
-    found = list(map(json.loads, out.read_text().splitlines()))
-    assert [(row["anchor"], row["positive"]) for row in found] == [e.texts for e in Pairs(tmp_path / "rows.jsonl")]
-    assert {row["negative_1"] for row in found} <= {"red house", "blue tree"}
 
 
 @pytest.mark.parametrize(

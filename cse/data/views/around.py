@@ -231,34 +231,19 @@ class InTemplates(Around):
         """Render rows as one batch."""
         batch = self.views(examples, epoch)
         tensors = batch.tensors()
-        if not self.even:
-            return batch.with_tensors(tensors | self._laid_out(batch))
         for name in tensors.keys() & {"input_ids", "masked_ids"}:
-            tensors[name] = self._rendered(tensors[name], batch.attention_mask)
+            tensors[name], tensors["attention_mask"] = self._rendered(tensors[name], batch.attention_mask)
         return batch.with_tensors(tensors)
 
-    def _laid_out(self, batch: Batch) -> dict[str, Tensor]:
-        """Ids and mask (B, V, L) in templates that are not equally long."""
+    def _rendered(self, batch: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Put ids (B, V, L) into the templates of their views; returns ids and mask, whose L may be another."""
         (before, after), rows = self.own, []
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
-            for view, (own, length) in enumerate(zip(ids.tolist(), mask.sum(-1).tolist(), strict=True)):
+        for ids, lengths in zip(batch.tolist(), masks.sum(-1).tolist(), strict=True):
+            for view, (own, length) in enumerate(zip(ids, lengths, strict=True)):
                 first, last = self.ids[view - 1] if 0 < view <= len(self.ids) else self.own
                 rows.append([*first, *own[len(before) : length - len(after)], *last])
         ids, mask = self.tokens.pad(rows)
-        return {
-            name: t.view(len(batch.input_ids), batch.views, -1)
-            for name, t in (("input_ids", ids), ("attention_mask", mask))
-        }
-
-    def _rendered(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The ids (B, V, L) in the templates of their views."""
-        ids, lengths = ids.clone(), mask.sum(-1, keepdim=True)  # (B, V, 1)
-        for view, sides in enumerate(self.ids[: ids.shape[1] - 1], 1):
-            before, after = (torch.tensor(side, dtype=ids.dtype).expand(len(ids), -1) for side in sides)
-            end = lengths[:, view] - after.shape[1] + torch.arange(after.shape[1])  # (B, number of ids after)
-            ids[:, view, : before.shape[1]] = before
-            ids[:, view] = ids[:, view].scatter(1, end, after)
-        return ids
+        return ids.view(*batch.shape[:2], -1), mask.view(*batch.shape[:2], -1)
 
 
 def require_even(views: Collator, user: str) -> None:
