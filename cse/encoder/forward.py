@@ -36,35 +36,20 @@ SubBatch = tuple[Tensor, Tensor, Tensor | None, SharedPrefix | None]
 
 
 class Forward(nn.Module):
-    """Rows of token ids to vectors, given the parts, which `Encoder` makes.
-
-    Attributes:
-        backbone: The transformer.
-        adapter: What is trained instead of it.
-        pooler: The name of the pooling of hidden states to one vector.
-        pool: The pooler itself.
-        post: The modules after pooling.
-        head: The head that serves training only.
-        weights: The number format of the backbone's weights.
-        dropout: What is dropped in training.
-        recomputes: Whether layers are computed again in the backward pass of training.
-        compiled: The layers that training runs compiled; rows are then padded to one of a few lengths.
-        source: The name of the model.
-        max_positions: The most tokens that the backbone can position besides soft prompts.
-    """
+    """Rows of token ids to vectors, given the parts, which `Encoder` makes."""
 
     backbone: PreTrainedModel
-    adapter: Adapter | None
-    pooler: PoolerName
+    adapter: Adapter | None  # what is trained instead of it
+    pooler: PoolerName  # the name of the pooling of hidden states to one vector
     pool: Pooler
-    post: Post
-    head: nn.Module
-    weights: Weights
-    dropout: Dropout
-    recomputes: bool
-    compiled: Compiled | None
-    source: str
-    max_positions: int
+    post: Post  # the modules after pooling
+    head: nn.Module  # the head that serves training only
+    weights: Weights  # the number format of the backbone's weights
+    dropout: Dropout  # what is dropped in training
+    recomputes: bool  # whether layers are computed again in the backward pass of training
+    compiled: Compiled | None  # the layers that training runs compiled; rows are then padded to one of a few lengths
+    source: str  # the name of the model
+    max_positions: int  # the most tokens that the backbone can position besides soft prompts
 
     @property
     def hidden_size(self) -> int:

@@ -38,28 +38,18 @@ PACKAGES = {"flash_attention_2": ("flash_attn", "flash-attn"), "flash_attention_
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a model is.
+    """What a model is."""
 
-    Attributes:
-        name: `sentence-transformers` for every checkpoint with modules.json, ours included; otherwise `encoder` for a
-            bidirectional architecture and `causal` for a language model that reads from left to right.
-        folder: The folder of the model's files.
-        layout: The checkpoint's layout; it has no modules for a plain Hugging Face model.
-        architecture: The `model_type` of the backbone.
-        layers: The number of its layers, if config.json states it.
-        max_length: The most tokens of a text: what modules.json and the positions allow.
-        causal: Whether the backbone reads from left to right.
-        quantized: The method by which the weights are quantized; None if they are not.
-    """
-
+    # `sentence-transformers` for every checkpoint with modules.json, ours included; otherwise `encoder` for a
+    # bidirectional architecture and `causal` for a language model that reads from left to right
     name: KindName
-    folder: Path
-    layout: Layout = field(repr=False)
-    architecture: str
-    layers: int | None
-    max_length: int
-    causal: bool
-    quantized: str | None = None
+    folder: Path  # the folder of the model's files
+    layout: Layout = field(repr=False)  # the checkpoint's layout; it has no modules for a plain Hugging Face model
+    architecture: str  # the `model_type` of the backbone
+    layers: int | None  # the number of its layers, if config.json states it
+    max_length: int  # the most tokens of a text: what modules.json and the positions allow
+    causal: bool  # whether the backbone reads from left to right
+    quantized: str | None = None  # the method by which the weights are quantized; None if they are not
 
     def describe(self) -> str:
         """A few words, such as `bert encoder of 12 layers`."""
@@ -197,67 +187,13 @@ def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", 
     )
 
 
-def check_attention(attention: Attention, adapter: Adapter | None) -> None:
-    """Raise unless the backbone is trained, if its attention changes."""
+def check_options(attention: Attention, weights: Weights, adapter: Adapter | None) -> None:
+    """Refuse what the adapter or the machine cannot have, before anything is loaded."""
     if attention == "bidirectional" and adapter is not None and not adapter.merges:
         raise UserError(
             "encoder.attention is bidirectional, and soft prompts leave the backbone frozen, which was trained to "
             "look back only\nfix: use Lora, or train the whole backbone"
         )
-
-
-def check_adapter(kind: Kind, backbone: str, adapter: Adapter | None) -> None:
-    """Raise unless a backbone of this kind can be trained with this adapter."""
-    if kind.quantized is not None and adapter is None:
-        raise UserError(
-            f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
-            "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
-        )
-    if kind.layout.soft_prompts and (adapter is None or adapter.merges):
-        raise UserError(
-            f"model {backbone!r} holds soft prompts, which would be lost\n"
-            "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
-        )
-
-
-def check_finite(encoder: nn.Module, source: str) -> None:
-    """Raise if a weight is nan or infinite, since every vector would be."""
-    for name, weight in encoder.state_dict().items():
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise UserError(
-                f"model {source!r}: the weights {name} hold nan or infinity, so every vector would be nan\n"
-                "fix: copy or download the model again, or train it again at a lower rate"
-            )
-
-
-def check_pooler(kind: Kind, backbone: str, pooler: str | None, attention: Attention) -> None:
-    """Raise unless a backbone of this kind can have this pooler."""
-    if pooler is not None and pooler not in POOLERS:
-        raise UserError(f"encoder.pooler is {pooler!r}\nfix: give one of {', '.join(POOLERS)}")
-    if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
-        raise UserError(
-            f"encoder.pooler is mask, and encoder.backbone {backbone!r} reads from left to right: it was not trained "
-            "to fill in a mask token\nfix: use a BERT-like encoder, such as asset:mini, or the pooler last and a "
-            "template that asks for one word, as in recipe simcse-unsup"
-        )
-
-
-def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:
-    """The most tokens of a text: as asked for, or as `stated` by modules.json if the positions allow it."""
-    if max_length is None and stated is not None and stated <= positions:
-        max_length = stated
-    if max_length is None:
-        return min(positions, DEFAULT_MAX_LENGTH)
-    if not 1 <= max_length <= positions:
-        raise UserError(
-            f"encoder.max_length is {max_length}, but {source} has {positions} positions\n"
-            f"fix: give an integer from 1 to {positions}"
-        )
-    return max_length
-
-
-def check_format(weights: Weights, adapter: Adapter | None) -> None:
-    """Refuse weights that the adapter or the machine cannot have, before anything is loaded."""
     if weights != "fp32" and adapter is not None and not adapter.merges:
         raise UserError(
             f"encoder.weights is {weights}, and soft prompts need fp32\nfix: use Lora, or remove encoder.weights"
@@ -275,6 +211,52 @@ def check_format(weights: Weights, adapter: Adapter | None) -> None:
             "fix: set encoder.weights to bf16 or fp32"
         )
     require_package("bitsandbytes", extra="bnb", user=f"encoder.weights={weights}")
+
+
+def check_kind(kind: Kind, backbone: str, adapter: Adapter | None, pooler: str | None, attention: Attention) -> None:
+    """Raise unless a backbone of this kind can be trained with this adapter, and pooled by this pooler."""
+    if kind.quantized is not None and adapter is None:
+        raise UserError(
+            f"model {backbone!r} is quantized ({kind.quantized}): its weights cannot be trained\n"
+            "fix: --encoder.adapter=cse.encoder.Lora trains small matrices beside them"
+        )
+    if kind.layout.soft_prompts and (adapter is None or adapter.merges):
+        raise UserError(
+            f"model {backbone!r} holds soft prompts, which would be lost\n"
+            "fix: give the model that they were trained on, or --encoder.adapter=cse.encoder.SoftPrompts"
+        )
+    if pooler is not None and pooler not in POOLERS:
+        raise UserError(f"encoder.pooler is {pooler!r}\nfix: give one of {', '.join(POOLERS)}")
+    if (pooler or kind.layout.pooler) == "mask" and kind.causal and attention != "bidirectional":
+        raise UserError(
+            f"encoder.pooler is mask, and encoder.backbone {backbone!r} reads from left to right: it was not trained "
+            "to fill in a mask token\nfix: use a BERT-like encoder, such as asset:mini, or the pooler last and a "
+            "template that asks for one word, as in recipe simcse-unsup"
+        )
+
+
+def check_finite(encoder: nn.Module, source: str) -> None:
+    """Raise if a weight is nan or infinite, since every vector would be."""
+    for name, weight in encoder.state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"model {source!r}: the weights {name} hold nan or infinity, so every vector would be nan\n"
+                "fix: copy or download the model again, or train it again at a lower rate"
+            )
+
+
+def choose_length(max_length: int | None, stated: int | None, positions: int, source: str) -> int:
+    """The most tokens of a text: as asked for, or as `stated` by modules.json if the positions allow it."""
+    if max_length is None and stated is not None and stated <= positions:
+        max_length = stated
+    if max_length is None:
+        return min(positions, DEFAULT_MAX_LENGTH)
+    if not 1 <= max_length <= positions:
+        raise UserError(
+            f"encoder.max_length is {max_length}, but {source} has {positions} positions\n"
+            f"fix: give an integer from 1 to {positions}"
+        )
+    return max_length
 
 
 def keeps_backbone(backbone: PreTrainedModel, adapter: Adapter | None, weights: Weights) -> bool:

@@ -24,16 +24,13 @@ KINDS = 4  # of layers in one model: most have one, some alternate full and slid
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning.
+    """What a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning."""
 
-    Attributes:
-        hidden: N + 1 tensors (n, L, H): the embeddings' output, then each layer's. Most causal models put a norm behind
-            the last layer, and its output is the last one.
-        attentions: N tensors (n, heads, L, L), queries by keys: the weights of each layer's attention, in training
-            after dropout; empty unless they were asked for. Soft prompts are further keys, which are left out.
-    """
-
+    # N + 1 tensors (n, L, H): the embeddings' output, then each layer's. Most causal models put a norm behind the last
+    # layer, and its output is the last one
     hidden: Sequence[Tensor]
+    # N tensors (n, heads, L, L), queries by keys: the weights of each layer's attention, in training after dropout;
+    # empty unless they were asked for. Soft prompts are further keys, which are left out
     attentions: Sequence[Tensor] = ()
 
 

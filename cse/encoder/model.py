@@ -30,11 +30,9 @@ from cse.encoder.kinds import (
     Kernel,
     SavedAs,
     Weights,
-    check_adapter,
-    check_attention,
     check_finite,
-    check_format,
-    check_pooler,
+    check_kind,
+    check_options,
     detect,
     keeps_backbone,
 )
@@ -102,12 +100,10 @@ class Encoder(TextEncoder):
         default_prompt_name: str | None = None,
     ) -> None:
         super().__init__()
-        check_attention(attention, adapter)
-        check_format(weights, adapter)
+        check_options(attention, weights, adapter)
         self.dropout = dropout or Dropout()
         kind = detect(backbone, revision)
-        check_adapter(kind, backbone, adapter)
-        check_pooler(kind, backbone, pooler, attention)
+        check_kind(kind, backbone, adapter, pooler, attention)
         layout, root = kind.layout, kind.layout.modules[0].path if kind.layout.modules else ""
         self.backbone, tokenizer = load_backbone(
             backbone,

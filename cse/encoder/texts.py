@@ -232,21 +232,15 @@ class Windows:
     A window has what the tokenizer adds to every text, the prompt, and as many tokens of the text as then fit. A text
     that fits as a whole is one window, as it is. There is no last window of tokens that were all in the one before.
 
-    Attributes:
-        rows: The token ids of each window.
-        text: (W,) the number of the text of each window.
-        weight: (W,) the number of tokens of the text in each window.
-        texts: n.
-
     Deviations:
         ClipMD (idan0405/ClipMD, ClipMDModel.py:35-82) takes the plain mean, adds a last window even if its tokens were
         all seen, and gives windows no special tokens of their own.
     """
 
-    rows: list[list[int]]
-    text: NDArray[np.int64]
-    weight: NDArray[np.float32]
-    texts: int
+    rows: list[list[int]]  # the token ids of each window
+    text: NDArray[np.int64]  # (W,) the number of the text of each window
+    weight: NDArray[np.float32]  # (W,) the number of tokens of the text in each window
+    texts: int  # n
 
     @classmethod
     def whole(cls, rows: list[list[int]]) -> Windows:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cse.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 F = TypeVar("F", bound=np.floating[Any])
 

@@ -50,27 +50,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A file of texts, one in each row.
+    """A file of texts, one in each row."""
 
-    Attributes:
-        path: The source; see `cse.data.reading.sources.read`.
-        column: The column of a table that holds the texts.
-        rows: Number of rows.
-        blank: Number of rows that are empty.
-        sha256: Hash of all texts.
-        counts: Number of rows of each file, if the source is a file or several.
-        marks: Their marks, by which it is seen that they did not change.
-        label_column: The column of labels. None: no labels are read.
-    """
-
-    path: str
-    column: str
-    rows: int
-    blank: int
-    sha256: str
-    counts: tuple[int, ...] = ()
-    marks: tuple[str, ...] = ()
-    label_column: str | None = None
+    path: str  # the source; see `cse.data.reading.sources.read`
+    column: str  # the column of a table that holds the texts
+    rows: int  # number of rows
+    blank: int  # number of rows that are empty
+    sha256: str  # hash of all texts
+    counts: tuple[int, ...] = ()  # number of rows of each file, if the source is a file or several
+    marks: tuple[str, ...] = ()  # their marks, by which it is seen that they did not change
+    label_column: str | None = None  # the column of labels. None: no labels are read
 
     @classmethod
     def scan(

@@ -26,15 +26,10 @@ FIX = "give a .npy file with an array (n, D) of numbers, or a folder of shards, 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of the parts of a job.
+    """One of the parts of a job."""
 
-    Attributes:
-        number: The number of the part, counted from 1.
-        of: Number of parts.
-    """
-
-    number: int
-    of: int
+    number: int  # the number of the part, counted from 1
+    of: int  # number of parts
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"

@@ -42,21 +42,14 @@ COUNTED = 100  # tokens that must occur in the text before the order is judged
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """What `static_checkpoint` made.
+    """What `static_checkpoint` made."""
 
-    Attributes:
-        tokens: Number of tokens that have a vector.
-        before: The size of the encoder's vectors.
-        dimensions: The size of the static vectors.
-        sorted: The rank correlation of the vocabulary's order with counts in text; None if too few tokens occur.
-        counted: Whether the ranks are those of the counts.
-    """
-
-    tokens: int
-    before: int
-    dimensions: int
+    tokens: int  # number of tokens that have a vector
+    before: int  # the size of the encoder's vectors
+    dimensions: int  # the size of the static vectors
+    # the rank correlation of the vocabulary's order with counts in text; None if too few tokens occur
     sorted: float | None
-    counted: bool
+    counted: bool  # whether the ranks are those of the counts
 
     @property
     def doubtful(self) -> bool:

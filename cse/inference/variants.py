@@ -25,14 +25,10 @@ MODELS = ("onnx", "onnx-int8", "layers", "static")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant of an encoder that can be made.
+    """A variant of an encoder that can be made."""
 
-    Attributes:
-        name: Its name in a table.
-        build: Writes it into a new folder, and returns what to know about it; raises UserError if there is none.
-    """
-
-    name: str
+    name: str  # its name in a table
+    # writes it into a new folder, and returns what to know about it; raises UserError if there is none
     build: Callable[[Path], str]
 
 

@@ -169,7 +169,6 @@ def test_qlora_by_the_slow_kernels_of_a_cpu(llama, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     weights = "int4"
     real = formats.loading
-    monkeypatch.setattr(formats, "check_format", lambda *_: None)
-    monkeypatch.setattr("cse.encoder.model.check_format", lambda *_: None)
+    monkeypatch.setattr("cse.encoder.model.check_options", lambda *_: None)
     monkeypatch.setattr("cse.encoder.checkpoint.backbone.loading", lambda w: real(w) | {"device_map": {"": "cpu"}})
     quantized_run(llama, tmp_path, weights, "cpu")

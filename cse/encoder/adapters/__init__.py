@@ -13,17 +13,12 @@ if TYPE_CHECKING:
 
 
 class Adapter(nn.Module, ABC):
-    """A part of one `Encoder`, which attaches it to its backbone; `Lora` and `SoftPrompts` are the two kinds.
+    """A part of one `Encoder`, which attaches it to its backbone; `Lora` and `SoftPrompts` are the two kinds."""
 
-    Attributes:
-        positions: Number of the backbone's positions that the adapter takes from every text.
-        has_dropout: Whether the adapter itself drops anything in training.
-        merges: Whether it can be merged into the backbone, whose own layers compute it; if not, the backbone is frozen
-            as it is, and the adapter stands in front of it.
-    """
-
-    positions: int = 0
-    has_dropout: bool = False
+    positions: int = 0  # number of the backbone's positions that the adapter takes from every text
+    has_dropout: bool = False  # whether the adapter itself drops anything in training
+    # whether it can be merged into the backbone, whose own layers compute it; if not, the backbone is frozen as it is,
+    # and the adapter stands in front of it
     merges: bool = True
 
     @abstractmethod

@@ -90,17 +90,11 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One entry of modules.json.
+    """One entry of modules.json."""
 
-    Attributes:
-        type: The path of its class.
-        path: Its folder in the checkpoint; empty for the root.
-        dense: The settings of a Dense; None for every other kind.
-    """
-
-    type: str
-    path: str
-    dense: Dense | None = None
+    type: str  # the path of its class
+    path: str  # its folder in the checkpoint; empty for the root
+    dense: Dense | None = None  # the settings of a Dense; None for every other kind
 
     @property
     def kind(self) -> str:
@@ -251,68 +245,40 @@ def _read_dense(folder: Path) -> Dense:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The backbone that a checkpoint of soft prompts or of a LoRA adapter names instead of holding its weights.
+    """The backbone that a checkpoint of soft prompts or of a LoRA adapter names instead of holding its weights."""
 
-    Attributes:
-        backbone: `asset:NAME`, the whole path of a folder, or a Hub id.
-        revision: The revision of a Hub id.
-        layers: The number of its first layers that are kept; None: all.
-        weights: The sum of its weights, as `weights_sum` computes it; None: they are not compared.
-    """
-
-    backbone: str
-    revision: str | None = None
-    layers: int | None = None
-    weights: str | None = None
+    backbone: str  # `asset:NAME`, the whole path of a folder, or a Hub id
+    revision: str | None = None  # the revision of a Hub id
+    layers: int | None = None  # the number of its first layers that are kept; None: all
+    weights: str | None = None  # the sum of its weights, as `weights_sum` computes it; None: they are not compared
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The structure of a checkpoint folder.
+    """The structure of a checkpoint folder."""
 
-    Attributes:
-        modules: The entries of modules.json in their order; empty for a plain Hugging Face model.
-        pooler: The pooler that the modules amount to; None if cse has none like it.
-        width: H, the size of the backbone's states, if the folder says so.
-        depth: The number of the backbone's layers; needed to write a pooler of two layers.
-        vocabulary: The tokens by id; needed to write the pooler `mask`.
-        mask_token: The mask token; needed to write the pooler `mask`.
-        architecture: The backbone's `model_type`, if the folder holds the backbone.
-        bidirectional: Whether a causal backbone attends to later tokens too, by a flag of its config.json.
-        weights: The number format of the weights, in which they are loaded again.
-        max_length: The most tokens of a text.
-        lower_case: Whether texts are lower-cased first.
-        template: The text that the tokenizer puts around every text.
-        reference: The backbone of a checkpoint that does not hold one.
-        adapter: Whether the folder holds a LoRA adapter, beside the merged weights unless it has a `reference`.
-        prompts: Texts that may be put before every text, by name, as in sentence-transformers.
-        default_prompt_name: The prompt that is put before every text unless another one is asked for.
-        similarity: The similarity function that the vectors are made for.
-        truncate_dim: The number of first dimensions that are kept, if the checkpoint states one.
-        model_type: The class of sentence-transformers that wrote the checkpoint, if it says so.
-        unsupported: Why cse cannot load the folder; empty if it can.
-    """
-
-    modules: tuple[Module, ...]
-    pooler: PoolerName | None = None
-    width: int | None = None
-    depth: int | None = None
-    vocabulary: tuple[str, ...] = field(default=(), repr=False)
-    mask_token: str | None = None
-    architecture: str | None = None
-    bidirectional: bool = False
-    weights: Literal["fp32", "bf16"] = "fp32"
-    max_length: int | None = None
-    lower_case: bool = False
-    template: str | None = None
-    reference: Reference | None = None
+    modules: tuple[Module, ...]  # the entries of modules.json in their order; empty for a plain Hugging Face model
+    pooler: PoolerName | None = None  # the pooler that the modules amount to; None if cse has none like it
+    width: int | None = None  # H, the size of the backbone's states, if the folder says so
+    depth: int | None = None  # the number of the backbone's layers; needed to write a pooler of two layers
+    vocabulary: tuple[str, ...] = field(default=(), repr=False)  # the tokens by id; needed to write the pooler `mask`
+    mask_token: str | None = None  # the mask token; needed to write the pooler `mask`
+    architecture: str | None = None  # the backbone's `model_type`, if the folder holds the backbone
+    bidirectional: bool = False  # whether a causal backbone attends to later tokens too, by a flag of its config.json
+    weights: Literal["fp32", "bf16"] = "fp32"  # the number format of the weights, in which they are loaded again
+    max_length: int | None = None  # the most tokens of a text
+    lower_case: bool = False  # whether texts are lower-cased first
+    template: str | None = None  # the text that the tokenizer puts around every text
+    reference: Reference | None = None  # the backbone of a checkpoint that does not hold one
+    # whether the folder holds a LoRA adapter, beside the merged weights unless it has a `reference`
     adapter: bool = False
+    # texts that may be put before every text, by name, as in sentence-transformers
     prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    similarity: str | None = "cosine"
-    truncate_dim: int | None = None
-    model_type: str | None = None
-    unsupported: str = ""
+    default_prompt_name: str | None = None  # the prompt that is put before every text unless another one is asked for
+    similarity: str | None = "cosine"  # the similarity function that the vectors are made for
+    truncate_dim: int | None = None  # the number of first dimensions that are kept, if the checkpoint states one
+    model_type: str | None = None  # the class of sentence-transformers that wrote the checkpoint, if it says so
+    unsupported: str = ""  # why cse cannot load the folder; empty if it can
 
     @property
     def post(self) -> tuple[Module, ...]:

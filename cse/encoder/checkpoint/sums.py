@@ -7,14 +7,11 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cse.encoder.checkpoint.layout import ADAPTER
 from cse.errors import UserError
 from cse.files import read_json, sha256_file
-
-if TYPE_CHECKING:
-    pass
 
 SUMS, OLD_SUMS = "checkpoint.sha256", "weights.sha256"
 LONGEST = 100_000_000  # bytes of a header of safetensors, as its own reader has it
