@@ -49,7 +49,7 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts as SoftPrompts
 from cse.encoder.dropout import Dropout as Dropout
 from cse.encoder.model import Encoder as Encoder
 from cse.errors import UserError as UserError
-from cse.evaluation.bench_model import bench_model as bench_model
+from cse.evaluation.benchmark import bench_model as bench_model
 from cse.evaluation.comparison import compare as compare
 from cse.evaluation.evaluators.sts import STSEvaluator as STSEvaluator
 from cse.evaluation.scoring import evaluate as evaluate

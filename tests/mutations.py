@@ -301,7 +301,7 @@ FAULTS = [
         ("tail = 100 * (1 - level) / 2", "tail = 100 * (1 - level)"),
     ),
     *_of(
-        "evaluation/evaluators/ranking.py",
+        "evaluation/evaluators/retrieval.py",
         "evaluation/test_retrieval.py",
         ("value * (k + 0.5) > 1", "value * k > 1"),
         ("-np.square(vectors).sum(1) / 2", "-np.square(vectors).sum(1)"),

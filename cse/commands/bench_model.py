@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.console import quiet, say
     from cse.encoder import widths
     from cse.evaluation import benchmark
-    from cse.evaluation.bench_model import VARIANTS, bench_model
+    from cse.evaluation.benchmark import VARIANTS, bench_model
 
     quiet()
     a = arguments

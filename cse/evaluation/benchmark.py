@@ -16,18 +16,34 @@ does that of vectors whose similarities are all equal, which have no scores.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cse.errors import UserError
+from cse.console import progress, quiet
+from cse.encoder import widths as sizes
+from cse.encoder.device import Device
+from cse.errors import UserError, require_positive
+from cse.evaluation import results, scoring, speed
+from cse.evaluation.encoding import Embed, embedder
+from cse.evaluation.loading import load_model
 from cse.evaluation.reports.table import AVERAGE, Table, make_console, title
 from cse.evaluation.results import has_scores, is_of_run
-from cse.evaluation.speed import Speed
-from cse.files import DAMAGED, read_json
-from cse.inference.variants import megabytes
+from cse.evaluation.scoring import Wanted
+from cse.evaluation.speed import Change, Speed
+from cse.files import DAMAGED, check_writable, name_of, read_json
+from cse.inference.quantize import FILE as RANGES
+from cse.inference.quantize import Calibration, Kind, quantize
+from cse.inference.variants import Variant, megabytes
+from cse.inference.variants import variants as made_of
 
+KINDS: tuple[Kind, ...] = ("int8", "binary")
+VARIANTS = ("widths", *KINDS, "onnx", "onnx-int8", "layers", "static")
+TEXTS = 2_000  # texts on which ranges are measured, at most; the first ones are timed
 SCHEMA = 1
 FILE = "bench-model.json"
 FULL = "full"
@@ -66,23 +82,181 @@ class Benchmark:
         return {**self.about, "rows": [asdict(row) for row in self.rows]}
 
 
-def of_width(width: int) -> str:
+def bench_model(
+    model: str | PathLike[str],
+    tasks: Wanted = "sts-mini",
+    *,
+    data: str | None = None,
+    variants: Sequence[str] = VARIANTS,
+    widths: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    texts: str | Path | None = None,
+    seconds: float = 6.0,
+    device: Device = "auto",
+    precision: str = "auto",
+    check: bool = True,
+    prompt: str | None = None,
+    out: str | Path | None = None,
+) -> Benchmark:
+    """Compare a model with cheaper variants of it, as `cse bench-model` does: quality, megabytes, sentences per second.
+
+    A variant that the model cannot have is a row that says why. Variants are made in a temporary folder, and only the
+    table is kept.
+
+    Args:
+        model: A run, or a folder, `asset:NAME` or Hub id.
+        tasks: What is scored; see `cse.evaluate` for this and the next one.
+        data: A folder with the rows of the tasks. None: CSE_DATA, then the Hub; sts-mini is part of the package.
+        variants: The variants: `widths` (the first dimensions of the vectors), `int8` and `binary` vectors, `onnx` and
+            `onnx-int8` (an exported graph, and one with weights of 8 bits), `layers` (the first layers), and `static`
+            (a vector for each token).
+        widths: Numbers of first dimensions. None: a half, a quarter and an eighth of them.
+        layers: Numbers of first layers. None: a half and a quarter of them.
+        texts: Texts that are timed, on which the ranges of 8-bit vectors are measured, and whose counts rank the tokens
+            of static vectors: a file, `asset:NAME` or Hub id. None: `asset:triplets-mini`, and the order of the
+            vocabulary ranks tokens. A model with a quantization.json of whole vectors keeps its ranges.
+        seconds: The least time that each model encodes, in three rounds in which they take turns.
+        device: The device to run on: auto, cpu, cuda or mps; an exported graph runs on the CPU.
+        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively; an exported graph has its own.
+        check: Whether to refuse rows that are not the known sets.
+        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
+        out: The file to write. None: bench-model.json in the folder of a run, from which the model card takes the
+            table; for another checkpoint, nothing is written.
+
+    Raises:
+        UserError: An argument is out of range, the model cannot be loaded, or no task has rows.
+    """
+    quiet()
+    _check_variants(variants)
+    require_positive("bench-model", seconds=seconds)
+    scoring.parted(tasks, data)  # a misspelled name fails before anything is loaded
+    name = name_of(model)
+    target = file_of(name) if out is None else Path(out)
+    if target is not None:
+        check_writable(target)
+    some, origin = _read(texts)
+    whole = load_model(name, prompt=prompt, device=device)
+    encode = embedder(whole.encoder, precision, prompt=prompt)
+    dim = int(encode(["a"]).shape[1])
+    widths = _widths(widths, dim) if "widths" in variants else []
+    layers = _layers(layers, getattr(whole.encoder, "depth", 0)) if "layers" in variants else []
+    codes: list[Kind] = [kind for kind in KINDS if kind in variants]
+    models = [kind for kind in VARIANTS if kind in variants and kind not in ("widths", *KINDS)]
+    ranks = None if texts is None else str(texts)
+    others = made_of(whole.folder, whole.encoder, models, layers=layers, ranks=ranks, device=device)
+    options: dict[str, Any] = {"data": data, "device": device, "precision": precision, "check": check, "prompt": prompt}
+    with tempfile.TemporaryDirectory(prefix="cse-bench-") as scratch, progress("variants", 2 + len(others)) as advance:
+        advance(0, FULL)
+        ranges, ranges_of = _ranges(whole.folder, dim, encode, some, origin) if codes else (None, "")
+        cuts: dict[str, Any] = {"dimensions": widths or None, "quantize": codes, "calibration": ranges}
+        scored = scoring.evaluate(name, tasks, **options, **cuts)
+        _require_scores(scored.results)
+        rows = _reduced(scored.results, widths, dim, whole.folder)
+        encoders = {FULL: encode}
+        for number, variant in enumerate(others, start=1):
+            advance(number, variant.name)
+            row, encodes = _row(variant, Path(scratch, variant.name.replace(" ", "-")), tasks, options)
+            rows.append(row)
+            encoders |= {} if encodes is None else {variant.name: encodes}
+        advance(1 + len(others), "speed")
+        clock = speed.clock_of(whole.encoder)
+        timed = speed.enough(encode, some, seconds, clock)
+        times = speed.measure(encoders, _changes(widths, codes, ranges), timed, seconds, clock)
+    about = _describe(
+        scored.results,
+        {"texts": {"from": origin, "n": len(timed)}, "seconds": seconds, **speed.conditions(whole.encoder)},
+        None if ranges is None else {"from": ranges_of, "n": ranges.texts},
+    )
+    found = Benchmark([_with_speed(row, times.get(row.name)) for row in rows], about)
+    if target is not None:
+        results.write(found.as_dict(), target)
+    return found
+
+
+def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -> tuple[Measured, Embed | None]:
+    """The row of a variant, which is written into a folder, and what encodes with it; None if the model has none."""
+    prompt, device = options["prompt"], options["device"]
+    try:
+        note = variant.build(made)
+        scored = scoring.evaluate(made, tasks, **options)
+        encode = embedder(
+            load_model(str(made), prompt=prompt, device=device).encoder, options["precision"], prompt=prompt
+        )
+        size = 4 * int(encode(["a"]).shape[1])
+    except UserError as error:
+        return Measured(variant.name, note=str(error).splitlines()[0]), None
+    return _measured(variant.name, scored.results, made, size, note), encode
+
+
+def _check_variants(variants: Sequence[str]) -> None:
+    """Refuse an unknown name, and a name that occurs twice."""
+    for name in variants:
+        if name not in VARIANTS:
+            raise UserError(f"--variants has {name!r}\nfix: give some of {', '.join(VARIANTS)}")
+        if list(variants).count(name) > 1:
+            raise UserError(f"--variants has {name} twice\nfix: give each one once")
+
+
+def _widths(wanted: Sequence[int] | None, dim: int) -> list[int]:
+    """The widths that are measured, widest first."""
+    if wanted is not None:
+        sizes.check(wanted, dim, option="--widths")
+    return sorted(sizes.halves(dim)[1:] if wanted is None else wanted, reverse=True)
+
+
+def _layers(wanted: Sequence[int] | None, depth: int) -> list[int]:
+    """The numbers of layers that are measured, most first; none for a model without layers that cse can cut."""
+    if not depth:
+        return []
+    for layers in wanted or []:
+        if not 1 <= layers <= depth:
+            raise UserError(f"--layers has {layers}, but the model has {depth}\nfix: give integers from 1 to {depth}")
+    return sorted(sizes.halves(depth)[1:3] if wanted is None else wanted, reverse=True)
+
+
+def _read(texts: str | Path | None) -> tuple[list[str], str]:
+    """The texts that are timed, and their source as a card may name it."""
+    from cse.inference.static import COLUMNS, ENGLISH
+    from cse.inference.whiten import read_texts
+
+    if texts is None:
+        return read_texts(ENGLISH, COLUMNS, TEXTS)[:TEXTS], ENGLISH
+    source = str(texts)
+    found = read_texts(source, ["text"], TEXTS, options=("--texts", "--texts"))
+    return found, source if source.startswith("asset:") else Path(source).name
+
+
+def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str) -> tuple[Calibration, str]:
+    """The ranges of whole vectors, and where they come from: the folder of the model, or texts."""
+    known = scoring.calibration_for(folder, ())
+    if known is not None and len(known.low) == dim:
+        return known, RANGES
+    return Calibration.of(encode(texts)), origin
+
+
+def _changes(widths: Sequence[int], codes: Sequence[Kind], ranges: Calibration | None) -> dict[str, Change]:
+    """What makes the reduced vectors of whole ones, by the name of their row."""
+    cuts: dict[str, Change] = {_of_width(width): scoring.first_dimensions(width) for width in widths}
+    return cuts | {_of_kind(kind): partial(quantize, kind=kind, calibration=ranges) for kind in codes}
+
+
+def _of_width(width: int) -> str:
     """The name of the row of the first dimensions."""
     return f"{width} dimensions"
 
 
-def of_kind(kind: str) -> str:
+def _of_kind(kind: str) -> str:
     """The name of the row of quantized vectors."""
     return f"{kind} vectors"
 
 
-def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
+def _reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
     """The rows of a checkpoint and of what is made of its vectors, of which a whole one has `dim` numbers."""
-    whole = row(FULL, scored, folder, 4 * dim)
+    whole = _measured(FULL, scored, folder, 4 * dim)
     cuts = {e["width"]: e for e in scored.get("dimensions", [])}
-    entries = [(of_width(width), 4 * width, cuts[width]) for width in widths]
+    entries = [(_of_width(width), 4 * width, cuts[width]) for width in widths]
     codes = [e for e in scored.get("quantized", []) if e["kind"] != "float32"]
-    entries += [(of_kind(e["kind"]), e["bytes"], e) for e in codes]
+    entries += [(_of_kind(e["kind"]), e["bytes"], e) for e in codes]
     return [whole] + [
         replace(
             whole,
@@ -96,7 +270,7 @@ def reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: 
     ]
 
 
-def row(name: str, scored: Mapping[str, Any], folder: Path, size: int, note: str = "") -> Measured:
+def _measured(name: str, scored: Mapping[str, Any], folder: Path, size: int, note: str = "") -> Measured:
     """The row of a model that was scored; `size` is the bytes of a vector, so the MB of a million of them."""
     tasks = {task: about["value"] for task, about in scored["tasks"].items()}
     accuracies = {task: about["accuracy"] for task, about in scored.get("transfer", {}).items()}
@@ -108,7 +282,7 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
     return {**entry["tasks"], **entry.get("transfer", {})}
 
 
-def require_scores(scored: Mapping[str, Any]) -> None:
+def _require_scores(scored: Mapping[str, Any]) -> None:
     """Refuse results of which no task has a score."""
     if not has_scores(scored):
         missing = {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
@@ -116,14 +290,14 @@ def require_scores(scored: Mapping[str, Any]) -> None:
         raise UserError(f"--tasks: {task} cannot be scored: {why[:200]}\nfix: give its rows (--data), or other tasks")
 
 
-def with_speed(of: Measured, speed: Speed | None) -> Measured:
+def _with_speed(of: Measured, speed: Speed | None) -> Measured:
     """A row with its speed; None for a variant that does not exist."""
     if speed is None:
         return of
     return replace(of, sentences_per_s=speed.sentences_per_s, times_as_fast=speed.times_as_fast)
 
 
-def describe(scored: Mapping[str, Any], speed: Mapping[str, Any], ranges: Mapping[str, Any] | None) -> dict[str, Any]:
+def _describe(scored: Mapping[str, Any], speed: Mapping[str, Any], ranges: Mapping[str, Any] | None) -> dict[str, Any]:
     """All of bench-model.json but the rows, from the results of the whole model and two entries."""
     metrics = {task: entry["metric"] for task, entry in scored["tasks"].items()}
     metrics |= dict.fromkeys(scored.get("transfer", {}), "accuracy")

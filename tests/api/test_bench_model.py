@@ -253,7 +253,7 @@ def test_what_the_command_scores_without_tasks(place, monkeypatch, capsys):
         asked.append(tasks)
         raise UserError("enough\nfix: none")
 
-    monkeypatch.setattr("cse.evaluation.bench_model.bench_model", stop)
+    monkeypatch.setattr("cse.evaluation.benchmark.bench_model", stop)
     (place / "rows.tsv").write_text("sentence1\tsentence2\tscore\na cat\ta dog\t0.5\nthe sun\tthe moon\t0.1\n")
     for more in ([], ["--data", str(place / "sts")], ["--data", str(place / "rows.tsv")], ["--tasks", "STS12"]):
         assert cli.main(["bench-model", str(place / "best"), *more]) == 2

@@ -10,9 +10,8 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import Retrieval
 from cse.evaluation.encoding import changing
-from cse.evaluation.evaluators import ranking
-from cse.evaluation.evaluators.ranking import measure_rankings, nearest
-from cse.evaluation.evaluators.retrieval import role_prompt
+from cse.evaluation.evaluators import retrieval as ranking
+from cse.evaluation.evaluators.retrieval import measure_rankings, nearest, role_prompt
 from tests.evaluation.helpers import collection, tables, write_beir
 
 MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]

@@ -245,7 +245,8 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
 
 
 def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
-    from cse.evaluation import benchmark, mteb_adapter
+    from cse.evaluation import benchmark
+    from cse.evaluation.evaluators import mteb_adapter
     from cse.mining import sharded
     from cse.training.search.state import State
 

@@ -169,9 +169,9 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 def by_measure(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Cell, Mapping[str, Any]]]:
     """Of each measure of an evaluator, the headline first: task and units (once), name, score, entry in the results."""
     for name, task in results["tasks"].items():
-        measures = {task["metric"]: task["measures"][task["metric"]], **task["measures"]}
-        for metric, measure in measures.items() if task["kind"] != "sts" else ():
-            first = metric == task["metric"]
+        measures = sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"])
+        for i, (metric, measure) in enumerate(measures if task["kind"] != "sts" else ()):
+            first = i == 0
             about = (name, f"{task['n']:,} {task['unit']}") if first else ("", "")
             yield *about, metric, Cell(number(measure["value"]), strong=first), measure
 
