@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, compress
 from pathlib import Path
 from types import MappingProxyType
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cse.console import progress
-from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
-from cse.data.reading.store import is_whole, mark
+from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints
+from cse.data.reading.store import cached, mark
 from cse.data.reading.texts import StoredTexts, TextStream, TextWriter, stream
 from cse.encoder.prompts import ROLES, put_before, require_prompt_room
 from cse.encoder.template import added_ids, added_in, require_room
 from cse.encoder.texts import places
-from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
+from cse.files import cache_dir, read_json, write_sealed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,8 +102,6 @@ class TokenStore:
                 cut at their end, so that the prompt stays.
             prompts: The text that is put before the texts of each role; see `cse.encoder.prompts.prompts_by_role`.
         """
-        from filelock import FileLock
-
         require_room(tokenizer, max_length, field="max_length")
         for prompt in _distinct(prompts):
             require_prompt_room(tokenizer, max_length, prompt, field="collator.max_length")
@@ -111,12 +109,7 @@ class TokenStore:
         rust, pad_id = rust_tokenizer(tokenizer, max_length), int(tokenizer.pad_token_id)
         named = f"{FORMAT} {given.key} {distinct} {pad_id} {rust.to_str()}"
         folder = cache_dir() / "tokens" / hashlib.sha256(named.encode()).hexdigest()[:32]
-        with writing_cache("tokens"):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first tokenizes
-                if not is_whole(folder, "tokens"):
-                    with atomic_dir(folder) as fresh:
-                        without_collision(lambda seed: _write(fresh, given, distinct, rust, pad_id, seed))
+        cached(folder, "tokens", partial(_write, given, distinct, rust, pad_id))
         return cls(tokenizer, rust, max_length, folder, prompts)
 
     def __len__(self) -> int:
@@ -200,7 +193,7 @@ def _distinct(prompts: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(prompts.get(role, "") for role in ROLES))
 
 
-def _write(folder: Path, texts: TextStream, prompts: Sequence[str], rust: Tokenizer, pad_id: int, seed: int) -> None:
+def _write(texts: TextStream, prompts: Sequence[str], rust: Tokenizer, pad_id: int, folder: Path, seed: int) -> None:
     """Write ids and offsets of the distinct texts behind each prompt, and their numbers."""
     numbering, truncated, end, done = Numbering(folder), 0, 0, 0
     plain = TextWriter(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, compress
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from cse.batch import Example
 from cse.data.datasets import Dataset
-from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints, without_collision
-from cse.data.reading.store import is_whole, mark
+from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints
+from cse.data.reading.store import cached, mark
 from cse.data.reading.texts import ByRow, StoredTexts, TextStream, TextWriter, same_text_key, stream
 from cse.errors import UserError
-from cse.files import atomic_dir, cache_dir, read_json, write_sealed, writing_cache
+from cse.files import cache_dir, read_json, write_sealed
 
 BLOCK = 16_384  # rows that are Python objects at the same time
 FORMAT = 1  # to be raised when other files are written
@@ -50,16 +50,8 @@ class Corpus:
     """
 
     def __init__(self, data: Sequence[Example], pool: TextStream | Iterable[str] | None = None) -> None:
-        from filelock import FileLock
-
         given = None if pool is None else stream(pool if isinstance(pool, TextStream) else list(pool))
-        folder = cache_dir() / "corpora" / _key(data, given)
-        with writing_cache("texts"):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):  # the processes of a machine ask at once; the first writes
-                if not is_whole(folder, "texts"):
-                    with atomic_dir(folder) as fresh:
-                        without_collision(lambda seed: _write(fresh, data, given, seed))
+        folder = cached(cache_dir() / "corpora" / _key(data, given), "texts", partial(_write, data, given))
         meta = read_json(folder / "meta.json")
         self.texts: Sequence[str] = StoredTexts(folder)
         self.size, self._seed = int(meta["size"]), int(meta["seed"])
@@ -165,7 +157,7 @@ def _key(data: Sequence[Example], pool: TextStream | None) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write(folder: Path, data: Sequence[Example], pool: TextStream | None, seed: int) -> None:
+def _write(data: Sequence[Example], pool: TextStream | None, folder: Path, seed: int) -> None:
     """Write the files of a corpus.
 
     Texts have numbers by their exact text, in the order of `texts`: the pool, then anchors, then positives. By

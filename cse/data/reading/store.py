@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,37 +129,38 @@ def stored(
         limit: Number of rows to keep, repetitions not counted. None: all.
         scale: The scores that become 0 and 1; None for the smallest or largest one of the rows.
     """
+
+    def write(folder: Path, seed: int) -> None:
+        _write(folder, names, rows, limit, scale, seed)
+
+    def named(text: str) -> Path:
+        return cache_dir() / "rows" / hashlib.sha256(f"{FORMAT} {text}".encode()).hexdigest()[:32]
+
+    if key is not None:
+        return Stored(cached(named(key), "rows", write))
+    with writing_cache("rows"):
+        scratch = cached(cache_dir() / "rows" / f"new-{uuid4().hex}", "rows", write)
+        folder = named(f"{read_sealed(scratch / 'meta.json')}")  # the name of its content
+        if is_whole(folder, "rows"):
+            shutil.rmtree(scratch)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(scratch, folder)
+        scratch.with_name(f"{scratch.name}.lock").unlink(missing_ok=True)
+        return Stored(folder)
+
+
+def cached(folder: Path, what: str, write: Callable[[Path, int], None]) -> Path:
+    """Fill a folder of the cache unless it is whole, by a function of a folder and of the seed of fingerprints."""
     from filelock import FileLock
 
-    def write(folder: Path) -> None:
-        without_collision(lambda seed: _write(folder, names, rows, limit, scale, seed))
-
-    home = cache_dir() / "rows"
-    with writing_cache("rows"):
-        home.mkdir(parents=True, exist_ok=True)
-        if key is None:
-            return _unnamed(home, write)
-        folder = home / hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()[:32]
-        with FileLock(f"{folder}.lock"):  # the processes of one run ask at once; the first reads
-            if not is_whole(folder, "rows"):
+    with writing_cache(what):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # the processes of a machine ask at once; the first writes
+            if not is_whole(folder, what):
                 with atomic_dir(folder) as fresh:
-                    write(fresh)
-            return Stored(folder)
-
-
-def _unnamed(home: Path, write: Callable[[Path], None]) -> Stored:
-    """The rows of a source without a key, which gets the name of its content once that is known."""
-    scratch = home / f"new-{uuid4().hex}"
-    with atomic_dir(scratch) as fresh:
-        write(fresh)
-    meta = read_sealed(scratch / "meta.json")
-    folder = home / hashlib.sha256(f"{FORMAT} {meta}".encode()).hexdigest()[:32]
-    if is_whole(folder, "rows"):
-        shutil.rmtree(scratch)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    return Stored(folder)
+                    without_collision(partial(write, fresh))
+    return folder
 
 
 def _write(folder: Path, names: Sequence[str], rows: ReadRows, limit: int | None, scale: Scale, seed: int) -> None:

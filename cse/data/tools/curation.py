@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from cse.data.datasets import Dataset
 from cse.data.reading.rows import Column
 from cse.data.reading.sources import read
-from cse.data.tools.writing import check_out, names_of, records, write_manifest, write_rows
+from cse.data.tools.writing import check_out, names_of, records_at, write_manifest, write_rows
 from cse.errors import UserError, require_at_least, require_within
 from cse.seeding import derive
 
@@ -130,10 +129,7 @@ def curate(
             f"no row of {len(kept):,} is left: {matched:,} have one of the {len(known):,} entries\n"
             "fix: give other entries, which are compared with upper and lower case, or a larger --t"
         )
-    places = np.cumsum([0, *map(len, data)])
-    parts = [np.flatnonzero(kept[begin:end]).tolist() for begin, end in pairwise(places)]
-    pairs = zip(data, parts, strict=True)
-    written = write_rows(target, names, (record for each, rows in pairs for record in records(each, rows)))
+    written = write_rows(target, names, records_at(data, np.flatnonzero(kept)))
     settings = {"entries": str(entries) if isinstance(entries, str | Path) else len(known), "t": used, "seed": seed}
     share = float(counts[counts < used].sum() / counts.sum())
     about = {"read": len(kept), "matched": matched, "written": written}

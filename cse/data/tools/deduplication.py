@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ from cse.data.checks import EvaluationSets
 from cse.data.datasets import Dataset
 from cse.data.reading.numbering import Numbering, fingerprints
 from cse.data.reading.texts import same_text_key
-from cse.data.tools.writing import check_out, names_of, records, write_manifest, write_rows
+from cse.data.tools.writing import check_out, names_of, records_at, write_manifest, write_rows
 from cse.errors import UserError, require_package, require_within
 
 
@@ -60,10 +60,7 @@ def dedup(
     counts |= {"written": len(left), "against": by_set}
     if not len(left):
         raise UserError(f"no row of {len(rows)} is left\nfix: give other rows, or fewer evaluation sets")
-    places = np.cumsum([0, *map(len, data)])
-    parts = [left[(left >= begin) & (left < end)] - begin for begin, end in pairwise(places)]
-    pairs = zip(data, parts, strict=True)
-    write_rows(target, names, (row for each, part in pairs for row in records(each, part.tolist())))
+    write_rows(target, names, records_at(data, left))
     settings = {"near": near, "against": sorted(against or {})}
     return write_manifest(target, "cse data dedup", data, settings, counts, [target])
 

@@ -9,6 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.reading.files import matching
@@ -66,18 +69,9 @@ def names_of(data: Sequence[Dataset]) -> list[str]:
     extra = [f"positive_{i}" for i in range(2, positives + 1)]
     texts = {"Texts": ["text"], "ScoredPairs": ["sentence1", "sentence2"]}.get(kinds[0], ["anchor", "positive", *extra])
     texts = texts + [f"negative_{i}" for i in range(1, widest - len(texts) + 1)]
-    graded = any(each.graded for each in data)
-    values = {
-        "score": any(each.scores() is not None for each in data),
-        "weight": any(each.weighted for each in data),
-        "label": any(each.labels() is not None for each in data),
-    }
-    return [
-        *texts,
-        *(name for name, has in values.items() if has),
-        *(f"relevance_{i}" for i in range(1, positives + 1) if graded),
-        *(["teacher"] if any(each.taught for each in data) else []),
-    ]
+    has = frozenset[str]().union(*(each.value_names for each in data))
+    grades = [f"relevance_{i}" for i in range(1, positives + 1)] if "relevance" in has else []
+    return [*texts, *(n for n in ("score", "weight", "label") if n in has), *grades, *({"teacher"} & has)]
 
 
 def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record]:
@@ -96,6 +90,12 @@ def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record
         if example.teacher is not None:
             found["teacher"] = list(example.teacher)
         yield found
+
+
+def records_at(data: Sequence[Dataset], rows: NDArray[np.int64]) -> Iterator[Record]:
+    """Make records of some rows, whose numbers count over all data sets, ascending."""
+    for each, begin, end in zip(data, places := np.cumsum([0, *map(len, data)]), places[1:], strict=False):
+        yield from records(each, (rows[(rows >= begin) & (rows < end)] - begin).tolist())
 
 
 def _text_names(data: Dataset, example: Example) -> list[str]:
