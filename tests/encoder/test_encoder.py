@@ -6,6 +6,7 @@ import torch
 
 from cse.batch import Batch
 from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS, get_pooler
@@ -123,14 +124,12 @@ def test_a_plain_hugging_face_folder_is_read(tiny_bert):
         (lambda _: Dropout(embedding=-0.1), "encoder.dropout.embedding is -0.1"),
         (lambda _: Lora(rank=0), "encoder.adapter.rank is 0"),
         (lambda _: Lora(dropout=1.0), "encoder.adapter.dropout is 1.0"),
+        (lambda _: SoftPrompts(length=0), "encoder.adapter.length is 0"),
+        (lambda _: SoftPrompts(dropout=1.0), "encoder.adapter.dropout is 1.0"),
+        (lambda _: SoftPrompts(projection=-1), "encoder.adapter.projection is -1"),
+        (lambda backbone: Encoder(backbone, adapter=SoftPrompts(length=10), max_length=31), "encoder.max_length is 31"),
     ],
 )
 def test_bad_arguments_are_named(tiny_bert, make, named):
     with pytest.raises(UserError, match=named):
         make(tiny_bert)
-
-
-def test_dropout_is_seen(tiny_bert):
-    assert Encoder(tiny_bert).has_dropout
-    assert not Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0)).has_dropout
-    assert Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0, embedding=0.1)).has_dropout

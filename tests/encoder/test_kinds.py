@@ -334,12 +334,6 @@ def test_the_sections_of_a_recipe_by_pencil(tiny_bert, tmp_path):
     assert other.collator.init_args.max_length == 40  # the most that this model can position
 
 
-def test_a_section_of_another_name_is_an_error(tiny_bert, tmp_path):
-    (tmp_path / "odd.yaml").write_text(yaml.safe_dump({"for": {"bert": {"seed": 1}}}))
-    with pytest.raises(UserError, match="section 'bert' in `for` is unknown\nfix: name it asset:NAME, encoder, causal"):
-        recipes.load(str(tmp_path / "odd.yaml"))
-
-
 def test_short_options_leave_classes_alone(tiny_bert):
     from cse.recipe.options import read
 

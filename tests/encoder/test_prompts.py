@@ -26,7 +26,7 @@ from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
 from cse.publish.card.usage import sentence_transformers_code, transformers_code
 from cse.training.trainer import Trainer
-from tests.runs import make_run, write_recipe, write_texts, write_triplets
+from tests.runs import make_run, write_recipe, write_texts
 
 PROMPTS = {"query": "sun house ", "document": "moon : "}
 ROLES = {"anchor": "query", "positive": "document", "negative": "document"}
@@ -107,19 +107,6 @@ def test_the_command_keeps_prompts_through_training(prompted, tmp_path, option, 
     recipe = write_recipe(tmp_path, "Texts", {"path": str(write_texts(tmp_path))}, encoder)
     assert main(["train", recipe, "--run-dir", str(tmp_path / "run"), *option]) == 0
     assert Layout.read(tmp_path / "run" / "best").prompts == prompts
-
-
-def test_a_recipe_gives_prompts(tiny_bert, tmp_path):
-    data = {"path": str(write_triplets(tmp_path))}
-    collator = {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "prompts": ROLES}}
-    encoder = {"backbone": tiny_bert, "prompts": PROMPTS, "default_prompt_name": "query"}
-    recipe = write_recipe(tmp_path, "Triplets", data, encoder, collator=collator)
-    assert main(["train", recipe, "--run-dir", str(tmp_path / "run")]) == 0
-    layout = Layout.read(tmp_path / "run" / "last")
-    assert (layout.prompts, layout.default_prompt_name) == (PROMPTS, "query")
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0  # the resolved recipe holds them, too
-    with pytest.raises(UserError, match="which is not a prompt of the encoder; it has document, query"):
-        STSEvaluator("sts-mini-dev", prompt="passage")(Encoder.load(str(tmp_path / "run" / "last")))
 
 
 # -- In training -------------------------------------------------------------------------------------------------------

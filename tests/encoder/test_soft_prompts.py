@@ -239,20 +239,6 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "cse"]
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"length": 0}, "encoder.adapter.length is 0"),
-        ({"dropout": 1.0}, "encoder.adapter.dropout is 1.0"),
-        ({"projection": -1}, "encoder.adapter.projection is -1"),
-        ({"length": 10}, "encoder.max_length is 31"),
-    ],
-)
-def test_bad_arguments_are_named(tiny_bert, options, named):
-    with pytest.raises(UserError, match=named):
-        Encoder(tiny_bert, adapter=SoftPrompts(**options), max_length=31)
-
-
 def test_a_backbone_without_a_cache_is_refused(tiny_bert, tmp_path):
     sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
     folder = save_tiny("distilbert", tiny_bert, tmp_path / "distilbert", **sizes)

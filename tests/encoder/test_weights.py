@@ -126,21 +126,6 @@ def test_refusals_before_anything_is_loaded(weights, monkeypatch):
         Encoder(missing, weights="bf16", adapter=SoftPrompts())
 
 
-def test_what_the_loader_is_asked_for(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    eight, four = formats.loading("int8"), formats.loading("int4")
-    for arguments in (eight, four):
-        assert arguments["dtype"] is torch.bfloat16
-        assert arguments["device_map"] == {"": 1}
-    assert eight["quantization_config"].load_in_8bit
-    settings = four["quantization_config"]
-    assert settings.load_in_4bit
-    assert settings.bnb_4bit_quant_type == "nf4"
-    assert settings.bnb_4bit_use_double_quant
-    assert settings.bnb_4bit_compute_dtype is torch.bfloat16
-    assert formats.loading("fp32") == {"dtype": torch.float32}
-
-
 def quantized_run(llama, folder, weights, device):
     """Two steps of QLoRA; the checkpoint holds plain bfloat16 and nearly the vectors of the run."""
     encoder = Encoder(llama, pooler="last", adapter=Lora(rank=2, dropout=0.1), weights=weights, attention="own")

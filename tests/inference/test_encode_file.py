@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from types import SimpleNamespace
 
@@ -131,29 +130,6 @@ def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_
         encode(encoder, texts, out, precision="fp32", save_every=BLOCK)
         assert out.read_bytes() == whole.read_bytes()
         assert sum(seen) == max(0, 43 - blocks * BLOCK), "blocks that were whole were encoded again"
-
-
-def test_the_next_block_is_read_while_one_is_encoded(encoder, file, tmp_path, monkeypatch):
-    read, encode_read, tokens, begun = encoder.read, encoder.encode_read, [], []
-
-    def reads(texts, **options):
-        tokens.append(texts)
-        return read(texts, **options)
-
-    def encodes(block, **options):
-        begun.append(block)
-        until = time.monotonic() + 600
-        while len(tokens) < min(6, len(begun) + 1):  # of 6 blocks
-            assert time.monotonic() < until, "the next block was not read"
-            time.sleep(0.001)
-        assert len(tokens) <= len(begun) + 1
-        return encode_read(block, **options)
-
-    monkeypatch.setattr(encoder, "read", reads)
-    monkeypatch.setattr(encoder, "encode_read", encodes)
-    encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
-    monkeypatch.undo()
-    assert (tmp_path / "v.npy").read_bytes() == npy(by_hand(encoder, lines(43)))
 
 
 def test_kill_9_in_the_middle(tiny_bert, tmp_path):

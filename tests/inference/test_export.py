@@ -223,18 +223,6 @@ def test_a_graph_that_gives_other_vectors_is_not_written(bert, tiny_bert, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_check_reads_direction_and_length():
-    want = np.array([[3.0, 4.0], [1.0, 0.0]], dtype=np.float32)
-    assert export._check(want, want) == pytest.approx(1)
-    turned = want.copy()
-    turned[1] = [np.cos(0.0145), np.sin(0.0145)]  # cosine 0.999895
-    for wrong in (turned, want * 1.02, want * np.nan):
-        with pytest.raises(UserError):
-            export._check(wrong, want)
-    turned[1] = [np.cos(0.0137), np.sin(0.0137)]  # cosine 0.999906
-    assert export._check(turned, want) == pytest.approx(0.999906, abs=1e-6)
-
-
 def test_an_architecture_that_cannot_be_traced(tiny_bert, tmp_path, monkeypatch):
     def forward(self, input_ids, attention_mask):
         return self.encoder.backbone(input_ids[:, : int(attention_mask.sum())]).last_hidden_state[:, 0]

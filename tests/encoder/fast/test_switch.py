@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from cse.encoder import fast
 from cse.encoder.dropout import Dropout
+from cse.encoder.fast import off
 from cse.encoder.fast.batching import length_chunks
+from cse.encoder.fast.layers import KEPT
 from cse.encoder.model import Encoder
 
 TEXTS = ["a cat sat on a mat" + end for end in (" the cat", "", " the red house ran fast")] + ["a cat sat on it"]
@@ -72,3 +75,18 @@ def test_the_environment_switches(value, enabled):
     script = "from cse.encoder.fast.switch import enabled; print(enabled())"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == enabled
+
+
+NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+@pytest.mark.parametrize(
+    ("given", "block", "want"), [(None, nullcontext, str(KEPT)), ("7", nullcontext, "7"), (None, off, None)]
+)
+def test_loading_an_encoder_sets_it_unless_it_is_given_or_the_switch_is_off(monkeypatch, given, block, want):
+    monkeypatch.setenv(NAME, given or "")  # so that it is restored afterwards
+    if given is None:
+        monkeypatch.delenv(NAME)
+    with block():
+        Encoder("asset:mini")
+    assert os.environ.get(NAME) == want

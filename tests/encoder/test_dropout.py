@@ -1,15 +1,16 @@
-"""Token and feature cutoff: exact counts, no padding, nothing outside training, and the same in every replay."""
+"""Cutoff: exact counts, no padding, only in training, equal in every replay; one rate for each dropout of a model."""
 
 import math
 
 import pytest
 import torch
 
-from cse.encoder.dropout import Cutoff, Dropout, first_layer
+from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts, first_layer
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.simcse import SimCSE
 from tests.conftest import WORDS
+from tests.models import CAUSAL, ENCODERS, save_tiny
 
 N, L, H = 400, 12, 10
 MASK = (torch.arange(L) < torch.arange(1, N + 1)[:, None].remainder(L) + 1).long()  # 1 to 12 tokens
@@ -29,13 +30,6 @@ def test_the_share_of_the_dimensions_is_cut_for_all_tokens_of_a_text():
     assert torch.equal(cut, cut[:, :1].expand(-1, L, -1))
     assert set(cut[:, 0].sum(1).tolist()) == {3}
     assert len(cut[:, 0].unique(dim=0)) > 80  # of 120 sets
-
-
-@pytest.mark.parametrize("name", ["token_cutoff", "feature_cutoff"])
-@pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_the_share_is_checked(name, value):
-    with pytest.raises(UserError, match=rf"encoder\.dropout\.{name} is {value}"):
-        Dropout(**{name: value})
 
 
 # -- In an encoder ---------------------------------------------------------------------------------------------------
@@ -129,3 +123,35 @@ def test_gradient_caching_repeats_the_cut(tiny_bert, tmp_path):
     learner.loss(batch, encoded, ctx).loss.backward()
     for name, grad in cached.items():
         torch.testing.assert_close(grad, learner.get_parameter(name).grad)
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL])
+def test_the_rate_is_in_force_within_and_gone_afterwards(kind, tiny_bert, tmp_path):
+    encoder = Encoder(save_tiny(kind, tiny_bert, tmp_path / kind), pooler="mean").train()
+    ids, mask = torch.tensor([[2, 7, 8, 9, 3]] * 2), torch.ones(2, 5, dtype=torch.int64)
+    before = list(dropouts(encoder.backbone))
+    with torch.no_grad():
+        still = encoder.eval()(ids, mask).embedding
+        encoder.train()
+        with dropout_rate(encoder.backbone, 0.0):
+            assert torch.allclose(encoder(ids, mask).embedding, still, atol=1e-6)
+        with dropout_rate(encoder.backbone, 0.5):
+            assert {rate for _, _, rate in dropouts(encoder.backbone)} == {0.5}
+            first, second = encoder(ids, mask).embedding
+            assert not torch.allclose(first, second, atol=1e-4)
+    assert list(dropouts(encoder.backbone)) == before
+
+
+def test_rates_come_back_after_an_error(tiny_bert):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Dropout(0.3))
+
+    def fail():
+        with dropout_rate(model, 0.2):
+            assert [module.p for module in model] == [0.2, 0.2]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [module.p for module in model] == [0.1, 0.3]
+    with pytest.raises(UserError, match=r"rate is 1"), dropout_rate(model, 1.0):
+        pass
