@@ -52,9 +52,9 @@ class Work:
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:
     """Measure both in turn; returns keys for bench.json."""
-    from cse.encoder.device import uses_bf16
+    from cse.encoder.device import resolved
 
-    precision = "bf16" if uses_bf16(precision, torch.device(_device())) else "fp32"
+    precision = resolved(precision, torch.device(_device()))
     work = Work(backbone=backbone, corpus=corpus, steps=steps, precision=precision, length=length)
     return against_peer(work, rounds)
 

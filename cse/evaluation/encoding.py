@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cse import console, distributed
-from cse.encoder.device import uses_bf16
+from cse.encoder.device import resolved
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.fast.layers import converted_once
 from cse.encoder.model import Encoder
@@ -55,9 +55,9 @@ def is_changing() -> bool:
 
 
 def resolve_precision(encoder: Any, precision: str) -> str:
-    """The precision, fp32 or bf16, that `auto` stands for on the encoder's device."""
-    bf16 = uses_bf16(precision, device_of(encoder))
-    return "bf16" if bf16 and isinstance(encoder, torch.nn.Module) else "fp32"
+    """The precision, fp32, bf16 or fp16, that `auto` stands for on the encoder's device."""
+    named = resolved(precision, device_of(encoder))
+    return named if isinstance(encoder, torch.nn.Module) else "fp32"
 
 
 def comparison(encoder: Any) -> Compare:

@@ -13,7 +13,7 @@ from cse.console import progress, quiet
 from cse.data.datasets import Dataset, open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.checkpoint.identity import origin
-from cse.encoder.device import Device, Precision, choose, uses_bf16
+from cse.encoder.device import Device, Precision, choose, resolved
 from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
@@ -77,7 +77,7 @@ def cluster(
         raise UserError(f"{data.name} has scored pairs, which have no label\nfix: read them as --class Pairs")
     encoder = Encoder.load(name).to(choose(device))
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
-    computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
+    computed: Precision = resolved(precision, encoder.device)
     made_from = origin(encoder, texts=data.hash, precision=computed, prompt=before)
     names = [*(name for name in names_of([data]) if name != LABEL), LABEL]
     sizes = np.zeros(clusters, dtype=np.int64)

@@ -23,7 +23,7 @@ from cse.data.reading.store import mark
 from cse.distributed import own_gpu
 from cse.encoder import widths
 from cse.encoder.checkpoint.identity import origin
-from cse.encoder.device import Device, Precision, choose, uses_bf16
+from cse.encoder.device import Device, Precision, choose, resolved
 from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
@@ -294,7 +294,7 @@ def encode_file(
     widths.check([size], encoder.dim, option="--dimensions")
     require_save_every(save_every)
     before = encoder.prompt_text(prompt_name, prompt)
-    computed: Precision = "bf16" if uses_bf16(precision, encoder.device) else "fp32"
+    computed: Precision = resolved(precision, encoder.device)
     made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
     made_from |= {"normalize": normalize, "dimensions": size, "save_every": save_every}
     if experts is not None:

@@ -18,7 +18,7 @@ from cse.data.datasets import Dataset, open_rows
 from cse.data.tools.writing import UNITS, Record, check_out, names_of, records, write_manifest, write_rows
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.source import fetch
-from cse.encoder.device import Device, Precision, choose, inference, uses_bf16
+from cse.encoder.device import Device, Precision, choose, inference, resolved
 from cse.encoder.job import resumable
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
@@ -216,7 +216,7 @@ def teach_rows(
         "texts": data.hash,
         "checkpoint": " ".join(judge.sha256 for judge in judges),
         "model": " ".join(f"{judge.gives} of {judge.name}" for judge in judges),
-        "precision": "bf16" if uses_bf16(precision, torch.device(place)) else "fp32",
+        "precision": resolved(precision, torch.device(place)),
         "prompt": prompt,
         "device": place,
         "torch": torch.__version__,

@@ -26,7 +26,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from cse import distributed
-from cse.encoder.device import available
+from cse.encoder.device import available, why_absent, without_bf16
 from cse.encoder.fast.batching import native_bf16
 from cse.errors import UserError
 from cse.recipe.settings import Settings
@@ -45,10 +45,12 @@ ORDERS = (":4096:8", ":16:8")  # the workspaces with which cuBLAS sums in one or
 def problems(settings: Settings) -> Iterator[str]:
     """The settings that this machine cannot satisfy, each as a problem with its fix."""
     if settings.device not in {"auto", available(settings.device)}:
-        yield f"trainer.device is {settings.device}, but this machine has no such device\nfix: use auto or cpu"
+        yield f"trainer.device is {settings.device}, {why_absent(settings.device)}\nfix: use auto or cpu"
     device = available(settings.device)
     if settings.precision in {"fp16", "tf32"} and device != "cuda":
         yield f"trainer.precision is {settings.precision}, which needs a CUDA GPU\nfix: use auto, bf16 or fp32"
+    if settings.precision == "bf16" and device == "cuda" and not native_bf16(device):
+        yield f"trainer.precision is bf16, {without_bf16()}\nfix: use auto or fp16"
     if settings.deterministic and device == "cuda" and os.environ.get(CUBLAS, ORDERS[0]) not in ORDERS:
         yield f"trainer.deterministic needs another {CUBLAS} than {os.environ[CUBLAS]}\nfix: {CUBLAS}={ORDERS[0]}"
     if settings.optimizer == "muon" and mixed_precision(settings, device) == "fp16":
@@ -103,6 +105,8 @@ def mixed_precision(settings: Settings, device: str) -> Literal["no", "bf16", "f
         return "bf16" if native_bf16(device) else "fp16" if device == "cuda" else "no"
     if settings.precision == "fp16" and device != "cuda":
         return "no"  # Accelerate scales the loss on CUDA only; `problems` reports it
+    if settings.precision == "bf16" and device == "cuda" and not native_bf16(device):
+        return "no"  # Accelerate would refuse it, without a fix; so does `problems`
     return settings.precision if settings.precision in {"bf16", "fp16"} else "no"
 
 
@@ -178,7 +182,7 @@ def one_order(settings: Settings) -> Iterator[None]:
 
 
 def require_gpus(device: str) -> None:
-    """Check that each process of this machine can have a GPU of its own.
+    """Check that each process of this machine can have a GPU of its own, and that they can exchange vectors.
 
     Raises:
         UserError: There are fewer GPUs.
@@ -188,6 +192,11 @@ def require_gpus(device: str) -> None:
         raise UserError(
             f"{processes} processes were started on {socket.gethostname()}, which has {gpus} GPUs, one for each\n"
             f"fix: start {gpus} or fewer there (torchrun --nproc-per-node), or give --trainer.device=cpu"
+        )
+    if device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_nccl_available():
+        raise UserError(
+            f"torch {torch.__version__} is built without NCCL, by which the GPUs of several processes exchange\n"
+            "fix: use one process, torch for Linux with CUDA, or --trainer.device=cpu"
         )
 
 

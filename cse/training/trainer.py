@@ -22,7 +22,19 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import agreement, fitted, fsdp, gradcache, hardware, optimizers, preflight, saving, sources, tracking
+from cse.training import (
+    agreement,
+    fitted,
+    fsdp,
+    gradcache,
+    hardware,
+    memory,
+    optimizers,
+    preflight,
+    saving,
+    sources,
+    tracking,
+)
 from cse.training.checkpoint import MetricsLog, Progress, States, load_progress, load_tensors
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
@@ -158,7 +170,9 @@ class Trainer:
                 rows, until = run.source.rows(progress.step, run.encoder)
             for parts in self._load(rows, progress.step, until):
                 due = (progress.step + 1) % self._every == 0 or progress.step + 1 == run.max_steps
-                metrics = self._step(parts, probe=due)
+                wide = self.accelerator.mixed_precision == "no"
+                with memory.explained(self.learner, settings, parts[0], progress.step + 1, wide=wide):
+                    metrics = self._step(parts, probe=due)
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
