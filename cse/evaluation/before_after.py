@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,8 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """For helped.json."""
-        names = (
+        found = dataclasses.asdict(self) | {"difference": self.difference}
+        order = (
             "checkpoint",
             "part",
             "task",
@@ -70,7 +72,7 @@ class Change:
             "p",
             "verdict",
         )
-        return {name: getattr(self, name) for name in names} | {"interval": list(self.interval or []) or None}
+        return {name: found[name] for name in order} | {"interval": list(self.interval or []) or None}
 
 
 def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[str]:

@@ -25,15 +25,16 @@ SLICE_ROWS = 64  # fewer are not worth a call
 TOKENS = {"cpu": 1024, "cuda": 16384}
 CORE_TOKENS = {"fp32": 512, "bf16": 1024}  # in a batch, where each core has its own; half or twice is 2 to 25 % slower
 LETTERS = 4  # to a token, about; only how long batches take depends on it
+_CHANGING: ContextVar[Asked | None] = ContextVar("changing", default=None)
+Embed = Callable[[list[str]], NDArray[np.floating]]
+Change = Callable[[NDArray[np.floating]], NDArray[np.floating]]
+Compare = Callable[[NDArray[np.floating], list[int], list[int]], Vector]  # vectors (n, D), pairs of rows -> (m,)
 
 
 class Asked:
     """Counts the letters of the texts that evaluators ask for."""
 
     letters = 0
-
-
-_CHANGING: ContextVar[Asked | None] = ContextVar("changing", default=None)
 
 
 @contextmanager
@@ -248,11 +249,6 @@ def row_dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
     for column in range(whole, products.shape[1]):
         total = total + products[:, column]
     return total
-
-
-Embed = Callable[[list[str]], NDArray[np.floating]]
-Change = Callable[[NDArray[np.floating]], NDArray[np.floating]]
-Compare = Callable[[NDArray[np.floating], list[int], list[int]], Vector]  # vectors (n, D), pairs of rows -> (m,)
 
 
 def checked(vectors: NDArray[np.floating], texts: list[str]) -> NDArray[np.floating]:

@@ -20,6 +20,10 @@ Vector = NDArray[np.float64]
 Samples = NDArray[np.float64]
 Models = Sequence[Sequence[Vector]]  # k models, each with the arrays (n,) of the statistic
 Draw = Callable[[Samples], Samples]  # counts (b, n) -> scores (k, b)
+RESAMPLES = 2000
+LEVEL = 0.95
+SEED = 42
+CELLS = 1 << 19  # (resamples x units) at a time: fits the processor's cache
 
 
 def mean(models: Models) -> Draw:
@@ -170,12 +174,6 @@ def _v(clusters: Samples, labels: Samples, both: Samples) -> Vector:
 def _entropy(drawn: Samples) -> Vector:
     share = drawn / drawn.sum(1, keepdims=True)
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
-
-
-RESAMPLES = 2000
-LEVEL = 0.95
-SEED = 42
-CELLS = 1 << 19  # (resamples x units) at a time: fits the processor's cache
 
 
 def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMPLES) -> Samples:

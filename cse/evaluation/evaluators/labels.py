@@ -31,6 +31,7 @@ from cse.evaluation.evaluators.rows import found_in, labeled_texts, set_name
 from cse.interfaces import SentenceEncoder
 
 Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored
+SEED = 42  # mteb's, of the draws and of each k-means
 
 
 class Labels(RowEvaluator):
@@ -148,9 +149,6 @@ class Labels(RowEvaluator):
 
 def _judge(predict: Predict) -> Judge:
     return lambda x, y, new, truth: (predict(x, y, new) == truth).astype(np.float64)
-
-
-SEED = 42  # mteb's, of the draws and of each k-means
 
 
 class Clustering(RowEvaluator):

@@ -20,6 +20,8 @@ from cse.interfaces import SentenceEncoder
 from cse.mining.approximate import open_pool
 from cse.mining.neighbors import EXACT
 
+CHUNK = 1024  # texts whose neighbors are searched at once
+
 
 class Paraphrases(RowEvaluator):
     """Average precision x 100 of mined pairs against known ones (`ap`), and the highest F1 of any threshold (`f1`).
@@ -99,9 +101,6 @@ class Paraphrases(RowEvaluator):
             texts=len(self._texts),
             threshold_f1=threshold,
         )
-
-
-CHUNK = 1024  # texts whose neighbors are searched at once
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,23 @@ MEASURE = re.compile(rf"(?P<name>{'|'.join([*LIBRARY, 'mrr'])})@(?P<k>[1-9]\d*)"
 MEASURES = ("ndcg@10", "mrr@10", "recall@100", "map@100")
 QUERY_PROMPTS = ("query",)  # names of prompts that models have for a role, as sentence-transformers looks for them
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+HUB = "sentence-transformers/NanoBEIR-en"
+PARTS = ("corpus", "queries", "qrels")
+SETS = (
+    "ArguAna",
+    "ClimateFEVER",
+    "DBPedia",
+    "FEVER",
+    "FiQA2018",
+    "HotpotQA",
+    "MSMARCO",
+    "NFCorpus",
+    "NQ",
+    "QuoraRetrieval",
+    "SCIDOCS",
+    "SciFact",
+    "Touche2020",
+)
 
 
 class Retrieval(RowEvaluator):
@@ -187,25 +204,6 @@ def _read(
 def _given(*parts: object) -> list[str]:
     names = ("data", "queries", "corpus", "qrels")
     return [name for name, part in zip(names, parts, strict=True) if part is not None]
-
-
-HUB = "sentence-transformers/NanoBEIR-en"
-PARTS = ("corpus", "queries", "qrels")
-SETS = (
-    "ArguAna",
-    "ClimateFEVER",
-    "DBPedia",
-    "FEVER",
-    "FiQA2018",
-    "HotpotQA",
-    "MSMARCO",
-    "NFCorpus",
-    "NQ",
-    "QuoraRetrieval",
-    "SCIDOCS",
-    "SciFact",
-    "Touche2020",
-)
 
 
 class NanoBEIR(RowEvaluator):

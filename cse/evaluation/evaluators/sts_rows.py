@@ -1,4 +1,7 @@
-"""The tasks that exist: a task is data, with a version, a license and known pair counts (`tasks/*.yaml`)."""
+"""STS tasks and their rows: a task is data, with a version, a license and known pair counts (`tasks/*.yaml`).
+
+Rows come from --data, then CSE_DATA, in our TSV layout or SentEval's folder layout, then the Hub at a pinned revision.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,15 @@ from cse.data.reading.rows import number_fix, number_in
 from cse.errors import UserError
 
 TASKS = Path(__file__).parents[1] / "tasks"
+HEADER = ["score", "sentence1", "sentence2"]
+_Row = tuple[str, str, str, str]  # gold, first, second, and file:line
+SHIPPED = Path(__file__).parents[1] / "data"
+POOLED = "pooled"  # the one subset of a source that does not say which rows belong to which
+# SICK-R's training and dev rows as `sha256` hashes them.
+SICKR_HASHES = {
+    "train": "bb039fd3eb4783a3ecc06f6a19fe8158b255b03378d7af9290ec36ffb887fd68",
+    "dev": "dcdeca9555fe0ce0466198a7b4a40b2a33b362cf40caf391356274fa7749249a",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,6 @@ class Task:
         name: Its name in results: `STS12`, `STSB` (its test split), `STSB-dev`.
         base: The benchmark; also the name of its folder in our layout.
         split: train, dev or test.
-        title: What it is, in words.
         version: Raised when scores are no longer comparable.
         license: License of the data.
         scale: Lowest and highest gold score possible.
@@ -48,15 +59,14 @@ class Task:
     name: str
     base: str
     split: str
-    title: str
     version: int
     license: str
     scale: tuple[float, float]
     counts: Mapping[str, int]
-    aliases: tuple[str, ...] = ()
-    senteval: Mapping[str, Any] = field(default_factory=dict)
-    hub: Mapping[str, Any] = field(default_factory=dict)
-    shipped: str | None = None
+    aliases: Sequence[str]
+    senteval: Mapping[str, Any]
+    hub: Mapping[str, Any]
+    shipped: str | None
 
     @property
     def total(self) -> int:
@@ -97,23 +107,14 @@ def resolve(names: str, option: str = "--tasks") -> list[Task]:
 
 
 def _task(spec: Mapping[str, Any], split: str) -> Task:
-    base = spec["name"]
     # A shipped set always says its split, so that nobody takes the dev set's score for the test set's.
     plain = split == spec["default"] and "shipped" not in spec
-    return Task(
-        name=base if plain else f"{base}-{split}",
-        base=base,
-        split=split,
-        title=spec["title"],
-        version=spec["version"],
-        license=spec["license"],
-        scale=(float(spec["scale"][0]), float(spec["scale"][1])),
-        counts=spec["splits"][split],
-        aliases=tuple(spec["aliases"]),
-        senteval=spec.get("senteval", {}),
-        hub=spec.get("hub", {}),
-        shipped=spec.get("shipped", {}).get(split),
-    )
+    name, shipped = spec["name"], spec.get("shipped", {}).get(split)
+    same = {key: spec[key] for key in ("version", "license", "aliases")}
+    same |= {key: spec.get(key, {}) for key in ("senteval", "hub")}
+    name_of = name if plain else f"{name}-{split}"
+    scale = float(spec["scale"][0]), float(spec["scale"][1])
+    return Task(name_of, name, split, scale=scale, counts=spec["splits"][split], shipped=shipped, **same)
 
 
 @functools.cache
@@ -142,9 +143,6 @@ def _find(name: str, option: str) -> Task:
 APART, ATTACHED = re.compile(r"\s[.,?](?=\s|$)"), re.compile(r"\w[.,?](?=\s|$)")
 
 
-HEADER = ["score", "sentence1", "sentence2"]
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Scored pairs: one sentence and the other, gold scores (n,), and the number of rows left out, which have none."""
@@ -156,9 +154,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.first)
-
-
-_Row = tuple[str, str, str, str]  # gold, first, second, and file:line
 
 
 def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
@@ -319,17 +314,6 @@ def require(paths: Iterable[Path]) -> None:
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise FileNotFoundError(f"no {absent[0]}{more}")
-
-
-SHIPPED = Path(__file__).parents[1] / "data"
-POOLED = "pooled"  # the one subset of a source that does not say which rows belong to which
-
-
-# SICK-R's training and dev rows as `sha256` hashes them.
-SICKR_HASHES = {
-    "train": "bb039fd3eb4783a3ecc06f6a19fe8158b255b03378d7af9290ec36ffb887fd68",
-    "dev": "dcdeca9555fe0ce0466198a7b4a40b2a33b362cf40caf391356274fa7749249a",
-}
 
 
 class Missing(Exception):

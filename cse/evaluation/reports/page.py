@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 BINS = 40
 WORST = 10  # pairs per task
 Pairwise = dict[tuple[int, int], dict[str, Difference]]
+LABELS = 20  # labels with a bar of their own
+Figure = tuple[str, Markup]  # a heading and a chart
 
 
 def render(found: Found, pairwise: Pairwise, title: str) -> str:
@@ -141,10 +143,6 @@ def _embedded(pairwise: Pairwise) -> dict[str, Any]:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-LABELS = 20  # labels with a bar of their own
-Figure = tuple[str, Markup]  # a heading and a chart
 
 
 @dataclass(frozen=True)
