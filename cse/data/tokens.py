@@ -100,7 +100,7 @@ class TokenStore:
             tokenizer: A fast tokenizer with a pad token.
             max_length: Largest number of ids of a text, template, special tokens and prompt included. Longer texts are
                 cut at their end, so that the prompt stays.
-            prompts: The text that is put before the texts of each role; see `cse.encoder.prompts.prompts_by_role`.
+            prompts: The text that is put before the texts of each role; see `Encoder.prompts_by_role`.
         """
         require_room(tokenizer, max_length, field="max_length")
         for prompt in _distinct(prompts):

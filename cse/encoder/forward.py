@@ -266,14 +266,10 @@ class Forward(nn.Module):
         prefix: SharedPrefix | None = None,
         positions: Tensor | None = None,
     ) -> Sequence[Tensor]:
-        """The states that the pooler reads, at least the last layer's, at most all, each (n, L, H).
+        """The states that the pooler reads, at least the last layer's, at most all, each (n, L, H), of ids (n, L).
 
-        Args:
-            input_ids: (n, L), ids of the vocabulary, or rows of `words` if that is given.
-            attention_mask: (n, L).
-            words: (U, E), the embeddings of the distinct tokens of the whole batch.
-            prefix: The prefix that all rows share, if it was read already.
-            positions: (n, L), the position of each token, if it is not the backbone's own; without a prefix.
+        Ids are those of the vocabulary, or rows of `words` (U, E), the embeddings of the batch's distinct tokens. All
+        rows may share a prefix that was read already; without one, `positions` (n, L) may differ from the backbone's.
         """
         return self._in_float(self._states(input_ids, attention_mask, words, prefix, positions))
 

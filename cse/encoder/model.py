@@ -22,7 +22,7 @@ from cse.encoder.checkpoint.layout import (
     module_list,
 )
 from cse.encoder.checkpoint.source import absolute, explained, fetch, max_positions
-from cse.encoder.checkpoint.sums import weights_sum, write_sums
+from cse.encoder.checkpoint.sums import check_sums, weights_sum, write_sums
 from cse.encoder.dropout import Dropout
 from cse.encoder.heads import HeadName, Post, new_head
 from cse.encoder.kinds import (
@@ -37,7 +37,7 @@ from cse.encoder.kinds import (
     keeps_backbone,
 )
 from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
-from cse.encoder.prompts import check_prompts
+from cse.encoder.prompts import check_prompts, shown
 from cse.encoder.template import mask_position
 from cse.encoder.text_encoder import TextEncoder
 from cse.files import atomic_dir
@@ -181,14 +181,12 @@ class Encoder(TextEncoder):
         """One line for the run's header."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
-        parts = [
-            f"{self.source} {self.depth} layers",
-            f"dim {self.dim}",
-            f"pooler {self.pooler}",
-        ]
+        parts = [f"{self.source} {self.depth} layers", f"dim {self.dim}", f"pooler {self.pooler}"]
         parts += ["bidirectional attention"] if is_bidirectional(self.backbone.config) else []
         parts += [f"{self.weights} weights"] if self.weights != "fp32" else []
-        parts += self.describe_reading()
+        parts += ["template"] if self.template else []
+        parts += [f"prompts {shown(self.prompts, self.default_prompt_name)}"] if any(self.prompts.values()) else []
+        parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
         parts += [self.adapter.describe()] if self.adapter is not None else []
         return f"{', '.join(parts)} ({trained / 1e6:.1f} M of {total / 1e6:.1f} M trained)"
 
@@ -199,7 +197,7 @@ class Encoder(TextEncoder):
         first = LEGACY + STATIC if self.backbone.config.model_type == STATIC_NAME else first
         soft, words = self.adapter is not None and not self.adapter.merges, self.tokenizer
         if soft:
-            first = soft_prompts.module(with_code=with_code)
+            first = soft_prompts.MODULE.removeprefix("cse.encoder." if with_code else "")
         if not whole and keeps_backbone(self.backbone, self.adapter, self.weights):
             reference = self.reference
         rounded = self.weights != "fp32" or (precision == "bf16" and reference is None)
@@ -286,8 +284,21 @@ class Encoder(TextEncoder):
             return cls(path, pooler=pooler or "mean", max_length=max_length).eval()
         if not layout.soft_prompts or layout.pooler is None:
             return cls(path, max_length=max_length, weights=layout.weights).eval()
-        encoder = cls(**soft_prompts.arguments(folder, layout), max_length=max_length, prompts=None)
-        soft_prompts.load(encoder.adapter, folder, layout)
+        root = folder / layout.modules[0].path
+        table, named = soft_prompts.read_table(root), layout.reference or Reference(str(root))
+        adapter = soft_prompts.SoftPrompts(length=len(table))
+        encoder = cls(
+            named.backbone,
+            pooler=layout.pooler,
+            layers=named.layers,
+            template=layout.template if layout.reference is not None else None,  # otherwise the tokenizer has it
+            max_length=max_length,
+            adapter=adapter,
+            revision=named.revision,
+            prompts=None,
+        )
+        adapter.load(table, folder)
+        check_sums(folder)
         with explained(path):
             encoder.post, encoder.truncate_dim = Post.load(layout, folder), layout.truncate_dim  # not the backbone's
         encoder.lower_case, encoder.similarity = layout.lower_case, layout.similarity

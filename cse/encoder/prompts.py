@@ -52,15 +52,6 @@ def choose_prompt(
     return prompts[name]
 
 
-def prompts_by_role(prompts: Mapping[str, str], default: str | None, names: Mapping[str, str | None]) -> dict[str, str]:
-    """The text that is put before the texts of each role; a role that `names` omits has the default prompt."""
-    found = dict.fromkeys(ROLES, choose_prompt(prompts, default))
-    for role, name in names.items():
-        option = f"collator.prompts.{role}"
-        found[role] = "" if name is None else choose_prompt(prompts, default, name, option=option)
-    return found
-
-
 def shown(prompts: Mapping[str, str], default: str | None) -> str:
     """The prompts that add something, for the run's header."""
     named = ", ".join(f"{name} {text!r}" for name, text in prompts.items() if text)

@@ -12,7 +12,7 @@ from cse.encoder.checkpoint.layout import STATIC_NAME
 from cse.encoder.device import Precision, inference
 from cse.encoder.forward import Forward
 from cse.encoder.kinds import choose_length, kernel_of_precision
-from cse.encoder.prompts import check_prompts, choose_prompt, prompts_by_role, require_prompt_room, shown
+from cse.encoder.prompts import ROLES, check_prompts, choose_prompt, require_prompt_room
 from cse.encoder.template import added_ids
 from cse.encoder.texts import (
     Span,
@@ -235,8 +235,17 @@ class TextEncoder(Forward):
         return choose_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
     def prompts_by_role(self, names: Mapping[str, str | None]) -> dict[str, str]:
-        """The text that is put before the texts of each role in training, given prompts' names; see `Collator`."""
-        return prompts_by_role(self.prompts, self.default_prompt_name, names)
+        """The text before the texts of each role in training; a role that `names` omits has the default prompt.
+
+        Raises:
+            UserError: The encoder does not have a prompt of one of the names; see `Collator`.
+        """
+        known, default = self.prompts, self.default_prompt_name
+        found = dict.fromkeys(ROLES, choose_prompt(known, default))
+        for role, name in names.items():
+            option = f"collator.prompts.{role}"
+            found[role] = "" if name is None else choose_prompt(known, default, name, option=option)
+        return found
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[list[int]]:
         """The token ids of each text behind a prompt, cut to `max_length`; an empty text has one padding token."""
@@ -246,10 +255,3 @@ class TextEncoder(Forward):
     def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Rows of token ids as ids and attention mask, both (n, L), padded on the right."""
         return pad(rows, self.tokenizer.pad_token_id)
-
-    def describe_reading(self) -> list[str]:
-        """What changes texts before they are encoded, for the run's header."""
-        parts = ["template"] if self.template else []
-        parts += [f"prompts {shown(self.prompts, self.default_prompt_name)}"] if any(self.prompts.values()) else []
-        parts += [f"padding {self.tokenizer.pad_token} for want of a pad token"] if self.mended_padding else []
-        return parts

@@ -16,7 +16,6 @@ from cse.data.views.around import Masked
 from cse.data.views.texts import AugmentedViews, TextViews
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
-from cse.encoder.prompts import prompts_by_role
 from cse.errors import UserError
 from cse.evaluation import STSEvaluator
 from cse.evaluation.evaluators.sts_rows import Pairs
@@ -272,10 +271,12 @@ def test_a_pooling_that_leaves_the_prompt_out_is_refused_by_name(prompted, tmp_p
     assert load_model(str(tmp_path / "model")).loader == "sentence-transformers"
 
 
-def test_placeholders_of_sentence_transformers_are_no_prompts():
+def test_placeholders_of_sentence_transformers_are_no_prompts(prompted):
+    prompted.prompts = {"query": "", "document": ""}
     with pytest.raises(UserError, match="has no prompts"):
-        prompts_by_role({"query": "", "document": ""}, None, {"anchor": "query"})
-    found = prompts_by_role({"query": "ask: ", "document": ""}, None, ROLES)  # as E5 and others have it
+        prompted.prompts_by_role({"anchor": "query"})
+    prompted.prompts = {"query": "ask: ", "document": ""}  # as E5 and others have it
+    found = prompted.prompts_by_role(ROLES)
     assert found == {"anchor": "ask: ", "positive": "", "negative": ""}
 
 

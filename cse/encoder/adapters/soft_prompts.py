@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from cse.encoder import prefix
 from cse.encoder.adapters import Adapter
-from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.checkpoint.sums import check_sums
 from cse.errors import UserError, require_at_least, require_within
 
 if TYPE_CHECKING:
@@ -110,31 +108,6 @@ class SoftPrompts(Adapter):
             )
         with torch.no_grad():
             self.prompts.weight.copy_(table)
-
-
-def module(*, with_code: bool) -> str:
-    """The path of the class that reads a checkpoint: in cse, or in the code beside its weights."""
-    return MODULE.removeprefix("cse.encoder.") if with_code else MODULE
-
-
-def arguments(folder: Path, layout: Layout) -> dict[str, Any]:
-    """The arguments of an `Encoder` that takes the prompts of a checkpoint; its adapter has no table yet."""
-    root, named = folder / layout.modules[0].path, layout.reference
-    return {
-        "backbone": str(root) if named is None else named.backbone,
-        "pooler": layout.pooler,
-        "layers": named.layers if named is not None else None,
-        "template": layout.template if named is not None else None,  # otherwise the tokenizer has it already
-        "adapter": SoftPrompts(length=len(read_table(root))),
-        "revision": named.revision if named is not None else None,
-    }
-
-
-def load(adapter: Adapter | None, folder: Path, layout: Layout) -> None:
-    """Give the adapter of an encoder that was built with `arguments` the table of the checkpoint."""
-    assert isinstance(adapter, SoftPrompts)  # of `arguments`
-    adapter.load(read_table(folder / layout.modules[0].path), folder)
-    check_sums(folder)
 
 
 def read_table(folder: Path) -> Tensor:

@@ -72,19 +72,8 @@ def short_attention(
 ) -> tuple[Tensor, None]:
     """softmax(q k^T scaling + mask) v, by whichever way is faster; the signature is transformers'.
 
-    Args:
-        module: The attention layer, which knows whether it is causal and how many queries share a key.
-        query: (n, heads, L, d).
-        key: (n, key heads, L', d).
-        value: (n, key heads, L', d).
-        attention_mask: (n, 1, L, L'), True or 0 where attended; None attends everywhere that causality allows.
-        dropout: Probability of dropping an attention weight.
-        scaling: Factor of the products; None is d^-0.5.
-        is_causal: Overrides the module's.
-        **options: Further arguments of the kernel.
-
-    Returns:
-        (n, L, heads, d), and no weights.
+    query is (n, heads, L, d); key and value are (n, key heads, L', d); the mask (n, 1, L, L') is True or 0 where
+    attended, and None attends everywhere that causality allows. Returns (n, L, heads, d), and no weights.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     ours = enabled() and query.device.type == "cpu"
