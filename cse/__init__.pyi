@@ -1,5 +1,6 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
+from cse.adapting.adapt import adapt as adapt
 from cse.api.trained import TrainedRun as TrainedRun
 from cse.api.training import resume as resume
 from cse.api.training import train as train

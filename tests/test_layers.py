@@ -27,6 +27,7 @@ LAYERS = [  # low to high; what stands on one line is one layer, whose folders d
     {"training"},
     {"publish"},
     {"api"},
+    {"adapting"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]

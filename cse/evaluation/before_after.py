@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cse.assets import resolve
 from cse.errors import UserError
 from cse.evaluation import scoring
 from cse.evaluation.comparison import NO_DIFFERENCE, Difference, compare_all
 from cse.evaluation.evaluator import Answer, EvalResult
 from cse.evaluation.evaluators import sts_rows
+from cse.evaluation.evaluators.retrieval import Retrieval
 from cse.evaluation.evaluators.sts_rows import Missing
 from cse.evaluation.reports.table import AVERAGE, MIXED, title
 from cse.evaluation.results import Scored
@@ -90,6 +92,28 @@ def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[s
                 sts_rows.load(task, data, hub=False)
                 names.append(task.name)
     return names
+
+
+def general_search() -> Retrieval:
+    """Search in many fields: 40 questions of everyday knowledge and their paraphrases, among 320 texts.
+
+    The documents are the passages of `asset:edits-mini`, those that do not answer, and texts of `asset:labels-mini`.
+
+    Raises:
+        UserError: pytrec_eval is not installed.
+    """
+    read = [resolve(name).read_text(encoding="utf-8").splitlines()[1:] for name in ("edits-mini", "labels-mini")]
+    rows = [line.split("\t") for line in read[0]]
+    texts = [text for row in rows for text in row[1:3]] + [line.split("\t")[0] for line in read[1]]
+    corpus = {text: text for text in texts if text}
+    queries = {question: row[1] for row in rows for question in (row[0], row[3]) if question}
+    return Retrieval(
+        queries={question: question for question in queries},
+        corpus=corpus,
+        qrels={question: [passage] for question, passage in queries.items()},
+        measures=("ndcg@10",),
+        name="search-mini",
+    )
 
 
 def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:

@@ -1,0 +1,293 @@
+"""`cse.adapt`: measure the start, try the ways that fit, train the best one, merge, compare, and say it."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cse.adapting.material import Material, evaluator, prepare
+from cse.adapting.ways import EPOCHS, MINED, Way, ways
+from cse.api.training import train
+from cse.console import quiet, say
+from cse.encoder.kinds import detect
+from cse.errors import UserError
+from cse.evaluation.before_after import general_search
+from cse.evaluation.comparison import compare
+from cse.evaluation.results import Scored
+from cse.evaluation.scoring import evaluate
+from cse.files import check_writable, json_lines, read_json, write_json, write_text
+from cse.interfaces import Evaluator
+from cse.mining.command import mine
+from cse.mining.miners import TopK
+from cse.training.merge import merge
+from cse.training.search.plan import Budget
+
+STATE = "adapt.json"
+TRIALS = 0.35  # share of the budget that the shortlist is tried with
+SPENT = 0.8  # share of a budget of time that is planned; scoring, mining and loading take the rest
+PROBE = 6  # steps whose speed is measured
+LEAST = 5  # steps below which a trial tells nothing
+SHARES = (0.5, 0.75)  # of the trained weights, in merges with the start
+LOSS = 0.3  # points that a general score may lose where the loss is not shown by an interval
+MARGIN = 0.05  # a mined negative is at least this share less near than the positive (arXiv:2407.15831)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adaptation found.
+
+    Attributes:
+        folder: Its folder, with report.md and script.sh.
+        model: The folder of the better encoder; None: keep the encoder as it is.
+        way: The way that was taken, such as `mined-2e-5`, with the share of a merge.
+        before: The score of the start on the test rows.
+        after: That of the model.
+        interval: The 95 % interval of the difference.
+        general: The change of each general score.
+        verdict: What follows, in one sentence.
+    """
+
+    folder: Path
+    model: Path | None
+    way: str
+    before: float
+    after: float
+    interval: tuple[float, float]
+    general: dict[str, float]
+    verdict: str
+
+
+def adapt(
+    data: str,
+    *,
+    encoder: str,
+    budget: str = "1h",
+    out: str | Path = "adapted",
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    seed: int = 42,
+) -> Adapted:
+    """Make a sentence encoder better on your text, no worse elsewhere, and prove it.
+
+    Rows are divided into train, dev and test by groups that share a text. The ways that fit are tried for equal shares
+    of the budget; the best on dev is trained for the rest of it and merged with the start. Of these, and the start, the
+    best on dev is taken that does not lose on the general sets: STS, and search in another field. The test rows are
+    read once, to compare it with the start. After a kill, the same call goes on where it stopped.
+
+    Args:
+        data: Pairs, texts with labels, or texts: a file, `asset:NAME` or Hub id.
+        encoder: The sentence encoder to start from: a folder or Hub id.
+        budget: What training may take: 90s, 30m, 2h, or 2000steps.
+        out: The folder to write.
+        columns: The columns of texts: two for pairs. None: recognized by name.
+        label_column: The column of labels. None: recognized by name.
+        seed: The seed of the division and of every run.
+
+    Raises:
+        UserError: The data cannot be divided, the encoder is none, or the budget is too short for one trial.
+    """
+    return _Adaptation(data, encoder, budget, Path(out), columns, label_column, seed).run()
+
+
+class _Adaptation:
+    """The steps of an adaptation. What is done lies in the folder, and is not done again."""
+
+    def __init__(
+        self,
+        data: str,
+        encoder: str,
+        budget: str,
+        out: Path,
+        columns: Sequence[str] | None,
+        label_column: str | None,
+        seed: int,
+    ) -> None:
+        quiet()
+        self.budget, self.encoder, self.folder, self.seed = Budget.parse(budget), encoder, out, seed
+        if detect(encoder).name != "sentence-transformers":
+            raise UserError(
+                f"--encoder {encoder} is not a sentence encoder yet\n"
+                f"fix: make one first: cse train simcse-unsup --encoder {encoder} --data {data}"
+            )
+        check_writable(out, "--out", kind="folder")
+        asked = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
+        asked |= {"columns": list(columns or []), "label_column": label_column}
+        self.state: dict[str, Any] = {"asked": asked, "steps": {}, "commands": []}
+        if (out / STATE).is_file():
+            self.state = read_json(out / STATE)
+            if self.state["asked"] != asked:
+                changed = next(key for key in asked if self.state["asked"].get(key) != asked[key])
+                was, now = self.state["asked"].get(changed), asked[changed]
+                raise UserError(f"--out {out} was begun with {changed}={was}, not {now}\nfix: give another folder")
+        self.rows = out / "data"
+        self.material: Material = prepare(data, self.rows, columns=columns, label_column=label_column, seed=seed)
+        self.dev, self.select = evaluator(self.material.kind, self.rows, "dev")
+        self.test, _ = evaluator(self.material.kind, self.rows, "test")
+        self.log = io.StringIO()
+
+    def run(self) -> Adapted:
+        """All steps."""
+        say("data", self.material.describe())
+        self._save()
+        start = self._score("start", self.encoder)
+        say("start", f"{self.encoder}   {_shown(start)}")
+        found = ways(self.material, self.rows, self.encoder)
+        total = self._total(found[0])
+        each = int(total * TRIALS / sum(way.cost for way in found))
+        if each < LEAST:
+            raise UserError(
+                f"--budget {self.state['asked']['budget']} is too short for one trial: it has {max(0, int(total))} "
+                f"steps of {found[0].batch} rows for {len(found)} ways\nfix: give a longer budget, or a smaller encoder"
+            )
+        tried = {way.name: self._tried(way, min(each, self._most(way))) for way in found}
+        best = max(found, key=lambda way: tried[way.name])
+        steps = min(int(total * (1 - TRIALS) / best.cost), self._most(best))
+        say("chosen", f"{best.name}, the best of {len(found)} on dev; {steps:,} steps")
+        run = self._train(best, steps, "final")
+        return self._conclude(best.name, run / "best", start)
+
+    def _conclude(self, way: str, trained: Path, start: Scored) -> Adapted:
+        """Merge with the start, choose, and compare on the test rows."""
+        candidates, scored = {way: trained}, {way: self._score("trained", trained)}
+        for share in SHARES:
+            name, folder = f"{way} merged {share:g}", self.folder / f"merged-{share:g}"
+            self._command("merge", self.encoder, trained, "--weights", 1 - share, share, "--out", folder)
+            if not folder.is_dir():
+                merge([self.encoder, str(trained)], folder, weights=[1 - share, share], tasks="")
+            candidates[name], scored[name] = folder, self._score(folder.name, folder)
+        for name, score in scored.items():
+            say("scored", f"{name}   {_shown(score)}{'' if _keeps(start, score) else '   (loses on a general set)'}")
+        kept = [name for name, score in scored.items() if _keeps(start, score) and _dev(score) > _dev(start)]
+        if not kept:
+            return self._keep(way, "nothing that was tried is better on dev without a loss on the general sets")
+        name = max(kept, key=lambda each: _dev(scored[each]))
+        before = self._score("start-test", self.encoder, [self.test])
+        after = self._score("model-test", candidates[name], [self.test])
+        difference = compare(before, after)["test"]
+        low, high = difference.interval
+        if low <= 0:
+            shown = f"on the test rows {difference.b - difference.a:+.2f} ({low:+.2f} to {high:+.2f})"
+            return self._keep(way, f"no gain is shown: {shown}", difference.a, difference.b, (low, high))
+        general = {task: value - _values(start)[task] for task, value in _values(scored[name]).items() if task != "dev"}
+        changes = ", ".join(f"{task} {change:+.2f}" for task, change in general.items())
+        verdict = (
+            f"take {candidates[name]}: {difference.metric} {difference.a:.2f} to {difference.b:.2f} "
+            f"on {difference.n:,} test rows ({difference.b - difference.a:+.2f}; 95 % {low:+.2f} to {high:+.2f}); general: {changes}"
+        )
+        done = Adapted(self.folder, candidates[name], name, difference.a, difference.b, (low, high), general, verdict)
+        return self._written(done)
+
+    def _keep(
+        self, way: str, why: str, before: float = 0.0, after: float = 0.0, bounds: tuple[float, float] = (0.0, 0.0)
+    ) -> Adapted:
+        verdict = f"keep the encoder as it is: {why}"
+        return self._written(Adapted(self.folder, None, way, before, after, bounds, {}, verdict))
+
+    def _written(self, done: Adapted) -> Adapted:
+        """Write report.md and script.sh, and say the verdict."""
+        asked = self.state["asked"]
+        rows = [f"| {name} | {value} |" for name, value in self.state["steps"].items()]
+        text = [f"# {self.encoder} on {asked['data']}", "", done.verdict[0].upper() + done.verdict[1:] + ".", ""]
+        text += [f"Rows: {self.material.describe()}.", "", "| step | found |", "|---|---|", *rows, ""]
+        write_text(self.folder / "report.md", "\n".join(text))
+        write_text(self.folder / "script.sh", "\n".join(["set -e", *self.state["commands"], ""]))
+        if self.log.getvalue():
+            write_text(self.folder / "log.txt", self.log.getvalue())
+        say("verdict", done.verdict)
+        say("report", f"{self.folder / 'report.md'}; script.sh beside it repeats it")
+        return done
+
+    def _total(self, way: Way) -> float:
+        """The steps of pairs that the budget allows; a time is measured once, and kept."""
+        if self.budget.in_steps:
+            return self.budget.amount
+        if "seconds_per_step" not in self.state:
+            run = self._train(way, PROBE, "probe", ["--evaluator=null", "--trainer.compare_initial=never"])
+            speed = float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
+            self.state["seconds_per_step"] = 1 / speed
+            self._save()
+            say("speed", f"{1 / speed:.2f} s a step of {way.batch} rows")
+        return float(SPENT * self.budget.amount / self.state["seconds_per_step"])
+
+    def _most(self, way: Way) -> int:
+        """The steps of so many epochs as are of use."""
+        return max(LEAST, EPOCHS * self.material.train // way.batch)
+
+    def _tried(self, way: Way, steps: int) -> float:
+        """The dev score of a way after a few steps."""
+        if way.mined and not (self.rows / MINED).is_file():
+            options = ["--data", self.rows / "train.jsonl", "--columns", "anchor", "positive", "--ranks", 1, 50]
+            self._command("mine", self.encoder, *options, "--relative-margin", MARGIN, "--out", self.rows / MINED)
+            with redirect_stdout(self.log):
+                rows, columns = str(self.rows / "train.jsonl"), ["anchor", "positive"]
+                mine(self.encoder, rows, columns=columns, miner=TopK(relative_margin=MARGIN), out=self.rows / MINED)
+        run = self._train(way, steps, f"trial-{way.name}")
+        score = max(line["dev"] for line in json_lines(run / "metrics.jsonl") if line["step"])
+        say("trial", f"{way.name}   dev {score:.2f} after {steps} steps")
+        self._did(way.name, f"dev {score:.2f} after {steps} steps")
+        return float(score)
+
+    def _train(self, way: Way, steps: int, name: str, more: Sequence[str] = ()) -> Path:
+        """Train a way, or continue it; returns the run's folder."""
+        folder = self.folder / name
+        given = ["--encoder", self.encoder, *way.options, *self.select, "--trainer.compare_initial=never"]
+        given = [*given, f"--trainer.max_steps={steps}", f"--trainer.warmup_steps={steps // 10}", f"--seed={self.seed}"]
+        given = [*given, *more]
+        if name != "probe":
+            self._command("train", way.recipe, *given, "--run-dir", folder)
+        with redirect_stdout(self.log):
+            run = train(way.recipe, overrides=given, run_dir=folder, resumes=True)
+        if run.stopped_by:
+            raise KeyboardInterrupt
+        return folder
+
+    def _score(self, name: str, model: str | Path, tasks: Sequence[str | Evaluator] = ()) -> Scored:
+        """Score a model on dev and the general sets, or on others; read from the folder if it was scored before."""
+        path = self.folder / "scores" / f"{name}.json"
+        if path.is_file():
+            return Scored.read(path)
+        path.parent.mkdir(exist_ok=True)
+        wanted = tasks or [self.dev, "sts-mini", general_search()]
+        with redirect_stdout(self.log):
+            found = evaluate(str(model), wanted, out=path)
+        self._did(name, _shown(found))
+        return found
+
+    def _did(self, name: str, found: str) -> None:
+        self.state["steps"][name] = found
+        self._save()
+
+    def _command(self, *words: object) -> None:
+        """Note a command for script.sh."""
+        line = shlex.join(["cse", *map(str, words)])
+        if line not in self.state["commands"]:
+            self.state["commands"].append(line)
+            self._save()
+
+    def _save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / STATE, self.state)
+
+
+def _values(scored: Scored) -> dict[str, float]:
+    return {task: about["value"] for task, about in scored.results["tasks"].items()}
+
+
+def _dev(scored: Scored) -> float:
+    return _values(scored)["dev"]
+
+
+def _keeps(start: Scored, scored: Scored) -> bool:
+    """Whether a model loses at most 0.3 on each general set, or no loss is shown there."""
+    differences = compare(start, scored)
+    general = [d for task, d in differences.items() if task not in {"dev", "average"}]
+    return all(d.b - d.a >= -LOSS or d.verdict != "A is better" for d in general)
+
+
+def _shown(scored: Scored) -> str:
+    return ", ".join(f"{task} {value:.2f}" for task, value in _values(scored).items())

@@ -1,0 +1,155 @@
+"""`cse adapt`: rows are divided without a leak, what is done survives a kill, and no model ends below its start."""
+
+import json
+import shutil
+
+import pytest
+
+import cse
+from cse import cli
+from cse.adapting import adapt as adapting
+from cse.adapting.material import evaluator, halves, prepare
+from cse.encoder.model import Encoder
+from tests.conftest import WORDS
+
+
+@pytest.fixture(scope="module")
+def start(tiny_bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start") / "encoder"
+    Encoder(tiny_bert, pooler="mean").save(folder)
+    return str(folder)
+
+
+def texts(count, width=4):
+    """Distinct texts of the tiny vocabulary: numbers in its base."""
+    names = [word for word in WORDS if word.isalpha()]
+    return [" ".join(names[n * 7 // len(names) ** i % len(names)] for i in range(width)) for n in range(1, count + 1)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pairs(count=120):
+    found = texts(2 * count)
+    return [{"question": a, "answer": b} for a, b in zip(found[:count], found[count:], strict=True)]
+
+
+def parts(kind, folder):
+    """The texts of each part, as files have them."""
+    train = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    found = {"train": {text for row in train for key, text in row.items() if key != "label"}}
+    for name in ("dev", "test"):
+        sets = evaluator(kind, folder, name)[0].texts().values()
+        found[name] = {text for rows in sets for row in rows for text in row}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels", "texts"])
+def test_no_text_is_in_two_parts(tmp_path, kind):
+    """Of 120 rows, every third of which repeats the anchor of the one before it."""
+    rows = {
+        "pairs": [row | {"question": pairs()[i - i % 3 % 2]["question"]} for i, row in enumerate(pairs())],
+        "labels": [{"text": text, "label": f"l{i % 5}"} for i, text in enumerate(texts(120))],
+        "texts": [{"text": text} for text in texts(120, 12)],
+    }[kind]
+    data = write(tmp_path / "rows.jsonl", rows)
+    material = prepare(data, tmp_path / "data", columns=None, label_column=None, seed=1)
+    assert material.kind == kind
+    assert (material.dev, material.test, material.train) == pytest.approx((12, 12, 96), abs=2)
+    found = parts(kind, tmp_path / "data")
+    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        assert found[a] and found[b]
+        assert not found[a] & found[b]
+
+
+def test_halves_end_at_a_sentence():
+    first, second = "One two three four five six. ", "Seven eight nine ten eleven. Twelve."
+    assert halves(first + second) == (first.strip(), second)
+    assert halves("a b c d e f g h i j") == ("a b c d e", "f g h i j")
+    assert halves("a b c d e f g h i") is None
+
+
+REFUSED = {
+    "few": ([{"text": text} for text in texts(5, 12)], "has 5 rows"),
+    "equal": ([{"text": "the cat sat on the mat"}] * 50, "the texts are equal"),
+    "lonely": ([{"text": text, "label": text} for text in texts(60)], "labels with two texts or more"),
+    "short": ([{"text": text} for text in texts(60, 3)], "too few texts of 10 words"),
+    "linked": ([{"question": "the cat", "answer": text} for text in texts(60)], "cannot be divided"),
+    "scored": ([{"sentence1": "a", "sentence2": text, "score": 0.5} for text in texts(60)], "has scored pairs"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_rows_that_are_of_no_use(start, tmp_path, capsys, name):
+    rows, refused = REFUSED[name]
+    data = write(tmp_path / "rows.jsonl", rows)
+    assert cli.main(["adapt", data, "--encoder", start, "--out", str(tmp_path / "out")]) == 2
+    assert refused in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (["--budget", "soon"], "--budget is 'soon'"),
+        (["--budget", "12steps"], "--budget 12steps is too short for one trial: it has 12 steps of 64 rows for 4 ways"),
+        (["--encoder", "asset:mini"], "is not a sentence encoder yet"),
+    ],
+)
+def test_bad_options(start, tmp_path, capsys, options, refused):
+    data = write(tmp_path / "rows.jsonl", pairs())
+    assert cli.main(["adapt", data, "--encoder", start, "--out", str(tmp_path / "out"), *options]) == 2
+    assert refused in capsys.readouterr().err
+
+
+def outcome(folder):
+    state = json.loads((folder / "adapt.json").read_text())
+    return state["steps"], (folder / "report.md").read_text().replace(str(folder), "OUT")
+
+
+@pytest.fixture(scope="module")
+def adapted(start, tmp_path_factory):
+    """An adaptation on pairs that share no word by chance, so that there is much to learn."""
+    folder = tmp_path_factory.mktemp("adapted")
+    data = write(folder / "rows.jsonl", pairs())
+    return data, cse.adapt(data, encoder=start, budget="150steps", out=folder / "out")
+
+
+def test_what_is_written(adapted, start):
+    data, found = adapted
+    steps, report = outcome(found.folder)
+    assert {"start", "trained", "contrast-2e-5", "mined-6e-5"} <= steps.keys()
+    assert found.verdict[1:] in report
+    script = (found.folder / "script.sh").read_text()
+    assert [f"cse {word} " in script for word in ("mine", "train", "merge")] == [True] * 3
+    if found.model is None:
+        assert found.verdict.startswith("keep the encoder as it is")
+    else:
+        assert found.after > found.before
+        assert found.interval[0] > 0
+        assert Encoder.load(str(found.model)).dim == Encoder.load(start).dim
+
+
+@pytest.mark.parametrize("point", ["trial-mined-2e-5", "final"])
+def test_a_killed_adaptation_goes_on(adapted, start, tmp_path, monkeypatch, point):
+    """It ends with the same scores and report, and trains nothing again that was done."""
+    data, whole = adapted
+    out, train = tmp_path / "out", adapting.train
+    trained = []
+
+    def dies(recipe, **options):
+        trained.append(options["run_dir"].name)
+        if options["run_dir"].name == point and len(trained) == len(set(trained)):
+            raise RuntimeError("killed")
+        return train(recipe, **options)
+
+    monkeypatch.setattr(adapting, "train", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        cse.adapt(data, encoder=start, budget="150steps", out=out)
+    again = cse.adapt(data, encoder=start, budget="150steps", out=out)
+    assert (again.way, again.before, again.after) == (whole.way, whole.before, whole.after)
+    assert outcome(out) == outcome(whole.folder)
+    with pytest.raises(cse.UserError, match="was begun with budget=150steps, not 160steps"):
+        cse.adapt(data, encoder=start, budget="160steps", out=out)
+    shutil.rmtree(out)
