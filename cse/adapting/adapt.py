@@ -77,7 +77,7 @@ def adapt(
     Rows are divided into train, dev and test by groups that share a text. The ways that fit are tried for equal shares
     of the budget; the best on dev is trained for the rest of it and merged with the start. Of these, and the start, the
     best on dev is taken that does not lose on the general sets: STS, and search in another field. The test rows are
-    read once, to compare it with the start. After a kill, the same call goes on where it stopped.
+    read once, to compare it with the start. After a kill, the same call resumes.
 
     Args:
         data: Pairs, texts with labels, or texts: a file, `asset:NAME` or Hub id.
@@ -177,7 +177,8 @@ class _Adaptation:
         changes = ", ".join(f"{task} {change:+.2f}" for task, change in general.items())
         verdict = (
             f"take {candidates[name]}: {difference.metric} {difference.a:.2f} to {difference.b:.2f} "
-            f"on {difference.n:,} test rows ({difference.b - difference.a:+.2f}; 95 % {low:+.2f} to {high:+.2f}); general: {changes}"
+            f"on {difference.n:,} test rows ({difference.b - difference.a:+.2f}; 95 % {low:+.2f} to {high:+.2f}); "
+            f"general: {changes}"
         )
         done = Adapted(self.folder, candidates[name], name, difference.a, difference.b, (low, high), general, verdict)
         return self._written(done)
@@ -207,7 +208,7 @@ class _Adaptation:
         if self.budget.in_steps:
             return self.budget.amount
         if "seconds_per_step" not in self.state:
-            run = self._train(way, PROBE, "probe", ["--evaluator=null", "--trainer.compare_initial=never"])
+            run = self._train(way, PROBE, "probe", ["--evaluator=null"])
             speed = float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
             self.state["seconds_per_step"] = 1 / speed
             self._save()
@@ -215,7 +216,7 @@ class _Adaptation:
         return float(SPENT * self.budget.amount / self.state["seconds_per_step"])
 
     def _most(self, way: Way) -> int:
-        """The steps of so many epochs as are of use."""
+        """The steps of `EPOCHS` passes over the rows."""
         return max(LEAST, EPOCHS * self.material.train // way.batch)
 
     def _tried(self, way: Way, steps: int) -> float:
@@ -235,7 +236,7 @@ class _Adaptation:
     def _train(self, way: Way, steps: int, name: str, more: Sequence[str] = ()) -> Path:
         """Train a way, or continue it; returns the run's folder."""
         folder = self.folder / name
-        given = ["--encoder", self.encoder, *way.options, *self.select, "--trainer.compare_initial=never"]
+        given = ["--encoder", self.encoder, *way.options, *self.select, "--trainer.initial_weights=ignore"]
         given = [*given, f"--trainer.max_steps={steps}", f"--trainer.warmup_steps={steps // 10}", f"--seed={self.seed}"]
         given = [*given, *more]
         if name != "probe":

@@ -55,7 +55,7 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
     """Divide rows by groups that share a text, and write train.jsonl, and dev and test as sets to score.
 
     Raises:
-        UserError: The rows cannot be read, are of no use, or cannot be divided.
+        UserError: The rows cannot be read, cannot be used, or cannot be divided.
     """
     if (folder / "material.json").is_file():
         return Material(**read_json(folder / "material.json"))
@@ -99,8 +99,6 @@ def evaluator(kind: str, folder: Path, part: str) -> tuple[Evaluator, list[str]]
 
 
 def _kind(rows: Dataset, data: str) -> str:
-    if len({text for row in rows[:1000] for text in row.texts}) < 3:
-        raise UserError(f"{data}: the texts are equal\nfix: give texts that differ")
     if rows.unit == "scored pairs":
         raise UserError(f"{data} has scored pairs\nfix: cse train cosine-mse --encoder MODEL --data={data}")
     if len(rows[0].texts) > 1:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 VERB = "cse.adapting.adapt:adapt"
 HELP = "make a sentence encoder better on your text, no worse elsewhere, with proof"
-EPILOG = "Data are pairs (two columns), texts with labels, or texts. After a kill, the same command goes on."
-KEPT = "what is done is kept; the same command goes on"
+EPILOG = "Data are pairs (two columns), texts with labels, or texts. After a kill, the same command resumes."
+KEPT = "what is done is kept; the same command resumes"
 
 
 def show(found: Adapted, a: Namespace) -> None:

@@ -60,7 +60,8 @@ def test_no_text_is_in_two_parts(tmp_path, kind):
     assert (material.dev, material.test, material.train) == pytest.approx((12, 12, 96), abs=2)
     found = parts(kind, tmp_path / "data")
     for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        assert found[a] and found[b]
+        assert found[a]
+        assert found[b]
         assert not found[a] & found[b]
 
 
@@ -73,7 +74,7 @@ def test_halves_end_at_a_sentence():
 
 REFUSED = {
     "few": ([{"text": text} for text in texts(5, 12)], "has 5 rows"),
-    "equal": ([{"text": "the cat sat on the mat"}] * 50, "the texts are equal"),
+    "equal": ([{"text": "the cat sat on the mat"}] * 50, "every row is the same"),
     "lonely": ([{"text": text, "label": text} for text in texts(60)], "labels with two texts or more"),
     "short": ([{"text": text} for text in texts(60, 3)], "too few texts of 10 words"),
     "linked": ([{"question": "the cat", "answer": text} for text in texts(60)], "cannot be divided"),
@@ -117,7 +118,7 @@ def adapted(start, tmp_path_factory):
 
 
 def test_what_is_written(adapted, start):
-    data, found = adapted
+    _, found = adapted
     steps, report = outcome(found.folder)
     assert {"start", "trained", "contrast-2e-5", "mined-6e-5"} <= steps.keys()
     assert found.verdict[1:] in report
