@@ -95,7 +95,7 @@ BAD = {  # a command line -> what the error names
     "bench-model ck --variants int4": "--variants has 'int4'",
     "bench-model ck --variants int8,int8": "--variants has int8 twice",
     "bench-model ck --widths 9999": "--widths has 9999",
-    "bench-model ck --widths x": "--widths is 'x'",
+    "bench-model ck --widths x": "--widths: 'x' is not of the form 256,64",
     "bench-model ck --layers 9": "--layers has 9",
     "bench-model ck --seconds 0": "seconds is 0",
     "bench-model ck --texts pairs.jsonl": "--texts: pairs.jsonl has no column 'text'",

@@ -48,7 +48,11 @@ class Parameter(NamedTuple):
 
 
 def declare(
-    parser: argparse.ArgumentParser, verb: str, names: Mapping[str, str] = {}, omit: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    verb: str,
+    names: Mapping[str, str] = {},
+    omit: Collection[str] = (),
+    commas: Collection[str] = (),
 ) -> None:
     """Declare the parameters of a function as arguments and options, with its defaults and the help of its docstring.
 
@@ -57,12 +61,15 @@ def declare(
         verb: The function, `module:name`. Its module is read, not imported.
         names: What parameters are called on the command line, if it is not their own name: `{"kind": "--class"}`.
         omit: Parameters that the command line does not have.
+        commas: Sequences that are one word, separated by commas.
     """
     wanted = [parameter for parameter in parameters(verb) if parameter.name not in omit]
     flags = {p.name: p.name if p.positional and p.name != "out" else f"--{p.name.replace('_', '-')}" for p in wanted}
     flags |= names
     for parameter in wanted:
         name, flag, options = parameter.name, flags[parameter.name], dict(parameter.options)
+        if name in commas:
+            options = {"type": numbers if options.get("type") is int else lambda text: text.split(",")}
         if flag.startswith("-"):
             options |= {"dest": name, "required": parameter.required}
             if "choices" not in options and "action" not in options:
@@ -114,7 +121,7 @@ def _help(parameter: Parameter) -> str:
     if text[1:2].islower() or text[1:2] == " ":
         text = text[0].lower() + text[1:]
     default = parameter.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
     if default and "default: " not in text and not re.search(rf"\b{re.escape(shown)}\b", text):
         text = f"{text}; default: {shown}"
     return text
@@ -161,6 +168,13 @@ def _options(annotation: ast.expr | None, module: str) -> dict[str, Any]:
         return {"type": known}
     choices = _choices(parts[0], module)
     return {"choices": choices} if choices else {"type": str}
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of one word: `256,64`."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 256,64")
+    return [int(part) for part in text.split(",")]
 
 
 def number_or_name(text: str) -> int | str:

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cse.commands import add_hardware
+from cse.commands import add_hardware, call, declare
 from cse.errors import UserError
 
+EVALUATE, COMPARE = "cse.evaluation.scoring:evaluate", "cse.evaluation.comparison:compare"
+REPORT, MTEB = "cse.evaluation.reports.reporting:report", "cse.evaluation.scoring:run_mteb"
+SCORING = {"tasks", "data", "device", "precision", "check"}  # parameters that `add_scoring` declares
 HELP = "score a checkpoint, compare two, report on runs, run MTEB"
 KEPT = "a results file is complete or unchanged"
 ACTIONS = ("score", "compare", "report", "mteb")  # the first one is the default: cse eval CHECKPOINT
@@ -24,40 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
 
     score = action("score", "score a checkpoint, print a table, and write results.json into its run")
-    score.add_argument(
-        "checkpoint",
-        help="folder or Hub id of a checkpoint of cse or sentence-transformers, of a plain model, or of an export",
-    )
-    score.add_argument("--out", type=Path, help="the results.json to write (default: in the run of the checkpoint)")
-    score.add_argument(
-        "--folds", type=int, default=10, help="folds of transfer tasks (default: %(default)s; SentEval's quick: 5)"
-    )
-    score.add_argument(
-        "--dimensions", metavar="N,N,...", help="score the first N dimensions of the vectors as well: 256,64"
-    )
-    kinds = "score quantized vectors as well: int8, uint8, binary or ubinary, separated by commas"
-    score.add_argument("--quantize", metavar="KIND,...", help=kinds)
-    score.add_argument("--prompt", metavar="NAME", help="a prompt of the checkpoint (default: its default prompt)")
+    declare(score, EVALUATE, omit={*SCORING, "progress", "calibration"}, commas={"dimensions", "quantize"})
     add_scoring(score)
     add_kind(score)
     compare = action("compare", "test whether B is better than A: paired bootstrap, Holm's correction over tasks")
-    compare.add_argument("a", help="a results.json, or a checkpoint, which is scored first")
-    compare.add_argument("b", help="the same")
+    declare(compare, COMPARE, omit={*SCORING, "resamples"})
     compare.add_argument("--out", type=Path, help="JSON file to write the comparison to")
-    measures = "measures to compare on each task, separated by commas, or all (default: the headline of each task)"
-    compare.add_argument("--measures", metavar="NAMES", help=measures)
-    compare.add_argument(
-        "--prompt", metavar="NAME", help="a prompt of the checkpoints (default: their default prompts)"
-    )
     compare.add_argument("--dimensions", help=argparse.SUPPRESS)
     add_scoring(compare)
     add_kind(compare)
-    _add_report(action("report", "write report.md and report.html of the runs in a folder"))
+    report = action("report", "write report.md and report.html of the runs in a folder")
+    declare(report, REPORT, {"summary": "--json"})
     mteb = action("mteb", "run tasks of MTEB; a task that has a result is not run again")
-    mteb.add_argument("checkpoint", help="folder or Hub id")
-    mteb.add_argument("--benchmark", help='name of a benchmark, such as "MTEB(eng, v2)", in place of --tasks')
-    mteb.add_argument("--out", type=Path, required=True, help="folder for results")
-    mteb.add_argument("--overwrite", action="store_true", help="run tasks again that have a result")
+    declare(mteb, MTEB, omit=SCORING)
     for option in ("--dimensions", "--prompt"):
         mteb.add_argument(option, help=argparse.SUPPRESS)
     add_scoring(mteb)
@@ -99,16 +81,6 @@ def wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     return found.evaluator(a.precision, getattr(a, "prompt", None)), options | {"data": None}
 
 
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="folder for the two files (default: the folder of runs)")
-    parser.add_argument("--title", default="Results", help="title of the page (default: %(default)s)")
-    parser.add_argument("--baseline", metavar="RECIPE", help="compare every method with this one, over seeds")
-    parser.add_argument("--tasks", help="report only the results on these tasks, named as they were when scored")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="with --baseline: write its table of methods as JSON")
-    parser.add_argument("--note", default="", help="with --json: the conditions of the runs, kept in the file")
-
-
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
     """Run one of the actions."""
     from cse.console import quiet
@@ -124,27 +96,20 @@ def scoring_options(a: argparse.Namespace) -> dict[str, Any]:
 
 def _score(a: argparse.Namespace) -> int:
     from cse.console import say
-    from cse.encoder import widths
     from cse.evaluation import results
     from cse.evaluation.reports import table
-    from cse.evaluation.scoring import evaluate, parted
+    from cse.evaluation.scoring import parted
 
     tasks, options = wanted(a)
     out = a.out or results.default_out(a.checkpoint, parted(tasks, options["data"]).requested, a.prompt)
-    options["dimensions"] = None if a.dimensions is None else widths.parse(a.dimensions)
-    options["quantize"] = [] if a.quantize is None else a.quantize.split(",")
-    options |= _own_prompt(a, tasks)
-    scored = evaluate(a.checkpoint, tasks, out=out, folds=a.folds, progress=sys.stderr.isatty(), **options)
+    prompt = a.prompt if isinstance(tasks, str | None) else None  # an evaluator has its own prompts
+    options |= {"out": out, "prompt": prompt, "progress": sys.stderr.isatty()}
+    scored = call(EVALUATE, a, tasks=tasks, **options)
     table.show(scored.results)
     complete = results.has_scores(scored.results)
     if out:
         say("wrote", str(out) if complete else f"nothing, since no task has a score; {out} is as it was")
     return 0 if complete else 1
-
-
-def _own_prompt(a: argparse.Namespace, tasks: Any) -> dict[str, Any]:
-    """The option that says which prompt; an evaluator has its own prompts."""
-    return {"prompt": a.prompt} if isinstance(tasks, str | None) else {}
 
 
 def _compare(a: argparse.Namespace) -> int:
@@ -155,7 +120,7 @@ def _compare(a: argparse.Namespace) -> int:
     if a.out:
         check_writable(a.out)
     tasks, options = wanted(a)
-    options |= {"progress": sys.stderr.isatty()} | _own_prompt(a, tasks)
+    options |= {"progress": sys.stderr.isatty(), "prompt": a.prompt if isinstance(tasks, str | None) else None}
     first, second = (comparison.read_or_score(name, tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second, measures=a.measures)
     comparison.show(first, second, found)
@@ -174,14 +139,13 @@ def _require_whole(dimensions: str | None, verb: str) -> None:
 
 def _report(a: argparse.Namespace) -> int:
     from cse.console import say
-    from cse.evaluation.reports.reporting import report
 
     out = a.out or a.runs
-    found = report(a.runs, out, title=a.title, baseline=a.baseline, tasks=a.tasks, summary=a.json, note=a.note)
+    found = call(REPORT, a)
     say("found", f"{len(found.entries)} results, {len(found.curves)} runs")
     for why in found.skipped:
         say("skipped", why)
-    for path in (out / "report.md", out / "report.html", a.json):
+    for path in (out / "report.md", out / "report.html", a.summary):
         if path:
             say("wrote", str(path))
     return 0
@@ -189,7 +153,6 @@ def _report(a: argparse.Namespace) -> int:
 
 def _mteb(a: argparse.Namespace) -> int:
     from cse.evaluation.reports import table
-    from cse.evaluation.scoring import run_mteb
 
     _require_whole(a.dimensions, "scores")
     if a.prompt is not None:
@@ -197,7 +160,6 @@ def _mteb(a: argparse.Namespace) -> int:
             f"--prompt {a.prompt}: MTEB puts the checkpoint's own prompts before texts, by their kind and task\n"
             "fix: omit it; `cse eval CHECKPOINT --prompt NAME` has it for the tasks of cse"
         )
-    options = {"benchmark": a.benchmark, "overwrite": a.overwrite, **scoring_options(a)}
-    found = run_mteb(a.checkpoint, a.tasks or "sts", a.out, **options)
+    found = call(MTEB, a, tasks=a.tasks or "sts", check=not a.unchecked)
     table.show_mteb(found)
     return 1 if found["failed"] else 0

@@ -14,20 +14,6 @@ def halves(dim: int) -> list[int]:
     return list(dict.fromkeys(max(1, dim >> i) for i in range(HALVINGS + 1)))
 
 
-def parse(text: str, option: str = "--dimensions") -> list[int]:
-    """Widths from a command line: `256,128,64`.
-
-    Raises:
-        UserError: A part is not an integer above 0, or occurs twice.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UserError(f"{option} is {text!r}\nfix: give integers of 1 or more, separated by commas, such as 256,64")
-    found = [int(part) for part in parts]
-    check(found, option=option)
-    return found
-
-
 def check(dimensions: Sequence[int], dim: int | None = None, *, option: str) -> None:
     """Raise unless these are widths of a vector, each given once; their order does not matter.
 

@@ -42,7 +42,7 @@ from cse.inference.variants import Variant, megabytes
 from cse.inference.variants import variants as made_of
 
 KINDS: tuple[Kind, ...] = ("int8", "binary")
-VARIANTS = ("widths", *KINDS, "onnx", "onnx-int8", "layers", "static")
+VARIANTS = ("widths", "int8", "binary", "onnx", "onnx-int8", "layers", "static")
 TEXTS = 2_000  # texts on which ranges are measured, at most; the first ones are timed
 SCHEMA = 1
 FILE = "bench-model.json"
@@ -115,11 +115,11 @@ def bench_model(
         texts: Texts that are timed, on which the ranges of 8-bit vectors are measured, and whose counts rank the tokens
             of static vectors: a file, `asset:NAME` or Hub id. None: `asset:triplets-mini`, and the order of the
             vocabulary ranks tokens. A model with a quantization.json of whole vectors keeps its ranges.
-        seconds: The least time that each model encodes, in three rounds in which they take turns.
-        device: The device to run on: auto, cpu, cuda or mps; an exported graph runs on the CPU.
-        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively; an exported graph has its own.
+        seconds: Least time that each model encodes, in three rounds in which they take turns.
+        device: See `cse.encoder.device`; an exported graph runs on the CPU.
+        precision: fp32, bf16 or auto; an exported graph has its own.
         check: Whether to refuse rows that are not the known sets.
-        prompt: The name of the model's prompt that is put before every text. None: its default prompt, if it has one.
+        prompt: See `Encoder.encode`.
         out: The file to write. None: bench-model.json in the folder of a run, from which the model card takes the
             table; for another checkpoint, nothing is written.
 

@@ -71,7 +71,7 @@ def compare(
     check: bool = True,
     prompt: str | None = None,
     measures: str | None = None,
-    resamples: int = 4 * statistic.RESAMPLES,
+    resamples: int = 8_000,
 ) -> dict[str, Difference]:
     """Test whether B is better than A on each task: paired bootstrap, Holm's correction over tasks.
 
@@ -84,9 +84,9 @@ def compare(
         device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
-        prompt: The name of the checkpoints' prompt; an evaluator has its own. None: the default prompt, if any.
-        measures: Names of measures to compare on each task, separated by commas, or `all`; each has its own entry
-            TASK/MEASURE. None: the headline of each task, whose entry is named after the task.
+        prompt: Prompt of the checkpoints; an evaluator has its own. None: their default prompts.
+        measures: Measures to compare on each task, separated by commas, or all; each has its own entry TASK/MEASURE.
+            None: the headline of each task, whose entry is named after the task.
         resamples: Number of resamples of the units: pairs, queries, ...
 
     Returns:

@@ -44,7 +44,7 @@ def evaluate(
     data: str | None = None,
     device: Device = "auto",
     precision: str = "auto",
-    folds: int = transfer.FOLDS,
+    folds: int = 10,
     check: bool = True,
     progress: bool = False,
     out: str | Path | None = None,
@@ -56,26 +56,24 @@ def evaluate(
     """Score a checkpoint on STS and transfer tasks, or by evaluators.
 
     Args:
-        checkpoint: A run; or a folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an
+        checkpoint: A run; a folder or Hub id of a checkpoint of cse, a SentenceTransformer or a plain model, or an
             export.
         tasks: Names of tasks and groups, separated by commas: sts, sts-mini, STSB-dev, transfer, MR ...; an evaluator,
             such as `cse.evaluation.Retrieval("folder")`; or a list of both. None: sts with `data` or CSE_DATA, else
             sts-mini, which is shipped.
         data: A folder with the rows of the tasks; None: CSE_DATA, then the Hub.
-        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
+        device: See `cse.encoder.device`.
         precision: fp32, bf16, or auto: bf16 where the hardware computes it natively; an evaluator has its own.
-        folds: Folds of the transfer tasks that are cross-validated.
+        folds: Folds of transfer tasks that are cross-validated; SentEval's quick: 5.
         check: Whether to refuse rows that are not the known sets.
         progress: Whether to show a bar while texts are encoded.
         out: The results.json to write, with the arrays of the scores beside it; without any score it is left as it is.
-            None: results.json in the folder of a `TrainedRun`, from which the model card takes the scores; for another
-            checkpoint, nothing is written.
-        prompt: The name of the checkpoint's prompt that is put before every text of a task; an evaluator has its own.
-            None: the default prompt, if any.
-        dimensions: Widths: everything is scored on the first dimensions of the vectors as well. None: on whole ones
-            only.
-        quantize: Kinds of quantized vectors: everything is scored on vectors that were quantized, too; see
-            `cse.inference.quantize`.
+            None: that of the run of the checkpoint, from which the model card takes the scores; in Python only if a
+            `TrainedRun` is given.
+        prompt: Prompt of the checkpoint before every text of a task; an evaluator has its own. None: its default
+            prompt.
+        dimensions: Score the first N dimensions of the vectors as well: 256,64. None: whole vectors only.
+        quantize: Score quantized vectors as well: int8, uint8, binary or ubinary; see `cse.quantize`.
         calibration: The ranges for int8 and uint8. None: those that `cse encode --quantize` saved in the folder.
 
     Returns:
@@ -395,8 +393,8 @@ class _Clock:
 
 def run_mteb(
     checkpoint: str | Path,
-    tasks: str = "sts",
-    out: Path = Path("mteb"),
+    tasks: str,
+    out: Path,
     *,
     benchmark: str | None = None,
     data: str | None = None,
@@ -408,15 +406,15 @@ def run_mteb(
     """Run tasks of MTEB on a checkpoint; each result is kept as soon as it exists, and is not computed again.
 
     Args:
-        checkpoint: A folder or Hub id.
+        checkpoint: Folder or Hub id.
         tasks: Names of MTEB tasks, separated by commas; our names of the seven STS tasks and their groups work, too.
-        out: The folder for results; `mteb.json` in it is the summary.
-        benchmark: A benchmark of MTEB by name, in place of `tasks`.
+        out: Folder for results; mteb.json in it is the summary.
+        benchmark: Name of a benchmark, such as "MTEB(eng, v2)", in place of --tasks.
         data: A folder with the rows of the STS tasks, which then come from there rather than from the Hub.
-        device: The device to run on: auto, cpu, cuda or mps; `auto` is the accelerator of this machine, or the CPU.
-        precision: fp32, bf16, or auto: bf16 where the hardware computes it natively.
+        device: See `cse.encoder.device`.
+        precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
-        overwrite: Whether to run the tasks again that have a result.
+        overwrite: Run tasks again that have a result.
 
     Returns:
         The summary: `tasks` with their main scores, `failed` with the reasons.

@@ -249,7 +249,7 @@ def test_ranges_that_lie_in_the_folder_are_used(place, tmp_path):
 def test_what_the_command_scores_without_tasks(place, monkeypatch, capsys):
     asked = []
 
-    def stop(_, tasks, **__):
+    def stop(tasks, **_):
         asked.append(tasks)
         raise UserError("enough\nfix: none")
 
@@ -326,7 +326,7 @@ def test_the_card_has_the_table(place, tmp_path):
     assert "### Smaller and faster" in text
     assert f"| variant | {TASK} | MB | MB of a million vectors | sentences/s | times as fast | note |" in text
     assert "| full | 81.23 | 90.3 | 1,536 | 110 | 1.00 |  |" in text
-    assert "| ONNX | - | - | - | - | - | no onnx / here |" in text
+    assert "| ONNX | - | - | - | - | - | no onnx \\| here |" in text
     assert "Scores are Spearman × 100. Speed: cpu, " in text
     assert str(tmp_path) not in text
     write_card(tmp_path / "staged", "me/x", **options)

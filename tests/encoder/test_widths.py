@@ -13,16 +13,6 @@ def test_halves_by_pencil(dim, want):
     assert widths.halves(dim) == want
 
 
-def test_a_list_in_any_order():
-    assert widths.parse("64, 32,256") == [64, 32, 256]
-
-
-@pytest.mark.parametrize("text", ["", "0", "-4", "64,", "64;32", "x", "1.5", "64,64"])
-def test_what_is_not_a_list_of_widths(text):
-    with pytest.raises(UserError, match=r"--dimensions .*\nfix: give"):
-        widths.parse(text)
-
-
 @pytest.mark.parametrize(
     ("dimensions", "said"),
     [

@@ -20,7 +20,7 @@ MOST = 24  # checkpoints of one set of tasks that are compared with each other
 
 
 def report(
-    runs: Path,
+    runs: str | Path = "runs",
     out: Path | None = None,
     *,
     title: str = "Results",
@@ -32,13 +32,13 @@ def report(
     """Write `report.md` and `report.html` into a folder.
 
     Args:
-        runs: The folder in which results and logs are looked for.
-        out: The folder of the two files; None: `runs`.
+        runs: Folder in which results and logs are looked for.
+        out: Folder for the two files. None: the folder of runs.
         title: Title of the page.
-        baseline: A recipe that all others are compared with, in a table of its own.
+        baseline: Recipe that every method is compared with, over seeds, in a table of its own.
         tasks: Report only the results on these tasks, named as they were when they were scored.
-        summary: A JSON file for the table of methods; it needs a baseline that was scored on one set of tasks.
-        note: Text about the conditions of the runs, kept in the summary.
+        summary: With `baseline`, which was scored on one set of tasks: write its table of methods as JSON.
+        note: With `summary`: the conditions of the runs, kept in the file.
 
     Returns:
         The results and curves that were found.
@@ -46,6 +46,7 @@ def report(
     Raises:
         UserError: The folder has nothing to report, or no complete results of the baseline.
     """
+    runs = Path(runs)
     out = out or runs
     if summary and not baseline:
         raise UserError("--json writes the table of methods, which needs a baseline\nfix: add --baseline RECIPE")
