@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence, Sized
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from os import PathLike
@@ -22,25 +23,25 @@ from cse.data.reading.rows import Column
 from cse.data.reading.sources import named
 from cse.data.reading.texts import BLOCK, TextStream
 from cse.data.tools.writing import check_out, manifest_of, write_rows
+from cse.encoder.job import only_writer
 from cse.encoder.prompts import choose_prompt
 from cse.environment import versions
 from cse.errors import UserError
-from cse.files import check_writable, name_of, sha256_file, write_json
-from cse.inference.shards import Shard, identity, require_pieces
+from cse.files import DAMAGED, check_writable, name_of, read_shaped, sha256_file, write_json
+from cse.inference.shards import Shard, claim, identity, require_pieces
 from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
 from cse.mining.corpus import Corpus
 from cse.mining.given import Vectors, given_vectors, require_vectors
-from cse.mining.miners import Miner, TopK
+from cse.mining.miners import CHUNK, Miner, TeacherRule, TopK
+from cse.mining.miners import mine as search_block
 from cse.mining.reranker import Reranker
-from cse.mining.search import CHUNK, TeacherRule
-from cse.mining.search import mine as search_block
-from cse.mining.sharded import write_shards
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cse.encoder.device import Device, Precision
     from cse.encoder.poolers import PoolerName
+
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "numpy", "faiss-cpu")
 CANDIDATES = 50  # candidates of a row from which a reranker chooses
@@ -90,7 +91,7 @@ class MinedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A teacher and its rules for dropping candidates; see `cse.mining.search.TeacherRule`."""
+    """A teacher and its rules for dropping candidates; see `cse.mining.miners.TeacherRule`."""
 
     model: Model
     max_similarity: float | None
@@ -435,3 +436,70 @@ def _record(row: MinedRow, columns: Sequence[str], scored: Sequence[str]) -> dic
         found[scored[0]] = row.scores[0]
         found |= dict(zip(scored[len(row.texts) - 1 :], row.scores[1:], strict=False))
     return found
+
+
+SHARED = {"pool"}  # a count that all shards have in common
+
+
+def write_shards(
+    folder: Path,
+    shards: Sequence[Shard],
+    rows: int,
+    block: int,
+    made_from: Mapping[str, Any],
+    write: Callable[[Path, range], dict[str, Any]],
+) -> dict[str, Any]:
+    """Write those of these shards that do not exist, one after another; all processes of a group call it together.
+
+    Args:
+        folder: The folder to write to.
+        shards: The shards.
+        rows: Number of rows of all shards.
+        block: Number of rows that are searched at once. A shard has whole blocks, so that the search of a row is the
+            same whatever the number of shards.
+        made_from: Everything that the shards depend on; a folder with something else is refused.
+        write: A function of a file and a range of rows, which writes the file and its manifest, and returns the latter.
+
+    Returns:
+        The manifest of the last shard, with the counts of all of these shards.
+    """
+    every = [Shard(number, shards[0].of) for number in range(1, shards[0].of + 1)]
+    blocks = -(-rows // block)
+    parts = [shard.share(blocks) for shard in every]
+    ranges = [range(part.start * block, min(part.stop * block, rows)) for part in parts]
+    files = [{"file": f"{shard.name}.parquet", "rows": len(part)} for shard, part in zip(every, ranges, strict=True)]
+    _on_the_first(lambda: claim(folder, made_from, files, {}))
+    counts, manifest = Counter[str](), dict[str, Any]()
+    for shard in shards:
+        file = folder / f"{shard.name}.parquet"
+        with ExitStack() as held:
+            _on_the_first(lambda: held.enter_context(only_writer(file)))  # noqa: B023  it is called at once
+            if distributed.broadcast(file.exists() and manifest_of(file).exists()):
+                manifest = _read(manifest_of(file))
+            else:
+                manifest = write(file, ranges[shard.number - 1])
+        counts.update({name: count for name, count in manifest["counts"].items() if name not in SHARED})
+        if not distributed.rank():
+            say("shard", f"{shard}   {manifest['counts']['negatives']:,} negatives")
+    manifest["counts"] = {"anchors": 0, "pool": manifest["counts"]["pool"]} | counts
+    return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_shaped(path, {"counts": {"negatives": int, "pool": int, "*": int}})
+    except DAMAGED as error:
+        raise UserError(
+            f"{path} is damaged: {error}\nfix: remove it and its .parquet file; they are mined again"
+        ) from None
+    return found
+
+
+def _on_the_first(work: Callable[[], Any]) -> None:
+    """Let the first process of the group do something; all raise the UserError that it raises."""
+
+    def own() -> None:
+        if not distributed.rank():
+            work()
+
+    distributed.gather_results(own)

@@ -23,8 +23,7 @@ from cse.encoder.vectors import unit
 from cse.errors import UserError, require_at_least, require_positive
 from cse.interfaces import RowSource
 from cse.mining.corpus import Corpus
-from cse.mining.miners import Miner
-from cse.mining.search import mine
+from cse.mining.miners import Miner, mine
 
 log = logging.getLogger("cse")
 
