@@ -335,6 +335,8 @@ FAULTS = [
         "data/test_samplers.py",
         ('generator=torch_rng(seed, "order", epoch)', 'generator=torch_rng(seed, "order")'),
         ("room = -(len(rows) + 1) % size", "room = size - len(rows) % size"),
+        ("left ^ ((mixed", "left & ((mixed"),
+        ("while outside.any():", "while False:"),
     ),
     *_of(
         "data/views/around.py",

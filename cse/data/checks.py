@@ -26,9 +26,6 @@ from cse.files import cache_dir, read_sealed, write_sealed, writing_cache
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cse.data.datasets import Dataset
-
-
 log = logging.getLogger("cse")
 FORMAT = 1  # to be raised when other figures are counted
 FILE = "data.json"  # in the folder of a run

@@ -191,7 +191,10 @@ class Propositions(Dataset):
         first, second, equal = json.loads(values.pop("spans"))
         numbers = grouped(len(first), len(second), equal, self.groups)
         parts = ((first, numbers[: len(first)]), (second, numbers[len(first) :]))
-        spans = tuple(TextSpans(tuple(_ranges(p) for p in found), tuple(group)) for found, group in parts)
+        spans = tuple(
+            TextSpans(tuple(tuple((start, end) for start, end in p) for p in found), tuple(group))
+            for found, group in parts
+        )
         return Example(self._rows.texts(index), row_id=index, spans=spans, **values)
 
 
@@ -253,7 +256,3 @@ def _json(cell: str | None, where: str, example: str) -> list[Any]:
     if not isinstance(found, list):
         raise UserError(f"{where} has {str(cell)[:60]!r}, which is not a list\nfix: give JSON such as {example}")
     return found
-
-
-def _ranges(proposition: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((start, end) for start, end in proposition)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.reading.numbering import fingerprints
-from cse.data.reading.texts import same_text_key
+from cse.data.reading.texts import distinct_key
 from cse.files import atomic_file, cache_dir, writing_cache
 from cse.seeding import derive
 
@@ -211,8 +211,7 @@ def _without(keys: Keys, seed: int) -> Callable[[str], bool]:
 
 
 def _same_text_keys(texts: Iterable[str], seed: int) -> Keys:
-    """The keys (n,) of texts; one of punctuation alone has an empty `same_text_key`, and still differs from others."""
-    keys: Keys = fingerprints((same_text_key(text) or text for text in texts), seed)[:, 0]
+    keys: Keys = fingerprints(map(distinct_key, texts), seed)[:, 0]
     return keys
 
 

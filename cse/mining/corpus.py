@@ -16,7 +16,7 @@ from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.reading.numbering import GrowingArray, Numbering, Numbers, fingerprints
 from cse.data.reading.store import cached, mark
-from cse.data.reading.texts import ByRow, StoredTexts, TextStream, TextWriter, same_text_key, stream
+from cse.data.reading.texts import ByRow, StoredTexts, TextStream, TextWriter, distinct_key, stream
 from cse.errors import UserError
 from cse.files import cache_dir, read_json, write_sealed
 
@@ -133,10 +133,6 @@ class _TextsAt(ByRow[str]):
         return self._texts[int(self._rows[index])]
 
 
-def _text_key(text: str) -> str:
-    return same_text_key(text) or text  # texts of punctuation alone have an empty key, and still differ
-
-
 def _blocks(data: Sequence[Example]) -> Iterator[Block]:
     """The rows in blocks; a row of a single text has it twice."""
     if isinstance(data, Dataset):
@@ -218,4 +214,4 @@ def _write(data: Sequence[Example], pool: TextStream | None, folder: Path, seed:
 
 def _prints(texts: Iterable[str], seed: int) -> NDArray[np.uint64]:
     """The fingerprints (n, 2) of texts by what makes them the same text."""
-    return fingerprints(map(_text_key, texts), seed)
+    return fingerprints(map(distinct_key, texts), seed)

@@ -173,7 +173,8 @@ class Random(Miner):
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
         """Up to k different rows of the pool for each anchor."""
         draws = min(DRAWS * k + self.outside, self._size)
-        rows = np.stack([self._draw(int(key), draws) for key in queries.key])  # (M, draws)
+        rngs = (np.random.default_rng(derive(self.seed, "negatives", int(key))) for key in queries.key)
+        rows = np.stack([rng.choice(self._size, draws, replace=False, shuffle=True) for rng in rngs])  # (M, draws)
         counts = {"candidates": rows.size}
         kept = _drop("same_text", np.ones_like(rows, dtype=bool), ~contained(rows, queries.banned), counts)
         if self._near is not None:
@@ -182,10 +183,6 @@ class Random(Miner):
         if allowed is not None:
             kept = _drop("teacher", kept, allowed(rows), counts)
         return Mined(_first(rows, kept, k), counts)
-
-    def _draw(self, key: int, count: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng(derive(self.seed, "negatives", key))
-        return rng.choice(self._size, count, replace=False, shuffle=True)
 
 
 def _drop(name: str, kept: NDArray[np.bool_], passes: NDArray[np.bool_], counts: dict[str, int]) -> NDArray[np.bool_]:

@@ -142,6 +142,11 @@ def same_text_key(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().translate(_DROPPED)
 
 
+def distinct_key(text: str) -> str:
+    """Make the `same_text_key` of a text, or the text itself where that is empty: marks alone still differ."""
+    return same_text_key(text) or text
+
+
 class _Dropped(dict[int, int | None]):
     """A table for `str.translate` that is filled when a character first occurs."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cse.data.checks import EvaluationSets
 from cse.data.datasets import Dataset
 from cse.data.reading.numbering import Numbering, fingerprints
-from cse.data.reading.texts import same_text_key
+from cse.data.reading.texts import distinct_key, same_text_key
 from cse.data.tools.writing import check_out, names_of, records_at, write_manifest, write_rows
 from cse.errors import UserError, require_package, require_within
 
@@ -85,7 +85,7 @@ def _keys(data: Sequence[Dataset]) -> Iterator[list[list[str]]]:
     """The keys of the texts of all rows, block by block."""
     for each in data:
         for block in each.blocks():
-            yield [[same_text_key(text) or text for text in row] for row in block]
+            yield [list(map(distinct_key, row)) for row in block]
 
 
 def _without_texts(data: Sequence[Dataset], sets: EvaluationSets) -> tuple[NDArray[np.bool_], dict[str, int]]:
@@ -129,7 +129,7 @@ def shingles(texts: Sequence[str]) -> set[bytes]:
     """All runs of five characters of the texts of a row, up to `same_text_key`, each with the place of its text."""
     found = set()
     for place, text in enumerate(texts):
-        key = same_text_key(text) or text
+        key = distinct_key(text)
         found |= {f"{place} {key[i : i + SHINGLE]}".encode() for i in range(max(1, len(key) - SHINGLE + 1))}
     return found
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cse.batch import Example
 from cse.data.datasets import Dataset
 from cse.data.reading.files import matching
 from cse.environment import versions
@@ -64,14 +63,16 @@ def names_of(data: Sequence[Dataset]) -> list[str]:
             f"the rows are {' and '.join(kinds)}, and one file holds rows of one class\n"
             "fix: read them as one class (--class Pairs), or write a file for each"
         )
-    positives = max(each.num_positives for each in data)
+    most = max(data, key=lambda each: each.num_positives)
     widest = max(max(len(row) for block in each.blocks() for row in block) for each in data if len(each))
-    extra = [f"positive_{i}" for i in range(2, positives + 1)]
-    texts = {"Texts": ["text"], "ScoredPairs": ["sentence1", "sentence2"]}.get(kinds[0], ["anchor", "positive", *extra])
-    texts = texts + [f"negative_{i}" for i in range(1, widest - len(texts) + 1)]
     has = frozenset[str]().union(*(each.value_names for each in data))
-    grades = [f"relevance_{i}" for i in range(1, positives + 1)] if "relevance" in has else []
-    return [*texts, *(n for n in ("score", "weight", "label") if n in has), *grades, *({"teacher"} & has)]
+    grades = [f"relevance_{i}" for i in range(1, most.num_positives + 1)] if "relevance" in has else []
+    return [
+        *_text_names(most, widest),
+        *(n for n in ("score", "weight", "label") if n in has),
+        *grades,
+        *({"teacher"} & has),
+    ]
 
 
 def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record]:
@@ -79,7 +80,7 @@ def records(data: Dataset, rows: Iterable[int] | None = None) -> Iterator[Record
     scores = data.scores()
     for row in range(len(data)) if rows is None else rows:
         example = data[row]
-        found: Record = dict(zip(_text_names(data, example), example.texts, strict=True))
+        found: Record = dict(zip(_text_names(data, len(example.texts)), example.texts, strict=True))
         if scores is not None:
             found["score"] = float(scores[row])
         if example.weight is not None:
@@ -98,14 +99,11 @@ def records_at(data: Sequence[Dataset], rows: NDArray[np.int64]) -> Iterator[Rec
         yield from records(each, (rows[(rows >= begin) & (rows < end)] - begin).tolist())
 
 
-def _text_names(data: Dataset, example: Example) -> list[str]:
-    if len(example.texts) == 1:
-        return ["text"]
-    if data.unit == "scored pairs":
-        return ["sentence1", "sentence2"]
-    last = example.num_positives
-    positives = ["positive", *(f"positive_{i}" for i in range(2, last + 1))]
-    return ["anchor", *positives, *(f"negative_{i}" for i in range(1, len(example.texts) - last))]
+def _text_names(data: Dataset, width: int) -> list[str]:
+    if data.unit in {"sentences", "scored pairs"}:
+        return ["text"] if data.unit == "sentences" else ["sentence1", "sentence2"]
+    positives = ["positive", *(f"positive_{i}" for i in range(2, data.num_positives + 1))]
+    return ["anchor", *positives, *(f"negative_{i}" for i in range(1, width - data.num_positives))]
 
 
 # -- Files ------------------------------------------------------------------------------------------------------------
