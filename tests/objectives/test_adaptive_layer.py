@@ -15,7 +15,7 @@ from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, agrees, batch_of, inner, refuses, run
+from tests.objectives.helpers import Case, agrees, batch_of, inner, run
 
 
 def contract_case(backbone):
@@ -129,12 +129,3 @@ def test_every_layer_learns(tiny_bert, tmp_path, kind):
     moved = {n for n, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert any("layers.0." in n or "layer.0." in n for n in moved)
     assert not any("layers.1." in n or "layer.1." in n for n in moved)
-
-
-def test_refusals():
-    for options, said in (
-        ({"layers_per_step": -1}, "objective.layers_per_step is -1"),
-        ({"kl_temperature": -0.1}, "objective.kl_temperature is -0.1"),
-        ({"prior_weight": float("nan")}, "objective.prior_weight is nan"),
-    ):
-        refuses(said, AdaptiveLayer, term=SimCSE(), **options)

@@ -9,7 +9,7 @@ from cse.objectives.angle import AnglE
 from cse.objectives.cosent import CoSENT
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run, vectors
+from tests.objectives.helpers import agrees, run, vectors
 
 ALONE = {"in_batch_weight": 0.0, "angle_weight": 1.0}
 
@@ -60,10 +60,3 @@ def test_triplets_are_pairs_of_score_1_and_0_and_simcse():
     assert run(AnglE(**ALONE), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
     want = run(SimCSE(), rows).loss
     assert run(AnglE(angle_weight=0.0), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
-
-
-def test_refusals():
-    refuses("angle_temperature", AnglE, angle_temperature=0.0)
-    refuses("angle_weight", AnglE, angle_weight=-1.0)
-    refuses("score", run, AnglE(), torch.randn(3, 2, 4))
-    refuses("one positive", run, AnglE(), torch.randn(3, 3, 4), positives=2)

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 from cse.batch import Views
 from cse.objectives.arccse import ArcCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of, refuses, run
+from tests.objectives.helpers import Case, agrees, batch_of, run
 
 
 def contract_case(backbone):
@@ -70,15 +70,3 @@ def test_small_angles_are_exact_in_float32(degrees):
     rows, objective = circle([[0.0, degrees], [90.0, 90.0 + degrees]]), ArcCSE(temperature=1.0, triplet_weight=0.0)
     exact, rounded = (run(objective, x).loss.item() for x in (rows, rows.float()))
     assert rounded == pytest.approx(exact, rel=1e-5, abs=1e-6)
-
-
-def test_refusals():
-    for options in ({"temperature": 0.0}, {"margin": 91.0}, {"triplet_weight": -1.0}, {"triplet_margin": -0.1}):
-        refuses(next(iter(options)), ArcCSE, **options)
-    for views in (2, 3, 5):
-        refuses(
-            rf"four views.*has {views}\. Set collator to cse\.data\.NestedViews",
-            run,
-            ArcCSE(),
-            torch.randn(3, views, 4),
-        )

@@ -248,14 +248,6 @@ def test_a_run_with_a_generator_resumes_and_saves_neither_it_nor_the_decoder(tin
 
 
 def test_refusals(tiny_bert, tmp_path):
-    for options, said in (
-        ({"decoder_layers": 0}, "objective.decoder_layers is 0"),
-        ({"decoder_weight": 0.0}, "objective.decoder_weight is 0"),
-        ({"predict": "next", "window": 0}, "objective.window is 0"),
-        ({"window": 3}, "objective.window is 3, and objective.predict is masked"),
-        ({"predict": "next", "decoder_start": "last"}, "objective.decoder_start is last"),
-    ):
-        refuses(said, BottleneckDecoder, **options)
     encoder, objective = built(tiny_bert)
     refuses("in twos, and rows have 3", loss_of, encoder, objective, batch_of(encoder, 3))
     other = save_tiny("roberta", tiny_bert, tmp_path / "plain")

@@ -7,7 +7,7 @@ import torch
 
 from cse.objectives.claif import CLAIF
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, refuses, run
+from tests.objectives.helpers import Case, agrees, run
 
 
 def contract_case(backbone):
@@ -21,11 +21,3 @@ def test_every_case_of_cosine_regression(name):
     output = run(CLAIF(), torch.stack([u, v], 1), score=data["y"])
     agrees(output, about, data, {"u": u, "v": v})
     assert output.metrics["rmse"].item() == pytest.approx(math.sqrt(about["loss"]), rel=1e-5)
-
-
-def test_errors():
-    rows = torch.randn(3, 2, 4)
-    refuses(r"CLAIF needs Batch\.score", run, CLAIF(), rows)
-    for bad in (1.5, -0.1, math.nan):
-        refuses(r"\[0, 1\]", run, CLAIF(), rows, score=torch.tensor([0.5, bad, 0.1]))
-    refuses("two texts of a row", run, CLAIF(), torch.randn(3, 3, 4), score=torch.zeros(3))

@@ -75,10 +75,5 @@ def test_without_the_contrast_rows_of_one_view_do(tiny_bert):
     refuses(r"collator\.views", step, encoder, built(tiny_bert)[1], masked_batch(encoder, views=1))
 
 
-def test_refusals():
-    for options in ({"decoder_layers": 0}, {"skip_from": 0}, {"contrast_weight": -1.0}, {"temperature": 0.0}):
-        refuses(f"objective.{next(iter(options))} is", CoCondenser, **options)
-
-
 def test_a_layer_that_is_not_there(tiny_bert):
     refuses(r"objective.skip_from is 2, and .* has 2 layers", CoCondenser(skip_from=2).setup, Encoder(tiny_bert))

@@ -17,7 +17,7 @@ from cse.training.gradcache import backward
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses
+from tests.objectives.helpers import Case, agrees, batch_of, collated
 from tests.runs import make_run
 
 
@@ -81,8 +81,6 @@ def test_gradient_caching_reaches_the_head(tiny_bert):
 
 
 def test_refusals(tiny_bert, tmp_path):
-    for arguments, name in (({"temperature": 0.0}, "temperature"), ({"dimensions": 0}, "dimensions")):
-        refuses(name, CompCSE, **arguments)
     run = make_run(tmp_path, tiny_bert, objective=CompCSE(), collator=TextViews(max_length=12))
     with pytest.raises(UserError, match="CompCSE needs a text and its two parts"):
         Trainer(run).fit()

@@ -8,7 +8,7 @@ import torch
 
 from cse.objectives.cosine_distillation import CosineDistillation
 from cse.teachers.frozen import FrozenViewEncoder
-from tests.objectives.helpers import Case, refuses, run, sized
+from tests.objectives.helpers import Case, run, sized
 
 
 def contract_case(backbone):
@@ -64,8 +64,3 @@ def test_a_resumed_run_keeps_the_layer():
     second.load_state_dict(first.state_dict())
     want = run(first, rows + 1, teacher=vectors).loss.item()
     assert run(second, rows + 1, teacher=vectors).loss.item() == pytest.approx(want, rel=1e-7)
-
-
-def test_errors():
-    refuses("dim is 0", CosineDistillation, dim=0)
-    refuses(r"set objective\.dim to 6", run, built(4), torch.randn(3, 2, 4), teacher=torch.zeros(3, 12))

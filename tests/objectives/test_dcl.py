@@ -5,7 +5,7 @@ import torch
 
 from cse.objectives.dcl import DCL, DCLW
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run, vectors
+from tests.objectives.helpers import agrees, run, vectors
 
 
 def build(about, *, detach=True):
@@ -40,9 +40,3 @@ def test_a_row_of_weight_two_counts_as_two(objective):
     one = run(objective, x, text_id=ids, weight=weight).loss.item()
     both = run(objective, twice, text_id=twice_ids, weight=torch.tensor([0.5, 0, 0, 0, 0.5])).loss.item()
     assert both == pytest.approx(one, rel=1e-9)
-
-
-def test_refusals():
-    refuses("temperature is 0", DCL, temperature=0.0)
-    refuses("sigma is 0", DCLW, sigma=0.0)
-    refuses("rows have one view", run, DCL(), torch.randn(3, 1, 4), 0)

@@ -13,7 +13,7 @@ from cse.objectives.parts.candidates import in_batch
 from cse.objectives.parts.functional import all_entries_bce, cosine_matrix
 from cse.seeding import torch_rng
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of, refuses
+from tests.objectives.helpers import Case, agrees, batch_of
 
 
 def contract_case(backbone):
@@ -88,11 +88,6 @@ def test_the_complement_decides_which_negatives_are_removed(tiny_bert):
     context = StepContext(encoder, generator=torch.Generator().manual_seed(0))
     output = objective(Views.split(rows, rows, 1), batch, context)
     assert output.metrics["removed"] * 4 == (others > objective.threshold).sum() == 6
-
-
-def test_errors():
-    for name, value in {"temperature": 0.0, "threshold": 1.1, "noise_ratio": -1.0}.items():
-        refuses(name, DCLR, complement="-", **{name: value})
 
 
 # -- Weights of rows, against slow loops -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch
 
 from cse.objectives.euclip import EuCLIP
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run, vectors
+from tests.objectives.helpers import agrees, run, vectors
 
 
 @pytest.mark.parametrize("name", cases("euclip"))
@@ -21,8 +21,3 @@ def test_equal_vectors_have_a_finite_gradient(squared):
     rows = torch.randn(4, 1, 6).expand(4, 2, 6).clone().requires_grad_()
     run(EuCLIP(squared=squared), rows).loss.backward()
     assert torch.isfinite(rows.grad).all()
-
-
-def test_errors():
-    refuses("temperature", EuCLIP, temperature=0.0)
-    refuses("one positive", run, EuCLIP(), torch.randn(3, 3, 4), 2)

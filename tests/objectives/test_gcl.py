@@ -5,7 +5,7 @@ import torch
 
 from cse.objectives.gcl import GCL, GradedGCL
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 
 @pytest.mark.parametrize("name", cases("gcl"))
@@ -21,9 +21,3 @@ def test_every_case(name):
         objective = GradedGCL(temperature=about["temperature"])
         output = run(objective, rows, positive.shape[1], relevance=data["relevance"])
     agrees(output, about, data, leaves)
-
-
-def test_errors():
-    for objective in (GCL, GradedGCL):
-        refuses("temperature", objective, temperature=0.0)
-    refuses(r"GradedGCL needs Batch\.relevance", run, GradedGCL(), torch.randn(3, 2, 4))

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import refuses, run
+from tests.objectives.helpers import run
 
 
 def test_by_a_slow_loop():
@@ -37,4 +37,3 @@ def test_directions_are_parts_of_the_denominator():
     losses = [run(GTE(temperature=0.2, directions=every[:n]), rows).loss.item() for n in (2, 3, 4)]
     assert losses == sorted(losses)
     assert losses[-1] == pytest.approx(run(GTE(temperature=0.2), rows).loss.item(), rel=1e-6)
-    refuses("add query_to_doc", GTE, directions=["doc_to_doc"])

@@ -5,7 +5,7 @@ import torch
 
 from cse.objectives.hcl import HCL
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run, vectors
+from tests.objectives.helpers import agrees, run, vectors
 
 
 @pytest.mark.parametrize("name", cases("hnnce", where=lambda about: about["layout"] == "all_pairs"))
@@ -20,8 +20,3 @@ def test_a_floor_that_is_reached_leaves_a_finite_gradient():
     x = torch.randn(4, 1, 8).expand(-1, 2, -1).clone().requires_grad_()
     run(HCL(temperature=0.05, class_prior=0.9), x).loss.backward()
     assert torch.isfinite(x.grad).all()
-
-
-def test_refusals():
-    refuses("class_prior is 1", HCL, class_prior=1.0)
-    refuses("beta is -1", HCL, beta=-1.0)

@@ -8,7 +8,7 @@ import torch
 from cse.objectives.hnnce import HNNCE
 from cse.objectives.parts.functional import log_hardness
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, close, refuses, run, vectors
+from tests.objectives.helpers import agrees, close, run, vectors
 
 CASES = cases("hnnce", where=lambda about: about["layout"] == "pairs")
 
@@ -43,8 +43,3 @@ def test_copies_of_a_text_are_no_negatives():
     weight = torch.tensor([1.0, 0.0, 0.0])
     got = run(HNNCE(), twice, text_id=ids, weight=weight).loss.item()
     assert got == pytest.approx(run(HNNCE(), x, weight=weight[:2]).loss.item(), rel=1e-9)
-
-
-def test_refusals():
-    refuses("alpha is -1", HNNCE, alpha=-1.0)
-    refuses("beta is -1", HNNCE, beta=-1.0)

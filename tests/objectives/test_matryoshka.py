@@ -95,18 +95,6 @@ def test_what_cannot_be_wrapped_is_named(tiny_bert, wrapper, term, said):
     refuses(said, wrapper(term=term).setup, Encoder(tiny_bert))
 
 
-def test_refusals():
-    for options, said in (
-        ({"dimensions": [0, 4]}, "objective.dimensions has 0"),
-        ({"dimensions": []}, "objective.dimensions names no width"),
-        ({"dimensions": [4, 4]}, "objective.dimensions has 4 twice"),
-        ({"dimensions": [4, 2], "weights": [1.0]}, "objective.weights has 1 entries"),
-        ({"dimensions": [4], "weights": [-1.0]}, r"objective.weights\[0\] is -1.0"),
-        ({"dimensions_per_step": 0}, "objective.dimensions_per_step is 0"),
-    ):
-        refuses(said, Matryoshka, term=SimCSE(), **options)
-
-
 def test_vectors_in_bfloat16_are_scaled_in_float32():
     rows = torch.randn(6, 2, 16).bfloat16()
     objective = Matryoshka(term=SimCSE(), dimensions=[16, 4])

@@ -92,10 +92,6 @@ def test_places_are_kept_where_rows_are_held_out(tmp_path):
 
 
 def test_refusals(tmp_path, capsys):
-    refuses("MEQ needs rows of a question, a positive, and at the end a paraphrase", run, MEQ(), torch.randn(3, 3, 4))
-    refuses("DPR needs a positive and 2 hard passages; rows have 1 and 1", run, DPR(hard=2), torch.randn(3, 3, 4))
-    refuses(r"objective.margin is -1", MEQ, margin=-1.0)
-    refuses(r"objective.hard is -1", DPR, hard=-1)
     path = tmp_path / "lists.jsonl"
     path.write_text('{"anchor": "a", "positive": "b", "negative": ["c", "d"]}\n' * 2)
     refuses("instead of a text", Triplets, path, keep_places=True)

@@ -219,22 +219,6 @@ def test_two_processes_hold_the_queue_of_one(two_processes, tiny_bert, arguments
     close(own, queue, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"temperature": 0.0}, r"objective\.temperature is 0"),
-        ({"momentum": 1.1}, r"objective\.momentum is 1\.1"),
-        ({"queue_size": -1}, r"objective\.queue_size is -1"),
-        ({"queue_size": 8, "queue_start": 9}, r"queue_start is 9.*room for 8\nfix: give an integer from 0 to 8"),
-        ({"hardest": 0}, r"objective\.hardest is 0"),
-        ({"ceiling": 2.0}, r"objective\.ceiling is 2"),
-        ({"schedule_steps": 0}, r"objective\.schedule_steps is 0"),
-    ],
-)
-def test_refusals(arguments, message):
-    refuses(message, Momentum, **arguments)
-
-
 def test_a_wrapper_that_cuts_vectors_refuses_the_queue(tiny_bert):
     refuses(
         r"Momentum, which has a queue of its own\nfix: .*WeightedSum",

@@ -103,9 +103,4 @@ def test_cosines_that_are_equal_have_a_finite_gradient():
 
 def test_errors():
     rows = torch.randn(3, 2, 4)
-    refuses(r"PccTuning needs Batch\.score", run, PccTuning(), rows)
-    refuses(
-        "compares the two texts of a row; this batch has 3", run, PccTuning(), torch.randn(3, 3, 4), score=torch.rand(3)
-    )
-    refuses("this batch has one in each", run, PccTuning(), rows[:, :1], positives=0, score=torch.rand(3))
     refuses("two always agree; it has 2", run, PccTuning(), rows[:2], score=torch.rand(2))

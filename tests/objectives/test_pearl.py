@@ -8,7 +8,7 @@ from cse.errors import UserError
 from cse.objectives.pearl import PEARL
 from cse.training import preflight
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, refuses, run
+from tests.objectives.helpers import Case, agrees, run
 from tests.runs import make_run
 
 
@@ -64,18 +64,3 @@ def test_more_types_than_it_knows_are_refused_before_anything_is_written(tiny_be
     made.data = Texts(path, label_column="type")
     with pytest.raises(UserError, match=r"PEARL tells 2 labels apart, and .* has 3\nfix: set objective.types to 3"):
         preflight.check(made)
-
-
-def test_refusals():
-    refuses(r"objective.types is 1", PEARL, types=1)
-    refuses(r"objective.temperature is 0", PEARL, temperature=0)
-    refuses(r"PEARL needs Batch\.label", run, pearl(3, 4), torch.randn(3, 2, 4))
-    refuses(
-        "PEARL compares two views of a phrase; rows have 3",
-        run,
-        pearl(3, 4),
-        torch.randn(3, 3, 4),
-        2,
-        label=torch.tensor([0, 1, 2]),
-    )
-    refuses("batch_size is 1", run, pearl(3, 4), torch.randn(1, 2, 4), label=torch.tensor([0]))

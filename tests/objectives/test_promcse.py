@@ -8,7 +8,7 @@ import torch
 from cse.objectives.parts.functional import energy_hinge
 from cse.objectives.promcse import PromCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 
 @pytest.mark.parametrize("name", cases("promcse", has=("margin", "eh")))
@@ -38,8 +38,3 @@ def test_hinge_by_a_slow_loop_with_several_positives():
         hardest = max(c for c, p in zip(row, own, strict=True) if not p)
         total += sum(max(0.0, 0.4 + hardest - c) for c, p in zip(row, own, strict=True) if p) / 2
     assert energy_hinge(cosine, positive, margin=0.4).mean().item() == pytest.approx(total / 3, rel=1e-6)
-
-
-def test_refusals():
-    for options in ({"temperature": 0.0}, {"hinge_weight": -1.0}):
-        refuses(next(iter(options)), PromCSE, **options)

@@ -116,7 +116,6 @@ def test_padding_changes_nothing(backbone):
 
 
 def test_refusals(tiny_bert):
-    refuses("temperature", PromptBERT, temperature=0.0)
     refuses(
         r"objective\.head is masked_lm, and the encoder has a head",
         PromptBERT(head="masked_lm").setup,

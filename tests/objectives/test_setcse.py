@@ -6,7 +6,7 @@ import torch
 from cse.objectives.setcse import SetCSE
 from cse.objectives.supcon import SupCon
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 
 def check(name, form):
@@ -35,18 +35,3 @@ def test_supcon_is_supcon_and_views_are_members():
     for form in ("supcon", "inter_set"):
         want = run(SetCSE(form=form), flat, 0, label=label.repeat(2)).loss.item()
         assert run(SetCSE(form=form), x, label=label).loss.item() == pytest.approx(want, rel=1e-6)
-
-
-def test_refusals():
-    refuses(r"objective.temperature is 0", SetCSE, temperature=0)
-    refuses(r"SetCSE needs Batch\.label", run, SetCSE(), torch.randn(3, 1, 4), 0)
-    refuses(
-        "inter_set compares sets, and all rows have one label",
-        run,
-        SetCSE(form="inter_set"),
-        torch.randn(3, 1, 4),
-        0,
-        label=torch.tensor([2, 2, 2]),
-    )
-    assert not SetCSE(form="inter_set").weighs_rows
-    assert SetCSE().weighs_rows

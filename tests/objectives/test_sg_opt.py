@@ -80,6 +80,4 @@ def test_the_copy_is_in_no_state_and_its_dropout_is_off_unless_asked_for(tiny_be
 
 
 def test_refusals():
-    for name, value in {"temperature": 0.0, "distance_weight": -1.0, "head_width": 0}.items():
-        refuses(rf"objective\.{name} is {value}", SGOPT, **{name: value})
     refuses("batch_size is 1", contrast_of, torch.randn(1, 8), torch.randn(1, 2, 8))

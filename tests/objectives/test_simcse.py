@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from cse.encoder.poolers import get_pooler
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 POOLERS = {
     "cls": "cls",
@@ -47,12 +47,3 @@ def test_an_anchor_of_the_same_text_lends_its_positive():
     scores = torch.nn.functional.cosine_similarity(a[:, None], c[None], dim=-1) / 0.05
     scores[0, 1] = scores[1, 0] = -math.inf
     assert got.item() == pytest.approx(torch.nn.functional.cross_entropy(scores, torch.arange(3)).item(), rel=1e-5)
-
-
-def test_refusals():
-    for temperature in (0.0, -1.0):
-        refuses("temperature", SimCSE, temperature=temperature)
-
-
-def test_a_batch_of_one_is_refused():
-    refuses("batch_size is 1", loss_of, torch.randn(2, 4), 2, SimCSE())

@@ -7,7 +7,7 @@ from torch import nn
 from cse.objectives.simcse import SimCSE
 from cse.objectives.sncse import SNCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 
 @pytest.mark.parametrize("name", cases("sncse"))
@@ -49,17 +49,3 @@ def test_between_the_margins_there_is_neither_term_nor_gradient():
     run(SimCSE(), pairs).loss.backward()
     assert torch.equal(rows.grad[:, :2], pairs.grad)
     assert rows.grad[:, 2].abs().max() == 0.0
-
-
-def test_refusals():
-    for options, message in (
-        ({"temperature": 0.0}, "temperature"),
-        ({"margin_weight": -1.0}, "margin_weight"),
-        ({"largest_gap": 3.0}, "largest_gap"),
-        ({"least_gap": 0.4}, r"least_gap is 0.4 and objective.largest_gap is 0.3"),
-    ):
-        refuses(message, SNCSE, **options)
-
-
-def test_rows_of_two_positives_are_refused():
-    refuses("SNCSE needs rows of one positive; this batch has 2", run, SNCSE(), torch.randn(4, 3, 8), positives=2)

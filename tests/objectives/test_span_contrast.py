@@ -104,7 +104,6 @@ def test_a_run_resumes(tiny_bert, tmp_path):
 
 
 def test_refusals(tiny_bert):
-    refuses("temperature", SpanContrast, temperature=0.0)
     encoder = Encoder(tiny_bert)
     encoder.append(Dense(16, 8))
     refuses("vectors of 8 numbers and token states of 16", SpanContrast().setup, encoder)

@@ -19,7 +19,7 @@ from cse.objectives.sub_sentence import SubSentence
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, close, refuses
+from tests.objectives.helpers import agrees, close
 from tests.runs import assert_resumes, make_run
 
 ROWS = [
@@ -177,7 +177,3 @@ def test_a_run_resumes_and_exports_the_head(tiny_bert, tmp_path):
     loaded = Encoder.load(str(tmp_path / "whole" / "run" / "last"))
     assert [module.activation_name for module in loaded.post] == ["relu", "identity"]
     assert loaded.encode_spans([ROWS[0]["text_a"]], [[(0, 11)]])[0].shape == (1, 16)
-
-
-def test_out_of_range():
-    refuses("temperature", SubSentence, temperature=-1.0)

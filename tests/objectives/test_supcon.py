@@ -7,7 +7,7 @@ import torch
 
 from cse.objectives.supcon import SupCon
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, refuses, run
+from tests.objectives.helpers import agrees, run
 
 
 @pytest.mark.parametrize("case", cases("supcon"))
@@ -52,9 +52,3 @@ def test_by_a_loop_over_views_with_weights(reduce):
         total, mass = total + weight[a[0]] * loss, mass + weight[a[0]]
     got = run(SupCon(reduce=reduce), x, 1, label=torch.tensor(label), weight=torch.tensor(weight))
     assert got.loss.item() == pytest.approx(total / mass, rel=1e-9)
-
-
-def test_refusals():
-    refuses(r"temperature is 0", SupCon, temperature=0.0)
-    refuses(r"base_temperature is -1", SupCon, base_temperature=-1.0)
-    refuses(r"SupCon needs Batch\.label", run, SupCon(), torch.randn(3, 2, 4))

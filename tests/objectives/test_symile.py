@@ -9,7 +9,7 @@ import torch
 from cse.objectives.parts.functional import normalize
 from cse.objectives.symile import Symile
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, refuses, run, vectors
+from tests.objectives.helpers import Case, agrees, run, vectors
 
 
 def contract_case(backbone):
@@ -83,11 +83,3 @@ def test_the_scale_starts_where_logits_of_unrelated_rows_are_about_1_and_is_lear
         assert 0.5 < product.std() < 2
         output.loss.backward()
         assert objective.log_scale.grad != 0
-
-
-def test_errors():
-    refuses("temperature", Symile, temperature=0.0)
-    ids = {"row_id": torch.arange(3)}
-    refuses("hard negatives", run, Symile(), torch.randn(3, 3, 4), **ids)
-    refuses(r"collator\.views", run, Symile(), torch.randn(3, 1, 4), 0, **ids)
-    refuses(r"Batch\.row_id", run, Symile(), torch.randn(3, 2, 4))

@@ -11,7 +11,7 @@ from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, refuses
+from tests.objectives.helpers import Case, agrees
 
 
 def contract_case(backbone):
@@ -84,18 +84,6 @@ def test_terms_of_one_class_are_logged_by_their_places():
         "other_loss": 3.0,
         "constant_loss_2": 4.0,
     }
-
-
-def test_refusals():
-    for options, named in (
-        ({"weights": [1.0]}, "objective.weights has 1"),
-        ({"weights": [1.0, 1.0], "decays": [1.0]}, "decays 1"),
-        ({"weights": [1.0, 1.0], "starts": [3]}, "starts 1"),
-        ({"weights": [1.0, 1.0], "starts": [0, -1]}, r"objective.starts\[1\] is -1"),
-        ({"weights": [1.0, 1.0], "decays": [1.0, 0.0]}, "objective.decays"),
-        ({"weights": [1.0, 1.0], "decays": [1.0, 1.5]}, "objective.decays"),
-    ):
-        refuses(named, WeightedSum, terms=[Constant(1.0), Other(1.0)], **options)
 
 
 class Given(torch.nn.Module):
