@@ -213,10 +213,9 @@ class Forward(nn.Module):
     def parts(
         self, ids: Sequence[list[int]], max_tokens: int | None, batch_size: int | None
     ) -> Iterator[NDArray[np.int64]]:
-        """Yield the numbers of the rows of each batch; see `batches`."""
+        """The numbers of the rows of each batch; see `batches`."""
         budget = max_tokens or TOKENS.get(self.backbone.device.type, 16384)
-        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), budget):
-            yield from np.array_split(rows, -(-len(rows) // (batch_size or len(rows))))
+        return token_budget_batches([len(i) for i in ids], budget, batch_size)
 
     def _in_parts(
         self,

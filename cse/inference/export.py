@@ -25,9 +25,10 @@ from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
-from cse.encoder.prompts import choose_prompt, put_before
+from cse.encoder.prompts import choose_prompt
 from cse.encoder.template import around
-from cse.encoder.texts import Windows
+from cse.encoder.texts import Windows, as_read
+from cse.encoder.texts import pad as pad_rows
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
 
@@ -104,8 +105,7 @@ class OnnxEncoder:
     ) -> NDArray[np.float32]:
         """The vectors (n, D) of texts, in their order; the arguments are those of `Encoder.encode`."""
         before = choose_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
-        clean = [put_before(before, text).strip() for text in texts]
-        clean = [text.lower() for text in clean] if self.about["do_lower_case"] else clean
+        clean = as_read(texts, before, lower_case=self.about["do_lower_case"])
         pad = int(self.about["pad_token_id"])
         whole = self.tokenizer if windows is None else self._untruncated()
         ids = [encoding.ids or [pad] for encoding in whole.encode_batch(clean)]
@@ -115,9 +115,8 @@ class OnnxEncoder:
             pieces = Windows.cut(ids, windows, added=_added(whole), prompt=asked, max_length=self.max_length)
             ids = pieces.rows
         out = np.empty((len(ids), self.dim), dtype=np.float32)
-        for rows in token_budget_batches(np.array([len(i) for i in ids], dtype=np.int64), max_tokens):
-            for part in np.array_split(rows, -(-len(rows) // (batch_size or len(rows)))):
-                out[part] = self.run([ids[i] for i in part])
+        for part in token_budget_batches([len(i) for i in ids], max_tokens, batch_size):
+            out[part] = self.run([ids[i] for i in part])
         return out if pieces is None else pieces.mean(out, scaled=bool(self.about.get("unit_length")))
 
     def _untruncated(self) -> Any:
@@ -128,11 +127,8 @@ class OnnxEncoder:
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """The vectors (n, D) of rows of token ids, as one batch; the rows may have unequal lengths."""
-        tokens = np.full((len(rows), max(map(len, rows))), self.about["pad_token_id"], dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)], mask[i, : len(row)] = row, 1
-        vectors: NDArray[np.float32] = self.session.run([OUTPUT], dict(zip(INPUTS, (tokens, mask), strict=True)))[0]
+        padded = (part.numpy() for part in pad_rows(rows, int(self.about["pad_token_id"])))
+        vectors: NDArray[np.float32] = self.session.run([OUTPUT], dict(zip(INPUTS, padded, strict=True)))[0]
         return vectors
 
 

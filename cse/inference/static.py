@@ -173,7 +173,9 @@ def static_checkpoint(
     encoder = Encoder.load(checkpoint, pooler=pooler).to(choose(device))
     if not getattr(encoder.tokenizer, "is_fast", False):
         raise UserError(f"{checkpoint} has no fast tokenizer, which static vectors need\nfix: add its tokenizer.json")
-    tokenizer = _without_limits(encoder)
+    tokenizer = type(encoder.tokenizer.backend_tokenizer).from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()  # since a mean of vectors has no longest text
+    tokenizer.no_padding()
     tokens = _kept(encoder, tokenizer)
     counts = _counts(tokenizer, texts)[tokens]  # (V,)
     width = min(DIMENSIONS, encoder.dim, len(tokens)) if dimensions is None else dimensions
@@ -202,16 +204,6 @@ def sortedness(counts: NDArray[np.integer]) -> float | None:
     if len(there) < COUNTED:
         return None
     return float(spearmanr(there, -counts[there]).statistic)
-
-
-def _without_limits(encoder: Encoder) -> Tokenizer:
-    """A copy of the encoder's tokenizer that cuts no text, since a mean of vectors has no longest text."""
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
 
 
 def _size(tokenizer: Tokenizer) -> int:

@@ -41,18 +41,18 @@ def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     return chunks
 
 
-def token_budget_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers in batches of rows x longest <= max_tokens (one row at least), longest first."""
-    if not enabled():
-        rows = max(1, max_tokens // max(1, int(lengths.max(initial=1))))
-        yield from (np.arange(start, min(start + rows, len(lengths))) for start in range(0, len(lengths), rows))
-        return
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
+def token_budget_batches(
+    lengths: Sequence[int] | NDArray[np.int64], max_tokens: int, batch_size: int | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Row numbers in batches of rows x longest <= max_tokens (one row at least), longest first, and of equal parts."""
+    tokens = np.asarray(lengths, dtype=np.int64)
+    ordered = enabled()
+    order, start = np.argsort(-tokens, kind="stable") if ordered else np.arange(len(tokens)), 0
     while start < len(order):
-        rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
+        longest = int(tokens[order[start]] if ordered else tokens.max())
+        rows = order[start : start + max(1, max_tokens // max(1, longest))]
+        yield from np.array_split(rows, -(-len(rows) // (batch_size or len(rows))))
+        start += len(rows)
 
 
 def chunk_overhead(device: torch.device) -> int:
