@@ -234,8 +234,6 @@ def cached_vectors(
     The array is on disk, so memory does not grow with the texts. A job that was killed resumes where it stopped and
     gives the same vectors. If all processes call it `together`, each encodes its share and one writes the file.
     """
-    from filelock import FileLock
-
     digest = hashlib.sha256(f"2 {model_hash} {precision} {CHUNK}".encode())
     for text in [f"prompt {prompt}", *texts] if prompt else texts:
         digest.update(text.encode() + b"\x1e")
