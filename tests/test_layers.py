@@ -25,7 +25,7 @@ LAYERS = [  # low to high; what stands on one line is one layer, whose folders d
     {"mining", "feedback"},
     {"evaluation"},
     {"training"},
-    {"publish"},
+    {"publish", "search"},
     {"api"},
     {"adapting"},
     {"commands"},

@@ -24,8 +24,8 @@ from cse.files import check_writable, json_lines, read_json, write_json, write_t
 from cse.interfaces import Evaluator
 from cse.mining.command import mine
 from cse.mining.miners import TopK
+from cse.search.plan import Budget
 from cse.training.merge import merge
-from cse.training.search.plan import Budget
 
 STATE = "adapt.json"
 TRIALS = 0.35  # share of the budget that the shortlist is tried with

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Search; returns 0, or 130 if Ctrl-C stopped it."""
     from cse.console import quiet
-    from cse.training.search import resume, search
+    from cse.search import resume, search
 
     a = arguments
     if a.resume is not None and (a.recipes or a.data or a.encoder or overrides):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from cse.data.reading.sources import HUB_ID
 from cse.errors import UserError
 from cse.evaluation.evaluators.retrieval import is_nano
 from cse.interfaces import Evaluator
+from cse.recipe.schema import Schema, options_of
 
 CLASSES = {
     "retrieval": "Retrieval",
@@ -57,10 +56,11 @@ class Recognized:
             precision: fp32, bf16 or auto.
             prompt: The name of the encoder's prompt, for retrieval that of the queries.
         """
-        component = _named(self.class_path)
-        takes = inspect.signature(component).parameters
+        schema = Schema({"cse"})
+        takes = options_of(schema.resolve(self.class_path, (Evaluator,), "evaluator"))
         asked = {"prompt" if "prompt" in takes else "query_prompt": prompt, "precision": precision}
-        made: Evaluator = component(**{name: _made(value) for name, value in self.options.items()}, **asked)
+        part = {"class_path": self.class_path, "init_args": {**self.options, **asked}}
+        made: Evaluator = schema.value(Evaluator, part, "evaluator").make()
         return made
 
     def overrides(self) -> list[str]:
@@ -158,17 +158,6 @@ def _is_binary(source: Reader, score: str) -> bool:
 
 def _path(kind: str) -> str:
     return f"cse.evaluation.{CLASSES[kind]}"
-
-
-def _named(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def _made(value: Any) -> Any:
-    if isinstance(value, Mapping) and "class_path" in value:
-        return _named(value["class_path"])(**value["init_args"])
-    return value
 
 
 def _written(value: Any) -> str:

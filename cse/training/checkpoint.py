@@ -63,7 +63,7 @@ class States:
 
     Args:
         folder: The folder.
-        made_from: The recipe and the rows of the run, as JSON; a run on others does not resume from here.
+        made_from: Recipe, rows and start model of the run, as JSON; a run on others does not resume from here.
     """
 
     def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> P
 
     Args:
         folder: The folder of the state.
-        made_from: The recipe, the rows, or both, that are to be the same as when the state was saved.
+        made_from: Those of recipe, rows and start model that are to be the same as when the state was saved.
 
     Raises:
         UserError: There is no state, it is damaged, or it is that of another recipe or other rows.
@@ -182,13 +182,15 @@ def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> P
             "fix: start the run again, or publish its best/ as it is"
         )
     for name, now in (made_from or {}).items():
-        _require_same(run, about["made_from"][name], now)
+        _require_same(run, name, about["made_from"][name], now)
     return Progress(**about["progress"])
 
 
-def _require_same(run: Path, before: Any, now: Any) -> None:
-    """Raise if a recipe, which is a text, or rows, which are a mapping from sources, changed."""
-    if isinstance(now, str):
+def _require_same(run: Path, name: str, before: Any, now: Any) -> None:
+    """Raise if the recipe, the rows of a source, or the weights that stand still changed."""
+    if name == "start":
+        what = before != now and "the model that the run began with has other weights now"
+    elif name == "recipe":
         found = changed_lines(before, now)
         what = found and f"{run / 'recipe.yaml'} has `{found[1]}`, and the run was started with `{found[0]}`"
     else:

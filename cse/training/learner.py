@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -51,6 +52,15 @@ class Learner(nn.Module):
         frozen = {id(p) for p in self.encoder.parameters() if not p.requires_grad}
         shared = {name for name, p in self.named_parameters(remove_duplicate=False) if id(p) in frozen}
         return {name: value for name, value in self.state_dict().items() if name not in shared}
+
+    def start(self) -> str:
+        """A sha256 of the first values of each weight of the encoder that stands still, which `trained_state` lacks."""
+        digest = hashlib.sha256()
+        for name, weight in self.encoder.named_parameters():
+            if not weight.requires_grad:
+                digest.update(f"{name} {tuple(weight.shape)}".encode())
+                digest.update(weight.detach().flatten()[:1024].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def forward(
         self, batch: Batch, ctx: StepContext | None = None, encoded: Encoded | None = None

@@ -83,6 +83,7 @@ class Trainer:
         self.learner = Learner(run.encoder, objectives)
         self.final = FinalWeights(run.encoder, averages=settings.initial_weights == "mean")
         self.learner.add_module("final", self.final)  # a part of the state of the run
+        start = self.learner.start()  # before its weights are in shares
         made = optimizers.optimizers(settings, self.learner, self.accelerator.device)
         self.wrapped: Any
         self.gathered: fsdp.Gathered | None = None
@@ -99,7 +100,7 @@ class Trainer:
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         every = {name or "the data": source.data for name, source in self.sources.items()}
         rows = {name: {"rows": len(data), "sha256": data.hash} for name, data in every.items()}
-        self.states = States(run.folder / "state", {"recipe": run.recipe, "rows": rows})
+        self.states = States(run.folder / "state", {"recipe": run.recipe, "rows": rows, "start": start})
         self.interrupt = Interrupt()
         self.began = 0.0  # when the run would have begun if it had never been interrupted
 
@@ -116,7 +117,8 @@ class Trainer:
     def _fit(self, resume: bool) -> Run:
         run = self.run
         if distributed.broadcast(resume):  # a shared file system may show the others an older state, or none
-            saved = partial(load_progress, run.folder / "state", {"rows": self.states.made_from["rows"]})
+            same = {name: fact for name, fact in self.states.made_from.items() if name != "recipe"}
+            saved = partial(load_progress, run.folder / "state", same)
             read = saved if distributed.is_first() else Progress
             run.progress = distributed.gather_results(read)[0]
             rows = load_tensors(run.folder / "state", self.learner, self.optimizers, self.accelerator.scaler)

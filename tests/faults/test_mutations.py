@@ -248,7 +248,7 @@ def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
     from cse.evaluation import benchmark
     from cse.evaluation.evaluators import mteb_adapter
     from cse.mining import sharded
-    from cse.training.search.state import State
+    from cse.search.state import State
 
     speed = {"device": "cpu", "threads": 1, "clock": "wall", "texts": {"n": 3, "from": "x"}, "rounds": 3}
     row = {"name": "full", "scores": {"x": 50.0}, "average": 50.0, "megabytes": 1.5, "megabytes_per_million": 2.5}

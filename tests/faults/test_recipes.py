@@ -251,7 +251,11 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
         "give one file, a folder, or a pattern such as",
     ),
     "dash": (["data", "show", "-dash.txt"], "'-dash.txt' begins with a dash, as an option does\n", "write ./-dash.txt"),
-    "dash, out": (["encode", "ck/last", "t12.txt", "--out", "-x.npy"], "'-x.npy' begins with a dash", "write ./-x.npy"),
+    "dash, out": (
+        ["encode", "ck/last", "t12.txt", "--out", "-x.npy"],
+        "'-x.npy' begins with a dash",
+        "write --out=-x.npy",
+    ),
     "targets": (
         [*T, *DATA, "--encoder.adapter=cse.encoder.Lora", "--encoder.adapter.targets=[query,value,nonesuch]"],
         "encoder.adapter.targets is ['nonesuch'], and the backbone has no such layers\n",

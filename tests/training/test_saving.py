@@ -8,6 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import cse
 from cse import cli, recipe
 from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
@@ -15,6 +16,7 @@ from cse.encoder.adapters.lora import Lora, merged_state
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
 from cse.objectives.cocondenser import CoCondenser
 from cse.objectives.masked_lm import MaskedLM
@@ -186,3 +188,17 @@ def test_it_is_scored_by_the_mean_and_pushed_by_nobody(tiny_bert, tmp_path, caps
     said = " ".join(capsys.readouterr().err.split())
     assert "is not a checkpoint: it has no modules.json" in said
     assert "train sentence vectors on this backbone first" in said
+
+
+def test_an_adapter_does_not_resume_on_another_start_model(tiny_bert, tmp_path):
+    """The state has the adapter alone, which would be put on whatever lies in the backbone's folder now."""
+    model = save_tiny("bert", tiny_bert, tmp_path / "model")
+    lora = {"class_path": "cse.encoder.Lora", "init_args": {"targets": ["query"]}}
+    path = write_recipe(
+        tmp_path, "Texts", {"path": str(write_texts(tmp_path))}, {"backbone": model, "pooler": "mean", "adapter": lora}
+    )
+    assert cli.main(["train", path, "--run-dir", str(tmp_path / "run"), "--trusted-modules=tests"]) == 0
+    assert cse.resume(tmp_path / "run", trusted_modules=["tests"]).finished
+    save_tiny("bert", tiny_bert, tmp_path / "model", seed=1)
+    with pytest.raises(UserError, match="the model that the run began with has other weights now\nfix: put back"):
+        cse.resume(tmp_path / "run", trusted_modules=["tests"])

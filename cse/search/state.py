@@ -9,7 +9,7 @@ from typing import Any
 from cse.environment import cse_version, git_commit, versions
 from cse.errors import UserError
 from cse.files import read_sealed, write_sealed
-from cse.training.search.plan import Cost
+from cse.search.plan import Cost
 
 FILE, SCHEMA = "search.json", 1
 

@@ -18,10 +18,10 @@ from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
 from cse.files import write_text
 from cse.recipe.settings import Settings
+from cse.search.runner import CHOSEN, RECIPE, Stopped
+from cse.search.state import Contender, State
+from cse.search.verdict import Line, Verdict, judge, lines, markdown
 from cse.training import hardware, tracking
-from cse.training.search.runner import CHOSEN, RECIPE, Stopped
-from cse.training.search.state import Contender, State
-from cse.training.search.verdict import Line, Verdict, judge, lines, markdown
 
 TABLE, BEST = "table.md", "best.yaml"
 

@@ -13,10 +13,10 @@ from cse.console import Interrupt, say
 from cse.files import write_text
 from cse.interfaces import Callback
 from cse.recipe import Recipe
+from cse.search.plan import EVALUATIONS
+from cse.search.state import Contender, State, Trial
+from cse.search.tuning import OPTIONS, AsksTrial, curve, propose
 from cse.training.run import Run
-from cse.training.search.plan import EVALUATIONS
-from cse.training.search.state import Contender, State, Trial
-from cse.training.search.tuning import OPTIONS, AsksTrial, curve, propose
 from cse.training.start import fit, is_begun
 
 RECIPE, CHOSEN = "recipe.yaml", "chosen.yaml"  # in the folder of a method

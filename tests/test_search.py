@@ -18,12 +18,12 @@ from cse.evaluation.evaluator import EvalResult
 from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
 from cse.interfaces import Callback
-from cse.training.search import search
-from cse.training.search.measure import load
-from cse.training.search.plan import Budget, Cost, divide
-from cse.training.search.state import State, Trial
-from cse.training.search.tuning import SPAN, AsksTrial, own_setting, propose
-from cse.training.search.verdict import judge, lines
+from cse.search import search
+from cse.search.measure import load
+from cse.search.plan import Budget, Cost, divide
+from cse.search.state import State, Trial
+from cse.search.tuning import SPAN, AsksTrial, own_setting, propose
+from cse.search.verdict import judge, lines
 from tests.runs import make_run, write_texts, write_triplets
 from tests.test_cli import files, tiny_recipe
 
@@ -244,7 +244,7 @@ def write_two(folder: Path, backbone: str, strikes: dict | None = None) -> list[
     content = yaml.safe_load(first.read_text())
     content["objective"]["init_args"]["temperature"] = 0.2
     if strikes:
-        content["callbacks"] = [{"class_path": "tests.training.test_search.StrikesIn", "init_args": strikes}]
+        content["callbacks"] = [{"class_path": "tests.test_search.StrikesIn", "init_args": strikes}]
     second = folder / "warm.yaml"
     second.write_text(yaml.safe_dump(content))
     return [str(first), str(second)]

@@ -21,14 +21,14 @@ from cse.evaluation.recognize import own_rows
 from cse.files import check_writable, write_text
 from cse.recipe import Recipe
 from cse.recipe.settings import Settings
+from cse.search.measure import load, measure
+from cse.search.plan import Budget, divide
+from cse.search.report import conclude
+from cse.search.runner import RECIPE, Runner, Stopped
+from cse.search.state import FILE, Contender, State
+from cse.search.tuning import optuna, own_setting
+from cse.search.verdict import Line, Verdict
 from cse.training import hardware
-from cse.training.search.measure import load, measure
-from cse.training.search.plan import Budget, divide
-from cse.training.search.report import conclude
-from cse.training.search.runner import RECIPE, Runner, Stopped
-from cse.training.search.state import FILE, Contender, State
-from cse.training.search.tuning import optuna, own_setting
-from cse.training.search.verdict import Line, Verdict
 
 
 @dataclass(frozen=True)

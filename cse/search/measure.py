@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from cse import recipe as recipes
@@ -21,9 +20,9 @@ from cse.data.reading.sources import open_path
 from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.recipe import Recipe
+from cse.search.plan import Cost
 from cse.training.callbacks import DataCheck
 from cse.training.run import Run
-from cse.training.search.plan import Cost
 from cse.training.start import fit
 
 STEPS = 4  # that are timed; the first is left out, since libraries prepare themselves in it
@@ -68,8 +67,7 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
 
 def _asked(recipe: Recipe, source: Reader) -> list[int | str]:
     """The columns that a recipe reads: those that it names, or those that its data class recognizes."""
-    options, path = vars(recipe.config.data.init_args), recipe.config.data.class_path.rpartition(".")
-    kind = getattr(import_module(path[0]), path[2])
+    options, kind = vars(recipe.config.data.init_args), recipe.config.data.kind
     scores = options.get("score_column")
     if issubclass(kind, Texts):
         shape = of_texts(source, options.get("column"))

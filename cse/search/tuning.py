@@ -14,9 +14,9 @@ from cse.errors import require_package
 from cse.evaluation.reports.collect import records
 from cse.interfaces import Callback
 from cse.recipe import Recipe
+from cse.search.state import Trial
 from cse.seeding import derive
 from cse.training.run import Run
-from cse.training.search.state import Trial
 
 # The option of each setting that is tuned, and how far from the recipe's own value: divided and multiplied by it.
 OPTIONS = {"learning_rate": "trainer.learning_rate", "temperature": "objective.temperature"}
