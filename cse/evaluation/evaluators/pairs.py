@@ -56,7 +56,9 @@ class Similarity(RowEvaluator):
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the cosine of each pair."""
-        similarity = _similarity(encoder, self._texts, self.precision, self.prompt)
+        first, second = ([texts[side] for texts in self._texts] for side in (0, 1))
+        vectors, row = encode_distinct(encoder, [*first, *second], self.precision, self.prompt)
+        similarity = comparison(encoder)(vectors, [row[text] for text in first], [row[text] for text in second])
         correlation(similarity, self._gold, self.name)  # refuses equal cosines
         measures = {name: (name, "cosine", "gold") for name in ("spearman", "pearson")}
         arrays = {"cosine": similarity, "gold": self._gold}
