@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def check(
         for precision in ("bf16", "fp16", "fp32"):
             part(precision, lambda precision=precision: ours(precision=precision))
         part("compiled", lambda: ours(compile=True))
+        part("waits", lambda: waits(work, steps))
         for batch in batches:
             chunk = DIRECT if batch > DIRECT else None
             few = max(WARMUP + 3, steps * batches[1] // batch) if batch > batches[1] else steps
@@ -103,6 +105,20 @@ def utilization(sentences_per_s: float, sizes: Mapping[str, int], device: str | 
     reached = sentences_per_s * flops(sizes) / 1e12
     peak = next((value for name, value in PEAK.items() if name in device), None)
     return {"tflops": round(reached, 2)} | ({} if peak is None else {"mfu": round(reached / peak, 4)})
+
+
+def waits(work: Work, steps: int) -> dict[str, float]:
+    """How often the host waits for the GPU in a step, as torch counts it: by runs of `steps` and of twice as many."""
+    few, many = (bench_train.alone(_synchronized, replace(work, steps=count * steps)) for count in (1, 2))
+    return {"waits_per_step": (many["waits"] - few["waits"]) / steps}
+
+
+def _synchronized(work: Work) -> dict[str, float]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        bench_train.ours(work)
+    return {"waits": float(sum("synchronizing" in str(one.message) for one in seen))}
 
 
 def _processes(work: Work, folder: Path, processes: int) -> dict[str, float]:

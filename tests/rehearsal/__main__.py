@@ -26,8 +26,10 @@ from collections import Counter  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from cse.errors import UserError  # noqa: E402
 from tests.conftest import WORDS  # noqa: E402
 from tests.models import save_tiny  # noqa: E402
 from tests.rehearsal import device  # noqa: E402
@@ -132,6 +134,8 @@ def scenarios(folder: Path) -> dict:
         found[f"objective {name}"] = partial(train, folder, name, *options, recipe="angle")
     found["resume"] = partial(resume, folder, texts)
     found["cpu and then cuda"] = partial(two_devices, folder, texts)
+    found["gpu-check"] = partial(gpu_check, folder)
+    found["tests of a GPU"] = gpu_tests
     found["vectors of the loss"] = partial(vectors_of_the_loss, folder, texts)
     return found | inference(folder)
 
@@ -206,6 +210,30 @@ def vectors_of_the_loss(folder: Path, texts: str) -> None:
         train(folder, "vectors", BF16, texts, recipe="simcse-unsup")
     if seen != {"torch.float32"}:
         raise device.DeviceError(f"the loss sees vectors in {sorted(seen)}")
+
+
+def gpu_check(folder: Path) -> None:
+    """What `make gpu-check` measures, in this process; without a compiler, sentence-transformers and the tests."""
+    from eval import bench_train, gpu
+
+    bench_train.alone, bench_train.peer = lambda measure, work: measure(work), bench_train.ours
+    gpu._tests = lambda: {"exit_code": 0}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    out = folder / "gpu.json"
+    with contextlib.suppress(UserError):
+        gpu.check(out, rounds=1, steps=bench_train.WARMUP + 1, sizes=sizes, batches=(8, 16))
+    found = json.loads(out.read_text())
+    if set(found["failed"]) != {"compiled"}:
+        raise device.DeviceError(f"gpu-check failed: {found['failed']}")
+    if not {"against sentence-transformers", "bf16", "fp16", "fp32", "waits", "batch 8", "batch 16"} <= found.keys():
+        raise device.DeviceError(f"gpu-check measured {sorted(found)} only")
+
+
+def gpu_tests() -> None:
+    """The tests of training that need a GPU, but those of bitsandbytes, of a compiler and of NCCL."""
+    words = ["-m", "gpu", "-k", "not bitsandbytes and not compiled and not nccl", "-p", "no:cacheprovider", "-n", "0"]
+    if code := pytest.main([*words, str(Path(__file__).parents[1] / "training" / "test_gpu.py")]):
+        raise device.DeviceError(f"pytest ends with {code!r}")
 
 
 def spans(model: Path) -> None:

@@ -305,9 +305,9 @@ class _Event:
 
 ANSWERS = {  # of torch.cuda
     "is_available": True, "device_count": 1, "current_device": 0, "get_device_capability": (9, 0),
-    "get_device_name": "rehearsed GPU", "memory_allocated": 0, "max_memory_allocated": 0, "max_memory_reserved": 0,
+    "get_device_name": "rehearsed GPU", "memory_allocated": 0, "max_memory_allocated": 1 << 20,
     "is_bf16_supported": True, "set_device": None, "_lazy_init": None, "empty_cache": None, "is_initialized": False,
-    "reset_peak_memory_stats": None, "mem_get_info": (80 << 30, 80 << 30),
+    "reset_peak_memory_stats": None, "set_sync_debug_mode": None, "mem_get_info": (80 << 30, 80 << 30),
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """`trainer.parallel: fsdp`: every process has a share of every weight, and the numbers are those of one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -184,23 +182,6 @@ def test_what_cannot_be_shared_out_is_refused(tiny_bert, tmp_path, trainer, mess
     run = make_run(tmp_path, tiny_bert, parallel="fsdp", **trainer)
     with pytest.raises(UserError, match=message):
         preflight.check(run)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_gpus_share_a_run(tiny_bert, tmp_path, precision):
-    """NCCL and two GPUs: losses are those of DDP, and the run resumes from its shares."""
-    if torch.cuda.device_count() < 2:
-        pytest.skip("it needs two GPUs")
-    recipe = triplets_recipe(tmp_path, tiny_bert)
-    more = ["--trainer.device=cuda", f"--trainer.precision={precision}", "--processes", "2"]
-    for parallel in ("ddp", "fsdp"):
-        words = ["train", recipe, "--run-dir", str(tmp_path / parallel), f"--trainer.parallel={parallel}", *more]
-        subprocess.run([sys.executable, "-m", "cse", *words], check=True, cwd=Path(__file__).resolve().parents[2])
-    ddp, fsdp_run = metrics(tmp_path / "ddp"), metrics(tmp_path / "fsdp")
-    tolerance = 1e-4 if precision == "fp32" else 2e-2
-    assert [line["loss"] for line in fsdp_run[1:]] == pytest.approx([line["loss"] for line in ddp[1:]], rel=tolerance)
-    assert cli.main(["train", "--resume", str(tmp_path / "fsdp")]) == 0
 
 
 @pytest.mark.parametrize("name", hardware.ENGINES)

@@ -17,7 +17,7 @@ from cse.training import gradcache
 from cse.training.learner import Learner
 from cse.training.optimizers import optimizers, set_rate
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics
+from tests.runs import make_run
 from tests.training.test_gradcache import batch_of, gradients
 
 CPU = torch.device("cpu")
@@ -142,17 +142,3 @@ def test_what_cannot_run_is_refused_in_one_line(tiny_bert, tmp_path, options, na
 def test_a_rate_for_no_weights_is_refused(tiny_bert, tmp_path):
     with pytest.raises(UserError, match=r"trainer.head_learning_rate is 0.1, but neither"):
         Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert), head_learning_rate=0.1))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"precision": "tf32"}, {"optimizer": "adamw8bit"}])
-def test_on_a_gpu(tiny_bert, tmp_path, options):
-    """Near fp32 by its loss; fp16 resumes with the scale of its loss."""
-    losses = []
-    for name, more in (("plain", {"precision": "fp32"}), ("this", options)):
-        run = make_run(tmp_path / name, tiny_bert, triplets=True, **{"device": "cuda", **more})
-        Trainer(run).fit()
-        losses.append(metrics(run.folder)[-1]["loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
-    if options.get("precision") == "fp16":
-        assert torch.load(run.folder / "state" / "state.pt", weights_only=True)["scaler"]["scale"] > 0
