@@ -17,6 +17,9 @@ missing cell becomes one space, as in SimCSE, and is counted too.
 A `weight_column` gives the weight of each row in the mean of an objective. A `label_column` gives the class or cluster
 of each row, for samplers; its values may be any text or number. `relevance_columns` grade the positives of each row.
 `teacher_columns` hold what a teacher said of each row: numbers, or lists of numbers such as vectors.
+
+A data class raises a UserError if an argument is out of range, if the source cannot be read, or if a row has a score
+out of range, a weight or a relevance that is not a number >= 0, no label, or no number of the teacher.
 """
 
 from __future__ import annotations
@@ -171,9 +174,6 @@ class Texts(Dataset):
         teacher_columns: Names or numbers of the columns with what a teacher said of each row: any finite number, or a
             list of them, such as a vector. A row has those of all columns, in their order; every row has as many. `cse
             teach` writes them. None: rows have no teacher.
-
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, or a row lacks a number of the teacher.
     """
 
     unit = "sentences"
@@ -224,10 +224,6 @@ class Pairs(Dataset):
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
         teacher_columns: Same as in `Texts`.
-
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, or a weight or a relevance is not a number
-            >= 0.
     """
 
     unit = "pairs"
@@ -279,10 +275,6 @@ class Triplets(Dataset):
         weight_column: Same as in `Texts`.
         label_column: Same as in `Texts`.
         teacher_columns: Same as in `Texts`.
-
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, a score is not a number in [0, 1], or a
-            weight is not a number >= 0.
     """
 
     unit = "triplets"

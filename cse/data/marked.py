@@ -39,9 +39,6 @@ class Documents(Dataset):
             random one, and an empty text in its place.
         limit: Number of spans to keep. None: all.
 
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, or no document has two spans.
-
     Deviations:
         The authors of CoT-MAE cut after sentences. Their program then cuts long spans to its length twice, once for
         the tokens and once for the mask; a text that is longer than `max_length` is cut once here.
@@ -152,10 +149,6 @@ class Propositions(Dataset):
         split: Split of a data set on the Hub.
         limit: Number of rows to keep. None: all.
         weight_column: Same as in `Texts`.
-
-    Raises:
-        UserError: An argument is out of range, the source cannot be read, or a row has a range outside its sentence or
-            a pair of propositions that it does not have.
 
     Source: schen149/sub-sentence-encoder, utils/label_utils.py:148-199.
     """

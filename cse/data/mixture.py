@@ -60,9 +60,6 @@ class Mixture(Dataset):
             `cse.data.mixture.shares`.
         temperature: The exponent of the sizes in the schedule `temperature`, in [0, 1]: 1 is `proportional`, 0 is
             `weights`. T5's temperature is 1 over this, and that of a softmax is a divisor.
-
-    Raises:
-        UserError: There is no source, or an argument is out of range.
     """
 
     unit = "rows"

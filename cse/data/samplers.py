@@ -34,11 +34,7 @@ class NoDuplicates(Sampler):
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """The batches of an epoch: numbers of rows (n, size).
-
-        Raises:
-            UserError: No batch can be filled with rows without a common text.
-        """
+        """Draw the batches of an epoch: numbers of rows (n, size)."""
         order = shuffled(len(data), seed, epoch)
         packed = pack(order, _repeated_texts(data, order), size)
         if not len(packed):
@@ -65,11 +61,7 @@ class LabelBatches(Sampler):
         self.labels = labels
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """The batches of an epoch: numbers of rows (n, size).
-
-        Raises:
-            UserError: P does not divide the batch, rows have no label, or fewer than P labels have K rows.
-        """
+        """Draw the batches of an epoch: numbers of rows (n, size)."""
         if size % self.labels:
             raise UserError(
                 f"sampler.labels is {self.labels}, which does not divide a batch of {size} rows\n"
@@ -96,11 +88,7 @@ class ClusterBatches(Sampler):
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """The batches of an epoch: numbers of rows (n, size).
-
-        Raises:
-            UserError: Rows have no label, or no label has enough rows for a batch.
-        """
+        """Draw the batches of an epoch: numbers of rows (n, size)."""
         _, groups = _groups(data, size, seed, epoch, "ClusterBatches")
         if not len(groups):
             raise UserError(
@@ -130,11 +118,7 @@ class NegativesAsRows(Sampler):
         self._found: tuple[Sequence[Example], list[list[int]]] | None = None
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """The batches of an epoch: numbers of rows (n, size).
-
-        Raises:
-            UserError: No negative in the file is a row of the data.
-        """
+        """Draw the batches of an epoch: numbers of rows (n, size)."""
         negatives, rng = self._negatives(data), python_rng(seed, "negatives", epoch)
         placed, rows = np.zeros(len(data), dtype=bool), list[int]()
         for row in shuffled(len(data), seed, epoch).tolist():

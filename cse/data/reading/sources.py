@@ -19,11 +19,7 @@ from cse.files import require_name
 
 
 def open_path(path: str, split: str = "train") -> Reader:
-    """Open the source that a path names; see `cse.data.datasets` for the paths.
-
-    Raises:
-        UserError: The source does not exist.
-    """
+    """Open the source that a path names; see `cse.data.datasets` for the paths."""
     require_name(path, "data.path")
     if path.startswith(STREAM):
         return HubReader(path, split)
