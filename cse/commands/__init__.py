@@ -214,23 +214,9 @@ def _assigned(name: str, module: str) -> tuple[ast.expr | None, str]:
 
 def add_hardware(parser: argparse.ArgumentParser) -> None:
     """Declare --device and --precision, the same for every command that encodes."""
-    add_device(parser)
-    choices = ["auto", "fp32", "bf16"]
-    parser.add_argument("--precision", choices=choices, default="auto", help=SAME["precision"])
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declare --device."""
-    choices = ["auto", "cpu", "cuda", "mps"]
-    parser.add_argument("--device", choices=choices, default="auto", help=SAME["device"])
-
-
-def add_shards(parser: argparse.ArgumentParser) -> None:
-    """Declare --shard and --shards, the same for every command whose work can be cut."""
-    one = "do one of N equal parts, counted from 1; each is complete or absent, and the last one may run first"
-    parser.add_argument("--shard", metavar="I/N", help=one)
-    every = "do N parts, shared by the processes of --processes, torchrun, srun or an array job of SLURM"
-    parser.add_argument("--shards", type=int, metavar="N", help=every)
+    for option in ("device", "precision"):
+        choices = _choices(ast.Name(option.capitalize()), "cse.encoder.device")
+        parser.add_argument(f"--{option}", choices=choices, default="auto", help=SAME[option])
 
 
 def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list[list[str]]]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cse.commands import SAME, add_shards, declare
+from cse.commands import SAME, declare
 from cse.errors import UserError
 from cse.training import launch
 
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exact, auto (cells that grow with the pool), or an index of faiss: 'IVF1024,Flat;nprobe=16'; default: exact"
     )
     add("--index", default="exact", help=index)
-    add_shards(parser)
+    add("--shard", metavar="I/N", help=SAME["shard"])
+    add("--shards", type=int, metavar="N", help=SAME["shards"])
     launch.add_argument(parser)
     add("--pooler", choices=["cls", "mean", "last"], help=SAME["pooler"])
 

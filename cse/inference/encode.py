@@ -184,8 +184,8 @@ def encode(
         quantize: Write vectors of 8 bits (int8, uint8) or 1 bit (binary, ubinary) per dimension; see `cse.quantize`.
         calibration: Ranges of the dimensions for 8 bits, measured on the first 10,000 texts and saved if it does not
             exist. None: quantization.json in the checkpoint, with which it is published, or OUT.quantization.json.
-        shard: One of N equal parts to write, as `3/64`, counted from 1.
-        shards: N, to write all parts; the processes that were started together share them.
+        shard: See `cse.inference.shards`: one of N equal parts to write, as `3/64`.
+        shards: See `cse.inference.shards`: N, to write all parts, shared by the processes that were started together.
 
     Returns:
         Number of rows, of all shards, and size of the vectors, or their number of codes.
