@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
@@ -33,6 +34,11 @@ class SimCSE(Objective):
             arXiv:2509.20354: 5 on the row's own hard negatives).
         hardness_of: The negatives that it is added to: `all`, `in_batch` (those of other rows), or `hard` (the row's
             own hard negatives).
+        negatives: `all`, or `own`: a row is contrasted with its own hard negatives alone, for rows like those of a
+            classification, where the texts of other rows are often as right. A source of a mixture can have it alone.
+        false_negative_margin: m, >= 0: a negative with cos(z_i, z_k) > cos(z_i, z+_i) + m is left out, since it is
+            probably a positive (Qwen3-Embedding, arXiv:2506.05176: 0.1). z+_i is the nearest positive of
+            the row. None: every negative counts.
 
     Deviations:
         A candidate with the text of the anchor or of one of its positives is masked (`Batch.text_id`); in the authors'
@@ -50,26 +56,40 @@ class SimCSE(Objective):
         hard_negative_weight: float = 0.0,
         hardness: float = 0.0,
         hardness_of: Hardness = "all",
+        negatives: Literal["all", "own"] = "all",
+        false_negative_margin: float | None = None,
     ) -> None:
         super().__init__()
         require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", hardness=hardness)
+        require_at_least(0, "objective", hardness=hardness, false_negative_margin=false_negative_margin)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.hardness, self.hardness_of = hardness, hardness_of
+        self.negatives, self.false_negative_margin = negatives, false_negative_margin
+        self.contrasts = negatives == "all"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        if self.hardness:
-            result = by_anchor(views, batch, self._hardened)
+        if self.negatives == "own" and not views.negative.shape[1]:
+            raise ValueError("SimCSE with negatives: own needs hard negatives in its rows, which have none")
+        if self.hardness or self.negatives == "own" or self.false_negative_margin is not None:
+            result = by_anchor(views, batch, self._chosen)
         else:
             result = info_nce(views, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
-    def _hardened(self, pairs: InBatch) -> Contrast:
-        """The contrast of some anchors, with the biases of harder negatives."""
-        logits = pairs.similarity / self.temperature  # (A, N)
+    def _chosen(self, pairs: InBatch) -> Contrast:
+        """The contrast of some anchors with the negatives that count, and with the biases of harder ones."""
+        logits, cosine = pairs.similarity / self.temperature, pairs.similarity.detach()  # (A, N)
         bias = pairs.own_negative * self.hard_negative_weight
-        bias = bias + self.hardness * harder(pairs.similarity, pairs.positive, pairs.own_negative, self.hardness_of)
-        return contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
+        if self.hardness:
+            bias = bias + self.hardness * harder(pairs.similarity, pairs.positive, pairs.own_negative, self.hardness_of)
+        mask = torch.ones_like(logits, dtype=torch.bool) if pairs.mask is None else pairs.mask
+        own = mask & (pairs.positive > 0)
+        if self.negatives == "own":
+            mask = mask & (own | (pairs.own_negative > 0))
+        if self.false_negative_margin is not None:
+            nearest = cosine.masked_fill(~own, -torch.inf).amax(1, keepdim=True)  # (A, 1)
+            mask = mask & (own | (cosine <= nearest + self.false_negative_margin))
+        return contrast(logits, pairs.positive, mask=mask, bias=bias, weight=pairs.weight)
 
 
 def harder(similarity: Tensor, positive: Tensor, own_negative: Tensor, of: Hardness) -> Tensor:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import cosine_similarity, linear
 
 from cse.encoder.poolers import get_pooler
 from cse.objectives.simcse import SimCSE
@@ -47,3 +47,33 @@ def test_an_anchor_of_the_same_text_lends_its_positive():
     scores = torch.nn.functional.cosine_similarity(a[:, None], c[None], dim=-1) / 0.05
     scores[0, 1] = scores[1, 0] = -math.inf
     assert got.item() == pytest.approx(torch.nn.functional.cross_entropy(scores, torch.arange(3)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("margin", [None, 0.0, 0.1, 2.0])
+@pytest.mark.parametrize("negatives", ["all", "own"])
+def test_the_negatives_that_count_by_a_slow_loop(negatives, margin):
+    """Rows of an anchor, two positives and two hard negatives, of which some lack the last one."""
+    rows = torch.randn(5, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    present, total, left = torch.ones(5, 5, dtype=torch.bool), 0.0, 0
+    present[[1, 3], 4] = False
+    for i in range(5):
+        cosine = {
+            (j, v): cosine_similarity(rows[i, 0], rows[j, v], dim=0)
+            for j in range(5)
+            for v in range(1, 5)
+            if present[j, v] and (negatives == "all" or i == j)
+        }
+        own = [(i, 1), (i, 2)]
+        limit = max(cosine[place] for place in own) + (4.0 if margin is None else margin)
+        kept = [place for place in cosine if place in own or cosine[place] <= limit]
+        left += len(cosine) - len(kept)
+        log_sum = torch.stack([cosine[place] / 0.2 for place in kept]).logsumexp(0)
+        total = total + sum(log_sum - cosine[place] / 0.2 for place in own) / 2
+    objective = SimCSE(temperature=0.2, negatives=negatives, false_negative_margin=margin)
+    got = run(objective, rows, 2, view_mask=present).loss
+    assert got.item() == pytest.approx(total.item() / 5, rel=1e-9)
+    assert (left > 0) == (margin in (0.0, 0.1))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, rows)[0] for loss in (got, total / 5)), rtol=1e-8, atol=1e-12
+    )
+    assert objective.contrasts == (negatives == "all")
