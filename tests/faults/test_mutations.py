@@ -247,7 +247,7 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
 def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
     from cse.evaluation import benchmark
     from cse.evaluation.evaluators import mteb_adapter
-    from cse.mining import sharded
+    from cse.mining import command
     from cse.search.state import State
 
     speed = {"device": "cpu", "threads": 1, "clock": "wall", "texts": {"n": 3, "from": "x"}, "rounds": 3}
@@ -263,7 +263,7 @@ def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
     readers = {
         "bench.json": benchmark.read,
         "mteb.json": mteb_adapter._scored,
-        "m.json": sharded._read,
+        "m.json": command._read,
         "search.json": lambda path: State.read(path.parent),
     }
     for name, reader in readers.items():
