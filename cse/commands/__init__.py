@@ -74,7 +74,9 @@ def declare(
             options |= {"dest": name, "required": parameter.required}
             if "choices" not in options and "action" not in options:
                 named = name.endswith(("column", "columns", "prompt", "prompt_b"))
-                options["metavar"] = "NAME" if named else "N" if options["type"] is int else flag[2:].upper()
+                options["metavar"] = (
+                    "NAME" if named else "N" if options["type"] is int else flag[2:].upper().replace("-", "_")
+                )
         else:
             options["metavar"] = flag
             if not parameter.required:

@@ -69,17 +69,16 @@ def search(
     Args:
         names: Recipes, by name or path. None: those of the package that fit the columns of the data.
         data: The training data: a file, `asset:NAME` or a Hub id.
-        encoder: The model to train, in place of that of each recipe.
-        dev: What selects settings and checkpoints: STS tasks, separated by commas, or a path of rows of one's own, as
-            `cse eval --data` takes them.
-        dev_data: A folder with the rows of STS tasks; None: CSE_DATA, the Hub, or the shipped sets.
-        test: The same as `dev`, for what only scores the final checkpoints.
-        budget: What all training may cost: a time such as `30m`, or steps such as `2000steps`. Each method has the same
-            share. RowEvaluator costs before, and scoring final checkpoints after, is not part of it.
-        trials: Settings that are tried per method; the first is the recipe's own. 0: the recipe's own is taken.
-        seeds: Final runs of each method, with the seed of the recipe and the ones after it.
+        encoder: The model to train. None: that of each recipe.
+        dev: STS tasks, or a path of rows of your own, that select settings and checkpoints.
+        dev_data: Folder with the rows of `dev` and `test`. None: CSE_DATA, the Hub, or the shipped sets.
+        test: STS tasks or rows that only score the final checkpoints.
+        budget: What all training may cost: 90s, 45m, 2h, or 2000steps. Each method has the same share. Measuring before
+            and scoring final checkpoints after are not part of it.
+        trials: Settings tried per recipe; the first is the recipe's own. 0: the recipe's own is taken.
+        seeds: Final runs of each recipe, with its seed and the ones after it.
         overrides: Further options for all recipes, such as `--trainer.batch_size=32`.
-        folder: The folder to write. None: `runs/search/TIME`.
+        folder: Folder to write. None: runs/search/TIME.
 
     Returns:
         The table and the verdict; `interrupted` says whether Ctrl-C stopped the search, which `resume` continues.
