@@ -66,8 +66,8 @@ def test_reports_and_cards_show_any_metric(checkpoints, tmp_path, capsys):
     assert cli.main(["eval", "report", str(tmp_path / "runs")]) == 0
     text = (tmp_path / "runs" / "report.md").read_text()
     assert "accuracy × 100, `rows`" in text
-    (row,) = card.others(json.loads((tmp_path / "runs" / "one" / "results.json").read_text()))
-    assert (row["task"], row["metric"], row["n"]) == ("rows", "accuracy", "30 triplets")
+    (row,) = card.others(json.loads((tmp_path / "runs" / "one" / "results.json").read_text())).rows
+    assert (row[0], row[1], row[4]) == ("rows", "accuracy", "30 triplets")
 
 
 def test_one_of_several_selects_the_checkpoint_of_a_recipe(checkpoints, tmp_path, capsys):

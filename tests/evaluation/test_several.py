@@ -3,6 +3,9 @@ import pytest
 from cse.errors import UserError
 from cse.evaluation.evaluator import RowEvaluator, Several, chosen, require_distinct, run_evaluator
 from cse.evaluation.evaluators.sts import STSEvaluator
+from cse.evaluation.reports import table
+from cse.evaluation.scoring import describe
+from cse.publish.card import scores as card
 from tests.evaluation.helpers import Numbers, finding
 
 
@@ -24,6 +27,16 @@ def test_scores_are_named_after_the_evaluators(hash_encoder):
     assert found["sets/mean"] == 62.5
     assert found["general/dev"] == STSEvaluator()(encoder)["dev"]
     assert [f.name for f in findings] == ["own", "sets/x", "sets/y", "general"]
+
+
+def test_a_terminal_and_a_card_show_them(hash_encoder, capsys):
+    answer = Several({"own": Sets(), "general": STSEvaluator()}, primary="own").answer(hash_encoder())
+    found = describe([answer], model={"name": "m"}, precision="fp32", requested="own+general", resamples=10)
+    table.show(found)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("own/x", "own/y", "general"))
+    assert [row[0] for row in card.others(found).rows if row[0]] == ["own/x", "own/y", "general"]
+    assert card.sts(found) is None
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,13 @@ DATA = {
 def task(name, spearman, n):
     return {
         "task": name,
+        "kind": "sts",
+        "metric": "spearman",
+        "value": spearman,
+        "measures": {},
         "split": "test",
         "n": n,
+        "unit": "pairs",
         "all": {"spearman": spearman, "pearson": 1.0},
         "mean": None,
         "wmean": None,
@@ -66,10 +71,16 @@ def task(name, spearman, n):
 
 
 RESULTS = {
-    "schema": 1,
+    "schema": 2,
     "model": {"name": "/home/me/runs/x/best", "sha256": "c" * 64},
     "tasks": {"STS12": task("STS12", 65.494, 3108), "STSB-dev": task("STSB", 80.79, 1500)},
-    "average": {"requested": "sts", "all": {"spearman": 73.142}, "interval": [71.0, 75.0]},
+    "average": {
+        "requested": "sts",
+        "metric": "spearman",
+        "value": 73.142,
+        "all": {"spearman": 73.142},
+        "interval": [71.0, 75.0],
+    },
     "missing": {},
     "geometry": {"alignment": 0.21, "uniformity": -1.75, "mean_cosine": 0.4, "effective_rank": 100.04, "dim": 576},
     "precision": "bf16",
@@ -190,7 +201,7 @@ def test_without_run_and_results_it_says_so(folder):
 
 def test_missing_tasks_leave_no_average(folder, results):
     partial = RESULTS | {
-        "average": {"requested": "sts", "all": {"spearman": None}, "interval": None},
+        "average": {"requested": "sts", "metric": None, "value": None, "all": {"spearman": None}, "interval": None},
         "missing": {"STS13": "no file"},
     }
     results.write_text(json.dumps(partial))

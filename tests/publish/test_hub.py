@@ -23,13 +23,29 @@ from tests.publish.hub_server import Blob, User
 from tests.runs import weights
 
 TEXTS = ["the cat sat on a mat", "dog ran fast", "red moon"]
-TASK = {"split": "test", "metric": "spearman", "aggregation": "all", "n": 9, "all": {"spearman": 76.2, "pearson": 75.0}}
+ALL = {"spearman": 76.2, "pearson": 75.0}
+TASK = {
+    "kind": "sts",
+    "split": "test",
+    "metric": "spearman",
+    "value": 76.2,
+    "measures": {},
+    "n": 9,
+    "unit": "pairs",
+    "all": ALL,
+}
 RESULTS = {
-    "schema": 1,
+    "schema": 2,
     "model": {"name": "best"},
     "missing": {},
     "tasks": {"STS12": TASK, "STS13": TASK},
-    "average": {"requested": "sts", "all": {"spearman": 76.2544}, "missing": []},
+    "average": {
+        "requested": "sts",
+        "metric": "spearman",
+        "value": 76.2544,
+        "all": {"spearman": 76.2544},
+        "missing": [],
+    },
 }
 LARGE = r"^/storage/"
 COMMIT = r"/commit/"

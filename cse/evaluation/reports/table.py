@@ -131,7 +131,7 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
 def tables(results: Mapping[str, Any]) -> Iterator[Table]:
     """The tables of a results dictionary, as a terminal shows them."""
     about, average = f"{results['model']['name']} · {results['precision']}", results["average"]
-    sts = {name: task for name, task in results["tasks"].items() if task["kind"] == "sts"}
+    sts = {name: task for name, task in results["tasks"].items() if "all" in task}
     others, missing = len(results["tasks"]) - len(sts), results["missing"]
     rows: list[Sequence[str]] = []
     for name, task in sts.items():
@@ -170,7 +170,7 @@ def by_measure(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Cell
     """Of each measure of an evaluator, the headline first: task and units (once), name, score, entry in the results."""
     for name, task in results["tasks"].items():
         measures = sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"])
-        for i, (metric, measure) in enumerate(measures if task["kind"] != "sts" else ()):
+        for i, (metric, measure) in enumerate(() if "all" in task else measures):
             first = i == 0
             about = (name, f"{task['n']:,} {task['unit']}") if first else ("", "")
             yield *about, metric, Cell(number(measure["value"]), strong=first), measure

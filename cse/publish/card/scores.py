@@ -15,7 +15,7 @@ def sts(results: Mapping[str, Any]) -> Table | None:
     """The STS tasks, and their average if none is missing and there are several."""
     rows: list[Sequence[str]] = []
     for name, task in results["tasks"].items():
-        if task["kind"] == "sts":
+        if "all" in task:
             data = task.get("data") or {}
             means = [number((task.get(mean) or {}).get("spearman")) for mean in ("mean", "wmean")]
             score = Cell(number(task["all"]["spearman"]), strong=True)
