@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.batch import ROW_FIELDS, Batch, LossOutput, Views
-from cse.distributed import gather
+from cse.distributed import gather, world_size
 from cse.encoder.model import Encoder
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import batch_uniformity
@@ -98,8 +98,15 @@ def gather_views(encoded: Encoded, num_positives: int) -> Views:
 def gather_rows(batch: Batch) -> Batch:
     """The batch with the fields of rows gathered over all processes; the fields of tokens stay local."""
     tensors = batch.tensors()
-    shared = {n: gather(t) for n, t in tensors.items() if n in ROW_FIELDS}
-    return batch.with_tensors(tensors | shared)
+    own = {name: tensor for name, tensor in tensors.items() if name in ROW_FIELDS}
+    if world_size() == 1 or not own:
+        return batch
+    # As bytes, numbers of every type are one exchange, and each exchange waits for the slowest process.
+    pieces = [tensor[..., None].flatten(1).contiguous().view(torch.uint8) for tensor in own.values()]
+    every = torch.split(gather(torch.cat(pieces, 1)), [piece.shape[1] for piece in pieces], 1)
+    for (name, tensor), piece in zip(own.items(), every, strict=True):
+        tensors[name] = piece.contiguous().view(tensor.dtype).view(len(piece), *tensor.shape[1:])
+    return batch.with_tensors(tensors)
 
 
 @torch.no_grad()

@@ -232,12 +232,16 @@ class Trainer:
     def _load(self, rows: Sequence[Example], first: int, until: int | None) -> Iterator[list[Batch]]:
         """For each step from `first` to before `until`: this process's share of its batch, in `accumulation` parts."""
         last = self.run.max_steps if until is None else min(until, self.run.max_steps)
+        on_gpu, workers = self.accelerator.device.type == "cuda", self.settings.workers
         loader = DataLoader(
             Rows(rows, self.collators),
             batch_sampler=self.batches.of_process(first, distributed.rank(), distributed.world_size(), last),
             collate_fn=Rows.collate,  # type: ignore[arg-type]  # it receives what __getitems__ returns
-            num_workers=self.settings.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+            num_workers=workers,
+            pin_memory=on_gpu,
+            # A copy of this process would have its CUDA context and its locks, but not the threads that hold them.
+            multiprocessing_context="forkserver" if on_gpu and workers else None,
+            prefetch_factor=4 if on_gpu and workers else None,
         )
         parts: list[Batch] = []
         for batch in loader:

@@ -59,6 +59,7 @@ VARIANTS = {
     "cutoff": ["--encoder.dropout.token_cutoff=0.2", "--encoder.dropout.feature_cutoff=0.2"],
     "bf16 weights, LoRA": ["--encoder.weights=bf16", "--encoder.adapter=cse.encoder.Lora"],
     "evaluated": ["--evaluator=cse.evaluation.STSEvaluator", "--evaluator.tasks=sts-mini-dev"],
+    "workers": ["--trainer.workers=1"],
     "saved in bf16": ["--trainer.save_precision=bf16"],
     "in one order": ["--trainer.deterministic=true"],
 }

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 import torch
+import torch.utils.data._utils.pin_memory as loading
 import yaml
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -324,6 +325,13 @@ def cuda():
             put(torch.cuda, name, lambda *_, answer=answer, **__: answer)
         put(torch.cuda, "synchronize", lambda *_: EVENTS.add("wait", "torch.cuda.synchronize"))
         put(torch.cuda, "Event", _Event)
+        pin = loading.pin_memory
+
+        def pinned(data, device=None):  # in a thread of its own beside processes that load, where no mode is entered
+            with _Making():
+                return pin(data, device)
+
+        put(loading, "pin_memory", pinned)
         put(torch, "inference_mode", lambda mode=True: torch.no_grad())  # a wrapped tensor cannot be one of inference
         undo.callback(torch.__future__.set_swap_module_params_on_conversion, False)
         torch.__future__.set_swap_module_params_on_conversion(True)

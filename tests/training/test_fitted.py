@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from cse.evaluation.held_out import HeldOut
 
 from cse.data.datasets import Texts
+from cse.evaluation.evaluators.held_out import HeldOut
 from cse.training import fitted
 from cse.training.callbacks import Console
 from cse.training.run import Run
