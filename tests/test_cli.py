@@ -293,12 +293,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, 
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
-def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, name):
+def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, request, name):
     """The same command with `--resume auto` begins the run, and resumes it."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and a run leaves it so
+    request.addfinalizer(lambda: signal.signal(number, before))
     marker = str(tmp_path / "struck")
     recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name=name)
     job = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--resume", "auto"]
-    assert cli.main(job) == 128 + getattr(signal, name)
+    assert cli.main(job) == 128 + number
     assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
     assert cli.main([*job, "--trainer.batch_size=4"]) == 2
     assert "holds a run of another recipe" in (said := capsys.readouterr().err)

@@ -83,14 +83,10 @@ class AnglE(Objective):
         }
         terms = {n: (w, rank_loss(value, score, weight)[0]) for n, (w, value) in values.items() if w}
         if self.in_batch_weight:
-            contrastive = self._contrast(views, batch) if triplets else self._pairs(views, batch, score)
-            terms["in_batch"] = (self.in_batch_weight, contrastive)
+            plain = info_nce(views, batch, self.in_batch_temperature).loss if triplets else None
+            terms["in_batch"] = (self.in_batch_weight, self._pairs(views, batch, score) if plain is None else plain)
         loss = torch.stack([w * term for w, term in terms.values()] or [0.0 * x.sum()]).sum()
         return LossOutput(loss, {name: term.detach() for name, (_, term) in terms.items()})
-
-    def _contrast(self, views: Views, batch: Batch) -> Tensor:
-        """L_ibn of triplets."""
-        return info_nce(views, batch, self.in_batch_temperature).loss
 
     def _pairs(self, views: Views, batch: Batch, score: Tensor) -> Tensor:
         """L_ibn of pairs with scores (B,)."""

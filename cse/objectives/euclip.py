@@ -50,8 +50,6 @@ class EuCLIP(Objective):
         return LossOutput((there + back) / 2, {"scale": self.log_scale.detach().exp()})
 
     def _loss(self, views: Views, batch: Batch) -> Tensor:
-        """One direction."""
-
         def loss(pairs: InBatch, log_scale: Tensor) -> Contrast:
             logits = pairs.similarity * log_scale.exp()  # (A, N)
             return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)

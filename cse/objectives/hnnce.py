@@ -58,7 +58,6 @@ class HNNCE(Objective):
         return LossOutput(there + back, metrics)
 
     def _direction(self, views: Views, batch: Batch) -> Tensor:
-        """The mean of l over the rows."""
         log_alpha = torch.tensor(self.alpha or 1.0).log().item()
 
         def loss(pairs: InBatch) -> Contrast:

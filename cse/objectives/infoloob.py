@@ -62,7 +62,6 @@ class InfoLOOB(Objective):
         return self.temperature * by_anchor(self._retrieved(views), batch, loss).loss
 
     def _retrieved(self, views: Views) -> Views:
-        """Every view as it is retrieved from the anchors."""
         if self.hopfield_beta is None:
             return views
         memory, beta = normalize(views.anchor), self.hopfield_beta  # (B, D')

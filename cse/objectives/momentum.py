@@ -171,7 +171,6 @@ class Momentum(Objective):
         return by_anchor(views, batch, self._rows)
 
     def _rows(self, pairs: InBatch) -> Contrast:
-        """The contrast of some anchors."""
         if self.hardest is not None:
             own = pairs.positive + pairs.own_negative > 0  # (A, N)
             pairs = pairs._replace(mask=own if pairs.mask is None else own & pairs.mask)

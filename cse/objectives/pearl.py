@@ -62,7 +62,6 @@ class PEARL(Objective):
         return LossOutput(ntxent + types, {"ntxent": ntxent.detach(), "type_loss": types.detach()})
 
     def _rows(self, pairs: AllPairs) -> Contrast:
-        """NT-Xent of some vectors."""
         logits = pairs.similarity / self.temperature  # (A, N)
         return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight)
 

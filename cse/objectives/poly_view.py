@@ -63,7 +63,6 @@ class PolyView(Objective):
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def _rows(self, pairs: AllPairs) -> Contrast:
-        """The loss of some views."""
         target, mask = pairs.positive, pairs.mask  # (A, N)
         if self.form == "sufficient":
             target = torch.zeros_like(target).scatter(1, pairs.view[:, None], 1.0)  # (A, N) q_ia belongs to z_ia

@@ -98,7 +98,6 @@ class SupCLSeq(Objective):
             return self._encode(batch, ctx)
 
     def _encode(self, batch: Batch, ctx: StepContext) -> Views:
-        """The batch's views, over all processes."""
         output = ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         projected, embedding = (
             ctx.gather(x.view(batch.size, batch.views, -1)) for x in (output.projected, output.embedding)

@@ -250,7 +250,6 @@ def _judge(
     prompt: str | None,
     pooler: PoolerName | None,
 ) -> Judge:
-    """The judge of a model's kind."""
     folder = fetch(name, option="--model")
     if is_cross_encoder(folder):
         return Logits(name, folder, device, precision, texts)

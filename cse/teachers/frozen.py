@@ -174,5 +174,4 @@ def _put_into(encoder: Encoder, template: str) -> None:
 
 
 def _load(source: str, pooler: PoolerName | None) -> Encoder:
-    """A checkpoint that stands still."""
     return Encoder.load(source, pooler=pooler).requires_grad_(False).eval()

@@ -118,3 +118,15 @@ def inner(about, scored):
     if about["inner"] in kinds:
         return kinds[about["inner"]](temperature=about["inner_temperature"])
     return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")
+
+
+def is_joint(about):
+    """Whether the directions of a case of the symmetric loss share a softmax, as in GTE."""
+    return about["partition"] == "joint" and len(about["directions"]) > 1
+
+
+def hardness_of(about):
+    """The temperature and the hardness of a case of the symmetric loss."""
+    modes = {None: "all", "all_negatives": "all", "in_batch_negatives": "in_batch", "hard_negatives": "hard"}
+    strength = about["hardness_strength"] if about["hardness_mode"] else 0.0
+    return {"temperature": about["temperature"], "hardness": strength, "hardness_of": modes[about["hardness_mode"]]}

@@ -1,4 +1,4 @@
-"""GTE's joint contrast, by a slow loop; the cases of sentence-transformers are with those of the symmetric loss."""
+"""GTE's joint contrast against sentence-transformers (oracles), and by a slow loop."""
 
 import math
 
@@ -8,7 +8,15 @@ from torch.nn.functional import cosine_similarity
 
 from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
-from tests.objectives.helpers import run
+from tests.cases import cases, load
+from tests.objectives.helpers import agrees, hardness_of, is_joint, run, vectors
+
+
+@pytest.mark.parametrize("name", cases("symmetric", where=is_joint))
+def test_every_case_of_sentence_transformers(name):
+    about, data = load("symmetric", name)
+    rows, leaves = vectors(data)
+    agrees(run(GTE(directions=about["directions"], **hardness_of(about)), rows), about, data, leaves)
 
 
 def test_by_a_slow_loop():

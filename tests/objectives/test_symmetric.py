@@ -10,27 +10,17 @@ from cse.objectives.gte import GTE
 from cse.objectives.simcse import SimCSE
 from cse.objectives.symmetric import SymmetricInfoNCE
 from tests.cases import cases, load, not_offered
-from tests.objectives.helpers import agrees, run, vectors
-
-MODES = {None: "all", "all_negatives": "all", "in_batch_negatives": "in_batch", "hard_negatives": "hard"}
+from tests.objectives.helpers import agrees, hardness_of, is_joint, run, vectors
 
 
-@pytest.mark.parametrize("name", cases("symmetric"))
+@pytest.mark.parametrize("name", cases("symmetric", where=lambda about: not is_joint(about)))
 def test_every_case_of_sentence_transformers(name):
-    """In one direction SimCSE; in several GTE, where they share a softmax."""
     about, data = load("symmetric", name)
-    options = {"temperature": about["temperature"], "hardness_of": MODES[about["hardness_mode"]]}
-    options["hardness"] = about["hardness_strength"] if about["hardness_mode"] else 0.0
-    if about["directions"] == ["query_to_doc"]:
-        objective = SimCSE(**options)
-    elif about["partition"] == "joint":
-        objective = GTE(directions=about["directions"], **options)
-    elif about["directions"] == ["query_to_doc", "doc_to_query"]:
-        objective = SymmetricInfoNCE(**options)
-    else:
+    if about["directions"] not in (["query_to_doc"], ["query_to_doc", "doc_to_query"]):
         not_offered(f"the directions {about['directions']}, each with a softmax of its own")
     rows, leaves = vectors(data)
-    agrees(run(objective, rows), about, data, leaves)
+    objective = SimCSE if len(about["directions"]) == 1 else SymmetricInfoNCE
+    agrees(run(objective(**hardness_of(about)), rows), about, data, leaves)
 
 
 @pytest.mark.parametrize("of", ["all", "in_batch", "hard"])
