@@ -38,7 +38,7 @@ def bake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokeniz
 
     Raises:
         UserError: The template does not have exactly one `{text}` with something beside it, or leaves no room for a
-            text; or the tokenizer has a template already, is not a fast one, or lacks the mask token that is asked for.
+            text; or the tokenizer has a template already, or lacks the mask token that is asked for.
     """
     if template_of(tokenizer) is not None:
         raise UserError(
@@ -52,11 +52,6 @@ def rebake(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedToken
     """A copy of the tokenizer that puts every text into the template, and into no other one that it may have."""
     template = _with_mask(tokenizer, template)
     _cut(template)
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            f"encoder.template needs a fast tokenizer, but {type(tokenizer).__name__} has no tokenizer.json\n"
-            "fix: omit encoder.template, or give a backbone with tokenizer.json"
-        )
     before, after = added_in(tokenizer, template)
     baked = _plain(tokenizer)
     baked.backend_tokenizer.post_processor = _processor(tokenizer, before, after)

@@ -52,25 +52,17 @@ def tokenize(
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:
         return []
-    if tokenizer.is_fast:
-        tokenizer(clean[0], **_cut(max_length))  # lets its Rust part cut texts, or not
-        rust: Any = tokenizer
-        # What else the tokenizer makes of a text, Python takes a third of the time for, and holds up other threads.
-        ids = [encoding.ids for encoding in rust.backend_tokenizer.encode_batch_fast(clean)]
-    else:
-        ids = tokenizer(clean, **_cut(max_length))["input_ids"]
+    tokenizer(clean[0], **_cut(max_length))  # lets its Rust part cut texts, or not
+    rust: Any = tokenizer
+    # What else the tokenizer makes of a text, Python takes a third of the time for, and holds up other threads.
+    ids = [encoding.ids for encoding in rust.backend_tokenizer.encode_batch_fast(clean)]
     return [row or [tokenizer.pad_token_id] for row in ids]
 
 
 def tokenize_with_places(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int | None, lower_case: bool
 ) -> tuple[list[list[int]], list[list[Range]]]:
-    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `offsets.places`."""
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand in a text\n"
-            "fix: use a checkpoint with a tokenizer.json"
-        )
+    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `places`."""
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:
         return [], []

@@ -171,8 +171,6 @@ def static_checkpoint(
     if Layout.read(source).static:
         raise UserError(f"{checkpoint} holds static vectors already\nfix: give the model that they were made of")
     encoder = Encoder.load(checkpoint, pooler=pooler).to(choose(device))
-    if not getattr(encoder.tokenizer, "is_fast", False):
-        raise UserError(f"{checkpoint} has no fast tokenizer, which static vectors need\nfix: add its tokenizer.json")
     tokenizer = type(encoder.tokenizer.backend_tokenizer).from_str(encoder.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_truncation()  # since a mean of vectors has no longest text
     tokenizer.no_padding()
