@@ -58,11 +58,14 @@ from cse.inference.cluster import cluster as cluster
 from cse.inference.diff import diff as diff
 from cse.inference.encode import encode as encode
 from cse.inference.experts import Experts as Experts
+from cse.inference.export import export as export
 from cse.inference.quantize import Calibration as Calibration
 from cse.inference.quantize import dequantize as dequantize
 from cse.inference.quantize import nearest as nearest
 from cse.inference.quantize import quantize as quantize
 from cse.inference.shards import open_vectors as open_vectors
+from cse.inference.static import static_checkpoint as static_checkpoint
+from cse.inference.whiten import whiten_checkpoint as whiten_checkpoint
 from cse.interfaces import Augmentation as Augmentation
 from cse.interfaces import Callback as Callback
 from cse.interfaces import Collator as Collator
