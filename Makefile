@@ -8,7 +8,7 @@ TASKS  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check audit bench gpu-check report reproduce reproduce-paper tables docs wheel push clean
+.PHONY: help setup train eval test check audit bench bench-outcome gpu-check report reproduce reproduce-paper tables docs wheel push clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ audit: setup  ## compare the installed packages with known advisories; one that 
 
 bench: setup  ## our speed against sentence-transformers and mteb, into runs/bench/bench.json
 	@$(BIN)/python -m eval bench $(ARGS)
+
+bench-outcome: setup  ## what cse adapt and sentence-transformers make of the same start: ARGS="FOLDER --encoder MODEL"
+	@$(BIN)/python -m eval outcome $(ARGS)
 
 gpu-check: setup  ## on a machine with a GPU: its tests, speed and memory, into runs/bench/gpu.json
 	@$(BIN)/python -m eval gpu-check $(ARGS)

@@ -244,6 +244,23 @@ def tables(arguments: list[str]) -> int:
     return 1 if options.check and changed else 0
 
 
+def outcome(arguments: list[str]) -> int:
+    """Compare what `cse adapt` and sentence-transformers make of the same start and pairs."""
+    parser = _parser("outcome", "Compare what `cse adapt` and sentence-transformers make of the same start and pairs.")
+    parser.add_argument("data", type=Path, help="a folder in the layout of BEIR, with the splits train and test")
+    parser.add_argument("--encoder", required=True, metavar="MODEL", help="the folder of the encoder to start from")
+    parser.add_argument("--steps", type=int, default=600, help="steps of 64 pairs to train (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: 42 43 44")
+    parser.add_argument("--out", type=Path, default=Path("runs/outcome"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    quiet()
+    from eval.outcome import measure
+
+    require_at_least(1, "outcome", steps=options.steps)
+    measure(options.data, options.encoder, options.steps, options.out, options.seeds)
+    return 0
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return cli.Parser(prog=f"python -m eval {command}", description=description, allow_abbrev=False)
 
@@ -253,6 +270,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "gpu-check": gpu_check,
     "memory": memory,
     "neighbors": neighbors,
+    "outcome": outcome,
     "reproduce": reproduce,
     "reproduce-paper": reproduce_paper,
     "scale": scale,

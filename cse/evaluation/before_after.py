@@ -19,7 +19,8 @@ from cse.evaluation.evaluators.sts_rows import Missing
 from cse.evaluation.reports.table import AVERAGE, MIXED, title
 from cse.evaluation.results import Scored
 
-DEV, OTHER, GENERAL = "dev", "other", "general"
+DEV, OTHER, GENERAL, SEARCH = "dev", "other", "general", "search"
+SEARCH_SET = "search-mini"
 MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of WiSE-FT (arXiv:2109.01903)
 
 
@@ -112,7 +113,7 @@ def general_search() -> Retrieval:
         corpus=corpus,
         qrels={question: [passage] for question, passage in queries.items()},
         measures=("ndcg@10",),
-        name="search-mini",
+        name=SEARCH_SET,
     )
 
 
@@ -181,11 +182,11 @@ def warnings(rows: Sequence[Change]) -> list[str]:
     """Where the general score fell, in words."""
     found = []
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
-        mine = [row for row in rows if row.checkpoint == checkpoint and row.part == GENERAL]
+        mine = [row for row in rows if row.checkpoint == checkpoint and row.part in {GENERAL, SEARCH}]
         fell = [row for row in mine if row.verdict == "worse"]
         for row in fell if not any(row.headline for row in fell) else [row for row in fell if row.headline]:
             low, high = row.interval or (0.0, 0.0)
-            what = "the general set" if row.headline else f"the general task {row.task}"
+            what = f"the {row.part} set" if row.headline else f"the general task {row.task}"
             found.append(
                 f"{checkpoint}/ is worse than the encoder before training on {what}: {row.before:.2f} before, "
                 f"{row.after:.2f} after ({row.difference:+.2f}; 95 % {low:+.2f} to {high:+.2f})"

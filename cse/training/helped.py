@@ -6,13 +6,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
 from cse.console import say
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import before_after, results, scoring, statistic
-from cse.evaluation.before_after import DEV, GENERAL, OTHER, Change
+from cse.evaluation.before_after import DEV, GENERAL, OTHER, SEARCH, Change
 from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.evaluator import EvalResult, RowEvaluator, chosen
 from cse.evaluation.evaluators.sts import STSEvaluator
@@ -159,6 +160,7 @@ def _score(encoder: Encoder, name: str, run: Run, found: Sequence[EvalResult] | 
     general = before_after.general_tasks(base.data, apart_from=[finding.name for finding in found])
     if general:  # a run may have been selected on all that this machine has
         found += base.with_tasks(",".join(general)).measure(encoder)
+    found += before_after.general_search().measure(encoder) if find_spec("pytrec_eval") else []
     return before_after.scored(name, found, resolve_precision(encoder, base.precision))
 
 
@@ -168,4 +170,6 @@ def _parts(run: Run, before: Scored) -> dict[str, list[str]]:
     own = [finding for finding in run.findings if finding.arrays]
     dev = chosen(run.evaluator.primary, own) if run.evaluator is not None else []
     other = [finding.name for finding in own if finding.name not in dev]
-    return {DEV: dev, OTHER: other, GENERAL: [name for name in names if name not in [*dev, *other]]}
+    search = [name for name in names if name == before_after.SEARCH_SET]
+    general = [name for name in names if name not in [*dev, *other, *search]]
+    return {DEV: dev, OTHER: other, GENERAL: general, SEARCH: search}

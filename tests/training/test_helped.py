@@ -71,7 +71,7 @@ def test_a_run_on_a_sentence_encoder_ends_with_the_table(embedder, tmp_path, cap
     assert rows["best", "general"]["task"] == "sts-mini-test"
     assert found["seconds"].keys() == {"training", "before", "after"}
     printed = capsys.readouterr().out
-    assert "helped     Spearman × 100" in printed
+    assert "helped     scores × 100" in printed
     assert "verdict    best/" in printed
     assert "cost       " in printed
     assert set(Scored.read(run.folder / "before.json").cosine) == {"sts-mini-dev", "sts-mini-test"}
@@ -96,7 +96,7 @@ def test_if_the_best_step_is_the_start_last_is_shown_too(embedder, tmp_path, cap
     run = fit(tmp_path, embedder, evaluator=Falls())
     assert run.progress.best_step == 0
     rows = table(run)["rows"]
-    assert [row["checkpoint"] for row in rows if row["headline"]] == ["best", "best", "last", "last"]
+    assert [row["checkpoint"] for row in rows if row["headline"]] == ["best"] * 3 + ["last"] * 3
     assert all(row["difference"] == 0 for row in rows if row["checkpoint"] == "best")
     assert rows[0]["before"] == 9.0
     assert "verdict    best/ has the scores of the encoder before training" in capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_a_score_without_pairs_is_in_the_table(embedder, tmp_path):
 
 def test_without_an_evaluator_the_general_set_is_compared(embedder, tmp_path):
     run = fit(tmp_path, embedder, evaluator=False)
-    assert {(row["checkpoint"], row["part"]) for row in table(run)["rows"]} == {("best", "general")}
+    assert {(row["checkpoint"], row["part"]) for row in table(run)["rows"]} == {("best", "general"), ("best", "search")}
 
 
 def test_merged_is_the_mean_of_last_and_the_source(embedder, tmp_path):
