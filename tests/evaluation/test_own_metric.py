@@ -49,17 +49,6 @@ def test_lists_of_evaluators_and_tasks(checkpoints, tmp_path):
     assert found.results["average"]["value"] is None  # of different metrics
 
 
-def test_two_results_files_are_compared_without_the_models(checkpoints, tmp_path, capsys):
-    for path, out in zip(checkpoints, ("one.json", "two.json"), strict=True):
-        cse.evaluate(path, Triplets(TRIPLETS, precision="fp32"), out=tmp_path / out)
-    one, two = (str(tmp_path / f"{name}.json") for name in ("one", "two"))
-    assert cli.main(["eval", "compare", one, two, "--out", str(tmp_path / "difference.json")]) == 0
-    found = json.loads((tmp_path / "difference.json").read_text())["differences"]["rows"]
-    a, b = (Scored.read(tmp_path / f"{name}.json").findings["rows"] for name in ("one", "two"))
-    assert (found["metric"], found["n"], found["difference"]) == ("accuracy", 30, b.value - a.value)
-    assert "accuracy × 100, B - A" in capsys.readouterr().out
-
-
 def test_reports_and_cards_show_any_metric(checkpoints, tmp_path, capsys):
     for path, out in zip(checkpoints, ("one", "two"), strict=True):
         cse.evaluate(path, Triplets(TRIPLETS, precision="fp32"), out=tmp_path / "runs" / out / "results.json")
