@@ -333,7 +333,7 @@ def test_a_killed_search_resumes_and_finds_the_same(tiny_bert, tmp_path, whole, 
     before = State.read(tmp_path / "found")
     assert not before.result
     half = json.loads((tmp_path / "found" / "warm" / where / "state" / "state.json").read_text())
-    assert half["progress"]["step"] == 4  # a half-trained run: it resumes from here
+    assert half["progress"]["step"] in {2, 4}  # a half-trained run, whose state is written while it goes on
     same_costs(tmp_path / "found", whole)
     assert cli.main(["search", "--resume", str(tmp_path / "found")]) == 0
     assert outcome(tmp_path / "found") == outcome(whole)

@@ -93,7 +93,8 @@ def load(
         _help(content, options, schema)
         config = schema.options(known, content, "", "")
     except UserError as error:
-        raise UserError(f"recipe {foreign or (recipe if path else name)}: {error}") from error
+        said = f"recipe {foreign or (recipe if path else name)}: {error}"
+        raise UserError(said) from error
     config.trainer.make()  # which checks their ranges
     more = {"expect": dict(sorted(expect.items())), "objects": unwritten}
     text = dump({**_plain(config), **{key: value for key, value in more.items() if value}})

@@ -287,7 +287,7 @@ def test_a_part_that_is_damaged_is_made_again(place, monkeypatch, capsys):
 
     for spoilt in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr("cse.console.progress", lambda *_, **__: nullcontext(killed))
+            patch.setattr("cse.inference.encode.progress", lambda *_, **__: nullcontext(killed))
             assert cli.main([*line, "q.npy"]) == 130
         if spoilt:
             spoil(place / "q.npy.partial")

@@ -127,7 +127,7 @@ def test_labels_of_rows_stay_with_their_rewrites(tmp_path, capsys, monkeypatch, 
     config = recipes.load(
         "supcon", ["--data=cse.data.Pairs", f"--data.path={tmp_path / 'r.jsonl'}", "--data.label_column=label"]
     ).config.data
-    data = Pairs(**config.init_args.as_dict())
+    data = Pairs(**vars(config.init_args))
     assert [(e.texts[0], data.label_names[e.label]) for e in data] == list(sentences.items())
     assert data[2].texts[1:] == ("one more cc", "another cc")
     plain = Pairs(str(tmp_path / "r.jsonl"))  # what the recipe laclip reads

@@ -27,7 +27,7 @@ def data_of(name, path):
     """The data set of a recipe that is given the file and nothing else."""
     config = recipes.load(name, [f"--data.init_args.path={path}"]).config.data
     kinds = {kind.__name__: kind for kind in (ScoredPairs, Triplets, Texts)}
-    return kinds[config.class_path.rpartition(".")[2]](**config.init_args.as_dict())
+    return kinds[config.class_path.rpartition(".")[2]](**vars(config.init_args))
 
 
 def test_contrasts_train_syncse_and_rated_ones_clhaif(tmp_path, job):
