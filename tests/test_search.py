@@ -258,10 +258,10 @@ def command(folder: Path, recipes: list[str]) -> list[str]:
 
 def same_costs(folder: Path, other: Path) -> None:
     """Give a search the costs that another one measured: by them it chooses among methods that do not differ."""
-    content, costs = (json.loads((f / "search.json").read_text()) for f in (folder, other))
-    for contender, known in zip(content["contenders"], costs["contenders"], strict=True):
-        contender["cost"] = known["cost"]
-    (folder / "search.json").write_text(json.dumps(content))
+    state, costs = State.read(folder), State.read(other)
+    for contender, known in zip(state.contenders, costs.contenders, strict=True):
+        contender.cost = known.cost
+    state.write(folder)
 
 
 def outcome(folder: Path) -> dict:

@@ -167,8 +167,13 @@ def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Cal
         watchers: Callbacks besides those of the recipe and the one that writes the files of the run.
     """
     run = assemble(recipe, folder, watchers)
-    with lost.explained(run):
-        return Trainer(run).fit(resume=is_resume)
+    try:
+        with lost.explained(run):
+            return Trainer(run).fit(resume=is_resume)
+    finally:  # whatever still holds a run that failed, another may train in its folder
+        for callback in run.callbacks:
+            if isinstance(callback, RunFiles):
+                callback.lock.release()
 
 
 def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) -> Run:
