@@ -30,7 +30,7 @@ from cse.training.merge import merge
 STATE = "adapt.json"
 TRIALS = 0.35  # share of the budget that the shortlist is tried with
 SPENT = 0.8  # share of a budget of time that is planned; scoring, mining and loading take the rest
-PROBE = 6  # steps whose speed is measured
+PROBE = 6  # steps, of which the last half is measured
 LEAST = 5  # steps below which a trial tells nothing
 SHARES = (0.5, 0.75)  # of the trained weights, in merges with the start
 LOSS = 0.3  # points that a general score may lose where the loss is not shown by an interval
@@ -208,7 +208,7 @@ class _Adaptation:
         if self.budget.in_steps:
             return self.budget.amount
         if "seconds_per_step" not in self.state:
-            run = self._train(way, PROBE, "probe", ["--evaluator=null"])
+            run = self._train(way, PROBE, "probe", ["--evaluator=null", f"--trainer.eval_every={PROBE // 2}"])
             speed = float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
             self.state["seconds_per_step"] = 1 / speed
             self._save()

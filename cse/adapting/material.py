@@ -21,6 +21,7 @@ from cse.files import atomic_dir, read_json, write_json
 from cse.interfaces import Evaluator
 
 SHARE, MOST = 0.1, (500, 1000)  # of the rows, for dev and for test each; at most
+FIT, SHOTS = "fit", 8  # the rows of each label that classifiers are trained on, as in mteb
 HALF = 5  # words that each half of a text has at least
 
 
@@ -71,7 +72,10 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
             f"{data} cannot be divided: {outer.linked:,} of {len(rows):,} rows share texts with too many others\n"
             "fix: give rows with other texts, or train without dev: cse train simcse-sup --data FILE --evaluator=null"
         )
-    parts = {"train": outer.kept, "dev": inner.kept, "test": inner.held}
+    parts: dict[str, Sequence[Example]] = {"train": outer.kept, "dev": inner.kept, "test": inner.held}
+    if kind == "labels":  # classifiers know the labels of some rows to train on
+        known = {row.label for row in outer.kept}
+        parts |= {name: [row for row in parts[name] if row.label in known] for name in ("dev", "test")}
     with atomic_dir(folder) as made:
         sizes = {name: _write(kind, part, made, name) for name, part in parts.items()}
         counts = Counter(row.label for row in outer.kept) if kind == "labels" else Counter[Any]()
@@ -84,6 +88,8 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
                 f"{data} has too few texts of {2 * HALF} words or more, whose halves are pairs\n"
                 "fix: give longer texts, pairs (two columns), or labels (--label-column)"
             )
+        if kind == "labels":
+            _write(kind, _of_each(outer.kept), made, FIT)
         write_json(made / "material.json", asdict(found))
     return found
 
@@ -91,9 +97,9 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
 def evaluator(kind: str, folder: Path, part: str) -> tuple[Evaluator, list[str]]:
     """The metric of a part, and the options by which `cse train` selects on it."""
     if kind == "labels":
-        path = folder / f"{part}.jsonl"
-        options = ["--evaluator=cse.evaluation.Labels", f"--evaluator.data={path}", f"--evaluator.name={part}"]
-        return Labels(str(path), name=part), options
+        path, fit = folder / f"{part}.jsonl", folder / f"{FIT}.jsonl"
+        options = ["--evaluator=cse.evaluation.Labels", f"--evaluator.data={path}", f"--evaluator.train={fit}"]
+        return Labels(str(path), train=str(fit), name=part), [*options, f"--evaluator.name={part}"]
     options = ["--evaluator=cse.evaluation.Retrieval", f"--evaluator.data={folder / part}", f"--evaluator.name={part}"]
     return Retrieval(folder / part, name=part), options
 
@@ -104,6 +110,15 @@ def _kind(rows: Dataset, data: str) -> str:
     if len(rows[0].texts) > 1:
         return "pairs"
     return "labels" if isinstance(rows, Texts) and rows[0].label is not None else "texts"
+
+
+def _of_each(rows: Sequence[Example]) -> list[Example]:
+    """The first rows of each label."""
+    seen, found = Counter[Any](), list[Example]()
+    for row in rows:
+        seen[row.label] += 1
+        found += [row] * (seen[row.label] <= SHOTS)
+    return found
 
 
 def _write(kind: str, part: Sequence[Example], folder: Path, name: str) -> int:

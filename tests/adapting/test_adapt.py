@@ -38,12 +38,15 @@ def pairs(count=120):
 
 def parts(kind, folder):
     """The texts of each part, as files have them."""
-    train = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    found = {"train": {text for row in train for key, text in row.items() if key != "label"}}
-    for name in ("dev", "test"):
-        sets = evaluator(kind, folder, name)[0].texts().values()
-        found[name] = {text for rows in sets for row in rows for text in row}
-    return found
+    names = [f"{name}.jsonl" for name in ("train", "dev", "test")]
+    if kind != "labels":
+        names = ["train.jsonl", "dev/{}.jsonl", "test/{}.jsonl"]
+    found = []
+    for name in names:
+        files = [folder / name.format(role) for role in (["queries", "corpus"] if "{" in name else [""])]
+        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        found.append({text for row in rows for key, text in row.items() if key not in {"label", "_id"}})
+    return dict(zip(("train", "dev", "test"), found, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["pairs", "labels", "texts"])
@@ -58,6 +61,7 @@ def test_no_text_is_in_two_parts(tmp_path, kind):
     material = prepare(data, tmp_path / "data", columns=None, label_column=None, seed=1)
     assert material.kind == kind
     assert (material.dev, material.test, material.train) == pytest.approx((12, 12, 96), abs=2)
+    assert evaluator(kind, tmp_path / "data", "dev")[0].primary in {"probe", "ndcg@10"}
     found = parts(kind, tmp_path / "data")
     for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
         assert found[a]
