@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.batch import Example
-from cse.data.datasets import Dataset, Texts, open_rows
+from cse.data.datasets import Dataset, Pairs, Texts, open_rows
 from cse.data.part import divide
 from cse.errors import UserError
 from cse.evaluation.evaluators.held_out import search_of
@@ -62,6 +62,14 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
         return Material(**read_json(folder / "material.json"))
     rows = open_rows(data, columns=columns, label_column=label_column)
     kind = _kind(rows, data)
+    if kind == "texts":  # halves that texts share are on one side, too
+        halved = [pair for row in rows if (pair := halves(row.texts[0])) is not None]
+        if len(halved) < 20:
+            raise UserError(
+                f"{data} has {len(halved)} texts of {2 * HALF} words or more, whose halves are pairs\n"
+                "fix: give 20 or more, or pairs (two columns), or labels (--label-column)"
+            )
+        rows = Pairs(halved)
     test, dev = (min(max(2, round(SHARE * len(rows))), most) for most in reversed(MOST))
     if len(rows) < 20:
         raise UserError(f"{data} has {len(rows)} rows\nfix: give 20 or more, of which some are held out to measure")
@@ -83,11 +91,6 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
         if kind == "labels" and len(usable) < 2:
             raise UserError(f"{data} has {len(usable)} labels with two texts or more\nfix: give more texts of a label")
         found = Material(kind, **sizes, labels=len(usable), fewest=min(usable, default=0))
-        if min(sizes.values()) < 2:
-            raise UserError(
-                f"{data} has too few texts of {2 * HALF} words or more, whose halves are pairs\n"
-                "fix: give longer texts, pairs (two columns), or labels (--label-column)"
-            )
         if kind == "labels":
             _write(kind, _of_each(outer.kept), made, FIT)
         write_json(made / "material.json", asdict(found))
@@ -126,12 +129,11 @@ def _write(kind: str, part: Sequence[Example], folder: Path, name: str) -> int:
     if kind == "labels":
         _lines(folder / f"{name}.jsonl", [{"text": row.texts[0], "label": f"label {row.label}"} for row in part])
         return len(part)
-    halved = [halves(row.texts[0]) for row in part] if kind == "texts" else [row.texts[:2] for row in part]
-    pairs = [pair for pair in halved if pair is not None]
+    pairs = [row.texts[:2] for row in part]
     if name == "train":
         _lines(folder / "train.jsonl", [{"anchor": a, "positive": p} for a, p in pairs])
         if kind == "texts":
-            _lines(folder / "texts.jsonl", [{"text": row.texts[0]} for row in part])
+            _lines(folder / "texts.jsonl", [{"text": " ".join(pair)} for pair in pairs])
         return len(pairs)
     found = search_of([Example(texts=pair) for pair in pairs])
     numbers = {role: {key: f"{role[0]}{i}" for i, key in enumerate(found[role])} for role in ("queries", "corpus")}

@@ -55,7 +55,7 @@ def test_no_text_is_in_two_parts(tmp_path, kind):
     rows = {
         "pairs": [row | {"question": pairs()[i - i % 3 % 2]["question"]} for i, row in enumerate(pairs())],
         "labels": [{"text": text, "label": f"l{i % 5}"} for i, text in enumerate(texts(120))],
-        "texts": [{"text": text} for text in texts(120, 12)],
+        "texts": [{"text": f"{a} {b}"} for a, b in zip(texts(120, 6), texts(240, 6)[120:], strict=True)],
     }[kind]
     data = write(tmp_path / "rows.jsonl", rows)
     material = prepare(data, tmp_path / "data", columns=None, label_column=None, seed=1)
@@ -77,10 +77,10 @@ def test_halves_end_at_a_sentence():
 
 
 REFUSED = {
-    "few": ([{"text": text} for text in texts(5, 12)], "has 5 rows"),
+    "few": ([{"text": text} for text in texts(5, 12)], "has 5 texts of 10 words"),
     "equal": ([{"text": "the cat sat on the mat"}] * 50, "every row is the same"),
     "lonely": ([{"text": text, "label": text} for text in texts(60)], "labels with two texts or more"),
-    "short": ([{"text": text} for text in texts(60, 3)], "too few texts of 10 words"),
+    "short": ([{"text": text} for text in texts(60, 3)], "has 0 texts of 10 words"),
     "linked": ([{"question": "the cat", "answer": text} for text in texts(60)], "cannot be divided"),
     "scored": ([{"sentence1": "a", "sentence2": text, "score": 0.5} for text in texts(60)], "has scored pairs"),
 }
