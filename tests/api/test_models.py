@@ -72,7 +72,7 @@ def test_pairs_are_mined_for_in_every_form(run):
     table = [{"q": a, "d": b} for a, b in pairs]
     for rows, columns in ((table, ["q", "d"]), (cse.Pairs(pairs), None)):
         assert [row.texts for row in cse.mine(run, rows, columns=columns)] == [row.texts for row in found]
-    with pytest.raises(cse.UserError, match="no column 'text'"):
+    with pytest.raises(cse.UserError, match="none of them with a name that is known"):
         cse.mine(run, table)
 
 
