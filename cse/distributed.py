@@ -63,6 +63,11 @@ def local_rows(size: int) -> slice:
     return slice(rank() * size, (rank() + 1) * size)
 
 
+def _named(name: str, before: str) -> Any:
+    """The function of torch.distributed, which torch 2.13 renamed and warns of under the name of before."""
+    return getattr(dist, name, None) or getattr(dist, before)
+
+
 class _Gather(torch.autograd.Function):
     """Concatenate over processes; backward sums the gradients of all processes' losses for the local rows.
 
@@ -73,7 +78,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
         every = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
-        dist.all_gather_into_tensor(every, tensor.contiguous())
+        _named("all_gather_single", "all_gather_into_tensor")(every, tensor.contiguous())
         ctx.rows = local_rows(len(tensor))  # type: ignore[attr-defined]
         return every
 
@@ -82,7 +87,7 @@ class _Gather(torch.autograd.Function):
         total = grads[0].contiguous()
         if dist.get_backend() == "nccl":  # which sums the local rows alone, in 1 / W of the traffic
             own = torch.empty_like(total[ctx.rows])
-            dist.reduce_scatter_tensor(own, total)
+            _named("reduce_scatter_single", "reduce_scatter_tensor")(own, total)
             return own
         total = total.clone()
         dist.all_reduce(total)

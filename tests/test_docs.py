@@ -4,6 +4,8 @@ import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -231,3 +233,15 @@ def test_a_workflow_calls_what_exists():
         assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
         assert {job.get("needs", name) for name, job in jobs.items()} <= jobs.keys()
         assert all(Path(file).exists() for file in re.findall(r"\btests/\S+\.py", text))
+
+
+@pytest.mark.slow
+def test_the_page_of_four_gpus_shows_what_its_script_prints():
+    done = subprocess.run([sys.executable, "examples/four_processes.py"], capture_output=True, text=True, cwd=ROOT)
+    shown = next(
+        b for b in BLOCK.findall((ROOT / "docs" / "four-gpus.md").read_text(encoding="utf-8")) if "$ python" in b
+    )
+    assert shown.split("\n", 1)[1] == done.stdout
+    rows = {line[:50].strip(): line[50:].split() for line in done.stdout.splitlines()[1:]}
+    assert rows["this package, in four processes"] == rows["one process"] == ["1.000", "1.000", "0.0%"]
+    assert rows["FlagEmbedding, negatives_cross_device; SimCSE"] == ["0.250", "1.000", "75.0%"]
