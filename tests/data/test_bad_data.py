@@ -46,110 +46,112 @@ def truncated(folder):
     return folder
 
 
-FILES = [  # data class, file, content, options, message
-    (Texts, "a.txt", "one\ntwo\n".encode("utf-16"), {}, "iconv -f UTF-16 -t UTF-8"),
-    (
+def file(kind, name, content, said, **options):
+    """A row of the table: a data class reads a file of this name."""
+    return lambda folder: kind(text(folder, name, content), **options), said
+
+
+def memory(kind, rows, said, **options):
+    """A row of the table: a data class reads rows in memory."""
+    return lambda folder: kind(rows, **options), said
+
+
+def longer(folder, **ids):
+    """A BEIR folder whose corpus has one more document, with these ids."""
+    beir(folder / "b")
+    with (folder / "b" / "corpus.jsonl").open("a") as corpus:
+        corpus.write(lines(ids | {"text": "again"}))
+    return folder / "b"
+
+
+ERRORS = [  # what is made of a folder, message
+    file(Texts, "a.txt", "one\ntwo\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+    file(
         Texts,
         "a.csv",
         b"\xfe\xff" + "text\na\n".encode("utf-16-be"),
-        {},
         "a.csv is UTF-16 (it begins with the bytes fe ff)",
     ),
-    (Texts, "a.txt", "one\ntwo\n".encode("utf-16-le"), {}, "iconv -f UTF-16"),
-    (Texts, "a.txt", "one\nol\u00e9\n".encode("utf-16-le"), {}, "iconv -f UTF-16"),
-    (Texts, "a.txt", b"one\nol\xe9\n", {}, "a.txt:2 is not UTF-8 (byte 0xe9)\nfix: iconv -f LATIN1"),
-    (Texts, "a.txt", "one\nt\0wo\n", {}, "a.txt:2, column 'text' contains the character NUL"),
-    (
+    file(Texts, "a.txt", "one\ntwo\n".encode("utf-16-le"), "iconv -f UTF-16"),
+    file(Texts, "a.txt", "one\nol\u00e9\n".encode("utf-16-le"), "iconv -f UTF-16"),
+    file(Texts, "a.txt", b"one\nol\xe9\n", "a.txt:2 is not UTF-8 (byte 0xe9)\nfix: iconv -f LATIN1"),
+    file(Texts, "a.txt", "one\nt\0wo\n", "a.txt:2, column 'text' contains the character NUL"),
+    file(
         Texts,
         "a.jsonl",
         '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
-        {},
         "a.jsonl:1 is not JSON: it is nested too deeply",
     ),
-    (Texts, "a.jsonl", '["a"]\n', {}, "a.jsonl:1 is not a JSON object"),
-    (Texts, "a.jsonl", lines({"text": "a"}, '{"text": "b'), {}, "a.jsonl:2 is not JSON"),
-    (Texts, "a.csv", "x,y\n1,2\n", {}, "data.column: "),
-    (Texts, "a.tsv", "x\ttext\n1\ta\n2\tb\tc\n", {}, "a.tsv:3 has 3 cells; expected 2"),
-    (Pairs, "a.tsv", "a\tb\nc\n", {"columns": (0, 1)}, "a.tsv:2 has 1 cell; expected 2"),
-    (Texts, "a.csv", 'text\n"open\n', {}, "a.csv:2 is not csv"),
-    (Texts, "a.csv", 'text\na\n"b"c\n', {}, "a.csv:3 is not csv"),
-    (Texts, "a.jsonl", '{"text": "a"}\n', {"column": 0}, "no column 0"),
-    (Texts, "a.jsonl", '{"text": "\\ud800"}\n', {}, "a.jsonl:1, column 'text' contains half"),
-    (Texts, "a.docx", "x", {}, "whose format is unknown"),
-    (Pairs, "a.txt", "x", {}, "2 columns are to be read: 'sentence1' (data.columns)"),
-    (Texts, "a.txt", "\n \n", {}, "there is no text in it"),
-    (Texts, "a.csv", "", {}, "its columns are none, since it is empty"),
-    (
-        Texts,
-        "a.jsonl.gz",
-        gzip.compress(lines({"text": "a" * 999}).encode())[:-9],
-        {},
-        "a.jsonl.gz, which cannot be read",
+    file(Texts, "a.jsonl", '["a"]\n', "a.jsonl:1 is not a JSON object"),
+    file(Texts, "a.jsonl", lines({"text": "a"}, '{"text": "b'), "a.jsonl:2 is not JSON"),
+    file(Texts, "a.csv", "x,y\n1,2\n", "data.column: "),
+    file(Texts, "a.tsv", "x\ttext\n1\ta\n2\tb\tc\n", "a.tsv:3 has 3 cells; expected 2"),
+    file(Pairs, "a.tsv", "a\tb\nc\n", "a.tsv:2 has 1 cell; expected 2", columns=(0, 1)),
+    file(Texts, "a.csv", 'text\n"open\n', "a.csv:2 is not csv"),
+    file(Texts, "a.csv", 'text\na\n"b"c\n', "a.csv:3 is not csv"),
+    file(Texts, "a.jsonl", '{"text": "a"}\n', "no column 0", column=0),
+    file(Texts, "a.jsonl", '{"text": "\\ud800"}\n', "a.jsonl:1, column 'text' contains half"),
+    file(Texts, "a.docx", "x", "whose format is unknown"),
+    file(Pairs, "a.txt", "x", "2 columns are to be read: 'sentence1' (data.columns)"),
+    file(Texts, "a.txt", "\n \n", "there is no text in it"),
+    file(Texts, "a.csv", "", "its columns are none, since it is empty"),
+    file(
+        Texts, "a.jsonl.gz", gzip.compress(lines({"text": "a" * 999}).encode())[:-9], "a.jsonl.gz, which cannot be read"
     ),
-    (Texts, "a.csv", "text,text\na,b\n", {}, "has 2 columns 'text'"),
-]
-ROWS = [  # data class, rows in memory, options, message
-    (Texts, ["a", "b\0"], {}, "row 2, column 'text' contains the character NUL"),
-    (Pairs, [{"query": "a", "pos": ["\ud800"]}], {}, "row 1, column 'pos' contains half a character"),
-    (Texts, ["lonely"], {}, "it has one row: 'lonely'"),
-    (Texts, ["one", "two", "three"], {"share": 1e-9}, "there is no text in it (3 not drawn)"),
-    (Texts, [{"text": ["a"]}], {}, "row 1, column 'text' has a list instead of a text"),
-    (Texts, [{"text": {"en": "a"}}], {}, "has a dict instead of a text"),
-    (
+    file(Texts, "a.csv", "text,text\na,b\n", "has 2 columns 'text'"),
+    memory(Texts, ["a", "b\0"], "row 2, column 'text' contains the character NUL"),
+    memory(Pairs, [{"query": "a", "pos": ["\ud800"]}], "row 1, column 'pos' contains half a character"),
+    memory(Texts, ["lonely"], "it has one row: 'lonely'"),
+    memory(Texts, ["one", "two", "three"], "there is no text in it (3 not drawn)", share=1e-9),
+    memory(Texts, [{"text": ["a"]}], "row 1, column 'text' has a list instead of a text"),
+    memory(Texts, [{"text": {"en": "a"}}], "has a dict instead of a text"),
+    memory(
         Pairs,
         [{"query": "a", "pos": "b"}, {"query": "c", "pos": ["d"]}],
-        {},
         "row 2, column 'pos' has a list instead of a text",
     ),
-    (
+    memory(
         Pairs,
         [{"query": "a", "pos": ["b"]}, {"query": "c", "pos": "d"}],
-        {},
         "row 2, column 'pos' has a str instead of a list",
     ),
-    (Pairs, [{"query": ["a"], "pos": ["b"]}], {}, "column 'query' has a list instead"),
-    (Pairs, [{"query": "a", "pos": [["b"]]}], {}, "column 'pos' has a list instead of a text"),
-    (
+    memory(Pairs, [{"query": ["a"], "pos": ["b"]}], "column 'query' has a list instead"),
+    memory(Pairs, [{"query": "a", "pos": [["b"]]}], "column 'pos' has a list instead of a text"),
+    memory(
         Pairs,
         [{"query": "a", "positive_passages": [{"docid": 1, "body": "b"}]}],
-        {},
         "has a document without a text: it has 'docid', 'body'",
     ),
-    (
+    memory(
         ScoredPairs,
         [{"sentence1": "a", "sentence2": ["b"], "score": 1}],
-        {},
         "column 'sentence2' has a list instead of a text",
     ),
-    (Pairs, [("a", "b"), ("c", "d", "e")], {}, "row 2 has 3 cells; expected 2"),
-    (ScoredPairs, [("a", "b", 0.5), ("c", "d", float("nan"))], {}, "row 2 has the score None"),
-    (ScoredPairs, [("a", "b", 4)], {}, "must be a number in [0, 1]"),
-    (ScoredPairs, [("a", "b", float("inf"))], {"max_score": None}, "row 1 has the score 'inf'"),
-    (Pairs, [("a", "b", -1)], {"weight_column": "weight"}, "row 1 has the weight '-1'"),
-    (Texts, [("a", "x"), ("b", "")], {"label_column": "label"}, "row 2 has no label"),
-    (
+    memory(Pairs, [("a", "b"), ("c", "d", "e")], "row 2 has 3 cells; expected 2"),
+    memory(ScoredPairs, [("a", "b", 0.5), ("c", "d", float("nan"))], "row 2 has the score None"),
+    memory(ScoredPairs, [("a", "b", 4)], "must be a number in [0, 1]"),
+    memory(ScoredPairs, [("a", "b", float("inf"))], "row 1 has the score 'inf'", max_score=None),
+    memory(Pairs, [("a", "b", -1)], "row 1 has the weight '-1'", weight_column="weight"),
+    memory(Texts, [("a", "x"), ("b", "")], "row 2 has no label", label_column="label"),
+    memory(
         Triplets,
         [{"premise": "a", "hypothesis": "b", "label": "maybe"}],
-        {},
         "row 1 has the label 'maybe' in column 'label', which is not that of an inference",
     ),
-    (
+    memory(
         Triplets,
         [{"premise": "a", "hypothesis": "b", "label": 0, "w": 1}],
-        {"weight_column": "w"},
         "rows by label have no column 'w'",
+        weight_column="w",
     ),
-    (
+    memory(
         Triplets,
         [{"premise": "a", "hypothesis": "b", "label": 0}, {"premise": "c", "hypothesis": "d", "label": 2}],
-        {},
         "there is no text in it (2 unpaired)",
     ),
-    (Pairs, [{"query": "a", "pos": []}], {}, "there is no text in it (1 no_positive)"),
-    (Texts, ["a"] * 9, {}, "every row is the same: 'a'"),
-    (Pairs, [{"left": "a", "right": "b"}], {}, "no column 'sentence1'; its columns are 'left', 'right'"),
-]
-FOLDERS = [  # what is made of a folder, message
+    memory(Pairs, [{"query": "a", "pos": []}], "there is no text in it (1 no_positive)"),
+    memory(Texts, ["a"] * 9, "every row is the same: 'a'"),
+    memory(Pairs, [{"left": "a", "right": "b"}], "no column 'sentence1'; its columns are 'left', 'right'"),
     (
         lambda d: Texts(jsonl(d / "a.jsonl", [{"text": "a"}, {"text": "b\0"}])),
         "a.jsonl:2, column 'text' contains the character NUL",
@@ -177,34 +179,13 @@ FOLDERS = [  # what is made of a folder, message
         "has a Timestamp instead of a text",
     ),
     (lambda d: ScoredPairs(frame(sentence1=["a"], sentence2=["b"], score=["high"])), "the score 'high'"),
-    (lambda d: Pairs(repeated(d)), "corpus.jsonl:4 repeats the _id 'd1'"),
+    (lambda d: Pairs(longer(d, _id="d1")), "corpus.jsonl:4 repeats the _id 'd1'"),
     (lambda d: Pairs(beir(d / "b", qrels="q1 d1 1\n")), "train.tsv:2 has 1 cells; expected query-id"),
     (lambda d: Pairs(beir(d / "b", qrels="q1\td1\tyes\n")), "train.tsv:2 has the score 'yes'"),
     (lambda d: Pairs(beir(d / "b"), split="dev"), "has no qrels/dev.tsv; its splits are train"),
     (lambda d: Pairs(beir(d / "b", qrels="q7\td1\t1\n")), "there is no text in it (1 unknown_id)"),
-    (lambda d: Pairs(nameless(d)), "corpus.jsonl:4 has no '_id'"),
+    (lambda d: Pairs(longer(d, id="d1")), "corpus.jsonl:4 has no '_id'"),
     (lambda d: Texts(frame(**{"0": ["a"]})), "no column 'text'; its columns are '0'"),
-]
-
-
-def repeated(folder):
-    beir(folder / "b")
-    with (folder / "b" / "corpus.jsonl").open("a") as file:
-        file.write(lines({"_id": "d1", "text": "again"}))
-    return folder / "b"
-
-
-def nameless(folder):
-    beir(folder / "b")
-    with (folder / "b" / "corpus.jsonl").open("a") as file:
-        file.write(lines({"id": "d1", "text": "again"}))
-    return folder / "b"
-
-
-ERRORS = [
-    *((lambda d, k=k, f=f, c=c, o=o: k(text(d, f, c), **o), said) for k, f, c, o, said in FILES),
-    *((lambda d, k=k, rows=rows, o=o: k(rows, **o), said) for k, rows, o, said in ROWS),
-    *FOLDERS,
 ]
 
 
