@@ -19,44 +19,10 @@ import pytest
 from cse import cli, commands
 from cse import recipe as recipes
 from cse.encoder.model import Encoder
-from cse.interfaces import Callback
-from tests.runs import metrics, weights, write_recipe, write_texts
+from tests.runs import assert_same, metrics, texts_recipe, weights, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
-
-
-class Strikes(Callback):
-    """Sends a signal to this process at a moment of the run, once: a resumed run has the same recipe."""
-
-    def __init__(self, event: str, step: int, marker: str, signal_name: str = "SIGKILL", times: int = 1) -> None:
-        self.event, self.step, self.marker, self.signal_name, self.times = event, step, marker, signal_name, times
-
-    def _maybe(self, event, run):
-        if event == self.event and run.progress.step == self.step and not os.path.exists(self.marker):
-            open(self.marker, "w").close()
-            for _ in range(self.times):
-                os.kill(os.getpid(), getattr(signal, self.signal_name))
-
-    def on_step(self, run, metrics):
-        self._maybe("step", run)
-
-    def on_eval(self, run, metrics):
-        self._maybe("eval", run)
-
-
-def tiny_recipe(folder: Path, backbone: str, **strikes) -> str:
-    """Unsupervised SimCSE on the tiny backbone, with dropout."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_recipe(
-        folder,
-        "Texts",
-        {"path": str(write_texts(folder))},
-        {"backbone": backbone, "head": "mlp"},
-        seed=3,
-        objective={"class_path": "cse.objectives.simcse.SimCSE", "init_args": {"temperature": 0.05}},
-        callbacks=[{"class_path": "tests.test_cli.Strikes", "init_args": strikes}] if strikes else [],
-    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -68,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run a command that must fail; gives what it says. `tiny.yaml` and data files are in the working folder."""
-    tiny_recipe(tmp_path, tiny_bert)
+    texts_recipe(tmp_path, tiny_bert)
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -168,7 +134,7 @@ def test_options_have_hyphens_and_the_old_underscores_still_work(tiny_bert, tmp_
     assert {"--run-dir", "--relative-margin", "--teacher-positive", "--no-data"} <= every
     assert not [option for option in every if "_" in option]
     run = tmp_path / "run"
-    assert cli.main(["train", tiny_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
+    assert cli.main(["train", texts_recipe(tmp_path, tiny_bert), f"--run_dir={run}", "--trainer.max_steps=1"]) == 0
     assert (run / "best").is_dir()
     words = ["--run_dir", "a_b", "--run_dir=a_b", "--trainer.max_steps=1", "--objective.init_args.x_y=z_z", "a--b_c"]
     assert [cli._current_spelling(word) for word in words] == ["--run-dir", "a_b", "--run-dir=a_b", *words[3:]]
@@ -188,7 +154,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
 
 def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = tiny_recipe(tmp_path, tiny_bert)
+    recipe = texts_recipe(tmp_path, tiny_bert)
     assert cli.main(["train", recipe]) == 0
     (folder,) = Path("runs/tiny").iterdir()
     assert folder.name.endswith("-s3")
@@ -210,7 +176,7 @@ def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_
 
 
 def test_options_override_the_recipe(tiny_bert, tmp_path):
-    recipe = tiny_recipe(tmp_path, tiny_bert)
+    recipe = texts_recipe(tmp_path, tiny_bert)
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run), "--trainer.max_steps=1", "--seed", "9"]) == 0
     assert [line["step"] for line in metrics(run)] == [0, 1]
@@ -242,14 +208,12 @@ def test_encode_writes_the_vectors_of_the_lines(tiny_bert, tmp_path):
 def whole(tiny_bert, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert cli.main(["train", tiny_recipe(folder, tiny_bert), "--run-dir", str(folder / "run")]) == 0
+    assert cli.main(["train", texts_recipe(folder, tiny_bert), "--run-dir", str(folder / "run")]) == 0
     return folder / "run"
 
 
-def assert_same(run: Path, whole: Path) -> None:
-    assert metrics(run) == metrics(whole)
-    for name in ("best", "last"):
-        assert weights(run / name) == weights(whole / name)
+def assert_same_end(run: Path, whole: Path) -> None:
+    assert_same(run, whole)
     done = [json.loads((r / "state" / "state.json").read_text())["progress"] for r in (run, whole)]
     for progress in done:
         del progress["seconds"], progress["log_bytes"]
@@ -265,10 +229,8 @@ def assert_same(run: Path, whole: Path) -> None:
     ],
 )
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole, event, step):
-    recipe, run = (
-        tiny_recipe(tmp_path, tiny_bert, event=event, step=step, marker=f"{tmp_path}/struck"),
-        tmp_path / "run",
-    )
+    strikes = {"event": event, "step": step, "marker": f"{tmp_path}/struck", "signal_name": "SIGKILL"}
+    recipe, run = texts_recipe(tmp_path, tiny_bert, **strikes), tmp_path / "run"
     command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(run)]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, check=False
@@ -276,7 +238,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole, event, ste
     assert done.returncode == -signal.SIGKILL
     assert not (run / "last").exists()
     assert cli.main(["train", "--resume", str(run)]) == 0
-    assert_same(run, whole)
+    assert_same_end(run, whole)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +246,12 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole, event, ste
 )
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys, event, step):
     marker = str(tmp_path / "struck")
-    recipe = tiny_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker, signal_name="SIGINT")
+    recipe = texts_recipe(tmp_path, tiny_bert, event=event, step=step, marker=marker)
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert f"cse train --resume {run}" in capsys.readouterr().out
     assert cli.main(["train", "--resume", str(run)]) == 0
-    assert_same(run, whole)
+    assert_same_end(run, whole)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
@@ -299,7 +261,7 @@ def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, 
     before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and a run leaves it so
     request.addfinalizer(lambda: signal.signal(number, before))
     marker = str(tmp_path / "struck")
-    recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name=name)
+    recipe = texts_recipe(tmp_path, tiny_bert, step=3, marker=marker, signal_name=name)
     job = ["train", recipe, "--run-dir", str(tmp_path / "run"), "--resume", "auto"]
     assert cli.main(job) == 128 + number
     assert json.loads((tmp_path / "run" / "state" / "state.json").read_text())["progress"]["step"] == 3
@@ -307,7 +269,7 @@ def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, 
     assert "holds a run of another recipe" in (said := capsys.readouterr().err)
     assert "batch_size: 4" in said
     assert cli.main(job) == 0
-    assert_same(tmp_path / "run", whole)
+    assert_same_end(tmp_path / "run", whole)
     assert cli.main(job) == 0  # a finished run is not trained again
 
 
@@ -319,12 +281,12 @@ def test_resume_auto_needs_a_recipe_and_a_folder(capsys, words):
 
 def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     marker = str(tmp_path / "struck")
-    recipe = tiny_recipe(tmp_path, tiny_bert, event="step", step=3, marker=marker, signal_name="SIGINT", times=2)
+    recipe = texts_recipe(tmp_path, tiny_bert, step=3, marker=marker, times=2)
     run = tmp_path / "run"
     assert cli.main(["train", recipe, "--run-dir", str(run)]) == 130
     assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == 2  # the last evaluation's
     assert cli.main(["train", "--resume", str(run)]) == 0
-    assert_same(run, whole)
+    assert_same_end(run, whole)
 
 
 # -- Help ------------------------------------------------------------------------------------------------------------

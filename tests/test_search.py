@@ -17,15 +17,14 @@ from cse.errors import UserError
 from cse.evaluation.evaluator import EvalResult
 from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
-from cse.interfaces import Callback
 from cse.search import search
 from cse.search.measure import load
 from cse.search.plan import Budget, Cost, divide
 from cse.search.state import State, Trial
 from cse.search.tuning import SPAN, AsksTrial, own_setting, propose
 from cse.search.verdict import judge, lines
-from tests.runs import make_run, write_texts, write_triplets
-from tests.test_cli import files, tiny_recipe
+from tests.runs import make_run, texts_recipe, write_texts, write_triplets
+from tests.test_cli import files
 
 ROOT = Path(__file__).resolve().parents[2]
 START = {"learning_rate": 1e-3, "temperature": 0.05}
@@ -96,14 +95,14 @@ def test_the_first_setting_is_the_recipes_own_and_the_others_lie_around_it():
 
 
 def test_a_recipe_without_a_temperature_is_tuned_in_its_rate(tiny_bert, tmp_path):
-    recipe = recipes.load(tiny_recipe(tmp_path, tiny_bert))
+    recipe = recipes.load(texts_recipe(tmp_path, tiny_bert))
     assert own_setting(recipe) == {"learning_rate": 1e-3, "temperature": 0.05}
     masked = [
         "--objective=cse.objectives.masked_lm.MaskedLM",
         "--collator=cse.data.Masked",
         "--collator.views=cse.data.TextViews",
     ]
-    assert own_setting(recipes.load(tiny_recipe(tmp_path, tiny_bert), masked)) == {"learning_rate": 1e-3}
+    assert own_setting(recipes.load(texts_recipe(tmp_path, tiny_bert), masked)) == {"learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize(
@@ -226,25 +225,13 @@ def test_methods_are_compared_with_the_untrained_encoder_that_they_begin_with():
 DEV = "sts-mini-dev"
 
 
-class StrikesIn(Callback):
-    """Sends a signal to this process in one of the runs of a search, once."""
-
-    def __init__(self, run: str, step: int, marker: str, signal_name: str) -> None:
-        self.run, self.step, self.marker, self.signal_name = run, step, marker, signal_name
-
-    def on_step(self, run, metrics):
-        if run.folder.name == self.run and run.progress.step == self.step and not os.path.exists(self.marker):
-            open(self.marker, "w").close()
-            os.kill(os.getpid(), getattr(signal, self.signal_name))
-
-
 def write_two(folder: Path, backbone: str, strikes: dict | None = None) -> list[str]:
     """Two recipes; the second one strikes."""
-    first = Path(tiny_recipe(folder, backbone))
+    first = Path(texts_recipe(folder, backbone))
     content = yaml.safe_load(first.read_text())
     content["objective"]["init_args"]["temperature"] = 0.2
     if strikes:
-        content["callbacks"] = [{"class_path": "tests.test_search.StrikesIn", "init_args": strikes}]
+        content["callbacks"] = [{"class_path": "tests.runs.Strikes", "init_args": strikes}]
     second = folder / "warm.yaml"
     second.write_text(yaml.safe_dump(content))
     return [str(first), str(second)]
@@ -364,7 +351,7 @@ def test_from_python_with_test_tasks_and_a_tracker(tiny_bert, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = search(
-        [tiny_recipe(tmp_path, tiny_bert)],
+        [texts_recipe(tmp_path, tiny_bert)],
         data=str(tmp_path / "texts.txt"),
         dev=DEV,
         test="sts-mini-test",
@@ -404,7 +391,7 @@ def test_without_names_the_recipes_that_fit_the_columns_are_taken(tmp_path):
 @pytest.fixture
 def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run `cse search` with these options; gives what it says. Nothing may be written."""
-    tiny_recipe(tmp_path, tiny_bert)
+    texts_recipe(tmp_path, tiny_bert)
     (tmp_path / "table.csv").write_text("left,right\nthe cat,a cat\na dog,the dog\n")
     monkeypatch.chdir(tmp_path)
 

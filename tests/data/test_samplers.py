@@ -15,8 +15,7 @@ from cse.batch import Example
 from cse.data.loader import StepBatches
 from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates, Permuted
 from cse.errors import UserError
-from cse.training.trainer import Trainer
-from tests.runs import Dies, make_run, metrics, weights
+from tests.runs import Dies, assert_resumes, make_run
 
 
 def labeled(*counts: int) -> list[Example]:
@@ -142,19 +141,11 @@ def test_epochs_of_unequal_length():
 
 def test_a_run_with_a_sampler_resumes_bit_for_bit(tiny_bert, tmp_path):
     def run(folder):
-        made = make_run(tmp_path / folder, tiny_bert, max_steps=8)
+        made = make_run(folder, tiny_bert, max_steps=8)
         made.sampler = NoDuplicates()
         return made
 
-    whole, killed = run("whole"), run("killed")
-    Trainer(whole).fit()
-    killed.callbacks = [Dies(7)]  # in the second epoch
-    with pytest.raises(RuntimeError, match="killed"):
-        Trainer(killed).fit()
-    again = run("killed")
-    Trainer(again).fit(resume=True)
-    assert metrics(again.folder) == metrics(whole.folder)
-    assert weights(again.folder / "last") == weights(whole.folder / "last")
+    assert_resumes(run, tmp_path, Dies(7))  # in the second epoch
 
 
 def test_a_recipe_names_its_sampler(tiny_bert, tmp_path):

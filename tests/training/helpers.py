@@ -102,12 +102,6 @@ def gradients(learner):
     return {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
 
 
-def largest_difference(some, others):
-    """Between tensors of the same names."""
-    assert some.keys() == others.keys()
-    return max(float((some[n] - others[n]).detach().abs().max()) for n in others)
-
-
 def assert_near(run: Path, other: Path, rel=1e-5) -> None:
     """Two runs have one log but for rounding."""
     for a, b in zip(metrics(other), metrics(run), strict=True):

@@ -13,7 +13,7 @@ from cse.evaluation.results import Scored
 from cse.interfaces import Callback, Evaluator
 from cse.training.helped import Helped
 from cse.training.trainer import Trainer
-from tests.runs import NO_DROPOUT, Spread, make_run, metrics, weights, write_recipe, write_triplets
+from tests.runs import NO_DROPOUT, Dies, Spread, make_run, metrics, weights, write_recipe, write_triplets
 
 TASKS = "sts-mini-dev"
 
@@ -42,19 +42,6 @@ def fit(folder, backbone, *, resume=False, before=(), evaluator=None, **trainer)
 
 def table(run):
     return json.loads((run.folder / "helped.json").read_text())
-
-
-class Dies(Callback):
-    def __init__(self, event, step):
-        self.event, self.at = event, step
-
-    def on_step(self, run, metrics):
-        if self.event == "step" and run.progress.step == self.at:
-            raise RuntimeError("killed")
-
-    def on_end(self, run):
-        if self.event == "end":
-            raise RuntimeError("killed")
 
 
 def test_a_run_on_a_sentence_encoder_ends_with_the_table(embedder, tmp_path, capsys):
@@ -149,7 +136,7 @@ def test_merged_is_the_mean_of_last_and_the_source(embedder, tmp_path):
 def test_a_killed_run_ends_with_the_same_merged_weights_and_table(embedder, tmp_path, event, step):
     whole = fit(tmp_path / "whole", embedder, initial_weights=0.5)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(tmp_path / "killed", embedder, initial_weights=0.5, before=[Dies(event, step)])
+        fit(tmp_path / "killed", embedder, initial_weights=0.5, before=[Dies(step, event)])
     again = fit(tmp_path / "killed", embedder, initial_weights=0.5, resume=True)
     assert weights(again.folder / "merged") == weights(whole.folder / "merged")
     assert table(again)["rows"] == table(whole)["rows"]
