@@ -247,7 +247,7 @@ def tables(arguments: list[str]) -> int:
 def outcome(arguments: list[str]) -> int:
     """Compare what `cse adapt` and sentence-transformers make of the same start and pairs."""
     parser = _parser("outcome", "Compare what `cse adapt` and sentence-transformers make of the same start and pairs.")
-    parser.add_argument("data", type=Path, help="a folder in the layout of BEIR, with the splits train and test")
+    parser.add_argument("data", type=Path, help="a folder in the layout of BEIR, or with train.tsv and test.tsv")
     parser.add_argument("--encoder", required=True, metavar="MODEL", help="the folder of the encoder to start from")
     parser.add_argument("--steps", type=int, default=600, help="steps of 64 pairs to train (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: 42 43 44")

@@ -1,0 +1,60 @@
+"""The comparison of outcomes: what both sides are given, and the search that scores them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from eval.outcome import judged_pairs, labeled_texts, ndcg, processor_seconds
+
+
+class Angles:
+    """A model whose vectors lie at the angle, in degrees, that a text begins with."""
+
+    def encode(self, texts, normalize_embeddings):
+        angles = np.radians([float(text.split()[0]) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def table(path, *rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+def test_labeled_texts_search_for_their_label_among_the_other_texts(tmp_path):
+    train = [("a", "0 x"), ("b", "90 x"), ("a", "1 x"), ("a", "2 x"), ("c", "5 x")]
+    table(tmp_path / "train.tsv", ("label", "text"), *train)
+    table(tmp_path / "test.tsv", ("label", "text"), ("a", "0"), ("a", "30"), ("b", "10"), ("c", "80"), ("b", "50"))
+    read = labeled_texts(tmp_path)
+    label = {text: label for label, text in train}
+    assert sorted(first for first, _ in read.pairs) == ["0 x", "1 x", "2 x"]  # b and c have one text each
+    assert all(first != second and label[first] == label[second] for first, second in read.pairs)
+    assert [row["label"] for row in read.given] == ["a", "b", "a", "a", "c"]
+    assert list(read.relevant) == ["0", "1", "2", "4"]  # the text of c has none to find
+    # 0 finds 10, then 30; 30 finds 10 or 50, then the other, then 0; 10 finds 0, 30, 50; 50 finds 30, 80, 10.
+    second, third = 100 / np.log2(3), 100 / np.log2(4)
+    found = ndcg(Angles(), read)
+    assert found[0] == pytest.approx(second)
+    assert found[1:] == pytest.approx([third, third, third])
+
+
+def test_a_folder_of_beir_gives_its_training_pairs_and_test_queries(tmp_path):
+    for name, texts in (("queries", {"q": "0", "r": "40"}), ("corpus", {"d": "10", "e": "20", "f": "50"})):
+        lines = [json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    table(tmp_path / "qrels" / "train.tsv", ("q", "d", "s"), ("r", "f", "1"), ("r", "d", "0"))
+    table(tmp_path / "qrels" / "test.tsv", ("q", "d", "s"), ("q", "e", "1"), ("q", "d", "1"))
+    read = judged_pairs(tmp_path)
+    assert read.pairs == [("40", "50")]
+    assert read.given == [{"question": "40", "answer": "50"}]
+    assert read.relevant == {"q": {"d", "e"}}
+    assert ndcg(Angles(), read) == pytest.approx([100.0])
+
+
+def test_the_seconds_of_children_count():
+    before = processor_seconds()
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert processor_seconds() - before > 0.4
