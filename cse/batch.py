@@ -220,7 +220,7 @@ class Batch:
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Whether a check may read values: on a GPU not in a step of training, where the host would wait for them.
+    """Tell whether a check may read values: on a GPU not in a step of training, where the host would wait for them.
 
     The rehearsal of the first batch, which takes no gradient, checks them there as well.
     """

@@ -86,7 +86,7 @@ def _require_paths(arguments: argparse.Namespace, words: list[str]) -> None:
 
 
 def _refused_write(error: Exception) -> str | None:
-    """What to say of a disk that cannot be written to, or of a path; None if the error is another one."""
+    """Say what is wrong with a disk that cannot be written to, or a path; None if the error is another one."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return f"{str(error.filename)[:40]!r}... is too long for the name of a file\nfix: give a shorter path"
     full = "No space left on device" in str(error)  # the writers of torch and safetensors raise errors of their own

@@ -127,7 +127,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, also before the processes are one group."""
+    """Tell whether this process is the one that writes, also before the processes are one group."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -163,7 +163,7 @@ def meeting() -> Iterator[None]:
 
 
 def comes(there: Callable[[], bool]) -> bool:
-    """Whether something is there, or comes: what another process wrote may be seen late on a shared file system.
+    """Tell whether something is there, or comes: what another process wrote may be seen late on a shared file system.
 
     The first process does not wait, since it is the one that writes.
     """
@@ -203,7 +203,7 @@ def gather_objects(value: object) -> list[Any]:
 
 
 def gather_results(make: Callable[[], R]) -> list[R]:
-    """What `make` returns on each process, in rank order, on every process.
+    """Collect what `make` returns on each process, in rank order, on every process.
 
     Raises:
         UserError: A process raised it; all processes raise it, so that none waits for another.
@@ -223,7 +223,7 @@ def gather_results(make: Callable[[], R]) -> list[R]:
 
 
 def in_turn(parts: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """What `work` makes of each part, in order, on every process; each process works on one of every W parts.
+    """Give what `work` makes of each part, in order, on every process; each process works on one of every W parts.
 
     Raises:
         UserError: `work` raised it on a process; all processes raise it.
@@ -238,7 +238,7 @@ def in_turn(parts: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process."""
+    """Tell whether the flag is set on any process."""
     if world_size() == 1:
         return flag
     total = torch.tensor(float(flag))

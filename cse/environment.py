@@ -102,10 +102,10 @@ def secrets() -> list[tuple[str, re.Pattern[str]]]:
 
 
 def secret_in(text: str) -> str:
-    """What secret a text holds, in words that do not repeat it; empty for none."""
+    """Say what secret a text holds, in words that do not repeat it; empty for none."""
     return next((what for what, pattern in secrets() if pattern.search(text)), "")
 
 
 def is_secret(name: str) -> bool:
-    """Whether the name of a setting says that its value is a secret."""
+    """Tell whether the name of a setting says that its value is a secret."""
     return bool(SECRET_NAMES.search(name)) or name.lower() in {"authorization", "bearer"}

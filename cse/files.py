@@ -194,7 +194,7 @@ def read_shaped(path: Path, shape: Any) -> Any:
 
 
 def misfit(value: Any, shape: Any, where: str = "the file") -> str:
-    """How a value of JSON differs from a shape, in words; empty if it fits.
+    """Say how a value of JSON differs from a shape; empty if it fits.
 
     Args:
         value: The value.
@@ -310,7 +310,7 @@ def _host() -> str:
 
 
 def _dead(pid: str) -> bool:
-    """Whether no process has this id. A text that is not an id counts as alive, since another program wrote it."""
+    """Tell whether no process has this id. A text that is not an id counts as alive, since another program wrote it."""
     if sys.platform == "win32":  # there `os.kill` would end the process, whatever the signal
         import psutil
 

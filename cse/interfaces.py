@@ -102,7 +102,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def trains_vectors(self) -> bool:
-        """Whether it trains sentence vectors. A run without any such objective saves a plain backbone."""
+        """Tell whether it trains sentence vectors. A run without any such objective saves a plain backbone."""
         return self.uses_views or self.encodes_views
 
     def setup(self, encoder: Encoder) -> None:
@@ -243,7 +243,7 @@ class Collator(ABC):
 
     @abstractmethod
     def needs_dropout(self, example: Example) -> bool:
-        """Whether views of rows such as this one have the same tokens, so that they differ by dropout only.
+        """Tell whether views of rows such as this one have the same tokens, so that they differ by dropout only.
 
         Raises:
             UserError: Rows such as this one do not fit the collator.
@@ -402,7 +402,7 @@ class Evaluator(ABC):
         return data
 
     def describe(self) -> str:
-        """What is scored, for the header of a run; empty for nothing to say."""
+        """Say what is scored, for the header of a run; empty for nothing to say."""
         return ""
 
 

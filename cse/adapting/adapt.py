@@ -39,7 +39,7 @@ MARGIN = 0.05  # a mined negative is at least this share less near than the posi
 
 @dataclass(frozen=True)
 class Adapted:
-    """What an adaptation found.
+    """Hold what an adaptation found.
 
     Attributes:
         folder: Its folder, with report.md and script.sh.
@@ -284,7 +284,7 @@ def _dev(scored: Scored) -> float:
 
 
 def _keeps(start: Scored, scored: Scored) -> bool:
-    """Whether a model loses at most 0.3 on each general set, or no loss is shown there."""
+    """Tell whether a model loses at most 0.3 on each general set, or no loss is shown there."""
     differences = compare(start, scored)
     general = [d for task, d in differences.items() if task not in {"dev", "average"}]
     return all(d.b - d.a >= -LOSS or d.verdict != "A is better" for d in general)

@@ -1,4 +1,4 @@
-"""What there is to learn from: pairs, labeled texts or texts, and their division into train, dev and test."""
+"""Describe what there is to learn from: pairs, labeled texts or texts, and their division into train, dev and test."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Way:
 
     @property
     def mined(self) -> bool:
-        """Whether it trains on mined negatives."""
+        """Tell whether it trains on mined negatives."""
         return any(MINED in option for option in self.options)
 
 

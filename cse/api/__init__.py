@@ -1,1 +1,1 @@
-"""What a script or a notebook calls, `cse.train` and the rest: commands call the same functions."""
+"""Offer `cse.train` and the rest to scripts and notebooks; commands call the same functions."""

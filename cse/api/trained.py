@@ -57,7 +57,7 @@ class TrainedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete; otherwise `cse.resume` continues it."""
+        """Tell whether the run is complete; otherwise `cse.resume` continues it."""
         return self._progress.finished
 
     @property

@@ -102,7 +102,7 @@ def file(
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether a name can be that of a repository, owner/name, and is not that of a file or folder here."""
+    """Tell whether a name can be that of a repository, owner/name, and is not that of a file or folder here."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
@@ -143,7 +143,7 @@ def without_retries() -> Iterator[None]:
 
 
 def reachable() -> bool:
-    """Whether the Hub answers within seconds, through a proxy if one is set; what it answers does not matter.
+    """Tell whether the Hub answers within seconds, through a proxy if one is set; what it answers does not matter.
 
     Its client would retry for 30 seconds before it fails, and for longer if the connection is made but nothing comes.
     """
@@ -158,7 +158,7 @@ def reachable() -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _answers(endpoint: str) -> tuple[bool, float]:
-    """Whether it answered, and when that was known."""
+    """Tell whether it answered, and when that was known."""
     from huggingface_hub import get_session
 
     answered = threading.Event()

@@ -50,7 +50,7 @@ def _cut(line: str) -> list[str]:
 
 
 def _ends_sentence(line: str, match: re.Match[str]) -> bool:
-    """Whether a full stop ends a sentence rather than an abbreviation or an initial."""
+    """Tell whether a full stop ends a sentence rather than an abbreviation or an initial."""
     if match["stop"] != "." or match["close"]:
         return True
     before = _WORD.search(line[: match.start()])

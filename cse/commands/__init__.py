@@ -155,7 +155,7 @@ def _value(node: ast.expr, module: str) -> Any:
 
 
 def _options(annotation: ast.expr | None, module: str) -> dict[str, Any]:
-    """What argparse must know of a type; of a union with a sequence, the first type counts."""
+    """Translate a type to what argparse must know; of a union with a sequence, the first type counts."""
     parts = [part for part in _union(annotation) if not (isinstance(part, ast.Constant) and part.value is None)]
     names = {part.id for part in parts if isinstance(part, ast.Name)}
     if isinstance(parts[0], ast.Subscript) and ast.unparse(parts[0].value) == "Sequence":
@@ -204,7 +204,7 @@ def _choices(part: ast.expr, module: str) -> list[str]:
 
 
 def _assigned(name: str, module: str) -> tuple[ast.expr | None, str]:
-    """What a module assigns to a name, and the module that does; None if no module of cse does."""
+    """Find the value that a module assigns to a name, and the module that does; None if no module of cse does."""
     for node in ast.walk(_source(module)):
         if isinstance(node, ast.Assign) and name in [t.id for t in node.targets if isinstance(t, ast.Name)]:
             return node.value, module
@@ -252,7 +252,7 @@ def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list
 
 
 def _is_file(text: str) -> bool:
-    """Whether an argument names a file. A name of a file that does not exist leads to an error when it is read."""
+    """Tell whether an argument names a file. A name of a file that does not exist leads to an error when it is read."""
     named_so = not any(c.isspace() for c in text) and Path(text).suffix.lower() in TABLES
     return named_so or text.startswith("asset:") or (len(text) < 1024 and Path(text).is_file())
 

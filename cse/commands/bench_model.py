@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _with_shipped(a: argparse.Namespace, tasks: Any) -> Any:
-    """What is scored: what --tasks names; without it the shipped pairs, and what --data holds."""
+    """Choose the tasks: those that --tasks names; without it the shipped pairs, and what --data holds."""
     if a.tasks:
         return tasks
     if a.data is None:

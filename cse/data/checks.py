@@ -253,7 +253,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
 
 
 def remarks(data: Dataset) -> list[str]:
-    """What is unusual about rows that are kept, in words."""
+    """Describe in words what is unusual about rows that are kept."""
     return [f"{count:,} rows have a {remark}" for remark, count in data.remarks.items()]
 
 

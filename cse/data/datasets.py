@@ -113,17 +113,17 @@ class Dataset(ByRow[Example]):
 
     @property
     def weighted(self) -> bool:
-        """Whether rows have weights."""
+        """Tell whether rows have weights."""
         return "weight" in self.value_names
 
     @property
     def graded(self) -> bool:
-        """Whether positives have relevances."""
+        """Tell whether positives have relevances."""
         return "relevance" in self.value_names
 
     @property
     def taught(self) -> bool:
-        """Whether rows have numbers of a teacher."""
+        """Tell whether rows have numbers of a teacher."""
         return "teacher" in self.value_names
 
     def labels(self) -> NDArray[np.int64] | None:

@@ -90,7 +90,7 @@ class Steps(ABC):
 
     @abstractmethod
     def figures(self, step: int) -> dict[str, float]:
-        """What to log of the choice of rows in the steps before `step`."""
+        """Give the metrics of the choice of rows in the steps before `step`."""
 
     def of_process(self, step: int, rank: int, processes: int, last: int | None = None) -> ProcessBatches:
         """The share of one process of each part of each step, from `step` to before `last`."""

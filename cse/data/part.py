@@ -138,7 +138,7 @@ def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Div
 
 
 class _Division(NamedTuple):
-    """What `divide` finds by reading all texts.
+    """Hold what `divide` finds by reading all texts.
 
     `out` (M,) says whether each row of all data sets is held out; `held` are the distinct keys of its texts, ascending.
     By data set, `removed` counts hard negatives with such a key in the other rows, and `linked` the rows in groups that

@@ -156,7 +156,7 @@ class TokenStore:
         return np.array([not token.startswith(WORD_STARTS) for token in tokens])
 
     def lengths(self) -> Counter[int]:
-        """How many texts, each behind each prompt, have each number of ids."""
+        """Count the texts, each behind each prompt, by their number of ids."""
         found = Counter[int]()
         for start in range(0, len(self._offsets) - 1, LENGTHS):
             sizes, counts = np.unique(np.diff(self._offsets[start : start + LENGTHS + 1]), return_counts=True)

@@ -59,7 +59,7 @@ class Dropout:
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether any part of the model drops anything in training."""
+    """Tell whether any part of the model drops anything in training."""
     return any(rate > 0 for _, _, rate in dropouts(model))
 
 
@@ -108,7 +108,7 @@ class Cutoff:
         self.token_cutoff, self.feature_cutoff = token_cutoff, feature_cutoff
 
     def __bool__(self) -> bool:
-        """Whether anything is cut off."""
+        """Tell whether anything is cut off."""
         return self.token_cutoff > 0 or self.feature_cutoff > 0
 
     def __call__(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class Forward(nn.Module):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether two passes over the same text differ in training."""
+        """Tell whether two passes over the same text differ in training."""
         adapter = self.adapter is not None and self.adapter.has_dropout
         return adapter or self.dropout.embedding > 0 or bool(self._cutoff) or has_dropout(self.backbone)
 
@@ -226,7 +226,7 @@ class Forward(nn.Module):
         where: Tensor | None = None,
         every: bool = False,
     ) -> list[Tensor]:
-        """What `compute` makes of the rows of each sub-batch, each (n, ...), in the order of the n rows.
+        """Give what `compute` makes of the rows of each sub-batch, each (n, ...), in the order of the n rows.
 
         With `where` (n, L), it makes something of each True position, which is then in the order of the positions.
         """
@@ -310,7 +310,7 @@ class Forward(nn.Module):
         return read_prefix(self.backbone, length, inputs, **self._layers(every))
 
     def shares_prefix(self) -> bool:
-        """Whether rows may share the states of their prefix: not under dropout, which every row draws for itself."""
+        """Tell whether rows may share the states of their prefix; under dropout each row draws its own."""
         # A layer that is recomputed takes no cache, and with one a compiled layer has one more input.
         if self.training and (self.has_dropout or self.recomputes or self._compiled is not None):
             return False

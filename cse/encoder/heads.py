@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "tanh": nn.T
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer makes of x, in float32 at least, whatever the autocast.
+    """Apply a layer to x, in float32 at least, whatever the autocast.
 
     A cosine of vectors in bfloat16 is wrong by 2^-9, which a temperature of 0.05 makes 0.04 of a logit.
     """
@@ -131,7 +131,7 @@ class Post(nn.Sequential):
 
     @property
     def scales(self) -> bool:
-        """Whether the last module scales vectors to unit length."""
+        """Tell whether the last module scales vectors to unit length."""
         return len(self) > 0 and isinstance(self[-1], Normalize)
 
     def truncate(self, size: int, width: int) -> Post:

@@ -89,7 +89,7 @@ class Rows:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a finished file has the sum that is written beside it; true if none is."""
+    """Tell whether a finished file has the sum that is written beside it; true if none is."""
     known = _sum_file(path)
     return not known.is_file() or known.read_text(errors="replace") == _sum(path, path)
 
@@ -182,7 +182,7 @@ def _header(shape: tuple[int, int]) -> bytes:
 
 @contextmanager
 def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[Iterator[R]]:
-    """What `work` makes of each item, in order; a thread makes the next one while the caller uses one.
+    """Yield what `work` makes of each item, in order; a thread makes the next one while the caller uses one.
 
     The thread takes the items as well, and is one item ahead, so that two results are in memory at most. What it raises
     is raised in its turn, after the results before it. It has ended when the block ends.

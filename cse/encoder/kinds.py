@@ -1,4 +1,4 @@
-"""What a model is, told from its settings before any weight is read, and what it may do or be asked for."""
+"""Tell what a model is from its settings, before any weight is read, and what it may do or be asked for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGES = {"flash_attention_2": ("flash_attn", "flash-attn"), "flash_attention_
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a model is."""
+    """Describe what a model is."""
 
     # `sentence-transformers` for every checkpoint with modules.json, ours included; otherwise `encoder` for a
     # bidirectional architecture and `causal` for a language model that reads from left to right
@@ -163,7 +163,7 @@ def _refuse_modules(what: str, layout: Layout) -> None:
 
 
 def _architecture_kind(what: str, config: dict[str, Any]) -> Literal["encoder", "causal"]:
-    """Whether the architecture is bidirectional or causal; every other one is refused."""
+    """Tell whether the architecture is bidirectional or causal; every other one is refused."""
     from transformers.models.auto import modeling_auto as known
 
     model_type = config["model_type"]
@@ -260,7 +260,7 @@ def choose_length(max_length: int | None, stated: int | None, positions: int, so
 
 
 def keeps_backbone(backbone: PreTrainedModel, adapter: Adapter | None, weights: Weights) -> bool:
-    """Whether an adapter, and the backbone as it was loaded, are all that an encoder's backbone is.
+    """Tell whether an adapter, and the backbone as it was loaded, are all that an encoder's backbone is.
 
     Under a quantized backbone they are not: what is merged into it is rounded.
     """
@@ -326,7 +326,7 @@ def make_bidirectional(model: PreTrainedModel, source: str) -> None:
 
 @torch.no_grad()
 def looks_ahead(model: PreTrainedModel) -> bool:
-    """Whether the first token's state depends on the last token, with padding behind it and without.
+    """Tell whether the first token's state depends on the last token, with padding behind it and without.
 
     In a causal model a later token has weight 0, so that the states are equal to the last bit.
     """

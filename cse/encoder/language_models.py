@@ -182,7 +182,7 @@ def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
 
 @torch.no_grad()
 def _ends_in_output_layer(model: Any) -> bool:
-    """Whether the logits are the output layer's product with the last states, as for most architectures."""
+    """Tell whether the logits are the output layer's product with the last states, as for most architectures."""
     ids = torch.arange(8)[None] % model.config.vocab_size
     logits = model(input_ids=ids).logits
     own = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state)

@@ -24,7 +24,7 @@ KINDS = 4  # of layers in one model: most have one, some alternate full and slid
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """What a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning."""
+    """Hold what a backbone of N layers computes of n rows of L tokens; what stands at padding has no meaning."""
 
     # N + 1 tensors (n, L, H): the embeddings' output, then each layer's. Most causal models put a norm behind the last
     # layer, and its output is the last one

@@ -32,7 +32,7 @@ def prompt_shape(config: Any) -> tuple[int, int, int]:
 
 
 def key_values(table: Tensor, rows: int, config: Any, *, dropout: float = 0.0) -> Tensor:
-    """What n rows see of a prompt table (P, 2 layers heads size): (2 layers, n, heads, P, size).
+    """Give what n rows see of a prompt table (P, 2 layers heads size): (2 layers, n, heads, P, size).
 
     Slice 2l holds the keys of layer l and slice 2l + 1 its values. Each row has a dropout mask of its own.
 

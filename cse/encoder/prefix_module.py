@@ -63,7 +63,7 @@ class PrefixTransformer(InputModule):  # type: ignore[misc]  # sentence-transfor
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
     def tokenize(self, texts: Sequence[str], **_: Any) -> dict[str, Any]:
-        """What sentence-transformers 5 calls `preprocess`."""
+        """Tokenize, under the name that sentence-transformers 5 calls."""
         return self.preprocess(texts)
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:

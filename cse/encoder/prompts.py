@@ -86,7 +86,7 @@ def require_prompt_room(
 
 
 def _known(prompts: Mapping[str, str]) -> str:
-    """What an encoder has instead of a prompt that was asked for."""
+    """Say what an encoder has instead of a prompt that was asked for."""
     if not any(prompts.values()):
         return "but the encoder has no prompts"
     return f"which is not a prompt of the encoder; it has {', '.join(prompts)}"

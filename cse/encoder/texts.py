@@ -62,7 +62,7 @@ def tokenize(
 def tokenize_with_places(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, prompt: str, max_length: int | None, lower_case: bool
 ) -> tuple[list[list[int]], list[list[Range]]]:
-    """What `tokenize` gives, and the characters of each text that its tokens stand for; see `places`."""
+    """Give what `tokenize` gives, and the characters of each text that its tokens stand for; see `places`."""
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:
         return [], []
@@ -144,7 +144,7 @@ def places(text: str, offsets: Iterable[Range], prompt: str = "") -> list[Range]
 
 
 def inside(places: Sequence[Range], spans: Sequence[Sequence[Range]]) -> NDArray[np.bool_]:
-    """Which tokens belong to each span: (S, L) True where a token lies within one of the ranges of a span."""
+    """Find the tokens of each span: (S, L) True where a token lies within one of the ranges of a span."""
     start, end = np.array(places, dtype=np.int64).reshape(-1, 2).T  # (L,)
     found = np.zeros((len(spans), len(start)), dtype=bool)
     for mask, ranges in zip(found, spans, strict=True):

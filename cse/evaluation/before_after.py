@@ -118,7 +118,7 @@ def general_search() -> Retrieval:
 
 
 def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
-    """What was found of one encoder, on tasks that are all different, in the form of results.json."""
+    """Join what was found of one encoder, on tasks that are all different, in the form of results.json."""
     about = {"name": name, "sha256": None, "loader": "cse", "max_length": None, "prompt": None}
     requested = ",".join(finding.name for finding in findings)
     answers = [Answer({}, list(findings))]
@@ -179,7 +179,7 @@ def verdicts(rows: Sequence[Change]) -> list[str]:
 
 
 def warnings(rows: Sequence[Change]) -> list[str]:
-    """Where the general score fell, in words."""
+    """Say where the general score fell."""
     found = []
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         mine = [row for row in rows if row.checkpoint == checkpoint and row.part in {GENERAL, SEARCH}]

@@ -67,7 +67,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What `cse.bench_model` returns.
+    """Hold what `cse.bench_model` returns.
 
     Attributes:
         rows: The checkpoint, then its variants.
@@ -235,7 +235,7 @@ def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str
 
 
 def _changes(widths: Sequence[int], codes: Sequence[Kind], ranges: Calibration | None) -> dict[str, Change]:
-    """What makes the reduced vectors of whole ones, by the name of their row."""
+    """List what makes the reduced vectors of whole ones, by the name of their row."""
     cuts: dict[str, Change] = {_of_width(width): scoring.first_dimensions(width) for width in widths}
     return cuts | {_of_kind(kind): partial(quantize, kind=kind, calibration=ranges) for kind in codes}
 
@@ -338,7 +338,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def conditions(found: Mapping[str, Any]) -> str:
-    """What the numbers of a bench-model.json are and depend on, in a few sentences."""
+    """Say what the numbers of a bench-model.json are and depend on, in a few sentences."""
     speed, ranges = found["speed"], found["ranges"]
     threads = f"{speed['threads']} thread{'s' if speed['threads'] > 1 else ''}"
     threads += ", processor time" if speed["clock"] == "processor" else ""
@@ -374,7 +374,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def file_of(checkpoint: str | Path) -> Path | None:
-    """Where the benchmark of a checkpoint lies: in its run, or None if it does not belong to a run."""
+    """Find the place of a checkpoint's benchmark: in its run, or None if it does not belong to a run."""
     folder = Path(checkpoint)
     name = FILE if folder.name == "best" else f"{Path(FILE).stem}-{folder.name}.json"
     return folder.parent / name if is_of_run(folder) else None

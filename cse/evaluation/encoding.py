@@ -51,7 +51,7 @@ def changing() -> Iterator[Asked]:
 
 
 def is_changing() -> bool:
-    """Whether the encoder will be another one at the next evaluation; see `changing`."""
+    """Tell whether the encoder will be another one at the next evaluation; see `changing`."""
     return _CHANGING.get() is not None
 
 
@@ -62,7 +62,7 @@ def resolve_precision(encoder: Any, precision: str) -> str:
 
 
 def comparison(encoder: Any) -> Compare:
-    """How pairs of an encoder's vectors are compared: by distance if it says `euclidean`, otherwise by cosine.
+    """Name how pairs of an encoder's vectors are compared: by distance if it says `euclidean`, otherwise by cosine.
 
     The field reports cosines of all other models, also of those that were trained by dot product.
     """
@@ -150,7 +150,7 @@ def encode_distinct(
 
 
 def _shared(work: Callable[[list[Any]], list[Any]], parts: list[Any]) -> list[Any]:
-    """What `work` makes of the parts, each on one process, which computes of it what a single process would."""
+    """Collect what `work` makes of the parts, each on one process, which computes of it what a single process would."""
     number, processes = distributed.rank(), distributed.world_size()
     everyone = distributed.gather_results(lambda: work(parts[number::processes]))
     return [everyone[i % processes][i // processes] for i in range(len(parts))]

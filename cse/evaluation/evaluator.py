@@ -1,4 +1,4 @@
-"""What an evaluator finds on one set of rows: scores, and the arrays from which each score is computed again.
+"""Hold what is found on one set of rows: scores, and the arrays from which each score is computed again.
 
 With the arrays, every score has an interval, and two models are compared on the same rows without loading either.
 An evaluator is a `RowEvaluator` with a method `measure` that returns one `EvalResult.of(...)` for each set of rows; all
@@ -113,7 +113,7 @@ class EvalResult:
 
 
 class Answer(NamedTuple):
-    """What an evaluator says of an encoder.
+    """Score an encoder.
 
     Attributes:
         scores: The scores by name.
@@ -138,7 +138,7 @@ class RowEvaluator(Evaluator):
 
     @abstractmethod
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """What it finds of an encoder on each set of rows."""
+        """Find the scores of an encoder on each set of rows."""
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
         """The scores of an encoder, with the findings."""
@@ -156,7 +156,7 @@ class RowEvaluator(Evaluator):
 
 
 def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
-    """What an evaluator says of an encoder; one that returns numbers only has one finding without arrays.
+    """Ask an evaluator about an encoder; one that returns numbers only has one finding without arrays.
 
     Raises:
         UserError: The primary score is not among the numbers.
@@ -250,7 +250,7 @@ class Several(RowEvaluator):
         return {name: rows for sets in known for name, rows in sets.items()}
 
     def describe(self) -> str:
-        """What each of them scores."""
+        """Name what each of them scores."""
         return " · ".join(filter(None, (evaluator.describe() for evaluator in self.evaluators.values())))
 
     @property
@@ -259,7 +259,7 @@ class Several(RowEvaluator):
         return "+".join(self.evaluators)
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
-        """What each of them says; one that returns numbers has a finding without arrays."""
+        """Ask each of them; one that returns numbers has a finding without arrays."""
         scores, found = dict[str, float](), list[EvalResult]()
         for name, evaluator in self.evaluators.items():
             own = run_evaluator(evaluator, encoder)
@@ -268,7 +268,7 @@ class Several(RowEvaluator):
         return Answer(scores, found)
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """What each of them finds."""
+        """Collect what each of them finds."""
         return self.answer(encoder).findings
 
 

@@ -1,4 +1,4 @@
-"""What the space of vectors looks like, apart from any score."""
+"""Describe the space of vectors, apart from any score."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Model:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a plain Hugging Face model, which says nothing of how its states become a vector."""
+        """Tell whether it is a plain Hugging Face model, which says nothing of how its states become a vector."""
         return self.loader == "cse" and not Layout.read(self.folder).modules
 
     def as_dict(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def recognize(path: str, kind: str | None = None) -> Recognized | None:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a path of rows rather than the name of a task."""
+    """Tell whether a name is a path of rows rather than the name of a task."""
     return Path(name).expanduser().exists() or Path(name.removesuffix(".gz")).suffix in KINDS
 
 

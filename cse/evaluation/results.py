@@ -103,7 +103,7 @@ SHAPE = {
 
 @dataclass(frozen=True, repr=False)
 class Scored:
-    """What `cse.evaluate` returns: a results file with the arrays that its scores are computed from.
+    """Hold what `cse.evaluate` returns: a results file with the arrays that its scores are computed from.
 
     Attributes:
         name: The checkpoint's name.
@@ -213,7 +213,7 @@ def write(
 
 
 def has_scores(found: Mapping[str, Any]) -> bool:
-    """Whether any task has a score."""
+    """Tell whether any task has a score."""
     return bool(found.get("tasks") or found.get("transfer"))
 
 
@@ -246,7 +246,7 @@ def default_out(checkpoint: str, requested: str, prompt: str | None = None) -> P
 
 
 def is_of_run(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of a run, which has a log."""
+    """Tell whether a folder is a checkpoint of a run, which has a log."""
     return folder.is_dir() and (folder.parent / "metrics.jsonl").is_file()
 
 

@@ -136,7 +136,7 @@ def evaluate(
 
 
 class Asked(NamedTuple):
-    """What is to be scored.
+    """Hold what is to be scored.
 
     Attributes:
         sts: The STS tasks, joined by commas.
@@ -150,13 +150,13 @@ class Asked(NamedTuple):
 
     @property
     def requested(self) -> str:
-        """What was asked for, as results name it: the STS tasks and the names of the evaluators."""
+        """List what was asked for, as results name it: the STS tasks and the names of the evaluators."""
         labels = [getattr(evaluator, "name", type(evaluator).__name__) for evaluator in self.own]
         return ",".join(filter(None, [self.sts, *labels]))
 
 
 def parted(wanted: Wanted | None, data: str | None = None) -> Asked:
-    """What is to be scored, by its kind; see `evaluate`.
+    """Sort what is to be scored by its kind; see `evaluate`.
 
     Raises:
         UserError: A name is unknown, nothing is named, or something is neither a name nor an evaluator.
@@ -230,7 +230,7 @@ def describe(
 
 
 def arrays(findings: Iterable[EvalResult]) -> dict[str, Vector]:
-    """What the scores are computed from, as `<TASK>/<ARRAY>`."""
+    """Name the arrays that the scores are computed from: `<TASK>/<ARRAY>`."""
     return {
         f"{f.name}/{name}": f.arrays[name]
         for f in findings

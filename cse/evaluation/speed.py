@@ -23,7 +23,7 @@ Change = Callable[[NDArray[np.floating]], NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast an encoder is.
+    """Hold how fast an encoder is.
 
     Attributes:
         sentences_per_s: The median over rounds.
@@ -40,7 +40,7 @@ def clock_of(encoder: Any) -> Clock:
 
 
 def conditions(encoder: Any) -> dict[str, Any]:
-    """What a speed depends on besides the texts: rounds, threads, device, and the clock."""
+    """Say what a speed depends on besides the texts: rounds, threads, device, and the clock."""
     clock = "processor" if clock_of(encoder) is time.process_time else "wall"
     return {"rounds": ROUNDS, "threads": torch.get_num_threads(), "device": device_of(encoder).type, "clock": clock}
 

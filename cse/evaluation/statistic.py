@@ -219,7 +219,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _counts(rng: np.random.Generator, rows: int, n: int) -> Samples:
-    """How often each of n units is drawn in each of `rows` resamples of size n: (rows, n)."""
+    """Draw how often each of n units is in each of `rows` resamples of size n: (rows, n)."""
     drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 

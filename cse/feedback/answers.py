@@ -214,7 +214,7 @@ def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "s
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two texts differ at most in case, white space and punctuation."""
+    """Tell whether two texts differ at most in case, white space and punctuation."""
     return same_text_key(a) == same_text_key(b)
 
 

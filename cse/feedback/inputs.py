@@ -26,7 +26,7 @@ class Input:
 
     @property
     def kept(self) -> dict[str, str]:
-        """What a record that is made of the row takes over from it."""
+        """Pick what a record that is made of the row takes over from it."""
         return {} if self.label is None else {"label": self.label}
 
 

@@ -53,7 +53,7 @@ def manifest_path(out: Path) -> Path:
 
 
 def keeps(out: Path, result: Result) -> bool:
-    """Whether the files of an earlier job are kept, since they have rows and this job made none."""
+    """Tell whether the files of an earlier job are kept, since they have rows and this job made none."""
     return not result.records and out.is_file() and out.stat().st_size > 0
 
 

@@ -101,7 +101,7 @@ class Prompt:
         return [{"role": role, "content": content} for role, content in chat]
 
     def copied(self, values: Iterable[str]) -> bool:
-        """Whether one of the texts comes from an example; small models often repeat those."""
+        """Tell whether one of the texts comes from an example; small models often repeat those."""
         return any(json.dumps(value, ensure_ascii=False) in answer for value in values for _, answer in self.examples)
 
 

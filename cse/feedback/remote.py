@@ -184,7 +184,7 @@ class Endpoint:
 
 
 def _connected(error: BaseException) -> bool:
-    """Whether a failure came after a connection was made."""
+    """Tell whether a failure came after a connection was made."""
     return type(error.__cause__).__name__ not in {"ConnectError", "ConnectTimeout"}
 
 

@@ -293,7 +293,7 @@ def _several(
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the command knows of a task.
+    """Describe a task to the command.
 
     Attributes:
         run: The function.

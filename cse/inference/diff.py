@@ -106,7 +106,7 @@ def differences(
     max_n: int = 1,
     precision: Precision = "fp32",
 ) -> list[Difference]:
-    """How much each word of the texts of pairs differs from the other text.
+    """Hold how much each word of the texts of pairs differs from the other text.
 
         align    token i of a: 1 - max_j cos(h_i, h'_j)                        over the word tokens j of b
         delete   n-gram g of a: (cos(s - s_g, s') - cos(s, s') + 1) / 2        s, s_g: sums of token states
@@ -274,7 +274,7 @@ def _losses(model: Any, tokenizer: Any, read: Any, where: Sequence[int]) -> Tens
 
 
 def strengths(difference: Difference, method: Method) -> tuple[list[float], list[float]]:
-    """How strongly each word of both texts is colored, in [0, 1].
+    """Compute how strongly each word of both texts is colored, in [0, 1].
 
     The scores of `align` and `mask` are strengths. Those of `delete` lie near 0.5: from the lowest of the pair to the
     highest.

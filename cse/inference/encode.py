@@ -357,7 +357,7 @@ def _pieces(
 
 
 def _exists(shard: Path, shape: tuple[int, int], dtype: str) -> bool:
-    """Whether a shard is written already; one that is damaged is written again."""
+    """Tell whether a shard is written already; one that is damaged is written again."""
     if not shard.exists():
         return False
     try:
@@ -429,7 +429,7 @@ def _written(out: Path) -> Iterator[None]:
 
 
 def _conversion(suffix: str, quantizer: Quantizer | None) -> Callable[[Path, Path], None] | None:
-    """What makes the final file of the float32 rows in a .npy file; None if these are the file."""
+    """Choose what makes the final file of the float32 rows in a .npy file; None if these are the file."""
     if quantizer is None and suffix != ".parquet":
         return None
 

@@ -174,7 +174,7 @@ def _checked(folder: Path) -> Layout:
 
 
 def _backbone(layout: Layout, other: Layout) -> tuple[object, ...]:
-    """What tells two backbones apart without loading them; the sum of the weights only if both layouts state it."""
+    """Give what tells two backbones apart without loading them; the sum of weights only if both layouts state it."""
     weights = layout.reference.weights if layout.reference is not None and other.reference is not None else None
     return layout.architecture, layout.width, layout.depth, weights
 

@@ -106,7 +106,7 @@ class Calibration:
 
 
 def calibration_file(model: str, out: Path) -> Path:
-    """Where the ranges of a model's vectors lie by default: in its folder, or beside the vectors of other models.
+    """Find the default place of the ranges of a model's vectors: its folder, or beside the vectors of other models.
 
     An empty name stands for several models.
     """
@@ -185,7 +185,7 @@ def require_kinds(kinds: Sequence[str]) -> None:
 
 
 def needs_calibration(kind: Kind) -> bool:
-    """Whether the kind divides ranges; the others are signs."""
+    """Tell whether the kind divides ranges; the others are signs."""
     return kind in ("int8", "uint8")
 
 

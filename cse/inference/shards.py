@@ -151,7 +151,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def _strange(shards: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with the names of the files of shards; empty for nothing."""
+    """Say what is wrong with the names of the files of shards; empty for nothing."""
     names = [each["file"] for each in shards]
     outside = next((name for name in names if not re.fullmatch(r"[\w.-]+\.\w+", name)), None)
     return "it has no shards" if not names else "" if outside is None else f"it names the file {outside[:40]!r}"

@@ -42,7 +42,7 @@ COUNTED = 100  # tokens that must occur in the text before the order is judged
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """What `static_checkpoint` made."""
+    """Hold what `static_checkpoint` made."""
 
     tokens: int  # number of tokens that have a vector
     before: int  # the size of the encoder's vectors
@@ -53,7 +53,7 @@ class Static:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the weights of tokens are wrong, since nothing says how frequent they are."""
+        """Tell whether the weights of tokens are wrong, since nothing says how frequent they are."""
         return not self.counted and (self.sorted is None or self.sorted < SORTED)
 
 
@@ -191,7 +191,7 @@ def static_checkpoint(
 
 
 def sortedness(counts: NDArray[np.integer]) -> float | None:
-    """How well the order of tokens agrees with their counts (V,): the rank correlation over those that occur.
+    """Measure how well the order of tokens agrees with their counts (V,): the rank correlation over those that occur.
 
     It is 1 if the most frequent token is the first, and about 0 if the order says nothing. None: fewer than `COUNTED`
     tokens occur.

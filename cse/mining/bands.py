@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """What is mined beside the hard negatives of a row of one text, as SciNCL does (arXiv:2202.06671, section 3.2).
+    """Choose what is mined beside the hard negatives of a row of one text: SciNCL (arXiv:2202.06671, section 3.2).
 
     The negatives of a text, hard ones first, are dealt to its positives in turn, so that P positives make P rows: row i
     has the negatives i, i + P, ..., or if there are fewer than P, one of them.

@@ -32,7 +32,7 @@ def cosines(anchor: NDArray[np.float32], pool: NDArray[np.float32], rows: NDArra
 
 
 def contained(rows: NDArray[np.int64], banned: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each entry of rows (M, C) is among the banned ones (M, E) of its row: (M, C)."""
+    """Tell whether each entry of rows (M, C) is among the banned ones (M, E) of its row: (M, C)."""
     return np.array([np.isin(*pair) for pair in zip(rows, banned, strict=True)], dtype=bool).reshape(rows.shape)
 
 

@@ -20,7 +20,7 @@ BATCH = 32  # pairs that the model reads at once
 
 
 class Judged(NamedTuple):
-    """What a reranker leaves.
+    """Hold what a reranker leaves.
 
     Attributes:
         rows: (M, k) rows of the pool in the order of the candidates; -1 fills the rest.

@@ -37,7 +37,7 @@ TEXT = re.compile(r"README\.md|scores-by-dimensions\.svg|LICENSE(\.txt|\.md)?|NO
 
 @dataclass(frozen=True)
 class Upload:
-    """What was sent to the Hub, or what a dry run would have sent.
+    """Hold what was sent to the Hub, or what a dry run would have sent.
 
     Attributes:
         files: The sizes of the files in bytes, by path in the repository.

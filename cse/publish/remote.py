@@ -260,14 +260,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_transport(error: BaseException) -> bool:
-    """Whether no answer came: the server was not reached, closed the connection, or was too slow."""
+    """Tell whether no answer came: the server was not reached, closed the connection, or was too slow."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and _status(error) is None
 
 
 def _passes(error: BaseException, *, opens: bool) -> bool:
-    """Whether to retry. `opens`: the request opens a pull request."""
+    """Tell whether to retry. `opens`: the request opens a pull request."""
     # The pull request may exist although the answer was lost; a retry would open a second one.
     status = _status(error)
     if status is not None:

@@ -170,7 +170,7 @@ def _load_elsewhere(folder: Path, spec: dict[str, Any], scratch: Path) -> dict[s
 
 
 def _names_error(line: str) -> bool:
-    """Whether a line has the form of the last line of a traceback, `Kind: reason`."""
+    """Tell whether a line has the form of the last line of a traceback, `Kind: reason`."""
     kind = line.partition(":")[0]
     return kind.replace(".", "").replace("_", "").isalnum() and kind.endswith(("Error", "Exception"))
 

@@ -168,7 +168,7 @@ def resolve(
 
 
 def is_object(part: str, value: object) -> bool:
-    """Whether a value is a part itself."""
+    """Tell whether a value is a part itself."""
     return part in bases() and isinstance(value, bases()[part])
 
 

@@ -20,7 +20,7 @@ SHORTHANDS = {"encoder": ("encoder.backbone", "MODEL"), "data": ("data.path", "F
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the words of a command line give.
+    """Hold what the words of a command line give.
 
     Attributes:
         values: Options and their values, in order; `objective.init_args.x` is `objective.x`.
@@ -114,7 +114,7 @@ def _put(node: Any, path: Sequence[str], value: Word) -> Any:
 
 
 def _replaced(node: Any, value: Word) -> Any:
-    """What is there after a node is given a value. Another class keeps those arguments that it has too."""
+    """Give the value of a node after it is given another. Another class keeps those arguments that it has too."""
     given = _flow(value)
     named = mapping(given) if given is not None else {"class_path": value} if CLASS_PATH.fullmatch(value) else {}
     if "class_path" not in mapping(node) or not named:
@@ -137,7 +137,7 @@ def _flow(value: str) -> list[Any] | dict[str, Any] | None:
 
 
 def names_class(value: str) -> bool:
-    """Whether a value is a mapping or a class's dotted name, and not a model or a file; nothing is imported for it."""
+    """Tell whether a value is a mapping or a class's dotted name, not a model or a file; nothing is imported."""
     dotted = any(_class_paths(value)) and value.rpartition(".")[2][0].isupper()
     return value.lstrip().startswith("{") or (dotted and is_installed(value.rpartition(".")[0]))
 

@@ -246,7 +246,7 @@ class Schema:
 
 
 def _import(module: str, name: str) -> tuple[Any, list[type], str]:
-    """What a module has of a name, its classes, and why there is nothing, in words."""
+    """Find what a module has of a name, its classes, and why there is nothing, in words."""
     try:
         inside = import_module(module or "cse")
     except ImportError as error:
@@ -267,7 +267,7 @@ def untrusted(name: str, module: str) -> str:
 
 
 def is_installed(module: str) -> bool:
-    """Whether the package that holds a module can be imported; looking it up runs no code of it."""
+    """Tell whether the package that holds a module can be imported; looking it up runs no code of it."""
     try:
         return find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):
@@ -326,7 +326,7 @@ def _is_mapping(origin: Any) -> bool:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether options of a class are written without its name."""
+    """Tell whether options of a class are written without its name."""
     return isinstance(hint, type) and (is_dataclass(hint) or hint is Settings)
 
 
@@ -336,7 +336,7 @@ def _is_part(hint: Any) -> bool:
 
 
 def _takes(hint: Any, value: Any) -> bool:
-    """Whether a type has values of this kind; those within a list or a mapping are not looked at."""
+    """Tell whether a type has values of this kind; those within a list or a mapping are not looked at."""
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint)

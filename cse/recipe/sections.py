@@ -1,4 +1,4 @@
-"""How a recipe fits itself to a model and a data set: its sections in `for`, of which only those that fit are merged.
+"""Fit a recipe to a model and a data set: of its sections in `for`, only those that fit are merged.
 
     for:
       asset:smollm2: {...}            options for one backbone of the package
@@ -90,7 +90,7 @@ def _arguments(content: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def _describe(kind: Kind, has_section: bool, options: Options, config: Any) -> str:
-    """What was chosen for a model of this kind, in words, and which options the user gave."""
+    """Say what was chosen for a model of this kind, and which options the user gave."""
     encoder, settings, post = config.encoder.init_args, config.trainer, kind.layout.post
     own = encoder.pooler is None and kind.layout.pooler is not None
     parts = [f"{encoder.pooler or kind.layout.pooler or 'cls'} pooling" + (" of its modules.json" if own else "")]

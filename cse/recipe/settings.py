@@ -148,7 +148,7 @@ class Settings:
 
     @property
     def caching(self) -> str | None:
-        """How much of a batch is encoded at a time, such as `64 rows`; None: all of it, without cached gradients."""
+        """Say how much of a batch is encoded at a time, such as `64 rows`; None: all of it, uncached."""
         if self.chunk_tokens is not None:
             return f"{self.chunk_tokens} tokens"
         return None if self.chunk_size is None else f"{self.chunk_size} rows"

@@ -33,7 +33,7 @@ from cse.training import hardware
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """Hold what a search found.
 
     Attributes:
         folder: Its folder; search.json, table.md and the runs lie in it.

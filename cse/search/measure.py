@@ -115,7 +115,7 @@ class _Stopwatch(Callback):
             self.evaluation = time.perf_counter() - self.ends[-1]
 
     def cost(self) -> Cost:
-        """What was measured."""
+        """Hold what was measured."""
         steps = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
         return Cost(round(self.start, 4), round(statistics.median(steps), 6), round(self.evaluation, 4))
 

@@ -1,4 +1,4 @@
-"""What a budget buys: the same for every method, divided among its trials and its final runs, and turned into steps.
+"""Plan what a budget buys: the same for every method, divided among its trials and final runs, in steps.
 
 A budget of time is fair to a user, who pays in time: a method that encodes three views of a row takes fewer steps than
 one that encodes two. The seconds are turned into steps once, by the cost that was measured before the search began, so
@@ -20,7 +20,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """What the whole search may spend on training.
+    """Limit what the whole search may spend on training.
 
     Attributes:
         amount: Seconds, or optimizer steps.

@@ -70,7 +70,7 @@ class Runner:
         say(f"trial {trial.number + 1}/{self.state.trials}", f"{self._named(trial.params)}   {self._outcome(trial)}")
 
     def _outcome(self, trial: Trial) -> str:
-        """How a trial ended, in words; a star marks the best one so far."""
+        """Say how a trial ended; a star marks the best one so far."""
         if trial.state == "failed":
             return "failed: the loss is not finite"
         if trial.state == "pruned":

@@ -1,4 +1,4 @@
-"""What a search knows, as search.json in its folder: settings, methods, every trial and every final run."""
+"""Keep what a search knows, as search.json in its folder: settings, methods, every trial and every final run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Contender:
 
     @property
     def failed(self) -> bool:
-        """Whether every trial, or a final run, had a loss that is not finite: the method cannot be compared."""
+        """Tell whether every trial, or a final run, had a loss that is not finite: the method cannot be compared."""
         trials = bool(self.trials) and all(trial.state == "failed" for trial in self.trials)
         return trials or None in self.finals.values()
 

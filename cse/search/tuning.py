@@ -1,4 +1,4 @@
-"""Which setting to try next, and whether to stop a trial: optuna's answers, from the trials that search.json holds.
+"""Ask which setting to try next, and whether to stop a trial: optuna's answers, from the trials that search.json holds.
 
 Optuna's own storage is not used: a study is made again, in memory, from the trials so far. So there is one record of a
 search, and a search that was killed asks the same questions and gets the same answers.

@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What follows from a table.
+    """Draw what follows from a table.
 
     Attributes:
         best: The name with the highest mean.

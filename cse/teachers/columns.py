@@ -1,4 +1,4 @@
-"""What teachers say of rows, written once as columns of a file that every data class reads: the work of `cse teach`."""
+"""Write once what teachers say of rows, as columns of a file that every data class reads: the work of `cse teach`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from cse.files import read_json
 
 
 def is_cross_encoder(folder: Path) -> bool:
-    """Whether a folder holds a cross-encoder rather than an encoder."""
+    """Tell whether a folder holds a cross-encoder rather than an encoder."""
     return _has_trained_head(folder) or Layout.read(folder).model_type == "CrossEncoder"
 
 

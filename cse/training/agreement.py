@@ -1,4 +1,4 @@
-"""What all processes of a run must have in common, compared when they have met and before anything is written."""
+"""Compare what all processes of a run must have in common, when they have met and before anything is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(run: Run) -> None:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What must be the same everywhere, by its name: versions, commit, each line of the recipe, the rows."""
+    """List what must be the same everywhere, by its name: versions, commit, each line of the recipe, the rows."""
     lines = {f"the recipe's line {i}": line.strip() for i, line in enumerate(run.recipe.splitlines(), start=1)}
     # A copy of a file on one machine may have as many rows and other texts.
     rows = {"the number of rows": str(len(run.data)), "the sha256 of the rows": run.data.hash}

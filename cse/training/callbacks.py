@@ -216,7 +216,7 @@ def start_warnings(run: Run) -> list[str]:
 
 
 def end_warnings(run: Run, last: float | None) -> list[str]:
-    """What a finished run should say of itself besides its best score, in words.
+    """Say in words what a finished run has to tell besides its best score.
 
     Args:
         run: The run.

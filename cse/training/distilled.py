@@ -1,4 +1,4 @@
-"""What distillation kept and saved: teacher and student at the end of a run."""
+"""Tell what distillation kept and saved: teacher and student at the end of a run."""
 
 from __future__ import annotations
 

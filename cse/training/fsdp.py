@@ -27,7 +27,7 @@ from cse.training.learner import Learner
 
 
 def problems(settings: Settings, encoder: Encoder) -> Iterator[str]:
-    """What cannot be trained in shards, each as a problem with its fix."""
+    """List what cannot be trained in shards, each as a problem with its fix."""
     if settings.parallel != "fsdp":
         return
     what, ddp = "trainer.parallel is fsdp", "or trainer.parallel=ddp"
@@ -44,7 +44,7 @@ def problems(settings: Settings, encoder: Encoder) -> Iterator[str]:
 
 
 def plugin(encoder: Encoder) -> FullyShardedDataParallelPlugin:
-    """What tells Accelerate to shard each layer of a backbone, and everything else together."""
+    """Tell Accelerate to shard each layer of a backbone, and everything else together."""
     found = find_layers(encoder.backbone)
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,

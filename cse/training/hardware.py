@@ -1,4 +1,4 @@
-"""What a run computes on, and how much memory it takes."""
+"""Choose what a run computes on, and measure how much memory it takes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def problems(settings: Settings) -> Iterator[str]:
 
 
 def _of_processes(settings: Settings, device: str) -> Iterator[str]:
-    """What several processes, or those that prepare batches, cannot do."""
+    """List what several processes, or those that prepare batches, cannot do."""
     if settings.parallel == "fsdp" and mixed_precision(settings, device) == "fp16":
         yield "trainer.parallel is fsdp, which does not train in fp16 here\nfix: use trainer.precision=fp32"
     if settings.compile and settings.parallel == "fsdp":
@@ -82,7 +82,7 @@ def _of_processes(settings: Settings, device: str) -> Iterator[str]:
 
 
 def _missing_compiler(device: str) -> str:
-    """What torch.compile would need on a kind of device and does not find; empty if it has all."""
+    """List what torch.compile would need on a kind of device and does not find; empty if it has all."""
     if device == "cuda":
         return "" if importlib.util.find_spec("triton") else "the package triton"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")

@@ -74,7 +74,7 @@ class Helped(Callback):
 
 
 def wants_table(run: Run) -> bool:
-    """Whether the run ends with a table of scores before and after training."""
+    """Tell whether the run ends with a table of scores before and after training."""
     wish = run.settings.initial_weights
     if wish not in {"auto", "mean"}:
         return wish != "ignore"

@@ -37,7 +37,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def is_wanted(arguments: argparse.Namespace) -> bool:
-    """Whether this process must start others, instead of doing the work itself; `cse train --then` does it by stage."""
+    """Tell whether this process must start others instead of working itself; `cse train --then` does it by stage."""
     wanted = getattr(arguments, "processes", None) is not None and getattr(arguments, "then", None) is None
     return wanted and "LOCAL_RANK" not in os.environ
 
@@ -150,7 +150,7 @@ def _place(exitcode: int) -> int:
 
 
 def _on_cpu(words: Sequence[str]) -> bool:
-    """Whether an option of the command asks for the CPU, as `--device=cpu` or `--device cpu`."""
+    """Tell whether an option of the command asks for the CPU, as `--device=cpu` or `--device cpu`."""
     return any(
         word in {f"{option}=cpu" for option in DEVICE} or (word in DEVICE and value == "cpu")
         for word, value in pairwise([*words, ""])

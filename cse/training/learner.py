@@ -111,7 +111,7 @@ def gather_rows(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def diagnostics(encoded: Encoded, num_positives: int) -> dict[str, Tensor]:
-    """How a batch lies on the unit sphere: whether training makes progress, and whether the embeddings collapsed.
+    """Measure how a batch lies on the unit sphere: whether training makes progress, and whether vectors collapsed.
 
     Returns:
         `pos_cos` and `neg_cos`, the mean cosine of anchors with their own and with other rows' positives; `align` and

@@ -31,7 +31,7 @@ Method = Literal["linear", "slerp"]
 
 
 class FinalWeights(nn.Module):
-    """What a run scores and saves while it trains: theta, or (theta_0 + theta) / 2; see `trainer.initial_weights`.
+    """Give what a run scores and saves while it trains: theta, or (theta_0 + theta) / 2; see `trainer.initial_weights`.
 
     The mean is that of every exported weight that is trained. With LoRA, which starts from a difference of 0, it is
     half of the difference.

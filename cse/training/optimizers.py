@@ -19,7 +19,7 @@ Groups = list[dict[str, Any]]
 
 
 def problems(settings: Settings, device: str) -> Iterator[str]:
-    """What is missing for the optimizer of the settings on a kind of device, as a problem with its fix."""
+    """Say what is missing for the optimizer of the settings on a kind of device, as a problem with its fix."""
     if settings.optimizer == "adamw8bit":
         if device != "cuda":
             yield "trainer.optimizer is adamw8bit, which needs a CUDA GPU\nfix: use adamw, or adafactor for less memory"

@@ -1,4 +1,4 @@
-"""What cannot train is refused here, before anything is written: all problems at once, each with its fix."""
+"""Refuse what cannot train before anything is written: all problems at once, each with its fix."""
 
 from __future__ import annotations
 

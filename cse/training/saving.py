@@ -13,7 +13,7 @@ from cse.training.sources import similarities, sources
 
 
 def saves_backbone(run: Run) -> bool:
-    """Whether checkpoints of the run are plain backbones. Soft prompts are none, whatever they are trained for."""
+    """Tell whether checkpoints of the run are plain backbones. Soft prompts are none, whatever they are trained for."""
     return not similarities(run) and not isinstance(run.encoder.adapter, SoftPrompts)
 
 

@@ -111,7 +111,7 @@ def _check(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 def is_whole(path: Path, digest: str) -> bool:
-    """Whether a file exists and has this sha256."""
+    """Tell whether a file exists and has this sha256."""
     return path.is_file() and sha256_file(path) == digest
 
 

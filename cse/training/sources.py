@@ -88,7 +88,7 @@ def _steps_of(name: str, run: Run) -> StepBatches:
 
 
 def for_each(run: Run, function: Callable[[str, Run], Result]) -> dict[str, Result]:
-    """What a function of each source's name and run returns, by name.
+    """Collect what a function of each source's name and run returns, by name.
 
     Raises:
         UserError: The function raised it for one source or several. The message has all problems.

@@ -133,7 +133,7 @@ def _require_best(folder: Path, progress: Progress) -> None:
 
 
 def _watchers(recipe: Recipe, callbacks: Sequence[Callback]) -> list[Callback]:
-    """What watches a run that a user asked for; the table comes before the console's last lines."""
+    """List what watches a run that a user asked for; the table comes before the console's last lines."""
     return [Helped(), Distilled(), Console(recipe.chosen), DataCheck(), *callbacks]
 
 
@@ -151,7 +151,7 @@ def require_callbacks(callbacks: Sequence[object]) -> None:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a folder has a state to resume from; a run killed before its first evaluation ended starts again."""
+    """Tell whether a folder has a state to resume from; a run killed before its first evaluation ended starts again."""
     if folder.is_dir():
         recover(folder / "state")
     return (folder / "state").exists()

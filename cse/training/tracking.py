@@ -1,4 +1,4 @@
-"""Where a run's settings, curves and final table go besides its folder: tensorboard, trackio, wandb, by Accelerate."""
+"""Send a run's settings, curves and final table to trackers besides its folder: tensorboard, trackio, wandb."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ class Trainer:
         return distributed.all_max(self.interrupt.wanted)
 
     def _complete(self) -> bool:
-        """Whether the run is over: all steps are taken, a callback ended it, or the score stopped improving."""
+        """Tell whether the run is over: all steps are taken, a callback ended it, or the score stopped improving."""
         progress, patience = self.run.progress, self.settings.early_stopping
         if patience is None or progress.best_step is None:
             return progress.step >= self.run.max_steps or self.run.ended

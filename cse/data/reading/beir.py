@@ -24,7 +24,7 @@ class Judgment(NamedTuple):
 
 
 def is_beir(folder: Path) -> bool:
-    """Whether a folder has the files of BEIR."""
+    """Tell whether a folder has the files of BEIR."""
     return (folder / "corpus.jsonl").is_file() and (folder / "queries.jsonl").is_file()
 
 

@@ -63,7 +63,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the columns of a source hold, by their names: columns in words, or names; empty for what they do not hold.
+    """Recognize what the columns of a source hold, by name: columns in words, or names; empty for what they lack.
 
     Attributes:
         names: The names of all columns.
@@ -299,7 +299,7 @@ def values_of(
 
 @dataclass(slots=True)
 class Parsing:
-    """What the cells of a row become.
+    """Name the columns of a source by what their cells become.
 
     Attributes:
         required: Number of texts that a row has at least; those after them are hard negatives.

@@ -117,7 +117,7 @@ class RowMaker:
             dropped = 0
 
     def _is_list(self, i: int, value: Any, place: str) -> bool:
-        """Whether a value is a list, as the earlier ones of its column are; a missing one is like them."""
+        """Tell whether a value is a list, as the earlier ones of its column are; a missing one is like them."""
         if value is None:
             return self._listed.get(i, False)
         listed = isinstance(value, list)
@@ -231,7 +231,7 @@ def require_column(column: Column, names: Sequence[str], where: Path | str) -> i
 
 
 def _other_name(name: str, names: Sequence[str]) -> str:
-    """What to do about a name that is not among those of the columns."""
+    """Advise about a name that is not among those of the columns."""
     alike = next((n for n in names if unicodedata.normalize("NFC", n) == unicodedata.normalize("NFC", name)), None)
     if alike is not None:
         return f"write the name with the characters of the file, which only look the same: $'{ascii(alike)[1:-1]}'"
@@ -250,7 +250,7 @@ def number_in(text: str | None) -> float:
 
 
 def number_fix(text: str | None) -> str:
-    """What to do about a cell that holds no number, or one out of range."""
+    """Advise about a cell that holds no number, or one out of range."""
     found = re.fullmatch(r"\s*([+-]?\d+)(?:[.,](\d+))?\s*(%?)\s*", text or "")
     if found is None or math.isfinite(number_in(text)):
         return "correct or remove that row"

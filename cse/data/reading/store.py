@@ -229,7 +229,7 @@ def _identity(row: Kept) -> str:
 
 
 def _remarks(texts: tuple[str, ...]) -> Iterator[str]:
-    """What is unusual about a row of several texts."""
+    """Describe what is unusual about a row of several texts."""
     if len(texts) > 1 and texts[1] == texts[0]:
         yield "positive equal to its anchor"
     if len(texts) > 2 and texts[1] in texts[2:]:
@@ -263,7 +263,7 @@ def require_two(rows: Stored, what: str) -> None:
 
 
 def is_whole(folder: Path, what: str) -> bool:
-    """Whether an entry of the cache exists and is undamaged; a damaged entry is built again."""
+    """Tell whether an entry of the cache exists and is undamaged; a damaged entry is built again."""
     if not folder.exists():
         return False
     try:

@@ -1,1 +1,1 @@
-"""What can be done with rows before training: show them, count them, split, deduplicate and mix them into files."""
+"""Work on rows before training: show them, count them, split, deduplicate and mix them into files."""

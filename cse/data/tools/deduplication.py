@@ -89,7 +89,7 @@ def _keys(data: Sequence[Dataset]) -> Iterator[list[list[str]]]:
 
 
 def _without_texts(data: Sequence[Dataset], sets: EvaluationSets) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which rows (n,) have no text of the evaluation sets, and the number of rows that have one, by set."""
+    """Find the rows (n,) that have no text of the evaluation sets, and count those that have one, by set."""
     wanted = {name: {same_text_key(text) for row in rows for text in row} - {""} for name, rows in sets.items()}
     every = set[str]().union(*wanted.values())
     counts = dict.fromkeys(wanted, 0)
@@ -104,7 +104,7 @@ def _without_texts(data: Sequence[Dataset], sets: EvaluationSets) -> tuple[NDArr
 
 
 def _first(data: Sequence[Dataset], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the kept rows (n,) are the first of their kind."""
+    """Find those of the kept rows (n,) that are the first of their kind."""
     first, start = np.zeros(len(kept), dtype=bool), 0
     with TemporaryDirectory(prefix="cse-") as folder:
         numbering = Numbering(Path(folder))

@@ -220,11 +220,11 @@ class InTemplates(Around):
 
     @property
     def even(self) -> bool:
-        """Whether every template has as many ids before and after the text as the encoder's."""
+        """Tell whether every template has as many ids before and after the text as the encoder's."""
         return all(tuple(map(len, ids)) == tuple(map(len, self.own)) for ids in self.ids)
 
     def needs_dropout(self, example: Example) -> bool:
-        """Whether rows such as this one have views that differ by dropout only: those in the encoder's template."""
+        """Tell whether rows like this one have views that differ by dropout only: those in the encoder's template."""
         return self.views.needs_dropout(example) and None in self.templates
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:

@@ -1,4 +1,4 @@
-"""What an adapter is to an encoder: a small set of weights that is trained in place of the backbone's."""
+"""Define adapters: small sets of weights that are trained in place of the backbone's."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def saved_config(model: PreTrainedModel) -> PretrainedConfig:
 
 
 def _save_rounded(model: PreTrainedModel, state: dict[str, Tensor], out: Path) -> None:
-    """What `save_pretrained` writes, in bfloat16."""
+    """Make the folder that `save_pretrained` writes, in bfloat16."""
     from huggingface_hub import save_torch_state_dict
 
     config = saved_config(model)

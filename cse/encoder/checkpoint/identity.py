@@ -37,7 +37,7 @@ def model_hash(model: Path | Encoder) -> str:
 
 
 def origin(encoder: Encoder, *, texts: str, precision: str, prompt: str) -> dict[str, Any]:
-    """What vectors of texts depend on in every case, as JSON: unfinished work continues only if it is equal.
+    """List what vectors of texts depend on in every case, as JSON: unfinished work continues only if it is equal.
 
     `texts` is their hash, `precision` the one that is computed in, not `auto`, and `prompt` a text.
     """

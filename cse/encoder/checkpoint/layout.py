@@ -74,7 +74,7 @@ SETTINGS, ABOUT = "sentence_bert_config.json", "config_sentence_transformers.jso
 
 
 def is_bidirectional(config: Any) -> bool:
-    """Whether the flag is set."""
+    """Tell whether the flag is set."""
     return getattr(config, "is_causal", None) is False
 
 
@@ -302,7 +302,7 @@ class Layout:
 
     @property
     def compared_by(self) -> Literal["cosine", "euclidean"]:
-        """How vectors are compared: by distance if `similarity` says so, otherwise by cosine.
+        """Name how vectors are compared: by distance if `similarity` says so, otherwise by cosine.
 
         The field reports cosines of all other models, also of those that were trained by dot product.
         """
@@ -310,22 +310,22 @@ class Layout:
 
     @property
     def soft_prompts(self) -> bool:
-        """Whether the folder holds soft prompts."""
+        """Tell whether the folder holds soft prompts."""
         return any(module.kind == SOFT_PROMPTED for module in self.modules[:1])
 
     @property
     def static(self) -> bool:
-        """Whether the folder holds static vectors instead of a backbone."""
+        """Tell whether the folder holds static vectors instead of a backbone."""
         return any(module.kind == STATIC for module in self.modules[:1])
 
     @property
     def limited(self) -> bool:
-        """Whether texts are cut."""
+        """Tell whether texts are cut."""
         return self.max_length is None or self.max_length < UNLIMITED
 
     @property
     def needs_code(self) -> bool:
-        """Whether loading runs code that sentence-transformers does not have."""
+        """Tell whether loading runs code that sentence-transformers does not have."""
         return any(not module.type.startswith("sentence_transformers.") for module in self.modules)
 
     @property
@@ -407,7 +407,7 @@ class Layout:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a checkpoint in this layout, and not a plain model or something else."""
+    """Tell whether a folder is a checkpoint in this layout, and not a plain model or something else."""
     return (folder / MODULES).is_file()
 
 

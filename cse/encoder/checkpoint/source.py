@@ -1,4 +1,4 @@
-"""Where a model comes from: its folder, asset or Hub id, its settings, and why it cannot be loaded."""
+"""Find a model's source: its folder, asset or Hub id, its settings, and why it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -152,5 +152,5 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
 
 
 def fix_for(source: str) -> str:
-    """What to do about a source that cannot be loaded."""
+    """Advise about a source that cannot be loaded."""
     return INCOMPLETE if Path(source).expanduser().is_dir() else FIX

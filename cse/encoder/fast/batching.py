@@ -1,4 +1,4 @@
-"""How rows of unequal length are cut into sub-batches that waste little on padding."""
+"""Cut rows of unequal length into sub-batches that waste little on padding."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def chunk_overhead(device: torch.device) -> int:
 
 
 def native_bf16(device: torch.device | str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: CUDA from 8.0, CPUs with AVX512-BF16 or AMX."""
+    """Tell whether the device multiplies bfloat16 in hardware: CUDA from 8.0, CPUs with AVX512-BF16 or AMX."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     cpu = getattr(torch, "cpu", None)
@@ -74,6 +74,6 @@ def native_bf16(device: torch.device | str) -> bool:
 
 
 def _has_tiles() -> bool:
-    """Whether the CPU multiplies matrices in hardware (AMX), several times as fast as AVX512-BF16."""
+    """Tell whether the CPU multiplies matrices in hardware (AMX), several times as fast as AVX512-BF16."""
     cpu = getattr(torch, "cpu", None)
     return bool(cpu and cpu._is_amx_tile_supported())

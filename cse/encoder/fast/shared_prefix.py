@@ -44,7 +44,7 @@ def shared_length(rows: Sequence[list[int]]) -> int:
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether the model is causal, so that the states of a prefix do not depend on what follows it."""
+    """Tell whether the model is causal, so that the states of a prefix do not depend on what follows it."""
     return may_cut() and model.config.model_type in CAUSAL and not is_bidirectional(model.config)
 
 

@@ -14,7 +14,7 @@ _cuts: ContextVar[bool] = ContextVar("cse_cuts", default=True)
 
 
 def enabled() -> bool:
-    """Whether accelerations are in use: not in a graph of torch.compile, which has its own."""
+    """Tell whether accelerations are in use: not in a graph of torch.compile, which has its own."""
     return not torch.compiler.is_dynamo_compiling() and _enabled.get()
 
 
@@ -29,7 +29,7 @@ def off() -> Iterator[None]:
 
 
 def may_cut() -> bool:
-    """Whether a batch may be encoded in several passes, as many as suit its texts."""
+    """Tell whether a batch may be encoded in several passes, as many as suit its texts."""
     return enabled() and _cuts.get()
 
 

@@ -1,4 +1,4 @@
-"""How well simple classifiers tell labels by vectors: which of the scored rows each of them gets right."""
+"""Measure how well simple classifiers tell labels by vectors: which of the scored rows each of them gets right."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class HeldOut(RowEvaluator):
         return cast(D, _left(data, divided))
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
-        """What the metric of the rows says; the first time, the difference that the rows can show is said."""
+        """Score by the metric of the rows; the first time, the difference that the rows can show is said."""
         answer = run_evaluator(self._taken(), encoder)
         if not self._told and not distributed.rank():
             shown = resolution(next(f for f in answer.findings if f.name in chosen(self.primary, answer.findings)))
@@ -106,7 +106,7 @@ class HeldOut(RowEvaluator):
         return answer
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """What the metric of the rows finds."""
+        """Find by the metric of the rows."""
         return self.answer(encoder).findings
 
     def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
@@ -115,7 +115,7 @@ class HeldOut(RowEvaluator):
         return {name or self.name: [row.texts for row in part] for name, part in self._held.items()}
 
     def describe(self) -> str:
-        """How many rows are held out, and of what."""
+        """Say how many rows are held out, and of what."""
         return self._said
 
     def _taken(self) -> Evaluator:

@@ -73,7 +73,7 @@ def _wide(vectors: Any) -> torch.Tensor:
 
 
 def by_distance(encoder: Any) -> bool:
-    """Whether the vectors of an encoder are compared by distance; see `cse.evaluation.encoding.comparison`."""
+    """Tell whether the vectors of an encoder are compared by distance; see `cse.evaluation.encoding.comparison`."""
     return comparison(encoder) is nearness
 
 

@@ -160,7 +160,7 @@ def _kept(key: NDArray[np.int64], similarity: NDArray[np.float32], keep: int) ->
 
 @dataclass(frozen=True)
 class Mined:
-    """How well the known pairs were found.
+    """Measure how well the known pairs were found.
 
     Attributes:
         precision: (p,) the share of known pairs among those that are at least as similar as each known pair; 0 for a

@@ -114,7 +114,7 @@ class Retrieval(RowEvaluator):
         return [score_rows(encoder, self._rows, self.measures, prompts, self.precision, skip_same_id=self.skip_same_id)]
 
     def describe(self) -> str:
-        """What is scored, and what was left out."""
+        """Say what is scored, and what was left out."""
         rows = self._rows
         counts = "".join(f"; {count:,} {what.replace('_', ' ')} left out" for what, count in rows.left_out.items())
         return f"retrieval {self.name}, {len(rows.queries):,} queries, {len(rows.documents):,} documents{counts}"
@@ -263,12 +263,12 @@ class NanoBEIR(RowEvaluator):
         return {rows.name: [(text,) for text in rows.queries.values()] for rows in self._rows}
 
     def describe(self) -> str:
-        """What is scored."""
+        """Say what is scored."""
         return f"NanoBEIR, {len(self._rows)} sets, {sum(len(rows.queries) for rows in self._rows):,} queries"
 
 
 def is_nano(folder: Path) -> bool:
-    """Whether a folder holds sets of NanoBEIR."""
+    """Tell whether a folder holds sets of NanoBEIR."""
     return bool([*folder.glob("Nano*/corpus.jsonl"), *(folder / "corpus").glob("Nano*")])
 
 

@@ -32,7 +32,7 @@ def found_in(
     left_out: Mapping[str, int] | None = None,
     **facts: Any,
 ) -> list[EvalResult]:
-    """What an evaluator finds on a data set; `EvalResult` has the fields, and `left_out` the counts of rows."""
+    """Hold what an evaluator finds on a data set; `EvalResult` has the fields, and `left_out` the counts of rows."""
     counts = {name: count for name, count in {**data.report, **(left_out or {})}.items() if count}
     found = EvalResult.of(
         evaluator.name,

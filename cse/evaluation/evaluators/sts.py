@@ -153,7 +153,7 @@ class STSEvaluator(RowEvaluator):
         return self.answer(encoder).findings
 
     def _facts(self, scores: Scores) -> dict[str, Any]:
-        """What results.json has of STS tasks, of the space of vectors, and the number of sentences."""
+        """Give what results.json has of STS tasks, of the space of vectors, and the number of sentences."""
         if not scores.tasks:
             return {}
         subsets = {name: self._found[name].subsets for name in scores.tasks}
@@ -279,7 +279,7 @@ def _result(data: TaskData, score: TaskScore) -> EvalResult:
 
 
 def _details(data: TaskData, score: TaskScore) -> dict[str, Any]:
-    """What results.json has of an STS task besides the entry of any task."""
+    """Give what results.json has of an STS task besides the entry of any task."""
     known = list(score.subsets) != [POOLED]
     return {
         "task": data.task.name,

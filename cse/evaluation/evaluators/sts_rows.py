@@ -220,7 +220,7 @@ def sha256(subsets: Mapping[str, Pairs]) -> str:
 
 
 def text_form(subsets: Mapping[str, Pairs], otherwise: str) -> str:
-    """Whether texts are raw or tokenized: does punctuation stand apart from words more often than not?"""
+    """Tell whether texts are raw or tokenized: does punctuation stand apart from words more often than not?"""
     apart = attached = 0
     for pairs in subsets.values():
         for text in pairs.first + pairs.second:

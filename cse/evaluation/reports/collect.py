@@ -1,4 +1,4 @@
-"""What lies under a folder of runs: results, learning curves, recipes and seeds."""
+"""Collect what lies under a folder of runs: results, learning curves, recipes and seeds."""
 
 from __future__ import annotations
 

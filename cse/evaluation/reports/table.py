@@ -111,7 +111,7 @@ def show(results: Mapping[str, Any], console: Console | None = None) -> None:
 
 
 def _notes(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the tables do not say."""
+    """Note what the tables do not say."""
     model, average = results["model"], results["average"]
     for name, reason in results["missing"].items():
         yield f"{name} is missing: {reason}"
@@ -167,7 +167,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def by_measure(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Cell, Mapping[str, Any]]]:
-    """Of each measure of an evaluator, the headline first: task and units (once), name, score, entry in the results."""
+    """List each measure of an evaluator, the headline first: task and units (once), name, score, entry in results."""
     for name, task in results["tasks"].items():
         measures = sorted(task["measures"].items(), key=lambda item: item[0] != task["metric"])
         for i, (metric, measure) in enumerate(() if "all" in task else measures):
@@ -293,7 +293,7 @@ def make_console() -> Console:
 
 
 def title(metrics: Iterable[str]) -> str:
-    """What scores are: `Spearman × 100`, `ndcg@10 × 100`, or `scores × 100` if they differ."""
+    """Name what scores are: `Spearman × 100`, `ndcg@10 × 100`, or `scores × 100` if they differ."""
     names = set(metrics)
     if len(names) != 1:
         return MIXED

@@ -1,1 +1,1 @@
-"""What objectives share: the kernel of contrasts, candidates, blocks of rows, decoders, teachers, wrappers."""
+"""Hold what objectives share: the kernel of contrasts, candidates, blocks of rows, decoders, teachers, wrappers."""

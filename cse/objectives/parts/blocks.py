@@ -18,7 +18,7 @@ WHOLE_BYTES = 2**32  # of a matrix that an objective needs whole: 32,768 x 32,76
 
 
 def fits(rows: int, columns: int, like: Tensor) -> bool:
-    """Whether a matrix (rows, columns) is small enough to be computed whole."""
+    """Tell whether a matrix (rows, columns) is small enough to be computed whole."""
     return rows * _row_bytes(columns, like) <= _block_bytes(like)
 
 
@@ -27,7 +27,7 @@ def _block_bytes(like: Tensor) -> int:
 
 
 def by_rows(loss: Callable[..., T], sides: tuple[Tensor, ...], columns: int, shared: tuple[Tensor, ...] = ()) -> T:
-    """What `loss` makes of the rows of `sides`, joined.
+    """Join what `loss` makes of the rows of `sides`.
 
     If the matrix (n, columns) fits into a block, `loss` sees all rows at once. Otherwise it sees a block of rows at a
     time, once in the forward pass and once more in the backward pass, and every process takes its share of the rows:

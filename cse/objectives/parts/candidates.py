@@ -1,4 +1,4 @@
-"""What is compared with what in a batch: whole, or a block of rows at a time."""
+"""Lay out what is compared with what in a batch: whole, or a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def by_anchor(
     similarity: Similarity = cosine_matrix,
     shared: tuple[Tensor, ...] = (),
 ) -> T:
-    """What `loss` makes of the layout `in_batch`, with its errors, in memory linear in the batch: see `by_rows`.
+    """Compute `loss` of the layout `in_batch`, with its errors, in memory linear in the batch: see `by_rows`.
 
     Args:
         views: The batch's vectors.
@@ -117,7 +117,7 @@ def by_view(
     single: bool = False,
     candidates: Tensor | None = None,
 ) -> T:
-    """What `loss` makes of the layout `all_pairs`, view by view, in memory linear in the batch, as `by_anchor` does.
+    """Compute `loss` of the layout `all_pairs`, view by view, in memory linear in the batch, as `by_anchor` does.
 
     `candidates` (N, D') take the place of the views that the similarity compares with, in their order.
     """
@@ -131,7 +131,7 @@ def by_view(
 
 
 def by_pair(views: Views, batch: Batch, loss: Callable[[AllPairs, AllPairs], T]) -> T:
-    """What `loss` makes of two layouts `all_pairs` of some rows: of their anchors, and of their positives, row by row.
+    """Compute `loss` of two layouts `all_pairs` of some rows: of their anchors, and of their positives, row by row.
 
     For a row whose candidates are those of both of its texts, in memory linear in the batch: see `by_rows`.
 

@@ -85,7 +85,7 @@ def paired_cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_distance(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
-    """How far each row of a (..., D) is from the same row of b (..., D): (...), in float32 whatever the autocast.
+    """Measure how far each row of a (..., D) is from that of b (..., D): (...), in float32 whatever the autocast.
 
         euclidean: |a - b|      squared: |a - b|^2      cosine: 1 - cos(a, b)      dot: -a.b
 

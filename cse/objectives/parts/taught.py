@@ -1,4 +1,4 @@
-"""What a teacher says of a batch: its columns in the data (`Batch.teacher`), or a teacher that is asked in training."""
+"""Read what a teacher says of a batch: data columns (`Batch.teacher`), or a teacher that is asked in training."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def _feedback(source: str) -> dict[str, str]:
 
 
 def _beside(source: str, ending: str, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file of the same name with another ending holds; {} without the first key of the shape: it is not ours.
+    """Read the file of the same name with another ending; {} without the first key of the shape: it is not ours.
 
     Raises:
         UserError: The file is damaged.

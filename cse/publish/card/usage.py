@@ -45,7 +45,7 @@ def read_published(folder: Path, *, whole: bool = True) -> Layout:
 
 
 def drops_pooler(layout: Layout) -> bool:
-    """Whether the class of the backbone would add a pooling layer that has no weights in the folder."""
+    """Tell whether the class of the backbone would add a pooling layer that has no weights in the folder."""
     from transformers import CONFIG_MAPPING
 
     from cse.encoder.checkpoint.backbone import no_pooler
