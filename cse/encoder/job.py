@@ -88,6 +88,15 @@ class Rows:
         about.unlink()
 
 
+def is_cached(file: Path) -> bool:
+    """Tell whether the cache has a file. One that has changed since it was written is said and removed."""
+    if not file.exists() or is_whole(file):
+        return file.exists()
+    say("note", f"{file} has changed since it was written: it is made again")
+    file.unlink()
+    return False
+
+
 def is_whole(path: Path) -> bool:
     """Tell whether a finished file has the sum that is written beside it; true if none is."""
     known = _sum_file(path)
@@ -263,7 +272,7 @@ def _fill(
 
     with ExitStack() as opened:
         rows, advance = None, None
-        if _writes(together) and not file.exists():
+        if _writes(together) and not is_cached(file):
             rows = opened.enter_context(resumable(file, (len(texts), encoder.dim), {}))
             advance = opened.enter_context(progress("vectors", len(texts), lines=len(texts) > CHUNK))
         done = len(texts) if rows is None else rows.done
@@ -279,6 +288,6 @@ def _fill(
                 rows.append(vectors)
                 advance(rows.done)
         if rows is not None:
-            rows.finish()
+            rows.finish(summed=True)
     if together:
         distributed.broadcast(None)  # no process reads the file before it is complete

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from cse.encoder.job import partial_files, resumable
+from cse.encoder.job import is_cached, partial_files, resumable
 from cse.encoder.vectors import release, require_directions, unit
 from cse.errors import UserError
 from cse.files import cache_dir, writing_cache
@@ -59,7 +59,7 @@ def given_vectors(path: str | Path, texts: Iterable[str], corpus: Corpus) -> NDA
     with writing_cache("vectors"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
-            if not file.exists():
+            if not is_cached(file):
                 _copy(table, numbers, file, path)
     found: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return found
@@ -88,4 +88,4 @@ def _copy(table: VectorsOnDisk, numbers: NDArray[np.int64], file: Path, path: st
                 raise
             written.append(unit(part))
             release(table)
-        written.finish()
+        written.finish(summed=True)

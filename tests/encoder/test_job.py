@@ -86,7 +86,9 @@ class Killed(BaseException):
     """As a signal, it is caught by nobody."""
 
 
-def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeypatch):
+def test_a_killed_job_resumes_with_the_same_vectors_and_a_changed_file_is_made_again(
+    tiny_bert, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
     monkeypatch.setattr(job, "CHUNK", 4)
     encoder = Encoder(tiny_bert, pooler="mean").eval()
@@ -110,3 +112,12 @@ def test_a_killed_job_resumes_with_the_same_vectors(tiny_bert, tmp_path, monkeyp
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     assert np.array_equal(job.cached_vectors(encoder, "model", texts, "fp32"), found)
     assert len(asked) == 4
+    (file,) = tmp_path.rglob("*.npy")
+    damaged = bytearray(file.read_bytes())
+    damaged[-2] ^= 1
+    file.unlink()
+    file.write_bytes(damaged)
+    again = job.cached_vectors(encoder, "model", texts, "fp32")
+    assert f"{file} has changed since it was written: it is made again" in capsys.readouterr().out
+    assert len(asked) == 7
+    assert np.array_equal(again, found)
