@@ -166,12 +166,15 @@ class TextEncoder(Forward):
 
     def _require_directions(self, vectors: NDArray[np.float32], ids: Callable[[int], Sequence[int]]) -> None:
         """Raise if a vector, of which `ids` gives the tokens, has nan, or is 0 and not one that may be."""
-        static = self.backbone.config.model_type == STATIC_NAME
 
         def name(row: int) -> str:
             return f"model {self.source!r}: {self.tokenizer.decode(ids(row), skip_special_tokens=True)[:60]!r}"
 
-        require_directions(vectors, name, null=lambda row: static or ids(row) == [self.tokenizer.pad_token_id])
+        require_directions(vectors, name, null=lambda row: self._static or ids(row) == [self.tokenizer.pad_token_id])
+
+    @property
+    def _static(self) -> bool:
+        return bool(self.backbone.config.model_type == STATIC_NAME)
 
     def _width(self, dimensions: int | None) -> int:
         width = self.dim if dimensions is None else dimensions
@@ -209,7 +212,8 @@ class TextEncoder(Forward):
             For each text, the vectors (S, D) of its spans, float32.
 
         Raises:
-            UserError: A range lies outside its text, a span holds no whole token, or one that was cut off.
+            UserError: A range lies outside its text, a span holds no whole token, or one that was cut off, or its
+                vector has nan or is 0.
         """
         import numpy as np
 
@@ -228,6 +232,10 @@ class TextEncoder(Forward):
                 vectors = self.post.first(self.post(means.flatten(0, 1)).float(), width)
                 for i, found in zip(part, vectors.view(*chosen.shape[:2], -1).cpu().numpy(), strict=True):
                     out[i][:] = found[: len(masks[i])]
+        owner = [text for text, found in zip(texts, out, strict=True) for _ in found]
+        name, none = f"model {self.source!r}: a span of ", np.empty((0, width), dtype=np.float32)
+        every: NDArray[np.float32] = np.concatenate([none, *out])
+        require_directions(every, lambda row: f"{name}{owner[row][:60]!r}", null=lambda _: self._static)
         return out
 
     def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:

@@ -107,3 +107,13 @@ def test_tokens_within_ranges_and_words():
 def test_bad_ranges(tiny_bert, texts, spans, message):
     with pytest.raises(UserError, match=message):
         Encoder(tiny_bert, pooler="mean").eval().encode_spans(texts, spans)
+
+
+def test_a_span_whose_vector_is_0_is_refused(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="mean").eval()
+    norm = encoder.backbone.encoder.layer[-1].output.LayerNorm
+    norm.weight.data.zero_()
+    norm.bias.data.zero_()
+    with pytest.raises(UserError, match="a span of 'cat' has the vector 0"):
+        encoder.encode_spans(["", "cat"], [[], [(0, 3)]])
+    assert encoder.encode_spans([], []) == []
