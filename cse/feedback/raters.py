@@ -16,6 +16,7 @@ from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.kinds import check_finite
 from cse.encoder.model import Encoder
+from cse.encoder.vectors import require_directions
 from cse.errors import UserError
 from cse.feedback.job import Chat
 from cse.feedback.meter import Meter
@@ -81,11 +82,13 @@ def _encoder(folder: str) -> Rate:
         model: Any = SentenceTransformer(folder, local_files_only=True)
     except Exception as error:  # its loaders can raise anything; the message of our own loader is better
         raise refusal or error from None
+    static = Layout.read(Path(folder)).static  # where a text without a known word has the vector 0
     options = {"normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
 
     def rate(pairs: list[tuple[str, str]]) -> Sequence[float]:
         texts = [pair[side] for side in (0, 1) for pair in pairs]
         vectors = model.encode(texts, batch_size=len(texts), **options)  # (2 n, D)
+        require_directions(vectors, lambda row: f"--model {folder}: {texts[row][:60]!r}", null=lambda _: static)
         return list((vectors[: len(pairs)] * vectors[len(pairs) :]).sum(axis=1))
 
     return rate

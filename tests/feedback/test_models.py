@@ -59,6 +59,14 @@ def test_an_encoder_rates_by_cosine(tmp_path, pairs, tiny_encoder, monkeypatch):
     assert feedback(tmp_path, "score", "--model", f"encoder:{tiny_encoder}", "--data", pairs, out="other") == 0
 
 
+def test_an_encoder_that_gives_a_vector_of_0_rates_nothing(tmp_path, pairs, tiny_encoder, monkeypatch, capsys):
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setattr(SentenceTransformer, "encode", lambda self, texts, **_: np.zeros((len(texts), 16)))
+    assert feedback(tmp_path, "score", "--model", f"encoder:{tiny_encoder}", "--data", pairs) == 2
+    assert f"--model {tiny_encoder}: {PAIRS[0][0]!r} has the vector 0" in capsys.readouterr().err
+
+
 def test_a_cross_encoder_rates_through_a_sigmoid(tmp_path, pairs, tiny_bert, capsys):
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, set_seed
