@@ -20,9 +20,9 @@ from cse.evaluation.results import Scored
 from cse.search import search
 from cse.search.measure import load
 from cse.search.plan import Budget, Cost, divide
+from cse.search.report import judge, lines
+from cse.search.runner import SPAN, AsksTrial, own_setting, propose
 from cse.search.state import State, Trial
-from cse.search.tuning import SPAN, AsksTrial, own_setting, propose
-from cse.search.verdict import judge, lines
 from tests.runs import make_run, texts_recipe, write_texts, write_triplets
 from tests.test_cli import files
 

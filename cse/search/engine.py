@@ -23,11 +23,9 @@ from cse.recipe import Recipe
 from cse.recipe.settings import Settings
 from cse.search.measure import load, measure
 from cse.search.plan import Budget, divide
-from cse.search.report import conclude
-from cse.search.runner import RECIPE, Runner, Stopped
+from cse.search.report import Line, Verdict, conclude
+from cse.search.runner import RECIPE, Runner, Stopped, optuna, own_setting
 from cse.search.state import FILE, Contender, State
-from cse.search.tuning import optuna, own_setting
-from cse.search.verdict import Line, Verdict
 from cse.training import hardware
 
 

@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cse import recipe as recipes
 from cse.console import Interrupt, say
 from cse.evaluation import results
+from cse.evaluation.comparison import NO_DIFFERENCE
 from cse.evaluation.recognize import own_rows
 from cse.evaluation.reports.collect import Entry
-from cse.evaluation.reports.methods import Method
+from cse.evaluation.reports.methods import Method, methods
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
 from cse.files import write_text
 from cse.recipe.settings import Settings
 from cse.search.runner import CHOSEN, RECIPE, Stopped
 from cse.search.state import Contender, State
-from cse.search.verdict import Line, Verdict, judge, lines, markdown
 from cse.training import hardware, tracking
 
 TABLE, BEST = "table.md", "best.yaml"
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        name: Name of the method, or of the untrained encoder.
+        seeds: Number of final runs; 0 for the untrained encoder.
+        mean: Mean of their scores.
+        sd: Standard deviation of their scores; None for fewer than two.
+        to_untrained: The method minus its own untrained encoder; None for an untrained encoder.
+        to_best: The method minus the best one; None for the best.
+    """
+
+    name: str
+    seeds: int
+    mean: float
+    sd: float | None
+    to_untrained: Method | None
+    to_best: Method | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Draw what follows from a table.
+
+    Attributes:
+        best: The name with the highest mean.
+        choice: What to take: the cheapest of those that no difference from the best was shown for, the best included.
+        text: The same in words.
+    """
+
+    best: str
+    choice: str
+    text: str
 
 
 def conclude(state: State, folder: Path, interrupt: Interrupt) -> tuple[list[Line], Verdict, Path | None]:
@@ -137,3 +177,116 @@ def _track(state: State, table: Sequence[Line], folder: Path) -> None:
     rows = [[line.name, line.mean, line.to_untrained.difference if line.to_untrained else 0.0] for line in table]
     tracking.log_table(accelerator, "search", ["method", "dev", "minus untrained"], rows)
     accelerator.end_training()
+
+
+def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | None = None) -> list[Line]:
+    """Every method beside its untrained encoder and the best, from high to low.
+
+    The differences are paired: on the same resamples of the pairs, and of the seeds. p-values are adjusted by Holm's
+    method over the comparisons with one baseline.
+
+    Args:
+        finals: The scored final checkpoints of all methods; `recipe` is the name of the method.
+        untrained: The scored untrained encoder of each method. Methods that begin with the same vectors share one.
+        best: The name that the others are compared with; None: the one with the highest mean.
+    """
+    groups = _groups(untrained)
+    bare = [Entry(name, name, None, e.results, e.scored, e.run) for name, (e, _) in groups.items()]
+    means = {name: _mean(entries) for name, entries in _by_name([*finals, *bare]).items()}
+    best = best or max(means, key=lambda name: means[name])
+    to_best = {m.name: m for m in methods([*finals, *bare], best) if m.name != best}
+    to_untrained = {}
+    for entry, (name, (_, members)) in zip(bare, groups.items(), strict=True):
+        group = [entry, *[e for e in finals if e.recipe in members]]
+        to_untrained.update({m.name: m for m in methods(group, name) if m.name != name})
+    found = []
+    for name, entries in _by_name([*finals, *bare]).items():
+        scores = [float(e.average) for e in entries if e.average is not None]
+        sd = statistics.stdev(scores) if len(scores) > 1 else None
+        seeds = 0 if name in groups else len(scores)
+        found.append(Line(name, seeds, means[name], sd, to_untrained.get(name), to_best.get(name)))
+    return sorted(found, key=lambda line: -line.mean)
+
+
+def judge(table: Sequence[Line], costs: Mapping[str, float]) -> Verdict:
+    """The verdict of a table.
+
+    Args:
+        table: Its rows.
+        costs: Seconds of a step of each method; what is absent costs nothing, as does the untrained encoder.
+    """
+    best = next(line.name for line in table if line.to_best is None)
+    tied = [line.name for line in table if line.to_best is None or line.to_best.verdict == NO_DIFFERENCE]
+    choice = min(tied, key=lambda name: costs.get(name, 0.0))  # the higher mean of those that cost the same
+    if len(tied) == 1:
+        return Verdict(best, best, f"{best} is better than all others")
+    price = f"{costs[choice]:.3g} s a step" if choice in costs else "which needs no training"
+    return Verdict(best, choice, f"{NO_DIFFERENCE} between {_listed(tied)}: take the cheapest, {choice} ({price})")
+
+
+def markdown(
+    table: Sequence[Line], tasks: str, settings: Mapping[str, Mapping[str, float]], costs: Mapping[str, float]
+) -> str:
+    """The table as Markdown.
+
+    Args:
+        table: Its rows.
+        tasks: What was scored.
+        settings: The chosen setting of each method.
+        costs: Seconds of a step of each method.
+    """
+    tuned = list(dict.fromkeys(name for setting in settings.values() for name in setting))
+    head = ["method", *[name.replace("_", " ") for name in tuned], "seeds", tasks, "minus untrained (95 %)", ""]
+    head += ["minus best (95 %)", "", "s a step"]
+    rows = [head, [":--", *["--:"] * len(tuned), "--:", "--:", "--:", ":--", "--:", ":--", "--:"]]
+    for line in table:
+        values = [f"{settings[line.name][n]:.3g}" if n in settings.get(line.name, {}) else "" for n in tuned]
+        score = f"{line.mean:.2f}" if line.sd is None else f"{line.mean:.2f} ± {line.sd:.2f}"
+        compared = [cell for method in (line.to_untrained, line.to_best) for cell in _compared(method)]
+        cost = f"{costs[line.name]:.3g}" if line.name in costs else ""
+        rows.append([line.name, *values, str(line.seeds or "-"), score, *compared, cost])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _compared(method: Method | None) -> tuple[str, str]:
+    if method is None or method.difference is None or method.interval is None:
+        return "", ""
+    low, high = method.interval
+    return f"{method.difference:+.2f} ({low:+.2f} to {high:+.2f})", method.verdict
+
+
+def _groups(untrained: Mapping[str, Entry]) -> dict[str, tuple[Entry, list[str]]]:
+    """The untrained encoders that differ, by a name for each, with the methods that begin with it."""
+    found: list[tuple[Entry, list[str]]] = []
+    for name, entry in untrained.items():
+        for known, members in found:
+            if _same(known, entry):
+                members.append(name)
+                break
+        else:
+            found.append((entry, [name]))
+    if len(found) == 1:
+        return {UNTRAINED: found[0]}
+    return {f"{UNTRAINED} {', '.join(members)}": (entry, members) for entry, members in found}
+
+
+def _same(a: Entry, b: Entry) -> bool:
+    assert a.scored is not None
+    assert b.scored is not None
+    pairs = [(found.arrays, b.scored.findings[task].arrays) for task, found in a.scored.findings.items()]
+    return all(np.array_equal(one[name], other[name]) for one, other in pairs for name in one)
+
+
+def _by_name(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.recipe, []).append(entry)
+    return found
+
+
+def _mean(entries: Sequence[Entry]) -> float:
+    return statistics.mean(float(e.average) for e in entries if e.average is not None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
