@@ -31,7 +31,7 @@ STATE = "adapt.json"
 TRIALS = 0.35  # share of the budget that the shortlist is tried with
 SPENT = 0.8  # share of a budget of time that is planned; scoring, mining and loading take the rest
 PROBE = 6  # steps, of which the last half is measured
-LEAST = 5  # steps below which a trial tells nothing
+LEAST = 5  # steps below which a run tells nothing
 SHARES = (0.5, 0.75)  # of the trained weights, in merges with the start
 LOSS = 0.3  # points that a general score may lose where the loss is not shown by an interval
 MARGIN = 0.05  # a mined negative is at least this share less near than the positive (arXiv:2407.15831)
@@ -138,16 +138,14 @@ class _Adaptation:
         say("start", f"{self.encoder}   {_shown(start)}")
         found = ways(self.material, self.rows, self.encoder)
         total = self._total(found[0])
-        each = int(total * TRIALS / sum(way.cost for way in found))
-        if each < LEAST:
+        if total < LEAST:
             raise UserError(
-                f"--budget {self.state['asked']['budget']} is too short for one trial: it has {max(0, int(total))} "
-                f"steps of {found[0].batch} rows for {len(found)} ways\nfix: give a longer budget, or a smaller encoder"
+                f"--budget {self.state['asked']['budget']} is too short: it has {max(0, int(total))} steps of "
+                f"{found[0].batch} rows\nfix: give a longer budget, or a smaller encoder"
             )
-        tried = {way.name: self._tried(way, min(each, self._most(way))) for way in found}
-        best = max(found, key=lambda way: tried[way.name])
-        steps = min(int(total * (1 - TRIALS) / best.cost), self._most(best))
-        say("chosen", f"{best.name}, the best of {len(found)} on dev; {steps:,} steps")
+        best, spent = self._best(found, total)
+        steps = min(int((total - spent) / best.cost), self._most(best))
+        say("steps", f"{steps:,} of {best.batch} rows")
         run = self._train(best, steps, "final")
         return self._conclude(best.name, run / "best", start)
 
@@ -202,6 +200,23 @@ class _Adaptation:
         say("verdict", done.verdict)
         say("report", f"{self.folder / 'report.md'}; script.sh beside it repeats it")
         return done
+
+    def _best(self, found: Sequence[Way], total: float) -> tuple[Way, float]:
+        """Try the ways for equal steps, the first ones alone where the budget is short; returns what this took, too.
+
+        A budget that does not suffice to try two of them is spent on the first.
+        """
+        each = 0
+        while len(found) > 1 and each < LEAST:
+            each = int(total * TRIALS / sum(way.cost for way in found))
+            found = found if each >= LEAST else found[:-1]
+        if len(found) == 1:
+            say("chosen", f"{found[0].name}: the budget does not suffice to try others")
+            return found[0], 0.0
+        tried = {way.name: self._tried(way, min(each, self._most(way))) for way in found}
+        best = max(found, key=lambda way: tried[way.name])
+        say("chosen", f"{best.name}, the best of {len(found)} on dev")
+        return best, total * TRIALS
 
     def _total(self, way: Way) -> float:
         """The steps of pairs that the budget allows; a time is measured once, and kept."""

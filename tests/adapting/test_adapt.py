@@ -98,7 +98,7 @@ def test_rows_that_are_of_no_use(start, tmp_path, capsys, name):
     ("options", "refused"),
     [
         (["--budget", "soon"], "--budget is 'soon'"),
-        (["--budget", "12steps"], "--budget 12steps is too short for one trial: it has 12 steps of 64 rows for 4 ways"),
+        (["--budget", "4steps"], "--budget 4steps is too short: it has 4 steps of 64 rows"),
         (["--encoder", "asset:mini"], "is not a sentence encoder yet"),
     ],
 )
@@ -158,3 +158,23 @@ def test_a_killed_adaptation_goes_on(adapted, start, tmp_path, monkeypatch, poin
     with pytest.raises(cse.UserError, match="was begun with budget=150steps, not 160steps"):
         cse.adapt(data, encoder=start, budget="160steps", out=out)
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    ("total", "tried"),
+    [  # a third of the budget is shared by ways that cost 1, 1, 2 and 2, and each has five steps or more
+        (100, {"a": 5, "b": 5, "c": 5, "d": 5}),
+        (80, {"a": 7, "b": 7, "c": 7}),
+        (40, {"a": 7, "b": 7}),
+        (25, {}),
+    ],
+)
+def test_a_short_budget_tries_fewer_ways(total, tried, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(adapting._Adaptation, "_tried", lambda _, way, steps: seen.setdefault(way.name, steps))
+    monkeypatch.setattr(adapting._Adaptation, "_most", lambda *_: 1000)
+    found = [adapting.Way(name, "simcse-sup", (), cost=cost) for name, cost in {"a": 1, "b": 1, "c": 2, "d": 2}.items()]
+    best, spent = adapting._Adaptation.__new__(adapting._Adaptation)._best(found, total)
+    assert seen == tried
+    assert best.name == "a"
+    assert spent == (adapting.TRIALS * total if tried else 0)
