@@ -236,6 +236,10 @@ def mine_file(
         raise UserError(
             f"--k is {k}, but the pool has {corpus.size} texts\nfix: give 1 to {corpus.size - 1}, or more texts"
         )
+    if isinstance(miner, TopK) and miner.first >= corpus.size:
+        raise UserError(
+            f"--ranks begins at {miner.first}, but the pool has {corpus.size} texts\nfix: begin below that number"
+        )
     if isinstance(miner, TopK) and bands.easy and miner.last + bands.easy >= corpus.size:
         raise UserError(
             f"--easy asks for {bands.easy} texts outside the {miner.last} nearest, but the pool has {corpus.size} "

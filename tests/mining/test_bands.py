@@ -94,6 +94,7 @@ def test_a_changed_file_of_the_cache_is_made_again(place, capsys, monkeypatch):
     [
         (["--positives", "0", "2", "--ranks", "9", "10"], "--positives is 0 to 2"),
         (["--positives", "1", "2", "--ranks", "9", "10", "--margin", "0.1"], "compares a negative with one"),
+        (["--ranks", "30", "40"], "--ranks begins at 30, but the pool has 30 texts"),
         (["--easy", "1", "--random"], "give --ranks, not --random"),
         (["--easy", "1"], "outside the 50 nearest, but the pool has 30 texts"),
         (["--prompt", "query"], "so --prompt query would not be used"),
