@@ -147,9 +147,8 @@ class Schema:
                 value = self.value(option.hint, value, before + name)
             setattr(found, name, value)
         if missing := [name for name, value in vars(found).items() if value is inspect.Parameter.empty]:
-            fix = (
-                "give each a value" if where else f"{WRITE_CLASS[:-9]}below each, or name a parent: extends: FILE.yaml"
-            )
+            parent = "write class_path and init_args below each, or name a parent: extends: FILE.yaml"
+            fix = "give each a value" if where else parent
             raise UserError(f"{where or 'it'} lacks {', '.join(missing)}\nfix: {fix}")
         return found
 

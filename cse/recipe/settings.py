@@ -59,7 +59,7 @@ class Settings:
         save_every: Steps between saved states, from which a run resumes. It continues while a state is written, which
             needs memory for a copy of it (weights and optimizer), except under `fsdp`. None: after each evaluation.
         early_stopping: Stop after this many evaluations without a better score. None: never.
-        workers: Processes that prepare batches ahead.
+        workers: Processes that prepare batches ahead, at most 128.
         trackers: Names of trackers in Accelerate (tensorboard, trackio, wandb), which receive settings, curves and the
             final table. Trackers that write files, such as tensorboard, write to trackers/ in the run's folder.
         initial_weights: What the initial weights are used for. `compare`: the run ends with a table of scores before
@@ -117,7 +117,8 @@ class Settings:
         require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
         require_at_least(1, "trainer", chunk_size=chunk_size, chunk_tokens=chunk_tokens)
         require_at_least(1, "trainer", early_stopping=early_stopping, save_every=save_every)
-        require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay, workers=workers)
+        require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay)
+        require_within("[0, 128]", "trainer", workers=workers)  # each is a process of this machine
         require_within("(0, 1000000]", "trainer", epochs=epochs)  # the steps are counted before the first one
         require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
         require_positive("trainer", learning_rate=learning_rate, clip=clip, timeout=timeout)

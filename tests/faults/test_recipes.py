@@ -221,6 +221,7 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
         "set trainer.batch_size to a multiple of 2",
     ),
     "epochs": ([*T, *DATA, "--trainer.epochs=1e308"], "trainer.epochs is 1e+308\n", "give a number in (0, 1000000]"),
+    "workers": ([*T, *DATA, "--trainer.workers=9999"], "trainer.workers is 9999\n", "give a number in [0, 128]"),
     "views": (
         [*T, *DATA, "--collator.views=100000"],
         "collator.views is 100000\n",
