@@ -64,7 +64,7 @@ def local_rows(size: int) -> slice:
 
 
 def _named(name: str, before: str) -> Any:
-    """The function of torch.distributed, which torch 2.13 renamed and warns of under the name of before."""
+    """Find a function of torch.distributed by its name, or by that before it, of which newer releases warn."""
     return getattr(dist, name, None) or getattr(dist, before)
 
 

@@ -206,10 +206,8 @@ class _Adaptation:
 
         A budget that does not suffice to try two of them is spent on the first.
         """
-        each = 0
-        while len(found) > 1 and each < LEAST:
-            each = int(total * TRIALS / sum(way.cost for way in found))
-            found = found if each >= LEAST else found[:-1]
+        while (each := int(total * TRIALS / sum(way.cost for way in found))) < LEAST and len(found) > 1:
+            found = found[:-1]
         if len(found) == 1:
             say("chosen", f"{found[0].name}: the budget does not suffice to try others")
             return found[0], 0.0
