@@ -125,12 +125,14 @@ from cse.objectives.pearl import PEARL as PEARL
 from cse.objectives.poly_view import PolyView as PolyView
 from cse.objectives.promcse import PromCSE as PromCSE
 from cse.objectives.promptbert import PromptBERT as PromptBERT
+from cse.objectives.quantized import Quantized as Quantized
 from cse.objectives.rankcse import RankCSE as RankCSE
 from cse.objectives.setcse import SetCSE as SetCSE
 from cse.objectives.sg_opt import SGOPT as SGOPT
 from cse.objectives.simcse import SimCSE as SimCSE
 from cse.objectives.sncse import SNCSE as SNCSE
 from cse.objectives.span_contrast import SpanContrast as SpanContrast
+from cse.objectives.spread_out import SpreadOut as SpreadOut
 from cse.objectives.sub_sentence import SubSentence as SubSentence
 from cse.objectives.supclseq import SupCLSeq as SupCLSeq
 from cse.objectives.supcon import SupCon as SupCon

@@ -125,7 +125,7 @@ def test_every_module_imports_where_the_modules_of_unix_do_not_exist():
 
 
 # What cse/ may measure: a change that needs more raises the number on purpose, and says what it removed.
-MOST_LINES, MOST_FILES = 47800, 312
+MOST_LINES, MOST_FILES = 48000, 314
 
 
 def test_the_house_does_not_grow_unnoticed():

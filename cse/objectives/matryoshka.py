@@ -58,11 +58,7 @@ class Matryoshka(Wrapper):
         self._check_weights()
 
     def setup(self, encoder: Encoder) -> None:
-        if [*encoder.head.parameters()]:
-            raise UserError(
-                "objective Matryoshka trains the dimensions behind encoder.head, which is not exported\n"
-                "fix: --encoder.export_head=true, or --encoder.head=none"
-            )
+        self.check_exported(encoder, "trains the dimensions")
         self.dimensions = widths.halves(encoder.dim) if self.dimensions is None else self.dimensions
         widths.check(self.dimensions, encoder.dim, option="objective.dimensions")
         self._check_weights()

@@ -212,6 +212,7 @@ NOT_A_MEAN = {
     "MaskedLM": "it is a mean over masked tokens, of which rows have unequal numbers",
     "MiCSE": "the share of cells is a mean over rows as well, and its square is a factor of another mean",
     "Scaled": "it is around MaskedLM here",
+    "SpreadOut": "a square of a mean over pairs of rows, each with the product of its weights",
     "WeightedSum": "one of its terms is MaskedLM here",
 }
 

@@ -84,6 +84,7 @@ ARGUMENTS = {  # class -> argument -> a value, or several, that it refuses by na
     "SimCSE": {"temperature": (0.0, -1.0), "hardness": -1.0, "false_negative_margin": -0.1},
     "SNCSE": {"temperature": 0.0, "margin_weight": -1.0, "largest_gap": 3.0},
     "SpanContrast": {"temperature": 0.0},
+    "SpreadOut": {"mean_weight": -1.0, "second_weight": -1.0},
     "SubSentence": {"temperature": -1.0},
     "SupCLSeq": {"rates": ([], [0.0, 1.0])},
     "SupCon": {"temperature": 0.0, "base_temperature": -1.0},

@@ -57,6 +57,14 @@ class Wrapper(Objective):
         for term in terms:
             self.check_head(term)
 
+    def check_exported(self, encoder: Encoder, what: str) -> None:
+        """Refuse an encoder whose head is not exported, so that the vectors that terms get are not those of users."""
+        if [*encoder.head.parameters()]:
+            raise UserError(
+                f"objective {type(self).__name__} {what} behind encoder.head, which is not exported\n"
+                "fix: --encoder.export_head=true, or --encoder.head=none"
+            )
+
     def check_term(self, term: Objective) -> None:
         """Refuse a term that does not read vectors, if it gets some."""
         if self.needs_vectors and not term.uses_views:
