@@ -1,9 +1,9 @@
 """The names that the package exports: the one list, which type checkers and `cse.errors.on_demand` read."""
 
 from cse.adapting.adapt import adapt as adapt
-from cse.api.trained import TrainedRun as TrainedRun
-from cse.api.training import resume as resume
-from cse.api.training import train as train
+from cse.api import TrainedRun as TrainedRun
+from cse.api import resume as resume
+from cse.api import train as train
 from cse.augment.characters import CharacterEdit as CharacterEdit
 from cse.augment.characters import CharacterNoise as CharacterNoise
 from cse.augment.compose import InOrder as InOrder

@@ -114,8 +114,11 @@ def _parser(*wanted: str) -> argparse.ArgumentParser:
     parser = Parser(prog="cse", description="Train sentence embeddings.")
     parser.add_argument("--version", action="version", version=f"cse {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in sorted(module.name for module in iter_modules(commands.__path__)):
-        command, name = import_module(f"cse.commands.{module}"), module.replace("_", "-")
+    names = [each.name for each in iter_modules(commands.__path__)]
+    found: dict[str, Any] = {name: import_module(f"cse.commands.{name}") for name in names}
+    found |= found.pop("verbs").COMMANDS
+    for module, command in sorted(found.items()):
+        name = module.replace("_", "-")
         epilog = getattr(command, "EPILOG", None)
         subparser = subparsers.add_parser(name, help=command.HELP, epilog=epilog, allow_abbrev=False)
         subparser.description = f"{command.HELP[0].upper()}{command.HELP[1:]}."

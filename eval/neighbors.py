@@ -14,8 +14,7 @@ import torch
 from cse.console import say
 from cse.errors import require_package
 from cse.files import write_json
-from cse.mining.approximate import AUTO, open_pool
-from cse.mining.neighbors import Exact, contained
+from cse.mining.neighbors import AUTO, Exact, contained, open_pool
 
 WIDTH, LATENT, NOISE = 64, 16, 0.5  # dimensions of a vector, those that it varies in, and the noise in all
 ANCHORS, NEAREST = 1_000, 10

@@ -24,7 +24,7 @@ from cse.encoder.model import Encoder
 from cse.encoder.vectors import release
 from cse.files import read_json, write_json
 from cse.inference.shards import VectorsOnDisk, missing, open_vectors, read_index
-from cse.mining.approximate import open_pool
+from cse.mining.neighbors import open_pool
 from eval.memory import WORDS
 
 MODEL = "asset:mini"

@@ -18,11 +18,13 @@ import pytest
 
 from cse import cli, commands
 from cse import recipe as recipes
+from cse.commands import verbs
 from cse.encoder.model import Encoder
 from tests.runs import assert_same, metrics, texts_recipe, weights, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
+FILES = {path.stem.replace("_", "-") for path in (ROOT / "cse/commands").glob("[!_]*.py")}
+COMMANDS = FILES - {"verbs"} | set(verbs.COMMANDS)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ import yaml
 
 from cse import cli
 from cse import recipe as recipes
+from cse.commands import verbs
 from cse.objectives.simcse import SimCSE
 from eval import method_table, systems
 from tests.models import save_tiny
@@ -120,7 +121,7 @@ def test_what_is_said_of_a_system_exists(entry):
     for name in entry.get("by", ()):
         first, *rest = name.split()
         if first == "cse":
-            command = import_module(f"cse.commands.{rest[0]}")
+            command = verbs.COMMANDS.get(rest[0]) or import_module(f"cse.commands.{rest[0]}")
             assert rest[1:2] == [] or rest[1] in command.ACTIONS
         elif name.startswith("cse."):
             module, _, last = name.rpartition(".")

@@ -19,10 +19,9 @@ from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
 from cse.search import search
 from cse.search.measure import load
-from cse.search.plan import Budget, Cost, divide
 from cse.search.report import judge, lines
 from cse.search.runner import SPAN, AsksTrial, own_setting, propose
-from cse.search.state import State, Trial
+from cse.search.state import Budget, Cost, State, Trial, divide
 from tests.runs import make_run, texts_recipe, write_texts, write_triplets
 from tests.test_cli import files
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cse.adapting.material import Material, evaluator, prepare
 from cse.adapting.ways import EPOCHS, MINED, Way, ways
-from cse.api.training import train
+from cse.api import train
 from cse.console import quiet, say
 from cse.encoder.kinds import detect
 from cse.errors import UserError
@@ -24,7 +24,7 @@ from cse.files import check_writable, json_lines, read_json, write_json, write_t
 from cse.interfaces import Evaluator
 from cse.mining.command import mine
 from cse.mining.miners import TopK
-from cse.search.plan import Budget
+from cse.search.state import Budget
 from cse.training.merge import merge
 
 STATE = "adapt.json"

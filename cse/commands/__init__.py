@@ -1,9 +1,9 @@
-"""The commands of `cse`, one file for each; a new file is found without an edit elsewhere.
+"""The commands of `cse`. Most are a function, and an entry of the table in `verbs`; each other has a file.
 
-The file of a command has its name and defines `HELP`. Most commands are a function, which `VERB` names as
-`module:name`: its signature and docstring are the arguments and options, and `show(found, arguments)` prints what it
-returned. Positional parameters but `out` are arguments; `NAMES` has those with another name on the command line. A
-command that is more than its function defines `add_arguments(parser)` and `run(arguments, overrides) -> exit code`,
+`VERB` names the function as `module:name`: its signature and docstring are the arguments and options, and
+`show(found, arguments)` prints what it returned. Positional parameters but `out` are arguments; `NAMES` has those with
+another name on the command line. A command that is more than its function has a file of its name, which is found
+without an edit elsewhere, and defines `HELP`, `add_arguments(parser)` and `run(arguments, overrides) -> exit code`,
 which may use `declare` and `call`.
 
 A file imports nothing heavy at the top, so that help is quick. With `TAKES_OVERRIDES = True`, options of a recipe are

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train; returns 0, or 128 and the number of the signal that stopped the run: 130 for Ctrl-C, 143 for SIGTERM."""
-    from cse.api.training import resume, train
+    from cse.api import resume, train
     from cse.recipe.options import read
 
     auto = arguments.resume == "auto"

@@ -11,18 +11,21 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cse.data.checks import KnowsTexts
+from cse.data.datasets import Dataset, Texts
 from cse.errors import UserError
 from cse.evaluation.statistic import RESAMPLES, STATISTICS, Samples, Vector, bootstrap
 from cse.interfaces import Evaluator, Rows, SentenceEncoder
 
 MEAN = "mean"  # the key of the mean over sets of rows, for an evaluator that has several
+TEST = "test"  # the split of a Hub id that is scored, unless a data set of `cse.data` says another
 
 
 @dataclass(frozen=True)
@@ -284,3 +287,56 @@ def resampled(findings: Sequence[EvalResult], measure: str, resamples: int = RES
     of = findings[0].measures[measure].of
     arrays = [[finding.arrays[name] for name in of] for finding in findings]
     return bootstrap(findings[0].measures[measure].statistic, arrays, findings[0].name, resamples)
+
+
+def set_name(data: Dataset) -> str:
+    """A short name of the rows: that of their file without its endings, or of their data set on the Hub."""
+    if data.in_memory:
+        return "rows"
+    return PurePath(data.name.partition(":")[2] or data.name).name.partition(".")[0] or "rows"
+
+
+def found_in(
+    data: Dataset,
+    evaluator: RowEvaluator,
+    *,
+    kind: str,
+    unit: str,
+    measures: Mapping[str, tuple[str, ...]],
+    arrays: Mapping[str, Any],
+    sha256: str | None = None,
+    left_out: Mapping[str, int] | None = None,
+    **facts: Any,
+) -> list[EvalResult]:
+    """Hold what an evaluator finds on a data set; `EvalResult` has the fields, and `left_out` the counts of rows."""
+    counts = {name: count for name, count in {**data.report, **(left_out or {})}.items() if count}
+    found = EvalResult.of(
+        evaluator.name,
+        kind=kind,
+        measures=measures,
+        arrays=arrays,
+        primary=evaluator.primary,
+        unit=unit,
+        sha256=sha256 or data.hash,
+        where=data.name,
+        about={"left_out": counts, **facts},
+    )
+    return [found]
+
+
+def labeled_texts(
+    data: Texts | str | Path | Sized, option: str, split: str = TEST
+) -> tuple[Dataset, list[str], list[str]]:
+    """A data set of texts with labels, its texts, and its labels by name; `option` is that of the evaluator.
+
+    Raises:
+        UserError: The rows cannot be read, or have fewer than two labels.
+    """
+    rows = data if isinstance(data, Dataset) else Texts(data, label_column="label", split=split)
+    if len(rows.label_names) < 2:
+        only = f"one label, {rows.label_names[0]!r}" if rows.label_names else "no labels"
+        raise UserError(
+            f"evaluator.{option}: the rows of {rows.name} have {only}\n"
+            "fix: give texts of two or more labels, and name their column: cse.data.Texts(..., label_column=...)"
+        )
+    return rows, [row.texts[0] for row in rows], [rows.label_names[row.label or 0] for row in rows]

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from cse.encoder.vectors import release
 from cse.errors import UserError, require_at_least, require_within
-from cse.mining.approximate import open_pool
 from cse.mining.corpus import Corpus
-from cse.mining.neighbors import EXACT, contained, cosines
+from cse.mining.neighbors import EXACT, contained, cosines, open_pool
 from cse.seeding import derive
 
 Allowed = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
@@ -95,7 +94,7 @@ class TopK(Miner):
         absolute_margin: Least difference between the positive's similarity and the negative's. None: no limit.
         relative_margin: The same difference as a share of the positive's similarity. None: no limit.
         max_similarity: Largest cosine of anchor and negative. None: no limit.
-        index: `exact`, or an index of faiss; see `cse.mining.approximate.open_pool`.
+        index: `exact`, or an index of faiss; see `cse.mining.neighbors.open_pool`.
     """
 
     def __init__(

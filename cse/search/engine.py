@@ -22,10 +22,9 @@ from cse.files import check_writable, write_text
 from cse.recipe import Recipe
 from cse.recipe.settings import Settings
 from cse.search.measure import load, measure
-from cse.search.plan import Budget, divide
 from cse.search.report import Line, Verdict, conclude
 from cse.search.runner import RECIPE, Runner, Stopped, optuna, own_setting
-from cse.search.state import FILE, Contender, State
+from cse.search.state import FILE, Budget, Contender, State, divide
 from cse.training import hardware
 
 

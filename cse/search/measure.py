@@ -20,7 +20,7 @@ from cse.data.reading.sources import open_path
 from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.recipe import Recipe
-from cse.search.plan import Cost
+from cse.search.state import Cost
 from cse.training.callbacks import DataCheck
 from cse.training.run import Run
 from cse.training.start import fit

@@ -21,8 +21,7 @@ from cse.evaluation.reports.collect import records
 from cse.files import write_text
 from cse.interfaces import Callback
 from cse.recipe import Recipe
-from cse.search.plan import EVALUATIONS
-from cse.search.state import Contender, State, Trial
+from cse.search.state import EVALUATIONS, Contender, State, Trial
 from cse.seeding import derive
 from cse.training.run import Run
 from cse.training.start import fit, is_begun

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cse import cli
-from cse.commands.export import EPILOG
+from cse.commands.verbs import ONNX
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.heads import Dense, Normalize
@@ -149,7 +149,7 @@ def test_the_lines_in_the_help_give_the_vectors(bert):
     encoder, folder = bert
     texts = [text for text in TEXTS if text]
     names = {"texts": texts}
-    lines = [line.strip() for line in EPILOG.splitlines() if line.startswith("  ")]
+    lines = [line.strip() for line in ONNX.splitlines() if line.startswith("  ")]
     exec("\n".join(lines).replace("DIR", str(folder / "onnx")), names)
     np.testing.assert_allclose(names["vectors"], encoder.encode(texts), atol=2e-5)
 

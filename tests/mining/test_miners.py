@@ -8,10 +8,9 @@ import pytest
 from cse.batch import Example
 from cse.encoder.vectors import unit
 from cse.errors import UserError
-from cse.mining.approximate import open_pool
 from cse.mining.corpus import Corpus
 from cse.mining.miners import Queries, Random, TopK
-from cse.mining.neighbors import Exact
+from cse.mining.neighbors import Exact, open_pool
 from tests.cases import cases, load
 
 

@@ -12,8 +12,7 @@ from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.inference.shards import Shard, claim
 from cse.mining import approximate
-from cse.mining.approximate import Faiss, open_pool
-from cse.mining.neighbors import Exact
+from cse.mining.neighbors import Exact, Faiss, open_pool
 from tests.mining.helpers import mined
 
 NONE = np.zeros((30, 0), dtype=np.int64)
@@ -204,7 +203,7 @@ def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
 
 def test_auto_searches_as_many_cells_as_find_enough(pool, monkeypatch, capsys):
     assert isinstance(open_pool(pool, "auto"), Exact)
-    monkeypatch.setattr("cse.mining.approximate.SMALL", 100)
+    monkeypatch.setattr("cse.mining.neighbors.SMALL", 100)
     monkeypatch.setattr(approximate, "ROWS_OF_A_CELL", 8)
     monkeypatch.setattr(approximate, "PROBES", (1, 2, 4, 8, 16))
     monkeypatch.setattr(approximate, "MANY", 100)  # cells of two levels

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cse import cli
-from cse.api.training import train
+from cse.api import train
 from cse.interfaces import Callback
 from tests.runs import metrics, weights, write_recipe, write_texts
 

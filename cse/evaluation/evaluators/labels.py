@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cse.data.datasets import Texts
 from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import encode_distinct
-from cse.evaluation.evaluator import EvalResult, RowEvaluator, rows_hash
+from cse.evaluation.evaluator import EvalResult, RowEvaluator, found_in, labeled_texts, rows_hash, set_name
 from cse.evaluation.evaluators.classifiers import Labels as Names
 from cse.evaluation.evaluators.classifiers import (
     Matrix,
@@ -27,7 +27,6 @@ from cse.evaluation.evaluators.classifiers import (
     probe,
     require_rows,
 )
-from cse.evaluation.evaluators.rows import found_in, labeled_texts, set_name
 from cse.interfaces import SentenceEncoder
 
 Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors and labels, and those that are scored

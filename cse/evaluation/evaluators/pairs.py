@@ -15,8 +15,7 @@ from cse.data.datasets import Dataset, ScoredPairs
 from cse.data.reading.texts import same_text_key
 from cse.errors import UserError, require_within
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.evaluator import EvalResult, RowEvaluator, rows_hash
-from cse.evaluation.evaluators.rows import TEST, found_in, set_name
+from cse.evaluation.evaluator import TEST, EvalResult, RowEvaluator, found_in, rows_hash, set_name
 from cse.evaluation.statistic import Vector, correlation
 from cse.interfaces import SentenceEncoder
 from cse.seeding import python_rng

@@ -14,11 +14,9 @@ from cse.data.datasets import Dataset, Pairs, Texts
 from cse.encoder.vectors import unit
 from cse.errors import UserError, require_at_least
 from cse.evaluation.encoding import comparison, device_of, encode_distinct, nearness
-from cse.evaluation.evaluator import EvalResult, RowEvaluator, rows_hash
-from cse.evaluation.evaluators.rows import TEST, found_in, set_name
+from cse.evaluation.evaluator import TEST, EvalResult, RowEvaluator, found_in, rows_hash, set_name
 from cse.interfaces import SentenceEncoder
-from cse.mining.approximate import open_pool
-from cse.mining.neighbors import EXACT
+from cse.mining.neighbors import EXACT, open_pool
 
 CHUNK = 1024  # texts whose neighbors are searched at once
 
