@@ -105,11 +105,21 @@ def sections() -> str:
 
 
 def checked(objective: type[Objective]) -> str:
-    """Links to the numbers of other programs that its test reads; else to the test, which computes them by loops."""
+    """Links to the numbers of other programs that its tests read; else to its test, which computes them by loops."""
     test = Path("tests", "objectives", f"test_{objective.__module__.rpartition('.')[2]}.py")
-    families = dict.fromkeys(re.findall(r'\bcases\(\s*"(\w+)"', (ROOT / test).read_text(encoding="utf-8")))
-    links = [f"[{family}](../tests/oracles/{family}.json)" for family in families]
+    text = (ROOT / test).read_text(encoding="utf-8") if (ROOT / test).exists() else ""
+    families = re.findall(r'\bcases\(\s*"(\w+)"', text) or families_of_table(objective.__name__)
+    links = [f"[{family}](../tests/oracles/{family}.json)" for family in dict.fromkeys(families)]
     return f"checked against {' and '.join(links) or f'[computations of its own test](../{test.as_posix()})'}"
+
+
+def families_of_table(name: str) -> list[str]:
+    """The families of numbers whose rows in the tests' table build an objective, themselves or by a function."""
+    text = (ROOT / "tests" / "objectives" / "test_authors_programs.py").read_text(encoding="utf-8")
+    functions = re.findall(r"^def (\w+)\((.*?)\n\n\n", text, re.MULTILINE | re.DOTALL)
+    builders = "|".join([name, *(function for function, body in functions if re.search(rf"\b{name}\b", body))])
+    rows = re.findall(r'\*program\(\s*"(\w+)",([^*]*)', text)
+    return [family for family, row in rows if re.search(rf"\b({builders})\b", row)]
 
 
 def of_docstring(objective: type[Objective]) -> tuple[str, str]:

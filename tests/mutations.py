@@ -60,8 +60,12 @@ FAULTS = [
         ("rows = rows if row_weight is None else rows * row_weight", "rows = rows"),
         ("F.relu(near - far + margin)", "F.relu(far - near + margin)", "objectives/test_triplet.py"),
         ("torch.pdist(normalize(x)).pow(2)", "torch.pdist(normalize(x))", "objectives/test_align_uniform.py"),
-        ("count = negative.sum(-1, keepdim=True)", "count = negative.sum(0, keepdim=True)", "objectives/test_hnnce.py"),
-        ("(log_p - torch.log_softmax(logits, -1))", "torch.log_softmax(logits, -1)", "objectives/test_listwise_kl.py"),
+        ("count = negative.sum(-1, keepdim=True)", "count = negative.sum(0, keepdim=True)"),
+        (
+            "(log_p - torch.log_softmax(logits, -1))",
+            "torch.log_softmax(logits, -1)",
+            "objectives/test_authors_programs.py",
+        ),
         ("hardest = cosine.masked_fill(~negative, -torch.inf)", "hardest = cosine", "objectives/test_promcse.py"),
     ),
     *_of(
@@ -93,7 +97,7 @@ FAULTS = [
         "objectives/dcl.py",
         "near = ratio(scores, weighted_mean(scores, plain.weight))",
         "near = scores / scores.mean()",
-        "objectives/test_dcl.py",
+        "objectives/test_authors_programs.py",
     ),
     Fault(
         "objectives/adaptive_layer.py",
@@ -132,7 +136,7 @@ FAULTS = [
         "objectives/listwise_kl.py",
         "loss = self.student_temperature**2 *",
         "loss = self.student_temperature *",
-        "objectives/test_listwise_kl.py",
+        "objectives/test_authors_programs.py",
     ),
     Fault(
         "objectives/matryoshka.py",

@@ -10,7 +10,7 @@ import torch
 from cse.batch import Batch, Example, Views
 from cse.data.tokens import TokenStore
 from cse.errors import UserError
-from cse.interfaces import StepContext
+from cse.interfaces import StepContext, Teacher
 from cse.objectives.claif import CLAIF
 from cse.objectives.cosent import CoSENT
 from cse.objectives.simcse import SimCSE
@@ -39,6 +39,17 @@ class Case:
     teacher: int = 2
     even: bool = False
     refuses: dict[str, str] = field(default_factory=dict)
+
+
+class Given(Teacher):
+    """A teacher whose vectors are given."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = vectors
+
+    def embed(self, batch, ctx):
+        return self.vectors
 
 
 def batch_of(size, views, positives=1, **fields):
@@ -80,8 +91,8 @@ def close(got, want, tolerance=1e-4):
 
 
 def vectors(data):
-    """The rows (B, V, D) of a case whose inputs are vectors, and its leaves: x, or anchor, positive and negative."""
-    leaves = {n: data[n].requires_grad_() for n in ("anchor", "positive", "negative", "x") if n in data}
+    """The rows (B, V, D) of a case of vectors, and its leaves: x, or u and v, or anchor, positive and negative."""
+    leaves = {n: data[n].requires_grad_() for n in ("anchor", "positive", "negative", "x", "u", "v") if n in data}
     return torch.cat([leaf if leaf.dim() == 3 else leaf[:, None] for leaf in leaves.values()], 1), leaves
 
 
@@ -118,15 +129,3 @@ def inner(about, scored):
     if about["inner"] in kinds:
         return kinds[about["inner"]](temperature=about["inner_temperature"])
     return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")
-
-
-def is_joint(about):
-    """Whether the directions of a case of the symmetric loss share a softmax, as in GTE."""
-    return about["partition"] == "joint" and len(about["directions"]) > 1
-
-
-def hardness_of(about):
-    """The temperature and the hardness of a case of the symmetric loss."""
-    modes = {None: "all", "all_negatives": "all", "in_batch_negatives": "in_batch", "hard_negatives": "hard"}
-    strength = about["hardness_strength"] if about["hardness_mode"] else 0.0
-    return {"temperature": about["temperature"], "hardness": strength, "hardness_of": modes[about["hardness_mode"]]}

@@ -15,7 +15,7 @@ from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.models import save_tiny
-from tests.objectives.helpers import Case, agrees, batch_of, inner, run
+from tests.objectives.helpers import Case, agrees, batch_of, inner
 
 
 def contract_case(backbone):
@@ -82,25 +82,6 @@ def test_every_case_of_sentence_transformers(name, monkeypatch):
     agrees(output, about, data, {"hs": states})
 
 
-def test_the_last_layer_alone_is_the_sum_over_widths():
-    states = torch.randn(2, 4, 5, 8, generator=torch_rng("states"), dtype=torch.float64)
-    term = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2])
-    encoder = Layered(states)
-    got = result(AdaptiveLayer(term=term, layers_per_step=0), encoder).loss.item()
-    assert encoder.asked == [[3]]
-    assert got == pytest.approx(run(term, states[:, -1].transpose(0, 1)).loss.item(), rel=1e-12)
-
-
-def test_widths_are_drawn_anew_for_each_layer(monkeypatch):
-    states, seen = torch.randn(2, 4, 5, 8, generator=torch_rng("states")), []
-    draw = matryoshka.draw
-    monkeypatch.setattr(matryoshka, "draw", lambda *given: seen.append(draw(*given)) or seen[-1])
-    term = Matryoshka(term=SimCSE(), dimensions=[8, 4, 2], dimensions_per_step=1)
-    result(AdaptiveLayer(term=term, layers_per_step=None), Layered(states), generator=torch_rng("step"))
-    assert len(seen) == 4
-    assert len(set(map(tuple, seen))) > 1
-
-
 def test_layers_are_drawn_from_the_step():
     states = torch.randn(2, 5, 3, 4)
     objective = AdaptiveLayer(term=SimCSE(), layers_per_step=2)
@@ -113,6 +94,8 @@ def test_layers_are_drawn_from_the_step():
     assert encoder.asked == first
     assert all(asked[0] == 4 and len(set(asked[1:])) == 2 for asked in first)
     assert set().union(*(asked[1:] for asked in first)) == {0, 1, 2, 3}
+    result(AdaptiveLayer(term=SimCSE(), layers_per_step=0), encoder)
+    assert encoder.asked[-1] == [4]
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

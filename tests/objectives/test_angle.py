@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from cse.objectives.angle import AnglE
-from cse.objectives.cosent import CoSENT
-from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run, vectors
 
@@ -41,22 +39,3 @@ def test_pairs_of_score_1_alone_are_positives_in_the_batch():
     want = (each * (score.repeat_interleave(2) == 1)).sum() / 8
     got = run(AnglE(angle_weight=0.0), rows, score=score).loss
     assert got.item() == pytest.approx(want.item(), rel=1e-9)
-
-
-def test_the_cosine_term_is_cosent():
-    rows, score = torch.randn(6, 2, 8), torch.rand(6)
-    options = {"in_batch_weight": 0.0, "angle_weight": 0.0, "cosine_weight": 2.0, "cosine_temperature": 0.1}
-    for weight in (None, torch.rand(6)):
-        got = run(AnglE(**options), rows, score=score, weight=weight).loss
-        want = run(CoSENT(temperature=0.1), rows, score=score, weight=weight).loss
-        assert got.item() == pytest.approx(2 * want.item(), rel=1e-6)
-
-
-def test_triplets_are_pairs_of_score_1_and_0_and_simcse():
-    rows = torch.randn(4, 4, 8, dtype=torch.float64)
-    pairs = torch.cat([rows[:, [0, side]] for side in (1, 2, 3)])
-    score = torch.tensor([1.0, 0.0, 0.0]).repeat_interleave(4)
-    want = run(AnglE(**ALONE), pairs, score=score).loss
-    assert run(AnglE(**ALONE), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)
-    want = run(SimCSE(), rows).loss
-    assert run(AnglE(angle_weight=0.0), rows).loss.item() == pytest.approx(want.item(), rel=1e-12)

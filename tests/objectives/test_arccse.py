@@ -43,11 +43,6 @@ def circle(degrees):
     return torch.stack([radians.cos(), radians.sin()], -1)
 
 
-def test_what_counts_is_the_order_of_the_views_and_not_their_role():
-    rows = torch.randn(4, 4, 6)
-    assert run(ArcCSE(), rows, 3).loss == run(ArcCSE(), rows, 1).loss
-
-
 def test_texts_and_weights_by_a_slow_loop():
     rows = torch.randn(4, 4, 6, dtype=torch.float64)
     text = torch.tensor([0, 1, 0, 2])[:, None].expand(4, 4)  # rows 0 and 2 have one text

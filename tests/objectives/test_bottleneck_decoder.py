@@ -209,27 +209,6 @@ def test_views_that_do_not_exist_are_not_predicted(tiny_bert, predict):
     assert_absent_views_do_not_count(fresh, contract_batch("BottleneckDecoder", fresh()[0]))
 
 
-def test_the_generator_writes_in_gaps_alone_what_the_masked_lm_expects(tiny_bert):
-    """Of 3,000 rows of one text: the share of each token within 5 standard deviations of its probability."""
-    encoder, objective = built(tiny_bert, predict="all", generator=tiny_bert)
-    ids = torch.tensor([[[2, 5, 6, 7, 3]] * 2]).expand(3000, -1, -1)
-    gap = torch.zeros_like(ids, dtype=torch.bool)
-    gap[:, 0, 2] = gap[:, 1, 3] = True
-    masked = ids.masked_fill(gap, 4)
-    batch = Batch(ids, torch.ones_like(ids), masked_ids=masked, mlm_labels=ids.masked_fill(~gap, -100))
-    ctx = StepContext(encoder=encoder, generator=torch_rng("draws"))
-    read = objective.read(batch, ctx)
-    assert torch.equal(read[~gap], ids[~gap])
-    model = BertForMaskedLM.from_pretrained(tiny_bert).eval()
-    with torch.no_grad():
-        expected = model(masked[0], attention_mask=torch.ones_like(masked[0])).logits.softmax(-1)
-    for view, place in ((0, 2), (1, 3)):
-        p = expected[view, place]
-        share = torch.bincount(read[:, view, place], minlength=len(p)) / 3000
-        assert ((share - p).abs() < 5 * (p * (1 - p) / 3000).sqrt() + 1e-3).all()
-    assert not torch.equal(objective.read(batch, StepContext(encoder=encoder, generator=torch_rng("others"))), read)
-
-
 def test_a_run_with_a_generator_resumes_and_saves_neither_it_nor_the_decoder(tiny_bert, tmp_path):
     def build(folder):
         views = TextViews(max_length=12, views=2)

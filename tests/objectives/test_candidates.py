@@ -61,15 +61,6 @@ def test_pairs_agree_with_in_batch_on_the_block_that_both_have():
     assert torch.equal(every.mask[:4, 4:], some.mask)
 
 
-def test_another_similarity_takes_the_place_of_the_cosine():
-    x = rows(views=2)
-    views, batch = Views.split(x, x, 1), batch_of(4, 2)
-    want = torch.tensor([[float(-(x[i, 0] - x[j, 1]).norm()) for j in range(4)] for i in range(4)])
-    got = in_batch(views, batch, similarity=lambda a, b: -torch.cdist(a, b))
-    assert torch.allclose(got.similarity.float(), want, atol=1e-6)
-    assert torch.allclose(all_pairs(views, batch, lambda a, b: -torch.cdist(a, b)).similarity[:4, 4:].float(), want)
-
-
 def test_swapped_is_in_batch_from_the_other_side():
     x = rows(views=3)
     views, batch = Views.split(x, x, 1), batch_of(4, 3, 1, text_id=TEXTS[:, :3])

@@ -55,10 +55,3 @@ def test_the_scale_has_a_limit(tiny_bert):
     objective.after_step(StepContext(encoder))
     assert objective.log_scale.exp().item() == pytest.approx(100, rel=1e-5)
     assert ConGraT().log_scale.item() == pytest.approx(3.5, abs=1e-3)
-
-
-def test_errors():
-    rows = torch.randn(3, 3, 4)
-    views, batch = Views.split(rows, rows, 2), batch_of(3, 3, 2)
-    with pytest.raises(ValueError, match="one positive"):
-        ConGraT().loss(views, batch, torch.rand(3, 3))

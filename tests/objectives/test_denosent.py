@@ -5,21 +5,17 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from cse.augment import WordDeletion
 from cse.batch import Batch
-from cse.data.views.texts import AugmentedViews, TextViews
+from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.denosent import DenoSent
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.cases import below, cases, load
-from tests.models import save_beside, save_tiny
+from tests.models import save_beside
 from tests.objectives.helpers import Case, agrees, close, collated, refuses, step
-from tests.runs import assert_resumes, make_run
 
 SMALL = {"decoder_layers": 2, "feed_forward": 16}
 STILL = {"input_dropout": 0.0, "decoder_dropout": 0.0}
@@ -134,23 +130,10 @@ def test_padding_and_weights(tiny_bert):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_a_run_resumes_and_saves_the_encoder_alone(tiny_bert, tmp_path):
-    def build(folder):
-        collator = AugmentedViews(augmentations=[], anchor_augmentations=[WordDeletion(probability=0.3)], max_length=12)
-        parts = {"encoder": Encoder(tiny_bert), "objective": DenoSent(**SMALL), "collator": collator}
-        return make_run(folder, tiny_bert, max_steps=4, **parts)
-
-    assert_resumes(build, tmp_path)
-    folder = tmp_path / "whole" / "run"
-    assert sorted(p.name for p in (folder / "last").iterdir() if p.is_dir()) == ["1_Pooling"]
-    saved = torch.load(folder / "state" / "state.pt", weights_only=True)["learner"]
+def test_the_state_of_a_run_holds_what_is_trained(tiny_bert):
+    saved = Learner(*built(tiny_bert)).trained_state()
     assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"projector", "decoder", "head"}
 
 
-def test_refusals(tiny_bert, tmp_path):
-    encoder = Encoder(save_tiny("llama", tiny_bert, tmp_path / "llama"), pooler="last")
-    refuses("whose positions a llama backbone does not add", DenoSent().setup, encoder)
+def test_heads_that_do_not_divide_the_dimensions(tiny_bert):
     refuses("heads is 3, which does not divide the 16 dimensions", DenoSent(decoder_heads=3).setup, Encoder(tiny_bert))
-    run = make_run(tmp_path, tiny_bert, objective=DenoSent(**SMALL), chunk_size=4)
-    with pytest.raises(UserError, match="chunk_size"):
-        Trainer(run).fit()

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from cse.batch import Batch, Views
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
@@ -18,7 +16,6 @@ from tests.cases import below, cases, load, state
 from tests.conftest import WORDS
 from tests.models import from_weights, save_beside, save_tiny
 from tests.objectives.helpers import Case, agrees, refuses, step
-from tests.runs import assert_resumes, make_run
 
 
 def contract_case(backbone):
@@ -191,6 +188,11 @@ def test_projected_vectors_are_float32_under_autocast(tiny_bert):
     assert rounded.metrics["rtd"] != plain.metrics["rtd"]  # its backbone computes in bfloat16
 
 
+def test_the_state_of_a_run_holds_what_is_trained_and_not_the_generator(tiny_bert):
+    saved = Learner(*built(tiny_bert)).trained_state()
+    assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"discriminator", "projector"}
+
+
 def test_lora_encoders_start_the_discriminator_from_the_merged_backbone(tiny_bert):
     encoder = Encoder(tiny_bert, adapter=Lora(rank=2, targets=["query"]))
     objective = DiffCSE(generator=tiny_bert)
@@ -207,16 +209,3 @@ def test_refusals(tiny_bert, tmp_path):
     refuses("llama backbone", DiffCSE(generator=tiny_bert).setup, llama)
     encoder.tokenizer.add_tokens(["zebra"])
     refuses("another vocabulary", DiffCSE(generator=tiny_bert).setup, encoder)
-
-
-def test_a_run_resumes_and_saves_the_encoder_alone(tiny_bert, tmp_path):
-    def build(folder):
-        collator = Masked(views=TextViews(max_length=12), probability=0.3)
-        parts = {"encoder": Encoder(tiny_bert), "objective": DiffCSE(generator=tiny_bert), "collator": collator}
-        return make_run(folder, tiny_bert, max_steps=4, **parts)
-
-    assert_resumes(build, tmp_path)
-    folder = tmp_path / "whole" / "run"
-    assert sorted(p.name for p in (folder / "last").iterdir() if p.is_dir()) == ["1_Pooling"]
-    saved = torch.load(folder / "state" / "state.pt", weights_only=True)["learner"]
-    assert {k.split(".")[1] for k in saved if k.startswith("objective.")} == {"discriminator", "projector"}

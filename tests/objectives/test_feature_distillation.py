@@ -7,8 +7,7 @@ import torch
 
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenViewEncoder
-from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, run, sized, vectors
+from tests.objectives.helpers import Case, run, sized
 
 
 def contract_case(backbone):
@@ -16,14 +15,6 @@ def contract_case(backbone):
 
 
 built = partial(sized, FeatureDistillation)
-
-
-@pytest.mark.parametrize("name", cases("distill", "feature_mse"))
-def test_every_case(name):
-    about, data = load("distill", name)
-    rows, leaves = vectors(data)
-    output = run(built(rows.shape[-1]), rows, about["columns"] - 1, teacher=data["teacher"].flatten(1))
-    agrees(output, about, data, leaves)
 
 
 def test_by_pencil():

@@ -10,6 +10,7 @@ from cse.objectives.parts.functional import (
     alignment,
     contrast,
     cosine_matrix,
+    log_hardness,
     normalize,
     of_present,
     paired_distance,
@@ -137,6 +138,13 @@ def test_unit_vectors_and_one_without_direction():
     assert rows.grad[0].tolist() == pytest.approx([0.8 * 0.8 / 5, -0.6 * 0.8 / 5])
     assert rows.grad[1].tolist() == [1.0, 0.0]
     assert normalize(rows.bfloat16()).dtype == torch.float32
+
+
+def test_hardness_by_pencil():
+    # e^{2 S}: 1 and 9 over two negatives: weights 2/10 and 18/10
+    logits = torch.tensor([[5.0, 0.0, math.log(3.0)]], dtype=torch.float64)
+    negative = torch.tensor([[False, True, True]])
+    assert log_hardness(logits, negative, 2.0).exp().tolist() == [pytest.approx([1.0, 0.2, 1.8])]
 
 
 def test_a_function_of_a_batch_sees_the_rows_that_exist():

@@ -16,7 +16,6 @@ from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
-from cse.objectives.parts.functional import cosine_matrix
 from cse.teachers.queue import Queue
 from tests.cases import cases, load, settings
 from tests.objectives.helpers import agrees, batch_of, close, refuses
@@ -94,12 +93,6 @@ def test_the_hardest_under_a_ceiling_by_a_slow_loop():
             assert sorted((c for c, there in zip(row, chosen, strict=True) if there), reverse=True) == kept
 
 
-def test_no_row_of_the_queue_under_the_ceiling_leaves_the_batch():
-    rows = torch.randn(4, 2, 8)
-    alone = loss_of(holding(torch.zeros(0, 8), hardest=2), rows, rows).loss
-    assert loss_of(holding(torch.randn(9, 8), hardest=2, ceiling=-1.0), rows, rows).loss == alone == 0
-
-
 # -- From tokens -------------------------------------------------------------------------------------------------------
 
 
@@ -128,22 +121,6 @@ def step_of(encoder, objective, rows=slice(None), step=0):
     batch, projected, embedding = views_of(encoder, rows)
     ctx = StepContext(encoder, step=step, max_steps=10)
     return objective(Views.split(projected, embedding, 1), batch, ctx), projected, ctx
-
-
-def test_with_momentum_1_the_keys_are_those_of_the_start(tiny_bert):
-    """InfoNCE against a frozen key: what the copy gives does not change, whatever the encoder becomes."""
-    encoder, objective = set_up(tiny_bert, momentum=1.0, queue_size=0, candidates="keys", key_head="average")
-    _, _, start = views_of(encoder)
-    keys = encoder.head(start)[:, 1].detach()
-    with torch.no_grad():
-        for weight in encoder.parameters():
-            weight += 0.1 * torch.randn_like(weight)
-    objective.after_step(StepContext(encoder))
-    output, projected, _ = step_of(encoder, objective)
-    want = torch.nn.functional.cross_entropy(cosine_matrix(projected[:, 0], keys) / 0.05, torch.arange(len(TEXTS)))
-    assert output.loss.item() == pytest.approx(want.item(), rel=1e-9)
-    output.loss.backward()
-    assert any(p.grad.abs().max() > 1e-6 for p in encoder.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(

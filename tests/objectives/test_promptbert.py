@@ -15,7 +15,7 @@ from cse.objectives.promptbert import PromptBERT
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.models import save_beside, save_tiny
-from tests.objectives.helpers import agrees, close, collated, refuses, step
+from tests.objectives.helpers import agrees, close, collated, refuses
 
 A, B = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast"
 STILL = {"dropout": Dropout(attention=0.0, hidden=0.0)}
@@ -101,18 +101,6 @@ def test_template_vectors_by_a_slow_loop(backbone):
                     input_ids=torch.tensor([[ids[i] for i in kept]]), position_ids=torch.tensor([kept]) + first
                 ).last_hidden_state
                 assert torch.allclose(got[row, view], states[0, kept.index(len(ids) - 3)], atol=1e-6)
-
-
-def test_padding_changes_nothing(backbone):
-    encoder = Encoder(backbone, pooler="mask", template=A, head="mlp", **STILL).train()
-    objective = PromptBERT()
-    objective.setup(encoder)
-    batch, losses = batch_of(encoder), []
-    for extra in (0, 5):
-        ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
-        padded = Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
-        losses.append(step(encoder, objective, padded).loss.item())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_refusals(tiny_bert):

@@ -8,22 +8,11 @@ from torch.nn.functional import cosine_similarity, linear
 
 from cse.batch import Views
 from cse.encoder.model import Encoder
-from cse.interfaces import StepContext, Teacher
-from cse.objectives.rankcse import RankCSE, divergence
+from cse.interfaces import StepContext
+from cse.objectives.rankcse import RankCSE
 from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, batch_of, refuses, run
-
-
-class Given(Teacher):
-    """A teacher whose vectors are given."""
-
-    def __init__(self, vectors):
-        super().__init__()
-        self.vectors = vectors
-
-    def embed(self, batch, ctx):
-        return self.vectors
+from tests.objectives.helpers import Given, agrees, batch_of, refuses, run
 
 
 def loss_of(objective, rows, judged, **fields):
@@ -54,19 +43,6 @@ def test_every_case(name, form):
         ranking = output.metrics["ranking"].item() * about["gamma"]
         assert ranking == pytest.approx(about["distillation_loss"], rel=1e-5)
     agrees(output, about, data, {"cls_hidden": states}, loss=loss, contrast="contrast", consistency=consistency)
-
-
-def test_divergence_by_pencil():
-    one, two = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[math.log(3), 0.0]])
-    both = torch.ones(1, 2, dtype=torch.bool)
-    # 1/4, 3/4 against 3/4, 1/4, with the mean 1/2, 1/2
-    want = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    assert divergence(one, two, both).item() == pytest.approx(want, rel=1e-6)
-    assert divergence(one, one, both).item() == pytest.approx(0.0, abs=1e-7)
-    far = torch.tensor([[0.0, 500.0]])
-    assert divergence(far, far.flip(1), both).item() == pytest.approx(math.log(2), rel=1e-6)
-    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert divergence(one, two, both, "program").item() == pytest.approx(-entropy, rel=1e-5)
 
 
 @pytest.mark.parametrize("ranking", ["listnet", "listmle"])

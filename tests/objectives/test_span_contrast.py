@@ -14,10 +14,8 @@ from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.parts.functional import contrast, cosine_matrix
 from cse.objectives.span_contrast import SpanContrast
-from cse.seeding import seed_dropout
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, collated, refuses, step
-from tests.runs import assert_resumes, make_run
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "slow dog"]
 
@@ -91,16 +89,6 @@ def test_the_head_is_on_the_text_alone(tiny_bert):
     assert output.loss.item() == pytest.approx(want.item(), rel=1e-5)
     output.loss.backward()
     assert encoder.head.linear.weight.grad.abs().max() > 0
-
-
-def test_a_run_resumes(tiny_bert, tmp_path):
-    def build(folder):
-        collator = RandomSpans(views=TextViews(max_length=12, views=1), smallest=(1, 2), largest=(1, 3), per_size=2)
-        seed_dropout("span contrast")  # the new head
-        encoder = Encoder(tiny_bert, pooler="cls", head="mlp")
-        return make_run(folder, tiny_bert, max_steps=4, encoder=encoder, objective=SpanContrast(), collator=collator)
-
-    assert_resumes(build, tmp_path)
 
 
 def test_refusals(tiny_bert):

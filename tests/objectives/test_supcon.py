@@ -7,7 +7,7 @@ import torch
 
 from cse.objectives.supcon import SupCon
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, run
+from tests.objectives.helpers import agrees, close, run
 
 
 @pytest.mark.parametrize("case", cases("supcon"))
@@ -26,6 +26,18 @@ def test_against_the_authors_program(case):
         plain = output.loss * about["base_temperature"] / about["temperature"]
         assert plain.item() == pytest.approx(about["loss_pytorch_metric_learning"], rel=1e-5)
     agrees(loss, about, data, {"x": x})
+
+
+@pytest.mark.parametrize("name", cases("stored_views"))
+def test_stored_rewrites_against_the_program_of_lm_cppf(name):
+    about, data = load("stored_views", name)
+    x = data["x"].requires_grad_()
+    objective = SupCon(temperature=about["temperature"], base_temperature=about["base_temperature"])
+    output = run(objective, x, x.shape[1] - 1, label=data["labels"])
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(about["loss"], rel=1e-5)
+    given, unit = data["grad_x"], x.detach()  # the program takes them to be unit vectors; ours are scaled to that first
+    close(x.grad, given - (given * unit).sum(-1, keepdim=True) * unit)
 
 
 def test_a_hard_negative_is_a_candidate_without_a_label():

@@ -6,18 +6,10 @@ import torch
 
 from cse.objectives.triplet import Triplet
 from cse.objectives.weighted_sum import WeightedSum
-from tests.cases import cases, load
-from tests.objectives.helpers import agrees, run, vectors
+from tests.objectives.helpers import run
 
 DISTANCES = ("euclidean", "squared", "cosine")
 every_distance = pytest.mark.parametrize("distance", DISTANCES)
-
-
-@pytest.mark.parametrize("name", cases("triplet"))
-def test_every_case_of_the_authors_programs(name):
-    about, data = load("triplet", name)
-    rows, leaves = vectors(data)
-    agrees(run(Triplet(distance=about["distance"], margin=about["margin"]), rows), about, data, leaves)
 
 
 @every_distance

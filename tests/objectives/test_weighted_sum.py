@@ -53,19 +53,6 @@ def test_weights_decays_and_starts_by_pencil():
     assert WeightedSum(terms=[Constant(2.0)], weights=[1.0]).starts == [0]
 
 
-def test_a_sum_is_what_its_terms_are():
-    plain, odd = Constant(1.0, requires=["score"]), Other(1.0, requires=["label"], cacheable=False, uses_views=False)
-    both = WeightedSum(terms=[plain, odd], weights=[1.0, 1.0])
-    assert both.requires == {"score", "label"}
-    assert (both.cacheable, both.uses_views) == (False, True)
-    assert WeightedSum(terms=[plain], weights=[1.0]).cacheable is True
-    assert WeightedSum(terms=[odd], weights=[1.0]).uses_views is False
-    plain.weighs_rows = True
-    assert not both.weighs_rows
-    assert not WeightedSum(terms=[plain, odd], weights=[1.0, 1.0]).weighs_rows
-    assert WeightedSum(terms=[plain], weights=[1.0]).weighs_rows
-
-
 def test_terms_are_set_up_told_of_steps_and_logged():
     terms = [Constant(2.0), Other(3.0)]
     objective = WeightedSum(terms=terms, weights=[1.0, 0.5])
