@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.models import save_tiny
+from tests.models import save_tiny, save_words
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are tiny, and the suite has a process per core
@@ -109,19 +109,7 @@ def four_processes():
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> str:
     """A random BERT of 2 layers with a word-level vocabulary, as a folder."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    folder = save_words(WORDS, tmp_path_factory.mktemp("tiny-bert"))
     return save_tiny("bert", folder, folder, masked=True, max_position_embeddings=40)
 
 

@@ -23,6 +23,23 @@ MORE: dict[str, dict[str, Any]] = {  # what an architecture needs beside its siz
 }
 
 
+def save_words(words: list[str], folder: Path) -> Path:
+    """Save a word-level tokenizer of these words, with the tokens and the ends of BERT; returns the folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate(special + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
+
+
 def save_tiny(
     kind: str, tokenizer: str | Path, folder: Path, *, masked: bool = False, causal: bool = False, seed: int = 0, **more
 ) -> str:

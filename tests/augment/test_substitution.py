@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cse.augment import MaskedLMSubstitution, SynonymSubstitution, WordReordering, words
+from cse.augment import MaskedLMSubstitution, SynonymSubstitution, words
 from cse.augment.words import WordNet
-from cse.data.views.texts import AugmentedViews
 from cse.errors import UserError
-from cse.training.trainer import Trainer
 from tests.conftest import WORDS
-from tests.runs import assert_resumes, make_run, metrics
 
 SYNSETS = {  # class -> members of each synset
     "noun": [["dog", "domestic_dog", "Canis_familiaris"], ["frump", "dog"], ["quickness", "fast"]],
@@ -175,20 +172,6 @@ def test_a_worker_process_loads_its_own(substitution):
     sent = pickle.dumps(substitution)
     assert len(sent) < 2000
     assert pickle.loads(sent).batch(TEXTS, rngs()) == substitution.batch(TEXTS, rngs())
-
-
-def augmented(folder, backbone, substitution, **settings):
-    collator = AugmentedViews(augmentations=[WordReordering(), substitution], max_length=12)
-    return make_run(folder, backbone, collator=collator, evaluator=False, max_steps=4, **settings)
-
-
-def test_a_run_with_worker_processes_and_one_that_was_killed_are_the_run_without(substitution, tiny_bert, tmp_path):
-    assert_resumes(lambda folder: augmented(folder, tiny_bert, substitution), tmp_path)
-    run = augmented(tmp_path / "workers", tiny_bert, substitution, workers=1)
-    Trainer(run).fit()
-    want = metrics(tmp_path / "whole" / "run")
-    assert len({line.get("loss") for line in want}) == 3  # none, then two
-    assert metrics(run.folder) == want
 
 
 def test_a_model_without_a_masked_lm_is_refused(tmp_path, tiny_bert):

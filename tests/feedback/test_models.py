@@ -7,6 +7,8 @@ import pytest
 
 from cse import cli
 from tests.feedback.helpers import lines
+from tests.mining.conftest import save_reranker  # noqa: F401
+from tests.models import save_embedder
 
 PAIRS = [("the cat sat", "a dog ran fast"), ("the cat sat", "the cat sat on"), ("red house", "blue moon")]
 
@@ -29,13 +31,7 @@ def feedback(folder: Path, task: str, *more: str, out: str = "out") -> int:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_bert, tmp_path_factory):
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-
-    folder = tmp_path_factory.mktemp("encoder")
-    body = Transformer(tiny_bert)
-    SentenceTransformer(modules=[body, Pooling(16, "mean")], device="cpu").save(str(folder))
-    return folder
+    return Path(save_embedder(tiny_bert, tmp_path_factory.mktemp("encoder")))
 
 
 def test_an_encoder_rates_by_cosine(tmp_path, pairs, tiny_encoder, monkeypatch):
@@ -67,22 +63,15 @@ def test_an_encoder_that_gives_a_vector_of_0_rates_nothing(tmp_path, pairs, tiny
     assert f"--model {tiny_encoder}: {PAIRS[0][0]!r} has the vector 0" in capsys.readouterr().err
 
 
-def test_a_cross_encoder_rates_through_a_sigmoid(tmp_path, pairs, tiny_bert, capsys):
+def test_a_cross_encoder_rates_through_a_sigmoid(tmp_path, pairs, save_reranker, capsys):  # noqa: F811
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, set_seed
+    from transformers import AutoTokenizer, BertForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    for outputs in (1, 3):
-        set_seed(1)
-        config = BertConfig.from_pretrained(tiny_bert, num_labels=outputs)
-        network = BertForSequenceClassification(config).eval()
-        network.save_pretrained(tmp_path / f"cross{outputs}")
-        tokenizer.save_pretrained(tmp_path / f"cross{outputs}")
-        if outputs == 1:
-            with torch.inference_mode():
-                inputs = [tokenizer(a, b, return_tensors="pt") for a, b in PAIRS]
-                expected = [torch.sigmoid(network(**i).logits).item() for i in inputs]
-    assert feedback(tmp_path, "score", "--model", f"cross-encoder:{tmp_path / 'cross1'}", "--data", pairs) == 0
+    one, three = save_reranker(), save_reranker(3)
+    network, tokenizer = BertForSequenceClassification.from_pretrained(one).eval(), AutoTokenizer.from_pretrained(one)
+    with torch.inference_mode():
+        expected = [torch.sigmoid(network(**tokenizer(*pair, return_tensors="pt")).logits).item() for pair in PAIRS]
+    assert feedback(tmp_path, "score", "--model", f"cross-encoder:{one}", "--data", pairs) == 0
     assert [r["score"] for r in lines(tmp_path / "out.jsonl")] == pytest.approx(expected, abs=1e-4)
-    assert feedback(tmp_path, "score", "--model", f"cross-encoder:{tmp_path / 'cross3'}", "--data", pairs) == 2
+    assert feedback(tmp_path, "score", "--model", f"cross-encoder:{three}", "--data", pairs) == 2
     assert "3 outputs" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Near texts as positives: the nearest by numpy, in training, after a kill, and what is refused."""
+"""Near texts as positives: the nearest by numpy, and what is refused; kills are tested with mined negatives."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from cse.objectives.pcc_tuning import PccTuning
 from cse.seeding import seed_dropout
 from cse.teachers.copy import EncoderCopy
 from cse.training import preflight
-from tests.runs import assert_resumes, make_run, write_texts, write_triplets
+from tests.runs import make_run, write_texts, write_triplets
 
 
 def spread(backbone, **options):
@@ -28,18 +28,6 @@ def spread(backbone, **options):
 
 def near(**options):
     return NearTexts(**{"miner": TopK(last=6), "k": 2, "precision": "fp32", **options})
-
-
-def near_run(folder, backbone, *, steps=None, objective=None, encoder=None, **options):
-    run = make_run(
-        folder,
-        backbone,
-        encoder=encoder or spread(backbone),
-        objective=objective or PccTuning(teacher=EncoderCopy()),
-        **{"max_steps": 6, "learning_rate": 1e-2, **options},
-    )
-    run.source = near(steps=steps)
-    return run
 
 
 @pytest.mark.parametrize("prompts", [{}, {"anchor": "the ", "positive": "red sun ", "negative": "dog "}])
@@ -68,15 +56,12 @@ def test_they_are_the_nearest_by_numpy(tiny_bert, tmp_path, prompts, first):
         assert found == pytest.approx(want, abs=1e-6)  # of two that are as near, either will do
 
 
-def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path):
-    """It has the near texts of step 1, which the encoder of step 3 would not find."""
-    assert_resumes(lambda folder: near_run(folder, tiny_bert), tmp_path)
-
-
 def test_an_encoder_without_dropout_may_learn_from_them(tiny_bert, tmp_path):
     """The views of a row are different texts, with which roles of prompts fit too."""
     plain = spread(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
-    run = near_run(tmp_path, tiny_bert, encoder=plain, collator=TextViews(max_length=12, prompts={"positive": None}))
+    views, objective = TextViews(max_length=12, prompts={"positive": None}), PccTuning(teacher=EncoderCopy())
+    run = make_run(tmp_path, tiny_bert, encoder=plain, collator=views, objective=objective)
+    run.source = near()
     preflight.check(run)
     run.source = make_run(tmp_path / "fixed", tiny_bert).source
     with pytest.raises(UserError, match=r"the encoder has no dropout(.|\n)*collator.prompts.positive is None"):

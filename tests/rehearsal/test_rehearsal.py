@@ -25,7 +25,6 @@ MORE = {
     **dict.fromkeys(("simcse-held", "ensemble"), 1.5),  # the first of two steps asks whether the bias has begun
     "sub-sentence": 2,  # the number of propositions of all processes
     "whitenedcse": 3,  # two decompositions, which torch checks
-    "simcse-unsup adafactor": 100,  # torch's own, one a tensor
 }
 
 

@@ -57,13 +57,19 @@ def test_teachers_of_two_sizes_stand_side_by_side_and_cosines_are_the_mean_of_th
     assert_hidden(ensemble)
 
 
-def test_a_teacher_without_a_source_has_that_of_the_encoder(tiny_bert):
-    got = asked(FrozenEncoder(precision="fp32"), tiny_bert)
-    np.testing.assert_allclose(
-        got[:, 0], vectors(tiny_bert, center=False, layers=1), atol=1e-5
-    )  # cut as the encoder is
-    got = asked(FrozenEncoder(precision="fp32", layers=2, pooler="mean", template=TEMPLATE), tiny_bert)
-    want = vectors(tiny_bert, center=False, layers=2, pooler="mean", template=TEMPLATE)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layers": 2, "pooler": "mean", "template": TEMPLATE},
+        {"pooler": "mask", "template": "the {text} [MASK] on"},
+    ],
+    ids=["as the encoder", "a template", "a mask that the encoder lacks"],
+)
+def test_a_teacher_without_a_source_has_that_of_the_encoder(tiny_bert, options):
+    """Cut as the encoder is, unless it says otherwise."""
+    got = asked(FrozenEncoder(precision="fp32", **options), tiny_bert)
+    want = vectors(tiny_bert, center=False, **{"layers": 1, **options})
     np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
 
 
@@ -85,13 +91,6 @@ def test_a_teacher_without_a_source_in_another_template_than_the_encoder(tiny_be
         np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
     assert encoder.encode(TEXTS[:1]).shape == (1, 16)
     assert added_ids(encoder.tokenizer)[0] == [2, 9, 15]  # [CLS] a red: the encoder's own is as it was
-
-
-def test_a_teacher_pools_the_mask_of_a_template_that_the_encoder_lacks(tiny_bert):
-    template = "the {text} [MASK] on"
-    got = asked(FrozenEncoder(precision="fp32", pooler="mask", template=template), tiny_bert)
-    want = vectors(tiny_bert, center=False, layers=1, pooler="mask", template=template)
-    np.testing.assert_allclose(got[:, 0], want, atol=1e-5)
 
 
 def test_a_template_of_the_teacher_that_does_not_fit_is_refused(tiny_bert, tmp_path):
