@@ -29,6 +29,7 @@ BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out v.xyz": "--out is v.xyz",
     "encode ck texts.txt --out texts.txt": "--out is texts.txt",
     "encode ck absent.txt --out v.npy": "absent.txt",
+    "encode ck empty.txt --out v.npy": "texts empty.txt: the file is empty",
     "encode absent texts.txt --out v.npy": "'absent'",
     "encode file texts.txt --out v.npy": "'file'",
     "encode ck texts.txt --out v.npy --dims 0": "--dims",

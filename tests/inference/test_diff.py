@@ -58,7 +58,6 @@ def test_from_python(tiny_bert):
     for arguments, message in (
         ({"a": ["x"], "b": ["y", "z"]}, "a has 1 texts and b has 2"),
         ({"a": "x", "b": "y", "method": "guess"}, "method is 'guess'"),
-        ({"a": "x", "b": "y", "max_n": 0, "method": "delete"}, "max_n is 0"),
         ({"a": "the cat " * 40, "b": "y"}, "has more than the 40 tokens"),
         ({"a": "the cat " * 12, "b": "the dog " * 12, "method": "mask"}, "together more than the 40 tokens"),
     ):
@@ -90,9 +89,6 @@ def test_files_line_by_line_and_colors(tiny_bert, tmp_path, capsys, monkeypatch)
     assert cli.main(command) == 0
     plain = capsys.readouterr().out
     assert {line.split("\t")[0] for line in plain.splitlines()[1:]} == {"1", "2"}
-    (tmp_path / "more.txt").write_text("\n".join(PAIR * 2))
-    assert cli.main([*command[:2], str(tmp_path / "more.txt")]) == 2
-    assert "a.txt has 2 rows and " in capsys.readouterr().err
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm")

@@ -11,18 +11,15 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.objectives.parts.functional import contrast
 from tests.cases import cases, load
+from tests.encoder.helpers import learn
 from tests.models import save_tiny
 from tests.objectives.helpers import agrees
 
 
 def save_expert(backbone, folder, seed, rank=2, whole=True, **options):
     """A checkpoint whose adapter differs from 0."""
-    encoder = Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank), **options)
     torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in encoder.backbone.named_parameters():
-            if ".lora_" in name:
-                weight.copy_(0.3 * torch.randn_like(weight))
+    encoder = learn(Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank), **options))
     encoder.save(folder, whole=whole)
     return folder
 
@@ -80,39 +77,42 @@ def test_a_file_is_encoded_by_the_adapters_of_its_labels(tiny_bert, tmp_path, wh
     assert np.abs(np.load(out) - want / np.linalg.norm(want, axis=1, keepdims=True)).max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "said"),
-    [
-        ("law={law},art={art}", ["--label-column", "domain"], "rows.tsv:3 has the label 'sport', and there are"),
-        ("law={law},art={art}", ["--label-column", "topic"], "--label-column"),
-        ("law={law},art={art}", [], "there is an adapter for each of law, art, and --label-column is not given"),
-        ("{law}", ["--label-column", "domain"], "--label-column is domain, and there is one model for all rows"),
-        ("law={law},art", ["--label-column", "domain"], "has 'art', which is not LABEL=CHECKPOINT"),
-        ("law={law},law={art}", ["--label-column", "domain"], "names 'law' twice"),
-        ("law={law},sport={alien}", ["--label-column", "domain"], "was trained on another backbone than"),
-        ("law={law},sport=nothing", ["--label-column", "domain"], "nothing is not a checkpoint"),
-    ],
-)
-def test_bad_experts_are_named_before_anything_is_written(tiny_bert, tmp_path, capsys, model, options, said):
-    other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
+@pytest.fixture(scope="module")
+def domains(tiny_bert, tmp_path_factory):
+    """The adapters of law and art alone, and an alien of another backbone."""
+    place = tmp_path_factory.mktemp("domains")
+    other = save_tiny("bert", tiny_bert, place / "other", max_position_embeddings=40, seed=5)
     backbones = {"law": tiny_bert, "art": tiny_bert, "alien": other}
-    for i, (label, backbone) in enumerate(backbones.items()):
-        save_expert(backbone, tmp_path / label, i, whole=False)
-    rows = write_rows(tmp_path, [("the cat sat", "law"), ("a dog ran", "sport")])
-    named = model.format(**{label: tmp_path / label for label in backbones})
-    assert cli.main(["encode", named, rows, "--out", str(tmp_path / "v.npy"), "--device", "cpu", *options]) == 2
+    return {name: save_expert(each, place / name, i, whole=False) for i, (name, each) in enumerate(backbones.items())}
+
+
+BY = ["--label-column", "domain"]
+BAD = [  # the models, the second label, more options, what is said
+    ("law={law},art={art}", "sport", BY, "rows.tsv:3 has the label 'sport', and there are adapters for law, art"),
+    ("law={law},art={art}", "", BY, "rows.tsv:3 has no label, and there are adapters for law, art"),
+    ("law={law},art={art}", "art", ["--label-column", "topic"], "--label-column"),
+    ("law={law},art={art}", "art", [], "there is an adapter for each of law, art, and --label-column is not given"),
+    ("{law}", "art", BY, "--label-column is domain, and there is one model for all rows"),
+    ("law={law},art", "art", BY, "has 'art', which is not LABEL=CHECKPOINT"),
+    ("law={law},law={art}", "art", BY, "names 'law' twice"),
+    ("law={law},sport={alien}", "sport", BY, "was trained on another backbone than"),
+    ("law={law},sport=nothing", "sport", BY, "nothing is not a checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("model", "label", "options", "said"), BAD)
+def test_bad_experts_are_named_before_anything_is_written(domains, tmp_path, capsys, model, label, options, said):
+    rows = write_rows(tmp_path, [("the cat sat", "law"), ("a dog ran", label)])
+    line = ["encode", model.format(**domains), rows, "--out", str(tmp_path / "v.npy"), "--device", "cpu"]
+    assert cli.main([*line, *options]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("v.npy*"))
 
 
-def test_a_row_without_a_label(folders, tmp_path, capsys):
-    named = ",".join(f"{label}={folder}" for label, folder in folders.items())
-    line = ["encode", named, write_rows(tmp_path, [("the cat sat", "")]), "--out", str(tmp_path / "v.npy")]
-    assert cli.main([*line, "--label-column", "domain"]) == 2
-    assert "rows.tsv:2 has no label, and there are adapters for legal, U.S. news" in capsys.readouterr().err
+def test_a_file_of_lines_has_no_labels(domains, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("the cat sat\n")
-    line[2] = str(tmp_path / "lines.txt")
-    assert cli.main([*line, "--label-column", "domain"]) == 2
+    line = ["encode", "law={law},art={art}".format(**domains), str(tmp_path / "lines.txt"), "--out", "v.npy", *BY]
+    assert cli.main(line) == 2
     assert "a .txt file has one text per line" in capsys.readouterr().err
 
 

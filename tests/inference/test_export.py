@@ -115,12 +115,14 @@ def test_other_poolers_and_no_special_tokens(tiny_bert, tmp_path, pooler):
     assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
 
 
-def test_soft_prompts(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, layers=1, adapter=SoftPrompts(length=3))
+def test_soft_prompts_of_an_encoder_that_is_left_as_it_was(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, layers=1, adapter=SoftPrompts(length=3)).train()
     randomise(encoder.adapter.prompts)
-    encoder.eval()
+    before = [p.requires_grad for p in encoder.parameters()]
     export.export(encoder, tmp_path / "onnx")
-    assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
+    assert encoder.training
+    assert [p.requires_grad for p in encoder.parameters()] == before
+    assert_same(OnnxEncoder(tmp_path / "onnx"), encoder.eval())
 
 
 @pytest.mark.slow
@@ -134,15 +136,6 @@ def test_other_architectures(tiny_bert, tmp_path, kind):
     encoder = Encoder(backbone, pooler="last" if causal else "mean").eval()
     export.export(encoder, tmp_path / "onnx")
     assert_same(OnnxEncoder(tmp_path / "onnx"), encoder)
-
-
-@pytest.mark.slow
-def test_an_encoder_is_left_as_it_was(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert).train()
-    before = [p.requires_grad for p in encoder.parameters()]
-    export.export(encoder, tmp_path / "onnx")
-    assert encoder.training
-    assert [p.requires_grad for p in encoder.parameters()] == before
 
 
 def test_the_lines_in_the_help_give_the_vectors(bert):
@@ -238,14 +231,6 @@ def test_a_package_that_is_missing(tiny_bert, tmp_path, monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(UserError, match=rf"cse export needs {name} .*\nfix: pip install 'cse-embeddings\[onnx\]'"):
         export.export(Encoder(tiny_bert), tmp_path / "onnx")
-
-
-def test_a_folder_of_something_else_is_kept(bert, tmp_path, capsys):
-    _, folder = bert
-    (tmp_path / "thesis.txt").write_text("mine")
-    assert cli.main(["export", str(folder / "best"), "--out", str(tmp_path)]) == 2
-    assert "exists and is not an export" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_what_is_no_export_or_a_damaged_one(bert, tmp_path):

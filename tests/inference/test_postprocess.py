@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cse.cli import main
-from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.whiten import fit_all_but_the_top, fit_clip, fit_whitening, layer_means, outliers, whiten
@@ -43,17 +42,6 @@ def test_errors():
         fit_whitening(x[:1], 1)
 
 
-def test_an_encoder_that_is_whitened(tiny_bert):
-    texts = sentences()
-    plain = Encoder.load(tiny_bert).encode(texts)
-    encoder = whiten(Encoder.load(tiny_bert), texts, 4)
-    vectors = encoder.encode(texts)
-    assert encoder.dim == 4
-    assert isinstance(encoder.post[-1], Normalize)
-    want = torch.nn.functional.normalize(applied(fit_whitening(plain, 4), plain), dim=-1)
-    assert np.abs(vectors - want.numpy()).max() < 1e-5
-
-
 def test_the_command(tiny_bert, tmp_path, capsys):
     from sentence_transformers import SentenceTransformer
 
@@ -76,7 +64,7 @@ def test_the_command(tiny_bert, tmp_path, capsys):
     assert np.abs(ours - states["sentence_embedding"].detach().numpy()).max() < 1e-5
 
 
-def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path, capsys):
+def test_the_command_reads_columns(tiny_bert, tmp_path, capsys):
     texts, data = sentences(), tmp_path / "pairs.tsv"
     data.write_text("a\tb\n" + "\n".join("\t".join(pair) for pair in zip(texts[::2], texts[1::2], strict=True)))
     arguments = ["whiten", tiny_bert, "--data", str(data), "--columns", "a", "b", "--k", "4", "--out"]
@@ -85,11 +73,6 @@ def test_the_command_reads_columns_and_refuses_to_overwrite(tiny_bert, tmp_path,
     assert "60 sentences" in capsys.readouterr().out
     assert main([*arguments, str(tmp_path / "white"), "--limit", "20"]) == 0
     assert "40 sentences" in capsys.readouterr().out
-    assert main([*arguments, str(tmp_path / "white"), "--limit", "-1"]) == 2
-    assert "--limit is -1" in capsys.readouterr().err
-    assert main([*arguments, str(tmp_path)]) == 2
-    assert "exists and is not a checkpoint" in capsys.readouterr().err
-    assert data.exists()
 
 
 @pytest.mark.parametrize("name", cases("postprocess", has="remove_components"))

@@ -83,7 +83,6 @@ def test_errors():
     x = vectors()
     ranges = Calibration.of(x)
     for call, message in (
-        (lambda: quantize(x, "int4"), "--quantize is 'int4'"),
         (lambda: quantize(x, "int8"), "need a calibration"),
         (lambda: quantize(x[:, :3], "int8", ranges), "has 20 dimensions, and the vectors have 3"),
         (lambda: Calibration.of(x[:1]), "measured on 1 text"),

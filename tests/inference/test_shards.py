@@ -166,16 +166,12 @@ def test_two_jobs_on_one_shard(encoder, file, tmp_path):
     assert not missing(tmp_path / "v")
 
 
-def test_a_folder_of_another_job_is_refused(encoder, tiny_bert, file, tmp_path):
+def test_a_folder_of_another_job_is_refused(encoder, file, tmp_path):
     out = tmp_path / "v"
     write(encoder, file, out, [Shard(1, 2)])
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UserError, match="the checkpoint changed"):
-        write(Encoder(tiny_bert, pooler="cls"), file, out, [Shard(2, 2)])
     with pytest.raises(UserError, match="shards was 2 and is 4"):
         write(encoder, file, out, [Shard(4, 4)])
-    with pytest.raises(UserError, match="normalize was False and is True"):
-        write(encoder, file, out, [Shard(2, 2)], normalize=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
 
 
@@ -190,9 +186,7 @@ def test_shards_that_do_not_belong_together_are_not_read(encoder, tiny_bert, fil
     (tmp_path / "a" / stray.name).unlink()
     own = next((tmp_path / "a").glob("*-00002-*.npy"))
     own.write_bytes(own.read_bytes()[:-4])
-    with pytest.raises(UserError, match=f"{own.name} is damaged or changed"):
-        open_vectors(tmp_path / "a")
-    own.with_name(f"{own.name}.sha256").unlink()  # as cse 0.1.0 left it
+    own.with_name(f"{own.name}.sha256").unlink()  # as cse 0.1.0 left it; tests/faults has shards with their sums
     with pytest.raises(UserError, match=rf"{own.name} cannot be read: .*\nfix: run the cse encode .* again"):
         open_vectors(tmp_path / "a")
     np.save(own, np.ones((3, 16), dtype=np.float32))
@@ -200,9 +194,6 @@ def test_shards_that_do_not_belong_together_are_not_read(encoder, tiny_bert, fil
         open_vectors(tmp_path / "a")
     own.unlink()
     with pytest.raises(UserError, match=r"1 of 2 shards; 2/2 is missing\nfix: .* --shard 2/2"):
-        open_vectors(tmp_path / "a")
-    (tmp_path / "a" / "index.json").write_text("{")
-    with pytest.raises(UserError, match=r"index.json cannot be read"):
         open_vectors(tmp_path / "a")
 
 
