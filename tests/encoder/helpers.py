@@ -1,6 +1,9 @@
-"""Tokenizers of two families, and a LoRA that has learned something."""
+"""Tokenizers of two families, a LoRA that has learned something, and what every loader makes of a checkpoint."""
 
+import numpy as np
 import torch
+
+from cse.encoder.model import Encoder
 
 
 def byte_level(**options):
@@ -32,3 +35,21 @@ def learn(encoder, std: float = 0.3):
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=std)
     return encoder
+
+
+def loads_everywhere(encoder, folder, texts, tolerance=1e-5, *, theirs=True, **options):
+    """Vectors of an encoder that its checkpoint `saved` gives, too: loaded, saved `again`, in sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    want = encoder.eval().encode(texts)
+    encoder.save(folder / "saved", **options)
+    loaded = Encoder.load(str(folder / "saved"))
+    assert (loaded.pooler, loaded.max_length, loaded.dim) == (encoder.pooler, encoder.max_length, encoder.dim)
+    loaded.save(folder / "again")
+    models = [loaded, Encoder.load(str(folder / "again"))]
+    if theirs:
+        places = [str(folder / name) for name in ("saved", "again")]
+        models += [SentenceTransformer(place, device="cpu", trust_remote_code=True) for place in places]
+    for model in models:
+        np.testing.assert_allclose(model.encode(texts), want, rtol=0, atol=tolerance)
+    return want

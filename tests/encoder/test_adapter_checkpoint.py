@@ -18,19 +18,17 @@ from cse.inference.experts import Experts
 from cse.publish.adapter import find_adapter
 from cse.publish.stage import stage
 from cse.training.trainer import Trainer
+from tests.encoder.helpers import learn
 from tests.models import save_tiny
-from tests.runs import assert_resumes, make_run
+from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat", "dog", "", "a blue tree ran fast"]
 
 
 def saved(backbone, folder, seed=3, **options):
     """An encoder whose LoRA differs from 0, and its checkpoints best/ (whole) and last/ (the adapter)."""
-    encoder = Encoder(backbone, adapter=Lora(rank=2, alpha=6), **options).eval()
     torch.manual_seed(seed)
-    for name, weight in encoder.named_parameters():
-        if ".lora_" in name:
-            torch.nn.init.normal_(weight, std=0.3)
+    encoder = learn(Encoder(backbone, adapter=Lora(rank=2, alpha=6), **options)).eval()
     encoder.save(folder / "best")
     encoder.save(folder / "last", whole=False)
     return encoder
@@ -65,9 +63,8 @@ def test_it_loads_as_the_whole_model_does(tiny_bert, tmp_path, kind, options):
     assert (alone.prompts, alone.max_length, alone.depth) == (whole.prompts, whole.max_length, whole.depth)
     assert all(weight.requires_grad for weight in alone.backbone.parameters())
     alone.save(tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
-        tmp_path / "best" / "model.safetensors"
-    ).read_bytes()
+    again, best = (tmp_path / name / "model.safetensors" for name in ("again", "best"))
+    assert again.read_bytes() == best.read_bytes()
 
 
 def test_it_is_a_backbone_a_publication_and_an_expert(backbone, tmp_path):
@@ -132,19 +129,6 @@ def test_bf16_halves_a_checkpoint_and_rounds_its_weights(tiny_bert, tmp_path):
     assert again.weights == "bf16"
     want = encoder.encode(TEXTS)
     assert 0 < np.abs(again.encode(TEXTS) - want).max() < 2**-5 * np.abs(want).max()
-
-
-def test_a_killed_run_has_the_same_adapter(tiny_bert, tmp_path):
-    def build(folder):
-        torch.manual_seed(1)
-        encoder = Encoder(tiny_bert, pooler="mean", adapter=Lora(rank=2))
-        return make_run(folder, tiny_bert, encoder=encoder, max_steps=4, save_precision="bf16")
-
-    assert_resumes(build, tmp_path)
-    run = tmp_path / "whole" / "run"
-    assert Layout.read(run / "last").reference.backbone == tiny_bert
-    assert not (run / "last" / "model.safetensors").exists()
-    assert {w.dtype for w in load_file(run / "best" / "model.safetensors").values()} == {torch.bfloat16}
 
 
 def test_soft_prompts_have_no_precision(tiny_bert, tmp_path):

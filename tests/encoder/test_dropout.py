@@ -8,7 +8,6 @@ import torch
 from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts, first_layer
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.objectives.simcse import SimCSE
 from tests.conftest import WORDS
 from tests.models import CAUSAL, ENCODERS, save_tiny
 
@@ -96,33 +95,6 @@ def test_a_causal_backbone_is_cut_too():
         assert not torch.allclose(model(input_ids=ids).last_hidden_state, plain)
         assert not torch.allclose(model(inputs_embeds=model.embed_tokens(ids)).last_hidden_state, plain)
     assert torch.equal(model(input_ids=ids).last_hidden_state, plain)
-
-
-def test_gradient_caching_repeats_the_cut(tiny_bert, tmp_path):
-    """The second pass of a chunk must meet the embeddings that the first had, or the gradient is another's."""
-    from accelerate import Accelerator
-
-    from cse.batch import Batch
-    from cse.interfaces import StepContext
-    from cse.seeding import seed_dropout
-    from cse.training import gradcache
-    from cse.training.learner import Learner
-
-    learner = Learner(quiet(tiny_bert, token_cutoff=0.4, feature_cutoff=0.2), SimCSE()).train().double()
-    ids, mask = tokens(learner.encoder, [" ".join(WORDS[i : i + 5]) for i in range(4)])
-    batch = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
-    ctx, seed = StepContext(learner.encoder), lambda chunk: seed_dropout("dropout", chunk)
-    gradcache.backward(Accelerator(cpu=True), learner, batch, ctx, chunk_size=2, seed=seed)
-    cached = {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
-    learner.zero_grad()
-    parts = []
-    for i, (chunk, _) in enumerate(gradcache.by_size(batch, 2)):
-        seed(i)
-        parts.append(learner.encode(chunk))
-    encoded = type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True)))
-    learner.loss(batch, encoded, ctx).loss.backward()
-    for name, grad in cached.items():
-        torch.testing.assert_close(grad, learner.get_parameter(name).grad)
 
 
 @pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL])

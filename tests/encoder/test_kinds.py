@@ -19,6 +19,7 @@ from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.training.sources import similarities
 from cse.training.start import resume, train
+from tests.encoder.helpers import loads_everywhere
 from tests.models import CAUSAL, ENCODERS, save_embedder, save_tiny
 from tests.runs import write_texts
 
@@ -212,9 +213,7 @@ def test_lora_finds_the_layers_of_the_attention(kind, model_of, tmp_path):
 def test_a_model_of_sentence_transformers_is_saved_as_it_was(kind, model_of, tmp_path):
     original = model_of(kind)
     encoder = Encoder(original).eval()
-    encoder.save(tmp_path / "again")
-    np.testing.assert_allclose(vectors(tmp_path / "again"), vectors(original), atol=1e-6)
-    np.testing.assert_allclose(encoder.encode(TEXTS), vectors(original), atol=1e-6)
+    np.testing.assert_allclose(loads_everywhere(encoder, tmp_path, TEXTS, 1e-6), vectors(original), atol=1e-6)
     before, after = detect(original).layout, detect(str(tmp_path / "again")).layout
     assert [m.kind for m in after.modules] == [m.kind for m in before.modules]
     assert (after.pooler, after.prompts, after.max_length) == (before.pooler, before.prompts, 24)
@@ -234,9 +233,8 @@ def test_its_texts_are_lower_cased_in_training_too(model_of, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seq_length": 24, "do_lower_case": True}))
     encoder = Encoder(str(folder)).eval()
     assert encoder.tokenizer("The CAT")["input_ids"] == encoder.tokenizer("the cat")["input_ids"]
-    encoder.save(tmp_path / "again")
+    loads_everywhere(encoder, tmp_path, ["The CAT", *TEXTS], 1e-6)
     assert detect(str(tmp_path / "again")).layout.lower_case
-    np.testing.assert_allclose(vectors(tmp_path / "again"), encoder.encode(TEXTS), atol=1e-6)
 
 
 def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path):
@@ -268,8 +266,7 @@ def test_a_missing_pad_token_is_mended(left, used, tiny_bert, tmp_path):
     encoder = Encoder(str(folder), pooler="last").eval()
     assert encoder.tokenizer.pad_token == used
     assert f"padding {used}" in encoder.describe()
-    encoder.save(tmp_path / "saved")
-    np.testing.assert_allclose(vectors(tmp_path / "saved"), encoder.encode(TEXTS), atol=1e-5)
+    loads_everywhere(encoder, tmp_path, TEXTS)
 
 
 # -- What the command says -------------------------------------------------------------------------------------------
@@ -287,23 +284,19 @@ def test_settings_of_an_encoder_are_the_published_ones(tiny_bert):
     assert sup.encoder.init_args.export_head is True
 
 
-@pytest.mark.parametrize("first", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
-def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path, first):
-    """Each recipe on one of three kinds of models; the slow tests have the other two."""
+def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
+    """Each recipe on one of three kinds of models."""
     texts = write_texts(tmp_path)
     for i, name in enumerate(RECIPES):
-        for kind in [("bert", "llama", "prompts")[(first + i) % 3]]:
-            own = name in AT_THE_MASK  # whose template and pooler are the method
-            data = [] if name == "mixture" else [f"--data={texts}"]
-            config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config
-            assert config.encoder.init_args.layers is None
-            assert config.trainer.max_steps is None
-            assert (config.encoder.init_args.template is not None) == (
-                own or (kind == "llama" and not name.startswith("pretrain-"))
-            )
-            assert vars(config.data.init_args).get("max_words") is None
-            if kind == "prompts" and not name.startswith("pretrain-") and not own:
-                assert config.encoder.init_args.pooler is None
+        kind, own = ("bert", "llama", "prompts")[i % 3], name in AT_THE_MASK  # whose template and pooler are the method
+        data = [] if name == "mixture" else [f"--data={texts}"]
+        config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config
+        encoder, pretrains = config.encoder.init_args, name.startswith("pretrain-")
+        assert encoder.layers is None
+        assert config.trainer.max_steps is None
+        assert (encoder.template is not None) == (own or (kind == "llama" and not pretrains))
+        assert vars(config.data.init_args).get("max_words") is None
+        assert encoder.pooler is None or own or pretrains or kind != "prompts"
 
 
 PARENT = """
@@ -337,22 +330,6 @@ def test_the_sections_of_a_recipe_by_pencil(tiny_bert, tmp_path):
 def test_short_options_leave_classes_alone(tiny_bert):
     from cse.recipe.options import read
 
-    short = ["--encoder", "./m", "--data=a.txt", "--seed", "3"]
-    assert read(short).values == [("encoder.backbone", "./m"), ("data.path", "a.txt"), ("seed", "3")]
-    classes = ["--data=cse.data.Pairs", "--encoder={class_path: a.B}", "--data", "my.file.txt"]
-    assert read(classes).values == [
-        ("data", "cse.data.Pairs"),
-        ("encoder", "{class_path: a.B}"),
-        ("data.path", "my.file.txt"),
-    ]
-
-
-@pytest.mark.slow
-def test_all_minilm_is_saved_as_it_was(all_minilm, tmp_path):
-    """The published wheel of all-MiniLM-L6-v2: mean pooling, Normalize, 256 tokens."""
-    encoder = Encoder(all_minilm).eval()
-    assert (encoder.pooler, encoder.max_length) == ("mean", 256)
-    assert [type(module).__name__ for module in encoder.post] == ["Normalize"]
-    encoder.save(tmp_path / "again")
-    np.testing.assert_allclose(vectors(tmp_path / "again"), vectors(all_minilm), atol=1e-6)
-    np.testing.assert_allclose(encoder.encode(TEXTS), vectors(all_minilm), atol=1e-6)
+    given = ["--data=cse.data.Pairs", "--encoder={class_path: a.B}", "--data", "my.file.txt"]
+    want = [("data", "cse.data.Pairs"), ("encoder", "{class_path: a.B}"), ("data.path", "my.file.txt")]
+    assert read(given).values == want

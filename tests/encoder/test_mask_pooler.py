@@ -15,6 +15,7 @@ from cse.encoder.template import added_ids, added_in, mask_position
 from cse.errors import UserError
 from cse.inference.export import OnnxEncoder, export
 from cse.publish.card.usage import transformers_code
+from tests.encoder.helpers import loads_everywhere
 from tests.models import ENCODERS, save_tiny
 
 TEMPLATES = {"behind": "the cat {text} sat {mask} on", "before": "a {mask} dog {text} ran"}
@@ -31,29 +32,15 @@ def states_at_the_mask(encoder, texts):
     return torch.stack(vectors).numpy()
 
 
-def by_sentence_transformers(folder):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize(("kind", "template"), zip(ENCODERS, [*TEMPLATES] * 3, strict=True))
 def test_it_is_the_state_at_the_mask_token_in_every_loader(kind, template, tiny, tmp_path):
     encoder = Encoder(tiny(kind), pooler="mask", template=TEMPLATES[template], max_length=20).eval()
-    want = states_at_the_mask(encoder, TEXTS)
-    assert np.abs(encoder.encode(TEXTS) - want).max() < 1e-5
-    encoder.save(tmp_path / "best")
-    again = Encoder.load(str(tmp_path / "best"))
-    assert again.pooler == Layout.read(tmp_path / "best").pooler == "mask"
-    assert np.abs(again.encode(TEXTS) - want).max() < 1e-5
-    assert np.abs(by_sentence_transformers(tmp_path / "best") - want).max() < 1e-5
-    modules = [m["type"].rpartition(".")[2] for m in json.loads((tmp_path / "best" / "modules.json").read_text())]
-    assert modules == ["Transformer", "WordWeights", "Pooling"]
-    again.save(tmp_path / "copy")
-    assert (tmp_path / "copy" / "1_WordWeights" / "config.json").read_text() == (
-        tmp_path / "best" / "1_WordWeights" / "config.json"
-    ).read_text()
+    want = loads_everywhere(encoder, tmp_path, TEXTS)
+    assert np.abs(states_at_the_mask(encoder, TEXTS) - want).max() < 1e-5
+    layout = Layout.read(tmp_path / "saved")
+    assert (layout.pooler, [m.kind for m in layout.modules]) == ("mask", ["Transformer", "WordWeights", "Pooling"])
+    first, second = (tmp_path / name / "1_WordWeights" / "config.json" for name in ("saved", "again"))
+    assert first.read_text() == second.read_text()
 
 
 @pytest.mark.parametrize("part", ["lora", "soft prompts", "head", "bf16"])
@@ -65,12 +52,7 @@ def test_with_other_parts(part, tiny_bert, tmp_path):
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name or name.startswith(("post.", "adapter.")):
             torch.nn.init.normal_(parameter)
-    want = encoder.encode(TEXTS)
-    encoder.save(tmp_path / "best")
-    tolerance = 0.05 if part == "bf16" else 1e-5
-    assert np.abs(Encoder.load(str(tmp_path / "best")).encode(TEXTS) - want).max() < tolerance
-    if part != "soft prompts":
-        assert np.abs(by_sentence_transformers(tmp_path / "best") - want).max() < tolerance
+    loads_everywhere(encoder, tmp_path, TEXTS, 0.05 if part == "bf16" else 1e-5, theirs=part != "soft prompts")
 
 
 def test_the_code_on_the_card_gives_its_vectors(tiny_bert, tmp_path):

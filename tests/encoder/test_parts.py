@@ -12,7 +12,6 @@ import pytest
 from cse import recipe as recipes
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 
@@ -55,25 +54,6 @@ def test_soft_prompts_of_two_encoders_are_two_parts(tiny_bert):
     Encoder(tiny_bert, adapter=prompts)
     with pytest.raises(UserError, match="belong to another encoder"):
         Encoder(tiny_bert, adapter=prompts)
-
-
-def test_the_layout_says_what_was_saved(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, pooler="first_last_embeddings", head="mlp", export_head=True, max_length=20)
-    encoder.lower_case, encoder.prompts, encoder.default_prompt_name = True, {"query": "find: "}, "query"
-    encoder.save(tmp_path / "model")
-    found = Layout.read(tmp_path / "model")
-    assert (found.pooler, found.dim, found.max_length, found.lower_case) == ("first_last_embeddings", 16, 20, True)
-    assert [module.kind for module in found.post] == ["Dense"]
-    assert (found.prompts, found.default_prompt_name, found.default_prompt) == ({"query": "find: "}, "query", "find: ")
-    assert not any((found.soft_prompts, found.needs_code, found.unsupported, found.adapter))
-    again = Encoder.load(str(tmp_path / "model"))
-    again.save(tmp_path / "again")
-    kept = Layout.read(tmp_path / "again")
-    assert (kept.modules, kept.prompts, kept.default_prompt_name) == (
-        found.modules,
-        found.prompts,
-        found.default_prompt_name,
-    )
 
 
 def test_reading_a_layout_needs_no_model_code(tiny_bert, tmp_path):

@@ -25,7 +25,7 @@ from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
 from cse.publish.card.usage import sentence_transformers_code, transformers_code
 from cse.training.trainer import Trainer
-from tests.runs import make_run, write_recipe, write_texts
+from tests.runs import make_run
 
 PROMPTS = {"query": "sun house ", "document": "moon : "}
 ROLES = {"anchor": "query", "positive": "document", "negative": "document"}
@@ -75,8 +75,7 @@ def test_prompts_trained_are_prompts_saved_are_prompts_applied(tiny_bert, tmp_pa
         assert_as_sentence_transformers(run.folder / name)
 
 
-@pytest.mark.parametrize("default", [None, "document"])
-@pytest.mark.parametrize("template", [None, "a tree {text} on"])
+@pytest.mark.parametrize(("default", "template"), [("document", None), (None, "a tree {text} on")])
 def test_vectors_are_those_of_sentence_transformers(tiny_bert, tmp_path, default, template):
     encoder = Encoder(tiny_bert, pooler="mean", prompts=PROMPTS, default_prompt_name=default, template=template)
     encoder.save(tmp_path / "model")
@@ -97,15 +96,6 @@ def test_a_backbones_prompts_are_kept_and_null_removes_them(prompted, tmp_path):
     assert Encoder(given, prompts={"s2s": "the "}).prompts == {"s2s": "the "}
     np.testing.assert_array_equal(kept.encode(TEXTS[:3]), prompted.encode(TEXTS[:3]))
     np.testing.assert_array_equal(removed.encode(TEXTS[:3]), prompted.encode(TEXTS[:3], prompt=""))
-
-
-@pytest.mark.parametrize(("option", "prompts"), [([], PROMPTS), (["--encoder.prompts=null"], {})])
-def test_the_command_keeps_prompts_through_training(prompted, tmp_path, option, prompts):
-    prompted.save(tmp_path / "given")
-    encoder = {"backbone": str(tmp_path / "given"), "pooler": "mean"}
-    recipe = write_recipe(tmp_path, "Texts", {"path": str(write_texts(tmp_path))}, encoder)
-    assert main(["train", recipe, "--run-dir", str(tmp_path / "run"), *option]) == 0
-    assert Layout.read(tmp_path / "run" / "best").prompts == prompts
 
 
 # -- In training -------------------------------------------------------------------------------------------------------
@@ -149,28 +139,26 @@ def views(encoder, collator, *examples):
     return [[words(encoder, row.tolist()) for row in rows] for rows in batch.input_ids], batch
 
 
-def test_views_of_one_text_have_the_anchors_prompt(prompted):
-    found, _ = views(prompted, TextViews(max_length=12, prompts={"anchor": "query"}, views=3), Example(("cat",)))
-    assert found == [["sun house cat"] * 3]
-    found, _ = views(prompted, TextViews(max_length=12, prompts=ROLES), Example(("cat", "cat", "dog")))
-    assert found == [["sun house cat", "sun house cat", "moon dog"]]
+SOME = {"anchor": "query", "negative": None}
+VIEWS = [  # roles, default, texts of a row, what its views are
+    ({"anchor": "query"}, None, ("cat",), ["sun house cat"] * 2),  # views of one text have the anchor's
+    (ROLES, None, ("cat", "cat", "dog"), ["sun house cat", "sun house cat", "moon dog"]),
+    (SOME, "document", ("cat", "dog", "sun"), ["sun house cat", "moon dog", "sun"]),  # null means none
+    ({}, "document", ("cat", "dog", "sun"), ["moon cat", "moon dog", "moon sun"]),
+]
 
 
-def test_a_role_without_a_name_has_the_default_prompt_and_null_means_none(prompted):
-    prompted.default_prompt_name = "document"
-    row = Example(("cat", "dog", "sun"))
-    found, _ = views(prompted, TextViews(max_length=12, prompts={"anchor": "query", "negative": None}), row)
-    assert found == [["sun house cat", "moon dog", "sun"]]
-    found, _ = views(prompted, TextViews(max_length=12), row)
-    assert found == [["moon cat", "moon dog", "moon sun"]]
+@pytest.mark.parametrize(("roles", "default", "texts", "want"), VIEWS)
+def test_each_view_has_the_prompt_of_its_role(prompted, roles, default, texts, want):
+    prompted.default_prompt_name = default
+    assert views(prompted, TextViews(max_length=12, prompts=roles), Example(texts))[0] == [want]
 
 
 def test_the_same_text_in_two_roles_is_one_text_to_the_mask_of_false_negatives(prompted):
     rows = Example(("cat", "dog")), Example(("sun", "cat"))
-    found, batch = views(prompted, TextViews(max_length=12, prompts=ROLES), *rows)
-    assert found == [["sun house cat", "moon dog"], ["sun house sun", "moon cat"]]
-    assert batch.text_id[0, 0] == batch.text_id[1, 1]
-    assert len(set(batch.text_id.flatten().tolist())) == 3
+    text_id = views(prompted, TextViews(max_length=12, prompts=ROLES), *rows)[1].text_id
+    assert text_id[0, 0] == text_id[1, 1]
+    assert len(set(text_id.flatten().tolist())) == 3
 
 
 def test_augmentations_change_the_text_and_not_its_prompt(prompted):
@@ -211,12 +199,7 @@ BAD_ENCODERS = {  # prompts, default_prompt_name, the message
     "a prompt that fills max_length": ({"query": "sun " * 14}, None, "takes 16 of it: no room for a text"),
 }
 BAD_RUNS = {  # whether rows are triplets, the prompts of the roles, that of the evaluator, the message
-    "unknown name": (
-        True,
-        {"anchor": "question"},
-        None,
-        "collator.prompts.anchor is 'question', which is not a prompt",
-    ),
+    "unknown name": (True, {"anchor": "question"}, None, "prompts.anchor is 'question', which is not a prompt"),
     "empty name": (True, {"anchor": ""}, None, "collator.prompts.anchor is ''"),
     "unknown role": (True, {"query": "query"}, None, "collator.prompts names the role 'query'"),
     "positive without column": (False, {"positive": "document"}, None, "have the role anchor only"),
@@ -243,23 +226,6 @@ def test_bad_prompts_are_refused_before_a_run_writes(tiny_bert, tmp_path, case):
     assert {**BAD_ENCODERS, **BAD_RUNS}[case][-1] in str(error.value)
     assert "\nfix: " in str(error.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_command_says_in_one_line_which_prompts_exist(prompted, tmp_path, capsys):
-    folder, out = str(tmp_path / "model"), str(tmp_path / "out.npy")
-    prompted.save(folder)
-    (tmp_path / "t.txt").write_text("the cat\n")
-    commands = [
-        ["encode", folder, str(tmp_path / "t.txt"), "--out", out],
-        ["similarity", folder, "cat", "dog"],
-        ["eval", folder, "--tasks", "sts-mini-dev", "--out", out],
-    ]
-    for command in commands:
-        assert main([*command, "--prompt", "passage"]) == 2
-        message = capsys.readouterr().err
-        assert "cse: --prompt is 'passage'" in message
-        assert "it has query, document" in message
-    assert not (tmp_path / "out.npy").exists()
 
 
 def test_a_pooling_that_leaves_the_prompt_out_is_refused_by_name(prompted, tmp_path):

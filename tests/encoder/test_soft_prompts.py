@@ -1,9 +1,6 @@
 """The encoder with deep soft prompts: PromCSE's program, by hand, in sentence-transformers, and its refusals."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +18,8 @@ from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.cases import below, cases, load, not_offered, state
-from tests.models import from_weights, save_beside, save_tiny
+from tests.encoder.helpers import loads_everywhere
+from tests.models import from_weights, save_beside
 from tests.objectives.helpers import agrees, close
 from tests.runs import make_run
 
@@ -111,26 +109,17 @@ def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
 
 
 @EVERY
-def test_padding_and_neighbors_change_nothing(any_backbone):
-    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), pooler="mean").eval()
+@pytest.mark.parametrize(
+    "options", [{"pooler": "mean"}, {"pooler": "last", "template": "a cat sat on a mat {text} ran"}]
+)
+def test_prompts_are_seen_and_neighbors_change_nothing(any_backbone, options):
+    """Rows that begin alike may share their beginning's states elsewhere; here each begins with the prompts."""
+    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), **options).eval()
     with torch.no_grad():
         encoder.adapter.prompts.weight.normal_()
     together = encoder.encode(TEXTS)
     assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - together).max() < 1e-5
-    assert np.abs(Encoder(any_backbone, pooler="mean").eval().encode(TEXTS) - together).max() > 1e-3
-
-
-@EVERY
-def test_prompts_are_seen_behind_a_long_template(any_backbone):
-    """Rows that begin alike may share their beginning's states elsewhere; here each begins with the prompts."""
-    template = "a cat sat on a mat {text} ran"
-    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), pooler="last", template=template).eval()
-    before = encoder.encode(TEXTS)
-    with torch.no_grad():
-        encoder.adapter.prompts.weight.normal_()
-    after = encoder.encode(TEXTS)
-    assert np.abs(after - before).max() > 1e-3
-    assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - after).max() < 1e-5
+    assert np.abs(Encoder(any_backbone, **options).eval().encode(TEXTS) - together).max() > 1e-3
 
 
 def test_roberta_positions_follow_the_prompts(tiny_roberta):
@@ -175,75 +164,31 @@ def test_bf16_is_finite_and_near(tiny_bert):
     assert torch.allclose(exact, rough.float(), atol=0.1)
 
 
-@pytest.mark.parametrize("with_code", [False, True])
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("options", [{"whole": False}, {"whole": True, "with_code": True}], ids=["prompts", "whole"])
 @pytest.mark.parametrize(
-    ("any_backbone", "options"),
+    ("any_backbone", "projection", "arguments"),
     [
-        ("tiny_bert", {"head": "mlp"}),
-        ("tiny_bert", {"head": "mlp", "export_head": True, "projection": 8, "max_length": 12, "layers": 1}),
-        ("tiny_roberta", {"pooler": "mean"}),
-        ("tiny_llama", {"pooler": "last", "template": "the {text} sat on", "max_length": 20, "layers": 2}),
+        ("tiny_bert", 0, {"head": "mlp"}),
+        ("tiny_bert", 8, {"head": "mlp", "export_head": True, "max_length": 12, "layers": 1}),
+        ("tiny_roberta", 0, {"pooler": "mean"}),
+        ("tiny_llama", 0, {"pooler": "last", "template": "the {text} sat on", "max_length": 20, "layers": 2}),
     ],
     indirect=["any_backbone"],
 )
-def test_a_checkpoint_gives_the_same_vectors_everywhere(any_backbone, options, whole, with_code, tmp_path):
+def test_a_checkpoint_gives_the_same_vectors_everywhere(any_backbone, projection, arguments, options, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    adapter = SoftPrompts(length=3, projection=options.get("projection", 0))
-    encoder = Encoder(any_backbone, adapter=adapter, **{k: v for k, v in options.items() if k != "projection"}).eval()
-    with torch.no_grad():
-        encoder.adapter.prompts.weight.normal_()
-    want = encoder.encode(TEXTS)
-    encoder.save(tmp_path / "model", whole=whole, with_code=with_code)
-    assert (tmp_path / "model" / "model.safetensors").exists() is whole
-    kind = json.loads((tmp_path / "model" / "modules.json").read_text())[0]["type"]
-    assert kind == ("prefix_module.PrefixTransformer" if with_code else "cse.encoder.prefix_module.PrefixTransformer")
-
-    theirs = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True)
-    assert np.abs(theirs.encode(TEXTS) - want).max() < 1e-5
+    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3, projection=projection), **arguments)
+    torch.nn.init.normal_(encoder.adapter.prompts.weight)
+    want = loads_everywhere(encoder, tmp_path, TEXTS, **options)
+    assert isinstance(Encoder.load(str(tmp_path / "again")).adapter, SoftPrompts)
+    assert (tmp_path / "saved" / "model.safetensors").exists() is options["whole"]
+    kind = json.loads((tmp_path / "saved" / "modules.json").read_text())[0]["type"]
+    assert kind == ("" if options["whole"] else "cse.encoder.") + "prefix_module.PrefixTransformer"
+    theirs = SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True)
     assert theirs.max_seq_length == encoder.max_length
-    again = Encoder.load(str(tmp_path / "model"))
-    assert isinstance(again.adapter, SoftPrompts)
-    assert np.abs(again.encode(TEXTS) - want).max() < 1e-5
-    assert again.max_length == encoder.max_length
-
-    again.save(tmp_path / "again")  # a copy of a copy
-    assert np.abs(Encoder.load(str(tmp_path / "again")).encode(TEXTS) - want).max() < 1e-5
     theirs.save(str(tmp_path / "theirs"))
     assert np.abs(Encoder.load(str(tmp_path / "theirs")).encode(TEXTS) - want).max() < 1e-5
-
-
-def test_a_whole_export_loads_where_cse_is_not_installed(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, adapter=SoftPrompts(length=3), head="mlp", export_head=True).eval()
-    encoder.save(tmp_path / "model", whole=True, with_code=True)
-    np.save(tmp_path / "want.npy", encoder.encode(TEXTS))
-    script = f"""
-import sys
-class NoCse:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "cse":
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, NoCse())
-import numpy as np
-from sentence_transformers import SentenceTransformer
-model = SentenceTransformer({str(tmp_path / "model")!r}, trust_remote_code=True)
-want = np.load({str(tmp_path / "want.npy")!r})
-assert np.abs(model.encode({TEXTS!r}) - want).max() < 1e-5
-assert not [name for name in sys.modules if name.partition(".")[0] == "cse"]
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_backbone_without_a_cache_is_refused(tiny_bert, tmp_path):
-    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
-    folder = save_tiny("distilbert", tiny_bert, tmp_path / "distilbert", **sizes)
-    with pytest.raises(UserError, match="a distilbert backbone cannot have soft prompts: its layers take no keys"):
-        Encoder(folder, adapter=SoftPrompts())
 
 
 def test_a_damaged_checkpoint_is_an_error(tiny_bert, tmp_path):

@@ -1,13 +1,17 @@
-"""All hidden states and attentions are those that transformers computes of the same folder with the plain formula."""
+"""States and attentions are those that transformers computes; vectors of inner layers are those of a cut encoder."""
+
+from functools import partial
 
 import pytest
 import torch
 from transformers import AutoModel
 
+from cse.encoder import fast
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
+from cse.encoder.poolers import POOLERS
 from cse.errors import UserError
 from tests.encoder.helpers import learn
 from tests.models import CAUSAL, ENCODERS
@@ -139,3 +143,92 @@ def test_a_backbone_without_attentions_is_named(tiny, monkeypatch):
     with pytest.raises(UserError, match=r"encoder.backbone: .* attentions, which a bert backbone does not give"):
         encoder.states(*tokens(encoder), attentions=True)
     assert encoder.backbone.config._attn_implementation == kernel
+
+
+# -- Vectors of inner layers -----------------------------------------------------------------------------------------
+
+
+DEPTH = 3
+
+
+@pytest.fixture
+def deep(tiny):
+    return partial(tiny, num_hidden_layers=DEPTH)
+
+
+def embeddings(encoder: Encoder, layers) -> list[torch.Tensor]:
+    return [output.embedding for output in encoder.layer_embeddings(*tokens(encoder), layers)]
+
+
+def assert_cuts(encoder: Encoder, cut_after) -> None:
+    """Each layer's vectors are those of the encoder that `cut_after` makes; the last layer's are the whole one's."""
+    with torch.no_grad():
+        *inner, last = embeddings(encoder.eval(), [*range(1, DEPTH), DEPTH])
+        assert torch.allclose(last, encoder(*tokens(encoder)).embedding, atol=1e-6)
+        for layer, vectors in enumerate(inner, start=1):
+            want = cut_after(layer).eval()(*tokens(encoder)).embedding
+            assert torch.allclose(vectors, want, atol=1e-5), layer
+            assert not torch.allclose(vectors, last, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL, "gpt2"])
+def test_a_cut_of_every_kind(deep, kind):
+    pooler = "last" if kind in CAUSAL else "mean"
+    assert_cuts(Encoder(deep(kind), pooler=pooler), lambda n: Encoder(deep(kind), pooler=pooler, layers=n))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_every_pooler_with_and_without_accelerations(deep, kind, pooler):
+    if (kind, pooler) == ("llama", "mask"):
+        pytest.skip("a causal backbone does not fill in a mask token")
+    template = 'a "{text}" on {mask}' if pooler == "mask" else None
+
+    def encoder(layers=None):
+        return Encoder(deep(kind), pooler=pooler, template=template, layers=layers)
+
+    assert_cuts(encoder(), encoder)
+    with fast.off():
+        assert_cuts(encoder(), encoder)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
+def test_soft_prompts(deep, kind):
+    whole = Encoder(deep(kind), pooler="mean", adapter=SoftPrompts(length=3))
+    whole.adapter.prompts.weight.data.normal_(std=0.5)
+    table = whole.adapter.table().detach()
+
+    def cut_after(layers):
+        encoder = Encoder(deep(kind), pooler="mean", adapter=SoftPrompts(length=3), layers=layers)
+        share = table.shape[1] // DEPTH  # the keys and values of a layer lie side by side
+        encoder.adapter.prompts.weight.data.copy_(table[:, : share * layers])
+        return encoder
+
+    assert_cuts(whole, cut_after)
+
+
+def test_the_embeddings_are_layer_0(deep):
+    encoder = Encoder(deep("bert"), pooler="cls").eval()
+    ids, mask = tokens(encoder)
+    assert torch.allclose(embeddings(encoder, [0])[0], encoder.backbone.embeddings(ids)[:, 0], atol=1e-6)
+    causal = Encoder(deep("llama"), pooler="mean_last_two").eval()
+    ids, mask = tokens(causal)
+    words = causal.backbone.norm(causal.backbone.get_input_embeddings()(ids))
+    want = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    assert torch.allclose(embeddings(causal, [0])[0], want, atol=1e-6)
+
+
+def test_heads_follow_every_layer(deep):
+    encoder = Encoder(deep("bert"), pooler="mean", head="mlp").eval()
+    for output in encoder.layer_embeddings(*tokens(encoder), [1, DEPTH]):
+        assert torch.equal(output.projected, encoder.head(output.embedding))
+    exported = Encoder(deep("bert"), pooler="mean", head="mlp", export_head=True).eval()
+    bare = Encoder(deep("bert"), pooler="mean").eval()
+    assert torch.allclose(embeddings(exported, [1])[0], exported.post(embeddings(bare, [1])[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [-1, DEPTH + 1])
+def test_a_layer_that_does_not_exist(deep, layer):
+    encoder = Encoder(deep("bert"))
+    with pytest.raises(ValueError, match=f"layers has {layer}, but .* has the layers 0 to 3"):
+        encoder.layer_embeddings(*tokens(encoder), [1, layer])

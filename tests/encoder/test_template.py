@@ -56,11 +56,6 @@ def test_a_tokenizer_that_makes_no_token_of_any_text_is_refused():
         around(lambda text: ([1, 2], [1, 1]), lambda: ["sun", "moon"])
 
 
-def test_a_mask_in_the_template_is_the_mask_token(tmp_path):
-    baked = bake(bert(tmp_path), 'sentence "{text}" means [MASK].')
-    assert baked("a b")["input_ids"].count(baked.mask_token_id) == 1
-
-
 def test_truncation_cuts_the_text_and_keeps_the_template(tokenizer):
     baked = bake(tokenizer, TEMPLATE)
     before, after = added_ids(baked)
@@ -91,13 +86,6 @@ def test_it_is_saved_and_loads_without_code(tokenizer, tmp_path, model):
     assert loaded.special_tokens_map == baked.special_tokens_map == tokenizer.special_tokens_map
     assert loaded.model_max_length == tokenizer.model_max_length
     assert loaded.padding_side == "right"
-
-
-def test_the_tokenizer_given_is_left_as_it_was(tokenizer):
-    ids = tokenizer("a b")["input_ids"]
-    bake(tokenizer, TEMPLATE)
-    assert tokenizer("a b")["input_ids"] == ids
-    assert template_of(tokenizer) is None
 
 
 def test_truncation_left_on_from_an_earlier_call_does_not_cut_the_template(tokenizer):

@@ -1,17 +1,17 @@
 """Vectors of fewer dimensions: by slicing and scaling by hand, in sentence-transformers, and after a round trip."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cse.encoder import widths
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense, Normalize, Truncate
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.whiten import whiten
+from tests.encoder.helpers import loads_everywhere
 from tests.models import save_embedder
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red moon", ""]
@@ -53,28 +53,18 @@ def test_it_is_slicing_and_scaling(encoder, kind, width):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_has_the_width_here_and_in_sentence_transformers(encoder, kind, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
     made = encoder(kind)
     want = by_hand(made.encode(TEXTS), 6, kind)
     made.truncate(6)
-    made.save(tmp_path / "cut")
-    about = json.loads((tmp_path / "cut" / "config_sentence_transformers.json").read_text())
-    assert about["truncate_dim"] == 6
-    assert (Layout.read(tmp_path / "cut").dim, Layout.read(tmp_path / "cut").truncate_dim) == (6, 6)
-    again = Encoder.load(str(tmp_path / "cut"))
-    assert again.dim == 6
-    np.testing.assert_allclose(again.encode(TEXTS), want, atol=1e-6)
-    theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
-    assert theirs.get_embedding_dimension() == 6
-    np.testing.assert_allclose(theirs.encode(TEXTS), want, atol=1e-6)
-    again.save(tmp_path / "twice")
+    np.testing.assert_allclose(loads_everywhere(made, tmp_path, TEXTS, 1e-6), want, atol=1e-6)
+    layout = Layout.read(tmp_path / "saved")
+    assert (made.dim, layout.dim, layout.truncate_dim) == (6, 6, 6)
     for name in ("modules.json", "config_sentence_transformers.json"):
-        assert (tmp_path / "twice" / name).read_text() == (tmp_path / "cut" / name).read_text()
+        assert (tmp_path / "again" / name).read_text() == (tmp_path / "saved" / name).read_text()
+    again = Encoder.load(str(tmp_path / "again"))
     again.truncate(3)
-    again.save(tmp_path / "shorter")
-    theirs = SentenceTransformer(str(tmp_path / "shorter"), device="cpu")
-    np.testing.assert_allclose(theirs.encode(TEXTS), by_hand(want, 3, kind), atol=1e-6)
+    shorter = loads_everywhere(again, tmp_path / "shorter", TEXTS, 1e-6)
+    np.testing.assert_allclose(shorter, by_hand(want, 3, kind), atol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -86,11 +76,7 @@ def test_a_width_that_sentence_transformers_wrote_is_kept(tiny_bert, tmp_path, n
     want = SentenceTransformer(folder, device="cpu").encode(TEXTS)
     made = Encoder.load(folder)
     assert (made.dim, want.shape) == (7, (4, 7))
-    np.testing.assert_allclose(made.encode(TEXTS), want, atol=1e-6)
-    made.save(tmp_path / "again")
-    np.testing.assert_allclose(
-        SentenceTransformer(str(tmp_path / "again"), device="cpu").encode(TEXTS), want, atol=1e-6
-    )
+    np.testing.assert_allclose(loads_everywhere(made, tmp_path, TEXTS, 1e-6), want, atol=1e-6)
 
 
 def test_a_width_above_the_whole_one_cuts_nothing(tiny_bert, tmp_path):
@@ -100,8 +86,6 @@ def test_a_width_above_the_whole_one_cuts_nothing(tiny_bert, tmp_path):
 
 def test_what_follows_a_cut(tiny_bert, tmp_path):
     """A head or whitening behind cut vectors: a Dense takes the place of the cut, which must be the last."""
-    from sentence_transformers import SentenceTransformer
-
     folder = save_embedder(tiny_bert, tmp_path / "st", truncate_dim=7)
     made = Encoder(folder, head="mlp", export_head=True).eval()
     assert [type(module) for module in made.post] == [Dense, Dense]
@@ -109,16 +93,36 @@ def test_what_follows_a_cut(tiny_bert, tmp_path):
     head = made.post[-1]
     np.testing.assert_allclose(made.encode(TEXTS), head(torch.from_numpy(pooled)).detach().numpy(), atol=1e-6)
     white = whiten(Encoder.load(folder), [*TEXTS, "the house", "a tree", "sun", "blue", "slow", "mat on"], 4)
-    white.save(tmp_path / "white")
-    theirs = SentenceTransformer(str(tmp_path / "white"), device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(theirs, white.encode(TEXTS), atol=1e-6)
+    loads_everywhere(white, tmp_path, TEXTS, 1e-6)
     assert not any(isinstance(module, Truncate) for module in white.post)
 
 
-@pytest.mark.parametrize("width", [0, 17, -1, 2.5])
-def test_bad_widths(encoder, width):
+def test_bad_widths(encoder):
     made = encoder("plain")
-    with pytest.raises(UserError, match=rf"dimensions has {width}.*\nfix: give integers from 1 to 16"):
-        made.encode(TEXTS, dimensions=width)
-    with pytest.raises(UserError, match=rf"dimensions has {width}"):
-        made.truncate(width)
+    for cut in (lambda: made.encode(TEXTS, dimensions=17), lambda: made.truncate(17)):
+        with pytest.raises(UserError, match=r"dimensions has 17.*\nfix: give integers from 1 to 16"):
+            cut()
+
+
+@pytest.mark.parametrize(
+    ("dim", "want"), [(256, [256, 128, 64, 32]), (576, [576, 288, 144, 72]), (5, [5, 2, 1]), (1, [1])]
+)
+def test_halves_by_pencil(dim, want):
+    assert widths.halves(dim) == want
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "said"),
+    [
+        ([], "names no width"),
+        ([0], "has 0, which is not a width"),
+        ([True], "has True, which"),
+        ([2.5], "has 2.5, which"),
+        ([17], "has 17, but the vectors have 16 dimensions"),
+        ([4, 4], "has 4 twice"),
+    ],
+)
+def test_bad_widths_are_named(dimensions, said):
+    with pytest.raises(UserError, match=said):
+        widths.check(dimensions, 16, option="objective.dimensions")
+    widths.check([16, 1], 16, option="objective.dimensions")

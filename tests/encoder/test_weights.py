@@ -18,6 +18,7 @@ from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
+from tests.encoder.helpers import loads_everywhere
 from tests.models import save_tiny
 from tests.runs import make_run
 
@@ -69,15 +70,10 @@ def test_bf16_is_trained_saved_and_loaded(tiny_bert, llama, tmp_path, kind, prec
 
 def test_a_dense_after_bf16_works_in_sentence_transformers(tiny_bert, tmp_path):
     """torch refuses to multiply bf16 states by fp32 weights; the checkpoint asks for fp32 throughout."""
-    from sentence_transformers import SentenceTransformer
-
     encoder = Encoder(tiny_bert, head="mlp", export_head=True, weights="bf16").eval()
-    encoder.save(tmp_path / "best")
-    want = encoder.encode(TEXTS)
-    assert dtypes(tmp_path / "best") == {torch.bfloat16}
-    assert np.array_equal(Encoder.load(str(tmp_path / "best")).encode(TEXTS), want)
-    found = SentenceTransformer(str(tmp_path / "best")).encode(TEXTS)
-    assert np.abs(found - want).max() < 2**-5 * np.abs(want).max()
+    loads_everywhere(encoder, tmp_path, TEXTS, 2**-5 * np.abs(encoder.encode(TEXTS)).max())
+    assert dtypes(tmp_path / "saved") == {torch.bfloat16}
+    assert np.array_equal(Encoder.load(str(tmp_path / "saved")).encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):

@@ -1,12 +1,25 @@
-"""Keeping converted weights changes no number, and never outlives the weight."""
+"""Layers of ours: weights that are converted once, dropout of 16 bits a decision, and the last layer of one token."""
 
 import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cse.encoder.fast.layers import Linear, converted_once, use_kept_weights
+from cse.encoder import forward
+from cse.encoder.dropout import Dropout
+from cse.encoder.fast.layers import (
+    FastDropout,
+    Linear,
+    converted_once,
+    dropout,
+    only_first_token,
+    use_fast_dropout,
+    use_kept_weights,
+)
 from cse.encoder.model import Encoder
 
 
@@ -118,3 +131,110 @@ def test_scoring_sees_what_an_optimizer_did(tiny_bert):
     fresh = copy.deepcopy(encoder).encode(["red house"], precision="bf16")
     assert (after == fresh).all()
     assert (after != before).any()
+
+
+# -- Dropout ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_share_dropped_and_the_expectation(probability, dtype):
+    torch.manual_seed(0)
+    count = 1_000_003  # not a multiple of four
+    values = dropout(torch.ones(count, dtype=dtype), probability)
+    dropped = int((values == 0).sum())
+    sigma = math.sqrt(count * probability * (1 - probability))
+    assert abs(dropped - count * probability) < 5 * sigma + count / 2**16
+    kept = values[values != 0].float()
+    assert torch.allclose(kept, torch.tensor(1 / (1 - probability)), rtol=5e-3)
+
+
+def test_neighbors_are_independent():
+    torch.manual_seed(1)
+    dropped = (dropout(torch.ones(400_000), 0.25) == 0).float() - 0.25
+    for lag in range(1, 9):  # four share a random number
+        correlation = float((dropped[lag:] * dropped[:-lag]).mean()) / (0.25 * 0.75)
+        assert abs(correlation) < 5 / math.sqrt(400_000)
+
+
+def test_the_gradient_is_the_mask_with_its_scale():
+    torch.manual_seed(2)
+    values = torch.randn(7, 5, requires_grad=True)
+    out = dropout(values, 0.25)
+    out.sum().backward()
+    assert torch.equal(values.grad == 0, out == 0)
+    assert torch.allclose(values.grad[out != 0], torch.tensor(4 / 3))
+
+
+def test_nothing_is_dropped_outside_training_or_at_0():
+    values = torch.randn(4, 4)
+    assert FastDropout(0.5).eval()(values) is values
+    assert FastDropout(0.0).train()(values) is values
+
+
+def test_every_dropout_of_a_backbone_is_replaced_and_keeps_its_probability(tiny_bert):
+    encoder = Encoder(tiny_bert, dropout=Dropout(hidden=0.3))
+    found = [m for m in encoder.backbone.modules() if isinstance(m, nn.Dropout)]
+    assert found
+    assert all(type(m) is FastDropout for m in found)
+    assert any(m.p == 0.3 for m in found)
+    assert encoder.has_dropout
+
+
+def test_subclasses_are_left_alone():
+    class Own(nn.Dropout):
+        pass
+
+    model = nn.Sequential(Own(0.1), nn.Dropout(0.2))
+    use_fast_dropout(model)
+    assert [type(m) for m in model] == [Own, FastDropout]
+
+
+# -- One token of the last layer; `test_switch` compares what comes of it --------------------------------------------
+
+
+IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [2, 5, 5, 3, 0]])
+MASK = (IDS != 0).long()
+
+
+def test_the_last_layer_is_that_of_one_token_and_only_within(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="cls").eval()
+    with only_first_token(encoder.backbone):
+        assert encoder.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 1)
+    assert encoder.hidden_states(IDS, MASK)[-1].shape[:2] == (3, 5)
+
+
+@pytest.mark.parametrize("pooler", ["mean", "last"])
+def test_other_poolers_see_every_token(tiny_bert, monkeypatch, pooler):
+    def never(model):
+        raise AssertionError(model)
+
+    monkeypatch.setattr(forward, "only_first_token", never)
+    assert Encoder(tiny_bert, pooler=pooler)(IDS, MASK).embedding.shape[0] == 3
+
+
+def test_an_architecture_that_is_not_known_is_left_as_it_is(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="cls").eval()
+    encoder.backbone.config.model_type = "other"
+    with only_first_token(encoder.backbone):
+        assert encoder.hidden_states(IDS, MASK)[-1].shape[1] == 5
+
+
+def test_the_gradient_of_the_embeddings_is_made_once(tiny_bert, monkeypatch):
+    encoder = Encoder(tiny_bert, pooler="mean").train()
+    calls = []
+    encoder.backbone.get_input_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(forward, "length_chunks", lambda lengths, overhead: [[i] for i in range(len(lengths))])
+    encoder(IDS, MASK).embedding.sum().backward()
+    assert calls == [1]
+
+
+def test_threads_that_share_a_model_do_not_disturb_each_other(tiny_bert):
+    encoder = Encoder(tiny_bert, pooler="cls").eval()
+    texts = [["the cat sat", "moon"], ["red house on a mat"], ["dog ran fast", "sun", "blue tree"]]
+    alone = [encoder.encode(part) for part in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: encoder.encode(texts[i % 3]), range(120)))
+    for i, vectors in enumerate(together):
+        np.testing.assert_allclose(vectors, alone[i % 3], atol=1e-6)
+    assert not encoder.backbone.encoder.layer[-1].attention.output._forward_pre_hooks
