@@ -88,13 +88,7 @@ BAD = {  # the call as text -> the call, and what its error says
 def place(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     Encoder(tiny_bert, pooler="mean").save(folder / "ck")
-    (folder / "texts.txt").write_text("\n".join(TEXTS))
-    (folder / "table.csv").write_text("text,b\nthe cat,a dog\n")
-    (folder / "file").write_text("kept")
-    for name in ("folder", "begun"):
-        (folder / name).mkdir()
-    (folder / "begun" / "recipe.yaml").write_text("seed: 1\n")
-    texts = write_texts(folder / "folder").read_text().splitlines()
+    texts = write_texts(folder).read_text().splitlines()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSE_CACHE", str(folder / "cache"))
         options = {f"trainer.{name}": value for name, value in {**TRAINER, "max_steps": 1}.items()}

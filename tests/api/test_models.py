@@ -40,15 +40,6 @@ def test_evaluate_writes_the_results_that_the_card_shows(run):
     assert found.verdict == "no difference shown"
 
 
-def test_encode_gives_the_vectors_of_the_best_checkpoint(run, tmp_path):
-    texts = write_texts(tmp_path)
-    shape = cse.encode(run, texts, tmp_path / "v.npy", precision="fp32")
-    vectors = np.load(tmp_path / "v.npy")
-    assert vectors.shape == shape == (48, run.encoder.dim)
-    expected = run.encoder.encode(texts.read_text().splitlines(), precision="fp32")
-    np.testing.assert_allclose(vectors, expected, atol=1e-6)
-
-
 def test_mined_rows_are_data_to_train_on(run, tmp_path):
     texts = write_texts(tmp_path).read_text().splitlines()
     mined = cse.mine(run, texts, k=2, out=tmp_path / "mined.parquet")
@@ -96,9 +87,8 @@ def test_what_a_run_has_not_yet_is_said(tmp_path):
 # -- The package -------------------------------------------------------------------------------------------------------
 
 
-def test_importing_cse_is_quick_and_every_name_exists():
-    code = "import cse, sys; assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+def test_every_name_exists():
+    """That importing cse is quick, `tests/test_cli.py` sees."""
     for name in cse.__all__:
         assert getattr(cse, name).__doc__
     assert set(cse.__all__) <= set(dir(cse))
