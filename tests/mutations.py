@@ -243,7 +243,7 @@ FAULTS = [
         "training/merge.py",
         "        finally:\n            _put(weights, trained)",
         "        finally:\n            pass",
-        "training/test_final_weights.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported",
+        "training/test_merge.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported",
     ),
     Fault(
         "encoder/checkpoint/sums.py",

@@ -1,7 +1,6 @@
 """What tests of training share: rows in memory, objectives that differ in one thing, runs by several processes."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -114,7 +113,3 @@ def trained_by(processes, recipe: str, folder: Path, *options: str, code=0) -> P
     codes = [command(0, *words)] if processes is None else processes(command, *words)
     assert codes == [code] * len(codes)
     return folder
-
-
-def read(path: Path):
-    return json.loads(path.read_text())

@@ -28,22 +28,10 @@ def encoded(precision, place):
 BAD = {
     "no CUDA": (NONE, trained(device="cuda"), r"trainer.device is cuda, and torch .* is built without CUDA"),
     "no CUDA, encoding": (NONE, lambda: device.choose("cuda"), r"--device is cuda, and torch .* without CUDA"),
-    "no such number": (
-        HIDDEN,
-        trained(device="cuda"),
-        "and no GPU .* has a number in CUDA_VISIBLE_DEVICES='7'",
-    ),
+    "no such number": (HIDDEN, trained(device="cuda"), "and no GPU .* has a number in CUDA_VISIBLE_DEVICES='7'"),
     "a number": (T4, lambda: load("simcse-unsup", ["--trainer.device=cuda:3"]), "cuda:3\nfix: give one of auto, cpu"),
-    "bf16": (
-        T4,
-        trained(precision="bf16"),
-        "trainer.precision is bf16, which Tesla T4 .*\nfix: use auto or fp16",
-    ),
-    "bf16, encoding": (
-        T4,
-        encoded("bf16", "cuda"),
-        "precision is bf16, which Tesla T4 .*\nfix: use fp16 or fp32",
-    ),
+    "bf16": (T4, trained(precision="bf16"), "trainer.precision is bf16, which Tesla T4 .*\nfix: use auto or fp16"),
+    "bf16, encoding": (T4, encoded("bf16", "cuda"), "precision is bf16, which Tesla T4 .*\nfix: use fp16 or fp32"),
     "fp16 on the CPU": (NONE, encoded("fp16", "cpu"), "precision is fp16, which needs a CUDA GPU"),
     "no NCCL": (T4, lambda: hardware.require_gpus("cuda"), "is built without NCCL.*\nfix: use one process"),
 }

@@ -1,20 +1,24 @@
-"""What a run says of itself: its objective with all terms, and everything that cannot train, at once."""
+"""What a run says of itself: before it trains, of the time of dev scoring, and to trackers."""
 
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-import torch
+import pytest
+import yaml
+from accelerate.utils import LoggerType
 
-from cse.interfaces import Objective, RowSource
+from cse.errors import UserError
+from cse.interfaces import Objective
 from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
-from cse.training.callbacks import header
+from cse.training.callbacks import SCORING_SHARE, Console, header, spacing
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics, weights
+from tests.runs import Dies, make_run, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,10 +35,6 @@ class Nested(Objective):
         return self.inner(views, batch, ctx)
 
 
-def test_an_objective_describes_its_settings():
-    assert SimCSE(temperature=0.1).describe().startswith("SimCSE(temperature=0.1")
-
-
 def test_a_sum_describes_its_terms_and_weights():
     said = WeightedSum(terms=[SimCSE(temperature=0.07), MaskedLM()], weights=[1.0, 0.25]).describe()
     assert said.startswith("WeightedSum(terms=[SimCSE(temperature=0.07")
@@ -43,77 +43,17 @@ def test_a_sum_describes_its_terms_and_weights():
     assert "cacheable" not in said
 
 
-def test_a_wrapper_describes_the_objective_inside_it():
-    inner = WeightedSum(terms=[SimCSE(), SimCSE(temperature=0.2)], weights=[2.0, 3.0])
-    said = Nested(inner=inner, dimensions=[8, 16]).describe()
-    assert said == f"Nested(inner={inner.describe()}, dimensions=[8, 16])"
-
-
 def test_the_header_shows_the_description(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, triplets=True, objective=Nested(inner=SimCSE(), dimensions=[16]))
     run.source = RefreshNegatives(miner=TopK(), k=2)
     lines = dict(header(run))
-    assert lines["objective"] == run.objective.describe()
+    assert lines["objective"] == f"Nested(inner={SimCSE().describe()}, dimensions=[16])"
     assert lines["negatives"].startswith("TopK, 2 more per row")
     assert "7 in-batch and 24 hard negatives" in lines["batch"]  # 8 rows, each with 1 of its own and 2 mined ones
     assert "sampler" not in lines
     run = make_run(tmp_path, tiny_bert, triplets=True)
     assert "negatives" not in dict(header(run))
     assert "7 in-batch and 8 hard negatives" in dict(header(run))["batch"]
-
-
-# -- Row sources -----------------------------------------------------------------------------------------------------
-
-
-class Turns(RowSource):
-    """The rows of the data in stretches of `every` steps; `asked` has the steps at which the loop asked for them."""
-
-    def __init__(self, every):
-        self.every, self.asked, self.turned = every, [], 0
-
-    def setup(self, data, steps_per_epoch):
-        self.data, self.steps_per_epoch = data, steps_per_epoch
-
-    def texts(self):
-        return ["a text of the source"]
-
-    def widest(self):
-        return self.data
-
-    def rows(self, step, encoder):
-        self.asked.append(step)
-        if step % self.every == 0:
-            self.turned += 1
-        return self.data, step - step % self.every + self.every
-
-    def state(self):
-        return {"turned": torch.tensor(self.turned)}
-
-    def load_state(self, state):
-        self.turned = int(state["turned"])
-
-    def describe(self):
-        return "rows in turns"
-
-
-def test_the_loop_asks_a_source_when_its_rows_change_and_keeps_its_state(tiny_bert, tmp_path):
-    plain = make_run(tmp_path / "plain", tiny_bert)
-    Trainer(plain).fit()
-    run = make_run(tmp_path / "source", tiny_bert)
-    run.source = Turns(4)
-    Trainer(run).fit()
-    assert run.source.asked == [0, 4]
-    assert run.source.steps_per_epoch == 48 // 8
-    assert weights(run.folder / "last") == weights(plain.folder / "last")  # the same rows make the same run
-    assert metrics(run.folder) == metrics(plain.folder)
-    again = make_run(tmp_path / "source", tiny_bert)
-    again.source = Turns(4)
-    Trainer(again).fit(resume=True)
-    assert again.source.turned == run.source.turned == 2
-    assert again.source.asked == []  # the run was complete
-
-
-# -- Windows ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_trainer_imports_without_the_modules_that_windows_lacks():
@@ -131,3 +71,147 @@ import cse.training.start
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# -- The time of dev scoring -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("each", "seconds", "share"), [(10.0, 400.0, ""), (20.0, 400.0, "(15%)"), (20.0, 200.0, "")])
+def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, each, seconds, share):
+    """Three times 10 s are 8% of 400 s, and 20 s are 15%; a run of less than five minutes is short."""
+    run = make_run(tmp_path, tiny_bert)
+    run.folder.mkdir()
+    (run.folder / "metrics.jsonl").write_text(f'{{"step": 2, "eval_seconds": {each}}}\n' * 3)
+    run.progress.seconds, run.progress.step = seconds, 4
+    Console().on_end(run)
+    said = [line for line in capsys.readouterr().out.splitlines() if "went into scoring; " in line]
+    assert [share in line for line in said] == [True] * bool(share)
+
+
+def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
+    """2,000 steps of 0.5 s, and 9 evaluations of 20 s: 180 of 1,180 s; 5 of them are 100 of 1,100 s."""
+    run, console = make_run(tmp_path, tiny_bert, eval_every=250), Console()
+    run.max_steps, run.progress.step = 2000, 250
+    for _ in range(2):
+        console.on_eval(run, {"step": 250, "eval_seconds": 20.0, "steps_per_s": 2.0})
+    said = [line for line in capsys.readouterr().out.splitlines() if "scoring" in line]
+    assert said == ["scoring    20.0 s each time, about 15% of this run; --trainer.eval_every=500 keeps it within 10%"]
+
+
+def test_the_interval_is_the_shortest_that_suffices():
+    def share(every, each, training, steps):
+        scoring = each * (1 + -(-steps // every))
+        return scoring / (scoring + training)
+
+    for each, training, steps in ((1.0, 100.0, 1000), (2.5, 333.0, 70), (0.3, 1000.0, 5000), (10.0, 180.0, 20)):
+        every = int(spacing(each, training, steps).partition("eval_every=")[2].partition(" ")[0])
+        assert share(every, each, training, steps) <= SCORING_SHARE < share(every - 1, each, training, steps)
+    assert spacing(1.0, 100.0, 1000).startswith("--trainer.eval_every=100 ")
+    assert spacing(10.0, 179.0, 20) == "an evaluator with fewer texts takes less time"
+
+
+# -- Trackers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("tensorboard", r"pip install 'cse-embeddings\[trackers\]'"),
+        ("trackio", r"pip install 'cse-embeddings\[trackers\]'"),
+        ("wandb", "pip install wandb$"),
+        ("tensorbord", "tensorboard"),
+    ],
+)
+def test_a_tracker_that_does_not_exist_is_refused_with_its_fix(tiny_bert, tmp_path, monkeypatch, name, line):
+    monkeypatch.setattr("cse.training.hardware.get_available_trackers", list)
+    run = make_run(tmp_path, tiny_bert, trackers=[name])
+    with pytest.raises(UserError, match=rf"trainer.trackers has '{name}'(.|\n)*{line}"):
+        Trainer(run)
+    assert not run.folder.exists()
+
+
+def test_tensorboard_receives_settings_curves_and_the_table(tiny_bert, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(tmp_path, tiny_bert, trackers=["tensorboard"])
+    Trainer(run).fit()
+    folder = run.folder / "trackers" / "cse"
+    events = EventAccumulator(str(folder)).Reload()
+    want = [(line["step"], line["dev"]) for line in metrics(run.folder)]
+    got = [(event.step, event.value) for event in events.Scalars("dev")]
+    assert got == [(step, pytest.approx(value, rel=1e-6)) for step, value in want]
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    (path,) = folder.glob("*/hparams.yml")
+    settings = yaml.safe_load(path.read_text())
+    assert settings["trainer.learning_rate"] == run.settings.learning_rate
+    assert settings["objective"] == run.objective.describe()
+    assert settings["seed"] == 7
+    assert "result/text_summary" in events.Tags()["tensors"]
+
+
+class Service:
+    """Stands for wandb or trackio: remembers what it is told."""
+
+    Table = SimpleNamespace
+
+    def __init__(self) -> None:
+        self.opened, self.settings, self.logged, self.finished = [], {}, [], 0
+        self.config = SimpleNamespace(update=lambda values, **_: self.settings.update(values))
+
+    def init(self, **options):
+        self.opened.append(options)
+        return self
+
+    def log(self, values, step=None):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture(params=["wandb", "trackio"])
+def service(request, monkeypatch):
+    """One of the two services, as if it were installed."""
+    made = Service()
+    monkeypatch.setitem(sys.modules, request.param, made)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType(request.param)])
+    made.name = request.param
+    return made
+
+
+def test_a_service_receives_settings_curves_and_the_table(tiny_bert, tmp_path, service):
+    run = make_run(tmp_path, tiny_bert, trackers=[service.name])
+    Trainer(run).fit()
+    assert service.opened[0]["project"] == "cse"
+    assert service.opened[0]["name"].startswith("test-run")
+    assert service.settings["trainer.batch_size"] == 8
+    assert service.settings["objective"] == run.objective.describe()
+    steps = [step for step, values in service.logged if "loss" in values]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [values["dev"] for _, values in service.logged if "dev" in values] == [
+        line["dev"] for line in metrics(run.folder)
+    ]
+    last_step, last = service.logged[-1]
+    assert last_step == 6
+    table = last["result"]
+    if service.name == "wandb":
+        assert table.columns == ["", "step", "dev"]
+        assert table.data == [
+            ["before training", 0, run.progress.first],
+            ["best", run.progress.best_step, run.progress.best],
+        ]
+    else:
+        assert table.splitlines()[3] == f"| best | {run.progress.best_step} | {run.progress.best:.2f} |"
+    assert service.finished == 1
+
+
+def test_a_resumed_run_continues_its_curves(tiny_bert, tmp_path, service):
+    run = make_run(tmp_path, tiny_bert, trackers=[service.name])
+    run.callbacks = [Dies(3)]
+    with pytest.raises(RuntimeError):
+        Trainer(run).fit()
+    Trainer(make_run(tmp_path, tiny_bert, trackers=[service.name])).fit(resume=True)
+    first, second = service.opened
+    assert first == second
+    assert first["resume"] == "allow"

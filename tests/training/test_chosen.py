@@ -1,4 +1,4 @@
-"""The maximal length that a run chooses for itself."""
+"""What a run chooses for itself: its maximal length, and the steps between evaluations."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,10 @@ from cse.data.mixture import Mixture, Source
 from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
-from cse.training import lengths
+from cse.evaluation.evaluators.held_out import HeldOut
+from cse.training import fitted, lengths
+from cse.training.callbacks import Console
+from tests.runs import Dies, assert_resumes, make_run, metrics
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,25 @@ def test_a_source_with_a_collator_of_its_own_has_a_length_of_its_own(encoder):
     data = Mixture(sources={"short": Source(data=short, collator=own), "long": Source(data=long)})
     assert chosen(encoder, data, common) == 16
     assert own.max_length == 8
+
+
+@pytest.mark.parametrize(("letters", "every"), [(0, 10), (100, 10), (1000, 25), (10**6, 100)])
+def test_evaluations_cost_a_tenth(tiny_bert, tmp_path, letters, every):
+    """100 steps of 4 rows, each of 2 views of 20 letters, thrice: 48,000, beside which 5,333 may be encoded."""
+    run = make_run(tmp_path, tiny_bert, batch_size=4, eval_every=None)
+    run.data, run.max_steps = Texts([f"{i:020d}" for i in range(50)]), 100
+    assert fitted.spacing(run, letters)[0] == every
+
+
+def test_a_resumed_run_is_evaluated_at_the_same_steps(tiny_bert, tmp_path, capsys):
+    """The interval is part of the state, since only the first evaluation tells what one costs."""
+
+    def build(folder):
+        run = make_run(folder, tiny_bert, triplets=True, max_steps=20, eval_every=None, batch_size=8)
+        run.evaluator, run.callbacks = HeldOut(share=0.1), [Console()]
+        run.data = run.evaluator.take(run.data)
+        return run
+
+    whole, _ = assert_resumes(build, tmp_path, Dies(9))
+    assert len(metrics(whole.folder)) > 2
+    assert "scoring    every " in capsys.readouterr().out

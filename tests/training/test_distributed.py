@@ -1,5 +1,7 @@
-"""Two processes give what one gives: gradients, losses, a whole run, and an interruption. More is in `test_worlds`."""
+"""One, two and four processes give one loss and one gradient: of a step, of the authors' cases, and of whole runs."""
 
+import itertools
+import os
 import re
 
 import numpy as np
@@ -8,49 +10,39 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from cse import distributed
+from cse import cli, distributed
 from cse.batch import Batch
 from cse.data.datasets import Triplets
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
-from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner
 from tests.cases import ORACLES, cases, settings
+from tests.mining.test_refresh import REFRESH
+from tests.mining.test_refresh import tiny_recipe as rows_with_negatives
 from tests.objectives.helpers import close
 from tests.runs import assert_same, command, metrics, triplets_recipe, write_triplets
-from tests.training.helpers import MOCOSE, assert_near, share, trained_by
+from tests.training.helpers import MOCOSE, mixture_content, mixture_file, share, trained_by
 
 ROWS = 8
 MOMENTUM = {"class_path": "cse.objectives.momentum.Momentum", "init_args": MOCOSE}
-OBJECTIVES = {
-    "simcse": SimCSE,
-    "masked_lm": MaskedLM,
-    "weighted_sum": lambda: WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1]),
-}
 
 
-def loss_and_gradients(rank, backbone, path, kind, caching=None, recompute=False):
-    """The loss, and the gradient of every weight after DDP, in float64 and without dropout."""
+def loss_and_gradients(rank, backbone, path, caching=None, recompute=False):
+    """The loss of SimCSE, and the gradient of every weight after DDP, in float64 and without dropout."""
     seed_dropout("init")
-    objective = OBJECTIVES[kind]()
-    head = "mlp" if objective.uses_views else "none"
-    encoder = Encoder(backbone, head=head, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
+    encoder = Encoder(backbone, head="mlp", pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5  # fresh weights are so small that all sentences are alike
     if recompute:
         encoder.recompute()
-    objective.setup(encoder)
-    learner = Learner(encoder, objective).double().train()
-    data = Triplets(path)
-    collator = Masked(views=TextViews(max_length=12), probability=0.4)
+    learner = Learner(encoder, SimCSE()).double().train()
+    data, collator = Triplets(path), TextViews(max_length=12)
     collator.setup(TokenStore.build(data.unique_texts(), encoder.tokenizer, 12), 3)
     batch = collator(data[:ROWS][share(rank, ROWS)])
     ctx = StepContext(encoder=encoder, local_rows=distributed.local_rows(batch.size))
@@ -64,47 +56,18 @@ def loss_and_gradients(rank, backbone, path, kind, caching=None, recompute=False
 
 
 @pytest.mark.parametrize(
-    ("kind", "caching", "recompute"),
-    [
-        *[("simcse", {"chunk_size": 3}, recompute) for recompute in (False, True)],
-        ("simcse", {"chunk_tokens": 26}, False),
-        ("simcse", None, True),
-        ("masked_lm", None, False),
-        *[("weighted_sum", None, recompute) for recompute in (False, True)],
-    ],
+    ("caching", "recompute"),
+    [({"chunk_size": 3}, False), ({"chunk_size": 3}, True), ({"chunk_tokens": 26}, False), (None, True)],
 )
-def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, kind, caching, recompute):
+def test_two_processes_have_the_gradient_of_one(two_processes, tiny_bert, tmp_path, caching, recompute):
+    """Of every objective, cached or not, it is part of the contract."""
     path = str(write_triplets(tmp_path))
-    loss, want = loss_and_gradients(0, tiny_bert, path, kind)
-    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, kind, caching, recompute):
+    loss, want = loss_and_gradients(0, tiny_bert, path)
+    for got_loss, got in two_processes(loss_and_gradients, tiny_bert, path, caching, recompute):
         assert got_loss == pytest.approx(loss, rel=1e-12)
         assert got.keys() == want.keys()
         assert max(np.abs(got[n] - want[n]).max() for n in want) < 1e-12
     assert max(np.abs(g).max() for g in want.values()) > 1e-3  # so that 1e-12 means something
-
-
-def loss_of_rows(rank, rows, text_id):
-    """SimCSE on given embeddings (B, V, D) and text ids (B, V), each process holding its share."""
-    part = share(rank, len(rows))
-    mine, ids = torch.tensor(rows[part], requires_grad=True), torch.tensor(text_id[part])
-    tokens = torch.zeros(*ids.shape, 1, dtype=torch.int64)
-    batch = Batch(tokens, torch.ones_like(tokens), text_id=ids)
-    output = Learner(torch.nn.Module(), SimCSE()).loss(batch, Encoded(mine, mine), StepContext(encoder=None))
-    output.loss.backward()
-    return output.loss.item(), mine.grad.numpy()
-
-
-def test_a_text_on_both_processes_is_not_its_own_negative(two_processes):
-    rows = np.random.default_rng(0).normal(size=(4, 2, 6))
-    text_id = np.array([[0, 0], [1, 1], [0, 0], [2, 2]])  # rows 0 and 2 lie on different processes
-    unit = torch.tensor(rows) / torch.tensor(rows).norm(dim=-1, keepdim=True)
-    scores = unit[:, 0] @ unit[:, 1].T / 0.05
-    unmasked = torch.nn.functional.cross_entropy(scores, torch.arange(4)).item()
-    scores[0, 2] = scores[2, 0] = -torch.inf
-    want = torch.nn.functional.cross_entropy(scores, torch.arange(4)).item()
-    assert abs(want - unmasked) > 1e-3
-    for loss, _ in two_processes(loss_of_rows, rows, text_id):
-        assert loss == pytest.approx(want, rel=1e-10)
 
 
 def oracle_case(rank, states, views, arguments):
@@ -148,15 +111,6 @@ def test_every_two_process_case_of_the_authors(two_processes, name):
         close(averaged, weight_gradient)
 
 
-def test_a_run_of_two_processes_is_the_run_of_one(two_processes, tiny_bert, tmp_path):
-    recipe = triplets_recipe(tmp_path, tiny_bert)
-    one = trained_by(None, recipe, tmp_path / "one")
-    assert_near(trained_by(two_processes, recipe, tmp_path / "two"), one)
-    losses = [line.get("loss") for line in metrics(one)]
-    assert [line["step"] for line in metrics(one)] == [0, 2, 4, 6]
-    assert losses[-1] != pytest.approx(losses[1], rel=1e-2)  # it did train
-
-
 @pytest.mark.parametrize("parts", [{}, {"objective": MOMENTUM}], ids=["simcse", "a queue"])
 def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tiny_bert, tmp_path, parts):
     """Callbacks are those of the main process alone."""
@@ -166,3 +120,99 @@ def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tin
     assert not (cut / "last").exists()
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
     assert_same(cut, whole)
+
+
+# -- Whole runs ------------------------------------------------------------------------------------------------------
+
+
+MINED = {**REFRESH, "init_args": {**REFRESH["init_args"], "precision": "fp32"}}
+QUEUE = {"class_path": "cse.objectives.momentum.Momentum", "init_args": {"queue_size": 12}}
+
+
+def queue(folder, backbone):
+    """Momentum contrast: keys of earlier steps, and a copy that follows."""
+    return triplets_recipe(folder, backbone, objective=QUEUE)
+
+
+def mined(folder, backbone):
+    """Negatives that are mined anew each two steps, beside 0 to 3 of a row's own."""
+    return rows_with_negatives(folder, backbone, negatives=MINED)
+
+
+def mined_and_queue(folder, backbone):
+    """Both."""
+    return rows_with_negatives(folder, backbone, negatives=MINED, objective=QUEUE)
+
+
+def mixture(folder, backbone):
+    """Three sources with an objective each: one with a queue, one with unequal numbers of negatives."""
+    mined(folder, backbone)  # writes ragged.tsv
+    recipe = mixture_content(folder, backbone)
+    recipe["data"]["init_args"]["schedule"] = "round_robin"
+    nli, plain, _ = recipe["data"]["init_args"]["sources"].values()
+    nli["data"]["init_args"] = {"path": str(folder / "ragged.tsv"), "columns": ["a", "p", "n1", "n2", "n3"]}
+    nli["weight"] = 1
+    plain |= {"objective": QUEUE, "batch_size": 16}
+    return mixture_file(folder, recipe)
+
+
+RUNS = {"queue": queue, "mined": mined, "mined and queue": mined_and_queue, "mixture": mixture}
+PARTS = {
+    "whole": {},
+    "accumulated": {"accumulation": 2},
+    "cached": {"chunk_size": 1},
+    "accumulated and cached by tokens": {"accumulation": 2, "chunk_tokens": 30},
+}
+
+
+def trained(rank, recipe, folder, *options):
+    """Train in float64; the gradient of every weight in every step, None where it has none."""
+    os.environ["CSE_TRUSTED_MODULES"] = "tests"
+    steps, build, clip = [], Learner.__init__, Accelerator.clip_grad_norm_
+
+    def double(self, *arguments):
+        build(self, *arguments)
+        self.double()
+
+    def note(self, weights, norm):
+        weights = list(weights)
+        steps.append([None if w.grad is None else w.grad.numpy().copy() for w in weights])
+        return clip(self, weights, norm)
+
+    Learner.__init__, Accelerator.clip_grad_norm_ = double, note
+    try:
+        assert cli.main(["train", recipe, "--run-dir", folder, "--trainer.batch_size=8", *options]) == 0
+    finally:
+        Learner.__init__, Accelerator.clip_grad_norm_ = build, clip
+    return steps
+
+
+def assert_one(folder, run, parts, *groups):
+    """Runs of the groups of processes are the run of this process, in the loss and the gradient of each step."""
+    options = [f"--trainer.{name}={value}" for name, value in parts.items()]
+    arguments = [run, str(folder / "1"), *options]
+    want, lines = trained(0, *arguments), metrics(folder / "1")
+    assert [line["step"] for line in lines] == [0, 2, 4, 6]
+    assert len({line["loss"] for line in lines[1:]}) == 3
+    assert min(max(np.abs(g).max() for g in step if g is not None) for step in want) > 1e-3
+    for size, group in groups:
+        for steps in group(trained, run, str(folder / str(size)), *options):
+            for got, expected in zip(steps, want, strict=True):
+                assert [g is None for g in got] == [g is None for g in expected]
+                pairs = [(a, b) for a, b in zip(got, expected, strict=True) if b is not None]
+                assert max(np.abs(a - b).max() for a, b in pairs) < 1e-7
+        for one, other in zip(lines, metrics(folder / str(size)), strict=True):
+            assert other == pytest.approx(one, rel=1e-7)
+
+
+def test_two_processes_mine_and_queue_as_one(two_processes, tiny_bert, tmp_path):
+    """The cheap one: mined negatives and a queue, accumulated and cached."""
+    recipe = mined_and_queue(tmp_path, tiny_bert)
+    assert_one(tmp_path, recipe, PARTS["accumulated and cached by tokens"], (2, two_processes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "parts"), itertools.product(RUNS, PARTS))
+def test_two_and_four_processes_are_one(run, parts, two_processes, four_processes, tiny_bert, tmp_path):
+    groups = (2, two_processes), (4, four_processes)
+    assert_one(tmp_path, RUNS[run](tmp_path, tiny_bert), PARTS[parts], *groups)

@@ -137,6 +137,7 @@ def test_a_batch_that_cannot_be_divided_and_a_folder_in_use_stop_all(two_process
         for code, text in two_processes(of_rank, *words):
             assert code == 2
             assert f"run {run} is being trained by another process" in text
+        assert [path.name for path in run.iterdir()] == [".lock"]
 
 
 def hangs(rank: int, over: str, *words: str) -> tuple[int, str]:

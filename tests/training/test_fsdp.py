@@ -17,16 +17,19 @@ from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
 from tests.objectives import contract
 from tests.runs import (
+    MASKED,
     NO_DROPOUT,
+    assert_same,
     command,
     make_run,
-    metrics,
     triplets_recipe,
-    weights,
     write_recipe,
     write_texts,
     write_triplets,
 )
+from tests.training.helpers import assert_near, trained_by
+
+FSDP = "--trainer.parallel=fsdp"
 
 REFUSED = {
     "ConGraT": "objective.log_scale of ConGraT is a single number",
@@ -101,73 +104,59 @@ def test_a_run_in_shares_is_that_of_ddp_and_of_one_process(two_processes, tiny_b
     parts = {"backbone": tiny_bert, **NO_DROPOUT, **encoder}
     more = {"max_steps": 4, "learning_rate": 1e-4, **trainer}
     recipe = write_recipe(tmp_path, "Triplets", {"path": str(write_triplets(tmp_path))}, parts, trainer=more)
-    runs = {name: tmp_path / name for name in ("one", "ddp", "fsdp")}
-    assert command(0, "train", recipe, "--run-dir", str(runs["one"])) == 0
+    one = trained_by(None, recipe, tmp_path / "one")
+    want = checkpoint(one / "last")
     for parallel in ("ddp", "fsdp"):
-        words = ["train", recipe, "--run-dir", str(runs[parallel]), f"--trainer.parallel={parallel}"]
-        assert two_processes(command, *words) == [0, 0]
-    want = checkpoint(runs["one"] / "last")
-    for run in (runs["ddp"], runs["fsdp"]):
-        for a, b in zip(metrics(runs["one"]), metrics(run), strict=True):
-            assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
+        run = trained_by(two_processes, recipe, tmp_path / parallel, f"--trainer.parallel={parallel}")
+        assert_near(run, one)
         got = checkpoint(run / "last")
         assert got.keys() == want.keys()
         assert max(float((got[n] - want[n]).abs().max()) for n in want) < (1e-4 if "optimizer" in trainer else 1e-6)
-        assert checkpoint(run / "best").keys() == checkpoint(runs["one"] / "best").keys()  # of LoRA, a whole model
+        assert checkpoint(run / "best").keys() == checkpoint(one / "best").keys()  # of LoRA, a whole model
 
 
 @pytest.mark.slow
 def test_a_plain_backbone_has_its_whole_head(two_processes, tiny_bert, tmp_path):
     """Masked language modeling, whose checkpoints hold a head that is shared out with the weights of the encoder."""
-    masked = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.4, "views": {
-        "class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}}}}  # fmt: skip
-    parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": masked, "evaluator": None}
+    parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": MASKED, "evaluator": None}
     data, encoder = {"path": str(write_texts(tmp_path))}, {"backbone": tiny_bert, **NO_DROPOUT}
     trainer = {"max_steps": 3, "learning_rate": 1e-4}
     recipe = write_recipe(tmp_path, "Texts", data, encoder, trainer=trainer, **parts)
-    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
-    words = ["train", recipe, "--run-dir", str(tmp_path / "two"), "--trainer.parallel=fsdp"]
-    assert two_processes(command, *words) == [0, 0]
-    want, got = (checkpoint(tmp_path / run / "best") for run in ("one", "two"))
+    one = trained_by(None, recipe, tmp_path / "one")
+    two = trained_by(two_processes, recipe, tmp_path / "two", FSDP)
+    want, got = (checkpoint(run / "best") for run in (one, two))
     assert "model.safetensors cls.predictions.transform.dense.weight" in want
     assert got.keys() == want.keys()
     assert max(float((got[name] - want[name]).abs().max()) for name in want) < 1e-6
 
 
+def struck(processes, backbone: str, folder: Path, name: str) -> Path:
+    """The folder of a run in shares that Ctrl-C ended in step 3."""
+    recipe = triplets_recipe(folder, backbone, strikes={"step": 3, "marker": str(folder / f"{name}.sent")})
+    return trained_by(processes, recipe, folder / name, FSDP, code=130)
+
+
 def test_a_run_in_shares_resumes_on_as_many_processes_and_on_one(two_processes, tiny_bert, tmp_path):
     """Bit-identical on as many; on another number equal but for rounding. A damaged share is refused by all."""
-    whole, cut, alone = tmp_path / "whole", tmp_path / "cut", tmp_path / "alone"
-    option = "--trainer.parallel=fsdp"
-    recipe = triplets_recipe(tmp_path, tiny_bert)
-    assert two_processes(command, "train", recipe, option, "--run-dir", str(whole)) == [0, 0]
-    for folder in (cut, alone):
-        recipe = triplets_recipe(
-            tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / folder.name) + ".sent"}
-        )
-        assert two_processes(command, "train", recipe, option, "--run-dir", str(folder)) == [130, 130]
+    whole = trained_by(two_processes, triplets_recipe(tmp_path, tiny_bert), tmp_path / "whole", FSDP)
+    cut, alone = (struck(two_processes, tiny_bert, tmp_path, name) for name in ("cut", "alone"))
     assert two_processes(command, "train", "--resume", str(cut)) == [0, 0]
-    assert metrics(cut) == metrics(whole)
-    assert weights(cut / "last") == weights(whole / "last")
+    assert_same(cut, whole)
     share = next((alone / "state" / "shards").glob("__1_*"))
     content = share.read_bytes()
     share.write_bytes(content[:-1])
     assert two_processes(command, "train", "--resume", str(alone)) == [2, 2]
     share.write_bytes(content)
     assert cli.main(["train", "--resume", str(alone)]) == 0
-    for a, b in zip(metrics(whole), metrics(alone), strict=True):
-        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
+    assert_near(alone, whole)
 
 
 @pytest.mark.slow
 def test_four_processes_resume_what_two_began(two_processes, four_processes, tiny_bert, tmp_path):
-    one, run = tmp_path / "one", tmp_path / "run"
-    assert command(0, "train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(one)) == 0
-    recipe = triplets_recipe(tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / "sent")})
-    words = ["train", recipe, "--run-dir", str(run), "--trainer.parallel=fsdp"]
-    assert two_processes(command, *words) == [130, 130]
+    one = trained_by(None, triplets_recipe(tmp_path, tiny_bert), tmp_path / "one")
+    run = struck(two_processes, tiny_bert, tmp_path, "run")
     assert four_processes(command, "train", "--resume", str(run)) == [0] * 4
-    for a, b in zip(metrics(one), metrics(run), strict=True):
-        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-5)
+    assert_near(run, one)
 
 
 @pytest.mark.parametrize(

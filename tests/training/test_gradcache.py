@@ -1,4 +1,4 @@
-"""Gradients cached by rows or by tokens: how texts are cut into chunks, and that nothing else changes."""
+"""Gradients cached by rows or by tokens, with a queue too: how texts are cut, and that nothing else changes."""
 
 import pytest
 import torch
@@ -11,13 +11,15 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.masked_lm import MaskedLM
+from cse.objectives.momentum import Momentum
 from cse.objectives.simcse import SimCSE
 from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics
+from tests.runs import Dies, assert_resumes, make_run, metrics
+from tests.training.helpers import MOCOSE, gradients
 
 LENGTHS = [[3, 9], [2, 2], [12, 1], [5, 5]]  # tokens of the views of each row
 
@@ -49,10 +51,6 @@ def test_chunks_hold_texts_of_similar_length_without_needless_padding(tokens, wa
         assert torch.equal(chunk.batch.input_ids[:, 0], ids[chunk.texts, :longest])
         assert not ids[chunk.texts, longest:].any()
         assert chunk.batch.source == "nli"
-
-
-def gradients(learner):
-    return {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
 
 
 def batch_of(encoder, run, rows):
@@ -118,18 +116,6 @@ def test_both_passes_of_a_chunk_draw_the_same_dropout(tiny_bert, tmp_path, optio
     assert max(float((want[n] - g).abs().max()) for n, g in gradients(learner).items()) < 1e-12
 
 
-def test_a_run_is_that_without_caching(tiny_bert, tmp_path):
-    losses = []
-    for options in ({}, {"chunk_tokens": 40}):
-        encoder = Encoder(tiny_bert, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
-        for weight in encoder.parameters():
-            weight.data = torch.sin(torch.arange(weight.numel(), dtype=torch.float32)).view_as(weight) / 5
-        run = make_run(tmp_path / str(len(options)), tiny_bert, triplets=True, encoder=encoder, max_steps=3, **options)
-        Trainer(run).fit()
-        losses.append([line["loss"] for line in metrics(run.folder)[1:]])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-
-
 def test_caching_and_accumulation_together_are_accumulation(tiny_bert, tmp_path):
     logs = []
     for chunk_size in (None, 3):
@@ -149,3 +135,49 @@ def test_what_cannot_be_cached_is_refused_by_the_name_of_the_option(tiny_bert, t
         Trainer(make_run(tmp_path, tiny_bert, objective=MaskedLM(), chunk_tokens=9))
     with pytest.raises(UserError, match=r"chunk_size is 2 and trainer.chunk_tokens is 9(.|\n)*fix: give one"):
         Settings(chunk_size=2, chunk_tokens=9)
+
+
+# -- A queue, and a copy that follows --------------------------------------------------------------------------------
+
+
+def build(folder, backbone, *, objective=None, encoder=None, **more):
+    """A run on triplets."""
+    seed_dropout(1)
+    encoder = encoder or Encoder(backbone, pooler="mean")
+    seed_dropout(2)  # for what the objective draws in its setup
+    objective = objective or Momentum(**MOCOSE)
+    return make_run(folder, backbone, triplets=True, encoder=encoder, objective=objective, **more)
+
+
+def state(run):
+    """The tensors that a run would resume with."""
+    return torch.load(run.folder / "state" / "state.pt", weights_only=True)["learner"]
+
+
+def test_a_killed_run_has_the_queue_and_the_copy_of_one_that_was_not(tiny_bert, tmp_path):
+    """Killed in step 5, after the state of step 4 was written; the queue is then full, and the copy has moved."""
+    whole, again = assert_resumes(lambda folder: build(folder, tiny_bert), tmp_path, Dies(5))
+    assert metrics(whole.folder)[-1]["queue"] == 20
+    want, got = state(whole), state(again)
+    assert want.keys() == got.keys()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    copied = {name.partition("average.module.")[2] for name in want if "copy" in name}
+    assert copied == {name.removeprefix("encoder.") for name in want if name.startswith("encoder.")} != set()
+
+
+@pytest.mark.parametrize("settings", [{"chunk_size": 3}, {"accumulation": 2}, {"accumulation": 2, "chunk_size": 3}])
+def test_cached_and_accumulated_steps_are_the_direct_ones(tiny_bert, tmp_path, settings):
+    """Without negatives of the batch, the loss of a row depends on the queue alone, so that parts of a batch add up."""
+    arguments = {"candidates": "keys", "dual_view": True, "hardest": 4, "queue_size": 12, "queue_start": 6}
+
+    def run(folder, **more):
+        encoder = Encoder(tiny_bert, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
+        objective = Momentum(**arguments)
+        return Trainer(build(folder, tiny_bert, encoder=encoder, objective=objective, max_steps=3, **more)).fit()
+
+    direct, other = run(tmp_path / "direct"), run(tmp_path / "other", **settings)
+    queue, same = (state(r)["objective.queue.vectors"] for r in (direct, other))
+    assert torch.allclose(queue, same, atol=1e-4)
+    losses = [[line["loss"] for line in metrics(r.folder)[1:]] for r in (direct, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert min(losses[0]) > 0.1

@@ -1,4 +1,4 @@
-"""The table that ends a run on a sentence encoder, and merged/: what is scored, when, and after a kill."""
+"""The tables that end a run: what it helped a sentence encoder, with merged/, and what distillation kept."""
 
 import json
 
@@ -6,14 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cse import cli
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.interfaces import Callback, Evaluator
+from cse.objectives.feature_distillation import FeatureDistillation
+from cse.teachers.frozen import FrozenEncoder
+from cse.training.distilled import TABLE, Distilled
 from cse.training.helped import Helped
 from cse.training.trainer import Trainer
 from tests.runs import NO_DROPOUT, Dies, Spread, make_run, metrics, weights, write_recipe, write_triplets
+from tests.training.helpers import trained_by
 
 TASKS = "sts-mini-dev"
 
@@ -164,22 +168,63 @@ def test_a_table_that_cannot_be_made_does_not_fail_the_run(embedder, tmp_path, c
     assert not (run.folder / "helped.json").exists()
 
 
-def command(rank, *arguments):
-    return cli.main(list(arguments))
-
-
 def test_two_processes_merge_and_compare_as_one(two_processes, embedder, tmp_path):
     init = {"path": str(write_triplets(tmp_path))}
     trainer = {"initial_weights": 0.5, "max_steps": 4}
     evaluator = {"class_path": "cse.evaluation.STSEvaluator", "init_args": {"tasks": TASKS, "precision": "fp32"}}
     encoder = {"backbone": embedder, **NO_DROPOUT}
     recipe = write_recipe(tmp_path, "Triplets", init, encoder, trainer=trainer, evaluator=evaluator)
-    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
-    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
-    one, two = (load_file(tmp_path / name / "merged" / "model.safetensors") for name in ("one", "two"))
+    folders = [trained_by(group, recipe, tmp_path / f"{group is None}") for group in (None, two_processes)]
+    one, two = (load_file(folder / "merged" / "model.safetensors") for folder in folders)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
-    tables = [json.loads((tmp_path / name / "helped.json").read_text())["rows"] for name in ("one", "two")]
+    tables = [json.loads((folder / "helped.json").read_text())["rows"] for folder in folders]
     for a, b in zip(*tables, strict=True):
         assert (a["checkpoint"], a["task"]) == (b["checkpoint"], b["task"])
         assert b["before"] == pytest.approx(a["before"], abs=1e-6)
+
+
+# -- What distillation kept ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher(tiny_bert, tmp_path):
+    Encoder(tiny_bert, pooler="mean").save(tmp_path / "teacher")
+    return str(tmp_path / "teacher")
+
+
+def distilling(folder, teacher):
+    """A run that teaches the first layer of a teacher."""
+    return make_run(
+        folder,
+        teacher,
+        encoder=Encoder(teacher, layers=1),
+        collator=TextViews(max_length=12, views=1),
+        objective=FeatureDistillation(teacher=FrozenEncoder(source=teacher)),
+    )
+
+
+def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
+    run = distilling(tmp_path / "run", teacher)
+    run.callbacks = [Distilled()]
+    Trainer(run).fit()
+    found = json.loads((run.folder / TABLE).read_text())
+    assert (found["teacher"]["layers"], found["student"]["layers"]) == (2, 1)
+    places = (teacher, str(run.folder / "best"))
+    scores = [Spread()(Encoder.load(place))["spread"] for place in places]
+    assert [found[side]["dev"] for side in ("teacher", "student")] == pytest.approx(scores, rel=1e-6)
+    assert found["kept"] == pytest.approx(scores[1] / scores[0], rel=1e-6)
+    weights = [
+        sum(p.numel() for p in Encoder.load(place).parameters()) for place in (teacher, str(run.folder / "best"))
+    ]
+    assert found["smaller"] == pytest.approx(weights[0] / weights[1])
+    out = capsys.readouterr().out
+    assert f"{found['smaller']:.2f} times smaller, {found['faster']:.2f} times faster" in out
+    assert "teacher_cosine" in metrics(run.folder)[-1]
+
+
+def test_other_runs_have_no_such_table(tiny_bert, tmp_path, capsys):
+    run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
+    run.callbacks = [Distilled()]
+    Trainer(run).fit()
+    assert not (run.folder / TABLE).exists()

@@ -8,7 +8,7 @@ import pytest
 from cse import cli
 from cse.api import train
 from cse.interfaces import Callback
-from tests.runs import metrics, weights, write_recipe, write_texts
+from tests.runs import MASKED, assert_same, write_recipe, write_texts
 
 
 class Dies(Callback):
@@ -23,10 +23,8 @@ class Dies(Callback):
 def recipes(tiny_bert, tmp_path):
     """A recipe of masked language modeling, and one of contrast that begins with another backbone."""
     data, made = {"path": str(write_texts(tmp_path))}, []
-    masked = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.4, "views": {
-        "class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}}}}  # fmt: skip
     objective = {"class_path": "cse.objectives.masked_lm.MaskedLM"}
-    for name, parts in (("masked", {"objective": objective, "collator": masked, "evaluator": None}), ("pairs", {})):
+    for name, parts in (("masked", {"objective": objective, "collator": MASKED, "evaluator": None}), ("pairs", {})):
         (tmp_path / name).mkdir()
         parts["callbacks"] = [{"class_path": "tests.training.test_in_turn.Dies"}]
         trainer = {"max_steps": 4, "initial_weights": "ignore"}
@@ -48,9 +46,7 @@ def test_stages_are_the_runs_of_their_recipes_and_resume_wherever_they_stopped(r
     monkeypatch.delenv("DIES")
     assert cli.main(command) == 0
     for name, run in (("1-masked", alone), ("2-pairs", after)):
-        assert metrics(tmp_path / "run" / name) == metrics(run.folder)
-        for checkpoint in ("best", "last"):
-            assert weights(tmp_path / "run" / name / checkpoint) == weights(run.folder / checkpoint)
+        assert_same(tmp_path / "run" / name, run.folder)
     assert "run/1-masked/best" in (tmp_path / "run" / "2-pairs" / "recipe.yaml").read_text()
 
 

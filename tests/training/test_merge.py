@@ -1,4 +1,4 @@
-"""The average of the last weights and the initial ones: by arithmetic, and what is refused."""
+"""The average of weights: with the initial ones in a run and after it, of checkpoints by command, and its refusals."""
 
 import json
 
@@ -13,10 +13,11 @@ from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.recipe.settings import Settings
 from cse.training.merge import average, combine, merge_with_initial
 from cse.training.trainer import Trainer
-from tests.runs import make_run
+from tests.cases import cases, load
+from tests.runs import Dies, Spread, assert_same, fitted, make_run, metrics, triplets_recipe, weights
+from tests.training.helpers import assert_near, trained_by
 
 
 def moved(encoder, seed=3):
@@ -30,11 +31,17 @@ def moved(encoder, seed=3):
 def pair(tiny_bert, tmp_path):
     """The folders of an encoder with an exported Dense, before and after its weights moved."""
     encoder = Encoder(tiny_bert, pooler="mean")
-    encoder.post.append(Dense(16, 8))
+    encoder.append(Dense(16, 8))
     encoder.save(tmp_path / "initial")
     moved(encoder)
     encoder.save(tmp_path / "last")
     return tmp_path / "initial", tmp_path / "last"
+
+
+@pytest.mark.parametrize("name", cases("pearl", "weight_average", has=()))
+def test_the_authors_average(name):
+    _, data = load("pearl", name)
+    torch.testing.assert_close(average(data["initial_w"], data["trained_w"], 0.5), data["mean_w"])
 
 
 def tensors(folder):
@@ -105,12 +112,6 @@ def test_a_head_for_training_only_is_no_obstacle(tiny_bert, tmp_path):
     Trainer(make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"), initial_weights=0.5))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_outside_0_and_1_is_refused(share):
-    with pytest.raises(UserError, match=r"trainer.initial_weights is .*\nfix: give a number in \[0, 1\]"):
-        Settings(initial_weights=share)
-
-
 def test_slerp_walks_along_the_arc():
     """A third of the way from (2, 0) to (0, 2) is 30 degrees of the circle of radius 2."""
     found = combine([torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])], [2 / 3, 1 / 3], "slerp")
@@ -145,3 +146,74 @@ def test_what_cannot_be_merged(pair, tiny_bert, tmp_path, monkeypatch, capsys, w
     Encoder(tiny_bert, pooler="mean").save("other")
     assert cli.main(["merge", *words, "--out", "mean"]) == 2
     assert refused in capsys.readouterr().err
+
+
+# -- The mean in a run: scored as it is exported, and exact after a resumption ---------------------------------------
+
+
+def build(backbone, kind="whole"):
+    torch.manual_seed(3)
+    return Encoder(backbone, adapter=Lora(rank=2, alpha=6, targets=["query"]) if kind == "lora" else None)
+
+
+def fit(folder, encoder, **options):
+    return fitted(folder, "", encoder=encoder, **{"learning_rate": 1e-2, "initial_weights": "mean", **options})
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported(pair, tmp_path, kind):
+    start = str(pair[0])
+    plain = fit(tmp_path / "plain", build(start, kind), initial_weights="auto")
+    encoder = build(start, kind)
+    mean = fit(tmp_path / "mean", encoder)
+    for run in (plain, mean):  # last/ of a LoRA run is its adapter
+        Encoder.load(str(run.folder / "last")).save(run.folder / "whole")
+    for name in ("model.safetensors", "2_Dense/model.safetensors"):
+        a, b = load_file(f"{start}/{name}"), load_file(plain.folder / "whole" / name)
+        found = load_file(mean.folder / "whole" / name)
+        assert found.keys() == b.keys()
+        assert any(not torch.equal(a[key], b[key]) for key in b)
+        for key, value in found.items():
+            want = (a[key].double() + b[key].double()) / 2
+            torch.testing.assert_close(value.double(), want, rtol=1e-6, atol=1e-6)
+    log, raw = metrics(mean.folder), metrics(plain.folder)
+    assert [line.get("loss") for line in log] == [line.get("loss") for line in raw]  # training is the same
+    assert log[0]["dev"] == raw[0]["dev"]
+    for name, dev in (("last", log[-1]["dev"]), ("best", max(line["dev"] for line in log))):
+        assert dev == pytest.approx(Spread()(Encoder.load(str(mean.folder / name)))["spread"], rel=1e-5)
+    assert log[-1]["dev"] != pytest.approx(raw[-1]["dev"], rel=1e-2)
+    if kind == "lora":
+        about = json.loads((mean.folder / "last" / "adapter" / "adapter_config.json").read_text())
+        assert about["lora_alpha"] == 3
+    own = Encoder.load(str(plain.folder / "last")).encode(["the cat"])  # the encoder itself is as it was trained
+    assert encoder.eval().encode(["the cat"]) == pytest.approx(own, abs=1e-5)
+
+
+def test_without_an_evaluator_best_is_the_mean_as_well(tiny_bert, tmp_path):
+    run = fit(tmp_path, Encoder(tiny_bert), evaluator=False)
+    assert weights(run.folder / "best") == weights(run.folder / "last")
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_a_killed_run_resumes_exactly_also_with_the_encoder_that_was_in_memory(tiny_bert, tmp_path, kind):
+    whole = fit(tmp_path / "whole", build(tiny_bert, kind))
+    encoder = build(tiny_bert, kind)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "killed", encoder, callbacks=[Dies(5)])
+    assert_same(fit(tmp_path / "killed", encoder, resume=True).folder, whole.folder)
+
+
+def test_two_processes_average_as_one(two_processes, tiny_bert, tmp_path):
+    recipe = triplets_recipe(tmp_path, tiny_bert, trainer={"initial_weights": "mean", "max_steps": 2})
+    one = trained_by(None, recipe, tmp_path / "one")
+    assert_near(trained_by(two_processes, recipe, tmp_path / "two"), one)
+    first, last = metrics(one)
+    assert abs(last["dev"] - first["dev"]) > 1e-3  # it did train
+
+
+def test_a_lora_that_was_trained_before_is_refused(tiny_bert, tmp_path):
+    encoder = Encoder(tiny_bert, adapter=Lora(rank=2))
+    fit(tmp_path / "first", encoder, initial_weights="auto")
+    with pytest.raises(UserError, match=r"(?s)trainer.initial_weights.*LoRA.*trained before.*fix: "):
+        fit(tmp_path / "second", encoder)
+    assert not (tmp_path / "second" / "run").exists()

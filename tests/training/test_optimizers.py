@@ -18,7 +18,8 @@ from cse.training.learner import Learner
 from cse.training.optimizers import optimizers, set_rate
 from cse.training.trainer import Trainer
 from tests.runs import make_run
-from tests.training.test_gradcache import batch_of, gradients
+from tests.training.helpers import gradients
+from tests.training.test_gradcache import batch_of
 
 CPU = torch.device("cpu")
 
@@ -125,8 +126,6 @@ def test_cached_gradients_are_scaled_once(tiny_bert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"optimizer": "adamw8bit"}, "adamw8bit, which needs a CUDA GPU"),
-        ({"precision": "fp16"}, "fp16, which needs a CUDA GPU"),
         ({"precision": "tf32"}, "tf32, which needs a CUDA GPU"),
         ({"layer_decay": 0.0}, "trainer.layer_decay is 0.0"),
         ({"decay_share": 1.5}, "trainer.decay_share is 1.5"),

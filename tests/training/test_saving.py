@@ -24,7 +24,7 @@ from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.trainer import Trainer
 from tests.models import save_tiny
-from tests.runs import assert_resumes, make_run, write_recipe, write_texts
+from tests.runs import MASKED, assert_resumes, make_run, write_recipe, write_texts
 
 
 def pretraining(folder: Path, backbone: str, *, objective=None, views=1, **more):
@@ -110,9 +110,7 @@ def test_a_killed_run_saves_the_same_model(tiny_bert, tmp_path):
 
 def test_the_average_with_the_initial_weights_has_the_head_too(tiny_bert, tmp_path):
     source = save_tiny("bert", tiny_bert, tmp_path / "model", masked=True)
-    config = {"class_path": "cse.data.Masked", "init_args": {"probability": 0.4, "views": {
-        "class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}}}}  # fmt: skip
-    parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": config, "evaluator": None}
+    parts = {"objective": {"class_path": "cse.objectives.masked_lm.MaskedLM"}, "collator": MASKED, "evaluator": None}
     trainer = {"max_steps": 2, "initial_weights": 0.5}
     data = {"path": str(write_texts(tmp_path))}
     path = write_recipe(tmp_path, "Texts", data, {"backbone": source}, trainer=trainer, **parts)
@@ -149,35 +147,22 @@ def test_what_trains_sentence_vectors_or_soft_prompts_saves_a_checkpoint(tiny_be
     assert (run.folder / "best" / "prompts.safetensors").is_file()
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_the_next_recipe_has_the_settings_of_a_backbone(killed, tiny_bert, tmp_path, capsys, monkeypatch):
+def test_the_next_recipe_has_the_settings_of_a_backbone(tiny_bert, tmp_path, capsys):
     """The published ones of SimCSE, not the low rate for models that are sentence encoders already."""
     texts = write_texts(tmp_path)
     options = ["--trainer.batch_size=8", "--trainer.max_steps=1", "--trainer.device=cpu", "--evaluator=null"]
     first = ["pretrain-cotmae", *options, f"--encoder={tiny_bert}", f"--data={texts}", "--data.words=8"]
     command = ["train", *first, "--run-dir", str(tmp_path / "run"), "--resume", "auto"]
     command += ["--then", "simcse-unsup", *options, f"--data={texts}"]
-    if killed:
-        with monkeypatch.context() as patch:
-            patch.setattr("cse.commands.train.say", lambda key, text: kill(text))
-            with pytest.raises(RuntimeError, match="killed"):
-                cli.main(command)
-        assert (tmp_path / "run" / "1-pretrain-cotmae" / "best").is_dir()
-        assert not (tmp_path / "run" / "2-simcse-unsup").exists()
     assert cli.main(command) == 0
     resolved = yaml.safe_load((tmp_path / "run" / "2-simcse-unsup" / "recipe.yaml").read_text())
     assert (resolved["trainer"]["learning_rate"], resolved["encoder"]["init_args"]["head"]) == (3e-5, "mlp")
     assert resolved["encoder"]["init_args"]["pooler"] == "cls"
     said = capsys.readouterr().out
     assert "bert encoder of 2 layers: cls pooling, mlp head in training only" in said
-    assert (f"cse train simcse-unsup --encoder {tmp_path / 'run' / '1-pretrain-cotmae'}/best" in said) or killed
+    assert f"cse train simcse-unsup --encoder {tmp_path / 'run' / '1-pretrain-cotmae'}/best" in said
     again = recipe.load("simcse-unsup", [f"--encoder={tmp_path / 'run' / '1-pretrain-cotmae'}"]).config
     assert again.trainer.learning_rate == 3e-5
-
-
-def kill(text: str) -> None:
-    if text.startswith("2 of 2"):
-        raise RuntimeError("killed")
 
 
 def test_it_is_scored_by_the_mean_and_pushed_by_nobody(tiny_bert, tmp_path, capsys):

@@ -61,23 +61,6 @@ def test_sentence_transformers_compares_and_we_score_its_model_by_distance(run):
     assert got == pytest.approx(spearman_of_distances(Encoder.load(str(run.folder / "best"))), abs=CLOSE)
 
 
-def test_evaluators_of_own_rows_compare_by_distance(run):
-    class Ruler:
-        """Texts are numbers, all in one direction, so that every cosine is 1 or -1."""
-
-        similarity = "euclidean"
-
-        def encode(self, texts, batch_size=64):
-            return np.array([[float(text), 0.0] for text in texts])
-
-    ordered = [("0", "1", 0.9), ("0", "5", 0.5), ("7", "1", 0.3), ("9", "1", 0.1)]
-    assert cse.evaluation.Similarity(ordered)(Ruler())["spearman"] == pytest.approx(100)
-    assert cse.evaluation.Triplets([("1", "2", "9"), ("9", "8", "2")])(Ruler())["accuracy"] == 100
-    pairs = [("0", "1", 1), ("0", "5", 0), ("7", "8", 1), ("9", "1", 0)] + [(str(i), str(i + 9), 0) for i in range(9)]
-    pairs += [(str(i), str(i + 2), 1) for i in range(9)]
-    assert cse.evaluation.PairClassification(pairs)(Ruler())["ap"] == pytest.approx(100)
-
-
 def test_an_export_is_scored_by_distance(run, tmp_path):
     pytest.importorskip("onnxruntime")
     export(Encoder.load(str(run.folder / "best")), tmp_path / "onnx")
