@@ -10,17 +10,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cse.environment import secret_in
 from cse.errors import UserError
 from cse.files import DAMAGED, read_json
 
 if TYPE_CHECKING:
-    from cse.publish.adapter import Adapter
     from cse.publish.remote import Repository
 
 ROUNDS = 3  # attempts to commit; an attempt fails if someone else commits to the branch in the meantime
@@ -90,7 +88,7 @@ def push(
         message: The commit message. None: a message with the score.
         results: Scores for the card. None: the results.json in the checkpoint or its run, if there is one.
         license: The license, as the Hub names it: apache-2.0, mit and so on. None: the license of the backbone.
-        adapter: Publish only the adapter of a LoRA run, for peft; see `cse.publish.adapter`.
+        adapter: Publish only the adapter of a LoRA run, for peft; see `cse.publish.stage`.
         base: With `adapter`, the Hub id of the backbone, if the run used a local one.
         dimensions: Publish the first N dimensions of the vectors only; sentence-transformers then gives these.
         dry_run: List what would be sent; the Hub is not contacted.
@@ -99,9 +97,10 @@ def push(
         UserError: `checkpoint` is not a checkpoint or fails the verification, an argument is wrong, or the Hub cannot
             be reached or refuses the upload.
     """
-    from cse.publish.adapter import find_adapter, stage_adapter
+    from cse.publish.card import write_card
     from cse.publish.remote import Repository
-    from cse.publish.stage import stage
+    from cse.publish.stage import find_adapter, stage, stage_adapter
+    from cse.publish.verify import verify, verify_adapter
 
     checkpoint = Path(checkpoint)
     check_name(repo)
@@ -128,51 +127,27 @@ def push(
         message = message or f"Upload sentence encoder, {dimensions} dimensions"  # the score is that of all
     message = message or describe(results)
     alone = find_adapter(checkpoint, base) if adapter else None
+    run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
+    card: dict[str, Any] = {"run": run, "results": results, "license": license, "adapter": alone, "bench": bench}
+
+    def finish(previous: str | None) -> Upload:
+        """Write the card, keeping the user's part of the published one, and verify the files that are uploaded."""
+        write_card(folder, repo, previous=previous, checkpoint=checkpoint.name, **card)
+        files, others = published(folder)
+        for path in others:
+            (folder / path).unlink()
+        if alone is None:
+            report = verify(folder, against=checkpoint, dimensions=dimensions)
+        else:
+            report = verify_adapter(folder, alone)
+        left_out = sorted({*others, *_paths(checkpoint)} - set(files))
+        return Upload(files, left_out, report.lines(), results, message)
+
     with tempfile.TemporaryDirectory(prefix="cse-push-") as scratch, _room(scratch):
         folder = Path(scratch) / "model"
         remote = None if dry_run else Repository(repo, private=private, revision=revision, create_pr=create_pr)
         stage(checkpoint, folder, dimensions) if alone is None else stage_adapter(alone, folder)
-        finish = partial(_finish, folder, checkpoint, repo, results, bench, license, alone, message, dimensions)
         return _upload(remote, folder, finish) if remote else finish(None)
-
-
-def _finish(
-    folder: Path,
-    checkpoint: Path,
-    repo: str,
-    results: Path | None,
-    bench: Path | None,
-    license: str | None,
-    adapter: Adapter | None,
-    message: str,
-    dimensions: int | None,
-    previous: str | None,
-) -> Upload:
-    """Write the card, keeping the user's part of the published one, and verify the files that are uploaded."""
-    from cse.publish.card import write_card
-    from cse.publish.verify import verify, verify_adapter
-
-    run = checkpoint.parent if (checkpoint.parent / "recipe.yaml").is_file() else None
-    write_card(
-        folder,
-        repo,
-        run=run,
-        results=results,
-        license=license,
-        previous=previous,
-        adapter=adapter,
-        checkpoint=checkpoint.name,
-        bench=bench,
-    )
-    files, others = published(folder)
-    for path in others:
-        (folder / path).unlink()
-    if adapter is None:
-        report = verify(folder, against=checkpoint, dimensions=dimensions)
-    else:
-        report = verify_adapter(folder, adapter)
-    left_out = sorted({*others, *_paths(checkpoint)} - set(files))
-    return Upload(files, left_out, report.lines(), results, message)
 
 
 def _check_model(what: str, file: Path | None, checkpoint: Path, fix: str) -> None:

@@ -1,27 +1,21 @@
-"""A model repository on the Hub: its present state, and one commit on top of it. Failures are explained to the user."""
+"""A model repository on the Hub: its present state, and one commit on top of it. Failures are explained to the user.
+
+huggingface_hub tries again what it transfers. Any other request that fails ends the push, and nothing is half done.
+"""
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
-from cse.assets.hub import reachable, retry_after
+from cse.assets.hub import reachable
 from cse.errors import UserError
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelInfo
-
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry, unless the Hub says how long to wait
-LONGEST_WAIT = 300.0
 PASSING = {408, 429, 500, 502, 503, 504}  # statuses of failures that may be temporary
-NOTHING_DONE = {429, 503}  # of these, the statuses of a request that had no effect
 AGAIN = "the same command does not upload again what is already uploaded"
 
 
@@ -33,15 +27,13 @@ class Moved(Exception):
 class State:
     """The state of a branch: its commit (None if the repository does not exist), paths and README.md."""
 
-    sha: str | None
-    files: frozenset[str]
-    readme: str | None
+    sha: str | None = None
+    files: frozenset[str] = frozenset()
+    readme: str | None = None
 
 
 class Repository:
     """A repository on the Hub to upload to.
-
-    huggingface_hub retries the upload of large files by itself; this class retries all other requests.
 
     Args:
         repo: The repository, owner/name.
@@ -75,21 +67,34 @@ class Repository:
         self._user = me["name"]
         if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise UserError(f"the token of {self._user} is read-only\nfix: log in with a token that can write")
-        self._exists = self._check_existing()
+        self._exists = self._ask(self._api.repo_exists, repo)
+        if not self._exists and create_pr:
+            raise UserError(
+                f"repository {repo} does not exist, so --pr cannot open a pull request\nfix: leave out --pr"
+            )
+        if self._exists and private and not self._ask(self._api.model_info, repo).private:
+            raise UserError(
+                f"repository {repo} exists and is public, and --private only applies to one that is created\n"
+                f"fix: make it private at {self.url}/settings, or give another name"
+            )
 
     def look(self) -> State:
         """The state of the branch, or of main if the branch does not exist yet; empty if the repository does not exist.
 
         Raises:
-            UserError: The repository cannot be read.
+            UserError: The repository cannot be read, or `revision` is a tag.
         """
         if not self._exists:
-            return State(None, frozenset(), None)
-        base = self.revision if self._ask(self._has_branch) else "main"
+            return State()
+        base = "main"
+        if self.revision != "main":
+            refs = self._ask(self._api.list_repo_refs, self.repo)
+            if any(tag.name == self.revision for tag in refs.tags):
+                raise UserError(f"--revision {self.revision} is a tag of {self.repo}\nfix: give the name of a branch")
+            base = self.revision if any(branch.name == self.revision for branch in refs.branches) else "main"
         sha = self._head(base)
-        tree = self._ask(lambda: list(self._api.list_repo_tree(self.repo, recursive=True, revision=sha)))
-        files = frozenset(entry.path for entry in tree)
-        return State(sha, files, self._ask(lambda: self._read(sha)) if "README.md" in files else None)
+        files = frozenset(self._ask(self._api.list_repo_files, self.repo, revision=sha))
+        return State(sha, files, self._ask(self._read, sha) if "README.md" in files else None)
 
     def commit(
         self, folder: Path, adds: list[str], removes: list[str], message: str, *, onto: State
@@ -105,128 +110,57 @@ class Repository:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        additions = [CommitOperationAdd(path, str(folder / path)) for path in adds]
-        deletions = [CommitOperationDelete(path, is_folder=False) for path in removes]
-        parent = self._prepare(onto)
-        self._ask(
-            lambda: self._api.preupload_lfs_files(
-                self.repo, additions, revision=self.revision, create_pr=self.create_pr, free_memory=False
-            ),
-            again=False,
-        )
-        return self._ask(lambda: self._commit([*additions, *deletions], message, parent))
-
-    def _prepare(self, onto: State) -> str:
-        """Create the repository and the branch if they do not exist; return the commit to build on."""
-        sha = onto.sha
-        if sha is None:
-            self._ask(self._create)
+        if not self._exists:
+            self._ask(self._api.create_repo, self.repo, private=self._private or None)
             self._exists = True
-            sha = self._head("main")
-        if not self._ask(self._has_branch):
-            self._ask(lambda: self._api.create_branch(self.repo, branch=self.revision, revision=sha, exist_ok=True))
-        return sha
+        parent = onto.sha or self._head("main")
+        if self.revision != "main":
+            self._ask(self._api.create_branch, self.repo, branch=self.revision, revision=parent, exist_ok=True)
+        operations: list[Any] = [CommitOperationAdd(path, folder / path) for path in adds]
+        operations += [CommitOperationDelete(path, is_folder=False) for path in removes]
+        done = self._ask(
+            self._api.create_commit,
+            self.repo,
+            operations,
+            commit_message=message,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=parent,
+        )
+        where = self.url if self.revision == "main" else f"{self.url}/tree/{self.revision}"
+        return done.pr_url or where, done.oid != parent
 
     def _head(self, revision: str) -> str:
-        sha = self._ask(lambda: self._api.model_info(self.repo, revision=revision)).sha
-        assert sha is not None
-        return sha
-
-    def _has_branch(self) -> bool:
-        if self.revision == "main":
-            return True
-        refs = self._api.list_repo_refs(self.repo)
-        if any(tag.name == self.revision for tag in refs.tags):
-            raise UserError(f"--revision {self.revision} is a tag of {self.repo}\nfix: give the name of a branch")
-        return any(branch.name == self.revision for branch in refs.branches)
-
-    def _check_existing(self) -> bool:
-        info = self._ask(self._info)
-        if info is None and self.create_pr:
-            raise UserError(
-                f"repository {self.repo} does not exist, so --pr cannot open a pull request\nfix: leave out --pr"
-            )
-        if info is not None and self._private and not info.private:
-            raise UserError(
-                f"repository {self.repo} exists and is public, and --private only applies to one that is created\n"
-                f"fix: make it private at {self.url}/settings, or give another name"
-            )
-        return info is not None
-
-    def _info(self) -> ModelInfo | None:
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        try:
-            return self._api.model_info(self.repo)
-        except RepositoryNotFoundError:
-            return None
-
-    def _create(self) -> None:
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            self._api.create_repo(self.repo, private=self._private or None)
-        except HfHubHTTPError as error:
-            if error.response.status_code != 409:
-                raise
-            if not self._check_existing():  # if it exists, an earlier try created it and the answer was lost
-                raise UserError(
-                    f"repository {self.repo}: the name is taken by a repository that {self._user} cannot see\n"
-                    "fix: give another name"
-                ) from None
+        return str(self._ask(self._api.model_info, self.repo, revision=revision).sha)
 
     def _read(self, sha: str) -> str:
         with tempfile.TemporaryDirectory(prefix="cse-readme-") as scratch:
             path = self._api.hf_hub_download(self.repo, "README.md", revision=sha, local_dir=scratch)
             return Path(path).read_text(encoding="utf-8")
 
-    def _commit(
-        self, operations: list[CommitOperationAdd | CommitOperationDelete], message: str, parent: str
-    ) -> tuple[str, bool]:
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            done = self._api.create_commit(
-                self.repo,
-                operations,
-                commit_message=message,
-                revision=self.revision,
-                create_pr=self.create_pr,
-                parent_commit=parent,
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code == 412:
-                raise Moved from None
-            raise
-        where = self.url if self.revision == "main" else f"{self.url}/tree/{self.revision}"
-        return done.pr_url or where, done.oid != parent
-
-    def _ask(self, call: Callable[[], T], *, again: bool = True) -> T:
-        """The answer of the Hub; failures that may be temporary are retried.
+    def _ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """The answer of the Hub.
 
         Raises:
-            UserError: The request failed for good. Neither the message nor the traceback contains the token.
+            Moved: The branch is no longer at the commit to build on.
+            UserError: The request failed. Neither the message nor the traceback contains the token.
         """
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the HTTP client's error
 
-        for wait in (*WAITS, None) if again else (None,):
-            try:
-                return call()
-            except (HTTPError, OSError, RuntimeError, ValueError) as error:
-                cause = _cause(error)
-                said = _said(cause).replace(self._token, "<token>")  # a server may quote the request
-                if wait is None or not _passes(cause, opens=self.create_pr):
-                    text = self._explain(cause, said)
-                    break
-                pause = min(_retry_after(cause) or wait, LONGEST_WAIT)
-                logger.warning("the Hub: %s; retrying in %.0f s", said, pause)
-                time.sleep(pause)
-        raise UserError(
-            text
-        )  # raised here so that the traceback keeps no reference to the request, which holds the token
+        try:
+            return call(*arguments, **options)
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            moved, text = _status(_cause(error)) == 412, self._explain(_cause(error))
+        # Raised here so that the traceback keeps no reference to the request, which holds the token.
+        raise Moved if moved else UserError(text)
 
-    def _explain(self, error: BaseException, said: str) -> str:
+    def _explain(self, error: BaseException) -> str:
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
         status, where = _status(error), f"repository {self.repo}"
+        lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
+        said = (f"{status}, " if status else "") + lines[0][:200]
+        said = said.replace(self._token, "<token>")  # a server may quote the request
         if status == 401:
             return f"the Hub does not accept the token: {said}\nfix: log in again, or set HF_TOKEN to a valid one"
         if status == 403:
@@ -236,12 +170,10 @@ class Repository:
             )
         if "/xet-" in str(error) and "404" in str(error):
             return f"the Hub at {self._api.endpoint} has no xet storage\nfix: set HF_HUB_DISABLE_XET=1; {AGAIN}"
-        if status in PASSING or _is_transport(error):
-            fix = (
-                f"check whether {self.url}/discussions already lists the pull request; if not, try later"
-                if self.create_pr
-                else "try later"
-            )
+        no_answer = status is None and isinstance(error, (HTTPError, ConnectionError, TimeoutError))
+        if status in PASSING or no_answer:
+            there = f"check whether {self.url}/discussions already lists the pull request; if not, "
+            fix = f"{there if self.create_pr else ''}try later"
             return f"{where}: the Hub cannot be reached, is busy, or closed the connection: {said}\nfix: {fix}; {AGAIN}"
         return f"{where}: {said}\nfix: see {self.url}"
 
@@ -257,37 +189,3 @@ def _cause(error: BaseException) -> BaseException:
 def _status(error: BaseException) -> int | None:
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
-
-
-def _is_transport(error: BaseException) -> bool:
-    """Tell whether no answer came: the server was not reached, closed the connection, or was too slow."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and _status(error) is None
-
-
-def _passes(error: BaseException, *, opens: bool) -> bool:
-    """Tell whether to retry. `opens`: the request opens a pull request."""
-    # The pull request may exist although the answer was lost; a retry would open a second one.
-    status = _status(error)
-    if status is not None:
-        return status in (NOTHING_DONE if opens else PASSING)
-    return _is_transport(error) and not opens
-
-
-def _retry_after(error: BaseException) -> float | None:
-    """Seconds to wait, as the Hub's own rate-limit header or the standard Retry-After header says."""
-    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # public, not in __all__
-
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    return retry_after(headers)
-
-
-def _said(error: BaseException) -> str:
-    """The status, and the server's message or the first line of the error."""
-    status = _status(error)
-    lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
-    return (f"{status}, " if status else "") + lines[0][:200]

@@ -1,31 +1,33 @@
-"""Verifies that a staged folder gives the vectors of the run on a machine without cse and without network."""
+"""Verifies that a staged folder has no secret, and gives the run's vectors on a machine without cse and network."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.checkpoint.sums import check_sums
-from cse.environment import is_secret
+from cse.encoder.checkpoint.sums import check_sums, read_header
+from cse.environment import is_secret, secrets
 from cse.errors import UserError
 from cse.publish.card.usage import adapter_code, drops_pooler, read_published, transformers_code
-from cse.publish.scan import scan
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cse.publish.adapter import Adapter
+    from cse.publish.stage import Adapter
 
+VOCABULARY = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})  # whose entries may look like paths
+HOMES = r"(?<![\w.:/-])/(?:home|Users|root|tmp|var/folders|mnt|scratch)/[\w.-]+|(?<!\w)[A-Za-z]:\\+Users\\"
 TOLERANCE = 1e-6  # per coordinate; times the length of the vector if that is above 1
 TEXTS = (  # several lengths, and one text that is longer than max_length
     "Yes.",
@@ -69,7 +71,7 @@ class Report:
 def verify(folder: Path, *, against: Path, dimensions: int | None = None) -> Report:
     """Check a folder that is to be published.
 
-    The folder is scanned (`cse.publish.scan`) and its weights are hashed. Then a separate process without network, cse
+    The folder is scanned and its weights are hashed. Then a separate process without network, cse
     or any cache loads it with sentence-transformers, and with the code that the card shows for plain transformers.
 
     Args:
@@ -200,3 +202,48 @@ def _check_keys(about: Mapping[str, Any]) -> None:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         if names:
             raise UserError(f"model.safetensors {text.format(names[0] + more)}\nfix: save the checkpoint with cse")
+
+
+def scan(folder: Path) -> list[Path]:
+    """Look for secrets and paths of this machine in every file of a folder, and return the paths of the files.
+
+    Raises:
+        UserError: A file has one; the message names it and the line, and never quotes a secret.
+    """
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    files.sort(key=lambda path: path.name == "README.md")  # the last, since what it has may be quoted from another
+    patterns, paths = secrets(), _paths()
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        text = _text(path, name)
+        for number, what in _found(text, patterns):
+            raise UserError(f"{name}:{number} contains {what}\nfix: remove it, and revoke it if it was ever shared")
+        for number, what in _found(text, paths["own"] if path.name in VOCABULARY else paths["any"]):
+            raise UserError(f"{name}:{number} contains {what}\nfix: remove it; it is useless on another machine")
+    return files
+
+
+def _text(path: Path, name: str) -> str:
+    """The text of a file; for safetensors, the metadata in its header."""
+    try:
+        if path.suffix == ".safetensors":
+            return json.dumps(read_header(path).get("__metadata__") or {})
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is neither a text file nor weights in safetensors\nfix: remove it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} is damaged: {str(error)[:120]}\nfix: save the checkpoint again") from None
+
+
+def _paths() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Patterns of this machine's folders (`own`), and of these and any machine's home folders (`any`)."""
+    own = {Path.cwd(), Path.home(), Path(tempfile.gettempdir())}
+    names = "|".join(re.escape(str(path)) for path in sorted(own) if len(path.parts) > 1)
+    exact = [("a path of this machine", re.compile(rf"(?<![\w.:/-])(?:{names})/[\w.-]"))] if names else []
+    return {"own": exact, "any": [*exact, ("a local path", re.compile(HOMES))]}
+
+
+def _found(text: str, patterns: list[tuple[str, re.Pattern[str]]]) -> Iterator[tuple[int, str]]:
+    for what, pattern in patterns:
+        if match := pattern.search(text):
+            yield text.count("\n", 0, match.start()) + 1, what

@@ -382,12 +382,6 @@ def test_a_right_that_is_missing_is_said(hub, best, verified, monkeypatch, token
     assert token not in str(raised.value)
 
 
-def test_a_name_that_is_taken_is_said(hub, best, verified):
-    hub.fail("POST", "/api/repos/create", 409, message="You already created this model repo")
-    with pytest.raises(UserError, match="taken"):
-        push(best, "me/encoder")
-
-
 def test_a_refusal_is_given_in_the_hubs_words_without_the_token(hub, best, verified):
     hub.fail("POST", COMMIT, 400, message=f"no {TOKEN} here")
     with pytest.raises(UserError, match="400, no <token> here") as raised:
@@ -398,38 +392,16 @@ def test_a_refusal_is_given_in_the_hubs_words_without_the_token(hub, best, verif
 
 # What breaks
 
-ASKED = ["whoami", "/api/models/me/encoder/revision/main", "/refs", "/tree/", "/resolve/"]
-SENT = ["/api/repos/create", "/branch/v2", "/validate-yaml", "/preupload/", "/lfs/objects/batch", "/lfs/verify", COMMIT]
-EVERY_STEP = [*(("GET", path) for path in ASKED), *(("POST", path) for path in SENT), ("HEAD", "/resolve/")]
-EVERY_STEP.append(("PUT", LARGE))
 
-
-@pytest.mark.parametrize("what", [503, 429, "cut", "lose"])
-def test_trouble_that_passes_at_every_step(hub, best, verified, naps, tmp_path, tiny_bert, what):
-    for method, path in EVERY_STEP:
-        hub.fail(method, path, what, times=1, headers={"Retry-After": "7"} if what == 429 else {})
-    push(best, "me/encoder", message="first")
-    save(Encoder(tiny_bert), tmp_path / "best")
-    push(tmp_path / "best", "me/encoder", revision="v2", message="second")
-    assert [fault.path for fault in hub.faults if fault.times] == []
-    assert hub.repositories["me/encoder"].history("v2") == ["second", "first", "initial commit"]
-    assert {n for n in naps if n > 2} == ({7, 8} if what == 429 else set())  # 8: the client adds one
-
-
-def test_waiting_grows_and_ends_and_keeps_the_hubs_own_limits(hub, best, naps):
-    hub.fail("GET", "whoami", 429, headers={"RateLimit": '"api";r=0;t=9'})
-    hub.fail("GET", "/api/models/", 401)
-    with pytest.raises(UserError, match="401"):
+@pytest.mark.parametrize("what", [503, 429, "cut"])
+def test_a_hub_that_is_busy_is_said(hub, best, verified, what):
+    hub.fail("GET", "whoami", what)
+    with pytest.raises(UserError, match=r"the Hub cannot be reached, is busy, or closed the connection.*\n.*try later"):
         push(best, "me/encoder")
-    assert naps == [9]
-    naps.clear()
-    hub.fail("GET", "whoami", 500, times=None, message=f"{TOKEN} is too much")
-    with pytest.raises(UserError, match="try later"):
-        push(best, "me/encoder")
-    assert naps == [1, 2, 4, 8]
+    push(best, "me/encoder")
 
 
-def test_a_cut_upload_leaves_the_remote_and_goes_on_where_it_was(published_once, hub, tiny_bert, naps, tmp_path):
+def test_a_cut_upload_leaves_the_remote_and_goes_on_where_it_was(published_once, hub, tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, head="mlp", export_head=True)
     with_new = next(encoder.backbone.parameters())
     with_new.data += 1
@@ -449,7 +421,7 @@ def test_a_cut_upload_leaves_the_remote_and_goes_on_where_it_was(published_once,
 
 
 @pytest.mark.parametrize(("what", "opened"), [("lose", ["refs/pr/1"]), (504, [])])
-def test_a_pull_request_is_not_opened_twice(published_once, hub, tiny_bert, naps, tmp_path, what, opened):
+def test_a_pull_request_is_not_opened_twice(published_once, hub, tiny_bert, tmp_path, what, opened):
     save(Encoder(tiny_bert), tmp_path / "best")
     hub.fail("POST", COMMIT, what)
     with pytest.raises(UserError, match="/discussions"):
@@ -458,7 +430,7 @@ def test_a_pull_request_is_not_opened_twice(published_once, hub, tiny_bert, naps
     assert sorted(published_once.refs) == ["refs/heads/main", *opened]
 
 
-def test_a_cut_download_goes_on_where_it_was(published_once, hub, naps, tmp_path, monkeypatch):
+def test_a_cut_download_goes_on_where_it_was(published_once, hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1)  # else the client holds all of so small a file back
     weight = published_once.head().files["model.safetensors"]
     hub.fail("GET", LARGE + ".*" + weight.sha256, "cut", times=2)
