@@ -59,17 +59,7 @@ class Example:
 
 ROW_FIELDS = ("text_id", "view_mask", "row_id", "score", "label", "weight", "relevance", "teacher")
 TOKEN_FIELDS = ("input_ids", "attention_mask", "masked_ids", "mlm_labels", "span_mask", "span_group")
-VIEW_FIELDS = (
-    "input_ids",
-    "attention_mask",
-    "text_id",
-    "local_text_id",
-    "view_mask",
-    "masked_ids",
-    "mlm_labels",
-    "span_mask",
-    "span_group",
-)
+VIEW_FIELDS = (*TOKEN_FIELDS, "text_id", "local_text_id", "view_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,33 +174,21 @@ class Batch:
         return self.with_tensors(tensors)
 
     def require(self, name: str, objective: str) -> Tensor:
-        """The named tensor, or an error that names the field and the objective that needs it.
-
-        Raises:
-            ValueError: The batch has no such field.
-        """
+        """The named tensor, or a ValueError that names the field and the objective that needs it."""
         value = self.tensors().get(name)
         if value is None:
             raise ValueError(f"{objective} needs Batch.{name}, which this collator and data do not provide")
         return value
 
     def require_even(self, objective: str) -> None:
-        """Refuse rows with unequal numbers of texts.
-
-        Raises:
-            ValueError: A view does not exist.
-        """
+        """Refuse rows with unequal numbers of texts, by a ValueError."""
         if self.view_mask is not None:
             raise ValueError(
                 f"{objective} needs the same number of texts in every row; some lack a hard negative (Batch.view_mask)"
             )
 
     def require_score(self, objective: str) -> Tensor:
-        """The graded similarities (B,), checked to lie in [0, 1] where they `can_read`.
-
-        Raises:
-            ValueError: The batch has no scores, or one is outside [0, 1].
-        """
+        """The graded similarities (B,), checked to lie in [0, 1] where they `can_read`."""
         score = self.require("score", objective)
         if can_read(score) and not bool(((score >= 0) & (score <= 1)).all()):
             raise ValueError(
@@ -265,22 +243,14 @@ class Views:
         return cls(projected[:, 0], projected[:, 1 : 1 + p], projected[:, 1 + p :], embedding)
 
     def require_pair(self, objective: str) -> Tensor:
-        """The second text of each row (B, D').
-
-        Raises:
-            ValueError: The rows are not pairs.
-        """
+        """The second text of each row (B, D'); a ValueError if the rows are not pairs."""
         if self.positive.shape[1] != 1 or self.negative.shape[1]:
             count = 1 + self.positive.shape[1] + self.negative.shape[1]
             raise ValueError(f"{objective} compares the two texts of a row; this batch has {count}")
         return self.positive[:, 0]
 
     def require_aligned(self, objective: str) -> Tensor:
-        """The anchor and the positives of each row (B, 1 + P, D').
-
-        Raises:
-            ValueError: Rows have no positive, or there is a single row.
-        """
+        """The anchor and the positives of each row (B, 1 + P, D'); a ValueError for no positive, or a single row."""
         import torch
 
         if not self.positive.shape[1]:

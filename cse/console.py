@@ -44,14 +44,8 @@ def quiet() -> None:
 def progress(what: str, total: int, *, done: int = 0, lines: bool = True) -> Iterator[Advance]:
     """Show how far a piece of work is: a bar if standard error is a terminal, a line every 10 seconds otherwise.
 
-    Args:
-        what: The kind of work, in one word.
-        total: Units of work in all.
-        done: Units that were complete before this process started.
-        lines: Whether to print lines if there is no terminal. Work that reports its own events turns them off.
-
-    Yields:
-        A function to call with the number of complete units, `done` included.
+    Of `total` units, `done` were complete before this process started. Work that reports its own events turns `lines`
+    off. The function that it yields takes the number of complete units, `done` included.
     """
     from rich.console import Console
 
@@ -106,8 +100,7 @@ def stop_signals() -> list[str]:
 class Interrupt:
     """A context in which a signal asks for a stop at the next convenient point; a second Ctrl-C stops at once.
 
-    Attributes:
-        wanted: The number of the signal that asked for a stop; 0 for none.
+    `wanted` is the number of the signal that asked for a stop; 0 for none.
     """
 
     def __init__(self) -> None:

@@ -139,11 +139,7 @@ def me() -> str:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Turn a group of processes that does not come together into a message for the user.
-
-    Raises:
-        UserError: The port is in use, or not all processes came.
-    """
+    """Turn a group of processes that does not come together into a message for the user."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -203,11 +199,7 @@ def gather_objects(value: object) -> list[Any]:
 
 
 def gather_results(make: Callable[[], R]) -> list[R]:
-    """Collect what `make` returns on each process, in rank order, on every process.
-
-    Raises:
-        UserError: A process raised it; all processes raise it, so that none waits for another.
-    """
+    """Collect what `make` returns on each process, in rank order; a UserError of one is raised on all."""
     if world_size() == 1:
         return [make()]
     made: R | UserError
@@ -223,11 +215,7 @@ def gather_results(make: Callable[[], R]) -> list[R]:
 
 
 def in_turn(parts: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """Give what `work` makes of each part, in order, on every process; each process works on one of every W parts.
-
-    Raises:
-        UserError: `work` raised it on a process; all processes raise it.
-    """
+    """Give what `work` makes of each part, in order, on every process; each works on one of every W parts."""
     place, rest = rank(), iter(parts)
 
     def own(turn: list[T]) -> list[R]:

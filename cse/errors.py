@@ -34,27 +34,14 @@ def require_positive(owner: str, /, **values: float | None) -> None:
 
 
 def require_at_least(minimum: float, owner: str, /, **values: float | None) -> None:
-    """Check that each value is finite and >= `minimum`; None is skipped. See `require_positive`.
-
-    Raises:
-        UserError: A value is smaller, infinite or not a number.
-    """
+    """Check that each value is finite and >= `minimum`; None is skipped. See `require_positive`."""
     for name, value in values.items():
         if value is not None and not minimum <= value < math.inf:
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number >= {minimum}")
 
 
 def require_within(interval: str, owner: str, /, **values: float | None) -> None:
-    """Check that each value lies in an interval; None is skipped. See `require_positive`.
-
-    Args:
-        interval: The interval as it is written in mathematics: `[0, 1)` includes 0 and excludes 1.
-        owner: What the values belong to, as the user names it.
-        values: The values by the name of their option.
-
-    Raises:
-        UserError: A value is outside the interval or not a number.
-    """
+    """Check that each value lies in an interval such as `[0, 1)`; None is skipped. See `require_positive`."""
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
         if value is None:
@@ -66,16 +53,7 @@ def require_within(interval: str, owner: str, /, **values: float | None) -> None
 
 
 def require_package(package: str, *, extra: str, user: str) -> Any:
-    """Import a package that only an extra of the distribution installs.
-
-    Args:
-        package: Its import name.
-        extra: Name of the extra.
-        user: What needs the package, in the words that a user typed, such as `cse export`.
-
-    Raises:
-        UserError: The package cannot be imported; the line that installs it is the fix.
-    """
+    """Import a package that only an extra installs; else the line that does so is the fix. `user` is what needs it."""
     try:
         return import_module(package)
     except ImportError as error:
@@ -86,9 +64,6 @@ def on_demand(package: str) -> tuple[Callable[[str], Any], list[str]]:
     """`__getattr__` and `__all__` of a package whose names are imported on first use.
 
     The names are those that the package's stub, `__init__.pyi`, imports. Type checkers read the same stub.
-
-    Args:
-        package: The package's `__name__`.
     """
     stub = ast.parse(get_data(package, "__init__.pyi") or b"")
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]

@@ -23,7 +23,6 @@ from cse.errors import UserError
 DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)  # of reading a stranger's JSON
 LARGEST = 1e15  # of a number in a file
 _counter = itertools.count()
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def cache_dir() -> Path:
@@ -33,11 +32,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def writing_cache(what: str) -> Iterator[None]:
-    """Turn a failure to write to the cache, such as a full disk, into a message for the user.
-
-    Raises:
-        UserError: The block raised an OSError.
-    """
+    """Turn a failure to write to the cache, such as a full disk, into a message for the user."""
     try:
         yield
     except OSError as error:
@@ -49,16 +44,11 @@ def writing_cache(what: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_dir(target: Path) -> Iterator[Path]:
-    """A new folder to fill, which replaces `target` when the block ends without an error.
+    """A new, empty folder beside `target`, which replaces it when the block ends without an error.
 
     After an error, a kill or a full disk, the old `target` is unchanged. Folders that killed processes left beside it
     are removed. If several processes write one target at once, the last one wins; they need a lock of their own if only
-    one of them is to do the work.
-
-    The files get the mode that the umask asks for, whoever writes them.
-
-    Yields:
-        An empty folder beside `target`, on the same file system.
+    one of them is to do the work. The files get the mode that the umask asks for, whoever writes them.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
@@ -70,16 +60,12 @@ def atomic_dir(target: Path) -> Iterator[Path]:
         _fsync_tree(scratch)
         _put(scratch, target)
     finally:
-        _remove(scratch)  # after the exchange, this is the old folder
+        _remove(scratch)  # after the renames, this is the old folder
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A path to write to, which replaces `target` when the block ends without an error; see `atomic_dir`.
-
-    Yields:
-        The path of a file beside `target` that does not exist yet.
-    """
+    """A path beside `target` to write to, which replaces it when the block ends without an error; see `atomic_dir`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
     scratch = _beside(target, "tmp")
@@ -93,16 +79,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "folder"] = "file") -> None:
-    """Check that a file or a folder can be written, before the work starts.
-
-    Args:
-        out: Its path.
-        option: The option that gave it.
-        kind: What is to be written.
-
-    Raises:
-        UserError: The path cannot exist, is of the other kind, or is in a folder that is not writable.
-    """
+    """Check that a file or a folder that `option` gave can be written, before the work starts."""
     require_name(str(out), option)
     broken = next((path for path in (out, *out.absolute().parents) if path.is_symlink() and not path.exists()), None)
     if broken is not None:
@@ -122,22 +99,14 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
 
 
 def name_of(model: str | os.PathLike[str], option: str = "model") -> str:
-    """The name of a checkpoint: a folder, `asset:NAME` or Hub id. A run stands for its best checkpoint.
-
-    Raises:
-        UserError: The model is neither a text nor a path, or the run has no checkpoint; see `require_name`.
-    """
+    """The name of a checkpoint: a folder, `asset:NAME` or Hub id, checked by `require_name`."""
     name = os.fspath(model) if isinstance(model, os.PathLike) else model
     require_name(name, option)
     return str(name)
 
 
 def require_name(path: object, option: str) -> None:
-    """Check that a path is one, is not empty, can be a path here, and does not lead to itself by links.
-
-    Raises:
-        UserError: The path is neither a text nor a Path, is empty or too long, holds NUL, or is a circle of links.
-    """
+    """Check that a path is one, is not empty, can be a path here, and does not lead to itself by links."""
     if not isinstance(path, str | Path):
         raise UserError(f"{option} is {str(path)[:60]!r}, of type {type(path).__name__}\nfix: give a path or a name")
     if not str(path).strip():
@@ -167,12 +136,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not JSON, or not UTF-8.
-    """
+    """The content of a JSON file; an OSError if it cannot be read, a ValueError if it is not JSON or not UTF-8."""
     require_regular(path, "a file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -181,12 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_shaped(path: Path, shape: Any) -> Any:
-    """The content of a JSON file that another program may have written, of a shape; see `misfit`.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not JSON, or its content has another shape.
-    """
+    """The content of a JSON file that another program may have written; a ValueError if it is a `misfit` of a shape."""
     found = read_json(path)
     if wrong := misfit(found, shape):
         raise ValueError(wrong)
@@ -230,12 +189,7 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The content that `write_sealed` wrote.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not JSON, or its content is not the one that was written.
-    """
+    """The content that `write_sealed` wrote; a ValueError if it is another one, an OSError if it cannot be read."""
     found = read_json(path)
     if not isinstance(found, dict) or found.pop("sum", None) != _sum(found):
         raise ValueError("its content is not the one that was written, by its sum")
@@ -260,11 +214,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def require_regular(path: Path, what: str) -> None:
-    """Raise unless a path that exists is a regular file or a folder: to open a pipe would wait for its writer.
-
-    Raises:
-        UserError: The path is a pipe, a socket or a device.
-    """
+    """Raise if a path that exists is a pipe, a socket or a device: to open one would wait for its writer."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(
             f"{what} is {path}, which is a pipe, a socket or a device\n"
@@ -326,27 +276,14 @@ def _dead(pid: str) -> bool:
 
 def _put(scratch: Path, target: Path) -> None:
     """Rename `scratch` to `target`; afterwards, an old `target` has the name of `scratch`."""
-    if not os.path.lexists(target):
-        os.rename(scratch, target)
-    elif not _exchange(scratch, target):
+    if os.path.lexists(target):
         aside = _beside(target, "old")  # `recover` restores it if the process dies before the next line is done
         os.rename(target, aside)
         os.rename(scratch, target)
         os.rename(aside, scratch)
+    else:
+        os.rename(scratch, target)
     _fsync(target.parent)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two paths in one step, so that `b` exists at every moment. False on systems other than Linux."""
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    failed: int = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
-    return not failed
 
 
 def _follow_umask(folder: Path) -> None:

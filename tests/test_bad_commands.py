@@ -273,8 +273,6 @@ BAD = {  # a command line -> what the error names
     "data curate p.tsv --entries absent.txt --out c.jsonl": "absent.txt",
     "data curate p.tsv --entries empty.txt --out c.jsonl": "empty.txt",
     "data curate p.tsv --entries texts.txt --t 0 --out c.jsonl": "curate.t is 0",
-    "data curate p.tsv --entries texts.txt --tail 1 --out c.jsonl": "curate.tail is 1",
-    "data curate p.tsv --entries texts.txt --t 1 --tail 0.1 --out c.jsonl": "curate.t is 1.0 and curate.tail is 0.1",
     "data show": "SOURCE",
     "data nonsense p.tsv": "nonsense",
     "nonsense": "nonsense",

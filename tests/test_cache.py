@@ -36,13 +36,6 @@ def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.fixture(params=["exchange", "two renames"])
-def any_rename(request, monkeypatch):
-    """Both ways to swap folders: Linux's, and the one for systems without it."""
-    if request.param == "two renames":
-        monkeypatch.setattr(cache, "_exchange", lambda a, b: False)
-
-
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path
@@ -50,7 +43,6 @@ def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     assert cache_dir().parts[-2:] == (".cache", "cse")
 
 
-@pytest.mark.usefixtures("any_rename")
 def test_a_folder_is_made_and_replaced_and_nothing_is_left_over(tmp_path):
     target = tmp_path / "deep" / "best"
     fill(target, "old")
@@ -85,7 +77,6 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
     assert found == {**dict.fromkeys(names, mode), "best/run.sh": mode | 0o700 & ~umask}
 
 
-@pytest.mark.usefixtures("any_rename")
 def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path):
     target = tmp_path / "best"
     fill(target, "old")
@@ -102,7 +93,6 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path, monkeypatch, where):
     if where == "fsync":
         monkeypatch.setattr(os, "fsync", full)
     if where == "put":
-        monkeypatch.setattr(cache, "_exchange", lambda a, b: False)
         monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="No space left"):
         fill(target, "new", then=full if where == "body" else lambda: None)
@@ -155,7 +145,6 @@ def test_a_kill_between_two_renames_is_mended(tmp_path):
         """
         import os, sys, pathlib
         from cse import files as cache
-        cache._exchange = lambda a, b: False
         rename = os.rename
         def once(a, b):
             rename(a, b)

@@ -37,17 +37,7 @@ FETCHED: dict[str, Fetched] = {"smollm2": smollm2.ASSET, "wiki": wiki.ASSET}
 
 
 def resolve(name: str) -> Path:
-    """The path of `asset:NAME` on this machine; it is fetched first if the cache does not have it.
-
-    Args:
-        name: The name of the asset, with or without `asset:` in front.
-
-    Returns:
-        The folder of a model, or the file of a data set.
-
-    Raises:
-        UserError: The asset does not exist, or it is not in the cache and cannot be fetched.
-    """
+    """Find the folder or file of `asset:NAME` on this machine; it is fetched first if the cache does not have it."""
     name = name.removeprefix(PREFIX)
     if name in FETCHED:
         return provide(name, FETCHED[name])

@@ -78,15 +78,7 @@ def snapshot(
 def file(
     repo: str, name: str, *, kind: Kind = "model", revision: str | None = None, what: str = "", fix: str = ""
 ) -> Path:
-    """One file of a repository, from the Hub's cache or downloaded.
-
-    Args:
-        repo: Id of the repository, owner/name.
-        name: Path of the file in the repository.
-        kind: Kind of repository.
-        revision: Commit, tag or branch; None: the main branch.
-        what: Name of the thing in the error; the repository's id and the file by default.
-        fix: What the error tells the user to do; to check name and network by default.
+    """One file of a repository, from the Hub's cache or downloaded; the arguments are those of `snapshot`.
 
     Raises:
         HubError: The file is not in the cache and cannot be downloaded.
@@ -176,11 +168,7 @@ def _answers(endpoint: str) -> tuple[bool, float]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds in the header Retry-After, a number or a date; None if it is missing or cannot be read.
-
-    Args:
-        headers: The headers of a response, with case-insensitive names, as httpx and requests have them.
-    """
+    """The seconds in the header Retry-After, a number or a date; None if it is missing or cannot be read."""
     value = headers.get("retry-after")
     if value is None:
         return None

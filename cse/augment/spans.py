@@ -27,7 +27,6 @@ class SpanDeletion(Augmentation):
         self.spans, self.rate = _spans("SpanDeletion", "spans", spans, rate, most=1.0)
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text without the deleted spans."""
         words = text.split()
         size, count = _plan(len(words), self.spans, self.rate, most=len(words) - 1)
         gone = {i for start in _starts(len(words), size, count, rng) for i in range(start, start + size)}
@@ -48,7 +47,6 @@ class SpanReordering(Augmentation):
         self.pairs, self.rate = _spans("SpanReordering", "pairs", pairs, rate, most=0.5)
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The text with pairs of spans swapped."""
         words = text.split()
         size, count = _plan(len(words), self.pairs, self.rate, most=len(words) // 2)
         starts = _starts(len(words), size, 2 * count, rng)
@@ -76,7 +74,6 @@ class Crop(Augmentation):
         self.min_share, self.max_share = min_share, max_share
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """The part of the text that is kept."""
         words = text.split()
         size = max(1, round(rng.uniform(self.min_share, self.max_share) * len(words)))
         start = rng.randint(0, max(0, len(words) - size))

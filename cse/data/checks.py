@@ -63,17 +63,7 @@ class KnowsTexts(Protocol):
         ...
 
 
-class NumbersTexts(Protocol):
-    """Gives numbers to texts in the order of their first occurrence."""
-
-    def __len__(self) -> int: ...
-
-    def text_ids(self, texts: list[str], /) -> NDArray[np.int64]:
-        """The numbers (n,) of texts."""
-        ...
-
-
-def examine(data: Dataset, tokens: TokenStore | NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
+def examine(data: Dataset, tokens: TokenStore | _Numbered, sets: EvaluationSets) -> dict[str, Any]:
     """Count the training texts, their lengths, scripts and languages, and their overlap with evaluation sets.
 
     All counts are exact, at any size, in bounded memory. They are kept in the cache, so that a second run does not read
@@ -111,7 +101,7 @@ def _read_of(data: Dataset) -> dict[str, Any]:
     return {"data": data.name, "sha256": data.hash, "rows": len(data), "left_out": left_out}
 
 
-def _counted(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
+def _counted(data: Dataset, tokens: TokenStore | _Numbered, sets: EvaluationSets) -> dict[str, Any]:
     """The counts that need all texts, from the cache if they were made before."""
     named = hashlib.sha256(f"{FORMAT} {data.hash} ".encode())
     for name, rows in sets.items():
@@ -127,7 +117,7 @@ def _counted(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[
     return found
 
 
-def _count(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[str, Any]:
+def _count(data: Dataset, tokens: TokenStore | _Numbered, sets: EvaluationSets) -> dict[str, Any]:
     """Read all texts once."""
     shared, words, sample, twice, every = _Shared(sets), Counter[int](), list[str](), 0, max(1, len(tokens) // SAMPLE)
     with TemporaryDirectory(prefix="cse-") as folder:
@@ -158,10 +148,7 @@ def _count(data: Dataset, tokens: NumbersTexts, sets: EvaluationSets) -> dict[st
 
 
 def lengths(counts: Mapping[int, int]) -> dict[str, Any]:
-    """Mean, quantiles and a histogram of lengths, given how often each occurs.
-
-    `5-8` counts the texts of length 5 to 8.
-    """
+    """Mean, quantiles and a histogram of lengths, given how often each occurs: `5-8` counts the lengths 5 to 8."""
     bars: dict[str, int] = {}
     low = 0
     for high in BINS:
@@ -290,7 +277,7 @@ def stats(data: Dataset, against: EvaluationSets | None = None) -> dict[str, Any
 
 
 class _Numbered:
-    """The numbers of texts; see `cse.data.checks.NumbersTexts`."""
+    """Gives numbers to texts in the order of their first occurrence, as a `TokenStore` does, without tokens."""
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
         numbering, self._seed = Numbering(folder), seed
@@ -302,6 +289,6 @@ class _Numbered:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def text_ids(self, texts: list[str]) -> Any:
+    def text_ids(self, texts: list[str]) -> NDArray[np.int64]:
         """The numbers (n,) of texts."""
         return self._numbers.find(fingerprints(texts, self._seed))

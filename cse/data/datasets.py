@@ -111,21 +111,6 @@ class Dataset(ByRow[Example]):
         if not isinstance(self.path, str):
             save(self.path, self._saved, target)
 
-    @property
-    def weighted(self) -> bool:
-        """Tell whether rows have weights."""
-        return "weight" in self.value_names
-
-    @property
-    def graded(self) -> bool:
-        """Tell whether positives have relevances."""
-        return "relevance" in self.value_names
-
-    @property
-    def taught(self) -> bool:
-        """Tell whether rows have numbers of a teacher."""
-        return "teacher" in self.value_names
-
     def labels(self) -> NDArray[np.int64] | None:
         """The label (n,) of every row; None if rows have no labels."""
         return self._rows.column("label") if "label" in self.value_names else None

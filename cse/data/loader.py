@@ -19,12 +19,7 @@ from cse.interfaces import Collator, RowSource
 
 
 class Rows(torch.utils.data.Dataset[Batch]):
-    """A data set of batches, addressed by lists of (epoch, row).
-
-    Args:
-        data: The rows.
-        collators: The collator of each source of the rows, by name; that of "" without a mixture.
-    """
+    """A data set of batches, addressed by lists of (epoch, row), with a collator for each source by name."""
 
     def __init__(self, data: Sequence[Example], collators: Mapping[str, Collator]) -> None:
         self.data, self.collators = data, collators
@@ -108,16 +103,9 @@ class Steps(ABC):
 class StepBatches(Steps):
     """The steps of one data set.
 
-    Each epoch is a new permutation of the data; rows left over at its end are dropped, since a smaller batch would have
-    fewer negatives. See `steps_of_run` for the number of steps.
-
-    Args:
-        rows: Number of rows in the data, at least one batch.
-        batch_size: Number of rows of an optimizer step, over all processes.
-        accumulation: Number of parts of a step, each with its own negatives.
-        seed: The seed of the run.
-        draw: A function that draws the parts (n, batch_size / accumulation) of an epoch, as a `Sampler` does. None: a
-            random order.
+    Each epoch is a new permutation of the data; rows left over at its end are dropped, since a smaller batch would
+    have fewer negatives. See `steps_of_run` for the number of steps. `draw` gives the parts (n, batch_size /
+    accumulation) of an epoch, as a `Sampler` does; None: a random order.
     """
 
     def __init__(

@@ -194,11 +194,7 @@ class Propositions(Dataset):
 def grouped(first: int, second: int, equal: Sequence[Sequence[int]], groups: Groups = "union") -> list[int]:
     """Number the propositions of the first, then of the second sentence; those that say the same have the same number.
 
-    Args:
-        first: Number of propositions of the first sentence.
-        second: Number of those of the second one.
-        equal: Pairs (i, j) of a proposition of the first and one of the second that say the same.
-        groups: See `Propositions`.
+    There are `first` and `second` of them, and `equal` are pairs (i, j) that say the same; see `Propositions`.
     """
     number = list(range(first + second))
     for i, j in equal:

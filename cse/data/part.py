@@ -27,11 +27,9 @@ Keys = NDArray[np.uint64]  # hashes of texts, equal for texts that count as the 
 
 
 class Part(Dataset):
-    """Some rows of a data set, in their order, perhaps without some of their hard negatives.
+    """The rows of a data set with these numbers (n,), ascending, perhaps without some of their hard negatives.
 
     Args:
-        whole: The data set.
-        rows: (n,) the numbers of the rows, ascending.
         left_out: What is added to the counts of `report`.
         keeps: Whether a text may be a hard negative of these rows; those that may not are left out.
         fewer: Whether that leaves rows with different numbers of texts.
@@ -112,16 +110,11 @@ class Divided:
 
 
 def divide(sets: Sequence[Dataset], rooms: Sequence[int], seed: int) -> list[Divided]:
-    """Hold rows out of data sets, such that no text is on both sides, also not in different data sets.
+    """Hold out at most `rooms` rows of data sets, such that no text is on both sides, also not in different data sets.
 
     Rows that share an anchor or a positive are on the same side, and so are rows that share one with these, and so on.
     Groups of such rows are held out in an order that depends on the seed and on their texts alone, as long as there is
     room. Hard negatives connect no rows.
-
-    Args:
-        sets: The data sets.
-        rooms: Largest number of rows of each to hold out.
-        seed: Seed of the order.
     """
     seed = derive("held out", seed)
     places = np.cumsum([0, *map(len, sets)])  # of the first row of each data set, and the end

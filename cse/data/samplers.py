@@ -34,7 +34,6 @@ class NoDuplicates(Sampler):
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """Draw the batches of an epoch: numbers of rows (n, size)."""
         order = shuffled(len(data), seed, epoch)
         packed = pack(order, _repeated_texts(data, order), size)
         if not len(packed):
@@ -61,7 +60,6 @@ class LabelBatches(Sampler):
         self.labels = labels
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """Draw the batches of an epoch: numbers of rows (n, size)."""
         if size % self.labels:
             raise UserError(
                 f"sampler.labels is {self.labels}, which does not divide a batch of {size} rows\n"
@@ -88,7 +86,6 @@ class ClusterBatches(Sampler):
     """
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """Draw the batches of an epoch: numbers of rows (n, size)."""
         _, groups = _groups(data, size, seed, epoch, "ClusterBatches")
         if not len(groups):
             raise UserError(
@@ -118,7 +115,6 @@ class NegativesAsRows(Sampler):
         self._found: tuple[Sequence[Example], list[list[int]]] | None = None
 
     def batches(self, data: Sequence[Example], size: int, seed: int, epoch: int) -> Batches:
-        """Draw the batches of an epoch: numbers of rows (n, size)."""
         negatives, rng = self._negatives(data), python_rng(seed, "negatives", epoch)
         placed, rows = np.zeros(len(data), dtype=bool), list[int]()
         for row in shuffled(len(data), seed, epoch).tolist():

@@ -36,7 +36,7 @@ CHUNK = 16_384  # texts that one call of the Rust tokenizer takes: enough to kee
 
 
 class TokenStore:
-    """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it.
+    """Token ids of a data set's texts: each distinct text once, as the encoder would tokenize it; see also `Tokens`.
 
     Everything lies on disk, memory-mapped, and is shared by the processes of a machine: a flat array of ids with the
     offsets of its rows, and the numbers of the texts (`Numbering`). With prompts, each text is stored behind
@@ -44,15 +44,7 @@ class TokenStore:
 
     Attributes:
         texts: The distinct texts by number.
-        max_length: Largest number of ids of a text, template and special tokens included.
         truncated: Number of distinct texts, each behind each prompt, that were longer.
-        pad_id: The id that fills up short rows on the right.
-        mask_id: The mask token; None for a tokenizer without one.
-        special_ids: Ids of special tokens.
-        vocab_size: Size of the vocabulary; all ids are smaller.
-        added: Numbers of ids that the tokenizer puts before and after every text: special tokens and template.
-        prompt_ids: The ids of each distinct prompt; empty without prompts.
-        continues: (vocabulary,) whether a token continues the word of the token before it.
     """
 
     def __init__(
@@ -164,11 +156,7 @@ class TokenStore:
         return found
 
     def pad(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
-        """Lay n rows of ids side by side.
-
-        Returns:
-            input_ids and attention_mask, both (n, L) int64, padded on the right to the longest row.
-        """
+        """Lay n rows of ids side by side: input_ids and attention_mask, both (n, L) int64, padded on the right."""
         import torch
 
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +16,25 @@ from filelock import FileLock, Timeout
 
 from cse.console import Interrupt, quiet, say
 from cse.data.datasets import label_of
-from cse.data.reading.sources import column_names, open_path
+from cse.data.reading.columns import Shape, of_pairs, of_texts, of_triplets
+from cse.data.reading.rows import Column, Reader
+from cse.data.reading.sources import open_path, read
 from cse.environment import is_secret, secret_in
 from cse.errors import UserError
-from cse.feedback import inputs, output
+from cse.feedback import output
 from cse.feedback import prompts as words
-from cse.feedback.inputs import Input
 from cse.feedback.job import Job, Labeler
 from cse.feedback.meter import Limits, Meter, Stop
 from cse.feedback.store import Store
-from cse.feedback.tasks import TASKS, Prompts, Result, Task
+from cse.feedback.tasks import TASKS, Input, Prompts, Record, Result, Task, set_aside
 from cse.files import cache_dir
 
 KINDS = ("openai", "encoder", "cross-encoder")
+RECOGNIZE: dict[int, Callable[[Reader, None], Shape]] = {  # by the number of texts of a row
+    1: of_texts,
+    2: partial(of_pairs, lists=False),
+    3: of_triplets,
+}
 
 
 def run(a: argparse.Namespace) -> int:
@@ -79,10 +88,9 @@ def _check(a: argparse.Namespace, task: Task) -> None:
         raise UserError(f"--count is {a.count}, but {a.task} asks for one answer\nfix: omit it")
     if a.label_column is not None and not task.labels:
         raise UserError(f"--label-column is {a.label_column}, but {a.task} keeps no labels\nfix: omit it")
-    wanted = len(task.columns[0]) if task.columns else 0
-    if a.columns and len(a.columns) != wanted:
+    if a.columns and len(a.columns) != task.texts:
         raise UserError(
-            f"--columns is {' '.join(a.columns)}, but {a.task} needs {wanted}\nfix: name that number of columns"
+            f"--columns is {' '.join(a.columns)}, but {a.task} needs {task.texts}\nfix: name that number of columns"
         )
     if a.max_cost is not None and (a.price_in is None or a.price_out is None):
         raise UserError("--max-cost needs prices\nfix: give --price-in and --price-out, dollars per million tokens")
@@ -93,19 +101,65 @@ def _check(a: argparse.Namespace, task: Task) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}\nfix: give {smallest} or more")
 
 
-def _inputs(a: argparse.Namespace, task: Task) -> inputs.Inputs:
+def _inputs(a: argparse.Namespace, task: Task) -> Inputs:
     if a.data is None:
-        return inputs.Inputs()
-    columns = a.columns
+        return Inputs()
+    columns, source = a.columns, open_path(a.data, a.split)
     if columns is None:
-        names = set(column_names(a.data, a.split))
-        columns = next((usual for usual in task.columns if names >= set(usual)), task.columns[0])
+        columns = [str(column.name) for column in RECOGNIZE[task.texts](source, None).texts[: task.texts]]
     if a.label_column is None and task.labels:
-        found = label_of(open_path(a.data, a.split))
+        found = label_of(source)
         a.label_column = None if found in columns else found
     if a.label_column is not None:
         say("labels", f"of the column {a.label_column} are kept")
-    return inputs.load(a.data, columns, limit=a.limit, split=a.split, label_column=a.label_column)
+    return load(a.data, columns, limit=a.limit, split=a.split, label_column=a.label_column)
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The rows to ask about, the rows that were set aside, and a hash of the texts to ask about."""
+
+    rows: list[Input] = field(default_factory=list)
+    rejects: list[Record] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the texts, row by row."""
+        return hashlib.sha256(json.dumps([row.texts for row in self.rows]).encode()).hexdigest()
+
+
+def load(
+    path: str, columns: Sequence[str], *, limit: int | None, split: str = "train", label_column: str | None = None
+) -> Inputs:
+    """Read the rows of a file, an asset or a Hub data set with these columns, the first `limit` of them."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}\nfix: give 1 or more")
+    asked = [Column("--columns", _name(column)) for column in columns]
+    asked += [] if label_column is None else [Column("--label-column", _name(label_column))]
+    found, seen = Inputs(), dict[tuple[str, ...], int]()
+    for number, row in enumerate(read(path, asked, split), 1):
+        if limit is not None and number > limit:
+            break
+        cells = tuple((cell or "").strip() for cell in row.cells)
+        texts, label = cells[: len(columns)], None if label_column is None else cells[-1]
+        if not all(cells):
+            what = "the label" if all(texts) else "a text"
+            found.rejects.append(set_aside(number, row.place, "blank", f"{what} is missing", texts))
+        elif texts in seen:
+            found.rejects.append(set_aside(number, row.place, "duplicate", f"the same as row {seen[texts]}", texts))
+        else:
+            seen[texts] = number
+            found.rows.append(Input(number, row.place, texts, label))
+    if not found.rows:
+        raise UserError(
+            f"--data {path} has no usable row ({len(found.rejects)} are blank or repeated)\n"
+            "fix: give a file with texts in these columns"
+        )
+    return found
+
+
+def _name(column: str) -> str | int:
+    return int(column) if column.isdecimal() else column
 
 
 @contextmanager

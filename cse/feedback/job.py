@@ -23,14 +23,7 @@ _LOOK = 0.2  # seconds between two checks for Ctrl-C
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A question in the form that a labeler receives.
-
-    Attributes:
-        key: The key of its answer in the store.
-        prompt: The prompt.
-        fields: The input fields that the question is about.
-        messages: The chat with prompt and input.
-    """
+    """A question in the form that a labeler receives; `key` is that of its answer in the store."""
 
     key: str
     prompt: Prompt
@@ -91,15 +84,12 @@ class Question:
 
 @dataclass(slots=True)
 class Outcome:
-    """The result of a question.
+    """The outcome of a question to a model.
 
     Attributes:
-        question: The question.
-        model: The model that was asked.
         prompt: The label of the prompt; None if the model does not read prompts.
         answer: The answer; None if no usable one was given.
         verdicts: Reason and detail of each answer that was not usable, or of the failure to get one.
-        replies: All replies, in order.
         keys: The keys of the replies in the store.
     """
 
@@ -123,14 +113,7 @@ class Outcome:
 
 
 class Job:
-    """Puts questions to one labeler.
-
-    Args:
-        labeler: The model that answers.
-        store: The store that keeps the answers.
-        meter: The meter that enforces the limits; it is shared by all jobs of a command.
-        interrupted: A function that says whether Ctrl-C was pressed.
-    """
+    """Puts questions to one labeler, whose answers the store keeps; all jobs of a command share the meter."""
 
     def __init__(
         self,

@@ -27,15 +27,7 @@ class Stop(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one invocation; None means no limit.
-
-    Attributes:
-        requests_per_minute: Largest number of requests in any minute.
-        max_requests: Largest number of requests; retries count.
-        max_cost: Largest cost in dollars, at the two prices.
-        price_in: Price of a million tokens of questions, in dollars.
-        price_out: Price of a million tokens of answers, in dollars.
-    """
+    """Limits of one invocation, in requests or dollars; prices are of a million tokens. None means no limit."""
 
     requests_per_minute: int | None = None
     max_requests: int | None = None
@@ -58,15 +50,10 @@ class _Sum:
 
 
 class Meter:
-    """Admits requests one by one; all threads share it.
+    """Admits requests one by one; all threads share it. When `halted` is set, a wait raises `Halted`.
 
     Before a request, an upper estimate of its tokens is reserved; after it, the reservation is replaced by the tokens
     that it used. If the reservations of requests in progress could exceed a cap, the next request waits for them.
-
-    Args:
-        limits: The limits to enforce; see `Limits`.
-        clock: A function that returns seconds and never decreases.
-        halted: An event that is set when the job is to end; a wait then raises `Halted`.
     """
 
     def __init__(
@@ -82,12 +69,7 @@ class Meter:
         self._not_before = 0.0
 
     def admit(self, tokens_in: int, tokens_out: int) -> None:
-        """Wait until a request with these numbers of tokens is allowed, and reserve it.
-
-        Raises:
-            Stop: A cap is reached.
-            Halted: The job is ending.
-        """
+        """Wait until a request with these numbers of tokens is allowed, and reserve it; Stop if a cap is reached."""
         while True:
             if self.halted.is_set():
                 raise Halted

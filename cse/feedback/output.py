@@ -14,11 +14,10 @@ from typing import Any
 
 from cse.environment import cse_version
 from cse.errors import UserError
-from cse.feedback.inputs import Record
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
-from cse.feedback.tasks import Result
+from cse.feedback.tasks import Record, Result
 from cse.files import DAMAGED, atomic_file, check_writable, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
@@ -27,12 +26,7 @@ _FREQUENT = 10  # number of one-sided words in the manifest
 
 
 def check(out: Path) -> None:
-    """Check the path of the output before any question is asked.
-
-    Raises:
-        UserError: The name does not end in .jsonl, or the file cannot be written, or it exists and was not written by
-            this command.
-    """
+    """Check the path of the output before any question is asked."""
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out} is not a .jsonl file\nfix: give a name that ends in .jsonl")
     if out.exists() and not _is_ours(manifest_path(out)):
@@ -113,10 +107,9 @@ def histogram(scores: Sequence[float]) -> dict[str, int]:
 
 
 def one_sided_words(records: Sequence[Record]) -> dict[str, list[int]]:
-    """Words that are far more frequent in contradictions than in positives; a model may learn them instead of meaning.
+    """Count the words that are far more frequent in contradictions than in positives; a model may learn them instead.
 
-    Returns:
-        The words with the largest difference, each with the numbers of contradictions and of positives that contain it.
+    Those with the largest difference are returned, with the numbers of contradictions and of positives that have each.
     """
     sides = [Counter(w for r in records for w in set(_WORD.findall(r[side].lower()))) for side in _SIDES]
     by_excess = sorted(sides[0], key=lambda word: (sides[1][word] - sides[0][word], word))

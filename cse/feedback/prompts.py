@@ -64,15 +64,12 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The wording of one kind of question.
+    """The wording of one kind of question, with its parameters.
 
     Attributes:
         name: The name of the built-in prompt, also for a prompt that replaces it.
         version: A number that its author raises when the wording changes.
         sha256: A hash of the wording, so that a change is noticed even if the version was not raised.
-        temperature: Sampling temperature, in [0, 2].
-        max_tokens: Largest number of tokens of an answer.
-        system: The system message, which gives the model its role.
         user: The question; `$field` is replaced by a field of the input, and `$$` by a dollar sign.
         examples: Questions and answers that precede the question in the chat.
     """
@@ -106,15 +103,7 @@ class Prompt:
 
 
 def load(replacements: Sequence[Path] = (), *, temperature: float | None = None) -> dict[str, Prompt]:
-    """All prompts by name, with replacements applied.
-
-    Args:
-        replacements: Files in the form of the built-in prompts; the `name` in a file says which prompt it replaces.
-        temperature: The temperature of all prompts. None: the one in each prompt.
-
-    Raises:
-        UserError: A file is not a prompt or lacks a field of the input, or two files replace the same prompt.
-    """
+    """All prompts by name: those of files take the places of the built-in ones; `temperature` is that of all."""
     if temperature is not None and not 0 <= temperature <= 2:
         raise UserError(f"--temperature is {temperature}\nfix: give 0 to 2")
     prompts = {name: _read(FOLDER / f"{name}.yaml", temperature) for name in FIELDS}
@@ -129,11 +118,7 @@ def load(replacements: Sequence[Path] = (), *, temperature: float | None = None)
 
 
 def subjects(kind: str, path: Path | None) -> list[str]:
-    """The topics or genres: those in the user's file, one on each line, or those of cse.
-
-    Raises:
-        UserError: The file cannot be read or is empty.
-    """
+    """The topics or genres: those in the user's file, one on each line, or those of cse."""
     if path is None:
         return list(yaml.safe_load((FOLDER / "subjects.yaml").read_text(encoding="utf-8"))[kind])
     try:

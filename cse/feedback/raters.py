@@ -34,14 +34,7 @@ Rate = Callable[[list[tuple[str, str]]], Sequence[float]]  # the similarities of
 class Rater:
     """Scores two texts by the cosine of their embeddings, or by the sigmoid of a cross-encoder's single output.
 
-    Args:
-        kind: `encoder` or `cross-encoder`.
-        folder: Folder of a model of sentence-transformers, such as a checkpoint.
-        name: The model's name, for provenance.
-        weights: Hash of the weights.
-
-    Raises:
-        UserError: The model cannot be loaded, or a cross-encoder has several outputs: a classifier gives no similarity.
+    A cross-encoder of several outputs is refused: a classifier gives no similarity.
     """
 
     prompted, prompts, workers, chunk = False, RATED, 1, 64
@@ -115,15 +108,7 @@ def _cross_encoder(folder: str) -> Rate:
 
 
 def weights(option: str, name: str) -> tuple[Path, str, str]:
-    """The folder of a model's weights, the model's name, and a hash of the weights.
-
-    Args:
-        option: The option that names the model, for the message.
-        name: A folder, `asset:NAME` or a Hub id.
-
-    Raises:
-        UserError: No such model exists.
-    """
+    """Find a model's folder by its path, `asset:NAME` or Hub id; returns it, the name, and a hash of the weights."""
     folder = resolve(name) if name.startswith("asset:") else Path(name).expanduser()
     if not (folder.is_dir() and any(folder.glob("*.json"))):
         if folder.exists() or name.startswith(("asset:", ".", "/", "~")) or name.count("/") > 1:

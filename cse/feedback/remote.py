@@ -42,9 +42,6 @@ class Endpoint:
         workers: Number of simultaneous requests.
         response_format: `json_schema`, `json_object`, or `text` for endpoints that support neither.
         extra: More parameters of the request; null removes a parameter.
-
-    Raises:
-        UserError: The client is not installed, or the key is not set.
     """
 
     prompted, prompts, chunk = True, frozenset(FIELDS), 1
@@ -217,11 +214,7 @@ def _key(base_url: str | None, key_env: str | None) -> str | None:
 
 
 def _reply(completion: Any, chat: Chat) -> Reply:
-    """The text of a completion, and the tokens that it used.
-
-    Raises:
-        ValueError, TypeError, AttributeError, LookupError: The object is not a completion.
-    """
+    """The text of a completion, and the tokens that it used; an error of Python if the object is not a completion."""
     choice = completion.choices[0]
     text = choice.message.content or ""
     finish = "length" if choice.finish_reason == "length" else "stop"

@@ -27,15 +27,9 @@ _MANY = 500  # keys of one query; old versions of SQLite allow 999
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply of a labeler.
+    """The reply of a labeler at a time, ISO 8601 in UTC, and the tokens of question and answer.
 
-    Attributes:
-        text: The text of the reply.
-        finish: `stop`, `length` (cut at the token limit) or `refusal`.
-        input_tokens: Tokens of the question.
-        output_tokens: Tokens of the answer.
-        estimated: Whether the two numbers are estimates, because the endpoint did not report them.
-        time: The time of the reply, ISO 8601 in UTC.
+    `finish` is `stop`, `length` (cut at the token limit) or `refusal`; `estimated` are tokens that were not reported.
     """
 
     text: str
@@ -59,11 +53,7 @@ def key_of(*address: Any) -> str:
 
 
 class Store:
-    """Replies by key, in an SQLite file that survives a kill at any moment; safe to use from several threads.
-
-    Raises:
-        UserError: The file cannot be opened, or is not such a store.
-    """
+    """Replies by key, in an SQLite file that survives a kill at any moment; safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,11 +74,7 @@ class Store:
         return found
 
     def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
-        """Add replies, all of them or none; a reply that the store has already is not replaced.
-
-        Raises:
-            UserError: The replies cannot be written.
-        """
+        """Add replies, all of them or none; a reply that the store has already is not replaced."""
         rows = [(k, r.text, r.finish, r.input_tokens, r.output_tokens, r.estimated, r.time) for k, r in replies]
         try:
             with self._lock, self._database:

@@ -26,15 +26,30 @@ from typing import Any
 
 from cse.data.reading.texts import same_text_key
 from cse.feedback.answers import MARK, same
-from cse.feedback.inputs import Input, Record, set_aside
 from cse.feedback.job import Job, Outcome, Question
 from cse.feedback.prompts import Prompt
 from cse.seeding import python_rng
 
 Prompts = Mapping[str, Prompt]
+Record = dict[str, Any]
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # CLAIF: shares of words to mask
 MERGE = 0.5  # CLAIF: the probability that adjacent gaps become one
 _SHOWN = 2000  # characters of an unusable answer that are kept in the rejects
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A row: its number, counted from 1, its place in the file, its texts, and its label if rows have one."""
+
+    row: int
+    place: str
+    texts: tuple[str, ...]
+    label: str | None = None
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Pick what a record that is made of the row takes over from it."""
+        return {} if self.label is None else {"label": self.label}
 
 
 @dataclass(slots=True)
@@ -237,14 +252,12 @@ def ranges(text: str, pieces: Sequence[str]) -> list[list[int]]:
 
 def queries(rows: Sequence[Input], prompts: Prompts, writer: Job, *, count: int) -> Result:
     """Write `count` questions that each passage answers."""
-    questions = [Question(prompts["queries"], {"passage": row.texts[0], "count": str(count)}) for row in rows]
-    return _several(rows, writer, "queries", "query", questions, count)
+    return _several(rows, prompts["queries"], "passage", writer, "query", count)
 
 
 def rewrites(rows: Sequence[Input], prompts: Prompts, writer: Job, *, count: int) -> Result:
     """Write `count` versions of each sentence that mean the same."""
-    questions = [Question(prompts["rewrites"], {"sentence": row.texts[0], "count": str(count)}) for row in rows]
-    return _several(rows, writer, "rewrites", "rewrite", questions, count)
+    return _several(rows, prompts["rewrites"], "sentence", writer, "rewrite", count)
 
 
 def chain(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
@@ -269,12 +282,11 @@ def chain(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
     return result
 
 
-def _several(
-    rows: Sequence[Input], writer: Job, task: str, name: str, questions: Sequence[Question], count: int
-) -> Result:
+def _several(rows: Sequence[Input], prompt: Prompt, about: str, writer: Job, name: str, count: int) -> Result:
     """Records of a text and up to `count` different answers; a text that was written for several rows fits none."""
+    questions = [Question(prompt, {about: row.texts[0], "count": str(count)}) for row in rows]
     result, found = Result(), []
-    for row, outcome in result.answered(task, rows, writer, questions):
+    for row, outcome in result.answered(prompt.name, rows, writer, questions):
         texts = outcome.answer.texts()
         first = {same_text_key(text): text for text in reversed(texts)}  # of equal ones, the first
         kept = [text for text in dict.fromkeys(texts) if first[same_text_key(text)] == text][:count]
@@ -297,7 +309,7 @@ class Task:
 
     Attributes:
         run: The function.
-        columns: Usual names of its columns, those of the data classes, assets and files of cse; the default first.
+        texts: Number of texts of a row that it is about.
         options: Options of the command that are its arguments and stand in the manifest.
         count: Number of texts to ask for at once, unless `--count` is given; None: it takes no count.
         labels: Whether it keeps the labels of rows.
@@ -305,24 +317,21 @@ class Task:
     """
 
     run: Callable[..., Result]
-    columns: tuple[tuple[str, ...], ...] = (("text",), ("sentence",))
+    texts: int = 1
     options: tuple[str, ...] = ()
     count: int | None = None
     labels: bool = False
     trains: str = ""
 
 
-_PAIRS = (("sentence1", "sentence2"), ("text_a", "text_b"), ("anchor", "positive"))
-_TRIPLETS = (("premise", "entailment", "contradiction"), ("anchor", "positive", "negative_1"))
-_PASSAGES = (("text",), ("passage",), ("document",), ("sentence",))
 TASKS = {
-    "score": Task(score, _PAIRS),
+    "score": Task(score, 2),
     "fill": Task(fill, options=("seed",)),
     "contrast": Task(contrast),
-    "write": Task(write, (), ("requests", "count", "seed"), 10),
-    "propositions": Task(propositions, _PAIRS),
-    "rate": Task(rate, _TRIPLETS),
-    "queries": Task(queries, _PASSAGES, ("count",), 5, labels=True, trains="pretrain-query-as-context"),
+    "write": Task(write, 0, ("requests", "count", "seed"), 10),
+    "propositions": Task(propositions, 2),
+    "rate": Task(rate, 3),
+    "queries": Task(queries, options=("count",), count=5, labels=True, trains="pretrain-query-as-context"),
     "rewrites": Task(rewrites, options=("count",), count=3, labels=True, trains="laclip"),
     "chain": Task(chain, labels=True),
 }
@@ -331,13 +340,7 @@ TASKS = {
 def mask(text: str, rate: float, *, seed: int, row: int) -> str:
     """Replace ceil(rate x words) random words by a mark; with probability 1/2, adjacent marks become one.
 
-    This is section 3.1 of CLAIF.
-
-    Args:
-        text: The sentence; its words are separated by white space.
-        rate: The share of words to mask, in [0, 1).
-        seed: The seed of the job.
-        row: Number of the sentence's row; with seed and rate it determines which words are masked.
+    This is section 3.1 of CLAIF. The seed of the job, the number of the row and the rate determine which words.
     """
     words = text.split()
     rng = python_rng(seed, "mask", row, rate)
@@ -397,3 +400,8 @@ def unanswered(row: Input, outcome: Outcome, **more: Any) -> Record:
     tries = [verdict for verdict, _ in outcome.verdicts]
     known: Record = {"attempts": tries, "answer": said, "model": outcome.model, "prompt": outcome.prompt}
     return set_aside(row.row, row.place, reason, detail, row.texts, **known, **more)
+
+
+def set_aside(row: int, place: str, reason: str, detail: str, texts: Sequence[str], **more: Any) -> Record:
+    """A line of the rejects file."""
+    return {"row": row, "place": place, "reason": reason, "detail": detail, "texts": list(texts), **more}

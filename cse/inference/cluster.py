@@ -98,7 +98,9 @@ def cluster(
     settings = {"model": name, "sha256": made_from["checkpoint"], "clusters": clusters, "seed": seed, "prompt": prompt}
     counts = {"written": len(data), "smallest": int(sizes.min()), "largest": int(sizes.max())}
     write_manifest(out, "cse data cluster", [data], settings, counts, [out])
-    return open_rows(out, kind=UNITS[data.unit], weight_column="weight" if data.weighted else None, label_column=LABEL)
+    return open_rows(
+        out, kind=UNITS[data.unit], weight_column="weight" if "weight" in data.value_names else None, label_column=LABEL
+    )
 
 
 def k_means(vectors: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.int64]:

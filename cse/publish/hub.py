@@ -42,7 +42,6 @@ class Upload:
         left_out: Files of the checkpoint that are not published.
         verified: The findings of `cse.publish.verify`, one line for each.
         results: The file that the scores on the card come from.
-        message: The commit message.
         url: The address of the repository, its branch, or the pull request; empty for a dry run.
         removed: Files of an earlier upload that the model no longer has.
         changed: Whether a new commit was made; False for a dry run.
@@ -228,11 +227,7 @@ def _code(folder: Path) -> set[str]:
 
 
 def check_name(repo: str) -> None:
-    """Check the name of a repository.
-
-    Raises:
-        UserError: `repo` cannot be the name of a repository.
-    """
+    """Check the name of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
@@ -250,9 +245,6 @@ def find_results(checkpoint: Path) -> Path | None:
 
     It lies in the checkpoint, or in its run under the name that `cse eval` gives it. Results on STS come first; without
     them, the only other results file is taken.
-
-    Raises:
-        UserError: There are several results files, and none of them is on STS.
     """
     start = "results" if checkpoint.name == "best" else f"results-{checkpoint.name}"
     whole = [checkpoint / "results.json", checkpoint.parent / f"{start}.json"]
@@ -278,11 +270,7 @@ def find_bench(checkpoint: Path) -> Path | None:
 
 
 def describe(results: Path | None) -> str:
-    """The commit message, with the score if there is one.
-
-    Raises:
-        UserError: The results cannot be read.
-    """
+    """The commit message, with the score if there is one."""
     from cse.evaluation.results import read
 
     average = {} if results is None else read(results).get("average") or {}

@@ -35,15 +35,8 @@ class State:
 class Repository:
     """A repository on the Hub to upload to.
 
-    Args:
-        repo: The repository, owner/name.
-        private: Whether a repository that is created is private.
-        revision: The branch to commit to; it is created from main if it does not exist. None: main.
-        create_pr: Open a pull request instead of committing to the branch.
-
-    Raises:
-        UserError: There is no token or it cannot write, the Hub cannot be reached, `create_pr` is set and the
-            repository does not exist, or `private` is set and the repository is public.
+    It is created if it does not exist, and so is the branch `revision`, from main. With `create_pr`, a commit opens a
+    pull request against main instead.
     """
 
     def __init__(self, repo: str, *, private: bool, revision: str | None, create_pr: bool) -> None:
@@ -79,11 +72,7 @@ class Repository:
             )
 
     def look(self) -> State:
-        """The state of the branch, or of main if the branch does not exist yet; empty if the repository does not exist.
-
-        Raises:
-            UserError: The repository cannot be read, or `revision` is a tag.
-        """
+        """The state of the branch, or of main if it does not exist yet; empty if the repository does not exist."""
         if not self._exists:
             return State()
         base = "main"

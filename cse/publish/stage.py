@@ -22,16 +22,8 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
 
     Every pooler, Dense, whitening, merged LoRA and template (kept in the tokenizer) loads with the modules of
     sentence-transformers. Soft prompts need code, so the file of their module is written too. The ranges of the
-    dimensions, which quantized vectors need, are copied if they are those of the published vectors.
-
-    Args:
-        checkpoint: A run's best/ or last/, or any folder that `Encoder.load` reads.
-        folder: The folder to write.
-        dimensions: Number of first dimensions to keep; see `Encoder.truncate`. None: all.
-
-    Raises:
-        UserError: `checkpoint` is not a checkpoint, its weights differ from those that were saved, or its vectors do
-            not have as many dimensions.
+    dimensions, which quantized vectors need, are copied if they are those of the published vectors. With `dimensions`,
+    only the first ones are kept; see `Encoder.truncate`.
     """
     from cse.encoder import widths
     from cse.encoder.model import Encoder
@@ -50,11 +42,9 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter that other people can load.
+    """The adapter of a run's checkpoint, which other people can load on the backbone `base` of the Hub.
 
     Attributes:
-        checkpoint: The run's checkpoint, which holds the adapter.
-        base: The Hub id of the backbone.
         revision: The backbone's commit on the Hub; None if it is unknown.
         folder: The backbone's folder on this machine.
         known: Whether `folder` was fetched from `base`; False if the user only states that `base` has the same weights.
@@ -68,14 +58,9 @@ class Adapter:
 
 
 def find_adapter(checkpoint: Path, base: str | None) -> Adapter:
-    """The adapter of a checkpoint, if other people can load it on a backbone from the Hub.
+    """The adapter of a LoRA run's checkpoint, if other people can load it on a backbone from the Hub.
 
-    Args:
-        checkpoint: The folder best/ or last/ of a LoRA run.
-        base: The Hub id of the backbone, if the run took the backbone from elsewhere.
-
-    Raises:
-        UserError: `checkpoint` is not a checkpoint or is damaged, or the adapter alone cannot reproduce its vectors.
+    `base` is the Hub id of the backbone, if the run took the backbone from elsewhere.
     """
     from transformers import AutoConfig
 

@@ -48,7 +48,6 @@ class Report:
         files: The sizes of the files to upload in bytes, by path.
         difference: The largest difference of a coordinate from the run's vectors, by loader; divided by the length of
             the vector if that is above 1.
-        dimensions: The dimension D of the vectors.
         needs: What loading the folder needs, in words.
     """
 
@@ -69,15 +68,10 @@ class Report:
 
 
 def verify(folder: Path, *, against: Path, dimensions: int | None = None) -> Report:
-    """Check a folder that is to be published.
+    """Check a folder that `cse.publish.stage.stage` wrote of the checkpoint `against`, and that has its card.
 
-    The folder is scanned and its weights are hashed. Then a separate process without network, cse
-    or any cache loads it with sentence-transformers, and with the code that the card shows for plain transformers.
-
-    Args:
-        folder: A folder that `cse.publish.stage.stage` wrote and that has its card.
-        against: The checkpoint that the folder was made from.
-        dimensions: Number of first dimensions that were kept; None: all.
+    The folder is scanned and its weights are hashed. Then a separate process without network, cse or any cache loads it
+    with sentence-transformers, and with the code that the card shows for plain transformers.
 
     Raises:
         UserError: The folder does not pass; the message names the file and the reason.
@@ -90,11 +84,7 @@ def verify(folder: Path, *, against: Path, dimensions: int | None = None) -> Rep
 
 
 def verify_adapter(folder: Path, adapter: Adapter) -> Report:
-    """Check the folder of an adapter in the same way, with the card's code for peft and the backbone on this machine.
-
-    Raises:
-        UserError: The folder does not pass; the message names the file and the reason.
-    """
+    """Check the folder of an adapter likewise, with the card's code for peft and the backbone on this machine."""
     layout = read_published(adapter.checkpoint, whole=False)
     code = adapter_code(layout, str(folder.resolve()), str(adapter.folder.resolve()))
     needs = f"needs peft and the backbone {adapter.base}" + (

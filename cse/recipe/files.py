@@ -42,9 +42,6 @@ def find(name: str) -> Path:
 
     A name always means the package's own recipe, and a path that ends in .yaml always means that file, so that a folder
     `recipes/` where the command happens to run can never take the place of what the package ships.
-
-    Raises:
-        UserError: No such recipe exists; the nearest name is suggested.
     """
     require_name(name, "recipe")
     if name.endswith((".yaml", ".yml")):
@@ -78,19 +75,11 @@ def header(path: Path) -> dict[str, str]:
 
 
 def read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The recipe's mapping, merged on top of the one that it extends.
+    """The recipe's mapping, merged on top of the one that it extends; `heirs` are the files that extend it.
 
     A list replaces its parent's, and a new class_path drops the arguments of the parent's class. `expect` is never
     inherited: the scores that a parent reached say nothing about a recipe that changes it. What the recipe itself says
-    also takes precedence over its parent's sections in `for`; see `cse.recipe.sections`.
-
-    Args:
-        path: The file of the recipe.
-        heirs: The files that extend it, the last one directly.
-
-    Raises:
-        UserError: The file is not YAML, is not a mapping, is too large, or extends itself or a file that does not
-            exist.
+    also takes precedence over its parent's sections in `for`; see `cse.recipe.specialize`.
     """
     content = parse(path)
     parent = content.pop("extends", None)
@@ -119,6 +108,11 @@ def on_top_of(base: Path, content: Mapping[str, Any], heirs: tuple[Path, ...] = 
 def mapping(value: Any) -> dict[str, Any]:
     """The value, if it is a mapping; else an empty one."""
     return value if isinstance(value, dict) else dict(value) if isinstance(value, Mapping) else {}
+
+
+def arguments_of(content: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The arguments of a part, if it is a mapping that has some."""
+    return mapping(mapping(content.get(part)).get("init_args"))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,11 +144,7 @@ def _without(section: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """The mapping that a recipe's file holds, its parent not merged.
-
-    Raises:
-        UserError: The file is not YAML, is not a mapping, or is too large or deep once its anchors are expanded.
-    """
+    """The mapping that a recipe's file holds, its parent not merged."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -200,11 +190,7 @@ for _each in (Loader, _Dumper):  # as YAML 1.2 has it, and every other language
 
 
 def require_shape(content: Mapping[str, Any], where: str) -> None:
-    """Check that what is read before the schema has the right shape: mappings, and expected scores that are numbers.
-
-    Raises:
-        UserError: Something has not.
-    """
+    """Check that what is read before the schema has the right shape: mappings, and expected scores that are numbers."""
     parts = {name: content[name] for name in MAPPINGS if name in content}
     sections = content.get("for")
     parts |= {f"for: {name}": each for name, each in sections.items()} if isinstance(sections, Mapping) else {}

@@ -92,11 +92,8 @@ def written(part: object, **known: Any) -> dict[str, Any] | None:
     """An object as a recipe writes it, `class_path` and `init_args`; None if it cannot be written.
 
     It can if a module holds its class, and if the object keeps the arguments of its constructor as attributes of the
-    same names, which are numbers, texts, lists, or objects of which the same is true.
-
-    Args:
-        part: The object.
-        known: Arguments to write in place of the attributes.
+    same names, which are numbers, texts, lists, or objects of which the same is true. Arguments that are `known` are
+    written in place of the attributes.
     """
     kind = type(part)
     module, package = kind.__module__, kind.__module__.rpartition(".")[0]
@@ -141,9 +138,6 @@ def resolve(
         recipe: A name, a path, the content of such a file, in which parts may be objects, or None.
         given: For each part a string, a mapping as a recipe has it, an object, or None to keep the recipe's; for `data`
             also rows in memory.
-
-    Raises:
-        UserError: A part is of a wrong type.
     """
     content = dict(recipe) if isinstance(recipe, Mapping) else {}
     parts = {part: content.pop(part) for part in bases() if is_object(part, content.get(part))}
@@ -179,9 +173,6 @@ def as_options(overrides: Mapping[str, Any] | Sequence[str], parts: Mapping[str,
         overrides: Options as they are, or values by name, such as `{"trainer.max_steps": 50}` or
             `{"trainer": {"max_steps": 50}}`.
         parts: The parts that are given, of which no option can change those that are objects.
-
-    Raises:
-        UserError: A value cannot be an option, or an option belongs to an object.
     """
     if isinstance(overrides, str) or not isinstance(overrides, Mapping | Sequence):
         raise UserError(f"overrides is {overrides!r}\nfix: give a list of options, or a dict of values by name")

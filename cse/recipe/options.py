@@ -20,12 +20,7 @@ SHORTHANDS = {"encoder": ("encoder.backbone", "MODEL"), "data": ("data.path", "F
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Hold what the words of a command line give.
-
-    Attributes:
-        values: Options and their values, in order; `objective.init_args.x` is `objective.x`.
-        trusted: The modules of `--trusted-modules`.
-    """
+    """Hold what a command line gives: options and their values, in order, and the modules of `--trusted-modules`."""
 
     values: list[tuple[str, Word]]
     trusted: list[str]
@@ -44,9 +39,6 @@ def read(words: Sequence[str]) -> Options:
 
     `--encoder MODEL` is `--encoder.backbone=MODEL`, and `--data FILE` is `--data.path=FILE`; a class, such as
     `--encoder=package.module.MyEncoder`, and a mapping are left.
-
-    Raises:
-        UserError: A word is not an option, or a value is missing.
     """
     values, trusted, rest = list[tuple[str, Word]](), list[str](), list(words)
     while rest:
@@ -71,16 +63,7 @@ def read(words: Sequence[str]) -> Options:
 
 
 def apply(content: Mapping[str, Any], options: Options, known: Collection[str]) -> dict[str, Any]:
-    """Change a recipe's content by the options; of two values of one option, the last counts.
-
-    Args:
-        content: The recipe's mapping.
-        options: The options.
-        known: The names at the top level of a recipe.
-
-    Raises:
-        UserError: An option begins with no such name.
-    """
+    """Change a recipe's content by options whose first names are `known`; of two values of one, the last counts."""
     changed = dict(content)
     for name, value in options.values:
         first, *path = name.split(".")

@@ -72,11 +72,7 @@ class Option(NamedTuple):
 
 @cache
 def options_of(kind: type) -> dict[str, Option]:
-    """The arguments of a class's constructor by name.
-
-    Raises:
-        UserError: An annotation cannot be read.
-    """
+    """The arguments of a class's constructor by name."""
     try:
         hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     except (NameError, TypeError) as error:
@@ -109,27 +105,13 @@ def declared(absent: Collection[str] = ()) -> dict[str, Option]:
 
 
 class Schema:
-    """Checks values against types.
-
-    Args:
-        modules: Modules whose classes may be imported, and those of the modules in them. None: all.
-    """
+    """Checks values against types. Only classes of these modules, and of those in them, are imported; None: any."""
 
     def __init__(self, modules: Collection[str] | None = None) -> None:
         self.modules = modules
 
     def options(self, declared: Mapping[str, Option], given: Mapping[str, Any], where: str, owner: str) -> Resolved:
-        """The options of a class.
-
-        Args:
-            declared: What it takes.
-            given: The values of some.
-            where: The name of what has the options.
-            owner: The class, in words; empty for the recipe itself.
-
-        Raises:
-            UserError: An option is unknown, missing, or of another type.
-        """
+        """Complete the options of a class, `owner` in words (empty for the recipe itself), that `where` gives."""
         before = f"{where}." if where else ""
         for name, value in given.items():
             if name not in declared and not isinstance(value, Kept):
@@ -153,11 +135,7 @@ class Schema:
         return found
 
     def value(self, hint: Any, value: Any, where: str) -> Any:
-        """A value as its option declares it, the options of parts resolved.
-
-        Raises:
-            UserError: The value, or a part of it, is of another type.
-        """
+        """A value as its option declares it, the options of parts resolved; a UserError if it is of another type."""
         hints = _alternatives(hint)
         if isinstance(value, Word):
             value = _read(value, hints)
@@ -214,13 +192,7 @@ class Schema:
     def resolve(self, path: str, bases: tuple[type, ...], where: str) -> type:
         """Import a class, after a check that its module may be imported; no class of a recipe is imported elsewhere.
 
-        Args:
-            path: Its dotted name.
-            bases: It must be a subclass of one of them.
-            where: The option that names it.
-
-        Raises:
-            UserError: The module is not trusted; or the class does not exist, or is one of another kind.
+        It must be a subclass of one of `bases`; `where` is the option that names it.
         """
         module, _, name = path.rpartition(".")
         if not re.fullmatch(r"[\w.]+", path) or path.endswith((".yaml", ".yml")):
@@ -326,7 +298,7 @@ def _is_mapping(origin: Any) -> bool:
 
 def _is_plain(hint: Any) -> bool:
     """Tell whether options of a class are written without its name."""
-    return isinstance(hint, type) and (is_dataclass(hint) or hint is Settings)
+    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def _is_part(hint: Any) -> bool:

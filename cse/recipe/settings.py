@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from cse.encoder.kinds import SavedAs
@@ -16,6 +17,7 @@ FORMER = {  # options that have another name now
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class Settings:
     """Settings of a training run.
 
@@ -79,67 +81,54 @@ class Settings:
         UserError: A value is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 64,
-        max_steps: int | None = None,
-        epochs: float = 1.0,
-        cap_steps: int | None = None,
-        optimizer: Literal["adamw", "adamw8bit", "adafactor", "muon"] = "adamw",
-        learning_rate: float = 3e-5,
-        head_learning_rate: float | None = None,
-        layer_decay: float = 1.0,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear",
-        decay_share: float = 0.1,
-        clip: float = 1.0,
-        accumulation: int = 1,
-        chunk_size: int | None = None,
-        chunk_tokens: int | None = None,
-        gradient_checkpointing: bool = False,
-        compile: bool = False,
-        precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto",
-        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-        parallel: Literal["ddp", "fsdp"] = "ddp",
-        timeout: float = 1800.0,
-        eval_every: int | None = 125,
-        save_every: int | None = None,
-        early_stopping: int | None = None,
-        workers: int = 0,
-        trackers: Sequence[str] = (),
-        initial_weights: Literal["auto", "ignore", "compare", "mean"] | float = "auto",
-        save_precision: SavedAs = "fp32",
-        deterministic: bool = False,
-    ) -> None:
-        require_at_least(1, "trainer", batch_size=batch_size, accumulation=accumulation, eval_every=eval_every)
-        require_at_least(1, "trainer", max_steps=max_steps, cap_steps=cap_steps)
-        require_at_least(1, "trainer", chunk_size=chunk_size, chunk_tokens=chunk_tokens)
-        require_at_least(1, "trainer", early_stopping=early_stopping, save_every=save_every)
-        require_at_least(0, "trainer", warmup_steps=warmup_steps, weight_decay=weight_decay)
-        require_within("[0, 128]", "trainer", workers=workers)  # each is a process of this machine
-        require_within("(0, 1000000]", "trainer", epochs=epochs)  # the steps are counted before the first one
-        require_within("(0, 1]", "trainer", layer_decay=layer_decay, decay_share=decay_share)
-        require_positive("trainer", learning_rate=learning_rate, clip=clip, timeout=timeout)
-        require_positive("trainer", head_learning_rate=head_learning_rate)
-        self.batch_size, self.max_steps, self.epochs, self.cap_steps = batch_size, max_steps, epochs, cap_steps
-        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
-        self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
-        self.warmup_steps, self.schedule, self.decay_share, self.clip = warmup_steps, schedule, decay_share, clip
-        self.accumulation, self.chunk_size, self.chunk_tokens = accumulation, chunk_size, chunk_tokens
-        self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
-        self.precision, self.device, self.parallel, self.timeout = precision, device, parallel, timeout
-        self.eval_every, self.save_every, self.early_stopping = eval_every, save_every, early_stopping
-        self.workers, self.trackers = workers, tuple(trackers)
-        self.initial_weights = initial_weights
+    batch_size: int = 64
+    max_steps: int | None = None
+    epochs: float = 1.0
+    cap_steps: int | None = None
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "muon"] = "adamw"
+    learning_rate: float = 3e-5
+    head_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    decay_share: float = 0.1
+    clip: float = 1.0
+    accumulation: int = 1
+    chunk_size: int | None = None
+    chunk_tokens: int | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    timeout: float = 1800.0
+    eval_every: int | None = 125
+    save_every: int | None = None
+    early_stopping: int | None = None
+    workers: int = 0
+    trackers: Sequence[str] = ()
+    initial_weights: Literal["auto", "ignore", "compare", "mean"] | float = "auto"
+    save_precision: SavedAs = "fp32"
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "trainer", batch_size=self.batch_size, accumulation=self.accumulation)
+        require_at_least(1, "trainer", eval_every=self.eval_every, max_steps=self.max_steps, cap_steps=self.cap_steps)
+        require_at_least(1, "trainer", chunk_size=self.chunk_size, chunk_tokens=self.chunk_tokens)
+        require_at_least(1, "trainer", early_stopping=self.early_stopping, save_every=self.save_every)
+        require_at_least(0, "trainer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        require_within("[0, 128]", "trainer", workers=self.workers)  # each is a process of this machine
+        require_within("(0, 1000000]", "trainer", epochs=self.epochs)  # the steps are counted before the first one
+        require_within("(0, 1]", "trainer", layer_decay=self.layer_decay, decay_share=self.decay_share)
+        require_positive("trainer", learning_rate=self.learning_rate, clip=self.clip, timeout=self.timeout)
+        require_positive("trainer", head_learning_rate=self.head_learning_rate)
         require_within("[0, 1]", "trainer", initial_weights=self.merged_share)
-        self.save_precision: SavedAs = save_precision
-        self.deterministic = deterministic
-        if chunk_size is not None and chunk_tokens is not None:
+        self.trackers = tuple(self.trackers)
+        if self.chunk_size is not None and self.chunk_tokens is not None:
             raise UserError(
-                f"trainer.chunk_size is {chunk_size} and trainer.chunk_tokens is {chunk_tokens}, and both say how much "
-                "of a batch is encoded at a time\nfix: give one of the two"
+                f"trainer.chunk_size is {self.chunk_size} and trainer.chunk_tokens is {self.chunk_tokens}, and both "
+                "say how much of a batch is encoded at a time\nfix: give one of the two"
             )
 
     @property

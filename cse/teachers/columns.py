@@ -179,7 +179,7 @@ def teach(
     return open_rows(
         out,
         kind=UNITS[data.unit],
-        weight_column="weight" if data.weighted else None,
+        weight_column="weight" if "weight" in data.value_names else None,
         label_column="label" if data.label_names else None,
         teacher_columns=manifest["settings"]["columns"],
     )
@@ -200,7 +200,7 @@ def teach_rows(
     asked = [name_of(m) for m in ([models] if isinstance(models, str | PathLike) else models)]
     check_out(out, [data.path])
     widest = max(len(row) for block in data.blocks() for row in block)
-    if data.taught:
+    if "teacher" in data.value_names:
         raise UserError(f"{data.name} has numbers of a teacher already\nfix: open the rows without teacher_columns")
     if len(set(asked)) < max(1, len(asked)):
         raise UserError(f"--model is {' '.join(asked) or 'empty'}\nfix: give one model or more, each once")

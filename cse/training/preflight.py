@@ -179,27 +179,27 @@ def _of_objective(run: Run) -> Iterator[str]:
 def _of_values(run: Run) -> Iterator[str]:
     """Values of rows that the objective does not use."""
     name = type(run.objective).__name__
-    if run.data.weighted and not run.objective.weighs_rows:
+    if "weight" in run.data.value_names and not run.objective.weighs_rows:
         yield (
             f"data.weight_column gives rows weights, which objective {name} does not use\n"
             "fix: remove data.weight_column, or use an objective that weighs rows, such as SimCSE"
         )
-    if run.data.weighted and not any(row.weight for row in run.data):
+    if "weight" in run.data.value_names and not any(row.weight for row in run.data):
         yield (
             f"data.weight_column: every row of {run.data.describe()} has the weight 0, so nothing would be learned\n"
             "fix: give weights above 0, or remove data.weight_column"
         )
-    if run.data.graded and "relevance" not in run.objective.requires:
+    if "relevance" in run.data.value_names and "relevance" not in run.objective.requires:
         yield (
             f"data.relevance_columns grades the positives, which objective {name} does not use\n"
             "fix: remove data.relevance_columns, or use an objective that reads them, such as GradedGCL"
         )
-    if run.data.taught and "teacher" not in run.objective.requires:
+    if "teacher" in run.data.value_names and "teacher" not in run.objective.requires:
         yield (
             f"data.teacher_columns gives the numbers of a teacher, which objective {name} does not use\n"
             "fix: remove data.teacher_columns, or use an objective that reads them, such as MarginMSE"
         )
-    if run.data.taught and run.data.ragged:
+    if "teacher" in run.data.value_names and run.data.ragged:
         yield (
             "data.teacher_columns has numbers in the order of the texts, and rows of "
             f"{run.data.describe()} have unequal numbers of texts\nfix: give every row as many hard negatives"

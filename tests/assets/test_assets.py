@@ -11,7 +11,7 @@ import pytest
 from cse import assets
 from cse.assets import fetch, smollm2, wiki
 from cse.assets.fetch import Fetched, Wheel
-from cse.assets.sentences import split_sentences
+from cse.assets.wiki import split_sentences
 from cse.errors import UserError
 
 

@@ -29,7 +29,7 @@ from cse.augment import (
     Written,
     render,
 )
-from cse.augment.characters import ALIKE, EDITS, NEIGHBORS
+from cse.augment.words import ALIKE, EDITS, NEIGHBORS
 from cse.batch import Example
 from cse.data.tokens import TokenStore
 from cse.data.views.texts import AugmentedViews

@@ -62,7 +62,6 @@ def test_rows_are_drawn_by_seed_and_number(tmp_path):
     }  # fmt: skip
     assert manifest["settings"]["tail"] == pytest.approx(10 / 410)
     assert kept(t=400)[0] == texts[:410]  # at least the largest count keeps every match
-    assert kept(tail=0.03)[1]["settings"]["t"] == 10
 
 
 def test_nothing_left_harms_nothing(tmp_path):

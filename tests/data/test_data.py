@@ -115,10 +115,10 @@ def test_several_positives_with_relevance(write):
     dataset = Pairs(path, **graded, weight_column="w")
     assert dataset[0] == Example(("a", "b", "c"), num_positives=2, row_id=0, weight=2.0, relevance=(1.0, 0.5))
     assert [e.relevance for e in dataset] == [(1.0, 0.5), (3.0, 0.0), (1.0, 0.0)]
-    assert dataset.graded
+    assert "relevance" in dataset.value_names
     assert texts_of(dataset)[1] == ("d", "e", " ")
     plain = Pairs(path, columns=("q", "d1", "d2"))
-    assert (plain[0].num_positives, plain[0].relevance, plain.graded) == (2, None, False)
+    assert (plain[0].num_positives, plain[0].relevance, "relevance" in plain.value_names) == (2, None, False)
     assert len({plain.hash, dataset.hash, Pairs(path, **graded).hash}) == 3
     rows = [("a", "b", "c", 1, 0.5), ("d", "e", "f", 0, 2)]
     assert [e.relevance for e in Pairs(rows, **graded)] == [(1.0, 0.5), (0.0, 2.0)]

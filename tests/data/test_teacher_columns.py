@@ -24,9 +24,9 @@ def test_numbers_of_any_sign_and_size(table):
     data = Pairs(path, columns=["a", "b"], teacher_columns=["y", "x"], weight_column="w")
     assert data[0] == Example(("one", "two"), row_id=0, weight=1.0, teacher=(1e6, -7.5))
     assert [row.teacher for row in data] == [(1e6, -7.5), (-0.25, 0.0)]
-    assert data.taught
+    assert "teacher" in data.value_names
     plain = Pairs(path, columns=["a", "b"], weight_column="w")
-    assert (plain.taught, plain[0].teacher) == (False, None)
+    assert ("teacher" in plain.value_names, plain[0].teacher) == (False, None)
     other = Pairs(path, columns=["a", "b"], teacher_columns=["x", "y"], weight_column="w")
     assert len({data.hash, plain.hash, other.hash}) == 3
 
@@ -61,10 +61,10 @@ def test_every_class_of_rows_and_what_is_made_of_them(table):
     scored = ScoredPairs(path, columns=["a", "p"], score_column="s", teacher_columns=["t"])
     assert (scored[3].score, scored[3].teacher) == (0.5, (3.0,))
     mixture = Mixture({"one": Source(triplets), "two": Source(Pairs(path, columns=["a", "p"]))})
-    assert mixture.taught
+    assert "teacher" in mixture.value_names
     assert mixture[1].teacher == (1.0, 0.5)
     part = divide([triplets], [3], 1)[0]
-    assert part.kept.taught
+    assert "teacher" in part.kept.value_names
     assert all(row.teacher == (float(row.texts[0][1:]), 0.5) for row in part.kept)
 
 

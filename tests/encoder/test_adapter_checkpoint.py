@@ -15,8 +15,7 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.experts import Experts
-from cse.publish.adapter import find_adapter
-from cse.publish.stage import stage
+from cse.publish.stage import find_adapter, stage
 from cse.training.trainer import Trainer
 from tests.encoder.helpers import learn
 from tests.models import save_tiny

@@ -13,8 +13,8 @@ from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import looks_ahead
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.publish.adapter import find_adapter
 from cse.publish.card.usage import read_published, transformers_code
+from cse.publish.stage import find_adapter
 from tests.encoder.helpers import learn, loads_everywhere
 from tests.models import save_tiny
 

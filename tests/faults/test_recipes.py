@@ -192,7 +192,7 @@ def test_a_run_of_a_stranger_is_read_as_a_recipe_is(own_run, stranger, refused, 
 
 
 def test_the_card_of_a_run_imports_nothing_that_the_run_names(stranger):
-    from cse.publish.card.citation import citations
+    from cse.publish.card.metadata import citations
 
     assert citations({"objective": {"class_path": f"{MODULE}.X"}}) == []
     assert len(citations({"objective": {"class_path": "cse.objectives.simcse.SimCSE"}})) == 1

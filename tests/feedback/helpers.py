@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 from cse.feedback import output
-from cse.feedback.inputs import Input
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import FIELDS
 from cse.feedback.store import Reply
+from cse.feedback.tasks import Input
 
 
 class Rule:

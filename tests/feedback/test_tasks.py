@@ -7,7 +7,7 @@ import pytest
 
 from cse import recipe as recipes
 from cse.data.datasets import ScoredPairs, Texts, Triplets
-from cse.feedback import inputs, output, prompts, tasks
+from cse.feedback import command, output, prompts, tasks
 from tests.feedback.helpers import rows, write_records
 
 
@@ -50,7 +50,7 @@ def test_contrasts_train_syncse_and_rated_ones_clhaif(tmp_path, job):
                   "g h too": 0.6, "not g h": 0.6}  # fmt: skip
         return {"score": scores[f["text_b"]]}
 
-    loaded = inputs.load(path, ["premise", "entailment", "contradiction"], limit=None)
+    loaded = command.load(path, ["premise", "entailment", "contradiction"], limit=None)
     rater = job(ratings, chunk=3)
     rated = tasks.rate(loaded.rows, prompts.load(), rater)
     kept = [(r["entailment"], r["contradiction"], r["score"], r["score_negative"], r["swapped"]) for r in rated.records]

@@ -22,8 +22,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from cse.publish.card import BEGIN, END, write_card
-from cse.publish.card.citation import ARXIV, citations
-from cse.publish.card.metadata import of_folder
+from cse.publish.card.metadata import ARXIV, citations, of_folder
 from cse.publish.stage import stage
 from cse.publish.verify import scan
 from tests.runs import write_texts

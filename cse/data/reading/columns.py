@@ -63,12 +63,9 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Recognize what the columns of a source hold, by name: columns in words, or names; empty for what they lack.
+    """Hold what the columns of a source are, by name: columns in words, or names; empty for what they lack.
 
-    Attributes:
-        names: The names of all columns.
-        pair: Two texts that are compared.
-        pairs: An anchor and its positives, which may be lists or rows by label.
+    `pair` are two texts that are compared, `pairs` an anchor and its positives, which may be lists or rows by label.
     """
 
     names: list[str]
@@ -81,11 +78,7 @@ class Known:
 
 
 def recognize(source: Reader) -> Known:
-    """Recognize what the columns of a source hold.
-
-    Raises:
-        UserError: The columns hold texts in more than two languages; two have to be named.
-    """
+    """Recognize what the columns hold; texts in more than two languages are an error, since two have to be named."""
     names = source.names() or []
     score, label = (next((name for name in usual if name in names), "") for usual in (SCORES, LABELS))
     pair, pairs = (of_pairs(source, None, lists=lists).said for lists in (False, True))

@@ -87,9 +87,6 @@ class Numbering:
     """Gives numbers 0, 1, ... to fingerprints in the order of their first occurrence, and writes what `Numbers` reads.
 
     The sorted keys are held as levels, each at least twice as long as the next, which are merged as they grow.
-
-    Args:
-        folder: An existing folder for the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,11 +96,7 @@ class Numbering:
         self._checks = GrowingArray(folder / "checks.npy", np.uint64)
 
     def add(self, prints: Prints) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The numbers (n,) of fingerprints, and whether each is the first of its kind (n,).
-
-        Raises:
-            Collision: A key occurs with two checks.
-        """
+        """The numbers (n,) of fingerprints, and whether each is the first of its kind (n,); raises a Collision."""
         keys, first, inverse = np.unique(prints[:, 0], return_index=True, return_inverse=True)
         numbers = np.full(len(keys), -1, dtype=np.int64)
         for level in self._levels:

@@ -53,11 +53,7 @@ class Row:
 
 
 class Reader(ABC):
-    """Rows that can be read any number of times.
-
-    Attributes:
-        what: The name of the source in messages.
-    """
+    """Rows that can be read any number of times; `what` names them in messages."""
 
     what: str
 
@@ -71,11 +67,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, columns: Sequence[Column]) -> Iterator[Row]:
-        """The rows, one by one.
-
-        Raises:
-            UserError: The source cannot be read, or lacks a column.
-        """
+        """The rows, one by one; a UserError if the source cannot be read, or lacks a column."""
 
 
 class RowMaker:

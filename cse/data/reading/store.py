@@ -45,11 +45,7 @@ ReadRows = Callable[[Report, list[str]], Iterator[Kept]]
 
 
 class Stored:
-    """The rows in a folder of the cache; see `cse.data.Dataset` for report, remarks, hash, ragged and labels.
-
-    Attributes:
-        names: The names of the values of a row.
-    """
+    """The rows in a folder of the cache, whose values have `names`; see `cse.data.Dataset` for the other attributes."""
 
     def __init__(self, folder: Path) -> None:
         meta = read_sealed(folder / "meta.json")

@@ -13,7 +13,7 @@ from cse.data.datasets import Dataset
 from cse.data.reading.rows import Column
 from cse.data.reading.sources import read
 from cse.data.tools.writing import check_out, names_of, records_at, write_manifest, write_rows
-from cse.errors import UserError, require_at_least, require_within
+from cse.errors import UserError, require_at_least
 from cse.seeding import derive
 
 TAIL = 0.06  # MetaCLIP's, for 400 million texts and for 2.5 billion
@@ -26,9 +26,6 @@ class Entries:
 
     An entry is in a text if its words follow each other there. Marks of punctuation are words, and letters are compared
     as they are written.
-
-    Args:
-        entries: The entries; a repeated one counts once.
 
     Deviations: MetaCLIP puts spaces around the punctuation of texts only, and does not find an entry that has some.
 
@@ -79,12 +76,7 @@ def keep_probability(found: Sequence[int], counts: NDArray[np.integer], t: float
 
 
 def curate(
-    *data: Dataset,
-    out: str | Path,
-    entries: str | Path | Sequence[str],
-    t: float | None = None,
-    tail: float | None = None,
-    seed: int = 42,
+    *data: Dataset, out: str | Path, entries: str | Path | Sequence[str], t: float | None = None, seed: int = 42
 ) -> dict[str, Any]:
     """Write the rows that are kept by `keep_probability`, each drawn by the seed and its number alone.
 
@@ -95,9 +87,8 @@ def curate(
         out: A .parquet or .jsonl file. Its manifest, a .json file of the same name, is written beside it.
         entries: Words and names that rows may be about, or a file of them: one on each line, or in the column `text`;
             rows without one are left out.
-        t: Number of rows of an entry above which some are left out, > 0 (MetaCLIP: 20,000 of 400 million). None: by
-            `tail`.
-        tail: Share of matches that belongs to entries below `t`, in (0, 1), from which that follows. None: 0.06.
+        t: Number of rows of an entry above which some are left out, > 0 (MetaCLIP: 20,000 of 400 million). None: the
+            one below which entries have 6 % of all matches.
         seed: Seed of the draws.
 
     Returns:
@@ -108,10 +99,7 @@ def curate(
         UserError: An argument is out of range, a file cannot be read or written, or no row is left.
     """
     target = Path(out)
-    require_within("(0, 1)", "curate", tail=tail)
     require_at_least(1, "curate", t=t)
-    if t is not None and tail is not None:
-        raise UserError(f"curate.t is {t} and curate.tail is {tail}\nfix: give one of them")
     names = names_of(data)
     check_out(target, [each.path for each in data])
     known = Entries(_read(entries) if isinstance(entries, str | Path) else entries)
@@ -121,7 +109,7 @@ def curate(
     for found in _found(data, known):
         counts[found] += 1
         matched += bool(found)
-    used = max(1, threshold(counts, TAIL if tail is None else tail)) if t is None else t
+    used = max(1, threshold(counts, TAIL)) if t is None else t
     chances = (keep_probability(found, counts, used) for found in _found(data, known))
     kept = np.array([derive("curate", seed, row) / SEEDS < chance for row, chance in enumerate(chances)], dtype=bool)
     if not kept.any():

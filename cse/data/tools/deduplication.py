@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cse.data.checks import EvaluationSets
 from cse.data.datasets import Dataset
 from cse.data.reading.numbering import Numbering, fingerprints
-from cse.data.reading.texts import distinct_key, same_text_key
+from cse.data.reading.texts import ByRow, distinct_key, same_text_key
 from cse.data.tools.writing import check_out, names_of, records_at, write_manifest, write_rows
 from cse.errors import UserError, require_package, require_within
 
@@ -47,8 +47,8 @@ def dedup(
     if near is not None:
         require_package("datasketch", extra="data", user="near-duplicates")
     check_out(target, [each.path for each in data])
-    names, rows = names_of(data), _Rows(data)
-    counts: dict[str, Any] = {"read": len(rows)}
+    names, count = names_of(data), sum(map(len, data))
+    counts: dict[str, Any] = {"read": count}
     kept, by_set = _without_texts(data, against or {})
     counts["evaluation_text"] = int((~kept).sum())
     first = _first(data, kept)
@@ -59,24 +59,24 @@ def dedup(
     counts["near"] = int(first.sum()) - len(left)
     counts |= {"written": len(left), "against": by_set}
     if not len(left):
-        raise UserError(f"no row of {len(rows)} is left\nfix: give other rows, or fewer evaluation sets")
+        raise UserError(f"no row of {count} is left\nfix: give other rows, or fewer evaluation sets")
     write_rows(target, names, records_at(data, left))
     settings = {"near": near, "against": sorted(against or {})}
     return write_manifest(target, "cse data dedup", data, settings, counts, [target])
 
 
-class _Rows(Sequence[Sequence[str]]):
-    """The texts of rows of several data sets, one after another, or of some of these rows."""
+class _Rows(ByRow[Sequence[str]]):
+    """The texts of these rows, whose numbers count over several data sets."""
 
-    def __init__(self, data: Sequence[Dataset], rows: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, data: Sequence[Dataset], rows: NDArray[np.int64]) -> None:
         self._data, self._rows = data, rows
         self._places = np.cumsum([0, *map(len, data)])
 
     def __len__(self) -> int:
-        return int(self._places[-1]) if self._rows is None else len(self._rows)
+        return len(self._rows)
 
-    def __getitem__(self, index: Any) -> Any:
-        row = index if self._rows is None else int(self._rows[index])
+    def _row(self, index: int) -> Sequence[str]:
+        row = int(self._rows[index])
         place = int(np.searchsorted(self._places, row, side="right")) - 1
         return self._data[place][row - int(self._places[place])].texts
 

@@ -27,7 +27,6 @@ class Around(Collator):
         self.max_length, self.prompts = views.max_length, views.prompts
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
         self.tokens, self.seed = tokens, seed
         self.views.setup(tokens, seed)
 
@@ -51,7 +50,6 @@ class BothWays(Around):
         self.provides = views.provides - {"relevance", "teacher"}  # they are of the two texts
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         batch = self.views(examples, epoch)
         if batch.views != 2:
             raise UserError(
@@ -104,7 +102,6 @@ class Masked(Around):
         self.provides = views.provides | {"masked_ids", "mlm_labels"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
         if tokens.mask_id is None:
             raise UserError(
                 "collator Masked: the tokenizer of this backbone has no mask token\n"
@@ -117,7 +114,6 @@ class Masked(Around):
         self.ordinary[list(tokens.special_ids)] = False
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         batch = self.views(examples, epoch)
         ids, each = batch.input_ids.numpy(), self._each(batch)
         masked, labels = ids.copy(), np.full_like(ids, -100)
@@ -199,7 +195,6 @@ class InTemplates(Around):
         self.templates = templates
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
         super().setup(tokens, seed)
         self.own = tokens.added_in(None)
         self.ids = [tokens.added_in(template) for template in self.templates]
@@ -228,7 +223,6 @@ class InTemplates(Around):
         return self.views.needs_dropout(example) and None in self.templates
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         batch = self.views(examples, epoch)
         tensors = batch.tensors()
         for name in tensors.keys() & {"input_ids", "masked_ids"}:
@@ -247,11 +241,7 @@ class InTemplates(Around):
 
 
 def require_even(views: Collator, user: str) -> None:
-    """Check that all views have the text where the encoder's template has it, once they are set up.
-
-    Raises:
-        UserError: Some template is longer or shorter, so that `user`, a collator around it, would look elsewhere.
-    """
+    """Check that all views have the text where the encoder's template has it, once they are set up."""
     inner: object = views
     while isinstance(inner, Collator):
         if isinstance(inner, InTemplates) and not inner.even:
@@ -313,12 +303,10 @@ class RandomSpans(Around):
         self.provides = views.provides | {"span_mask"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
         super().setup(tokens, seed)
         require_even(self.views, "RandomSpans")
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         batch = self.views(examples, epoch)
         lengths, masks = batch.attention_mask.sum(-1).tolist(), []  # (B, V)
         for row, example in enumerate(examples):

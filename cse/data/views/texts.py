@@ -70,7 +70,6 @@ class TextViews(Collator):
             self.provides = self.provides - {"relevance", "teacher"}
 
     def setup(self, tokens: Tokens, seed: int) -> None:
-        """Receive the tokenized texts and the run's seed."""
         self.tokens, self.seed = tokens, seed
 
     def needs_dropout(self, example: Example) -> bool:
@@ -81,7 +80,6 @@ class TextViews(Collator):
         return len(texts) > 1 and len(set(texts)) == 1
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         rows, tokens = self._rows(examples, epoch, self.seed), self.tokens
         width = max(map(len, rows))
         present = torch.tensor([[v < len(row) and row[v] != "" for v in range(width)] for row in rows])  # (B, V)
@@ -226,7 +224,6 @@ class SpanViews(TextViews):
         return False
 
     def __call__(self, examples: Sequence[Example], epoch: int = 0) -> Batch:
-        """Render rows as one batch."""
         batch = super().__call__(examples, epoch)
         masks, groups = [], []
         for example in examples:

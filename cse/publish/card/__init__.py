@@ -18,10 +18,18 @@ from cse.evaluation.reports import svg
 from cse.evaluation.reports.table import CODES, WIDTHS, at_width, reduced, series
 from cse.files import write_text
 from cse.inference.quantize import FILE, Calibration
-from cse.publish.card.citation import citations
 from cse.publish.card.facts import NO_RUN, Facts, read_facts
-from cse.publish.card.metadata import choose, metadata
-from cse.publish.card.scores import MEASURES, changes, others, seeds_of, sts, transfer
+from cse.publish.card.metadata import (
+    MEASURES,
+    changes,
+    choose,
+    citations,
+    metadata,
+    others,
+    seeds_of,
+    sts,
+    transfer,
+)
 from cse.publish.card.usage import (
     adapter_code,
     compare_code,

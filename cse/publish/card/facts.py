@@ -8,21 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from cse.assets import FETCHED, PREFIX, SHIPPED
 from cse.console import inline
 from cse.data.checks import SHAPE as REPORT
 from cse.environment import SHAPE as ENVIRONMENT
 from cse.errors import UserError
 from cse.files import DAMAGED, read_json, read_shaped
-from cse.recipe.files import parse
+from cse.recipe.files import arguments_of, parse
 
-SHIPPED = "part of cse, written and graded for it by a language model; Apache-2.0"
-AI_MADE = (
-    "asset:triplets-mini",
-    "asset:feedback-mini",
-    "asset:labels-mini",
-    "asset:edits-mini",
-    "asset:propositions-mini",
-)
+WRITTEN = "part of cse, written and graded for it by a language model; Apache-2.0"
+AI_MADE = frozenset(f"{PREFIX}{name}" for name in SHIPPED if name != "mini")
 NO_RUN = "not recorded"
 MINED = {"miner": {"class?": str}, "k?": int, "checkpoint?": {"name?": str}}  # of a file that `cse mine` wrote
 _LABELER = {"model": str, "answers?": int, "questions?": int, "first_answer?": (str, None), "last_answer?": (str, None)}
@@ -67,13 +62,13 @@ class Facts:
     @property
     def backbone(self) -> str | None:
         """The backbone, as the recipe names it."""
-        name = _shown(_arguments(self.recipe, "encoder").get("backbone"))
+        name = _shown(arguments_of(self.recipe, "encoder").get("backbone"))
         return str(name) if name else None
 
     @property
     def path(self) -> str | None:
         """The path of the data, as the recipe names it."""
-        path = _arguments(self.recipe, "data").get("path")
+        path = arguments_of(self.recipe, "data").get("path")
         return None if path is None or str(path).startswith("LOCAL/") else inline(path)
 
     @property
@@ -100,11 +95,7 @@ def _chosen_on(evaluator: Any) -> str | None:
 
 
 def read_facts(run: Path | None) -> Facts:
-    """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.data.checks`), the last two if they exist.
-
-    Raises:
-        UserError: The folder has no recipe, or one of its files is damaged.
-    """
+    """Read a run's folder: recipe.yaml, env.json and data.json (of `cse.data.checks`), the last two if they exist."""
     if run is None:
         return Facts()
     path = run / "recipe.yaml"
@@ -114,8 +105,8 @@ def read_facts(run: Path | None) -> Facts:
         )
     raw = parse(path)
     environment, recorded = _json(run / "env.json", ENVIRONMENT), _json(run / "data.json", REPORT)
-    source = str(_arguments(raw, "data").get("path") or "")
-    parts = {name: str(_arguments(options, "data").get("path") or "") for name, options in mixed(raw).items()}
+    source = str(arguments_of(raw, "data").get("path") or "")
+    parts = {name: str(arguments_of(options, "data").get("path") or "") for name, options in mixed(raw).items()}
     checked: dict[str, Any] = recorded.get("sources") or {"": recorded}
     main = {
         code for each in checked.values() for code, share in (each.get("languages") or {}).items() if share >= MOSTLY
@@ -137,7 +128,7 @@ def read_facts(run: Path | None) -> Facts:
 
 def mixed(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The options of each source of a resolved recipe whose data is a mixture, by name."""
-    return dict(_arguments(recipe, "data").get("sources") or {})
+    return dict(arguments_of(recipe, "data").get("sources") or {})
 
 
 def _of(source: str, what: str) -> str:
@@ -154,7 +145,7 @@ def _data_of_mixture(
         "rows": _cell(recorded.get("rows")) or NO_RUN,
         "sha256 of the rows": _cell(recorded.get("sha256")) or NO_RUN,
         "license": "; ".join(f"{facts['license']} ({name})" for name, facts in each.items()),
-        "schedule": _cell(_arguments(recipe, "data").get("schedule")).replace("_", " "),
+        "schedule": _cell(arguments_of(recipe, "data").get("schedule")).replace("_", " "),
     }
     for name, facts in each.items():
         weight = mixed(recipe)[name].get("weight", 1)
@@ -206,12 +197,10 @@ def _shared(found: Mapping[str, Any]) -> str:
 def _license(source: str) -> str | None:
     """The license in the NOTICE of an asset, if the asset is on this machine. Nothing is fetched."""
     if source in AI_MADE:
-        return SHIPPED
+        return WRITTEN
     name = source.removeprefix("asset:")
     if name == source:
         return None
-    from cse.assets import FETCHED
-
     asset = FETCHED.get(name)
     notice = asset.folder(name) / "NOTICE" if asset else None
     if notice is None or not notice.is_file():
@@ -223,7 +212,7 @@ def _license(source: str) -> str | None:
 def _feedback(source: str) -> dict[str, str]:
     """The manifest of `cse feedback` beside a data file: which models were asked, which prompts, and the outcome."""
     if source in AI_MADE:
-        return {"made by": SHIPPED}
+        return {"made by": WRITTEN}
     manifest = portable(_beside(source, ".manifest.json", ASKED))
     if not manifest:
         return {}
@@ -276,16 +265,8 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
 
 
-def _arguments(recipe: Mapping[str, Any], component: str) -> dict[str, Any]:
-    return dict((recipe.get(component) or {}).get("init_args") or {})
-
-
 def _json(path: Path, shape: Any) -> dict[str, Any]:
-    """A JSON object for the lines of a card, without line breaks and HTML; {} if the file does not exist.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """A JSON object for the lines of a card, without line breaks and HTML; {} if the file does not exist."""
     if not path.is_file():
         return {}
     try:

@@ -22,15 +22,7 @@ BIDIRECTIONAL = "# Its attention is bidirectional, which needs {} or later.\n"
 
 
 def read_published(folder: Path, *, whole: bool = True) -> Layout:
-    """The layout of a folder that is published, or whose adapter alone is.
-
-    Args:
-        folder: The folder.
-        whole: Whether it must contain its backbone.
-
-    Raises:
-        UserError: A file is missing or cannot be read, or the folder only refers to its backbone.
-    """
+    """The layout of a folder that is published, backbone and all (`whole`), or whose adapter alone is."""
     layout = require_checkpoint(folder)
     if whole and layout.reference is not None:
         raise UserError(
@@ -75,13 +67,7 @@ print(model.similarity(vectors, vectors))
 
 
 def transformers_code(layout: Layout, name: str, *, local: bool = False) -> str | None:
-    """Code that defines `encode(texts)` with transformers and torch alone; None if they cannot load the folder.
-
-    Args:
-        layout: The layout of the folder.
-        name: A Hub id, or a folder.
-        local: Whether `name` is a folder.
-    """
+    """Code that defines `encode(texts)` with transformers and torch alone; None if they cannot load the folder."""
     if layout.soft_prompts or layout.static:
         return None
     quoted, dense = json.dumps(name), [module.path for module in layout.post if module.dense is not None]
@@ -130,12 +116,6 @@ def adapter_code(layout: Layout, name: str, base: str, revision: str | None = No
     """Code that defines `encode(texts)` with a LoRA adapter on its backbone, by transformers and peft.
 
     The code merges the adapter, so encoding is as fast as with the backbone and gives the vectors of the merged model.
-
-    Args:
-        layout: The layout of the merged model.
-        name: The Hub id or folder of the adapter.
-        base: The Hub id or folder of the backbone.
-        revision: The commit of the backbone on the Hub.
     """
     options = f", revision={json.dumps(revision)}" if revision else ""
     options += ", dtype=torch.float32" + (", add_pooling_layer=False" if drops_pooler(layout) else "")

@@ -1,26 +1,119 @@
-"""Augmentations by models: words that a masked language model predicts, and renderings that any model wrote before."""
+"""Augmentations of many texts at once: composed of others, by a masked language model, or written before."""
 
 from __future__ import annotations
 
 import json
 import random
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cse.augment.compose import Batched
 from cse.errors import UserError, require_at_least, require_within
 from cse.interfaces import Augmentation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Rngs = Sequence[random.Random]
 CORE = re.compile(r"^(\W*)(\w[\w'’-]*?)(\W*)$")  # a word, with the punctuation around it
 MAX_TOKENS = 512  # tokens of a text that the model sees; words after them stay
 BATCH_TOKENS = 4096  # tokens of one pass of the model, padding included
 LINE = '{"text": "a phrase", "renderings": ["another"]}'
+
+
+class Batched(Augmentation):
+    """An augmentation that changes many texts at once, because this is cheaper than one by one."""
+
+    def __call__(self, text: str, rng: random.Random) -> str:
+        return self.batch([text], [rng])[0]
+
+    @abstractmethod
+    def batch(self, texts: Sequence[str], rngs: Rngs) -> list[str]:
+        """Change texts; generator i alone determines the change of text i."""
+
+
+def render(augmentations: Sequence[Augmentation], texts: Sequence[str], rngs: Rngs) -> list[str]:
+    """Change texts by several augmentations in order; each text has its own generator."""
+    result = list(texts)
+    for each in augmentations:
+        if isinstance(each, Batched):
+            result = each.batch(result, rngs)
+        else:
+            result = [each(text, rng) for text, rng in zip(result, rngs, strict=True)]
+    return result
+
+
+def _some(augmentation: Augmentation, texts: Sequence[str], rngs: Rngs, chosen: Sequence[int]) -> list[str]:
+    """Change the chosen texts only."""
+    result = list(texts)
+    for i, text in zip(
+        chosen, render([augmentation], [texts[i] for i in chosen], [rngs[i] for i in chosen]), strict=True
+    ):
+        result[i] = text
+    return result
+
+
+class Sometimes(Batched):
+    """Applies an augmentation to a text with a given probability.
+
+    Args:
+        augmentation: The augmentation to apply.
+        probability: The probability that it is applied, in (0, 1].
+    """
+
+    def __init__(self, *, augmentation: Augmentation, probability: float = 0.5) -> None:
+        require_within("(0, 1]", "Sometimes", probability=probability)
+        self.augmentation, self.probability = augmentation, probability
+
+    def batch(self, texts: Sequence[str], rngs: Rngs) -> list[str]:
+        return _some(
+            self.augmentation, texts, rngs, [i for i, rng in enumerate(rngs) if rng.random() < self.probability]
+        )
+
+
+class OneOf(Batched):
+    """Applies one of several augmentations, drawn for each text.
+
+    Args:
+        augmentations: The augmentations to choose from.
+        weights: Their relative probabilities, > 0. None: all are equally likely.
+    """
+
+    def __init__(self, *, augmentations: list[Augmentation], weights: list[float] | None = None) -> None:
+        if not augmentations:
+            raise UserError("OneOf.augmentations is empty\nfix: give one or more")
+        if weights is not None and (len(weights) != len(augmentations) or not all(w > 0 for w in weights)):
+            raise UserError(
+                f"OneOf.weights is {weights}\nfix: give {len(augmentations)} numbers > 0, one per augmentation"
+            )
+        self.augmentations, self.weights = augmentations, weights
+
+    def batch(self, texts: Sequence[str], rngs: Rngs) -> list[str]:
+        numbers = range(len(self.augmentations))
+        drawn = [rng.choices(numbers, self.weights)[0] for rng in rngs]
+        result = list(texts)
+        for number, augmentation in enumerate(self.augmentations):
+            result = _some(augmentation, result, rngs, [i for i, own in enumerate(drawn) if own == number])
+        return result
+
+
+class InOrder(Batched):
+    """Applies several augmentations in order, so that `OneOf` and `Sometimes` can take them as one.
+
+    Args:
+        augmentations: One or more, in the order in which they apply.
+    """
+
+    def __init__(self, *, augmentations: list[Augmentation]) -> None:
+        if not augmentations:
+            raise UserError("InOrder.augmentations is empty\nfix: give one or more")
+        self.augmentations = augmentations
+
+    def batch(self, texts: Sequence[str], rngs: Rngs) -> list[str]:
+        return render(self.augmentations, texts, rngs)
 
 
 class MaskedLMSubstitution(Batched):
@@ -54,7 +147,6 @@ class MaskedLMSubstitution(Batched):
         self.probability, self.candidates = probability, candidates
 
     def batch(self, texts: Sequence[str], rngs: Sequence[random.Random]) -> list[str]:
-        """Replace words of the texts, in few passes of the model."""
         split = [text.split() for text in texts]
         gaps = [
             [i for i, word in enumerate(words) if rng.random() < self.probability and CORE.match(word)]
@@ -177,7 +269,6 @@ class Written(Augmentation):
         self.path, self.text, self.renderings = path, text, renderings
 
     def __call__(self, text: str, rng: random.Random) -> str:
-        """One of the renderings of the text, or the text."""
         found = self._known.get(text.strip())
         return rng.choice(found) if found else text
 
