@@ -80,19 +80,9 @@ def test_an_encoder_gives_the_same_as_its_vectors(place, checkpoint):
     assert [json.loads(line) for line in (place / "e.jsonl").read_text().splitlines()] == want
 
 
-def test_a_changed_file_of_the_cache_is_made_again(place, capsys, monkeypatch):
-    monkeypatch.setenv("CSE_CACHE", str(place / "cache"))
-    want = mined("--ranks", "2", "4")
-    (file,) = (place / "cache" / "vectors").glob("*.npy")
-    file.write_bytes(file.read_bytes()[::-1])
-    assert mined("--ranks", "2", "4") == want
-    assert f"{file} has changed since it was written: it is made again" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--positives", "0", "2", "--ranks", "9", "10"], "--positives is 0 to 2"),
         (["--positives", "1", "2", "--ranks", "9", "10", "--margin", "0.1"], "compares a negative with one"),
         (["--ranks", "30", "40"], "--ranks begins at 30, but the pool has 30 texts"),
         (["--easy", "1", "--random"], "give --ranks, not --random"),

@@ -4,7 +4,6 @@ import hashlib
 import json
 
 import numpy as np
-import pytest
 
 from cse import cli
 from cse.data.datasets import Triplets
@@ -69,35 +68,6 @@ def test_a_teacher_drops_and_its_word_is_counted(checkpoint, rows, tmp_path):
     counts = json.loads((tmp_path / "mined.json").read_text())["counts"]
     assert counts["negatives"] == want
     assert counts["teacher"] == counts["candidates"] - want > 0
-
-
-def test_vectors_are_encoded_once_and_a_killed_job_goes_on(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("cse.encoder.job.CHUNK", 5)
-    texts = write_texts(tmp_path, 23)
-    real, asked = Encoder.encode_read, []
-
-    def encode(self, part, **options):
-        asked.append(part.texts)
-        if len(asked) == 3 and options.pop("dies", True) and not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
-            raise RuntimeError("killed")
-        return real(self, part, **options)
-
-    monkeypatch.setattr(Encoder, "encode_read", encode)
-    out = tmp_path / "mined.parquet"
-    arguments = [checkpoint, "--data", str(texts), "--out", str(out)]
-    with pytest.raises(RuntimeError, match="killed"):
-        cli.main(["mine", *arguments])
-    assert not list(tmp_path.glob("*mined*"))
-    asked.clear()
-    (tmp_path / "died").touch()
-    mined(*arguments)
-    assert asked == [5, 5, 3]  # of 23 texts, 10 were there
-    first, about = out.read_bytes(), (tmp_path / "mined.json").read_bytes()
-    asked.clear()
-    mined(*arguments)
-    assert asked == []
-    assert (out.read_bytes(), (tmp_path / "mined.json").read_bytes()) == (first, about)
 
 
 def test_a_model_by_distance_is_mined_by_cosine_and_it_is_said(checkpoint, rows, tmp_path, capsys):

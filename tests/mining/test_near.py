@@ -30,8 +30,9 @@ def near(**options):
     return NearTexts(**{"miner": TopK(last=6), "k": 2, "precision": "fp32", **options})
 
 
-@pytest.mark.parametrize("prompts", [{}, {"anchor": "the ", "positive": "red sun ", "negative": "dog "}])
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize(
+    ("first", "prompts"), [(1, {}), (3, {"anchor": "the ", "positive": "red sun ", "negative": "dog "})]
+)
 def test_they_are_the_nearest_by_numpy(tiny_bert, tmp_path, prompts, first):
     encoder, source = spread(tiny_bert).eval(), near(miner=TopK(first=first, last=6))
     data = Texts(str(write_texts(tmp_path, 24)))

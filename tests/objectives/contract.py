@@ -245,10 +245,17 @@ def loss_and_gradients(rank: int, backbone: str, name: str, small: bool = False)
     with pytest.MonkeyPatch.context() as patch:
         if small:
             small_blocks(patch)
-        if small and objective.cacheable:
-            options = {"chunk_tokens": 40, "seed": lambda i: None}
-            loss = gradcache.backward(Accelerator(cpu=True), model, batch, context(encoder, batch), **options)[1].loss
+            loss = parts_of(model, batch, context(encoder, batch)).loss
         else:
             loss = model(batch, context(encoder, batch))[1].loss
             loss.backward()
     return loss.item(), gradients(learner)
+
+
+def parts_of(model: torch.nn.Module, batch: Batch, ctx: StepContext) -> LossOutput:
+    """The output after a backward pass with cached gradients, by tokens; a plain one where the objective refuses it."""
+    if getattr(model, "module", model).objective.cacheable:
+        return gradcache.backward(Accelerator(cpu=True), model, batch, ctx, chunk_tokens=40, seed=lambda i: None)[1]
+    output = model(batch, ctx)[1]
+    output.loss.backward()
+    return output

@@ -9,12 +9,15 @@ import torch
 
 from cse.batch import Batch, Example, Views
 from cse.data.tokens import TokenStore
+from cse.encoder.dropout import Dropout
+from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import StepContext, Teacher
 from cse.objectives.claif import CLAIF
 from cse.objectives.cosent import CoSENT
 from cse.objectives.simcse import SimCSE
 from cse.objectives.symmetric import SymmetricInfoNCE
+from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import not_offered
 
@@ -76,6 +79,28 @@ def collated(encoder, rows, collator, length=12):
     rows = [(row,) if isinstance(row, str) else row for row in rows]
     collator.setup(TokenStore.build([text for row in rows for text in row], encoder.tokenizer, length), 1)
     return collator([Example(tuple(row), row_id=i) for i, row in enumerate(rows)])
+
+
+def set_up(folder, objective, *, scale=1.0, **options):
+    """An encoder without dropout, its weights multiplied so that texts are not all alike, and an objective for it."""
+    seed_dropout("set up", type(objective).__name__)
+    encoder = Encoder(folder, **{"dropout": Dropout(attention=0.0, hidden=0.0), **options})
+    for weight in encoder.parameters():
+        weight.data *= scale
+    objective.setup(encoder)
+    return encoder.train(), objective.train()
+
+
+def padded(encoder, batch, extra):
+    """A batch of tokens with as much more padding."""
+    ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
+    return Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
+
+
+def weighted_and_repeated(batch):
+    """The four rows of a batch with weights 2, 0, 1 and 0, and as many copies of each instead."""
+    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 0.0, 1.0, 0.0])})
+    return weighted, batch.with_tensors({n: t[[0, 0, 2]] for n, t in batch.tensors().items()})
 
 
 def step(encoder, objective, batch, **ctx):

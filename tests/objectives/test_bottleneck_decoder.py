@@ -13,13 +13,13 @@ from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.bottleneck_decoder import BottleneckDecoder
 from cse.objectives.parts.decoders import embedded
-from cse.seeding import seed_dropout, torch_rng
+from cse.seeding import torch_rng
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import save_beside, save_tiny
 from tests.objectives.contract import assert_absent_views_do_not_count, build
 from tests.objectives.contract import batch_of as contract_batch
-from tests.objectives.helpers import Case, agrees, close, collated, refuses, step
+from tests.objectives.helpers import Case, agrees, close, collated, refuses, set_up, step
 from tests.runs import assert_resumes, make_run
 
 STILL = Dropout(attention=0.0, hidden=0.0)
@@ -141,12 +141,7 @@ def test_every_decoder_that_reads_from_left_to_right(tiny_bert, tmp_path, name):
 
 
 def built(folder, **options):
-    seed_dropout("bottleneck")
-    encoder = Encoder(folder, pooler="cls", dropout=STILL)
-    for weight in encoder.parameters():
-        weight.data *= 5  # so that its texts are not all alike
-    objective = BottleneckDecoder(**{"decoder_layers": 1, **options})
-    objective.setup(encoder)
+    encoder, objective = set_up(folder, BottleneckDecoder(**{"decoder_layers": 1, **options}), scale=5, pooler="cls")
     return encoder.eval(), objective.eval()
 
 

@@ -5,13 +5,11 @@ import torch
 
 from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.objectives.cocondenser import CoCondenser
 from cse.objectives.masked_lm import MaskedLM
-from cse.seeding import seed_dropout
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses, step
+from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses, set_up, step
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "red sun blue moon tree house", "moon", "slow cat", "a red house"]
 
@@ -30,12 +28,7 @@ def test_the_contrast_of_the_authors(name):
 
 
 def built(folder, **options):
-    seed_dropout("cocondenser")
-    encoder = Encoder(folder, pooler="cls", dropout=Dropout(attention=0.0, hidden=0.0))
-    for weight in encoder.parameters():
-        weight.data *= 5
-    objective = CoCondenser(**{"decoder_layers": 1, **options})
-    objective.setup(encoder)
+    encoder, objective = set_up(folder, CoCondenser(**{"decoder_layers": 1, **options}), scale=5, pooler="cls")
     return encoder.eval(), objective.eval()
 
 

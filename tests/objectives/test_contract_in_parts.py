@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
 
-from cse.training import gradcache
 from cse.training.learner import Learner
 from tests.objectives.contract import (
     assert_equal,
@@ -14,25 +12,9 @@ from tests.objectives.contract import (
     every_objective,
     gradients,
     loss_and_gradients,
+    parts_of,
     small_blocks,
 )
-
-
-@every_objective
-def test_cached_gradients_are_the_direct_ones(name, tiny_bert):
-    encoder, objective = build(name, tiny_bert)
-    if not objective.cacheable:
-        assert objective.cacheable is False
-        pytest.skip("the loss depends on more than the views")
-    learner, batch = Learner(encoder, objective), batch_of(name, encoder)
-    learner(batch, context(encoder, batch))[1].loss.backward()
-    want = gradients(learner)
-    learner.zero_grad()
-    gradcache.backward(
-        Accelerator(cpu=True), learner, batch, context(encoder, batch), chunk_size=5, seed=lambda i: None
-    )
-    assert_equal(gradients(learner), want)
-
 
 WHOLE = {
     "AnglE": "it compares all ordered pairs of scored pairs",
@@ -45,25 +27,21 @@ WHOLE = {
 
 
 @every_objective
-def test_blocks_of_rows_are_the_whole_matrix(name, tiny_bert, monkeypatch):
-    """Also under gradient caching by tokens. What needs the whole matrix is listed with the reason, and refuses."""
+def test_cached_gradients_of_blocks_of_rows_are_those_of_the_whole_matrix(name, tiny_bert, monkeypatch):
+    """Cached by tokens, where it may be. What needs the whole matrix is listed with the reason, and refuses blocks."""
     encoder, objective = build(name, tiny_bert)
     learner, batch = Learner(encoder, objective), batch_of(name, encoder)
     output = learner(batch, context(encoder, batch))[1]
     output.loss.backward()
     want, metrics = gradients(learner), {n: float(m) for n, m in output.metrics.items()}
     learner.zero_grad()
-    small_blocks(monkeypatch)
-    if name in WHOLE:
-        with pytest.raises(ValueError, match="needs the whole matrix"):
-            learner(batch, context(encoder, batch))
-        return
-    if objective.cacheable:
-        options = {"chunk_tokens": 40, "seed": lambda i: None}
-        again = gradcache.backward(Accelerator(cpu=True), learner, batch, context(encoder, batch), **options)[1]
-    else:
-        again = learner(batch, context(encoder, batch))[1]
-        again.loss.backward()
+    with monkeypatch.context() as patch:
+        small_blocks(patch)
+        if name in WHOLE:
+            with pytest.raises(ValueError, match="needs the whole matrix"):
+                learner(batch, context(encoder, batch))
+            patch.undo()
+        again = parts_of(learner, batch, context(encoder, batch))
     assert again.loss.item() == pytest.approx(output.loss.item(), rel=1e-10)
     assert {n: float(m) for n, m in again.metrics.items()} == pytest.approx(metrics, rel=1e-6)
     got = gradients(learner)

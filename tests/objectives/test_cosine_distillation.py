@@ -48,15 +48,6 @@ def test_the_first_batch_sets_the_mean_and_a_plain_computation_agrees(size):
     assert objective.project.weight.grad.abs().max() > 0
 
 
-def test_the_first_mean_is_that_of_the_rows_and_texts_that_count():
-    """A row of weight 3 has one text, and one of weight 0 has none."""
-    objective, rows, vectors = built(4), torch.randn(3, 2, 4), torch.randn(3, 2, 4)
-    mask, weight = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([1.0, 3.0, 0.0])
-    run(objective, rows, teacher=vectors.flatten(1), view_mask=mask, weight=weight)
-    apart = unit(vectors.numpy()) - unit(rows.numpy())
-    assert np.allclose(objective.project.bias.detach().numpy(), (apart[0].mean(0) + 3 * apart[1, 0]) / 4, atol=1e-6)
-
-
 def test_a_resumed_run_keeps_the_layer():
     rows, vectors = torch.randn(5, 2, 4), torch.randn(5, 8)
     first, second = built(4), built(4)

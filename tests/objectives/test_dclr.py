@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, linear
 
-from cse.batch import Batch, Views
-from cse.data.tokens import TokenStore
+from cse.batch import Views
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.dclr import DCLR
@@ -13,7 +13,7 @@ from cse.objectives.parts.candidates import in_batch
 from cse.objectives.parts.functional import all_entries_bce, cosine_matrix
 from cse.seeding import torch_rng
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, batch_of
+from tests.objectives.helpers import Case, agrees, batch_of, collated, set_up
 
 
 def contract_case(backbone):
@@ -61,32 +61,16 @@ def test_bce_is_finite_where_p_rounds_to_1():
     assert torch.isfinite(logits.grad).all()
 
 
-def set_up(tiny_bert, **arguments):
-    torch.manual_seed(0)
-    encoder = Encoder(tiny_bert, head="mlp")
-    objective = DCLR(complement=tiny_bert, **arguments)
-    objective.setup(encoder)
-    return encoder, objective
-
-
-def tokens_of(encoder, texts):
-    store = TokenStore.build(texts, encoder.tokenizer, 12)
-    return store.pad([store.ids(store.text_id(t)) for t in texts])
-
-
 def test_the_complement_decides_which_negatives_are_removed(tiny_bert):
     """The removed share of a step equals the share of pairs that the complement's own vectors put above phi."""
-    encoder, objective = set_up(tiny_bert)
+    encoder, objective = set_up(tiny_bert, DCLR(complement=tiny_bert), head="mlp")
     texts = ["the cat sat on a mat", "the dog", "red house", "blue tree sun moon"]
-    ids, mask = tokens_of(encoder, texts)
     vectors = torch.tensor(Encoder.load(tiny_bert).encode(texts))
     cosine = cosine_matrix(vectors, vectors)
     others = cosine[~torch.eye(4, dtype=torch.bool)].sort().values
     objective.threshold = float(others[5:7].mean())  # between two of the six different cosines, each of which is double
-    batch = Batch(ids[:, None].repeat(1, 2, 1), mask[:, None].repeat(1, 2, 1))
-    rows = torch.randn(4, 2, 16)
-    context = StepContext(encoder, generator=torch.Generator().manual_seed(0))
-    output = objective(Views.split(rows, rows, 1), batch, context)
+    rows, context = torch.randn(4, 2, 16), StepContext(encoder, generator=torch.Generator().manual_seed(0))
+    output = objective(Views.split(rows, rows, 1), collated(encoder, texts, TextViews(max_length=12)), context)
     assert output.metrics["removed"] * 4 == (others > objective.threshold).sum() == 6
 
 

@@ -11,11 +11,10 @@ from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.denosent import DenoSent
-from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import save_beside
-from tests.objectives.helpers import Case, agrees, close, collated, refuses, step
+from tests.objectives.helpers import Case, agrees, close, collated, padded, refuses, set_up, step, weighted_and_repeated
 
 SMALL = {"decoder_layers": 2, "feed_forward": 16}
 STILL = {"input_dropout": 0.0, "decoder_dropout": 0.0}
@@ -96,11 +95,7 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
 
 
 def built(folder, **options):
-    seed_dropout("denosent")
-    encoder = Encoder(folder, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
-    objective = DenoSent(**{**SMALL, **STILL, **options})
-    objective.setup(encoder)
-    return encoder, objective
+    return set_up(folder, DenoSent(**{**SMALL, **STILL, **options}), pooler="mean")
 
 
 def batch_of(encoder, texts=TEXTS, views=2):
@@ -119,14 +114,9 @@ def test_padding_and_weights(tiny_bert):
     """Padding changes nothing; a row of weight 2 counts twice in both terms, one of weight 0 not at all."""
     encoder, objective = built(tiny_bert)
     batch = batch_of(encoder)
-    want = step(encoder, objective, batch).loss.item()
-    pad = torch.nn.functional.pad
-    longer = Batch(pad(batch.input_ids, (0, 3)), pad(batch.attention_mask, (0, 3)), text_id=batch.text_id)
-    assert step(encoder, objective, longer).loss.item() == pytest.approx(want, rel=1e-5)
-    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 0.0, 1.0, 0.0])})
-    order = torch.tensor([0, 0, 2])
-    repeated = batch.with_tensors({n: t[order] for n, t in batch.tensors().items()})
-    found = [step(encoder, objective, b).metrics["rebuild"].item() for b in (weighted, repeated)]
+    losses = [step(encoder, objective, padded(encoder, batch, extra)).loss.item() for extra in (0, 3)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    found = [step(encoder, objective, b).metrics["rebuild"].item() for b in weighted_and_repeated(batch)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 

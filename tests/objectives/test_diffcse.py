@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from cse.batch import Batch, Views
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
@@ -13,9 +15,8 @@ from cse.interfaces import StepContext
 from cse.objectives.diffcse import DiffCSE
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
-from tests.conftest import WORDS
 from tests.models import from_weights, save_beside, save_tiny
-from tests.objectives.helpers import Case, agrees, refuses, step
+from tests.objectives.helpers import Case, agrees, collated, refuses, set_up, step, weighted_and_repeated
 
 
 def contract_case(backbone):
@@ -97,24 +98,14 @@ class Fixed:
         return torch.full_like(masked_ids, self.token)
 
 
-def texts(rows=4, views=2, length=6, seed=0):
-    """A batch of rows whose lengths differ, padded with 0."""
-    rng = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, 5 + len(WORDS), (rows, views, length), generator=rng)
-    ids[..., 0] = 2
-    lengths = torch.randint(3, length + 1, (rows, 1, 1), generator=rng)
-    lengths[0] = length
-    mask = (torch.arange(length) < lengths).long().expand(rows, views, length)
-    masked = torch.where(torch.rand(ids.shape, generator=rng) < 0.3, torch.tensor(4), ids)
-    labels = torch.where((masked == 4) & (mask == 1), ids, torch.tensor(-100))
-    return Batch(ids * mask, mask, masked_ids=masked * mask, mlm_labels=labels)
+def texts(encoder):
+    """Two views of four texts of unequal lengths, with masked copies."""
+    rows = ["the cat sat on a mat", "moon", "a dog ran fast", "red sun blue moon tree house"]
+    return collated(encoder, rows, Masked(views=TextViews(max_length=12), probability=0.3))
 
 
 def built(tiny_bert, **options):
-    encoder = Encoder(tiny_bert, **NO_DROPOUT)
-    objective = DiffCSE(generator=tiny_bert, **options)
-    objective.setup(encoder)
-    return encoder, objective.train()
+    return set_up(tiny_bert, DiffCSE(generator=tiny_bert, **options))
 
 
 def test_detection_by_pencil(tiny_bert):
@@ -135,17 +126,14 @@ def test_detection_by_pencil(tiny_bert):
     assert got["rtd"].item() == pytest.approx(-(8 * math.log(3 / 4) + 6 * math.log(1 / 4)) / 14, rel=1e-5)
 
 
-@pytest.mark.parametrize("padding", ["counted", "excluded"])
-def test_detection_counts_a_row_of_weight_2_twice(tiny_bert, padding):
+def test_detection_counts_a_row_of_weight_2_twice(tiny_bert):
     """And one of weight 0 not at all: against the detection over repeated rows."""
-    encoder, objective = built(tiny_bert, padding=padding)
+    encoder, objective = built(tiny_bert, padding="excluded")
     objective.masked_lm = Fixed(6)
-    batch, projected = texts(rows=3), torch.randn(3, 2, 16)
-    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 1.0, 0.0])})
-    index = torch.tensor([0, 0, 1])
-    repeated = batch.with_tensors({name: t[index] for name, t in batch.tensors().items()})
+    batch, projected = texts(encoder), torch.randn(4, 2, 16)
+    weighted, repeated = weighted_and_repeated(batch)
     got = objective.detection(projected, weighted, StepContext(encoder=encoder))[0]
-    want = objective.detection(projected[index], repeated, StepContext(encoder=encoder))[0]
+    want = objective.detection(projected[[0, 0, 2]], repeated, StepContext(encoder=encoder))[0]
     plain = objective.detection(projected, batch, StepContext(encoder=encoder))[0]
     assert got.item() == pytest.approx(want.item(), rel=1e-5)
     assert abs(plain.item() - want.item()) > 1e-4
@@ -154,9 +142,10 @@ def test_detection_counts_a_row_of_weight_2_twice(tiny_bert, padding):
 def test_only_masked_tokens_are_replaced(tiny_bert):
     encoder, objective = built(tiny_bert, positions="masked")
     objective.masked_lm = Fixed(6)
-    batch = texts()
-    edited = objective.edited(batch, StepContext(encoder=encoder), 4, 6).view(4, 2, 6)
-    chosen = (batch.mlm_labels != -100) & (torch.arange(6) > 0)
+    batch = texts(encoder)
+    edited = objective.edited(batch, StepContext(encoder=encoder), 4, batch.input_ids.shape[-1])
+    edited, chosen = edited.view_as(batch.input_ids), batch.mlm_labels != -100
+    assert chosen.any()
     assert (edited[chosen] == 6).all()
     assert (edited[~chosen] == batch.input_ids[~chosen]).all()
 
@@ -169,7 +158,9 @@ def test_sampling_follows_the_generator(tiny_bert):
     drawn = objective.masked_lm(ids, mask, torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)))[:, 1]
     share = torch.bincount(drawn, minlength=len(logits)) / 4000
     assert (share - logits.softmax(-1)).abs().max() < 0.02
-    a, b, c = (step(encoder, objective, texts(), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2))
+    a, b, c = (
+        step(encoder, objective, texts(encoder), generator=torch.Generator().manual_seed(s)).loss for s in (1, 1, 2)
+    )
     assert a == b != c
 
 
@@ -180,7 +171,7 @@ def test_a_generators_dropout_is_an_option(tiny_bert):
 
 def test_projected_vectors_are_float32_under_autocast(tiny_bert):
     encoder, objective = built(tiny_bert)
-    rows, batch, ctx = torch.randn(4, 2, 16), texts(), StepContext(encoder=encoder)
+    rows, batch, ctx = torch.randn(4, 2, 16), texts(encoder), StepContext(encoder=encoder)
     plain = objective(Views.split(rows, rows, 1), batch, ctx)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = objective(Views.split(rows, rows, 1), batch, ctx)

@@ -118,17 +118,6 @@ def test_triplet_by_pencil(distance, near, far):
     assert triplet(a, p, n, distance=distance, margin=far - near - 2).item() == 0.0
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "squared", "cosine", "dot"])
-def test_triplet_of_equal_vectors_and_in_half_precision(distance):
-    rows = torch.ones(2, 4, dtype=torch.bfloat16, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = triplet(rows, rows, rows, distance=distance, margin=0.25)
-    got.sum().backward()
-    assert got.dtype == torch.float32
-    assert got.tolist() == [0.25, 0.25]
-    assert torch.isfinite(rows.grad).all()
-
-
 def test_unit_vectors_and_one_without_direction():
     """The gradient of v / |v| is that of v across it, over |v|; that of a vector of zeros is not divided by a floor."""
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 2e-8]], requires_grad=True)

@@ -18,7 +18,7 @@ from cse.objectives.micse import MiCSE
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
 from tests.cases import cases, load
-from tests.objectives.helpers import Case, agrees, collated, refuses, step
+from tests.objectives.helpers import Case, agrees, collated, padded, refuses, set_up, step, weighted_and_repeated
 from tests.runs import make_run
 
 LAYERS = {"first_layer": 0, "last_layer": 1}
@@ -72,11 +72,8 @@ def test_every_case_of_the_authors(name):
 
 
 def built(folder, dropout=0.1, **options):
-    seed_dropout("micse")
-    encoder = Encoder(folder, head="mlp", dropout=Dropout(attention=dropout, hidden=dropout)).train()
-    objective = MiCSE(**{**LAYERS, "samples": 8, **options})
-    objective.setup(encoder)
-    return encoder, objective
+    dropout = Dropout(attention=dropout, hidden=dropout)
+    return set_up(folder, MiCSE(**{**LAYERS, "samples": 8, **options}), head="mlp", dropout=dropout)
 
 
 def batch_of(encoder, texts=TEXTS):
@@ -151,8 +148,7 @@ def test_padding_changes_nothing_unless_it_is_counted(tiny_bert):
         encoder, objective = built(tiny_bert, dropout=0.0, padding=padding, samples=2)
         batch, shares = batch_of(encoder), []
         for extra in (0, 4):
-            ids = torch.nn.functional.pad(batch.input_ids, (0, extra), value=encoder.tokenizer.pad_token_id)
-            longer = Batch(ids, torch.nn.functional.pad(batch.attention_mask, (0, extra)), text_id=batch.text_id)
+            longer = padded(encoder, batch, extra)
             shares.append(loss_of(encoder, objective, longer).metrics["share"].item())
         assert (shares[0] == shares[1]) == same
         assert (shares[0] == 1.0) == same
@@ -162,12 +158,9 @@ def test_a_row_of_weight_2_counts_twice(tiny_bert):
     encoder, objective = built(tiny_bert)
     batch = batch_of(encoder)
     attention = attention_of(4, batch.input_ids.shape[-1])
-    mask, order = batch.attention_mask, torch.tensor([0, 0, 2])
-    weighted = batch.with_tensors(batch.tensors() | {"weight": torch.tensor([2.0, 0.0, 1.0, 0.0])})
-    repeated = batch.with_tensors({n: t[order] for n, t in batch.tensors().items()})
     found = [
-        objective.information(a, m, b, StepContext(None, generator=torch.Generator().manual_seed(0)))
-        for a, m, b in ((attention, mask, weighted), (attention[order], mask[order], repeated))
+        objective.information(a, b.attention_mask, b, StepContext(None, generator=torch.Generator().manual_seed(0)))
+        for a, b in zip((attention, attention[[0, 0, 2]]), weighted_and_repeated(batch), strict=True)
     ]
     assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-5)
 

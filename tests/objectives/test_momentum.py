@@ -10,15 +10,14 @@ from torch.nn.functional import linear
 
 from cse import distributed
 from cse.batch import Batch, Views
-from cse.data.tokens import TokenStore
-from cse.encoder.dropout import Dropout
+from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.interfaces import StepContext
 from cse.objectives.matryoshka import Matryoshka
 from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
 from cse.teachers.queue import Queue
 from tests.cases import cases, load, settings
-from tests.objectives.helpers import agrees, batch_of, close, refuses
+from tests.objectives.helpers import agrees, batch_of, close, collated, refuses, set_up
 
 MOCOSE = {"candidates": "keys", "key_head": "average", "schedule": "cosine", "asymmetric": True}
 DUAL = {"candidates": "keys", "dual_view": True, "hardest": 3}
@@ -96,24 +95,17 @@ def test_the_hardest_under_a_ceiling_by_a_slow_loop():
 # -- From tokens -------------------------------------------------------------------------------------------------------
 
 
-def set_up(backbone, dropout=0.0, head="mlp", **arguments):
-    torch.manual_seed(3)
-    encoder = Encoder(backbone, head=head, pooler="mean", dropout=Dropout(attention=dropout, hidden=dropout))
-    with torch.no_grad():
-        for weight in encoder.parameters():
-            weight *= 5  # fresh weights are so small that all sentences are alike
-    objective = Momentum(**arguments)
-    objective.setup(encoder)
-    return encoder.double().train(), objective.double().train()
+def built(backbone, **arguments):
+    encoder, objective = set_up(backbone, Momentum(**arguments), scale=5, head="mlp", pooler="mean")
+    return encoder.double(), objective.double()
 
 
 def views_of(encoder, rows=slice(None)):
     """Two views of each text, the second with its words in reverse, and the encoder's vectors of them."""
     pairs = [(text, " ".join(reversed(text.split()))) for text in TEXTS][rows]
-    store = TokenStore.build([text for pair in pairs for text in pair], encoder.tokenizer, 12)
-    ids, mask = store.pad([store.ids(store.text_id(text)) for pair in pairs for text in pair])
-    batch = Batch(ids.view(len(pairs), 2, -1), mask.view(len(pairs), 2, -1))
-    output = encoder(ids, mask)
+    tokens = collated(encoder, pairs, TextViews(max_length=12))
+    output = encoder(tokens.input_ids.flatten(0, 1), tokens.attention_mask.flatten(0, 1))
+    batch = Batch(tokens.input_ids, tokens.attention_mask)  # of this process alone, whose text ids no other knows
     return batch, *(distributed.gather(t.view(len(pairs), 2, -1)) for t in (output.projected, output.embedding))
 
 
@@ -128,7 +120,7 @@ def step_of(encoder, objective, rows=slice(None), step=0):
 )
 def test_the_keys_of_every_part_of_a_step_are_pushed_once(tiny_bert, arguments, view):
     """The keys of the anchors or of the positives, before the copy follows; the first step has an empty queue."""
-    encoder, objective = set_up(tiny_bert, **arguments, queue_size=5)
+    encoder, objective = built(tiny_bert, **arguments, queue_size=5)
     parts = [slice(0, 3), slice(3, 6)]
     for part in parts:
         output, _, ctx = step_of(encoder, objective, part)
@@ -142,14 +134,14 @@ def test_the_keys_of_every_part_of_a_step_are_pushed_once(tiny_bert, arguments, 
 
 
 def test_a_rehearsal_pushes_nothing(tiny_bert):
-    encoder, objective = set_up(tiny_bert)
+    encoder, objective = built(tiny_bert)
     _, _, ctx = step_of(encoder, objective.eval())
     objective.after_step(ctx)
     assert not len(objective.queue.rows())
 
 
 def test_the_copy_follows_by_the_schedule(tiny_bert):
-    encoder, objective = set_up(tiny_bert, **MOCOSE, momentum=0.75, schedule_steps=4)
+    encoder, objective = built(tiny_bert, **MOCOSE, momentum=0.75, schedule_steps=4)
     start = [p.detach().clone() for p in (*encoder.parameters(), *objective.projection.parameters())]
     with torch.no_grad():
         for weight in (*encoder.parameters(), *objective.projection.parameters()):
@@ -170,14 +162,14 @@ def test_the_published_setting_begins_with_as_many_vectors_as_the_authors_loss_r
 
 
 def test_random_rows_at_the_start_are_unit_vectors(tiny_bert):
-    _, objective = set_up(tiny_bert, queue_size=9, queue_start=4)
+    _, objective = built(tiny_bert, queue_size=9, queue_start=4)
     assert objective.queue.rows().shape == (4, 16)
     assert torch.allclose(objective.queue.rows().norm(dim=1), torch.ones(4, dtype=torch.float64))
 
 
 def steps_on_all(rank, backbone, arguments):
     """The losses of two steps on the rows of all processes, and the queue after them."""
-    encoder, objective = set_up(backbone, **arguments)
+    encoder, objective = built(backbone, **arguments)
     each = len(TEXTS) // distributed.world_size()
     losses = []
     for step in range(2):
@@ -205,7 +197,7 @@ def test_a_wrapper_that_cuts_vectors_refuses_the_queue(tiny_bert):
 
 
 def test_rows_of_one_view_are_refused(tiny_bert):
-    encoder, objective = set_up(tiny_bert)
+    encoder, objective = built(tiny_bert)
     batch, projected, embedding = views_of(encoder)
     with pytest.raises(ValueError, match="one view"):
         objective(Views.split(projected[:, :1], embedding[:, :1], 1), batch.with_views([0]), StepContext(encoder))

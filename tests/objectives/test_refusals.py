@@ -1,4 +1,7 @@
-"""What objectives refuse: arguments out of range, arguments that do not fit each other, and batches."""
+"""What objectives refuse: arguments out of range, arguments that do not fit each other, and batches.
+
+That a field is missing is said by name, as the contract tests show of every objective.
+"""
 
 import math
 
@@ -150,18 +153,12 @@ def numbers(count):
             for n in (2, 3, 5)
         ),
         *((kind(), 2, 1, {"score": s}, r"\[0, 1\]") for kind in (cse.CLAIF, cse.CoSENT) for s in OUTSIDE),
-        *(
-            (kind(), 2, 1, {}, rf"{kind.__name__} needs Batch\.score")
-            for kind in (cse.CLAIF, cse.CoSENT, cse.PccTuning)
-        ),
         *((kind(), 3, 1, {"score": torch.zeros(3)}, "two texts of a row") for kind in (cse.CLAIF, cse.CoSENT)),
-        (cse.CLHAIF(), 3, 1, {}, r"CLHAIF needs Batch\.score"),
         (cse.CLHAIF(), 3, 1, {"score": torch.tensor([0.5, 80.0, 0.1])}, r"\[0, 1\]"),
         (cse.CLHAIF(), 3, 2, {"score": torch.zeros(3)}, "2"),
         (sized(cse.ClipKD, 4), 2, 1, {}, r"ClipKD needs Batch\.teacher"),
         (sized(cse.ClipKD, 4), 2, 1, numbers(12), r"set objective\.dim to 6"),
         (sized(cse.CosineDistillation, 4), 2, 1, numbers(12), r"set objective\.dim to 6"),
-        (cse.CosineMSE(), 2, 1, {}, r"CosineMSE needs Batch\.teacher"),
         (cse.CosineMSE(), 2, 1, {"teacher": torch.full((3, 1), 7.0)}, "ranges from 7 to 7. MarginMSE"),
         (cse.CosineMSE(), 2, 1, numbers(2), "a row has 1, and Batch.teacher 2 numbers"),
         (cse.CosineMSE(), 1, 0, numbers(1), "this batch has one"),
@@ -170,14 +167,11 @@ def numbers(count):
         (cse.EuCLIP(), 3, 2, {}, "one positive"),
         (sized(cse.FeatureDistillation, 4), 2, 1, numbers(12), r"set objective\.dim to 6"),
         (sized(cse.FeatureDistillation, 4), 2, 1, numbers(5), r"each of the 2 texts.*; Batch\.teacher has 5 numbers"),
-        (cse.GradedGCL(), 2, 1, {}, r"GradedGCL needs Batch\.relevance"),
         (cse.GTE(), 3, 2, {}, "one positive"),
         (cse.InfoLOOB(), 3, 2, {}, "one positive; got 2"),
         (cse.KernelInfoNCE(), 1, 0, {}, r"collator\.views"),
-        (cse.ListwiseKL(), 4, 1, {}, r"ListwiseKL needs Batch\.teacher"),
         (cse.ListwiseKL(), 4, 1, numbers(2), "a row has 3, and 2 scores"),
         (cse.ListwiseKL(), 2, 1, numbers(1), "two or more texts"),
-        (sized(cse.LogitDistillation, 4, share=1.0), 2, 1, {}, r"LogitDistillation needs Batch\.teacher"),
         (sized(cse.LogitDistillation, 4, share=1.0), 2, 1, numbers(3), r"has 1 logits; Batch\.teacher has 3 numbers"),
         (
             sized(cse.LogitDistillation, 4, head="concat", task="classes", classes=2),
@@ -186,7 +180,6 @@ def numbers(count):
             {**numbers(2), "label": LABELS},
             "more labels",
         ),
-        (cse.MarginMSE(), 4, 1, {}, r"MarginMSE needs Batch\.teacher"),
         (cse.MarginMSE(), 4, 1, numbers(4), "3 scores of the positive .* or 2 margins; Batch.teacher has 4"),
         (cse.MarginMSE(), 2, 1, numbers(1), "hard negatives"),
         (cse.MEQ(), 3, 1, {}, "MEQ needs rows of a question, a positive, and at the end a paraphrase"),
@@ -194,11 +187,9 @@ def numbers(count):
         (cse.OfViews(term=cse.AlignUniform(), views=[0]), 3, 2, {}, "AlignUniform needs two views"),
         (cse.PccTuning(), 3, 1, {"score": torch.rand(3)}, "the two texts of a row; this batch has 3"),
         (cse.PccTuning(), 1, 0, {"score": torch.rand(3)}, "this batch has one in each"),
-        (sized(PEARL, 4, types=3), 2, 1, {}, r"PEARL needs Batch\.label"),
         (sized(PEARL, 4, types=3), 3, 2, {"label": LABELS}, "PEARL compares two views of a phrase; rows have 3"),
         *((cse.PolyView(form=f), 1, 0, {}, r"collator\.views") for f in ("geometric", "arithmetic", "sufficient")),
         *((cse.RankCSE(), n, n - 1, {}, f"one positive per row; got {n - 1}") for n in (1, 3)),
-        (cse.SetCSE(), 1, 0, {}, r"SetCSE needs Batch\.label"),
         (
             cse.SetCSE(form="inter_set"),
             1,
@@ -208,10 +199,8 @@ def numbers(count):
         ),
         (SimCSE(negatives="own"), 2, 1, {}, "needs hard negatives in its rows"),
         (cse.SNCSE(), 3, 2, {}, "SNCSE needs rows of one positive; this batch has 2"),
-        (cse.SupCon(), 2, 1, {}, r"SupCon needs Batch\.label"),
         (cse.Symile(), 3, 1, {"row_id": IDS}, "hard negatives"),
         (cse.Symile(), 1, 0, {"row_id": IDS}, r"collator\.views"),
-        (cse.Symile(), 2, 1, {}, r"Batch\.row_id"),
         (cse.SymmetricInfoNCE(), 3, 2, {}, "one positive"),
         *((cse.Triplet(), n, n - 1, {}, f"a hard negative in each row; this batch has {n - 1} and 0") for n in (1, 2)),
         (sized(cse.WhitenedCSE, 4, group_size=4), 2, 1, {}, "batch_size is 3 and group_size 4"),

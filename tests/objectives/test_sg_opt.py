@@ -11,7 +11,7 @@ from cse.objectives.sg_opt import SGOPT
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import from_weights, save_beside
-from tests.objectives.helpers import Case, agrees, batch_of, close, refuses
+from tests.objectives.helpers import Case, agrees, batch_of, close, refuses, set_up
 
 
 def contract_case(backbone):
@@ -61,19 +61,10 @@ def test_two_rows_with_one_text_are_not_each_others_negatives():
     assert rows[0].item() == pytest.approx(some[0].item(), rel=1e-6)
 
 
-def set_up(backbone, **arguments):
-    torch.manual_seed(0)
-    encoder = Encoder(backbone).train()
-    objective = SGOPT(head_width=8, **arguments).train()
-    objective.setup(encoder)
-    return encoder, objective
-
-
-def test_the_copy_is_in_no_state_and_its_dropout_is_off_unless_asked_for(tiny_bert):
+def test_the_dropout_of_the_copy_is_off_unless_asked_for(tiny_bert):
     batch = Batch(torch.tensor([[[2, 5, 6, 3]], [[2, 7, 8, 3]]]), torch.ones(2, 1, 4, dtype=torch.int64))
     for dropout in (False, True):
-        encoder, objective = set_up(tiny_bert, guide_dropout=dropout)
-        assert not [name for name in Learner(encoder, objective).trained_state() if "guide" in name]
+        encoder, objective = set_up(tiny_bert, SGOPT(head_width=8, guide_dropout=dropout), dropout=None)
         rows = torch.randn(2, 1, 16)
         once, again = (objective(Views.split(rows, rows, 0), batch, StepContext(encoder)).loss for _ in range(2))
         assert (once != again) == dropout

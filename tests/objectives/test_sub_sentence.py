@@ -20,7 +20,6 @@ from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, close
-from tests.runs import assert_resumes, make_run
 
 ROWS = [
     {
@@ -100,13 +99,14 @@ def batch_of(encoder, rows=ROWS):
     return collator([data[i] for i in range(len(data))])
 
 
-def test_the_vectors_are_those_of_encode_spans(tiny_bert):
+def test_the_vectors_are_those_of_encode_spans(tiny_bert, tmp_path):
     """The loss by a slow loop over what the exported model gives for the character ranges."""
     encoder = built(tiny_bert).eval()
     got = SubSentence()(None, batch_of(encoder), StepContext(encoder=encoder)).loss.item()
     texts = [row[f"text_{side}"] for side in "ab" for row in ROWS]
     spans = [row[f"propositions_{side}"] for side in "ab" for row in ROWS]
-    vectors = encoder.encode_spans(texts, spans)
+    encoder.save(tmp_path)
+    vectors = Encoder.load(str(tmp_path)).encode_spans(texts, spans)
     labels = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 1), (0, 9), (1, 0), (1, 1)]
     unit = F.normalize(torch.cat([torch.tensor(v) for v in vectors]), dim=-1)
     losses = []
@@ -164,16 +164,3 @@ def test_two_processes_with_unequal_numbers_of_propositions(tiny_bert, two_proce
     assert first == pytest.approx(output.loss.item(), rel=1e-5)
     assert second == pytest.approx(first, rel=1e-6)
     close((one + other) / 2, encoder.post[0].linear.weight.grad)  # DDP averages
-
-
-def test_a_run_resumes_and_exports_the_head(tiny_bert, tmp_path):
-    def build(folder):
-        parts = {"encoder": built(tiny_bert), "objective": SubSentence(), "collator": SpanViews(max_length=20)}
-        run = make_run(folder, tiny_bert, max_steps=4, batch_size=4, **parts)
-        run.data = Propositions([*ROWS, *({**ROWS[0], "text_a": f"{w} cat sat and a dog ran"} for w in ("red", "sun"))])
-        return run
-
-    assert_resumes(build, tmp_path)
-    loaded = Encoder.load(str(tmp_path / "whole" / "run" / "last"))
-    assert [module.activation_name for module in loaded.post] == ["relu", "identity"]
-    assert loaded.encode_spans([ROWS[0]["text_a"]], [[(0, 11)]])[0].shape == (1, 16)

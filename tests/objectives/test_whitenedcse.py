@@ -16,7 +16,7 @@ from tests.objectives.helpers import Case, agrees, close, run
 
 def contract_case(backbone):
     few = "a group needs more rows than channels"
-    refuses = {"batch of 2": few, "batch of 3": few, "dimension 1": "group_size is 4, which does not divide the 1"}
+    refuses = {"batch of 2": few, "dimension 1": "group_size is 4, which does not divide the 1"}
     return Case({"group_size": 4}, refuses=refuses)
 
 

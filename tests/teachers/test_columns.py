@@ -112,18 +112,13 @@ def test_a_killed_command_resumes_and_writes_the_same_file(triplets, save_rerank
     monkeypatch.setattr(columns.Logits, "__call__", killed)
     assert cli.main(["teach", path, "--model", judge, "--out", str(out), *FP32]) == 130
     assert not out.exists()
+    with pytest.raises(UserError, match="unfinished run with different settings: model was"):
+        columns.teach_rows([save_reranker()], Triplets(path), out, precision="fp32")
     monkeypatch.setattr(columns.Logits, "__call__", lambda self, rows: seen.append(rows) or ask(self, rows))
     teach(path, "--model", judge, "--out", out)
     assert len(seen) == 4  # of ten rows in blocks of three
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.json", "out.parquet"]
-    seen.append("the next one is killed after two blocks")
-    del seen[:]
-    monkeypatch.setattr(columns.Logits, "__call__", killed)
-    assert cli.main(["teach", path, "--model", judge, "--out", str(out), *FP32]) == 130
-    other = save_reranker()
-    with pytest.raises(UserError, match="unfinished run with different settings: model was"):
-        columns.teach_rows([other], Triplets(path), out, precision="fp32")
 
 
 def test_what_does_not_fit_is_refused_before_any_work(triplets, encoder, save_reranker, tmp_path):  # noqa: F811
