@@ -103,8 +103,17 @@ def _refused_write(error: Exception) -> str | None:
 class Parser(argparse.ArgumentParser):
     """Reports wrong usage in the shape of every other error: what, and the fix."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Keep the words, among which an option may be unknown where an argument is missing."""
+        self.words = args or []
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print two lines and exit with code 2."""
+        options = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+        unknown = [option for option in options if option not in self._option_string_actions]
+        if unknown and message.startswith("the following") and not self.get_default("takes_overrides"):
+            message = f"unrecognized arguments: {unknown[0]}"
         self.exit(2, f"cse: {message}\nfix: `{self.prog} --help` shows the usage\n")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, cycle
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import NoneType
 from typing import Any, Literal
 
@@ -92,10 +93,12 @@ def check_writable(out: Path, option: str = "--out", *, kind: Literal["file", "f
     if kind == "folder" and out.exists() and not out.is_dir():
         raise UserError(f"{option} {out} is a file, and a folder is to be written\nfix: give a new folder")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{option} {out} cannot be written: {folder} is not a folder, or not a writable one\nfix: give another path"
-        )
+    try:  # permissions do not tell of file systems such as /proc
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "is not a folder" if not folder.is_dir() else f"takes no new file ({error.strerror})"
+        raise UserError(f"{option} {out} cannot be written: {folder} {reason}\nfix: give another path") from error
 
 
 def name_of(model: str | os.PathLike[str], option: str = "model") -> str:

@@ -139,7 +139,7 @@ class Faiss:
                 self._tune(folder)
             self._set(self._parameters)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1][:200]
+            reason = re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip().splitlines()[-1])[:200]
             raise UserError(
                 f"index {index!r} cannot be built for {len(pool):,} vectors of {pool.shape[1]} dimensions: {reason}\n"
                 "fix: give auto, exact, Flat, HNSW32, or IVF1024,Flat;nprobe=16 with fewer cells than vectors"

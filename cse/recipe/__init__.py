@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 from cse.encoder.kinds import Kind, KindName, detect, without_layers
-from cse.errors import UserError
+from cse.errors import UserError, require_within
 from cse.recipe import options as typed
 from cse.recipe.files import (
     arguments_of,
@@ -124,6 +124,7 @@ def load(
         said = f"recipe {foreign or (recipe if path else name)}: {error}"
         raise UserError(said) from error
     config.trainer.make()  # which checks their ranges
+    require_within("[0, 1e15)", "recipe", seed=config.seed)
     more = {"expect": dict(sorted(expect.items())), "objects": unwritten}
     text = dump({**_plain(config), **{key: value for key, value in more.items() if value}})
     return Recipe(name, config, text, expect, foreign if path else None, objects, describe(config))

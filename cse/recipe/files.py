@@ -163,7 +163,7 @@ def dump(content: Mapping[str, Any]) -> str:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as `yaml.safe_load` reads it, but 1e-3 is a number, and a key that is given twice is an error."""
+    """YAML as `yaml.safe_load` reads it, but 1e-3 is a number; 010, 1:30 and dates are texts; no key is given twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """A mapping of different keys: the last would win unseen."""
@@ -187,6 +187,8 @@ for _each in (Loader, _Dumper):  # as YAML 1.2 has it, and every other language
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
     )
+_OLD = ("tag:yaml.org,2002:str", re.compile(r"[-+]?0[\d_]+$|[-+]?\d[\d_]*:\d|\d{4}-\d"))  # numbers of YAML 1.1 alone
+Loader.yaml_implicit_resolvers = {key: [_OLD, *each] for key, each in Loader.yaml_implicit_resolvers.items()}
 
 
 def require_shape(content: Mapping[str, Any], where: str) -> None:

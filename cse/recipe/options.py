@@ -56,7 +56,11 @@ def read(words: Sequence[str]) -> Options:
         if not equals or (word == "--trusted-modules" and not value):
             raise UserError(f"{word} needs a value\nfix: {word} {what}")
         if word == "--trusted-modules":
-            trusted += _listed(value)
+            trusted += (modules := _listed(value))
+            if absent := [module for module in modules if not is_installed(module)]:
+                raise UserError(
+                    f"{word} is {absent[0]}, and there is no such module\nfix: name one that can be imported"
+                )
         else:
             values.append((name if names_class(value) else longer, Word(value)))
     return Options(values, trusted)

@@ -192,7 +192,8 @@ def _require_same(run: Path, name: str, before: Any, now: Any) -> None:
         what = before != now and "the model that the run began with has other weights now"
     elif name == "recipe":
         found = changed_lines(before, now)
-        what = found and f"{run / 'recipe.yaml'} has `{found[1]}`, and the run was started with `{found[0]}`"
+        lines = [f"`{line}`" if line else "no such line" for line in found or ()]
+        what = found and f"{run / 'recipe.yaml'} has {lines[1]}, and the run was started with {lines[0]}"
     else:
         other = next((name for name, facts in now.items() if before.get(name) != facts), None)
         old = before.get(other) or {"rows": 0, "sha256": "none"}

@@ -143,6 +143,23 @@ def test_a_part_is_a_mapping_or_a_dotted_name(command, said, stranger, refused):
     assert not (stranger / "new").exists()
 
 
+QUOTED = {"trainer": {"batch_size": "64"}, "seed": "12", "objective": {"init_args": {"temperature": "0.1"}}}
+
+
+@pytest.mark.parametrize("part", QUOTED)
+def test_a_number_in_quotes_is_a_text(part, stranger, refused):
+    named = {"trainer": "trainer.batch_size", "objective": "objective.temperature"}.get(part, part)
+    assert refused("check", "--no-data", own({part: QUOTED[part]})).startswith(f"cse: recipe own.yaml: {named} is '")
+
+
+@pytest.mark.parametrize("said", ["010", "1:30", "2026-01-02"])
+def test_a_text_that_yaml_1_1_reads_as_a_number_or_a_date_is_a_text(said, stranger, refused):
+    with open(own({}), "a") as file:
+        file.write(f"data: {{init_args: {{column: {said}}}}}\nseed: {said}\n")
+    assert f"seed is '{said}'" in refused("check", "--no-data", "own.yaml")
+    assert cli.main(["check", "--no-data", "own.yaml", "--seed=1"]) == 0
+
+
 NESTED = {  # an option whose value is a part, and what its file would say
     "encoder.init_args.adapter": "class_path: cse.encoder.Lora\n",
     "encoder.init_args.dropout": "attention: 0.1\n",

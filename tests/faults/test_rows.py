@@ -4,7 +4,9 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,20 @@ from cse import cli
 SHOW = ["data", "show", "FILE"]
 SCORED = [*SHOW, "--class", "ScoredPairs"]
 DATA = {  # the row of the hunt -> the file's name, its content, a command, the error and its fix
-    "S22": ("mac.txt", b"a b\rc d\re f\r", SHOW, "mac.txt:1 has a carriage return", "tr -s '\\r\\n' '\\n' < mac.txt"),
+    "S22": ("mac.txt", b"a b\rc d\re f\r", SHOW, "mac.txt:1 has a carriage return", "\\r\\n?/\\n/g' mac.txt"),
     "S23": ("mixed.txt", b"a b\nc d\r\ne f\rg h\n", SHOW, "mixed.txt:3 has a carriage return", "end lines by LF"),
     "S23, tsv": ("a.tsv", b"text\tn\na b\rc d\t1\n", SHOW, "a.tsv:2 has a carriage return", "end lines by LF"),
     "S24": ("s.csv", b"text_a,text_b,score\na,b,1_0\nc,d,2\n", SCORED, "s.csv:2 has the score '1_0'", "correct or rem"),
     "S25": ("j.jsonl", b'{"text": "a b", "text": "c d"}\n', SHOW, "j.jsonl:1 is not JSON: it has 'text' twice", "corr"),
     "S26": ("j.jsonl", b'{"text": "a"}\n{"text": NaN}\n', SHOW, "j.jsonl:2 is not JSON: NaN is not a finite", "corr"),
     "S26, 1e999": ("j.jsonl", b'{"text": 1e999}\n', SHOW, "j.jsonl:1 is not JSON: 1e999 is not a finite", "correct"),
+    "true for a text": (
+        "j.jsonl",
+        b'{"text": "a"}\n{"text": true}\n',
+        SHOW,
+        "j.jsonl:2, column 'text' has a bool",
+        "name",
+    ),
     "5,000 digits": (
         "j.jsonl",
         b'{"text": ' + b"1" * 5000 + b"}\n",
@@ -81,6 +90,15 @@ def test_a_file_of_rows(row, place, refused):
     assert said in f"{error}\n"
     assert fix in mended
     assert sorted(place.iterdir()) == before
+
+
+def test_the_fix_of_carriage_returns_keeps_blank_lines(place, refused):
+    if shutil.which("perl") is None:
+        pytest.skip("the fix is a line of perl")
+    (place / "a.txt").write_bytes(b"a b\n\nc d\r\ne f\rg h\n")
+    _, _, fix = refused("data", "show", "a.txt").partition("end lines by LF: ")
+    subprocess.run(["bash", "-c", fix], check=True)
+    assert (place / "lf-a.txt").read_bytes() == b"a b\n\nc d\ne f\ng h\n"
 
 
 def test_a_pipe_for_a_file_of_texts(place, refused):
@@ -146,7 +164,10 @@ RESUMED = {  # the row of the hunt -> what is done to the run, what is said
     ),
     "S20, steps": (edited("ck/recipe.yaml", "_steps: 4", "_steps: 8"), RECIPE.format("max_steps: 8", "max_steps: 4")),
     "S20, seed": (edited("ck/recipe.yaml", "seed: 42", "seed: 43"), RECIPE.format("seed: 43", "seed: 42")),
-    "empty recipe.yaml": (lambda: Path("ck/recipe.yaml").write_text(""), RECIPE.format("", "seed: 42")),
+    "empty recipe.yaml": (
+        lambda: Path("ck/recipe.yaml").write_text(""),
+        "ck/recipe.yaml has no such line, and the run was started with `seed: 42`",
+    ),
     "S21": (edited_state(step=99), "ck/state/state.json is damaged"),
     "step: -1": (edited_state(step=-1), "ck/state/state.json is damaged"),
     "a shorter log": (lambda: Path("ck/metrics.jsonl").write_text(""), "metrics.jsonl has 0 bytes, and "),

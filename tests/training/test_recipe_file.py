@@ -75,7 +75,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [["--trusted-modules=own_losses"], ["--trusted-modules", "other,own_losses"], ["--objective=own_losses.Own"]],
+    [["--trusted-modules=own_losses"], ["--trusted-modules", "json,own_losses"], ["--objective=own_losses.Own"]],
 )
 def test_what_the_user_names_is_trusted(own, options):
     assert recipe.load(own, options).config.objective.class_path == "own_losses.Own"
@@ -89,7 +89,8 @@ def test_the_environment_names_trusted_modules(own, monkeypatch):
     assert recipe.load(own).config.objective.class_path == "own_losses.Own"
 
 
-def test_a_module_with_the_beginning_of_a_trusted_name_is_not_trusted(own):
+def test_a_module_with_the_beginning_of_a_trusted_name_is_not_trusted(own, tmp_path):
+    (tmp_path / "own.py").touch()
     with pytest.raises(UserError, match="own_losses"):
         recipe.load(own, ["--trusted-modules=own"])
 

@@ -104,7 +104,7 @@ def _not_utf8(file: Path, number: int, error: UnicodeDecodeError, raw: bytes) ->
 def _with_return(file: Path, number: int) -> UserError:
     return UserError(
         f"data.path: {file}:{number} has a carriage return (CR) within it, which some programs write to end a line\n"
-        f"fix: end lines by LF: tr -s '\\r\\n' '\\n' < {file.name} > lf-{file.name}"
+        f"fix: end lines by LF: perl -pe 's/\\r\\n?/\\n/g' {file.name} > lf-{file.name}"
     )
 
 

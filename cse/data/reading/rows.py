@@ -173,7 +173,7 @@ def cell(value: Any, column: Column, place: str) -> str | None:
                 "fix: remove it, or write the file as UTF-8 again"
             )
         return value
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and (type(value) is not bool or "label" in column.field):
         return None if isinstance(value, float) and math.isnan(value) else repr(value)
     raise UserError(
         f"{column.field}: {place}, column {column.name!r} has a {type(value).__name__} instead of a text\n"

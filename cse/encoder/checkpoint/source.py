@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,7 +143,10 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
     except BaseException as error:  # each loader has its own for a file that somebody else wrote; tokenizers panic
         lines = (str(error).strip() or type(error).__name__).splitlines()
         reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])[:160]
-        if isinstance(error, pickle.UnpicklingError):  # whose text tells how to run what the pickle holds
+        field = re.search(r"Field '(\w+)' expected (.+), got \w+ \(value: (.*)\)", reason)
+        if field:  # of a config.json, by the schemas of transformers
+            reason = f"{field[1]} in its config.json is {field[3]}, which is not of type {field[2]}"
+        elif isinstance(error, pickle.UnpicklingError):  # whose text tells how to run what the pickle holds
             reason = "its weights are a pickle that holds more than tensors, which could run code"
         elif not isinstance(error, _SAID) and type(error) is not Exception:
             reason = f"its settings or its tokenizer are damaged ({type(error).__name__}: {reason})"

@@ -75,8 +75,9 @@ def collect(folder: Path) -> Found:
         UserError: There is no such folder.
     """
     if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
         raise UserError(
-            f"the folder of runs {str(folder)!r} does not exist\nfix: train something first: cse train RECIPE"
+            f"the folder of runs {str(folder)!r} {what}\nfix: give a folder of runs, or train first: cse train RECIPE"
         )
     found = Found()
     for path in sorted(folder.rglob("results*.json")):
