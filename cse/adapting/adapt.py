@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cse.adapting.material import Material, evaluator, prepare
-from cse.adapting.ways import EPOCHS, MINED, Way, ways
+from cse.adapting.ways import BATCH, EPOCHS, MINED, Way, ways
 from cse.api import train
 from cse.console import quiet, say
 from cse.encoder.kinds import detect
@@ -28,13 +29,14 @@ from cse.search.state import Budget
 from cse.training.merge import merge
 
 STATE = "adapt.json"
-TRIALS = 0.35  # share of the budget that the shortlist is tried with
-SPENT = 0.8  # share of a budget of time that is planned; scoring, mining and loading take the rest
+TRIALS = 0.25  # share of the steps that the shortlist is tried with
+SPENT = 0.9  # share of the time that is left for steps that is planned; loading takes the rest
+SCORINGS = 4  # of the start's length, that follow the last step
 PROBE = 6  # steps, of which the last half is measured
 LEAST = 5  # steps below which a run tells nothing
 SHARES = (0.5, 0.75)  # of the trained weights, in merges with the start
 LOSS = 0.3  # points that a general score may lose where the loss is not shown by an interval
-MARGIN = 0.05  # a mined negative is at least this share less near than the positive (arXiv:2407.15831)
+MARGIN, MOST_NEAR = 0.05, 6  # mined negatives of a row: this share less near than the positive (arXiv:2407.15831)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def adapt(
     Args:
         data: Pairs, texts with labels, or texts: a file, `asset:NAME` or Hub id.
         encoder: The sentence encoder to start from: a folder or Hub id.
-        budget: What training may take: 90s, 30m, 2h, or 2000steps.
+        budget: What it may take: 90s, 30m or 2h; or what training may take: 2000steps.
         out: The folder to write.
         columns: The columns of texts: two for pairs. None: recognized by name.
         label_column: The column of labels. None: recognized by name.
@@ -108,6 +110,7 @@ class _Adaptation:
         seed: int,
     ) -> None:
         quiet()
+        self.begun = time.monotonic()
         self.budget, self.encoder, self.folder, self.seed = Budget.parse(budget), encoder, out, seed
         if detect(encoder).name != "sentence-transformers":
             raise UserError(
@@ -117,7 +120,7 @@ class _Adaptation:
         check_writable(out, "--out", kind="folder")
         asked = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
         asked |= {"columns": list(columns or []), "label_column": label_column}
-        self.state: dict[str, Any] = {"asked": asked, "steps": {}, "commands": []}
+        self.state: dict[str, Any] = {"asked": asked, "steps": {}, "commands": [], "seconds": {}}
         if (out / STATE).is_file():
             self.state = read_json(out / STATE)
             if self.state["asked"] != asked:
@@ -136,15 +139,9 @@ class _Adaptation:
         self._save()
         start = self._score("start", self.encoder)
         say("start", f"{self.encoder}   {_shown(start)}")
-        found = ways(self.material, self.rows, self.encoder)
-        total = self._total(found[0])
-        if total < LEAST:
-            raise UserError(
-                f"--budget {self.state['asked']['budget']} is too short: it has {max(0, int(total))} steps of "
-                f"{found[0].batch} rows\nfix: give a longer budget, or a smaller encoder"
-            )
+        found, total = self._plan()
         best, spent = self._best(found, total)
-        steps = min(int((total - spent) / best.cost), self._most(best))
+        steps = min(int(total - spent), self._most(best))
         say("steps", f"{steps:,} of {best.batch} rows")
         run = self._train(best, steps, "final")
         return self._conclude(best.name, run / "best", start)
@@ -201,12 +198,36 @@ class _Adaptation:
         say("report", f"{self.folder / 'report.md'}; script.sh beside it repeats it")
         return done
 
+    def _plan(self) -> tuple[list[Way], float]:
+        """The ways to try and the steps that the budget allows; a time is measured once, and kept."""
+        found = ways(self.material, self.rows, self.encoder)
+        if self.budget.in_steps:
+            total = most = self.budget.amount
+        else:
+            speed = self._measured("step", lambda: self._probe(found[-1]))
+            total = most = self.budget.amount / speed
+        if self.material.kind == "pairs":
+            rows = int(most) * BATCH
+            found = ways(self.material, self.rows, self.encoder, limit=rows if rows < self.material.train else None)
+            found = [way for way in found if not way.mined or self._mined(rows)]
+        if not self.budget.in_steps:
+            scoring = SCORINGS * self._measured("start", lambda: 0.0)
+            spent = self._measured("spent", lambda: time.monotonic() - self.begun)
+            total = SPENT * (self.budget.amount - spent - scoring) / speed
+            say("budget", f"{spent:.0f} s are spent, scoring takes {scoring:.0f}, and a step {speed:.2f}")
+        if total < LEAST:
+            raise UserError(
+                f"--budget {self.state['asked']['budget']} is too short: it has {max(0, int(total))} steps of "
+                f"{found[0].batch} rows\nfix: give a longer budget, or a smaller encoder"
+            )
+        return found, total
+
     def _best(self, found: Sequence[Way], total: float) -> tuple[Way, float]:
         """Try the ways for equal steps, the first ones alone where the budget is short; returns what this took, too.
 
         A budget that does not suffice to try two of them is spent on the first.
         """
-        while (each := int(total * TRIALS / sum(way.cost for way in found))) < LEAST and len(found) > 1:
+        while (each := int(total * TRIALS / len(found))) < LEAST and len(found) > 1:
             found = found[:-1]
         if len(found) == 1:
             say("chosen", f"{found[0].name}: the budget does not suffice to try others")
@@ -216,17 +237,34 @@ class _Adaptation:
         say("chosen", f"{best.name}, the best of {len(found)} on dev")
         return best, total * TRIALS
 
-    def _total(self, way: Way) -> float:
-        """The steps of pairs that the budget allows; a time is measured once, and kept."""
-        if self.budget.in_steps:
-            return self.budget.amount
-        if "seconds_per_step" not in self.state:
-            run = self._train(way, PROBE, "probe", ["--evaluator=null", f"--trainer.eval_every={PROBE // 2}"])
-            speed = float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
-            self.state["seconds_per_step"] = 1 / speed
+    def _probe(self, way: Way) -> float:
+        """Seconds of a step."""
+        run = self._train(way, PROBE, "probe", ["--evaluator=null", f"--trainer.eval_every={PROBE // 2}"])
+        return 1 / float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
+
+    def _measured(self, what: str, measure: Callable[[], float]) -> float:
+        """Seconds that something takes, which are measured once, and kept."""
+        if what not in self.state["seconds"]:
+            self.state["seconds"][what] = measure()
             self._save()
-            say("speed", f"{1 / speed:.2f} s a step of {way.batch} rows")
-        return float(SPENT * self.budget.amount / self.state["seconds_per_step"])
+        return float(self.state["seconds"][what])
+
+    def _mined(self, rows: int) -> bool:
+        """Mine hard negatives among the first rows; tells whether there are any."""
+        path, out, columns = self.rows / "train.jsonl", self.rows / MINED, ["anchor", "positive"]
+        options = ["--data", path, "--columns", *columns, "--limit", rows, "--k", MOST_NEAR]
+        self._command("mine", self.encoder, *options, "--relative-margin", MARGIN, "--out", out)
+        if "negatives" not in self.state:
+            miner, k = TopK(relative_margin=MARGIN), MOST_NEAR
+            try:
+                with redirect_stdout(self.log):
+                    found = mine(self.encoder, str(path), columns=columns, limit=rows, k=k, miner=miner, out=out)
+                self.state["negatives"] = sum(len(row.texts) - 2 for row in found)
+            except UserError:  # there are not as many texts
+                self.state["negatives"] = 0
+            say("mined", f"{self.state['negatives']:,} hard negatives")
+            self._save()
+        return bool(self.state["negatives"])
 
     def _most(self, way: Way) -> int:
         """The steps of `EPOCHS` passes over the rows."""
@@ -234,12 +272,6 @@ class _Adaptation:
 
     def _tried(self, way: Way, steps: int) -> float:
         """The dev score of a way after a few steps."""
-        if way.mined and not (self.rows / MINED).is_file():
-            options = ["--data", self.rows / "train.jsonl", "--columns", "anchor", "positive", "--ranks", 1, 50]
-            self._command("mine", self.encoder, *options, "--relative-margin", MARGIN, "--out", self.rows / MINED)
-            with redirect_stdout(self.log):
-                rows, columns = str(self.rows / "train.jsonl"), ["anchor", "positive"]
-                mine(self.encoder, rows, columns=columns, miner=TopK(relative_margin=MARGIN), out=self.rows / MINED)
         run = self._train(way, steps, f"trial-{way.name}")
         score = max(line["dev"] for line in json_lines(run / "metrics.jsonl") if line["step"])
         say("trial", f"{way.name}   dev {score:.2f} after {steps} steps")

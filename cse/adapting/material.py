@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -131,6 +132,7 @@ def _write(kind: str, part: Sequence[Example], folder: Path, name: str) -> int:
         return len(part)
     pairs = [row.texts[:2] for row in part]
     if name == "train":
+        random.Random(0).shuffle(pairs)  # a budget may not suffice for all
         _lines(folder / "train.jsonl", [{"anchor": a, "positive": p} for a, p in pairs])
         if kind == "texts":
             _lines(folder / "texts.jsonl", [{"text": " ".join(pair)} for pair in pairs])

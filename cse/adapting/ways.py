@@ -8,9 +8,11 @@ from pathlib import Path
 from cse.adapting.material import Material
 
 BATCH = 64
-RATES = (2e-5, 6e-5)  # that of the recipes for sentence encoders, and thrice it
+RATE = 6e-5  # thrice that of the recipes for sentence encoders: a budget of an hour has few steps
 EPOCHS = 3  # at most: more of them only remember
 MINED = "mined.parquet"
+NEAR = 3  # rows that follow a row in its batch, since their positives are hard negatives of it
+FALSE = 0.1  # a candidate that is nearer than the positive by this is left out (arXiv:2506.05176)
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,12 @@ class Way:
         recipe: The recipe.
         options: Its options, without steps.
         batch: Rows of a step.
-        cost: The cost of a row, in that of a pair that is trained.
     """
 
     name: str
     recipe: str
     options: tuple[str, ...]
     batch: int = BATCH
-    cost: float = 1.0
 
     @property
     def mined(self) -> bool:
@@ -37,41 +37,42 @@ class Way:
         return any(MINED in option for option in self.options)
 
 
-def ways(material: Material, folder: Path, encoder: str) -> list[Way]:
-    """The shortlist for rows in a folder: each way at two rates.
+def ways(material: Material, folder: Path, encoder: str, limit: int | None = None) -> list[Way]:
+    """The shortlist for rows in a folder, the most promising way first.
 
-    Pairs are contrasted in batches, and with a mined negative each, where the encoder before training masks what is too
-    near to be a negative (GISTEmbed). Texts are contrasted by their halves, and with themselves under dropout.
+    Pairs are contrasted in batches, of rows that are drawn, or of rows whose positives are hard negatives of each
+    other, where the encoder itself leaves out what is too near to be a negative. Texts are contrasted by their halves,
+    and with themselves under dropout. `limit` is the number of pairs to read; None: all.
     """
-    pairs = ("--data=cse.data.Pairs", f"--data.path={folder / 'train.jsonl'}", "--data.columns=[anchor,positive]")
-    triplets = ("--data=cse.data.Triplets", f"--data.path={folder / MINED}")
-    guide = ("--objective.guide=cse.teachers.frozen.FrozenEncoder", f"--objective.guide.source={encoder}")
+    pairs: tuple[str, ...] = (
+        "--data=cse.data.Pairs",
+        f"--data.path={folder / 'train.jsonl'}",
+        "--data.columns=[anchor,positive]",
+    )
+    pairs = (*pairs, *([] if limit is None else [f"--data.limit={limit}"]))
     if material.kind == "labels":
         labels = max(n for n in range(2, 17) if n <= material.labels)
         each = max(2, min(BATCH // labels, material.fewest))
         data = (f"--data.path={folder / 'train.jsonl'}", "--data.column=text", "--data.label_column=label")
-        found = [Way("supcon", "supcon", (*data, f"--sampler.labels={labels}"), labels * each)]
-    elif material.kind == "texts":
+        options = (*data, f"--sampler.labels={labels}")
+        return [_way("supcon", "supcon", options, rate, labels * each) for rate in (RATE, RATE / 3)]
+    if material.kind == "texts":
         texts = (f"--data.path={folder / 'texts.jsonl'}", "--data.column=text")
-        found = [Way("halves", "simcse-sup", pairs), Way("dropout", "simcse-unsup", texts)]
-    else:
-        columns = "--data.columns=[anchor,positive,negative_1]"
-        found = [
-            Way("contrast", "simcse-sup", pairs),
-            Way("mined", "gistembed", (*triplets, columns, *guide), cost=2.0),
-        ]
+        found = {"halves": ("simcse-sup", pairs), "dropout": ("simcse-unsup", texts)}
+        return [_way(name, *found[name], rate) for name in found for rate in (RATE, RATE / 3)]
+    near: tuple[str, ...] = (
+        "--sampler=cse.data.NegativesAsRows",
+        f"--sampler.path={folder / MINED}",
+        f"--sampler.each={NEAR}",
+    )
+    near = (*pairs, *near, f"--objective.false_negative_margin={FALSE}")
     return [
-        Way(
-            f"{way.name}-{rate:.0e}".replace("e-0", "e-"),
-            way.recipe,
-            (*way.options, *_settings(rate, way.batch)),
-            way.batch,
-            way.cost,
-        )
-        for way in found
-        for rate in RATES
+        _way("near", "simcse-sup", near, RATE),
+        _way("near", "simcse-sup", near, 2 * RATE),
+        _way("contrast", "simcse-sup", pairs, RATE),
     ]
 
 
-def _settings(rate: float, batch: int) -> tuple[str, str]:
-    return f"--trainer.learning_rate={rate:g}", f"--trainer.batch_size={batch}"
+def _way(name: str, recipe: str, options: tuple[str, ...], rate: float, batch: int = BATCH) -> Way:
+    settings = (f"--trainer.learning_rate={rate:g}", f"--trainer.batch_size={batch}")
+    return Way(f"{name}-{rate:.1e}".replace(".0e", "e").replace("e-0", "e-"), recipe, (*options, *settings), batch)

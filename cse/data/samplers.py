@@ -131,8 +131,10 @@ class NegativesAsRows(Sampler):
         """The numbers of the rows that are negatives of each row."""
         if self._found is None or self._found[0] is not data:
             rows: dict[str, int] = {}
-            for row, texts in enumerate(chain.from_iterable(_texts_of(data))):
-                rows.setdefault(texts[0], row)
+            for place in range(2):  # a first text is found before the positive of another row
+                for row, texts in enumerate(chain.from_iterable(_texts_of(data))):
+                    for text in texts[place : place + 1]:
+                        rows.setdefault(text, row)
             negatives: list[list[int]] = [[] for _ in data]
             for example in self._mined:
                 known = [rows[text] for text in example.texts[1 + example.num_positives :] if text in rows]
